@@ -1,0 +1,1 @@
+"""From raw interactions to candidate tables: filtering, histories, splits, negatives."""

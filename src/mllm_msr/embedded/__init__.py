@@ -1,0 +1,1 @@
+"""The packaged small model: its generated world, its training recipe and its weights."""

@@ -1,0 +1,1 @@
+"""The judge: metrics per user, intervals, tests and the report."""

@@ -1,0 +1,196 @@
+"""The three things that one can add: a data set, a backend, a recommender.
+
+Each is one abstract class on this page, and each implementation is one file: `datasets/NAME.py`,
+`backends/NAME.py` or `baselines/NAME.py` holds exactly one public, final subclass, and NAME is
+what users type. Packages outside this one register the same classes under the entry points
+`mllm_msr.datasets`, `mllm_msr.backends` and `mllm_msr.baselines`.
+
+A class here is abstract or final, nothing between: implementations are not subclassed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import polars as pl
+
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class RawData:
+    """What a data set yields, before any filtering.
+
+    Attributes:
+        interactions: Columns `user_id` (string), `item_id` (string), `timestamp` (integer,
+            milliseconds since 1970, or the rank where the source only gives an order). Lazy.
+            Rows may stand in any order; rows with equal user and timestamp keep theirs.
+        items: Columns of `tables.ITEMS`, ids unique, one row for each item that is known.
+        noun: What an item is called in prompts: "video", "product", "film", "item".
+        ordered_by: "time" where timestamps are real times, "rank" where they only order.
+    """
+
+    interactions: pl.LazyFrame
+    items: pl.DataFrame
+    noun: str = "item"
+    ordered_by: str = "time"
+
+
+class Dataset(ABC):
+    """A source of interactions and items.
+
+    The constructor takes flat keyword arguments (`path`, and what the source needs besides),
+    each with a type and a default where there is a sensible one; they are the `data.*` settings.
+    """
+
+    @abstractmethod
+    def load(self) -> RawData:
+        """Read the source.
+
+        Raises:
+            DataError: A file is missing, unreadable or not in the expected form.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, so that the impossible is refused before the first call.
+
+    Attributes:
+        images: Prompts may hold pictures.
+        choices: `score` is available.
+        adapters: LoRA adapters in PEFT's format can be loaded.
+    """
+
+    images: bool
+    choices: bool
+    adapters: bool
+
+
+class Backend(ABC):
+    """A model that answers prompts.
+
+    Stages hand over all their prompts at once and take results as they come: batching, sharing
+    of prefixes, reuse of image features and placement on devices belong here and exist once.
+    """
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Model, revision, adapter and precision: all that changes its answers. Used as a key."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+
+    @abstractmethod
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts greedily.
+
+        Args:
+            prompts: Any number of prompts; may be read ahead of what is yielded.
+
+        Yields:
+            The prompt's index and its completion, each index exactly once, in any order and as
+            soon as it is finished. A prompt that fails comes back with `error` set.
+
+        Raises:
+            CapabilityError: A prompt holds a picture and the backend reads none.
+            BackendError: The backend as a whole cannot go on.
+        """
+
+    @abstractmethod
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Log-probabilities of each choice as the first new token, in one forward pass.
+
+        Args:
+            prompts: Any number of prompts.
+            choices: Answers, each exactly one token after the rendered prompt ("yes", "no").
+
+        Yields:
+            The prompt's index and its scores, each index exactly once, in any order.
+
+        Raises:
+            AnswerTokenError: A choice is not one token after the rendered prompt.
+            CapabilityError: The backend cannot score, or a prompt holds a picture and it reads
+                none.
+            BackendError: The backend as a whole cannot go on.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held. Calling it twice is harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Everything that a recommender may learn from in one fold.
+
+    Attributes:
+        interactions: `tables.INTERACTIONS` without any hidden target: all interactions of the
+            training users, and those of validation and test users before their target.
+        items: `tables.ITEMS`, the whole catalogue.
+        candidates: This fold's rows of `tables.CANDIDATES` with split train or validation.
+        train_users: Users whose last interaction is visible as well (the training fold).
+        preferences: `tables.PREFERENCES`, where the recommender reads them.
+        summaries: `tables.SUMMARIES`, where the recommender reads them.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    candidates: pl.DataFrame
+    train_users: frozenset[str]
+    preferences: pl.DataFrame | None = None
+    summaries: pl.DataFrame | None = None
+
+
+class Recommender(ABC):
+    """A model that scores candidate items for users.
+
+    The paper's recommender and its rivals meet this one interface, so that the evaluation
+    cannot favour one. The constructor takes flat keyword arguments, `seed` among them where
+    chance plays a part.
+    """
+
+    @abstractmethod
+    def fit(self, data: TrainingData) -> Self:
+        """Learn from one fold's training data; calling it again starts anew.
+
+        Raises:
+            TrainingError: Training cannot go on.
+        """
+
+    @abstractmethod
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        """Score candidates.
+
+        Args:
+            candidates: Columns `user_id`, `position`, `item_id` (others are passed through).
+            interactions: `tables.INTERACTIONS`; a candidate's history is its user's rows with a
+                smaller position, whatever else the table holds.
+
+        Returns:
+            `candidates` with a column `score` (float64, higher is better), rows in the order
+            given. Scores depend neither on that order nor on which other candidates are asked
+            for. Unknown users and items get the recommender's declared fallback.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that `score` needs; no pickle."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; scores are the same as before.
+
+        Raises:
+            DamagedFileError: A file is missing or not what was written.
+        """

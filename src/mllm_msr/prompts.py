@@ -1,0 +1,190 @@
+"""Prompts: load, render and hash the files in `templates/`.
+
+Rendering yields `Prompt` records of text and picture parts; a model's markup is added later, by
+its own processor. Text that comes from items or from a model is data: `clean` makes it one
+line without control characters or double quotes, so that it cannot leave its delimiters.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from mllm_msr.errors import UnknownNameError
+from mllm_msr.records import ImagePart, Message, Part, Prompt, TextPart
+
+# Private-use characters that stand for parts while a template is rendered; `clean` removes them
+# from all data, so that only `render` can have put them there.
+_IMAGE: Final = "\ue000"
+_TRIM_START: Final = "\ue001"
+_TRIM_END: Final = "\ue002"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The words with which prompts speak of items.
+
+    Attributes:
+        noun: One item.
+        nouns: Several items.
+        choose: What a user does with an item.
+        chose: The same, in the past.
+    """
+
+    noun: str
+    nouns: str
+    choose: str
+    chose: str
+
+
+DOMAINS: Final[Mapping[str, Domain]] = {
+    "video": Domain("video", "videos", "watch", "watched"),
+    "film": Domain("film", "films", "watch", "watched"),
+    "product": Domain("product", "products", "buy", "bought"),
+    "item": Domain("item", "items", "choose", "chose"),
+}
+
+
+def domain(noun: str) -> Domain:
+    """The words for a noun.
+
+    Raises:
+        UnknownNameError: The noun has no words here.
+    """
+    if noun not in DOMAINS:
+        raise UnknownNameError(
+            needed=f"a noun out of {', '.join(DOMAINS)}",
+            received=repr(noun),
+            remedy="choose one of them, for instance 'item'",
+        )
+    return DOMAINS[noun]
+
+
+def clean(text: str, *, max_chars: int = 2000) -> str:
+    """Make text safe to stand between double quotes inside a prompt.
+
+    Args:
+        text: Any text, from an item or from a model.
+        max_chars: Longest result, in characters; cut at a word's end where there is one.
+
+    Returns:
+        One line in NFC: white space folded, control, format, private-use and unassigned
+        characters removed, double quotes made single.
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"\s+", " ", text)
+    text = "".join(c for c in text if unicodedata.category(c)[0] != "C")
+    text = re.sub('["\u201c\u201d\u201e\u201f\u00ab\u00bb]', "'", text)
+    text = re.sub(r" +", " ", text).strip()
+    if len(text) <= max_chars:
+        return text
+    cut = text[:max_chars]
+    head, space, _ = cut.rpartition(" ")
+    return head.rstrip() if space and len(head) > max_chars // 2 else cut
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - plain text, never HTML
+    )
+
+
+def _source(name: str) -> str | None:
+    resource = files("mllm_msr") / "templates" / name
+    return resource.read_text(encoding="utf-8") if resource.is_file() else None
+
+
+def template_hash(name: str, *, noun: str = "item") -> str:
+    """Hexadecimal SHA-256 of a template's source, as used for a noun."""
+    return hashlib.sha256(_template_source(name, noun).encode()).hexdigest()
+
+
+def _template_source(name: str, noun: str) -> str:
+    source = _source(f"{noun}/{name}.jinja") or _source(f"{name}.jinja")
+    if source is None:
+        raise UnknownNameError(
+            needed="the name of a prompt in templates/",
+            received=repr(name),
+            remedy="see templates/README.md for the names",
+        )
+    return source
+
+
+def render(
+    name: str,
+    data: Mapping[str, object],
+    *,
+    noun: str = "item",
+    image: Path | None = None,
+    trimmable: str | None = None,
+    max_new_tokens: int = 128,
+    max_text_tokens: int | None = None,
+) -> Prompt:
+    """Fill a template and make a one-turn dialogue of it.
+
+    Args:
+        name: Template's name, without its ending.
+        data: The template's variables; strings (and strings in lists) are cleaned.
+        noun: A key of `DOMAINS`.
+        image: Picture to show where the template says `image`.
+        trimmable: Name of the variable that a token budget may cut.
+        max_new_tokens: Upper bound of the answer, in tokens.
+        max_text_tokens: Budget of the prompt's text, in tokens.
+
+    Raises:
+        UnknownNameError: There is no such template or noun.
+    """
+    words = domain(noun)
+    values = {key: _cleaned(value) for key, value in data.items()}
+    if trimmable is not None:
+        values[trimmable] = f"{_TRIM_START}{values[trimmable]}{_TRIM_END}"
+    _template_source(name, noun)
+    template = _environment().select_template([f"{noun}/{name}.jinja", f"{name}.jinja"])
+    text = template.render(
+        **values,
+        noun=words.noun,
+        nouns=words.nouns,
+        choose=words.choose,
+        chose=words.chose,
+        image=_IMAGE if image is not None else "",
+    )
+    return Prompt(
+        messages=(Message("user", tuple(_parts(text.strip(), image))),),
+        max_new_tokens=max_new_tokens,
+        max_text_tokens=max_text_tokens,
+    )
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return [_cleaned(element) for element in value]
+    return value
+
+
+def _parts(text: str, image: Path | None) -> list[Part]:
+    pieces = re.split(f"({_IMAGE}\n?|{_TRIM_START}.*?{_TRIM_END})", text)
+    parts: list[Part] = []
+    for piece in pieces:
+        if piece.startswith(_IMAGE) and image is not None:
+            parts.append(ImagePart(image))
+        elif piece.startswith(_TRIM_START):
+            parts.append(TextPart(piece[1:-1], trimmable=True))
+        elif piece:
+            parts.append(TextPart(piece))
+    return parts
