@@ -92,6 +92,25 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
     return head.rstrip() if space and len(head) > max_chars // 2 else cut
 
 
+def calibrate(text: str, max_words: int) -> tuple[str, bool]:
+    """Cut a model's answer to a length limit, at a sentence's end where there is one.
+
+    Args:
+        text: The answer.
+        max_words: Longest result, in words.
+
+    Returns:
+        The text, cleaned, and whether something was cut.
+    """
+    text = clean(text)
+    words = text.split(" ")
+    if len(words) <= max_words:
+        return text, False
+    cut = " ".join(words[:max_words])
+    sentences = re.match(r".*[.!?](?=\s|$)", cut)
+    return (sentences.group(0) if sentences else cut), True
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(

@@ -1,0 +1,51 @@
+# Everything works in .venv/ of this checkout; nothing is installed twice.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check bench docs embedded-model clean
+
+demo: .venv/.ready
+	$(BIN)/mllm-msr demo
+
+test: .venv/.ready-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+check: .venv/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q --doctest-modules src
+	$(BIN)/python docs/generate.py --check
+
+bench: .venv/.ready-dev
+	$(BIN)/python -m benchmarks
+
+docs: .venv/.ready-dev
+	$(BIN)/python docs/generate.py
+
+# Makes the packaged model anew from nothing: hours on two cores, minutes on a GPU.
+embedded-model: .venv/.ready-dev
+	$(BIN)/python -m mllm_msr.embedded.pretrain --output build/embedded-model --resume
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needed Python 3.11 or newer, received " + sys.version.split()[0] + ": set PYTHON=/path/to/python3.11.")'
+	$(PYTHON) -m venv .venv
+
+# torch comes first and alone, so that nothing can pull another build of it.
+.venv/.torch: .venv/bin/python constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	touch $@
+
+.venv/.ready: .venv/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@

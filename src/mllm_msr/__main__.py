@@ -1,0 +1,8 @@
+"""`python -m mllm_msr` is the command `mllm-msr`."""
+
+from __future__ import annotations
+
+from mllm_msr.cli import main
+
+if __name__ == "__main__":
+    main()

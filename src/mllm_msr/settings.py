@@ -1,0 +1,180 @@
+"""Every setting, with its type, its default and what it means: the one schema.
+
+`config.py` fills these classes; the command line's help and the settings reference are made from
+them. They are frozen, and only `pipeline.py` and `cli.py` read them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _OpenSection(BaseModel):
+    """A section whose further keys go to a class that the registry names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def further(self) -> dict[str, Any]:
+        """The keys that are not fields of this section."""
+        return dict(self.model_extra or {})
+
+
+class DataSettings(_OpenSection):
+    """What is read, filtered, split and drawn. Further keys go to the data set itself."""
+
+    min_user_interactions: PositiveInt = Field(5, description="k-core: interactions a user needs")
+    min_item_interactions: PositiveInt = Field(5, description="k-core: interactions an item needs")
+    duplicates: Literal["first", "last", "keep"] = Field(
+        "first", description="which of a user's repeated interactions with an item stays"
+    )
+    max_users: PositiveInt | None = Field(None, description="seeded sample of users, for trials")
+    protocol: Literal["sound", "paper-code"] = Field(
+        "sound", description="how targets are chosen; paper-code is the released code's (unsound)"
+    )
+    folds: PositiveInt = Field(5, description="folds of the cross-validation over users")
+    run_folds: tuple[NonNegativeInt, ...] | None = Field(
+        None, description="folds that are run; all where empty"
+    )
+    validation_fraction: Fraction = Field(
+        0.1, description="share of a fold's other users that chooses the checkpoint"
+    )
+    negatives: tuple[Literal["uniform", "popularity"], ...] = Field(
+        ("uniform", "popularity"), description="how validation and test negatives are drawn"
+    )
+    n_negatives: PositiveInt = Field(20, description="negatives per positive, validation and test")
+    train_negatives: PositiveInt = Field(1, description="negatives per positive in training")
+    train_targets: Literal["last", "blocks", "all"] = Field(
+        "blocks", description="training users' targets: last item, also after each block, or all"
+    )
+    max_test_users: PositiveInt | None = Field(None, description="seeded sample of test users")
+    max_validation_users: PositiveInt | None = Field(
+        None, description="seeded sample of validation users"
+    )
+    seed: NonNegativeInt = Field(0, description="seed of the split and of the negatives")
+
+
+class ModelSettings(_OpenSection):
+    """The model that answers prompts. Further keys go to the backend itself."""
+
+    backend: str = Field("embedded", description="a name of `mllm-msr list backends`")
+
+
+class SummarizeSettings(_Section):
+    """Item summaries."""
+
+    modalities: tuple[Literal["text", "image"], ...] = Field(
+        ("text", "image"), description="sides of an item that are read"
+    )
+    text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
+    image_words: PositiveInt = Field(40, description="length limit of descriptions, in words")
+    words: PositiveInt = Field(60, description="length limit of joint summaries, in words")
+    model: ModelSettings | None = Field(None, description="another model for this stage")
+
+
+class InferSettings(_Section):
+    """Preferences."""
+
+    method: Literal["recurrent", "direct"] = Field(
+        "recurrent", description="block by block, or the whole history in one prompt"
+    )
+    block_size: PositiveInt = Field(3, description="items per block")
+    words: PositiveInt = Field(80, description="length limit of preferences, in words")
+    use_images: bool = Field(True, description="false reads text summaries alone")
+    model: ModelSettings | None = Field(None, description="another model for this stage")
+
+
+class TrainSettings(_Section):
+    """Supervised fine-tuning of the recommender."""
+
+    enabled: bool = Field(True, description="false leaves only the zero-shot recommender")
+    method: Literal["lora", "full"] = Field("lora", description="adapters, or all weights")
+    rank: PositiveInt = Field(8, description="rank of the LoRA matrices")
+    alpha: PositiveInt = Field(16, description="LoRA scale is alpha / rank")
+    dropout: Fraction = Field(0.05, description="dropout before the LoRA matrices")
+    init: Literal["default", "gaussian"] = Field("default", description="LoRA initialisation")
+    target: Literal["language", "all-linear"] | tuple[str, ...] = Field(
+        "language", description="layers that get LoRA; all-linear includes the vision tower"
+    )
+    learning_rate: PositiveFloat = Field(2e-5, description="peak learning rate of AdamW")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW")
+    batch_size: PositiveInt = Field(8, description="examples per forward pass")
+    accumulate: PositiveInt = Field(1, description="forward passes per optimiser step")
+    epochs: PositiveInt = Field(3, description="passes over the training examples")
+    max_steps: PositiveInt | None = Field(None, description="bound on optimiser steps")
+    warmup: Fraction = Field(0.03, description="share of the steps that warm up")
+    scheduler: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
+    clip: PositiveFloat | None = Field(1.0, description="largest gradient norm")
+    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of matrix products")
+    loss: Literal["answer", "full"] = Field("answer", description="on the answer, or all text")
+    max_text_tokens: PositiveInt | None = Field(
+        None, description="budget of a prompt's text; the preference is cut to meet it"
+    )
+    validate_every: PositiveInt | None = Field(
+        None, description="optimiser steps between validations; once per epoch where empty"
+    )
+    patience: PositiveInt = Field(3, description="validations without gain before it stops")
+    checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
+    gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    cache_vision: bool = Field(True, description="encode each picture once while it is frozen")
+    strategy: str = Field("auto", description="Lightning strategy: ddp, fsdp, ...")
+    devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
+    tensorboard: bool = Field(False, description="write TensorBoard files as well")
+    seed: NonNegativeInt = Field(0, description="seed of weights and data order")
+
+
+class ScoreSettings(_Section):
+    """Scoring of candidates."""
+
+    zero_shot: bool = Field(True, description="also score with the model before fine-tuning")
+    rivals: tuple[str, ...] = Field(("popularity",), description="baselines scored beside it")
+    full_users: NonNegativeInt = Field(
+        500, description="test users per fold ranked over the full catalogue by the rivals"
+    )
+    full_users_mllm: NonNegativeInt = Field(
+        0, description="the same for the MLLM, one model call per item of the catalogue each"
+    )
+    max_error_rate: Fraction = Field(0.01, description="failed prompts that are tolerated")
+
+
+class EvaluateSettings(_Section):
+    """Metrics and intervals."""
+
+    ks: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 20), description="cut-offs of HR, MRR, NDCG")
+    n_bootstrap: PositiveInt = Field(2000, description="bootstrap samples of users")
+    seed: NonNegativeInt = Field(0, description="seed of the bootstrap")
+
+
+class ReportSettings(_Section):
+    """The report."""
+
+    stories: NonNegativeInt = Field(4, description="users whose story is told")
+    seed: NonNegativeInt = Field(0, description="seed of the choice of users")
+
+
+class Settings(_Section):
+    """All settings of a run."""
+
+    preset: str = Field("sound", description="the preset that the settings started from")
+    dataset: str = Field("demo", description="a name of `mllm-msr list datasets`")
+    noun: str | None = Field(None, description="what an item is called; the data set's if empty")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    summarize: SummarizeSettings = SummarizeSettings()
+    infer: InferSettings = InferSettings()
+    train: TrainSettings = TrainSettings()
+    score: ScoreSettings = ScoreSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+    def to_yaml(self) -> str:
+        """All settings as YAML, as `config.load_settings` reads them."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,196 @@
+"""Stage "summarize": an item's title, text and picture become one summary.
+
+Paper, "Multimodal Item Summarization": a text-summary prompt and an image-description prompt read
+the modalities apart, their answers are calibrated to similar lengths so that neither drowns the
+other, and a fusion prompt joins both. An item without one of the two is summarised from what
+there is, and the table says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from mllm_msr import prompts, tables
+from mllm_msr.images import image_status
+from mllm_msr.interfaces import Backend
+from mllm_msr.records import Completion, Item, Prompt
+
+logger = logging.getLogger(__name__)
+
+Modality = Literal["text", "image"]
+Progress = Callable[[int], None]
+
+# Answers are bounded in tokens by the model and in words here; words of names and of scripts that
+# a tokenizer knows badly take several tokens each.
+_TOKENS_PER_WORD = 3
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One item's summary while it is being made."""
+
+    item: Item
+    image_status: str
+    text_summary: str | None = None
+    image_summary: str | None = None
+    summary: str = ""
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def has_text(self) -> bool:
+        return bool(prompts.clean(self.item.title) or prompts.clean(self.item.text))
+
+
+def summarize(
+    items: pl.DataFrame,
+    backend: Backend,
+    *,
+    noun: str = "item",
+    modalities: Sequence[Modality] = ("text", "image"),
+    text_words: int = 40,
+    image_words: int = 40,
+    words: int = 60,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """Summarise every item.
+
+    Args:
+        items: `tables.ITEMS` with image paths that can be opened from here.
+        backend: Answers the prompts; must read pictures if "image" is among the modalities.
+        noun: What an item is called in prompts (a key of `prompts.DOMAINS`).
+        modalities: Which of an item's sides are read.
+        text_words: Length limit of the text summary, in words.
+        image_words: Length limit of the image description, in words; keep it near `text_words`
+            so that both sides weigh the same.
+        words: Length limit of the joint summary, in words.
+        progress: Called with the number of newly finished prompts.
+
+    Returns:
+        `tables.SUMMARIES`, one row per item in the order given.
+    """
+    drafts = [_draft(row, modalities) for row in items.iter_rows(named=True)]
+    asked: list[tuple[_Draft, Modality]] = [
+        (draft, "text") for draft in drafts if draft.has_text and "text" in modalities
+    ]
+    asked += [(draft, "image") for draft in drafts if draft.image_status == "ok"]
+    limits = {"text": text_words, "image": image_words}
+    one_side = (_side_prompt(draft, side, noun, limits[side]) for draft, side in asked)
+    for index, completion in _answers(backend, one_side, progress):
+        draft, side = asked[index]
+        _take_side(draft, side, completion, limits[side])
+    both = [draft for draft in drafts if draft.text_summary and draft.image_summary]
+    fusions = (_fusion_prompt(draft, noun, words) for draft in both)
+    for index, completion in _answers(backend, fusions, progress):
+        _take_fusion(both[index], completion, words)
+    for draft in drafts:
+        _settle(draft, noun)
+    return pl.DataFrame([_row(draft) for draft in drafts], schema=dict(tables.SUMMARIES))
+
+
+def n_prompts(items: pl.DataFrame, modalities: Sequence[Modality] = ("text", "image")) -> int:
+    """How many prompts `summarize` will ask at most: for progress bars and plans."""
+    n_text = items.height if "text" in modalities else 0
+    n_image = items["image"].count() if "image" in modalities else 0
+    return n_text + n_image + min(n_text, n_image)
+
+
+def _draft(row: dict[str, str | None], modalities: Sequence[Modality]) -> _Draft:
+    image = Path(row["image"]) if row["image"] else None
+    item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
+    if "image" not in modalities:
+        return _Draft(item, "unused")
+    found = image_status(image)
+    if found.status == "unreadable":
+        logger.warning("item %s goes on without its picture: %s", item.item_id, found.reason)
+    return _Draft(item, found.status)
+
+
+def _side_prompt(draft: _Draft, side: Modality, noun: str, words: int) -> Prompt:
+    budget = words * _TOKENS_PER_WORD
+    if side == "image":
+        return prompts.render(
+            "image_description",
+            {"words": words},
+            noun=noun,
+            image=draft.item.image,
+            max_new_tokens=budget,
+        )
+    data = {"title": draft.item.title, "text": draft.item.text, "words": words}
+    return prompts.render("text_summary", data, noun=noun, trimmable="text", max_new_tokens=budget)
+
+
+def _fusion_prompt(draft: _Draft, noun: str, words: int) -> Prompt:
+    data = {
+        "text_summary": draft.text_summary,
+        "image_summary": draft.image_summary,
+        "words": words,
+    }
+    return prompts.render("fusion", data, noun=noun, max_new_tokens=words * _TOKENS_PER_WORD)
+
+
+def _answers(
+    backend: Backend, asked: Iterable[Prompt], progress: Progress | None
+) -> Iterable[tuple[int, Completion]]:
+    for index, completion in backend.generate(asked):
+        yield index, completion
+        if progress is not None:
+            progress(1)
+
+
+def _take_side(draft: _Draft, side: Modality, completion: Completion, max_words: int) -> None:
+    answer, cut = prompts.calibrate(completion.text, max_words)
+    if completion.error is not None or not answer:
+        draft.flags.append(f"{side}_failed")
+        logger.warning(
+            "item %s has no %s summary: %s",
+            draft.item.item_id,
+            side,
+            completion.error or "empty answer",
+        )
+        # A title is a summary of sorts; for a picture there is nothing to fall back on.
+        fallback = prompts.clean(draft.item.title or draft.item.text)
+        answer = prompts.calibrate(fallback, max_words)[0] if side == "text" else ""
+    elif cut or completion.finish_reason == "length":
+        draft.flags.append(f"{side}_cut")
+    if side == "text":
+        draft.text_summary = answer
+    else:
+        draft.image_summary = answer or None
+
+
+def _take_fusion(draft: _Draft, completion: Completion, max_words: int) -> None:
+    answer, cut = prompts.calibrate(completion.text, max_words)
+    if completion.error is not None or not answer:
+        draft.flags.append("fusion_failed")
+        return
+    if cut or completion.finish_reason == "length":
+        draft.flags.append("fusion_cut")
+    draft.summary = answer
+
+
+def _settle(draft: _Draft, noun: str) -> None:
+    """Give a summary to an item that has none yet: from one side, or a declared neutral one."""
+    if draft.summary:
+        return
+    sides = [side for side in (draft.text_summary, draft.image_summary) if side]
+    draft.summary = " ".join(sides)
+    if not sides:
+        draft.flags.append("nothing_to_read")
+        draft.summary = f"A {noun} about which nothing is known."
+
+
+def _row(draft: _Draft) -> dict[str, str | None]:
+    return {
+        "item_id": draft.item.item_id,
+        "text_summary": draft.text_summary,
+        "image_summary": draft.image_summary,
+        "summary": draft.summary,
+        "image_status": draft.image_status,
+        "flags": ",".join(draft.flags),
+    }

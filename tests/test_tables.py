@@ -1,0 +1,37 @@
+"""Tables: frames are brought to their schema or refused with a sentence."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mllm_msr import tables
+from mllm_msr.errors import DataError
+
+
+def test_conform_selects_orders_and_casts() -> None:
+    frame = pl.DataFrame(
+        {"extra": [1], "position": [0], "timestamp": [5], "item_id": [7], "user_id": ["u"]}
+    )
+    result = tables.conform(frame, tables.INTERACTIONS, name="interactions")
+    assert dict(result.schema) == dict(tables.INTERACTIONS)
+    assert result.row(0) == ("u", "7", 5, 0)
+
+
+def test_conform_names_the_missing_columns() -> None:
+    with pytest.raises(DataError, match="add item_id, timestamp, position"):
+        tables.conform(pl.DataFrame({"user_id": ["u"]}), tables.INTERACTIONS, name="mine")
+
+
+def test_conform_refuses_values_of_another_type() -> None:
+    frame = pl.DataFrame(
+        {"user_id": ["u"], "item_id": ["i"], "timestamp": ["noon"], "position": [0]}
+    )
+    with pytest.raises(DataError, match=r"in the table 'mine', received .*noon"):
+        tables.conform(frame, tables.INTERACTIONS, name="mine")
+
+
+@pytest.mark.parametrize("name", tables.SCHEMAS)
+def test_empty_frames_conform(name: str) -> None:
+    schema = tables.SCHEMAS[name]
+    assert tables.conform(tables.empty(schema), schema, name=name).height == 0
