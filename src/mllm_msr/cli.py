@@ -32,6 +32,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_ALL: Final = ("", "data", "model", "summarize", "infer", "train", "score", "evaluate", "report")
+
 # Which sections of the settings a command's --help shows; "" stands for those without a section.
 _SECTIONS: Final = {
     "prepare": ("", "data"),
@@ -41,7 +43,8 @@ _SECTIONS: Final = {
     "score": ("model", "score"),
     "evaluate": ("evaluate",),
     "report": ("report",),
-    "run": ("", "data", "model", "summarize", "infer", "train", "score", "evaluate", "report"),
+    "run": _ALL,
+    "demo": _ALL,
 }
 
 

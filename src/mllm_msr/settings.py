@@ -149,7 +149,7 @@ class EvaluateSettings(_Section):
     """Metrics and intervals."""
 
     ks: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 20), description="cut-offs of HR, MRR, NDCG")
-    n_bootstrap: PositiveInt = Field(2000, description="bootstrap samples of users")
+    n_resamples: PositiveInt = Field(2000, description="bootstrap samples of users")
     seed: NonNegativeInt = Field(0, description="seed of the bootstrap")
 
 

@@ -1,0 +1,1 @@
+"""Each stage's hands: read tables from the run folder, call the library, write what it yields."""

@@ -1,0 +1,44 @@
+"""Stage "report": what was found, as one page for people."""
+
+from __future__ import annotations
+
+import json
+
+from mllm_msr.evaluation.report import write_report
+from mllm_msr.evaluation.stories import build_stories
+from mllm_msr.workspace import Workspace
+
+
+def run(work: Workspace) -> None:
+    """Write report.html and report.md."""
+    inputs = ["metrics.json", "details.json", "interactions", "items"]
+    settings = work.settings.report
+    with work.stage("report", settings.model_dump(mode="json"), inputs=inputs) as stage:
+        if stage.finished:
+            return
+        run = work.run
+        shown = next(
+            name for name in ("mllm_msr", *work.scored_models()) if run.has(f"scores/{name}")
+        )
+        preferences = run.read("preferences") if run.has("preferences") else None
+        stories = build_stories(
+            run.read("interactions"),
+            work.items(),
+            scores=run.read(f"scores/{shown}"),
+            preferences=preferences,
+            model=shown,
+            users=settings.stories,
+            seed=settings.seed,
+        )
+        write_report(
+            run.folder,
+            metrics=json.loads(run.verified("metrics.json").read_text(encoding="utf-8")),
+            details=json.loads(run.verified("details.json").read_text(encoding="utf-8")),
+            manifest=run.stages,
+            config=work.settings.model_dump(mode="json"),
+            stories=stories,
+            summaries=run.read("summaries") if run.has("summaries") else None,
+            preferences=preferences,
+        )
+        stage.register("report.html")
+        stage.register("report.md")

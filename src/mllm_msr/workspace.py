@@ -1,0 +1,195 @@
+"""A run folder under its settings: what the stages of `pipeline.py` share.
+
+It opens backends behind the reply cache, knows where adapters lie, and hands out tables with
+paths that can be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, cast
+
+import polars as pl
+
+from mllm_msr import prompts, registry
+from mllm_msr.caching import CachedBackend
+from mllm_msr.errors import CapabilityError, RunFolderError
+from mllm_msr.interfaces import Backend
+from mllm_msr.recommender.examples import Example, build_examples
+from mllm_msr.settings import ModelSettings, Settings
+from mllm_msr.store import RunFolder, Stage
+
+
+class Progress(Protocol):
+    """Shows how far a stage is; the command line draws bars, a library user may draw nothing."""
+
+    def __call__(
+        self, name: str, total: int | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Begin a task of `total` steps; the yielded function reports finished ones."""
+
+
+@contextlib.contextmanager
+def silent(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A `Progress` that shows nothing."""
+    del name, total
+    yield lambda _: None
+
+
+class Workspace:
+    """What a stage needs beside its own work.
+
+    Attributes:
+        run: The run folder.
+        settings: The run's settings.
+        force: Whether finished work of other settings is redone.
+        progress: How progress is shown.
+    """
+
+    def __init__(
+        self, run: RunFolder, settings: Settings, *, force: bool, progress: Progress
+    ) -> None:
+        self.run = run
+        self.settings = settings
+        self.force = force
+        self.progress = progress
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, object],
+        *,
+        inputs: Sequence[str] = (),
+        templates: Sequence[str] = (),
+        model: str | None = None,
+    ) -> AbstractContextManager[Stage]:
+        """`RunFolder.stage` with the prompts' hashes and, where prompts are asked, the noun."""
+        hashes = {name: prompts.template_hash(name, noun=self.noun) for name in templates}
+        return self.run.stage(
+            name,
+            settings={**settings, "noun": self.noun} if templates else settings,
+            inputs=inputs,
+            templates=hashes,
+            model=model,
+            force=self.force,
+        )
+
+    @property
+    def noun(self) -> str:
+        """What an item is called in prompts: the setting, or the data set's own word."""
+        if self.settings.noun is not None:
+            return self.settings.noun
+        about = json.loads(self.run.verified("dataset.json").read_text(encoding="utf-8"))
+        return str(about["noun"])
+
+    @contextlib.contextmanager
+    def backend(
+        self, model: ModelSettings | None = None, *, adapter: Path | None = None
+    ) -> Iterator[CachedBackend]:
+        """A backend behind the run's reply cache; closed at the end.
+
+        Args:
+            model: Settings of another model than the run's.
+            adapter: What fine-tuning made: a LoRA adapter, or a folder of full weights.
+        """
+        chosen = model or self.settings.model
+        arguments = chosen.further()
+        if adapter is not None and self.settings.train.method == "lora":
+            arguments["adapter"] = adapter
+        elif adapter is not None:
+            arguments["weights" if chosen.backend == "embedded" else "checkpoint"] = str(adapter)
+        backend = cast("Backend", registry.find("backends", chosen.backend)(**arguments))
+        with contextlib.closing(backend):
+            yield CachedBackend(backend, self.run.cache)
+
+    def checkpoint(self) -> str:
+        """The checkpoint that fine-tuning starts from.
+
+        Raises:
+            CapabilityError: The run's backend has no weights here.
+        """
+        model = self.settings.model
+        if model.backend == "embedded":
+            from mllm_msr.backends.embedded import packaged_weights
+
+            return str(model.further().get("weights") or packaged_weights())
+        if "checkpoint" in model.further():
+            return str(model.further()["checkpoint"])
+        raise CapabilityError(
+            needed="a backend with a checkpoint to fine-tune",
+            received=f"model.backend={model.backend}",
+            remedy="use model.backend=huggingface with model.checkpoint, or train.enabled=false",
+        )
+
+    def training_folder(self, fold: int) -> str:
+        """Name, inside the run folder, of where a fold is trained.
+
+        A run of a single fold trains in the run folder itself, so that its adapter is `adapter/`.
+        """
+        return "" if len(self.folds()) == 1 else f"folds/{fold}/"
+
+    def adapter(self, fold: int) -> str:
+        """Name, inside the run folder, of what fine-tuning made in a fold."""
+        made = {"lora": "adapter", "full": "model"}[self.settings.train.method]
+        return f"{self.training_folder(fold)}{made}"
+
+    def folds(self) -> list[int]:
+        """The folds that were prepared."""
+        folds = self.run.scan("candidates").select(pl.col("fold").unique().sort()).collect()
+        return folds["fold"].to_list()
+
+    def candidates(self, fold: int) -> pl.DataFrame:
+        """One fold's rows of the candidates."""
+        return self.run.scan("candidates").filter(pl.col("fold") == fold).collect()
+
+    def items(self) -> pl.DataFrame:
+        """The items with image paths that can be opened from here."""
+        root = str(self.run.folder)
+        image = pl.col("image")
+        absolute = pl.when(image.str.starts_with("/")).then(image).otherwise(root + "/" + image)
+        return self.run.read("items").with_columns(image=absolute)
+
+    def relative_images(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Image paths inside the run folder made relative, so that the folder can be moved."""
+        return items.with_columns(pl.col("image").str.strip_prefix(f"{self.run.folder}/"))
+
+    def examples(self, candidates: pl.DataFrame) -> Iterator[Example]:
+        """The recommender's dialogues for candidate rows, lazily and in their order."""
+        summaries = self.run.read("summaries")
+        return build_examples(
+            candidates,
+            self.run.read("preferences"),
+            self.items(),
+            noun=self.noun,
+            max_text_tokens=self.settings.train.max_text_tokens,
+            image_status=dict(zip(summaries["item_id"], summaries["image_status"], strict=True)),
+        )
+
+    def scored_models(self) -> list[str]:
+        """Names of the models that have scored.
+
+        Raises:
+            RunFolderError: None has.
+        """
+        scored = [name.removeprefix("score/") for name in self.run.stages if name[:6] == "score/"]
+        if not scored:
+            raise RunFolderError(
+                needed="scores to judge",
+                received=f"none in {self.run.folder}",
+                remedy="run the stage 'score' first",
+            )
+        return scored
+
+
+def usage(backend: CachedBackend) -> dict[str, int]:
+    """What a stage asked of its model, and what it was spared: for the manifest."""
+    return {
+        "calls": backend.misses,
+        "cached": backend.hits,
+        "prompt_tokens": backend.prompt_tokens,
+        "output_tokens": backend.output_tokens,
+    }

@@ -1,0 +1,85 @@
+"""Settings: merged in order, checked at once, presets that load, a reference that is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.config import load_settings, preset_names, reference
+from mllm_msr.errors import SettingsError, UnknownNameError
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {seed: 2, rank: 4}\ninfer: {words: 10}\n")
+    environment = {"MLLM_MSR__TRAIN__SEED": "3", "MLLM_MSR__INFER__WORDS": "11", "HOME": "/"}
+    settings = load_settings("sound", ["train.seed=4"], file=file, environment=environment)
+    assert (settings.train.seed, settings.train.rank, settings.infer.words) == (4, 4, 11)
+
+
+def test_values_are_yaml() -> None:
+    settings = load_settings(
+        None, ["data.run_folds=[0, 2]", "train.enabled=false", "noun=film"], environment={}
+    )
+    assert settings.data.run_folds == (0, 2)
+    assert settings.train.enabled is False
+    assert settings.noun == "film"
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    wrong = ["train.sead=1", "train.rank=0", "infer.method=guess", "novalue", "data.folds=x"]
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, wrong, environment={})
+    message = str(caught.value)
+    assert "there is no setting train.sead, did you mean train.seed" in message
+    assert "train.rank=0: input should be greater than 0" in message
+    assert "infer.method='guess'" in message
+    assert "'novalue' is not of the form key=value" in message
+    assert "data.folds='x'" in message
+
+
+def test_arguments_of_data_sets_and_backends_are_checked_too() -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"there is no setting data\.paht for 'movielens', did you mean data\.path",
+    ):
+        load_settings(None, ["dataset=movielens", "data.paht=x"], environment={})
+    with pytest.raises(SettingsError, match=r"'huggingface' needs the setting model\.checkpoint"):
+        load_settings(None, ["model.backend=huggingface"], environment={})
+    with pytest.raises(SettingsError, match="received 'popularty'"):
+        load_settings(None, ["score.rivals=[popularty]"], environment={})
+
+
+def test_folds_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"data\.run_folds=\[5\]: there are folds 0 to 4"):
+        load_settings(None, ["data.run_folds=[0, 5]"], environment={})
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"the settings file .*none\.yaml cannot be read"):
+        load_settings(None, file=tmp_path / "none.yaml", environment={})
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'sound'"):
+        load_settings("sund", environment={})
+
+
+def test_a_dump_reads_back_the_same(tmp_path: Path) -> None:
+    settings = load_settings("sound", ["train.seed=7"], environment={})
+    file = tmp_path / "config.yaml"
+    file.write_text(settings.to_yaml())
+    assert load_settings(None, file=file, environment={}) == settings
+
+
+@pytest.mark.parametrize("name", ["sound", "paper", "paper-code", "demo"])
+def test_every_preset_loads(name: str) -> None:
+    assert name in preset_names()
+    assert load_settings(name, ["model.checkpoint=x"] if "paper" in name else [], environment={})
+
+
+def test_every_setting_is_described() -> None:
+    rows = reference()
+    assert len(rows) > 40
+    assert not [key for key, _, _, description in rows if not description]
