@@ -1,0 +1,122 @@
+"""Killed = resumed: a process ended by kill -9 at any moment loses nothing that it acknowledged."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr import disk
+from mllm_msr.errors import RunFolderError
+from mllm_msr.store import RunFolder
+
+WORKER = Path(__file__).with_name("store_worker.py")
+OUTPUTS = ("items", "summaries", "notes.txt", "changed")
+
+
+def work(kind: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(WORKER), kind, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finish(kind: str, folder: Path) -> None:
+    with work(kind, folder) as process:
+        assert process.wait() == 0
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    with RunFolder.open(folder) as run:
+        return {name: disk.fingerprint(run.verified(name))[0] for name in OUTPUTS}
+
+
+def test_killed_at_every_write_then_resumed_is_as_uninterrupted(tmp_path: Path) -> None:
+    finish("stages", tmp_path / "whole")
+    uninterrupted = fingerprints(tmp_path / "whole")
+    finish("deaths", tmp_path / "killed")
+    folders = list((tmp_path / "killed").iterdir())
+    assert len(folders) > 30
+    for folder in folders:
+        check_claims(folder)
+    finish("resume", tmp_path / "killed")
+    for folder in folders:
+        assert fingerprints(folder) == uninterrupted
+
+
+def check_claims(folder: Path) -> None:
+    """What the manifest claims is there and whole, and nothing else is at a final name."""
+    with RunFolder.open(folder) as run:
+        for name in OUTPUTS:
+            if run.has(name):
+                run.verified(name)
+        for path in folder.glob("*.parquet"):
+            assert pl.read_parquet(path).height == 2_000
+        assert not list(folder.rglob("*.mllm-msr-tmp"))
+        config = folder / "config.yaml"
+        assert not config.exists() or config.stat().st_size == 500
+
+
+def test_no_acknowledged_reply_is_lost_when_killed_at_a_random_moment(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    acknowledged: set[str] = set()
+    for _ in range(6):
+        process = work("replies", tmp_path)
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        lines += process.stdout.readlines()
+        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
+        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+        with RunFolder.open(tmp_path) as run:
+            found = run.cache.get_many(acknowledged)
+            assert found == {key: f'"reply {key}"' for key in acknowledged}
+    assert len(acknowledged) > 5
+    assert not list(tmp_path.rglob("*.damaged-*"))
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    disk_of_one_megabyte = tmp_path / "disk"
+    disk_of_one_megabyte.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk_of_one_megabyte)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        fill(disk_of_one_megabyte / "run")
+    finally:
+        subprocess.run(["umount", str(disk_of_one_megabyte)], check=True)
+
+
+def store_until_full(run: RunFolder, stored: dict[str, str]) -> None:
+    for number in itertools.count():
+        run.cache.put_many({str(number): "x" * 10_000})
+        stored[str(number)] = "x" * 10_000
+
+
+def fill(folder: Path) -> None:
+    noise = random.Random(0)
+    large = pl.DataFrame({"noise": [noise.random() for _ in range(200_000)]})
+    with RunFolder.open(folder) as run:
+        with run.stage("prepare") as stage:
+            stage.write("items", large.head(100))
+        message = r"room on the disk for .*large\.parquet, received \d\.\d MiB free in .*make room"
+        for frame in (large, large.lazy()):
+            with pytest.raises(RunFolderError, match=message), run.stage("more") as stage:
+                stage.write("large", frame)
+        stored: dict[str, str] = {}
+        with pytest.raises(RunFolderError, match=r"room on the disk for .*replies\.sqlite"):
+            store_until_full(run, stored)
+        assert len(stored) > 5
+        assert run.cache.get_many(stored) == stored
+    with RunFolder.open(folder) as run:
+        assert run.cache.get_many(stored) == stored
+        assert run.read("items").equals(large.head(100))
+        assert list(run.stages) == ["prepare"]
+        assert not list(folder.glob("*large*"))
