@@ -74,6 +74,17 @@ SCORES: Final = _schema(
     score=pl.Float64(),
 )
 
+# Where the one positive of a user stands, without the scores: how many negatives score higher,
+# how many the same, and how many there are. The form of full-catalogue rankings.
+RANKS: Final = _schema(
+    fold=pl.Int32(),
+    negatives=pl.String(),
+    user_id=pl.String(),
+    n_better=pl.Int64(),
+    n_tied=pl.Int64(),
+    n_negatives=pl.Int64(),
+)
+
 # Long form: one row per model, negatives, fold, user and metric.
 METRICS_PER_USER: Final = _schema(
     model=pl.String(),
@@ -92,6 +103,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
         "summaries": SUMMARIES,
         "preferences": PREFERENCES,
         "scores": SCORES,
+        "ranks": RANKS,
         "metrics_per_user": METRICS_PER_USER,
     }
 )

@@ -37,6 +37,8 @@ def full_candidates(
     """
     catalogue = pl.DataFrame({"item_id": item_ids})
     rows = conform(targets, CANDIDATES, name="targets").rename({"item_id": "target"})
+    if rows.is_empty():
+        return
     n_users = max(1, max_rows // max(1, catalogue.height))
     for block in rows.iter_slices(n_users):
         seen = (
@@ -72,5 +74,6 @@ def sample_targets(candidates: pl.DataFrame, n_users: int, *, seed: int = 0) -> 
     """
     targets = candidates.filter(pl.col("label") == 1).unique(["fold", "user_id"], keep="any")
     hashes = pl.Series("hash", hash_ids(targets["user_id"], seed, purpose="full ranking"))
-    kept = targets.with_columns(hashes).sort("hash", "user_id").group_by("fold").head(n_users)
-    return kept.drop("hash").sort("fold", "user_id").select(candidates.columns)
+    ordered = targets.with_columns(hashes).sort("hash", "user_id")
+    kept = ordered.filter(pl.int_range(pl.len()).over("fold") < n_users)
+    return kept.sort("fold", "user_id").select(candidates.columns)

@@ -1,0 +1,178 @@
+"""What every data set must keep, run over every data set that the registry lists."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr import registry
+from mllm_msr.data.interactions import match_items, prepare_interactions
+from mllm_msr.errors import DataError
+from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.prompts import DOMAINS
+from mllm_msr.tables import ITEMS
+
+# Users, their items in the order of time, and one item ("9") that no items' table describes.
+HISTORIES = {"1": "352", "2": "1529", "3": "42"}
+TITLES = {item: f'Item "{item}", ü' for item in "12345"}
+
+
+def _quoted(title: str) -> str:
+    return '"' + title.replace('"', '""') + '"'
+
+
+def _pairs() -> list[tuple[str, str, int]]:
+    """Interactions whose rows stand in no order of time."""
+    rows = [
+        (user, item, 1_500_000_000 + 60 * place + int(user))
+        for user, items in HISTORIES.items()
+        for place, item in enumerate(items)
+    ]
+    return sorted(rows, key=lambda row: (row[2] % 7, row[2]))
+
+
+def _write_titles(path: Path, header: str) -> None:
+    rows = [f"{item},{_quoted(title)}" for item, title in TITLES.items()]
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def _microlens(folder: Path) -> dict[str, object]:
+    lines = [f"{user}\t{' '.join(items)}" for user, items in HISTORIES.items()]
+    (folder / "Mini_pairs.tsv").write_text("\n".join(lines) + "\n")
+    _write_titles(folder / "Mini_titles.csv", "item,title")
+    return {}
+
+
+def _movielens(folder: Path) -> dict[str, object]:
+    rows = [f"{user},{item},4.0,{time}" for user, item, time in _pairs()]
+    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]))
+    _write_titles(folder / "movies.csv", "movieId,title")
+    return {}
+
+
+def _amazon_reviews(folder: Path) -> dict[str, object]:
+    reviews = [
+        {"user_id": user, "parent_asin": item, "rating": 4.0, "timestamp": 1000 * time}
+        for user, item, time in _pairs()
+    ]
+    products = [{"parent_asin": item, "title": title} for item, title in TITLES.items()]
+    for name, rows in (("Baby.jsonl", reviews), ("meta_Baby.jsonl", products)):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return {}
+
+
+def _files(folder: Path) -> dict[str, object]:
+    rows = [f"{user},{item},{time}" for user, item, time in _pairs()]
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    _write_titles(folder / "items.csv", "item_id,title")
+    return {}
+
+
+def _demo(folder: Path) -> dict[str, object]:
+    return {"n_items": 30, "n_users": 8, "cover_size": 32}
+
+
+FIXTURES: dict[str, Callable[[Path], dict[str, object]]] = {
+    "amazon_reviews": _amazon_reviews,
+    "demo": _demo,
+    "files": _files,
+    "microlens": _microlens,
+    "movielens": _movielens,
+}
+GENERATED = {"demo"}
+NAMES = registry.names("datasets")
+READ = [name for name in NAMES if name not in GENERATED]
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    if chosen not in FIXTURES:
+        pytest.fail(
+            f"data set {chosen!r} has no fixture: add to FIXTURES a function that writes a small "
+            "one into a folder, so that the contract is tested for it"
+        )
+    return chosen
+
+
+@pytest.fixture
+def data_set(name: str, tmp_path: Path) -> Dataset:
+    settings = FIXTURES[name](tmp_path)
+    made = registry.find("datasets", name)(path=tmp_path, **settings)
+    assert isinstance(made, Dataset)
+    return made
+
+
+@pytest.fixture
+def raw(data_set: Dataset) -> RawData:
+    return data_set.load()
+
+
+def test_settings_are_typed_keywords(name: str) -> None:
+    parameters = inspect.signature(registry.find("datasets", name)).parameters
+    assert "path" in parameters
+    for parameter in parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter.name
+        assert parameter.annotation is not inspect.Parameter.empty, parameter.name
+
+
+def test_classes_are_final_and_documented(name: str) -> None:
+    found = registry.find("datasets", name)
+    assert getattr(found, "__final__", False)
+    assert "Args:" in (inspect.getdoc(found) or "")
+
+
+def test_interactions_have_their_columns_and_no_gaps(raw: RawData) -> None:
+    frame = raw.interactions.collect()
+    assert frame.columns == ["user_id", "item_id", "timestamp"]
+    assert frame.schema["user_id"] == frame.schema["item_id"] == pl.String
+    assert frame.schema["timestamp"].is_integer()
+    assert sum(frame.null_count().row(0)) == 0
+    assert frame.height
+
+
+def test_items_are_unique_and_complete(raw: RawData) -> None:
+    assert dict(raw.items.schema) == dict(ITEMS)
+    assert raw.items["item_id"].is_unique().all()
+    assert raw.items.select("item_id", "title", "text").null_count().row(0) == (0, 0, 0)
+
+
+def test_the_noun_has_words_for_prompts(raw: RawData) -> None:
+    assert raw.noun in DOMAINS
+    assert raw.ordered_by in {"time", "rank"}
+
+
+def test_loading_twice_is_the_same(data_set: Dataset) -> None:
+    first, second = data_set.load(), data_set.load()
+    assert first.interactions.collect().equals(second.interactions.collect())
+    assert first.items.equals(second.items)
+
+
+def test_histories_are_chronological_and_all_items_have_a_row(name: str, raw: RawData) -> None:
+    interactions, _ = prepare_interactions(
+        raw.interactions, min_user_interactions=1, min_item_interactions=1
+    )
+    items, counts = match_items(interactions, raw.items)
+    assert set(interactions["item_id"]) == set(items["item_id"])
+    if name in GENERATED:
+        assert counts["items_unknown"] == 0
+        return
+    found = interactions.group_by("user_id", maintain_order=True).agg("item_id").rows()
+    assert {user: "".join(ids) for user, ids in found} == HISTORIES
+    assert dict(items.select("item_id", "title").rows()) == TITLES | {"9": ""}
+    assert counts["items_unknown"] == 1
+
+
+@pytest.mark.parametrize("read", READ)
+def test_an_empty_folder_is_refused_in_one_sentence(read: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"needed a file with .* received an empty folder: put"):
+        registry.find("datasets", read)(path=tmp_path).load()
+
+
+@pytest.mark.parametrize("read", READ)
+def test_a_missing_folder_is_refused_in_one_sentence(read: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"folder .*absent, received nothing .* set data\.path"):
+        registry.find("datasets", read)(path=tmp_path / "absent").load()

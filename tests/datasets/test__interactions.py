@@ -1,0 +1,93 @@
+from datetime import date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.errors import DataError, SettingsError
+
+PATH = Path("r.csv")
+
+
+def read(table: pl.LazyFrame, **settings: object) -> list[tuple[object, ...]]:
+    columns = {"user": "u", "item": "i", "time": "t", "unit": "s"}
+    return to_interactions(table, PATH, **(columns | settings)).collect().rows()  # type: ignore[arg-type]
+
+
+def table(**columns: list[object]) -> pl.LazyFrame:
+    return pl.LazyFrame({"u": ["1"], "i": ["7"], "t": ["5"]} | columns, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "milliseconds"),
+    [
+        ("s", "1600000000", 1_600_000_000_000),
+        ("s", "1600000000.25", 1_600_000_000_250),
+        ("ms", "1583378952364", 1_583_378_952_364),
+        ("us", "1583378952364000", 1_583_378_952_364),
+        ("ns", "1583378952364000000", 1_583_378_952_364),
+        ("iso", "1970-01-01T00:00:02", 2000),
+        ("rank", "3", 3),
+    ],
+)
+def test_times_become_milliseconds(unit: str, value: str, milliseconds: int) -> None:
+    assert read(table(t=[value]), unit=unit) == [("1", "7", milliseconds)]
+
+
+@pytest.mark.parametrize(
+    ("value", "milliseconds"),
+    [(datetime(1970, 1, 1, 0, 0, 2), 2000), (date(1970, 1, 2), 86_400_000)],
+)
+def test_dates_need_no_unit(value: object, milliseconds: int) -> None:
+    assert read(table(t=[value])) == [("1", "7", milliseconds)]
+
+
+def test_without_a_time_rows_are_in_order() -> None:
+    frame = pl.LazyFrame({"u": ["1", "1"], "i": ["8", "7"]})
+    assert read(frame, time=None) == [("1", "8", 0), ("1", "7", 1)]
+
+
+def test_numbers_as_ids_become_strings() -> None:
+    assert read(table(u=[1], i=[7])) == [("1", "7", 5000)]
+
+
+def test_low_ratings_are_left_out() -> None:
+    frame = pl.LazyFrame({"u": ["1"] * 3, "i": ["a", "b", "c"], "t": [1, 2, 3], "r": [3.5, 4, 2]})
+    assert [row[1] for row in read(frame, rating="r", min_rating=3.5)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"u": [None]},
+            r"an id in every row of the column u in r\.csv, received 1 .* None in data",
+        ),
+        ({"i": [None]}, r"an id in every row of the column i"),
+        ({"t": ["NaN"]}, r"a finite number .* column t .* the first is 'NaN' in data row 1"),
+        ({"t": ["inf"]}, r"'inf'.*check data\.time_unit"),
+        ({"t": ["2020-01-01"]}, r"'2020-01-01'.*check data\.time_unit"),
+        ({"r": ["NaN"]}, r"a finite number .* column r .* 'NaN'"),
+        ({"r": [None]}, r"column r .* None"),
+    ],
+)
+def test_values_that_cannot_be_used(columns: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(table(**({"r": ["1"]} | columns)), rating="r")
+
+
+def test_the_first_bad_row_is_shown_with_their_number() -> None:
+    frame = pl.LazyFrame({"u": ["1"] * 4, "i": ["a"] * 4, "t": ["1", "2", "x", "y"]})
+    with pytest.raises(DataError, match=r"received 2 without it, the first is 'x' in data row 3"):
+        read(frame)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(DataError, match=r"interactions in r\.csv, received a table without rows"):
+        read(table().filter(False))
+
+
+def test_an_unknown_unit_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"data\.time_unit must be one of s, ms, .* 'days'"):
+        read(table(), unit="days")

@@ -1,0 +1,73 @@
+import polars as pl
+import pytest
+from PIL import Image
+
+from mllm_msr.datasets.demo import Demo
+from mllm_msr.embedded.world import IMAGE_SLOTS, SLOTS
+from mllm_msr.errors import DataError, UsageError
+
+
+def demo(folder, **changes):
+    return Demo(path=folder, **{"n_items": 40, "n_users": 15, "cover_size": 48, **changes})
+
+
+def test_tables_keep_the_contract(tmp_path):
+    data = demo(tmp_path).load()
+    interactions = data.interactions.collect()
+    assert data.items["item_id"].n_unique() == 40
+    assert interactions["user_id"].n_unique() == 15
+    assert set(interactions["item_id"]) <= set(data.items["item_id"])
+    assert interactions.schema["timestamp"] == pl.Int64
+    assert interactions["timestamp"].min() > 1_600_000_000_000
+    rising = interactions.group_by("user_id", maintain_order=True).agg(
+        (pl.col("timestamp").diff().drop_nulls() > 0).all()
+    )
+    assert rising["timestamp"].all()
+    assert (data.noun, data.ordered_by) == ("video", "time")
+
+
+def test_same_seed_same_data(tmp_path):
+    first, second = demo(tmp_path).load(), demo(tmp_path).load()
+    assert first.items.equals(second.items)
+    assert first.interactions.collect().equals(second.interactions.collect())
+    other = demo(tmp_path, seed=1).load()
+    assert not other.items["title"].equals(first.items["title"])
+
+
+def test_covers_are_pictures_drawn_once(tmp_path):
+    items = demo(tmp_path).load().items
+    with Image.open(items["image"][0]) as cover:
+        assert cover.size == (48, 48)
+    (folder,) = tmp_path.iterdir()
+    stamps = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    demo(tmp_path).load()
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
+    assert len(stamps) == 40
+
+
+def test_what_only_covers_show_is_in_no_text(tmp_path):
+    items = demo(tmp_path).load().items
+    said = " ".join([*items["title"], *items["text"]]).lower().replace("'", " ").split()
+    assert not set(said) & {value for i in IMAGE_SLOTS for value in SLOTS[i].values}
+
+
+def test_the_cache_folder_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    items = Demo(n_items=30, n_users=2, cover_size=32).load().items
+    assert items["image"][0].startswith(str(tmp_path / "mllm-msr" / "demo"))
+
+
+def test_a_seed_of_pre_training_is_refused():
+    with pytest.raises(UsageError, match="a seed from 0 to 999"):
+        Demo(seed=1_000_000)
+
+
+def test_too_small_a_catalogue_is_refused():
+    with pytest.raises(UsageError, match="at least 30 items"):
+        Demo(n_items=5)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"set data\.path"):
+        demo(tmp_path / "file").load()

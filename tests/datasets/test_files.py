@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.datasets.files import Files
+from mllm_msr.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\na,1,5\na,2,6\n")
+    (tmp_path / "items.csv").write_text("item_id,title,text\n1,One,First\n2,Two,\n")
+    return tmp_path
+
+
+def test_default_names(folder: Path) -> None:
+    raw = Files(path=folder).load()
+    assert (raw.noun, raw.ordered_by) == ("item", "time")
+    assert raw.interactions.collect().rows() == [("a", "1", 5000), ("a", "2", 6000)]
+    assert raw.items.rows() == [("1", "One", "First", None), ("2", "Two", "", None)]
+
+
+def test_names_by_setting(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"who": [1, 1], "what": [7, 8], "stars": [5.0, 1.0]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "catalogue.tsv").write_text("what\tname\tnote\tcover\n7\tSeven\tlucky\tp/x.png\n")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "x.png").touch()
+    raw = Files(
+        path=tmp_path,
+        interactions_file="log.parquet",
+        items_file="catalogue.tsv",
+        user_column="who",
+        item_column="what",
+        time_column=None,
+        rating_column="stars",
+        min_rating=2,
+        title_column="name",
+        text_column="note",
+        image_column="cover",
+        noun="product",
+    ).load()
+    assert (raw.noun, raw.ordered_by) == ("product", "rank")
+    assert raw.interactions.collect().rows() == [("1", "7", 0)]
+    assert raw.items.rows() == [("7", "Seven", "lucky", str(tmp_path / "p" / "x.png"))]
+
+
+def test_pictures_by_item_id(folder: Path) -> None:
+    (folder / "images").mkdir()
+    (folder / "images" / "2.webp").touch()
+    images = Files(path=folder).load().items["image"].to_list()
+    assert images == [None, str(folder / "images" / "2.webp")]
+
+
+def test_a_named_picture_that_is_not_there_stays_named(folder: Path) -> None:
+    """So that it is counted as missing instead of passing for an item without a picture."""
+    (folder / "items.csv").write_text("item_id,image\n1,gone.jpg\n")
+    assert Files(path=folder).load().items["image"].to_list() == [str(folder / "images/gone.jpg")]
+
+
+def test_ids_may_be_numbers_in_one_file_and_text_in_the_other(folder: Path) -> None:
+    (folder / "interactions.csv").unlink()
+    pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [3]}).write_parquet(
+        folder / "interactions.parquet"
+    )
+    raw = Files(path=folder).load()
+    assert set(raw.interactions.collect()["item_id"]) <= set(raw.items["item_id"])
+
+
+def test_a_column_named_by_setting_must_exist(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"column titel in items\.csv.*'title' looks like 'titel'"):
+        Files(path=folder, title_column="titel").load()
+    with pytest.raises(DataError, match=r"column time in interactions\.csv.*'timestamp' looks"):
+        Files(path=folder, time_column="time").load()
+
+
+def test_an_item_table_is_needed(folder: Path) -> None:
+    (folder / "items.csv").unlink()
+    with pytest.raises(DataError, match=r"with items \(items\.csv or items\.tsv"):
+        Files(path=folder).load()
+
+
+def test_an_open_quotation_mark_is_found(folder: Path) -> None:
+    (folder / "items.csv").write_text('item_id,title\n1,"One\n2,Two\n')
+    with pytest.raises(DataError, match="opened in line 2 that is not closed"):
+        Files(path=folder).load()
