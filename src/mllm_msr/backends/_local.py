@@ -1,0 +1,134 @@
+"""A checkpoint run in this process: looked at when named, loaded when first asked.
+
+Checking settings and skipping finished stages need a backend's identity and no weights, so
+nothing heavy is imported or loaded before there is a prompt to answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mllm_msr.errors import BackendError
+from mllm_msr.interfaces import Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+if TYPE_CHECKING:
+    from mllm_msr.backends._engine import Engine
+    from mllm_msr.checkpoints import Attention, CheckpointFacts, Precision
+
+
+class LocalModel:
+    """What the backends of this process share; its arguments are those of `load_model`.
+
+    Args:
+        checkpoint: Folder, or id on the hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: Precision of the weights.
+        device: A torch device, or "auto".
+        adapter: Folder of a LoRA adapter.
+        attention: Implementation of attention.
+        batch_size: Most prompts in a batch.
+        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        autocast: Compute in bfloat16 from float32 weights.
+        threads: Threads of this process on the CPU; `None` leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        revision: str | None,
+        dtype: Precision,
+        device: str,
+        adapter: Path | str | None,
+        attention: Attention,
+        batch_size: int,
+        max_batch_tokens: int,
+        autocast: bool,
+        threads: int | None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._revision = revision
+        self._dtype: Precision = dtype
+        self._device = device
+        self._adapter = Path(adapter) if adapter is not None else None
+        self._attention: Attention = attention
+        self._batch_size = batch_size
+        self._max_batch_tokens = max_batch_tokens
+        self._autocast = autocast
+        self._threads = threads
+        self._loaded: Engine | None = None
+        self._closed = False
+
+    @functools.cached_property
+    def facts(self) -> CheckpointFacts:
+        """Identity and abilities, from the checkpoint's files.
+
+        Raises:
+            BackendError: There is no such checkpoint or adapter.
+        """
+        from mllm_msr.checkpoints import inspect_checkpoint
+
+        return inspect_checkpoint(
+            self._checkpoint,
+            revision=self._revision,
+            dtype=self._dtype,
+            device=self._device,
+            adapter=self._adapter,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Pictures where the checkpoint reads them; choices and adapters always."""
+        return Capabilities(images=self.facts.supports_images, choices=True, adapters=True)
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """See `Backend.generate`."""
+        return self._engine().generate(prompts)
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """See `Backend.score`."""
+        return self._engine().score(prompts, choices)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._closed = True
+        if self._loaded is not None:
+            self._loaded.close()
+
+    def _engine(self) -> Engine:
+        if self._closed:
+            raise BackendError(
+                needed="an open backend", received="a closed one", remedy="make a new one"
+            )
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> Engine:
+        import torch
+
+        from mllm_msr.backends._engine import Engine
+        from mllm_msr.checkpoints import load_model
+
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        loaded = load_model(
+            self._checkpoint,
+            revision=self._revision,
+            dtype=self._dtype,
+            device=self._device,
+            adapter=self._adapter,
+            attention=self._attention,
+        )
+        return Engine(
+            loaded,
+            batch_size=self._batch_size,
+            max_batch_tokens=self._max_batch_tokens,
+            autocast=self._autocast,
+        )

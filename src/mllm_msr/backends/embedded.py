@@ -1,0 +1,84 @@
+"""The packaged small model as a backend: no download, no GPU, a few minutes for a whole run.
+
+Its weights are ordinary Hugging Face files inside this package (`embedded/weights`), read by the
+same loader and driven by the same engine as a 7B LLaVA; only the defaults differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, final
+
+from mllm_msr.backends._local import LocalModel
+from mllm_msr.embedded import weights_folder
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+
+@final
+class EmbeddedBackend(Backend):
+    """The packaged model, or one of its kind, loaded when it is first asked.
+
+    Args:
+        weights: Folder of weights to use instead of the packaged ones.
+        adapter: Folder of a LoRA adapter in PEFT's format.
+        precision: Arithmetic in "float32" (answers do not depend on batches) or in "bfloat16"
+            (faster on CPUs with AMX or AVX-512 bfloat16); weights are held in float32.
+        device: A torch device, or "auto" for the first GPU where there is one.
+        batch_size: Most prompts in a batch.
+        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        threads: Threads of this process on the CPU; `None` leaves them as they are.
+
+    Raises:
+        BackendError: On first use: the weights cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Path | None = None,
+        adapter: Path | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        device: str = "auto",
+        batch_size: int = 64,
+        max_batch_tokens: int = 32_768,
+        threads: int | None = None,
+    ) -> None:
+        self._precision = precision
+        self._model = LocalModel(
+            str(weights if weights is not None else weights_folder()),
+            revision=None,
+            dtype="float32",
+            device=device,
+            adapter=adapter,
+            attention="auto",
+            batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            autocast=precision == "bfloat16",
+            threads=threads,
+        )
+
+    @property
+    def identity(self) -> str:
+        """Weights by content, adapter and arithmetic."""
+        return f"embedded:{self._model.facts.identity}/{self._precision}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Pictures, choices and adapters."""
+        return self._model.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts greedily, a batch of similar lengths at a time."""
+        return self._model.generate(prompts)
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
+        return self._model.score(prompts, choices)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._model.close()

@@ -1,0 +1,91 @@
+"""Any Hugging Face checkpoint as a backend, run in this process.
+
+Image-text-to-text models (the paper's LLaVA-v1.6) and text-only causal models (its Llama-3) from
+a folder or the hub, in the precision that fits the machine, with a LoRA adapter where one is
+given. Loading is `checkpoints.py`, batching `_engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from mllm_msr.backends._local import LocalModel
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+if TYPE_CHECKING:
+    from mllm_msr.checkpoints import Attention, Precision
+
+
+@final
+class HuggingFaceBackend(Backend):
+    """A model loaded by Transformers, when it is first asked.
+
+    Args:
+        checkpoint: Folder, or id on the hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: "auto", "bfloat16", "float16", "float32" or "4bit"; "auto" is bfloat16 on a GPU
+            and float32 elsewhere.
+        device: A torch device, or "auto" for the first GPU where there is one.
+        adapter: Folder of a LoRA adapter in PEFT's format.
+        batch_size: Most prompts in a batch.
+        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        attention: Implementation of attention; "auto" leaves it to the model.
+        threads: Threads of this process on the CPU; `None` leaves them as they are.
+
+    Raises:
+        BackendError: On first use: the checkpoint cannot be loaded, or has no chat template.
+        MissingExtraError: On first use: a package for 4-bit weights or adapters is missing.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        revision: str | None = None,
+        dtype: Precision = "auto",
+        device: str = "auto",
+        adapter: Path | None = None,
+        batch_size: int = 16,
+        max_batch_tokens: int = 16_384,
+        attention: Attention = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._model = LocalModel(
+            checkpoint,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            adapter=adapter,
+            attention=attention,
+            batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            autocast=False,
+            threads=threads,
+        )
+
+    @property
+    def identity(self) -> str:
+        """Weights by content or commit, precision and adapter."""
+        return f"huggingface:{self._model.facts.identity}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Pictures where the checkpoint reads them; choices and adapters always."""
+        return self._model.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts greedily, a batch of similar lengths at a time."""
+        return self._model.generate(prompts)
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
+        return self._model.score(prompts, choices)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._model.close()

@@ -1,0 +1,53 @@
+"""The embedded backend: the packaged weights through the common engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mllm_msr
+from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.embedded import weights_folder
+from mllm_msr.records import Message, Prompt, TextPart
+
+PROMPTS = [
+    Prompt((Message("user", (TextPart(f"Film {n}. Yes or no?"),)),), max_new_tokens=5)
+    for n in range(5)
+]
+
+
+def test_it_answers_as_the_general_backend_does(tiny_checkpoint: Callable[[str], Path]) -> None:
+    folder = tiny_checkpoint("llava_next")
+    embedded = EmbeddedBackend(weights=folder)
+    general = HuggingFaceBackend(str(folder), dtype="float32")
+    assert dict(embedded.generate(PROMPTS)) == dict(general.generate(PROMPTS))
+
+
+def test_the_arithmetic_is_part_of_the_identity(tiny_checkpoint: Callable[[str], Path]) -> None:
+    folder = tiny_checkpoint("llava_next")
+    exact, fast = (
+        EmbeddedBackend(weights=folder),
+        EmbeddedBackend(weights=folder, precision="bfloat16"),
+    )
+    assert exact.identity != fast.identity
+    scores = [dict(backend.score(PROMPTS, ("yes", "no"))) for backend in (exact, fast)]
+    assert scores[0] != scores[1]
+    for index in range(len(PROMPTS)):
+        assert scores[0][index].log_probs == pytest.approx(scores[1][index].log_probs, abs=0.1)
+
+
+def test_the_packaged_weights_lie_inside_the_package() -> None:
+    assert weights_folder().parent.parent == Path(mllm_msr.__file__).parent
+
+
+@pytest.mark.skipif(not weights_folder().is_dir(), reason="weights are not built yet")
+def test_the_packaged_model_reads_pictures_and_answers() -> None:
+    backend = EmbeddedBackend()
+    assert backend.capabilities.images
+    completions = dict(backend.generate(PROMPTS))
+    scores = dict(backend.score(PROMPTS, ("yes", "no")))
+    assert all(completion.error is None for completion in completions.values())
+    assert all(len(score.log_probs) == 2 for score in scores.values())

@@ -1,0 +1,76 @@
+"""The Hugging Face backend: what its settings change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+
+from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.errors import BackendError
+from mllm_msr.records import Message, Prompt, TextPart
+
+Checkpoint = Callable[[str], Path]
+PROMPTS = [
+    Prompt((Message("user", (TextPart(f"Film {n}. Yes or no?"),)),), max_new_tokens=5)
+    for n in range(3)
+]
+
+
+def test_capabilities_follow_the_checkpoint(tiny_checkpoint: Checkpoint) -> None:
+    reads_pictures = {
+        family: HuggingFaceBackend(str(tiny_checkpoint(family))).capabilities.images
+        for family in ("smolvlm", "llama")
+    }
+    assert reads_pictures == {"smolvlm": True, "llama": False}
+
+
+def test_an_adapter_changes_answers_and_identity(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint("llama")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+
+    plain = HuggingFaceBackend(str(folder))
+    adapted = HuggingFaceBackend(str(folder), adapter=tmp_path / "adapter")
+
+    scores = [dict(backend.score(PROMPTS, ("yes", "no"))) for backend in (plain, adapted)]
+    for index in range(len(PROMPTS)):
+        gap = scores[0][index].log_probs[0] - scores[1][index].log_probs[0]
+        assert abs(gap) > 1e-4
+    assert plain.identity != adapted.identity
+    assert all(completion.error is None for _, completion in adapted.generate(PROMPTS))
+
+
+def test_system_turns_reach_the_model(tiny_checkpoint: Checkpoint) -> None:
+    backend = HuggingFaceBackend(str(tiny_checkpoint("llama")))
+    (_, without) = next(backend.score(PROMPTS[:1], ("yes", "no")))
+    system = Message("system", (TextPart("Always say no."),))
+    (_, with_system) = next(backend.score([Prompt((system, *PROMPTS[0].messages))], ("yes", "no")))
+    assert with_system.prompt_tokens > without.prompt_tokens
+    assert with_system.log_probs != without.log_probs
+
+
+def test_threads_can_be_set(tiny_checkpoint: Checkpoint) -> None:
+    before = torch.get_num_threads()
+    try:
+        backend = HuggingFaceBackend(str(tiny_checkpoint("llama")), threads=1)
+        assert torch.get_num_threads() == before
+        backend.generate([])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    backend = HuggingFaceBackend(str(tmp_path / "nothing"))
+    with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
+        backend.identity  # noqa: B018 - asking is the test
+    with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
+        backend.generate([])

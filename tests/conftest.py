@@ -1,0 +1,38 @@
+"""Fixtures that several test modules share. What is slow to import is imported on use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny random checkpoint by its family, built when first asked for."""
+    import tiny_checkpoints
+
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    @functools.cache
+    def folder(family: str) -> Path:
+        return tiny_checkpoints.build(family, root / family)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """Pictures of noise in four shapes: wide, tall, square and very wide."""
+    folder = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0)
+    paths = []
+    for width, height in ((60, 40), (40, 60), (48, 48), (150, 20)):
+        paths.append(folder / f"{width}x{height}.png")
+        pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(paths[-1])
+    return paths

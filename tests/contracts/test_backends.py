@@ -1,0 +1,201 @@
+"""What every backend promises, checked for each one that the registry lists.
+
+A new file in `backends/` fails here until it has a maker in `MAKERS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from mllm_msr import registry
+from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.backends.scripted import ScriptedBackend, prompt_text
+from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
+from mllm_msr.interfaces import Backend
+from mllm_msr.records import ImagePart, Message, Prompt, TextPart
+
+Checkpoint = Callable[[str], Path]
+CHOICES: Final = ("yes", "no")
+
+
+def _huggingface(checkpoint: Checkpoint, *, images: bool) -> Backend:
+    folder = checkpoint("llava_next" if images else "llama")
+    return HuggingFaceBackend(str(folder), batch_size=4, device="cpu")
+
+
+def _embedded(checkpoint: Checkpoint, *, images: bool) -> Backend:
+    folder = checkpoint("qwen2_5_vl" if images else "llama")
+    return EmbeddedBackend(weights=folder, batch_size=4, device="cpu")
+
+
+def _scripted(_: Checkpoint, *, images: bool) -> Backend:
+    def answer(prompt: Prompt) -> str:
+        _refuse_missing(prompt)
+        return f"I read {prompt_text(prompt)!r} and {len(prompt.images)} pictures"
+
+    def probabilities(prompt: Prompt) -> Sequence[float]:
+        _refuse_missing(prompt)
+        return (1 / (2 + len(prompt_text(prompt))), 0.5)
+
+    return ScriptedBackend(answer, scores=probabilities, images=images)
+
+
+def _refuse_missing(prompt: Prompt) -> None:
+    for path in prompt.images:
+        path.stat()
+
+
+MAKERS: Final[Mapping[str, Callable[..., Backend]]] = {
+    "embedded": _embedded,
+    "huggingface": _huggingface,
+    "scripted": _scripted,
+}
+
+
+def make(name: str, checkpoint: Checkpoint, *, images: bool = True) -> Backend:
+    if name not in MAKERS:
+        pytest.fail(f"backends/{name}.py has no maker in MAKERS: add one, so that it is checked")
+    return MAKERS[name](checkpoint, images=images)
+
+
+@pytest.fixture(scope="module", params=registry.names("backends"))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def backend(name: str, tiny_checkpoint: Checkpoint) -> Iterator[Backend]:
+    opened = make(name, tiny_checkpoint)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def prompts(pictures: Sequence[Path]) -> Sequence[Prompt]:
+    """Ten prompts of mixed lengths, with and without pictures, of mixed bounds."""
+    made = []
+    for number in range(10):
+        picture = (ImagePart(pictures[number % len(pictures)]),) if number % 3 else ()
+        text = TextPart(f"Video {number}. " + "A calm film. " * (number * 7 % 5))
+        made.append(Prompt((Message("user", (*picture, text)),), max_new_tokens=4 + number % 2))
+    return made
+
+
+def test_the_registry_finds_the_class(name: str, backend: Backend) -> None:
+    assert type(backend) is registry.find("backends", name)
+    assert type(backend).__final__  # type: ignore[attr-defined]
+
+
+def test_every_index_comes_exactly_once(backend: Backend, prompts: Sequence[Prompt]) -> None:
+    completions = list(backend.generate(iter(prompts)))
+    scores = list(backend.score(iter(prompts), CHOICES))
+    assert sorted(index for index, _ in completions) == list(range(len(prompts)))
+    assert sorted(index for index, _ in scores) == list(range(len(prompts)))
+    assert all(completion.error is None for _, completion in completions)
+    assert all(len(score.log_probs) == 2 and score.error is None for _, score in scores)
+
+
+def test_answers_of_a_batch_are_those_of_each_alone(
+    backend: Backend, prompts: Sequence[Prompt]
+) -> None:
+    together = dict(backend.generate(prompts))
+    alone = [next(backend.generate([prompt]))[1] for prompt in prompts]
+    assert [together[index] for index in range(len(prompts))] == alone
+    assert len({completion.text for completion in alone}) > len(prompts) // 2
+
+
+def test_scores_of_a_batch_are_those_of_each_alone(
+    backend: Backend, prompts: Sequence[Prompt]
+) -> None:
+    together = dict(backend.score(prompts, CHOICES))
+    for index, prompt in enumerate(prompts):
+        _, alone = next(backend.score([prompt], CHOICES))
+        assert together[index].log_probs == pytest.approx(alone.log_probs, abs=1e-4)
+        assert together[index].prompt_tokens == alone.prompt_tokens > 0
+
+
+def test_scores_follow_the_order_of_the_choices(
+    backend: Backend, prompts: Sequence[Prompt], name: str
+) -> None:
+    if name == "scripted":
+        pytest.skip("its script speaks of places, not of words")
+    _, forth = next(backend.score(prompts[:1], ("yes", "no")))
+    _, back = next(backend.score(prompts[:1], ("no", "yes")))
+    assert forth.log_probs == pytest.approx(back.log_probs[::-1], abs=1e-6)
+    assert forth.log_probs[0] != forth.log_probs[1]
+
+
+def test_answers_obey_their_bound(backend: Backend, prompts: Sequence[Prompt]) -> None:
+    for index, completion in backend.generate(prompts):
+        assert 0 < completion.output_tokens <= prompts[index].max_new_tokens
+        assert completion.finish_reason in {"stop", "length"}
+        assert completion.text == completion.text.strip()
+
+
+def test_a_prompt_that_fails_comes_back_with_the_reason(
+    backend: Backend, prompts: Sequence[Prompt], tmp_path: Path
+) -> None:
+    lost = Prompt((Message("user", (ImagePart(tmp_path / "lost.png"), TextPart("What?"))),))
+    mixed = [*prompts[:2], lost, *prompts[2:4]]
+    completions = dict(backend.generate(mixed))
+    scores = dict(backend.score(mixed, CHOICES))
+    assert [i for i in range(5) if completions[i].error] == [2]
+    assert [i for i in range(5) if scores[i].error] == [2]
+    assert "lost.png" in str(completions[2].error)
+    assert completions[2].finish_reason == "error"
+    assert completions[2].text == ""
+    assert scores[2].log_probs == ()
+
+
+def test_pictures_are_refused_before_any_call(
+    name: str, tiny_checkpoint: Checkpoint, prompts: Sequence[Prompt]
+) -> None:
+    blind = make(name, tiny_checkpoint, images=False)
+    assert not blind.capabilities.images
+    with pytest.raises(CapabilityError, match="pictures"):
+        next(blind.generate(prompts[1:]))
+    with pytest.raises(CapabilityError, match="pictures"):
+        next(blind.score(prompts[1:], CHOICES))
+
+
+def test_choices_that_are_no_single_token_are_refused(
+    backend: Backend, prompts: Sequence[Prompt]
+) -> None:
+    with pytest.raises(AnswerTokenError, match="zyxwvut"):
+        list(backend.score(prompts[:2], ("yes", "zyxwvut")))
+
+
+def test_nothing_asked_is_nothing_answered(backend: Backend) -> None:
+    assert list(backend.generate([])) == []
+    assert list(backend.score([], CHOICES)) == []
+
+
+def test_endless_prompts_are_read_as_they_are_needed(
+    backend: Backend, prompts: Sequence[Prompt]
+) -> None:
+    assert next(backend.generate(itertools.repeat(prompts[0])))[1].error is None
+
+
+def test_the_identity_is_stable_and_names_no_path(
+    name: str, backend: Backend, tiny_checkpoint: Checkpoint
+) -> None:
+    assert backend.identity == make(name, tiny_checkpoint).identity
+    assert backend.identity.startswith(f"{name}:")
+    assert not re.search(r"(^|[:@])/", backend.identity)
+
+
+def test_closing_twice_is_harmless(
+    name: str, tiny_checkpoint: Checkpoint, prompts: Sequence[Prompt]
+) -> None:
+    backend = make(name, tiny_checkpoint)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="received a closed one"):
+        next(backend.generate(prompts))
