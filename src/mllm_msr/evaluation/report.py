@@ -1,0 +1,280 @@
+"""The report of a run: `report.html`, one file that needs nothing else, and `report.md`.
+
+Last step of the evaluation. It says what the run was, what was measured with which certainty,
+what it cost, what went wrong, and shows some users in full. Everything that comes from data or
+from a model is escaped text.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+import yaml
+
+from mllm_msr.errors import ImageError
+from mllm_msr.evaluation import plots, reference, views
+from mllm_msr.evaluation.stories import Story
+from mllm_msr.images import thumbnail_data_url
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """Where the report was written."""
+
+    html: Path
+    markdown: Path
+
+
+def write_report(
+    folder: Path,
+    *,
+    metrics: Mapping[str, Any],
+    details: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    config: Mapping[str, Any],
+    stories: Sequence[Story] = (),
+    summaries: pl.DataFrame | None = None,
+    preferences: pl.DataFrame | None = None,
+    show_reference: bool = True,
+) -> ReportFiles:
+    """Write `report.html` and `report.md`.
+
+    Args:
+        folder: Existing folder to write to.
+        metrics: `Evaluation.summary`, the content of `metrics.json`.
+        details: `Evaluation.details`; whatever is missing in it is left out of the report.
+        manifest: Finished stages by name, each with `seconds` and `counts`, and `model` where
+            one was asked.
+        config: The run's settings, nested as in `config.yaml`.
+        stories: Users to show in full.
+        summaries: `tables.SUMMARIES`, for the state of pictures and texts.
+        preferences: `tables.PREFERENCES`, for the same.
+        show_reference: Whether to print the paper's own table.
+
+    Returns:
+        The two paths.
+    """
+    context = _context(
+        metrics, details=details, manifest=manifest, config=config, stories=stories,
+        health=views.health(summaries, preferences), show_reference=show_reference,
+    )  # fmt: skip
+    written = ReportFiles(folder / "report.html", folder / "report.md")
+    page = _environment().get_template("report.html.jinja").render(context)
+    written.html.write_text(page, encoding="utf-8")
+    text = _environment().get_template("report.md.jinja").render(context)
+    written.markdown.write_text(text.strip() + "\n", encoding="utf-8")
+    return written
+
+
+def _context(
+    metrics: Mapping[str, Any], *, details: Mapping[str, Any], manifest: Mapping[str, Any],
+    config: Mapping[str, Any], stories: Sequence[Story],
+    health: Sequence[tuple[str, str, int, float]], show_reference: bool,
+) -> dict[str, Any]:  # fmt: skip
+    main = views.main_model(metrics)
+    chance = details.get("chance", {})
+    tables = views.result_tables(metrics, chance=chance, main=main)
+    names = list(
+        dict.fromkeys(
+            name for by_kind in metrics.values() for entry in by_kind.values() for name in entry
+        )
+    )
+    every = views.result_tables(
+        metrics, chance=chance, main=main, shown=[name for name in names if name != "ties"]
+    )
+    counts: dict[str, float] = {}
+    for entry in manifest.values():
+        counts |= entry.get("counts", {})
+    return {
+        "main": views.label(main),
+        "dataset": config.get("dataset", "unknown data"),
+        "preset": config.get("preset", ""),
+        "protocol": config.get("data", {}).get("protocol", ""),
+        "counts": counts,
+        "model": next((e["model"] for e in manifest.values() if e.get("model")), None),
+        "tables": tables,
+        "every": every,
+        "headline": _headline(tables),
+        "verdicts": views.verdicts(details.get("comparisons", ()), main=main),
+        "folds": _folds(details.get("folds", {}).get(main, {})),
+        "plots": _plots(metrics, details, main),
+        "stories": stories,
+        "costs": views.costs(manifest),
+        "health": health,
+        "caveats": views.caveats(config, tables=tables, undefined=details.get("undefined", {})),
+        "reference": reference.TABLE_3 if show_reference else {},
+        "reference_caveats": reference.CAVEATS,
+        "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
+        "css": _source("report.css"),
+    }
+
+
+def _headline(tables: Sequence[views.ResultTable]) -> list[tuple[str, views.Row, dict[str, Any]]]:
+    """For each table its title, the main model's row and the yardsticks' first values."""
+    found = []
+    for table in tables:
+        ours = next((row for row in table.rows if row.role == "ours"), None)
+        if ours is None or not ours.cells:
+            continue
+        yardsticks = {
+            row.label: row.cells[0].mean
+            for row in table.rows
+            if row.role in {"floor", "chance"} or row.model == "zero_shot"
+        }
+        found.append((table.title, ours, {k: v for k, v in yardsticks.items() if v is not None}))
+    return found
+
+
+def _folds(by_kind: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """The main model's AUC per fold, where there are several folds."""
+    return [
+        (views.kind_title(kind), by_kind[kind]["auc"])
+        for kind in views.ordered_kinds(list(by_kind))
+        if len(by_kind[kind].get("auc", {})) > 1
+    ]
+
+
+def _plots(
+    metrics: Mapping[str, Any], details: Mapping[str, Any], main: str
+) -> list[tuple[str, str, str]]:
+    """Figures as (title, SVG, note); those without data are absent."""
+    ours, chance = views.label(main), details.get("chance", {})
+    found: list[tuple[str, str, str]] = []
+    for metric, title in (("auc", "AUC"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5")):
+        rows = {
+            views.label(model): {
+                kind: (entry[metric]["mean"], entry[metric]["low"], entry[metric]["high"])
+                for kind, entry in by_kind.items()
+                if metric in entry and kind != "full"
+            }
+            for model, by_kind in sorted(
+                metrics.items(), key=lambda pair: -_first_mean(pair[1], metric)
+            )
+        }
+        rows = {name: row for name, row in rows.items() if row}
+        if rows:
+            drawn = {kind for row in rows.values() for kind in row}
+            at = {chance[kind][metric] for kind in drawn if metric in chance.get(kind, {})}
+            svg = plots.intervals(rows, label=title, chance=sorted(at), ours=ours)
+            found.append((title, svg, "Mean over users and 95% interval; dashed: random order."))
+    kind = next((k for k in ("uniform", "popularity") if k in metrics.get(main, {})), None)
+    if kind is None:
+        return found
+    found += _curves(metrics, chance.get(kind, {}), kind=kind, ours=ours)
+    shares = details.get("histograms", {}).get(main, {}).get(kind)
+    if shares:
+        note = f"{ours}, {views.kind_title(kind).lower()}. Each colour adds up to one."
+        found.append(("Scores", plots.score_histogram(shares), note))
+    curve = details.get("calibration", {}).get(main, {}).get(kind)
+    if curve and curve["bins"]:
+        note = (
+            f"{ours}. Share that is true over P(yes), both classes weighted equally as in "
+            f"training; the diagonal is perfect. Expected calibration error {curve['ece']:.3f}."
+        )
+        found.append(("Reliability", plots.reliability_diagram(curve["bins"]), note))
+    return found
+
+
+def _curves(
+    metrics: Mapping[str, Any], chance: Mapping[str, float], *, kind: str, ours: str
+) -> list[tuple[str, str, str]]:
+    ks = sorted(int(name.removeprefix("hr@")) for name in chance if name.startswith("hr@"))
+    names = [f"hr@{k}" for k in ks]
+    lines = {
+        views.label(model): [by_kind[kind][name]["mean"] for name in names]
+        for model, by_kind in metrics.items()
+        if kind in by_kind and all(name in by_kind[kind] for name in names)
+    }
+    if len(ks) < 2 or not lines:
+        return []
+    rest = sorted((name for name in lines if name != ours), key=lambda name: -lines[name][0])
+    floor = views.label("popularity")
+    keep = [ours, *[name for name in rest if name != floor][:2], floor]
+    svg = plots.curves(
+        {name: lines[name] for name in keep if name in lines},
+        ks=ks, ours=ours, chance=[chance[name] for name in names],
+    )  # fmt: skip
+    return [("Hits by cut-off", svg, f"HR@k, {views.kind_title(kind).lower()}.")]
+
+
+def _first_mean(by_kind: Mapping[str, Any], metric: str) -> float:
+    kinds = (by_kind[kind] for kind in views.ordered_kinds(list(by_kind)))
+    return next((entry[metric]["mean"] for entry in kinds if metric in entry), 0.0)
+
+
+def _plain(value: object) -> object:
+    """Settings as YAML's basic types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=jinja2.select_autoescape(("html.jinja",)),
+    )
+    environment.filters |= {
+        "duration": duration,
+        "percent": lambda value: f"{value:.0%}",
+        "thousands": lambda value: f"{value:,.0f}",
+        "count": lambda value: f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}",
+        "decimals": lambda value: "–" if value is None else f"{value:.3f}",
+        "signed": lambda value: f"{value:+.3f}".replace("-", "\u2212"),
+        "p_value": lambda value: "< 0.001" if value < 0.001 else f"= {value:.3f}",
+        "thumbnail": _thumbnail,
+        "label": views.label,
+        "kind_title": views.kind_title,
+        "cell": _markdown_cell,
+    }
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest two units.
+
+    >>> duration(0.25), duration(75), duration(7260)
+    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _thumbnail(path: Path | None, size: int) -> str:
+    """A `data:` URL, empty where there is no readable picture."""
+    if path is None:
+        return ""
+    try:
+        return thumbnail_data_url(path, size)
+    except ImageError:
+        return ""
+
+
+def _markdown_cell(value: object) -> str:
+    """Text that cannot leave its cell of a Markdown table, nor act as markup."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_[]<>|#!":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def _source(name: str) -> str | None:
+    resource = files("mllm_msr.evaluation") / "templates" / name
+    return resource.read_text(encoding="utf-8") if resource.is_file() else None

@@ -1,0 +1,191 @@
+"""What every recommender keeps, run over all that the registry lists under `baselines`.
+
+The world is a checkerboard: users of one colour choose only items of that colour, all items
+equally often. A model that reads a user's history or his neighbours knows the answer; one that
+only counts cannot. A new baseline is judged by this file as soon as its file exists; what it
+needs to be fast on a small world, or cannot learn, is declared in `DECLARED`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.registry import find, names
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
+
+N_USERS, N_ITEMS, N_STEPS, N_TEST = 60, 24, 8, 12
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a baseline declares about itself.
+
+    Attributes:
+        learns: Whether it can know the checkerboard's answer.
+        settings: Constructor arguments that suit so small a world.
+    """
+
+    learns: bool = True
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+DECLARED = {"popularity": Declaration(learns=False)}
+
+pytestmark = pytest.mark.parametrize("name", names("baselines"))
+
+
+@dataclass(frozen=True)
+class World:
+    data: TrainingData
+    interactions: pl.DataFrame
+    candidates: pl.DataFrame
+
+
+def colour(name: str) -> int:
+    return int(name[1:]) % 2
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    rng = np.random.default_rng(0)
+    by_colour = [[f"i{at}" for at in range(N_ITEMS) if at % 2 == side] for side in (0, 1)]
+    rows = [
+        (f"u{user}", item, step, step)
+        for user in range(N_USERS)
+        for step, item in enumerate(rng.choice(by_colour[user % 2], N_STEPS, replace=False))
+    ]
+    interactions = pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
+    test_users = [f"u{user}" for user in range(N_USERS - N_TEST, N_USERS)]
+    is_test = pl.col("user_id").is_in(test_users)
+    candidates = pl.concat(
+        [
+            candidate_rows(interactions.filter(~is_test), "train", rng),
+            candidate_rows(interactions.filter(is_test), "test", rng, n_negatives=5),
+        ]
+    )
+    hidden = is_test & (pl.col("position") == N_STEPS - 1)
+    items = [(f"i{at}", f"film {at}", "", None) for at in range(N_ITEMS)]
+    data = TrainingData(
+        interactions=interactions.filter(~hidden),
+        items=pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
+        candidates=candidates.filter(pl.col("split") != "test"),
+        train_users=frozenset(f"u{user}" for user in range(N_USERS - N_TEST)),
+    )
+    return World(data, interactions, candidates.filter(pl.col("split") == "test"))
+
+
+def candidate_rows(interactions, split, rng, *, n_negatives=1):
+    """Each user's last item against items of the other colour."""
+    rows = []
+    for user, item, _, position in interactions.filter(position=N_STEPS - 1).iter_rows():
+        others = [f"i{at}" for at in range(N_ITEMS) if at % 2 != colour(user)]
+        drawn = rng.choice(others, n_negatives, replace=False)
+        listed = [(item, 1), *((other, 0) for other in drawn)]
+        rows += [(0, split, "uniform", user, position, what, label) for what, label in listed]
+    return pl.DataFrame(rows, schema=dict(CANDIDATES), orient="row")
+
+
+def make(name: str) -> Recommender:
+    return find("baselines", name)(seed=3, **DECLARED.get(name, Declaration()).settings)
+
+
+@pytest.fixture(scope="module")
+def fitted(world):
+    """One fitted model per name, so that each is trained once for most tests."""
+    models: dict[str, Recommender] = {}
+
+    def get(name: str) -> Recommender:
+        if name not in models:
+            models[name] = make(name).fit(world.data)
+        return models[name]
+
+    return get
+
+
+def score(model, world, candidates=None, interactions=None):
+    frame = world.candidates if candidates is None else candidates
+    return model.score(frame, world.interactions if interactions is None else interactions)
+
+
+def test_scores_come_in_the_rows_order_with_all_columns(name, fitted, world):
+    given = world.candidates.with_columns(remark=pl.lit("passed through"))
+    found = score(fitted(name), world, given)
+    assert found.drop("score").equals(given)
+    assert found.schema["score"] == pl.Float64
+    assert found["score"].is_finite().all()
+
+
+def test_learns_the_checkerboard_where_it_can(name, fitted, world):
+    found = score(fitted(name), world)
+    per_user = found.group_by("user_id").agg(
+        best=pl.col("item_id").sort_by("score").last(),
+        label=pl.col("label").sort_by("score").last(),
+    )
+    hits = per_user["label"].mean()
+    if DECLARED.get(name, Declaration()).learns:
+        assert hits >= 0.9
+    else:
+        assert hits < 0.6, f"{name} declares that it cannot learn this world, yet it does"
+
+
+def test_the_same_seed_gives_the_same_scores(name, fitted, world):
+    again = make(name).fit(world.data)
+    assert score(again, world).equals(score(fitted(name), world))
+
+
+def test_saved_and_loaded_is_the_same_model(name, fitted, world, tmp_path):
+    fitted(name).save(tmp_path / "model")
+    loaded = type(fitted(name)).load(tmp_path / "model")
+    assert score(loaded, world).equals(score(fitted(name), world))
+
+
+def test_neither_order_nor_company_of_candidates_matters(name, fitted, world):
+    whole = score(fitted(name), world)
+    keys = ["user_id", "item_id"]
+    shuffled = world.candidates.sample(fraction=1.0, shuffle=True, seed=5)
+    assert np.allclose(
+        score(fitted(name), world, shuffled).sort(keys)["score"], whole.sort(keys)["score"],
+        atol=1e-6,
+    )  # fmt: skip
+    alone = score(fitted(name), world, world.candidates[3:4])
+    assert np.allclose(alone["score"], whole["score"][3:4], atol=1e-6)
+
+
+def test_interactions_at_or_after_the_target_are_not_read(name, fitted, world):
+    earlier = world.interactions.filter(pl.col("position") < N_STEPS - 1)
+    other = pl.when(pl.col("position") >= N_STEPS - 1).then(pl.lit("i0")).otherwise("item_id")
+    changed = world.interactions.with_columns(item_id=other)
+    with_all = score(fitted(name), world)["score"]
+    for history in (earlier, changed):
+        found = score(fitted(name), world, interactions=history)["score"]
+        assert np.allclose(found, with_all, atol=1e-6)
+
+
+def test_the_order_in_which_interactions_are_stored_does_not_matter(name, fitted, world):
+    found = score(fitted(name), world, interactions=world.interactions.reverse())
+    assert np.allclose(found["score"], score(fitted(name), world)["score"], atol=1e-6)
+
+
+def test_unknown_users_and_items_are_served(name, fitted, world):
+    strange = pl.DataFrame(
+        {
+            "user_id": ["nobody", "nobody", "u50", "u50"],
+            "position": pl.Series([0, 0, 7, 7], dtype=pl.Int32),
+            "item_id": ["i1", "unheard of", "i1", "unheard of"],
+        }
+    )
+    found = score(fitted(name), world, strange)
+    assert found["score"].is_finite().all()
+    assert score(fitted(name), world, strange[:0]).height == 0
+
+
+def test_fitting_does_not_change_its_tables(name, world):
+    before = [world.data.interactions.clone(), world.data.candidates.clone()]
+    make(name).fit(world.data)
+    assert world.data.interactions.equals(before[0])
+    assert world.data.candidates.equals(before[1])

@@ -1,0 +1,211 @@
+"""The report is one file, escapes whatever comes from data, and says what was measured."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from mllm_msr.evaluation.evaluator import evaluate_scores
+from mllm_msr.evaluation.report import duration, write_report
+from mllm_msr.evaluation.stories import build_stories
+from mllm_msr.tables import INTERACTIONS, ITEMS, PREFERENCES, SCORES, SUMMARIES
+
+EVIL = "<script>alert(1)</script>"
+EVIL_MARKDOWN = "a | b\n# c [x](http://evil)"
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, as a browser would see them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small run with two models, pictures of which some are missing, and hostile texts."""
+    folder = tmp_path_factory.mktemp("run")
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(folder / "cover.png")
+    (folder / "broken.png").write_bytes(b"<html>")
+    rng = np.random.default_rng(0)
+    images = ["cover.png", "broken.png", "gone.png", None]
+    items = [(f"i{at}", f"Film {at} {EVIL}", "", images[at % 4]) for at in range(40)]
+    users = [f"u{at} {EVIL}" for at in range(12)]
+    interactions = [(u, f"i{at}", at, at) for u in users for at in range(6)]
+    candidates = [
+        (0, kind, u, item, int(item == "i5"))
+        for u in users
+        for kind in ("uniform", "popularity")
+        for item in ["i5", *(f"i{at}" for at in range(10, 30))]
+    ]
+    keys = {name: SCORES[name] for name in SCORES if name != "score"}
+    table = pl.DataFrame(candidates, schema=keys, orient="row")
+    scores = {
+        name: table.with_columns(
+            score=pl.Series(scale * (rng.random(table.height) + table["label"].to_numpy()) / 2)
+        )
+        for name, scale in (("mllm_msr", 1.0), ("popularity", 9.0))
+    }
+    trail = [(u, b, 3 + b, f"likes {EVIL} {b}", b == 2, "") for u in users for b in range(3)]
+    tables = {
+        "interactions": pl.DataFrame(interactions, schema=dict(INTERACTIONS), orient="row"),
+        "items": pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
+        "preferences": pl.DataFrame(trail, schema=dict(PREFERENCES), orient="row"),
+    }
+    evaluation = evaluate_scores(scores, n_resamples=50)
+    stories = build_stories(
+        tables["interactions"], tables["items"], scores=scores["mllm_msr"],
+        preferences=tables["preferences"], users=3, root=folder,
+    )  # fmt: skip
+    summaries = pl.DataFrame(
+        [("i0", "t", None, "s", "missing", f"odd{EVIL}")], schema=dict(SUMMARIES), orient="row"
+    )
+    counts = {"users": 12, "items": 40, "interactions": 72}
+    manifest = {
+        "prepare": {"seconds": 0.5, "counts": counts},
+        "infer": {
+            "seconds": 75.0,
+            "model": EVIL,
+            "counts": {"hits": 1, "misses": 3, "prompt_tokens": 4321},
+        },
+    }
+    return {
+        "metrics": evaluation.summary,
+        "details": evaluation.details,
+        "manifest": manifest,
+        "config": {"preset": "sound", "dataset": EVIL_MARKDOWN, "data": {"protocol": "sound"}},
+        "stories": stories,
+        "summaries": summaries,
+        "preferences": tables["preferences"],
+    }
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    return write_report(tmp_path_factory.mktemp("report"), **run)
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.html.read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_else(page, written):
+    sources = [value for _, name, value in page.attributes if name in {"src", "srcset"}]
+    assert sources
+    assert all(value.startswith("data:image/") for value in sources)
+    assert not [value for _, name, value in page.attributes if name == "href" and value[0] != "#"]
+    assert {"script", "link", "iframe", "object"}.isdisjoint(page.tags)
+    assert "@import" not in written.html.read_text(encoding="utf-8")
+    assert "url(http" not in written.html.read_text(encoding="utf-8")
+
+
+def test_everything_from_data_is_escaped(page, written):
+    text = written.html.read_text(encoding="utf-8")
+    assert EVIL not in text
+    assert "&lt;script&gt;" in text
+    assert page.text.count(EVIL) > 20
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+
+
+def test_the_truth_is_marked_in_every_story(page, run):
+    marked = [value for tag, name, value in page.attributes if (tag, name) == ("li", "class")]
+    assert marked.count("truth") >= len(run["stories"])
+    assert page.text.count("the true next item") >= len(run["stories"])
+    assert page.text.count("the worst user by AUC") == 1
+
+
+def test_results_and_yardsticks_are_shown(page, run):
+    cell = run["metrics"]["mllm_msr"]["uniform"]["auc"]
+    assert f"{cell['mean']:.3f} {cell['low']:.3f} – {cell['high']:.3f}" in page.text
+    for words in ("Popularity negatives", "Random order", "0.238", "Ties", "Trans2D"):
+        assert words in page.text
+
+
+def test_costs_and_health_are_shown(page):
+    for words in ("1 min 15 s", "4,321", "25%", "missing", "12 users", "no picture"):
+        assert words in page.text
+
+
+def test_both_themes_and_narrow_screens_are_served(written):
+    text = written.html.read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in text
+    assert "max-width: 760px" in text
+    assert 'name="viewport"' in text
+
+
+def test_markdown_says_the_same(written, run):
+    text = written.markdown.read_text(encoding="utf-8")
+    mean = run["metrics"]["mllm_msr"]["uniform"]["auc"]["mean"]
+    assert f"| MLLM-MSR | **{mean:.3f}** (" in text
+    assert "**← the true next item**" in text
+    assert "| infer | 1 min 15 s | 3 | 4,321 |" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(tables) >= 5
+    for table in tables:
+        widths = {re.sub(r"\\\|", "", line).count("|") for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_markdown_escapes_data(written):
+    text = written.markdown.read_text(encoding="utf-8")
+    assert text.startswith("# MLLM-MSR on a \\| b \\# c \\[x\\]")
+    assert "[x](" not in text
+    assert EVIL not in text
+
+
+def test_no_significance_is_said_to_be_none(run, tmp_path):
+    flat = [record | {"p_holm": 0.4} for record in run["details"]["comparisons"]]
+    changed = run | {"details": run["details"] | {"comparisons": flat}}
+    files = write_report(tmp_path, **changed)
+    assert "not significant" in Page(files.html.read_text(encoding="utf-8")).text
+    assert "not significant (p = 0.400)" in files.markdown.read_text(encoding="utf-8")
+
+
+def test_an_unsound_protocol_is_marked_at_the_top(run, tmp_path):
+    config = {"preset": "paper-code", "data": {"protocol": "paper-code"}}
+    text = Page(write_report(tmp_path, **run | {"config": config}).html.read_text("utf-8")).text
+    assert text.index("Unsound protocol") < text.index("Results")
+
+
+def test_the_least_that_a_report_can_be_made_of(tmp_path):
+    metrics = {"sasrec": {"full": {"auc": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 5}}}}
+    files = write_report(
+        tmp_path, metrics=metrics, details={}, manifest={}, config={}, show_reference=False
+    )
+    text = Page(files.html.read_text(encoding="utf-8")).text
+    assert "SASRec on unknown data" in text
+    assert "Popularity was not evaluated" in text
+    assert "Trans2D" not in text
+
+
+def test_the_same_run_gives_the_same_report(run, written, tmp_path):
+    again = write_report(tmp_path, **run)
+    assert again.html.read_bytes() == written.html.read_bytes()
+    assert again.markdown.read_bytes() == written.markdown.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")],
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words

@@ -1,0 +1,117 @@
+"""Stories: users by rule, histories before the target only, trails cut where they changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.evaluation.stories import (
+    MEDIAN,
+    RANDOM,
+    WORST,
+    Words,
+    build_stories,
+    changed_words,
+)
+from mllm_msr.tables import INTERACTIONS, ITEMS, PREFERENCES, SCORES
+
+
+@pytest.fixture
+def tables():
+    """Eleven users who chose a, b, c and then t; user u10 ranks t last, u0 first."""
+    users = [f"u{at:02}" for at in range(11)]
+    interactions = [
+        (user, item, at, at)
+        for user in users
+        for at, item in enumerate(["a", "b", "c", "t", "later"])
+    ]
+    scores = [
+        (0, "uniform", user, item, int(item == "t"), value)
+        for place, user in enumerate(users)
+        for item, value in [
+            ("t", 1 - place / 10),
+            *((f"n{at}", at / 10 + 0.05) for at in range(10)),
+        ]
+    ]
+    trail = [
+        ("u00", 0, 2, "likes calm films", False, ""),
+        ("u00", 1, 3, "likes loud films", True, ""),
+        ("u00", 2, 4, "knows the target", True, ""),
+    ]
+    items = [("a", "Title A", "", "a.png"), ("t", "Target", "", None), ("b", "", "", None)]
+    return {
+        "interactions": pl.DataFrame(interactions, schema=dict(INTERACTIONS), orient="row"),
+        "items": pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
+        "scores": pl.DataFrame(scores, schema=dict(SCORES), orient="row"),
+        "preferences": pl.DataFrame(trail, schema=dict(PREFERENCES), orient="row"),
+    }
+
+
+def build(tables, **changes):
+    given = tables | changes
+    return build_stories(given.pop("interactions"), given.pop("items"), **given)
+
+
+def test_users_are_chosen_by_rule(tables):
+    stories = build(tables, users=5, seed=1)
+    assert [story.reason for story in stories] == [RANDOM, RANDOM, RANDOM, MEDIAN, WORST]
+    assert stories[3].user_id == "u05"
+    assert stories[4].user_id == "u10"
+    assert len({story.user_id for story in stories}) == 5
+    assert stories == build(tables, users=5, seed=1)
+    drawn = {tuple(s.user_id for s in build(tables, users=5, seed=seed)[:3]) for seed in range(8)}
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(("users", "found"), [(0, 0), (1, 1), (2, 2), (99, 11)])
+def test_no_more_users_than_asked_for_or_known(tables, users, found):
+    stories = build(tables, users=users)
+    assert len(stories) == found
+
+
+def test_one_single_user_gets_one_story(tables):
+    alone = tables["scores"].filter(pl.col("user_id") == "u03")
+    assert [story.user_id for story in build(tables, scores=alone, users=4)] == ["u03"]
+
+
+def test_history_and_trail_end_before_the_target(tables):
+    story = next(s for s in build(tables, users=11, root=Path("/run")) if s.user_id == "u00")
+    assert [item.item_id for item in story.history] == ["a", "b", "c"]
+    assert [step.n_items for step in story.trail] == [2, 3]
+    assert story.history[0].image == Path("/run/a.png")
+    assert [item.title for item in story.history] == ["Title A", "b", "c"]
+
+
+def test_long_histories_show_the_latest(tables):
+    story = build(tables, users=1, max_history=2)[0]
+    assert [item.item_id for item in story.history] == ["b", "c"]
+    assert story.n_earlier == 1
+
+
+def test_ranking_marks_the_truth(tables):
+    story = next(s for s in build(tables, users=11) if s.user_id == "u00")
+    assert [place.rank for place in story.ranking] == list(range(1, 12))
+    assert [place.item.item_id for place in story.ranking if place.truth] == ["t"]
+    assert story.ranking[0].truth
+    assert (story.truth_rank, story.auc) == ("1", 1.0)
+
+
+def test_a_tied_truth_has_a_range_of_places(tables):
+    flat = tables["scores"].with_columns(score=pl.lit(0.5))
+    assert build(tables, scores=flat, users=1)[0].truth_rank == "1-11"
+
+
+def test_models_without_preferences_have_no_trail(tables):
+    assert build(tables, preferences=None, users=1)[0].trail == ()
+
+
+def test_changed_words():
+    assert changed_words("", "a b") == (Words("a b", new=False),)
+    assert changed_words("a b c", "a x c") == (
+        Words("a", new=False),
+        Words("x", new=True),
+        Words("c", new=False),
+    )
+    assert changed_words("a b", "") == ()
