@@ -76,7 +76,7 @@ def test_a_dump_reads_back_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sound", "paper", "paper-code", "demo"])
 def test_every_preset_loads(name: str) -> None:
     assert name in preset_names()
-    assert load_settings(name, ["model.checkpoint=x"] if "paper" in name else [], environment={})
+    assert load_settings(name, ["data.path=x"] if "paper" in name else [], environment={})
 
 
 def test_every_setting_is_described() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -340,6 +341,9 @@ def main() -> None:
     """Entry point: errors of this package end in one sentence and their exit code."""
     # As an exception, a request to stop passes through every `with` and leaves a sound folder.
     signal.signal(signal.SIGTERM, _terminate)
+    if not sys.stderr.isatty():
+        # Transformers draws bars of its own, outside a terminal too.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except MllmMsrError as error:

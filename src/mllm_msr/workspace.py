@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import polars as pl
 
-from mllm_msr import prompts, registry
+from mllm_msr import embedded, prompts, registry
 from mllm_msr.caching import CachedBackend
 from mllm_msr.errors import CapabilityError, RunFolderError
 from mllm_msr.interfaces import Backend
@@ -114,9 +114,7 @@ class Workspace:
         """
         model = self.settings.model
         if model.backend == "embedded":
-            from mllm_msr.backends.embedded import packaged_weights
-
-            return str(model.further().get("weights") or packaged_weights())
+            return str(model.further().get("weights") or embedded.weights_folder())
         if "checkpoint" in model.further():
             return str(model.further()["checkpoint"])
         raise CapabilityError(
@@ -188,8 +186,8 @@ class Workspace:
 def usage(backend: CachedBackend) -> dict[str, int]:
     """What a stage asked of its model, and what it was spared: for the manifest."""
     return {
-        "calls": backend.misses,
-        "cached": backend.hits,
+        "misses": backend.misses,
+        "hits": backend.hits,
         "prompt_tokens": backend.prompt_tokens,
         "output_tokens": backend.output_tokens,
     }

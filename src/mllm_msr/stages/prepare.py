@@ -63,7 +63,7 @@ def run(work: Workspace) -> None:
         # What the later stages and the report need to know of the source.
         about = {"noun": raw.noun, "ordered_by": raw.ordered_by}
         stage.write_text("dataset.json", json.dumps(about, indent=2))
-        stage.count(**counts, **item_counts, candidates=candidates.height)
+        stage.count(**{**counts, **item_counts}, candidates=candidates.height)
 
 
 def _split(interactions: pl.DataFrame, data: DataSettings) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -37,7 +37,7 @@ def run(work: Workspace, file: Path) -> dict[str, int]:
     _refuse_unknown_items(added, work.run.read("items"))
     _refuse_late(added, before)
     if added.is_empty():
-        return {"interactions": 0, "users": 0, "calls": 0}
+        return {"interactions": 0, "users": 0, "misses": 0}
     histories = _append(before, added)
     settings = work.settings.infer
     arguments = settings.model_dump(mode="json", exclude={"model"})
