@@ -77,7 +77,13 @@ class Pipeline:
             RunFolderError: An earlier stage has not been done.
         """
         STAGES[name](self._workspace)
-        self._workspace.run.write_text("config.yaml", self._workspace.settings.to_yaml())
+        self._keep_settings()
+
+    def _keep_settings(self) -> None:
+        run, text = self._workspace.run, self._workspace.settings.to_yaml()
+        kept = run.folder / "config.yaml"
+        if not kept.is_file() or kept.read_text(encoding="utf-8") != text:
+            run.write_text("config.yaml", text)
 
     def counts(self, name: str) -> dict[str, Any]:
         """What a stage counted and how long it took, from the manifest."""
