@@ -326,12 +326,13 @@ def _by_user(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _fold_means(wide: pl.DataFrame, names: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    means = wide.group_by("negatives", "fold").agg(pl.col(names).mean()).sort("negatives", "fold")
+    # Summed by numpy in a fixed order: Polars' threads would change the last digit.
     result: dict[str, dict[str, dict[str, float]]] = {}
-    for row in means.iter_rows(named=True):
-        for name in names:
-            kind = result.setdefault(row["negatives"], {}).setdefault(name, {})
-            kind[str(row["fold"])] = row[name]
+    groups = wide.sort(KEYS).partition_by("negatives", "fold", as_dict=True)
+    for (kind, fold), frame in sorted(groups.items()):
+        means = frame.select(names).to_numpy().mean(axis=0)
+        for name, mean in zip(names, means, strict=True):
+            result.setdefault(str(kind), {}).setdefault(name, {})[str(fold)] = float(mean)
     return result
 
 
@@ -340,6 +341,7 @@ def _chance(wide: Mapping[str, pl.DataFrame], ks: Sequence[int]) -> dict[str, di
     return {
         str(kind): dict(chance(frame["n_negatives"].to_numpy(), ks=ks))
         for (kind,), frame in sorted(
-            counts.unique().group_by("negatives"), key=lambda group: str(group[0])
+            counts.unique().sort(KEYS).group_by("negatives", maintain_order=True),
+            key=lambda group: str(group[0]),
         )
     }
