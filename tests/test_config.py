@@ -73,10 +73,14 @@ def test_a_dump_reads_back_the_same(tmp_path: Path) -> None:
     assert load_settings(None, file=file, environment={}) == settings
 
 
-@pytest.mark.parametrize("name", ["sound", "paper", "paper-code", "demo"])
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads(name: str) -> None:
-    assert name in preset_names()
-    assert load_settings(name, ["data.path=x"] if "paper" in name else [], environment={})
+    assert load_settings(name, ["data.path=x"], environment={}).preset == name
+
+
+def test_the_promised_presets_are_there() -> None:
+    promised = {"sound", "paper", "paper-code", "demo", "amazon-baby", "amazon-games"}
+    assert promised <= set(preset_names())
 
 
 def test_every_setting_is_described() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
+from PIL import Image
 
 import worlds
-from mllm_msr import tables
+from mllm_msr import downloads, tables
 from mllm_msr.config import load_settings
+from mllm_msr.datasets.files import Files
 from mllm_msr.errors import DataError, RunFolderError, RunLockedError, StaleStageError
+from mllm_msr.interfaces import RawData
 from mllm_msr.pipeline import STAGES, Pipeline, judge_files
 from mllm_msr.settings import Settings
 from mllm_msr.store import RunFolder
@@ -188,3 +192,39 @@ def test_foreign_scores_are_judged_as_our_own(tmp_path: Path, data: Path) -> Non
     )
     own = json.loads((folder / "metrics.json").read_text())["popularity"]
     assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
+
+
+def test_linked_pictures_are_fetched_on_request(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(urls: pl.DataFrame, folder: Path, **_: object) -> pl.DataFrame:
+        asked.extend(urls["item_id"])
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+        paths = [str(folder / "a.png")] + [None] * (urls.height - 1)
+        status = ["ok"] + ["refused"] * (urls.height - 1)
+        return urls.select(
+            "item_id", image=pl.Series(paths), status=pl.Series(status), reason=pl.lit("x")
+        )
+
+    loaded = Files.load
+
+    def load_with_links(self: Files) -> RawData:
+        raw = loaded(self)
+        links = raw.items.select("item_id", url=pl.lit("https://host/a.png"))
+        return replace(raw, image_urls=links)
+
+    monkeypatch.setattr(downloads, "fetch_images", fetch)
+    monkeypatch.setattr(Files, "load", load_with_links)
+    with Pipeline.open(tmp_path / "run", load(data, "images.download=true")) as pipeline:
+        pipeline.run_stage("prepare")
+        counts = pipeline.counts("prepare")["prepare"]
+    items = pl.read_parquet(tmp_path / "run/items.parquet")
+    # Pictures that lie on disk are not asked for; what is fetched lies inside the run folder.
+    assert set(asked) == set(
+        items.filter(pl.col("image").is_null() | (pl.col("image") == "images/a.png"))["item_id"]
+    )
+    assert (items["image"] == "images/a.png").sum() == 1
+    assert (counts["download_ok"], counts["download_refused"]) == (1, len(asked) - 1)

@@ -32,12 +32,15 @@ class RawData:
         items: Columns of `tables.ITEMS`, ids unique, one row for each item that is known.
         noun: What an item is called in prompts: "video", "product", "film", "item".
         ordered_by: "time" where timestamps are real times, "rank" where they only order.
+        image_urls: Columns `item_id` and `url`: links to pictures that `items` lacks, where the
+            source names them. They are followed only if `images.download` says so.
     """
 
     interactions: pl.LazyFrame
     items: pl.DataFrame
     noun: str = "item"
     ordered_by: str = "time"
+    image_urls: pl.DataFrame | None = None
 
 
 class Dataset(ABC):

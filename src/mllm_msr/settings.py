@@ -62,6 +62,23 @@ class DataSettings(_OpenSection):
     seed: NonNegativeInt = Field(0, description="seed of the split and of the negatives")
 
 
+class ImagesSettings(_Section):
+    """Pictures that a data set only links to."""
+
+    download: bool = Field(False, description="fetch linked pictures into the run folder")
+    allowed_hosts: tuple[str, ...] = Field(
+        (
+            "m.media-amazon.com",
+            "images-na.ssl-images-amazon.com",
+            "ecx.images-amazon.com",
+            "g-ecx.images-amazon.com",
+        ),
+        description="hosts that may be asked, over https only",
+    )
+    max_bytes: PositiveInt = Field(20_000_000, description="largest picture, in bytes")
+    concurrency: PositiveInt = Field(8, description="downloads at a time")
+
+
 class ModelSettings(_OpenSection):
     """The model that answers prompts. Further keys go to the backend itself."""
 
@@ -167,6 +184,7 @@ class Settings(_Section):
     dataset: str = Field("demo", description="a name of `mllm-msr list datasets`")
     noun: str | None = Field(None, description="what an item is called; the data set's if empty")
     data: DataSettings = DataSettings()
+    images: ImagesSettings = ImagesSettings()
     model: ModelSettings = ModelSettings()
     summarize: SummarizeSettings = SummarizeSettings()
     infer: InferSettings = InferSettings()

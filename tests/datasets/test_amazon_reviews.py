@@ -44,7 +44,7 @@ def test_the_release_of_2014(tmp_path: Path) -> None:
         ("A1", "B2", 1_400_000_001_000),
     ]
     assert raw.items.rows() == [("B1", "Don't", "Soft & warm.", None), ("B2", "", "", None)]
-    assert data.image_urls().rows() == [("B1", "http://i/1.jpg")]
+    assert data.load().image_urls.rows() == [("B1", "https://i/1.jpg")]
 
 
 def test_the_release_of_2018(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_release_of_2018(tmp_path: Path) -> None:
     raw = data.load()
     assert raw.interactions.collect()["item_id"].to_list() == ["B1"]
     assert raw.items["text"].to_list() == ["Jump. Two players. 8 < 9 bits."]
-    assert data.image_urls()["url"].to_list() == ["https://i/a.jpg"]
+    assert data.load().image_urls["url"].to_list() == ["https://i/a.jpg"]
 
 
 def test_the_release_of_2023(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_release_of_2023(tmp_path: Path) -> None:
     raw = data.load()
     assert raw.interactions.collect().rows() == [("AE1", "B1", 1_588_687_728_923)]
     assert raw.items.rows() == [("B1", "Game", "Fun.", str(tmp_path / "images" / "B1.jpg"))]
-    assert data.image_urls().rows() == [("B1", "https://i/l.jpg")]
+    assert data.load().image_urls.rows() == [("B1", "https://i/l.jpg")]
 
 
 def test_the_interactions_of_2023_as_csv(tmp_path: Path) -> None:

@@ -83,8 +83,10 @@ class AmazonReviews(Dataset):
         """
         folder = need_folder(self.path)
         metadata = self._metadata()
-        rows = [(_item_id(row), _title(row), _text(row)) for row in _rows(metadata)]
-        schema = {"item_id": pl.String, "title": pl.String, "text": pl.String}
+        rows = [
+            (_item_id(row), _title(row), _text(row), _image_url(row)) for row in _rows(metadata)
+        ]
+        schema = dict.fromkeys(("item_id", "title", "text", "url"), pl.String)
         table = pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("item_id") != "")
         # The releases repeat some products, sometimes with small differences.
         distinct = table.unique("item_id", keep="first", maintain_order=True)
@@ -93,26 +95,12 @@ class AmazonReviews(Dataset):
             _log.warning("%s: %d repeated or unnamed products left out", metadata.name, n_dropped)
         return RawData(
             interactions=self._interactions(folder, metadata),
-            items=to_items(distinct, metadata, images=images_by_stem(folder / "images")),
+            items=to_items(
+                distinct.drop("url"), metadata, images=images_by_stem(folder / "images")
+            ),
             noun="product",
+            image_urls=distinct.select("item_id", "url").filter(pl.col("url") != ""),
         )
-
-    def image_urls(self) -> pl.DataFrame:
-        """Links to the products' pictures.
-
-        Returns:
-            Columns `item_id` and `url`, one row per product that has a link, the largest
-            version of its first picture.
-
-        Raises:
-            DataError: The metadata are missing, unreadable or not in the expected form.
-        """
-        rows = [(_item_id(row), _image_url(row)) for row in _rows(self._metadata())]
-        return pl.DataFrame(
-            [row for row in rows if all(row)],
-            schema={"item_id": pl.String, "url": pl.String},
-            orient="row",
-        ).unique("item_id", keep="first", maintain_order=True)
 
     def _metadata(self) -> Path:
         stem = f"meta_{self.category or '*'}"
@@ -222,6 +210,11 @@ def _text(row: Mapping[str, Any]) -> str:
 
 def _image_url(row: Mapping[str, Any]) -> str:
     """The first picture's link in its largest version, empty where there is none."""
+    # The oldest release has links without encryption; the same hosts serve both.
+    return re.sub("^http://", "https://", _raw_image_url(row))
+
+
+def _raw_image_url(row: Mapping[str, Any]) -> str:
     images = row.get("images")
     if isinstance(images, list) and images and isinstance(images[0], dict):
         first = images[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import cast
 
 import polars as pl
@@ -19,6 +20,8 @@ from mllm_msr.interfaces import Dataset
 from mllm_msr.settings import DataSettings
 from mllm_msr.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 
 def run(work: Workspace) -> None:
     """Read, filter and split the data, and draw the candidates."""
@@ -26,6 +29,7 @@ def run(work: Workspace) -> None:
     conditions = {
         "dataset": work.settings.dataset,
         "block_size": work.settings.infer.block_size,
+        "download": work.settings.images.download,
         **data.model_dump(mode="json"),
     }
     with work.stage("prepare", conditions) as stage:
@@ -56,6 +60,9 @@ def run(work: Workspace) -> None:
             seed=data.seed,
         )
         items, item_counts = match_items(interactions, raw.items)
+        if work.settings.images.download and raw.image_urls is not None:
+            items, fetched = _with_downloads(work, items, raw.image_urls)
+            item_counts |= fetched
         stage.write("interactions", interactions)
         stage.write("items", work.relative_images(items))
         stage.write("splits", splits)
@@ -64,6 +71,28 @@ def run(work: Workspace) -> None:
         about = {"noun": raw.noun, "ordered_by": raw.ordered_by}
         stage.write_text("dataset.json", json.dumps(about, indent=2))
         stage.count(**{**counts, **item_counts}, candidates=candidates.height)
+
+
+def _with_downloads(
+    work: Workspace, items: pl.DataFrame, urls: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Fetch the pictures of kept items that have none, and count how that went."""
+    # An HTTP client is slow to import, and most runs need none.
+    from mllm_msr.downloads import fetch_images
+
+    wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
+    fetched = fetch_images(
+        wanted,
+        work.run.inside("images"),
+        **work.settings.images.model_dump(exclude={"download"}),
+    )
+    for row in fetched.filter(pl.col("status") != "ok").head(5).iter_rows(named=True):
+        logger.warning("item %s has no picture: %s", row["item_id"], row["reason"])
+    found = fetched.select("item_id", fetched="image")
+    joined = items.join(found, on="item_id", how="left", maintain_order="left")
+    filled = joined.with_columns(pl.coalesce("image", "fetched").alias("image"))
+    counts = {f"download_{status}": n for status, n in fetched["status"].value_counts().iter_rows()}
+    return filled.select(items.columns), counts
 
 
 def _split(interactions: pl.DataFrame, data: DataSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
