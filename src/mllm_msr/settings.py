@@ -142,7 +142,7 @@ class TrainSettings(_Section):
     checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_vision: bool = Field(True, description="encode each picture once while it is frozen")
-    strategy: str = Field("auto", description="Lightning strategy: ddp, fsdp, ...")
+    strategy: str = Field("auto", description="auto, ddp, or deepspeed_stage_1 or _2")
     devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
     seed: NonNegativeInt = Field(0, description="seed of weights and data order")
