@@ -1,0 +1,311 @@
+"""Pre-training examples: generic skills on random items, as dialogues with known answers.
+
+Every example comes from a seeded generator and holds a first prompt (rendered from the very
+templates that the pipeline uses, where it is one of theirs), its answer, and often more short
+questions about the same material. The recommendation prompt, users of generated worlds and
+their next items never occur here: comparing a text with a picture is a skill, choosing the next
+item is what fine-tuning teaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from mllm_msr.embedded import language, questions
+from mllm_msr.embedded.language import PartialValues
+from mllm_msr.embedded.teacher import update_preference
+from mllm_msr.embedded.world import (
+    IMAGE_SLOTS,
+    SLOTS,
+    TEXT_SLOTS,
+    Values,
+    WorldItem,
+    make_name,
+    random_item,
+)
+from mllm_msr.prompts import DOMAINS, render
+from mllm_msr.records import ImagePart, Message, Prompt, TextPart
+
+# Stands where a picture's path would; the picture itself comes from the pool of drawn covers.
+PICTURE: Final = Path("cover")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A dialogue to learn from.
+
+    Attributes:
+        prompt: First prompt.
+        turns: Its answer, then question, answer, question, answer, ...
+        cover: Number of the cover in the pool that the prompt shows, None where it shows none.
+    """
+
+    prompt: Prompt
+    turns: tuple[str, ...]
+    cover: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What examples are drawn from.
+
+    Attributes:
+        rng: Source of chance.
+        covers: Slot values of each cover in the pool; never empty where pictures are asked for.
+        reserved: Whether names come from those kept for shown and measured worlds.
+    """
+
+    rng: np.random.Generator
+    covers: Sequence[Values]
+    reserved: bool = False
+
+    def item(self) -> WorldItem:
+        """A random item without a cover."""
+        return random_item(self.rng, reserved=self.reserved)
+
+    def item_with_cover(self) -> tuple[WorldItem, int]:
+        """An item that has a random cover of the pool and random text slots."""
+        cover = int(self.rng.integers(len(self.covers)))
+        item = self.item()
+        values = tuple(
+            (self.covers[cover] if i in IMAGE_SLOTS else item.values)[i] for i in range(len(SLOTS))
+        )
+        return WorldItem(values, item.name, item.seed), cover
+
+    def chance(self, probability: float) -> bool:
+        """True with a probability."""
+        return bool(self.rng.random() < probability)
+
+    def noun(self) -> str:
+        """A noun, "video" more often than not."""
+        return str(
+            self.rng.choice(["video", "film", "product", "item"], p=[0.55, 0.15, 0.15, 0.15])
+        )
+
+    def words(self, usual: int) -> int:
+        """A length limit, mostly the usual one."""
+        return usual if self.chance(0.7) else int(self.rng.integers(30, 100))
+
+
+def text_summary(source: Source) -> Example:
+    """Title (and text) to summary; some titles say nothing about a slot."""
+    item, noun = source.item(), source.noun()
+    if source.chance(0.2):
+        return _foreign_summary(source, noun)
+    data = {
+        "title": language.title(item),
+        "text": language.text(item),
+        "words": source.words(40),
+    }
+    answer = language.text_summary(item.values, item.name, noun=noun)
+    asked = questions.about_text(source.rng, item.values, n=int(source.rng.integers(0, 3)))
+    return Example(render("text_summary", data, noun=noun), (answer, *asked))
+
+
+def _foreign_summary(source: Source, noun: str) -> Example:
+    words = questions.random_words(source.rng, int(source.rng.integers(1, 12)))
+    words = [
+        make_name(source.rng, reserved=source.reserved) if source.chance(0.25) else word
+        for word in words
+    ]
+    data = {"title": " ".join(words), "text": "", "words": source.words(40)}
+    return Example(render("text_summary", data, noun=noun), (language.called(words, noun=noun),))
+
+
+def image_description(source: Source) -> Example:
+    """Cover to description, then questions about it."""
+    item, cover = source.item_with_cover()
+    data = {"words": source.words(40)}
+    prompt = render("image_description", data, noun=source.noun(), image=PICTURE)
+    asked = questions.about_picture(source.rng, item.values, n=int(source.rng.integers(1, 4)))
+    return Example(prompt, (language.image_description(item.values), *asked), cover)
+
+
+def picture_questions(source: Source) -> Example:
+    """A cover and questions, the first of them with the picture."""
+    item, cover = source.item_with_cover()
+    question, *turns = questions.about_picture(source.rng, item.values, n=8)
+    parts = (ImagePart(PICTURE), TextPart(question))
+    return Example(Prompt((Message("user", parts),)), tuple(turns), cover)
+
+
+def fusion(source: Source) -> Example:
+    """Both descriptions to one summary."""
+    item, noun = source.item(), source.noun()
+    if source.chance(0.15):
+        words = questions.random_words(source.rng, int(source.rng.integers(1, 9)))
+        summary = language.called(words, noun=noun)
+        answer = f"{summary[:-1]}, showing {_lowered(language.image_description(item.values))}"
+    else:
+        summary = language.text_summary(item.values, item.name, noun=noun)
+        answer = language.fusion(item.values, item.name, noun=noun)
+    data = {
+        "text_summary": summary,
+        "image_summary": language.image_description(item.values),
+        "words": source.words(60),
+    }
+    return Example(render("fusion", data, noun=noun), (answer,))
+
+
+def preference_first(source: Source) -> Example:
+    """The summaries of a first block, or a short history, to a preference."""
+    n_items = int(source.rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.15, 0.55, 0.1, 0.1]))
+    return _preference(source, n_items, None)
+
+
+def preference_update(source: Source) -> Example:
+    """A block's summaries and the previous preference to the updated one."""
+    n_items = int(source.rng.choice([1, 2, 3, 4, 5], p=[0.17, 0.17, 0.5, 0.08, 0.08]))
+    taste = source.item().values
+    # Half of the time the previous preference is (mostly) the taste that the block follows.
+    previous = _near(source, taste, 0.8) if source.chance(0.5) else source.item().values
+    return _preference(source, n_items, previous, taste=taste)
+
+
+def preference_direct(source: Source) -> Example:
+    """A long history to a preference, in one step."""
+    return _preference(source, int(source.rng.integers(6, 16)), None)
+
+
+def _preference(
+    source: Source, n_items: int, previous: Values | None, *, taste: Values | None = None
+) -> Example:
+    noun = source.noun()
+    taste = taste or source.item().values
+    later = source.item().values if source.chance(0.3) else taste
+    change = int(source.rng.integers(n_items + 1))
+    items = [
+        WorldItem(_near(source, taste if i < change else later, 0.75), drawn.name, drawn.seed)
+        for i, drawn in enumerate(source.item() for _ in range(n_items))
+    ]
+    shown = _visible_slots(source)
+    block = [_masked(item.values, shown) for item in items]
+    before = _masked(previous, shown) if previous else None
+    data: dict[str, object] = {
+        "summaries": [_summary(i, v, noun) for i, v in zip(items, block, strict=True)],
+        "words": source.words(80),
+    }
+    if before:
+        data["preference"] = language.preference(before, noun=noun)
+    answer = update_preference(before, block)
+    name = "preference_update" if before else "preference_first"
+    turns = [language.preference(answer, noun=noun)]
+    if source.chance(0.5):
+        turns += questions.about_list(source.rng, block)
+    return Example(render(name, data, noun=noun), tuple(turns))
+
+
+def _visible_slots(source: Source) -> tuple[int, ...]:
+    draw = source.rng.random()
+    if draw < 0.12:
+        return TEXT_SLOTS
+    return IMAGE_SLOTS if draw < 0.17 else (*TEXT_SLOTS, *IMAGE_SLOTS)
+
+
+def _summary(item: WorldItem, values: PartialValues, noun: str) -> str:
+    if all(values[i] is None for i in IMAGE_SLOTS):
+        return language.text_summary(values, item.name, noun=noun)
+    if all(values[i] is None for i in TEXT_SLOTS):
+        return language.image_description(values)
+    return language.fusion(values, item.name, noun=noun)
+
+
+def comparison(source: Source) -> Example:
+    """A cover and a title against a text: what they share, asked in several ways."""
+    item, cover = source.item_with_cover()
+    wanted = _near(source, item.values, float(source.rng.choice([0.1, 0.4, 0.7, 0.9])))
+    asked = questions.about_both(source.rng, item.values, wanted, n=8)
+    opening = questions.comparison_opening(
+        source.rng, _sentence(source, wanted), language.title(item)
+    )
+    parts = (ImagePart(PICTURE), TextPart(f"{opening}\n{asked[0]}"))
+    return Example(Prompt((Message("user", parts),)), tuple(asked[1:]), cover)
+
+
+def text_comparison(source: Source) -> Example:
+    """Two texts: what they share, asked in several ways."""
+    item = source.item()
+    wanted = _near(source, item.values, float(source.rng.choice([0.1, 0.4, 0.7, 0.9])))
+    asked = questions.about_both(source.rng, item.values, wanted, n=8)
+    opening = questions.text_opening(
+        source.rng, _sentence(source, wanted), _sentence(source, item.values)
+    )
+    parts = (TextPart(f"{opening}\n{asked[0]}"),)
+    return Example(Prompt((Message("user", parts),)), tuple(asked[1:]))
+
+
+def choice_of_two(source: Source) -> Example:
+    """A cover and two texts, one of which is nearer to it."""
+    item, cover = source.item_with_cover()
+    right = _near(source, item.values, 0.85)
+    wrong = _near(source, item.values, 0.1)
+    if not _shared(item.values, right) > _shared(item.values, wrong):
+        right = item.values
+        wrong = _near(source, item.values, 0.0)
+    first = source.chance(0.5)
+    texts = (right, wrong) if first else (wrong, right)
+    question = questions.choice_question(
+        [_sentence(source, _masked(values, IMAGE_SLOTS)) for values in texts]
+    )
+    parts = (ImagePart(PICTURE), TextPart(question))
+    return Example(Prompt((Message("user", parts),)), ("first" if first else "second",), cover)
+
+
+def copying(source: Source) -> Example:
+    """Random words to be said again."""
+    words = questions.random_words(source.rng, int(source.rng.geometric(0.25)))[:12]
+    words = [
+        make_name(source.rng, reserved=source.reserved) if source.chance(0.5) else word
+        for word in words
+    ]
+    line = " ".join(words)
+    parts = (TextPart(f'Repeat the words: "{line}"'),)
+    return Example(Prompt((Message("user", parts),)), (line,))
+
+
+def _sentence(source: Source, values: PartialValues) -> str:
+    noun = source.noun()
+    if source.chance(0.6) or any(value is None for value in values):
+        return language.preference(values, noun=noun)
+    return language.fusion(values, make_name(source.rng, reserved=source.reserved), noun=noun)
+
+
+def _near(source: Source, values: Values, agreement: float) -> Values:
+    other = source.item().values
+    return tuple(a if source.chance(agreement) else b for a, b in zip(values, other, strict=True))
+
+
+def _masked(values: Sequence[str | None], slots: Sequence[int]) -> PartialValues:
+    return tuple(value if i in slots else None for i, value in enumerate(values))
+
+
+def _shared(values: Values, wanted: Values) -> int:
+    return sum(values[i] == wanted[i] for i in IMAGE_SLOTS)
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+FAMILIES: Final[Mapping[str, Callable[[Source], Example]]] = MappingProxyType(
+    {
+        "copying": copying,
+        "text_summary": text_summary,
+        "image_description": image_description,
+        "picture_questions": picture_questions,
+        "fusion": fusion,
+        "preference_first": preference_first,
+        "preference_update": preference_update,
+        "preference_direct": preference_direct,
+        "comparison": comparison,
+        "text_comparison": text_comparison,
+        "choice_of_two": choice_of_two,
+    }
+)
+NOUNS: Final = tuple(DOMAINS)
