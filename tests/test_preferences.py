@@ -146,6 +146,24 @@ def test_no_prompt_names_an_item_that_comes_later(lengths: list[int], block_size
     assert frame.height == n_prompts(histories(**users), block_size=block_size)
 
 
+@pytest.mark.parametrize(
+    ("max_items", "expected"),
+    [
+        (10, [(0, 3, "abc"), (1, 6, "abcdef"), (2, 8, "abcdefgh")]),
+        (5, [(1, 6, "def"), (2, 8, "defgh")]),
+        (4, [(2, 8, "gh")]),
+        (1, [(2, 8, "h")]),
+    ],
+)
+def test_long_histories_can_be_read_from_their_latest_blocks(
+    max_items: int, expected: list[tuple[int, int, str]]
+) -> None:
+    history = histories(u="a b c d e f g h")
+    frame = infer_preferences(history, SUMMARIES, ScriptedBackend(recite), max_items=max_items)
+    assert [row[:3] for row in trail(frame, "u")] == expected
+    assert n_prompts(history, max_items=max_items) == len(expected)
+
+
 def test_no_history_no_rows() -> None:
     frame = infer_preferences(tables.empty(tables.INTERACTIONS), SUMMARIES, ScriptedBackend(recite))
     assert frame.height == 0

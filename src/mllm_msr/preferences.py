@@ -48,6 +48,7 @@ def infer_preferences(
     noun: str = "item",
     method: Method = "recurrent",
     block_size: int = 3,
+    max_items: int | None = None,
     words: int = 80,
     use_images: bool = True,
     trail: bool = True,
@@ -63,6 +64,8 @@ def infer_preferences(
         noun: What an item is called in prompts (a key of `prompts.DOMAINS`).
         method: "recurrent" (the paper's) or "direct" (MLLM-MSR_R).
         block_size: Items per block; the last block of a user may be shorter.
+        max_items: Read only so many items of a history, the latest; whole blocks are left out,
+            so that it may be up to `block_size` - 1 fewer.
         words: Length limit of a preference, in words.
         use_images: False reads text summaries alone (MLLM-MSR_T).
         trail: For "direct": also infer at every earlier block's end (needed where earlier
@@ -80,7 +83,9 @@ def infer_preferences(
     recurrent = method == "recurrent"
     rows = _taken_over(known, users, block_size) if recurrent else []
     latest = {row.user_id: row for row in rows}
-    plan = _StepPlan(users, texts, block_size, recurrent=recurrent, trail=trail)
+    plan = _StepPlan(
+        users, texts, block_size, max_items=max_items, recurrent=recurrent, trail=trail
+    )
     while wave := list(plan.next_wave(latest)):
         for row in _advance(wave, backend, noun, words, progress):
             rows.append(row)
@@ -91,11 +96,17 @@ def infer_preferences(
     return pl.DataFrame([asdict(row) for row in rows], schema=schema).sort("user_id", "block")
 
 
-def n_prompts(histories: pl.DataFrame, *, method: Method = "recurrent", block_size: int = 3) -> int:
+def n_prompts(histories: pl.DataFrame, *, block_size: int = 3, max_items: int | None = None) -> int:
     """How many prompts a full trail of every user takes: for progress bars and plans."""
-    del method  # both methods ask once per block; direct prompts are merely longer
-    lengths = histories.group_by("user_id").len()["len"]
-    return int(((lengths + block_size - 1) // block_size).sum())
+    lengths = histories.group_by("user_id").len()["len"].to_list()
+    read = (length - _start(length, block_size, max_items) for length in lengths)
+    return sum(-(-n // block_size) for n in read)
+
+
+def _start(length: int, block_size: int, max_items: int | None) -> int:
+    if max_items is None or length <= max_items:
+        return 0
+    return min(-(-(length - max_items) // block_size) * block_size, length - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,7 @@ class _StepPlan:
     users: Mapping[str, tuple[str, ...]]
     texts: Mapping[str, str]
     block_size: int
+    max_items: int | None
     recurrent: bool
     trail: bool
 
@@ -126,7 +138,7 @@ class _StepPlan:
             if row is not None and row.final:
                 continue
             if self.recurrent:
-                start = row.n_items if row else 0
+                start = row.n_items if row else self._start(len(item_ids))
                 n_items = min(start + self.block_size, len(item_ids))
                 previous = row.preference if row else None
                 yield self._step(user_id, start, n_items, previous)
@@ -135,9 +147,14 @@ class _StepPlan:
 
     def _direct(self, user_id: str) -> Iterator[_Step]:
         length = len(self.users[user_id])
-        earlier = range(self.block_size, length, self.block_size) if self.trail else ()
+        start = self._start(length)
+        earlier = range(start + self.block_size, length, self.block_size) if self.trail else ()
         for n_items in (*earlier, length):
-            yield self._step(user_id, 0, n_items, None)
+            yield self._step(user_id, start, n_items, None)
+
+    def _start(self, length: int) -> int:
+        """Where reading begins: at a block's start, so that blocks are the same ever after."""
+        return _start(length, self.block_size, self.max_items)
 
     def _step(self, user_id: str, start: int, n_items: int, previous: str | None) -> _Step:
         item_ids = self.users[user_id]

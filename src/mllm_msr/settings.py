@@ -104,6 +104,9 @@ class InferSettings(_Section):
         "recurrent", description="block by block, or the whole history in one prompt"
     )
     block_size: PositiveInt = Field(3, description="items per block")
+    max_items: PositiveInt | None = Field(
+        None, description="read only so many items of a history, the latest"
+    )
     words: PositiveInt = Field(80, description="length limit of preferences, in words")
     use_images: bool = Field(True, description="false reads text summaries alone")
     model: ModelSettings | None = Field(None, description="another model for this stage")

@@ -28,7 +28,9 @@ def run(work: Workspace) -> None:
             return
         histories = _before_last(work.run.read("interactions"))
         summaries = work.run.read("summaries")
-        total = n_preference_prompts(histories, block_size=settings.block_size)
+        total = n_preference_prompts(
+            histories, block_size=settings.block_size, max_items=settings.max_items
+        )
         with work.progress("infer", total) as advance:
             frame = infer_preferences(
                 histories, summaries, backend, noun=work.noun, progress=advance, **arguments

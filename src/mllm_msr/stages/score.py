@@ -10,9 +10,7 @@ import polars as pl
 
 from mllm_msr import registry, tables
 from mllm_msr.data.catalogue import full_candidates, sample_targets
-from mllm_msr.data.splits import (
-    visible_interactions,
-)
+from mllm_msr.data.splits import visible_interactions
 from mllm_msr.evaluation.metrics import rank_counts
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.recommender.scorer import ScoreCounts, score_examples
@@ -36,10 +34,13 @@ def _score_mllm(work: Workspace, name: str, *, tuned: bool) -> None:
     conditions = {
         "full_users_mllm": work.settings.score.full_users_mllm,
         "max_text_tokens": work.settings.train.max_text_tokens,
-        "model": work.settings.model.model_dump(mode="json"),
     }
+    with work.backend() as backend:
+        model = backend.identity
     inputs = ["interactions", "items", "summaries", "preferences", "candidates", *adapters]
-    with work.stage(f"score/{name}", conditions, inputs=inputs, templates=["recommend"]) as stage:
+    with work.stage(
+        f"score/{name}", conditions, inputs=inputs, templates=["recommend"], model=model
+    ) as stage:
         if stage.finished:
             return
         scores, ranks, counts = [], [], Counter[str]()

@@ -18,13 +18,15 @@ def run(work: Workspace) -> None:
     if not work.settings.train.enabled:
         return
     arguments = work.settings.train.model_dump(mode="json", exclude={"enabled", "max_text_tokens"})
-    model = work.settings.model.model_dump(mode="json")
+    with work.backend() as backend:
+        model = backend.identity
     for fold in work.folds():
         with work.stage(
             f"train/{fold}",
-            {**arguments, "max_text_tokens": work.settings.train.max_text_tokens, "model": model},
+            {**arguments, "max_text_tokens": work.settings.train.max_text_tokens},
             inputs=["items", "summaries", "preferences", "candidates"],
             templates=["recommend"],
+            model=model,
         ) as stage:
             if not stage.finished:
                 _train_fold(work, stage, fold, arguments)
@@ -36,8 +38,9 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
 
     rows = work.candidates(fold)
     uniform = pl.col("negatives") == "uniform"
+    learned = _with_preference(rows.filter(pl.col("split") == "train"), work)
     summary = train(
-        list(work.examples(rows.filter(pl.col("split") == "train"))),
+        list(work.examples(learned)),
         list(work.examples(rows.filter((pl.col("split") == "validation") & uniform))),
         checkpoint=work.checkpoint(),
         output=work.run.folder / work.training_folder(fold),
@@ -46,8 +49,16 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
     )
     stage.register(work.adapter(fold))
     stage.count(
+        examples=learned.height,
         best_auc=summary.best_auc if summary.best_auc is not None else math.nan,
         best_step=summary.best_step,
         steps=summary.steps,
         samples_per_second=summary.samples_per_second,
     )
+
+
+def _with_preference(rows: pl.DataFrame, work: Workspace) -> pl.DataFrame:
+    """Rows whose user has a preference by then: long histories may be read from later on only."""
+    first = work.run.read("preferences").group_by("user_id").agg(first=pl.col("n_items").min())
+    known = rows.join(first, on="user_id", how="left", maintain_order="left")
+    return known.filter(pl.col("position") >= pl.col("first")).select(rows.columns)
