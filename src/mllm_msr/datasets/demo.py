@@ -63,7 +63,7 @@ class Demo(Dataset):
                 received=f"n_items={n_items}, n_users={n_users}",
                 remedy="raise them",
             )
-        self._folder = path if path is not None else _cache_folder()
+        self._folder = Path(path) if path is not None else _cache_folder()
         self._n_items, self._n_users = n_items, n_users
         self._seed, self._cover_size = seed, cover_size
 
