@@ -124,6 +124,8 @@ def _demo(
 
 
 def _add_stage(name: str, summary: str) -> None:
+    """Register a command that does one stage and prints what it counted."""
+
     def command(
         settings: Overrides = None,
         run: RunOption = Path("runs/run"),
@@ -145,6 +147,7 @@ _add_stage("summarize", "Summarise every item from its text and its picture.")
 _add_stage("infer", "Infer every user's preference, block by block.")
 _add_stage("train", "Fine-tune the recommender.")
 _add_stage("score", "Score the test candidates with every model.")
+_add_stage("report", "Write report.html and report.md of a run that has been judged.")
 
 
 @app.command("evaluate", cls=_StageCommand)
@@ -188,21 +191,6 @@ def _evaluate(
     else:
         out.write_text(text + "\n", encoding="utf-8")
         _print({"metrics": str(out)}, as_json=as_json)
-
-
-@app.command("report", cls=_StageCommand)
-def _report(
-    settings: Overrides = None,
-    run: RunOption = Path("runs/run"),
-    preset: PresetOption = None,
-    config: ConfigOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write report.html and report.md of a run that has been judged."""
-    with _pipeline(run, preset, config, settings, force=force) as pipeline:
-        pipeline.run_stage("report")
-        _show_result(pipeline, as_json=as_json)
 
 
 @app.command("update")

@@ -86,9 +86,9 @@ class Pipeline:
             run.write_text("config.yaml", text)
 
     def counts(self, name: str) -> dict[str, Any]:
-        """What a stage counted and how long it took, from the manifest."""
+        """What a stage counted, how long it took and what it wrote, from the manifest."""
         return {
-            key: {**entry["counts"], "seconds": entry["seconds"]}
+            key: {**entry["counts"], "seconds": entry["seconds"], "outputs": [*entry["outputs"]]}
             for key, entry in self._workspace.run.stages.items()
             if key.split("/")[0] == name
         }
