@@ -21,7 +21,7 @@ check: .venv/.ready-dev
 	$(BIN)/python docs/generate.py --check
 
 bench: .venv/.ready-dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --save
 
 docs: .venv/.ready-dev
 	$(BIN)/python docs/generate.py

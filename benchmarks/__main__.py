@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--json] [--option value ...]`: run one benchmark."""
+"""`python -m benchmarks [NAME] [--json] [--save] [--option value ...]`: run benchmarks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import json
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import benchmarks
+
+RESULTS: Final = Path(__file__).parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,23 +29,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not module.name.startswith("_")
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=names)
+    parser.add_argument("name", nargs="?", choices=names, help="all of them where left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     chosen, rest = parser.parse_known_args(arguments)
-    run = importlib.import_module(f"benchmarks.{chosen.name}").run
-    options = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {chosen.name}", description=inspect.getdoc(run)
-    )
-    for name, parameter in inspect.signature(run).parameters.items():
-        flag = f"--{name.replace('_', '-')}"
-        options.add_argument(flag, type=type(parameter.default), default=parameter.default)
-    result = run(**vars(options.parse_args(rest)))
-    if chosen.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for key, value in result.items():
-            print(f"{key:28} {value}")
+    for name in [chosen.name] if chosen.name else names:
+        result = _run(name, rest)
+        text = json.dumps(result, indent=2)
+        if chosen.save:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        print(text if chosen.json else "\n".join(f"{k:28} {v}" for k, v in result.items()))
     return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run one benchmark; its function's parameters are its options."""
+    run = importlib.import_module(f"benchmarks.{name}").run
+    options = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}", description=inspect.getdoc(run)
+    )
+    for option, parameter in inspect.signature(run).parameters.items():
+        flag = f"--{option.replace('_', '-')}"
+        options.add_argument(flag, type=type(parameter.default), default=parameter.default)
+    result: dict[str, Any] = run(**vars(options.parse_args(arguments)))
+    return result
 
 
 if __name__ == "__main__":
