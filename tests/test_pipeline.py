@@ -194,6 +194,13 @@ def test_foreign_scores_are_judged_as_our_own(tmp_path: Path, data: Path) -> Non
     assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
 
 
+def test_only_items_that_are_read_can_be_summarised(tmp_path: Path, data: Path) -> None:
+    whole = run(tmp_path / "whole", load(data, "infer.max_items=3"))
+    part = run(tmp_path / "part", load(data, "infer.max_items=3", "summarize.scope=read"))
+    assert part["summaries.parquet"].height < whole["summaries.parquet"].height
+    assert part["preferences.parquet"].equals(whole["preferences.parquet"])
+
+
 def test_linked_pictures_are_fetched_on_request(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

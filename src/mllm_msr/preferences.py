@@ -103,6 +103,18 @@ def n_prompts(histories: pl.DataFrame, *, block_size: int = 3, max_items: int | 
     return sum(-(-n // block_size) for n in read)
 
 
+def items_read(
+    histories: pl.DataFrame, *, block_size: int = 3, max_items: int | None = None
+) -> pl.Series:
+    """Ids of the items that `infer_preferences` would read, sorted: the only ones to summarise."""
+    read = {
+        item_id
+        for item_ids in _histories(histories).values()
+        for item_id in item_ids[_start(len(item_ids), block_size, max_items) :]
+    }
+    return pl.Series("item_id", sorted(read), dtype=pl.String)
+
+
 def _start(length: int, block_size: int, max_items: int | None) -> int:
     if max_items is None or length <= max_items:
         return 0

@@ -94,6 +94,9 @@ class SummarizeSettings(_Section):
     text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
     image_words: PositiveInt = Field(40, description="length limit of descriptions, in words")
     words: PositiveInt = Field(60, description="length limit of joint summaries, in words")
+    scope: Literal["all", "read"] = Field(
+        "all", description="every item, or only those that preferences will read"
+    )
     model: ModelSettings | None = Field(None, description="another model for this stage")
 
 

@@ -191,3 +191,8 @@ def usage(backend: CachedBackend) -> dict[str, int]:
         "prompt_tokens": backend.prompt_tokens,
         "output_tokens": backend.output_tokens,
     }
+
+
+def before_last(interactions: pl.DataFrame) -> pl.DataFrame:
+    """What a user's preference may read: everything before the last interaction, the target."""
+    return interactions.filter(pl.col("position") < pl.col("position").max().over("user_id"))

@@ -6,7 +6,7 @@ import polars as pl
 
 from mllm_msr.preferences import infer_preferences
 from mllm_msr.preferences import n_prompts as n_preference_prompts
-from mllm_msr.workspace import Workspace, usage
+from mllm_msr.workspace import Workspace, before_last, usage
 
 
 def run(work: Workspace) -> None:
@@ -26,7 +26,7 @@ def run(work: Workspace) -> None:
     ):
         if stage.finished:
             return
-        histories = _before_last(work.run.read("interactions"))
+        histories = before_last(work.run.read("interactions"))
         summaries = work.run.read("summaries")
         total = n_preference_prompts(
             histories, block_size=settings.block_size, max_items=settings.max_items
@@ -39,8 +39,3 @@ def run(work: Workspace) -> None:
         flagged = frame.filter(pl.col("flags") != "").height
         users = frame["user_id"].n_unique()
         stage.count(users=users, blocks=frame.height, flagged=flagged, **usage(backend))
-
-
-def _before_last(interactions: pl.DataFrame) -> pl.DataFrame:
-    """What a user's preference may read: everything before the last interaction."""
-    return interactions.filter(pl.col("position") < pl.col("position").max().over("user_id"))

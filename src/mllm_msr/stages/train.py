@@ -46,6 +46,8 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
         output=work.run.folder / work.training_folder(fold),
         options=TrainingOptions(**arguments),
         revision=work.settings.model.further().get("revision"),
+        # A state of other settings is no start for these.
+        resume=not work.force,
     )
     stage.register(work.adapter(fold))
     stage.count(
