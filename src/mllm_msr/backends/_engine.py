@@ -1,8 +1,9 @@
 """Runs a loaded checkpoint over many prompts: look-ahead, sorting, batching, memory limits.
 
 Shared by the backends that hold a model in this process. Prompts are read a window ahead, sorted
-by length so that little is padding, and cut to batches by a budget of tokens. A batch that does
-not fit into memory is halved, and the smaller size is remembered. The paper's yes / no
+by length so that little is padding, and cut to batches by a budget of tokens; prompts to be scored
+are sorted by what they begin with instead, where the model lets `_prefixes.py` share that. A batch
+that does not fit into memory is halved, and the smaller size is remembered. The paper's yes / no
 probability (section 3.3.2) is read here, from the logits of the first new token.
 """
 
@@ -13,13 +14,15 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import DynamicCache
 
+from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
 from mllm_msr.records import ChoiceScores, Completion, Prompt
@@ -38,6 +41,7 @@ class _Job:
     index: int
     rendered: Rendered
     max_new_tokens: int
+    n_shared: int = 0  # first tokens that its neighbours have too
 
     @property
     def n_tokens(self) -> int:
@@ -52,7 +56,6 @@ class Engine:
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included; a prompt
             longer than that runs alone.
-        autocast: Compute in bfloat16 from float32 weights.
     """
 
     def __init__(
@@ -61,16 +64,16 @@ class Engine:
         *,
         batch_size: int = 16,
         max_batch_tokens: int = 16_384,
-        autocast: bool = False,
     ) -> None:
         self._model: Any = loaded.model
         self._batch_size = batch_size
         self._max_batch_tokens = max_batch_tokens
-        self._autocast = autocast
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         self._renderer = Renderer(
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
+        self._shares = can_share(loaded.model.config)
+        self._states = PrefixStates()
         self._end_ids = _end_ids(loaded)
         # What a checkpoint suggests about sampling and penalties is put aside: answers are greedy.
         self._model.generation_config = transformers.GenerationConfig(
@@ -96,6 +99,7 @@ class Engine:
     def close(self) -> None:
         """Let the model go."""
         self._model = None
+        self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -122,7 +126,18 @@ class Engine:
                     jobs.append(_Job(index, rendered, prompt.max_new_tokens if answers else 0))
             # The longest first: what does not fit into memory shows at once.
             jobs.sort(key=lambda job: (job.max_new_tokens, job.n_tokens), reverse=True)
+            if self._shares and not answers:
+                jobs = self._side_by_side(jobs)
             yield from self._work_off(deque(jobs), work, failed)
+            self._states.clear()
+
+    def _side_by_side(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Prompts that begin alike after one another, those that stand alone last."""
+        places = arrange(
+            [job.rendered for job in jobs],
+            image_token_id=getattr(self._model.config, "image_token_id", None),
+        )
+        return [replace(jobs[place], n_shared=n_shared) for place, n_shared in places]
 
     def _read_ahead(
         self, numbered: Iterator[tuple[int, Prompt]]
@@ -168,41 +183,40 @@ class Engine:
             yield from zip((job.index for job in batch), results, strict=True)
 
     def _next_batch(self, jobs: deque[_Job], *, limit: int) -> list[_Job]:
-        """Take jobs from the front; the first is the longest, so it sets the padded length."""
-        first = jobs[0]
-        rows = max(1, min(limit, self._max_batch_tokens // max(first.n_tokens, 1)))
+        """Take jobs of one kind from the front, as many as the budget of tokens allows."""
         batch = [jobs.popleft()]
-        while jobs and len(batch) < rows and jobs[0].max_new_tokens == first.max_new_tokens:
+        first, longest = batch[0], batch[0].n_tokens
+        while jobs and len(batch) < limit:
+            job = jobs[0]
+            longest = max(longest, job.n_tokens)
+            alike = (job.max_new_tokens, job.n_shared) == (first.max_new_tokens, first.n_shared)
+            if not alike or (len(batch) + 1) * longest > self._max_batch_tokens:
+                break
             batch.append(jobs.popleft())
         return batch
 
     def _halve(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
+        self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _LOG.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
 
     def _inputs(
-        self, batch: Sequence[_Job], pad_side: Literal["left", "right"]
-    ) -> dict[str, Tensor]:
+        self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]
+    ) -> dict[str, Any]:
         """The model's inputs on its device, pictures in its precision."""
-        inputs = self._renderer.collate(
-            [job.rendered for job in batch], pad_side=pad_side, with_answers=False
-        )
+        inputs = self._renderer.collate(batch, pad_side=pad_side, with_answers=False)
         dtype = self._model.dtype
         return {
             name: tensor.to(self._model.device, dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self._autocast)
-
     @torch.inference_mode()
     def _generate_batch(self, batch: Sequence[_Job]) -> list[Completion]:
-        inputs = self._inputs(batch, "left")
-        with self._precision():
-            output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
+        inputs = self._inputs([job.rendered for job in batch], "left")
+        output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
         new = output[:, inputs["input_ids"].shape[1] :].tolist()  # [batch, new tokens]
         return [self._completion(job, ids) for job, ids in zip(batch, new, strict=True)]
 
@@ -223,15 +237,39 @@ class Engine:
             [self._renderer.choice_ids(job.rendered.input_ids, choices) for job in batch],
             device=self._model.device,
         )  # [batch, choices]
-        # Padded on the right, positions are those of the prompt alone for every kind of model.
-        inputs = self._inputs(batch, "right")
-        last = inputs["attention_mask"].sum(dim=1) - 1
-        with self._precision(), _only_last_logits(self._model, last, ids):
+        # Alone, as after a batch that failed, a prompt depends on no other.
+        shared = len(batch) > 1 and batch[0].n_shared > 0
+        inputs, last = self._continued(batch) if shared else self._whole(batch)
+        with _only_last_logits(self._model, last, ids):
             logits = self._model(**inputs, use_cache=False).logits  # [batch, 1, vocabulary]
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
         return [
             _scores(job, row) for job, row in zip(batch, log_probs.double().tolist(), strict=True)
         ]
+
+    def _whole(self, batch: Sequence[_Job]) -> tuple[dict[str, Any], Tensor]:
+        """Inputs of whole prompts, and where in them each one ends [batch]."""
+        # Padded on the right, positions are those of the prompt alone for every kind of model.
+        inputs = self._inputs([job.rendered for job in batch], "right")
+        return inputs, inputs["attention_mask"].sum(dim=1) - 1
+
+    def _continued(self, batch: Sequence[_Job]) -> tuple[dict[str, Any], Tensor]:
+        """The same for what follows the shared beginnings, which the model has run over."""
+        n_shared = batch[0].n_shared
+        begins, rests = zip(*(split(job.rendered, n_shared) for job in batch), strict=True)
+
+        def run(rows: Sequence[int]) -> DynamicCache:
+            cache = DynamicCache()
+            inputs = self._inputs([begins[row] for row in rows], "right")
+            self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return cache
+
+        states = self._states.for_rows([prefix_of(begin) for begin in begins], run)
+        inputs = self._inputs(rests, "right")
+        mask = inputs["attention_mask"]
+        seen = mask.new_ones(len(batch), n_shared)
+        inputs["attention_mask"] = torch.cat([seen, mask], dim=1)  # [batch, shared + length]
+        return {**inputs, "past_key_values": states}, mask.sum(dim=1) - 1
 
 
 @contextlib.contextmanager
@@ -256,11 +294,10 @@ def _only_last_logits(model: Any, last: Tensor, ids: Tensor) -> Iterator[None]:
         if output.dtype == torch.float32 or type(layer) is not nn.Linear:
             return output.float()
         logits = output.float()  # [batch, 1, vocabulary]
-        with torch.autocast(last.device.type, enabled=False):
-            weight = layer.weight[ids].float()  # [batch, choices, hidden]
-            fine = torch.einsum("bh,bch->bc", args[0][:, 0].float(), weight)
-            if layer.bias is not None:
-                fine = fine + layer.bias[ids].float()
+        weight = layer.weight[ids].float()  # [batch, choices, hidden]
+        fine = torch.einsum("bh,bch->bc", args[0][:, 0].float(), weight)
+        if layer.bias is not None:
+            fine = fine + layer.bias[ids].float()
         logits[:, 0] = logits[:, 0].scatter(1, ids, fine)
         return logits
 

@@ -32,7 +32,6 @@ class LocalModel:
         attention: Implementation of attention.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        autocast: Compute in bfloat16 from float32 weights.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
     """
 
@@ -47,7 +46,6 @@ class LocalModel:
         attention: Attention,
         batch_size: int,
         max_batch_tokens: int,
-        autocast: bool,
         threads: int | None,
     ) -> None:
         self._checkpoint = checkpoint
@@ -58,7 +56,6 @@ class LocalModel:
         self._attention: Attention = attention
         self._batch_size = batch_size
         self._max_batch_tokens = max_batch_tokens
-        self._autocast = autocast
         self._threads = threads
         self._loaded: Engine | None = None
         self._closed = False
@@ -130,5 +127,4 @@ class LocalModel:
             loaded,
             batch_size=self._batch_size,
             max_batch_tokens=self._max_batch_tokens,
-            autocast=self._autocast,
         )

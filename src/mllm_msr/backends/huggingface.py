@@ -62,7 +62,6 @@ class HuggingFaceBackend(Backend):
             attention=attention,
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
-            autocast=False,
             threads=threads,
         )
 

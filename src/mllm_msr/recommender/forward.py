@@ -1,17 +1,20 @@
 """The two things that training asks of a model: the loss of a batch, and P(yes) of a batch.
 
 Both compute logits only where they are read and in float32, however long the prompts are: with
-bfloat16 logits near 20 many candidates of a user would tie exactly.
+bfloat16 logits near 20 many candidates of a user would tie exactly. The decoder's last layer is
+run only there too, where `last_layer.py` knows the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mllm_msr.recommender.last_layer import answering_at, can_shorten
 from mllm_msr.rendering import IGNORED_LABEL
 
 
@@ -30,14 +33,12 @@ def example_losses(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) 
         Natural units, float32: [batch].
     """
     targets = labels[:, 1:]
-    positions = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)  # [places]
-    targets = targets[:, positions]
-    output = model(**inputs, logits_to_keep=positions, use_cache=False)
-    logits = output.logits.float()  # [batch, places, vocabulary]
-    losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
-    )
-    return losses.sum(dim=1) / (targets != IGNORED_LABEL).sum(dim=1)
+    rows, positions = (targets != IGNORED_LABEL).nonzero(as_tuple=True)  # [labelled]
+    with _output_at(model, rows, positions):
+        logits = model(**inputs, use_cache=False).logits.float()  # [1, labelled, vocabulary]
+    losses = nn.functional.cross_entropy(logits[0], targets[rows, positions], reduction="none")
+    n_labelled = torch.bincount(rows, minlength=len(labels))
+    return losses.new_zeros(len(labels)).index_add(0, rows, losses) / n_labelled
 
 
 def choice_logits(model: nn.Module, inputs: Mapping[str, Any], choice_ids: Sequence[int]) -> Tensor:
@@ -52,18 +53,39 @@ def choice_logits(model: nn.Module, inputs: Mapping[str, Any], choice_ids: Seque
         float32: [batch, choices].
     """
     last = inputs["attention_mask"].sum(dim=1) - 1
-    positions, place = last.unique(return_inverse=True)
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     states: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))
-    try:
-        model(**inputs, logits_to_keep=positions, use_cache=False)
-    finally:
-        hook.remove()
-    hidden: Tensor = states[-1][
-        torch.arange(len(last), device=last.device), place
-    ]  # [batch, hidden]
+    with _output_at(model, torch.arange(len(last), device=last.device), last):
+        hook = layer.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))
+        try:
+            model(**inputs, use_cache=False)
+        finally:
+            hook.remove()
+    hidden = states[-1][0]  # [batch, hidden]
     rows = torch.tensor(choice_ids, device=layer.weight.device)
     with torch.autocast(hidden.device.type, enabled=False):
         logits: Tensor = hidden.float() @ layer.weight[rows].float().T
         return logits if layer.bias is None else logits + layer.bias[rows].float()
+
+
+@contextmanager
+def _output_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Let the output layer see some places of a batch alone, as one row: [1, places, hidden].
+
+    Where that is one place of every row, the decoder's last layer sees no more of them either.
+    """
+    one_each = bool((rows == torch.arange(len(rows), device=rows.device)).all())
+    short = one_each and can_shorten(model)
+
+    def pick(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = arguments[0]  # [batch, length or 1, hidden]
+        picked = hidden[:, 0] if short else hidden[rows, positions]
+        return (picked.unsqueeze(0), *arguments[1:])
+
+    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
+    hook = layer.register_forward_pre_hook(pick)
+    try:
+        with answering_at(model, positions) if short else nullcontext():
+            yield
+    finally:
+        hook.remove()

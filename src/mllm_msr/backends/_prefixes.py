@@ -1,0 +1,176 @@
+"""Prompts that begin alike: what they share goes through the model once.
+
+The recommender's prompt begins with the candidate's picture and the instruction (Figure 3 of the
+paper), so all users who meet an item share about half of their prompts. The engine asks here which
+prompts belong together, runs each shared beginning once, and runs the rest of every prompt upon
+the keys and values that were kept. The result is that of the whole prompt, not an approximation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mllm_msr.rendering import Rendered
+
+# What two prompts must have in common to share it, and what makes beginnings identical.
+Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
+
+# Lengths of shared text are cut to multiples of this, so that several groups fit one batch; less
+# than that is not worth a pass of its own.
+_STEP: Final = 16
+
+_WRAPPERS: Final = frozenset({"llava", "llava_next"})
+_DECODERS: Final = frozenset({"llama", "mistral"})
+# Rotations that depend on a token's position alone, not on the length of the whole sequence.
+_ROTATIONS: Final = frozenset({"default", "linear", "llama3"})
+
+
+def can_share(config: Any) -> bool:
+    """Whether keys and values of a prompt's beginning are the same whatever follows.
+
+    Said of the architectures for which it holds and is tested; all others take the plain road.
+    Sliding windows forget the beginning, Gemma 3 lets a picture's tokens look ahead, Qwen-VL counts
+    positions by the pictures' shape, and some rotations change with the length.
+
+    Args:
+        config: A model's configuration.
+    """
+    text = config.get_text_config()
+    rotation = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    layers = getattr(text, "layer_types", None) or ()
+    return (
+        (text is config or config.model_type in _WRAPPERS)
+        and text.model_type in _DECODERS
+        and rotation in _ROTATIONS
+        and getattr(text, "sliding_window", None) is None
+        and all(kind == "full_attention" for kind in layers)
+    )
+
+
+def arrange(prompts: Sequence[Rendered], *, image_token_id: int | None) -> list[tuple[int, int]]:
+    """Put prompts that begin alike side by side.
+
+    Pictures and all that stands between them belong to the shared beginning or nothing does: what
+    follows it is text.
+
+    Args:
+        prompts: Rendered prompts.
+        image_token_id: Placeholder of a picture's tokens, `None` for a text-only model.
+
+    Returns:
+        Number of each prompt, and how many of its first tokens it shares with its group: 0 for a
+        prompt that stands alone. Prompts of equal shared length are neighbours.
+    """
+    order = sorted(range(len(prompts)), key=lambda n: (prompts[n].images, prompts[n].input_ids))
+    ordered = [prompts[number] for number in order]
+    shares: list[int] = []
+    for group in _groups(ordered):
+        shares += [_shared_length(group, image_token_id)] * len(group)
+    # A stable sort: groups stay together. The longest first, as what needs most memory.
+    return sorted(zip(order, shares, strict=True), key=lambda pair: -pair[1])
+
+
+def prefix_of(beginning: Rendered) -> Prefix:
+    """What is equal where shared beginnings are."""
+    return beginning.images, beginning.input_ids
+
+
+def split(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
+    """A prompt's shared beginning with its pictures, and the text that follows it."""
+    return (
+        replace(prompt, input_ids=prompt.input_ids[:n_shared]),
+        replace(prompt, input_ids=prompt.input_ids[n_shared:], images=()),
+    )
+
+
+class PrefixStates:
+    """Keys and values of the beginnings that the last batch needed."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Prefix, int] = {}
+        self._layers: list[tuple[Tensor, Tensor]] = []  # [prefixes, heads, shared, size]
+
+    def clear(self) -> None:
+        """Free the memory."""
+        self._rows, self._layers = {}, []
+
+    def for_rows(
+        self, prefixes: Sequence[Prefix], run: Callable[[Sequence[int]], DynamicCache]
+    ) -> DynamicCache:
+        """Keys and values for a batch's rows, computed where the last batch did not need them.
+
+        Args:
+            prefixes: The beginning of every row; all of one length.
+            run: Runs the model over the beginnings of the rows with these numbers.
+
+        Returns:
+            A cache of one row per prefix given, for the model to write to.
+        """
+        places = {prefix: row for row, prefix in reversed(list(enumerate(prefixes)))}
+        kept = [prefix for prefix in places if prefix in self._rows]
+        new = [prefix for prefix in places if prefix not in self._rows]
+        layers = _select(self._layers, [self._rows[prefix] for prefix in kept]) if kept else []
+        if new:
+            computed = run([places[prefix] for prefix in new])
+            added = [(layer.keys, layer.values) for layer in computed.layers]
+            layers = _join(layers, added) if kept else added
+        self._layers = layers
+        self._rows = {prefix: row for row, prefix in enumerate(kept + new)}
+        return DynamicCache(_select(layers, [self._rows[prefix] for prefix in prefixes]))
+
+
+def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
+    """Cut sorted prompts where neighbours share less than half of what they share elsewhere."""
+    common = [_common_length(a, b) for a, b in itertools.pairwise(ordered)]
+    padded = [0, *common, 0]
+    borders = [
+        place
+        for place, length in enumerate(common, start=1)
+        if length < _STEP or 2 * length < max(padded[place - 1], padded[place + 1])
+    ]
+    edges = [0, *borders, len(ordered)]
+    return [ordered[start:stop] for start, stop in itertools.pairwise(edges)]
+
+
+def _shared_length(group: Sequence[Rendered], image_token_id: int | None) -> int:
+    if len(group) < 2:
+        return 0
+    first, last = group[0], group[-1]  # sorted: what these two share, all do
+    # The last token stays outside, since the answer is read there.
+    shortest = min(len(prompt.input_ids) for prompt in group)
+    length = min(_common_length(first, last), shortest - 1)
+    ids = first.input_ids
+    after_pictures = len(ids) - ids[::-1].index(image_token_id) if image_token_id in ids else 0
+    if length < after_pictures:
+        return 0
+    return max(length - length % _STEP, after_pictures)
+
+
+def _common_length(one: Rendered, other: Rendered) -> int:
+    if one.images != other.images:
+        return 0
+    pairs = zip(one.input_ids, other.input_ids, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _select(
+    layers: Sequence[tuple[Tensor, Tensor]], rows: Sequence[int]
+) -> list[tuple[Tensor, Tensor]]:
+    return [(keys[list(rows)], values[list(rows)]) for keys, values in layers]
+
+
+def _join(
+    ones: Sequence[tuple[Tensor, Tensor]], others: Sequence[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]]))
+        for one, other in zip(ones, others, strict=True)
+    ]
