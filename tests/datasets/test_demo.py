@@ -30,7 +30,7 @@ def test_same_seed_same_data(tmp_path):
     first, second = demo(tmp_path).load(), demo(tmp_path).load()
     assert first.items.equals(second.items)
     assert first.interactions.collect().equals(second.interactions.collect())
-    other = demo(tmp_path, seed=1).load()
+    other = demo(tmp_path, world_seed=1).load()
     assert not other.items["title"].equals(first.items["title"])
 
 
@@ -59,7 +59,7 @@ def test_the_cache_folder_is_the_default(tmp_path, monkeypatch):
 
 def test_a_seed_of_pre_training_is_refused():
     with pytest.raises(UsageError, match="a seed from 0 to 999"):
-        Demo(seed=1_000_000)
+        Demo(world_seed=1_000_000)
 
 
 def test_too_small_a_catalogue_is_refused():

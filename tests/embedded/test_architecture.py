@@ -88,6 +88,18 @@ def test_the_trained_module_and_the_exported_model_say_the_same(exported):
     assert (same == predicted).float().mean() > 0.99
 
 
+def test_forms_of_a_word_start_alike_and_words_apart(tiny_run, tmp_path):
+    run = tiny_run(tmp_path)
+    table = run.learner.model.get_input_embeddings().weight
+
+    def row(form):
+        return table[run.tokenizer.encode(form)[0]]
+
+    alike = torch.cosine_similarity(row(" calm"), row("Calm"), dim=0)
+    apart = torch.cosine_similarity(row(" calm"), row("Epic"), dim=0)
+    assert alike > apart + 0.3
+
+
 def test_a_dialogue_is_cut_where_answers_begin_and_end():
     pieces = dialogue_text("Hello?", ["yes", "Sure?", "no"])
     assert [text for text, learn in pieces if learn] == ["yes<|end|>", "no<|end|>"]

@@ -35,7 +35,7 @@ class Demo(Dataset):
             it is None.
         n_items: Size of the catalogue.
         n_users: Number of users.
-        seed: Seed of the world, 0 to 999.
+        world_seed: Seed of the world, 0 to 999 (not the seed that splits the data).
         cover_size: Width and height of the covers in pixels.
 
     Raises:
@@ -48,13 +48,13 @@ class Demo(Dataset):
         path: Path | None = None,
         n_items: int = 400,
         n_users: int = 400,
-        seed: int = 0,
+        world_seed: int = 0,
         cover_size: int = 256,
     ) -> None:
-        if seed not in DEMO_SEEDS:
+        if world_seed not in DEMO_SEEDS:
             raise UsageError(
                 needed=f"a seed from {DEMO_SEEDS.start} to {DEMO_SEEDS.stop - 1}",
-                received=str(seed),
+                received=str(world_seed),
                 remedy="choose another; the rest is kept for training the packaged model",
             )
         if n_items < 30 or n_users < 1:
@@ -65,7 +65,7 @@ class Demo(Dataset):
             )
         self._folder = Path(path) if path is not None else _cache_folder()
         self._n_items, self._n_users = n_items, n_users
-        self._seed, self._cover_size = seed, cover_size
+        self._world_seed, self._cover_size = world_seed, cover_size
 
     def load(self) -> RawData:
         """Generate the tables and draw the covers that do not exist yet.
@@ -73,9 +73,9 @@ class Demo(Dataset):
         Raises:
             DataError: The covers' folder cannot be written.
         """
-        world = make_world(self._seed, n_items=self._n_items, n_users=self._n_users)
+        world = make_world(self._world_seed, n_items=self._n_items, n_users=self._n_users)
         folder = self._folder / (
-            f"{DRAWING}-{self._cover_size}px-seed{self._seed}-{self._n_items}items"
+            f"{DRAWING}-{self._cover_size}px-seed{self._world_seed}-{self._n_items}items"
         )
         try:
             covers = _draw_covers(world, folder, size=self._cover_size)
@@ -94,7 +94,7 @@ class Demo(Dataset):
             }
         )
         return RawData(
-            interactions=_interactions(world, seed=self._seed).lazy(),
+            interactions=_interactions(world, seed=self._world_seed).lazy(),
             items=conform(items, ITEMS, name="items"),
             noun="video",
             ordered_by="time",

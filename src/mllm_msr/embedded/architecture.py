@@ -24,6 +24,8 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from mllm_msr.embedded.induction import can_copy, start_copying
+
 PAD: Final = "<|pad|>"
 USER: Final = "<|user|>"
 ASSISTANT: Final = "<|assistant|>"
@@ -79,8 +81,7 @@ def make_config(
         eos_token_id=SPECIAL_TOKENS.index(END),
         pad_token_id=SPECIAL_TOKENS.index(PAD),
         tie_word_embeddings=False,
-        # Heads that look at a fixed distance need a constant in queries and keys; without it
-        # copying unseen words did not start within the first thousand steps.
+        # Heads that look at a fixed distance need a constant in queries and keys (`induction`).
         attention_bias=True,
     )
     return LlavaConfig(
@@ -142,9 +143,9 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, config: LlavaConfig) -> L
 def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGeneration:
     """A model with initial weights.
 
-    Standard deviations are 1/sqrt(fan-in), halved by depth where a layer writes to the residual
+    Standard deviations are 1/sqrt(fan-in), smaller by depth where a layer writes to the residual
     stream, and positions of patches start as sines and cosines: at these widths the usual .02
-    learns several times slower.
+    learns several times slower. Some heads start as copying heads (`induction`).
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration._from_config(  # noqa: SLF001 - the public way reads files
@@ -162,8 +163,32 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(std=0.5)
         _set_patch_positions(model, config.vision_config)
-        model.lm_head.weight.mul_(0.3)
+        # Output rows start as the input rows, so that what is attended to can be said at once.
+        decoder = model.model.language_model
+        model.lm_head.weight.copy_(0.2 * decoder.embed_tokens.weight)
+        decoder.norm.weight.fill_(0.15)
+        if can_copy(config.text_config):
+            start_copying(decoder)
     return model
+
+
+def start_forms_alike(model: Any, tokenizer: Any, words: Iterable[str]) -> None:
+    """Give every form of a word ("Calm", "calm", " Calm") half of the embedding of " calm".
+
+    Else that a capital means the same has to be learnt for each word alone, and late.
+
+    Args:
+        model: A model with initial weights; changed in place.
+        tokenizer: Its tokenizer.
+        words: Words whose forms are single tokens.
+    """
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for word in words:
+            usual = table[tokenizer.encode(f" {word}")[0]]
+            for form in (word, word.capitalize(), f" {word.capitalize()}"):
+                row = table[tokenizer.encode(form)[0]]
+                row.add_(usual).mul_(0.5**0.5)
 
 
 def _set_patch_positions(model: Any, config: SiglipVisionConfig) -> None:

@@ -1,6 +1,6 @@
 """Examples to tensors: the training batches of the packaged model.
 
-A batch is a pure function of (seed, step), so that a run that was stopped continues with the
+A batch is a pure function of (seed, step, part), so that a run that was stopped continues with the
 batches it would have seen.
 """
 
@@ -14,22 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllm_msr.embedded.architecture import IMAGE, dialogue_text
+from mllm_msr.embedded.architecture import IMAGE, SPECIAL_TOKENS, dialogue_text
 from mllm_msr.embedded.corpus import FAMILIES, Example, Source
 from mllm_msr.embedded.pool import CoverPool
 from mllm_msr.records import TextPart
 
-LABELS: Final = "cover_labels"  # the one family without text: a cover's slots by classification
+LABELS: Final = "cover_labels"  # covers without text: a cover's slots by classification
+REPEATS: Final = "repeats"  # random tokens, then the same again: copying in its purest form
 
-# From which step on which mixture of families is trained: first to see, then simple skills.
+# From which step on which mixture of families is trained: to see, to repeat, then to compare.
 CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
     (0, {LABELS: 1}),
-    (1000, {LABELS: 1, "copying": 2.5, "text_summary": 1.5, "fusion": 2, "picture_questions": 1,
-           "image_description": 2, "preference_first": 1.5, "text_comparison": 1}),
-    (1800, {LABELS: 1, "copying": 0.7, "text_summary": 1, "fusion": 0.7, "picture_questions": 1,
-            "image_description": 0.7, "preference_first": 1, "preference_update": 2.5,
-            "preference_direct": 0.6, "text_comparison": 2, "comparison": 3.5,
-            "choice_of_two": 0.3}),
+    (600, {LABELS: 0.3, REPEATS: 2, "copying": 2, "text_summary": 2, "fusion": 2,
+           "picture_questions": 1.2, "image_description": 1, "preference_first": 1,
+           "text_comparison": 1}),
+    (1100, {LABELS: 0.1, REPEATS: 1, "copying": 1.2, "text_summary": 1.2, "fusion": 0.6,
+            "picture_questions": 2.2, "image_description": 0.5, "preference_first": 0.8,
+            "preference_update": 2.5, "preference_direct": 0.3, "text_comparison": 2,
+            "comparison": 3.5, "choice_of_two": 0.3}),
+    (2000, {LABELS: 0.1, REPEATS: 0.6, "copying": 0.8, "text_summary": 1.4, "fusion": 0.5,
+            "picture_questions": 0.6, "image_description": 0.3, "preference_first": 1.6,
+            "preference_update": 4.5, "preference_direct": 0.4, "text_comparison": 2,
+            "comparison": 3.5, "choice_of_two": 0.2}),
 )  # fmt: skip
 
 _BATCH_STREAM: Final = 101
@@ -64,32 +70,42 @@ class Batch:
         )
 
 
-def family_at(step: int, *, seed: int) -> str:
-    """The family that a step trains."""
+def family_at(step: int, *, seed: int, part: int = 0) -> str:
+    """The family that a part of a step trains."""
     mixture = next(mix for start, mix in reversed(CURRICULUM) if step >= start)
     weights = np.array(list(mixture.values()))
-    rng = np.random.default_rng([seed, _BATCH_STREAM, step])
+    rng = np.random.default_rng([seed, _BATCH_STREAM, step, part])
     return str(rng.choice(list(mixture), p=weights / weights.sum()))
 
 
 def training_batch(
-    step: int, *, seed: int, pool: CoverPool, covers: Sequence[Any], tokenizer: Any, n_tokens: int
+    step: int,
+    *,
+    seed: int,
+    pool: CoverPool,
+    covers: Sequence[Any],
+    tokenizer: Any,
+    n_tokens: int,
+    part: int = 0,
 ) -> Batch:
-    """The batch of a step.
+    """The batch of a step, or of one part of it.
 
     Args:
         step: Number of the step.
+        part: Number of the part; a step may train several families.
         seed: Seed of the run, out of `world.PRETRAINING_SEEDS`.
         pool: Covers to show.
         covers: `pool.values()`, computed once.
         tokenizer: The model's tokenizer.
         n_tokens: About how many tokens the batch should hold, padding included.
     """
-    rng = np.random.default_rng([seed, _BATCH_STREAM + 1, step])
-    family = family_at(step, seed=seed)
+    rng = np.random.default_rng([seed, _BATCH_STREAM + 1, step, part])
+    family = family_at(step, seed=seed, part=part)
     if family == LABELS:
         chosen = rng.integers(len(covers), size=max(2, n_tokens // 40))
         return label_batch(pool, chosen, rng=rng)
+    if family == REPEATS:
+        return repeat_batch(len(tokenizer), n_tokens=n_tokens, rng=rng)
     examples: list[Example] = []
     longest = 0
     source = Source(rng, covers)
@@ -152,6 +168,18 @@ def label_batch(pool: CoverPool, chosen: np.ndarray, *, rng: np.random.Generator
     none = torch.zeros(0, 0)
     codes = torch.from_numpy(pool.codes[chosen].astype(np.int64))
     return Batch(LABELS, none.long(), none.bool(), _pixels(pool, chosen, rng), codes)
+
+
+def repeat_batch(vocabulary: int, *, n_tokens: int, rng: np.random.Generator) -> Batch:
+    """Random ordinary tokens repeated twice or more; all but the first round is learnt."""
+    length = int(rng.integers(4, 65))
+    rounds = max(2, 64 // length)
+    shape = (max(1, n_tokens // (length * rounds)), length)
+    once = torch.from_numpy(rng.integers(len(SPECIAL_TOKENS), vocabulary, size=shape))
+    input_ids = once.repeat(1, rounds)  # [batch, rounds * length]
+    learn = torch.zeros_like(input_ids, dtype=torch.bool)
+    learn[:, length:] = True
+    return Batch(REPEATS, input_ids, learn, None, None)
 
 
 def _pixels(pool: CoverPool, chosen: np.ndarray, rng: np.random.Generator | None) -> Tensor:

@@ -180,10 +180,18 @@ def _preference(
     taste = taste or source.item().values
     later = source.item().values if source.chance(0.3) else taste
     change = int(source.rng.integers(n_items + 1))
-    items = [
-        WorldItem(_near(source, taste if i < change else later, 0.75), drawn.name, drawn.seed)
-        for i, drawn in enumerate(source.item() for _ in range(n_items))
-    ]
+    # Half of the blocks end with an item that goes against the rest: else "the newest" is nearly
+    # always right, and counting is never learnt.
+    rival = source.item().values
+    against = source.chance(0.5)
+    items: list[WorldItem] = []
+    for number in range(n_items):
+        drawn = source.item()
+        wanted = taste if number < change else later
+        if against and number == n_items - 1:
+            wanted = rival
+        values = _near(source, wanted, 0.75, other=rival if source.chance(0.5) else None)
+        items.append(WorldItem(values, drawn.name, drawn.seed))
     shown = _visible_slots(source)
     block = [_masked(item.values, shown) for item in items]
     before = _masked(previous, shown) if previous else None
@@ -276,8 +284,10 @@ def _sentence(source: Source, values: PartialValues) -> str:
     return language.fusion(values, make_name(source.rng, reserved=source.reserved), noun=noun)
 
 
-def _near(source: Source, values: Values, agreement: float) -> Values:
-    other = source.item().values
+def _near(
+    source: Source, values: Values, agreement: float, *, other: Values | None = None
+) -> Values:
+    other = other or source.item().values
     return tuple(a if source.chance(agreement) else b for a, b in zip(values, other, strict=True))
 
 

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from mllm_msr.embedded.batches import LABELS, Batch, collate, encode, image_tokens, label_batch
+from mllm_msr.embedded.batches import (
+    LABELS,
+    REPEATS,
+    Batch,
+    collate,
+    encode,
+    image_tokens,
+    label_batch,
+    repeat_batch,
+)
 from mllm_msr.embedded.corpus import FAMILIES, Source
 from mllm_msr.embedded.learner import Learner
 from mllm_msr.embedded.pool import CoverPool
@@ -24,6 +33,8 @@ def probe_batches(pool: CoverPool, tokenizer: Any, *, n_examples: int = 32) -> l
     """Fixed examples of every family, with names and covers that training never shows."""
     covers = pool.values()
     batches = [label_batch(pool, np.arange(min(256, len(covers))), rng=None)]
+    rng = np.random.default_rng(MEASURE_SEEDS.start)
+    batches.append(repeat_batch(len(tokenizer), n_tokens=1_000, rng=rng))
     for number, (name, family) in enumerate(FAMILIES.items()):
         source = Source(np.random.default_rng([MEASURE_SEEDS.start, number]), covers, reserved=True)
         examples = [family(source) for _ in range(n_examples)]
@@ -66,4 +77,5 @@ def _judged(
                 yield SLOTS[slot].name, hit
         return
     for guess, truth in zip(predicted.tolist(), truths.tolist(), strict=True):
-        yield kinds.get(truth, "other"), guess == truth
+        kind = "token" if batch.family == REPEATS else kinds.get(truth, "other")
+        yield kind, guess == truth

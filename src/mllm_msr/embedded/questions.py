@@ -61,7 +61,7 @@ def _slot_questions(
     asked: list[str] = []
     for _ in range(n):
         slot = int(rng.choice(slots))
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             asked += [_OPEN[slot], values[slot]]
             continue
         named = values[slot] if rng.random() < 0.5 else _another(rng, slot, values[slot])
