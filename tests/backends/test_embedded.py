@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -37,6 +38,22 @@ def test_the_arithmetic_is_part_of_the_identity(tiny_checkpoint: Callable[[str],
     assert scores[0] != scores[1]
     for index in range(len(PROMPTS)):
         assert scores[0][index].log_probs == pytest.approx(scores[1][index].log_probs, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("able", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")],
+)
+def test_auto_is_bfloat16_where_the_processor_computes_in_it(
+    able: dict[str, bool],
+    precision: Literal["float32", "bfloat16"],
+    tiny_checkpoint: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tiny_checkpoint("llava_next")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    chosen = EmbeddedBackend(weights=folder, precision="auto", device="cpu")
+    assert chosen.identity == EmbeddedBackend(weights=folder, precision=precision).identity
 
 
 def test_the_packaged_weights_lie_inside_the_package() -> None:

@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP: Final = 50
 _DECAY_SHARE: Final = 0.4
-# Families in one step: with one alone, each step undid a little of what the others had learnt.
+# Families in one step. With one alone, and at twice the rate, repeating was unlearnt while
+# comparing was learnt; which of the two did it was not isolated.
 _N_PARTS: Final = 3
 _AVERAGE_DECAY: Final = 0.995
 
