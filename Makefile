@@ -29,6 +29,7 @@ docs: .venv/.ready-dev
 # Makes the packaged model anew from nothing: hours on two cores, minutes on a GPU.
 embedded-model: .venv/.ready-dev
 	$(BIN)/python -m mllm_msr.embedded.pretrain --output build/embedded-model --resume
+	$(BIN)/python -m mllm_msr.embedded.pretrain --output build/embedded-model --export build/embedded-model/weights
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache
