@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -329,6 +330,8 @@ def main() -> None:
     """Entry point: errors of this package end in one sentence and their exit code."""
     # As an exception, a request to stop passes through every `with` and leaves a sound folder.
     signal.signal(signal.SIGTERM, _terminate)
+    # What Transformers will rename one day is nothing that a user can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     if not sys.stderr.isatty():
         # Transformers draws bars of its own, outside a terminal too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
