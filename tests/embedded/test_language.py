@@ -9,17 +9,17 @@ VALUES = ("cooking", "epic", "lantern", "amber", "striped")
 
 def test_sentences_name_every_slot_once():
     assert language.text_summary(VALUES, "Velora", noun="video") == (
-        "An epic cooking video called Velora."
+        "An epic video about cooking called Velora."
     )
     assert language.image_description(VALUES) == (
         "A lantern in amber colours on a striped background."
     )
     assert language.fusion(VALUES, "Velora", noun="film") == (
-        "An epic cooking film called Velora, showing a lantern in amber colours on a striped "
+        "An epic film about cooking called Velora, showing a lantern in amber colours on a striped "
         "background."
     )
     assert language.preference(VALUES, noun="product") == (
-        "The user appears to have a preference for epic cooking products that show a lantern in "
+        "The user appears to have a preference for epic products about cooking that show a lantern in "
         "amber colours on a striped background."
     )
 
@@ -27,7 +27,7 @@ def test_sentences_name_every_slot_once():
 def test_unknown_slots_are_left_out():
     text_only = ("cooking", "epic", None, None, None)
     assert language.preference(text_only, noun="video") == (
-        "The user appears to have a preference for epic cooking videos."
+        "The user appears to have a preference for epic videos about cooking."
     )
     image_only = (None, None, "lantern", "amber", "striped")
     assert "for videos that show a lantern" in language.preference(image_only, noun="video")

@@ -25,17 +25,13 @@ REPEATS: Final = "repeats"  # random tokens, then the same again: copying in its
 # From which step on which mixture of families is trained: to see, to repeat, then to compare.
 CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
     (0, {LABELS: 1}),
-    (600, {LABELS: 0.3, REPEATS: 2, "copying": 2, "text_summary": 2, "fusion": 2,
-           "picture_questions": 1.2, "image_description": 1, "preference_first": 1,
-           "text_comparison": 1}),
-    (1100, {LABELS: 0.1, REPEATS: 1, "copying": 1.2, "text_summary": 1.2, "fusion": 0.6,
-            "picture_questions": 2.2, "image_description": 0.5, "preference_first": 0.8,
-            "preference_update": 2.5, "preference_direct": 0.3, "text_comparison": 2,
-            "comparison": 3.5, "choice_of_two": 0.3}),
-    (2000, {LABELS: 0.1, REPEATS: 0.6, "copying": 0.8, "text_summary": 1.4, "fusion": 0.5,
-            "picture_questions": 0.6, "image_description": 0.3, "preference_first": 1.6,
-            "preference_update": 4.5, "preference_direct": 0.4, "text_comparison": 2,
-            "comparison": 3.5, "choice_of_two": 0.2}),
+    (600, {LABELS: 0.3, REPEATS: 1.5, "copying": 2, "text_summary": 2, "fusion": 1.5,
+           "picture_questions": 2, "presence": 2, "image_description": 1, "preference_first": 1,
+           "text_comparison": 1.5}),
+    (1200, {LABELS: 0.1, REPEATS: 0.6, "copying": 1, "text_summary": 1.4, "fusion": 0.7,
+            "picture_questions": 2.5, "presence": 1.5, "image_description": 0.3,
+            "preference_first": 1.2, "preference_update": 2.5, "preference_direct": 0.4,
+            "text_comparison": 2, "comparison": 4, "choice_of_two": 0.2}),
 )  # fmt: skip
 
 _BATCH_STREAM: Final = 101

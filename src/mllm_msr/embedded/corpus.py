@@ -96,7 +96,7 @@ class Source:
 def text_summary(source: Source) -> Example:
     """Title (and text) to summary; some titles say nothing about a slot."""
     item, noun = source.item(), source.noun()
-    if source.chance(0.2):
+    if source.chance(0.4):
         return _foreign_summary(source, noun)
     data = {
         "title": language.title(item),
@@ -109,12 +109,9 @@ def text_summary(source: Source) -> Example:
 
 
 def _foreign_summary(source: Source, noun: str) -> Example:
-    words = questions.random_words(source.rng, int(source.rng.integers(1, 12)))
-    words = [
-        make_name(source.rng, reserved=source.reserved) if source.chance(0.25) else word
-        for word in words
-    ]
-    data = {"title": " ".join(words), "text": "", "words": source.words(40)}
+    words = questions.foreign_title(source.rng, reserved=source.reserved)
+    text = language.text(source.item()) if source.chance(0.3) else ""
+    data = {"title": " ".join(words), "text": text, "words": source.words(40)}
     return Example(render("text_summary", data, noun=noun), (language.called(words, noun=noun),))
 
 
@@ -138,8 +135,8 @@ def picture_questions(source: Source) -> Example:
 def fusion(source: Source) -> Example:
     """Both descriptions to one summary."""
     item, noun = source.item(), source.noun()
-    if source.chance(0.15):
-        words = questions.random_words(source.rng, int(source.rng.integers(1, 9)))
+    if source.chance(0.25):
+        words = questions.foreign_title(source.rng, reserved=source.reserved)
         summary = language.called(words, noun=noun)
         answer = f"{summary[:-1]}, showing {_lowered(language.image_description(item.values))}"
     else:
@@ -224,6 +221,25 @@ def _summary(item: WorldItem, values: PartialValues, noun: str) -> str:
     return language.fusion(values, item.name, noun=noun)
 
 
+def presence(source: Source) -> Example:
+    """A text, and whether words stand in it."""
+    draw = source.rng.random()
+    if draw < 0.5:
+        words = questions.random_words(source.rng, int(source.rng.integers(2, 16)))
+        known = [word.lower() for word in words]
+        absent = [word for word in questions.plain_words() if word not in known]
+        line = " ".join(words)
+    else:
+        item = source.item()
+        slots = TEXT_SLOTS if draw < 0.65 else range(len(SLOTS))
+        known = [item.values[i] for i in slots]
+        absent = [value for i in slots for value in SLOTS[i].values if value not in known]
+        line = language.title(item) if draw < 0.65 else _sentence(source, item.values)
+    asked = questions.about_words(source.rng, known, absent, n=8)
+    parts = (TextPart(f'Text: "{line}"\n{asked[0]}'),)
+    return Example(Prompt((Message("user", parts),)), tuple(asked[1:]))
+
+
 def comparison(source: Source) -> Example:
     """A cover and a title against a text: what they share, asked in several ways."""
     item, cover = source.item_with_cover()
@@ -267,11 +283,7 @@ def choice_of_two(source: Source) -> Example:
 
 def copying(source: Source) -> Example:
     """Random words to be said again."""
-    words = questions.random_words(source.rng, int(source.rng.geometric(0.25)))[:12]
-    words = [
-        make_name(source.rng, reserved=source.reserved) if source.chance(0.5) else word
-        for word in words
-    ]
+    words = questions.foreign_title(source.rng, reserved=source.reserved)
     line = " ".join(words)
     parts = (TextPart(f'Repeat the words: "{line}"'),)
     return Example(Prompt((Message("user", parts),)), (line,))
@@ -309,6 +321,7 @@ FAMILIES: Final[Mapping[str, Callable[[Source], Example]]] = MappingProxyType(
         "text_summary": text_summary,
         "image_description": image_description,
         "picture_questions": picture_questions,
+        "presence": presence,
         "fusion": fusion,
         "preference_first": preference_first,
         "preference_update": preference_update,

@@ -11,7 +11,14 @@ from typing import Final
 
 import numpy as np
 
-from mllm_msr.embedded.world import IMAGE_SLOTS, TEXT_SLOTS, WorldItem, is_reserved, make_name
+from mllm_msr.embedded.world import (
+    IMAGE_SLOTS,
+    SLOTS,
+    TEXT_SLOTS,
+    WorldItem,
+    is_reserved,
+    make_name,
+)
 from mllm_msr.prompts import domain
 
 # One value per slot; None where a slot is unknown.
@@ -66,7 +73,7 @@ def with_article(phrase: str) -> str:
 
 
 def text_summary(values: PartialValues, name: str, *, noun: str) -> str:
-    """What a title says: "A calm cooking video called Velora."."""
+    """What a title says: "A calm video about cooking called Velora."."""
     return f"{_capitalised(with_article(_kind(values, noun)))} called {name}."
 
 
@@ -91,8 +98,13 @@ def preference(values: PartialValues, *, noun: str) -> str:
 
 
 def called(words: Sequence[str], *, noun: str) -> str:
-    """Summary of a title that says nothing about any slot: its own first words."""
-    return f"{_capitalised(with_article(noun))} called {' '.join(words[:8])}."
+    """Summary of any other title: the properties that it names, and its own first words."""
+    found = {word.lower() for word in words}
+    values = tuple(
+        next((value for value in slot.values if i in TEXT_SLOTS and value in found), None)
+        for i, slot in enumerate(SLOTS)
+    )
+    return text_summary(values, " ".join(words[:8]), noun=noun)
 
 
 def _capitalised(sentence: str) -> str:
@@ -100,8 +112,11 @@ def _capitalised(sentence: str) -> str:
 
 
 def _kind(values: PartialValues, noun: str) -> str:
+    # Each value stands behind words that are always the same, never behind another value: heads
+    # that look for what stood behind the present word then find every item's value at once.
     genre, mood = (values[i] for i in TEXT_SLOTS)
-    return " ".join(word for word in (mood, genre, noun) if word)
+    kind = f"{mood} {noun}" if mood else noun
+    return f"{kind} about {genre}" if genre else kind
 
 
 def _look(values: PartialValues) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from mllm_msr.embedded.language import NUMBERS, PartialValues
-from mllm_msr.embedded.world import IMAGE_SLOTS, SLOTS, TEXT_SLOTS, Values
+from mllm_msr.embedded.world import IMAGE_SLOTS, SLOTS, TEXT_SLOTS, Values, is_reserved, make_name
 
 _OPEN: Final = (
     "Which genre is it?", "Which mood does it have?", "Which object is shown?",
@@ -24,6 +24,11 @@ _OPEN: Final = (
 _CLOSED: Final = (
     "Is it about {}?", "Is it {}?", "Is there a {} in the picture?", "Are the colours {}?",
     "Is the background {}?",
+)  # fmt: skip
+_NAMED: Final = ("Is {} named in it?", "Does it name {}?")
+_LETTERS: Final = (
+    "a", "e", "i", "o", "u", "th", "st", "ing", "er", "an", "on", "ch", "x", "q", "w", "y", "gh",
+    "ma", "lo", "re", "ti", "ne", "ck", "ss", "ou", "ee", "br", "zh", "k", "p", "d", "v",
 )  # fmt: skip
 _SAME: Final = (
     "Do both have the same genre?", "Do both have the same mood?", "Do both show the same object?",
@@ -45,6 +50,58 @@ def random_words(rng: np.random.Generator, n: int) -> list[str]:
     return [word.capitalize() if rng.random() < 0.5 else word for word in words]
 
 
+def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
+    """A word as titles of the world outside hold them: a sign, a number, letters in any order.
+
+    Args:
+        rng: Source of chance.
+        reserved: Whether letters spell what is kept for shown and measured worlds (`make_name`).
+    """
+    draw = rng.random()
+    if draw < 0.2:
+        return str(rng.choice(list("#|-&+*")))
+    if draw < 0.4:
+        number = str(int(rng.integers(1, 2100)))
+        return f"({number})" if rng.random() < 0.5 else number
+    while True:
+        letters = [_LETTERS[i] for i in rng.integers(len(_LETTERS), size=rng.integers(1, 5))]
+        word = "".join(letters)
+        if is_reserved(word) == reserved:
+            return word.capitalize() if rng.random() < 0.4 else word
+
+
+def foreign_title(rng: np.random.Generator, *, reserved: bool) -> list[str]:
+    """Words of a title that follows no grammar of the world; now and then one names a value."""
+    words: list[str] = []
+    for _ in range(int(rng.integers(1, 13))):
+        draw = rng.random()
+        if draw < 0.25:
+            word = make_name(rng, reserved=reserved)
+        elif draw < 0.5:
+            word = odd_word(rng, reserved=reserved)
+        else:
+            word = random_words(rng, 1)[0]
+        words.append(f"{word}{',:!?'[rng.integers(4)]}" if rng.random() < 0.12 else word)
+    for slot in TEXT_SLOTS:
+        if rng.random() < 0.2:
+            value = str(rng.choice(SLOTS[slot].values))
+            value = value.capitalize() if rng.random() < 0.4 else value
+            words.insert(int(rng.integers(len(words) + 1)), value)
+    return words
+
+
+def about_words(
+    rng: np.random.Generator, present: Sequence[str], absent: Sequence[str], *, n: int
+) -> list[str]:
+    """Questions whether a text names a word; half of the answers are yes."""
+    asked: list[str] = []
+    for _ in range(n):
+        named = rng.random() < 0.5
+        word = str(rng.choice(present if named else absent))
+        asked += [_NAMED[rng.integers(len(_NAMED))].format(word), _yes_no(named)]
+    return asked
+
+
 def about_text(rng: np.random.Generator, values: Values, *, n: int) -> list[str]:
     """Questions about the slots that a title shows."""
     return _slot_questions(rng, values, TEXT_SLOTS, n)
@@ -61,7 +118,7 @@ def _slot_questions(
     asked: list[str] = []
     for _ in range(n):
         slot = int(rng.choice(slots))
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             asked += [_OPEN[slot], values[slot]]
             continue
         named = values[slot] if rng.random() < 0.5 else _another(rng, slot, values[slot])
