@@ -62,7 +62,7 @@ def text_of(prompt: Prompt) -> str:
     return " ".join(part.text for part in parts if isinstance(part, TextPart))
 
 
-def prompt(text: str, *, image: Path | None = None, trimmable: bool = False) -> Prompt:
+def prompt(text: str, *, image: Path | None = None, trimmable: int = 0) -> Prompt:
     picture = (ImagePart(image),) if image else ()
     return Prompt((Message("user", (*picture, TextPart(text, trimmable))),))
 
@@ -140,7 +140,7 @@ def variants(picture: Path) -> dict[str, Callable[[ReplyCache, EchoBackend], obj
         "score": lambda c, i: list(CachedBackend(i, c).score([plain], ["yes", "no"])),
         "other text": ask(prompt("b", image=picture)),
         "no picture": ask(prompt("a")),
-        "trimmable": ask(prompt("a", image=picture, trimmable=True)),
+        "trimmable": ask(prompt("a", image=picture, trimmable=1)),
         "longer answer": ask(Prompt(plain.messages, max_new_tokens=9)),
         "budget": ask(Prompt(plain.messages, max_text_tokens=9)),
         "other role": ask(Prompt((Message("system", plain.messages[0].parts),))),

@@ -46,7 +46,7 @@ def as_text(prompt: Prompt) -> str:
 @pytest.mark.parametrize("name", DATA)
 def test_golden_prompts(name: str, noun: str) -> None:
     image = COVER if name in ("image_description", "recommend") else None
-    trimmable = "preference" if name == "recommend" else None
+    trimmable = ("preference", "title") if name == "recommend" else ()
     text = as_text(prompts.render(name, DATA[name], noun=noun, image=image, trimmable=trimmable))
     golden = GOLDEN / f"{name}.{noun}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -60,9 +60,11 @@ def test_every_template_has_a_golden_case() -> None:
 
 
 def test_a_hostile_title_changes_nothing_but_its_own_place() -> None:
-    plain = prompts.render("recommend", DATA["recommend"], image=COVER, trimmable="preference")
+    plain = prompts.render(
+        "recommend", DATA["recommend"], image=COVER, trimmable=("preference", "title")
+    )
     data = {**DATA["recommend"], "title": HOSTILE}
-    hostile = prompts.render("recommend", data, image=COVER, trimmable="preference")
+    hostile = prompts.render("recommend", data, image=COVER, trimmable=("preference", "title"))
     assert len(hostile.messages) == len(plain.messages) == 1
     assert hostile.images == plain.images
     assert len(hostile.messages[0].parts) == len(plain.messages[0].parts)
@@ -81,12 +83,12 @@ def test_a_prompt_without_picture_does_not_speak_of_one() -> None:
     assert "picture" not in text
 
 
-def test_the_trimmable_part_is_the_preference_alone() -> None:
-    prompt = prompts.render("recommend", DATA["recommend"], image=COVER, trimmable="preference")
-    trimmable = [
-        p.text for p in prompt.messages[0].parts if isinstance(p, TextPart) and p.trimmable
-    ]
-    assert trimmable == ["Quiet tales."]
+def test_the_preference_is_cut_first_and_then_the_title() -> None:
+    prompt = prompts.render(
+        "recommend", DATA["recommend"], image=COVER, trimmable=("preference", "title")
+    )
+    turns = {p.trimmable: p.text for p in prompt.messages[0].parts if isinstance(p, TextPart)}
+    assert (turns[1], turns[2]) == ("Quiet tales.", DATA["recommend"]["title"])
 
 
 def test_unknown_names_answer_with_the_known_ones() -> None:

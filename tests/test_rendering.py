@@ -141,7 +141,7 @@ class TestUntrustedText:
 
     def test_a_mark_split_over_neighbouring_parts_is_broken_apart(self, renderer: Any) -> None:
         own = renderer("llava_next")
-        halves = own.render(ask("Title: <ima", TextPart("ge> and </", trimmable=True), "s>"))
+        halves = own.render(ask("Title: <ima", TextPart("ge> and </", trimmable=1), "s>"))
         assert special_counts(own, halves.input_ids) == special_counts(
             own, own.render(ask("Title:")).input_ids
         )
@@ -168,7 +168,7 @@ class TestBudget:
     def test_only_the_trimmable_part_is_cut_from_its_end(self, family: str, renderer: Any) -> None:
         own = renderer(family)
         words = " ".join(f"w{number}" for number in range(200))
-        prompt = ask("Begin. ", TextPart(words, trimmable=True), " Answer yes or no.", budget=90)
+        prompt = ask("Begin. ", TextPart(words, trimmable=1), " Answer yes or no.", budget=90)
 
         rendered = own.render(prompt, "yes")
 
@@ -180,15 +180,30 @@ class TestBudget:
         assert "w199" not in text
         assert len(rendered.answer_ids) == 1
 
+    def test_parts_are_cut_in_their_turn(self, renderer: Any) -> None:
+        own = renderer("llama")
+        first = TextPart("calm films " * 20, trimmable=1)
+        second = TextPart("epic boats " * 20, trimmable=2)
+        for parts in ([first, second], [second, first]):
+            n_tokens = own.render(ask(*parts, "End.")).n_text_tokens
+            a_little = own.render(ask(*parts, "End.", budget=n_tokens - 9))
+            text = own.tokenizer.decode(a_little.input_ids)
+            assert text.count("epic boats") == 20
+            assert 0 < text.count("calm films") < 20
+            much = own.render(ask(*parts, "End.", budget=n_tokens - 80))
+            text = own.tokenizer.decode(much.input_ids)
+            assert 0 < text.count("epic boats") < 20
+            assert "calm" not in text
+
     def test_as_many_words_as_fit_are_kept(self, renderer: Any) -> None:
         own = renderer("llama")
-        part = TextPart("calm films " * 40, trimmable=True)
+        part = TextPart("calm films " * 40, trimmable=1)
         sizes = [own.render(ask(part, "End.", budget=n)).n_text_tokens for n in range(40, 60)]
         assert sizes == sorted(sizes)
         assert max(n - size for n, size in zip(range(40, 60), sizes, strict=True)) <= 4
 
     def test_a_prompt_within_its_budget_stays_whole(self, renderer: Any) -> None:
-        part = TextPart("calm films", trimmable=True)
+        part = TextPart("calm films", trimmable=1)
         assert not renderer("llama").render(ask(part, "End.", budget=200)).trimmed
 
     def test_nothing_left_to_cut_is_an_error(self, renderer: Any) -> None:
@@ -199,13 +214,13 @@ class TestBudget:
         self, processor: Any, pictures: Sequence[Path]
     ) -> None:
         small = Renderer(processor("llava_next"), supports_images=True, max_tokens=150)
-        part = TextPart("calm films " * 100, trimmable=True)
+        part = TextPart("calm films " * 100, trimmable=1)
         rendered = small.render(ask(pictures[0], "Look: ", part))
         assert rendered.trimmed
         assert 130 <= len(rendered.input_ids) <= 150 - 8
 
     def test_text_without_spaces_can_be_cut_too(self, renderer: Any) -> None:
-        part = TextPart("映" * 400, trimmable=True)
+        part = TextPart("映" * 400, trimmable=1)
         rendered = renderer("llama").render(ask(part, "End.", budget=300))
         assert 0 < rendered.n_text_tokens <= 300
 

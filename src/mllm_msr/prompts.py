@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -149,7 +149,7 @@ def render(
     *,
     noun: str = "item",
     image: Path | None = None,
-    trimmable: str | None = None,
+    trimmable: Sequence[str] = (),
     max_new_tokens: int = 128,
     max_text_tokens: int | None = None,
 ) -> Prompt:
@@ -160,7 +160,7 @@ def render(
         data: The template's variables; strings (and strings in lists) are cleaned.
         noun: A key of `DOMAINS`.
         image: Picture to show where the template says `image`.
-        trimmable: Name of the variable that a token budget may cut.
+        trimmable: Names of the variables that a token budget may cut, the first before the second.
         max_new_tokens: Upper bound of the answer, in tokens.
         max_text_tokens: Budget of the prompt's text, in tokens.
 
@@ -169,8 +169,8 @@ def render(
     """
     words = domain(noun)
     values = {key: _cleaned(value) for key, value in data.items()}
-    if trimmable is not None:
-        values[trimmable] = f"{_TRIM_START}{values[trimmable]}{_TRIM_END}"
+    for turn, key in enumerate(trimmable, start=1):
+        values[key] = f"{_TRIM_START}{turn}{values[key]}{_TRIM_END}"
     _template_source(name, noun)
     template = _environment().select_template([f"{noun}/{name}.jinja", f"{name}.jinja"])
     text = template.render(
@@ -203,7 +203,7 @@ def _parts(text: str, image: Path | None) -> list[Part]:
         if piece.startswith(_IMAGE) and image is not None:
             parts.append(ImagePart(image))
         elif piece.startswith(_TRIM_START):
-            parts.append(TextPart(piece[1:-1], trimmable=True))
+            parts.append(TextPart(piece[2:-1], trimmable=int(piece[1])))
         elif piece:
             parts.append(TextPart(piece))
     return parts

@@ -37,11 +37,12 @@ class TextPart:
 
     Attributes:
         text: The words. They are data: a backend never lets a special token in them act.
-        trimmable: Whether a token budget may cut this piece, from its end.
+        trimmable: 0 where it is never cut; else its turn (1, 2, ...) when a token budget has to be
+            met: pieces are cut from their end, all of the first before any of the second.
     """
 
     text: str
-    trimmable: bool = False
+    trimmable: int = 0
 
 
 @dataclass(frozen=True, slots=True)

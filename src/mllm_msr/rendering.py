@@ -13,7 +13,7 @@ import bisect
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,6 +22,7 @@ import jinja2
 import torch
 from torch import Tensor
 
+from mllm_msr import trimming
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, PromptTooLongError
 from mllm_msr.images import open_image
 from mllm_msr.pictures import PictureCache, stack_pictures
@@ -32,8 +33,6 @@ IGNORED_LABEL: Final = -100
 # Longest end of a prompt that is read again to find an answer's id: markup and a few words.
 _TAIL_TOKENS: Final = 64
 _SHORTEST_TAIL: Final = 8
-
-_WORD: Final = re.compile(r"\s*\S{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +204,9 @@ class Renderer:
             return text, n_tokens, False
 
         def count(n_words: int) -> int:
-            return self._count(self._template(prompt, n_words=n_words))
+            return self._count(self._template(trimming.cut(prompt, n_words)))
 
-        n_words = sum(len(_WORD.findall(part.text)) for part in _trimmable(prompt))
+        n_words = trimming.count_words(prompt)
         keep = bisect.bisect_right(range(n_words), budget, key=count) - 1
         if keep < 0:
             raise PromptTooLongError(
@@ -215,11 +214,10 @@ class Renderer:
                 received=f"{n_tokens}, of which trimming cannot take enough",
                 remedy="raise max_text_tokens or shorten what the prompt is made of",
             )
-        return self._template(prompt, n_words=keep), count(keep), True
+        return self._template(trimming.cut(prompt, keep)), count(keep), True
 
-    def _template(self, prompt: Prompt, *, n_words: int | None = None) -> str:
-        """The prompt as the chat template writes it, trimmable parts cut to `n_words` in all."""
-        left = n_words
+    def _template(self, prompt: Prompt) -> str:
+        """The prompt as the chat template writes it."""
         messages = []
         for message in prompt.messages:
             content: list[dict[str, str]] = []
@@ -229,14 +227,7 @@ class Renderer:
                 if is_image:
                     content.extend({"type": "image"} for _ in parts)
                     continue
-                texts = []
-                for part in parts:
-                    text = part.text if isinstance(part, TextPart) else ""
-                    if left is not None and isinstance(part, TextPart) and part.trimmable:
-                        words = _WORD.findall(text)[:left]
-                        left -= len(words)
-                        text = "".join(words)
-                    texts.append(text)
+                texts = [part.text for part in parts if isinstance(part, TextPart)]
                 # Neighbours are joined first: a mark may hide across their border.
                 content.append({"type": "text", "text": self.neutralise("".join(texts))})
             messages.append({"role": message.role, "content": content})
@@ -360,13 +351,6 @@ class Renderer:
             received=f"{self.tokenizer.convert_ids_to_tokens(list(tail[-8:]))}",
             remedy="check the checkpoint's tokenizer",
         )
-
-
-def _trimmable(prompt: Prompt) -> Iterable[TextPart]:
-    for message in prompt.messages:
-        for part in message.parts:
-            if isinstance(part, TextPart) and part.trimmable:
-                yield part
 
 
 def _marks_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:

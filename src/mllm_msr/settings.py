@@ -1,7 +1,7 @@
 """Every setting, with its type, its default and what it means: the one schema.
 
 `config.py` fills these classes; the command line's help and the settings reference are made from
-them. They are frozen, and only `pipeline.py` and `cli.py` read them.
+them. They are frozen, and only `pipeline.py` and `cli` read them.
 """
 
 from __future__ import annotations

@@ -122,7 +122,9 @@ def _side_prompt(draft: _Draft, side: Modality, noun: str, words: int) -> Prompt
             max_new_tokens=budget,
         )
     data = {"title": draft.item.title, "text": draft.item.text, "words": words}
-    return prompts.render("text_summary", data, noun=noun, trimmable="text", max_new_tokens=budget)
+    return prompts.render(
+        "text_summary", data, noun=noun, trimmable=("text", "title"), max_new_tokens=budget
+    )
 
 
 def _fusion_prompt(draft: _Draft, noun: str, words: int) -> Prompt:

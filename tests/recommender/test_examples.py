@@ -102,10 +102,11 @@ def test_pictures_are_shown_where_they_can_be() -> None:
     assert off.prompt.images == ()
 
 
-def test_only_the_preference_may_be_trimmed() -> None:
+def test_the_preference_is_trimmed_before_the_title_and_nothing_else() -> None:
     (example,) = built(candidates(("user-1", 7, "item-1", 1)), max_text_tokens=64)
     parts = [part for part in example.prompt.messages[0].parts if isinstance(part, TextPart)]
-    assert [part.text for part in parts if part.trimmable] == ["after six"]
+    turns = {part.trimmable: part.text for part in parts if part.trimmable}
+    assert turns == {1: "after six", 2: "Golden lanterns"}
     assert example.prompt.max_text_tokens == 64
     assert example.prompt.max_new_tokens == 1
 

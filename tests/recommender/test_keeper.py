@@ -34,6 +34,7 @@ class Run:
             validation_scores=lambda batch_size: [float(batch_size)],
             optimizer_tensors=dict,
         )
+        self.shown: list[int] = []
         answers = iter(values)
         self.keeper = Keeper(
             folder,
@@ -41,6 +42,7 @@ class Run:
             facts={"seed": 3},
             judge=(lambda _: next(answers)) if values else None,
             batch_size=4,
+            advance=self.shown.append,
             **options,
         )
 
@@ -68,6 +70,7 @@ def test_it_acts_at_whole_steps_only(tmp_path: Path) -> None:
     assert [row["loss"] for row in run.log] == [0.5, 2.5, 4.5]
     assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-00000002", "state-00000003"]
     assert run.progress.stopped_because == "all steps done"
+    assert run.shown == [1, 1, 1]
 
 
 def test_the_best_weights_stay_and_patience_ends_the_run(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def build_prompt(
         preference: The user's preference; blank stands for `NEUTRAL_PREFERENCE`.
         item: The candidate. Its id and its text stay out, as in the paper.
         noun: What the domain calls an item.
-        max_text_tokens: Budget for the text; the preference is cut to meet it.
+        max_text_tokens: Budget for the text; the preference is cut to meet it, and after all
+            of it the title.
         use_images: Whether the picture is shown where there is one.
 
     Returns:
@@ -82,7 +83,7 @@ def build_prompt(
         {"preference": preference.strip() or NEUTRAL_PREFERENCE, "title": item.title},
         noun=noun,
         image=item.image if use_images else None,
-        trimmable="preference",
+        trimmable=("preference", "title"),
         max_new_tokens=1,
         max_text_tokens=max_text_tokens,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         checkpoint_every: Optimiser steps between states; 0 saves none.
         patience: Validations without gain before the run stops.
         batch_size: Examples per validation batch.
+        advance: Called with 1 after each optimiser step.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         checkpoint_every: int,
         patience: int,
         batch_size: int,
+        advance: Callable[[int], None],
     ) -> None:
         self._folder = folder
         self._progress = progress
@@ -58,6 +60,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         self._checkpoint_every = checkpoint_every
         self._patience = patience
         self._batch_size = batch_size
+        self._advance = advance
         self._clock = time.monotonic()
 
     def on_train_start(self, trainer: Any, pl_module: FineTuning) -> None:
@@ -78,6 +81,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         progress.step = step = batch["step"] + 1
         last = step == pl_module.schedule.n_steps
         self._log_step(trainer, pl_module)
+        self._advance(1)
         if self._judge is not None and (last or step % self._validate_every == 0):
             self._validate(trainer, pl_module)
         if last:

@@ -13,8 +13,8 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +60,15 @@ _SUMMARY: Final = "summary.json"
 
 _logger = logging.getLogger(__name__)
 
+Show = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def unseen(n_steps: int, done: int) -> Iterator[Callable[[int], None]]:
+    """Progress that nobody watches."""
+    del n_steps, done
+    yield lambda _: None
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
@@ -94,6 +103,7 @@ def train(
     revision: str | None = None,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
+    show: Show = unseen,
 ) -> TrainingSummary:
     """Fine-tune a checkpoint to answer yes or no.
 
@@ -107,6 +117,8 @@ def train(
         revision: Branch, tag or commit on the hub.
         validation_metric: From labels, P(yes) and users to a value, higher is better.
         resume: Go on from the newest sound state; `False` starts anew.
+        show: Shows progress: called with the number of optimiser steps and of those done
+            before, it yields what is called with 1 after each further step.
 
     Returns:
         What happened, and where the weights are.
@@ -146,6 +158,7 @@ def train(
             facts=facts,
             start=start,
             progress=progress,
+            show=show,
         )
     weights = output / WEIGHT_FOLDERS[options.method]
     summary = _summary(progress, weights)
@@ -215,7 +228,7 @@ def _start(folder: Path, facts: dict[str, Any], *, resume: bool) -> TrainingStat
         raise StaleStageError(
             needed=f"the training state in {folder} to be of this run",
             received=f"one made with another {', '.join(changed)}",
-            remedy="take the old settings back, or start anew with resume=False",
+            remedy="take the old settings back, or start anew (--force, resume=False)",
         )
     rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
@@ -256,6 +269,7 @@ def _fit(
     facts: dict[str, Any],
     start: TrainingState | None,
     progress: Progress,
+    show: Show,
 ) -> bool:
     """Run Lightning's loop over the steps that are left; `progress` and `model` change in place.
 
@@ -288,19 +302,21 @@ def _fit(
             start=start,
         )
         per_epoch = max(1, round(schedule.n_steps / options.epochs))
-        keeper = Keeper(
-            folder,
-            progress,
-            facts=facts,
-            judge=judge,
-            validate_every=options.validate_every or per_epoch,
-            checkpoint_every=options.checkpoint_every if options.saves_states else 0,
-            patience=options.patience,
-            batch_size=options.batch_size,
-        )
-        trainer.callbacks.append(keeper)
         model.train()
-        trainer.fit(module)
+        with show(schedule.n_steps, progress.step) as advance:
+            keeper = Keeper(
+                folder,
+                progress,
+                facts=facts,
+                judge=judge,
+                validate_every=options.validate_every or per_epoch,
+                checkpoint_every=options.checkpoint_every if options.saves_states else 0,
+                patience=options.patience,
+                batch_size=options.batch_size,
+                advance=advance,
+            )
+            trainer.callbacks.append(keeper)
+            trainer.fit(module)
     return bool(trainer.is_global_zero)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from mllm_msr.recommender.options import TrainingOptions
 from mllm_msr.store import Stage
 from mllm_msr.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mllm_msr.recommender.trainer import Show
 
 
 def run(work: Workspace) -> None:
@@ -48,6 +52,7 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
         revision=work.settings.model.further().get("revision"),
         # A state of other settings is no start for these.
         resume=not work.force,
+        show=_shown(work, fold),
     )
     stage.register(work.adapter(fold))
     stage.count(
@@ -57,6 +62,16 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
         steps=summary.steps,
         samples_per_second=summary.samples_per_second,
     )
+
+
+def _shown(work: Workspace, fold: int) -> Show:
+    @contextlib.contextmanager
+    def show(n_steps: int, done: int) -> Iterator[Callable[[int], None]]:
+        with work.progress(f"train {fold}", n_steps) as advance:
+            advance(done)
+            yield advance
+
+    return show
 
 
 def _with_preference(rows: pl.DataFrame, work: Workspace) -> pl.DataFrame:
