@@ -19,8 +19,8 @@ def test_sentences_name_every_slot_once():
         "background."
     )
     assert language.preference(VALUES, noun="product") == (
-        "The user appears to have a preference for epic products about cooking that show a lantern in "
-        "amber colours on a striped background."
+        "The user appears to have a preference for epic products about cooking that show a "
+        "lantern in amber colours on a striped background."
     )
 
 

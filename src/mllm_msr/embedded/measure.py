@@ -24,8 +24,17 @@ from mllm_msr.checkpoints import load_model
 from mllm_msr.embedded import language
 from mllm_msr.embedded.covers import draw_cover
 from mllm_msr.embedded.language import PartialValues
+from mllm_msr.embedded.quiz import quiz
 from mllm_msr.embedded.teacher import ceilings, recurrent_preference
-from mllm_msr.embedded.world import IMAGE_SLOTS, MEASURE_SEEDS, SLOTS, TEXT_SLOTS, make_world
+from mllm_msr.embedded.world import (
+    IMAGE_SLOTS,
+    MEASURE_SEEDS,
+    SLOTS,
+    TEXT_SLOTS,
+    WorldItem,
+    make_world,
+)
+from mllm_msr.grounding import carried_share
 from mllm_msr.prompts import render
 from mllm_msr.records import Prompt
 from mllm_msr.rendering import Renderer
@@ -74,7 +83,13 @@ def read_values(text: str) -> PartialValues:
 
 
 def measure(
-    folder: Path, *, seed: int = MEASURE_SEEDS.start, n_items: int = 200, n_users: int = 100
+    folder: Path,
+    *,
+    seed: int = MEASURE_SEEDS.start,
+    n_items: int = 200,
+    n_users: int = 100,
+    n_questions: int = 400,
+    titles: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Run the pipeline's prompts over an unseen world and count what is right.
 
@@ -83,17 +98,24 @@ def measure(
         seed: Seed of the world, out of `MEASURE_SEEDS`.
         n_items: Size of its catalogue.
         n_users: Number of its users.
+        n_questions: Questions of each family.
+        titles: Titles of the world outside, to be summarised.
 
     Returns:
         Shares in [0, 1]: per slot for image descriptions, text summaries and fused summaries; of
         names carried over; of preferences that agree with the teacher's, after the last block of
-        the whole recurrent chain; some texts as samples; the world's ceilings.
+        the whole recurrent chain; answers to single questions (`quiz`); of outside titles, the
+        share of a summary's content words that occur in its title; some texts as samples; the
+        world's ceilings.
     """
     world = make_world(seed, n_items=n_items, n_users=n_users)
     writer = Writer(folder)
     with tempfile.TemporaryDirectory() as place:
-        pictures, texts, fused = _summaries(writer, world.items, Path(place))
-    truth = [item.values for item in world.items]
+        covers = _draw(world.items, Path(place))
+        pictures, texts, fused = _summaries(writer, world.items, covers)
+        truth = [item.values for item in world.items]
+        answers = quiz(writer.write, covers, truth, seed=seed, n_examples=n_questions)
+    outside = _outside(writer, titles)
     names = [item.name for item in world.items]
     trail = _preferences(writer, fused, [user.history[:-1] for user in world.users])
     wanted = [
@@ -107,21 +129,26 @@ def measure(
         "names_in_text_summary": _carried(texts, names),
         "names_in_fusion": _carried(fused, names),
         "preference": _agreement([texts[-1] for texts in trail], wanted, range(len(SLOTS))),
+        "questions": answers,
+        "outside_titles": _carried_shares(outside, titles),
         "samples": {
-            "text_summary": texts[:3], "image_description": pictures[:3], "fusion": fused[:3],
-            "preferences": trail[:2],
+            "text_summary": texts[:3], "image_description": pictures[:40], "fusion": fused[:3],
+            "preferences": trail[:20], "outside_titles": outside[:10],
         },
         "ceilings": ceilings(world),
     }  # fmt: skip
 
 
+def _draw(items: Sequence[WorldItem], place: Path) -> list[Path]:
+    covers = [place / f"{number}.png" for number in range(len(items))]
+    for item, cover in zip(items, covers, strict=True):
+        draw_cover(item).save(cover)
+    return covers
+
+
 def _summaries(
-    writer: Writer, items: Sequence[Any], place: Path
+    writer: Writer, items: Sequence[WorldItem], covers: Sequence[Path]
 ) -> tuple[list[str], list[str], list[str]]:
-    covers = []
-    for number, item in enumerate(items):
-        covers.append(place / f"{number}.png")
-        draw_cover(item).save(covers[-1])
     pictures = writer.write(
         [render("image_description", {"words": 40}, noun=_NOUN, image=cover) for cover in covers]
     )
@@ -134,6 +161,17 @@ def _summaries(
         for text, picture in zip(texts, pictures, strict=True)
     ]
     return pictures, texts, writer.write([render("fusion", data, noun=_NOUN) for data in pairs])
+
+
+def _outside(writer: Writer, titles: Sequence[str]) -> list[str]:
+    asked = [{"title": title, "text": "", "words": 40} for title in titles]
+    return writer.write([render("text_summary", data, noun=_NOUN) for data in asked])
+
+
+def _carried_shares(texts: Sequence[str], titles: Sequence[str]) -> dict[str, float]:
+    shares = [carried_share(text, title) for text, title in zip(texts, titles, strict=True)]
+    known = [share for share in shares if share is not None]
+    return {"carried": round(float(np.mean(known)), 3), "n": len(known)} if known else {"n": 0}
 
 
 def _preferences(
@@ -178,11 +216,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=MEASURE_SEEDS.start)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=400, help="of each family")
+    parser.add_argument("--titles", type=Path, help="text file of outside titles, one per line")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = args.weights or Path(str(files("mllm_msr") / "embedded" / "weights"))
-    result = measure(folder, seed=args.seed, n_items=args.items, n_users=args.users)
+    titles = args.titles.read_text(encoding="utf-8").splitlines() if args.titles else []
+    result = measure(
+        folder, seed=args.seed, n_items=args.items, n_users=args.users,
+        n_questions=args.questions, titles=titles,
+    )  # fmt: skip
     json.dump(result, sys.stdout, indent=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from mllm_msr.grounding import carried_share
 from mllm_msr.preferences import items_read
 from mllm_msr.summaries import n_prompts as n_summary_prompts
 from mllm_msr.summaries import summarize
@@ -39,7 +40,21 @@ def run(work: Workspace) -> None:
         with work.progress("summarize", n_summary_prompts(items, settings.modalities)) as advance:
             frame = summarize(items, backend, noun=work.noun, progress=advance, **arguments)
         stage.write("summaries", frame)
-        stage.count(items=frame.height, **_health(frame), **usage(backend))
+        stage.count(
+            items=frame.height, **_health(frame), **_carried(frame, items), **usage(backend)
+        )
+
+
+def _carried(summaries: pl.DataFrame, items: pl.DataFrame) -> dict[str, float]:
+    """Mean share of the text summaries' content words that occur in title and text."""
+    rows = summaries.join(items.select("item_id", "title", "text"), on="item_id")
+    rows = rows.drop_nulls("text_summary").with_columns(pl.col("title", "text").fill_null(""))
+    shares = [
+        carried_share(summary, f"{title} {text}")
+        for summary, title, text in rows.select("text_summary", "title", "text").iter_rows()
+    ]
+    known = [share for share in shares if share is not None]
+    return {"carried_words": round(sum(known) / len(known), 4)} if known else {}
 
 
 def _health(summaries: pl.DataFrame) -> dict[str, int]:
