@@ -24,6 +24,7 @@ DATA = {
     "preference_first": {"summaries": ["A quiet tale.", "A loud one."], "words": 80},
     "preference_update": {"summaries": ["A tale."], "preference": "Old taste.", "words": 80},
     "recommend": {"preference": "Quiet tales.", "title": "The Lantern"},
+    "recommend_titles": {"history": "Dusk; Dawn", "title": "The Lantern"},
 }
 
 
@@ -45,8 +46,12 @@ def as_text(prompt: Prompt) -> str:
 @pytest.mark.parametrize("noun", prompts.DOMAINS)
 @pytest.mark.parametrize("name", DATA)
 def test_golden_prompts(name: str, noun: str) -> None:
-    image = COVER if name in ("image_description", "recommend") else None
-    trimmable = ("preference", "title") if name == "recommend" else ()
+    image = COVER if name in ("image_description", "recommend", "recommend_titles") else None
+    read_by_recommenders = {
+        "recommend": ("preference", "title"),
+        "recommend_titles": ("history", "title"),
+    }
+    trimmable = read_by_recommenders.get(name, ())
     text = as_text(prompts.render(name, DATA[name], noun=noun, image=image, trimmable=trimmable))
     golden = GOLDEN / f"{name}.{noun}.txt"
     if os.environ.get("UPDATE_GOLDEN"):

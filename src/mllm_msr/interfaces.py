@@ -14,11 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.spaces import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +200,46 @@ class Recommender(ABC):
         Raises:
             DamagedFileError: A file is missing or not what was written.
         """
+
+
+@runtime_checkable
+class CatalogueScorer(Protocol):
+    """A recommender that can also score its whole catalogue for many users quickly.
+
+    An offer, not a duty: ranking asks `isinstance(model, CatalogueScorer)` and otherwise hands
+    every item of the catalogue to `Recommender.score` as a candidate.
+    """
+
+    @property
+    def catalogue(self) -> Sequence[str]:
+        """Item ids, distinct, in the order of the columns that `score_catalogue` yields.
+
+        Every item of `TrainingData.items` is among them, also where nobody has chosen it.
+        """
+
+    def score_catalogue(
+        self, users: pl.DataFrame, interactions: pl.DataFrame
+    ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
+        """Score every item of the catalogue, a chunk of users at a time.
+
+        Args:
+            users: Columns `user_id` and `position`, one row per ranking wanted.
+            interactions: `tables.INTERACTIONS`; a user's history is as in `Recommender.score`.
+
+        Yields:
+            Consecutive rows of `users`, in the order given, and their scores
+            [rows, len(catalogue)], equal up to rounding to those of `Recommender.score`. The
+            array may be reused for the next chunk. Items of the history are scored like others.
+        """
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A recommender that says which of its constructor's arguments are worth searching.
+
+    An offer like `CatalogueScorer`: `mllm-msr tune` asks `issubclass(kind, Tunable)`.
+    """
+
+    @classmethod
+    def space(cls) -> Space:
+        """Arguments of the constructor and the values to try; the defaults are among them."""

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self, final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.spaces import Between, Space
 
 _FILE: Final = "popularity.json"
+_CHUNK: Final = 512
 
 
 @final
@@ -40,6 +45,13 @@ class Popularity(Recommender):
         self._seed = seed
         self._counts: dict[str, int] | None = None
 
+    @classmethod
+    def space(cls) -> Space:
+        """What `mllm-msr tune` searches."""
+        return {
+            "recent_share": Between(0.05, 1.0, log=True),
+        }
+
     def fit(self, data: TrainingData) -> Self:
         """Count what the training users chose."""
         users = pl.Series("user_id", sorted(data.train_users), dtype=pl.String)
@@ -48,9 +60,27 @@ class Popularity(Recommender):
             n_counted = math.ceil(self._recent_share * rows.height)
             oldest = rows["timestamp"].sort(descending=True)[n_counted - 1]
             rows = rows.filter(pl.col("timestamp") >= oldest)
-        counts = rows.group_by("item_id").len().sort("item_id")
-        self._counts = dict(zip(counts["item_id"], counts["len"], strict=True))
+        known = pl.concat([data.items["item_id"], data.interactions["item_id"]]).unique().sort()
+        counts = known.to_frame().join(
+            rows.group_by("item_id").len(), on="item_id", how="left", maintain_order="left"
+        )
+        self._counts = dict(zip(counts["item_id"], counts["len"].fill_null(0), strict=True))
         return self
+
+    @property
+    def catalogue(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalogue`'s columns."""
+        return tuple(self._fitted())
+
+    def score_catalogue(
+        self,
+        users: pl.DataFrame,
+        interactions: pl.DataFrame,  # noqa: ARG002 - nothing personal enters
+    ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
+        """All items' counts, the same for everybody; see `interfaces.CatalogueScorer`."""
+        counts = np.fromiter(self._fitted().values(), dtype=np.float32)
+        for chunk in users.iter_slices(_CHUNK):
+            yield chunk, np.broadcast_to(counts, (chunk.height, len(counts)))
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002 - nothing personal enters
         """Each candidate's count; 0 for items that no training user chose."""

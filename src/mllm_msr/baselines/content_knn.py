@@ -1,0 +1,163 @@
+"""Content-kNN: an item's score is its likeness to the mean of what the user chose lately.
+
+Cosines of frozen content vectors, one for texts and one for pictures, averaged with a weight.
+Nothing is learnt from other users, so that items nobody has chosen yet are served like all
+others; an item without content, and a user without a history, score 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mllm_msr.baselines._catalogue import history_matrix, in_chunks, score_candidates
+from mllm_msr.baselines._features import Vectors, content_vectors
+from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
+from mllm_msr.errors import SettingsError
+from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.spaces import Between, Space
+
+_TEXT: Final = "text"
+_IMAGE: Final = "image"
+
+
+@final
+class ContentKnn(Recommender):
+    """Likeness of items by what they say and show.
+
+    Args:
+        text_encoder: See `baselines/_features.py`.
+        image_encoder: See `baselines/_features.py`.
+        image_weight: Share of the pictures' cosine in the score, in [0, 1].
+        decay: Weight of a history's item over that of the next later one, in (0, 1].
+        n_last: Items of a history that count, the latest.
+        cache: Folder for content vectors; they are made anew where it is empty.
+        seed: Accepted like everywhere; chance plays no part here.
+
+    Raises:
+        SettingsError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoder: str = "hashing",
+        image_encoder: str = "colours",
+        image_weight: float = 0.1,
+        decay: float = 0.95,
+        n_last: int = 50,
+        cache: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        problems = []
+        if not 0.0 <= image_weight <= 1.0:
+            problems.append(f"image_weight must lie in [0, 1], it is {image_weight}")
+        if not 0.0 < decay <= 1.0:
+            problems.append(f"decay must lie in (0, 1], it is {decay}")
+        if n_last < 1:
+            problems.append(f"n_last must be at least 1, it is {n_last}")
+        if problems:
+            raise SettingsError(problems)
+        self._settings: dict[str, Any] = {
+            "text_encoder": text_encoder,
+            "image_encoder": image_encoder,
+            "image_weight": image_weight,
+            "decay": decay,
+            "n_last": n_last,
+            "seed": seed,
+        }
+        self._cache = Path(cache) if cache else None
+        self._catalogue: tuple[str, ...] = ()
+        self._vectors: dict[str, Vectors] = {}
+
+    @classmethod
+    def space(cls) -> Space:
+        """What `mllm-msr tune` searches."""
+        return {
+            "image_weight": Between(0.0, 1.0),
+            "decay": Between(0.3, 1.0),
+            "n_last": Between(1, 50, log=True),
+        }
+
+    def fit(self, data: TrainingData) -> Self:
+        """Encode the catalogue; nothing is learnt from interactions."""
+        content = content_vectors(
+            data.items,
+            text_encoder=self._settings["text_encoder"],
+            image_encoder=self._settings["image_encoder"],
+            cache=self._cache,
+        )
+        self._catalogue = content.item_ids
+        self._vectors = {_TEXT: _directions(content.text), _IMAGE: _directions(content.image)}
+        return self
+
+    @property
+    def catalogue(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalogue`'s columns."""
+        return self._catalogue
+
+    def score_catalogue(
+        self, users: pl.DataFrame, interactions: pl.DataFrame
+    ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
+        """All items' likeness to each history; see `interfaces.CatalogueScorer`."""
+        vectors, share = self._fitted(), self._settings["image_weight"]
+        read = history_matrix(
+            users,
+            interactions,
+            self._catalogue,
+            decay=self._settings["decay"],
+            n_last=self._settings["n_last"],
+        )
+        for chunk, rows in in_chunks(users, read):
+            scores = (1.0 - share) * _unit(rows @ vectors[_TEXT]) @ vectors[_TEXT].T
+            scores += share * _unit(rows @ vectors[_IMAGE]) @ vectors[_IMAGE].T
+            yield chunk, scores
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        """Each candidate's likeness to its user's history, in [-1, 1]."""
+        self._fitted()
+        return score_candidates(self, candidates, interactions)
+
+    def save(self, folder: Path) -> None:
+        """Write settings, items and their vectors."""
+        save_state(folder, State(self._settings, self._catalogue, self._fitted()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; the encoders are not needed again."""
+        state = load_state(folder, names=[_TEXT, _IMAGE])
+        try:
+            loaded = cls(**state.settings)
+        except (TypeError, SettingsError) as cause:
+            raise damaged(folder, str(cause)) from cause
+        loaded._catalogue = state.catalogue
+        loaded._vectors = {kind: state.arrays[kind] for kind in (_TEXT, _IMAGE)}
+        return loaded
+
+    def _fitted(self) -> dict[str, Vectors]:
+        if not self._vectors:
+            raise unfitted("content_knn")
+        return self._vectors
+
+
+def _directions(vectors: Vectors) -> Vectors:
+    """Unit rows around the mean of all items that have content; zero rows stay zero.
+
+    Without the mean taken away, what all items share would make all cosines alike.
+    """
+    present = np.flatnonzero(np.abs(vectors).sum(axis=1))
+    directions = np.zeros_like(vectors)
+    if present.size:
+        directions[present] = _unit(vectors[present] - vectors[present].mean(axis=0))
+    return directions
+
+
+def _unit(rows: npt.NDArray[Any]) -> Vectors:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Vectors = (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled

@@ -1,0 +1,192 @@
+"""TALLRec: a language model fine-tuned on titles alone (Bao et al. 2023).
+
+Titles of the history, the candidate's title, yes or no; LoRA on the queries and values of the
+same backbone as MLLM-MSR, without picture and without a written preference, so that the two
+differ by just these. The validation AUC chooses the weights. The original marks liked and
+disliked titles; interactions here carry no ratings, so all of them count as liked. Items that
+the catalogue lacks get 0.5.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+import polars as pl
+
+from mllm_msr.baselines._dialogues import score_dialogues, title_examples
+from mllm_msr.baselines._item_table import load_items, save_items
+from mllm_msr.baselines._state import damaged, unfitted
+from mllm_msr.disk import sync_tree
+from mllm_msr.embedded import weights_folder
+from mllm_msr.errors import SettingsError
+from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.recommender.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from mllm_msr.recommender.options import Precision
+
+_NAME: Final = "tallrec"
+_ADAPTER: Final = "adapter"
+_TARGET: Final = ("q_proj", "v_proj")
+_TRAINING: Final = (
+    *("rank", "alpha", "dropout", "learning_rate", "batch_size", "accumulate"),
+    *("epochs", "max_steps", "patience", "precision", "seed"),
+)
+_FORM: Final = ("noun", "n_last", "max_text_tokens")
+
+
+@final
+class Tallrec(Recommender):
+    """A text-only recommender out of a language model.
+
+    Args:
+        backend: "embedded" or "huggingface": backends whose weights can be tuned here.
+        options: The backend's constructor arguments, such as `checkpoint`.
+        noun: What an item is called in the prompt.
+        n_last: Titles of a history that are shown, the latest.
+        max_text_tokens: Budget of a prompt's text.
+        max_examples: Bound on training examples, a seeded sample; all where it is `None`.
+        rank: Rank of the LoRA matrices.
+        alpha: Their scale is alpha / rank.
+        dropout: Dropout before them.
+        learning_rate: Peak learning rate.
+        batch_size: Examples per forward pass.
+        accumulate: Forward passes per step; the paper's batch is 128 in all.
+        epochs: Passes over the examples.
+        max_steps: Bound on optimiser steps.
+        patience: Validations without gain before it stops.
+        precision: Of matrix products in training: "bf16", "fp16" or "fp32".
+        max_error_rate: Share of prompts that may fail in scoring; they get 0.5.
+        seed: Seed of the sample, the matrices and the order of examples.
+
+    Raises:
+        SettingsError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: str = "embedded",
+        options: Mapping[str, Any] | None = None,
+        noun: str = "item",
+        n_last: int = 10,
+        max_text_tokens: int | None = None,
+        max_examples: int | None = None,
+        rank: int = 8,
+        alpha: int = 16,
+        dropout: float = 0.05,
+        learning_rate: float = 1e-4,
+        batch_size: int = 16,
+        accumulate: int = 8,
+        epochs: float = 3,
+        max_steps: int | None = None,
+        patience: int = 3,
+        precision: Precision = "bf16",
+        max_error_rate: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self._settings: dict[str, Any] = given | {"options": dict(options or {})}
+        problems = [
+            f"{name} must be at least 1, it is {value}"
+            for name, value in (("n_last", n_last), ("max_examples", max_examples))
+            if value is not None and value < 1
+        ]
+        if backend not in {"embedded", "huggingface"}:
+            problems.append(f"backend must be embedded or huggingface, it is {backend!r}")
+        if backend == "huggingface" and "checkpoint" not in self._settings["options"]:
+            problems.append("options must name a checkpoint for the backend huggingface")
+        if problems:
+            raise SettingsError(problems)
+        chosen = {name: given[name] for name in _TRAINING}
+        self._training = TrainingOptions(**chosen, target=_TARGET)
+        self._items: pl.DataFrame | None = None
+        self._adapter: Path | None = None
+        # Holds the adapter of `fit` until this object goes; `save` copies it.
+        self._home: tempfile.TemporaryDirectory[str] | None = None
+
+    def fit(self, data: TrainingData) -> Self:
+        """Tune the model on training users' candidates.
+
+        Raises:
+            MissingExtraError: Lightning or PEFT is not installed.
+            DataError: There are no training candidates.
+            TrainingError: Training cannot go on.
+        """
+        # Importing it loads torch, which listing the baselines must not.
+        from mllm_msr.recommender.trainer import train  # noqa: PLC0415
+
+        rows = data.candidates.filter(pl.col("negatives") == "uniform")
+        learned = rows.filter(pl.col("split") == "train")
+        bound = self._settings["max_examples"]
+        if bound is not None and learned.height > bound:
+            learned = learned.sample(bound, seed=self._settings["seed"])
+        home = tempfile.TemporaryDirectory(prefix="mllm-msr-tallrec-")
+        form = {name: self._settings[name] for name in _FORM}
+        examples, judged = (
+            list(title_examples(part, data.interactions, data.items, use_images=False, **form))
+            for part in (learned, rows.filter(pl.col("split") == "validation"))
+        )
+        summary = train(
+            examples,
+            judged,
+            checkpoint=self._checkpoint(),
+            output=Path(home.name),
+            options=self._training,
+            revision=self._settings["options"].get("revision"),
+        )
+        self._items, self._adapter, self._home = data.items, summary.weights, home
+        return self
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        """Each candidate's P(yes), in [0, 1].
+
+        Raises:
+            BackendError: The model cannot go on, or too many prompts failed.
+        """
+        items, adapter = self._fitted()
+        return score_dialogues(
+            candidates,
+            interactions,
+            items,
+            backend=self._settings["backend"],
+            options={**self._settings["options"], "adapter": adapter},
+            max_error_rate=self._settings["max_error_rate"],
+            use_images=False,
+            **{name: self._settings[name] for name in _FORM},
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write settings, items and the adapter in PEFT's format."""
+        items, adapter = self._fitted()
+        shutil.copytree(adapter, folder / _ADAPTER, dirs_exist_ok=True)
+        sync_tree(folder / _ADAPTER)
+        save_items(folder, self._settings, items)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; the adapter stays in the folder."""
+        settings, items = load_items(folder)
+        if not (folder / _ADAPTER).is_dir():
+            raise damaged(folder, f"no folder {_ADAPTER}")
+        try:
+            loaded = cls(**settings)
+        except (TypeError, SettingsError) as cause:
+            raise damaged(folder, str(cause)) from cause
+        loaded._items, loaded._adapter = items, folder / _ADAPTER
+        return loaded
+
+    def _checkpoint(self) -> str:
+        options = self._settings["options"]
+        if self._settings["backend"] == "huggingface":
+            return str(options["checkpoint"])
+        return str(options.get("weights") or weights_folder())
+
+    def _fitted(self) -> tuple[pl.DataFrame, Path]:
+        if self._items is None or self._adapter is None:
+            raise unfitted(_NAME)
+        return self._items, self._adapter
