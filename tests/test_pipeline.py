@@ -48,6 +48,7 @@ def test_a_run_leaves_the_folder_that_is_promised(tmp_path: Path, data: Path) ->
     written = run(tmp_path / "run", load(data), report=True)
     assert set(written) == {
         "candidates.parquet",
+        "cases.parquet",
         "interactions.parquet",
         "items.parquet",
         "metrics_per_user.parquet",
@@ -58,6 +59,8 @@ def test_a_run_leaves_the_folder_that_is_promised(tmp_path: Path, data: Path) ->
         "scores/zero_shot.parquet",
         "splits.parquet",
         "summaries.parquet",
+        "top/popularity.parquet",
+        "top/zero_shot.parquet",
     }
     for name, frame in written.items():
         schema = tables.SCHEMAS.get(name.split("/")[0].removesuffix(".parquet"))

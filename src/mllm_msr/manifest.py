@@ -34,6 +34,8 @@ _PRODUCERS: Final[Mapping[str, str]] = MappingProxyType(
         "model": "train",
         "scores": "score",
         "ranks": "score",
+        "top": "score",
+        "cases": "evaluate",
         "details": "evaluate",
         "metrics": "evaluate",
         "metrics_per_user": "evaluate",

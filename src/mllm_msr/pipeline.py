@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mllm_msr.evaluation.evaluator import evaluate_foreign
+from mllm_msr import planning
+from mllm_msr.evaluation.foreign import evaluate_foreign
+from mllm_msr.forking import take_over
+from mllm_msr.launching import is_follower
 from mllm_msr.settings import Settings
 from mllm_msr.stages import (
     evaluate,
@@ -27,6 +32,8 @@ from mllm_msr.stages import (
 )
 from mllm_msr.store import RunFolder
 from mllm_msr.workspace import Progress, Workspace, silent
+
+_LOG: Final = logging.getLogger(__name__)
 
 STAGES: Final[Mapping[str, Callable[[Workspace], None]]] = {
     "prepare": prepare.run,
@@ -61,13 +68,37 @@ class Pipeline:
         Raises:
             RunLockedError: Another process works in the folder.
         """
-        with RunFolder.open(folder) as run:
+        with RunFolder.open(folder, follow=is_follower(os.environ)) as run:
             yield cls(Workspace(run, settings, force=force, progress=progress))
+
+    @property
+    def run(self) -> RunFolder:
+        """The run folder."""
+        return self._workspace.run
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the stages are done under."""
+        return self._workspace.settings
+
+    @property
+    def workspace(self) -> Workspace:
+        """What the stages are given."""
+        return self._workspace
 
     def run_all(self) -> None:
         """Do every stage that is not done yet."""
+        self.run_until("report")
+
+    def run_until(self, last: str) -> None:
+        """Do every stage up to `last`, itself included, that is not done yet."""
         for name in STAGES:
             self.run_stage(name)
+            if name == last:
+                return
+            if name == "prepare" and not self.run.follows:
+                for sentence in planning.warnings(self._workspace):
+                    _LOG.warning("%s", sentence)
 
     def run_stage(self, name: str) -> None:
         """Do one stage, unless it is done.
@@ -75,9 +106,47 @@ class Pipeline:
         Raises:
             StaleStageError: It is done under other settings or inputs.
             RunFolderError: An earlier stage has not been done.
+            SystemExit: This process was started to join a training, and that has ended.
         """
+        if self.run.follows and name != "train":
+            return
         STAGES[name](self._workspace)
-        self._keep_settings()
+        if not self.run.follows:
+            self._keep_settings()
+
+    def under(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
+        """The same run folder under other settings, held as long as this one is.
+
+        Args:
+            settings: Checked settings.
+            force: As for `open`; as here where it is None.
+        """
+        work = self._workspace
+        force = work.force if force is None else force
+        return Pipeline(Workspace(work.run, settings, force=force, progress=work.progress))
+
+    @contextlib.contextmanager
+    def fork(
+        self, name: str, settings: Settings, *, shares: Sequence[str] = ()
+    ) -> Iterator[Pipeline]:
+        """Another run inside this one's folder that begins with finished stages of this one.
+
+        Args:
+            name: Its folder's name in `variants/`.
+            settings: Its own settings.
+            shares: Stages that are taken over where they are finished here ("prepare"); those
+                of all folds or models together ("train", "score"). Replies of models are taken
+                over too, so that no question is asked twice.
+
+        Raises:
+            RunLockedError: Another process works in it.
+        """
+        work = self._workspace
+        follow = self.run.follows
+        with RunFolder.open(self.run.inside(f"variants/{name}"), follow=follow) as other:
+            if not follow:
+                take_over(other, self.run, shares)
+            yield Pipeline(Workspace(other, settings, force=work.force, progress=work.progress))
 
     def _keep_settings(self) -> None:
         run, text = self._workspace.run, self._workspace.settings.to_yaml()

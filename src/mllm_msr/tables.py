@@ -85,7 +85,28 @@ RANKS: Final = _schema(
     n_negatives=pl.Int64(),
 )
 
-# Long form: one row per model, negatives, fold, user and metric.
+# The head of a full-catalogue ranking: rank counts from 1, higher scores first, items that the
+# user had before left out.
+TOP: Final = _schema(
+    fold=pl.Int32(), user_id=pl.String(), rank=pl.Int32(), item_id=pl.String(), score=pl.Float64()
+)
+
+# What is known of each test user before anything is scored: the true next item, the number of
+# interactions before it, how often the fold's visible data hold it (n_target), and its popularity
+# percentile (share of the catalogue that was chosen less often, ties half, in (0, 1));
+# history_percentile is the mean over the history, null without one.
+CASES: Final = _schema(
+    fold=pl.Int32(),
+    user_id=pl.String(),
+    item_id=pl.String(),
+    n_history=pl.Int32(),
+    n_target=pl.Int64(),
+    percentile=pl.Float64(),
+    history_percentile=pl.Float64(),
+)
+
+# Long form: one row per model, negatives, fold, user and metric; models that were run with
+# several seeds have one row per seed, as "name@seed".
 METRICS_PER_USER: Final = _schema(
     model=pl.String(),
     negatives=pl.String(),
@@ -104,6 +125,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
         "preferences": PREFERENCES,
         "scores": SCORES,
         "ranks": RANKS,
+        "top": TOP,
+        "cases": CASES,
         "metrics_per_user": METRICS_PER_USER,
     }
 )

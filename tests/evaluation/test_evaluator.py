@@ -1,4 +1,4 @@
-"""The evaluation as a whole: the shape of its result, and every fault of a foreign table."""
+"""The evaluation as a whole: the shape of its result, seeds, slices, faults of scores."""
 
 from __future__ import annotations
 
@@ -9,35 +9,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+import judged
+from judged import N_USERS, scored
 from mllm_msr.errors import DataError
-from mllm_msr.evaluation.evaluator import ROW, evaluate_foreign, evaluate_scores
-from mllm_msr.evaluation.metrics import metrics_from_scores, rank_counts
-from mllm_msr.tables import CANDIDATES, METRICS_PER_USER, SCORES, conform
-
-N_USERS = 40
-
-
-@pytest.fixture
-def candidates():
-    rows = [
-        (user % 5, "test", kind, f"u{user}", 7, f"i{(user + at) % 90}", int(at == 3))
-        for user in range(N_USERS)
-        for kind in ("uniform", "popularity")
-        for at in range(21)
-    ]
-    rows += [(0, "train", "uniform", f"u{user}", 4, "i0", 1) for user in range(5)]
-    return pl.DataFrame(rows, schema=dict(CANDIDATES), orient="row")
+from mllm_msr.evaluation.evaluator import Context, evaluate_scores
+from mllm_msr.evaluation.metrics import ROW, metrics_from_scores, rank_counts
+from mllm_msr.evaluation.slices import TARGETS, with_slices
+from mllm_msr.tables import CANDIDATES, CASES, METRICS_PER_USER, SCORES, TOP, conform
 
 
 @pytest.fixture
-def test_rows(candidates):
-    return candidates.filter(pl.col("split") == "test")
-
-
-def scored(rows, *, signal=0.0, seed=0):
-    noise = np.random.default_rng(seed).random(rows.height)
-    score = (noise + signal * rows["label"].to_numpy()) / (1 + signal)
-    return conform(rows.with_columns(score=pl.Series(score)), SCORES, name="test")
+def test_rows():
+    return judged.tested_rows()
 
 
 def test_result_has_the_contract_s_shape(test_rows):
@@ -75,36 +58,6 @@ def test_order_of_rows_and_other_models_change_nothing(test_rows):
     assert beside.summary["ours"] == alone.summary["ours"]
 
 
-def test_comparisons_name_the_better_model_and_correct_for_their_number(test_rows):
-    models = {
-        "good": scored(test_rows, signal=2.0),
-        "noise": scored(test_rows, seed=1),
-        "noise2": scored(test_rows, seed=2),
-    }
-    records = evaluate_scores(models, n_resamples=400).details["comparisons"]
-    assert len(records) == 3 * 2 * 4  # pairs, negatives, metrics
-    by_pair = {
-        (record["first"], record["second"]): record
-        for record in records
-        if record["metric"] == "auc" and record["negatives"] == "uniform"
-    }
-    clear, unclear = by_pair["good", "noise"], by_pair["noise", "noise2"]
-    assert clear["difference"] > 0
-    assert clear["p_holm"] < 0.05
-    assert unclear["p_holm"] > 0.05
-    assert clear["p_holm"] == pytest.approx(min(1, 3 * clear["p"]), abs=0.01)
-    assert clear["n"] == N_USERS
-
-
-def test_comparisons_use_common_users_only(test_rows):
-    models = {
-        "all": scored(test_rows),
-        "few": scored(test_rows.filter(pl.col("user_id").is_in(["u1", "u2", "u3"])), seed=1),
-    }
-    records = evaluate_scores(models, n_resamples=50).details["comparisons"]
-    assert {record["n"] for record in records} == {3}
-
-
 def test_full_catalogue_ranks_join_the_model_s_other_results(test_rows):
     frame = scored(test_rows.filter(pl.col("negatives") == "uniform"))
     ranks = rank_counts(frame).with_columns(negatives=pl.lit("full"))
@@ -132,6 +85,92 @@ def test_a_constant_score_earns_chance(test_rows):
     assert entries["ties"]["mean"] == 1.0
 
 
+def test_seeds_of_a_model_are_averaged_user_by_user(test_rows):
+    first, second = scored(test_rows, signal=0.6, seed=1), scored(test_rows, signal=0.6, seed=2)
+    found = evaluate_scores(
+        {"sasrec@0": first, "other": scored(test_rows, seed=7), "sasrec@1": second}, n_resamples=50
+    )
+    assert list(found.summary) == ["sasrec", "other"]
+    by_seed = {
+        seed: metrics_from_scores(frame).filter(pl.col("negatives") == "uniform")["auc"]
+        for seed, frame in (("0", first), ("1", second))
+    }
+    entry = found.summary["sasrec"]["uniform"]["auc"]
+    assert entry["n"] == N_USERS
+    assert entry["mean"] == pytest.approx(np.mean([values.mean() for values in by_seed.values()]))
+    assert found.details["seeds"]["sasrec"]["uniform"]["auc"] == {
+        seed: pytest.approx(values.mean()) for seed, values in by_seed.items()
+    }
+    assert list(found.details["seeds"]) == ["sasrec"]
+    assert set(found.per_user["model"]) == {"sasrec@0", "sasrec@1", "other"}
+    assert {(r["first"], r["second"]) for r in found.details["comparisons"]} == {
+        ("sasrec", "other")
+    }
+    assert set(found.details["calibration"]) == {"sasrec", "other"}
+
+
+@pytest.fixture
+def context(test_rows):
+    """Users of two kinds of history and target; lists of the catalogue's first two items."""
+    targets = test_rows.filter((pl.col("label") == 1) & (pl.col("negatives") == "uniform"))
+    place = pl.int_range(pl.len())
+    cases = targets.with_columns(
+        n_history=4 + 10 * (place % 2),
+        n_target=3 + 20 * (place % 2),
+        percentile=0.5,
+        history_percentile=0.25,
+    )
+    popularity = pl.DataFrame(
+        {"fold": fold, "item_id": f"i{at}", "n": at, "percentile": at / 90, "bits": 1.0}
+        for fold in range(5)
+        for at in range(90)
+    ).with_columns(pl.col("fold").cast(pl.Int32))
+    top = targets.select("fold", "user_id").join(
+        pl.DataFrame({"rank": [1, 2], "item_id": ["i45", "i0"], "score": [1.0, 0.5]}), how="cross"
+    )
+    return Context(
+        cases=conform(cases, CASES, name="cases"),
+        popularity=popularity,
+        top={"ours": conform(top, TOP, name="top")},
+    )
+
+
+def test_slices_and_exposure_come_from_the_context(test_rows, context):
+    frame = scored(test_rows, signal=0.5)
+    found = evaluate_scores({"ours": frame}, context=context, ks=(1, 2, 5), n_resamples=50)
+    slices = found.details["slices"]["history"]
+    assert [cell["ours"]["uniform"]["auc"]["n"] for cell in slices.values()] == [20, 20]
+    means = [cell["ours"]["uniform"]["auc"]["mean"] for cell in slices.values()]
+    assert np.mean(means) == pytest.approx(found.summary["ours"]["uniform"]["auc"]["mean"])
+    exposure = found.details["exposure"]["ours"]
+    assert exposure["coverage@2"] == {"mean": pytest.approx(2 / 90)}
+    assert exposure["popularity@1"]["mean"] == pytest.approx(0.5)
+    assert exposure["bias@2"]["mean"] == pytest.approx(0.25 - 0.25)
+    assert "coverage@2" not in found.summary["ours"]["uniform"]
+    json.dumps(found.details, allow_nan=False)
+
+
+def test_every_figure_of_a_slice_can_be_recomputed_from_the_tables(test_rows, context):
+    found = evaluate_scores(
+        {"ours": scored(test_rows, signal=0.5)}, context=context, n_resamples=50
+    )
+    joined = found.per_user.join(with_slices(context.cases), on=["fold", "user_id"])
+    again = joined.filter(
+        (pl.col("metric") == "ndcg@5")
+        & (pl.col("negatives") == "popularity")
+        & (pl.col("target") == TARGETS[0])
+    )["value"].mean()
+    kept = found.details["slices"]["target"][TARGETS[0]]["ours"]["popularity"]["ndcg@5"]["mean"]
+    assert again == pytest.approx(kept)
+    assert set(found.per_user.filter(pl.col("negatives") == "full")["metric"]) >= {"bias@5"}
+
+
+def test_without_a_context_there_are_no_slices(test_rows):
+    details = evaluate_scores({"ours": scored(test_rows)}, n_resamples=50).details
+    assert "slices" not in details
+    assert "exposure" not in details
+
+
 def test_faults_of_scores_name_the_model(test_rows):
     frame = scored(test_rows)
     with pytest.raises(DataError, match="once in the scores of 'ours', received 2 duplicate rows"):
@@ -141,67 +180,6 @@ def test_faults_of_scores_name_the_model(test_rows):
         evaluate_scores({"ours": frame.with_columns(score=broken)})
     with pytest.raises(DataError, match="at least one scored candidate"):
         evaluate_scores({"ours": frame[:0]})
-
-
-@pytest.fixture
-def foreign(tmp_path, candidates, test_rows):
-    """Writes both files after a change to the score table and judges them."""
-    table = scored(test_rows, signal=1.0).drop("label")
-
-    def judge(change=lambda frame: frame, suffix="parquet"):
-        changed = change(table)
-        candidates.write_parquet(tmp_path / "c.parquet")
-        path = tmp_path / f"s.{suffix}"
-        changed.write_csv(path) if suffix == "csv" else changed.write_parquet(path)
-        return evaluate_foreign(tmp_path / "c.parquet", path, n_resamples=50)
-
-    return judge
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_foreign_scores_join_by_key(foreign, test_rows, suffix):
-    expected = evaluate_scores({"scores": scored(test_rows, signal=1.0)}, n_resamples=50).summary
-    shuffled = foreign(lambda frame: frame.sample(fraction=1.0, shuffle=True, seed=3), suffix)
-    assert shuffled.summary == expected
-
-
-def test_foreign_scores_of_training_rows_are_left_out(foreign):
-    extra = pl.DataFrame({"fold": [0], "negatives": "uniform", "user_id": "u4", "item_id": "i0"})
-    extra = extra.with_columns(score=pl.lit(0.5), fold=pl.col("fold").cast(pl.Int32))
-    found = foreign(lambda frame: pl.concat([frame, extra], how="diagonal"))
-    assert found.summary == foreign().summary
-
-
-def test_foreign_labels_are_not_trusted(foreign):
-    found = foreign(lambda frame: frame.with_columns(label=pl.lit(1)))
-    assert found.summary == foreign().summary
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda frame: frame[1:], r"each of the 1680 test candidates, received 1 missing.*'u0'"),
-        (lambda frame: pl.concat([frame, frame[:2]]), "received 4 duplicate rows, such as"),
-        (
-            lambda frame: frame.with_columns(pl.col("user_id").replace({"u3": "nobody"})),
-            "only rows that are candidates, received 42 unknown, such as .*'nobody'",
-        ),
-        (lambda frame: frame.drop("score"), "the columns fold, .* add score"),
-        (
-            lambda frame: frame.with_columns(score=pl.lit(float("inf"))),
-            "finite scores of the model 'scores', received 1680 of 1680",
-        ),
-    ],
-)
-def test_faults_of_foreign_tables_are_counted_and_shown(foreign, change, message):
-    with pytest.raises(DataError, match=message):
-        foreign(change)
-
-
-def test_unreadable_files_are_named(tmp_path):
-    (tmp_path / "c.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=r"a readable Parquet or CSV file at .*c\.parquet"):
-        evaluate_foreign(tmp_path / "c.parquet", tmp_path / "s.parquet")
 
 
 def test_row_keys_are_columns_of_both_tables():

@@ -12,7 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_reciprocal_rank
+from torchmetrics.functional.retrieval import (
+    retrieval_hit_rate,
+    retrieval_normalized_dcg,
+    retrieval_reciprocal_rank,
+)
 
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.metrics import (
@@ -21,6 +25,7 @@ from mllm_msr.evaluation.metrics import (
     metrics_from_counts,
     metrics_from_ranks,
     metrics_from_scores,
+    pooled_auc,
     rank_counts,
 )
 from mllm_msr.tables import SCORES, conform
@@ -113,19 +118,54 @@ def test_a_constant_score_earns_chance():
         assert found[name] == pytest.approx(value)
 
 
-def test_other_libraries_agree_on_distinct_scores():
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        labels = (rng.random(12) < 0.3).astype(int)
-        labels[:2] = 0, 1
-        scores = rng.permutation(12) / 12
-        found = metrics_from_scores(table(scores, labels.tolist()), ks=(5,)).row(0, named=True)
+@pytest.mark.parametrize("k", [1, 3, 5, 10, 20])
+def test_other_libraries_agree_on_distinct_scores(k):
+    rng = np.random.default_rng(k)
+    for n_positives in (1, 1, 1, 3):
+        labels = rng.permutation([1] * n_positives + [0] * 20)
+        scores = rng.permutation(len(labels)) / len(labels)
+        found = metrics_from_scores(table(scores, labels.tolist()), ks=(k,)).row(0, named=True)
         predicted, target = torch.tensor(scores), torch.tensor(labels)
-        ndcg = retrieval_normalized_dcg(predicted, target, top_k=5)
-        mrr = retrieval_reciprocal_rank(predicted, target, top_k=5)
-        assert found["ndcg@5"] == pytest.approx(float(ndcg), abs=1e-6)
-        assert found["mrr@5"] == pytest.approx(float(mrr), abs=1e-6)
-        assert found["auc"] == pytest.approx(roc_auc_score(labels, scores))
+        for name, theirs in (
+            ("hr", retrieval_hit_rate(predicted, target, top_k=k)),
+            ("mrr", retrieval_reciprocal_rank(predicted, target, top_k=k)),
+            ("ndcg", retrieval_normalized_dcg(predicted, target, top_k=k)),
+            ("auc", roc_auc_score(labels, scores)),
+        ):
+            ours = found["auc" if name == "auc" else f"{name}@{k}"]
+            assert ours == pytest.approx(float(theirs), abs=1e-6), name
+
+
+def test_where_other_libraries_differ_on_ties():
+    """Equal scores: AUC agrees, torchmetrics ranks by the rows' order and so rewards it."""
+    ours = metrics_from_scores(table([0.5] * 21, [1] + [0] * 20), ks=(1,)).row(0, named=True)
+    first, last = torch.tensor([1] + [0] * 20), torch.tensor([0] * 20 + [1])
+    flat = torch.full((21,), 0.5)
+    theirs = {float(retrieval_hit_rate(flat, labels, top_k=1)) for labels in (first, last)}
+    assert theirs <= {0.0, 1.0}
+    assert ours["hr@1"] == pytest.approx(1 / 21)
+    assert ours["auc"] == pytest.approx(roc_auc_score(first, flat))
+
+
+def test_pooled_auc_is_that_of_all_rows_of_a_fold():
+    rng = np.random.default_rng(5)
+    parts = [
+        table(rng.integers(0, 9, 21), [1] + [0] * 20, user=f"u{at}", fold=at % 2)
+        for at in range(12)
+    ]
+    expected = np.mean(
+        [
+            roc_auc_score(pl.concat(parts[fold::2])["label"], pl.concat(parts[fold::2])["score"])
+            for fold in (0, 1)
+        ]
+    )
+    assert pooled_auc(pl.concat(parts)) == {"uniform": pytest.approx(expected)}
+    per_user = metrics_from_scores(pl.concat(parts))["auc"].mean()
+    assert abs(per_user - expected) > 1e-3
+
+
+def test_pooled_auc_of_one_class_is_absent():
+    assert pooled_auc(table([1, 2], [0, 0])) == {}
 
 
 def test_groups_are_told_apart_by_key_whatever_the_order_of_rows():

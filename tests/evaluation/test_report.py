@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,10 +14,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_msr.evaluation.evaluator import evaluate_scores
+from mllm_msr.evaluation.evaluator import Context, evaluate_scores
 from mllm_msr.evaluation.report import duration, write_report
 from mllm_msr.evaluation.stories import build_stories
-from mllm_msr.tables import INTERACTIONS, ITEMS, PREFERENCES, SCORES, SUMMARIES
+from mllm_msr.tables import CASES, INTERACTIONS, ITEMS, PREFERENCES, SCORES, SUMMARIES, TOP
 
 EVIL = "<script>alert(1)</script>"
 EVIL_MARKDOWN = "a | b\n# c [x](http://evil)"
@@ -37,6 +41,18 @@ class Page(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
+
+
+def context(users):
+    """Cold and popular targets, and lists of one item for everybody."""
+    cases = [(0, u, "i5", 6, at % 2 * 30, 0.95, 0.5) for at, u in enumerate(users)]
+    popularity = {"fold": [0], "item_id": ["i5"], "n": [30], "percentile": [0.95], "bits": [1.0]}
+    top = [(0, u, 1, "i5", 0.5) for u in users]
+    return Context(
+        cases=pl.DataFrame(cases, schema=dict(CASES), orient="row"),
+        popularity=pl.DataFrame(popularity, schema_overrides={"fold": pl.Int32}),
+        top={"popularity": pl.DataFrame(top, schema=dict(TOP), orient="row")},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +86,11 @@ def run(tmp_path_factory):
         "items": pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
         "preferences": pl.DataFrame(trail, schema=dict(PREFERENCES), orient="row"),
     }
-    evaluation = evaluate_scores(scores, n_resamples=50)
+    evaluation = evaluate_scores(scores, context=context(users), n_resamples=50)
     stories = build_stories(
         tables["interactions"], tables["items"], scores=scores["mllm_msr"],
         preferences=tables["preferences"], users=3, root=folder,
+        every={name: frame.lazy() for name, frame in scores.items()},
     )  # fmt: skip
     summaries = pl.DataFrame(
         [("i0", "t", None, "s", "missing", f"odd{EVIL}")], schema=dict(SUMMARIES), orient="row"
@@ -113,7 +130,8 @@ def test_the_page_needs_nothing_else(page, written):
     assert sources
     assert all(value.startswith("data:image/") for value in sources)
     assert not [value for _, name, value in page.attributes if name == "href" and value[0] != "#"]
-    assert {"script", "link", "iframe", "object"}.isdisjoint(page.tags)
+    assert {"link", "iframe", "object"}.isdisjoint(page.tags)
+    assert page.tags.count("script") == 1
     assert "@import" not in written.html.read_text(encoding="utf-8")
     assert "url(http" not in written.html.read_text(encoding="utf-8")
 
@@ -201,6 +219,83 @@ def test_the_same_run_gives_the_same_report(run, written, tmp_path):
     again = write_report(tmp_path, **run)
     assert again.html.read_bytes() == written.html.read_bytes()
     assert again.markdown.read_bytes() == written.markdown.read_bytes()
+
+
+def test_the_page_compares_models(page, run):
+    text = page.text
+    for words in ("Every model against every other", "For whom it works", "What the models show"):
+        assert words in text
+    assert "The same candidates by every model" in text
+    difference = next(
+        r for r in run["details"]["comparisons"]
+        if (r["negatives"], r["metric"]) == ("uniform", "auc")
+    )  # fmt: skip
+    assert f"{difference['difference']:+.3f}".replace("-", "−") in text
+    for words in ("cold (at most 5) 6 users", "popular (top tenth) 6 users", "6 to 10 12 users"):
+        assert words in text
+
+
+def test_markdown_compares_models_too(written):
+    text = written.markdown.read_text(encoding="utf-8")
+    assert "### Every model against every other: uniform negatives, AUC" in text
+    assert "| model | cold (at most 5), 6 users | popular (top tenth), 6 users |" in text
+    assert "| Popularity | 1.000 |" in text
+
+
+def test_only_our_script_may_run(written, page):
+    text = written.html.read_text(encoding="utf-8")
+    script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+    policy = next(v for _, name, v in page.attributes if name == "content" and "default-src" in v)
+    assert f"script-src {digest(script)}" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+
+
+_CLICKS = """
+const table = document.querySelector("table.sortable");
+const [name, auc] = table.querySelectorAll("thead button");
+const matrices = document.querySelectorAll("[data-panel=matrix]");
+const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].dataset.value).join();
+const shown = () => [...matrices].map((panel) => !panel.hidden).join();
+const seen = [];
+for (const button of [auc, auc, name]) { button.focus(); button.click(); seen.push(order()); }
+seen.push(shown());
+const select = document.querySelector("[data-choices=matrix] select");
+select.selectedIndex = 1;
+select.dispatchEvent(new Event("change", { bubbles: true }));
+seen.push(shown(), table.querySelectorAll("[aria-sort]").length);
+document.body.dataset.seen = seen.join(";");
+"""
+
+
+def digest(script):
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def browse(path, profile):
+    """The page's document after its scripts have run."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+    command = ["chromium", *flags, "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+def test_in_a_browser_tables_sort_and_choices_choose(written, tmp_path):
+    text = written.html.read_text(encoding="utf-8")
+    # The policy stays in force: it allows our script as written, and this one beside it.
+    text = text.replace("script-src ", f"script-src {digest(_CLICKS)} ")
+    text = text.replace("</body>", f"<script>{_CLICKS}</script></body>")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    document = browse(tmp_path / "page.html", tmp_path / "profile")
+    assert re.search(r'<html[^>]*class="live"', document)
+    found = re.search(r'data-seen="([^"]*)"', document).group(1)
+    down, up, by_name, before, after, n_sorted = found.split(";")
+    assert down.split(",")[-1] == up.split(",")[0] == "Random order"
+    assert by_name == "MLLM-MSR,Popularity,Random order"
+    assert before.split(",").count("true") == after.split(",").count("true") == 1
+    assert before != after
+    assert n_sorted == "1"
 
 
 @pytest.mark.parametrize(

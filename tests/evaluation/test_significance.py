@@ -7,7 +7,12 @@ import pytest
 from scipy import stats
 
 from mllm_msr.errors import DataError
-from mllm_msr.evaluation.significance import bootstrap_interval, compare, holm
+from mllm_msr.evaluation.significance import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    compare,
+    holm,
+)
 
 
 def test_interval_agrees_with_the_normal_one():
@@ -40,6 +45,17 @@ def test_interval_does_not_depend_on_the_memory_chunk(monkeypatch):
     whole = bootstrap_interval(values, seed=1, n_resamples=100)
     monkeypatch.setattr("mllm_msr.evaluation.significance._CHUNK_BYTES", 8 * 50 * 7)
     np.testing.assert_allclose(bootstrap_interval(values, seed=1, n_resamples=100), whole)
+
+
+def test_intervals_of_several_tables_are_those_of_each():
+    rng = np.random.default_rng(2)
+    tables = [rng.random((40, 3)), rng.random((40, 1))]
+    together = bootstrap_intervals(tables, seed=3, n_resamples=100)
+    for table, (low, high) in zip(tables, together, strict=True):
+        alone = bootstrap_interval(table, seed=3, n_resamples=100)
+        np.testing.assert_array_equal([low, high], alone)
+    with pytest.raises(DataError, match=r"same users, received \[5, 40\] rows"):
+        bootstrap_intervals([tables[0], tables[1][:5]], seed=3)
 
 
 def test_permutation_agrees_with_scipy():

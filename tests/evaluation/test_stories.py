@@ -103,6 +103,29 @@ def test_a_tied_truth_has_a_range_of_places(tables):
     assert build(tables, scores=flat, users=1)[0].truth_rank == "1-11"
 
 
+def test_standings_show_the_same_candidates_by_every_model(tables):
+    best = pl.when(pl.col("label") == 1).then(2.0).otherwise(pl.col("score"))
+    flat = tables["scores"].with_columns(score=pl.lit(0.5))
+    every = {
+        "mllm_msr": tables["scores"].lazy(),
+        "good": tables["scores"].with_columns(score=best).lazy(),
+        "flat": flat.lazy(),
+        "absent": tables["scores"].filter(pl.col("user_id") != "u10").lazy(),
+    }
+    story = next(s for s in build(tables, users=11, every=every) if s.user_id == "u10")
+    ours, good, constant = story.standings
+    assert [standing.model for standing in story.standings] == ["mllm_msr", "good", "flat"]
+    assert (ours.truth_rank, ours.share) == (story.truth_rank, story.auc) == ("11", 0.0)
+    assert (good.truth_rank, good.share, good.top[0].truth) == ("1", 1.0, True)
+    assert (constant.truth_rank, constant.share) == ("1-11", 0.5)
+    assert [place.rank for place in ours.top] == [1, 2, 3]
+    assert not any(place.truth for place in ours.top)
+
+
+def test_one_model_alone_has_no_standings(tables):
+    assert build(tables, users=1, every={"only": tables["scores"].lazy()})[0].standings == ()
+
+
 def test_models_without_preferences_have_no_trail(tables):
     assert build(tables, preferences=None, users=1)[0].trail == ()
 

@@ -38,6 +38,23 @@ def test_best_model_stands_first_and_is_marked(tables):
     assert uniform.rows[1].label == "my_model"
 
 
+def test_full_rankings_are_cut_at_ten_and_seeds_are_named():
+    values = {name: entry(0.6)["auc"] for name in ("auc", "hr@5", "hr@10", "ndcg@10")}
+    metrics = {"sasrec": {"full": values, "uniform": values}}
+    sampled, full = views.result_tables(metrics, chance={}, main="mllm_msr", n_seeds={"sasrec": 3})
+    assert sampled.metrics == ("auc", "hr@5")
+    assert full.metrics == ("auc", "hr@10", "ndcg@10")
+    assert full.rows[0].remark == "mean of 3 seeds"
+
+
+def test_every_cut_off_has_pooled_auc_beside():
+    pooled = {"mllm_msr": {"uniform": 0.77}}
+    uniform, _ = views.every_cut_off(METRICS, chance=CHANCE, main="mllm_msr", pooled=pooled)
+    assert uniform.metrics == ("auc", "auc pooled", "hr@5")
+    assert [row.cells[1].mean for row in uniform.rows] == [0.77, None, None, 0.5]
+    assert uniform.rows[0].cells[1].low is None
+
+
 def test_popularity_that_was_not_run_still_has_its_row(tables):
     by_popularity = tables[1]
     assert [row.model for row in by_popularity.rows] == ["mllm_msr", "popularity", "random"]

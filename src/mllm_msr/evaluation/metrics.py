@@ -31,6 +31,7 @@ Counts = npt.NDArray[np.int64]
 
 KEYS: Final = ("fold", "negatives", "user_id")
 KS: Final = (1, 3, 5, 10, 20)
+ROW: Final = ("fold", "negatives", "user_id", "item_id")
 
 
 def metric_names(ks: Sequence[int] = KS) -> list[str]:
@@ -268,6 +269,50 @@ def check_scores(scores: pl.DataFrame, *, model: str) -> None:
             received=f"{strange.height} others, such as {strange['label'][0]}",
             remedy="mark the true next item with 1 and every negative with 0",
         )
+
+
+def refuse_duplicates(scores: pl.DataFrame, *, model: str) -> None:
+    """Refuse a table in which a candidate stands twice.
+
+    Raises:
+        DataError: It does; the message counts such rows and shows the first.
+    """
+    rows = scores.select(ROW)
+    twice = rows.filter(rows.is_duplicated())
+    if twice.height:
+        example = dict(zip(ROW, twice.sort(ROW).row(0), strict=True))
+        raise DataError(
+            needed=f"each (fold, negatives, user_id, item_id) once in the scores of {model!r}",
+            received=f"{twice.height} duplicate rows, such as {example}",
+            remedy="keep one score for each",
+        )
+
+
+def pooled_auc(scores: pl.DataFrame) -> dict[str, float]:
+    """AUC over all rows of a fold at once, as the code released with the paper computes it.
+
+    It also rewards scores that are comparable between users, and is therefore another question
+    than the mean of the users' AUCs. Ties count half.
+
+    Args:
+        scores: Columns of `tables.SCORES`, finite.
+
+    Returns:
+        `{negatives: AUC}`, the mean over folds; kinds without both classes in every fold are
+        absent.
+    """
+    ranked = scores.with_columns(place=pl.col("score").rank("average").over("fold", "negatives"))
+    folds = ranked.group_by("fold", "negatives").agg(
+        n=pl.len(), positives=pl.col("label").sum().cast(pl.Int64),
+        places=pl.col("place").filter(pl.col("label") == 1).sort().sum(),
+    )  # fmt: skip
+    positives = pl.col("positives")
+    pairs = positives * (pl.col("n") - positives)
+    auc = (pl.col("places") - positives * (positives + 1) / 2) / pairs
+    means = (
+        folds.sort("fold").group_by("negatives", maintain_order=True).agg(auc.mean().alias("auc"))
+    )
+    return {kind: value for kind, value in sorted(means.iter_rows()) if np.isfinite(value)}
 
 
 def _tie_groups(scores: pl.DataFrame) -> pl.DataFrame:

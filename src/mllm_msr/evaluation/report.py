@@ -7,21 +7,26 @@ from a model is escaped text.
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 import polars as pl
 import yaml
 
 from mllm_msr.errors import ImageError
-from mllm_msr.evaluation import plots, reference, views
+from mllm_msr.evaluation import plots, reference, side_by_side, views
 from mllm_msr.evaluation.stories import Story
 from mllm_msr.images import thumbnail_data_url
+
+_SAMPLED: Final = ("auc", "hr@5", "mrr@5", "ndcg@5")
+_FULL: Final = ("hr@10", "ndcg@10")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,15 @@ def _context(
 ) -> dict[str, Any]:  # fmt: skip
     main = views.main_model(metrics)
     chance = details.get("chance", {})
-    tables = views.result_tables(metrics, chance=chance, main=main)
-    names = list(
-        dict.fromkeys(
-            name for by_kind in metrics.values() for entry in by_kind.values() for name in entry
-        )
+    n_seeds = {
+        model: max(len(means) for by_metric in kinds.values() for means in by_metric.values())
+        for model, kinds in details.get("seeds", {}).items()
+    }
+    tables = views.result_tables(metrics, chance=chance, main=main, n_seeds=n_seeds)
+    every = views.every_cut_off(
+        metrics, chance=chance, main=main, pooled=details.get("pooled_auc", {})
     )
-    every = views.result_tables(
-        metrics, chance=chance, main=main, shown=[name for name in names if name != "ties"]
-    )
+    script = _source("report.js") or ""
     counts: dict[str, float] = {}
     for entry in manifest.values():
         counts |= entry.get("counts", {})
@@ -103,6 +108,11 @@ def _context(
         "every": every,
         "headline": _headline(tables),
         "verdicts": views.verdicts(details.get("comparisons", ()), main=main),
+        "matrices": side_by_side.matrices(metrics, details.get("comparisons", ())),
+        "slices": side_by_side.slice_panels(metrics, details.get("slices", {}), main=main),
+        "exposure": side_by_side.exposure_rows(details.get("exposure", {}), main=main),
+        "exposed_at": side_by_side.EXPOSED_AT,
+        "calibration": side_by_side.calibration_rows(details.get("calibration", {}), main=main),
         "folds": _folds(details.get("folds", {}).get(main, {})),
         "plots": _plots(metrics, details, main),
         "stories": stories,
@@ -113,6 +123,8 @@ def _context(
         "reference_caveats": reference.CAVEATS,
         "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
         "css": _source("report.css"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -146,24 +158,13 @@ def _plots(
 ) -> list[tuple[str, str, str]]:
     """Figures as (title, SVG, note); those without data are absent."""
     ours, chance = views.label(main), details.get("chance", {})
-    found: list[tuple[str, str, str]] = []
-    for metric, title in (("auc", "AUC"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5")):
-        rows = {
-            views.label(model): {
-                kind: (entry[metric]["mean"], entry[metric]["low"], entry[metric]["high"])
-                for kind, entry in by_kind.items()
-                if metric in entry and kind != "full"
-            }
-            for model, by_kind in sorted(
-                metrics.items(), key=lambda pair: -_first_mean(pair[1], metric)
-            )
-        }
-        rows = {name: row for name, row in rows.items() if row}
-        if rows:
-            drawn = {kind for row in rows.values() for kind in row}
-            at = {chance[kind][metric] for kind in drawn if metric in chance.get(kind, {})}
-            svg = plots.intervals(rows, label=title, chance=sorted(at), ours=ours)
-            found.append((title, svg, "Mean over users and 95% interval; dashed: random order."))
+    sampled = [kind for kind in _kinds(metrics) if kind != "full"]
+    panels = [*((name, sampled) for name in _SAMPLED), *((name, ["full"]) for name in _FULL)]
+    drawn = [
+        _interval_plot(metrics, chance, metric=metric, kinds=kinds, ours=ours)
+        for metric, kinds in panels
+    ]
+    found = [plot for plot in drawn if plot is not None]
     kind = next((k for k in ("uniform", "popularity") if k in metrics.get(main, {})), None)
     if kind is None:
         return found
@@ -180,6 +181,35 @@ def _plots(
         )
         found.append(("Reliability", plots.reliability_diagram(curve["bins"]), note))
     return found
+
+
+def _interval_plot(
+    metrics: Mapping[str, Any], chance: Mapping[str, Mapping[str, float]], *,
+    metric: str, kinds: Sequence[str], ours: str,
+) -> tuple[str, str, str] | None:  # fmt: skip
+    """One metric of all models under some kinds of negatives, the best model on top."""
+    models = list(
+        dict.fromkeys(
+            model
+            for kind in kinds
+            for model in side_by_side.ordered_models(metrics, kind, metric=metric)
+        )
+    )
+    if not models:
+        return None
+    rows = {
+        views.label(model): {
+            kind: (entry[metric]["mean"], entry[metric]["low"], entry[metric]["high"])
+            for kind, entry in metrics[model].items()
+            if kind in kinds and metric in entry
+        }
+        for model in models
+    }
+    at = {chance[kind][metric] for kind in kinds if metric in chance.get(kind, {})}
+    title = metric.upper()
+    svg = plots.intervals(rows, label=title, chance=sorted(at), ours=ours)
+    title += ", full catalogue" if list(kinds) == ["full"] else ""
+    return title, svg, "Mean over users and 95% interval; dashed: random order."
 
 
 def _curves(
@@ -204,9 +234,8 @@ def _curves(
     return [("Hits by cut-off", svg, f"HR@k, {views.kind_title(kind).lower()}.")]
 
 
-def _first_mean(by_kind: Mapping[str, Any], metric: str) -> float:
-    kinds = (by_kind[kind] for kind in views.ordered_kinds(list(by_kind)))
-    return next((entry[metric]["mean"] for entry in kinds if metric in entry), 0.0)
+def _kinds(metrics: Mapping[str, Any]) -> list[str]:
+    return views.ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
 
 
 def _plain(value: object) -> object:

@@ -7,6 +7,7 @@ of chance throughout; the paper reports 95 % confidence over seeds and folds (se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -64,20 +65,47 @@ def bootstrap_interval(
     Raises:
         DataError: No users, or a value that is not finite.
     """
-    table = _finite_table(values)
-    n_users = len(table)
+    return bootstrap_intervals([values], seed=seed, n_resamples=n_resamples, level=level)[0]
+
+
+def bootstrap_intervals(
+    tables: Sequence[npt.ArrayLike], *, seed: int, n_resamples: int = 2000, level: float = 0.95
+) -> list[tuple[Floats, Floats]]:
+    """`bootstrap_interval` of several tables over the same users, drawn once for all.
+
+    Args:
+        tables: Finite values, each of shape [n_users, n_columns].
+        seed: Seed of the resampling.
+        n_resamples: Number of resamples.
+        level: Share of resampled means between the two ends, in (0, 1).
+
+    Returns:
+        Lower and upper ends of each table, the same as if it had been alone.
+
+    Raises:
+        DataError: No users, a value that is not finite, or another number of users.
+    """
+    checked = [_finite_table(values) for values in tables]
+    n_users = len(checked[0])
+    if any(len(table) != n_users for table in checked):
+        raise DataError(
+            needed="tables over the same users",
+            received=f"{sorted({len(table) for table in checked})} rows",
+            remedy="group the tables by their users first",
+        )
     rng = np.random.default_rng(seed)
-    means = np.empty((n_resamples, table.shape[1]))
+    means = [np.empty((n_resamples, table.shape[1])) for table in checked]
     chunk = max(1, _CHUNK_BYTES // (8 * n_users))
     for start in range(0, n_resamples, chunk):
         stop = min(start + chunk, n_resamples)
         weights = np.empty((stop - start, n_users))  # how often each user is drawn
         for row in weights:
             row[:] = np.bincount(rng.integers(0, n_users, size=n_users), minlength=n_users)
-        means[start:stop] = weights @ table / n_users
+        for mean, table in zip(means, checked, strict=True):
+            mean[start:stop] = weights @ table / n_users
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
-    return low, high
+    ends = [np.quantile(mean, [tail, 1.0 - tail], axis=0) for mean in means]
+    return [(low, high) for low, high in ends]
 
 
 def compare(

@@ -8,7 +8,7 @@ preference trail is that of the paper's recurrent inference (section "User Prefe
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ MEDIAN: Final = "the median user by AUC"
 WORST: Final = "the worst user by AUC"
 
 _MAX_PREFERENCE_CHARS: Final = 1200
+_STANDING_TOP: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,23 @@ class RankedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How one of the models ranks a story's candidates.
+
+    Attributes:
+        model: Name of the model.
+        truth_rank: Place of the true next item, a range where it ties.
+        share: Share of the other candidates that stand below it, ties half, in [0, 1].
+        top: The first candidates.
+    """
+
+    model: str
+    truth_rank: str
+    share: float
+    top: tuple[RankedItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """One test user.
 
@@ -98,6 +116,7 @@ class Story:
         trail: The preference after each block; empty for models without one.
         ranking: All candidates, best first.
         truth_rank: Place of the true next item, a range where it ties ("3" or "3-7").
+        standings: The same candidates as each model ranks them; empty where there is but one.
     """
 
     user_id: str
@@ -110,6 +129,7 @@ class Story:
     trail: tuple[TrailStep, ...]
     ranking: tuple[RankedItem, ...]
     truth_rank: str
+    standings: tuple[Standing, ...] = ()
 
 
 def build_stories(
@@ -118,6 +138,7 @@ def build_stories(
     *,
     scores: pl.DataFrame,
     preferences: pl.DataFrame | None = None,
+    every: Mapping[str, pl.LazyFrame] | None = None,
     model: str = "mllm_msr",
     negatives: str = "uniform",
     users: int = 4,
@@ -132,6 +153,7 @@ def build_stories(
         items: `tables.ITEMS`.
         scores: `tables.SCORES` of one model.
         preferences: `tables.PREFERENCES`, where the model reads them.
+        every: `tables.SCORES` of all models by name, in the order to show them.
         model: The model's name.
         negatives: Kind of candidate list to show.
         users: Number of stories: one drawn at random, then the median and the worst user, all
@@ -149,10 +171,11 @@ def build_stories(
     shown = scores.filter(pl.col("negatives") == negatives)
     chosen = _choose(metrics_from_scores(shown, model=model), users=users, seed=seed)
     catalogue = _catalogue(items, root)
+    users_shown = [user_id for user_id, *_ in chosen]
+    lists = _lists(every or {}, users_shown, negatives=negatives)
     stories = []
     for user_id, fold, auc, reason in chosen:
-        ranked = shown.filter((pl.col("user_id") == user_id) & (pl.col("fold") == fold))
-        ranked = ranked.sort("score", "item_id", descending=[True, False])
+        ranked = _ranked(shown, user_id, fold)
         target = ranked.filter(pl.col("label") == 1)["item_id"][0]
         past = _past(interactions, user_id, target)
         stories.append(
@@ -167,6 +190,7 @@ def build_stories(
                 trail=_trail(preferences, user_id, n_items=len(past)),
                 ranking=_ranking(ranked, catalogue),
                 truth_rank=_truth_rank(ranked),
+                standings=_standings(lists, user_id, fold=fold, catalogue=catalogue),
             )
         )
     return stories
@@ -207,6 +231,40 @@ def _choose(per_user: pl.DataFrame, *, users: int, seed: int) -> list[tuple[str,
     drawn = np.random.default_rng(seed).permutation(len(free))[:n_random]
     picked = [(free[at], RANDOM) for at in drawn] + marked
     return [(*rows[at], reason) for at, reason in picked]
+
+
+def _lists(
+    every: Mapping[str, pl.LazyFrame], users: Sequence[str], *, negatives: str
+) -> dict[str, pl.DataFrame]:
+    """The chosen users' candidates as each model scored them, read once."""
+    if len(every) < 2:
+        return {}
+    wanted = (pl.col("negatives") == negatives) & pl.col("user_id").is_in(list(users))
+    return {name: frame.filter(wanted).collect() for name, frame in every.items()}
+
+
+def _standings(
+    lists: Mapping[str, pl.DataFrame], user_id: str, *, fold: int, catalogue: dict[str, StoryItem]
+) -> tuple[Standing, ...]:
+    """How each model that scored the user's candidates ranks them."""
+    found = []
+    for name, frame in lists.items():
+        ranked = _ranked(frame, user_id, fold)
+        if ranked.filter(pl.col("label") == 1).is_empty():
+            continue
+        score = ranked.filter(pl.col("label") == 1)["score"][0]
+        others = ranked.filter(pl.col("label") == 0)["score"]
+        below = (others < score).sum() + 0.5 * (others == score).sum()
+        top = _ranking(ranked.head(_STANDING_TOP), catalogue)
+        share = float(below / max(1, others.len()))
+        found.append(Standing(name, _truth_rank(ranked), share, top))
+    return tuple(found)
+
+
+def _ranked(scores: pl.DataFrame, user_id: str, fold: int) -> pl.DataFrame:
+    """One user's candidates, best first; equal scores in the order of item ids."""
+    rows = scores.filter((pl.col("user_id") == user_id) & (pl.col("fold") == fold))
+    return rows.sort("score", "item_id", descending=[True, False])
 
 
 def _catalogue(items: pl.DataFrame, root: Path) -> dict[str, StoryItem]:

@@ -13,6 +13,8 @@ from typing import Any, Final
 import polars as pl
 
 SHOWN: Final = ("auc", "hr@5", "mrr@5", "ndcg@5")
+SHOWN_FULL: Final = ("auc", "hr@10", "mrr@10", "ndcg@10")
+POOLED: Final = "auc pooled"
 ALPHA: Final = 0.05
 
 _LABELS: Final[Mapping[str, str]] = {
@@ -32,12 +34,17 @@ _LABELS: Final[Mapping[str, str]] = {
     "trans2d": "Trans2D",
     "tallrec": "TALLRec",
     "hybrid": "Hybrid",
+    "gru4rec_f": "GRU4Rec F",
+    "sasrec_f": "SASRec F",
+    "llava_zero_shot": "LLaVA zero-shot",
 }
 _REMARKS: Final[Mapping[str, str]] = {
     "mllm_msr_r": "whole history in one prompt",
     "mllm_msr_t": "no image summaries",
     "zero_shot": "without fine-tuning",
     "popularity": "counts of training users",
+    "gru4rec_f": "with content vectors",
+    "sasrec_f": "with content vectors",
     "random": "theory",
 }
 _KINDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -150,7 +157,8 @@ def result_tables(
     *,
     chance: Mapping[str, Mapping[str, float]],
     main: str,
-    shown: Sequence[str] = SHOWN,
+    shown: Sequence[str] | None = None,
+    n_seeds: Mapping[str, int] | None = None,
 ) -> list[ResultTable]:
     """One table per kind of negatives: best first, then random order; popularity always there.
 
@@ -158,19 +166,26 @@ def result_tables(
         metrics: `{model: {negatives: {metric: {mean, low, high, n}}}}`.
         chance: `{negatives: {metric: value}}` of random order.
         main: The model to set off.
-        shown: Metrics to show, in this order.
+        shown: Metrics to show, in this order; `SHOWN`, or `SHOWN_FULL` for the full catalogue,
+            where none are named.
+        n_seeds: Number of seeds of the models that were run with several.
     """
+    seeds = n_seeds or {}
     tables = []
     for kind in ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind})):
         entries = {model: by_kind[kind] for model, by_kind in metrics.items() if kind in by_kind}
-        columns = tuple(name for name in shown if any(name in entry for entry in entries.values()))
+        wanted = shown or (SHOWN_FULL if kind == "full" else SHOWN)
+        columns = tuple(name for name in wanted if any(name in entry for entry in entries.values()))
         best = {
             name: max(entry[name]["mean"] for entry in entries.values() if name in entry)
             for name in columns
         }
         first = columns[0] if columns else "auc"
         names = sorted(entries, key=lambda m: -entries[m].get(first, {"mean": 0.0})["mean"])
-        rows = [_row(model, entries[model], columns, best=best, main=main) for model in names]
+        rows = [
+            _row(m, entries[m], columns, best=best, main=main, n_seeds=seeds.get(m, 1))
+            for m in names
+        ]
         if "popularity" not in entries:
             blank = tuple(Cell(None) for _ in columns)
             rows.append(Row("popularity", label("popularity"), "not evaluated", "floor", blank))
@@ -183,6 +198,33 @@ def result_tables(
             ResultTable(kind, title, note, columns, tuple(rows), int(max(counts, default=0)))
         )
     return tables
+
+
+def every_cut_off(
+    metrics: Mapping[str, Any],
+    *,
+    chance: Mapping[str, Mapping[str, float]],
+    main: str,
+    pooled: Mapping[str, Mapping[str, float]],
+) -> list[ResultTable]:
+    """The same tables with every metric, and AUC over all users' rows at once beside it.
+
+    Args:
+        metrics: `{model: {negatives: {metric: {mean, low, high, n}}}}`.
+        chance: `{negatives: {metric: value}}` of random order.
+        main: The model to set off.
+        pooled: `{model: {negatives: pooled AUC}}`.
+    """
+    joined: dict[str, dict[str, dict[str, Any]]] = {}
+    for model, by_kind in metrics.items():
+        for kind, entry in by_kind.items():
+            value = pooled.get(model, {}).get(kind)
+            beside = {} if value is None else {POOLED: {"mean": value, "low": None, "high": None}}
+            joined.setdefault(model, {})[kind] = {**entry, **beside}
+    names = [name for by_kind in joined.values() for entry in by_kind.values() for name in entry]
+    rest = dict.fromkeys(name for name in names if name not in {"auc", POOLED, "ties"})
+    half = {kind: {**values, POOLED: values.get("auc", 0.5)} for kind, values in chance.items()}
+    return result_tables(joined, chance=half, main=main, shown=["auc", POOLED, *rest])
 
 
 def verdicts(
@@ -296,7 +338,7 @@ def caveats(
 
 def _row(
     model: str, entry: Mapping[str, Any], columns: Sequence[str], *,
-    best: Mapping[str, float], main: str,
+    best: Mapping[str, float], main: str, n_seeds: int,
 ) -> Row:  # fmt: skip
     cells = []
     for name in columns:
@@ -308,7 +350,9 @@ def _row(
             cells.append(Cell(found["mean"], found["low"], found["high"], best=is_best))
     role = "ours" if model == main else "floor" if model == "popularity" else "rival"
     ties = entry["ties"]["mean"] if "ties" in entry else None
-    return Row(model, label(model), _REMARKS.get(model, ""), role, tuple(cells), ties)
+    remarks = [_REMARKS.get(model, ""), f"mean of {n_seeds} seeds" if n_seeds > 1 else ""]
+    remark = ", ".join(filter(None, remarks))
+    return Row(model, label(model), remark, role, tuple(cells), ties)
 
 
 def _cost(stage: str, entry: Mapping[str, Any]) -> Cost:

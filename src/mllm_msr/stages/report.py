@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+import polars as pl
+
+from mllm_msr.evaluation.means import model_of, runs_by_model
 from mllm_msr.evaluation.report import write_report
+from mllm_msr.evaluation.side_by_side import ordered_models
 from mllm_msr.evaluation.stories import build_stories
 from mllm_msr.workspace import Workspace
 
@@ -20,19 +26,21 @@ def run(work: Workspace) -> None:
         shown = next(
             name for name in ("mllm_msr", *work.scored_models()) if run.has(f"scores/{name}")
         )
+        metrics = json.loads(run.verified("metrics.json").read_text(encoding="utf-8"))
         preferences = run.read("preferences") if run.has("preferences") else None
         stories = build_stories(
             run.read("interactions"),
             work.items(),
             scores=run.read(f"scores/{shown}"),
             preferences=preferences,
-            model=shown,
+            every=_scores_of_models(work, metrics),
+            model=model_of(shown),
             users=settings.stories,
             seed=settings.seed,
         )
         write_report(
             run.folder,
-            metrics=json.loads(run.verified("metrics.json").read_text(encoding="utf-8")),
+            metrics=metrics,
             details=json.loads(run.verified("details.json").read_text(encoding="utf-8")),
             manifest=run.stages,
             config=work.settings.model_dump(mode="json"),
@@ -42,3 +50,10 @@ def run(work: Workspace) -> None:
         )
         stage.register("report.html")
         stage.register("report.md")
+
+
+def _scores_of_models(work: Workspace, metrics: Mapping[str, Any]) -> dict[str, pl.LazyFrame]:
+    """Each model's scores, those of its first seed where it has several, the best model first."""
+    runs = {model: names[0] for model, names in runs_by_model(work.scored_models()).items()}
+    ordered = ordered_models(metrics, "uniform")
+    return {model: work.run.scan(f"scores/{runs[model]}") for model in ordered if model in runs}

@@ -1,4 +1,8 @@
-"""Stage "score": every model scores the same test candidates, and some users' whole catalogue."""
+"""Stage "score": every model scores the same test candidates, and ranks the whole catalogue.
+
+Recommenders that score the catalogue at once rank it for every test user; the others, asked one
+candidate at a time, for a sample of them (`score.full_users`, `score.full_users_mllm`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,8 @@ import polars as pl
 
 from mllm_msr import registry, tables
 from mllm_msr.data.catalogue import full_candidates, sample_targets
-from mllm_msr.data.splits import visible_interactions
-from mllm_msr.evaluation.metrics import rank_counts
-from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.evaluation.ranking import Ranking, rank_catalogue, rank_scores
+from mllm_msr.interfaces import Backend, CatalogueScorer, Recommender
 from mllm_msr.recommender.scorer import ScoreCounts, score_examples
 from mllm_msr.store import Stage
 from mllm_msr.workspace import Workspace, usage
@@ -35,7 +38,8 @@ def _score_mllm(work: Workspace, name: str, *, tuned: bool) -> None:
         "full_users_mllm": work.settings.score.full_users_mllm,
         "max_text_tokens": work.settings.train.max_text_tokens,
     }
-    with work.backend() as backend:
+    engine = work.settings.score.model
+    with work.backend(engine) as backend:
         model = backend.identity
     inputs = ["interactions", "items", "summaries", "preferences", "candidates", *adapters]
     with work.stage(
@@ -43,18 +47,19 @@ def _score_mllm(work: Workspace, name: str, *, tuned: bool) -> None:
     ) as stage:
         if stage.finished:
             return
-        scores, ranks, counts = [], [], Counter[str]()
+        scores, rankings, counts = [], [], Counter[str]()
         for fold in work.folds():
             adapter = work.run.folder / work.adapter(fold) if tuned else None
             test = work.candidates(fold).filter(pl.col("split") == "test")
-            with work.backend(adapter=adapter) as backend:
+            with work.backend(engine, adapter=adapter) as backend:
                 frame, asked = _ask(work, name, test, backend)
                 scores.append(frame)
                 for block in _full(work, test, work.settings.score.full_users_mllm):
                     answers, _ = _ask(work, f"{name} full", block, backend)
-                    ranks.append(rank_counts(answers, model=name))
-                counts.update({"failed": asked.failed, **usage(backend)})
-        _write_scores(stage, name, scores, ranks)
+                    rankings.append(rank_scores(answers, model=name))
+                failures = {"failed": asked.failed, "bounded": asked.bounded}
+                counts.update(failures | usage(backend))
+        _write_scores(stage, name, scores, rankings)
         stage.count(**counts)
 
 
@@ -79,38 +84,53 @@ def _full(work: Workspace, test: pl.DataFrame, n_users: int) -> Iterator[pl.Data
 
 def _score_rival(work: Workspace, name: str) -> None:
     """Fit and score a baseline in every fold."""
-    n_full = work.settings.score.full_users
+    n_full, rivals = work.settings.score.full_users, work.settings.rivals
+    arguments = rivals.arguments(name)
+    conditions = {"full_users": n_full, **{f"{name}.{key}": arguments[key] for key in arguments}}
     inputs = ["interactions", "items", "splits", "candidates"]
-    with work.stage(f"score/{name}", {"full_users": n_full}, inputs=inputs) as stage:
+    if rivals.content != "all":
+        conditions["content"] = rivals.content
+        inputs += ["summaries"] if rivals.content == "image_summary" else []
+    with work.stage(f"score/{name}", conditions, inputs=inputs) as stage:
         if stage.finished:
             return
-        scores, ranks = [], []
+        scores: list[pl.DataFrame] = []
+        rankings: list[Ranking] = []
         for fold in work.folds():
-            rows = work.candidates(fold)
-            visible, train_users = visible_interactions(
-                work.run.read("interactions"), work.run.read("splits"), fold
-            )
-            data = TrainingData(
-                interactions=visible,
-                items=work.items(),
-                candidates=rows.filter(pl.col("split") != "test"),
-                train_users=train_users,
-            )
-            model = cast("Recommender", registry.find("baselines", name)()).fit(data)
-            test = rows.filter(pl.col("split") == "test")
-            scores.append(model.score(test, visible))
-            ranks += [
-                rank_counts(model.score(block, visible), model=name)
-                for block in _full(work, test, n_full)
-            ]
-        _write_scores(stage, name, scores, ranks)
+            data = work.training_data(fold)
+            model = cast("Recommender", registry.find("baselines", name)(**arguments)).fit(data)
+            test = work.candidates(fold).filter(pl.col("split") == "test")
+            scores.append(model.score(test, data.interactions))
+            if n_full:
+                rankings += _rank(work, name, test, model=model, visible=data.interactions)
+        _write_scores(stage, name, scores, rankings)
+
+
+def _rank(
+    work: Workspace, name: str, test: pl.DataFrame, *, model: Recommender, visible: pl.DataFrame
+) -> Iterator[Ranking]:
+    """Rank the catalogue for all test users where that is one product, else for a sample."""
+    if not isinstance(model, CatalogueScorer):
+        for block in _full(work, test, work.settings.score.full_users):
+            yield rank_scores(model.score(block, visible), model=name)
+        return
+    targets = sample_targets(test, test.height)
+    yield rank_catalogue(
+        model.score_catalogue(targets.select("user_id", "position"), visible),
+        targets,
+        catalogue=model.catalogue,
+        interactions=visible,
+        model=name,
+    )
 
 
 def _write_scores(
-    stage: Stage, name: str, scores: Sequence[pl.DataFrame], ranks: Sequence[pl.DataFrame]
+    stage: Stage, name: str, scores: Sequence[pl.DataFrame], rankings: Sequence[Ranking]
 ) -> None:
     frame = pl.concat(tables.conform(part, tables.SCORES, name=name) for part in scores)
-    full = pl.concat([tables.empty(tables.RANKS), *ranks])
+    full = pl.concat([tables.empty(tables.RANKS), *(ranking.ranks for ranking in rankings)])
+    top = pl.concat([tables.empty(tables.TOP), *(ranking.top for ranking in rankings)])
     stage.write(f"scores/{name}", frame)
     stage.write(f"ranks/{name}", full)
+    stage.write(f"top/{name}", top)
     stage.count(scores=frame.height, full_users=full.height)

@@ -1,0 +1,112 @@
+"""Ranking the whole catalogue for all users: seconds, peak memory, what would not fit otherwise.
+
+The scorer is the cheapest that there is, a product of random user and item vectors in chunks, so
+that what is measured is the ranking. Its own time is given beside.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mllm_msr.evaluation.ranking import rank_catalogue
+from mllm_msr.tables import CANDIDATES, INTERACTIONS
+
+Vectors = npt.NDArray[np.float32]
+
+
+def run(
+    *,
+    users: int = 25_000,
+    items: int = 12_000,
+    history: int = 9,
+    factors: int = 64,
+    chunk: int = 1024,
+    repeats: int = 3,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure the ranking of generated users and items.
+
+    Args:
+        users: Users, one ranking each.
+        items: Items of the catalogue.
+        history: Interactions of each user, none of which may be ranked.
+        factors: Length of the vectors.
+        chunk: Users that the scorer scores at a time.
+        repeats: Measurements, of which the median is given.
+        seed: Seed of the data.
+
+    Returns:
+        Settings, seconds of scoring and ranking together and of scoring alone, elapsed and of the
+        processor (all threads), the machine's load before (above its cores, elapsed times say
+        little), peak memory, and the size of all scores, which are never held.
+    """
+    rng = np.random.default_rng(seed)
+    user_vectors, item_vectors = (
+        rng.normal(size=(n, factors)).astype(np.float32) for n in (users, items)
+    )
+    catalogue = [f"i{at:07}" for at in rng.permutation(items)]
+    interactions = _histories(users, catalogue, length=history, rng=rng)
+    last = interactions.filter(pl.col("position") == history)
+    fixed = {"fold": 0, "split": "test", "negatives": "uniform", "label": 1}
+    targets = last.with_columns(pl.lit(v).alias(k) for k, v in fixed.items()).select(
+        pl.col(name).cast(dtype) for name, dtype in CANDIDATES.items()
+    )
+
+    def chunks() -> Iterator[tuple[pl.DataFrame, Vectors]]:
+        for start in range(0, users, chunk):
+            yield targets.slice(start, chunk), user_vectors[start : start + chunk] @ item_vectors.T
+
+    def rank() -> None:
+        rank_catalogue(chunks(), targets, catalogue=catalogue, interactions=interactions)
+
+    def score() -> None:
+        for _ in chunks():
+            pass
+
+    load = os.getloadavg()[0]
+    together = np.median([_clocked(rank) for _ in range(repeats)], axis=0).round(2)
+    alone = np.median([_clocked(score) for _ in range(repeats)], axis=0).round(2)
+    return {
+        "cores": os.cpu_count(),
+        "users": users,
+        "items": items,
+        "seconds": float(together[0]),
+        "seconds_of_scoring": float(alone[0]),
+        "cpu_seconds": float(together[1]),
+        "cpu_seconds_of_scoring": float(alone[1]),
+        "load_before": round(load, 2),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "scores_gb": round(4 * users * items / 1e9, 2),
+    }
+
+
+def _clocked(work: Callable[[], None]) -> tuple[float, float]:
+    """Elapsed seconds and seconds of the processor, all threads."""
+    elapsed, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - elapsed, time.process_time() - processor
+
+
+def _histories(
+    n_users: int, catalogue: list[str], *, length: int, rng: np.random.Generator
+) -> pl.DataFrame:
+    """`length` random items of each user and a target after them."""
+    n_rows = n_users * (length + 1)
+    position = np.tile(np.arange(length + 1), n_users)
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{at}" for at in range(n_users) for _ in range(length + 1)],
+            "item_id": np.array(catalogue)[rng.integers(0, len(catalogue), n_rows)],
+            "timestamp": position,
+            "position": position,
+        },
+        schema=dict(INTERACTIONS),
+    )
