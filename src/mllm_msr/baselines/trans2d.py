@@ -1,0 +1,240 @@
+"""Trans2D: the candidate's attributes look at all attributes of all items of the history.
+
+A rival of the paper's Table 3 (Singer et al., WSDM 2022; the paper cites another work under this
+name). Attributes are the item's id and its content in each modality. The score is the logit of a
+candidate coming next, learned with binary cross-entropy against drawn items that somebody chose.
+Since a score belongs to a pair, there is no cheap ranking of a whole catalogue.
+
+Items that nobody chose, or that are unknown, have the mean id embedding beside their content (if
+any); users without a known item are scored by the candidate alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mllm_msr.baselines._attention2d import Trans2dNetwork
+from mllm_msr.baselines._content_rival import Arrays, ContentRival, Course, Fitted
+from mllm_msr.baselines._drawing import NegativeItems, before, drawn_targets, owners_of
+from mllm_msr.baselines._sequences import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._state import State
+from mllm_msr.spaces import Between, OneOf, Space
+
+_TARGET: Final = ["user_id", "position"]
+# Attention weights that a block may hold at once, over all heads and attributes.
+_BLOCK: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Histories and candidates, in one block for each length of history.
+
+    Attributes:
+        blocks: Pairs of histories [n, length] and candidates [n, m]; the first candidate is the
+            target.
+    """
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+
+    def to(self, device: torch.device | str) -> Blocks:
+        """The same blocks on a device."""
+        return Blocks(tuple((one.to(device), other.to(device)) for one, other in self.blocks))
+
+
+class PairModel(Fitted):
+    """A fitted `Trans2dNetwork`.
+
+    Args:
+        network: The weights.
+        codes: Codes of the catalogue.
+        content: Content by item code.
+        chosen: bool [n_codes]; the items that somebody chose.
+        max_length: Latest items of a history that are read.
+    """
+
+    network: Trans2dNetwork
+
+    def __init__(
+        self,
+        network: Trans2dNetwork,
+        codes: ItemCodes,
+        content: Mapping[str, Tensor],
+        *,
+        chosen: npt.NDArray[np.bool_],
+        max_length: int,
+    ) -> None:
+        super().__init__(network, codes, content)
+        self._chosen = chosen
+        self._max_length = max_length
+        self._table: Tensor | None = None
+
+    def settle(self) -> None:
+        """Give items that nobody chose the mean id embedding."""
+        self.network.settle_unchosen(torch.from_numpy(self._chosen))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Compute the items' tokens."""
+        self._table = self.network.token_table()
+
+    @torch.no_grad()
+    def scores(
+        self, candidates: pl.DataFrame, interactions: pl.DataFrame
+    ) -> npt.NDArray[np.float64]:
+        """Logits of candidates, each target's together: [n_rows]."""
+        targets = candidates.select(_TARGET).unique(maintain_order=True)
+        rows = candidates.select(_TARGET).join(
+            targets.with_row_index("row"), on=_TARGET, how="left", maintain_order="left"
+        )["row"]
+        histories = histories_before(targets, interactions, self.codes).latest(self._max_length)
+        codes = self.codes.encode(candidates["item_id"])
+        scores = np.zeros(len(codes))
+        if self._table is None:
+            self.refresh()
+        table = self._table
+        assert table is not None
+        for who, where in self._blocks(rows.to_numpy().astype(np.int64), histories):
+            read = np.stack([histories.of(one) for one in who])
+            given = [torch.from_numpy(block).to(table.device) for block in (read, codes[where])]
+            scores[where] = self.network(given[0], given[1], table).float().cpu().numpy()
+        return scores
+
+    def arrays(self) -> Arrays:
+        """Which items somebody chose."""
+        return {"chosen": self._chosen}
+
+    def _blocks(self, rows: Codes, histories: Histories) -> Iterator[tuple[Codes, Codes]]:
+        """Targets of equal length and equally many candidates, and the rows of these [n, m]."""
+        order = np.argsort(rows, kind="stable")
+        counts = np.bincount(rows, minlength=len(histories))
+        starts = np.cumsum(counts) - counts
+        kinds, kind_of = np.unique(
+            np.stack([histories.lengths, counts], axis=1), axis=0, return_inverse=True
+        )
+        n_attributes = 1 + len(self.content)
+        for kind, (length, count) in enumerate(kinds):
+            who = np.flatnonzero(kind_of.ravel() == kind)
+            pairs = n_attributes**2 * self.network.attention.n_heads * (length + 1) * count
+            size = max(1, _BLOCK // int(pairs))
+            for part in np.split(who, range(size, len(who), size)):
+                yield part, order[starts[part][:, None] + np.arange(count)]
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class Trans2d(ContentRival[PairModel]):
+    """Attention over steps and attributes; see `ContentRival` for the settings that it shares.
+
+    Attributes:
+        n_heads: Heads; a divisor of `width`.
+        max_length: Latest items of a history that are read.
+        targets_per_user: Targets that an epoch draws from each user's history.
+        n_negatives: Drawn items for each target.
+        dropout: Dropout of tokens, in [0, 1).
+    """
+
+    n_heads: int = 4
+    max_length: int = 20
+    targets_per_user: int = 16
+    n_negatives: int = 8
+    dropout: float = 0.3
+    width: int = 64
+    batch_size: int = 512
+
+    @classmethod
+    def space(cls) -> Space:
+        """What `mllm-msr tune` searches."""
+        return {
+            "width": OneOf((32, 64)),
+            "n_negatives": Between(2, 16),
+            "dropout": Between(0.1, 0.6),
+            "learning_rate": Between(2e-4, 5e-3, log=True),
+        }
+
+    def counts(self) -> tuple[str, ...]:
+        """Settings that must be at least 1."""
+        return ("n_heads", "max_length", "targets_per_user", "n_negatives")
+
+    def problems(self) -> list[str]:
+        """One sentence for each setting out of its range."""
+        found = super().problems()
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout must lie in [0, 1), it is {self.dropout}")
+        if self.n_heads >= 1 and self.width % self.n_heads:
+            found.append(f"n_heads must divide width, they are {self.n_heads} and {self.width}")
+        return found
+
+    def build(
+        self,
+        codes: ItemCodes,
+        content: Mapping[str, Tensor],
+        *,
+        users: Sequence[str],
+        histories: Histories,
+    ) -> PairModel:
+        """Fresh weights."""
+        _ = users
+        chosen = np.bincount(histories.items, minlength=codes.n_codes) > 0
+        return self._model(codes, content, chosen)
+
+    def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> PairModel:
+        """The model that was saved."""
+        return self._model(codes, content, state.arrays["chosen"])
+
+    def course(self, fitted: PairModel, histories: Histories) -> Course:
+        """Drawn targets among drawn items; binary cross-entropy."""
+        network = fitted.network
+        owners = np.repeat(np.arange(len(histories)), histories.lengths)
+        sampler = NegativeItems(owners, histories.items, n_items=fitted.codes.n_codes)
+
+        def batches(epoch: int) -> list[Blocks]:
+            rng = np.random.default_rng([self.seed, epoch])
+            places = drawn_targets(histories, self.targets_per_user, rng)
+            drawn = sampler.draw(owners_of(histories, places), self.n_negatives, rng)
+            candidates = np.column_stack([histories.items[places], drawn])
+            read = before(histories, places, max_length=self.max_length)
+            cuts = range(self.batch_size, len(places), self.batch_size)
+            return [
+                _blocks(read, candidates, part) for part in np.split(np.arange(len(places)), cuts)
+            ]
+
+        def loss(batch: Blocks) -> Tensor:
+            table = network.token_table()
+            logits = torch.cat([network(*block, table) for block in batch.blocks]).float()
+            labels = torch.zeros_like(logits)
+            labels[:, 0] = 1.0
+            return functional.binary_cross_entropy_with_logits(logits, labels)
+
+        return Course(batches, loss)
+
+    def _model(
+        self, codes: ItemCodes, content: Mapping[str, Tensor], chosen: npt.NDArray[np.bool_]
+    ) -> PairModel:
+        network = Trans2dNetwork(
+            [content[name] for name in sorted(content)],
+            width=self.width,
+            n_heads=self.n_heads,
+            max_length=self.max_length,
+            dropout=self.dropout,
+        )
+        return PairModel(network, codes, content, chosen=chosen, max_length=self.max_length)
+
+
+def _blocks(histories: Histories, candidates: Codes, rows: Codes) -> Blocks:
+    """One batch: the given rows, those of equal length together."""
+    lengths = histories.lengths[rows]
+    blocks = []
+    for length in np.unique(lengths):
+        own = rows[lengths == length]
+        read = histories.items[histories.starts[own][:, None] + np.arange(length)]
+        blocks.append((torch.from_numpy(read), torch.from_numpy(candidates[own])))
+    return Blocks(tuple(blocks))

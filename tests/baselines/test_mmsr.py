@@ -1,0 +1,127 @@
+"""MMSR: reads the order of a history, predicts cold items by content, falls back to popularity."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mllm_msr.baselines._sequences import Histories
+from mllm_msr.baselines.mmsr import Examples, Mmsr
+from mllm_msr.errors import DamagedFileError, SettingsError
+from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
+
+N_USERS, N_ITEMS, N_STEPS = 24, 6, 5
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Everybody walks round a circle of items; item 0 is where most begin. Item 6 is cold."""
+    rows = [
+        (f"u{user}", f"i{(max(user - 12, 0) + step) % N_ITEMS}", step, step)
+        for user in range(N_USERS)
+        for step in range(N_STEPS)
+    ]
+    items = [(f"i{at}", f"station {'abcdefg'[at] * 4}", "", None) for at in range(N_ITEMS + 1)]
+    return TrainingData(
+        interactions=pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row"),
+        items=pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
+        candidates=empty(CANDIDATES),
+        train_users=frozenset(),
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    return make().fit(data)
+
+
+def make(**settings):
+    given = {
+        "width": 16,
+        "epochs": 20,
+        "batch_size": 48,
+        "n_clusters": 3,
+        "dropout": 0.0,
+        "learning_rate": 0.02,
+        "image_encoder": "none",
+        "seed": 1,
+    }
+    return Mmsr(**(given | settings))
+
+
+def history(*items):
+    rows = [("someone", f"i{item}", step, step) for step, item in enumerate(items)]
+    return pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
+
+
+def best(model, interactions):
+    users = pl.DataFrame({"user_id": ["someone"], "position": [interactions.height]})
+    ((_, values),) = model.score_catalogue(users, interactions)
+    return model.catalogue[int(values[0].argmax())]
+
+
+def test_the_next_station_follows_from_the_last_ones(fitted):
+    assert isinstance(fitted, CatalogueScorer)
+    for last in range(N_ITEMS):
+        read = history((last - 1) % N_ITEMS, last)
+        assert best(fitted, read) == f"i{(last + 1) % N_ITEMS}"
+
+
+def test_without_a_history_popularity_decides(fitted, data):
+    counts = data.interactions["item_id"].value_counts().sort("count", "item_id")
+    candidates = pl.DataFrame(
+        {"user_id": "nobody", "position": 0, "item_id": ["i6", *counts["item_id"]]}
+    )
+    found = fitted.score(candidates, empty(INTERACTIONS))["score"]
+    assert found.is_sorted()
+    assert found[0] == 0.0
+
+
+def test_only_the_latest_items_are_read(data):
+    model = make(max_length=2, epochs=1).fit(data)
+    users = pl.DataFrame({"user_id": ["someone"], "position": [4]})
+    one, other = (
+        next(model.score_catalogue(users, history(*items)))[1]
+        for items in ((0, 1, 2, 3), (4, 5, 2, 3))
+    )
+    assert np.array_equal(one, other)
+
+
+def test_batches_of_an_epoch_hold_every_target_with_what_came_before():
+    histories = Histories(np.array([1, 2, 3, 4, 5]), np.array([0, 3, 5]))
+    examples = Examples(Recorder(), histories, np.array([2, 4, 1]), 2, 1)
+    assert len(examples) == 2
+    found = list(examples)
+    assert [each.targets.tolist() for each in found] == [[3, 5], [2]]
+    assert [each.graph for each in found] == [[[2], [4]], [[1]]]
+
+
+class Recorder:
+    """Stands for a model: a graph is the histories themselves."""
+
+    def graph(self, histories):
+        return [histories.of(at).tolist() for at in range(len(histories))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"n_clusters": 0}, "n_clusters must be at least 1, it is 0"),
+        ({"n_links": 0}, "n_links must be at least 1, it is 0"),
+        ({"targets_per_user": 0}, "targets_per_user must be at least 1, it is 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), it is 1.0"),
+    ],
+)
+def test_bad_settings_are_refused_with_one_sentence(settings, problem):
+    with pytest.raises(SettingsError, match=problem):
+        make(**settings)
+
+
+def test_files_of_another_shape_are_refused(fitted, tmp_path):
+    fitted.save(tmp_path)
+    about = tmp_path / "model.json"
+    about.write_text(about.read_text().replace('"n_layers": 1', '"n_layers": 2'))
+    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+        Mmsr.load(tmp_path)
