@@ -1,0 +1,55 @@
+"""The untuned model: what it is asked, and the packaged model's answer to it."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from mllm_msr.baselines.llava_zero_shot import LlavaZeroShot
+from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
+
+
+@pytest.fixture
+def data(tmp_path):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "b.png")
+    rows = [("a", "Dawn", "", None), ("b", "Dusk", "", str(tmp_path / "b.png"))]
+    return TrainingData(
+        pl.DataFrame([("u", "a", 0, 0)], schema=dict(INTERACTIONS), orient="row"),
+        pl.DataFrame(rows, schema=dict(ITEMS), orient="row"),
+        empty(CANDIDATES),
+        frozenset("u"),
+    )
+
+
+def scores(model, data):
+    candidates = pl.DataFrame({"user_id": ["u"] * 2, "position": [1] * 2, "item_id": ["a", "b"]})
+    return model.score(candidates, data.interactions)["score"].to_list()
+
+
+def test_the_history_and_the_candidate_reach_the_model(data):
+    script = {'first: "Dawn"\nThe title of the film: "Dusk"': (0.3, 0.1), "Dawn": (0.1, 0.1)}
+    model = LlavaZeroShot(backend="scripted", options={"scores": script}, noun="film").fit(data)
+    assert scores(model, data) == pytest.approx([0.5, 0.75])
+
+
+def test_the_packaged_model_answers(data):
+    found = scores(LlavaZeroShot().fit(data), data)
+    assert all(0.0 < value < 1.0 for value in found)
+    assert found[0] != found[1]
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(SettingsError, match="n_last must be at least 1, it is 0"):
+        LlavaZeroShot(n_last=0)
+
+
+def test_damage_and_missing_fits_are_told(data, tmp_path):
+    with pytest.raises(TrainingError, match="a fitted llava_zero_shot model"):
+        LlavaZeroShot().save(tmp_path)
+    LlavaZeroShot().fit(data).save(tmp_path / "model")
+    (tmp_path / "model" / "items.parquet").write_bytes(b"torn")
+    with pytest.raises(DamagedFileError, match="a fitted model in"):
+        LlavaZeroShot.load(tmp_path / "model")
