@@ -32,6 +32,10 @@ CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
             "picture_questions": 2.5, "presence": 1.5, "image_description": 0.3,
             "preference_first": 1.2, "preference_update": 2.5, "preference_direct": 0.4,
             "text_comparison": 2, "comparison": 4, "choice_of_two": 0.2}),
+    (3000, {LABELS: 0.1, REPEATS: 0.4, "copying": 1, "text_summary": 1.4, "fusion": 0.7,
+            "picture_questions": 1.5, "presence": 0.8, "image_description": 0.3,
+            "preference_first": 1.6, "preference_update": 3, "preference_direct": 0.8,
+            "text_comparison": 2.5, "comparison": 5.5, "choice_of_two": 0.2}),
 )  # fmt: skip
 
 _BATCH_STREAM: Final = 101

@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pool", type=Path, help="folder of drawn covers [OUTPUT/pool]")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
-    parser.add_argument("--steps", type=int, default=6_500, help="length of the schedule")
+    parser.add_argument("--steps", type=int, default=5_000, help="length of the schedule")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens per batch")
     parser.add_argument("--covers", type=int, default=20_000, help="covers to draw")
     parser.add_argument("--threads", type=int, default=1)
