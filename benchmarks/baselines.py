@@ -1,0 +1,153 @@
+"""SASRec and GRU4Rec beside RecTools' SASRec: seconds per epoch, peak memory, quality.
+
+All learn from the same interactions of one fold of a prepared run folder, at equal settings, for
+equally many epochs and without validation, each in a process of its own. Quality is the ranking
+of the whole catalogue for the fold's test users. RecTools runs in an environment of its own under
+`build/`, which is made on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final, cast
+
+import polars as pl
+
+from benchmarks._measure import apart, peak_gb
+from mllm_msr import registry
+from mllm_msr.data.splits import visible_interactions
+from mllm_msr.evaluation.metrics import metrics_from_counts
+from mllm_msr.evaluation.ranking import rank_catalogue
+from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
+from mllm_msr.tables import CANDIDATES, empty
+
+_ENVIRONMENT: Final = Path("build/rectools")
+_PACKAGES: Final = ("torch", "rectools[torch]==0.19.0")
+_PEER: Final = Path(__file__).with_name("_rectools_sasrec.py")
+
+
+def run(
+    *,
+    folder: str = "runs/microlens",
+    models: str = "sasrec,gru4rec",
+    fold: int = 0,
+    epochs: int = 2,
+    max_length: int = 16,
+    batch_size: int = 128,
+    peer: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure training.
+
+    Args:
+        folder: A prepared run folder.
+        models: Baselines of ours, separated by commas.
+        fold: Which fold is learnt from and tested.
+        epochs: Epochs of each.
+        max_length: Latest items of a history that are read.
+        batch_size: Histories per step.
+        peer: 1 to run RecTools as well, 0 not to.
+        seed: Seed of each.
+
+    Returns:
+        Settings, the machine's load before, and per model elapsed and processor seconds of an
+        epoch (all threads), peak resident memory in GB, HR@10 and NDCG@10 over the catalogue; and
+        RecTools' processor seconds over ours.
+    """
+    settings = {
+        "epochs": epochs,
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "learning_rate": 1e-3,
+        "dropout": 0.3,
+        "seed": seed,
+    }
+    attention = {"hidden": 64, "n_blocks": 2, "n_heads": 2}
+    result: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        **settings,
+    }
+    for name in models.split(","):
+        own = {**settings, **(attention if name == "sasrec" else {})}
+        result[name] = apart(_ours, Path(folder), name, fold, own)
+    if peer:
+        result["rectools"] = _rectools(Path(folder), fold, {**settings, **attention})
+        theirs = result["rectools"]["processor_per_epoch"]
+        result["times_faster"] = {
+            name: round(theirs / result[name]["processor_per_epoch"], 1)
+            for name in models.split(",")
+        }
+    return result
+
+
+def _fold(folder: Path, fold: int) -> tuple[pl.DataFrame, frozenset[str], pl.DataFrame]:
+    """What may be learnt from, the training users, and the targets of the test users."""
+    visible, users = visible_interactions(
+        pl.read_parquet(folder / "interactions.parquet"),
+        pl.read_parquet(folder / "splits.parquet"),
+        fold,
+    )
+    rows = pl.scan_parquet(folder / "candidates.parquet").filter(
+        (pl.col("fold") == fold) & (pl.col("split") == "test") & (pl.col("label") == 1)
+    )
+    targets = rows.filter(pl.col("negatives") == pl.col("negatives").first()).collect()
+    return visible, users, targets
+
+
+def _ours(folder: Path, name: str, fold: int, settings: dict[str, Any]) -> dict[str, Any]:
+    import lightning  # noqa: F401, PLC0415 - its import is not what is measured
+
+    visible, users, targets = _fold(folder, fold)
+    items = pl.read_parquet(folder / "items.parquet")
+    data = TrainingData(visible, items, empty(CANDIDATES), users)
+    model = cast("Recommender", registry.find("baselines", name)(**settings))
+    start, processor = time.perf_counter(), time.process_time()
+    model.fit(data)
+    epochs = settings["epochs"]
+    seconds = {
+        "elapsed_per_epoch": round((time.perf_counter() - start) / epochs, 2),
+        "processor_per_epoch": round((time.process_time() - processor) / epochs, 2),
+    }
+    scorer = cast("CatalogueScorer", model)
+    ranks = rank_catalogue(
+        scorer.score_catalogue(targets.select("user_id", "position"), visible),
+        targets,
+        catalogue=scorer.catalogue,
+        interactions=visible,
+    ).ranks
+    values = metrics_from_counts(
+        ranks["n_better"], ranks["n_tied"], n_negatives=ranks["n_negatives"], ks=[10]
+    )
+    quality = {metric: round(float(values[metric].mean()), 4) for metric in ("hr@10", "ndcg@10")}
+    return {**seconds, "peak_gb": peak_gb("cpu"), **quality}
+
+
+def _rectools(folder: Path, fold: int, settings: dict[str, Any]) -> dict[str, Any]:
+    python = _ENVIRONMENT.absolute() / "bin" / "python"
+    ready = _ENVIRONMENT / "ready"
+    if not ready.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *_PACKAGES], check=True)
+        ready.touch()
+    visible, _, targets = _fold(folder, fold)
+    with tempfile.TemporaryDirectory() as place:
+        # The position is the order that both sides learn.
+        visible.select("user_id", "item_id", timestamp="position").write_csv(
+            Path(place) / "interactions.csv"
+        )
+        targets.select("user_id", "item_id").write_csv(Path(place) / "targets.csv")
+        done = subprocess.run(
+            [str(python), str(_PEER), place, json.dumps(settings)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

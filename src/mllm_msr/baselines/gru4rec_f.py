@@ -1,0 +1,120 @@
+"""GRU4Rec_F: a second GRU reads content (Hidasi et al. 2016; paper, section "Baseline Methods").
+
+One GRU reads the items' own vectors, another their frozen text and image vectors, each through a
+linear map and a norm. The two states are joined and mapped back; the product with an item's own
+vector and with its content vector, side by side, is the score. An item that nobody has chosen is
+ranked by its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from mllm_msr.baselines._item_vectors import PartedVectors
+from mllm_msr.baselines._next_item import (
+    Encoders,
+    NextItemRecommender,
+    not_a_share,
+    too_small,
+)
+from mllm_msr.baselines._sequence_scores import SequenceNetwork
+from mllm_msr.baselines._sequences import Batch
+from mllm_msr.baselines.gru4rec import Recurrence
+from mllm_msr.spaces import Between, OneOf, Space
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class Gru4RecF(NextItemRecommender):
+    """Two GRUs, over the ids and over the content of the history.
+
+    Attributes:
+        text_encoder: A text encoder's name, see `_features`.
+        image_encoder: An image encoder's name, see `_features`.
+        content_cache: Folder for finished content vectors; None keeps none.
+        id_dropout: Share of items per pass that are known by content alone, in [0, 1).
+        embedding: Size of an item's own vector, and of each modality's.
+        hidden: Size of each GRU's state.
+        n_layers: Layers of each GRU.
+        dropout: Share of the numbers that are dropped in training, in [0, 1).
+    """
+
+    text_encoder: str = "hashing"
+    image_encoder: str = "colours"
+    content_cache: Path | None = None
+    id_dropout: float = 0.1
+    embedding: int = 64
+    hidden: int = 128
+    n_layers: int = 1
+    dropout: float = 0.3
+
+    @classmethod
+    def space(cls) -> Space:
+        """What `mllm-msr tune` searches."""
+        return {
+            "embedding": OneOf((64, 128)),
+            "hidden": OneOf((128, 256)),
+            "dropout": Between(0.1, 0.6),
+            "learning_rate": Between(2e-4, 5e-3, log=True),
+            "negative_power": Between(0.0, 1.0),
+        }
+
+    def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
+        """The two encoders."""
+        return Gru4RecFNetwork(
+            PartedVectors(content, n_met=n_met, size=self.embedding, id_dropout=self.id_dropout),
+            hidden=self.hidden,
+            n_layers=self.n_layers,
+            dropout=self.dropout,
+        )
+
+    def encoders(self) -> Encoders:
+        """The encoders of the settings."""
+        return Encoders(self.text_encoder, self.image_encoder, self.content_cache)
+
+    def own_problems(self) -> list[str]:
+        """One sentence for each setting out of its range."""
+        return [
+            *too_small(self, "embedding", "hidden", "n_layers"),
+            *not_a_share(self, "dropout", "id_dropout"),
+        ]
+
+
+class Gru4RecFNetwork(SequenceNetwork):
+    """The two encoders.
+
+    Args:
+        items: Vectors by item code, own and content parts.
+        hidden: Size of each GRU's state.
+        n_layers: Layers of each GRU.
+        dropout: Share of dropped numbers.
+    """
+
+    def __init__(self, items: PartedVectors, *, hidden: int, n_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.items = items
+        self.recurrences = nn.ModuleList(
+            Recurrence(size, hidden=hidden, n_layers=n_layers) for size in items.sizes
+        )
+        self.output = nn.Linear(2 * hidden, sum(items.sizes))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The state after each token: [n_tokens, d]."""
+        parts = self.dropout(self.items(batch.items)).split(self.items.sizes, dim=-1)
+        states = [
+            recurrence(part, batch)
+            for recurrence, part in zip(self.recurrences, parts, strict=True)
+        ]
+        mapped: Tensor = self.output(self.dropout(torch.cat(states, dim=-1)))
+        return mapped
+
+    def table(self) -> Tensor:
+        """The item vectors: [n_codes, d]."""
+        return self.items.table()

@@ -1,0 +1,44 @@
+"""GRU4Rec's encoder against torch's own handling of sequences of unequal length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mllm_msr.baselines._item_vectors import IdVectors
+from mllm_msr.baselines._sequences import Histories, batch_of
+from mllm_msr.baselines.gru4rec import Gru4Rec, Gru4RecNetwork, Recurrence
+from mllm_msr.errors import SettingsError
+
+
+def batch(*lists: list[int]):
+    starts = np.cumsum([0, *map(len, lists)])
+    codes = np.array([code for codes in lists for code in codes])
+    return batch_of(Histories(codes, starts), np.arange(len(lists)))
+
+
+def test_each_history_goes_through_the_gru_as_if_alone():
+    torch.manual_seed(0)
+    recurrence = Recurrence(3, hidden=5, n_layers=2)
+    inputs = torch.randn(8, 3)
+    with torch.no_grad():
+        found = recurrence(inputs, batch([1, 2, 3, 4, 5], [6, 7], [8]))
+        alone = [recurrence.gru(part)[0] for part in inputs.split([5, 2, 1])]
+    assert torch.allclose(found, torch.cat(alone), atol=1e-6)
+
+
+def test_a_state_does_not_see_what_follows():
+    torch.manual_seed(0)
+    network = Gru4RecNetwork(IdVectors(9, 4), embedding=4, hidden=6, n_layers=1, dropout=0.3).eval()
+    with torch.no_grad():
+        short, long = network(batch([1, 2, 3])), network(batch([1, 2, 3, 4]))
+    assert torch.allclose(long[:3], short, atol=1e-6)
+    assert short.shape == (3, 4)
+    assert not torch.allclose(short[0], short[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["embedding", "hidden", "n_layers"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(SettingsError, match=f"{name} must be at least 1, it is 0"):
+        Gru4Rec(**{name: 0})
