@@ -14,9 +14,10 @@ from typing import Final, Literal
 
 import polars as pl
 
-from mllm_msr import prompts, tables
+from mllm_msr import answers, prompts, tables
+from mllm_msr.answers import Answer
 from mllm_msr.interfaces import Backend
-from mllm_msr.records import Completion, Prompt
+from mllm_msr.records import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -188,8 +189,8 @@ def _advance(
     for step in wave:
         if not step.summaries:
             yield _settled(step, noun, words, "nothing_to_read")
-    for index, completion in backend.generate(_prompt(step, noun, words) for step in asked):
-        yield _row(asked[index], completion, noun, words)
+    for index, answer in answers.ask(backend, (_prompt(step, noun, words) for step in asked)):
+        yield _row(asked[index], answer, noun, words)
         if progress is not None:
             progress(1)
 
@@ -234,13 +235,14 @@ def _prompt(step: _Step, noun: str, words: int) -> Prompt:
     return prompts.render(name, data, noun=noun, max_new_tokens=words * _TOKENS_PER_WORD)
 
 
-def _row(step: _Step, completion: Completion, noun: str, words: int) -> _Row:
+def _row(step: _Step, answer: Answer, noun: str, words: int) -> _Row:
+    completion = answer.completion
     preference, cut = prompts.calibrate(completion.text, words)
     if completion.error is not None or not preference:
         reason = completion.error or "empty answer"
         logger.warning("user %s keeps the previous preference: %s", step.user_id, reason)
-        return _settled(step, noun, words, "failed")
-    flags = []
+        return _settled(step, noun, words, ",".join(("failed", *answer.flags)))
+    flags = [*answer.flags]
     if cut or completion.finish_reason == "length":
         flags.append("cut")
     if not preference.startswith(OPENING):

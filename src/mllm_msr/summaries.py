@@ -16,10 +16,11 @@ from typing import Literal
 
 import polars as pl
 
-from mllm_msr import prompts, tables
+from mllm_msr import answers, prompts, tables
+from mllm_msr.answers import Answer
 from mllm_msr.images import image_status
 from mllm_msr.interfaces import Backend
-from mllm_msr.records import Completion, Item, Prompt
+from mllm_msr.records import Item, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +82,13 @@ def summarize(
     asked += [(draft, "image") for draft in drafts if draft.image_status == "ok"]
     limits = {"text": text_words, "image": image_words}
     one_side = (_side_prompt(draft, side, noun, limits[side]) for draft, side in asked)
-    for index, completion in _answers(backend, one_side, progress):
+    for index, answer in _answers(backend, one_side, progress):
         draft, side = asked[index]
-        _take_side(draft, side, completion, limits[side])
+        _take_side(draft, side, answer, limits[side])
     both = [draft for draft in drafts if draft.text_summary and draft.image_summary]
     fusions = (_fusion_prompt(draft, noun, words) for draft in both)
-    for index, completion in _answers(backend, fusions, progress):
-        _take_fusion(both[index], completion, words)
+    for index, answer in _answers(backend, fusions, progress):
+        _take_fusion(both[index], answer, words)
     for draft in drafts:
         _settle(draft, noun)
     return pl.DataFrame([_row(draft) for draft in drafts], schema=dict(tables.SUMMARIES))
@@ -138,42 +139,46 @@ def _fusion_prompt(draft: _Draft, noun: str, words: int) -> Prompt:
 
 def _answers(
     backend: Backend, asked: Iterable[Prompt], progress: Progress | None
-) -> Iterable[tuple[int, Completion]]:
-    for index, completion in backend.generate(asked):
-        yield index, completion
+) -> Iterable[tuple[int, Answer]]:
+    for index, answer in answers.ask(backend, asked):
+        yield index, answer
         if progress is not None:
             progress(1)
 
 
-def _take_side(draft: _Draft, side: Modality, completion: Completion, max_words: int) -> None:
-    answer, cut = prompts.calibrate(completion.text, max_words)
-    if completion.error is not None or not answer:
-        draft.flags.append(f"{side}_failed")
+def _take_side(draft: _Draft, side: Modality, answer: Answer, max_words: int) -> None:
+    text, flags = _taken(answer, side, max_words)
+    draft.flags += flags
+    if not text:
         logger.warning(
             "item %s has no %s summary: %s",
             draft.item.item_id,
             side,
-            completion.error or "empty answer",
+            answer.completion.error or "empty answer",
         )
         # A title is a summary of sorts; for a picture there is nothing to fall back on.
         fallback = prompts.clean(draft.item.title or draft.item.text)
-        answer = prompts.calibrate(fallback, max_words)[0] if side == "text" else ""
-    elif cut or completion.finish_reason == "length":
-        draft.flags.append(f"{side}_cut")
+        text = prompts.calibrate(fallback, max_words)[0] if side == "text" else ""
     if side == "text":
-        draft.text_summary = answer
+        draft.text_summary = text
     else:
-        draft.image_summary = answer or None
+        draft.image_summary = text or None
 
 
-def _take_fusion(draft: _Draft, completion: Completion, max_words: int) -> None:
-    answer, cut = prompts.calibrate(completion.text, max_words)
-    if completion.error is not None or not answer:
-        draft.flags.append("fusion_failed")
-        return
-    if cut or completion.finish_reason == "length":
-        draft.flags.append("fusion_cut")
-    draft.summary = answer
+def _take_fusion(draft: _Draft, answer: Answer, max_words: int) -> None:
+    draft.summary, flags = _taken(answer, "fusion", max_words)
+    draft.flags += flags
+
+
+def _taken(answer: Answer, step: str, max_words: int) -> tuple[str, list[str]]:
+    """The text of an answer, empty where it failed, and what the table says of it."""
+    text, cut = prompts.calibrate(answer.completion.text, max_words)
+    flags = [f"{step}_{flag}" for flag in answer.flags]
+    if answer.completion.error is not None or not text:
+        return "", [f"{step}_failed", *flags]
+    if cut or answer.completion.finish_reason == "length":
+        flags.append(f"{step}_cut")
+    return text, flags
 
 
 def _settle(draft: _Draft, noun: str) -> None:

@@ -5,6 +5,8 @@ A new file in `backends/` fails here until it has a maker in `MAKERS`.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ import pytest
 from mllm_msr import registry
 from mllm_msr.backends.embedded import EmbeddedBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.backends.scripted import ScriptedBackend, prompt_text
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.interfaces import Backend
@@ -52,9 +55,25 @@ def _refuse_missing(prompt: Prompt) -> None:
         path.stat()
 
 
+@functools.cache
+def _served(folder: Path) -> str:
+    """Address of a server of a checkpoint, which runs until the tests end."""
+    from endpoints import ModelServer, serve
+
+    running = serve(ModelServer(folder, folder))
+    atexit.register(running.__exit__, None, None, None)
+    return running.__enter__().url
+
+
+def _openai(checkpoint: Checkpoint, *, images: bool) -> Backend:
+    folder = checkpoint("llava_next" if images else "llama")
+    return OpenAIBackend("tiny", url=_served(folder), key_variable="NO_KEY", concurrency=4)
+
+
 MAKERS: Final[Mapping[str, Callable[..., Backend]]] = {
     "embedded": _embedded,
     "huggingface": _huggingface,
+    "openai": _openai,
     "scripted": _scripted,
 }
 

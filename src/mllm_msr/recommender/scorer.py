@@ -34,11 +34,14 @@ class ScoreCounts:
         examples: Examples scored, failed ones included.
         failed: Examples that got `NEUTRAL_SCORE` because their prompt failed.
         prompt_tokens: Tokens read, image tokens included.
+        bounded: Examples whose score is only bounded, since one answer was not among the tokens
+            that the endpoint lists.
     """
 
     examples: int
     failed: int
     prompt_tokens: int
+    bounded: int = 0
 
 
 def score_examples(
@@ -80,13 +83,14 @@ def score_examples(
         )
     rows: list[tuple[object, ...]] = []
     failures: list[str] = []
-    tokens = 0
+    tokens = bounded = 0
     for chunk in _chunks(examples, window):
         for example, answer in zip(
             chunk, _answers(chunk, backend, choices, progress=progress), strict=True
         ):
-            score, error = _probability(answer)
+            score, error = probability(answer)
             tokens += answer.prompt_tokens
+            bounded += answer.bounded
             if error is not None:
                 failures.append(error)
             keys = (example.fold, example.negatives, example.user_id, example.item_id)
@@ -94,7 +98,10 @@ def score_examples(
     if failures:
         _judge(failures, n_examples=len(rows), max_error_rate=max_error_rate)
     frame = pl.DataFrame(rows, schema=dict(SCORES), orient="row")
-    return frame, ScoreCounts(examples=len(rows), failed=len(failures), prompt_tokens=tokens)
+    counts = ScoreCounts(
+        examples=len(rows), failed=len(failures), prompt_tokens=tokens, bounded=bounded
+    )
+    return frame, counts
 
 
 def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
@@ -125,8 +132,12 @@ def _answers(
     return [answers[index] for index in range(len(chunk))]
 
 
-def _probability(answer: ChoiceScores) -> tuple[float, str | None]:
-    """P(yes) in float64 and, where there is none, the neutral score and the reason."""
+def probability(answer: ChoiceScores) -> tuple[float, str | None]:
+    """Equation (1) of the paper from the log-probabilities of the answers for and against.
+
+    Returns:
+        P(yes) in [0, 1] and `None`; or, where there is none, the neutral score and the reason.
+    """
     if answer.error is not None:
         return NEUTRAL_SCORE, answer.error
     positive, negative = answer.log_probs

@@ -1,0 +1,120 @@
+"""Another engine, the same results: summaries, preferences and scores here and behind an endpoint.
+
+The server holds the same weights and computes alone, one prompt at a time, so that batching and
+sharing of prefixes on this side are compared with their absence on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from endpoints import ModelServer, serve
+from mllm_msr import tables
+from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.backends.openai import OpenAIBackend
+from mllm_msr.config import load_settings
+from mllm_msr.interfaces import Backend
+from mllm_msr.pipeline import Pipeline
+from mllm_msr.preferences import infer_preferences
+from mllm_msr.recommender.examples import build_examples
+from mllm_msr.recommender.scorer import score_examples
+from mllm_msr.summaries import summarize
+from worlds import settings, write_files
+
+Engines = tuple[Backend, Backend]
+
+
+@pytest.fixture(scope="module")
+def engines(
+    tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
+    folder = tiny_checkpoint("llava_next")
+    here = HuggingFaceBackend(str(folder), dtype="float32", device="cpu", batch_size=4)
+    with serve(ModelServer(folder, tmp_path_factory.mktemp("pictures"))) as server:
+        there = OpenAIBackend("tiny", url=server.url, key_variable="NO_KEY", concurrency=4)
+        yield here, there
+        there.close()
+
+
+@pytest.fixture(scope="module")
+def items(pictures: Sequence[Path]) -> pl.DataFrame:
+    rows = [
+        ("lantern", "The lantern", "Two sisters carry it home.", str(pictures[0])),
+        ("boat", "A boat", "", str(pictures[1])),
+        ("town", "Old town", "A walk at night.", None),
+        ("song", "", "", str(pictures[3])),
+    ]
+    return pl.DataFrame(rows, schema=dict(tables.ITEMS), orient="row")
+
+
+@pytest.fixture(scope="module")
+def histories(items: pl.DataFrame) -> pl.DataFrame:
+    ids = items["item_id"].to_list()
+    rows = [
+        (user, ids[(user_no + n) % 4], n, n) for user_no, user in enumerate("ab") for n in range(4)
+    ]
+    return pl.DataFrame(rows, schema=dict(tables.INTERACTIONS), orient="row")
+
+
+def test_summaries_are_the_same(engines: Engines, items: pl.DataFrame) -> None:
+    here, there = (summarize(items, e, text_words=4, image_words=4, words=4) for e in engines)
+    assert here.equals(there)
+    assert here["summary"].n_unique() > 1
+
+
+def test_preferences_are_the_same(
+    engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
+) -> None:
+    told = summarize(items, engines[0], text_words=4, image_words=4, words=4)
+    here, there = (infer_preferences(histories, told, e, words=4) for e in engines)
+    assert here.equals(there)
+    assert here.height == 4
+
+
+def test_scores_are_the_same_and_rank_alike(
+    engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
+) -> None:
+    rows = [
+        {"fold": 0, "split": "test", "negatives": "uniform", "user_id": user, "position": 4,
+         "item_id": item, "label": int(item == "boat")}
+        for user in "ab" for item in items["item_id"]
+    ]  # fmt: skip
+    candidates = pl.DataFrame(rows, schema=dict(tables.CANDIDATES))
+    trail = [
+        {"user_id": user, "block": 0, "n_items": 4, "preference": f"The user likes {what}.",
+         "final": True, "flags": ""}
+        for user, what in (("a", "boats and lanterns"), ("b", "songs"))
+    ]  # fmt: skip
+    told = pl.DataFrame(trail, schema=dict(tables.PREFERENCES))
+
+    def scored(engine: Backend) -> pl.DataFrame:
+        examples = build_examples(candidates, told, items, noun="video")
+        return score_examples(examples, engine)[0]
+
+    here, there = (scored(engine) for engine in engines)
+    assert here.drop("score").equals(there.drop("score"))
+    assert there["score"].to_list() == pytest.approx(here["score"].to_list(), abs=1e-4)
+    order = [frame.sort("user_id", "score")["item_id"].to_list() for frame in (here, there)]
+    assert order[0] == order[1]
+    assert here["score"].n_unique() == here.height
+
+
+def test_every_stage_may_have_an_engine_of_its_own(tmp_path: Path) -> None:
+    world = write_files(tmp_path / "raw", n_users=6)
+    answers = settings(world)[8].partition("=")[2]
+    named = [
+        f"{stage}.model={{backend: scripted, identity: {stage}, answers: {answers}}}"
+        for stage in ("summarize", "infer", "score")
+    ]
+    with Pipeline.open(tmp_path / "run", load_settings("sound", settings(world, *named))) as run:
+        run.run_until("score")
+        asked = {name: entry["model"] for name, entry in run.run.stages.items() if entry["model"]}
+    assert asked == {
+        "summarize": "scripted:summarize",
+        "infer": "scripted:infer",
+        "score/zero_shot": "scripted:score",
+    }
