@@ -15,6 +15,7 @@ _HOMES = {
     "CachedBackend": "caching",
     "Dataset": "interfaces",
     "Item": "records",
+    "MllmMsr": "recommending",
     "MllmMsrError": "errors",
     "Pipeline": "pipeline",
     "Prompt": "records",

@@ -32,7 +32,7 @@ def run(work: Workspace, file: Path) -> dict[str, int]:
         DataError: The file cannot be read, names unknown items, or is older than the history.
     """
     news = _read(file)
-    before = _known(work, "interactions", work.run.read("interactions"))
+    before = current(work, "interactions", work.run.read("interactions"))
     added = news.join(before, on=["user_id", "item_id", "timestamp"], how="anti")
     _refuse_unknown_items(added, work.run.read("items"))
     _refuse_late(added, before)
@@ -56,7 +56,7 @@ def run(work: Workspace, file: Path) -> dict[str, int]:
             work.run.read("summaries"),
             backend,
             noun=work.noun,
-            known=_known(work, "preferences", work.run.read("preferences")),
+            known=current(work, "preferences", work.run.read("preferences")),
             **arguments,
         )
         number = stage.name.removeprefix("update/")
@@ -76,14 +76,20 @@ def _newest(work: Workspace) -> int:
     return max(done, default=0)
 
 
-def _known(work: Workspace, name: str, judged: pl.DataFrame) -> pl.DataFrame:
-    """A table as the updates so far left it: for each user the newest version."""
-    current = judged
+def current(work: Workspace, name: str, judged: pl.DataFrame) -> pl.DataFrame:
+    """A table as the updates so far left it: for each user the newest version.
+
+    Args:
+        work: The run.
+        name: "interactions" or "preferences".
+        judged: The run's own table of that name.
+    """
+    frame = judged
     for number in range(1, _newest(work) + 1):
         newer = work.run.read(f"updates/{number}/{name}")
-        rest = current.join(newer.select("user_id").unique(), on="user_id", how="anti")
-        current = pl.concat([rest, newer])
-    return current
+        rest = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
+        frame = pl.concat([rest, newer])
+    return frame
 
 
 def _read(file: Path) -> pl.DataFrame:

@@ -1,0 +1,111 @@
+"""Recommendations out of the whole catalogue: recall of the sources, quality against the budget.
+
+Over the test users of a finished run. The target is hidden from every source; each user's
+candidates are scored by the model once, and a smaller budget sees fewer of those scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from mllm_msr.data.catalogue import sample_targets
+from mllm_msr.recommending import MllmMsr, Order, assemble
+from mllm_msr.retrieval import Profile, Retriever
+from mllm_msr.store import RunFolder
+
+BUDGETS: Final = (0, 20, 50, 100, 200)
+ORDERS: Final[tuple[Order, ...]] = ("model", "fused")
+_K: Final = 10
+
+
+def run(
+    *, folder: str = "runs/demo", users: int = 200, collaborative: str = "", seed: int = 0
+) -> dict[str, Any]:
+    """Measure retrieval and ranking.
+
+    Args:
+        folder: A run folder that has been trained.
+        users: Test users at most, a seeded sample.
+        collaborative: Baseline of the collaborative source; the default one where empty.
+        seed: Seed of the sample.
+
+    Returns:
+        Recall of each source and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
+        NDCG@10 over the whole catalogue for each budget of model calls, by the model's order and
+        by its order fused with the sources'; and model seconds.
+    """
+    with RunFolder.open(folder, read_only=True) as kept:
+        candidates = kept.read("candidates")
+    overrides = [f"retrieve.collaborative={collaborative}"] if collaborative else []
+    with MllmMsr.from_run(folder, hide_targets=True, overrides=overrides) as model:
+        test = candidates.filter(split="test", fold=model.fold)
+        targets = sample_targets(test, users, seed=seed).select("user_id", "item_id").rows()
+        recall: dict[str, dict[int, float]] = {}
+        for name, retriever in _retrievers(model).items():
+            ranks = [_rank(retriever, _profile(model, user), item) for user, item in targets]
+            recall[name] = {
+                n: round(sum(rank <= n for rank in ranks) / len(ranks), 4) for n in BUDGETS[1:]
+            }
+        quality: dict[str, dict[int, list[tuple[float, float]]]] = {
+            order: {budget: [] for budget in BUDGETS} for order in ORDERS
+        }
+        started = time.perf_counter()
+        for user, item in targets:
+            for order, budget, values in _ranked(model, _profile(model, user), item):
+                quality[order][budget].append(values)
+        seconds = time.perf_counter() - started
+    return {
+        "items": len(model.catalogue),
+        "users": len(targets),
+        "recall": recall,
+        "quality": {
+            order: {budget: _mean(values) for budget, values in by_budget.items()}
+            for order, by_budget in quality.items()
+        },
+        "seconds_per_call": round(seconds / (len(targets) * BUDGETS[-1]), 5),
+    }
+
+
+def _retrievers(model: MllmMsr) -> dict[str, Retriever]:
+    sources = model.retriever.sources
+    alone = {name: Retriever({name: source}) for name, source in sources.items()}
+    return {**alone, "fused": model.retriever}
+
+
+def _profile(model: MllmMsr, user_id: str) -> Profile:
+    trail = model.trail(user_id).sort("n_items")
+    preference = trail["preference"][-1] if trail.height else ""
+    return Profile(user_id, model.history(user_id), preference)
+
+
+def _rank(retriever: Retriever, profile: Profile, item_id: str) -> float:
+    found = [c.item_id for c in retriever.retrieve(profile, BUDGETS[-1])]
+    return found.index(item_id) + 1 if item_id in found else math.inf
+
+
+def _ranked(
+    model: MllmMsr, profile: Profile, item_id: str
+) -> Iterator[tuple[Order, int, tuple[float, float]]]:
+    """HR@10 and NDCG@10 of one user for every order and budget."""
+    candidates = model.retriever.retrieve(profile, BUDGETS[-1])
+    asked = [candidate.item_id for candidate in candidates]
+    scores = dict(zip(asked, model.score(profile.preference, asked), strict=True))
+    for order, budget in itertools.product(ORDERS, BUDGETS):
+        kept = {one: scores[one] for one in asked[:budget]}
+        listed = assemble(
+            model.catalogue, profile, candidates, kept, k=_K, diversity=0.0, order=order
+        )
+        rank = next((one.rank for one in listed.items if one.item_id == item_id), None)
+        yield order, budget, (float(rank is not None), 1 / math.log2(1 + rank) if rank else 0.0)
+
+
+def _mean(values: list[tuple[float, float]]) -> dict[str, float]:
+    hits, gains = zip(*values, strict=True)
+    return {
+        f"hr@{_K}": round(sum(hits) / len(hits), 4),
+        f"ndcg@{_K}": round(sum(gains) / len(gains), 4),
+    }

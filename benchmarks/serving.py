@@ -1,0 +1,135 @@
+"""The service under load: times of requests and throughput with a run's own model.
+
+A server in a process of its own, clients of an asyncio loop on loopback. The load is bounded:
+each client sends its next request when it has the last answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import numpy as np
+import polars as pl
+
+_ATTEMPTS: Final = 600
+
+Ask = Callable[[httpx2.AsyncClient, int], Awaitable[httpx2.Response]]
+
+
+def run(
+    *, folder: str = "runs/demo", clients: int = 4, requests: int = 60, budget: int = 20
+) -> dict[str, Any]:
+    """Measure a served run.
+
+    Args:
+        folder: A finished run folder; its own service folder is left alone.
+        clients: Clients at a time.
+        requests: Requests of each kind, all clients together.
+        budget: Candidates that the model ranks for each list.
+
+    Returns:
+        For each kind of request its p50, p95 and p99 in milliseconds and the requests a second:
+        lists for users whose candidates have no score yet ("cold") and again ("warm"), one score
+        that is known, events; and the machine's load before, above whose cores times say little.
+    """
+    load = os.getloadavg()[0]
+    interactions = pl.read_parquet(Path(folder) / "interactions.parquet")
+    users = interactions["user_id"].unique().sort().to_list()
+    items = interactions["item_id"].unique().sort().to_list()
+
+    async def list_of(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        body = {"user_id": users[n % len(users)], "k": 10, "budget": budget}
+        return await client.post("/v1/recommendations", json=body)
+
+    async def score_of(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        del n
+        body = {"user_id": users[0], "item_ids": [items[0]]}
+        return await client.post("/v1/scores", json=body)
+
+    async def event_of(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        event = {"event_id": str(n), "user_id": f"visitor{n % 9}", "item_id": items[n % len(items)]}
+        return await client.post("/v1/events", json={"events": [event]})
+
+    with tempfile.TemporaryDirectory() as state, _served(Path(folder), Path(state)) as url:
+        result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
+        result |= {"clients": clients, "budget": budget}
+        kinds: dict[str, tuple[Ask, int]] = {
+            "lists_cold": (list_of, clients),
+            "lists_warm": (list_of, clients),
+            "score_known": (score_of, 1),
+            "events": (event_of, clients),
+        }
+        for name, (ask, n_clients) in kinds.items():
+            result[name] = asyncio.run(_measure(url, ask, clients=n_clients, requests=requests))
+    return result
+
+
+@contextmanager
+def _served(folder: Path, state: Path) -> Iterator[str]:
+    command = [
+        sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
+        f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.search(r"http://\S+", process.stderr.readline() if process.stderr else "")
+            if found is None:
+                raise RuntimeError("the service did not start")
+            _await_model(found[0])
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def _await_model(url: str) -> None:
+    """Wait until the model has been loaded: the warm-up prompt has left the queue."""
+    for _ in range(_ATTEMPTS):
+        try:
+            if '_count{model="scorer"} 1.0' in httpx2.get(f"{url}/metrics").text:
+                time.sleep(1.0)
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError("the service did not become ready")
+
+
+async def _measure(url: str, ask: Ask, *, clients: int, requests: int) -> dict[str, Any]:
+    numbers = iter(range(requests))
+    seconds: list[float] = []
+    fallbacks = 0
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        nonlocal fallbacks
+        for number in numbers:
+            started = time.perf_counter()
+            answer = await ask(client, number)
+            seconds.append(time.perf_counter() - started)
+            answer.raise_for_status()
+            fallbacks += answer.json().get("fallback_reason") is not None
+
+    started = time.perf_counter()
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
+        await asyncio.gather(*(work(client) for _ in range(clients)))
+    elapsed = time.perf_counter() - started
+    p50, p95, p99 = (round(float(q) * 1000, 1) for q in np.percentile(seconds, [50, 95, 99]))
+    return {
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "mean_ms": round(statistics.fmean(seconds) * 1000, 1),
+        "per_second": round(len(seconds) / elapsed, 1),
+        "fallbacks": fallbacks,
+    }

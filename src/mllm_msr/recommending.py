@@ -1,0 +1,420 @@
+"""Recommendations out of the whole catalogue: a finished run, put to use.
+
+`MllmMsr.from_run(folder).recommend(user_id, k)` retrieves candidates (`retrieval.py`), lets the
+fine-tuned model rank as many of them as its budget of calls allows, and says what in the user's
+preference each one answers. The service does the same steps with its own queue in front of the
+model. Beyond the paper, which ranks 21 given items.
+
+Declared behaviour: an unknown user, or one without a history, gets recent popularity and the
+reason for it (`strict` makes it an error); an item of a given history that is not in the
+catalogue is passed over; a user whose preference lags behind his history has it brought up to
+date first, at one prompt per open block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self, cast
+
+import polars as pl
+
+from mllm_msr import registry, tables
+from mllm_msr.config import load_settings
+from mllm_msr.data.splits import visible_interactions
+from mllm_msr.errors import DataError
+from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.item_catalogue import Catalogue
+from mllm_msr.preferences import infer_preferences
+from mllm_msr.recommender.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
+from mllm_msr.recommender.scorer import probability
+from mllm_msr.retrieval import (
+    Candidate,
+    CollaborativeSource,
+    PopularSource,
+    PreferenceSource,
+    Profile,
+    Retriever,
+    Source,
+    diversify,
+    fuse,
+    history_frame,
+)
+from mllm_msr.settings import RetrieveSettings
+from mllm_msr.stages.update import current
+from mllm_msr.store import RunFolder
+from mllm_msr.workspace import Workspace, silent
+
+CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
+
+Order = Literal["fused", "model"]
+FallbackReason = Literal[
+    "unknown_user", "no_history", "no_preference", "model_failed", "model_slow", "model_resting"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item_id: The item.
+        rank: Place in the list, from 1.
+        score: P(yes) in [0, 1]; `None` where the model was not asked about it.
+        sources: What proposed it.
+        answers: Phrases of the preference that the item's summary shares.
+    """
+
+    item_id: str
+    rank: int
+    score: float | None
+    sources: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationList:
+    """A list, and what is to be known of how it came about.
+
+    Attributes:
+        items: Best first.
+        preference: What the model read of the user, blank where it was not asked.
+        fallback_reason: Why the model ranked nothing although it should have, else `None`.
+        model_calls: Candidates that the model ranked.
+    """
+
+    items: tuple[Recommendation, ...]
+    preference: str
+    fallback_reason: FallbackReason | None
+    model_calls: int
+
+
+class MllmMsr:
+    """A finished run as a recommender over its whole catalogue.
+
+    Made by `from_run`; `close` (or a `with` block) lets the model go. Used from one thread.
+
+    Args:
+        work: The run, opened for reading.
+        fold: Fold whose adapter ranks; the first one that was prepared where empty.
+        hide_targets: Whether the fold's targets stay hidden, as for an evaluation; else every
+            interaction counts.
+    """
+
+    def __init__(
+        self, work: Workspace, *, fold: int | None = None, hide_targets: bool = False
+    ) -> None:
+        settings = work.settings
+        self.settings = settings
+        self.fold = work.folds()[0] if fold is None else fold
+        self.catalogue = Catalogue(
+            work.items(),
+            work.run.read("summaries"),
+            encoder=settings.retrieve.encoder,
+            noun=work.noun,
+            max_text_tokens=settings.train.max_text_tokens,
+        )
+        interactions = current(work, "interactions", work.run.read("interactions"))
+        if hide_targets:
+            interactions, _ = visible_interactions(interactions, work.run.read("splits"), self.fold)
+        grouped = interactions.sort("user_id", "position").group_by("user_id").agg("item_id")
+        self._histories = {user: tuple(item_ids) for user, item_ids in grouped.iter_rows()}
+        self._trails = current(work, "preferences", work.run.read("preferences")).partition_by(
+            "user_id", as_dict=True
+        )
+        self.retriever = _retriever(work, self.catalogue, interactions, self.fold)
+        self._work = work
+        self._backend: Backend | None = None
+        self._writer: Backend | None = None
+
+    @classmethod
+    def from_run(
+        cls,
+        path: Path | str,
+        *,
+        overrides: Sequence[str] = (),
+        fold: int | None = None,
+        hide_targets: bool = False,
+    ) -> Self:
+        """Open a run that has at least been inferred; trained or not.
+
+        Args:
+            path: The run folder. It is only read: other processes may read it too.
+            overrides: Settings as `key=value` ("retrieve.budget=100").
+            fold: See the class.
+            hide_targets: See the class.
+
+        Raises:
+            RunFolderError: A stage that is needed has not been done; the message names it.
+            SettingsError: An override is wrong.
+        """
+        folder = Path(path)
+        run = RunFolder.open(folder, read_only=True)
+        kept = folder / "config.yaml"
+        settings = load_settings(None, overrides, file=kept if kept.is_file() else None)
+        work = Workspace(run, settings, force=False, progress=silent)
+        return cls(work, fold=fold, hide_targets=hide_targets)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the model go. Calling it twice is harmless."""
+        for backend in (self._backend, self._writer):
+            if backend is not None:
+                backend.close()
+        self._backend = self._writer = None
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the run's users, sorted."""
+        return sorted(self._histories)
+
+    def open_backend(self) -> Backend:
+        """A new backend with what fine-tuning made, for the caller to close."""
+        trained = self._work.settings.train.enabled
+        adapter = self._work.run.folder / self._work.adapter(self.fold) if trained else None
+        return self._work.bare_backend(adapter=adapter)
+
+    def open_writer(self) -> Backend:
+        """A new backend that writes summaries and preferences, for the caller to close."""
+        return self._work.bare_backend(self.settings.infer.model)
+
+    def history(self, user_id: str) -> tuple[str, ...]:
+        """A user's items in the run, oldest first; empty for an unknown user."""
+        return self._histories.get(user_id, ())
+
+    def trail(self, user_id: str) -> pl.DataFrame:
+        """A user's rows of `tables.PREFERENCES` in the run; empty for an unknown user."""
+        found = self._trails.get((user_id,), tables.empty(tables.PREFERENCES))
+        return found.filter(pl.col("n_items") <= len(self.history(user_id))).sort("block")
+
+    def recommend(
+        self,
+        user_id: str,
+        k: int = 10,
+        *,
+        budget: int | None = None,
+        exclude_seen: bool = True,
+        strict: bool = False,
+    ) -> RecommendationList:
+        """Recommend items to a user of the run.
+
+        Args:
+            user_id: The user.
+            k: Length of the list; shorter where the catalogue has no more.
+            budget: Candidates that the model ranks; the setting `retrieve.budget` if empty, and 0
+                for the sources alone.
+            exclude_seen: Whether items of the history are left out.
+            strict: Whether an unknown user is an error.
+
+        Raises:
+            DataError: `strict`, and the user is unknown.
+            BackendError: The model failed.
+        """
+        history = self.history(user_id)
+        if strict and not history:
+            raise DataError(
+                needed="a user of the run",
+                received=repr(user_id),
+                remedy="name one of its users, or leave strict out for a popularity list",
+            )
+        spend = self.settings.retrieve.budget if budget is None else budget
+        trail = self.trail(user_id)
+        if history and spend:
+            trail = self.infer(Profile(user_id, history), trail, self._writing())
+            self._trails[user_id,] = trail
+        return self._list(_with_preference(user_id, history, trail), k, spend, exclude_seen)
+
+    def recommend_to(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        budget: int | None = None,
+        exclude_seen: bool = True,
+    ) -> RecommendationList:
+        """Recommend items to somebody who is not in the run, by what he has met.
+
+        Args:
+            history: Item ids, oldest first; unknown ones are passed over.
+            k: As for `recommend`.
+            budget: As for `recommend`.
+            exclude_seen: As for `recommend`.
+
+        Raises:
+            BackendError: The model failed.
+        """
+        known = tuple(item_id for item_id in history if item_id in self.catalogue)
+        spend = self.settings.retrieve.budget if budget is None else budget
+        trail = tables.empty(tables.PREFERENCES)
+        if known:
+            trail = self.infer(Profile("", known), trail, self._writing())
+        return self._list(_with_preference("", known, trail), k, spend, exclude_seen)
+
+    def infer(self, profile: Profile, trail: pl.DataFrame, backend: Backend) -> pl.DataFrame:
+        """A user's trail brought up to his history, at one prompt for each block that it lacks.
+
+        Args:
+            profile: The user.
+            trail: `tables.PREFERENCES` of him so far.
+            backend: Writes the preferences.
+
+        Returns:
+            `tables.PREFERENCES`, his whole trail, the last row final.
+        """
+        if trail.height and trail["n_items"].max() == len(profile.history):
+            return trail
+        arguments = self.settings.infer.model_dump(exclude={"model", "trail"})
+        return infer_preferences(
+            history_frame(profile),
+            self.catalogue.summaries,
+            backend,
+            noun=self.catalogue.noun,
+            known=trail,
+            **arguments,
+        )
+
+    def score(self, preference: str, item_ids: Sequence[str]) -> list[float]:
+        """P(yes) of items for a preference, in the order given.
+
+        Raises:
+            BackendError: The model failed as a whole; single failures get 0.5.
+        """
+        if self._backend is None:
+            self._backend = self.open_backend()
+        prompts = [self.catalogue.prompt(preference, item_id) for item_id in item_ids]
+        found = dict(self._backend.score(prompts, CHOICES))
+        return [probability(found[place])[0] for place in range(len(prompts))]
+
+    def _writing(self) -> Backend:
+        if self._writer is None:
+            self._writer = self.open_writer()
+        return self._writer
+
+    def _list(
+        self, profile: Profile, k: int, budget: int, exclude_seen: bool
+    ) -> RecommendationList:
+        candidates = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
+        reason = missing(profile, known_user=profile.user_id in self._histories)
+        spend = 0 if reason else budget
+        asked = [candidate.item_id for candidate in candidates[:spend]]
+        scores = dict(
+            zip(asked, self.score(profile.preference, asked) if asked else [], strict=True)
+        )
+        return assemble(
+            self.catalogue,
+            profile,
+            candidates,
+            scores,
+            k=k,
+            diversity=self.settings.retrieve.diversity,
+            order=self.settings.retrieve.order,
+            reason=reason if budget else None,
+        )
+
+
+def missing(profile: Profile, *, known_user: bool) -> FallbackReason | None:
+    """Why the model has nothing to go by for a user, `None` where it has."""
+    if profile.preference.strip():
+        return None
+    if profile.history:
+        return "no_preference"
+    return "no_history" if known_user or not profile.user_id else "unknown_user"
+
+
+def assemble(
+    catalogue: Catalogue,
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    scores: Mapping[str, float],
+    *,
+    k: int,
+    diversity: float,
+    order: Order = "model",
+    reason: FallbackReason | None = None,
+) -> RecommendationList:
+    """The list: first what the model was asked about, then the rest by relevance.
+
+    Args:
+        catalogue: Knows the items.
+        profile: The user.
+        candidates: Most relevant first.
+        scores: P(yes) of those that the model was asked about.
+        k: Length of the list.
+        diversity: Weight of variety, as for `retrieval.diversify`, among what the model ranked;
+            among all candidates where it ranked nothing.
+        order: Whether what the model ranked stands in its order ("model"), or in that of its
+            ranking fused with the relevance, as if it were one more source ("fused").
+        reason: Why it ranked nothing, where it should have.
+    """
+    ranked = [candidate for candidate in candidates if candidate.item_id in scores]
+    rest = [candidate for candidate in candidates if candidate.item_id not in scores]
+    worth = dict(scores) if order == "model" else _fused(ranked, scores)
+    chosen: list[str] = []
+    for part in (ranked, rest):
+        chosen += diversify(
+            [candidate.item_id for candidate in part],
+            [worth.get(candidate.item_id, candidate.relevance) for candidate in part],
+            vectors=catalogue.index.vectors,
+            k=k - len(chosen),
+            diversity=diversity,
+        )
+    sources = {candidate.item_id: candidate.sources for candidate in candidates}
+    items = tuple(
+        Recommendation(
+            item_id,
+            rank,
+            scores.get(item_id),
+            sources[item_id],
+            catalogue.answers(profile.preference, item_id),
+        )
+        for rank, item_id in enumerate(chosen, start=1)
+    )
+    return RecommendationList(items, profile.preference, reason, len(scores))
+
+
+def _fused(ranked: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, float]:
+    """Relevance of candidates after the model's vote."""
+    by_model = sorted((candidate.item_id for candidate in ranked), key=lambda one: -scores[one])
+    vote = {candidate.item_id: candidate.relevance for candidate in fuse({"model": by_model})}
+    return {one.item_id: one.relevance + vote[one.item_id] for one in ranked}
+
+
+def _with_preference(user_id: str, history: tuple[str, ...], trail: pl.DataFrame) -> Profile:
+    preference = trail.sort("n_items")["preference"][-1] if trail.height else ""
+    return Profile(user_id, history, preference)
+
+
+def _retriever(
+    work: Workspace, catalogue: Catalogue, interactions: pl.DataFrame, fold: int
+) -> Retriever:
+    settings = work.settings.retrieve
+    makers: dict[str, Callable[[], Source]] = {
+        "preference": lambda: PreferenceSource(catalogue.encoder, catalogue.index),
+        "collaborative": lambda: CollaborativeSource(
+            _collaborative(work, settings, interactions, fold),
+            sorted(set(interactions["item_id"])),
+        ),
+        "recent": lambda: PopularSource(interactions, recent_share=settings.recent_share),
+    }
+    return Retriever({name: makers[name]() for name in settings.sources}, depth=settings.depth)
+
+
+def _collaborative(
+    work: Workspace, settings: RetrieveSettings, interactions: pl.DataFrame, fold: int
+) -> Recommender:
+    """A baseline fitted on everything that may be seen."""
+    known = registry.names("baselines")
+    name = settings.collaborative or ("item_knn" if "item_knn" in known else "popularity")
+    data = TrainingData(
+        interactions=interactions,
+        items=work.items(),
+        candidates=work.candidates(fold).filter(pl.col("split") != "test"),
+        train_users=frozenset(interactions["user_id"].unique()),
+    )
+    return cast("Recommender", registry.find("baselines", name)()).fit(data)

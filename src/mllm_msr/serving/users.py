@@ -1,0 +1,38 @@
+"""A user as the service knows him at one moment, and what can be wrong with an id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from mllm_msr.errors import DataError
+from mllm_msr.retrieval import Profile
+
+
+class UnknownUserError(DataError):
+    """Nobody knows this user, and the request wanted him known."""
+
+
+class ItemExistsError(DataError):
+    """There is another item under this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user at this moment.
+
+    Attributes:
+        profile: History and newest preference.
+        trail: `tables.PREFERENCES`, all rows.
+        known: Whether the run or the service has met him.
+    """
+
+    profile: Profile
+    trail: pl.DataFrame
+    known: bool
+
+    @property
+    def n_items(self) -> int:
+        """Items that the newest preference has read."""
+        return int(self.trail["n_items"].max() or 0) if self.trail.height else 0  # type: ignore[arg-type]

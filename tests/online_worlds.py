@@ -1,0 +1,75 @@
+"""A finished run with a scripted model, and backends that misbehave on request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import worlds
+from mllm_msr.config import load_settings
+from mllm_msr.errors import BackendError
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.pipeline import Pipeline
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder that has been prepared, summarised and inferred, without fine-tuning."""
+    data = worlds.write_files(folder / "data", n_users=12, n_items=30)
+    settings = load_settings(
+        "sound", worlds.settings(data, "retrieve.collaborative=popularity"), environment={}
+    )
+    with Pipeline.open(folder / "run", settings) as pipeline:
+        for name in ("prepare", "summarize", "infer"):
+            pipeline.run_stage(name)
+    return folder / "run"
+
+
+@final
+class MoodyBackend(Backend):
+    """Likes items by the number in their title; can fail, and hangs while its gate is shut."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+        self.threads: set[str] = set()
+        self.closed = False
+
+    @property
+    def identity(self) -> str:
+        return "moody"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(images=True, choices=True, adapters=False)
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        for index, _ in enumerate(self._taken(prompts)):
+            yield index, Completion(f"The user appears to have a preference for mood {index}.")
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        for index, prompt in enumerate(self._taken(prompts)):
+            text = "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
+            number = int(text.rpartition("Thing ")[2].split('"')[0]) if "Thing " in text else 0
+            if number == 13:
+                yield index, ChoiceScores((), error="thirteen is refused")
+            else:
+                yield index, ChoiceScores((-0.01 * (40 - number), -1.0))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _taken(self, prompts: Iterable[Prompt]) -> list[Prompt]:
+        taken = list(prompts)
+        self.batches.append(len(taken))
+        self.threads.add(threading.current_thread().name)
+        self.gate.wait(60)
+        if self.fails:
+            raise BackendError(needed="mood", received="none", remedy="wait")
+        return taken

@@ -1,0 +1,338 @@
+"""The routes, over real HTTP messages: what is answered, what is refused, what survives."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from mllm_msr.errors import RunFolderError
+from mllm_msr.recommending import MllmMsr
+from mllm_msr.serving.state import ServiceState
+from online_worlds import MoodyBackend
+
+Serve = Callable[..., TestClient]
+
+
+def event(event_id: str, item_id: str, user_id: str = "newcomer") -> dict[str, str]:
+    return {"event_id": event_id, "user_id": user_id, "item_id": item_id}
+
+
+def send(web: TestClient, *events: dict[str, str]) -> list[str]:
+    answer = web.post("/v1/events", json={"events": events})
+    assert answer.status_code == 202, answer.text
+    return [one["status"] for one in answer.json()["events"]]
+
+
+def ask(web: TestClient, **body: Any) -> dict[str, Any]:
+    answer = web.post("/v1/recommendations", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def preference(web: TestClient, user_id: str, n_items: int) -> dict[str, Any]:
+    """A user's preference once it has read so many items."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = web.get(f"/v1/users/{user_id}/preference").json()
+        if found.get("n_items") == n_items:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"the preference never read {n_items} items: {found}")
+
+
+def test_a_list_with_its_reasons(serve: Serve, run: Path) -> None:
+    web = serve()
+    found = ask(web, user_id="user3", k=4, budget=6)
+    assert found["fallback_reason"] is None
+    assert found["preference"].startswith("The user appears to have a preference")
+    assert [item["rank"] for item in found["items"]] == [1, 2, 3, 4]
+    assert all(0 < item["score"] < 1 for item in found["items"])
+    assert found["items"][0]["title"].startswith("Thing ")
+    # Every summary of this world says "thing", so that it explains nothing.
+    assert found["items"][0]["explanation"] == []
+    with MllmMsr.from_run(run) as model:
+        assert not {item["item_id"] for item in found["items"]} & set(model.history("user3"))
+    assert ask(web, user_id="user3", explain=False)["items"][0]["explanation"] is None
+    again = ask(web, user_id="user3", k=4, budget=6)
+    assert again["items"] == found["items"]
+    assert again["recommendation_id"] != found["recommendation_id"]
+
+
+def test_given_candidates_are_ranked(serve: Serve, scorer: MoodyBackend) -> None:
+    web = serve()
+    given = ["item4", "item29", "?", "item8", "item29"]
+    found = ask(web, user_id="newcomer", candidate_ids=given)
+    assert found["fallback_reason"] == "unknown_user"
+    assert [item["item_id"] for item in found["items"]] == ["item4", "item29", "item8"]
+    found = ask(web, user_id="user3", candidate_ids=given, exclude_seen=False)
+    assert [item["item_id"] for item in found["items"]] == ["item29", "item8", "item4"]
+    assert ask(web, history=["item1", "item2"], candidate_ids=given)["items"][0]["score"] > 0.5
+
+
+def test_cold_users(serve: Serve, scorer: MoodyBackend) -> None:
+    web = serve()
+    cold = ask(web, user_id="newcomer", k=3)
+    assert cold["fallback_reason"] == "unknown_user"
+    assert [item["sources"] for item in cold["items"]] == [["recent"]] * 3
+    strict = web.post("/v1/recommendations", json={"user_id": "newcomer", "strict": True})
+    assert strict.status_code == 404
+    assert "send his events first" in strict.json()["detail"]
+    assert web.get("/v1/users/newcomer/preference").status_code == 404
+    assert sum(scorer.batches) <= 1  # the model was asked to warm up, and for nobody
+
+
+def test_scores_are_kept_until_the_preference_moves(serve: Serve, scorer: MoodyBackend) -> None:
+    web = serve()
+    body = {"user_id": "user3", "item_ids": ["item20", "?", "item13", "item2"]}
+    first = web.post("/v1/scores", json=body).json()
+    values = [one["score"] for one in first["scores"]]
+    assert values[0] > values[3] > 0
+    assert values[1:3] == [None, None]  # unknown, and one that the model refuses
+    n_batches = len(scorer.batches)
+    kept = {**body, "item_ids": ["item20", "item2"]}
+    assert [one["score"] for one in web.post("/v1/scores", json=kept).json()["scores"]] == [
+        values[0], values[3],
+    ]  # fmt: skip
+    assert len(scorer.batches) == n_batches
+    unknown = web.post("/v1/scores", json={**body, "user_id": "newcomer"}).json()
+    assert unknown["fallback_reason"] == "unknown_user"
+
+
+def test_events_count_once_and_close_blocks(serve: Serve, writer: MoodyBackend) -> None:
+    web = serve()
+    assert send(web, event("1", "item1"), event("2", "?"), event("1", "item9")) == [
+        "accepted", "unknown_item", "duplicate",
+    ]  # fmt: skip
+    # The first preference does not wait for a full block; the next ones do.
+    assert preference(web, "newcomer", 1)["history"] == ["item1"]
+    assert send(web, event("3", "item2"), event("4", "item3")) == ["accepted"] * 2
+    found = preference(web, "newcomer", 3)
+    assert [(row["block"], row["n_items"]) for row in found["trail"]] == [(0, 3)]
+    send(web, event("5", "item4"), event("6", "item5"))
+    assert preference(web, "newcomer", 3)["history"][-1] == "item5"
+    send(web, event("7", "item6"))
+    assert len(preference(web, "newcomer", 6)["trail"]) == 2
+    assert ask(web, user_id="newcomer", k=2)["items"][0]["item_id"] not in {"item1", "item6"}
+
+
+def test_each_event_can_move_the_preference(serve: Serve) -> None:
+    web = serve("serve.update=event")
+    for n in range(1, 6):
+        send(web, event(str(n), f"item{n}"))
+        preference(web, "newcomer", n)
+
+
+def test_a_restarted_service_knows_what_it_was_told(serve: Serve, writer: MoodyBackend) -> None:
+    web = serve()
+    new = {"item_id": "late", "title": "Thing 35"}
+    assert web.post("/v1/items", json=new).status_code == 201
+    writer.fails = True
+    send(web, *(event(str(n), f"item{n}") for n in range(3)))
+    writer.fails = False
+    web = serve()
+    assert send(web, event("0", "item8")) == ["duplicate"]
+    # The update that could not be done is made up for.
+    assert preference(web, "newcomer", 3)["history"] == ["item0", "item1", "item2"]
+    assert ask(web, user_id="newcomer", candidate_ids=["late"])["items"][0]["item_id"] == "late"
+
+
+def test_a_deleted_user_is_unknown_and_stays_so(serve: Serve) -> None:
+    web = serve()
+    send(web, event("1", "item1", "user3"))
+    found = web.delete("/v1/users/user3").json()
+    assert (found["user_id"], found["events"]) == ("user3", 1)
+    assert web.get("/v1/users/user3/preference").status_code == 404
+    web = serve()
+    assert web.get("/v1/users/user3/preference").status_code == 404
+    assert ask(web, user_id="user3")["fallback_reason"] == "unknown_user"
+    send(web, event("2", "item2", "user3"))
+    assert preference(web, "user3", 1)["history"] == ["item2"]
+    assert web.delete("/v1/users/nobody").json()["events"] == 0
+
+
+def test_an_update_at_work_does_not_bring_a_deleted_user_back(
+    serve: Serve, writer: MoodyBackend
+) -> None:
+    web = serve()
+    writer.gate.clear()
+    send(web, event("1", "item1"))
+    assert web.delete("/v1/users/newcomer").status_code == 200
+    writer.gate.set()
+    send(web, event("2", "item2"))
+    assert preference(web, "newcomer", 1)["history"] == ["item2"]
+
+
+def test_new_items(serve: Serve, pictures: list[Path], writer: MoodyBackend) -> None:
+    web = serve()
+    image = base64.b64encode(pictures[0].read_bytes()).decode()
+    body = {"item_id": "fresh", "title": "Thing 39", "image": image}
+    made = web.post("/v1/items", json=body)
+    assert (made.status_code, made.json()["image_status"]) == (201, "ok")
+    assert made.json()["summary"]
+    assert web.post("/v1/items", json=body).status_code == 200
+    for other in ({**body, "title": "Other"}, {"item_id": "item1", "title": "Thing 1"}):
+        taken = web.post("/v1/items", json=other)
+        assert (taken.status_code, "choose another id" in taken.json()["detail"]) == (409, True)
+    found = ask(web, user_id="user3", candidate_ids=["item5", "fresh"], exclude_seen=False)
+    assert found["items"][0]["item_id"] == "fresh"
+    writer.fails = True
+    refused = web.post("/v1/items", json={"item_id": "plain", "title": "Thing 38"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    writer.fails = False
+    assert web.post("/v1/items", json={"item_id": "plain", "title": "Thing 38"}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<svg/>", b"https://example.org/a.png", b"/etc/passwd", b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_no_picture_is_refused_and_never_opened(serve: Serve, content: bytes) -> None:
+    body = {"item_id": "x", "title": "X", "image": base64.b64encode(content).decode()}
+    answer = serve().post("/v1/items", json=body)
+    if content:
+        assert answer.status_code == 422
+        assert "picture" in answer.json()["detail"]
+    else:
+        assert answer.json()["image_status"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("events", {"events": []}),
+        ("events", {"events": [event("1", "")]}),
+        ("events", {"events": [event("1", "a\x00b")]}),
+        ("events", {"events": [{**event("1", "a"), "timestamp": -1}]}),
+        ("events", {"events": [event("1", "a")] * 1001}),
+        ("recommendations", {}),
+        ("recommendations", {"user_id": "u", "history": ["item1"]}),
+        ("recommendations", {"user_id": "u", "k": 0}),
+        ("recommendations", {"user_id": "u", "k": 10**9}),
+        ("recommendations", {"user_id": "u", "sql": "1"}),
+        ("recommendations", {"history": ["x"] * 201}),
+        ("scores", {"user_id": "u" * 201, "item_ids": ["a"]}),
+        ("scores", {"user_id": "u", "item_ids": "item1"}),
+        ("items", {"item_id": "i", "title": ""}),
+        ("items", {"item_id": "i", "title": "t", "image": "not base64!"}),
+        ("items", {"item_id": "i", "title": "t", "image": "https://example.org/a.png"}),
+    ],
+)
+def test_malformed_bodies_are_answered_in_one_sentence(
+    serve: Serve, route: str, body: dict[str, Any]
+) -> None:
+    answer = serve().post(f"/v1/{route}", json=body)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"detail"}
+    assert len(answer.content) < 10_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"null", b"\xff\xfe", b'{"a\\ud800": 1}', b"[" * 100_000, b'{"events": NaN}'],
+)
+def test_hostile_bodies_are_answered_too(serve: Serve, content: bytes) -> None:
+    web = serve()
+    answer = web.post("/v1/events", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert web.get("/healthz").json() == {"status": "ok"}
+
+
+def test_hostile_ids_are_just_ids(serve: Serve) -> None:
+    web = serve()
+    for user in ("'; DROP TABLE events; --", "../../etc/passwd", "<script>", "\U0001f600"):
+        assert send(web, event(f"e{user}", "item1", user)) == ["accepted"]
+        assert ask(web, user_id=user, k=1)["items"]
+    assert web.get("/v1/users/%3Cscript%3E/preference").json()["user_id"] == "<script>"
+    assert web.post("/v1/events", content=b"{}").status_code == 422
+
+
+def test_a_slow_model_is_not_waited_for(serve: Serve, scorer: MoodyBackend) -> None:
+    web = serve("serve.model_timeout=0.05")
+    ask(web, user_id="user3", k=1, budget=1)
+    scorer.gate.clear()
+    found = ask(web, user_id="user4", k=3)
+    assert found["fallback_reason"] == "model_slow"
+    assert [item["score"] for item in found["items"]] == [None] * 3
+    for _ in range(3):
+        found = ask(web, user_id="user4")
+    assert found["fallback_reason"] == "model_resting"
+    assert web.get("/readyz").json()["status"] == "fallback"
+
+
+def test_a_dead_model_is_replaced_by_the_sources(serve: Serve, scorer: MoodyBackend) -> None:
+    scorer.fails = True
+    web = serve()
+    reasons = [ask(web, user_id="user3", k=2)["fallback_reason"] for _ in range(4)]
+    assert set(reasons) <= {"model_failed", "model_resting"}
+    assert reasons[-1] == "model_resting"
+    text = web.get("/metrics").text
+    assert 'mllm_msr_fallbacks_total{reason="model_resting"}' in text
+
+
+def test_a_flood_is_refused_and_passes(serve: Serve, scorer: MoodyBackend) -> None:
+    web = serve("serve.max_queue=8", "serve.model_timeout=30")
+    ask(web, user_id="user1", k=1, budget=1)
+    scorer.gate.clear()
+    statuses: list[int] = []
+
+    def flood(user: int) -> None:
+        body = {"user_id": f"user{user}", "k": 1, "budget": 6}
+        statuses.append(web.post("/v1/recommendations", json=body).status_code)
+
+    threads = [threading.Thread(target=flood, args=(user,)) for user in range(2, 8)]
+    for thread in threads:
+        thread.start()
+    while statuses.count(429) < 4:
+        time.sleep(0.005)
+    full = web.post("/v1/recommendations", json={"user_id": "user9", "budget": 6})
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    assert send(web, event("1", "item1")) == ["accepted"]
+    scorer.gate.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 200, 429, 429, 429, 429]
+    assert ask(web, user_id="user9", budget=6)["fallback_reason"] is None
+
+
+def test_without_room_for_events_nothing_is_acknowledged(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = serve()
+
+    def full(*_: object) -> None:
+        raise RunFolderError(needed="room", received="a full disk", remedy="make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServiceState, "add_events", full)
+        patch.setattr(ServiceState, "check", full)
+        answer = web.post("/v1/events", json={"events": [event("1", "item1")]})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "make room" in answer.json()["detail"]
+        assert web.get("/readyz").status_code == 503
+        assert web.get("/healthz").status_code == 200
+        assert ask(web, user_id="user3", k=1)["items"]
+    assert send(web, event("1", "item1")) == ["accepted"]
+    assert web.get("/readyz").json()["status"] == "ready"
+
+
+def test_a_key_guards_every_route(serve: Serve) -> None:
+    web = serve(key="secret")
+    for route in ("/v1/users/u/preference", "/metrics", "/openapi.json"):
+        assert web.get(route).status_code == 401
+        assert web.get(route, headers={"X-API-Key": "secret"}).status_code in {200, 404}
+
+
+def test_metrics_name_routes_and_never_users(serve: Serve) -> None:
+    web = serve()
+    web.get("/v1/users/somebody/preference")
+    ask(web, user_id="somebody")
+    text = web.get("/metrics").text
+    assert 'route="/v1/users/{user_id}/preference",status="404"' in text
+    assert "mllm_msr_scorer_waiting 0.0" in text
+    assert "somebody" not in text

@@ -1,0 +1,60 @@
+"""Generated requests, sensible and not, against what `/openapi.json` promises."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+import online_worlds
+from mllm_msr.recommending import MllmMsr
+from mllm_msr.serving.running import make_app
+
+schemathesis = pytest.importorskip("schemathesis")
+hypothesis = pytest.importorskip("hypothesis")
+
+
+@pytest.fixture(scope="module")
+def schema(run: Path, tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MllmMsr, "open_backend", lambda self: online_worlds.MoodyBackend())
+        patch.setattr(MllmMsr, "open_writer", lambda self: online_worlds.MoodyBackend())
+        state = tmp_path_factory.mktemp("openapi") / "state.sqlite"
+        app = make_app(run, overrides=[f"serve.state=sqlite:///{state}"], environment={})
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_every_answer_is_one_that_was_promised(schema, mode: str) -> None:
+    n_operations = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if mode == "negative" and not (operation.body or operation.path_parameters):
+            continue
+        cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
+
+        @hypothesis.given(case=cases)
+        @hypothesis.settings(
+            max_examples=8,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        def check(case) -> None:
+            case.call_and_validate()
+
+        check()
+        n_operations += 1
+    assert n_operations >= 6

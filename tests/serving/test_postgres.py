@@ -1,0 +1,69 @@
+"""The same database tests against a real PostgreSQL server, where one is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.errors import RunFolderError
+from mllm_msr.serving.state import ServiceState
+from state_checks import check_everything
+
+pytest.importorskip("psycopg")
+
+
+def programs() -> Path | None:
+    """Folder of the server's programs, which Debian keeps off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    folder = programs()
+    if folder is None:
+        pytest.skip("no PostgreSQL server is installed")
+    # The server refuses to run as root.
+    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        if user:
+            shutil.chown(data, "postgres", "postgres")
+
+        def call(*command: str) -> None:
+            subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=data, **user)
+
+        call(str(folder / "initdb"), "-D", f"{data}/db", "-A", "trust", "-U", "tester", "--no-sync")
+        options = f"-k {data} -c listen_addresses='' -c fsync=off"
+        control = (str(folder / "pg_ctl"), "-D", f"{data}/db", "-w", "-l", f"{data}/log")
+        call(*control, "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg://tester@/postgres?host={data}"
+        finally:
+            call(*control, "-m", "immediate", "stop")
+
+
+def test_it_keeps_everything_that_sqlite_keeps(url: str) -> None:
+    check_everything(lambda: ServiceState(url))
+
+
+def test_a_second_service_is_refused_by_the_firsts_process_id(url: str) -> None:
+    state = ServiceState(url)
+    code = f"from mllm_msr.serving.state import ServiceState; ServiceState({url!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"process {os.getpid()} works" in done.stderr
+    state.close()
+    ServiceState(url).close()
+
+
+def test_a_server_that_is_away_is_one_sentence(url: str) -> None:
+    with pytest.raises(RunFolderError, match=r"postgresql.*mend the connection"):
+        ServiceState(url.replace("host=", "host=/nowhere"))

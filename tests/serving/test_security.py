@@ -1,0 +1,84 @@
+"""Keys, addresses, names, sizes: what the guard lets through."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from mllm_msr.errors import UsageError
+from mllm_msr.serving.security import Guard, Keys, check_address
+
+
+async def echo(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+def client(*keys: str, base_url: str = "http://localhost") -> TestClient:
+    routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/healthz")]
+    guarded = Guard(Starlette(routes=routes), keys=Keys(keys), max_body=1000)
+    return TestClient(guarded, base_url=base_url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    check_address(host, Keys())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", "127.0.0.1.nip"])
+def test_other_addresses_need_one(host: str) -> None:
+    with pytest.raises(UsageError, match=r"MLLM_MSR_API_KEYS.*leave --host out"):
+        check_address(host, Keys())
+    check_address(host, Keys(["secret"]))
+
+
+def test_keys_come_from_the_environment_and_blank_ones_do_not_count() -> None:
+    keys = Keys.from_environment({"MLLM_MSR_API_KEYS": " one, ,two,"})
+    assert [keys.admits(key) for key in ("one", "two", "", " one", None)] == [True] * 2 + [
+        False
+    ] * 3
+    assert not Keys.from_environment({"MLLM_MSR_API_KEYS": " , "})
+
+
+def test_a_key_is_asked_for_everywhere_but_at_the_probes() -> None:
+    with client("secret", base_url="http://shop.example") as web:
+        assert web.get("/healthz").status_code == 200
+        refused = web.get("/", headers={"X-API-Key": "guess"})
+        assert (refused.status_code, "X-API-Key" in refused.json()["detail"]) == (401, True)
+        assert web.get("/", headers={"X-API-Key": "secret"}).status_code == 200
+        assert web.get("/", headers={"X-API-Key": b"s\xe9cret"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_without_a_key_only_names_of_loopback_are_answered(name: str, status: int) -> None:
+    with client() as web:
+        assert web.get("/", headers={"Host": name}).status_code == status
+
+
+def test_large_bodies_are_refused_announced_or_not() -> None:
+    with client() as web:
+        assert web.post("/", content=b"x" * 1000).text == "1000"
+        announced = web.post("/", content=b"x" * 1001)
+        in_pieces = web.post("/", content=iter([b"x" * 600, b"x" * 600]))
+        broken = web.post("/", content=b"x", headers={"Content-Length": "many"})
+    assert (announced.status_code, in_pieces.status_code, broken.status_code) == (413, 413, 400)
+    assert "1,000 bytes" in in_pieces.json()["detail"]
+
+
+def test_every_answer_forbids_foreign_content() -> None:
+    with client("secret") as web:
+        for answer in (web.get("/healthz"), web.get("/")):
+            assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+            assert answer.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,146 @@
+"""Candidates: the index finds what brute force finds, fusion by hand, seen items left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mllm_msr.baselines.popularity import Popularity
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.retrieval import (
+    CollaborativeSource,
+    PopularSource,
+    PreferenceSource,
+    Profile,
+    Retriever,
+    VectorIndex,
+    diversify,
+    fuse,
+    history_frame,
+)
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, conform, empty
+from mllm_msr.text_encoders import HashingEncoder, Vectors
+
+
+def unit(n: int, width: int, seed: int = 0) -> Vectors:
+    rows = np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def names(n: int) -> list[str]:
+    return [f"i{place}" for place in range(n)]
+
+
+def test_the_exact_index_is_brute_force() -> None:
+    vectors = unit(300, 16)
+    index = VectorIndex(16)
+    index.add(names(300), vectors)
+    expected = np.argsort(-(vectors @ vectors[7]))[:9]
+    assert index.nearest(vectors[7], 9) == [f"i{row}" for row in expected]
+
+
+def test_beyond_its_limit_the_index_finds_nearly_the_same_and_still_grows() -> None:
+    pytest.importorskip("faiss")
+    vectors = unit(1000, 16)
+    exact, graph = VectorIndex(16), VectorIndex(16, exact_limit=500)
+    for index in (exact, graph):
+        index.add(names(900), vectors[:900])
+        index.add(names(1000), vectors)
+        assert len(index) == 1000
+    found = [len(set(graph.nearest(v, 20)) & set(exact.nearest(v, 20))) for v in vectors[850:950]]
+    assert sum(found) / 100 > 19
+    assert graph.nearest(vectors[999], 1) == ["i999"]
+
+
+def test_items_that_the_index_holds_keep_their_vectors() -> None:
+    index = VectorIndex(2)
+    index.add(["a"], np.array([[1, 0]], dtype=np.float32))
+    index.add(["a", "b"], np.array([[0, 1], [0, 1]], dtype=np.float32))
+    assert index.vectors(["b", "a", "?"]).tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert index.nearest(np.zeros(2, dtype=np.float32), 2) == []
+    assert VectorIndex(2).nearest(np.ones(2, dtype=np.float32), 2) == []
+
+
+def test_fusion_by_hand() -> None:
+    fused = fuse({"one": ["a", "b", "c"], "two": ["c", "a"]}, exclude=frozenset({"b"}))
+    # Without b, c is second in the first ranking.
+    assert {c.item_id: c.relevance for c in fused} == pytest.approx(
+        {"a": 1 / 61 + 1 / 62, "c": 1 / 62 + 1 / 61}
+    )
+    assert [c.item_id for c in fused] == ["a", "c"]
+    assert [c.sources for c in fused] == [("one", "two"), ("two", "one")]
+    assert fuse({}) == []
+
+
+@given(st.lists(st.permutations(names(6)), max_size=3), st.frozensets(st.sampled_from(names(6))))
+def test_fusion_keeps_every_item_once_but_the_excluded(
+    rankings: list[list[str]], exclude: frozenset[str]
+) -> None:
+    fused = fuse({str(place): ranking for place, ranking in enumerate(rankings)}, exclude=exclude)
+    expected = set(names(6)) - exclude if rankings else set()
+    assert sorted(c.item_id for c in fused) == sorted(expected)
+    assert [c.relevance for c in fused] == sorted((c.relevance for c in fused), reverse=True)
+
+
+def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
+    table = {"a": [1, 0], "twin": [1, 0], "other": [0, 1]}
+
+    def vectors(item_ids: object) -> Vectors:
+        return np.array([table[one] for one in item_ids], dtype=np.float32)  # type: ignore[attr-defined]
+
+    items, relevance = ["twin", "a", "other"], [0.9, 1.0, 0.1]
+    assert diversify(items, relevance, vectors=vectors, k=2, diversity=0.0) == ["a", "twin"]
+    assert diversify(items, relevance, vectors=vectors, k=2, diversity=0.7) == ["a", "other"]
+    assert diversify(items, relevance, vectors=vectors, k=9, diversity=0.7) == [
+        "a",
+        "other",
+        "twin",
+    ]
+    assert diversify([], [], vectors=vectors, k=3, diversity=0.5) == []
+
+
+def interactions(*rows: tuple[str, str, int]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    position = pl.int_range(pl.len()).over("user_id")
+    return conform(frame.with_columns(position=position), INTERACTIONS, name="interactions")
+
+
+WORLD = interactions(("u", "a", 1), ("u", "b", 2), ("v", "b", 3), ("w", "c", 4), ("x", "c", 5))
+
+
+def test_recent_popularity_counts_the_latest_and_leaves_room_for_the_unseen() -> None:
+    everything = PopularSource(WORLD, recent_share=1.0)
+    assert everything.propose(Profile("n"), 3) == ["b", "c", "a"]
+    assert everything.propose(Profile("n", ("b",)), 2) == ["c", "a"]
+    assert PopularSource(WORLD, recent_share=0.4).propose(Profile("n"), 3) == ["c"]
+
+
+def test_a_user_without_history_or_preference_gets_popularity_alone() -> None:
+    encoder = HashingEncoder(["calm film", "loud song", "calm song"])
+    index = VectorIndex(3)
+    index.add(["a", "b", "c"], encoder.encode(["calm film", "loud song", "calm song"]))
+    data = TrainingData(WORLD, empty(ITEMS), empty(CANDIDATES), frozenset({"u", "v", "w", "x"}))
+    retriever = Retriever(
+        {
+            "preference": PreferenceSource(encoder, index),
+            "collaborative": CollaborativeSource(Popularity().fit(data), ["a", "b", "c"]),
+            "recent": PopularSource(WORLD, recent_share=1.0),
+        }
+    )
+    cold = retriever.retrieve(Profile("nobody"), 5)
+    assert {source for candidate in cold for source in candidate.sources} == {"recent"}
+    warm = retriever.retrieve(Profile("u", ("a", "b"), "calm songs and a calm film"), 5)
+    assert [candidate.item_id for candidate in warm] == ["c"]
+    assert set(warm[0].sources) == {"preference", "collaborative", "recent"}
+    both = retriever.retrieve(Profile("u", ("a",), "film"), 1, exclude_seen=False)
+    assert len(both) == 1
+
+
+def test_a_history_as_a_table_keeps_its_order() -> None:
+    frame = history_frame(Profile("u", ("b", "a", "b")))
+    assert dict(frame.schema) == dict(INTERACTIONS)
+    assert frame.rows() == [("u", "b", 0, 0), ("u", "a", 1, 1), ("u", "b", 2, 2)]
+    assert history_frame(Profile("u")).height == 0
