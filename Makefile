@@ -4,10 +4,15 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check bench docs embedded-model clean
+.PHONY: demo demo-ablations test check bench docs embedded-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
+
+# Recurrent against direct inference, with and without image summaries, in three worlds that were
+# chosen before looking: nine runs of the demo's size; goes on where it was stopped.
+demo-ablations: .venv/.ready
+	$(BIN)/mllm-msr experiment figure4 --run runs/demo --seeds 0,1,2
 
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope

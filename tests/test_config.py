@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config import load_settings, preset_names, reference
+from mllm_msr.config import load_settings, override, preset_names, reference
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 
@@ -87,3 +87,37 @@ def test_every_setting_is_described() -> None:
     rows = reference()
     assert len(rows) > 40
     assert not [key for key, _, _, description in rows if not description]
+
+
+def test_later_files_win(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("train: {rank: 4, seed: 1}\n")
+    second.write_text("train: {seed: 2}\n")
+    settings = load_settings(None, file=[first, second], environment={})
+    assert (settings.train.rank, settings.train.seed) == (4, 2)
+
+
+def test_settings_can_be_overridden_without_their_files():
+    settings = load_settings("demo", ["train.rank=4"], environment={})
+    changed = override(settings, ["train.seed=7", "infer.block_size=2"])
+    assert (changed.train.rank, changed.train.seed, changed.infer.block_size) == (4, 7, 2)
+    assert override(changed, ["train.seed=0", "infer.block_size=3"]) == settings
+    with pytest.raises(SettingsError, match=r"train\.rank=0"):
+        override(settings, ["train.rank=0"])
+
+
+def test_arguments_of_baselines_are_checked_against_their_constructors():
+    settings = load_settings("sound", ["rivals.item_knn.decay=0.5"], environment={})
+    assert settings.rivals.arguments("item_knn") == {"decay": 0.5}
+    assert settings.rivals.arguments("popularity") == {}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            "sound",
+            ["rivals.item_knn.decai=0.5", "rivals.item_cnn.decay=1", "rivals.popularity=3"],
+            environment={},
+        )
+    message = str(caught.value)
+    assert "there is no setting rivals.item_knn.decai for 'item_knn'" in message
+    assert "did you mean rivals.item_knn.decay" in message
+    assert "did you mean 'item_knn'" in message
+    assert "name an argument, as in rivals.popularity.seed=1" in message

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mllm_msr.errors import RunFolderError
-from mllm_msr.replies import ReplyCache
+from mllm_msr.replies import ReplyCache, copy_replies
 
 
 @pytest.fixture
@@ -153,3 +153,25 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "replies.sqlite").mkdir()
     with pytest.raises(RunFolderError, match="a path that can be written"):
         ReplyCache(tmp_path / "replies.sqlite")
+
+
+def test_a_cache_in_use_is_copied_whole_and_stays_apart(path: Path, tmp_path: Path) -> None:
+    cache = ReplyCache(path)
+    cache.put_many({str(number): f"reply {number}" for number in range(50)})
+    copied = tmp_path / "copy" / "replies.sqlite"
+    copy_replies(path, copied)
+    assert [file.name for file in copied.parent.iterdir()] == ["replies.sqlite"]
+    other = ReplyCache(copied)
+    assert len(other.get_many(str(number) for number in range(50))) == 50
+    other.put_many({"new": "reply"})
+    assert cache.get_many(["new"]) == {}
+    other.close()
+    cache.close()
+
+
+def test_a_cache_that_cannot_be_copied_is_one_sentence(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no database at all" * 500)
+    with pytest.raises(RunFolderError, match="cannot be copied"):
+        copy_replies(path, tmp_path / "copy.sqlite")
+    assert not list(tmp_path.glob("*copy*"))

@@ -38,7 +38,7 @@ def load_settings(
     preset: str | None = "sound",
     overrides: Sequence[str] = (),
     *,
-    file: Path | None = None,
+    file: Path | Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read, merge and check all settings.
@@ -46,7 +46,8 @@ def load_settings(
     Args:
         preset: A name of `preset_names()`; `None` starts from the defaults.
         overrides: `key=value` texts; keys have dots, values are YAML ("train.seed=1").
-        file: A YAML file of settings, for instance a run folder's `config.yaml`.
+        file: A YAML file of settings, for instance a run folder's `config.yaml`; or several, of
+            which the later win.
         environment: Variables to read; the process's own by default.
 
     Raises:
@@ -55,13 +56,34 @@ def load_settings(
     """
     problems: list[str] = []
     merged: dict[str, Any] = _preset(preset) if preset is not None else {}
-    if file is not None:
-        _merge(merged, _yaml_file(file, problems))
+    for path in [file] if isinstance(file, Path) else file or ():
+        _merge(merged, _yaml_file(path, problems))
     variables = os.environ if environment is None else environment
     for key, value in _assignments(_from_environment(variables), problems):
         _assign(merged, key, value)
     for key, value in _assignments(overrides, problems):
         _assign(merged, key, value)
+    return _checked(merged, problems)
+
+
+def override(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """The same settings but for some, checked as a whole.
+
+    Args:
+        settings: Checked settings.
+        overrides: `key=value` texts, as for `load_settings`.
+
+    Raises:
+        SettingsError: Anything is wrong; the message lists every problem.
+    """
+    problems: list[str] = []
+    merged = settings.model_dump(mode="json")
+    for key, value in _assignments(overrides, problems):
+        _assign(merged, key, value)
+    return _checked(merged, problems)
+
+
+def _checked(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     try:
         settings = Settings.model_validate(merged)
     except pydantic.ValidationError as cause:
@@ -173,11 +195,18 @@ def _check_names(settings: Settings) -> list[str]:
         ("model", settings.model),
         ("summarize.model", settings.summarize.model),
         ("infer.model", settings.infer.model),
+        ("score.model", settings.score.model),
     ]:
         if model is not None:
             problems += _unknown_arguments("backends", model.backend, model.further(), section)
     for name in settings.score.rivals:
         problems += _unknown_arguments("baselines", name, {}, "score.rivals")
+    for name, arguments in settings.rivals.further().items():
+        if isinstance(arguments, dict):
+            problems += _unknown_arguments("baselines", name, arguments, f"rivals.{name}")
+        else:
+            hint = f"name an argument, as in rivals.{name}.seed=1"
+            problems.append(f"rivals.{name}={arguments!r}: {hint}")
     if settings.noun is not None and settings.noun not in DOMAINS:
         problems.append(f"noun={settings.noun!r}: choose one of {', '.join(DOMAINS)}")
     too_large = [f for f in settings.data.run_folds or () if f >= settings.data.folds]
@@ -196,8 +225,8 @@ def _unknown_arguments(
         signature = inspect.signature(registry.find(kind, name))
     except UnknownNameError as error:
         return [str(error)]
-    fields = DataSettings.model_fields if section == "data" else ModelSettings.model_fields
-    known = [*signature.parameters, *fields]
+    fields = {"datasets": DataSettings.model_fields, "backends": ModelSettings.model_fields}
+    known = [*signature.parameters, *fields.get(kind, ())]
     problems = []
     for key in arguments:
         if key not in signature.parameters:

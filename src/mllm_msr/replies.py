@@ -180,6 +180,33 @@ class ReplyCache:
             ) from error
 
 
+def copy_replies(source: Path, target: Path) -> None:
+    """Copy a cache file as a whole, at once or not at all.
+
+    Args:
+        source: A cache file, which another connection of this process may have open.
+        target: Name of the copy; what is there is replaced, so nobody may have it open.
+
+    Raises:
+        RunFolderError: The disk is full, or a file cannot be read or written.
+    """
+    with disk.replacing(target) as temporary:
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(source)) as old,
+                contextlib.closing(sqlite3.connect(temporary)) as new,
+            ):
+                old.backup(new)
+                # In the copied file's header stands WAL: as a single file it is complete.
+                new.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.DatabaseError as error:
+            raise RunFolderError(
+                needed=f"a sound reply cache {source}",
+                received=f"one that cannot be copied ({error})",
+                remedy="remove the file and go on, its replies are asked again",
+            ) from error
+
+
 def _select(database: sqlite3.Connection, *, keys: Sequence[str]) -> list[tuple[Any, Any, Any]]:
     places = ", ".join("?" * len(keys))
     query = f"SELECT key, value, checksum FROM replies WHERE key IN ({places})"  # noqa: S608

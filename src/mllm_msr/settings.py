@@ -85,6 +85,26 @@ class ModelSettings(_OpenSection):
     backend: str = Field("embedded", description="a name of `mllm-msr list backends`")
 
 
+class ExecutorSettings(_Section):
+    """Where the prompts of summarize, infer and score are answered; the results are the same."""
+
+    name: Literal["local", "ray"] = Field(
+        "local", description="in this process, or by workers that Ray starts"
+    )
+    address: str = Field(
+        "local", description="workers of this machine, auto, or a Ray cluster's address"
+    )
+    workers: PositiveInt = Field(2, description="workers, each with a backend of its own")
+    cpus: PositiveFloat = Field(1.0, description="cores set aside for each worker")
+    gpus: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GPUs set aside for each worker; may be a part of one"
+    )
+    batch: PositiveInt = Field(64, description="prompts that a worker is given at a time")
+    patience: PositiveFloat = Field(
+        300.0, description="seconds within which the first worker must have started"
+    )
+
+
 class SummarizeSettings(_Section):
     """Item summaries."""
 
@@ -148,7 +168,9 @@ class TrainSettings(_Section):
     checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_vision: bool = Field(True, description="encode each picture once while it is frozen")
-    strategy: str = Field("auto", description="auto, ddp, or deepspeed_stage_1 or _2")
+    strategy: Literal["auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2"] = Field(
+        "auto", description="how several devices share the training; there is no fsdp"
+    )
     devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
     seed: NonNegativeInt = Field(0, description="seed of weights and data order")
@@ -160,12 +182,27 @@ class ScoreSettings(_Section):
     zero_shot: bool = Field(True, description="also score with the model before fine-tuning")
     rivals: tuple[str, ...] = Field(("popularity",), description="baselines scored beside it")
     full_users: NonNegativeInt = Field(
-        500, description="test users per fold ranked over the full catalogue by the rivals"
+        500, description="test users per fold for whom rivals rank the full catalogue; 0 for none"
     )
     full_users_mllm: NonNegativeInt = Field(
         0, description="the same for the MLLM, one model call per item of the catalogue each"
     )
     max_error_rate: Fraction = Field(0.01, description="failed prompts that are tolerated")
+    model: ModelSettings | None = Field(
+        None, description="another engine for the recommender's weights and adapters"
+    )
+
+
+class RivalsSettings(_OpenSection):
+    """Arguments of baselines: further keys are their names ("rivals.sasrec.learning_rate=1e-3")."""
+
+    content: Literal["all", "text", "image", "image_summary"] = Field(
+        "all", description="what baselines may read of items; image_summary replaces all the rest"
+    )
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """What a baseline's constructor gets, by the baseline's name."""
+        return dict(self.further().get(name, {}))
 
 
 class EvaluateSettings(_Section):
@@ -183,6 +220,78 @@ class ReportSettings(_Section):
     seed: NonNegativeInt = Field(0, description="seed of the choice of users")
 
 
+class RetrieveSettings(_Section):
+    """Recommendations out of the whole catalogue."""
+
+    sources: tuple[Literal["preference", "collaborative", "recent"], ...] = Field(
+        ("preference", "collaborative", "recent"), description="where candidates come from"
+    )
+    encoder: str = Field(
+        "hashing", description="text encoder: hashing, or a Transformers text model's folder or id"
+    )
+    collaborative: str | None = Field(
+        None, description="baseline that proposes; item_knn where it exists, else popularity"
+    )
+    recent_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="share of the interactions, the latest, that counts as recent"
+    )
+    depth: PositiveInt = Field(200, description="items asked of each source")
+    budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
+    order: Literal["fused", "model"] = Field(
+        "fused", description="the MLLM's ranking is one vote beside the sources', or decides alone"
+    )
+    diversity: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="weight of variety in the list (MMR); 0 is relevance alone"
+    )
+
+
+class ServeSettings(_Section):
+    """The service."""
+
+    update: Literal["block", "event"] = Field(
+        "block", description="when preferences follow events: at a block's end, or at each event"
+    )
+    state: str | None = Field(
+        None, description="database URL; an SQLite file in the run folder where empty"
+    )
+    model_timeout: PositiveFloat = Field(
+        5.0, description="seconds after which an answer does without the model"
+    )
+    max_queue: PositiveInt = Field(
+        2000, description="prompts that may wait; beyond, requests are refused with 429"
+    )
+    max_batch: PositiveInt = Field(64, description="prompts of several requests scored together")
+    max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
+    kept_scores: NonNegativeInt = Field(200_000, description="scores kept in memory")
+    grace: PositiveFloat = Field(20.0, description="seconds that a shutdown waits for requests")
+
+
+class PlanSettings(_Section):
+    """The bill before the run, and when to warn of it."""
+
+    sample: PositiveInt = Field(200, description="items, users and candidates that are measured")
+    pilot: NonNegativeInt = Field(
+        0, description="items and users that the model really answers, for lengths and speed"
+    )
+    prompt_price: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="price of a million tokens read, where an endpoint answers"
+    )
+    output_price: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="price of a million tokens written, where an endpoint answers"
+    )
+    prompt_rate: PositiveFloat | None = Field(
+        None, description="tokens read per second; measured by the pilot where empty"
+    )
+    output_rate: PositiveFloat | None = Field(
+        None, description="tokens written per second; measured by the pilot where empty"
+    )
+    budget_price: PositiveFloat | None = Field(None, description="warn where a run costs more")
+    budget_hours: PositiveFloat | None = Field(None, description="warn where a run takes longer")
+    budget_tokens: PositiveInt | None = Field(
+        None, description="warn where a run reads and writes more tokens"
+    )
+
+
 class Settings(_Section):
     """All settings of a run."""
 
@@ -192,12 +301,17 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     images: ImagesSettings = ImagesSettings()
     model: ModelSettings = ModelSettings()
+    executor: ExecutorSettings = ExecutorSettings()
     summarize: SummarizeSettings = SummarizeSettings()
     infer: InferSettings = InferSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
+    rivals: RivalsSettings = RivalsSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+    retrieve: RetrieveSettings = RetrieveSettings()
+    serve: ServeSettings = ServeSettings()
+    plan: PlanSettings = PlanSettings()
 
     def to_yaml(self) -> str:
         """All settings as YAML, as `config.load_settings` reads them."""

@@ -5,7 +5,31 @@ A new command is a new file here that registers itself with `app`, and its name 
 
 from __future__ import annotations
 
-from mllm_msr.cli import listing, stages
+from mllm_msr.cli import (
+    compare,
+    doctor,
+    experiment,
+    listing,
+    plan,
+    recommend,
+    serve,
+    stages,
+    transfer,
+    tune,
+)
 from mllm_msr.cli.app import app, main
 
-__all__ = ["app", "listing", "main", "stages"]
+__all__ = [
+    "app",
+    "compare",
+    "doctor",
+    "experiment",
+    "listing",
+    "main",
+    "plan",
+    "recommend",
+    "serve",
+    "stages",
+    "transfer",
+    "tune",
+]

@@ -15,7 +15,10 @@ from mllm_msr.errors import UsageError
 @app.command("list")
 def _list(
     kind: Annotated[
-        str, typer.Argument(metavar="datasets|backends|baselines|presets", help="What to list.")
+        str,
+        typer.Argument(
+            metavar="datasets|backends|baselines|presets|experiments", help="What to list."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -26,11 +29,15 @@ def _list(
         from mllm_msr.config import preset_names
 
         names = preset_names()
+    elif kind == "experiments":
+        from mllm_msr import experiments
+
+        names = experiments.names()
     elif kind in ("datasets", "backends", "baselines"):
         names = registry.names(kind)  # type: ignore[arg-type]
     else:
         raise UsageError(
-            needed="one of datasets, backends, baselines, presets",
+            needed="one of datasets, backends, baselines, presets, experiments",
             received=repr(kind),
             remedy="choose one of them",
         )

@@ -20,13 +20,17 @@ def open_pipeline(
     *,
     force: bool,
 ) -> Iterator[Pipeline]:
-    """Open a run folder under its settings: those it has, or a preset's, and what is asked now."""
+    """Open a run folder under its settings: those it has, or a preset's, and what is asked now.
+
+    A settings file comes on top of either.
+    """
     from mllm_msr.config import load_settings
     from mllm_msr.pipeline import Pipeline
 
     kept = run / "config.yaml"
-    if preset is None and config is None and kept.is_file():
-        settings = load_settings(None, overrides or (), file=kept)
+    if preset is None and kept.is_file():
+        files = [kept] if config is None else [kept, config]
+        settings = load_settings(None, overrides or (), file=files)
     else:
         settings = load_settings(preset or "sound", overrides or (), file=config)
     with Pipeline.open(run, settings, force=force, progress=Bars()) as pipeline:

@@ -8,19 +8,26 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-_ALL: Final = ("", "data", "model", "summarize", "infer", "train", "score", "evaluate", "report")
+_ALL: Final = (
+    "", "data", "model", "executor", "summarize", "infer", "train", "score", "rivals", "evaluate",
+    "report",
+)  # fmt: skip
 
 # Which sections of the settings a command's --help shows; "" stands for those without a section.
 _SECTIONS: Final = {
     "prepare": ("", "data"),
-    "summarize": ("model", "summarize"),
-    "infer": ("model", "infer"),
+    "summarize": ("model", "executor", "summarize"),
+    "infer": ("model", "executor", "infer"),
     "train": ("model", "train"),
-    "score": ("model", "score"),
+    "score": ("model", "executor", "score", "rivals"),
     "evaluate": ("evaluate",),
     "report": ("report",),
-    "run": _ALL,
+    "plan": (*_ALL, "plan"),
+    "run": (*_ALL, "plan"),
     "demo": _ALL,
+    "compare": _ALL,
+    "tune": ("data", "rivals"),
+    "experiment": _ALL,
 }
 
 
@@ -43,6 +50,10 @@ class StageCommand(TyperCommand):
 
 
 RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run folder.")]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="NAME", help="Short for executor.name=NAME: local, or ray."),
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Redo finished work that other settings made.")
 ]
@@ -57,3 +68,8 @@ ConfigOption = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, see below.")
 ]
+
+
+def with_executor(settings: list[str] | None, name: str | None) -> list[str] | None:
+    """Settings as given, and the executor's name where the option gives one."""
+    return settings if name is None else [*(settings or ()), f"executor.name={name}"]

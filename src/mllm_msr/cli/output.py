@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 def show_result(pipeline: Pipeline, *, as_json: bool) -> None:
     """Print a run's table of metrics and where its report lies."""
     result = pipeline.result()
-    plain = "\n".join([*_metric_lines(result["metrics"]), "", *_paths(result)])
-    emit(result, as_json=as_json, plain=plain)
+    emit(result, as_json=as_json, plain=result_lines(result))
+
+
+def result_lines(result: dict[str, Any]) -> str:
+    """A run's table of metrics and the path of its report, for people."""
+    return "\n".join([*_metric_lines(result["metrics"]), "", *_paths(result)])
 
 
 def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:

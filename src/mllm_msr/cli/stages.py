@@ -12,12 +12,14 @@ from mllm_msr.cli.app import app
 from mllm_msr.cli.opening import open_pipeline
 from mllm_msr.cli.options import (
     ConfigOption,
+    ExecutorOption,
     ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
     RunOption,
     StageCommand,
+    with_executor,
 )
 from mllm_msr.cli.output import emit, show_result
 from mllm_msr.errors import UsageError
@@ -29,11 +31,13 @@ def _run(
     run: RunOption = Path("runs/run"),
     preset: PresetOption = None,
     config: ConfigOption = None,
+    executor: ExecutorOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Do every stage, from raw data to the report; goes on where it was stopped."""
-    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+    asked = with_executor(settings, executor)
+    with open_pipeline(run, preset, config, asked, force=force) as pipeline:
         pipeline.run_all()
         show_result(pipeline, as_json=as_json)
 
@@ -59,10 +63,12 @@ def _add_stage(name: str, summary: str) -> None:
         run: RunOption = Path("runs/run"),
         preset: PresetOption = None,
         config: ConfigOption = None,
+        executor: ExecutorOption = None,
         force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
-        with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+        asked = with_executor(settings, executor)
+        with open_pipeline(run, preset, config, asked, force=force) as pipeline:
             pipeline.run_stage(name)
             counts = pipeline.counts(name)
         emit(counts, as_json=as_json)

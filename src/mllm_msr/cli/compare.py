@@ -1,0 +1,46 @@
+"""`compare`: several systems on the candidates of one run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_msr.cli.app import app
+from mllm_msr.cli.opening import open_pipeline
+from mllm_msr.cli.options import (
+    ConfigOption,
+    ForceOption,
+    JsonOption,
+    Overrides,
+    PresetOption,
+    RunOption,
+    StageCommand,
+)
+from mllm_msr.cli.output import emit, result_lines
+
+
+@app.command("compare", cls=StageCommand)
+def _compare(
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="mllm_msr, mllm_msr_r, mllm_msr_t, zero_shot, or names of `list baselines`.",
+        ),
+    ],
+    settings: Overrides = None,
+    run: RunOption = Path("runs/run"),
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, score and judge models on one run folder's candidates; goes on if stopped."""
+    from mllm_msr.comparing import compare
+
+    asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+        result = compare(pipeline, asked)
+    emit(result, as_json=as_json, plain=result_lines(result))

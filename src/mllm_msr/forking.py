@@ -1,0 +1,83 @@
+"""A run folder that begins with another one's finished stages, so that variants share work.
+
+Used by comparisons and experiments: runs that differ only from some stage on (the paper's
+ablations and sweeps) take the earlier tables over instead of making them again. Files are copied,
+not linked, so that what is done in one folder can never reach the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mllm_msr import disk, manifest
+from mllm_msr.replies import copy_replies
+from mllm_msr.store import RunFolder
+
+_REPLIES: Final = "cache/replies.sqlite"
+# Where `prepare` keeps the pictures that it has fetched; the items name them by relative paths.
+_PICTURES: Final = "images"
+
+
+def take_over(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> list[str]:
+    """Copy finished stages of one run folder into another, and the replies of its models.
+
+    What the target has from an earlier call is left as it is, unless the source has it otherwise
+    by now. The target's own stages are checked as always when they are next asked for: one that
+    read what has been replaced is refused.
+
+    Args:
+        target: Opened for writing; its reply cache has not been used yet.
+        source: Opened by this process, in whatever way.
+        stages: Names of stages, or of groups of them: "train" stands for "train/0", "train/1".
+
+    Returns:
+        The stages that were copied.
+
+    Raises:
+        RunFolderError: The disk is full or a folder cannot be written.
+        DamagedFileError: An output of the source is not what was written.
+    """
+    target.require_writable()
+    theirs, ours = manifest.load(source.folder), manifest.load(target.folder)
+    wanted = {
+        name: entry
+        for name, entry in theirs.items()
+        if name.partition("/")[0] in stages and ours.get(name) != entry
+    }
+    if "prepare" in wanted:
+        _copy_pictures(source.folder / _PICTURES, target.folder / _PICTURES)
+    if any(name in ours for name in wanted):
+        # Claimed by nobody while their files are replaced.
+        manifest.save(target.folder, {k: v for k, v in ours.items() if k not in wanted})
+    for entry in wanted.values():
+        for output in entry["outputs"]:
+            _copy(source.verified(output), target.folder / output)
+    replies = target.folder / _REPLIES
+    if not replies.exists() and (source.folder / _REPLIES).exists():
+        copy_replies(source.folder / _REPLIES, replies)
+    if wanted:
+        kept = {k: v for k, v in manifest.load(target.folder).items() if k not in wanted}
+        # First what was taken over: the manifest's order is that of the flow.
+        manifest.save(target.folder, {**wanted, **kept})
+    return list(wanted)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file at once, or a folder that no manifest claims yet."""
+    if path.is_dir():
+        with disk.explained(target):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(path, target)
+            disk.sync_tree(target)
+        return
+    with disk.replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def _copy_pictures(folder: Path, target: Path) -> None:
+    if folder.is_dir():
+        with disk.explained(target):
+            shutil.copytree(folder, target, dirs_exist_ok=True)

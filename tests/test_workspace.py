@@ -1,0 +1,62 @@
+"""What a workspace hands to baselines: nothing hidden, and of items what the settings allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import scripted_runs
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run folder with summaries, and its data."""
+    folder = tmp_path_factory.mktemp("workspace")
+    data = scripted_runs.world(folder / "data")
+    with Pipeline.open(folder / "run", scripted_runs.load(data)) as pipeline:
+        pipeline.run_until("summarize")
+    return folder / "run", data
+
+
+def training_data(run: tuple[Path, Path], *more: str) -> TrainingData:
+    folder, data = run
+    with Pipeline.open(folder, scripted_runs.load(data, *more)) as pipeline:
+        return pipeline.workspace.training_data(0)
+
+
+def test_no_test_users_target_is_among_the_training_data(run: tuple[Path, Path]) -> None:
+    given = training_data(run)
+    assert set(given.candidates["split"]) == {"train", "validation"}
+    candidates = pl.read_parquet(run[0] / "candidates.parquet")
+    targets = candidates.filter(fold=0, label=1).filter(pl.col("split") != "train")
+    assert targets.height > 0
+    seen = given.interactions.join(targets, on=["user_id", "position"], how="semi")
+    assert seen.is_empty()
+    every = pl.read_parquet(run[0] / "interactions.parquet")
+    assert given.interactions.height == every.height - targets["user_id"].n_unique()
+
+
+def test_baselines_read_of_items_what_the_settings_allow(run: tuple[Path, Path]) -> None:
+    every = training_data(run).items
+    assert every["image"].null_count() == every.height // 2
+    text = training_data(run, "rivals.content=text").items
+    assert text.drop("image").equals(every.drop("image"))
+    assert text["image"].null_count() == text.height
+    image = training_data(run, "rivals.content=image").items
+    assert image["image"].equals(every["image"])
+    assert set(image["title"]) | set(image["text"]) == {""}
+    told = training_data(run, "rivals.content=image_summary").items
+    assert told["item_id"].equals(every["item_id"])
+    assert set(told["title"]) == {""}
+    assert told["image"].null_count() == told.height
+    summaries = dict(
+        pl.read_parquet(run[0] / "summaries.parquet")["item_id", "image_summary"].iter_rows()
+    )
+    assert [summaries[row["item_id"]] or "" for row in told.iter_rows(named=True)] == told[
+        "text"
+    ].to_list()
+    assert "A plain square." in told["text"].to_list()
