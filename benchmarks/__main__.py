@@ -8,13 +8,15 @@ import inspect
 import json
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import benchmarks
+from benchmarks._page import page
 
 RESULTS: Final = Path(__file__).parent / "results"
+_PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = json.dumps(result, indent=2)
         if chosen.save:
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            (RESULTS / f"{_stem(name, result)}.json").write_text(text + "\n", encoding="utf-8")
+            _PAGE.write_text(page(RESULTS), encoding="utf-8")
         print(text if chosen.json else "\n".join(f"{k:28} {v}" for k, v in result.items()))
     return 0
+
+
+def _stem(name: str, result: Mapping[str, Any]) -> str:
+    """Name of a result's file: other models, devices and precisions have files of their own."""
+    usual = {"shapes": "embedded", "device": "cpu", "dtype": "float32"}
+    given = (str(result.get(key, value)) for key, value in usual.items())
+    return "-".join([name, *(value for value in given if value not in usual.values())])
 
 
 def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:

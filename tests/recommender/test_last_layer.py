@@ -1,4 +1,4 @@
-"""The shortened last layer: the same losses and gradients, less work, only where it holds."""
+"""The shortened last layer in training: the same losses and gradients, for less work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import transformers
 
 from mllm_msr.checkpoints import load_model
+from mllm_msr.last_layer import answering_at, can_shorten
 from mllm_msr.recommender import forward
 from mllm_msr.recommender.collator import Collator
 from mllm_msr.recommender.forward import choice_logits, example_losses
-from mllm_msr.recommender.last_layer import answering_at, can_shorten
 from mllm_msr.recommender.model import add_lora
 from mllm_msr.rendering import Renderer
 

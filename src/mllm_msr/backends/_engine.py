@@ -2,14 +2,14 @@
 
 Shared by the backends that hold a model in this process. Prompts are read a window ahead, sorted
 by length so that little is padding, and cut to batches by a budget of tokens; prompts to be scored
-are sorted by what they begin with instead, where the model lets `_prefixes.py` share that. A batch
-that does not fit into memory is halved, and the smaller size is remembered. The paper's yes / no
-probability (section 3.3.2) is read here, from the logits of the first new token.
+are sorted by what they begin with instead, where the model lets `_prefixes.py` share that; answers
+are written side by side and make room for each other as they end, where it lets `_decoding.py` do
+so. A batch that does not fit into memory is halved, and the smaller size is remembered. The paper's
+yes / no probability (section 3.3.2) is read here, from the logits of the first new token.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from collections import deque
@@ -19,9 +19,11 @@ from typing import Any, Final, Literal, TypeVar
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
+from mllm_msr.backends._decoding import Rows, can_write
+from mllm_msr.backends._logits import last_places, precise_choices
 from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
@@ -34,6 +36,13 @@ _LOG: Final = logging.getLogger(__name__)
 
 # Batches that are sorted together: more saves padding, fewer gives first results sooner.
 _BATCHES_AHEAD: Final = 16
+
+
+# What a model raises on prompts that it cannot take.
+_FAULTS: Final = (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError)
+
+# New answers begin when one in so many places is free: prompts are cheaper to read together.
+_FREE_PART: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Engine:
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
         self._shares = can_share(loaded.model.config)
+        self._writes = self._shares and can_write(loaded.model)
         self._states = PrefixStates()
         self._end_ids = _end_ids(loaded)
         # What a checkpoint suggests about sampling and penalties is put aside: answers are greedy.
@@ -84,7 +94,13 @@ class Engine:
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """See `Backend.generate`."""
-        return self._run(prompts, self._generate_batch, _failed_completion, answers=True)
+
+        def work_off(jobs: deque[_Job]) -> Iterator[tuple[int, Completion]]:
+            if self._writes:
+                return self._write(jobs)
+            return self._work_off(jobs, self._generate_batch, _failed_completion)
+
+        return self._run(prompts, work_off, _failed_completion, answers=True)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
@@ -94,7 +110,10 @@ class Engine:
         def work(batch: Sequence[_Job]) -> list[ChoiceScores]:
             return self._score_batch(batch, choices)
 
-        return self._run(prompts, work, _failed_scores, answers=False)
+        def work_off(jobs: deque[_Job]) -> Iterator[tuple[int, ChoiceScores]]:
+            return self._work_off(jobs, work, _failed_scores)
+
+        return self._run(prompts, work_off, _failed_scores, answers=False)
 
     def close(self) -> None:
         """Let the model go."""
@@ -106,12 +125,12 @@ class Engine:
     def _run(
         self,
         prompts: Iterable[Prompt],
-        work: Callable[[Sequence[_Job]], list[_Result]],
+        work_off: Callable[[deque[_Job]], Iterator[tuple[int, _Result]]],
         failed: Callable[[Exception], _Result],
         *,
         answers: bool,
     ) -> Iterator[tuple[int, _Result]]:
-        """Yield (index, result) for every prompt, batch by batch."""
+        """Yield (index, result) for every prompt, window by window."""
         if self._model is None:
             raise BackendError(
                 needed="an open backend", received="a closed one", remedy="make a new one"
@@ -126,9 +145,11 @@ class Engine:
                     jobs.append(_Job(index, rendered, prompt.max_new_tokens if answers else 0))
             # The longest first: what does not fit into memory shows at once.
             jobs.sort(key=lambda job: (job.max_new_tokens, job.n_tokens), reverse=True)
-            if self._shares and not answers:
+            if self._shares and (self._writes or not answers):
                 jobs = self._side_by_side(jobs)
-            yield from self._work_off(deque(jobs), work, failed)
+            if self._writes and answers:  # what they share is the instruction: length matters more
+                jobs.sort(key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
+            yield from work_off(deque(jobs))
             self._states.clear()
 
     def _side_by_side(self, jobs: Sequence[_Job]) -> list[_Job]:
@@ -171,7 +192,7 @@ class Engine:
                 results = work(batch)
             except AnswerTokenError:
                 raise
-            except (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError) as error:
+            except _FAULTS as error:
                 if len(batch) > 1:
                     jobs.extendleft(reversed(batch))
                     if _is_out_of_memory(error):
@@ -194,6 +215,68 @@ class Engine:
                 break
             batch.append(jobs.popleft())
         return batch
+
+    def _write(self, jobs: deque[_Job]) -> Iterator[tuple[int, Completion]]:
+        """Write answers side by side, each leaving as it ends."""
+        rows, writing = Rows(self._model), list[_Job]()
+        alone = 0  # jobs at the front that failed together and are tried one by one
+        while jobs or writing:
+            limit = 1 if alone else self._batch_size
+            try:
+                begun = self._next_answers(jobs, writing, limit=limit)
+                writing += begun
+                if begun:
+                    shared = len(begun) > 1 and begun[0].n_shared > 0
+                    rows.add(*(self._continued(begun) if shared else self._whole(begun)))
+                else:
+                    rows.step()
+            except _FAULTS as error:
+                alone = self._set_back(jobs, writing, error, alone=alone)
+                if len(writing) == 1:
+                    yield writing[0].index, _failed_completion(error)
+                rows, writing = Rows(self._model), []
+                continue
+            going = [n for n, job in enumerate(writing) if not self._ended(job, rows.written[n])]
+            if len(going) == len(writing):
+                continue
+            for row in sorted(set(range(len(writing))) - set(going)):
+                yield writing[row].index, self._completion(writing[row], rows.written[row])
+            alone = max(alone - len(writing) + len(going), 0)
+            writing = [writing[row] for row in going]
+            rows.keep(going)
+
+    def _next_answers(
+        self, jobs: deque[_Job], writing: Sequence[_Job], *, limit: int
+    ) -> list[_Job]:
+        """Take the jobs that begin now: none unless enough places are free to make it worth it."""
+        begun: list[_Job] = []
+        if len(writing) + max(limit // _FREE_PART, 1) > limit:
+            return begun
+        longest = max((job.n_tokens for job in writing), default=0)
+        while jobs and len(writing) + len(begun) < limit:
+            if begun and jobs[0].n_shared != begun[0].n_shared:
+                break
+            longest = max(longest, jobs[0].n_tokens)
+            n_rows = len(writing) + len(begun) + 1
+            if n_rows > 1 and n_rows * longest > self._max_batch_tokens:
+                break
+            begun.append(jobs.popleft())
+        return begun
+
+    def _set_back(
+        self, jobs: deque[_Job], writing: Sequence[_Job], error: Exception, *, alone: int
+    ) -> int:
+        """Put answers that failed together back; returns how many are to be tried one by one."""
+        if len(writing) == 1:
+            return max(alone - 1, 0)
+        jobs.extendleft(reversed(writing))
+        if _is_out_of_memory(error):
+            self._halve(len(writing))
+            return alone
+        return len(writing)
+
+    def _ended(self, job: _Job, written: Sequence[int]) -> bool:
+        return written[-1] in self._end_ids or len(written) >= job.max_new_tokens
 
     def _halve(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
@@ -240,7 +323,7 @@ class Engine:
         # Alone, as after a batch that failed, a prompt depends on no other.
         shared = len(batch) > 1 and batch[0].n_shared > 0
         inputs, last = self._continued(batch) if shared else self._whole(batch)
-        with _only_last_logits(self._model, last, ids):
+        with last_places(self._model, last), precise_choices(self._model, ids):
             logits = self._model(**inputs, use_cache=False).logits  # [batch, 1, vocabulary]
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
         return [
@@ -261,7 +344,9 @@ class Engine:
         def run(rows: Sequence[int]) -> DynamicCache:
             cache = DynamicCache()
             inputs = self._inputs([begins[row] for row in rows], "right")
-            self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            last = inputs["attention_mask"].sum(dim=1) - 1
+            with last_places(self._model, last):
+                self._model(**inputs, past_key_values=cache, use_cache=True)
             return cache
 
         states = self._states.for_rows([prefix_of(begin) for begin in begins], run)
@@ -270,44 +355,6 @@ class Engine:
         seen = mask.new_ones(len(batch), n_shared)
         inputs["attention_mask"] = torch.cat([seen, mask], dim=1)  # [batch, shared + length]
         return {**inputs, "past_key_values": states}, mask.sum(dim=1) - 1
-
-
-@contextlib.contextmanager
-def _only_last_logits(model: Any, last: Tensor, ids: Tensor) -> Iterator[None]:
-    """Let a model compute logits for one position of each row alone, and precisely.
-
-    The output layer then sees [batch, 1, hidden]. In half precision its logits are too coarse to
-    tell candidates apart (near 20, bfloat16 has steps of 1/8), so those of the choices are
-    computed again in float32, before whatever scaling the model applies to its logits.
-
-    Args:
-        model: A causal language model.
-        last: Position of each row's last token [batch].
-        ids: The choices' token ids [batch, choices].
-    """
-    rows = torch.arange(len(last), device=last.device)
-
-    def keep_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, last].unsqueeze(1), *args[1:])
-
-    def refine(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.dtype == torch.float32 or type(layer) is not nn.Linear:
-            return output.float()
-        logits = output.float()  # [batch, 1, vocabulary]
-        weight = layer.weight[ids].float()  # [batch, choices, hidden]
-        fine = torch.einsum("bh,bch->bc", args[0][:, 0].float(), weight)
-        if layer.bias is not None:
-            fine = fine + layer.bias[ids].float()
-        logits[:, 0] = logits[:, 0].scatter(1, ids, fine)
-        return logits
-
-    layer = model.get_output_embeddings()
-    hooks = [layer.register_forward_pre_hook(keep_last), layer.register_forward_hook(refine)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _end_ids(loaded: LoadedCheckpoint) -> frozenset[int]:

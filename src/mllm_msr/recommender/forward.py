@@ -2,7 +2,7 @@
 
 Both compute logits only where they are read and in float32, however long the prompts are: with
 bfloat16 logits near 20 many candidates of a user would tie exactly. The decoder's last layer is
-run only there too, where `last_layer.py` knows the model.
+run only there too, where `last_layer` knows the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.recommender.last_layer import answering_at, can_shorten
+from mllm_msr.last_layer import answering_at, can_shorten
 from mllm_msr.rendering import IGNORED_LABEL
 
 

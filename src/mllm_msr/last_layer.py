@@ -1,9 +1,10 @@
 """The decoder's last layer, run only where its result is read.
 
-Training on answers and validation read one place of each example. Lower layers must run
-everywhere, since later tokens look at earlier ones; of the last layer, the other tokens are asked
-for keys and values alone. That is a fifth of the packaged model's work (4 layers), and the same
-result. `forward.py` uses it where the model allows.
+Training on answers, scoring and the first pass over a prompt read one place of each row. Lower
+layers must run everywhere, since later tokens look at earlier ones; of the last layer, the other
+tokens are asked for keys and values alone. That is a fifth of the packaged model's work (4
+layers), and the same result. `recommender.forward` and the backends' engine use it where the model
+allows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 
@@ -26,6 +26,7 @@ def can_shorten(model: nn.Module) -> bool:
 
     Said of the decoders for which it is tested: those of Llama and of Mistral without a window,
     which need no mask but the causal one. Gradient checkpointing drops what the layer is handed.
+    A cache that is handed over must be one that grows (`DynamicCache`).
 
     Args:
         model: A causal language model of Transformers, perhaps wrapped by PEFT.
@@ -56,13 +57,16 @@ def answering_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         hidden = arguments[0]  # [batch, length, hidden]
         turns = tuple(turn.expand(len(rows), -1, -1) for turn in keywords["position_embeddings"])
-        cache = DynamicCache()
-        cache.update(*_keys_and_values(layer, hidden, turns), layer.self_attn.layer_idx)
+        keys, values = _keys_and_values(layer, hidden, turns)
+        earlier = keywords.get("past_key_values")
+        if earlier is not None:
+            keys, values = earlier.update(keys, values, layer.self_attn.layer_idx)
+        n_earlier = keys.shape[2] - hidden.shape[1]
         keywords = {
             **keywords,
-            "attention_mask": _mask(positions, hidden),
+            "attention_mask": _mask(positions + n_earlier, keys),
             "position_embeddings": tuple(turn[rows, positions].unsqueeze(1) for turn in turns),
-            "past_key_values": cache,
+            "past_key_values": _Complete(keys, values),
         }
         return (hidden[rows, positions].unsqueeze(1),), keywords
 
@@ -90,12 +94,21 @@ def _keys_and_values(layer: Any, hidden: Tensor, turns: tuple[Tensor, ...]) -> t
     return keys, values
 
 
-def _mask(positions: Tensor, hidden: Tensor) -> Tensor:
-    """Zero where a place may look, else the lowest number: [batch, 1, 1, length + 1].
-
-    The layer appends the place's own key behind all others, so its first copy stays unseen.
-    """
-    places = torch.arange(hidden.shape[1] + 1, device=hidden.device)
-    unseen = (places >= positions.unsqueeze(1)) & (places < hidden.shape[1])
-    mask = hidden.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(hidden.dtype).min)
+def _mask(positions: Tensor, keys: Tensor) -> Tensor:
+    """Zero where a place may look, else the lowest number: [batch, 1, 1, length]."""
+    places = torch.arange(keys.shape[2], device=keys.device)
+    unseen = places > positions.unsqueeze(1)
+    mask = keys.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(keys.dtype).min)
     return mask[:, None, None]
+
+
+class _Complete:
+    """Stands where a cache does: the keys and values of all tokens, the layer's own included."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._both = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """What attention looks at."""
+        del keys, values, layer_idx
+        return self._both

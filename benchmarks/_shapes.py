@@ -1,0 +1,186 @@
+"""The models that the benchmarks of speed run: the packaged one, and random ones of real shapes.
+
+How fast a model is does not depend on the values of its weights, except where an answer ends:
+random models write to the bound that they are given. Their weights are drawn anew for each run
+and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mllm_msr.embedded import weights_folder
+from mllm_msr.errors import UnknownNameError
+
+_MARKS: Final = ("<pad>", "<s>", "</s>", "<image>")
+_TEMPLATE: Final = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ ' [/INST]' }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] + '</s>' }}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a random LLaVA-NeXT: a CLIP tower and a Mistral decoder.
+
+    Attributes:
+        width: Hidden size of the decoder.
+        inner: Size inside its feed-forward layers.
+        layers: Its layers.
+        heads: Its attention heads.
+        key_heads: Heads of keys and values.
+        vocabulary: Rows of its token table, used or not.
+        tower: Hidden size, inner size, layers and heads of the tower.
+        tile: Edge of a tile in pixels.
+        patch: Edge of a patch in pixels.
+    """
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    vocabulary: int
+    tower: tuple[int, int, int, int]
+    tile: int
+    patch: int = 14
+
+
+SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
+    {
+        "tiny": Shape(48, 96, 2, 4, 2, 1024, (32, 64, 2, 2), 28, 7),
+        # 134 million weights, about 140 tokens a picture.
+        "middle": Shape(768, 2048, 12, 12, 4, 8192, (512, 2048, 12, 8), 112),
+        # LLaVA-v1.6-mistral-7b.
+        "7b": Shape(4096, 14336, 32, 32, 8, 32064, (1024, 4096, 24, 16), 336),
+    }
+)
+
+
+def checkpoint(shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]) -> str:
+    """A checkpoint to measure.
+
+    Args:
+        shapes: "embedded" for the packaged model, or a key of `SHAPES`.
+        folder: New folder for random weights.
+        device: Where they are drawn.
+        dtype: Their precision.
+        texts: What prompts are made of: a tokenizer is trained on it.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UnknownNameError: There are no such shapes.
+    """
+    if shapes == "embedded":
+        return str(weights_folder())
+    if shapes not in SHAPES:
+        raise UnknownNameError(
+            needed=f"shapes out of embedded, {', '.join(SHAPES)}",
+            received=repr(shapes),
+            remedy="choose one of them",
+        )
+    shape = SHAPES[shapes]
+    tokenizer = _tokenizer(texts, shape.vocabulary)
+    config = _config(shape, tokenizer)
+    _random_model(config, device=device, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    _processor(config, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def _tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_MARKS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([*texts, *["yes", "no"] * 50], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        chat_template=_TEMPLATE,
+    )
+
+
+def _config(shape: Shape, tokenizer: Any) -> Any:
+    width, inner, layers, heads = shape.tower
+    tile = shape.tile
+    return transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            image_size=tile,
+            patch_size=shape.patch,
+            projection_dim=width,
+        ),
+        text_config=transformers.MistralConfig(
+            hidden_size=shape.width,
+            intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.key_heads,
+            vocab_size=shape.vocabulary,
+            max_position_embeddings=8192,
+            sliding_window=None,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=[
+            [tile, 2 * tile], [2 * tile, tile], [2 * tile, 2 * tile], [3 * tile, tile],
+            [tile, 3 * tile],
+        ],
+        vision_feature_layer=-2,
+    )  # fmt: skip
+
+
+def _random_model(config: Any, *, device: str, dtype: torch.dtype) -> Any:
+    """Weights scaled so that hidden states neither vanish nor explode and answers differ."""
+    with torch.device(device):
+        torch.manual_seed(0)
+        model = transformers.LlavaNextForConditionalGeneration(config).to(dtype)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=1 / math.sqrt(weight[0].numel()))
+    return model
+
+
+def _processor(config: Any, tokenizer: Any) -> Any:
+    module = transformers.models.llava_next.image_processing_pil_llava_next
+    tile = config.vision_config.image_size
+    return transformers.LlavaNextProcessor(
+        module.LlavaNextImageProcessorPil(
+            size={"shortest_edge": tile},
+            crop_size={"height": tile, "width": tile},
+            image_grid_pinpoints=config.image_grid_pinpoints,
+        ),
+        tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_TEMPLATE,
+    )

@@ -1,0 +1,140 @@
+"""What the benchmarks of generated text share: a stage of the pipeline run by each way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, final
+
+import polars as pl
+import torch
+
+from benchmarks._bench import Bench, Cost
+from benchmarks._measure import OURS, Way, alternate, now, peak_gb
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+# A stage over some units of work: (bench, backend, number of units) -> its table.
+Stage = Callable[[Bench, Backend, int], pl.DataFrame]
+
+
+@final
+class Counted(Backend):
+    """A backend whose tokens are counted.
+
+    Args:
+        backend: The one that answers.
+        new_tokens: Bound put on every answer, 0 to leave it to the stage.
+
+    Attributes:
+        read: Tokens of the prompts so far.
+        written: Tokens of the answers so far.
+        pictures: Pictures shown so far.
+    """
+
+    def __init__(self, backend: Backend, *, new_tokens: int = 0) -> None:
+        self._backend = backend
+        self._new_tokens = new_tokens
+        self.read = self.written = self.pictures = 0
+
+    @property
+    def identity(self) -> str:
+        """The backend's."""
+        return self._backend.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The backend's."""
+        return self._backend.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer by the backend."""
+        for index, answer in self._backend.generate(map(self._bounded, prompts)):
+            self.read += answer.prompt_tokens
+            self.written += answer.output_tokens
+            yield index, answer
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Score by the backend."""
+        return self._backend.score(prompts, choices)
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def _bounded(self, prompt: Prompt) -> Prompt:
+        self.pictures += len(prompt.images)
+        if not self._new_tokens:
+            return prompt
+        return Prompt(prompt.messages, self._new_tokens, prompt.max_text_tokens)
+
+
+def compare(
+    bench: Bench,
+    stage: Stage,
+    *,
+    column: str,
+    units: tuple[int, int, int],
+    at_once: int,
+    new_tokens: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Run a stage by the released way, the strong one and ours in turn.
+
+    Args:
+        bench: The model and the catalogue.
+        stage: What is done.
+        column: Column of its table in which the ways should agree.
+        units: Units of work of the released, the strong and our way.
+        at_once: Prompts that the released way takes together.
+        new_tokens: Bound of every answer, 0 for the stage's own.
+        repeats: Rounds.
+    """
+    loaded = bench.load()
+    backends = (*bench.rivals(loaded, at_once=at_once), bench.ours())
+    names = ("released", "strong", OURS)
+    texts: dict[str, pl.Series] = {}
+    counted = {
+        name: Counted(backend, new_tokens=new_tokens)
+        for name, backend in zip(names, backends, strict=True)
+    }
+
+    def way(name: str, n: int) -> Way:
+        def work() -> int:
+            backend = counted[name]
+            before = backend.read + backend.written
+            texts[name] = stage(bench, backend, n)[column]
+            return backend.read + backend.written - before
+
+        return Way(work, n)
+
+    ways = {name: way(name, n) for name, n in zip(names, units, strict=True)}
+    stage(bench, counted["strong"], 1)
+    ours = counted[OURS]
+    stage(bench, ours, 1)
+    ours.read = ours.written = ours.pictures = 0
+    ways[OURS].run()
+    read, written, pictures = ours.read, ours.written, ours.pictures
+    cost = Cost.of(bench, loaded)
+    flops = (read + written) * cost.token + written * cost.output + pictures * cost.picture
+    measured = alternate(ways, repeats=repeats, device=bench.device, dtype=bench.dtype, flops=flops)
+    ours.close()
+    pairs = list(zip(texts["strong"], texts[OURS], strict=False))
+    return {
+        "tokens_read": read,
+        "tokens_written": written,
+        "share_of_equal_answers": round(sum(a == b for a, b in pairs) / len(pairs), 3),
+        **measured,
+    }
+
+
+def grown(bench: Bench, stage: Stage, n: int, *, new_tokens: int) -> dict[str, float]:
+    """Our way's time and memory for so many units, in a process of its own."""
+    torch.set_num_threads(bench.threads)
+    backend = Counted(bench.ours(), new_tokens=new_tokens)
+    stage(bench, backend, 1)
+    start = now(bench.device)
+    stage(bench, backend, n)
+    seconds = now(bench.device) - start
+    return {"units": n, "seconds": seconds, "peak_gb": peak_gb(bench.device)}

@@ -1,0 +1,69 @@
+"""The benchmarks of speed at a small size: every way runs and the ways agree."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = {"shapes": "tiny", "repeats": 1, "growth": 0}
+SIZES: dict[str, dict[str, Any]] = {
+    "scoring": {"users": 2, "items": 21, "released_pairs": 6, "strong_pairs": 10},
+    "preferences": {
+        "users": 2, "items": 12, "released_users": 1, "strong_users": 2, "new_tokens": 3,
+    },
+    "summaries": {"items": 3, "released_items": 2, "strong_items": 3, "new_tokens": 3},
+    "training": {
+        "samples": 16, "items": 8, "released_samples": 2, "strong_samples": 8, "batch_size": 4,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+    def measure(name: str) -> dict[str, Any]:
+        result: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").run(
+            **SMALL, **SIZES[name]
+        )
+        return result
+
+    return measure
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_all_ways_run_and_agree(name: str, run: Any) -> None:
+    result = run(name)
+    assert result["ratios"].keys() == {"released", "strong"}
+    assert all(ratio > 0 for ratio in result["ratios"].values())
+    assert 0 < result["share_of_matmul"] < 1
+    assert all(rate > 0 for rate in result["tokens_per_second"].values())
+    if "largest_difference" in result:
+        assert result["largest_difference"] < 1e-3
+    else:
+        assert result["share_of_equal_answers"] > 0.9
+
+
+def test_every_token_is_counted_once_where_beginnings_are_shared(run: Any) -> None:
+    from benchmarks._bench import unique_tokens
+
+    from mllm_msr.rendering import Rendered
+
+    def rendered(ids: list[int], *images: str) -> Rendered:
+        return Rendered(tuple(ids), tuple(map(Path, images)), len(ids), trimmed=False)
+
+    prompts = [rendered([9, 1, 2], "a"), rendered([9, 1, 3], "a"), rendered([9, 1, 2], "b")]
+    assert unique_tokens(prompts) == (3 + 1 + 3, 2)
+    assert unique_tokens([rendered([1, 2]), rendered([1, 2])]) == (2, 0)
+
+
+def test_unknown_shapes_are_answered_with_the_known() -> None:
+    from benchmarks._shapes import checkpoint
+
+    from mllm_msr.errors import UnknownNameError
+
+    with pytest.raises(UnknownNameError, match="embedded, tiny, middle, 7b"):
+        checkpoint("huge", Path(), device="cpu", dtype="float32", texts=())

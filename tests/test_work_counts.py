@@ -1,0 +1,178 @@
+"""Speed, kept by counting: fixed jobs may not cost more than they did, on any machine.
+
+Seconds depend on what else a machine does; passes through the vision tower, prompt tokens that
+the decoder reads and tokens that it writes do not. Where a change lowers a number, lower it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from mllm_msr import tables
+from mllm_msr.backends._engine import Engine
+from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.caching import CachedBackend
+from mllm_msr.checkpoints import LoadedCheckpoint, load_model
+from mllm_msr.preferences import infer_preferences
+from mllm_msr.recommender.examples import Example, build_prompt
+from mllm_msr.recommender.options import TrainingOptions
+from mllm_msr.records import ImagePart, Item, Message, Prompt, TextPart
+from mllm_msr.replies import ReplyCache
+
+Checkpoint = Callable[[str], Path]
+
+TASTES = ("calm films", "golden lanterns on stripes", "one product")
+
+
+@dataclass
+class Work:
+    """What a model was given to compute."""
+
+    tiles: int = 0  # parts of pictures through the vision tower
+    read: int = 0  # prompt tokens through the decoder, padding included
+    steps: int = 0  # passes that write one token of each row
+    written: int = 0  # rows of those passes
+
+    def within(self, recorded: Work) -> bool:
+        """Whether something was done, and nothing more often than was recorded."""
+        counts, bounds = astuple(self), astuple(recorded)
+        return any(counts) and all(n <= most for n, most in zip(counts, bounds, strict=True))
+
+
+def observe(model: Any) -> Work:
+    work = Work()
+
+    def decoder(_: Any, args: Any, kwargs: Any) -> None:
+        given = kwargs.get("input_ids")
+        given = given if given is not None else kwargs["inputs_embeds"]
+        rows, length = given.shape[:2]
+        if length == 1:
+            work.steps += 1
+            work.written += rows
+        else:
+            work.read += rows * length
+
+    def tower(_: Any, args: Any, output: Any) -> None:
+        work.tiles += len(output.last_hidden_state)
+
+    model.get_decoder().register_forward_pre_hook(decoder, with_kwargs=True)
+    if hasattr(model.model, "vision_tower"):
+        model.model.vision_tower.register_forward_hook(tower)
+    return work
+
+
+def pairs(pictures: Sequence[Path]) -> list[Example]:
+    """Every one of six users with every one of four items, user after user."""
+    return [
+        Example(
+            0,
+            "test",
+            "uniform",
+            f"u{user}",
+            3,
+            f"i{item}",
+            int(item == user % 4),
+            build_prompt(
+                f"The user appears to have a preference for {TASTES[user % 3]} {user}.",
+                Item(f"i{item}", f"Title {item}", image=pictures[item]),
+                noun="video",
+            ),
+        )
+        for user in range(6)
+        for item in range(4)
+    ]
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint: Checkpoint) -> LoadedCheckpoint:
+    return load_model(str(tiny_checkpoint("llava_next")), device="cpu")
+
+
+def test_scoring(loaded: LoadedCheckpoint, pictures: Sequence[Path]) -> None:
+    work = observe(loaded.model)
+    prompts = [example.prompt for example in pairs(pictures)]
+    scores = dict(Engine(loaded, batch_size=8).score(prompts, ("yes", "no")))
+    whole = sum(score.prompt_tokens for score in scores.values())
+    assert whole == 3960
+    assert work.within(Work(tiles=18, read=1532))
+
+
+def test_writing(loaded: LoadedCheckpoint, pictures: Sequence[Path]) -> None:
+    work = observe(loaded.model)
+    prompts = [
+        Prompt(
+            (Message("user", (ImagePart(pictures[n % 4]), TextPart("Describe the picture."))),),
+            max_new_tokens=40 if n == 0 else 5,
+        )
+        for n in range(12)
+    ]
+    completions = dict(Engine(loaded, batch_size=4).generate(prompts))
+    assert len(completions) == 12
+    # No more steps than the longest answer needs, no row in a step that writes nothing.
+    assert work.within(Work(tiles=26, read=467, steps=39, written=40 + 11 * 5 - 12))
+
+
+def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = HuggingFaceBackend(str(tiny_checkpoint("llama")), device="cpu")
+    work = observe(model._model._engine()._model)
+    items = [f"i{n}" for n in range(6)]
+    summaries = pl.DataFrame(
+        [
+            {
+                "item_id": item,
+                "text_summary": f"A film {item}.",
+                "image_summary": None,
+                "summary": f"A film {item}.",
+                "image_status": "absent",
+                "flags": "",
+            }
+            for item in items
+        ],
+        schema=dict(tables.SUMMARIES),
+    )
+    # Four users with the same first block; two of them with the same second one too.
+    seconds = ([3, 4, 5], [3, 4, 5], [5, 4, 3], [4])
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": place, "position": place}
+        for user, second in enumerate(seconds)
+        for place, item in enumerate([0, 1, 2, *second])
+    ]
+    histories = pl.DataFrame(rows, schema=dict(tables.INTERACTIONS))
+    backend = CachedBackend(model, ReplyCache(tmp_path / "replies.sqlite"))
+    infer_preferences(histories, summaries, backend, noun="film", words=2)
+    assert (backend.misses, backend.hits) == (4, 4)
+    assert work.within(Work(read=594, steps=10, written=20))
+
+
+def test_training(
+    tiny_checkpoint: Checkpoint,
+    pictures: Sequence[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("lightning")
+    from mllm_msr.recommender import trainer
+
+    observed: list[Work] = []
+
+    def load(*args: Any, **kwargs: Any) -> LoadedCheckpoint:
+        loaded = load_model(*args, **kwargs)
+        observed.append(observe(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(trainer, "load_model", load)
+    trainer.train(
+        pairs(pictures),
+        [],
+        checkpoint=str(tiny_checkpoint("llava_next")),
+        output=tmp_path,
+        options=TrainingOptions(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
+    )
+    (work,) = observed
+    assert work.within(Work(tiles=18, read=9030))
