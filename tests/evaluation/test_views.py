@@ -153,3 +153,12 @@ def test_caveats_tell_of_ties_lost_users_and_missing_popularity(tables):
 
 def test_kinds_keep_the_report_s_order():
     assert views.ordered_kinds(["zz", "full", "popularity"]) == ["popularity", "full", "zz"]
+
+
+def test_the_packaged_model_out_of_its_depth_is_told_by_the_words_it_carries_over(tables):
+    embedded = {"model": {"backend": "embedded"}}
+    known = {"tables": tables, "undefined": {}}
+    (first, *_) = views.caveats(embedded, carried=0.26, **known)
+    assert "OUT OF ITS DEPTH. Only 26%" in first
+    for config, carried in ((embedded, 0.97), (embedded, None), ({}, 0.26)):
+        assert "DEPTH" not in "".join(views.caveats(config, carried=carried, **known))

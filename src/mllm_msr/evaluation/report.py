@@ -118,7 +118,12 @@ def _context(
         "stories": stories,
         "costs": views.costs(manifest),
         "health": health,
-        "caveats": views.caveats(config, tables=tables, undefined=details.get("undefined", {})),
+        "caveats": views.caveats(
+            config,
+            tables=tables,
+            undefined=details.get("undefined", {}),
+            carried=manifest.get("summarize", {}).get("counts", {}).get("carried_words"),
+        ),
         "reference": reference.TABLE_3 if show_reference else {},
         "reference_caveats": reference.CAVEATS,
         "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
