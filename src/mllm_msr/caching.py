@@ -178,7 +178,7 @@ class CachedBackend(Backend):
         text = json.dumps(question, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
-    def _key_of_part(self, part: Part) -> dict[str, str | bool]:
+    def _key_of_part(self, part: Part) -> dict[str, str | int]:
         if isinstance(part, TextPart):
             return {"text": part.text, "trimmable": part.trimmable}
         return {"image": self._image_hash(part.path)}

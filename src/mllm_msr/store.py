@@ -24,6 +24,7 @@ import polars as pl
 
 from mllm_msr import disk, manifest
 from mllm_msr.errors import DamagedFileError, RunFolderError, RunLockedError
+from mllm_msr.remote import require_local
 from mllm_msr.replies import ReplyCache
 
 __all__ = ["ReplyCache", "RunFolder", "Stage"]
@@ -40,30 +41,35 @@ class RunFolder:
     Attributes:
         folder: The folder's absolute path.
         read_only: Whether it was opened for reading, without the lock.
+        follows: Whether it was opened to join a training that its holder leads.
     """
 
-    def __init__(self, folder: Path, *, lock: filelock.BaseFileLock | None) -> None:
+    def __init__(
+        self, folder: Path, *, lock: filelock.BaseFileLock | None, follows: bool = False
+    ) -> None:
         self.folder = folder
         self.read_only = lock is None
+        self.follows = follows
         self._lock = lock
         self._cache: ReplyCache | None = None
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False) -> Self:
+    def open(cls, path: Path | str, *, read_only: bool = False, follow: bool = False) -> Self:
         """Open a run folder and hold it for this process.
 
         Args:
             path: The folder; made where it does not exist.
             read_only: Take no lock and write nothing; any number of readers may stand beside
                 a writer.
+            follow: As `read_only`, to enter stages beside the holder, who says what is stale.
 
         Raises:
             RunLockedError: Another process works in it; the message names its id.
             RunFolderError: It cannot be made, written or (for readers) found.
             DamagedFileError: The manifest is not readable.
         """
-        folder = Path(path).absolute()
-        if read_only:
+        folder = require_local(path).absolute()
+        if read_only or follow:
             if not folder.is_dir():
                 raise RunFolderError(
                     needed="a run folder",
@@ -71,7 +77,7 @@ class RunFolder:
                     remedy="name the folder of a run, or make one with 'mllm-msr run'",
                 )
             manifest.load(folder)
-            return cls(folder, lock=None)
+            return cls(folder, lock=None, follows=follow)
         lock = _acquire(folder)
         try:
             removed = disk.remove_temporaries(folder)
@@ -145,8 +151,11 @@ class RunFolder:
             StaleStageError: It was finished under other conditions; the message names them.
             RunFolderError: An input is missing; the message names the stage that makes it.
         """
-        self.require_writable()
         stages = manifest.load(self.folder)
+        if self.follows:
+            yield Stage(self, name, finished=name in stages)
+            return
+        self.require_writable()
         conditions = manifest.Conditions(
             # Through JSON and back: compared is what the manifest can hold (tuples are lists).
             settings=json.loads(json.dumps(dict(settings or {}))),

@@ -11,17 +11,22 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import polars as pl
 
 from mllm_msr import embedded, prompts, registry
 from mllm_msr.caching import CachedBackend
+from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import CapabilityError, RunFolderError
-from mllm_msr.interfaces import Backend
+from mllm_msr.executors.ray import RayBackend
+from mllm_msr.interfaces import Backend, TrainingData
 from mllm_msr.recommender.examples import Example, build_examples
 from mllm_msr.settings import ModelSettings, Settings
 from mllm_msr.store import RunFolder, Stage
+
+# Batches for each worker of an executor that are looked up in the reply cache together.
+_CHUNK_BATCHES: Final = 16
 
 
 class Progress(Protocol):
@@ -96,15 +101,36 @@ class Workspace:
             model: Settings of another model than the run's.
             adapter: What fine-tuning made: a LoRA adapter, or a folder of full weights.
         """
+        executor = self.settings.executor
+        if executor.name == "local":
+            with contextlib.closing(self.bare_backend(model, adapter=adapter)) as backend:
+                yield CachedBackend(backend, self.run.cache)
+            return
+        chosen, arguments = self._chosen(model, adapter)
+        place = executor.model_dump(exclude={"name"})
+        with contextlib.closing(RayBackend(chosen, arguments, **place)) as spread:
+            # Enough at a time that no worker waits while the last batches of others end.
+            chunk = max(4096, _CHUNK_BATCHES * executor.workers * executor.batch)
+            yield CachedBackend(spread, self.run.cache, chunk_size=chunk)
+
+    def bare_backend(
+        self, model: ModelSettings | None = None, *, adapter: Path | None = None
+    ) -> Backend:
+        """A backend in this process and without the reply cache, for the caller to close."""
+        name, arguments = self._chosen(model, adapter)
+        return cast("Backend", registry.find("backends", name)(**arguments))
+
+    def _chosen(
+        self, model: ModelSettings | None, adapter: Path | None
+    ) -> tuple[str, dict[str, Any]]:
+        """A backend's name and its constructor's arguments."""
         chosen = model or self.settings.model
         arguments = chosen.further()
         if adapter is not None and self.settings.train.method == "lora":
             arguments["adapter"] = adapter
         elif adapter is not None:
             arguments["weights" if chosen.backend == "embedded" else "checkpoint"] = str(adapter)
-        backend = cast("Backend", registry.find("backends", chosen.backend)(**arguments))
-        with contextlib.closing(backend):
-            yield CachedBackend(backend, self.run.cache)
+        return chosen.backend, arguments
 
     def checkpoint(self) -> str:
         """The checkpoint that fine-tuning starts from.
@@ -150,6 +176,36 @@ class Workspace:
         image = pl.col("image")
         absolute = pl.when(image.str.starts_with("/")).then(image).otherwise(root + "/" + image)
         return self.run.read("items").with_columns(image=absolute)
+
+    def training_data(self, fold: int) -> TrainingData:
+        """Everything that a baseline may learn from in one fold; no target of a test user.
+
+        What it may read of items follows `rivals.content`.
+        """
+        visible, train_users = visible_interactions(
+            self.run.read("interactions"), self.run.read("splits"), fold
+        )
+        return TrainingData(
+            interactions=visible,
+            items=self._rivals_items(),
+            candidates=self.candidates(fold).filter(pl.col("split") != "test"),
+            train_users=train_users,
+        )
+
+    def _rivals_items(self) -> pl.DataFrame:
+        items, content = self.items(), self.settings.rivals.content
+        no_text = {"title": pl.lit(""), "text": pl.lit("")}
+        no_image = {"image": pl.lit(None, dtype=pl.String)}
+        if content == "text":
+            return items.with_columns(**no_image)
+        if content == "image":
+            return items.with_columns(**no_text)
+        if content == "image_summary":
+            summaries = self.run.read("summaries").select("item_id", "image_summary")
+            joined = items.join(summaries, on="item_id", how="left", maintain_order="left")
+            told = {"title": pl.lit(""), "text": pl.col("image_summary").fill_null("")}
+            return joined.with_columns(**told, **no_image).drop("image_summary")
+        return items
 
     def relative_images(self, items: pl.DataFrame) -> pl.DataFrame:
         """Image paths inside the run folder made relative, so that the folder can be moved."""

@@ -27,13 +27,14 @@ class Run:
         self.module: Any = SimpleNamespace(
             accumulate=2,
             schedule=SimpleNamespace(n_steps=n_steps),
-            losses=[],
+            take_loss=self._take_loss,
             gradient_norm=0.0,
             rate=0.1,
             model=torch.nn.Linear(1, 1, bias=False),
             validation_scores=lambda batch_size: [float(batch_size)],
             optimizer_tensors=dict,
         )
+        self.losses: list[float] = []
         self.shown: list[int] = []
         answers = iter(values)
         self.keeper = Keeper(
@@ -46,11 +47,16 @@ class Run:
             **options,
         )
 
+    def _take_loss(self) -> float:
+        mean = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        return mean
+
     def go(self) -> None:
         self.keeper.on_train_start(self.trainer, self.module)
         for index in range(2 * self.module.schedule.n_steps):
             step, part = divmod(index, 2)
-            self.module.losses.append(float(index))
+            self.losses.append(float(index))
             self.module.model.weight.data.fill_(step + 1)
             batch: Any = {"step": step, "part": part}
             self.keeper.on_train_batch_end(self.trainer, self.module, None, batch, index)

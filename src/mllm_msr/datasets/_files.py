@@ -19,6 +19,7 @@ from typing import IO, Final
 import polars as pl
 
 from mllm_msr.errors import DataError
+from mllm_msr.remote import require_local
 from mllm_msr.tables import ITEMS, conform
 
 _IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -31,8 +32,9 @@ def need_folder(path: Path) -> Path:
 
     Raises:
         DataError: It does not exist or is no folder.
+        RunFolderError: It is in object storage.
     """
-    if not path.is_dir():
+    if not require_local(path).is_dir():
         raise DataError(
             needed=f"the data set's folder {path}",
             received="a file" if path.exists() else "nothing of that name",

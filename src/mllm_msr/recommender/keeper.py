@@ -124,15 +124,13 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         return TrainingState(progress.step, tensors, {**self._facts, **progress.facts()})
 
     def _log_step(self, trainer: Any, module: FineTuning) -> None:
-        losses = module.losses
         row = {
             "step": self._progress.step,
-            "loss": sum(losses) / len(losses),
+            "loss": module.take_loss(),
             "gradient_norm": module.gradient_norm,
             "learning_rate": module.rate,
             "seconds": self._progress.seconds + time.monotonic() - self._clock,
         }
-        losses.clear()
         self._log(trainer, row)
 
     def _log(self, trainer: Any, row: Mapping[str, float]) -> None:

@@ -104,7 +104,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         self.model = model
         self.schedule = schedule
         self.accumulate = options.accumulate
-        self.losses: list[float] = []
+        self._losses: list[float] = []
         self.gradient_norm = 0.0
         self.rate = 0.0
         self._collator = collator
@@ -193,8 +193,17 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _non_finite(f"a loss of {value}", step=batch["step"])
-        self.losses.append(value)
+        self._losses.append(value)
         return loss
+
+    def take_loss(self) -> float:
+        """Mean loss since the last call, over all processes that train together."""
+        loss = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        if self.trainer.world_size == 1:
+            return loss
+        own = torch.tensor(loss, dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(own, reduce_op="mean"))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a NaN reaches the weights; in fp16 the scaler skips such steps itself.

@@ -103,6 +103,7 @@ def train(
     revision: str | None = None,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
+    follow: bool = False,
     show: Show = unseen,
 ) -> TrainingSummary:
     """Fine-tune a checkpoint to answer yes or no.
@@ -117,6 +118,8 @@ def train(
         revision: Branch, tag or commit on the hub.
         validation_metric: From labels, P(yes) and users to a value, higher is better.
         resume: Go on from the newest sound state; `False` starts anew.
+        follow: This process joins a training that another one leads: it writes nothing, and goes
+            on from the state that its leader has left in place.
         show: Shows progress: called with the number of optimiser steps and of those done
             before, it yields what is called with 1 after each further step.
 
@@ -140,7 +143,8 @@ def train(
         "validation_examples": _digest(validation_examples),
         **options.fingerprint(),
     }
-    start = _start(output / _FOLDER, facts, resume=resume)
+    folder = output / _FOLDER
+    start = load_newest(folder) if follow else _start(folder, facts, resume=resume)
     progress = Progress.of(start)
     model = _learning_model(loaded.model, options)
     if start is not None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mllm_msr.launching import leading
 from mllm_msr.recommender.options import TrainingOptions
 from mllm_msr.store import Stage
 from mllm_msr.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mllm_msr.recommender.trainer import Show
+    from mllm_msr.recommender.trainer import Show, TrainingSummary
 
 
 def run(work: Workspace) -> None:
@@ -22,7 +23,7 @@ def run(work: Workspace) -> None:
     if not work.settings.train.enabled:
         return
     arguments = work.settings.train.model_dump(mode="json", exclude={"enabled", "max_text_tokens"})
-    with work.backend() as backend:
+    with contextlib.closing(work.bare_backend()) as backend:
         model = backend.identity
     for fold in work.folds():
         with work.stage(
@@ -37,6 +38,28 @@ def run(work: Workspace) -> None:
 
 
 def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str, Any]) -> None:
+    if work.run.follows:
+        _fit(work, fold, arguments)
+        # All that a follower is for; the rest of the command, whichever it is, is the leader's.
+        raise SystemExit(0)
+    with leading():
+        summary, n_examples = _fit(work, fold, arguments)
+    stage.register(work.adapter(fold))
+    stage.count(
+        examples=n_examples,
+        best_auc=summary.best_auc if summary.best_auc is not None else math.nan,
+        best_step=summary.best_step,
+        steps=summary.steps,
+        samples_per_second=summary.samples_per_second,
+    )
+
+
+def _fit(work: Workspace, fold: int, arguments: Mapping[str, Any]) -> tuple[TrainingSummary, int]:
+    """Fine-tune in one fold.
+
+    Returns:
+        What happened, and the number of examples.
+    """
     # Lightning takes seconds to import, and a run that is finished needs none of it.
     from mllm_msr.recommender.trainer import train
 
@@ -52,16 +75,10 @@ def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str
         revision=work.settings.model.further().get("revision"),
         # A state of other settings is no start for these.
         resume=not work.force,
+        follow=work.run.follows,
         show=_shown(work, fold),
     )
-    stage.register(work.adapter(fold))
-    stage.count(
-        examples=learned.height,
-        best_auc=summary.best_auc if summary.best_auc is not None else math.nan,
-        best_step=summary.best_step,
-        steps=summary.steps,
-        samples_per_second=summary.samples_per_second,
-    )
+    return summary, learned.height
 
 
 def _shown(work: Workspace, fold: int) -> Show:

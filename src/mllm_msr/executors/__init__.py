@@ -1,0 +1,1 @@
+"""Where prompts are answered, if not in this process: one file per executor."""

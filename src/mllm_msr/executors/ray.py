@@ -1,0 +1,168 @@
+"""A backend on many machines: prompts are spread over Ray's actors, each holding the same backend.
+
+It is a `Backend` like any other, so the bulk stages (summarize, infer, score) know nothing of it,
+and the run's reply cache stands in front of it: each reply is on the driver's disk a moment after
+a worker has sent it. A driver that is killed therefore asks only what was under way again, and a
+second one is refused by the run folder's lock. Rows fail alone: see `_ledger.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, cast, final
+
+from mllm_msr import registry
+from mllm_msr.errors import BackendError
+from mllm_msr.executors._crew import Answered, Crew, Died, Finished, Ready, Reply
+from mllm_msr.executors._ledger import Ledger
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+_log = logging.getLogger(__name__)
+
+# Workers that may die over one prompt, and one after another without any answer in between.
+_LIVES: Final = 3
+_DEATHS_IN_A_ROW: Final = 10
+
+
+@final
+class RayBackend(Backend):
+    """Any backend, several times, on the machines of a Ray cluster.
+
+    Weights, adapters and pictures are read by the workers under the paths that they have here, so
+    on a cluster the run folder and the model lie on a file system that all machines share.
+
+    Args:
+        name: Name of the backend that each worker holds.
+        arguments: Its constructor's arguments.
+        address: "local" for processes of this machine, "auto" for the cluster that it belongs
+            to, or a cluster's address.
+        workers: How many workers.
+        cpus: Cores that Ray sets aside for each.
+        gpus: GPUs that Ray sets aside for each; may be a part of one.
+        batch: Prompts that a worker is given at a time.
+        patience: Seconds within which the first worker must have started.
+
+    Raises:
+        UnknownNameError: There is no such backend.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        address: str = "local",
+        workers: int = 2,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        batch: int = 64,
+        patience: float = 300.0,
+    ) -> None:
+        # Never asked: it says what the workers' answers may be kept under, and what they can do.
+        self._here = cast("Backend", registry.find("backends", name)(**arguments))
+        self._name = name
+        self._arguments = arguments
+        self._place: dict[str, Any] = {
+            "address": address,
+            "workers": workers,
+            "cpus": cpus,
+            "gpus": gpus,
+            "patience": patience,
+        }
+        self._batch = batch
+        self._crew: Crew | None = None
+        self._closed = False
+
+    @property
+    def identity(self) -> str:
+        """That of the workers' backend: where it runs does not change its answers."""
+        return self._here.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the workers' backend."""
+        return self._here.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts, each as soon as a worker has."""
+        return cast("Iterator[tuple[int, Completion]]", self._spread(prompts, None))
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Score choices, each prompt's as soon as a worker has."""
+        return cast("Iterator[tuple[int, ChoiceScores]]", self._spread(prompts, tuple(choices)))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._closed = True
+        self._here.close()
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    def _spread(
+        self, prompts: Iterable[Prompt], choices: Sequence[str] | None
+    ) -> Iterator[tuple[int, Reply]]:
+        if self._closed:
+            raise BackendError(
+                needed="an open backend", received="a closed one", remedy="make a new one"
+            )
+        ledger = Ledger(prompts, size=self._batch, lives=_LIVES)
+        if ledger.done:
+            return
+        crew = self._working_crew()
+        deaths = 0
+        try:
+            while not ledger.done:
+                for worker in crew.idle():
+                    if batch := ledger.take(worker):
+                        crew.ask(worker, batch, choices)
+                match crew.next_event():
+                    case Answered(worker, place, reply):
+                        deaths = 0
+                        yield ledger.settle(worker, place), reply
+                    case Finished(worker):
+                        ledger.finish(worker)
+                    case Ready(_, identity):
+                        self._check(identity)
+                    case Died(worker, reason):
+                        deaths += 1
+                        _log.warning("worker %d has died, another one starts: %s", worker, reason)
+                        _check_deaths(deaths, reason)
+                        crew.replace(worker)
+                        for index in ledger.bury(worker):
+                            yield index, _given_up(choices)
+        finally:
+            crew.abandon()
+
+    def _working_crew(self) -> Crew:
+        if self._crew is None:
+            self._crew = Crew(self._name, self._arguments, **self._place)
+        return self._crew
+
+    def _check(self, identity: str) -> None:
+        if identity != self.identity:
+            raise BackendError(
+                needed=f"workers with {self.identity}",
+                received=f"one with {identity}",
+                remedy="give all machines the same weights, and set precision or dtype by name",
+            )
+
+
+def _check_deaths(n: int, reason: str) -> None:
+    if n > _DEATHS_IN_A_ROW:
+        raise BackendError(
+            needed="workers that live",
+            received=f"{n} deaths without an answer in between, the last: {reason}",
+            remedy="give each more memory (fewer executor.workers, smaller batches), and go on",
+        )
+
+
+def _given_up(choices: Sequence[str] | None) -> Reply:
+    reason = f"{_LIVES} workers died over this prompt alone"
+    if choices is None:
+        return Completion("", finish_reason="error", error=reason)
+    return ChoiceScores((), error=reason)
