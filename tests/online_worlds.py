@@ -19,7 +19,9 @@ def make_run(folder: Path) -> Path:
     """A run folder that has been prepared, summarised and inferred, without fine-tuning."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
     settings = load_settings(
-        "sound", worlds.settings(data, "retrieve.collaborative=popularity"), environment={}
+        "sound",
+        worlds.settings(data, "retrieve.collaborative=popularity", "retrieve.order=model"),
+        environment={},
     )
     with Pipeline.open(folder / "run", settings) as pipeline:
         for name in ("prepare", "summarize", "infer"):
