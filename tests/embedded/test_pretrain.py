@@ -74,12 +74,15 @@ def test_a_half_made_checkpoint_is_not_read(tiny_run, tmp_path):
     assert training_state.newest(tmp_path / "run").name == "step-0000001"
 
 
-def test_the_schedule_warms_up_stays_and_falls():
-    factors = [schedule(step, n_steps=1000) for step in range(1001)]
+def test_the_schedule_warms_up_stays_falls_and_starts_again():
+    factors = [schedule(step, n_steps=1200) for step in range(1201)]
     assert factors[0] < 0.1
     assert set(factors[60:600]) == {1.0}
     assert factors[800] == pytest.approx(0.5)
-    assert factors[1000] == 0.0
+    assert factors[999] < 0.01
+    assert factors[1000] == pytest.approx(0.4)
+    assert factors[1100] == pytest.approx(0.2)
+    assert factors[1200] == 0.0
 
 
 def test_a_seed_of_shown_worlds_is_refused(tmp_path):

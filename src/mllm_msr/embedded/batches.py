@@ -22,7 +22,11 @@ from mllm_msr.records import TextPart
 LABELS: Final = "cover_labels"  # covers without text: a cover's slots by classification
 REPEATS: Final = "repeats"  # random tokens, then the same again: copying in its purest form
 
-# From which step on which mixture of families is trained: to see, to repeat, then to compare.
+# The step from which titles are like those of the world outside (`corpus.Source`).
+OUTSIDE_FROM: Final = 5000
+
+# From which step on which mixture of families is trained: to see, to repeat, to compare, and last
+# to leave the generated world.
 CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
     (0, {LABELS: 1}),
     (600, {LABELS: 0.3, REPEATS: 1.5, "copying": 2, "text_summary": 2, "fusion": 1.5,
@@ -36,6 +40,10 @@ CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
             "picture_questions": 1.5, "presence": 0.8, "image_description": 0.3,
             "preference_first": 1.6, "preference_update": 3, "preference_direct": 0.8,
             "text_comparison": 2.5, "comparison": 5.5, "choice_of_two": 0.2}),
+    (OUTSIDE_FROM, {LABELS: 0.1, REPEATS: 0.4, "copying": 1, "text_summary": 6, "fusion": 2,
+                    "picture_questions": 1.5, "presence": 1.2, "image_description": 0.3,
+                    "preference_first": 1.6, "preference_update": 3, "preference_direct": 0.8,
+                    "text_comparison": 2.5, "comparison": 5, "choice_of_two": 0.2}),
 )  # fmt: skip
 
 _BATCH_STREAM: Final = 101
@@ -108,7 +116,7 @@ def training_batch(
         return repeat_batch(len(tokenizer), n_tokens=n_tokens, rng=rng)
     examples: list[Example] = []
     longest = 0
-    source = Source(rng, covers)
+    source = Source(rng, covers, outside=step >= OUTSIDE_FROM)
     encoded: list[tuple[list[int], list[bool]]] = []
     while True:
         example = FAMILIES[family](source)

@@ -59,11 +59,15 @@ class Source:
         rng: Source of chance.
         covers: Slot values of each cover in the pool; never empty where pictures are asked for.
         reserved: Whether names come from those kept for shown and measured worlds.
+        outside: Whether titles are like those of the world outside, long and of any form, and
+            stand where the pipeline has them; else they are short and stand in quotes, from
+            which other skills are learnt but first words are hard to repeat.
     """
 
     rng: np.random.Generator
     covers: Sequence[Values]
     reserved: bool = False
+    outside: bool = True
 
     def item(self) -> WorldItem:
         """A random item without a cover."""
@@ -88,6 +92,10 @@ class Source:
             self.rng.choice(["video", "film", "product", "item"], p=[0.55, 0.15, 0.15, 0.15])
         )
 
+    def foreign_title(self) -> list[str]:
+        """Words of a title that follows no grammar of the world."""
+        return questions.foreign_title(self.rng, reserved=self.reserved, outside=self.outside)
+
     def words(self, usual: int) -> int:
         """A length limit, mostly the usual one."""
         return usual if self.chance(0.7) else int(self.rng.integers(30, 100))
@@ -96,7 +104,7 @@ class Source:
 def text_summary(source: Source) -> Example:
     """Title (and text) to summary; some titles say nothing about a slot."""
     item, noun = source.item(), source.noun()
-    if source.chance(0.4):
+    if source.chance(0.6 if source.outside else 0.4):
         return _foreign_summary(source, noun)
     data = {
         "title": language.title(item),
@@ -105,14 +113,27 @@ def text_summary(source: Source) -> Example:
     }
     answer = language.text_summary(item.values, item.name, noun=noun)
     asked = questions.about_text(source.rng, item.values, n=int(source.rng.integers(0, 3)))
-    return Example(render("text_summary", data, noun=noun), (answer, *asked))
+    return Example(_summary_prompt(source, data, noun=noun), (answer, *asked))
 
 
 def _foreign_summary(source: Source, noun: str) -> Example:
-    words = questions.foreign_title(source.rng, reserved=source.reserved)
+    words = source.foreign_title()
     text = language.text(source.item()) if source.chance(0.3) else ""
     data = {"title": " ".join(words), "text": text, "words": source.words(40)}
-    return Example(render("text_summary", data, noun=noun), (language.called(words, noun=noun),))
+    answer = language.called(words, noun=noun)
+    return Example(_summary_prompt(source, data, noun=noun), (answer,))
+
+
+def _summary_prompt(source: Source, data: Mapping[str, object], *, noun: str) -> Prompt:
+    if source.outside:
+        return render("text_summary", data, noun=noun)
+    text = (
+        f"Summarise this {noun} from its title and text in at most {data['words']} words."
+        f' Keep names as they are written.\nTitle: "{data["title"]}"'
+    )
+    if data["text"]:
+        text += f'\nText: "{data["text"]}"'
+    return Prompt((Message("user", (TextPart(text),)),))
 
 
 def image_description(source: Source) -> Example:
@@ -136,7 +157,7 @@ def fusion(source: Source) -> Example:
     """Both descriptions to one summary."""
     item, noun = source.item(), source.noun()
     if source.chance(0.25):
-        words = questions.foreign_title(source.rng, reserved=source.reserved)
+        words = source.foreign_title()
         summary = language.called(words, noun=noun)
         answer = f"{summary[:-1]}, showing {_lowered(language.image_description(item.values))}"
     else:
@@ -283,7 +304,7 @@ def choice_of_two(source: Source) -> Example:
 
 def copying(source: Source) -> Example:
     """Random words to be said again."""
-    words = questions.foreign_title(source.rng, reserved=source.reserved)
+    words = source.foreign_title()
     line = " ".join(words)
     parts = (TextPart(f'Repeat the words: "{line}"'),)
     return Example(Prompt((Message("user", parts),)), (line,))

@@ -1,9 +1,10 @@
 """The training recipe of the packaged model: `python -m mllm_msr.embedded.pretrain`.
 
 One loop over a curriculum of generic skills (`batches.CURRICULUM`). Hidden matrices are trained
-by Muon, everything else by AdamW, under one schedule of the learning rate (warm-up, constant,
-linear decay over the last two fifths). A run can be stopped at any moment and continued by the same
-command; `--export` writes the running average of the weights as standard Hugging Face files.
+by Muon, everything else by AdamW, under a schedule of the learning rate in two parts: warm-up,
+constant, linear decay; then, for the last skill, a lower start and another decay. A run can be
+stopped at any moment and continued by the same command; `--export` writes the running average of
+the weights as standard Hugging Face files.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP: Final = 50
 _DECAY_SHARE: Final = 0.4
+# The second part is as long as the curriculum's last row of 1,000 steps in 6,000.
+_SECOND_SHARE: Final = 1 / 6
+_SECOND_START: Final = 0.4
 # Families in one step. With one alone, and at twice the rate, repeating was unlearnt while
 # comparing was learnt; which of the two did it was not isolated.
 _N_PARTS: Final = 3
@@ -190,8 +194,11 @@ class Run:
 
 
 def schedule(step: int, *, n_steps: int) -> float:
-    """Factor of the learning rate: warm-up, constant, linear decay to zero."""
-    decay = (n_steps - step) / max(1.0, _DECAY_SHARE * n_steps)
+    """Factor of the learning rate: warm-up, constant, decay to zero; a lower start, decay again."""
+    first = round(n_steps * (1 - _SECOND_SHARE))
+    if step >= first:
+        return _SECOND_START * (n_steps - step) / max(1, n_steps - first)
+    decay = (first - step) / max(1.0, _DECAY_SHARE * first)
     return float(max(0.0, min(1.0, (step + 1) / _WARM_UP, decay)))
 
 
@@ -218,7 +225,7 @@ def make_optimisers(
 def open_tokenizer(folder: Path, pool: CoverPool, *, seed: int, n_examples: int) -> Any:
     """The run's tokenizer, trained on examples of every family where it does not exist."""
     if not folder.exists():
-        source = Source(np.random.default_rng([seed, 23]), pool.values())
+        source = Source(np.random.default_rng([seed, 23]), pool.values(), outside=False)
         texts: list[str] = []
         for _ in range(n_examples):
             for family in FAMILIES.values():
@@ -266,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pool", type=Path, help="folder of drawn covers [OUTPUT/pool]")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
-    parser.add_argument("--steps", type=int, default=5_000, help="length of the schedule")
+    parser.add_argument("--steps", type=int, default=6_000, help="length of the schedule")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens per batch")
     parser.add_argument("--covers", type=int, default=20_000, help="covers to draw")
     parser.add_argument("--threads", type=int, default=1)

@@ -70,10 +70,16 @@ def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
             return word.capitalize() if rng.random() < 0.4 else word
 
 
-def foreign_title(rng: np.random.Generator, *, reserved: bool) -> list[str]:
-    """Words of a title that follows no grammar of the world; now and then one names a value."""
+def foreign_title(rng: np.random.Generator, *, reserved: bool, outside: bool = True) -> list[str]:
+    """Words of a title that follows no grammar of the world; now and then one names a value.
+
+    Args:
+        rng: Source of chance.
+        reserved: As for `odd_word`.
+        outside: Whether it may be long, capitalised, hyphenated or tagged as titles outside are.
+    """
     words: list[str] = []
-    for _ in range(int(rng.integers(1, 13))):
+    for _ in range(int(rng.integers(1, 31 if outside and rng.random() < 0.3 else 13))):
         draw = rng.random()
         if draw < 0.25:
             word = make_name(rng, reserved=reserved)
@@ -82,12 +88,31 @@ def foreign_title(rng: np.random.Generator, *, reserved: bool) -> list[str]:
         else:
             word = random_words(rng, 1)[0]
         words.append(f"{word}{',:!?'[rng.integers(4)]}" if rng.random() < 0.12 else word)
+    if outside:
+        words = _dressed(rng, words)
     for slot in TEXT_SLOTS:
         if rng.random() < 0.2:
             value = str(rng.choice(SLOTS[slot].values))
             value = value.capitalize() if rng.random() < 0.4 else value
             words.insert(int(rng.integers(len(words) + 1)), value)
     return words
+
+
+def _dressed(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
+    """The words, some of them written as titles of the world outside write theirs."""
+    headline = rng.random() < 0.5
+    dressed: list[str] = []
+    for word in words:
+        draw = rng.random()
+        own = word[:1].upper() + word[1:] if headline and draw < 0.8 else word
+        if draw < 0.06:
+            own = f"#{own}"
+        elif draw < 0.1 and dressed:
+            own = f"{dressed.pop()}{'-/.'[rng.integers(3)]}{own}"
+        elif draw < 0.13:
+            own = f"{own}'s"
+        dressed.append(own)
+    return dressed
 
 
 def about_words(
