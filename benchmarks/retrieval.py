@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from mllm_msr.assembling import Order, assemble
 from mllm_msr.data.catalogue import sample_targets
-from mllm_msr.recommending import MllmMsr, Order, assemble
+from mllm_msr.recommending import MllmMsr
 from mllm_msr.retrieval import Profile, Retriever
 from mllm_msr.store import RunFolder
 

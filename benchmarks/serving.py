@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 _ATTEMPTS: Final = 600
+_ROUTES: Final = "/v1/(?:recommendations|scores|events)"
 
 Ask = Callable[[httpx2.AsyncClient, int], Awaitable[httpx2.Response]]
 
@@ -40,7 +41,8 @@ def run(
         budget: Candidates that the model ranks for each list.
 
     Returns:
-        For each kind of request its p50, p95 and p99 in milliseconds and the requests a second:
+        For each kind of request its p50, p95 and p99 in milliseconds as the clients see them, the
+        requests a second and the service's own mean time, without the way to the client and back:
         lists for users whose candidates have no score yet ("cold") and again ("warm"), one score
         that is known, events; and the machine's load before, above whose cores times say little.
     """
@@ -63,6 +65,7 @@ def run(
         return await client.post("/v1/events", json={"events": [event]})
 
     with tempfile.TemporaryDirectory() as state, _served(Path(folder), Path(state)) as url:
+        _settle(url, users[:requests], items)
         result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
         result |= {"clients": clients, "budget": budget}
         kinds: dict[str, tuple[Ask, int]] = {
@@ -72,7 +75,10 @@ def run(
             "events": (event_of, clients),
         }
         for name, (ask, n_clients) in kinds.items():
+            before = _served_so_far(url)
             result[name] = asyncio.run(_measure(url, ask, clients=n_clients, requests=requests))
+            seconds, n_requests = (b - a for a, b in zip(before, _served_so_far(url), strict=True))
+            result[name]["server_mean_ms"] = round(1000 * seconds / n_requests, 1)
     return result
 
 
@@ -82,28 +88,63 @@ def _served(folder: Path, state: Path) -> Iterator[str]:
         sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
         f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Into a file: a pipe that nobody reads is full after 64 kB of warnings, and the service hangs.
+    messages = state / "messages.txt"
+    with messages.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as process:
         try:
-            found = re.search(r"http://\S+", process.stderr.readline() if process.stderr else "")
-            if found is None:
-                raise RuntimeError("the service did not start")
-            _await_model(found[0])
-            yield found[0]
+            url = _announced(messages)
+            _await_model(url)
+            yield url
         finally:
             process.terminate()
 
 
+def _announced(messages: Path) -> str:
+    """The URL that the service says it listens on."""
+    for _ in range(_ATTEMPTS):
+        if found := re.search(r"http://\S+(?=\n)", messages.read_text(encoding="utf-8")):
+            return found[0]
+        time.sleep(0.2)
+    raise RuntimeError(f"the service did not start: {messages.read_text(encoding='utf-8')}")
+
+
 def _await_model(url: str) -> None:
-    """Wait until the model has been loaded: the warm-up prompt has left the queue."""
+    """Wait until the model that ranks has answered its warm-up prompt."""
     for _ in range(_ATTEMPTS):
         try:
-            if '_count{model="scorer"} 1.0' in httpx2.get(f"{url}/metrics").text:
-                time.sleep(1.0)
+            if httpx2.get(f"{url}/readyz").json()["status"] == "ready":
                 return
         except httpx2.TransportError:
             pass
         time.sleep(0.2)
     raise RuntimeError("the service did not become ready")
+
+
+def _settle(url: str, users: Sequence[str], items: Sequence[str]) -> None:
+    """Load the model that writes, and let preferences catch up that lag behind their histories.
+
+    A list begins such an update; what is measured are lists, and updates by the events.
+    """
+    with httpx2.Client(base_url=url, timeout=120) as client:
+        history = {"history": list(items[:1]), "k": 1, "budget": 1}
+        client.post("/v1/recommendations", json=history).raise_for_status()
+        for user_id in users:
+            body = {"user_id": user_id, "k": 1, "budget": 0}
+            client.post("/v1/recommendations", json=body).raise_for_status()
+        for user_id in users:
+            while client.get(f"/v1/users/{user_id}/preference").json()["updating"]:
+                time.sleep(0.1)
+
+
+def _served_so_far(url: str) -> tuple[float, float]:
+    """Seconds that the service has spent on requests for lists, scores and events, and how many."""
+    text = httpx2.get(f"{url}/metrics").text
+    found = (
+        sum(map(float, re.findall(rf'request_seconds_{part}{{route="{_ROUTES}"}} (\S+)', text)))
+        for part in ("sum", "count")
+    )
+    seconds, n_requests = found
+    return seconds, n_requests
 
 
 async def _measure(url: str, ask: Ask, *, clients: int, requests: int) -> dict[str, Any]:

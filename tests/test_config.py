@@ -80,7 +80,16 @@ def test_every_preset_loads(name: str) -> None:
 
 def test_the_promised_presets_are_there() -> None:
     promised = {"sound", "paper", "paper-code", "demo", "amazon-baby", "amazon-games"}
-    assert promised <= set(preset_names())
+    assert promised | {"movielens", "microlens"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", ["movielens", "microlens"])
+def test_a_hybrid_of_tuned_models_has_them_as_they_are_tuned(name: str) -> None:
+    settings = load_settings(name, ["data.path=x"], environment={})
+    alone = settings.rivals.arguments("sasrec")
+    assert alone
+    assert settings.rivals.arguments("hybrid")["settings"] == {"sasrec": alone}
+    assert {*settings.rivals.further()} <= {*settings.score.rivals}
 
 
 def test_every_setting_is_described() -> None:
@@ -121,3 +130,22 @@ def test_arguments_of_baselines_are_checked_against_their_constructors():
     assert "did you mean rivals.item_knn.decay" in message
     assert "did you mean 'item_knn'" in message
     assert "name an argument, as in rivals.popularity.seed=1" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("2E3", 2000.0), ("-1.5e2", -150.0), ("7", 7), ("7.5", 7.5)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: object) -> None:
+    settings = load_settings("sound", [f"rivals.sasrec.learning_rate={text}"], environment={})
+    found = settings.rivals.arguments("sasrec")["learning_rate"]
+    assert (type(found), found) == (type(value), value)
+
+
+def test_an_argument_of_the_wrong_type_is_named_before_the_run() -> None:
+    wrong = ["rivals.sasrec.learning_rate=fast", "rivals.gru4rec.epochs=many", "model.threads=many"]
+    with pytest.raises(SettingsError) as refused:
+        load_settings("demo", wrong, environment={})
+    for setting in wrong:
+        key, _, value = setting.partition("=")
+        assert f"{key}={value!r}: " in str(refused.value)

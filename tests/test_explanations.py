@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mllm_msr.explanations import Explainer
+import pytest
+
+from mllm_msr.explanations import Explainer, parts, without
 
 CORPUS = [
     "A calm film that shows a lantern in red colours.",
@@ -30,4 +32,42 @@ def test_nothing_shared_and_repeated_phrases() -> None:
     assert explainer.shared("lantern, Lantern; a lantern", CORPUS[0]) == (
         "lantern Lantern",
         "lantern",
+    )
+
+
+def test_a_single_sentence_consists_of_its_clauses() -> None:
+    found = parts(PREFERENCE)
+    assert found == ("for calm films", "that show a boat", "in Red colours")
+    assert [without(PREFERENCE, part) for part in found] == [
+        "The user appears to have a preference that show a boat in Red colours.",
+        "The user appears to have a preference for calm films in Red colours.",
+        "The user appears to have a preference for calm films that show a boat.",
+    ]
+
+
+def test_several_sentences_are_the_parts_themselves() -> None:
+    text = "The user likes calm films. He avoids loud songs! Boats interest him."
+    assert parts(text) == (
+        "The user likes calm films.",
+        "He avoids loud songs!",
+        "Boats interest him.",
+    )
+    assert (
+        without(text, "He avoids loud songs!") == "The user likes calm films. Boats interest him."
+    )
+
+
+@pytest.mark.parametrize("text", ["", " ", "Nothing.", "The user likes films"])
+def test_what_cannot_be_cut_has_no_parts(text: str) -> None:
+    assert parts(text) == ()
+
+
+def test_words_that_only_begin_like_a_joint_are_no_joint() -> None:
+    assert parts("The user likes indoor androids and forests.") == ("and forests",)
+
+
+def test_words_without_content_are_no_reason_in_a_small_catalogue() -> None:
+    explainer = Explainer(["The bell for the sea", "A lamp"])
+    assert explainer.shared("The user likes the sea, for a start.", "The bell for the sea") == (
+        "sea",
     )

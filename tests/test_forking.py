@@ -9,6 +9,7 @@ import pytest
 
 from mllm_msr.errors import DamagedFileError, StaleStageError
 from mllm_msr.forking import take_over
+from mllm_msr.rivals import CONTENT
 from mllm_msr.store import RunFolder
 
 
@@ -37,6 +38,19 @@ def test_the_named_stages_come_with_their_files_and_replies(source: RunFolder, t
         assert not target.has("infer")
         assert target.cache.get_many(["question"]) == {"question": '"answer"'}
         assert take_over(target, source, ["prepare", "train"]) == []
+
+
+def test_content_vectors_come_along_and_are_not_written_twice(source: RunFolder, tmp_path: Path):
+    vectors = source.inside(CONTENT) / "abc.safetensors"
+    vectors.parent.mkdir(parents=True)
+    vectors.write_bytes(b"vectors")
+    with RunFolder.open(tmp_path / "target") as target:
+        take_over(target, source, [])
+        copy = target.inside(CONTENT) / "abc.safetensors"
+        assert copy.read_bytes() == b"vectors"
+        written = copy.stat().st_mtime_ns, copy.stat().st_ino
+        take_over(target, source, [])
+        assert (copy.stat().st_mtime_ns, copy.stat().st_ino) == written
 
 
 def test_what_is_done_in_the_fork_never_reaches_the_source(source: RunFolder, tmp_path: Path):

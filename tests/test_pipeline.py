@@ -238,3 +238,15 @@ def test_linked_pictures_are_fetched_on_request(
     )
     assert (items["image"] == "images/a.png").sum() == 1
     assert (counts["download_ok"], counts["download_refused"]) == (1, len(asked) - 1)
+
+
+def test_a_refused_stage_leaves_the_kept_settings_alone(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    first = load_settings("sound", worlds.settings(data), environment={})
+    with Pipeline.open(tmp_path / "run", first) as pipeline:
+        pipeline.run_until("infer")
+    before = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+    other = load_settings("sound", [*worlds.settings(data), "infer.words=7"], environment={})
+    with Pipeline.open(tmp_path / "run", other) as pipeline, pytest.raises(StaleStageError):
+        pipeline.run_until("infer")
+    assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == before

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mllm_msr import planning
@@ -84,6 +85,19 @@ def test_training_is_counted_by_its_epochs_and_not_by_its_price(
     assert first.seconds == pytest.approx(3 * first.prompt_tokens / 100)
     assert first.price == 0.0
     assert [s.stage for s in one.stages][-2:] == ["score/zero_shot", "score/mllm_msr"]
+
+
+def test_a_hybrid_that_joins_the_model_costs_the_validation_users_too(
+    world: Path, tmp_path: Path
+) -> None:
+    options = ("score.rivals=[hybrid]", "score.joined=[zero_shot]", "plan.sample=20")
+    bill = planned(world, tmp_path / "run", *options)
+    cost = next(s for s in bill.stages if s.stage == "validation/zero_shot")
+    asked = pl.read_parquet(tmp_path / "run" / "candidates.parquet").filter(split="validation")
+    assert cost.calls + cost.spared_calls == asked.height > 0
+    assert cost.prompt_tokens > 0
+    alone = planned(world, tmp_path / "run", *options, "score.rivals=[item_knn]")
+    assert "validation/zero_shot" not in [s.stage for s in alone.stages]
 
 
 def test_rates_and_prices_make_hours_and_money(

@@ -11,6 +11,7 @@ import yaml
 
 import scripted_runs
 from mllm_msr import registry
+from mllm_msr.baselines._content.offline_encoders import HashingEncoder
 from mllm_msr.baselines.transitions import Transitions
 from mllm_msr.config import load_settings
 from mllm_msr.errors import DataError, StaleStageError, TrainingError, UsageError
@@ -45,6 +46,18 @@ def test_a_search_begins_with_the_defaults_and_follows_its_seed(tmp_path: Path, 
     search(tmp_path / "c", data, seed=1)
     assert trials_of(tmp_path / "c")[0] == trials_of(tmp_path / "a")[0]
     assert trials_of(tmp_path / "c")[1:] != trials_of(tmp_path / "a")[1:]
+
+
+def test_trials_share_the_content_vectors_of_the_run(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encoded, encode = [], HashingEncoder.encode
+    monkeypatch.setattr(
+        HashingEncoder, "encode", lambda self, texts: encoded.append(1) or encode(self, texts)
+    )
+    with Pipeline.open(tmp_path / "run", scripted_runs.load(data)) as pipeline:
+        tune(pipeline, ["content_knn"], trials=3, metric="auc")
+    assert len(encoded) == 1
 
 
 def trials_of(folder: Path) -> list[dict]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import pydantic
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from mllm_msr import registry
@@ -26,6 +27,17 @@ from mllm_msr.prompts import DOMAINS
 from mllm_msr.settings import DataSettings, ModelSettings, Settings
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as people write it; YAML 1.1 demands 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+"),
+    list("-+0123456789"),
+)
 
 
 def preset_names() -> list[str]:
@@ -127,12 +139,17 @@ def _preset(name: str) -> dict[str, Any]:
             remedy=f"did you mean {close[0]!r}" if close else "choose one of them",
         )
     source = (files("mllm_msr") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return {**yaml.safe_load(source), "preset": name}
+    return {**_parsed(source), "preset": name}
+
+
+def _parsed(text: str) -> Any:
+    # A subclass of the safe loader: plain data and nothing else.
+    return yaml.load(text, Loader=_Loader)  # noqa: S506
 
 
 def _yaml_file(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as cause:
         problems.append(f"the settings file {path} cannot be read ({cause})")
         return {}
@@ -156,7 +173,7 @@ def _assignments(texts: Iterable[str], problems: list[str]) -> Iterable[tuple[st
             problems.append(f"{text!r} is not of the form key=value")
             continue
         try:
-            yield key, yaml.safe_load(value)
+            yield key, _parsed(value)
         except yaml.YAMLError:
             problems.append(f"the value of {key} is no YAML: {value!r}")
 
@@ -222,9 +239,10 @@ def _unknown_arguments(
 ) -> list[str]:
     """Problems with a name of the registry and with the arguments that its class would get."""
     try:
-        signature = inspect.signature(registry.find(kind, name))
+        made = registry.find(kind, name)
     except UnknownNameError as error:
         return [str(error)]
+    signature = inspect.signature(made)
     fields = {"datasets": DataSettings.model_fields, "backends": ModelSettings.model_fields}
     known = [*signature.parameters, *fields.get(kind, ())]
     problems = []
@@ -233,6 +251,7 @@ def _unknown_arguments(
             close = difflib.get_close_matches(key, known, n=1)
             hint = f", did you mean {section}.{close[0]}" if close else ""
             problems.append(f"there is no setting {section}.{key} for {name!r}{hint}")
+    problems += _wrong_types(made, arguments, section)
     for key, parameter in signature.parameters.items():
         required = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
@@ -241,3 +260,30 @@ def _unknown_arguments(
         if required and key not in arguments and kind != "baselines":
             problems.append(f"{name!r} needs the setting {section}.{key}")
     return problems
+
+
+def _wrong_types(made: type, arguments: Mapping[str, Any], section: str) -> list[str]:
+    """Arguments that are not of the types that a constructor declares."""
+    problems = []
+    for key, value in arguments.items():
+        try:
+            TypeAdapter(_declared(made, key)).validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            problems.append(f"{section}.{key}={value!r}: {reason[0].lower()}{reason[1:]}")
+        except pydantic.errors.PydanticSchemaGenerationError:
+            # No type of plain data: the constructor has to see for itself.
+            continue
+    return problems
+
+
+def _declared(made: type, key: str) -> Any:
+    """The type of a constructor's argument; anything where only type checkers know it."""
+    constructor = made.__init__  # type: ignore[misc]
+    annotation = getattr(constructor, "__annotations__", {}).get(key, Any)
+    alone = type("Alone", (), {"__annotations__": {key: annotation}})
+    alone.__module__ = constructor.__module__
+    try:
+        return get_type_hints(alone)[key]
+    except NameError:
+        return Any

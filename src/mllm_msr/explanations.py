@@ -2,6 +2,8 @@
 
 The recommender's probability says how likely an item is; these phrases say which part of the
 written preference the item's summary meets. They are read off the two texts, no model is asked.
+Whether they say what moves the model is measured by taking parts of the preference away
+(`benchmarks/faithfulness.py`), for which `parts` cuts it up.
 """
 
 from __future__ import annotations
@@ -11,9 +13,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from mllm_msr.grounding import EMPTY_WORDS
+
 _WORD: Final = re.compile(r"[^\W_]+")
 _LETTERS: Final = 3
 _MOST_PHRASES: Final = 5
+
+_SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
+# A clause begins with one of these words, or after a comma or semicolon.
+_CLAUSE: Final = re.compile(
+    r"(?<=[,;])\s+|\s+(?=(?:about|and|by|featuring|for|from|in|on|or|showing|that|which|who|with)\b)",
+    re.IGNORECASE,
+)
+_END: Final = ".!?"
 
 
 class Explainer:
@@ -47,13 +59,48 @@ class Explainer:
         phrases: dict[str, str] = {}
         run: list[str] = []
         for word in [*_words(preference), ""]:
-            if len(word) >= _LETTERS and _stem(word) in held:
+            telling = len(word) >= _LETTERS and word.casefold() not in EMPTY_WORDS
+            if telling and _stem(word) in held:
                 run.append(word)
             elif run:
                 phrase = " ".join(run)
                 phrases.setdefault(phrase.casefold(), phrase)
                 run = []
         return tuple(phrases.values())[:_MOST_PHRASES]
+
+
+def parts(preference: str) -> tuple[str, ...]:
+    """What a preference consists of: its sentences or, of a single one, its clauses.
+
+    The beginning of a single sentence is no part, since nothing could stand without it.
+
+    Args:
+        preference: A written preference.
+
+    Returns:
+        The parts as they are written, in their order, each of which `without` can take away.
+
+    Example:
+        >>> parts("The user has a preference for calm films that show a boat in Red colours.")
+        ('for calm films', 'that show a boat', 'in Red colours')
+    """
+    sentences = [part for part in _SENTENCE.split(preference.strip()) if part]
+    if len(sentences) > 1:
+        return tuple(sentences)
+    clauses = _CLAUSE.split(preference.strip().rstrip(_END))[1:]
+    return tuple(clause for clause in clauses if clause)
+
+
+def without(preference: str, part: str) -> str:
+    """A preference without one of its `parts`, its other words as they were.
+
+    Example:
+        >>> without("The user likes films about boats, and songs.", "about boats,")
+        'The user likes films and songs.'
+    """
+    before, _, after = preference.partition(part)
+    rest = f"{before.rstrip()} {after.lstrip()}".strip()
+    return re.sub(r"\s+([.!?])", r"\1", rest)
 
 
 def _words(text: str) -> list[str]:

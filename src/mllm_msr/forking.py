@@ -14,6 +14,7 @@ from typing import Final
 
 from mllm_msr import disk, manifest
 from mllm_msr.replies import copy_replies
+from mllm_msr.rivals import CONTENT
 from mllm_msr.store import RunFolder
 
 _REPLIES: Final = "cache/replies.sqlite"
@@ -22,7 +23,9 @@ _PICTURES: Final = "images"
 
 
 def take_over(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> list[str]:
-    """Copy finished stages of one run folder into another, and the replies of its models.
+    """Copy finished stages of one run folder into another, and what its caches hold.
+
+    These are the replies of its models, and content vectors.
 
     What the target has from an earlier call is left as it is, unless the source has it otherwise
     by now. The target's own stages are checked as always when they are next asked for: one that
@@ -58,6 +61,10 @@ def take_over(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> li
     replies = target.folder / _REPLIES
     if not replies.exists() and (source.folder / _REPLIES).exists():
         copy_replies(source.folder / _REPLIES, replies)
+    for vectors in source.inside(CONTENT).glob("*.safetensors"):
+        copy = target.inside(CONTENT) / vectors.name
+        if not copy.exists():  # the name is the hash of what it was made from
+            _copy(vectors, copy)
     if wanted:
         kept = {k: v for k, v in manifest.load(target.folder).items() if k not in wanted}
         # First what was taken over: the manifest's order is that of the flow.

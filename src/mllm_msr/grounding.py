@@ -12,7 +12,7 @@ import unicodedata
 from typing import Final
 
 # Words that carry no content, and those of the sentence around it ("a video called ...").
-_EMPTY: Final = frozenset({
+EMPTY_WORDS: Final = frozenset({
     "a", "about", "also", "an", "and", "are", "as", "at", "be", "by", "called", "can", "content",
     "entitled", "featuring", "film", "for", "from", "has", "in", "is", "it", "item", "its", "named",
     "of", "on", "or", "product", "showing", "shows", "that", "the", "their", "this", "title",
@@ -38,7 +38,7 @@ def carried_share(summary: str, source: str) -> float | None:
         >>> carried_share("A calm video about cooking.", "Quiet harbours")
         0.0
     """
-    said = [word for word in _words(summary) if word not in _EMPTY]
+    said = [word for word in _words(summary) if word not in EMPTY_WORDS]
     if not said:
         return None
     known = set(_words(source))

@@ -11,7 +11,7 @@ A class here is abstract or final, nothing between: implementations are not subc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
@@ -230,6 +230,27 @@ class CatalogueScorer(Protocol):
             Consecutive rows of `users`, in the order given, and their scores
             [rows, len(catalogue)], equal up to rounding to those of `Recommender.score`. The
             array may be reused for the next chunk. Items of the history are scored like others.
+        """
+
+
+@runtime_checkable
+class Joiner(Protocol):
+    """A recommender that combines others, and takes in models that have scored elsewhere.
+
+    An offer like `CatalogueScorer`: the stage "score" asks `isinstance(model, Joiner)` and hands
+    over what the MLLM made of the same candidates.
+    """
+
+    def join(self, scores: Mapping[str, pl.DataFrame]) -> Self:
+        """Take in models by their scores, before `fit`.
+
+        Args:
+            scores: For each model's name a frame with columns `user_id`, `item_id` and `score`:
+                the fold's validation candidates, from which `fit` may learn what the scores are
+                worth, and every candidate that will be asked for later. Labels are not read.
+
+        Raises:
+            SettingsError: A name is that of a part.
         """
 
 

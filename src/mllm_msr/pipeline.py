@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mllm_msr import planning
+from mllm_msr.errors import StaleStageError
 from mllm_msr.evaluation.foreign import evaluate_foreign
 from mllm_msr.forking import take_over
 from mllm_msr.launching import is_follower
@@ -51,6 +52,8 @@ class Pipeline:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        kept = self._settings_file
+        self._found_settings = kept.read_text(encoding="utf-8") if kept.is_file() else ""
 
     @classmethod
     @contextlib.contextmanager
@@ -110,9 +113,16 @@ class Pipeline:
         """
         if self.run.follows and name != "train":
             return
-        STAGES[name](self._workspace)
-        if not self.run.follows:
-            self._keep_settings()
+        if self.run.follows:
+            STAGES[name](self._workspace)
+            return
+        try:
+            STAGES[name](self._workspace)
+        except StaleStageError:
+            # The folder keeps the settings that its finished stages were made under.
+            self._keep_settings(self._found_settings)
+            raise
+        self._keep_settings(self._workspace.settings.to_yaml())
 
     def under(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
         """The same run folder under other settings, held as long as this one is.
@@ -148,11 +158,15 @@ class Pipeline:
                 take_over(other, self.run, shares)
             yield Pipeline(Workspace(other, settings, force=work.force, progress=work.progress))
 
-    def _keep_settings(self) -> None:
-        run, text = self._workspace.run, self._workspace.settings.to_yaml()
-        kept = run.folder / "config.yaml"
-        if not kept.is_file() or kept.read_text(encoding="utf-8") != text:
-            run.write_text("config.yaml", text)
+    @property
+    def _settings_file(self) -> Path:
+        return self.run.folder / "config.yaml"
+
+    def _keep_settings(self, text: str) -> None:
+        kept = self._settings_file
+        if not text or (kept.is_file() and kept.read_text(encoding="utf-8") == text):
+            return
+        self.run.write_text(kept.name, text)
 
     def counts(self, name: str) -> dict[str, Any]:
         """What a stage counted, how long it took and what it wrote, from the manifest."""

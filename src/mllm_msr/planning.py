@@ -18,11 +18,11 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr import preferences, summaries
+from mllm_msr import preferences, registry, summaries
 from mllm_msr.bill import Plan, StageCost
 from mllm_msr.caching import CachedBackend
 from mllm_msr.data._hashing import hash_ids
-from mllm_msr.interfaces import Backend
+from mllm_msr.interfaces import Backend, Joiner
 from mllm_msr.metering import Call, Meter, TokenCounter, counter_for
 from mllm_msr.recommender.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
 from mllm_msr.records import Completion, Item, Prompt
@@ -108,6 +108,7 @@ class _Planner:
         names = ["zero_shot"] if self._settings.score.zero_shot else []
         names += ["mllm_msr"] if self._settings.train.enabled else []
         stages += [self._score(name) for name in names]
+        stages += [self._score(name, split="validation") for name in self._joined(names)]
         basis = sorted({counter.basis for counter in self._counters.values()})
         return Plan(tuple(stages), "; ".join(basis), self._lengths_by)
 
@@ -131,7 +132,9 @@ class _Planner:
         read = _Clock()
         with self._work.backend(self._settings.score.model) as engine:
             meter = self._meter(self._settings.score.model, engine)
-            questions = list(self._questions(self._test_rows()[: 4 * size], [*trail["preference"]]))
+            questions = list(
+                self._questions(self._rows("test")[: 4 * size], [*trail["preference"]])
+            )
             list(meter.score(questions[:1], _ANSWERS))
             with read.running(meter, engine):
                 list(meter.score(questions[1:], _ANSWERS))
@@ -188,10 +191,10 @@ class _Planner:
         lent = self._summaries[turns].with_columns(item_id=missing)
         return pl.concat([self._summaries, lent])
 
-    def _test_rows(self) -> pl.DataFrame:
-        """The questions of the stage "score", each once."""
+    def _rows(self, split: str) -> pl.DataFrame:
+        """The questions of the stage "score" about one split, each once."""
         every = pl.concat(self._work.candidates(fold) for fold in self._work.folds())
-        rows = every.filter(pl.col("split") == "test")
+        rows = every.filter(pl.col("split") == split)
         asked = rows.unique(["user_id", "position", "item_id"], maintain_order=True)
         return asked.sample(fraction=1.0, shuffle=True, seed=0)
 
@@ -204,16 +207,24 @@ class _Planner:
         # Nobody is paid for it by tokens, and it leaves no replies.
         return replace(cost, price=0.0, disk_bytes=0, output_tokens=0, seconds=seconds)
 
-    def _score(self, name: str) -> StageCost:
-        model, asked = self._settings.score.model, self._test_rows()
+    def _joined(self, names: Sequence[str]) -> list[str]:
+        """The MLLMs that score validation users too, because a baseline joins them."""
+        kinds = [registry.find("baselines", name) for name in self._settings.score.rivals]
+        joins = any(issubclass(kind, Joiner) for kind in kinds)
+        return [name for name in self._settings.score.joined if joins and name in names]
+
+    def _score(self, name: str, *, split: str = "test") -> StageCost:
+        model, asked = self._settings.score.model, self._rows(split)
         folds = self._work.folds()
         n_rows = sum(
-            self._work.candidates(fold).filter(pl.col("split") == "test").height for fold in folds
+            self._work.candidates(fold).filter(pl.col("split") == split).height for fold in folds
         )
-        n_full = self._settings.score.full_users_mllm * len(folds) * self._work.items().height
+        n_users = self._settings.score.full_users_mllm if split == "test" else 0
+        n_full = n_users * len(folds) * self._work.items().height
         n_calls = asked.height + n_full
         calls, n_prefix = self._asked(asked, model)
-        cost = self._cost(f"score/{name}", model, calls, scale=n_calls / max(1, len(calls)))
+        stage = f"score/{name}" if split == "test" else f"validation/{name}"
+        cost = self._cost(stage, model, calls, scale=n_calls / max(1, len(calls)))
         return replace(
             cost,
             calls=n_calls,

@@ -13,14 +13,14 @@ date first, at one prompt per open block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal, Self, cast
+from typing import Final, Self, cast
 
 import polars as pl
 
 from mllm_msr import registry, tables
+from mllm_msr.assembling import RecommendationList, assemble, missing
 from mllm_msr.config import load_settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import DataError
@@ -30,15 +30,12 @@ from mllm_msr.preferences import infer_preferences
 from mllm_msr.recommender.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
 from mllm_msr.recommender.scorer import probability
 from mllm_msr.retrieval import (
-    Candidate,
     CollaborativeSource,
     PopularSource,
     PreferenceSource,
     Profile,
     Retriever,
     Source,
-    diversify,
-    fuse,
     history_frame,
 )
 from mllm_msr.settings import RetrieveSettings
@@ -47,47 +44,6 @@ from mllm_msr.store import RunFolder
 from mllm_msr.workspace import Workspace, silent
 
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-
-Order = Literal["fused", "model"]
-FallbackReason = Literal[
-    "unknown_user", "no_history", "no_preference", "model_failed", "model_slow", "model_resting"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item_id: The item.
-        rank: Place in the list, from 1.
-        score: P(yes) in [0, 1]; `None` where the model was not asked about it.
-        sources: What proposed it.
-        answers: Phrases of the preference that the item's summary shares.
-    """
-
-    item_id: str
-    rank: int
-    score: float | None
-    sources: tuple[str, ...]
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecommendationList:
-    """A list, and what is to be known of how it came about.
-
-    Attributes:
-        items: Best first.
-        preference: What the model read of the user, blank where it was not asked.
-        fallback_reason: Why the model ranked nothing although it should have, else `None`.
-        model_calls: Candidates that the model ranked.
-    """
-
-    items: tuple[Recommendation, ...]
-    preference: str
-    fallback_reason: FallbackReason | None
-    model_calls: int
 
 
 class MllmMsr:
@@ -174,11 +130,20 @@ class MllmMsr:
         """Ids of the run's users, sorted."""
         return sorted(self._histories)
 
+    @property
+    def trained(self) -> bool:
+        """Whether the run's model was fine-tuned."""
+        return self.settings.train.enabled
+
+    @property
+    def writes_untuned(self) -> bool:
+        """Whether preferences are written by the ranking model as it is without fine-tuning."""
+        return self.settings.infer.model is None
+
     def open_backend(self) -> Backend:
         """A new backend with what fine-tuning made, for the caller to close."""
-        trained = self._work.settings.train.enabled
-        adapter = self._work.run.folder / self._work.adapter(self.fold) if trained else None
-        return self._work.bare_backend(adapter=adapter)
+        made = self._work.run.folder / self._work.adapter(self.fold) if self.trained else None
+        return self._work.bare_backend(adapter=made)
 
     def open_writer(self) -> Backend:
         """A new backend that writes summaries and preferences, for the caller to close."""
@@ -316,73 +281,6 @@ class MllmMsr:
             order=self.settings.retrieve.order,
             reason=reason if budget else None,
         )
-
-
-def missing(profile: Profile, *, known_user: bool) -> FallbackReason | None:
-    """Why the model has nothing to go by for a user, `None` where it has."""
-    if profile.preference.strip():
-        return None
-    if profile.history:
-        return "no_preference"
-    return "no_history" if known_user or not profile.user_id else "unknown_user"
-
-
-def assemble(
-    catalogue: Catalogue,
-    profile: Profile,
-    candidates: Sequence[Candidate],
-    scores: Mapping[str, float],
-    *,
-    k: int,
-    diversity: float,
-    order: Order = "model",
-    reason: FallbackReason | None = None,
-) -> RecommendationList:
-    """The list: first what the model was asked about, then the rest by relevance.
-
-    Args:
-        catalogue: Knows the items.
-        profile: The user.
-        candidates: Most relevant first.
-        scores: P(yes) of those that the model was asked about.
-        k: Length of the list.
-        diversity: Weight of variety, as for `retrieval.diversify`, among what the model ranked;
-            among all candidates where it ranked nothing.
-        order: Whether what the model ranked stands in its order ("model"), or in that of its
-            ranking fused with the relevance, as if it were one more source ("fused").
-        reason: Why it ranked nothing, where it should have.
-    """
-    ranked = [candidate for candidate in candidates if candidate.item_id in scores]
-    rest = [candidate for candidate in candidates if candidate.item_id not in scores]
-    worth = dict(scores) if order == "model" else _fused(ranked, scores)
-    chosen: list[str] = []
-    for part in (ranked, rest):
-        chosen += diversify(
-            [candidate.item_id for candidate in part],
-            [worth.get(candidate.item_id, candidate.relevance) for candidate in part],
-            vectors=catalogue.index.vectors,
-            k=k - len(chosen),
-            diversity=diversity,
-        )
-    sources = {candidate.item_id: candidate.sources for candidate in candidates}
-    items = tuple(
-        Recommendation(
-            item_id,
-            rank,
-            scores.get(item_id),
-            sources[item_id],
-            catalogue.answers(profile.preference, item_id),
-        )
-        for rank, item_id in enumerate(chosen, start=1)
-    )
-    return RecommendationList(items, profile.preference, reason, len(scores))
-
-
-def _fused(ranked: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, float]:
-    """Relevance of candidates after the model's vote."""
-    by_model = sorted((candidate.item_id for candidate in ranked), key=lambda one: -scores[one])
-    vote = {candidate.item_id: candidate.relevance for candidate in fuse({"model": by_model})}
-    return {one.item_id: one.relevance + vote[one.item_id] for one in ranked}
 
 
 def _with_preference(user_id: str, history: tuple[str, ...], trail: pl.DataFrame) -> Profile:

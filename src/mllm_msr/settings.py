@@ -181,6 +181,9 @@ class ScoreSettings(_Section):
 
     zero_shot: bool = Field(True, description="also score with the model before fine-tuning")
     rivals: tuple[str, ...] = Field(("popularity",), description="baselines scored beside it")
+    joined: tuple[Literal["mllm_msr", "zero_shot"], ...] = Field(
+        ("mllm_msr",), description="MLLM recommenders that hybrid joins, where they have scored"
+    )
     full_users: NonNegativeInt = Field(
         500, description="test users per fold for whom rivals rank the full catalogue; 0 for none"
     )

@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from mllm_msr import disk, manifest, registry, tables
+from mllm_msr import disk, manifest, registry, rivals, tables
 from mllm_msr.errors import (
     DataError,
     MissingExtraError,
@@ -37,8 +37,9 @@ from mllm_msr.errors import (
     UsageError,
 )
 from mllm_msr.evaluation.metrics import metric_names, metrics_from_scores
-from mllm_msr.interfaces import Recommender, TrainingData, Tunable
+from mllm_msr.interfaces import TrainingData, Tunable
 from mllm_msr.pipeline import Pipeline
+from mllm_msr.rivals import Places
 from mllm_msr.spaces import Between, Space, Value
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def tune(
             space=spaces[name],
             fixed=pipeline.settings.rivals.arguments(name),
             data=data,
+            places=Places(pipeline.run.inside(rivals.CONTENT)),
             metric=metric,
             fold=fold,
             seed=seed,
@@ -161,6 +163,7 @@ class _Search:
     space: Space
     fixed: Mapping[str, Any]
     data: TrainingData
+    places: Places
     metric: str
     fold: int
     seed: int
@@ -277,8 +280,8 @@ class _Search:
 
     def _value(self, arguments: Mapping[str, Value]) -> float:
         """The metric's mean over validation users, kinds of negatives counted alike."""
-        kind = registry.find("baselines", self.model)
-        model = cast("Recommender", kind(**{**self.fixed, **arguments})).fit(self.data)
+        model = rivals.make(self.model, {**self.fixed, **arguments}, places=self.places)
+        model.fit(self.data)
         asked = self.data.candidates.filter(pl.col("split") == "validation")
         scores = model.score(asked, self.data.interactions)
         per_user = metrics_from_scores(

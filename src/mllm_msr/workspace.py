@@ -7,6 +7,7 @@ paths that can be opened.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,15 +16,18 @@ from typing import Any, Final, Protocol, cast
 
 import polars as pl
 
-from mllm_msr import embedded, prompts, registry
+from mllm_msr import embedded, manifest, prompts, registry, rivals
 from mllm_msr.caching import CachedBackend
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import CapabilityError, RunFolderError
 from mllm_msr.executors.ray import RayBackend
-from mllm_msr.interfaces import Backend, TrainingData
+from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.recommender.examples import Example, build_examples
+from mllm_msr.rivals import Places
 from mllm_msr.settings import ModelSettings, Settings
 from mllm_msr.store import RunFolder, Stage
+
+_RIVALS_READ: Final = ("interactions", "items", "splits", "candidates")
 
 # Batches for each worker of an executor that are looked up in the reply cache together.
 _CHUNK_BATCHES: Final = 16
@@ -190,6 +194,26 @@ class Workspace:
             items=self._rivals_items(),
             candidates=self.candidates(fold).filter(pl.col("split") != "test"),
             train_users=train_users,
+        )
+
+    def rival(self, name: str, fold: int) -> Recommender:
+        """A baseline under the run's settings, to be fitted on a fold's training data.
+
+        It keeps content vectors and training states in the run folder's cache.
+        """
+        return rivals.make(
+            name, self.settings.rivals.arguments(name), places=self.rivals_places(fold)
+        )
+
+    def rivals_places(self, fold: int) -> Places:
+        """Where baselines keep what they make; states of other data lie elsewhere."""
+        stages, content = self.run.stages, self.settings.rivals.content
+        read = [*_RIVALS_READ, *(["summaries"] if content == "image_summary" else [])]
+        made = [manifest.require(stages, name).sha256 for name in read]
+        digest = hashlib.sha256(" ".join([content, *made]).encode()).hexdigest()[:12]
+        return Places(
+            content=self.run.inside(rivals.CONTENT),
+            states=self.run.inside(f"{rivals.STATES}/{digest}-{fold}"),
         )
 
     def _rivals_items(self) -> pl.DataFrame:

@@ -55,7 +55,7 @@ def test_items_without_content_and_users_without_history_score_0(data):
 
 
 def test_a_loaded_model_needs_no_encoder(data, tmp_path):
-    model = ContentKnn(cache=str(tmp_path / "vectors")).fit(data)
+    model = ContentKnn(content_cache=tmp_path / "vectors").fit(data)
     model.save(tmp_path / "model")
     for picture in tmp_path.glob("*.png"):
         picture.unlink()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_msr.baselines._item_vectors import IdVectors
-from mllm_msr.baselines._sequences import Histories, batch_of
+from mllm_msr.baselines._sequences.item_vectors import IdVectors
+from mllm_msr.baselines._training.histories import Histories, batch_of
 from mllm_msr.baselines.gru4rec import Gru4Rec, Gru4RecNetwork, Recurrence
 from mllm_msr.errors import SettingsError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mllm_msr.baselines._item_vectors import PartedVectors
-from mllm_msr.baselines._sequences import Histories, batch_of
+from mllm_msr.baselines._sequences.item_vectors import PartedVectors
+from mllm_msr.baselines._training.histories import Histories, batch_of
 from mllm_msr.baselines.gru4rec_f import Gru4RecFNetwork
 
 CONTENT = {"text": torch.randn(6, 3, generator=torch.Generator().manual_seed(0))}

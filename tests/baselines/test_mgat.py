@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mllm_msr.baselines._graphs import Edges
+from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines.mgat import GatedAttention, Mgat
 
 

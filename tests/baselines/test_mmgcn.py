@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from mllm_msr.baselines._graphs import Edges
+from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines.mmgcn import MeanAggregation, Mmgcn
 from mllm_msr.errors import DamagedFileError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import CatalogueScorer, TrainingData

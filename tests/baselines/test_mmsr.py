@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_msr.baselines._sequences import Histories
+from mllm_msr.baselines._training.histories import Histories
 from mllm_msr.baselines.mmsr import Examples, Mmsr
 from mllm_msr.errors import DamagedFileError, SettingsError
 from mllm_msr.interfaces import CatalogueScorer, TrainingData

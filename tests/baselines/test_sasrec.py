@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_msr.baselines._item_vectors import IdVectors
-from mllm_msr.baselines._sequences import Histories, batch_of
+from mllm_msr.baselines._sequences.item_vectors import IdVectors
+from mllm_msr.baselines._training.histories import Histories, batch_of
 from mllm_msr.baselines.sasrec import SasRec, SasRecNetwork
 from mllm_msr.errors import SettingsError
 

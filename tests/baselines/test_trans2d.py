@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from mllm_msr.baselines._sequences import Histories, ItemCodes
-from mllm_msr.baselines._training import seeded
+from mllm_msr.baselines._training.histories import Histories, ItemCodes
+from mllm_msr.baselines._training.train import seeded
 from mllm_msr.baselines.trans2d import Trans2d
 from mllm_msr.errors import SettingsError
 from mllm_msr.tables import INTERACTIONS

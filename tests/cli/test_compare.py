@@ -45,6 +45,14 @@ def test_a_search_and_a_comparison_with_what_it_found(run: tuple[Path, list[str]
     assert (folder / "report.html").is_file()
 
 
+def test_without_names_the_baselines_of_the_settings_are_compared(
+    run: tuple[Path, list[str]],
+) -> None:
+    done = invoke("compare", "--run", str(run[0]), "--json", "score.rivals=[popularity]")
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["metrics"]) == ["popularity"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

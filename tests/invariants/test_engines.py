@@ -105,7 +105,8 @@ def test_scores_are_the_same_and_rank_alike(
 
 def test_every_stage_may_have_an_engine_of_its_own(tmp_path: Path) -> None:
     world = write_files(tmp_path / "raw", n_users=6)
-    answers = settings(world)[8].partition("=")[2]
+    answers = next(text for text in settings(world) if text.startswith("model.answers="))
+    answers = answers.partition("=")[2]
     named = [
         f"{stage}.model={{backend: scripted, identity: {stage}, answers: {answers}}}"
         for stage in ("summarize", "infer", "score")

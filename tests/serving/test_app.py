@@ -83,7 +83,7 @@ def test_cold_users(serve: Serve, scorer: MoodyBackend) -> None:
     assert [item["sources"] for item in cold["items"]] == [["recent"]] * 3
     strict = web.post("/v1/recommendations", json={"user_id": "newcomer", "strict": True})
     assert strict.status_code == 404
-    assert "send his events first" in strict.json()["detail"]
+    assert "send events of this user first" in strict.json()["detail"]
     assert web.get("/v1/users/newcomer/preference").status_code == 404
     assert sum(scorer.batches) <= 1  # the model was asked to warm up, and for nobody
 
@@ -263,6 +263,16 @@ def test_a_slow_model_is_not_waited_for(serve: Serve, scorer: MoodyBackend) -> N
         found = ask(web, user_id="user4")
     assert found["fallback_reason"] == "model_resting"
     assert web.get("/readyz").json()["status"] == "fallback"
+
+
+def test_it_is_ready_once_the_model_has_answered(serve: Serve, scorer: MoodyBackend) -> None:
+    scorer.gate.clear()
+    web = serve()
+    assert web.get("/readyz").json()["model"] == "being loaded"
+    assert web.get("/readyz").json()["status"] == "fallback"
+    scorer.gate.set()
+    while web.get("/readyz").json()["status"] != "ready":
+        pass
 
 
 def test_a_dead_model_is_replaced_by_the_sources(serve: Serve, scorer: MoodyBackend) -> None:

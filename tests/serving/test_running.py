@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import uvicorn
 
 from mllm_msr.errors import UsageError
 from mllm_msr.serving.running import serve
@@ -108,3 +109,28 @@ def test_a_taken_port_is_one_sentence(run: Path, tmp_path: Path) -> None:
         state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
         with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}.*--port"):
             serve(run, host="127.0.0.1", port=port, overrides=[state])
+
+
+def test_an_answer_in_two_pieces_is_not_held_back(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname()):
+            accepted, _ = sockets[0].accept()
+            with accepted:
+                seen.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(uvicorn.Server, "run", look)
+    monkeypatch.setattr(uvicorn.Config, "bind_socket", listening)
+    state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
+    serve(run, host="127.0.0.1", port=0, overrides=[state])
+    assert seen == [1]
+
+
+def listening(config: uvicorn.Config) -> socket.socket:
+    bound = socket.socket()
+    bound.bind((config.host, config.port))
+    bound.listen()
+    return bound

@@ -18,7 +18,7 @@ async def echo(request: Request) -> PlainTextResponse:
 
 
 def client(*keys: str, base_url: str = "http://localhost") -> TestClient:
-    routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/healthz")]
+    routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/healthz", "/v1/users")]
     guarded = Guard(Starlette(routes=routes), keys=Keys(keys), max_body=1000)
     return TestClient(guarded, base_url=base_url)
 
@@ -43,13 +43,14 @@ def test_keys_come_from_the_environment_and_blank_ones_do_not_count() -> None:
     assert not Keys.from_environment({"MLLM_MSR_API_KEYS": " , "})
 
 
-def test_a_key_is_asked_for_everywhere_but_at_the_probes() -> None:
+def test_a_key_is_asked_for_everywhere_but_at_the_probes_and_the_bare_page() -> None:
     with client("secret", base_url="http://shop.example") as web:
         assert web.get("/healthz").status_code == 200
-        refused = web.get("/", headers={"X-API-Key": "guess"})
+        assert web.get("/").status_code == 200  # the page, which asks for the key
+        refused = web.get("/v1/users", headers={"X-API-Key": "guess"})
         assert (refused.status_code, "X-API-Key" in refused.json()["detail"]) == (401, True)
-        assert web.get("/", headers={"X-API-Key": "secret"}).status_code == 200
-        assert web.get("/", headers={"X-API-Key": b"s\xe9cret"}).status_code == 401
+        assert web.get("/v1/users", headers={"X-API-Key": "secret"}).status_code == 200
+        assert web.get("/v1/users", headers={"X-API-Key": b"s\xe9cret"}).status_code == 401
 
 
 @pytest.mark.parametrize(

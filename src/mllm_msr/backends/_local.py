@@ -7,9 +7,10 @@ nothing heavy is imported or loaded before there is a prompt to answer.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Capabilities
@@ -18,6 +19,10 @@ from mllm_msr.records import ChoiceScores, Completion, Prompt
 if TYPE_CHECKING:
     from mllm_msr.backends._engine import Engine
     from mllm_msr.checkpoints import Attention, CheckpointFacts, Precision
+
+
+# Loading sets PyTorch's default precision for the whole process: two at once get each other's.
+_LOADING: Final = threading.Lock()
 
 
 class LocalModel:
@@ -115,14 +120,15 @@ class LocalModel:
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        loaded = load_model(
-            self._checkpoint,
-            revision=self._revision,
-            dtype=self._dtype,
-            device=self._device,
-            adapter=self._adapter,
-            attention=self._attention,
-        )
+        with _LOADING:
+            loaded = load_model(
+                self._checkpoint,
+                revision=self._revision,
+                dtype=self._dtype,
+                device=self._device,
+                adapter=self._adapter,
+                attention=self._attention,
+            )
         return Engine(
             loaded,
             batch_size=self._batch_size,

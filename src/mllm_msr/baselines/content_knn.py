@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.baselines._catalogue import history_matrix, in_chunks, score_candidates
-from mllm_msr.baselines._features import Vectors, content_vectors
+from mllm_msr.baselines._content.features import Vectors, content_vectors
 from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
@@ -31,12 +31,12 @@ class ContentKnn(Recommender):
     """Likeness of items by what they say and show.
 
     Args:
-        text_encoder: See `baselines/_features.py`.
-        image_encoder: See `baselines/_features.py`.
+        text_encoder: See `_content/features.py`.
+        image_encoder: See `_content/features.py`.
         image_weight: Share of the pictures' cosine in the score, in [0, 1].
         decay: Weight of a history's item over that of the next later one, in (0, 1].
         n_last: Items of a history that count, the latest.
-        cache: Folder for content vectors; they are made anew where it is empty.
+        content_cache: Folder for finished content vectors; None keeps none.
         seed: Accepted like everywhere; chance plays no part here.
 
     Raises:
@@ -51,7 +51,7 @@ class ContentKnn(Recommender):
         image_weight: float = 0.1,
         decay: float = 0.95,
         n_last: int = 50,
-        cache: str | None = None,
+        content_cache: Path | None = None,
         seed: int = 0,
     ) -> None:
         problems = []
@@ -71,7 +71,7 @@ class ContentKnn(Recommender):
             "n_last": n_last,
             "seed": seed,
         }
-        self._cache = Path(cache) if cache else None
+        self._cache = content_cache
         self._catalogue: tuple[str, ...] = ()
         self._vectors: dict[str, Vectors] = {}
 

@@ -13,14 +13,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.baselines._item_vectors import IdVectors, ItemVectors
-from mllm_msr.baselines._next_item import (
+from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
+from mllm_msr.baselines._sequences.next_item import (
     NextItemRecommender,
     not_a_share,
     too_small,
 )
-from mllm_msr.baselines._sequence_scores import SequenceNetwork
-from mllm_msr.baselines._sequences import Batch
+from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.histories import Batch
 from mllm_msr.spaces import Between, OneOf, Space
 
 

@@ -16,15 +16,15 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.baselines._item_vectors import PartedVectors
-from mllm_msr.baselines._next_item import (
+from mllm_msr.baselines._sequences.item_vectors import PartedVectors
+from mllm_msr.baselines._sequences.next_item import (
     Encoders,
     NextItemRecommender,
     not_a_share,
     too_small,
 )
-from mllm_msr.baselines._sequence_scores import SequenceNetwork
-from mllm_msr.baselines._sequences import Batch
+from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.histories import Batch
 from mllm_msr.baselines.gru4rec import Recurrence
 from mllm_msr.spaces import Between, OneOf, Space
 
@@ -35,8 +35,8 @@ class Gru4RecF(NextItemRecommender):
     """Two GRUs, over the ids and over the content of the history.
 
     Attributes:
-        text_encoder: A text encoder's name, see `_features`.
-        image_encoder: An image encoder's name, see `_features`.
+        text_encoder: A text encoder's name, see `_content/features.py`.
+        image_encoder: An image encoder's name, see `_content/features.py`.
         content_cache: Folder for finished content vectors; None keeps none.
         id_dropout: Share of items per pass that are known by content alone, in [0, 1).
         embedding: Size of an item's own vector, and of each modality's.

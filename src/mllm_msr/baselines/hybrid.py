@@ -1,12 +1,12 @@
 """Hybrid: other recommenders' scores, combined by weights that validation users choose.
 
 The parts are recommenders by their registry names; they are fitted here, on the same fold, and
-`_blending.py` learns how to join their scores from the validation candidates. Where joining gains
-nothing that can be told from chance, the best part speaks alone, so that a hybrid is not
-significantly below its best part. Unknown users and items get what the parts make of them.
+`_blending/blend.py` learns from the validation candidates how to join their scores. Where one part
+does better there without the others, it speaks alone, so that a hybrid is not significantly below
+its best part. Unknown users and items get what the parts make of them.
 
-Models that are not baselines (MLLM-MSR) take part by their score tables: `blend_scores` of the
-same module needs their scores of validation and of test candidates, and nothing else.
+Models that are no baselines take part by their scores (`join`): so the stage "score" adds the
+MLLM, and this row of the table tells what it adds to what collaboration knows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr import registry
-from mllm_msr.baselines._blending import Blend, equal_blend, fit_blend
+from mllm_msr import registry, rivals
+from mllm_msr.baselines._blending.blend import Blend, equal_blend, fit_blend
+from mllm_msr.baselines._blending.told_scores import ToldScores
 from mllm_msr.baselines._catalogue import CHUNK, catalogue_of, item_codes
 from mllm_msr.baselines._state import damaged, unfitted
 from mllm_msr.disk import write_text
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
+from mllm_msr.rivals import Places
 from mllm_msr.tables import SCORES
 
 _FILE: Final = "hybrid.json"
@@ -40,6 +42,7 @@ class Hybrid(Recommender):
     Args:
         parts: Two or more names of `mllm-msr list baselines`, distinct.
         settings: Constructor arguments of parts, by their names.
+        places: Where the parts may keep vectors and training states.
         seed: Seed of the parts and of the division of validation users.
 
     Attributes:
@@ -56,6 +59,7 @@ class Hybrid(Recommender):
         *,
         parts: Sequence[str] = ("sasrec", "item_knn", "transitions", "content_knn"),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        places: Places | None = None,
         seed: int = 0,
     ) -> None:
         settings = settings or {}
@@ -70,20 +74,33 @@ class Hybrid(Recommender):
             raise SettingsError(problems)
         self._classes = {part: _recommender(part) for part in parts}
         self._settings = {part: dict(settings.get(part, {})) for part in parts}
+        self._places = places
         self._seed = seed
+        self._told: dict[str, ToldScores] = {}
         self._models: dict[str, Recommender] = {}
         self._catalogue: tuple[str, ...] = ()
         self.blend: Blend | None = None
+
+    def join(self, scores: Mapping[str, pl.DataFrame]) -> Self:
+        """Take in models that scored elsewhere; see `interfaces.Joiner`.
+
+        Candidates without their scores are then refused, by `score_catalogue` as well.
+        """
+        if doubled := sorted(set(scores) & set(self._classes)):
+            raise SettingsError([f"parts must be other models, {', '.join(doubled)} joins already"])
+        self._told = {name: ToldScores(frame, model=name) for name, frame in scores.items()}
+        return self
 
     def fit(self, data: TrainingData) -> Self:
         """Fit every part, then the weights on validation candidates.
 
         Without validation candidates the parts' normal scores count alike.
         """
-        self._models = {
-            part: cls(**{"seed": self._seed, **self._settings[part]}).fit(data)
-            for part, cls in self._classes.items()
+        fitted = {
+            part: rivals.make(part, {"seed": self._seed, **given}, places=self._places).fit(data)
+            for part, given in self._settings.items()
         }
+        self._models = {**self._told, **fitted}
         self._catalogue = catalogue_of(data)
         validation = data.candidates.filter(pl.col("split") == "validation")
         rows = data.candidates if validation.is_empty() else validation
@@ -130,6 +147,7 @@ class Hybrid(Recommender):
         state = {
             "settings": self._settings,
             "seed": self._seed,
+            "told": list(self._told),
             "catalogue": list(self._catalogue),
             "blend": blend.to_json(),
         }
@@ -144,9 +162,11 @@ class Hybrid(Recommender):
             loaded = cls(parts=tuple(settings), settings=settings, seed=state["seed"])
             loaded._catalogue = tuple(map(str, state["catalogue"]))
             loaded.blend = Blend.from_json(state["blend"])
+            told = [str(name) for name in state["told"]]
         except (OSError, ValueError, KeyError, TypeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-        loaded._models = {
+        loaded._told = {name: ToldScores.load(folder / name) for name in told}
+        loaded._models = loaded._told | {
             part: part_class.load(folder / part) for part, part_class in loaded._classes.items()
         }
         return loaded

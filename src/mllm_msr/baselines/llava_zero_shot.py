@@ -14,8 +14,8 @@ from typing import Any, Final, Self, final
 
 import polars as pl
 
-from mllm_msr.baselines._dialogues import score_dialogues
-from mllm_msr.baselines._item_table import load_items, save_items
+from mllm_msr.baselines._asking.dialogues import score_dialogues
+from mllm_msr.baselines._asking.item_table import load_items, save_items
 from mllm_msr.baselines._state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData

@@ -3,7 +3,7 @@
 A rival of the paper's Table 3 (Tao et al., IPM 2020; the paper cites another work under this
 name). A neighbour counts by the softmax of its inner product with the node, times a sigmoid gate
 of the same product: attention says which neighbours matter, the gate whether any of it should
-pass in this modality. Every layer's result is used. Fallbacks as in `_bipartite.py`.
+pass in this modality. Every layer's result is used. Fallbacks as in `_graphs/bipartite.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllm_msr.baselines._graph_rival import GraphRival
-from mllm_msr.baselines._graphs import Edges, edge_dot, edge_softmax, edge_sum
+from mllm_msr.baselines._graphs.edges import Edges, edge_dot, edge_softmax, edge_sum
+from mllm_msr.baselines._graphs.rival import GraphRival
 
 
 class GatedAttention(nn.Module):

@@ -3,8 +3,8 @@
 A rival of the paper's Table 3 (Wei et al., MM 2019). In each modality users and items gather the
 mean of their neighbours' projected states; modalities are averaged. It knows tastes by modality
 but not the order of a history. Test users are nodes through their visible histories; users and
-items that nobody has seen are served as `_bipartite.py` says: by history, by content and by mean
-embeddings. Id and preference embeddings are trained like everything else.
+items that nobody has seen are served as `_graphs/bipartite.py` says: by history, by content and by
+mean embeddings. Id and preference embeddings are trained like everything else.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllm_msr.baselines._graph_rival import GraphRival
-from mllm_msr.baselines._graphs import Edges, edge_sum
+from mllm_msr.baselines._graphs.edges import Edges, edge_sum
+from mllm_msr.baselines._graphs.rival import GraphRival
 
 
 class MeanAggregation(nn.Module):

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_msr.baselines._clusters import Clusters, cluster
-from mllm_msr.baselines._content_rival import Arrays, Course
-from mllm_msr.baselines._drawing import before, chosen, drawn_targets
-from mllm_msr.baselines._sequence_fusion import SequenceFusion
-from mllm_msr.baselines._sequence_graphs import SequenceGraph, sequence_graph
-from mllm_msr.baselines._sequences import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._content.clusters import Clusters, cluster
+from mllm_msr.baselines._content.rival import Arrays, Course
+from mllm_msr.baselines._content.vector_scores import Floats, VectorModel, VectorRival
+from mllm_msr.baselines._graphs.sequence_fusion import SequenceFusion
+from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_graph
 from mllm_msr.baselines._state import State
-from mllm_msr.baselines._vector_scores import Floats, VectorModel, VectorRival
+from mllm_msr.baselines._training.drawing import before, chosen, drawn_targets
+from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
 from mllm_msr.spaces import Between, OneOf, Space
 
 _SCORING_BATCH: Final = 256

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mllm_msr.baselines._item_vectors import IdVectors, ItemVectors
-from mllm_msr.baselines._next_item import NextItemRecommender, not_a_share
-from mllm_msr.baselines._sequence_scores import SequenceNetwork
-from mllm_msr.baselines._sequences import Batch
+from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
+from mllm_msr.baselines._sequences.next_item import NextItemRecommender, not_a_share
+from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.histories import Batch
 from mllm_msr.spaces import Between, OneOf, Space
 
 

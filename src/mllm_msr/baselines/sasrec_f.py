@@ -14,9 +14,9 @@ from typing import final
 
 from torch import Tensor
 
-from mllm_msr.baselines._item_vectors import JoinedVectors, PartedVectors
-from mllm_msr.baselines._next_item import Encoders, NextItemRecommender, not_a_share
-from mllm_msr.baselines._sequence_scores import SequenceNetwork
+from mllm_msr.baselines._sequences.item_vectors import JoinedVectors, PartedVectors
+from mllm_msr.baselines._sequences.next_item import Encoders, NextItemRecommender, not_a_share
+from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines.sasrec import SasRecNetwork, attention_problems
 from mllm_msr.spaces import Between, OneOf, Space
 
@@ -27,8 +27,8 @@ class SasRecF(NextItemRecommender):
     """Self-attention over ids and content of the history.
 
     Attributes:
-        text_encoder: A text encoder's name, see `_features`.
-        image_encoder: An image encoder's name, see `_features`.
+        text_encoder: A text encoder's name, see `_content/features.py`.
+        image_encoder: An image encoder's name, see `_content/features.py`.
         content_cache: Folder for finished content vectors; None keeps none.
         id_dropout: Share of items per pass that are known by content alone, in [0, 1).
         hidden: Size of the item vectors and of all states, d.

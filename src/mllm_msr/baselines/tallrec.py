@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import polars as pl
 
-from mllm_msr.baselines._dialogues import score_dialogues, title_examples
-from mllm_msr.baselines._item_table import load_items, save_items
+from mllm_msr.baselines._asking.dialogues import score_dialogues, title_examples
+from mllm_msr.baselines._asking.item_table import load_items, save_items
 from mllm_msr.baselines._state import damaged, unfitted
 from mllm_msr.disk import sync_tree
 from mllm_msr.embedded import weights_folder

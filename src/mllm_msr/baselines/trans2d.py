@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_msr.baselines._attention2d import Trans2dNetwork
-from mllm_msr.baselines._content_rival import Arrays, ContentRival, Course, Fitted
-from mllm_msr.baselines._drawing import NegativeItems, before, drawn_targets, owners_of
-from mllm_msr.baselines._sequences import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._content.rival import Arrays, ContentRival, Course, Fitted
+from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
 from mllm_msr.baselines._state import State
+from mllm_msr.baselines._training.drawing import NegativeItems, before, drawn_targets, owners_of
+from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
 from mllm_msr.spaces import Between, OneOf, Space
 
 _TARGET: Final = ["user_id", "position"]

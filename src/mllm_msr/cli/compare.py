@@ -23,14 +23,15 @@ from mllm_msr.cli.output import emit, result_lines
 
 @app.command("compare", cls=StageCommand)
 def _compare(
+    settings: Overrides = None,
     models: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A,B,...",
-            help="mllm_msr, mllm_msr_r, mllm_msr_t, zero_shot, or names of `list baselines`.",
+            help="mllm_msr, mllm_msr_r, mllm_msr_t, zero_shot, or names of `list baselines`; "
+            "by default the baselines of score.rivals.",
         ),
-    ],
-    settings: Overrides = None,
+    ] = None,
     run: RunOption = Path("runs/run"),
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -40,7 +41,8 @@ def _compare(
     """Train, score and judge models on one run folder's candidates; goes on if stopped."""
     from mllm_msr.comparing import compare
 
-    asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+        named = pipeline.settings.score.rivals if models is None else models.split(",")
+        asked = list(dict.fromkeys(name.strip() for name in named if name.strip()))
         result = compare(pipeline, asked)
     emit(result, as_json=as_json, plain=result_lines(result))

@@ -14,7 +14,8 @@ from mllm_msr.cli.output import emit
 from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
-    from mllm_msr.recommending import MllmMsr, RecommendationList
+    from mllm_msr.assembling import RecommendationList
+    from mllm_msr.recommending import MllmMsr
 
 
 @app.command("recommend")

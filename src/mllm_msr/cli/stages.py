@@ -22,6 +22,7 @@ from mllm_msr.cli.options import (
     with_executor,
 )
 from mllm_msr.cli.output import emit, show_result
+from mllm_msr.cli.serve import PortOption, require_serving, serve_run
 from mllm_msr.errors import UsageError
 
 
@@ -48,11 +49,20 @@ def _demo(
     run: RunOption = Path("runs/demo"),
     force: ForceOption = False,
     as_json: JsonOption = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve its page on this machine.")
+    ] = False,
+    port: PortOption = 8000,
 ) -> None:
     """Show the whole method on a generated world with the packaged model."""
+    if serve:
+        require_serving()
     with open_pipeline(run, "demo", None, settings, force=force) as pipeline:
         pipeline.run_all()
         show_result(pipeline, as_json=as_json)
+    if serve:
+        # One like is enough to see the preference move.
+        serve_run(run, host="127.0.0.1", port=port, overrides=["serve.update=event"])
 
 
 def _add_stage(name: str, summary: str) -> None:

@@ -1,6 +1,6 @@
 """The paper's tables and figures, one file each; a file's name is the name users type.
 
-`_common.py` says what an experiment is, `_worlds.py` runs it over seeds, `_results.py` writes it.
+`_common.py` says what an experiment is, `_running.py` runs it over seeds, `_results.py` writes it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _measure(pipeline: Pipeline, rows: Sequence[Row]) -> Mapping[str, Measured]:
     changes = [f"score.rivals=[{', '.join(rivals)}]", "score.zero_shot=true"]
     changes += _arguments(pipeline.settings, rivals)
     pipeline.run_until("train")
-    shares = ("prepare", "summarize", "infer", "train", "score")
+    shares = ("prepare", "summarize", "infer", "train", "validation", "score")
     with pipeline.fork("table3", override(pipeline.settings, changes), shares=shares) as run:
         run.run_until("score")
         return {row.name: measured(run.run, row.model or row.name) for row in rows}

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -38,6 +37,7 @@ from mllm_msr.recommender.model import (
     unfreeze_language,
 )
 from mllm_msr.recommender.options import Precision, TrainingOptions
+from mllm_msr.recommender.quiet import quiet_lightning
 from mllm_msr.recommender.schedule import Schedule, count_steps
 from mllm_msr.recommender.training_state import LOG_FILE, Progress, TrainingState, load_newest
 from mllm_msr.recommender.validation import Judge, ValidationMetric, auc_per_user, judge_of
@@ -291,7 +291,7 @@ def _fit(
         loss=options.loss,
         image_token_ids=image_token_ids(loaded.model),
     )
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = _lightning_trainer(options, folder)
         schedule = _schedule(collator, options, n_devices=trainer.world_size)
         progress.examples_per_step = schedule.examples_per_step
@@ -358,20 +358,6 @@ def _lightning_trainer(options: TrainingOptions, folder: Path) -> Any:
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's remarks about devices and loader processes off the terminal."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _summary(progress: Progress, weights: Path) -> TrainingSummary:

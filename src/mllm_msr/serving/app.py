@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from mllm_msr import __version__
@@ -21,15 +20,22 @@ from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderErr
 from mllm_msr.records import Item
 from mllm_msr.serving import schemas
 from mllm_msr.serving.batching import OverloadedError
+from mllm_msr.serving.browsing import add_browsing
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.metrics import Metrics
+from mllm_msr.serving.metrics import Measured, Metrics
+from mllm_msr.serving.requests import UserPath, engine_of, problems
 from mllm_msr.serving.security import Guard, Keys
-from mllm_msr.serving.users import ItemExistsError, UnknownUserError
-
-UserPath = Annotated[schemas.Id, Path()]
+from mllm_msr.serving.users import (
+    ItemExistsError,
+    ModelNotServedError,
+    UnknownItemError,
+    UnknownUserError,
+)
 
 _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (UnknownUserError, 404),
+    (UnknownItemError, 404),
+    (ModelNotServedError, 404),
     (ItemExistsError, 409),
     (ImageError, 422),
     (OverloadedError, 429),
@@ -37,12 +43,6 @@ _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (RunFolderError, 503),
     (MllmMsrError, 500),
 )
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"model": schemas.Problem} for status in (400, 401, 413, 421, 422, 503, *statuses)
-    }
 
 
 def create_app(
@@ -78,24 +78,20 @@ def create_app(
     _add_users(app)
     _add_lists(app)
     _add_items(app)
+    add_browsing(app)
     _add_health(app, metrics)
     _add_errors(app)
-    app.middleware("http")(_measured(metrics))
+    app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(Guard, keys=keys, max_body=max_body)
     return app
 
 
-def _engine(request: Request) -> OnlineEngine:
-    engine: OnlineEngine = request.app.state.engine
-    return engine
-
-
 def _add_users(app: FastAPI) -> None:
-    @app.post("/v1/events", status_code=202, responses=_problems())
+    @app.post("/v1/events", status_code=202, responses=problems())
     async def events(body: schemas.EventsRequest, request: Request) -> schemas.EventsResponse:
         """Tell what users have met. Acknowledged events survive whatever happens."""
         rows = [(e.event_id, e.user_id, e.item_id, e.timestamp) for e in body.events]
-        statuses = await _engine(request).add_events(rows)
+        statuses = await engine_of(request).add_events(rows)
         return schemas.EventsResponse.model_validate(
             {
                 "events": [
@@ -105,10 +101,11 @@ def _add_users(app: FastAPI) -> None:
             }
         )
 
-    @app.get("/v1/users/{user_id}/preference", responses=_problems(404))
+    @app.get("/v1/users/{user_id}/preference", responses=problems(404))
     async def preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
         """A user's preference, and how it came about."""
-        user = await _engine(request).user(user_id)
+        users = engine_of(request).users
+        user = await users.get(user_id)
         if not user.known:
             raise _unknown(user_id)
         rows = user.trail.sort("block").select("block", "n_items", "preference")
@@ -118,24 +115,25 @@ def _add_users(app: FastAPI) -> None:
             n_items=user.n_items,
             history=list(user.profile.history),
             trail=[schemas.TrailRow(**row) for row in rows.iter_rows(named=True)],
+            updating=users.updating(user_id),
         )
 
-    @app.delete("/v1/users/{user_id}", responses=_problems())
+    @app.delete("/v1/users/{user_id}", responses=problems())
     async def delete(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
         """Forget a user: events, preferences, cached scores. Unknown users are forgotten too."""
-        events, preferences = await _engine(request).forget(user_id)
+        events, preferences = await engine_of(request).forget(user_id)
         return schemas.DeletedResponse(user_id=user_id, events=events, preferences=preferences)
 
 
 def _add_lists(app: FastAPI) -> None:
-    @app.post("/v1/recommendations", responses=_problems(404, 429))
+    @app.post("/v1/recommendations", responses=problems(404, 429))
     async def recommendations(
         body: schemas.UserListRequest | schemas.HistoryListRequest, request: Request
     ) -> schemas.ListResponse:
         """Recommend items of the whole catalogue, or rank given ones."""
-        engine = _engine(request)
+        engine = engine_of(request)
         if isinstance(body, schemas.UserListRequest):
-            user = await engine.user(body.user_id)
+            user = await engine.users.get(body.user_id)
             if body.strict and not user.known:
                 raise _unknown(body.user_id)
         else:
@@ -146,10 +144,11 @@ def _add_lists(app: FastAPI) -> None:
             budget=body.budget,
             exclude_seen=body.exclude_seen,
             candidate_ids=body.candidate_ids,
+            model=body.model,
         )
         return schemas.ListResponse(
             recommendation_id=str(uuid.uuid4()),
-            model_version=engine.model_version,
+            model_version=engine.judge(body.model).version,
             fallback_reason=found.fallback_reason,
             preference=found.preference,
             items=[
@@ -157,7 +156,7 @@ def _add_lists(app: FastAPI) -> None:
                     item_id=one.item_id,
                     rank=one.rank,
                     score=one.score,
-                    title=engine.title(one.item_id),
+                    title=engine.catalogue.item(one.item_id).title,
                     sources=list(one.sources),
                     explanation=list(one.answers) if body.explain else None,
                 )
@@ -165,13 +164,13 @@ def _add_lists(app: FastAPI) -> None:
             ],
         )
 
-    @app.post("/v1/scores", responses=_problems(429))
+    @app.post("/v1/scores", responses=problems(429))
     async def scores(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
         """P(yes) of given items for a user."""
-        engine = _engine(request)
+        engine = engine_of(request)
         found, reason = await engine.score(body.user_id, body.item_ids)
         return schemas.ScoresResponse(
-            model_version=engine.model_version,
+            model_version=engine.judge("run").version,
             fallback_reason=reason,
             scores=[
                 schemas.ItemScore(item_id=item_id, score=found.get(item_id))
@@ -181,13 +180,13 @@ def _add_lists(app: FastAPI) -> None:
 
 
 def _add_items(app: FastAPI) -> None:
-    @app.post("/v1/items", status_code=201, responses=_problems(409))
+    @app.post("/v1/items", status_code=201, responses=problems(409))
     async def items(
         body: schemas.NewItem, request: Request, response: Response
     ) -> schemas.ItemResponse:
         """Add an item; it can be recommended at once. A repeated request answers 200."""
         item = Item(body.item_id, body.title, body.text)
-        row, new = await _engine(request).add_item(item, body.image)
+        row, new = await engine_of(request).add_item(item, body.image)
         if not new:
             response.status_code = 200
         return schemas.ItemResponse(
@@ -201,10 +200,10 @@ def _add_health(app: FastAPI, metrics: Metrics) -> None:
         """Whether the process lives."""
         return schemas.Health(status="ok")
 
-    @app.get("/readyz", responses=_problems())
+    @app.get("/readyz", responses=problems())
     async def readyz(request: Request) -> schemas.Readiness:
         """Whether requests are served in full; 503 where nothing can be kept."""
-        engine = _engine(request)
+        engine = engine_of(request)
         await engine.check()
         ready, model = engine.readiness
         return schemas.Readiness(
@@ -237,25 +236,6 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(422, "; ".join(places))
 
 
-def _measured(
-    metrics: Metrics,
-) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    async def measured(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        started = time.perf_counter()
-        status = 500
-        try:
-            response = await call_next(request)
-            status = response.status_code
-        finally:
-            route = getattr(request.scope.get("route"), "path", "unknown")
-            metrics.request(route, status, time.perf_counter() - started)
-        return response
-
-    return measured
-
-
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     # As ASCII: what a client sends may hold halves of characters that UTF-8 cannot write.
     body = json.dumps({"detail": detail})
@@ -266,5 +246,5 @@ def _unknown(user_id: str) -> UnknownUserError:
     return UnknownUserError(
         needed="a user with a history",
         received=repr(user_id),
-        remedy="send his events first",
+        remedy="send events of this user first",
     )

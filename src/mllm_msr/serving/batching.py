@@ -53,6 +53,9 @@ class ModelQueue:
         max_batch: Prompts asked at a time.
         rest: Seconds for which a failing model is left alone.
         on_batch: Told the number of prompts of every batch.
+
+    Attributes:
+        answered: Whether the model has ever answered, so that it is in memory.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ModelQueue:
         self._failures = 0
         self._resting_until = 0.0
         self._backend: Backend | None = None
+        self.answered = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -162,6 +166,7 @@ class ModelQueue:
                 for job in batch:
                     job.future.set_exception(error)
             else:
+                self.answered = True
                 self._note(failed=False)
                 for job in batch:
                     job.future.set_result(results[: len(job.prompts)])  # type: ignore[arg-type]

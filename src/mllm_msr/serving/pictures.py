@@ -1,4 +1,4 @@
-"""Pictures of new items: opened under every limit, written anew, kept under a hash."""
+"""Pictures: a client's as it comes in, an item's as it is shown; each opened and written anew."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from mllm_msr.errors import RunFolderError
-from mllm_msr.images import decode_image
+from mllm_msr.images import decode_image, open_image
 
 _SIDE: Final = 512
+_SHOWN_SIDE: Final = 320
 
 
 def as_png(content: bytes, item_id: str) -> bytes:
@@ -44,3 +45,16 @@ def keep_picture(folder: Path, digest: str, png: bytes | None) -> Path | None:
             remedy="make room and send the item again",
         ) from error
     return path
+
+
+def as_shown(path: Path) -> bytes:
+    """An item's picture for the page: a JPEG of at most 320 pixels a side, some 20 kB.
+
+    What the file holds is never passed on as it is: a page instead of a picture stays here.
+
+    Raises:
+        ImageError: It is no picture, is gone, or exceeds a limit of `images.py`.
+    """
+    buffer = io.BytesIO()
+    open_image(path, max_side=_SHOWN_SIDE).save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()

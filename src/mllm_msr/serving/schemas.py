@@ -1,4 +1,4 @@
-"""Bodies of requests and responses, version 1: what `/docs` and `/openapi.json` show.
+"""Bodies of requests and responses, version 1: what `/openapi.json` shows.
 
 Everything has a bound. Texts with control characters and unknown keys are refused; an image comes
 as its bytes, so that no path or address of a client is ever opened.
@@ -66,6 +66,11 @@ class _List(_In):
     )
     exclude_seen: bool = True
     explain: bool = True
+    model: Literal["run", "untuned"] = Field(
+        "run",
+        description="what the run made, or the same model without fine-tuning; /v1/models says "
+        "which ones there are",
+    )
 
 
 class UserListRequest(_List):
@@ -142,6 +147,7 @@ class PreferenceResponse(_Out):
     n_items: int = Field(description="items that the preference has read")
     history: list[str]
     trail: list[TrailRow]
+    updating: bool = Field(description="a newer preference is being written")
     generated: Literal[True] = True
 
 
@@ -170,6 +176,42 @@ class ItemResponse(_Out):
     item_id: str
     summary: str = Field(description="text written by a model")
     image_status: str
+
+
+class ListedItem(_Out):
+    """An item of the catalogue, as it is shown."""
+
+    item_id: str
+    title: str
+    summary: str = Field(description="text written by a model")
+    picture: bool = Field(description="whether it has one, under /v1/items/{item_id}/picture")
+
+
+class ItemsResponse(_Out):
+    """Those of the items that are known, in the order of the request, each once."""
+
+    items: list[ListedItem]
+
+
+class UsersResponse(_Out):
+    """Users whose ids match, the first ones in their order."""
+
+    users: list[str]
+    total: int = Field(description="how many match")
+
+
+class ServedModel(_Out):
+    """A model that ranks."""
+
+    name: Literal["run", "untuned"]
+    version: str
+    fine_tuned: bool
+
+
+class ModelsResponse(_Out):
+    """The models that this service has loaded."""
+
+    models: list[ServedModel]
 
 
 class Health(_Out):

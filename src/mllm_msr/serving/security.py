@@ -22,11 +22,16 @@ from mllm_msr.errors import UsageError
 KEYS_VARIABLE: Final = "MLLM_MSR_API_KEYS"
 KEY_HEADER: Final = "X-API-Key"
 
-# Probes of an orchestrator carry no key; they say nothing about users.
-_OPEN: Final = frozenset({"/healthz", "/readyz"})
+# Probes of an orchestrator carry no key, nor does a browser that opens the page, which asks for
+# it; none of these says anything about users.
+_OPEN: Final = frozenset({
+    "/healthz", "/readyz", "/", "/page/page.css", "/page/page.js", "/page/icon.svg",
+})  # fmt: skip
 
 _HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    # Pictures that are fetched with a key are shown from memory, as blobs.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

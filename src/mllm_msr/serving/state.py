@@ -166,6 +166,11 @@ class ServiceState:
         with self._explained(), self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
+    def forgotten_users(self) -> set[str]:
+        """Ids of the run folder's users who asked to be forgotten."""
+        with self._explained(), self._engine.connect() as connection:
+            return set(connection.execute(sql.select(_FORGOTTEN.c.user_id)).scalars())
+
     def keep_trail(self, user_id: str, trail: pl.DataFrame) -> None:
         """Replace a user's trail.
 

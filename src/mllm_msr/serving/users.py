@@ -14,8 +14,16 @@ class UnknownUserError(DataError):
     """Nobody knows this user, and the request wanted him known."""
 
 
+class UnknownItemError(DataError):
+    """Nobody knows this item, or it has no picture and one was asked for."""
+
+
 class ItemExistsError(DataError):
     """There is another item under this id."""
+
+
+class ModelNotServedError(DataError):
+    """The service has not loaded that model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,65 +2,112 @@
 
 Recommenders that score the catalogue at once rank it for every test user; the others, asked one
 candidate at a time, for a sample of them (`score.full_users`, `score.full_users_mllm`).
+
+A recommender that joins others (`hybrid`) also gets what the MLLM makes of them: for this the
+MLLM scores validation candidates too, into `validation/NAME`, from which weights are learnt.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Final
 
 import polars as pl
 
 from mllm_msr import registry, tables
+from mllm_msr.caching import CachedBackend
 from mllm_msr.data.catalogue import full_candidates, sample_targets
 from mllm_msr.evaluation.ranking import Ranking, rank_catalogue, rank_scores
-from mllm_msr.interfaces import Backend, CatalogueScorer, Recommender
+from mllm_msr.interfaces import Backend, CatalogueScorer, Joiner, Recommender, TrainingData
 from mllm_msr.recommender.scorer import ScoreCounts, score_examples
+from mllm_msr.rivals import STATES
 from mllm_msr.store import Stage
 from mllm_msr.workspace import Workspace, usage
+
+_UNTUNED: Final = "zero_shot"
+_TUNED: Final = "mllm_msr"
 
 
 def run(work: Workspace) -> None:
     """Score with the MLLM, untuned and tuned, and with the rivals."""
-    if work.settings.score.zero_shot:
-        _score_mllm(work, "zero_shot", tuned=False)
-    if work.settings.train.enabled:
-        _score_mllm(work, "mllm_msr", tuned=True)
+    for name in _mllms(work):
+        _score_mllm(work, name)
     for name in work.settings.score.rivals:
         _score_rival(work, name)
+    shutil.rmtree(work.run.inside(STATES), ignore_errors=True)
 
 
-def _score_mllm(work: Workspace, name: str, *, tuned: bool) -> None:
-    """Score with the MLLM in every fold, before or after fine-tuning."""
-    adapters = [work.adapter(fold) for fold in work.folds()] if tuned else []
-    conditions = {
-        "full_users_mllm": work.settings.score.full_users_mllm,
-        "max_text_tokens": work.settings.train.max_text_tokens,
-    }
-    engine = work.settings.score.model
-    with work.backend(engine) as backend:
-        model = backend.identity
-    inputs = ["interactions", "items", "summaries", "preferences", "candidates", *adapters]
-    with work.stage(
-        f"score/{name}", conditions, inputs=inputs, templates=["recommend"], model=model
-    ) as stage:
+def _mllms(work: Workspace) -> list[str]:
+    """The MLLM recommenders that the settings ask for."""
+    asked = [_UNTUNED] if work.settings.score.zero_shot else []
+    return [*asked, _TUNED] if work.settings.train.enabled else asked
+
+
+def _score_mllm(work: Workspace, name: str) -> None:
+    """Score test candidates with the MLLM in every fold, before or after fine-tuning."""
+    full_users = work.settings.score.full_users_mllm
+    conditions = {"full_users_mllm": full_users}
+    with _mllm_stage(work, f"score/{name}", conditions, model=name) as stage:
         if stage.finished:
             return
         scores, rankings, counts = [], [], Counter[str]()
         for fold in work.folds():
-            adapter = work.run.folder / work.adapter(fold) if tuned else None
-            test = work.candidates(fold).filter(pl.col("split") == "test")
-            with work.backend(engine, adapter=adapter) as backend:
+            with _mllm(work, name, fold) as backend:
+                test = _rows(work, fold, "test")
                 frame, asked = _ask(work, name, test, backend)
                 scores.append(frame)
-                for block in _full(work, test, work.settings.score.full_users_mllm):
+                for block in _full(work, test, full_users):
                     answers, _ = _ask(work, f"{name} full", block, backend)
                     rankings.append(rank_scores(answers, model=name))
                 failures = {"failed": asked.failed, "bounded": asked.bounded}
                 counts.update(failures | usage(backend))
         _write_scores(stage, name, scores, rankings)
         stage.count(**counts)
+
+
+def _validate_mllm(work: Workspace, name: str) -> None:
+    """Score validation candidates with the MLLM in every fold: `validation/NAME`."""
+    with _mllm_stage(work, f"validation/{name}", {}, model=name) as stage:
+        if stage.finished:
+            return
+        scores, counts = [], Counter[str]()
+        for fold in work.folds():
+            with _mllm(work, name, fold) as backend:
+                rows = _rows(work, fold, "validation")
+                frame, asked = _ask(work, f"{name} validation", rows, backend)
+                scores.append(frame)
+                counts.update({"failed": asked.failed} | usage(backend))
+        stage.write(f"validation/{name}", pl.concat(scores))
+        stage.count(scores=sum(frame.height for frame in scores), **counts)
+
+
+def _mllm_stage(
+    work: Workspace, stage: str, conditions: Mapping[str, object], *, model: str
+) -> AbstractContextManager[Stage]:
+    """A stage that asks the MLLM about candidates, under all that its answers depend on."""
+    adapters = [work.adapter(fold) for fold in work.folds()] if model == _TUNED else []
+    with work.backend(work.settings.score.model) as backend:
+        identity = backend.identity
+    return work.stage(
+        stage,
+        {**conditions, "max_text_tokens": work.settings.train.max_text_tokens},
+        inputs=["interactions", "items", "summaries", "preferences", "candidates", *adapters],
+        templates=["recommend"],
+        model=identity,
+    )
+
+
+def _mllm(work: Workspace, name: str, fold: int) -> AbstractContextManager[CachedBackend]:
+    """The MLLM, as one fold fine-tuned it or as it came."""
+    adapter = work.run.folder / work.adapter(fold) if name == _TUNED else None
+    return work.backend(work.settings.score.model, adapter=adapter)
+
+
+def _rows(work: Workspace, fold: int, split: str) -> pl.DataFrame:
+    return work.candidates(fold).filter(pl.col("split") == split)
 
 
 def _ask(
@@ -91,37 +138,75 @@ def _score_rival(work: Workspace, name: str) -> None:
     if rivals.content != "all":
         conditions["content"] = rivals.content
         inputs += ["summaries"] if rivals.content == "image_summary" else []
+    if joined := _joined(work, name):
+        conditions["full_users_mllm"] = work.settings.score.full_users_mllm
+        inputs += [f"{table}/{other}" for table in ("validation", "scores") for other in joined]
     with work.stage(f"score/{name}", conditions, inputs=inputs) as stage:
         if stage.finished:
             return
         scores: list[pl.DataFrame] = []
         rankings: list[Ranking] = []
         for fold in work.folds():
-            data = work.training_data(fold)
-            model = cast("Recommender", registry.find("baselines", name)(**arguments)).fit(data)
-            test = work.candidates(fold).filter(pl.col("split") == "test")
+            data, test = work.training_data(fold), _rows(work, fold, "test")
+            model = work.rival(name, fold)
+            if isinstance(model, Joiner) and joined:
+                model.join({other: _told(work, other, fold) for other in joined})
+            model.fit(data)
             scores.append(model.score(test, data.interactions))
-            if n_full:
-                rankings += _rank(work, name, test, model=model, visible=data.interactions)
+            rankings += _rank(work, name, test, model=model, data=data, joined=bool(joined))
         _write_scores(stage, name, scores, rankings)
 
 
+def _joined(work: Workspace, name: str) -> list[str]:
+    """The MLLMs that a baseline joins: those that have scored, now on validation users too."""
+    if not issubclass(registry.find("baselines", name), Joiner):
+        return []
+    joined: list[str] = [
+        other for other in work.settings.score.joined if work.run.has(f"scores/{other}")
+    ]
+    for other in joined:
+        if other not in _mllms(work):
+            _score_mllm(work, other)  # finished; refused where it would be another model by now
+        _validate_mllm(work, other)
+    return joined
+
+
+def _told(work: Workspace, name: str, fold: int) -> pl.DataFrame:
+    """All that an MLLM has said in a fold, of the full catalogue too where it was asked."""
+    tables = (work.run.read(f"{table}/{name}") for table in ("validation", "scores"))
+    told = [table.filter(pl.col("fold") == fold) for table in tables]
+    if n_users := work.settings.score.full_users_mllm:
+        with _mllm(work, name, fold) as backend:  # it was asked before: the reply cache answers
+            test = _rows(work, fold, "test")
+            told += [_ask(work, name, block, backend)[0] for block in _full(work, test, n_users)]
+    return pl.concat(told)
+
+
 def _rank(
-    work: Workspace, name: str, test: pl.DataFrame, *, model: Recommender, visible: pl.DataFrame
+    work: Workspace,
+    name: str,
+    test: pl.DataFrame,
+    *,
+    model: Recommender,
+    data: TrainingData,
+    joined: bool,
 ) -> Iterator[Ranking]:
     """Rank the catalogue for all test users where that is one product, else for a sample."""
-    if not isinstance(model, CatalogueScorer):
-        for block in _full(work, test, work.settings.score.full_users):
+    visible, settings = data.interactions, work.settings.score
+    # Who joins an MLLM knows no more candidates than were put to the MLLM.
+    n_users = settings.full_users_mllm if joined else settings.full_users
+    if joined or not isinstance(model, CatalogueScorer):
+        for block in _full(work, test, n_users):
             yield rank_scores(model.score(block, visible), model=name)
-        return
-    targets = sample_targets(test, test.height)
-    yield rank_catalogue(
-        model.score_catalogue(targets.select("user_id", "position"), visible),
-        targets,
-        catalogue=model.catalogue,
-        interactions=visible,
-        model=name,
-    )
+    elif n_users:
+        targets = sample_targets(test, test.height)
+        yield rank_catalogue(
+            model.score_catalogue(targets.select("user_id", "position"), visible),
+            targets,
+            catalogue=model.catalogue,
+            interactions=visible,
+            model=name,
+        )
 
 
 def _write_scores(

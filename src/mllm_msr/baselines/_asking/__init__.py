@@ -1,0 +1,1 @@
+"""What the rivals share that ask a language model."""

@@ -1,0 +1,1 @@
+"""What items say and show, as vectors, and what the rivals that learn from it share."""

@@ -1,0 +1,197 @@
+"""The network of `mmsr.py`: fusion of items and modality nodes over the graph of each history.
+
+A layer fuses along the order of the history (among nodes of one kind) and across kinds (among
+the nodes that describe one item), in both orders, and lets each node choose between the orders
+(Hu et al., CIKM 2023: asynchronous fusion).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mllm_msr.baselines._content.clusters import Clusters
+from mllm_msr.baselines._graphs.edges import Edges, edge_attention, edge_dot, edge_softmax, edge_sum
+from mllm_msr.baselines._graphs.sequence_graphs import RELATIONS, SequenceGraph
+
+
+class PerKind(nn.Module):
+    """A linear map of its own for the nodes of each kind.
+
+    Args:
+        n_kinds: Kinds of nodes.
+        width: Size of a state.
+        n_maps: Maps computed side by side.
+    """
+
+    def __init__(self, n_kinds: int, width: int, *, n_maps: int = 1) -> None:
+        super().__init__()
+        self.n_maps = n_maps
+        self.maps = nn.ModuleList(nn.Linear(width, n_maps * width) for _ in range(n_kinds))
+
+    def forward(self, states: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+        """`n_maps` tensors [n_nodes, width] from states whose kinds stand one after the other."""
+        parts = torch.split(states, list(sizes))
+        mapped = torch.cat([own(part) for own, part in zip(self.maps, parts, strict=True)])
+        return torch.chunk(mapped, self.n_maps, dim=-1)
+
+
+class HomogeneousFusion(nn.Module):
+    """Graph attention among nodes of one kind, with a vector of its own for each relation.
+
+    A node weighs all its neighbours against each other: within one relation most nodes of a
+    history have a single neighbour, whose weight would always be one.
+
+    Args:
+        n_kinds: Kinds of nodes.
+        width: Size of a state.
+    """
+
+    def __init__(self, n_kinds: int, width: int) -> None:
+        super().__init__()
+        self.values = PerKind(n_kinds, width)
+        self.attention = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(n_kinds, width) / width) for name in RELATIONS}
+        )
+
+    def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
+        """New states, [n_nodes, width]."""
+        (values,) = self.values(states, graph.kind_sizes)
+        sizes = torch.tensor(graph.kind_sizes, device=states.device)
+        lists = [graph.relations[name] for name in RELATIONS]
+        logits = [
+            functional.leaky_relu(
+                edge_dot(edges, states * self.attention[name].repeat_interleave(sizes, 0), states)
+            )
+            for name, edges in zip(RELATIONS, lists, strict=True)
+        ]
+        gathered = edge_attention(lists, logits, values)
+        return states + functional.leaky_relu(gathered)
+
+
+class HeterogeneousFusion(nn.Module):
+    """Query-key-value attention from each node to those of other kinds that share its items."""
+
+    def __init__(self, n_kinds: int, width: int) -> None:
+        super().__init__()
+        self.maps = PerKind(n_kinds, width, n_maps=3)
+
+    def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
+        """New states, [n_nodes, width]."""
+        queries, keys, values = self.maps(states, graph.kind_sizes)
+        return states + attend(graph.links, queries, keys, values)
+
+
+def attend(edges: Edges, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Scaled dot-product attention along edges: [n_targets, width]."""
+    logits = edge_dot(edges, queries, keys) / math.sqrt(queries.shape[-1])
+    return edge_sum(edges, edge_softmax(edges, logits), values)
+
+
+class FusionLayer(nn.Module):
+    """Both fusions in both orders, and each node's choice between the orders."""
+
+    def __init__(self, n_kinds: int, width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.homogeneous = HomogeneousFusion(n_kinds, width)
+        self.heterogeneous = HeterogeneousFusion(n_kinds, width)
+        self.gate = nn.Linear(3 * width, 2)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
+        """New states, [n_nodes, width]."""
+        first = self.heterogeneous(self.homogeneous(states, graph), graph)
+        second = self.homogeneous(self.heterogeneous(states, graph), graph)
+        choice = self.gate(torch.cat([states, first, second], dim=-1)).softmax(-1)
+        mixed: Tensor = self.norm(
+            states + self.dropout(choice[:, :1] * first + choice[:, 1:] * second)
+        )
+        return mixed
+
+
+class SequenceFusion(nn.Module):
+    """From the graph of a history to the vector of what comes next.
+
+    An item's vector is its id embedding plus a projection of its content, both where it is read
+    and where it is predicted: an item that nobody chose is predicted by its content. A modality
+    node starts from its centroid and an embedding of its own.
+
+    Args:
+        features: Content vectors by item code, one tensor [n_codes, d] for each modality; kept
+            in the module, not in its state.
+        clusters: The clusters of each modality.
+        width: Size of a state.
+        n_layers: Fusion layers.
+        dropout: Dropout of states.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Tensor],
+        clusters: Sequence[Clusters],
+        *,
+        width: int,
+        n_layers: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.item_ids = nn.Parameter(0.02 * torch.randn(len(features[0]), width))
+        self.content = nn.ModuleList()
+        self.cluster_ids = nn.ParameterList()
+        for at, (table, found) in enumerate(zip(features, clusters, strict=True)):
+            self.register_buffer(f"features{at}", table, persistent=False)
+            centroids = torch.from_numpy(found.centroids)
+            self.register_buffer(f"centroids{at}", centroids, persistent=False)
+            project = nn.Linear(table.shape[1], width, bias=False)
+            nn.init.normal_(project.weight, std=0.02)
+            self.content.append(project)
+            self.cluster_ids.append(nn.Parameter(0.02 * torch.randn(len(centroids), width)))
+        n_kinds = 1 + len(features)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            FusionLayer(n_kinds, width, dropout=dropout) for _ in range(n_layers)
+        )
+
+    def item_table(self) -> Tensor:
+        """Vectors of all items: [n_codes, width]."""
+        vectors: Tensor = self.item_ids
+        for at, project in enumerate(self.content):
+            vectors = vectors + project(self.get_buffer(f"features{at}"))
+        return vectors
+
+    def forward(self, graph: SequenceGraph, items: Tensor) -> Tensor:
+        """What each history asks for.
+
+        Args:
+            graph: Graphs of histories.
+            items: What `item_table` gives.
+
+        Returns:
+            [n_histories, width]; an item's score is the inner product with its vector.
+        """
+        tables = [items]
+        for at, (project, own) in enumerate(zip(self.content, self.cluster_ids, strict=True)):
+            tables.append(own + project(self.get_buffer(f"centroids{at}")))
+        parts = torch.split(graph.content, list(graph.kind_sizes))
+        first = [table[part] for table, part in zip(tables, parts, strict=True)]
+        states = self.dropout(self.norm(torch.cat(first)))
+        for layer in self.layers:
+            states = layer(states, graph)
+        last: Tensor = states[graph.last]
+        return last
+
+    @torch.no_grad()
+    def settle_unchosen(self, chosen: Tensor) -> None:
+        """Give items that training never met, whose id learned nothing, the mean one.
+
+        Args:
+            chosen: bool [n_codes].
+        """
+        if bool(chosen.any()):
+            self.item_ids[~chosen] = self.item_ids[chosen].mean(0)

@@ -1,0 +1,129 @@
+"""One graph per history, many histories in one edge list: the input of `mmsr.py`.
+
+Nodes are the distinct items of a history and the distinct clusters of their modalities. Edges
+join nodes of one kind along the order of the history (relations self, in, out, both) and nodes of
+different kinds that describe the same item. Histories of any length stand side by side: nothing
+is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_msr.baselines._graphs.edges import Edges
+from mllm_msr.baselines._training.histories import Codes, Histories
+
+RELATIONS: Final = ("self", "in", "out", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceGraph:
+    """The graphs of several histories as one.
+
+    Attributes:
+        content: int64 [n_nodes]; an item code or a cluster's number.
+        kind_sizes: Nodes of each kind; kinds stand one after the other: items, then one kind for
+            each modality.
+        relations: Edges between nodes of one kind, by the names of `RELATIONS`: "in" brings what
+            stood before, "out" what stood after, "both" what stood on both sides.
+        links: Edges between nodes of different kinds.
+        last: int64 [n_histories]; the node of each history's last item.
+    """
+
+    content: Tensor
+    kind_sizes: tuple[int, ...]
+    relations: dict[str, Edges]
+    links: Edges
+    last: Tensor
+
+    def to(self, device: torch.device | str) -> SequenceGraph:
+        """The same graphs on a device."""
+        return SequenceGraph(
+            content=self.content.to(device),
+            kind_sizes=self.kind_sizes,
+            relations={name: edges.to(device) for name, edges in self.relations.items()},
+            links=self.links.to(device),
+            last=self.last.to(device),
+        )
+
+
+def sequence_graph(histories: Histories, clusters: Sequence[Codes]) -> SequenceGraph:
+    """Build the graphs of histories.
+
+    Args:
+        histories: Item codes, none of them empty.
+        clusters: For each modality [n_codes, n_links], clusters by item code, -1 for none.
+    """
+    owners = np.repeat(np.arange(len(histories)), histories.lengths)
+    slots = [histories.items[:, None], *(table[histories.items] for table in clusters)]
+    content, nodes, sizes = _number(owners, slots, n_histories=len(histories))
+    n_nodes = len(content)
+    follows = np.flatnonzero(owners[1:] == owners[:-1])
+    steps = [_pairs(kind[follows], kind[follows + 1]) for kind in nodes]
+    before, after = (np.concatenate(ends) for ends in zip(*steps, strict=True))
+    crossings = [
+        _pairs(nodes[one], nodes[other])
+        for one in range(len(nodes))
+        for other in range(len(nodes))
+        if one != other
+    ]
+    sources, targets = (np.concatenate(ends) for ends in zip(*crossings, strict=True))
+    sources, targets = _distinct(sources, targets, n_nodes)
+    return SequenceGraph(
+        content=torch.from_numpy(content),
+        kind_sizes=sizes,
+        relations=_relations(before, after, n_nodes),
+        links=Edges.between(sources, targets, n_sources=n_nodes, n_targets=n_nodes),
+        last=torch.from_numpy(nodes[0][histories.starts[1:] - 1, 0]),
+    )
+
+
+def _number(
+    owners: Codes, slots: Sequence[Codes], *, n_histories: int
+) -> tuple[Codes, list[Codes], tuple[int, ...]]:
+    """Node numbers for each step's items and clusters; -1 stays where there is none."""
+    contents, nodes, first = [], [], 0
+    for kind in slots:
+        width = int(kind.max(initial=0)) + 1
+        keys = np.where(kind >= 0, owners[:, None] * width + kind, n_histories * width)
+        distinct, places = np.unique(keys, return_inverse=True)
+        distinct = distinct[distinct < n_histories * width]
+        nodes.append(np.where(kind >= 0, places.reshape(kind.shape) + first, -1))
+        contents.append(distinct % width)
+        first += len(distinct)
+    return np.concatenate(contents), nodes, tuple(len(kind) for kind in contents)
+
+
+def _pairs(ones: Codes, others: Codes) -> tuple[Codes, Codes]:
+    """Every node of `ones` [n, a] with every node of `others` [n, b] of the same row."""
+    left = np.broadcast_to(ones[:, :, None], (*ones.shape, others.shape[1])).ravel()
+    right = np.broadcast_to(others[:, None, :], (*ones.shape, others.shape[1])).ravel()
+    present = (left >= 0) & (right >= 0)
+    return left[present], right[present]
+
+
+def _distinct(sources: Codes, targets: Codes, n_nodes: int) -> tuple[Codes, Codes]:
+    keys = np.unique(sources * n_nodes + targets)
+    return keys // n_nodes, keys % n_nodes
+
+
+def _relations(before: Codes, after: Codes, n_nodes: int) -> dict[str, Edges]:
+    apart = before != after
+    before, after = _distinct(before[apart], after[apart], n_nodes)
+    both = np.isin(before * n_nodes + after, after * n_nodes + before)
+    every = np.arange(n_nodes)
+    ends = {
+        "self": (every, every),
+        "in": (before[~both], after[~both]),
+        "out": (after[~both], before[~both]),
+        "both": (before[both], after[both]),
+    }
+    return {
+        name: Edges.between(*ends[name], n_sources=n_nodes, n_targets=n_nodes) for name in RELATIONS
+    }

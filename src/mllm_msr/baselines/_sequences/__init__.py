@@ -1,0 +1,1 @@
+"""What the rivals share that read a history from left to right."""

@@ -1,0 +1,349 @@
+"""What the sequence models share: they turn a history into a vector and rank items by its product.
+
+SASRec and GRU4Rec, with and without content, differ in one network only; coding, batches, loss,
+negatives, choice of the weights, fallbacks, files and full ranking are the same and stand here,
+so that a comparison of the four compares the networks (paper, section "Baseline Methods").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+
+from mllm_msr.baselines._catalogue import catalogue_of
+from mllm_msr.baselines._content.features import content_vectors
+from mllm_msr.baselines._content.tensors import content_tensors
+from mllm_msr.baselines._sequences.item_vectors import content_of
+from mllm_msr.baselines._sequences.losses import LOSSES, LossName, next_item_loss
+from mllm_msr.baselines._sequences.scores import Fitted, SequenceNetwork
+from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
+from mllm_msr.baselines._training.histories import (
+    Batch,
+    Histories,
+    ItemCodes,
+    TrainingBatches,
+    user_histories,
+)
+from mllm_msr.baselines._training.judging import ValidationUsers
+from mllm_msr.baselines._training.train import (
+    Judge,
+    LoopOptions,
+    Precision,
+    TrainingLog,
+    seeded,
+    train,
+)
+from mllm_msr.errors import SettingsError, TrainingError
+from mllm_msr.interfaces import Recommender, TrainingData
+
+Floats = npt.NDArray[np.float32]
+
+# Where things lie; they change nothing about what is learnt.
+_PLACES: Final = ("content_cache", "checkpoints")
+
+_COUNTS: Final = "counts"
+_STRANGE: Final = "strange"
+_NETWORK: Final = "network."
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """What makes content vectors; see `_content.features.content_vectors`.
+
+    Attributes:
+        text: A text encoder's name.
+        image: An image encoder's name.
+        cache: Folder for finished vectors; None keeps none.
+    """
+
+    text: str
+    image: str
+    cache: Path | None
+
+
+@dataclass(kw_only=True, eq=False)
+class NextItemRecommender(Recommender):
+    """Learns to predict each item of each history from those before it.
+
+    All visible interactions are learnt from; validation users' targets choose the weights. In a
+    model of ids alone, items that nobody chose share one vector, which is trained as an item that
+    never comes next; with content they have vectors of their own. Items that are unknown
+    altogether share one either way. Users without a known item get the items' popularity.
+
+    Attributes:
+        loss: One of `losses.LOSSES`.
+        n_negatives: Negatives that a batch shares, for the losses that draw them.
+        negative_power: They are drawn by popularity to this power: 0 uniformly, 1 as chosen.
+        max_length: Latest items of a history that are read; longer ones are learnt from in
+            windows of this length.
+        batch_size: Histories per optimiser step.
+        epochs: As `LoopOptions.epochs`; the rest alike.
+        learning_rate: Adam's.
+        beta2: Adam's second decay.
+        weight_decay: Decoupled.
+        clip: Largest norm of the gradient, 0 for none.
+        patience: Validations without gain before training stops.
+        validate_every: Epochs between validations.
+        max_minutes: Time after which training stops.
+        precision: "auto", "bf16" or "fp32", of training; scores are always taken in float32.
+        checkpoints: Folder from which a killed `fit` goes on; None keeps no states.
+        seed: Seed of weights, order, dropout and negatives.
+
+    Raises:
+        SettingsError: A value is out of its range.
+    """
+
+    loss: LossName = "softmax"
+    n_negatives: int = 1024
+    negative_power: float = 0.75
+    max_length: int = 50
+    batch_size: int = 256
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    beta2: float = 0.98
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    patience: int = 5
+    validate_every: int = 1
+    max_minutes: float = 60.0
+    precision: Precision = "auto"
+    checkpoints: Path | None = None
+    seed: int = 0
+    _fitted: Fitted | None = field(default=None, init=False, repr=False)
+    _log: TrainingLog | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the settings, all at once."""
+        problems = [*self._loop_options().problems(), *self._problems(), *self.own_problems()]
+        if problems:
+            raise SettingsError(problems)
+
+    @abstractmethod
+    def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
+        """A network with fresh weights.
+
+        Args:
+            n_met: Items that somebody chose; their codes are 1 to `n_met`.
+            content: Content by modality, [n_codes, d_modality]; empty for a model of ids alone.
+        """
+
+    @abstractmethod
+    def encoders(self) -> Encoders | None:
+        """What makes the content vectors; None for a model of ids alone."""
+
+    @abstractmethod
+    def own_problems(self) -> list[str]:
+        """One sentence for each setting of the network that is out of its range."""
+
+    def _problems(self) -> list[str]:
+        found = too_small(self, "n_negatives", "max_length", "batch_size")
+        if self.loss not in LOSSES:
+            found.append(f"loss must be one of {', '.join(LOSSES)}, it is {self.loss!r}")
+        if not 0 <= self.negative_power <= 1:
+            found.append(f"negative_power must lie in [0, 1], it is {self.negative_power}")
+        return found
+
+    @property
+    def training_log(self) -> TrainingLog | None:
+        """How training ended; None before `fit` and after `load`."""
+        return self._log
+
+    def fit(self, data: TrainingData) -> Self:
+        """Learn from all visible interactions."""
+        catalogue = catalogue_of(data)
+        met = ItemCodes.of(data.interactions["item_id"])
+        content = self._content(data.items, codes := self._codes(met, catalogue))
+        _, histories = user_histories(data.interactions, codes)
+        windows = histories.windows(self.max_length + 1)
+        if not len(windows):
+            raise TrainingError(
+                needed="at least one user with two interactions",
+                received=f"{data.interactions.height} interactions of which nobody has two",
+                remedy="bring more data or lower the filters' limits",
+            )
+        counted = np.bincount(histories.items, minlength=codes.n_codes)
+        counts = torch.from_numpy(counted.astype(np.float32))
+        n_met = len(met.item_ids)
+        with seeded(self.seed):
+            network = self.network(n_met, content)
+        fitted = Fitted(
+            network,
+            codes,
+            n_met=n_met,
+            catalogue=catalogue,
+            counts=counts,
+            max_length=self.max_length,
+        )
+        self._log = train(
+            network,
+            lambda epoch: TrainingBatches.shuffled(
+                windows, batch_size=self.batch_size, seed=self.seed, epoch=epoch
+            ),
+            loss=self._batch_loss(network, counts[: n_met + 1]),
+            judge=self._judge(data, fitted),
+            options=self._loop_options(),
+            folder=self.checkpoints,
+            facts={"settings": self._settings(), "data": _digest(windows, codes)},
+        )
+        self._fitted = fitted
+        return self
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        """Products of the history's state and the candidate's vector."""
+        fitted = self._require()
+        scores = fitted.pair_scores(fitted.pairs(candidates, interactions))
+        return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
+
+    @property
+    def catalogue(self) -> Sequence[str]:
+        """Every item of the training data, sorted."""
+        return self._require().catalogue
+
+    def score_catalogue(
+        self, users: pl.DataFrame, interactions: pl.DataFrame
+    ) -> Iterator[tuple[pl.DataFrame, Floats]]:
+        """Scores of all items, a chunk of users at a time; see `interfaces.CatalogueScorer`."""
+        return self._require().catalogue_scores(users, interactions)
+
+    def save(self, folder: Path) -> None:
+        """Write settings and items as JSON, weights as safetensors."""
+        fitted = self._require()
+        weights = {
+            f"{_NETWORK}{name}": tensor.numpy()
+            for name, tensor in fitted.network.state_dict().items()
+        }
+        strange = ~np.isin(fitted.catalogue, fitted.codes.item_ids[: fitted.n_met])
+        arrays = {**weights, _COUNTS: fitted.counts.numpy(), _STRANGE: strange}
+        save_state(folder, State(self._settings(), fitted.catalogue, arrays))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; encoders of content are not needed again."""
+        state = load_state(folder, names=[_COUNTS, _STRANGE])
+        try:
+            loaded = cls(**state.settings)
+            met = np.array(state.catalogue, dtype=object)[~state.arrays[_STRANGE]]
+            weights = {
+                name.removeprefix(_NETWORK): torch.from_numpy(array)
+                for name, array in state.arrays.items()
+                if name.startswith(_NETWORK)
+            }
+            network = loaded.network(len(met), content_of(weights))
+            network.load_state_dict(weights)
+        except (TypeError, ValueError, IndexError, RuntimeError, SettingsError) as cause:
+            raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
+        loaded._fitted = Fitted(
+            network=network.eval(),
+            codes=loaded._codes(ItemCodes(tuple(met)), state.catalogue),
+            n_met=len(met),
+            catalogue=state.catalogue,
+            counts=torch.from_numpy(state.arrays[_COUNTS]),
+            max_length=loaded.max_length,
+        )
+        return loaded
+
+    def _codes(self, met: ItemCodes, catalogue: Sequence[str]) -> ItemCodes:
+        """Codes of the items that were chosen; with content, those of all others after them."""
+        if self.encoders() is None:
+            return met
+        known = frozenset(met.item_ids)
+        return ItemCodes((*met.item_ids, *(item for item in catalogue if item not in known)))
+
+    def _content(self, items: pl.DataFrame, codes: ItemCodes) -> dict[str, Tensor]:
+        encoders = self.encoders()
+        if encoders is None:
+            return {}
+        vectors = content_vectors(
+            items,
+            text_encoder=encoders.text,
+            image_encoder=encoders.image,
+            cache=encoders.cache,
+        )
+        return content_tensors(vectors, codes)
+
+    def _require(self) -> Fitted:
+        if self._fitted is None:
+            raise unfitted(type(self).__name__)
+        return self._fitted
+
+    def _settings(self) -> dict[str, Any]:
+        """Constructor arguments that matter to what is learnt."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.init and each.name not in _PLACES
+        }
+
+    def _loop_options(self) -> LoopOptions:
+        return LoopOptions(**{each.name: getattr(self, each.name) for each in fields(LoopOptions)})
+
+    def _judge(self, data: TrainingData, fitted: Fitted) -> Judge | None:
+        users = ValidationUsers.of(data)
+        if users is None:
+            return None
+        pairs = fitted.pairs(users.rows, data.interactions)
+        return lambda: users.value(fitted.pair_scores(pairs))
+
+    def _batch_loss(self, network: SequenceNetwork, counts: Tensor) -> Callable[[Batch], Tensor]:
+        """The loss of a batch among the items that somebody chose.
+
+        For a model of ids row 0 competes too and learns what an item is worth that nobody
+        chooses. With content that would teach it to despise whatever is new.
+        """
+        first = 0 if self.encoders() is None else 1
+        weights = counts**self.negative_power * (counts > 0)
+        log_chance = (weights / weights.sum()).clamp(min=1e-30).log()
+
+        def loss(batch: Batch) -> Tensor:
+            assert batch.targets is not None  # training batches have them
+            negatives = None
+            if self.loss == "bce":
+                negatives = torch.randint_like(batch.targets, 1, len(weights))
+            elif self.loss != "softmax":
+                negatives = torch.multinomial(weights, self.n_negatives, replacement=True)
+            return next_item_loss(
+                network(batch),
+                network.table()[first : len(weights)],
+                targets=batch.targets - first,
+                negatives=None if negatives is None else negatives.to(batch.items.device) - first,
+                log_chance=log_chance[first:].to(batch.items.device),
+                name=self.loss,
+            )
+
+        return loss
+
+
+def too_small(settings: object, *names: str) -> list[str]:
+    """One sentence for each of some settings that is below 1."""
+    return [
+        f"{name} must be at least 1, it is {getattr(settings, name)}"
+        for name in names
+        if getattr(settings, name) < 1
+    ]
+
+
+def not_a_share(settings: object, *names: str) -> list[str]:
+    """One sentence for each of some settings that is not in [0, 1)."""
+    return [
+        f"{name} must lie in [0, 1), it is {getattr(settings, name)}"
+        for name in names
+        if not 0 <= getattr(settings, name) < 1
+    ]
+
+
+def _digest(windows: Histories, codes: ItemCodes) -> str:
+    """Hexadecimal SHA-256 of what is learnt from."""
+    digest = hashlib.sha256(windows.items.tobytes() + windows.starts.tobytes())
+    digest.update(json.dumps(codes.item_ids).encode())
+    return digest.hexdigest()

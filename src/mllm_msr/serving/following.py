@@ -1,0 +1,168 @@
+"""Users who move: what is known of them, and preferences that follow their events.
+
+A user's history is that of the run folder and the events since; his preference is the newest one
+that was written. A request never waits for a preference: it gets the newest there is, while an
+update runs beside it, one at a time for each user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, final
+
+from mllm_msr.errors import MllmMsrError
+from mllm_msr.recommending import MllmMsr
+from mllm_msr.retrieval import Profile
+from mllm_msr.serving.batching import ModelQueue, QueuedBackend
+from mllm_msr.serving.metrics import Metrics
+from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.users import User
+from mllm_msr.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+_UPDATES_AT_ONCE: Final = 8
+
+
+@final
+class Users:
+    """The users of one service, used from its event loop.
+
+    Args:
+        model: The run.
+        state: What was heard of them since.
+        writer: The queue in front of the model that writes preferences.
+        writing: The same as a backend.
+        writes: Held while the database is written.
+        settings: The section `serve`.
+        metrics: Told what happens.
+
+    Attributes:
+        threads: Where preferences are inferred; others may use them for what takes as long.
+    """
+
+    def __init__(
+        self,
+        model: MllmMsr,
+        state: ServiceState,
+        *,
+        writer: ModelQueue,
+        writing: QueuedBackend,
+        writes: asyncio.Lock,
+        settings: ServeSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.threads = ThreadPoolExecutor(_UPDATES_AT_ONCE, thread_name_prefix="update")
+        self._model = model
+        self._state = state
+        self._writer = writer
+        self._writing = writing
+        self._writes = writes
+        self._settings = settings
+        self._metrics = metrics
+        self._in_run = frozenset(model.users)
+        self._updates: dict[str, asyncio.Task[None]] = {}
+        self._epochs: dict[str, int] = {}  # how often each user was forgotten
+
+    async def get(self, user_id: str) -> User:
+        """A user, from the database and the run folder."""
+        kept = await asyncio.to_thread(self._state.user, user_id)
+        history = () if kept.forgotten else self._model.history(user_id)
+        trail = kept.trail
+        if trail.is_empty() and not kept.forgotten:
+            trail = self._model.trail(user_id)
+        preference = trail.sort("n_items")["preference"][-1] if trail.height else ""
+        profile = Profile(user_id, history + kept.events, preference)
+        return User(profile, trail, known=bool(profile.history))
+
+    async def find(self, contains: str, *, limit: int) -> tuple[list[str], int]:
+        """Ids of known users that contain a text, case apart, and how many there are of them.
+
+        Args:
+            contains: The text; every user where it is empty.
+            limit: Most ids to give.
+
+        Returns:
+            The first ids in their order, and the number of all that match.
+        """
+
+        def search() -> tuple[list[str], int]:
+            since = set(self._state.users_with_events())
+            gone = self._state.forgotten_users() - since
+            wanted = contains.casefold()
+            known = since.union(self._in_run) - gone
+            found = sorted(user_id for user_id in known if wanted in user_id.casefold())
+            return found[:limit], len(found)
+
+        return await asyncio.to_thread(search)
+
+    async def forget(self, user_id: str) -> tuple[User, int, int]:
+        """Delete a user.
+
+        Returns:
+            The user as he was, and how many events and preferences were deleted.
+        """
+        self._epochs[user_id] = self._epochs.get(user_id, 0) + 1
+        user = await self.get(user_id)
+        async with self._writes:
+            counts = await asyncio.to_thread(
+                self._state.forget, user_id, in_run=user_id in self._in_run
+            )
+        return user, *counts
+
+    async def follow_all(self) -> None:
+        """Take up the updates that an earlier service did not finish."""
+        for user_id in await asyncio.to_thread(self._state.users_with_events):
+            self.follow(await self.get(user_id))
+
+    def follow(self, user: User) -> None:
+        """Begin an update of a preference that lags behind its history, unless one runs."""
+        user_id = user.profile.user_id
+        target = self._target(user)
+        if target <= user.n_items or user_id in self._updates or self._writer.resting:
+            return
+        task = asyncio.create_task(self._update(user, target))
+        self._updates[user_id] = task
+        task.add_done_callback(lambda _: self._updates.pop(user_id, None))
+
+    def updating(self, user_id: str) -> bool:
+        """Whether a newer preference of a user is being written."""
+        return user_id in self._updates
+
+    async def stop(self) -> None:
+        """Let updates at work end, within the grace, and cancel the others."""
+        if self._updates:
+            await asyncio.wait(self._updates.values(), timeout=self._settings.grace)
+        for task in self._updates.values():
+            task.cancel()
+
+    def _target(self, user: User) -> int:
+        """How many items the preference should have read by now."""
+        length = len(user.profile.history)
+        if self._settings.update == "event" or not user.n_items:
+            return length
+        return length - length % self._model.settings.infer.block_size
+
+    async def _update(self, user: User, target: int) -> None:
+        user_id = user.profile.user_id
+        loop = asyncio.get_running_loop()
+        while target > user.n_items:
+            epoch = self._epochs.get(user_id, 0)
+            read = Profile(user_id, user.profile.history[:target])
+            try:
+                trail = await loop.run_in_executor(
+                    self.threads, self._model.infer, read, user.trail, self._writing
+                )
+                async with self._writes:
+                    if self._epochs.get(user_id, 0) == epoch:
+                        await asyncio.to_thread(self._state.keep_trail, user_id, trail)
+            except MllmMsrError as error:
+                _log.warning("a preference stays as it was: %s", error)
+                self._metrics.update("failed")
+                return
+            self._metrics.update("done")
+            # More may have come meanwhile.
+            user = await self.get(user_id)
+            target = self._target(user)

@@ -1,0 +1,141 @@
+"""P(yes) of a user's candidates: out of memory, from the model behind its queue, or why not.
+
+`engine.py` asks one judge for each model that is served. Whatever a model does, users get a list:
+a failure, a hang or a rest becomes a reason, and only a full queue is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, cast, final
+
+from mllm_msr.assembling import FallbackReason, missing
+from mllm_msr.item_catalogue import Catalogue
+from mllm_msr.recommender.scorer import probability
+from mllm_msr.recommending import CHOICES
+from mllm_msr.records import ChoiceScores
+from mllm_msr.serving.batching import ModelQueue, OverloadedError, RestingError
+from mllm_msr.serving.metrics import Metrics
+from mllm_msr.serving.users import User
+from mllm_msr.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+ModelName = Literal["run", "untuned"]
+
+
+@final
+class Judge:
+    """One model that ranks, and the scores that it has given.
+
+    Args:
+        queue: The model; others may ask it too.
+        identity: What its backend calls it.
+        catalogue: Makes the prompts.
+        settings: The section `serve`.
+        metrics: Told what happens.
+
+    Attributes:
+        version: Twelve letters that change with weights, adapter and precision.
+    """
+
+    def __init__(
+        self,
+        queue: ModelQueue,
+        *,
+        identity: str,
+        catalogue: Catalogue,
+        settings: ServeSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.version = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        self._queue = queue
+        self._catalogue = catalogue
+        self._settings = settings
+        self._metrics = metrics
+        self._scores: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def warm_up(self, item_id: str) -> None:
+        """Load the model now, not while the first user waits; returns at once."""
+        self._queue.score([self._catalogue.prompt("", item_id)], CHOICES)
+
+    def forget(self, preferences: Collection[str]) -> None:
+        """Forget the scores that were given for some preferences."""
+        for key in [key for key in self._scores if key[0] in preferences]:
+            del self._scores[key]
+
+    async def ask(
+        self, user: User, item_ids: Sequence[str]
+    ) -> tuple[dict[str, float], FallbackReason | None]:
+        """P(yes) of items for a user.
+
+        Args:
+            user: The user.
+            item_ids: Items of the catalogue.
+
+        Returns:
+            Scores by item, and why there is none where there is none.
+
+        Raises:
+            OverloadedError: Too many prompts wait.
+        """
+        reason = missing(user.profile, known_user=user.known)
+        if reason is not None:
+            self._metrics.fallback(reason)
+            return {}, reason
+        preference = user.profile.preference
+        found = {
+            item_id: self._scores[preference, item_id]
+            for item_id in item_ids
+            if (preference, item_id) in self._scores
+        }
+        rest = [item_id for item_id in item_ids if item_id not in found]
+        if not rest:
+            return found, None
+        try:
+            answers = await self._answers(preference, rest)
+        except OverloadedError:
+            raise
+        except RestingError:
+            reason = "model_resting"
+        except TimeoutError:
+            self._queue.note_timeout()
+            reason = "model_slow"
+        except Exception as error:  # noqa: BLE001 - whatever a model does, users get a list
+            _log.warning("answered without the model: %s", error)
+            reason = "model_failed"
+        else:
+            new = _understood(rest, answers)
+            self._remember(preference, new)
+            found |= new
+            reason = None if found else "model_failed"
+        if reason is not None:
+            self._metrics.fallback(reason)
+        return found, reason
+
+    async def _answers(self, preference: str, item_ids: Sequence[str]) -> list[ChoiceScores]:
+        prompts = [self._catalogue.prompt(preference, item_id) for item_id in item_ids]
+        waiting = asyncio.wrap_future(self._queue.score(prompts, CHOICES))
+        answers = await asyncio.wait_for(waiting, self._settings.model_timeout)
+        return cast("list[ChoiceScores]", answers)
+
+    def _remember(self, preference: str, scores: Mapping[str, float]) -> None:
+        for item_id, score in scores.items():
+            self._scores[preference, item_id] = score
+        while len(self._scores) > self._settings.kept_scores:
+            self._scores.popitem(last=False)
+
+
+def _understood(item_ids: Sequence[str], answers: Sequence[ChoiceScores]) -> dict[str, float]:
+    scores = {}
+    for item_id, answer in zip(item_ids, answers, strict=True):
+        score, error = probability(answer)
+        if error is None:
+            scores[item_id] = score
+        else:
+            _log.warning("item %s has no score: %s", item_id, error)
+    return scores

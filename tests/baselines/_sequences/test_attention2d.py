@@ -1,0 +1,108 @@
+"""Two-dimensional attention against one written out step by step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mllm_msr.baselines._sequences.attention2d import Attention2d, Linear2d, Trans2dNetwork
+from mllm_msr.baselines._training.train import seeded
+
+N_CODES, WIDTH, N_ATTRIBUTES, N_HEADS = 9, 8, 3, 2
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.fixture
+def network():
+    with seeded(0):
+        return Trans2dNetwork(
+            [random(N_CODES, 4), random(N_CODES, 5)],
+            width=WIDTH,
+            n_heads=N_HEADS,
+            max_length=5,
+            dropout=0.5,
+        ).eval()
+
+
+def logits(network, history, candidates):
+    read = torch.tensor([history], dtype=torch.int64).view(1, len(history))
+    return network(read, torch.tensor([candidates]), network.token_table())[0]
+
+
+def test_each_attribute_has_its_own_map():
+    layer = Linear2d(N_ATTRIBUTES, 4, 5)
+    tokens = random(2, 7, N_ATTRIBUTES, 4)
+    for at in range(N_ATTRIBUTES):
+        wanted = tokens[..., at, :] @ layer.weight[at] + layer.bias[at]
+        assert torch.allclose(layer(tokens)[..., at, :], wanted, atol=1e-6)
+
+
+def test_scores_mix_pairs_steps_and_attributes():
+    with seeded(1):
+        layer = Attention2d(N_ATTRIBUTES, WIDTH, n_heads=1)
+        torch.nn.init.normal_(layer.mixture)
+    candidate, history = random(1, 1, N_ATTRIBUTES, WIDTH), random(1, 4, N_ATTRIBUTES, WIDTH)
+    queries = layer.queries(candidate)[0, 0]
+    keys, values = layer.keys_values(torch.cat([history, candidate], dim=1))[0].chunk(2, dim=-1)
+    pair, step, attribute = layer.mixture[0].softmax(-1)
+    gathered = torch.zeros(N_ATTRIBUTES, WIDTH)
+    products = torch.einsum("ad,sbd->asb", queries, keys) / math.sqrt(WIDTH)
+    for a in range(N_ATTRIBUTES):
+        mixed = pair * products[a] + attribute * products[a].mean(0, keepdim=True)
+        mixed = mixed + step * products.mean((0, 2))[:, None]
+        weights = mixed.flatten().softmax(0).view(5, N_ATTRIBUTES)
+        gathered[a] = torch.einsum("sb,sbd->d", weights, values)
+    assert torch.allclose(layer(candidate, history)[0, 0], layer.out(gathered), atol=1e-5)
+
+
+def test_a_candidates_logit_does_not_depend_on_the_others(network):
+    together = logits(network, [1, 2, 3], [4, 5, 6])
+    assert torch.allclose(together[1], logits(network, [1, 2, 3], [5])[0], atol=1e-6)
+
+
+def test_a_history_does_not_depend_on_the_others(network):
+    histories, candidates = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5], [6]])
+    together = network(histories, candidates, network.token_table())
+    assert torch.allclose(together[1], logits(network, [3, 4], [6]), atol=1e-6)
+
+
+@pytest.mark.parametrize("other", [[1, 2, 4], [2, 1, 3], [2, 3]], ids=["item", "order", "length"])
+def test_items_and_their_order_are_read(network, other):
+    one, another = logits(network, [1, 2, 3], [5]), logits(network, other, [5])
+    assert not torch.allclose(one, another, atol=1e-4)
+
+
+def test_steps_count_back_from_the_candidate(network):
+    push = random(N_ATTRIBUTES, WIDTH)
+    with torch.no_grad():
+        network.steps[2] += push
+    moved = logits(network, [3], [5]), logits(network, [2, 3], [5])
+    with torch.no_grad():
+        network.steps[2] -= push
+    assert torch.allclose(moved[0], logits(network, [3], [5]), atol=1e-6)
+    assert not torch.allclose(moved[1], logits(network, [2, 3], [5]), atol=1e-4)
+
+
+def test_without_a_history_the_candidate_speaks_for_itself(network):
+    found = logits(network, [], [1, 2])
+    assert torch.isfinite(found).all()
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_every_weight_is_trained(network):
+    history, candidates = torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([[6, 7, 8, 0]])
+    network(history, candidates, network.token_table()).square().sum().backward()
+    still = {name for name, weight in network.named_parameters() if not weight.grad.any()}
+    assert not still
+    assert network.item_ids.grad.any(dim=1).all()
+
+
+def test_unchosen_items_get_the_mean_id(network):
+    chosen = torch.arange(N_CODES) > 6
+    network.settle_unchosen(chosen)
+    assert torch.allclose(network.item_ids[0], network.item_ids[7:].mean(0))

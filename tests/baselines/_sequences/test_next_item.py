@@ -1,0 +1,179 @@
+"""What the sequence models share, seen through GRU4Rec: settings, fallbacks, files, resuming."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+import torch
+
+from mllm_msr.baselines._sequences.losses import LOSSES
+from mllm_msr.baselines.gru4rec import Gru4Rec
+from mllm_msr.errors import (
+    DamagedFileError,
+    SettingsError,
+    StaleStageError,
+    TrainingError,
+)
+from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
+
+N_ITEMS = 7
+SMALL = {
+    "embedding": 8,
+    "hidden": 8,
+    "batch_size": 8,
+    "learning_rate": 0.02,
+    "dropout": 0.0,
+    "max_length": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """After each item comes the next one on a ring; item 8 was never chosen."""
+    rows = [
+        (f"u{user}", f"i{(user + at) % N_ITEMS}", at, at)
+        for user in range(21)
+        for at in range(7 if user % 3 else 3)
+    ]
+    items = [(f"i{at}", "", "", None) for at in [*range(N_ITEMS), 8]]
+    validation = [
+        (0, "validation", "uniform", f"u{user}", 7, f"i{(user + 7 + off) % N_ITEMS}", int(off == 0))
+        for user in range(21)
+        if user % 3
+        for off in range(N_ITEMS)
+    ]
+    return TrainingData(
+        interactions=pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row"),
+        items=pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
+        candidates=pl.DataFrame(validation, schema=dict(CANDIDATES), orient="row"),
+        train_users=frozenset(f"u{user}" for user in range(21)),
+    )
+
+
+@pytest.fixture(scope="module")
+def model(data) -> Gru4Rec:
+    return Gru4Rec(**SMALL, epochs=40, patience=40).fit(data)
+
+
+def asked(*rows):
+    schema = {"user_id": pl.String, "position": pl.Int32, "item_id": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def best(model, data, user, position):
+    rows = asked(*((user, position, f"i{at}") for at in range(N_ITEMS)))
+    return model.score(rows, data.interactions).sort("score")["item_id"][-1]
+
+
+def test_it_overfits_a_ring_to_the_right_next_item(model, data):
+    assert [best(model, data, f"u{user}", 5) for user in (1, 2, 4)] == ["i6", "i0", "i2"]
+    assert best(model, data, "u0", 2) == "i2"
+    assert model.training_log is not None
+    assert model.training_log.best_value == 1.0
+
+
+def test_the_catalogue_is_scored_as_candidates_are(model, data):
+    assert isinstance(model, CatalogueScorer)
+    assert list(model.catalogue) == [f"i{at}" for at in [*range(N_ITEMS), 8]]
+    users = pl.DataFrame({"user_id": ["u2", "nobody", "u1", "u2"], "position": [4, 3, 0, 2]})
+    rows = users.join(pl.DataFrame({"item_id": model.catalogue}), how="cross")
+    slow = model.score(rows, data.interactions)["score"].to_numpy().reshape(4, -1)
+    (chunk, fast), *rest = model.score_catalogue(users, data.interactions)
+    assert not rest
+    assert chunk.equals(users)
+    assert fast == pytest.approx(slow, abs=1e-5)
+
+
+def test_without_a_history_popularity_decides(model, data):
+    counts = dict(data.interactions.group_by("item_id").len().iter_rows())
+    rows = asked(("nobody", 0, "i0"), ("u1", 0, "i3"), ("nobody", 0, "i8"), ("nobody", 0, "new"))
+    scores = model.score(rows, data.interactions)["score"].exp() - 1
+    assert scores.to_list() == pytest.approx([counts["i0"], counts["i3"], 0, 0], abs=1e-4)
+
+
+def test_what_nobody_chose_and_what_nobody_knows_score_alike_and_low(model, data):
+    rows = asked(("u1", 5, "i8"), ("u1", 5, "new"), ("u1", 5, "i6"))
+    unchosen, unknown, right = model.score(rows, data.interactions)["score"]
+    assert unchosen == unknown < right
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_the_ring(loss, data):
+    model = Gru4Rec(**SMALL, loss=loss, n_negatives=4, epochs=60, patience=60, precision="fp32")
+    assert best(model.fit(data), data, "u1", 5) == "i6"
+
+
+def test_a_killed_fit_goes_on_where_it_was(data, tmp_path):
+    settings = {**SMALL, "epochs": 3, "dropout": 0.2}
+    whole = Gru4Rec(**settings).fit(data)
+    killed = Gru4Rec(**settings, checkpoints=tmp_path)
+    judge = killed._judge
+
+    def die_at_the_second(*given):
+        value, calls = judge(*given), []
+
+        def judged():
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return value()
+
+        return judged
+
+    killed._judge = die_at_the_second
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        killed.fit(data)
+    again = Gru4Rec(**settings, checkpoints=tmp_path).fit(data)
+    weights = [list(m._require().network.state_dict().values()) for m in (whole, again)]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    with pytest.raises(StaleStageError, match="another settings"):
+        Gru4Rec(**{**settings, "hidden": 4}, checkpoints=tmp_path).fit(data)
+
+
+def test_places_of_files_are_no_settings(model, data, tmp_path):
+    model.save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    assert "checkpoints" not in about["settings"]
+    assert about["settings"]["embedding"] == 8
+
+
+@pytest.mark.parametrize("fault", ["cut", "other sizes", "other class"])
+def test_a_damaged_model_is_refused(model, tmp_path, fault):
+    model.save(tmp_path)
+    about = tmp_path / "model.json"
+    text = about.read_text(encoding="utf-8")
+    changed = {
+        "cut": text[:50],
+        "other sizes": text.replace('"embedding": 8', '"embedding": 9'),
+        "other class": text.replace('"embedding"', '"n_heads"'),
+    }[fault]
+    about.write_text(changed, encoding="utf-8")
+    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+        Gru4Rec.load(tmp_path)
+
+
+def test_nothing_to_learn_from_is_said(data):
+    alone = data.interactions.filter(pl.col("position") == 0)
+    lonely = TrainingData(alone, data.items, empty(CANDIDATES), data.train_users)
+    with pytest.raises(TrainingError, match="at least one user with two interactions"):
+        Gru4Rec(**SMALL).fit(lonely)
+
+
+def test_an_unfitted_model_is_refused(data):
+    with pytest.raises(TrainingError, match="call fit or load first"):
+        Gru4Rec().score(asked(), data.interactions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1, it is 0"),
+        ({"negative_power": 2.0}, r"negative_power must lie in \[0, 1\], it is 2.0"),
+    ],
+)
+def test_shared_settings_out_of_range_are_refused(settings, named):
+    with pytest.raises(SettingsError, match=named):
+        Gru4Rec(**settings)

@@ -1,0 +1,89 @@
+"""Faithfulness from cases whose answer is known, and of a run whose model reads one word alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from benchmarks.faithfulness import Case, measure, run
+
+import online_worlds
+import worlds
+from mllm_msr.errors import DataError
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.item_catalogue import Catalogue
+from mllm_msr.recommending import MllmMsr
+from mllm_msr.records import ChoiceScores, Completion, Prompt
+
+FAITHFUL = [Case(f"u{n}", 0.9, cited=(0.2, 0.3), others=(0.8,)) for n in range(9)]
+UNFAITHFUL = Case("v", 0.9, cited=(0.8,), others=(0.1,))
+
+
+def test_shares_tests_and_falls_by_hand() -> None:
+    found = measure([*FAITHFUL, UNFAITHFUL, Case("v", 0.5, (0.4,), (0.4,))], seed=0)
+    assert (found["n_cases"], found["n_users"]) == (11, 10)
+    assert found["share"] == 0.925  # nine users at 1, one at (0 + 1/2) / 2
+    assert found["share_of_cases"] == round(9.5 / 11, 4)
+    assert (found["users_more"], found["users_less"]) == (9, 1)
+    assert found["sign_test_p"] == pytest.approx(22 / 1024)  # P(<= 1 or >= 9 of 10 heads)
+    assert found["share_low"] < 0.925 < found["share_high"] <= 1.0
+    assert found["fall_without_cited"] == round((9 * 0.65 + 0.1 + 0.1) / 11, 4)
+
+
+def test_what_says_nothing_earns_one_half() -> None:
+    found = measure([Case(f"u{n}", 0.9, (0.5,), (0.5,)) for n in range(5)], seed=0)
+    assert (found["share"], found["sign_test_p"]) == (0.5, 1.0)
+
+
+def test_no_cases_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"cite some parts.*none.*more users"):
+        measure([], seed=0)
+
+
+class OneWordReader(Backend):
+    """Says yes to a preference with its word, else no."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    @property
+    def identity(self) -> str:
+        return "one word"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(images=True, choices=True, adapters=False)
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        raise NotImplementedError
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        for index, prompt in enumerate(prompts):
+            text = "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
+            yield index, ChoiceScores((-0.1, -3.0) if self._word in text else (-3.0, -0.1))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose preferences have two clauses."""
+    text = "The user appears to have a preference for calm things that show boats."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(worlds.ANSWERS, "preferences", text)
+        return online_worlds.make_run(tmp_path_factory.mktemp("faithfulness"))
+
+
+@pytest.mark.parametrize(("word", "share"), [("calm", 1.0), ("boats", 0.0), ("zebra", 0.5)])
+def test_a_run_whose_explanations_cite_one_clause(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
+) -> None:
+    monkeypatch.setattr(MllmMsr, "open_backend", lambda self: OneWordReader(word))
+    monkeypatch.setattr(Catalogue, "answers", lambda self, part, _: ("calm",) * ("calm" in part))
+    found = run(folder=str(folder), users=3, k=2, budget=2)
+    assert found["n_users"] == 3
+    assert found["share"] == share

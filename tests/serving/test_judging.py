@@ -1,0 +1,87 @@
+"""A model's scores: asked once, kept within bounds, forgotten, or missing for a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mllm_msr import tables
+from mllm_msr.records import Message, Prompt, TextPart
+from mllm_msr.retrieval import Profile
+from mllm_msr.serving.batching import ModelQueue
+from mllm_msr.serving.judging import Judge
+from mllm_msr.serving.metrics import Metrics
+from mllm_msr.serving.users import User
+from mllm_msr.settings import ServeSettings
+from online_worlds import MoodyBackend
+
+CATALOGUE: Any = SimpleNamespace(
+    prompt=lambda preference, item_id: Prompt((Message("user", (TextPart(f'Thing {item_id}"'),)),))
+)
+
+
+@pytest.fixture
+def backend() -> Iterator[MoodyBackend]:
+    made = MoodyBackend()
+    yield made
+    made.gate.set()
+
+
+def judge(backend: MoodyBackend, **settings: Any) -> Judge:
+    queue = ModelQueue(lambda: backend)
+    return Judge(
+        queue,
+        identity=backend.identity,
+        catalogue=CATALOGUE,
+        settings=ServeSettings(**settings),
+        metrics=Metrics(),
+    )
+
+
+def user(preference: str = "calm") -> User:
+    profile = Profile("u", ("z",), preference)
+    return User(profile, tables.empty(tables.PREFERENCES), known=True)
+
+
+def test_what_was_asked_once_is_remembered(backend: MoodyBackend) -> None:
+    asked = judge(backend)
+    first, reason = asyncio.run(asked.ask(user(), ["1", "2"]))
+    assert (sorted(first), reason) == (["1", "2"], None)
+    assert asyncio.run(asked.ask(user(), ["2", "1", "3"]))[0].items() >= first.items()
+    assert backend.batches == [2, 1]
+    asyncio.run(asked.ask(user("loud"), ["1"]))
+    assert backend.batches == [2, 1, 1]
+    asked.forget({"calm"})
+    asyncio.run(asked.ask(user("loud"), ["1"]))
+    asyncio.run(asked.ask(user(), ["1"]))
+    assert backend.batches == [2, 1, 1, 1]
+
+
+def test_the_oldest_scores_leave_first(backend: MoodyBackend) -> None:
+    asked = judge(backend, kept_scores=2)
+    asyncio.run(asked.ask(user(), ["1", "2", "3"]))
+    asyncio.run(asked.ask(user(), ["2", "3"]))
+    assert backend.batches == [3]
+    asyncio.run(asked.ask(user(), ["1"]))
+    assert backend.batches == [3, 1]
+
+
+def test_single_failures_are_left_out_and_not_remembered(backend: MoodyBackend) -> None:
+    asked = judge(backend)
+    for _ in range(2):
+        found, reason = asyncio.run(asked.ask(user(), ["13", "4"]))
+        assert (list(found), reason) == (["4"], None)
+    assert asyncio.run(asked.ask(user(), ["13"])) == ({}, "model_failed")
+    assert backend.batches == [2, 1, 1]
+
+
+def test_reasons(backend: MoodyBackend) -> None:
+    asked = judge(backend, model_timeout=0.02)
+    assert asyncio.run(asked.ask(user(" "), ["1"])) == ({}, "no_preference")
+    backend.gate.clear()
+    found = [asyncio.run(asked.ask(user(), ["1"]))[1] for _ in range(4)]
+    assert found == ["model_slow"] * 3 + ["model_resting"]
