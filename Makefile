@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-# Threads that wait for each other sleep instead of spinning: several processes share the cores.
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait for each other soon sleep instead of spinning: tests share the cores.
+export GOMP_SPINCOUNT ?= 2000
 
 .PHONY: demo demo-ablations test check bench docs embedded-model clean
 

@@ -50,9 +50,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # What Transformers will rename one day is nothing that a user can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-    # On a machine with other work, threads that spin while they wait for each other take it several
-    # times the time of threads that sleep. Read by OpenMP when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other spin for milliseconds by default, which on a machine with
+    # other work takes several times as long as sleeping. Read by OpenMP when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if not sys.stderr.isatty():
         # Transformers draws bars of its own, outside a terminal too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
