@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,14 @@ def test_listing_and_retrieval_load_no_model_library() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'faiss')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_adapter_is_not_put_on_other_weights_than_its_own(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    with RunFolder.open(copy) as folder, folder.stage("train/0", model="scripted:others"):
+        pass
+    with (
+        MllmMsr.from_run(copy, overrides=["train.enabled=true"]) as model,
+        pytest.raises(RunFolderError, match=r"fine-tuned from, scripted:others, received scripted"),
+    ):
+        model.open_backend()

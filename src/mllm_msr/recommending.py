@@ -13,6 +13,7 @@ date first, at one prompt per open block.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self, cast
@@ -23,7 +24,7 @@ from mllm_msr import registry, tables
 from mllm_msr.assembling import RecommendationList, assemble, missing
 from mllm_msr.config import load_settings
 from mllm_msr.data.splits import visible_interactions
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, RunFolderError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.item_catalogue import Catalogue
 from mllm_msr.preferences import infer_preferences
@@ -141,9 +142,24 @@ class MllmMsr:
         return self.settings.infer.model is None
 
     def open_backend(self) -> Backend:
-        """A new backend with what fine-tuning made, for the caller to close."""
-        made = self._work.run.folder / self._work.adapter(self.fold) if self.trained else None
-        return self._work.bare_backend(adapter=made)
+        """A new backend with what fine-tuning made, for the caller to close.
+
+        Raises:
+            RunFolderError: Fine-tuning began with other weights than those of today.
+        """
+        if not self.trained:
+            return self._work.bare_backend()
+        stage = self._work.run.stages.get(f"train/{self.fold}")
+        begun_with = stage["model"] if stage else None
+        with contextlib.closing(self._work.bare_backend()) as bare:
+            if begun_with not in (None, bare.identity):
+                raise RunFolderError(
+                    needed=f"the model that the run was fine-tuned from, {begun_with}",
+                    received=bare.identity,
+                    remedy="bring that model back, or do the run again with --force",
+                )
+        adapter = self._work.run.folder / self._work.adapter(self.fold)
+        return self._work.bare_backend(adapter=adapter)
 
     def open_writer(self) -> Backend:
         """A new backend that writes summaries and preferences, for the caller to close."""
