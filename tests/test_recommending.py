@@ -143,3 +143,13 @@ def test_an_adapter_is_not_put_on_other_weights_than_its_own(run: Path, tmp_path
         pytest.raises(RunFolderError, match=r"fine-tuned from, scripted:others, received scripted"),
     ):
         model.open_backend()
+
+
+def test_the_most_popular_items_come_first(run: Path) -> None:
+    with MllmMsr.from_run(run) as model:
+        found = model.popular_items()
+        met = [item_id for user in model.users for item_id in model.history(user)]
+        assert set(found) == set(model.catalogue)
+        counts = [met.count(item_id) for item_id in found]
+        assert counts == sorted(counts, reverse=True)
+        assert not model.keeps_pictures  # a scripted model has no memory

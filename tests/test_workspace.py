@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 import scripted_runs
+from mllm_msr.config import load_settings
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.pipeline import Pipeline
+from mllm_msr.store import RunFolder
+from mllm_msr.workspace import Workspace, silent
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,16 @@ def test_baselines_read_of_items_what_the_settings_allow(run: tuple[Path, Path])
         "text"
     ].to_list()
     assert "A plain square." in told["text"].to_list()
+
+
+def test_a_model_of_this_process_can_keep_what_it_read(run: tuple[Path, Path]) -> None:
+    settings = load_settings("sound", ["dataset=demo"], environment={})
+    assert settings.model.backend == "embedded"
+    here = Workspace(RunFolder.open(run[0], read_only=True), settings, force=False, progress=silent)
+    assert here.can_keep_pictures
+    with contextlib.closing(here.bare_backend(prefix_cache_bytes=10**6)) as backend:
+        assert backend.identity == here.bare_backend().identity
+    with Pipeline.open(run[0], scripted_runs.load(run[1])) as pipeline:
+        elsewhere = pipeline.workspace
+        assert not elsewhere.can_keep_pictures
+        elsewhere.bare_backend(prefix_cache_bytes=10**6).close()

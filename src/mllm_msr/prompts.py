@@ -69,6 +69,7 @@ def domain(noun: str) -> Domain:
     return DOMAINS[noun]
 
 
+@functools.lru_cache(maxsize=4096)  # one preference stands in many prompts
 def clean(text: str, *, max_chars: int = 2000) -> str:
     """Make text safe to stand between double quotes inside a prompt.
 
@@ -132,6 +133,12 @@ def template_hash(name: str, *, noun: str = "item") -> str:
     return hashlib.sha256(_template_source(name, noun).encode()).hexdigest()
 
 
+@functools.cache
+def _template(name: str, noun: str) -> jinja2.Template:
+    _template_source(name, noun)
+    return _environment().select_template([f"{noun}/{name}.jinja", f"{name}.jinja"])
+
+
 def _template_source(name: str, noun: str) -> str:
     source = _source(f"{noun}/{name}.jinja") or _source(f"{name}.jinja")
     if source is None:
@@ -171,9 +178,7 @@ def render(
     values = {key: _cleaned(value) for key, value in data.items()}
     for turn, key in enumerate(trimmable, start=1):
         values[key] = f"{_TRIM_START}{turn}{values[key]}{_TRIM_END}"
-    _template_source(name, noun)
-    template = _environment().select_template([f"{noun}/{name}.jinja", f"{name}.jinja"])
-    text = template.render(
+    text = _template(name, noun).render(
         **values,
         noun=words.noun,
         nouns=words.nouns,

@@ -14,6 +14,7 @@ date first, at one prompt per open block.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self, cast
@@ -147,8 +148,9 @@ class MllmMsr:
         Raises:
             RunFolderError: Fine-tuning began with other weights than those of today.
         """
+        kept = self.settings.retrieve.prefix_cache_bytes
         if not self.trained:
-            return self._work.bare_backend()
+            return self._work.bare_backend(prefix_cache_bytes=kept)
         stage = self._work.run.stages.get(f"train/{self.fold}")
         begun_with = stage["model"] if stage else None
         with contextlib.closing(self._work.bare_backend()) as bare:
@@ -159,11 +161,21 @@ class MllmMsr:
                     remedy="bring that model back, or do the run again with --force",
                 )
         adapter = self._work.run.folder / self._work.adapter(self.fold)
-        return self._work.bare_backend(adapter=adapter)
+        return self._work.bare_backend(adapter=adapter, prefix_cache_bytes=kept)
 
     def open_writer(self) -> Backend:
         """A new backend that writes summaries and preferences, for the caller to close."""
         return self._work.bare_backend(self.settings.infer.model)
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """Whether the ranking model remembers what it has read of the items' pictures."""
+        return self._work.can_keep_pictures and self.settings.retrieve.prefix_cache_bytes > 0
+
+    def popular_items(self) -> list[str]:
+        """The catalogue, what most users of the run have met first."""
+        counts = Counter(item_id for history in self._histories.values() for item_id in history)
+        return sorted(self.catalogue, key=lambda item_id: (-counts[item_id], item_id))
 
     def history(self, user_id: str) -> tuple[str, ...]:
         """A user's items in the run, oldest first; empty for an unknown user."""

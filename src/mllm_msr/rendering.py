@@ -88,7 +88,11 @@ class Renderer:
                 remedy="use the instruction-tuned form of the model, or add chat_template.jinja",
             )
         self._marks = _marks_pattern(processor, self.tokenizer)
+        self._special_ids = frozenset(self.tokenizer.all_special_ids)
+        # Prompts of one batch end alike, and a text is counted before it is expanded.
         self._choice_ids = functools.lru_cache(maxsize=1024)(self._find_choice_ids)
+        self._tail_length = functools.lru_cache(maxsize=1024)(self._find_tail_length)
+        self._ids = functools.lru_cache(maxsize=8)(self._tokenise)
 
     def render(self, prompt: Prompt, answer: str | None = None) -> Rendered:
         """Turn a prompt, and an answer to learn from, into token ids.
@@ -141,7 +145,8 @@ class Renderer:
         Raises:
             AnswerTokenError: An answer is not exactly one token there, or two are the same.
         """
-        return self._choice_ids(tuple(prompt_ids[-_TAIL_TOKENS:]), tuple(choices))
+        n_tokens = self._tail_length(tuple(prompt_ids[-_SHORTEST_TAIL:])) or _TAIL_TOKENS
+        return self._choice_ids(tuple(prompt_ids[-n_tokens:]), tuple(choices))
 
     def collate(
         self,
@@ -199,12 +204,12 @@ class Renderer:
     def _fit(self, prompt: Prompt, budget: int | None) -> tuple[str, int, bool]:
         """The templated prompt within a budget, its text tokens, and whether it was cut."""
         text = self._template(prompt)
-        n_tokens = self._count(text)
+        n_tokens = self._count(text, prompt.images)
         if budget is None or n_tokens <= budget:
             return text, n_tokens, False
 
         def count(n_words: int) -> int:
-            return self._count(self._template(trimming.cut(prompt, n_words)))
+            return self._count(self._template(trimming.cut(prompt, n_words)), prompt.images)
 
         n_words = trimming.count_words(prompt)
         keep = bisect.bisect_right(range(n_words), budget, key=count) - 1
@@ -277,21 +282,29 @@ class Renderer:
         has_it = self._processor is self.tokenizer or (bos is not None and text.startswith(bos))
         return {"add_special_tokens": not has_it}
 
-    def _count(self, text: str) -> int:
-        ids: list[int] = self.tokenizer(text, **self._opening(text))["input_ids"]
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        """Ids of a templated text."""
+        return tuple(self.tokenizer(text, **self._opening(text))["input_ids"])
+
+    def _count(self, text: str, images: tuple[Path, ...]) -> int:
+        """Text tokens of a templated prompt."""
         placeholder = getattr(self._processor, "image_token", None)
         if placeholder is None:
-            return len(ids)
+            return len(self._ids(text))
+        expansion = self.pictures.get(images).expansion if images else None
+        if expansion is not None and not expansion.replace(placeholder, ""):
+            text = text.replace(placeholder, expansion)  # nothing but placeholders: the same count
+        ids = self._ids(text)
         return len(ids) - ids.count(self.tokenizer.convert_tokens_to_ids(placeholder))
 
     def _expand(self, text: str, images: tuple[Path, ...]) -> tuple[list[int], str | None]:
         """Ids of a templated prompt with its pictures, and the text that tokenises to them."""
         if not images:
-            return self.tokenizer(text, **self._opening(text))["input_ids"], text
+            return list(self._ids(text)), text
         expansion = self.pictures.get(images).expansion
         if expansion is not None:
             text = text.replace(self._processor.image_token, expansion)
-            return self.tokenizer(text, **self._opening(text))["input_ids"], text
+            return list(self._ids(text)), text
         opened = [open_image(path) for path in images]
         ids = self._processor(text=[text], images=opened, **self._opening(text))["input_ids"][0]
         return list(ids), None
@@ -315,6 +328,17 @@ class Renderer:
             )
         return tuple(whole[len(tail) :])
 
+    def _find_tail_length(self, tail: tuple[int, ...]) -> int:
+        """How many of a prompt's last tokens tell what follows them; 0 where these do not.
+
+        Nothing merges across a special token, so that the last one is the best place to begin.
+        """
+        special = [place for place, token_id in enumerate(tail) if token_id in self._special_ids]
+        for start in [*special[-1:], 0]:
+            if self._survives(tail[start:]):
+                return len(tail) - start
+        return 0
+
     def _find_choice_ids(self, tail: tuple[int, ...], choices: tuple[str, ...]) -> tuple[int, ...]:
         ids, text = self._readable_tail(tail)
         found = []
@@ -337,15 +361,22 @@ class Renderer:
             )
         return tuple(found)
 
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _survives(self, ids: Sequence[int]) -> bool:
+        """Whether ids, written and read again, are the same."""
+        return self._encode(self._decode(ids)) == list(ids)
+
     def _readable_tail(self, tail: tuple[int, ...]) -> tuple[list[int], str]:
         """The shortest end of a prompt that survives being written and read again."""
         for n_tokens in range(min(_SHORTEST_TAIL, len(tail)), len(tail) + 1):
-            ids = list(tail[len(tail) - n_tokens :])
-            text = self.tokenizer.decode(
-                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            if self._encode(text) == ids:
-                return ids, text
+            ids = tail[len(tail) - n_tokens :]
+            if self._survives(ids):
+                return list(ids), self._decode(ids)
         raise AnswerTokenError(
             needed="a prompt whose end its tokenizer reads as it wrote it",
             received=f"{self.tokenizer.convert_ids_to_tokens(list(tail[-8:]))}",

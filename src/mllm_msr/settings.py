@@ -246,6 +246,10 @@ class RetrieveSettings(_Section):
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="weight of variety in the list (MMR); 0 is relevance alone"
     )
+    prefix_cache_bytes: NonNegativeInt = Field(
+        1_000_000_000,
+        description="memory for what a model of this process has read of the items' pictures",
+    )
 
 
 class ServeSettings(_Section):
@@ -265,6 +269,11 @@ class ServeSettings(_Section):
     )
     max_batch: PositiveInt = Field(64, description="prompts of several requests scored together")
     max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
+    warm_items: NonNegativeInt = Field(
+        500,
+        description="items, the most popular first, whose pictures a model of this process reads "
+        "before users ask",
+    )
     kept_scores: NonNegativeInt = Field(200_000, description="scores kept in memory")
     grace: PositiveFloat = Field(20.0, description="seconds that a shutdown waits for requests")
 

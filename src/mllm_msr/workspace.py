@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,9 @@ from mllm_msr.recommender.examples import Example, build_examples
 from mllm_msr.rivals import Places
 from mllm_msr.settings import ModelSettings, Settings
 from mllm_msr.store import RunFolder, Stage
+
+# Argument of backends that can keep what they have read of pictures.
+_PREFIX_CACHE: Final = "prefix_cache_bytes"
 
 _RIVALS_READ: Final = ("interactions", "items", "splits", "candidates")
 
@@ -118,11 +122,30 @@ class Workspace:
             yield CachedBackend(spread, self.run.cache, chunk_size=chunk)
 
     def bare_backend(
-        self, model: ModelSettings | None = None, *, adapter: Path | None = None
+        self,
+        model: ModelSettings | None = None,
+        *,
+        adapter: Path | None = None,
+        prefix_cache_bytes: int = 0,
     ) -> Backend:
-        """A backend in this process and without the reply cache, for the caller to close."""
+        """A backend in this process and without the reply cache, for the caller to close.
+
+        Args:
+            model: Which one; the run's where empty.
+            adapter: What fine-tuning made.
+            prefix_cache_bytes: For a backend that can keep what it has read of pictures.
+        """
         name, arguments = self._chosen(model, adapter)
-        return cast("Backend", registry.find("backends", name)(**arguments))
+        kind = registry.find("backends", name)
+        if prefix_cache_bytes and _PREFIX_CACHE in inspect.signature(kind).parameters:
+            arguments = {_PREFIX_CACHE: prefix_cache_bytes, **arguments}
+        return cast("Backend", kind(**arguments))
+
+    @property
+    def can_keep_pictures(self) -> bool:
+        """Whether the run's backend takes `prefix_cache_bytes`."""
+        kind = registry.find("backends", self.settings.model.backend)
+        return _PREFIX_CACHE in inspect.signature(kind).parameters
 
     def _chosen(
         self, model: ModelSettings | None, adapter: Path | None

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from mllm_msr.backends._engine import Engine
+from mllm_msr.backends._prefix_cache import PrefixCache
 from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint, load_model
 from mllm_msr.embedded import weights_folder
@@ -227,7 +228,7 @@ class TestArrange:
 
 class TestStates:
     def test_what_the_last_batch_needed_is_kept(self) -> None:
-        states, asked = PrefixStates(), []
+        states, asked = PrefixStates(PrefixCache(0)), []
         a, b, c = (prefix_of(rendered([n])) for n in range(3))
 
         def give(batch: Sequence[Any]) -> list[float]:

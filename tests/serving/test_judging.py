@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -85,3 +86,30 @@ def test_reasons(backend: MoodyBackend) -> None:
     backend.gate.clear()
     found = [asyncio.run(asked.ask(user(), ["1"]))[1] for _ in range(4)]
     assert found == ["model_slow"] * 3 + ["model_resting"]
+
+
+def test_warming_up_begins_with_one_item_and_leaves_room_for_users(backend: MoodyBackend) -> None:
+    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)]))
+    assert backend.batches == [1, 8, 8, 3]
+
+
+def test_warming_up_gives_way_to_users(backend: MoodyBackend) -> None:
+    async def both() -> None:
+        asked = judge(backend)
+        warming = asyncio.create_task(asked.warm_up([str(n) for n in range(20)]))
+        await asyncio.sleep(0)  # its first item is with the model
+        found, _ = await asked.ask(user(), [str(n) for n in range(30, 35)])
+        assert len(found) == 5
+        await warming
+
+    backend.gate.clear()
+    threading.Timer(0.2, backend.gate.set).start()
+    asyncio.run(both())
+    *first, one, two, three = backend.batches  # what waits with the first item may go with it
+    assert (sum(first), one, two, three) == (6, 8, 8, 3)
+
+
+def test_a_failing_model_is_not_warmed_up_further(backend: MoodyBackend) -> None:
+    backend.fails = True
+    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)]))
+    assert backend.batches == [1]

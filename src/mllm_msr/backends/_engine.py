@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from mllm_msr.backends._decoding import Rows, can_write
 from mllm_msr.backends._logits import last_places, precise_choices
+from mllm_msr.backends._prefix_cache import PrefixCache
 from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
@@ -65,6 +66,8 @@ class Engine:
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included; a prompt
             longer than that runs alone.
+        prefix_cache_bytes: Memory for what the model has read of pictures that are asked about
+            again in later calls.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Engine:
         *,
         batch_size: int = 16,
         max_batch_tokens: int = 16_384,
+        prefix_cache_bytes: int = 0,
     ) -> None:
         self._model: Any = loaded.model
         self._batch_size = batch_size
@@ -83,7 +87,9 @@ class Engine:
         )
         self._shares = can_share(loaded.model.config)
         self._writes = self._shares and can_write(loaded.model)
-        self._states = PrefixStates()
+        self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
+        self._cache = PrefixCache(prefix_cache_bytes if self._shares else 0)
+        self._states = PrefixStates(self._cache)
         self._end_ids = _end_ids(loaded)
         # What a checkpoint suggests about sampling and penalties is put aside: answers are greedy.
         self._model.generation_config = transformers.GenerationConfig(
@@ -118,7 +124,7 @@ class Engine:
     def close(self) -> None:
         """Let the model go."""
         self._model = None
-        self._states.clear()
+        self._forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -149,6 +155,8 @@ class Engine:
                 jobs = self._side_by_side(jobs)
             if self._writes and answers:  # what they share is the instruction: length matters more
                 jobs.sort(key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
+            elif self._cache.max_bytes:
+                jobs = self._with_known(jobs)
             yield from work_off(deque(jobs))
             self._states.clear()
 
@@ -156,9 +164,18 @@ class Engine:
         """Prompts that begin alike after one another, those that stand alone last."""
         places = arrange(
             [job.rendered for job in jobs],
-            image_token_id=getattr(self._model.config, "image_token_id", None),
+            image_token_id=self._image_token_id,
         )
         return [replace(jobs[place], n_shared=n_shared) for place, n_shared in places]
+
+    def _with_known(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Prompts that share nothing with their neighbours may have been read in part before."""
+        known = [
+            job.n_shared or self._cache.n_known(job.rendered, image_token_id=self._image_token_id)
+            for job in jobs
+        ]
+        found = [replace(job, n_shared=n) for job, n in zip(jobs, known, strict=True)]
+        return sorted(found, key=lambda job: -job.n_shared)
 
     def _read_ahead(
         self, numbered: Iterator[tuple[int, Prompt]]
@@ -280,10 +297,14 @@ class Engine:
 
     def _halve(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
-        self._states.clear()
+        self._forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _LOG.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
+
+    def _forget(self) -> None:
+        self._states.clear()
+        self._cache.clear()
 
     def _inputs(
         self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]
@@ -321,14 +342,25 @@ class Engine:
             device=self._model.device,
         )  # [batch, choices]
         # Alone, as after a batch that failed, a prompt depends on no other.
-        shared = len(batch) > 1 and batch[0].n_shared > 0
+        shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
         inputs, last = self._continued(batch) if shared else self._whole(batch)
+        if keeps := not shared and self._cache.max_bytes > 0:
+            inputs["past_key_values"] = DynamicCache()
         with last_places(self._model, last), precise_choices(self._model, ids):
-            logits = self._model(**inputs, use_cache=False).logits  # [batch, 1, vocabulary]
+            output = self._model(**inputs, use_cache=keeps)
+        logits = output.logits  # [batch, 1, vocabulary]
+        if keeps:
+            self._keep(batch, inputs["past_key_values"])
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
         return [
             _scores(job, row) for job, row in zip(batch, log_probs.double().tolist(), strict=True)
         ]
+
+    def _keep(self, batch: Sequence[_Job], states: DynamicCache) -> None:
+        """Remember whole prompts, padded on the right, that begin with a picture."""
+        for row, job in enumerate(batch):
+            layers = [(layer.keys[row], layer.values[row]) for layer in states.layers]
+            self._cache.put(job.rendered.images, job.rendered.input_ids, layers)
 
     def _whole(self, batch: Sequence[_Job]) -> tuple[dict[str, Any], Tensor]:
         """Inputs of whole prompts, and where in them each one ends [batch]."""

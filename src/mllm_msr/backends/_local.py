@@ -37,6 +37,7 @@ class LocalModel:
         attention: Implementation of attention.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        prefix_cache_bytes: Memory for what has been read of pictures.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
     """
 
@@ -51,6 +52,7 @@ class LocalModel:
         attention: Attention,
         batch_size: int,
         max_batch_tokens: int,
+        prefix_cache_bytes: int,
         threads: int | None,
     ) -> None:
         self._checkpoint = checkpoint
@@ -61,6 +63,7 @@ class LocalModel:
         self._attention: Attention = attention
         self._batch_size = batch_size
         self._max_batch_tokens = max_batch_tokens
+        self._prefix_cache_bytes = prefix_cache_bytes
         self._threads = threads
         self._loaded: Engine | None = None
         self._closed = False
@@ -133,4 +136,5 @@ class LocalModel:
             loaded,
             batch_size=self._batch_size,
             max_batch_tokens=self._max_batch_tokens,
+            prefix_cache_bytes=self._prefix_cache_bytes,
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mllm_msr.backends._prefix_cache import Layers, PrefixCache, common_length
 from mllm_msr.rendering import Rendered
 
 # What two prompts must have in common to share it, and what makes beginnings identical.
@@ -92,9 +93,14 @@ def split(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
 
 
 class PrefixStates:
-    """Keys and values of the beginnings that the last batch needed."""
+    """Keys and values of the beginnings that the last batch needed.
 
-    def __init__(self) -> None:
+    Args:
+        cache: Knows beginnings of earlier calls, and is told of new ones.
+    """
+
+    def __init__(self, cache: PrefixCache) -> None:
+        self._cache = cache
         self._rows: dict[Prefix, int] = {}
         self._layers: list[tuple[Tensor, Tensor]] = []  # [prefixes, heads, shared, size]
 
@@ -114,17 +120,31 @@ class PrefixStates:
         Returns:
             A cache of one row per prefix given, for the model to write to.
         """
-        places = {prefix: row for row, prefix in reversed(list(enumerate(prefixes)))}
+        places: dict[Prefix, int] = {}
+        for row, prefix in enumerate(prefixes):
+            places.setdefault(prefix, row)
         kept = [prefix for prefix in places if prefix in self._rows]
         new = [prefix for prefix in places if prefix not in self._rows]
-        layers = _select(self._layers, [self._rows[prefix] for prefix in kept]) if kept else []
-        if new:
-            computed = run([places[prefix] for prefix in new])
-            added = [(layer.keys, layer.values) for layer in computed.layers]
-            layers = _join(layers, added) if kept else added
-        self._layers = layers
-        self._rows = {prefix: row for row, prefix in enumerate(kept + new)}
-        return DynamicCache(_select(layers, [self._rows[prefix] for prefix in prefixes]))
+        known = {prefix: self._cache.get(*prefix) for prefix in new}
+        cached = [layers for layers in known.values() if layers is not None]
+        unread = [prefix for prefix in new if known[prefix] is None]
+        parts = []
+        if kept:
+            parts.append(_select(self._layers, [self._rows[prefix] for prefix in kept]))
+        if cached:
+            parts.append(_stack(cached))
+        if unread:
+            computed = run([places[prefix] for prefix in unread])
+            parts.append([(layer.keys, layer.values) for layer in computed.layers])
+            for row, prefix in enumerate(unread):
+                self._cache.put(*prefix, [(k[row], v[row]) for k, v in parts[-1]])
+        self._layers = _join(parts)
+        read_before = [prefix for prefix in new if known[prefix] is not None]
+        self._rows = {prefix: row for row, prefix in enumerate(kept + read_before + unread)}
+        rows = [self._rows[prefix] for prefix in prefixes]
+        if rows == list(range(len(self._rows))):  # a cache grows by copying: these stay as they are
+            return DynamicCache(self._layers)
+        return DynamicCache(_select(self._layers, rows))
 
 
 def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
@@ -155,10 +175,7 @@ def _shared_length(group: Sequence[Rendered], image_token_id: int | None) -> int
 
 
 def _common_length(one: Rendered, other: Rendered) -> int:
-    if one.images != other.images:
-        return 0
-    pairs = zip(one.input_ids, other.input_ids, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return common_length(one.input_ids, other.input_ids) if one.images == other.images else 0
 
 
 def _select(
@@ -167,10 +184,19 @@ def _select(
     return [(keys[list(rows)], values[list(rows)]) for keys, values in layers]
 
 
-def _join(
-    ones: Sequence[tuple[Tensor, Tensor]], others: Sequence[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
+def _stack(rows: Sequence[Layers]) -> list[tuple[Tensor, Tensor]]:
+    """Layers of single rows as layers of a batch."""
     return [
-        (torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]]))
-        for one, other in zip(ones, others, strict=True)
+        (torch.stack([keys for keys, _ in layer]), torch.stack([values for _, values in layer]))
+        for layer in zip(*rows, strict=True)
+    ]
+
+
+def _join(parts: Sequence[list[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
+    """Batches below one another."""
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+        for layer in zip(*parts, strict=True)
     ]

@@ -29,6 +29,8 @@ class EmbeddedBackend(Backend):
         device: A torch device, or "auto" for the first GPU where there is one.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        prefix_cache_bytes: Memory for what the model has read of pictures when it scored, used
+            where later calls ask about them again, as a service does; 0 keeps nothing.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
 
     Raises:
@@ -44,6 +46,7 @@ class EmbeddedBackend(Backend):
         device: str = "auto",
         batch_size: int = 64,
         max_batch_tokens: int = 32_768,
+        prefix_cache_bytes: int = 0,
         threads: int | None = None,
     ) -> None:
         if precision == "auto":
@@ -58,6 +61,7 @@ class EmbeddedBackend(Backend):
             attention="eager" if precision == "bfloat16" else "auto",
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache_bytes=prefix_cache_bytes,
             threads=threads,
         )
 

@@ -32,6 +32,8 @@ class HuggingFaceBackend(Backend):
         adapter: Folder of a LoRA adapter in PEFT's format.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
+        prefix_cache_bytes: Memory for what the model has read of pictures when it scored, used
+            where later calls ask about them again, as a service does; 0 keeps nothing.
         attention: Implementation of attention; "auto" leaves it to the model.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
 
@@ -50,6 +52,7 @@ class HuggingFaceBackend(Backend):
         adapter: Path | None = None,
         batch_size: int = 16,
         max_batch_tokens: int = 16_384,
+        prefix_cache_bytes: int = 0,
         attention: Attention = "auto",
         threads: int | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class HuggingFaceBackend(Backend):
             attention=attention,
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache_bytes=prefix_cache_bytes,
             threads=threads,
         )
 

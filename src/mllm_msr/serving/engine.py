@@ -83,6 +83,7 @@ class OnlineEngine:
         self._writing = QueuedBackend(
             self._writer, identity=writer.identity, timeout=_WRITING_TIMEOUT
         )
+        self._warming: asyncio.Task[None] | None = None
         self._catalogue_lock = threading.Lock()
         self._writes = asyncio.Lock()
         self.users = Users(
@@ -100,12 +101,15 @@ class OnlineEngine:
         for row in await asyncio.to_thread(lambda: list(self._state.items())):
             self._add_to_catalogue(row)
         await self.users.follow_all()
-        first = next(iter(self._model.catalogue), None)
-        if first is not None:
-            self.judges["run"].warm_up(first)
+        first = self._model.popular_items()
+        if first:
+            known = first[: 1 + self._settings.warm_items * self._model.keeps_pictures]
+            self._warming = asyncio.create_task(self.judges["run"].warm_up(known))
 
     async def stop(self) -> None:
         """Let updates at work end, within the grace; then close everything."""
+        if self._warming is not None:
+            self._warming.cancel()
         await self.users.stop()
         await asyncio.to_thread(self._scorer.close)
         await asyncio.to_thread(self._writer.close)

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, cast, final
+from typing import Final, Literal, cast, final
 
 from mllm_msr.assembling import FallbackReason, missing
 from mllm_msr.item_catalogue import Catalogue
@@ -24,6 +24,10 @@ from mllm_msr.serving.users import User
 from mllm_msr.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
+
+# Items read at a time while nobody asks: what the next request may have to wait for.
+_WARM_BATCH: Final = 8
+_WARM_PAUSE: Final = 0.05  # seconds
 
 ModelName = Literal["run", "untuned"]
 
@@ -59,9 +63,26 @@ class Judge:
         self._metrics = metrics
         self._scores: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def warm_up(self, item_id: str) -> None:
-        """Load the model now, not while the first user waits; returns at once."""
-        self._queue.score([self._catalogue.prompt("", item_id)], CHOICES)
+    async def warm_up(self, item_ids: Sequence[str]) -> None:
+        """Load the model and let it read items now, not while users wait.
+
+        The first item comes alone, so that the model is soon ready; the others a few at a time,
+        when nobody else asks. What goes wrong is left for the first request to meet.
+
+        Args:
+            item_ids: Items of the catalogue; what is read of their pictures is kept where the
+                backend can keep it.
+        """
+        starts = range(1, len(item_ids), _WARM_BATCH)
+        for portion in [item_ids[:1], *(item_ids[at : at + _WARM_BATCH] for at in starts)]:
+            while self._queue.waiting:
+                await asyncio.sleep(_WARM_PAUSE)
+            prompts = [self._catalogue.prompt("", item_id) for item_id in portion]
+            try:
+                await asyncio.wrap_future(self._queue.score(prompts, CHOICES))
+            except Exception as error:  # noqa: BLE001 - requests meet it again, and say so
+                _log.warning("the model could not be warmed up: %s", error)
+                return
 
     def forget(self, preferences: Collection[str]) -> None:
         """Forget the scores that were given for some preferences."""
