@@ -45,15 +45,20 @@ def run(
         requests a second and the service's own mean time, without the way to the client and back:
         lists for users whose candidates have no score yet ("cold") and again ("warm"), one score
         that is known, events; and the machine's load before, above whose cores times say little.
+        As many lists for other users come before and are told apart ("lists_first"): a process
+        prepares its matrix products for every new shape.
     """
     load = os.getloadavg()[0]
     interactions = pl.read_parquet(Path(folder) / "interactions.parquet")
     users = interactions["user_id"].unique().sort().to_list()
     items = interactions["item_id"].unique().sort().to_list()
 
-    async def list_of(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
-        body = {"user_id": users[n % len(users)], "k": 10, "budget": budget}
-        return await client.post("/v1/recommendations", json=body)
+    def list_of(first: int) -> Ask:
+        async def ask(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+            body = {"user_id": users[(first + n) % len(users)], "k": 10, "budget": budget}
+            return await client.post("/v1/recommendations", json=body)
+
+        return ask
 
     async def score_of(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
         del n
@@ -65,12 +70,13 @@ def run(
         return await client.post("/v1/events", json={"events": [event]})
 
     with tempfile.TemporaryDirectory() as state, _served(Path(folder), Path(state)) as url:
-        _settle(url, users[:requests], items)
+        _settle(url, users[: 2 * requests], items)
         result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
         result |= {"clients": clients, "budget": budget}
         kinds: dict[str, tuple[Ask, int]] = {
-            "lists_cold": (list_of, clients),
-            "lists_warm": (list_of, clients),
+            "lists_first": (list_of(0), clients),
+            "lists_cold": (list_of(requests), clients),
+            "lists_warm": (list_of(requests), clients),
             "score_known": (score_of, 1),
             "events": (event_of, clients),
         }

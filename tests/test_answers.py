@@ -32,6 +32,7 @@ PREFERENCE = prompts.render("preference_first", DATA, noun="film")
         ("As an AI language model, I do not see pictures.", "refusal"),
         ("Unfortunately, I cannot see it.", "refusal"),
         ("rose " * 40, "endless"),
+        ("The user likes videos for" + "udis" * 40 + ".", "endless"),
         ("It is calm. It is very calm and slow. " * 8, "endless"),
         ("Это спокойный фильм о красном фонаре", "language"),
         ("一部关于红灯笼的安静电影", "language"),

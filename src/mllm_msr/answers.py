@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -28,6 +28,7 @@ _REMINDERS: Final = (
 # An answer may begin as its prompt says ("The user appears to have a preference for", 7 words).
 _ECHO_WORDS: Final = 12
 _LOOP_WORDS: Final = 24
+_LOOP_LETTERS: Final = 60  # no word of a language is that long
 _LANGUAGE_WORDS: Final = 16
 _REFUSAL: Final = re.compile(
     r"\W*((i am|i'm) (very )?(sorry|unable|not able|afraid)|sorry\b|i (can ?not|can't|won't)\b"
@@ -159,12 +160,14 @@ def _is_garbage(text: str, words: list[str]) -> bool:
     return not words or written < 0.6 * len(visible) or letters < 0.3 * len(visible)
 
 
-def _is_endless(words: list[str]) -> bool:
-    """Whether a long answer says the same over and over."""
-    if len(words) < _LOOP_WORDS:
-        return False
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    return len(set(triples)) < 0.4 * len(triples)
+def _is_endless(words: Sequence[str]) -> bool:
+    """Whether a long answer, or a long word in it, says the same over and over."""
+    return _repeats(words, _LOOP_WORDS) or any(_repeats(word, _LOOP_LETTERS) for word in words)
+
+
+def _repeats(units: Sequence[str], at_least: int) -> bool:
+    triples = list(zip(units, units[1:], units[2:], strict=False))
+    return len(units) >= at_least and len(set(triples)) < 0.4 * len(triples)
 
 
 def _is_foreign(text: str, words: list[str]) -> bool:

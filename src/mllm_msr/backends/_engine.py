@@ -169,13 +169,21 @@ class Engine:
         return [replace(jobs[place], n_shared=n_shared) for place, n_shared in places]
 
     def _with_known(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """Prompts that share nothing with their neighbours may have been read in part before."""
-        known = [
-            job.n_shared or self._cache.n_known(job.rendered, image_token_id=self._image_token_id)
+        """Prompts that share nothing with their neighbours may have been read in part before.
+
+        Those that need not stand beside what they share are sorted by length.
+        """
+        grouped = [job for job in jobs if job.n_shared]
+        lone = [
+            replace(
+                job,
+                n_shared=self._cache.n_known(job.rendered, image_token_id=self._image_token_id),
+            )
             for job in jobs
+            if not job.n_shared
         ]
-        found = [replace(job, n_shared=n) for job, n in zip(jobs, known, strict=True)]
-        return sorted(found, key=lambda job: -job.n_shared)
+        lone.sort(key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
+        return [*grouped, *lone]
 
     def _read_ahead(
         self, numbered: Iterator[tuple[int, Prompt]]
