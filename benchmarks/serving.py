@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import httpx2
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 _ATTEMPTS: Final = 600
@@ -30,7 +31,7 @@ Ask = Callable[[httpx2.AsyncClient, int], Awaitable[httpx2.Response]]
 
 
 def run(
-    *, folder: str = "runs/demo", clients: int = 4, requests: int = 60, budget: int = 20
+    *, folder: str = "runs/demo", clients: int = 4, requests: int = 180, budget: int = 20
 ) -> dict[str, Any]:
     """Measure a served run.
 
@@ -43,8 +44,9 @@ def run(
     Returns:
         For each kind of request its p50, p95 and p99 in milliseconds as the clients see them, the
         requests a second and the service's own mean time, without the way to the client and back:
-        lists for users whose candidates have no score yet ("cold") and again ("warm"), one score
-        that is known, events; and the machine's load before, above whose cores times say little.
+        lists for users who have had none yet ("cold") and again ("warm"), one score that is
+        known, events; how many candidates the model had to rank for each request; and the
+        machine's load before, above whose cores times say little.
         As many lists for other users come before and are told apart ("lists_first"): a process
         prepares its matrix products for every new shape.
     """
@@ -69,30 +71,39 @@ def run(
         event = {"event_id": str(n), "user_id": f"visitor{n % 9}", "item_id": items[n % len(items)]}
         return await client.post("/v1/events", json={"events": [event]})
 
-    with tempfile.TemporaryDirectory() as state, _served(Path(folder), Path(state)) as url:
-        _settle(url, users[: 2 * requests], items)
-        result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
-        result |= {"clients": clients, "budget": budget}
-        kinds: dict[str, tuple[Ask, int]] = {
-            "lists_first": (list_of(0), clients),
-            "lists_cold": (list_of(requests), clients),
+    result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
+    result |= {"clients": clients, "budget": budget}
+    # Users of one preference share what was scored for it: the first service keeps no score.
+    services: dict[int, dict[str, tuple[Ask, int]]] = {
+        0: {"lists_first": (list_of(0), clients), "lists_cold": (list_of(requests), clients)},
+        200_000: {
+            "": (list_of(requests), clients),
             "lists_warm": (list_of(requests), clients),
             "score_known": (score_of, 1),
             "events": (event_of, clients),
-        }
-        for name, (ask, n_clients) in kinds.items():
-            before = _served_so_far(url)
-            result[name] = asyncio.run(_measure(url, ask, clients=n_clients, requests=requests))
-            seconds, n_requests = (b - a for a, b in zip(before, _served_so_far(url), strict=True))
-            result[name]["server_mean_ms"] = round(1000 * seconds / n_requests, 1)
-    return result
+        },
+    }
+    for kept_scores, kinds in services.items():
+        with (
+            tempfile.TemporaryDirectory() as state,
+            _served(Path(folder), Path(state), kept_scores=kept_scores) as url,
+        ):
+            _settle(url, users[: 2 * requests], items)
+            for name, (ask, n_clients) in kinds.items():
+                before = _so_far(url)
+                found = asyncio.run(_measure(url, ask, clients=n_clients, requests=requests))
+                seconds, n, calls = _so_far(url) - before
+                found["server_mean_ms"] = round(1000 * seconds / n, 1)
+                result[name] = {**found, "model_calls_per_request": round(calls / n, 1)}
+    return {name: value for name, value in result.items() if name}
 
 
 @contextmanager
-def _served(folder: Path, state: Path) -> Iterator[str]:
+def _served(folder: Path, state: Path, *, kept_scores: int) -> Iterator[str]:
     command = [
         sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
         f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
+        f"serve.kept_scores={kept_scores}",
     ]  # fmt: skip
     # Into a file: a pipe that nobody reads is full after 64 kB of warnings, and the service hangs.
     messages = state / "messages.txt"
@@ -142,15 +153,15 @@ def _settle(url: str, users: Sequence[str], items: Sequence[str]) -> None:
                 time.sleep(0.1)
 
 
-def _served_so_far(url: str) -> tuple[float, float]:
-    """Seconds that the service has spent on requests for lists, scores and events, and how many."""
+def _so_far(url: str) -> npt.NDArray[np.float64]:
+    """What the service has done: seconds and requests of the routes measured, candidates scored."""
     text = httpx2.get(f"{url}/metrics").text
-    found = (
-        sum(map(float, re.findall(rf'request_seconds_{part}{{route="{_ROUTES}"}} (\S+)', text)))
-        for part in ("sum", "count")
+    patterns = (
+        rf'request_seconds_sum{{route="{_ROUTES}"}} (\S+)',
+        rf'request_seconds_count{{route="{_ROUTES}"}} (\S+)',
+        r'batch_prompts_sum{model="scorer"} (\S+)',
     )
-    seconds, n_requests = found
-    return seconds, n_requests
+    return np.array([sum(map(float, re.findall(pattern, text))) for pattern in patterns])
 
 
 async def _measure(url: str, ask: Ask, *, clients: int, requests: int) -> dict[str, Any]:

@@ -186,6 +186,10 @@ class MllmMsr:
         found = self._trails.get((user_id,), tables.empty(tables.PREFERENCES))
         return found.filter(pl.col("n_items") <= len(self.history(user_id))).sort("block")
 
+    def preference(self, user_id: str) -> str:
+        """A user's latest preference in the run; blank for one without any."""
+        return _latest(self.trail(user_id))
+
     def recommend(
         self,
         user_id: str,
@@ -312,8 +316,11 @@ class MllmMsr:
 
 
 def _with_preference(user_id: str, history: tuple[str, ...], trail: pl.DataFrame) -> Profile:
-    preference = trail.sort("n_items")["preference"][-1] if trail.height else ""
-    return Profile(user_id, history, preference)
+    return Profile(user_id, history, _latest(trail))
+
+
+def _latest(trail: pl.DataFrame) -> str:
+    return trail.sort("n_items")["preference"][-1] if trail.height else ""
 
 
 def _retriever(

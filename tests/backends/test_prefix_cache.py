@@ -105,12 +105,12 @@ class TestPrefixCache:
         ids = [*[IMAGE] * 4, *range(20, 80)]
         cache.put((Path("a"),), ids, layers(64))
         other = rendered([*ids[:40], *range(200, 230)], "a")
-        assert cache.n_known(other, image_token_id=IMAGE) == 32
-        known = cache.get((Path("a"),), other.input_ids[:32])
+        assert cache.n_known(other, image_token_id=IMAGE) == 40
+        known = cache.get((Path("a"),), other.input_ids[:40])
         assert known is not None
-        assert [keys.shape for keys, _ in known] == [(2, 32, 4)] * 2
-        assert torch.equal(known[1][1], layers(32)[1][1])
-        assert cache.n_bytes == 32 * 128
+        assert [keys.shape for keys, _ in known] == [(2, 40, 4)] * 2
+        assert torch.equal(known[1][1], layers(40)[1][1])
+        assert cache.n_bytes == 40 * 128
 
     def test_a_picture_is_never_cut(self) -> None:
         cache = PrefixCache(PLENTY)
@@ -123,7 +123,7 @@ class TestPrefixCache:
         cache = PrefixCache(PLENTY)
         ids = [*[IMAGE] * 4, *range(20, 48)]
         cache.put((Path("a"),), ids, layers(32))
-        assert cache.n_known(rendered(ids, "a"), image_token_id=IMAGE) == 4
+        assert cache.n_known(rendered(ids, "a"), image_token_id=IMAGE) == 24
 
     def test_other_pictures_and_other_beginnings_are_unknown(self) -> None:
         cache = PrefixCache(PLENTY)

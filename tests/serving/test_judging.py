@@ -89,14 +89,14 @@ def test_reasons(backend: MoodyBackend) -> None:
 
 
 def test_warming_up_begins_with_one_item_and_leaves_room_for_users(backend: MoodyBackend) -> None:
-    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)]))
+    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)], "calm"))
     assert backend.batches == [1, 8, 8, 3]
 
 
 def test_warming_up_gives_way_to_users(backend: MoodyBackend) -> None:
     async def both() -> None:
         asked = judge(backend)
-        warming = asyncio.create_task(asked.warm_up([str(n) for n in range(20)]))
+        warming = asyncio.create_task(asked.warm_up([str(n) for n in range(20)], "calm"))
         await asyncio.sleep(0)  # its first item is with the model
         found, _ = await asked.ask(user(), [str(n) for n in range(30, 35)])
         assert len(found) == 5
@@ -111,5 +111,5 @@ def test_warming_up_gives_way_to_users(backend: MoodyBackend) -> None:
 
 def test_a_failing_model_is_not_warmed_up_further(backend: MoodyBackend) -> None:
     backend.fails = True
-    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)]))
+    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)], "calm"))
     assert backend.batches == [1]

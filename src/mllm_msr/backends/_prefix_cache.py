@@ -23,7 +23,7 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 # Known beginnings are used in multiples of this: two preferences that happen to open with the same
 # words shall not put the prompts of one batch into batches of different lengths.
-_STEP: Final = 32
+_STEP: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

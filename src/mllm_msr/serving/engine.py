@@ -104,7 +104,9 @@ class OnlineEngine:
         first = self._model.popular_items()
         if first:
             known = first[: 1 + self._settings.warm_items * self._model.keeps_pictures]
-            self._warming = asyncio.create_task(self.judges["run"].warm_up(known))
+            somebody = self._model.preference(next(iter(self._model.users), ""))
+            warming = self.judges["run"].warm_up(known, somebody)
+            self._warming = asyncio.create_task(warming)
 
     async def stop(self) -> None:
         """Let updates at work end, within the grace; then close everything."""

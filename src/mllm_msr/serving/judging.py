@@ -63,7 +63,7 @@ class Judge:
         self._metrics = metrics
         self._scores: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    async def warm_up(self, item_ids: Sequence[str]) -> None:
+    async def warm_up(self, item_ids: Sequence[str], preference: str) -> None:
         """Load the model and let it read items now, not while users wait.
 
         The first item comes alone, so that the model is soon ready; the others a few at a time,
@@ -72,12 +72,13 @@ class Judge:
         Args:
             item_ids: Items of the catalogue; what is read of their pictures is kept where the
                 backend can keep it.
+            preference: Somebody's, so that prompts begin as those of users do.
         """
         starts = range(1, len(item_ids), _WARM_BATCH)
         for portion in [item_ids[:1], *(item_ids[at : at + _WARM_BATCH] for at in starts)]:
             while self._queue.waiting:
                 await asyncio.sleep(_WARM_PAUSE)
-            prompts = [self._catalogue.prompt("", item_id) for item_id in portion]
+            prompts = [self._catalogue.prompt(preference, item_id) for item_id in portion]
             try:
                 await asyncio.wrap_future(self._queue.score(prompts, CHOICES))
             except Exception as error:  # noqa: BLE001 - requests meet it again, and say so
