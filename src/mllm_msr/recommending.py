@@ -17,11 +17,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Self, cast
+from typing import Final, Self
 
 import polars as pl
 
-from mllm_msr import registry, tables
+from mllm_msr import registry, rivals, tables
 from mllm_msr.assembling import RecommendationList, assemble, missing
 from mllm_msr.config import load_settings
 from mllm_msr.data.splits import visible_interactions
@@ -341,7 +341,7 @@ def _retriever(
 def _collaborative(
     work: Workspace, settings: RetrieveSettings, interactions: pl.DataFrame, fold: int
 ) -> Recommender:
-    """A baseline fitted on everything that may be seen."""
+    """A baseline under the run's settings, fitted on everything that may be seen."""
     known = registry.names("baselines")
     name = settings.collaborative or ("item_knn" if "item_knn" in known else "popularity")
     data = TrainingData(
@@ -350,4 +350,4 @@ def _collaborative(
         candidates=work.candidates(fold).filter(pl.col("split") != "test"),
         train_users=frozenset(interactions["user_id"].unique()),
     )
-    return cast("Recommender", registry.find("baselines", name)()).fit(data)
+    return rivals.make(name, work.settings.rivals.arguments(name)).fit(data)
