@@ -154,9 +154,12 @@ def _reminded(prompt: Prompt, reminder: str) -> Prompt:
 
 def _is_garbage(text: str, words: list[str]) -> bool:
     """Whether most of it is no writing: replacement characters, symbols, digits alone."""
-    visible = [char for char in text if not char.isspace()]
-    written = sum(unicodedata.category(char)[0] in "LMN" for char in visible)
-    letters = sum(char.isalpha() for char in visible)
+    visible = "".join(text.split())
+    letters = sum(map(str.isalpha, visible))
+    if visible.isascii():
+        written = sum(map(str.isalnum, visible))
+    else:
+        written = sum(unicodedata.category(char)[0] in "LMN" for char in visible)
     return not words or written < 0.6 * len(visible) or letters < 0.3 * len(visible)
 
 
@@ -172,10 +175,11 @@ def _repeats(units: Sequence[str], at_least: int) -> bool:
 
 def _is_foreign(text: str, words: list[str]) -> bool:
     """Whether it is written in another script, or at length without any common English word."""
-    letters = [char for char in text if char.isalpha()]
-    latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
-    if latin < 0.5 * len(letters):
-        return True
+    if not text.isascii():
+        letters = [char for char in text if char.isalpha()]
+        latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
+        if latin < 0.5 * len(letters):
+            return True
     return len(words) >= _LANGUAGE_WORDS and _COMMON.isdisjoint(words)
 
 
