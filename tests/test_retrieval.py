@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -144,3 +146,20 @@ def test_a_history_as_a_table_keeps_its_order() -> None:
     assert dict(frame.schema) == dict(INTERACTIONS)
     assert frame.rows() == [("u", "b", 0, 0), ("u", "a", 1, 1), ("u", "b", 2, 2)]
     assert history_frame(Profile("u")).height == 0
+
+
+def test_a_light_vote_fills_up_behind_the_others() -> None:
+    rankings = {"own": [f"own{n}" for n in range(30)], "recent": ["hit", "own5"]}
+    alike = [candidate.item_id for candidate in fuse(rankings)]
+    assert alike.index("hit") == 1
+    light = fuse(rankings, weights={"recent": 0.3})
+    found = [candidate.item_id for candidate in light]
+    assert found[0] == "own5"  # two votes, however light the second
+    assert found[-1] == "hit"
+    assert set(found) == set(alike)
+    sources = {
+        name: SimpleNamespace(propose=lambda _, __, x=x: [x])
+        for name, x in (("a", "x"), ("b", "y"))
+    }
+    retriever = Retriever(sources, weights={"a": 0.5})
+    assert [c.item_id for c in retriever.retrieve(Profile("u"), 2)] == ["y", "x"]

@@ -335,7 +335,11 @@ def _retriever(
         ),
         "recent": lambda: PopularSource(interactions, recent_share=settings.recent_share),
     }
-    return Retriever({name: makers[name]() for name in settings.sources}, depth=settings.depth)
+    return Retriever(
+        {name: makers[name]() for name in settings.sources},
+        depth=settings.depth,
+        weights={"recent": settings.recent_weight},
+    )
 
 
 def _collaborative(

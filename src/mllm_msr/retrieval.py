@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Protocol, final
 
 import numpy as np
@@ -206,14 +207,22 @@ class Retriever:
     Args:
         sources: The sources by name.
         depth: Items asked of each source, besides those that the user has met.
+        weights: How much a source's vote counts, 1 where nothing is said.
 
     Attributes:
         sources: As given.
     """
 
-    def __init__(self, sources: Mapping[str, Source], *, depth: int = 200) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        depth: int = 200,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.sources = dict(sources)
         self._depth = depth
+        self._weights = weights
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool = True) -> list[Candidate]:
         """The best `n` candidates or fewer, best first.
@@ -226,17 +235,21 @@ class Retriever:
         depth = max(self._depth, n) + len(profile.history)
         rankings = {name: source.propose(profile, depth) for name, source in self.sources.items()}
         left_out = frozenset(profile.history if exclude_seen else ())
-        return fuse(rankings, exclude=left_out)[:n]
+        return fuse(rankings, exclude=left_out, weights=self._weights)[:n]
 
 
 def fuse(
-    rankings: Mapping[str, Sequence[str]], *, exclude: frozenset[str] = frozenset()
+    rankings: Mapping[str, Sequence[str]],
+    *,
+    exclude: frozenset[str] = frozenset(),
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Candidate]:
-    """Fuse rankings: an item's relevance is the sum of 1 / (60 + rank) over the sources.
+    """Fuse rankings: an item's relevance is the sum of weight / (60 + rank) over the sources.
 
     Args:
         rankings: Item ids by source, best first; ranks count from one, excluded items not.
         exclude: Items that are left out.
+        weights: Of the sources, 1 where nothing is said.
 
     Returns:
         All other items, the most relevant first, ties by id.
@@ -248,8 +261,9 @@ def fuse(
     shares: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for name, ranking in rankings.items():
         kept = (item_id for item_id in ranking if item_id not in exclude)
+        weight = weights.get(name, 1.0)
         for rank, item_id in enumerate(kept, start=1):
-            shares[item_id][name] = 1.0 / (_RANK_CONSTANT + rank)
+            shares[item_id][name] = weight / (_RANK_CONSTANT + rank)
     fused = [
         Candidate(item_id, sum(by.values()), tuple(sorted(by, key=lambda name: (-by[name], name))))
         for item_id, by in shares.items()

@@ -238,6 +238,10 @@ class RetrieveSettings(_Section):
     recent_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="share of the interactions, the latest, that counts as recent"
     )
+    recent_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3,
+        description="vote of what is popular of late, beside 1 of each source that knows the user",
+    )
     depth: PositiveInt = Field(200, description="items asked of each source")
     budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
     order: Literal["fused", "model"] = Field(
