@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -163,7 +163,13 @@ class Recommender(ABC):
     The paper's recommender and its rivals meet this one interface, so that the evaluation
     cannot favour one. The constructor takes flat keyword arguments, `seed` among them where
     chance plays a part.
+
+    Attributes:
+        asks_a_model: Whether each score costs a call of a language model, so that ranking a whole
+            catalogue is not for many users.
     """
+
+    asks_a_model: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Self:

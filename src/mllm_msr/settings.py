@@ -188,7 +188,7 @@ class ScoreSettings(_Section):
         500, description="test users per fold for whom rivals rank the full catalogue; 0 for none"
     )
     full_users_mllm: NonNegativeInt = Field(
-        0, description="the same for the MLLM, one model call per item of the catalogue each"
+        0, description="the same for the MLLM and rivals that ask one, a model call per item each"
     )
     max_error_rate: Fraction = Field(0.01, description="failed prompts that are tolerated")
     model: ModelSettings | None = Field(

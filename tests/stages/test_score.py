@@ -55,6 +55,16 @@ def test_full_rankings_can_be_left_out(tmp_path: Path, data: Path) -> None:
     assert [frame.height for frame in tables.values()] == [0, 0]
 
 
+def test_who_asks_a_model_ranks_the_catalogue_only_where_that_is_wanted(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Popularity, "score_catalogue")
+    monkeypatch.setattr(Popularity, "asks_a_model", True)
+    assert ranked(tmp_path / "none", data, "score.full_users=9")["ranks"].is_empty()
+    few = ranked(tmp_path / "few", data, "score.full_users=9", "score.full_users_mllm=1")
+    assert few["ranks"].height == 3  # one user of each fold
+
+
 HYBRID = (
     "score.zero_shot=false",
     "score.rivals=[hybrid]",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
 import polars as pl
 
@@ -39,6 +39,8 @@ class LlavaZeroShot(Recommender):
     Raises:
         SettingsError: `n_last` is below 1.
     """
+
+    asks_a_model: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, final
 
 import polars as pl
 
@@ -66,6 +66,8 @@ class Tallrec(Recommender):
     Raises:
         SettingsError: A value is out of its range.
     """
+
+    asks_a_model: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, cast
 
 import polars as pl
 
@@ -138,8 +138,10 @@ def _score_rival(work: Workspace, name: str) -> None:
     if rivals.content != "all":
         conditions["content"] = rivals.content
         inputs += ["summaries"] if rivals.content == "image_summary" else []
-    if joined := _joined(work, name):
+    asks = cast("type[Recommender]", registry.find("baselines", name)).asks_a_model
+    if (joined := _joined(work, name)) or asks:
         conditions["full_users_mllm"] = work.settings.score.full_users_mllm
+    if joined:
         inputs += [f"{table}/{other}" for table in ("validation", "scores") for other in joined]
     with work.stage(f"score/{name}", conditions, inputs=inputs) as stage:
         if stage.finished:
@@ -193,8 +195,9 @@ def _rank(
 ) -> Iterator[Ranking]:
     """Rank the catalogue for all test users where that is one product, else for a sample."""
     visible, settings = data.interactions, work.settings.score
-    # Who joins an MLLM knows no more candidates than were put to the MLLM.
-    n_users = settings.full_users_mllm if joined else settings.full_users
+    # Who joins an MLLM knows no more candidates than were put to the MLLM; who asks one pays.
+    costly = joined or model.asks_a_model
+    n_users = settings.full_users_mllm if costly else settings.full_users
     if joined or not isinstance(model, CatalogueScorer):
         for block in _full(work, test, n_users):
             yield rank_scores(model.score(block, visible), model=name)
