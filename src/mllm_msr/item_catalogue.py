@@ -72,7 +72,7 @@ class Catalogue:
         return self._summaries[item_id]
 
     def add(self, item: Item, summaries: pl.DataFrame) -> None:
-        """Add an item, or replace it.
+        """Add an item that is not there; it is found when all that is known of it has been kept.
 
         Args:
             item: The item, its picture under a path that can be opened.
@@ -82,8 +82,9 @@ class Catalogue:
         self.summaries = pl.concat([rest, tables.conform(summaries, tables.SUMMARIES, name="new")])
         image = str(item.image) if item.image else None
         plain = {"item_id": item.item_id, "title": item.title, "text": item.text, "image": image}
-        self._keep({**plain, **summaries.row(0, named=True)})
-        self.index.add([item.item_id], self.encoder.encode([self._summaries[item.item_id]]))
+        row = {**plain, **summaries.row(0, named=True)}
+        self.index.add([item.item_id], self.encoder.encode([_summary(row)]))
+        self._keep(row)
 
     def prompt(self, preference: str, item_id: str) -> Prompt:
         """The recommender's question about one item."""
@@ -102,5 +103,9 @@ class Catalogue:
         item_id, image = row["item_id"], row["image"]
         usable = image and row["image_status"] in {None, "ok", "unused"}
         path = Path(image) if usable else None
+        self._summaries[item_id] = _summary(row)
         self._items[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
-        self._summaries[item_id] = row["summary"] or row["title"] or ""
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    return row["summary"] or row["title"] or ""

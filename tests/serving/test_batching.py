@@ -82,6 +82,19 @@ def test_whoever_gives_up_is_not_worked_for(queue: ModelQueue, backend: MoodyBac
     assert backend.batches == [1, 2]
 
 
+def test_those_who_gave_up_on_a_hanging_model_take_nobodys_place(
+    queue: ModelQueue, backend: MoodyBackend
+) -> None:
+    busy(queue, backend)
+    for _ in range(3):
+        assert queue.score(prompts(20), CHOICES).cancel()
+        assert queue.waiting == 0
+    kept = queue.score(prompts(20), CHOICES)
+    assert queue.waiting == 20
+    backend.gate.set()
+    assert len(kept.result(60)) == 20
+
+
 def test_a_failing_model_is_left_alone_and_then_tried_again(
     queue: ModelQueue, backend: MoodyBackend
 ) -> None:

@@ -43,8 +43,8 @@ def judge(backend: MoodyBackend, **settings: Any) -> Judge:
     )
 
 
-def user(preference: str = "calm") -> User:
-    profile = Profile("u", ("z",), preference)
+def user(preference: str = "calm", user_id: str = "u") -> User:
+    profile = Profile(user_id, ("z",), preference)
     return User(profile, tables.empty(tables.PREFERENCES), known=True)
 
 
@@ -56,10 +56,37 @@ def test_what_was_asked_once_is_remembered(backend: MoodyBackend) -> None:
     assert backend.batches == [2, 1]
     asyncio.run(asked.ask(user("loud"), ["1"]))
     assert backend.batches == [2, 1, 1]
-    asked.forget({"calm"})
-    asyncio.run(asked.ask(user("loud"), ["1"]))
-    asyncio.run(asked.ask(user(), ["1"]))
-    assert backend.batches == [2, 1, 1, 1]
+
+
+def test_a_forgotten_users_scores_are_gone_whatever_his_preference_was(
+    backend: MoodyBackend,
+) -> None:
+    asked = judge(backend)
+    ones = [user("calm"), user("loud"), user("calm", "other")]
+    for one in ones:
+        asyncio.run(asked.ask(one, ["1"]))
+    asked.forget("u")
+    assert {key.user_id for key in asked._scores} == {"other"}
+    for one in ones:
+        asyncio.run(asked.ask(one, ["1"]))
+    assert backend.batches == [1] * 5
+
+
+def test_scores_that_arrive_for_a_user_who_was_forgotten_meanwhile_are_not_kept(
+    backend: MoodyBackend,
+) -> None:
+    async def forgotten_meanwhile() -> None:
+        asked = judge(backend)
+        asking = asyncio.create_task(asked.ask(user(), ["1"]))
+        while not backend.batches:
+            await asyncio.sleep(0.001)
+        asked.forget("u")
+        backend.gate.set()
+        assert (await asking)[1] is None
+        assert not asked._scores
+
+    backend.gate.clear()
+    asyncio.run(forgotten_meanwhile())
 
 
 def test_the_oldest_scores_leave_first(backend: MoodyBackend) -> None:

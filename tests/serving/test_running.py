@@ -134,3 +134,17 @@ def listening(config: uvicorn.Config) -> socket.socket:
     bound.bind((config.host, config.port))
     bound.listen()
     return bound
+
+
+def test_a_shutdown_waits_as_long_as_the_setting_says(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int | None] = []
+
+    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        waits.append(self.config.timeout_graceful_shutdown)
+
+    monkeypatch.setattr(uvicorn.Server, "run", look)
+    state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
+    serve(run, host="127.0.0.1", port=0, overrides=[state, "serve.grace=6.5"])
+    assert waits == [7]

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.serving.state import ServiceState
-from state_checks import check_everything
+from state_checks import TRAIL, check_everything
 
 WRITER = """
 import json, sys
@@ -125,3 +126,18 @@ def test_it_is_an_ordinary_file_that_waits_in_wal_mode(tmp_path: Path, state: Se
     with sqlite3.connect(tmp_path / "state.sqlite") as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert database.execute("SELECT event_id, timestamp FROM events").fetchall() == [("1", 7)]
+
+
+def test_what_a_forgotten_user_was_like_is_not_left_in_the_file(
+    tmp_path: Path, state: ServiceState
+) -> None:
+    texts = [f"The user appears to have a preference for secret number {n}." for n in range(200)]
+    for n, text in enumerate(texts):
+        trail = TRAIL.with_columns(user_id=pl.lit(f"u{n}"), preference=pl.lit(text))
+        state.keep_trail(f"u{n}", trail)
+    for n in range(199):
+        state.forget(f"u{n}", in_run=False)
+    state.close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert texts[199].encode() in kept
+    assert kept.count(b"secret number") == TRAIL.height

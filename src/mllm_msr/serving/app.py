@@ -81,8 +81,8 @@ def create_app(
     add_browsing(app)
     _add_health(app, metrics)
     _add_errors(app)
-    app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(Guard, keys=keys, max_body=max_body)
+    app.add_middleware(Measured, metrics=metrics)  # the outermost, so that refusals count too
     return app
 
 
@@ -101,7 +101,7 @@ def _add_users(app: FastAPI) -> None:
             }
         )
 
-    @app.get("/v1/users/{user_id}/preference", responses=problems(404))
+    @app.get("/v1/users/{user_id:path}/preference", responses=problems(404))
     async def preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
         """A user's preference, and how it came about."""
         users = engine_of(request).users
@@ -118,7 +118,8 @@ def _add_users(app: FastAPI) -> None:
             updating=users.updating(user_id),
         )
 
-    @app.delete("/v1/users/{user_id}", responses=problems())
+    # 404 where a line break in the path keeps it from being a path at all.
+    @app.delete("/v1/users/{user_id:path}", responses=problems(404))
     async def delete(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
         """Forget a user: events, preferences, cached scores. Unknown users are forgotten too."""
         events, preferences = await engine_of(request).forget(user_id)

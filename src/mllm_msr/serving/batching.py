@@ -86,7 +86,7 @@ class ModelQueue:
     def waiting(self) -> int:
         """Prompts that wait."""
         with self._changed:
-            return sum(len(job.prompts) for job in self._jobs)
+            return self._n_waiting()
 
     @property
     def resting(self) -> bool:
@@ -145,7 +145,7 @@ class ModelQueue:
                     received=f"{self._failures} failures in a row",
                     remedy="look at its messages; it is tried again in a moment",
                 )
-            waiting = sum(len(other.prompts) for other in self._jobs)
+            waiting = self._n_waiting()
             if waiting + len(job.prompts) > self._max_queue:
                 raise OverloadedError(
                     needed=f"at most {self._max_queue} prompts that wait for the model",
@@ -155,6 +155,11 @@ class ModelQueue:
             self._jobs.append(job)
             self._changed.notify_all()
         return job.future
+
+    def _n_waiting(self) -> int:
+        # Those who gave up on a model that hangs take nobody's place.
+        self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+        return sum(len(job.prompts) for job in self._jobs)
 
     def _run(self) -> None:
         while batch := self._next_batch():

@@ -93,7 +93,7 @@ def _add_lookups(app: FastAPI) -> None:
 
 def _add_pictures(app: FastAPI) -> None:
     @app.get(
-        "/v1/items/{item_id}/picture",
+        "/v1/items/{item_id:path}/picture",
         response_class=Response,
         responses={**problems(404), **_PICTURE},
     )

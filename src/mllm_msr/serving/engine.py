@@ -12,9 +12,10 @@ import functools
 import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import polars as pl
 
@@ -39,6 +40,7 @@ from mllm_msr.summaries import summarize
 _log = logging.getLogger(__name__)
 
 _WRITING_TIMEOUT: Final = 120.0
+_ANSWERS_AT_ONCE: Final = 8
 
 
 class OnlineEngine:
@@ -83,6 +85,8 @@ class OnlineEngine:
         self._writing = QueuedBackend(
             self._writer, identity=writer.identity, timeout=_WRITING_TIMEOUT
         )
+        # Apart from the updates: whoever waits for an answer does not stand behind all of them.
+        self._threads = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
         self._warming: asyncio.Task[None] | None = None
         self._catalogue_lock = threading.Lock()
         self._writes = asyncio.Lock()
@@ -98,13 +102,14 @@ class OnlineEngine:
 
     async def start(self) -> None:
         """Take up what an earlier service left: its items, and updates that it did not finish."""
-        for row in await asyncio.to_thread(lambda: list(self._state.items())):
-            self._add_to_catalogue(row)
-        await self.users.follow_all()
+        await asyncio.to_thread(self._add_kept_items)
+        self.users.resume()
         first = self._model.popular_items()
         if first:
             known = first[: 1 + self._settings.warm_items * self._model.keeps_pictures]
-            somebody = self._model.preference(next(iter(self._model.users), ""))
+            gone = await asyncio.to_thread(self._state.forgotten_users)
+            users = (user_id for user_id in self._model.users if user_id not in gone)
+            somebody = self._model.preference(next(users, ""))
             warming = self.judges["run"].warm_up(known, somebody)
             self._warming = asyncio.create_task(warming)
 
@@ -115,7 +120,7 @@ class OnlineEngine:
         await self.users.stop()
         await asyncio.to_thread(self._scorer.close)
         await asyncio.to_thread(self._writer.close)
-        self.users.threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._state.close()
 
     @property
@@ -160,17 +165,16 @@ class OnlineEngine:
         Returns:
             "accepted", "duplicate" or "unknown_item" for each.
         """
-        known = [event for event in events if event[2] in self._model.catalogue]
+        # Looked up once: an item may arrive while the database is written.
+        known = [place for place, event in enumerate(events) if event[2] in self._model.catalogue]
         async with self._writes:
-            new = iter(await asyncio.to_thread(self._state.add_events, known))
-        statuses = []
-        for event in events:
-            status = "unknown_item"
-            if event[2] in self._model.catalogue:
-                status = "accepted" if next(new) else "duplicate"
-            statuses.append(status)
+            new = await asyncio.to_thread(self._state.add_events, [events[at] for at in known])
+        statuses = ["unknown_item"] * len(events)
+        for place, is_new in zip(known, new, strict=True):
+            statuses[place] = "accepted" if is_new else "duplicate"
+        for status in statuses:
             self._metrics.event(status)
-        for user_id in dict.fromkeys(event[1] for event in known):
+        for user_id in dict.fromkeys(events[place][1] for place in known):
             self.users.follow(await self.users.get(user_id))
         return statuses
 
@@ -244,7 +248,9 @@ class OnlineEngine:
         trail = tables.empty(tables.PREFERENCES)
         if known:
             try:
-                work = self._in_thread(self._model.infer, profile, trail, self._writing)
+                work = asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._model.infer, profile, trail, self._writing
+                )
                 trail = await asyncio.wait_for(work, self._settings.model_timeout)
             except OverloadedError:
                 raise
@@ -267,11 +273,10 @@ class OnlineEngine:
 
     async def forget(self, user_id: str) -> tuple[int, int]:
         """Delete a user everywhere; returns how many events and preferences that were."""
-        user, events, preferences = await self.users.forget(user_id)
-        texts = set(user.trail["preference"])
+        counts = await self.users.forget(user_id)
         for judge in self.judges.values():
-            judge.forget(texts)
-        return events, preferences
+            judge.forget(user_id)
+        return counts
 
     async def add_item(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
         """Summarise a new item and make it a candidate for everyone.
@@ -290,29 +295,20 @@ class OnlineEngine:
         content = repr((item.title, item.text, image)).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()
         kept = await asyncio.to_thread(self._state.item, item.item_id)
-        if kept is not None and kept["digest"] == digest:
-            return dict(kept), False
-        if kept is not None or item.item_id in self._model.catalogue:
-            raise ItemExistsError(
-                needed="an id that no item has",
-                received=repr(item.item_id),
-                remedy="choose another id; items are not changed",
-            )
-        png = await asyncio.to_thread(as_png, image, item.item_id) if image else None
-        shown = Item(item.item_id, item.title, item.text, keep_picture(self._pictures, digest, png))
-        summaries = await self._in_thread(self._summarise, shown)
-        row = {
-            **summaries.row(0, named=True),
-            "title": item.title,
-            "text": item.text,
-            "image": png,
-            "digest": digest,
-        }
+        if kept is not None:
+            return _same(kept, digest), False
+        if item.item_id in self._model.catalogue:
+            raise _taken(item.item_id)
+        row = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._understood, item, image, digest
+        )
         async with self._writes:
             new = await asyncio.to_thread(self._state.add_item, row)
-        if new:
-            self._add_to_catalogue(row)
-        return row, new
+        if not new:  # somebody else was faster
+            kept = await asyncio.to_thread(self._state.item, item.item_id)
+            return _same(kept or row, digest), False
+        await asyncio.to_thread(self._add_to_catalogue, row)
+        return row, True
 
     def _retrieve(self, profile: Profile, n: int, exclude_seen: bool) -> list[Candidate]:
         with self._catalogue_lock:
@@ -329,14 +325,23 @@ class OnlineEngine:
         ]
         return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
 
-    def _summarise(self, item: Item) -> pl.DataFrame:
-        image = str(item.image) if item.image else None
-        row = {"item_id": item.item_id, "title": item.title, "text": item.text, "image": image}
-        frame = pl.DataFrame([row], schema=dict(tables.ITEMS))
+    def _understood(self, item: Item, image: bytes | None, digest: str) -> dict[str, Any]:
+        png = as_png(image, item.item_id) if image else None
+        path = keep_picture(self._pictures, digest, png)
+        said = {"item_id": item.item_id, "title": item.title, "text": item.text}
+        frame = pl.DataFrame(
+            [{**said, "image": str(path) if path else None}], schema=dict(tables.ITEMS)
+        )
         arguments = self._model.settings.summarize.model_dump(exclude={"model", "scope"})
-        return summarize(frame, self._writing, noun=self._model.catalogue.noun, **arguments)
+        noun = self._model.catalogue.noun
+        summary = summarize(frame, self._writing, noun=noun, **arguments).row(0, named=True)
+        return {**summary, **said, "image": png, "digest": digest}
 
-    def _add_to_catalogue(self, row: dict[str, Any] | Any) -> None:
+    def _add_kept_items(self) -> None:
+        for row in self._state.items():
+            self._add_to_catalogue(row)
+
+    def _add_to_catalogue(self, row: Mapping[str, Any]) -> None:
         item = Item(
             row["item_id"],
             row["title"],
@@ -347,11 +352,19 @@ class OnlineEngine:
         with self._catalogue_lock:
             self._model.catalogue.add(item, pl.DataFrame([summary], schema=dict(tables.SUMMARIES)))
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> pl.DataFrame:
-        loop = asyncio.get_running_loop()
-        return cast(
-            "pl.DataFrame", await loop.run_in_executor(self.users.threads, function, *arguments)
-        )
+
+def _same(kept: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    if kept["digest"] != digest:
+        raise _taken(kept["item_id"])
+    return dict(kept)
+
+
+def _taken(item_id: str) -> ItemExistsError:
+    return ItemExistsError(
+        needed="an id that no item has",
+        received=repr(item_id),
+        remedy="choose another id; items are not changed",
+    )
 
 
 def _queue(backend: Backend, *, name: str, settings: ServeSettings, metrics: Metrics) -> ModelQueue:

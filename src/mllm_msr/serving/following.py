@@ -12,6 +12,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
 
+import polars as pl
+
 from mllm_msr.errors import MllmMsrError
 from mllm_msr.recommending import MllmMsr
 from mllm_msr.retrieval import Profile
@@ -38,9 +40,6 @@ class Users:
         writes: Held while the database is written.
         settings: The section `serve`.
         metrics: Told what happens.
-
-    Attributes:
-        threads: Where preferences are inferred; others may use them for what takes as long.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Users:
         settings: ServeSettings,
         metrics: Metrics,
     ) -> None:
-        self.threads = ThreadPoolExecutor(_UPDATES_AT_ONCE, thread_name_prefix="update")
+        self._threads = ThreadPoolExecutor(_UPDATES_AT_ONCE, thread_name_prefix="update")
         self._model = model
         self._state = state
         self._writer = writer
@@ -64,7 +63,7 @@ class Users:
         self._metrics = metrics
         self._in_run = frozenset(model.users)
         self._updates: dict[str, asyncio.Task[None]] = {}
-        self._epochs: dict[str, int] = {}  # how often each user was forgotten
+        self._resuming: asyncio.Task[None] | None = None
 
     async def get(self, user_id: str) -> User:
         """A user, from the database and the run folder."""
@@ -98,24 +97,16 @@ class Users:
 
         return await asyncio.to_thread(search)
 
-    async def forget(self, user_id: str) -> tuple[User, int, int]:
-        """Delete a user.
-
-        Returns:
-            The user as he was, and how many events and preferences were deleted.
-        """
-        self._epochs[user_id] = self._epochs.get(user_id, 0) + 1
-        user = await self.get(user_id)
+    async def forget(self, user_id: str) -> tuple[int, int]:
+        """Delete a user; returns how many events and preferences that were."""
         async with self._writes:
-            counts = await asyncio.to_thread(
+            return await asyncio.to_thread(
                 self._state.forget, user_id, in_run=user_id in self._in_run
             )
-        return user, *counts
 
-    async def follow_all(self) -> None:
-        """Take up the updates that an earlier service did not finish."""
-        for user_id in await asyncio.to_thread(self._state.users_with_events):
-            self.follow(await self.get(user_id))
+    def resume(self) -> None:
+        """Begin to take up the updates that an earlier service did not finish."""
+        self._resuming = asyncio.create_task(self._resume())
 
     def follow(self, user: User) -> None:
         """Begin an update of a preference that lags behind its history, unless one runs."""
@@ -133,10 +124,13 @@ class Users:
 
     async def stop(self) -> None:
         """Let updates at work end, within the grace, and cancel the others."""
+        if self._resuming is not None:
+            self._resuming.cancel()
         if self._updates:
             await asyncio.wait(self._updates.values(), timeout=self._settings.grace)
         for task in self._updates.values():
             task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _target(self, user: User) -> int:
         """How many items the preference should have read by now."""
@@ -145,24 +139,40 @@ class Users:
             return length
         return length - length % self._model.settings.infer.block_size
 
+    async def _resume(self) -> None:
+        try:
+            for user_id in await asyncio.to_thread(self._state.users_with_events):
+                # Not all at once: users whose events come now would stand behind them.
+                while len(self._updates) >= _UPDATES_AT_ONCE:
+                    first = asyncio.FIRST_COMPLETED
+                    await asyncio.wait(self._updates.values(), return_when=first)
+                self.follow(await self.get(user_id))
+        except MllmMsrError as error:
+            _log.warning("updates wait for their users' next requests: %s", error)
+
     async def _update(self, user: User, target: int) -> None:
         user_id = user.profile.user_id
         loop = asyncio.get_running_loop()
-        while target > user.n_items:
-            epoch = self._epochs.get(user_id, 0)
-            read = Profile(user_id, user.profile.history[:target])
-            try:
+        try:
+            while target > user.n_items:
+                read = Profile(user_id, user.profile.history[:target])
                 trail = await loop.run_in_executor(
-                    self.threads, self._model.infer, read, user.trail, self._writing
+                    self._threads, self._model.infer, read, user.trail, self._writing
                 )
-                async with self._writes:
-                    if self._epochs.get(user_id, 0) == epoch:
-                        await asyncio.to_thread(self._state.keep_trail, user_id, trail)
-            except MllmMsrError as error:
-                _log.warning("a preference stays as it was: %s", error)
-                self._metrics.update("failed")
-                return
-            self._metrics.update("done")
-            # More may have come meanwhile.
-            user = await self.get(user_id)
-            target = self._target(user)
+                kept = await self._keep(read, trail)
+                self._metrics.update("done" if kept else "dropped")
+                # More may have come meanwhile.
+                user = await self.get(user_id)
+                target = self._target(user)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next request tries again
+            _log.warning("a preference stays as it was: %s", error)
+            self._metrics.update("failed")
+
+    async def _keep(self, read: Profile, trail: pl.DataFrame) -> bool:
+        """Keep a trail, unless the user was forgotten since it was begun."""
+        async with self._writes:
+            now = await self.get(read.user_id)
+            still = now.profile.history[: len(read.history)] == read.history
+            if still:
+                await asyncio.to_thread(self._state.keep_trail, read.user_id, trail)
+        return still

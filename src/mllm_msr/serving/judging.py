@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal, cast, final
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple, cast, final
 
 from mllm_msr.assembling import FallbackReason, missing
 from mllm_msr.item_catalogue import Catalogue
@@ -30,6 +30,12 @@ _WARM_BATCH: Final = 8
 _WARM_PAUSE: Final = 0.05  # seconds
 
 ModelName = Literal["run", "untuned"]
+
+
+class _Asked(NamedTuple):
+    user_id: str
+    preference: str
+    item_id: str
 
 
 @final
@@ -61,7 +67,8 @@ class Judge:
         self._catalogue = catalogue
         self._settings = settings
         self._metrics = metrics
-        self._scores: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._scores: OrderedDict[_Asked, float] = OrderedDict()
+        self._n_forgotten = 0
 
     async def warm_up(self, item_ids: Sequence[str], preference: str) -> None:
         """Load the model and let it read items now, not while users wait.
@@ -85,10 +92,11 @@ class Judge:
                 _log.warning("the model could not be warmed up: %s", error)
                 return
 
-    def forget(self, preferences: Collection[str]) -> None:
-        """Forget the scores that were given for some preferences."""
-        for key in [key for key in self._scores if key[0] in preferences]:
-            del self._scores[key]
+    def forget(self, user_id: str) -> None:
+        """Forget the scores of a user, those that are being asked for included."""
+        self._n_forgotten += 1
+        for asked in [asked for asked in self._scores if asked.user_id == user_id]:
+            del self._scores[asked]
 
     async def ask(
         self, user: User, item_ids: Sequence[str]
@@ -110,14 +118,12 @@ class Judge:
             self._metrics.fallback(reason)
             return {}, reason
         preference = user.profile.preference
-        found = {
-            item_id: self._scores[preference, item_id]
-            for item_id in item_ids
-            if (preference, item_id) in self._scores
-        }
+        asked = {one: _Asked(user.profile.user_id, preference, one) for one in item_ids}
+        found = {one: self._scores[key] for one, key in asked.items() if key in self._scores}
         rest = [item_id for item_id in item_ids if item_id not in found]
         if not rest:
             return found, None
+        n_forgotten = self._n_forgotten
         try:
             answers = await self._answers(preference, rest)
         except OverloadedError:
@@ -132,7 +138,8 @@ class Judge:
             reason = "model_failed"
         else:
             new = _understood(rest, answers)
-            self._remember(preference, new)
+            if n_forgotten == self._n_forgotten:
+                self._remember({asked[one]: score for one, score in new.items()})
             found |= new
             reason = None if found else "model_failed"
         if reason is not None:
@@ -145,9 +152,8 @@ class Judge:
         answers = await asyncio.wait_for(waiting, self._settings.model_timeout)
         return cast("list[ChoiceScores]", answers)
 
-    def _remember(self, preference: str, scores: Mapping[str, float]) -> None:
-        for item_id, score in scores.items():
-            self._scores[preference, item_id] = score
+    def _remember(self, scores: Mapping[_Asked, float]) -> None:
+        self._scores.update(scores)
         while len(self._scores) > self._settings.kept_scores:
             self._scores.popitem(last=False)
 

@@ -110,5 +110,5 @@ class Measured:
         try:
             await self._app(scope, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = getattr(scope.get("route"), "path_format", "unknown")
             self._metrics.request(route, status, time.perf_counter() - started)

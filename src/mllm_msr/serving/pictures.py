@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Final
 
-from mllm_msr.errors import RunFolderError
+from mllm_msr.disk import replacing
 from mllm_msr.images import decode_image, open_image
 
 _SIDE: Final = 512
@@ -29,21 +29,15 @@ def keep_picture(folder: Path, digest: str, png: bytes | None) -> Path | None:
     """A picture as a file for the model; its name is a hash, never a client's.
 
     Raises:
-        RunFolderError: There is no room for it.
+        RunFolderError: There is no room for it, or the folder cannot be written.
     """
     if png is None:
         return None
     path = folder / f"{digest}.png"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size != len(png):
-            path.write_bytes(png)
-    except OSError as error:
-        raise RunFolderError(
-            needed="room for a picture in the service's folder",
-            received=f"{path} ({error.strerror})",
-            remedy="make room and send the item again",
-        ) from error
+    if not path.is_file() or path.stat().st_size != len(png):
+        # At once: a request with the same content may be reading it.
+        with replacing(path) as temporary:
+            temporary.write_bytes(png)
     return path
 
 

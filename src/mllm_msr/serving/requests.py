@@ -9,6 +9,7 @@ from fastapi import Path, Request
 from mllm_msr.serving import schemas
 from mllm_msr.serving.engine import OnlineEngine
 
+# In the routes' patterns these are of the kind `path`: an id may hold a slash.
 UserPath = Annotated[schemas.Id, Path()]
 ItemPath = Annotated[schemas.Id, Path()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,9 @@ def make_app(
             model, state, settings=settings, pictures=folder / "pictures", metrics=metrics
         )
 
-    return create_app(make_engine, keys=keys, metrics=metrics, max_body=settings.max_body)
+    app = create_app(make_engine, keys=keys, metrics=metrics, max_body=settings.max_body)
+    app.state.grace = settings.grace
+    return app
 
 
 def serve(
@@ -86,7 +89,7 @@ def serve(
         server_header=False,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=10,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=math.ceil(app.state.grace),
     )
     try:
         bound = config.bind_socket()

@@ -82,7 +82,7 @@ def check_address(host: str, keys: Keys) -> None:
 
 
 class Guard:
-    """The outermost layer of the service: name, key, size, headers.
+    """What every request meets first: name, key, size, headers.
 
     Args:
         app: What it protects.

@@ -26,6 +26,8 @@ from mllm_msr.tables import PREFERENCES
 
 _LOCK_NUMBER: Final = 0x6D6C6C6D  # any number that others are unlikely to lock
 
+_ITEMS_AT_ONCE: Final = 100
+
 _META: Final = sql.MetaData()
 
 _EVENTS: Final = sql.Table(
@@ -225,7 +227,9 @@ class ServiceState:
     def items(self) -> Iterator[Mapping[str, Any]]:
         """All items that were added, by id."""
         with self._explained(), self._engine.connect() as connection:
-            rows = connection.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
+            # A few at a time: they hold pictures.
+            portions = connection.execution_options(yield_per=_ITEMS_AT_ONCE)
+            rows = portions.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
             yield from (dict(row) for row in rows.mappings())
 
     def item(self, item_id: str) -> Mapping[str, Any] | None:
@@ -269,6 +273,8 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     # With NORMAL a power cut may lose the newest transactions, and they were acknowledged.
     connection.execute("PRAGMA synchronous=FULL")
+    # What a forgotten user's preferences said is overwritten, not only given free.
+    connection.execute("PRAGMA secure_delete=ON")
 
 
 @contextlib.contextmanager
