@@ -96,7 +96,8 @@ def test_a_killed_driver_asks_no_finished_reply_again(tmp_path: Path, data: Path
         whole = manifest.load(tmp_path / "one")["summarize"]["counts"]["misses"]
     folder = tmp_path / "killed"
     assert drive("prepare", data, folder) == 0
-    assert drive("summarize", data, folder, stores=4) == -signal.SIGKILL
+    # The first replies to be stored hold no fused summary, however many come at once.
+    assert drive("summarize", data, folder, stores=2) == -signal.SIGKILL
     finished = kept(folder)
     assert 0 < finished < whole
     assert "summarize" not in manifest.load(folder)
