@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import polars as pl
@@ -183,7 +183,7 @@ class Mmsr(VectorRival[FusionModel]):
     targets_per_user: int = 4
     dropout: float = 0.4
     width: int = 128
-    batch_size: int = 256
+    usual_step: ClassVar[int] = 256
     learning_rate: float = 2e-3
 
     @classmethod
@@ -245,7 +245,8 @@ class Mmsr(VectorRival[FusionModel]):
         def batches(epoch: int) -> Sequence[Example]:
             rng = np.random.default_rng([self.seed, epoch])
             places = drawn_targets(histories, self.targets_per_user, rng)
-            return Examples(fitted, histories, places, self.batch_size, self.max_length)
+            size = self.step_size(len(places))
+            return Examples(fitted, histories, places, size, self.max_length)
 
         def loss(batch: Example) -> Tensor:
             items = network.item_table()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +148,7 @@ class Trans2d(ContentRival[PairModel]):
     n_negatives: int = 8
     dropout: float = 0.3
     width: int = 64
-    batch_size: int = 512
+    usual_step: ClassVar[int] = 512
 
     @classmethod
     def space(cls) -> Space:
@@ -202,7 +202,8 @@ class Trans2d(ContentRival[PairModel]):
             drawn = sampler.draw(owners_of(histories, places), self.n_negatives, rng)
             candidates = np.column_stack([histories.items[places], drawn])
             read = before(histories, places, max_length=self.max_length)
-            cuts = range(self.batch_size, len(places), self.batch_size)
+            size = self.step_size(len(places))
+            cuts = range(size, len(places), size)
             return [
                 _blocks(read, candidates, part) for part in np.split(np.arange(len(places)), cuts)
             ]

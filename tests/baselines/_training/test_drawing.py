@@ -10,6 +10,7 @@ from mllm_msr.baselines._training.drawing import (
     chosen,
     drawn_targets,
     owners_of,
+    step_size,
 )
 from mllm_msr.baselines._training.histories import Histories
 
@@ -67,3 +68,13 @@ def test_interactions_may_come_in_any_order():
     sampler = NegativeItems(users, items, n_items=9)
     drawn = sampler.draw(np.zeros(50, dtype=np.int64), 2, np.random.default_rng(0))
     assert set(drawn.ravel()) == {2}
+
+
+def test_small_data_takes_small_steps() -> None:
+    assert step_size(None, 100_000, usual=256) == 256
+    assert step_size(None, 1_600, usual=256) == 100  # 16 steps an epoch
+    assert step_size(None, 320, usual=256) == 32
+    assert step_size(None, 5, usual=256) == 32
+    assert step_size(None, 5, usual=8) == 8
+    assert step_size(None, 5, usual=8192) == 256
+    assert step_size(7, 100_000, usual=256) == 7

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mllm_msr.baselines._content.features import content_vectors
 from mllm_msr.baselines._content.tensors import content_tensors
 from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
+from mllm_msr.baselines._training.drawing import step_size
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, user_histories
 from mllm_msr.baselines._training.judging import ValidationUsers
 from mllm_msr.baselines._training.train import (
@@ -103,7 +104,7 @@ class ContentRival(Recommender, Generic[F]):
         image_encoder: An image encoder's name, see `features.py`.
         content_cache: Folder for finished content vectors; None keeps none.
         width: Size of all states.
-        batch_size: Examples per optimiser step.
+        batch_size: Examples per optimiser step; None for `usual_step`, or fewer in small data.
         epochs: As `LoopOptions.epochs`; the rest alike.
         learning_rate: Adam's.
         weight_decay: Decoupled.
@@ -118,11 +119,12 @@ class ContentRival(Recommender, Generic[F]):
         SettingsError: A value is out of its range.
     """
 
+    usual_step: ClassVar[int] = 1024
     text_encoder: str = "hashing"
     image_encoder: str = "colours"
     content_cache: Path | None = None
     width: int = 64
-    batch_size: int = 1024
+    batch_size: int | None = None
     epochs: int = 50
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -146,8 +148,12 @@ class ContentRival(Recommender, Generic[F]):
         return [
             f"{name} must be at least 1, it is {getattr(self, name)}"
             for name in ("width", "batch_size", *self.counts())
-            if getattr(self, name) < 1
+            if getattr(self, name) is not None and getattr(self, name) < 1
         ]
+
+    def step_size(self, n_examples: int) -> int:
+        """Examples per optimiser step of an epoch that has so many."""
+        return step_size(self.batch_size, n_examples, usual=self.usual_step)
 
     @abstractmethod
     def counts(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -121,7 +122,7 @@ class GraphRival(VectorRival[GraphModel]):
     n_layers: int = 2
     n_negatives: int = 4
     regularisation: float = 1e-4
-    batch_size: int = 8192
+    usual_step: ClassVar[int] = 8192
     learning_rate: float = 5e-3
 
     @abstractmethod
@@ -190,7 +191,7 @@ class GraphRival(VectorRival[GraphModel]):
             rows = rng.permutation(len(users))
             drawn = sampler.draw(users[rows], self.n_negatives, rng)
             table = np.column_stack([users[rows], items[rows], drawn])
-            return list(torch.split(torch.from_numpy(table), self.batch_size))
+            return list(torch.split(torch.from_numpy(table), self.step_size(len(table))))
 
         def loss(batch: Tensor) -> Tensor:
             if batch.device not in moved:

@@ -28,6 +28,7 @@ from mllm_msr.baselines._sequences.item_vectors import content_of
 from mllm_msr.baselines._sequences.losses import LOSSES, LossName, next_item_loss
 from mllm_msr.baselines._sequences.scores import Fitted, SequenceNetwork
 from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
+from mllm_msr.baselines._training.drawing import step_size
 from mllm_msr.baselines._training.histories import (
     Batch,
     Histories,
@@ -51,6 +52,9 @@ Floats = npt.NDArray[np.float32]
 
 # Where things lie; they change nothing about what is learnt.
 _PLACES: Final = ("content_cache", "checkpoints")
+
+# Histories per step that suit tens of thousands of users.
+_USUAL_STEP: Final = 256
 
 _COUNTS: Final = "counts"
 _STRANGE: Final = "strange"
@@ -87,7 +91,7 @@ class NextItemRecommender(Recommender):
         negative_power: They are drawn by popularity to this power: 0 uniformly, 1 as chosen.
         max_length: Latest items of a history that are read; longer ones are learnt from in
             windows of this length.
-        batch_size: Histories per optimiser step.
+        batch_size: Histories per optimiser step; None for 256, or fewer in small data.
         epochs: As `LoopOptions.epochs`; the rest alike.
         learning_rate: Adam's.
         beta2: Adam's second decay.
@@ -108,7 +112,7 @@ class NextItemRecommender(Recommender):
     n_negatives: int = 1024
     negative_power: float = 0.75
     max_length: int = 50
-    batch_size: int = 256
+    batch_size: int | None = None
     epochs: int = 100
     learning_rate: float = 1e-3
     beta2: float = 0.98
@@ -185,10 +189,11 @@ class NextItemRecommender(Recommender):
             counts=counts,
             max_length=self.max_length,
         )
+        batch_size = step_size(self.batch_size, len(windows), usual=_USUAL_STEP)
         self._log = train(
             network,
             lambda epoch: TrainingBatches.shuffled(
-                windows, batch_size=self.batch_size, seed=self.seed, epoch=epoch
+                windows, batch_size=batch_size, seed=self.seed, epoch=epoch
             ),
             loss=self._batch_loss(network, counts[: n_met + 1]),
             judge=self._judge(data, fitted),
@@ -325,11 +330,11 @@ class NextItemRecommender(Recommender):
 
 
 def too_small(settings: object, *names: str) -> list[str]:
-    """One sentence for each of some settings that is below 1."""
+    """One sentence for each of some settings that is below 1; None is left to the data."""
     return [
         f"{name} must be at least 1, it is {getattr(settings, name)}"
         for name in names
-        if getattr(settings, name) < 1
+        if getattr(settings, name) is not None and getattr(settings, name) < 1
     ]
 
 

@@ -8,6 +8,7 @@ do not outweigh short ones and an epoch takes bounded time. Those that learn fro
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -15,8 +16,28 @@ import numpy.typing as npt
 
 from mllm_msr.baselines._training.histories import Codes, Histories
 
+_STEPS: Final = 16
+_SMALLEST_STEP: Final = 32
+_SMALLEST_PART: Final = 32
+
 # Drawings that negatives may take until they are new to their user.
 _DRAWS: Final = 100
+
+
+def step_size(batch_size: int | None, n_examples: int, *, usual: int) -> int:
+    """Examples per optimiser step.
+
+    Args:
+        batch_size: What was set; None leaves it to the data.
+        n_examples: Examples of an epoch.
+        usual: What suits tens of thousands of users. Fewer examples take smaller steps, down to
+            32 or a thirty-second of this, so that an epoch has 16: with one or two, validation
+            stops the training before anything is learned.
+    """
+    if batch_size is not None:
+        return batch_size
+    smallest = max(_SMALLEST_STEP, usual // _SMALLEST_PART)
+    return min(usual, max(smallest, math.ceil(n_examples / _STEPS)))
 
 
 def drawn_targets(histories: Histories, per_user: int, rng: np.random.Generator) -> Codes:
