@@ -24,14 +24,22 @@ _K: Final = 10
 
 
 def run(
-    *, folder: str = "runs/demo", users: int = 200, collaborative: str = "", seed: int = 0
+    *,
+    folder: str = "runs/demo",
+    users: int = 200,
+    collaborative: str = "",
+    recent_weight: float = 0.0,
+    split: str = "test",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Measure retrieval and ranking.
 
     Args:
         folder: A run folder that has been trained.
-        users: Test users at most, a seeded sample.
+        users: Users at most, a seeded sample.
         collaborative: Baseline of the collaborative source; the default one where empty.
+        recent_weight: Vote of recent popularity; the run's where 0.
+        split: "test", or "validation" for users by whom settings may be chosen.
         seed: Seed of the sample.
 
     Returns:
@@ -42,9 +50,10 @@ def run(
     with RunFolder.open(folder, read_only=True) as kept:
         candidates = kept.read("candidates")
     overrides = [f"retrieve.collaborative={collaborative}"] if collaborative else []
+    overrides += [f"retrieve.recent_weight={recent_weight}"] if recent_weight else []
     with MllmMsr.from_run(folder, hide_targets=True, overrides=overrides) as model:
-        test = candidates.filter(split="test", fold=model.fold)
-        targets = sample_targets(test, users, seed=seed).select("user_id", "item_id").rows()
+        asked = candidates.filter(split=split, fold=model.fold)
+        targets = sample_targets(asked, users, seed=seed).select("user_id", "item_id").rows()
         recall: dict[str, dict[int, float]] = {}
         for name, retriever in _retrievers(model).items():
             ranks = [_rank(retriever, _profile(model, user), item) for user, item in targets]

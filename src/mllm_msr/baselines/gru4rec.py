@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
 from mllm_msr.baselines._sequences.next_item import (
     NextItemRecommender,
-    not_a_share,
-    too_small,
 )
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines._training.histories import Batch
+from mllm_msr.baselines._training.ranges import not_a_share, too_small
 from mllm_msr.spaces import Between, OneOf, Space
 
 

@@ -20,11 +20,10 @@ from mllm_msr.baselines._sequences.item_vectors import PartedVectors
 from mllm_msr.baselines._sequences.next_item import (
     Encoders,
     NextItemRecommender,
-    not_a_share,
-    too_small,
 )
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines._training.histories import Batch
+from mllm_msr.baselines._training.ranges import not_a_share, too_small
 from mllm_msr.baselines.gru4rec import Recurrence
 from mllm_msr.spaces import Between, OneOf, Space
 

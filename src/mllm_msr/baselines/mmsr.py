@@ -31,6 +31,7 @@ from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_g
 from mllm_msr.baselines._state import State
 from mllm_msr.baselines._training.drawing import before, chosen, drawn_targets
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.ranges import not_a_share
 from mllm_msr.spaces import Between, OneOf, Space
 
 _SCORING_BATCH: Final = 256
@@ -204,8 +205,7 @@ class Mmsr(VectorRival[FusionModel]):
     def problems(self) -> list[str]:
         """One sentence for each setting out of its range."""
         found = super().problems()
-        if not 0 <= self.dropout < 1:
-            found.append(f"dropout must lie in [0, 1), it is {self.dropout}")
+        found += not_a_share(self, "dropout")
         return found
 
     def build(

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
-from mllm_msr.baselines._sequences.next_item import NextItemRecommender, not_a_share
+from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines._training.histories import Batch
+from mllm_msr.baselines._training.ranges import not_a_share
 from mllm_msr.spaces import Between, OneOf, Space
 
 

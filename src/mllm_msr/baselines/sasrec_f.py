@@ -15,8 +15,9 @@ from typing import final
 from torch import Tensor
 
 from mllm_msr.baselines._sequences.item_vectors import JoinedVectors, PartedVectors
-from mllm_msr.baselines._sequences.next_item import Encoders, NextItemRecommender, not_a_share
+from mllm_msr.baselines._sequences.next_item import Encoders, NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.ranges import not_a_share
 from mllm_msr.baselines.sasrec import SasRecNetwork, attention_problems
 from mllm_msr.spaces import Between, OneOf, Space
 

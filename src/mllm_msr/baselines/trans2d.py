@@ -27,6 +27,7 @@ from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
 from mllm_msr.baselines._state import State
 from mllm_msr.baselines._training.drawing import NegativeItems, before, drawn_targets, owners_of
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.ranges import not_a_share
 from mllm_msr.spaces import Between, OneOf, Space
 
 _TARGET: Final = ["user_id", "position"]
@@ -167,8 +168,7 @@ class Trans2d(ContentRival[PairModel]):
     def problems(self) -> list[str]:
         """One sentence for each setting out of its range."""
         found = super().problems()
-        if not 0 <= self.dropout < 1:
-            found.append(f"dropout must lie in [0, 1), it is {self.dropout}")
+        found += not_a_share(self, "dropout")
         if self.n_heads >= 1 and self.width % self.n_heads:
             found.append(f"n_heads must divide width, they are {self.n_heads} and {self.width}")
         return found

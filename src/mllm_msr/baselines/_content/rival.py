@@ -27,6 +27,7 @@ from mllm_msr.baselines._state import State, damaged, load_state, save_state, un
 from mllm_msr.baselines._training.drawing import step_size
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, user_histories
 from mllm_msr.baselines._training.judging import ValidationUsers
+from mllm_msr.baselines._training.ranges import too_small
 from mllm_msr.baselines._training.train import (
     Judge,
     LoopOptions,
@@ -145,11 +146,7 @@ class ContentRival(Recommender, Generic[F]):
 
     def problems(self) -> list[str]:
         """One sentence for each setting out of its range, besides those of the loop."""
-        return [
-            f"{name} must be at least 1, it is {getattr(self, name)}"
-            for name in ("width", "batch_size", *self.counts())
-            if getattr(self, name) is not None and getattr(self, name) < 1
-        ]
+        return too_small(self, "width", "batch_size", *self.counts())
 
     def step_size(self, n_examples: int) -> int:
         """Examples per optimiser step of an epoch that has so many."""

@@ -37,6 +37,7 @@ from mllm_msr.baselines._training.histories import (
     user_histories,
 )
 from mllm_msr.baselines._training.judging import ValidationUsers
+from mllm_msr.baselines._training.ranges import too_small
 from mllm_msr.baselines._training.train import (
     Judge,
     LoopOptions,
@@ -327,24 +328,6 @@ class NextItemRecommender(Recommender):
             )
 
         return loss
-
-
-def too_small(settings: object, *names: str) -> list[str]:
-    """One sentence for each of some settings that is below 1; None is left to the data."""
-    return [
-        f"{name} must be at least 1, it is {getattr(settings, name)}"
-        for name in names
-        if getattr(settings, name) is not None and getattr(settings, name) < 1
-    ]
-
-
-def not_a_share(settings: object, *names: str) -> list[str]:
-    """One sentence for each of some settings that is not in [0, 1)."""
-    return [
-        f"{name} must lie in [0, 1), it is {getattr(settings, name)}"
-        for name in names
-        if not 0 <= getattr(settings, name) < 1
-    ]
 
 
 def _digest(windows: Histories, codes: ItemCodes) -> str:

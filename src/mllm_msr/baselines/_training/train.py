@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from mllm_msr.baselines._training.ranges import not_a_share, too_small
 from mllm_msr.errors import MissingExtraError, StaleStageError
 from mllm_msr.recommender.quiet import quiet_lightning
 from mllm_msr.recommender.training_state import Progress, TrainingState, load_newest
@@ -65,12 +66,7 @@ class LoopOptions:
 
     def problems(self) -> list[str]:
         """One sentence for each value out of its range, for `SettingsError`."""
-        at_least_one = ("epochs", "patience", "validate_every")
-        found = [
-            f"{name} must be at least 1, it is {getattr(self, name)}"
-            for name in at_least_one
-            if getattr(self, name) < 1
-        ]
+        found = too_small(self, "epochs", "patience", "validate_every")
         found += [
             f"{name} must be above 0, it is {getattr(self, name)}"
             for name in ("learning_rate", "max_minutes")
@@ -81,8 +77,7 @@ class LoopOptions:
             for name in ("weight_decay", "clip")
             if not getattr(self, name) >= 0
         ]
-        if not 0 <= self.beta2 < 1:
-            found.append(f"beta2 must lie in [0, 1), it is {self.beta2}")
+        found += not_a_share(self, "beta2")
         if self.precision not in {"auto", "bf16", "fp32"}:
             found.append(f"precision must be auto, bf16 or fp32, it is {self.precision!r}")
         return found
