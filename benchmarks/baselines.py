@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import polars as pl
+import torch
 
 from benchmarks._measure import apart, peak_gb
 from mllm_msr import registry
@@ -40,6 +41,7 @@ def run(
     epochs: int = 2,
     max_length: int = 16,
     batch_size: int = 128,
+    threads: int = 1,
     peer: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -52,6 +54,8 @@ def run(
         epochs: Epochs of each.
         max_length: Latest items of a history that are read.
         batch_size: Histories per step.
+        threads: Threads of each; more than one wait for each other where the machine does other
+            work, and processor seconds then count the waiting.
         peer: 1 to run RecTools as well, 0 not to.
         seed: Seed of each.
 
@@ -72,13 +76,14 @@ def run(
     result: dict[str, Any] = {
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
+        "threads": threads,
         **settings,
     }
     for name in models.split(","):
         own = {**settings, **(attention if name == "sasrec" else {})}
-        result[name] = apart(_ours, Path(folder), name, fold, own)
+        result[name] = apart(_ours, Path(folder), name, fold, own, threads)
     if peer:
-        result["rectools"] = _rectools(Path(folder), fold, {**settings, **attention})
+        result["rectools"] = _rectools(Path(folder), fold, {**settings, **attention}, threads)
         theirs = result["rectools"]["processor_per_epoch"]
         result["times_faster"] = {
             name: round(theirs / result[name]["processor_per_epoch"], 1)
@@ -101,9 +106,12 @@ def _fold(folder: Path, fold: int) -> tuple[pl.DataFrame, frozenset[str], pl.Dat
     return visible, users, targets
 
 
-def _ours(folder: Path, name: str, fold: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _ours(
+    folder: Path, name: str, fold: int, settings: dict[str, Any], threads: int
+) -> dict[str, Any]:
     import lightning  # noqa: F401, PLC0415 - its import is not what is measured
 
+    torch.set_num_threads(threads)
     visible, users, targets = _fold(folder, fold)
     items = pl.read_parquet(folder / "items.parquet")
     data = TrainingData(visible, items, empty(CANDIDATES), users)
@@ -129,7 +137,7 @@ def _ours(folder: Path, name: str, fold: int, settings: dict[str, Any]) -> dict[
     return {**seconds, "peak_gb": peak_gb("cpu"), **quality}
 
 
-def _rectools(folder: Path, fold: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _rectools(folder: Path, fold: int, settings: dict[str, Any], threads: int) -> dict[str, Any]:
     python = _ENVIRONMENT.absolute() / "bin" / "python"
     ready = _ENVIRONMENT / "ready"
     if not ready.exists():
@@ -148,6 +156,7 @@ def _rectools(folder: Path, fold: int, settings: dict[str, Any]) -> dict[str, An
             check=True,
             capture_output=True,
             text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return tiny_checkpoints.build(family, root / family)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
+    """A tiny checkpoint's processor by its family, loaded when first asked for."""
+    from mllm_msr.checkpoints import load_processor
+
+    return functools.cache(lambda family: load_processor(str(tiny_checkpoint(family))))
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mllm_msr.checkpoints import load_processor
 from mllm_msr.errors import (
-    AnswerTokenError,
-    BackendError,
     CapabilityError,
     ImageError,
     PromptTooLongError,
@@ -24,20 +19,6 @@ from mllm_msr.images import open_image
 from mllm_msr.records import ImagePart, Message, Prompt, TextPart
 from mllm_msr.rendering import IGNORED_LABEL, Renderer
 from tiny_checkpoints import FAMILIES, VISION_FAMILIES
-
-Checkpoint = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def processor(tiny_checkpoint: Checkpoint) -> Callable[[str], Any]:
-    loaded: dict[str, Any] = {}
-
-    def load(family: str) -> Any:
-        if family not in loaded:
-            loaded[family] = load_processor(str(tiny_checkpoint(family)))
-        return loaded[family]
-
-    return load
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +132,6 @@ class TestUntrustedText:
         answer = own.render(ask("Say it."), "so <|im_end|> be it").answer_ids
         assert not special_counts(own, answer)
 
-    @given(st.lists(st.sampled_from(["<", "image", ">", " ", "</s>", "<s>", "x"]), max_size=12))
-    def test_neutralised_text_holds_no_mark(self, renderer: Any, pieces: list[str]) -> None:
-        own = renderer("llava_next")
-        text = own.neutralise("".join(pieces))
-        assert not any(mark in text for mark in ("<image>", "<s>", "</s>"))
-        assert text.replace(" ", "") == "".join(pieces).replace(" ", "")
-
-    def test_plain_text_stays_as_it_is(self, renderer: Any) -> None:
-        text = "3 < 4 > 2, [live] {x} | ünïcode 映画"
-        assert renderer("gemma3").neutralise(text) == text
-
 
 class TestBudget:
     @pytest.mark.parametrize("family", FAMILIES)
@@ -237,36 +207,6 @@ class TestAnswers:
         ids = own.choice_ids(own.render(prompt).input_ids, ("yes", "no"))
         assert [(token,) for token in ids] == trained
 
-    @pytest.mark.parametrize(
-        ("family", "form"), [("llava_next", " yes"), ("smolvlm", " yes"), ("qwen2_5_vl", "yes")]
-    )
-    def test_the_chat_template_decides_on_the_space(
-        self, family: str, form: str, renderer: Any
-    ) -> None:
-        own = renderer(family)
-        (token,) = own.choice_ids(own.render(ask("Yes or no?")).input_ids, ("yes",))
-        assert own.tokenizer.decode([token]) == form
-
-    def test_an_answer_of_two_tokens_is_refused_with_its_pieces(self, renderer: Any) -> None:
-        own = renderer("qwen2_5_vl")
-        ids = own.render(ask("Well?")).input_ids
-        with pytest.raises(AnswerTokenError, match=r"'lantern' as \d tokens \['"):
-            own.choice_ids(ids, ("yes", "lantern"))
-
-    def test_equal_answers_are_refused(self, renderer: Any) -> None:
-        own = renderer("llama")
-        with pytest.raises(AnswerTokenError, match="answers that differ"):
-            own.choice_ids(own.render(ask("Well?")).input_ids, ("yes", "yes"))
-
-    def test_an_answer_that_merges_with_the_prompt_is_refused(self, processor: Any) -> None:
-        own = Renderer(processor("llama"), supports_images=False)
-        own.tokenizer.chat_template, kept = "{{ 'calm fil' }}", own.tokenizer.chat_template
-        try:
-            with pytest.raises(AnswerTokenError, match="merges with the prompt's end"):
-                own.render(ask("x"), "ms")
-        finally:
-            own.tokenizer.chat_template = kept
-
 
 class TestCollate:
     @pytest.mark.parametrize("family", VISION_FAMILIES)
@@ -305,26 +245,3 @@ class TestCollate:
             [renderer("llava_next").render(ask("Hello."))], pad_side="left", with_answers=False
         )
         assert set(inputs) == {"input_ids", "attention_mask"}
-
-
-class TestTemplates:
-    def test_a_checkpoint_without_chat_template_is_refused(self, processor: Any) -> None:
-        own = processor("llama")
-        own.chat_template, kept = None, own.chat_template
-        try:
-            with pytest.raises(BackendError, match="needed a checkpoint with a chat template"):
-                Renderer(own, supports_images=False)
-        finally:
-            own.chat_template = kept
-
-    def test_a_role_that_the_template_rejects_is_one_sentence(self, processor: Any) -> None:
-        own = Renderer(processor("llama"), supports_images=False)
-        own.tokenizer.chat_template, kept = (
-            "{{ raise_exception('no such role') }}",
-            own.tokenizer.chat_template,
-        )
-        try:
-            with pytest.raises(BackendError, match=r"turns of user \(no such role\)"):
-                own.render(ask("Hello."))
-        finally:
-            own.tokenizer.chat_template = kept

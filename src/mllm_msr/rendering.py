@@ -1,38 +1,33 @@
 """From a `Prompt` to what a model reads: token ids and pixel tensors, by its own processor.
 
 Backends and the fine-tuning collator share this road, so that training, scoring and serving see
-the same tokens (Figures 2 and 3 of the paper). The markup of turns comes from the processor's
-chat template alone. Text parts are data: marks of the model's markup in them are broken apart
-before templating. A token budget cuts trimmable text before templating too, since a rendered
-prompt can no longer be cut without tearing an answer or a picture apart.
+the same tokens (Figures 2 and 3 of the paper). `chat_templates.py` writes the dialogue in the
+model's markup, `pictures.py` has the pictures, `answer_tokens.py` knows what follows a prompt. A
+token budget cuts trimmable text before templating, since a rendered prompt can no longer be cut
+without tearing an answer or a picture apart.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import jinja2
 import torch
 from torch import Tensor
 
 from mllm_msr import trimming
-from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, PromptTooLongError
+from mllm_msr.answer_tokens import AnswerTokens
+from mllm_msr.chat_templates import ChatTemplate
+from mllm_msr.errors import CapabilityError, PromptTooLongError
 from mllm_msr.images import open_image
 from mllm_msr.pictures import PictureCache, stack_pictures
-from mllm_msr.records import ImagePart, Prompt, TextPart
+from mllm_msr.records import Prompt
 
 IGNORED_LABEL: Final = -100
-
-# Longest end of a prompt that is read again to find an answer's id: markup and a few words.
-_TAIL_TOKENS: Final = 64
-_SHORTEST_TAIL: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +69,15 @@ class Renderer:
     def __init__(
         self, processor: Any, *, supports_images: bool, max_tokens: int | None = None
     ) -> None:
-        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self._template = ChatTemplate(processor)
+        self._answers = AnswerTokens(self._template)
+        self.tokenizer = self._template.tokenizer
         self.pictures = PictureCache(processor)
         self._processor = processor
         self._supports_images = supports_images
         self._max_tokens = max_tokens
-        # A multimodal checkpoint may keep its template with the tokenizer.
-        self._template_owner = processor if processor.chat_template else self.tokenizer
-        if not self._template_owner.chat_template:
-            raise BackendError(
-                needed="a checkpoint with a chat template",
-                received=f"{type(processor).__name__} without one",
-                remedy="use the instruction-tuned form of the model, or add chat_template.jinja",
-            )
-        self._marks = _marks_pattern(processor, self.tokenizer)
-        self._special_ids = frozenset(self.tokenizer.all_special_ids)
-        # Prompts of one batch end alike, and a text is counted before it is expanded.
-        self._choice_ids = functools.lru_cache(maxsize=1024)(self._find_choice_ids)
-        self._tail_length = functools.lru_cache(maxsize=1024)(self._find_tail_length)
-        self._ids = functools.lru_cache(maxsize=8)(self._tokenise)
+        # A text is counted before it is expanded.
+        self._ids = functools.lru_cache(maxsize=8)(self._template.tokenise)
 
     def render(self, prompt: Prompt, answer: str | None = None) -> Rendered:
         """Turn a prompt, and an answer to learn from, into token ids.
@@ -120,7 +105,7 @@ class Renderer:
             images=prompt.images,
             n_text_tokens=n_text_tokens,
             trimmed=trimmed,
-            answer_ids=self._continue(input_ids, source, answer) if answer else (),
+            answer_ids=(self._answers.answer_ids(input_ids, answer, text=source) if answer else ()),
         )
 
     def check(self, prompt: Prompt) -> None:
@@ -135,9 +120,6 @@ class Renderer:
     def choice_ids(self, prompt_ids: Sequence[int], choices: Sequence[str]) -> tuple[int, ...]:
         """Ids of answers, each as the one token that would follow a rendered prompt.
 
-        The prompt's end is read as text, the answer written behind it as the chat template
-        writes answers, and both tokenised together: only that tells "yes" from " yes".
-
         Args:
             prompt_ids: `Rendered.input_ids`.
             choices: Answers ("yes", "no").
@@ -145,8 +127,7 @@ class Renderer:
         Raises:
             AnswerTokenError: An answer is not exactly one token there, or two are the same.
         """
-        n_tokens = self._tail_length(tuple(prompt_ids[-_SHORTEST_TAIL:])) or _TAIL_TOKENS
-        return self._choice_ids(tuple(prompt_ids[-n_tokens:]), tuple(choices))
+        return self._answers.choice_ids(prompt_ids, choices)
 
     def collate(
         self,
@@ -194,22 +175,15 @@ class Renderer:
                 return int(token_id)
         return 0
 
-    def neutralise(self, text: str) -> str:
-        """Text without any mark of the model's markup: a space breaks each one apart."""
-        # Ends: what a pass adds is a space, so a new match needs a mark with a longer gap.
-        while (broken := self._marks.sub(_break_apart, text)) != text:
-            text = broken
-        return text
-
     def _fit(self, prompt: Prompt, budget: int | None) -> tuple[str, int, bool]:
         """The templated prompt within a budget, its text tokens, and whether it was cut."""
-        text = self._template(prompt)
+        text = self._template.write(prompt)
         n_tokens = self._count(text, prompt.images)
         if budget is None or n_tokens <= budget:
             return text, n_tokens, False
 
         def count(n_words: int) -> int:
-            return self._count(self._template(trimming.cut(prompt, n_words)), prompt.images)
+            return self._count(self._template.write(trimming.cut(prompt, n_words)), prompt.images)
 
         n_words = trimming.count_words(prompt)
         keep = bisect.bisect_right(range(n_words), budget, key=count) - 1
@@ -219,72 +193,7 @@ class Renderer:
                 received=f"{n_tokens}, of which trimming cannot take enough",
                 remedy="raise max_text_tokens or shorten what the prompt is made of",
             )
-        return self._template(trimming.cut(prompt, keep)), count(keep), True
-
-    def _template(self, prompt: Prompt) -> str:
-        """The prompt as the chat template writes it."""
-        messages = []
-        for message in prompt.messages:
-            content: list[dict[str, str]] = []
-            for is_image, parts in itertools.groupby(
-                message.parts, lambda part: isinstance(part, ImagePart)
-            ):
-                if is_image:
-                    content.extend({"type": "image"} for _ in parts)
-                    continue
-                texts = [part.text for part in parts if isinstance(part, TextPart)]
-                # Neighbours are joined first: a mark may hide across their border.
-                content.append({"type": "text", "text": self.neutralise("".join(texts))})
-            messages.append({"role": message.role, "content": content})
-        return self._apply(messages, open_answer=True)
-
-    def _apply(self, messages: list[dict[str, Any]], *, open_answer: bool) -> str:
-        if self._processor is self.tokenizer:  # templates of text-only models expect strings
-            messages = [
-                {**message, "content": "".join(part["text"] for part in message["content"])}
-                for message in messages
-            ]
-        try:
-            text: str = self._template_owner.apply_chat_template(
-                messages, add_generation_prompt=open_answer, tokenize=False
-            )
-        except jinja2.TemplateError as cause:
-            raise BackendError(
-                needed="a dialogue that the checkpoint's chat template accepts",
-                received=f"turns of {', '.join(turn['role'] for turn in messages)} ({cause})",
-                remedy="use only the roles that this model knows",
-            ) from cause
-        return text
-
-    @functools.cached_property
-    def _answer_lead(self) -> str:
-        """White space that the chat template puts between an answer's opening and its words."""
-        word = "yes"
-        turns = [
-            {"role": "user", "content": [{"type": "text", "text": "x"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": word}]},
-        ]
-        opened = self._apply(turns[:1], open_answer=True)
-        whole = self._apply(turns, open_answer=False)
-        lead, found, _ = whole.removeprefix(opened).partition(word)
-        return lead if whole.startswith(opened) and found and not lead.strip() else ""
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _opening(self, text: str) -> dict[str, bool]:
-        """Whether the tokenizer still has to add its first token to a templated text.
-
-        Templates of processors may leave that to the tokenizer, those of tokenizers never do.
-        """
-        bos = self.tokenizer.bos_token
-        has_it = self._processor is self.tokenizer or (bos is not None and text.startswith(bos))
-        return {"add_special_tokens": not has_it}
-
-    def _tokenise(self, text: str) -> tuple[int, ...]:
-        """Ids of a templated text."""
-        return tuple(self.tokenizer(text, **self._opening(text))["input_ids"])
+        return self._template.write(trimming.cut(prompt, keep)), count(keep), True
 
     def _count(self, text: str, images: tuple[Path, ...]) -> int:
         """Text tokens of a templated prompt."""
@@ -306,100 +215,8 @@ class Renderer:
             text = text.replace(self._processor.image_token, expansion)
             return list(self._ids(text)), text
         opened = [open_image(path) for path in images]
-        ids = self._processor(text=[text], images=opened, **self._opening(text))["input_ids"][0]
-        return list(ids), None
-
-    def _continue(self, input_ids: list[int], text: str | None, answer: str) -> tuple[int, ...]:
-        """Ids that an answer adds to a prompt."""
-        answer = self._answer_lead + self.neutralise(answer)
-        if text is None:
-            tail, text = self._readable_tail(tuple(input_ids[-_TAIL_TOKENS:]))
-            whole = self._encode(text + answer)
-        else:
-            tail, whole = (
-                input_ids,
-                self.tokenizer(text + answer, **self._opening(text))["input_ids"],
-            )
-        if whole[: len(tail)] != tail or len(whole) == len(tail):
-            raise AnswerTokenError(
-                needed="an answer that begins with a token of its own",
-                received=f"{answer!r}, which merges with the prompt's end",
-                remedy="use a chat template that ends its answer's opening with a mark",
-            )
-        return tuple(whole[len(tail) :])
-
-    def _find_tail_length(self, tail: tuple[int, ...]) -> int:
-        """How many of a prompt's last tokens tell what follows them; 0 where these do not.
-
-        Nothing merges across a special token, so that the last one is the best place to begin.
-        """
-        special = [place for place, token_id in enumerate(tail) if token_id in self._special_ids]
-        for start in [*special[-1:], 0]:
-            if self._survives(tail[start:]):
-                return len(tail) - start
-        return 0
-
-    def _find_choice_ids(self, tail: tuple[int, ...], choices: tuple[str, ...]) -> tuple[int, ...]:
-        ids, text = self._readable_tail(tail)
-        found = []
-        for choice in choices:
-            whole = self._encode(text + self._answer_lead + choice)
-            added = whole[len(ids) :]
-            if whole[: len(ids)] != ids or len(added) != 1:
-                pieces = self.tokenizer.convert_ids_to_tokens(added)
-                raise AnswerTokenError(
-                    needed="answers of exactly one token after the rendered prompt",
-                    received=f"{choice!r} as {len(added)} tokens {pieces}",
-                    remedy="choose other words for the answers",
-                )
-            found.append(added[0])
-        if len(set(found)) != len(found):
-            raise AnswerTokenError(
-                needed="answers that differ in their token",
-                received=f"{list(choices)} as the ids {found}",
-                remedy="choose other words for the answers",
-            )
-        return tuple(found)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def _survives(self, ids: Sequence[int]) -> bool:
-        """Whether ids, written and read again, are the same."""
-        return self._encode(self._decode(ids)) == list(ids)
-
-    def _readable_tail(self, tail: tuple[int, ...]) -> tuple[list[int], str]:
-        """The shortest end of a prompt that survives being written and read again."""
-        for n_tokens in range(min(_SHORTEST_TAIL, len(tail)), len(tail) + 1):
-            ids = tail[len(tail) - n_tokens :]
-            if self._survives(ids):
-                return list(ids), self._decode(ids)
-        raise AnswerTokenError(
-            needed="a prompt whose end its tokenizer reads as it wrote it",
-            received=f"{self.tokenizer.convert_ids_to_tokens(list(tail[-8:]))}",
-            remedy="check the checkpoint's tokenizer",
-        )
-
-
-def _marks_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
-    """A pattern for every string that a tokenizer or processor gives a meaning of its own."""
-    marks = {str(token) for token in tokenizer.all_special_tokens}
-    for token in tokenizer.added_tokens_decoder.values():
-        # Added words and white space are vocabulary; only markup has brackets or bars.
-        if token.special or re.search(r"[<>\[\]{}|]", token.content):
-            marks.add(token.content)
-    for name in ("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token"):
-        marks.add(str(getattr(processor, name, None) or ""))
-    alternatives = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, alternatives)) or r"(?!)", re.IGNORECASE)
-
-
-def _break_apart(match: re.Match[str]) -> str:
-    mark = match[0]
-    return f"{mark[0]} {mark[1:]}" if len(mark) > 1 else " "
+        read = self._processor(text=[text], images=opened, **self._template.opening(text))
+        return list(read["input_ids"][0]), None
 
 
 def _pad(

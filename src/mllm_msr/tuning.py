@@ -18,7 +18,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -112,25 +112,14 @@ def tune(
         StaleStageError: A study in the folder was begun under other conditions.
         TrainingError: No trial of a model succeeded.
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise MissingExtraError("optuna", "tune")
-    if metric not in metric_names():
-        raise UsageError(
-            needed=f"a metric out of {', '.join(metric_names())}",
-            received=repr(metric),
-            remedy="choose one of them",
-        )
+    _refuse_impossible(metric)
     spaces = {name: _space(name, pipeline.settings.rivals.arguments(name)) for name in models}
     pipeline.run_stage("prepare")
     work = pipeline.workspace
     fold = work.folds()[0] if fold is None else fold
     data = work.training_data(fold)
-    if data.candidates.filter(pl.col("split") == "validation").is_empty():
-        raise DataError(
-            needed=f"validation users in fold {fold}",
-            received="none",
-            remedy="prepare with a larger data.validation_fraction",
-        )
+    _refuse_unjudged(data, fold=fold)
+    folder = pipeline.run.inside(FOLDER)
     found = []
     for name in models:
         search = _Search(
@@ -143,13 +132,9 @@ def tune(
             fold=fold,
             seed=seed,
         )
-        folder = pipeline.run.inside(FOLDER)
         with work.progress(f"tune {name}", trials) as advance, search.study(folder) as study:
             search.refuse_other_facts(study, _inputs(pipeline))
-            advance(search.n_done(study))
-            while search.n_done(study) < trials:
-                search.try_next(study)
-                advance(1)
+            search.go_on(study, trials, advance)
             found.append(search.result(study))
         _write(folder, found)
     return found
@@ -217,6 +202,13 @@ class _Search:
                 received=f"another {' and '.join(changed)}",
                 remedy=f"go back to the old ones, or remove {FOLDER}/{self.model}.sqlite",
             )
+
+    def go_on(self, study: optuna.Study, trials: int, advance: Callable[[int], object]) -> None:
+        """Do trials until there are so many, telling `advance` of each, the earlier ones too."""
+        advance(self.n_done(study))
+        while self.n_done(study) < trials:
+            self.try_next(study)
+            advance(1)
 
     def n_done(self, study: optuna.Study) -> int:
         """Trials that have told a value or a problem."""
@@ -290,6 +282,28 @@ class _Search:
         parts = per_user.sort("user_id").partition_by("negatives", maintain_order=False)
         # Summed by numpy in a fixed order: Polars' threads would change the last digit.
         return float(np.mean(sorted(part[self.metric].to_numpy().mean() for part in parts)))
+
+
+def _refuse_impossible(metric: str) -> None:
+    """Refuse a search without Optuna, or by a metric that does not exist."""
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "tune")
+    if metric not in metric_names():
+        raise UsageError(
+            needed=f"a metric out of {', '.join(metric_names())}",
+            received=repr(metric),
+            remedy="choose one of them",
+        )
+
+
+def _refuse_unjudged(data: TrainingData, *, fold: int) -> None:
+    """Refuse data that has nobody to judge a trial by."""
+    if data.candidates.filter(pl.col("split") == "validation").is_empty():
+        raise DataError(
+            needed=f"validation users in fold {fold}",
+            received="none",
+            remedy="prepare with a larger data.validation_fraction",
+        )
 
 
 def _space(name: str, fixed: Mapping[str, Any]) -> Space:

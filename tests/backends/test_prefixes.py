@@ -13,7 +13,7 @@ import transformers
 
 from mllm_msr.backends._engine import Engine
 from mllm_msr.backends._prefix_cache import PrefixCache
-from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
+from mllm_msr.backends._prefixes import PrefixStates, arrange, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint, load_model
 from mllm_msr.embedded import weights_folder
 from mllm_msr.records import ChoiceScores, ImagePart, Message, Prompt, TextPart
@@ -151,34 +151,6 @@ class TestScores:
         assert work.rows == [1, 1, 4, 4]  # the beginning twice, since memory was freed between
         for index, score in scores.items():
             assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
-
-
-class TestModels:
-    @pytest.mark.parametrize(
-        ("family", "shares"),
-        [
-            ("llava_next", True),
-            ("llama", True),
-            ("qwen2_5_vl", False),
-            ("smolvlm", False),
-            ("gemma3", False),
-        ],
-    )
-    def test_only_tested_architectures_share(
-        self, family: str, shares: bool, tiny_checkpoint: Checkpoint
-    ) -> None:
-        config = transformers.AutoConfig.from_pretrained(tiny_checkpoint(family))
-        assert can_share(config) is shares
-
-    def test_what_forgets_or_stretches_does_not_share(self) -> None:
-        assert can_share(transformers.MistralConfig(sliding_window=None))
-        assert not can_share(transformers.MistralConfig(sliding_window=4096))
-        stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-        assert not can_share(transformers.LlamaConfig(rope_parameters=stretched))
-        window = transformers.LlavaConfig(
-            text_config=transformers.MistralConfig(sliding_window=4096)
-        )
-        assert not can_share(window)
 
 
 class TestArrange:

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from mllm_msr.baselines._content.rival import Lessons
 from mllm_msr.baselines._training.histories import Histories, ItemCodes
 from mllm_msr.baselines._training.train import seeded
 from mllm_msr.baselines.trans2d import Trans2d
@@ -27,7 +28,7 @@ def make(**settings):
 def model():
     with seeded(0):
         content = {"text": torch.randn(CODES.n_codes, 4)}
-        return make().build(CODES, content, users=("x", "y", "z"), histories=HISTORIES)
+        return make().build(Lessons(CODES, content, ("x", "y", "z"), HISTORIES))
 
 
 def test_an_epoch_holds_every_target_with_its_history_and_new_items(model):

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_our_side_gives_cost_and_quality(folder: Path) -> None:
     settings = {"epochs": 20, "batch_size": 8, "learning_rate": 0.02, "hidden": 16}
-    found = baselines._ours(folder, "gru4rec", 0, settings)
+    found = baselines._ours(folder, "gru4rec", 0, settings, 1)
     assert found["processor_per_epoch"] >= 0
     assert 0 < found["peak_gb"] < 6
     # 12 items of which 5 are seen leave 7: being among the first ten says nothing, the rank does.

@@ -1,20 +1,20 @@
-"""Runs a loaded checkpoint over many prompts: look-ahead, sorting, batching, memory limits.
+"""Runs a loaded checkpoint over many prompts: look-ahead, batches, memory limits.
 
-Shared by the backends that hold a model in this process. Prompts are read a window ahead, sorted
-by length so that little is padding, and cut to batches by a budget of tokens; prompts to be scored
-are sorted by what they begin with instead, where the model lets `_prefixes.py` share that; answers
-are written side by side and make room for each other as they end, where it lets `_decoding.py` do
-so. A batch that does not fit into memory is halved, and the smaller size is remembered. The paper's
-yes / no probability (section 3.3.2) is read here, from the logits of the first new token.
+Shared by the backends that hold a model in this process. Prompts are read a window ahead and
+worked on in the company that `_jobs.py` chooses: beside those that begin alike, where the model
+lets `_prefixes.py` share that. Answers are written side by side and make room for each other as
+they end, where it lets `_decoding.py` do so. A batch that does not fit into memory is halved, and
+the smaller size is remembered. The paper's yes / no probability (section 3.3.2) is read here, from
+the logits of the first new token.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import torch
@@ -23,13 +23,24 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mllm_msr.backends._decoding import Rows, can_write
+from mllm_msr.backends._jobs import (
+    Job,
+    Room,
+    longest_first,
+    most_shared_first,
+    next_answers,
+    next_batch,
+    side_by_side,
+    with_known,
+)
 from mllm_msr.backends._logits import last_places, precise_choices
 from mllm_msr.backends._prefix_cache import PrefixCache
-from mllm_msr.backends._prefixes import PrefixStates, arrange, can_share, prefix_of, split
+from mllm_msr.backends._prefixes import PrefixStates, prefix_of, split
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
 from mllm_msr.records import ChoiceScores, Completion, Prompt
 from mllm_msr.rendering import Rendered, Renderer
+from mllm_msr.sharing import can_share
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
 
@@ -38,24 +49,8 @@ _LOG: Final = logging.getLogger(__name__)
 # Batches that are sorted together: more saves padding, fewer gives first results sooner.
 _BATCHES_AHEAD: Final = 16
 
-
 # What a model raises on prompts that it cannot take.
 _FAULTS: Final = (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError)
-
-# New answers begin when one in so many places is free: prompts are cheaper to read together.
-_FREE_PART: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    index: int
-    rendered: Rendered
-    max_new_tokens: int
-    n_shared: int = 0  # first tokens that its neighbours have too
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.rendered.input_ids) + self.max_new_tokens
 
 
 class Engine:
@@ -101,7 +96,7 @@ class Engine:
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """See `Backend.generate`."""
 
-        def work_off(jobs: deque[_Job]) -> Iterator[tuple[int, Completion]]:
+        def work_off(jobs: deque[Job]) -> Iterator[tuple[int, Completion]]:
             if self._writes:
                 return self._write(jobs)
             return self._work_off(jobs, self._generate_batch, _failed_completion)
@@ -113,10 +108,10 @@ class Engine:
     ) -> Iterator[tuple[int, ChoiceScores]]:
         """See `Backend.score`."""
 
-        def work(batch: Sequence[_Job]) -> list[ChoiceScores]:
+        def work(batch: Sequence[Job]) -> list[ChoiceScores]:
             return self._score_batch(batch, choices)
 
-        def work_off(jobs: deque[_Job]) -> Iterator[tuple[int, ChoiceScores]]:
+        def work_off(jobs: deque[Job]) -> Iterator[tuple[int, ChoiceScores]]:
             return self._work_off(jobs, work, _failed_scores)
 
         return self._run(prompts, work_off, _failed_scores, answers=False)
@@ -131,7 +126,7 @@ class Engine:
     def _run(
         self,
         prompts: Iterable[Prompt],
-        work_off: Callable[[deque[_Job]], Iterator[tuple[int, _Result]]],
+        work_off: Callable[[deque[Job]], Iterator[tuple[int, _Result]]],
         failed: Callable[[Exception], _Result],
         *,
         answers: bool,
@@ -148,42 +143,21 @@ class Engine:
                 if isinstance(rendered, Exception):
                     yield index, failed(rendered)
                 else:
-                    jobs.append(_Job(index, rendered, prompt.max_new_tokens if answers else 0))
-            # The longest first: what does not fit into memory shows at once.
-            jobs.sort(key=lambda job: (job.max_new_tokens, job.n_tokens), reverse=True)
-            if self._shares and (self._writes or not answers):
-                jobs = self._side_by_side(jobs)
-            if self._writes and answers:  # what they share is the instruction: length matters more
-                jobs.sort(key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
-            elif self._cache.max_bytes:
-                jobs = self._with_known(jobs)
-            yield from work_off(deque(jobs))
+                    jobs.append(Job(index, rendered, prompt.max_new_tokens if answers else 0))
+            yield from work_off(deque(self._arranged(jobs, answers=answers)))
             self._states.clear()
 
-    def _side_by_side(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """Prompts that begin alike after one another, those that stand alone last."""
-        places = arrange(
-            [job.rendered for job in jobs],
-            image_token_id=self._image_token_id,
-        )
-        return [replace(jobs[place], n_shared=n_shared) for place, n_shared in places]
-
-    def _with_known(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """Prompts that share nothing with their neighbours may have been read in part before.
-
-        Those that need not stand beside what they share are sorted by length.
-        """
-        grouped = [job for job in jobs if job.n_shared]
-        lone = [
-            replace(
-                job,
-                n_shared=self._cache.n_known(job.rendered, image_token_id=self._image_token_id),
-            )
-            for job in jobs
-            if not job.n_shared
-        ]
-        lone.sort(key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
-        return [*grouped, *lone]
+    def _arranged(self, jobs: Sequence[Job], *, answers: bool) -> list[Job]:
+        """The jobs of a window in the order in which they are worked off."""
+        ordered = longest_first(jobs)
+        if self._shares and (self._writes or not answers):
+            ordered = side_by_side(ordered, image_token_id=self._image_token_id)
+        if self._writes and answers:  # what they share is the instruction: length matters more
+            return most_shared_first(ordered)
+        if self._cache.max_bytes:
+            n_known = functools.partial(self._cache.n_known, image_token_id=self._image_token_id)
+            return with_known(ordered, n_known)
+        return ordered
 
     def _read_ahead(
         self, numbered: Iterator[tuple[int, Prompt]]
@@ -205,13 +179,13 @@ class Engine:
 
     def _work_off(
         self,
-        jobs: deque[_Job],
-        work: Callable[[Sequence[_Job]], list[_Result]],
+        jobs: deque[Job],
+        work: Callable[[Sequence[Job]], list[_Result]],
         failed: Callable[[Exception], _Result],
     ) -> Iterator[tuple[int, _Result]]:
         alone = 0  # jobs at the front that failed together and are tried one by one
         while jobs:
-            batch = self._next_batch(jobs, limit=1 if alone else self._batch_size)
+            batch = next_batch(jobs, self._room(alone=alone > 0))
             alone = max(alone - 1, 0)
             try:
                 results = work(batch)
@@ -228,27 +202,13 @@ class Engine:
                 results = [failed(error)]
             yield from zip((job.index for job in batch), results, strict=True)
 
-    def _next_batch(self, jobs: deque[_Job], *, limit: int) -> list[_Job]:
-        """Take jobs of one kind from the front, as many as the budget of tokens allows."""
-        batch = [jobs.popleft()]
-        first, longest = batch[0], batch[0].n_tokens
-        while jobs and len(batch) < limit:
-            job = jobs[0]
-            longest = max(longest, job.n_tokens)
-            alike = (job.max_new_tokens, job.n_shared) == (first.max_new_tokens, first.n_shared)
-            if not alike or (len(batch) + 1) * longest > self._max_batch_tokens:
-                break
-            batch.append(jobs.popleft())
-        return batch
-
-    def _write(self, jobs: deque[_Job]) -> Iterator[tuple[int, Completion]]:
+    def _write(self, jobs: deque[Job]) -> Iterator[tuple[int, Completion]]:
         """Write answers side by side, each leaving as it ends."""
-        rows, writing = Rows(self._model), list[_Job]()
+        rows, writing = Rows(self._model), list[Job]()
         alone = 0  # jobs at the front that failed together and are tried one by one
         while jobs or writing:
-            limit = 1 if alone else self._batch_size
             try:
-                begun = self._next_answers(jobs, writing, limit=limit)
+                begun = next_answers(jobs, writing, self._room(alone=alone > 0))
                 writing += begun
                 if begun:
                     shared = len(begun) > 1 and begun[0].n_shared > 0
@@ -270,26 +230,8 @@ class Engine:
             writing = [writing[row] for row in going]
             rows.keep(going)
 
-    def _next_answers(
-        self, jobs: deque[_Job], writing: Sequence[_Job], *, limit: int
-    ) -> list[_Job]:
-        """Take the jobs that begin now: none unless enough places are free to make it worth it."""
-        begun: list[_Job] = []
-        if len(writing) + max(limit // _FREE_PART, 1) > limit:
-            return begun
-        longest = max((job.n_tokens for job in writing), default=0)
-        while jobs and len(writing) + len(begun) < limit:
-            if begun and jobs[0].n_shared != begun[0].n_shared:
-                break
-            longest = max(longest, jobs[0].n_tokens)
-            n_rows = len(writing) + len(begun) + 1
-            if n_rows > 1 and n_rows * longest > self._max_batch_tokens:
-                break
-            begun.append(jobs.popleft())
-        return begun
-
     def _set_back(
-        self, jobs: deque[_Job], writing: Sequence[_Job], error: Exception, *, alone: int
+        self, jobs: deque[Job], writing: Sequence[Job], error: Exception, *, alone: int
     ) -> int:
         """Put answers that failed together back; returns how many are to be tried one by one."""
         if len(writing) == 1:
@@ -300,8 +242,11 @@ class Engine:
             return alone
         return len(writing)
 
-    def _ended(self, job: _Job, written: Sequence[int]) -> bool:
+    def _ended(self, job: Job, written: Sequence[int]) -> bool:
         return written[-1] in self._end_ids or len(written) >= job.max_new_tokens
+
+    def _room(self, *, alone: bool) -> Room:
+        return Room(1 if alone else self._batch_size, self._max_batch_tokens)
 
     def _halve(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
@@ -326,13 +271,13 @@ class Engine:
         }
 
     @torch.inference_mode()
-    def _generate_batch(self, batch: Sequence[_Job]) -> list[Completion]:
+    def _generate_batch(self, batch: Sequence[Job]) -> list[Completion]:
         inputs = self._inputs([job.rendered for job in batch], "left")
         output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
         new = output[:, inputs["input_ids"].shape[1] :].tolist()  # [batch, new tokens]
         return [self._completion(job, ids) for job, ids in zip(batch, new, strict=True)]
 
-    def _completion(self, job: _Job, ids: list[int]) -> Completion:
+    def _completion(self, job: Job, ids: list[int]) -> Completion:
         words = list(itertools.takewhile(lambda token: token not in self._end_ids, ids))
         text = self._renderer.tokenizer.decode(words, skip_special_tokens=True)
         ended = len(words) < len(ids)
@@ -344,7 +289,7 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[_Job], choices: Sequence[str]) -> list[ChoiceScores]:
+    def _score_batch(self, batch: Sequence[Job], choices: Sequence[str]) -> list[ChoiceScores]:
         ids = torch.tensor(
             [self._renderer.choice_ids(job.rendered.input_ids, choices) for job in batch],
             device=self._model.device,
@@ -364,19 +309,19 @@ class Engine:
             _scores(job, row) for job, row in zip(batch, log_probs.double().tolist(), strict=True)
         ]
 
-    def _keep(self, batch: Sequence[_Job], states: DynamicCache) -> None:
+    def _keep(self, batch: Sequence[Job], states: DynamicCache) -> None:
         """Remember whole prompts, padded on the right, that begin with a picture."""
         for row, job in enumerate(batch):
             layers = [(layer.keys[row], layer.values[row]) for layer in states.layers]
             self._cache.put(job.rendered.images, job.rendered.input_ids, layers)
 
-    def _whole(self, batch: Sequence[_Job]) -> tuple[dict[str, Any], Tensor]:
+    def _whole(self, batch: Sequence[Job]) -> tuple[dict[str, Any], Tensor]:
         """Inputs of whole prompts, and where in them each one ends [batch]."""
         # Padded on the right, positions are those of the prompt alone for every kind of model.
         inputs = self._inputs([job.rendered for job in batch], "right")
         return inputs, inputs["attention_mask"].sum(dim=1) - 1
 
-    def _continued(self, batch: Sequence[_Job]) -> tuple[dict[str, Any], Tensor]:
+    def _continued(self, batch: Sequence[Job]) -> tuple[dict[str, Any], Tensor]:
         """The same for what follows the shared beginnings, which the model has run over."""
         n_shared = batch[0].n_shared
         begins, rests = zip(*(split(job.rendered, n_shared) for job in batch), strict=True)
@@ -409,7 +354,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _scores(job: _Job, log_probs: list[float]) -> ChoiceScores:
+def _scores(job: Job, log_probs: list[float]) -> ChoiceScores:
     n_tokens = len(job.rendered.input_ids)
     if not all(-float("inf") < value <= 0.0 for value in log_probs):
         return ChoiceScores((), n_tokens, error=f"the model's log-probabilities are {log_probs}")

@@ -7,7 +7,6 @@ that comes alone all but the preference and the title may have been read for som
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Final
 from torch import Tensor
 
 from mllm_msr.rendering import Rendered
+from mllm_msr.sharing import common_length
 
 # Keys and values of each layer [heads, tokens, size].
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -122,9 +122,3 @@ class PrefixCache:
     def _drop(self, images: tuple[Path, ...]) -> None:
         if (entry := self._entries.pop(images, None)) is not None:
             self._n_bytes -= entry.n_bytes
-
-
-def common_length(ones: Sequence[int], others: Sequence[int]) -> int:
-    """How many first tokens two prompts have in common."""
-    pairs = zip(ones, others, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -12,14 +12,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllm_msr.backends._prefix_cache import Layers, PrefixCache, common_length
+from mllm_msr.backends._prefix_cache import Layers, PrefixCache
 from mllm_msr.rendering import Rendered
+from mllm_msr.sharing import common_length
 
 # What two prompts must have in common to share it, and what makes beginnings identical.
 Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
@@ -27,33 +28,6 @@ Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
 # Lengths of shared text are cut to multiples of this, so that several groups fit one batch; less
 # than that is not worth a pass of its own.
 _STEP: Final = 16
-
-_WRAPPERS: Final = frozenset({"llava", "llava_next"})
-_DECODERS: Final = frozenset({"llama", "mistral"})
-# Rotations that depend on a token's position alone, not on the length of the whole sequence.
-_ROTATIONS: Final = frozenset({"default", "linear", "llama3"})
-
-
-def can_share(config: Any) -> bool:
-    """Whether keys and values of a prompt's beginning are the same whatever follows.
-
-    Said of the architectures for which it holds and is tested; all others take the plain road.
-    Sliding windows forget the beginning, Gemma 3 lets a picture's tokens look ahead, Qwen-VL counts
-    positions by the pictures' shape, and some rotations change with the length.
-
-    Args:
-        config: A model's configuration.
-    """
-    text = config.get_text_config()
-    rotation = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    layers = getattr(text, "layer_types", None) or ()
-    return (
-        (text is config or config.model_type in _WRAPPERS)
-        and text.model_type in _DECODERS
-        and rotation in _ROTATIONS
-        and getattr(text, "sliding_window", None) is None
-        and all(kind == "full_attention" for kind in layers)
-    )
 
 
 def arrange(prompts: Sequence[Rendered], *, image_token_id: int | None) -> list[tuple[int, int]]:

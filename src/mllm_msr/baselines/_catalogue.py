@@ -1,4 +1,4 @@
-"""What the counting rivals share: items as columns, histories as sparse rows, scores by column.
+"""What rivals share that need no network: items as columns, histories as sparse rows, targets.
 
 A model that can write down the scores of all items for a chunk of users needs no other way of
 scoring: candidates are looked up in those rows. Full ranking and candidate tables thus cannot
@@ -47,6 +47,23 @@ def item_codes(ids: pl.Series, catalogue: Sequence[str]) -> Codes:
         return_dtype=pl.Int64,
     )
     return codes.to_numpy()
+
+
+def targets_of(candidates: pl.DataFrame) -> tuple[pl.DataFrame, Codes]:
+    """The distinct targets that candidates belong to, so that each history is read once.
+
+    Args:
+        candidates: Columns `user_id` and `position`, one row per candidate.
+
+    Returns:
+        Columns `user_id` and `position`, one row per target, in the order of their first
+        candidates; and each candidate's row there, [n_candidates].
+    """
+    targets = candidates.select(_TARGET).unique(maintain_order=True)
+    rows = candidates.select(_TARGET).join(
+        targets.with_row_index("row"), on=_TARGET, how="left", maintain_order="left"
+    )
+    return targets, rows["row"].to_numpy().astype(np.int64)
 
 
 def histories(
@@ -136,11 +153,7 @@ def score_candidates(
         interactions: As for `Recommender.score`.
         unknown: Score of items that the catalogue lacks.
     """
-    users = candidates.select(_TARGET).unique(maintain_order=True)
-    rows = candidates.select(_TARGET).join(
-        users.with_row_index("row"), on=_TARGET, how="left", maintain_order="left"
-    )
-    row = rows["row"].to_numpy().astype(np.int64)
+    users, row = targets_of(candidates)
     column = item_codes(candidates["item_id"], model.catalogue)
     scores = np.full(len(row), unknown, dtype=np.float64)
     order = np.argsort(row, kind="stable")

@@ -1,4 +1,4 @@
-"""What the counting rivals keep on disk: settings and items as JSON, numbers as safetensors."""
+"""What a fitted baseline keeps on disk: settings and items as JSON, numbers as safetensors."""
 
 from __future__ import annotations
 

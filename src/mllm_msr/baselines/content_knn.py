@@ -35,7 +35,7 @@ class ContentKnn(Recommender):
         image_encoder: See `_content/features.py`.
         image_weight: Share of the pictures' cosine in the score, in [0, 1].
         decay: Weight of a history's item over that of the next later one, in (0, 1].
-        n_last: Items of a history that count, the latest.
+        n_last: Items of a history that count, the latest; at least 1.
         content_cache: Folder for finished content vectors; None keeps none.
         seed: Accepted like everywhere; chance plays no part here.
 

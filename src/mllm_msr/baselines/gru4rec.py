@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
-from mllm_msr.baselines._sequences.next_item import (
-    NextItemRecommender,
-)
+from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines._training.histories import Batch
 from mllm_msr.baselines._training.ranges import not_a_share, too_small
@@ -29,9 +27,9 @@ class Gru4Rec(NextItemRecommender):
     """A GRU over the ids of the history.
 
     Attributes:
-        embedding: Size of the item vectors.
-        hidden: Size of the GRU's state.
-        n_layers: GRU layers.
+        embedding: Size of the item vectors, at least 1.
+        hidden: Size of the GRU's state, at least 1.
+        n_layers: GRU layers, at least 1.
         dropout: Share of the numbers that are dropped in training, in [0, 1).
     """
 
@@ -60,9 +58,6 @@ class Gru4Rec(NextItemRecommender):
             n_layers=self.n_layers,
             dropout=self.dropout,
         )
-
-    def encoders(self) -> None:
-        """No content."""
 
     def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""

@@ -10,43 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import PartedVectors
-from mllm_msr.baselines._sequences.next_item import (
-    Encoders,
-    NextItemRecommender,
-)
+from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
 from mllm_msr.baselines._training.histories import Batch
 from mllm_msr.baselines._training.ranges import not_a_share, too_small
-from mllm_msr.baselines.gru4rec import Recurrence
-from mllm_msr.spaces import Between, OneOf, Space
+from mllm_msr.baselines.gru4rec import Gru4Rec, Recurrence
+from mllm_msr.spaces import Space
 
 
 @final
 @dataclass(kw_only=True, eq=False)
-class Gru4RecF(NextItemRecommender):
+class Gru4RecF(ReadsContent, NextItemRecommender):
     """Two GRUs, over the ids and over the content of the history.
 
     Attributes:
-        text_encoder: A text encoder's name, see `_content/features.py`.
-        image_encoder: An image encoder's name, see `_content/features.py`.
-        content_cache: Folder for finished content vectors; None keeps none.
         id_dropout: Share of items per pass that are known by content alone, in [0, 1).
-        embedding: Size of an item's own vector, and of each modality's.
-        hidden: Size of each GRU's state.
-        n_layers: Layers of each GRU.
+        embedding: Size of an item's own vector, and of each modality's, at least 1.
+        hidden: Size of each GRU's state, at least 1.
+        n_layers: Layers of each GRU, at least 1.
         dropout: Share of the numbers that are dropped in training, in [0, 1).
     """
 
-    text_encoder: str = "hashing"
-    image_encoder: str = "colours"
-    content_cache: Path | None = None
     id_dropout: float = 0.1
     embedding: int = 64
     hidden: int = 128
@@ -55,14 +46,8 @@ class Gru4RecF(NextItemRecommender):
 
     @classmethod
     def space(cls) -> Space:
-        """What `mllm-msr tune` searches."""
-        return {
-            "embedding": OneOf((64, 128)),
-            "hidden": OneOf((128, 256)),
-            "dropout": Between(0.1, 0.6),
-            "learning_rate": Between(2e-4, 5e-3, log=True),
-            "negative_power": Between(0.0, 1.0),
-        }
+        """What `mllm-msr tune` searches: the same as for `Gru4Rec`."""
+        return Gru4Rec.space()
 
     def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
         """The two encoders."""
@@ -72,10 +57,6 @@ class Gru4RecF(NextItemRecommender):
             n_layers=self.n_layers,
             dropout=self.dropout,
         )
-
-    def encoders(self) -> Encoders:
-        """The encoders of the settings."""
-        return Encoders(self.text_encoder, self.image_encoder, self.content_cache)
 
     def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""

@@ -49,10 +49,11 @@ class ItemKnn(Recommender):
     """Likeness of items by the users that they share.
 
     Args:
-        n_neighbours: Most alike items that each item keeps.
-        shrinkage: Shared users that a pair must do without: 0 trusts a single one fully.
+        n_neighbours: Most alike items that each item keeps, at least 1.
+        shrinkage: Shared users that a pair must do without, at least 0, which trusts a single one
+            fully.
         decay: Weight of a history's item over that of the next later one, in (0, 1].
-        n_last: Items of a history that count, the latest.
+        n_last: Items of a history that count, the latest; at least 1.
         balance: Exponent of both items' counts in the denominator, in [0, 1]; 0.5 is the cosine,
             less favours popular items.
         prior: Weight of an item's share of all choices, at least 0; it orders the many items

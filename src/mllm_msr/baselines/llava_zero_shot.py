@@ -31,7 +31,7 @@ class LlavaZeroShot(Recommender):
         backend: A name of `mllm-msr list backends`.
         options: Its constructor arguments, such as `checkpoint`.
         noun: What an item is called in the prompt.
-        n_last: Titles of a history that are shown, the latest.
+        n_last: Titles of a history that are shown, the latest; at least 1.
         use_images: Whether the candidate's picture is shown.
         max_error_rate: Share of prompts that may fail, in [0, 1]; they get 0.5.
         seed: Accepted like everywhere; chance plays no part here.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import Final, final
 
 import numpy as np
 import polars as pl
@@ -24,14 +24,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllm_msr.baselines._content.clusters import Clusters, cluster
-from mllm_msr.baselines._content.rival import Arrays, Course
+from mllm_msr.baselines._content.rival import Arrays, Lessons
+from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._content.vector_scores import Floats, VectorModel, VectorRival
 from mllm_msr.baselines._graphs.sequence_fusion import SequenceFusion
 from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_graph
 from mllm_msr.baselines._state import State
 from mllm_msr.baselines._training.drawing import before, chosen, drawn_targets
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
-from mllm_msr.baselines._training.ranges import not_a_share
+from mllm_msr.baselines._training.ranges import not_a_share, too_small
+from mllm_msr.baselines._training.trained import Course
 from mllm_msr.spaces import Between, OneOf, Space
 
 _SCORING_BATCH: Final = 256
@@ -86,7 +88,7 @@ class FusionModel(VectorModel):
 
     def settle(self) -> None:
         """Give items that nobody chose the mean id embedding."""
-        self.network.settle_unchosen(torch.from_numpy(self._counts > 0))
+        settle_unchosen(self.network.item_ids, torch.from_numpy(self._counts > 0))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -169,11 +171,12 @@ class Mmsr(VectorRival[FusionModel]):
     """Fusion over the graph of a history; see `ContentRival` for the settings that it shares.
 
     Attributes:
-        n_layers: Fusion layers.
-        n_clusters: Clusters of each modality.
-        n_links: Nearest clusters that an item is linked to.
-        max_length: Latest items of a history that are read.
-        targets_per_user: Targets that an epoch draws from each user's history.
+        n_layers: Fusion layers, at least 1.
+        n_clusters: Clusters of each modality, at least 1; fewer where fewer vectors are
+            distinct.
+        n_links: Nearest clusters that an item is linked to, at least 1.
+        max_length: Latest items of a history that are read, at least 1.
+        targets_per_user: Targets that an epoch draws from each user's history, at least 1.
         dropout: Dropout of states, in [0, 1).
     """
 
@@ -184,7 +187,6 @@ class Mmsr(VectorRival[FusionModel]):
     targets_per_user: int = 4
     dropout: float = 0.4
     width: int = 128
-    usual_step: ClassVar[int] = 256
     learning_rate: float = 2e-3
 
     @classmethod
@@ -198,26 +200,14 @@ class Mmsr(VectorRival[FusionModel]):
             "learning_rate": Between(5e-4, 1e-2, log=True),
         }
 
-    def counts(self) -> tuple[str, ...]:
-        """Settings that must be at least 1."""
-        return ("n_layers", "n_clusters", "n_links", "max_length", "targets_per_user")
-
-    def problems(self) -> list[str]:
+    def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""
-        found = super().problems()
-        found += not_a_share(self, "dropout")
-        return found
+        counts = ("n_layers", "n_clusters", "n_links", "max_length", "targets_per_user")
+        return [*too_small(self, *counts), *not_a_share(self, "dropout")]
 
-    def build(
-        self,
-        codes: ItemCodes,
-        content: Mapping[str, Tensor],
-        *,
-        users: Sequence[str],
-        histories: Histories,
-    ) -> FusionModel:
+    def build(self, lessons: Lessons) -> FusionModel:
         """Clusters and fresh weights."""
-        _ = users
+        codes, content = lessons.codes, lessons.content
         clusters = [
             cluster(
                 content[name].numpy(),
@@ -227,8 +217,8 @@ class Mmsr(VectorRival[FusionModel]):
             )
             for name in sorted(content)
         ]
-        counts = np.bincount(histories.items, minlength=codes.n_codes).astype(np.float32)
-        return self._model(codes, content, clusters, counts)
+        counts = np.bincount(lessons.histories.items, minlength=codes.n_codes)
+        return self._model(codes, content, clusters, counts.astype(np.float32))
 
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> FusionModel:
         """A model with the clusters that were saved."""

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.baselines._catalogue import CHUNK, catalogue_of
+from mllm_msr.disk import write_text
 from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.spaces import Between, Space
 
 _FILE: Final = "popularity.json"
-_CHUNK: Final = 512
 
 
 @final
@@ -60,8 +61,8 @@ class Popularity(Recommender):
             n_counted = math.ceil(self._recent_share * rows.height)
             oldest = rows["timestamp"].sort(descending=True)[n_counted - 1]
             rows = rows.filter(pl.col("timestamp") >= oldest)
-        known = pl.concat([data.items["item_id"], data.interactions["item_id"]]).unique().sort()
-        counts = known.to_frame().join(
+        known = pl.DataFrame({"item_id": catalogue_of(data)}, schema={"item_id": pl.String})
+        counts = known.join(
             rows.group_by("item_id").len(), on="item_id", how="left", maintain_order="left"
         )
         self._counts = dict(zip(counts["item_id"], counts["len"].fill_null(0), strict=True))
@@ -79,7 +80,7 @@ class Popularity(Recommender):
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """All items' counts, the same for everybody; see `interfaces.CatalogueScorer`."""
         counts = np.fromiter(self._fitted().values(), dtype=np.float32)
-        for chunk in users.iter_slices(_CHUNK):
+        for chunk in users.iter_slices(CHUNK):
             yield chunk, np.broadcast_to(counts, (chunk.height, len(counts)))
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002 - nothing personal enters
@@ -92,14 +93,12 @@ class Popularity(Recommender):
 
     def save(self, folder: Path) -> None:
         """Write the counts as JSON."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "recent_share": self._recent_share,
             "seed": self._seed,
             "counts": self._fitted(),
         }
-        text = json.dumps(state, ensure_ascii=False, indent=1)
-        (folder / _FILE).write_text(text, encoding="utf-8")
+        write_text(folder / _FILE, json.dumps(state, ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

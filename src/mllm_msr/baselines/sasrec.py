@@ -31,9 +31,9 @@ class SasRec(NextItemRecommender):
     """Self-attention over the ids of the history.
 
     Attributes:
-        hidden: Size of the item vectors and of all states, d.
-        n_blocks: Blocks of attention and feed-forward.
-        n_heads: Heads of attention; divides `hidden`.
+        hidden: Size of the item vectors and of all states, d, at least 1.
+        n_blocks: Blocks of attention and feed-forward, at least 1.
+        n_heads: Heads of attention, at least 1; divides `hidden`.
         dropout: Share of the numbers that are dropped in training, in [0, 1).
     """
 
@@ -63,9 +63,6 @@ class SasRec(NextItemRecommender):
             dropout=self.dropout,
             max_length=self.max_length,
         )
-
-    def encoders(self) -> None:
-        """No content."""
 
     def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""

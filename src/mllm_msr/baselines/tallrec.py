@@ -47,9 +47,10 @@ class Tallrec(Recommender):
         backend: "embedded" or "huggingface": backends whose weights can be tuned here.
         options: The backend's constructor arguments, such as `checkpoint`.
         noun: What an item is called in the prompt.
-        n_last: Titles of a history that are shown, the latest.
-        max_text_tokens: Budget of a prompt's text.
-        max_examples: Bound on training examples, a seeded sample; all where it is `None`.
+        n_last: Titles of a history that are shown, the latest; at least 1.
+        max_text_tokens: Budget of a prompt's text, in tokens; none where it is `None`.
+        max_examples: Bound on training examples, at least 1, a seeded sample; all where it is
+            `None`.
         rank: Rank of the LoRA matrices.
         alpha: Their scale is alpha / rank.
         dropout: Dropout before them.
@@ -60,7 +61,7 @@ class Tallrec(Recommender):
         max_steps: Bound on optimiser steps.
         patience: Validations without gain before it stops.
         precision: Of matrix products in training: "bf16", "fp16" or "fp32".
-        max_error_rate: Share of prompts that may fail in scoring; they get 0.5.
+        max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
         seed: Seed of the sample, the matrices and the order of examples.
 
     Raises:
@@ -119,7 +120,7 @@ class Tallrec(Recommender):
             DataError: There are no training candidates.
             TrainingError: Training cannot go on.
         """
-        # Importing it loads torch, which listing the baselines must not.
+        # Loads torch and takes seconds, which making the object or reading settings must not.
         from mllm_msr.recommender.trainer import train  # noqa: PLC0415
 
         rows = data.candidates.filter(pl.col("negatives") == "uniform")

@@ -11,7 +11,7 @@ any); users without a known item are scored by the candidate alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -22,15 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_msr.baselines._content.rival import Arrays, ContentRival, Course, Fitted
+from mllm_msr.baselines._catalogue import targets_of
+from mllm_msr.baselines._content.rival import Arrays, ContentModel, ContentRival, Lessons
+from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
 from mllm_msr.baselines._state import State
 from mllm_msr.baselines._training.drawing import NegativeItems, before, drawn_targets, owners_of
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
-from mllm_msr.baselines._training.ranges import not_a_share
+from mllm_msr.baselines._training.ranges import not_a_share, too_small
+from mllm_msr.baselines._training.trained import Course
 from mllm_msr.spaces import Between, OneOf, Space
 
-_TARGET: Final = ["user_id", "position"]
 # Attention weights that a block may hold at once, over all heads and attributes.
 _BLOCK: Final = 1 << 22
 
@@ -51,7 +53,7 @@ class Blocks:
         return Blocks(tuple((one.to(device), other.to(device)) for one, other in self.blocks))
 
 
-class PairModel(Fitted):
+class PairModel(ContentModel):
     """A fitted `Trans2dNetwork`.
 
     Args:
@@ -80,7 +82,7 @@ class PairModel(Fitted):
 
     def settle(self) -> None:
         """Give items that nobody chose the mean id embedding."""
-        self.network.settle_unchosen(torch.from_numpy(self._chosen))
+        settle_unchosen(self.network.item_ids, torch.from_numpy(self._chosen))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -92,10 +94,7 @@ class PairModel(Fitted):
         self, candidates: pl.DataFrame, interactions: pl.DataFrame
     ) -> npt.NDArray[np.float64]:
         """Logits of candidates, each target's together: [n_rows]."""
-        targets = candidates.select(_TARGET).unique(maintain_order=True)
-        rows = candidates.select(_TARGET).join(
-            targets.with_row_index("row"), on=_TARGET, how="left", maintain_order="left"
-        )["row"]
+        targets, rows = targets_of(candidates)
         histories = histories_before(targets, interactions, self.codes).latest(self._max_length)
         codes = self.codes.encode(candidates["item_id"])
         scores = np.zeros(len(codes))
@@ -103,7 +102,7 @@ class PairModel(Fitted):
             self.refresh()
         table = self._table
         assert table is not None
-        for who, where in self._blocks(rows.to_numpy().astype(np.int64), histories):
+        for who, where in self._blocks(rows, histories):
             read = np.stack([histories.of(one) for one in who])
             given = [torch.from_numpy(block).to(table.device) for block in (read, codes[where])]
             scores[where] = self.network(given[0], given[1], table).float().cpu().numpy()
@@ -136,10 +135,10 @@ class Trans2d(ContentRival[PairModel]):
     """Attention over steps and attributes; see `ContentRival` for the settings that it shares.
 
     Attributes:
-        n_heads: Heads; a divisor of `width`.
-        max_length: Latest items of a history that are read.
-        targets_per_user: Targets that an epoch draws from each user's history.
-        n_negatives: Drawn items for each target.
+        n_heads: Heads, at least 1; a divisor of `width`.
+        max_length: Latest items of a history that are read, at least 1.
+        targets_per_user: Targets that an epoch draws from each user's history, at least 1.
+        n_negatives: Drawn items for each target, at least 1.
         dropout: Dropout of tokens, in [0, 1).
     """
 
@@ -161,30 +160,18 @@ class Trans2d(ContentRival[PairModel]):
             "learning_rate": Between(2e-4, 5e-3, log=True),
         }
 
-    def counts(self) -> tuple[str, ...]:
-        """Settings that must be at least 1."""
-        return ("n_heads", "max_length", "targets_per_user", "n_negatives")
-
-    def problems(self) -> list[str]:
+    def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""
-        found = super().problems()
+        found = too_small(self, "n_heads", "max_length", "targets_per_user", "n_negatives")
         found += not_a_share(self, "dropout")
         if self.n_heads >= 1 and self.width % self.n_heads:
             found.append(f"n_heads must divide width, they are {self.n_heads} and {self.width}")
         return found
 
-    def build(
-        self,
-        codes: ItemCodes,
-        content: Mapping[str, Tensor],
-        *,
-        users: Sequence[str],
-        histories: Histories,
-    ) -> PairModel:
+    def build(self, lessons: Lessons) -> PairModel:
         """Fresh weights."""
-        _ = users
-        chosen = np.bincount(histories.items, minlength=codes.n_codes) > 0
-        return self._model(codes, content, chosen)
+        chosen = np.bincount(lessons.histories.items, minlength=lessons.codes.n_codes) > 0
+        return self._model(lessons.codes, lessons.content, chosen)
 
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> PairModel:
         """The model that was saved."""

@@ -48,8 +48,8 @@ class Transitions(Recommender):
     """P(next item | last item), smoothed.
 
     Args:
-        smoothing: Weight of the overall shares, as a number of observed transitions.
-        reach: Steps up to which a later item counts as a follower; 1 is the plain chain.
+        smoothing: Weight of the overall shares, as a number of observed transitions, above 0.
+        reach: Steps up to which a later item counts as a follower, at least 1, the plain chain.
         fading: Weight of a follower over that of one a step nearer, in (0, 1].
         seed: Accepted like everywhere; chance plays no part here.
 

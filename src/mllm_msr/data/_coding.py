@@ -44,7 +44,6 @@ class Blocks:
     """Interactions as arrays, one contiguous block of rows per user, oldest first.
 
     Attributes:
-        frame: The rows behind the arrays, sorted by user and position.
         users: Distinct user ids, sorted; a user's code is its place here.
         items: Distinct item ids, sorted.
         starts: Shape [n_users + 1]; the block of user u is rows starts[u] to starts[u + 1].
@@ -52,7 +51,6 @@ class Blocks:
         position: Shape [n_rows]; positions as the table has them.
     """
 
-    frame: pl.DataFrame
     users: pl.Series
     items: pl.Series
     starts: Codes
@@ -102,7 +100,6 @@ def blocks(interactions: pl.DataFrame) -> Blocks:
     frame, starts = sorted_blocks(interactions)
     item, items = encode(frame["item_id"])
     return Blocks(
-        frame=frame,
         users=frame["user_id"].gather(starts[:-1]),
         items=items,
         starts=starts,

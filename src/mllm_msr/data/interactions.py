@@ -59,11 +59,7 @@ def prepare_interactions(
     """
     _check_settings(min_user_interactions, min_item_interactions, duplicates, max_users)
     user, users, item, items, timestamp = _collect(raw)
-    counts = {
-        "raw_interactions": len(user),
-        "raw_users": len(users),
-        "raw_items": len(items),
-    }
+    counts = {"raw_interactions": len(user), "raw_users": len(users), "raw_items": len(items)}
     order = _chronological(user, timestamp)
     user, item, timestamp = user[order], item[order], timestamp[order]
     del order
@@ -76,13 +72,7 @@ def prepare_interactions(
         min_item_interactions=min_item_interactions,
     )  # fmt: skip
     if not len(kept):
-        raise DataError(
-            needed=f"users with at least {min_user_interactions} interactions and items with at "
-            f"least {min_item_interactions}, both at once",
-            received=f"none among {counts['raw_interactions']} interactions of "
-            f"{counts['raw_users']} users and {counts['raw_items']} items",
-            remedy="lower min_user_interactions or min_item_interactions",
-        )
+        raise _nothing_left(counts, min_user_interactions, min_item_interactions)
     if max_users is not None:
         kept = kept[_sampled(user[kept], users, max_users=max_users, seed=seed)]
     frame = _to_table(users, user[kept], items, item[kept], timestamp[kept])
@@ -240,6 +230,19 @@ def _check_settings(
         problems.append(f"duplicates must be one of {known}, it is {duplicates!r}")
     if problems:
         raise SettingsError(problems)
+
+
+def _nothing_left(
+    counts: dict[str, int], min_user_interactions: int, min_item_interactions: int
+) -> DataError:
+    """The error for a k-core without any row."""
+    return DataError(
+        needed=f"users with at least {min_user_interactions} interactions and items with at "
+        f"least {min_item_interactions}, both at once",
+        received=f"none among {counts['raw_interactions']} interactions of "
+        f"{counts['raw_users']} users and {counts['raw_items']} items",
+        remedy="lower min_user_interactions or min_item_interactions",
+    )
 
 
 def _collect(

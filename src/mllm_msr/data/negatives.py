@@ -10,7 +10,7 @@ on the catalogue and the user's own history only, popularity ones on the item co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -27,7 +27,6 @@ from mllm_msr.tables import CANDIDATES, conform, empty
 Negatives = Literal["uniform", "popularity"]
 TrainTargets = Literal["last", "blocks", "all"]
 
-_SPLITS: Final = ("train", "validation", "test")
 _CHUNK: Final = 1 << 16
 # Rejection looks at so many draws per negative before the exact, slower way takes over.
 _PATIENCE: Final = 32
@@ -81,30 +80,35 @@ def draw_candidates(
     _check_settings(negatives, n_negatives, train_negatives, train_targets, block_size)
     sequences = blocks(interactions)
     sampler = _Sampler.over(sequences, seed=seed)
-    limits = {"train": None, "validation": max_validation_users, "test": max_test_users}
+    orders = {
+        "train": _Order(train_targets, ("uniform",), train_negatives, None),
+        "validation": _Order("last", negatives, n_negatives, max_validation_users),
+        "test": _Order("last", negatives, n_negatives, max_test_users),
+    }
     if folds is None:
         folds = splits["fold"].unique().sort().to_list()
     parts = [empty(CANDIDATES)]
     for fold in folds:
         split_of = split_codes(sequences.users, splits, fold)
-        weights = {"uniform": None, "popularity": _visible_counts(sequences, split_of)}
-        for code, split in enumerate(_SPLITS):
-            users = _sampled(np.flatnonzero(split_of == code), sampler, limits[split])
-            rows = _target_rows(
-                sequences,
-                users,
-                which=train_targets if split == "train" else "last",
-                block_size=block_size,
-            )
-            kinds: Sequence[Negatives] = ("uniform",) if split == "train" else negatives
-            for kind in kinds:
-                drawn = sampler.draw(
-                    rows,
-                    n_negatives=train_negatives if split == "train" else n_negatives,
-                    weights=weights[kind],
-                )
-                parts.append(_to_table(drawn, rows, sampler, fold=fold, split=split, kind=kind))
+        parts += _fold_tables(sampler, split_of, orders, fold=fold, block_size=block_size)
     return pl.concat(parts, rechunk=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is drawn for the users of one split.
+
+    Attributes:
+        targets: Which of their interactions are targets.
+        kinds: Kinds of negatives.
+        n_negatives: Negatives per target and kind.
+        max_users: A seeded sample of at most so many users; None for all.
+    """
+
+    targets: TrainTargets
+    kinds: Sequence[Negatives]
+    n_negatives: int
+    max_users: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,33 @@ def _first_in_row(items: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     mask = np.empty_like(first)
     np.put_along_axis(mask, order, first, axis=1)
     return mask
+
+
+def _fold_tables(
+    sampler: _Sampler,
+    split_of: npt.NDArray[np.integer],
+    orders: Mapping[str, _Order],
+    *,
+    fold: int,
+    block_size: int,
+) -> Iterator[pl.DataFrame]:
+    """The candidates of one fold, a table for each split and kind of negatives.
+
+    Args:
+        sampler: Draws the negatives.
+        split_of: Shape [n_users]; each user's split as a place in `orders`.
+        orders: What is drawn, by split.
+        fold: The fold's number.
+        block_size: Interactions per block.
+    """
+    sequences = sampler.blocks
+    weights = {"uniform": None, "popularity": _visible_counts(sequences, split_of)}
+    for code, (split, order) in enumerate(orders.items()):
+        users = _sampled(np.flatnonzero(split_of == code), sampler, order.max_users)
+        rows = _target_rows(sequences, users, which=order.targets, block_size=block_size)
+        for kind in order.kinds:
+            drawn = sampler.draw(rows, n_negatives=order.n_negatives, weights=weights[kind])
+            yield _to_table(drawn, rows, sampler, fold=fold, split=split, kind=kind)
 
 
 def _visible_counts(sequences: Blocks, split_of: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

@@ -38,7 +38,8 @@ def to_interactions(
         user: Column of the user's id.
         item: Column of the item's id.
         time: Column of the time, `None` to take the order of the rows.
-        unit: What its numbers count; "iso" for dates as text. Date columns need none.
+        unit: What its numbers count; "iso" for dates as text, in UTC where they name no zone.
+            Date columns need none.
         rating: Column of the rating, where ratings are to be checked and filtered.
         min_rating: Rows with a lower rating are left out.
 
@@ -78,7 +79,9 @@ def _milliseconds(table: pl.LazyFrame, column: str, *, unit: TimeUnit) -> pl.Exp
     if table.collect_schema()[column].is_temporal():
         return value.cast(pl.Datetime("ms")).dt.timestamp("ms")
     if unit == "iso":
-        return value.str.to_datetime(strict=False, time_unit="ms").dt.timestamp("ms")
+        return value.str.to_datetime(strict=False, time_unit="ms", time_zone="UTC").dt.timestamp(
+            "ms"
+        )
     number = value.cast(pl.Float64, strict=False) * _TO_MILLISECONDS[unit]
     return pl.when(number.is_finite()).then(number.round()).cast(pl.Int64)
 

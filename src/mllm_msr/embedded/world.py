@@ -165,18 +165,11 @@ def make_world(
     Raises:
         UsageError: The seed belongs to pre-training.
     """
-    if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
-        raise UsageError(
-            needed=f"a world seed in {DEMO_SEEDS} or {MEASURE_SEEDS}",
-            received=str(seed),
-            remedy="choose another; the rest is kept for pre-training",
-        )
+    _refuse_pretraining(seed)
     rng = np.random.default_rng([seed, 1])
     sizes = np.array([len(slot.values) for slot in SLOTS])
     themes = _themes(rng, sizes, n_pairs=n_pairs, themes_per_pair=themes_per_pair)
-    coded = themes[rng.permutation(n_items) % len(themes)].copy()  # [items, slots]
-    strays = rng.random(coded.shape) < stray
-    coded[strays] = rng.integers(np.broadcast_to(sizes, coded.shape))[strays]
+    coded = _coded_items(rng, themes, sizes, n_items=n_items, stray=stray)
     names = _distinct_names(rng, n_items)
     items = tuple(
         WorldItem(decode(row), name, int(rng.integers(2**31)))
@@ -205,6 +198,15 @@ def decode(row: np.ndarray) -> Values:
     return tuple(slot.values[int(number)] for slot, number in zip(SLOTS, row, strict=True))
 
 
+def _refuse_pretraining(seed: int) -> None:
+    if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
+        raise UsageError(
+            needed=f"a world seed in {DEMO_SEEDS} or {MEASURE_SEEDS}",
+            received=str(seed),
+            remedy="choose another; the rest is kept for pre-training",
+        )
+
+
 def _distinct_names(rng: np.random.Generator, n_items: int) -> list[str]:
     names: dict[str, None] = {}
     while len(names) < n_items:
@@ -224,6 +226,16 @@ def _themes(
         for k in range(themes_per_pair)
     ]
     return np.stack(rows)
+
+
+def _coded_items(
+    rng: np.random.Generator, themes: np.ndarray, sizes: np.ndarray, *, n_items: int, stray: float
+) -> np.ndarray:
+    """Value numbers of items [items, slots]: each of a theme, with slots that leave it."""
+    coded: np.ndarray = themes[rng.permutation(n_items) % len(themes)].copy()
+    strays = rng.random(coded.shape) < stray
+    coded[strays] = rng.integers(np.broadcast_to(sizes, coded.shape))[strays]
+    return coded
 
 
 def _user(

@@ -116,43 +116,22 @@ def evaluate_scores(
         DataError: Nothing to judge, a row that occurs twice, or a score that is not finite; the
             message names the run.
     """
-    ranks = ranks or {}
-    tables = {name: conform(frame, SCORES, name=f"scores/{name}") for name, frame in scores.items()}
-    runs = [*tables, *(name for name in ranks if name not in tables)]
-    every = {run: _wide(run, tables.get(run), ranks.get(run), ks=ks) for run in runs}
-    if not any(frame.height for frame in every.values()):
-        raise DataError(
-            needed="at least one scored candidate",
-            received=f"{len(every)} models without any row",
-            remedy="score the candidates first",
-        )
-    names = metric_names(ks)
-    wide = {run: frame.filter(pl.col("auc").is_not_nan()) for run, frame in every.items()}
-    models = {
-        model: mean_of_runs([wide[run] for run in of_model])
-        for model, of_model in runs_by_model(runs).items()
-    }
-    joined = {
-        model: pl.concat(tables[run] for run in of_model)
-        for model, of_model in runs_by_model(list(tables)).items()
-    }
+    judged = _Judged.of(scores, ranks or {}, ks=ks)
+    names, models, joined = metric_names(ks), judged.models(), judged.joined()
     drawn: _Drawn = {"seed": seed, "n_resamples": n_resamples, "level": level}
     compared = [name for name in COMPARED if name in names]
     details: dict[str, Any] = {
         "level": level,
         "folds": {model: _fold_means(frame, names) for model, frame in models.items()},
-        "seeds": _seed_means(wide, names),
+        "seeds": _seed_means(judged.defined, names),
         "chance": _chance(models, ks),
-        "pooled_auc": _pooled(tables),
-        "undefined": {
-            model: sum(every[run].height - wide[run].height for run in of_model)
-            for model, of_model in runs_by_model(runs).items()
-        },
+        "pooled_auc": _pooled(judged.scores),
+        "undefined": judged.undefined(),
         "comparisons": compare_models(models, metrics=compared, **drawn),
         "calibration": calibration(joined),
         "histograms": histogram(joined),
     }
-    per_user = [_long(wide, names)]
+    per_user = [_long(judged.defined, names)]
     if context is not None:
         details["slices"] = slice_means(models, context.cases, metrics=compared, **drawn)
         exposed = _exposed(context, ks)
@@ -163,6 +142,65 @@ def evaluate_scores(
         summary=means_with_intervals(models, names, **drawn),
         details=details,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What was scored, and the metrics of each group (one user's candidates), by run.
+
+    Attributes:
+        scores: `tables.SCORES` of the runs that scored candidates.
+        groups: All metrics, a row per group, whether or not they are defined in it.
+        defined: The groups that hold both labels, so that there is something to rank.
+    """
+
+    scores: Mapping[str, pl.DataFrame]
+    groups: Mapping[str, pl.DataFrame]
+    defined: Mapping[str, pl.DataFrame]
+
+    @classmethod
+    def of(
+        cls,
+        scores: Mapping[str, pl.DataFrame],
+        ranks: Mapping[str, pl.DataFrame],
+        *,
+        ks: Sequence[int],
+    ) -> _Judged:
+        """Judge each run by itself; arguments as for `evaluate_scores`."""
+        tables = {
+            run: conform(frame, SCORES, name=f"scores/{run}") for run, frame in scores.items()
+        }
+        runs = [*tables, *(run for run in ranks if run not in tables)]
+        groups = {run: _wide(run, tables.get(run), ranks.get(run), ks=ks) for run in runs}
+        if not any(frame.height for frame in groups.values()):
+            raise DataError(
+                needed="at least one scored candidate",
+                received=f"{len(groups)} models without any row",
+                remedy="score the candidates first",
+            )
+        defined = {run: frame.filter(pl.col("auc").is_not_nan()) for run, frame in groups.items()}
+        return cls(tables, groups, defined)
+
+    def models(self) -> dict[str, pl.DataFrame]:
+        """The metrics of each model, its seeds averaged user by user."""
+        return {
+            model: mean_of_runs([self.defined[run] for run in runs])
+            for model, runs in runs_by_model(list(self.defined)).items()
+        }
+
+    def joined(self) -> dict[str, pl.DataFrame]:
+        """The scores of each model, its seeds one after the other."""
+        return {
+            model: pl.concat(self.scores[run] for run in runs)
+            for model, runs in runs_by_model(list(self.scores)).items()
+        }
+
+    def undefined(self) -> dict[str, int]:
+        """Groups of each model that are left out."""
+        return {
+            model: sum(self.groups[run].height - self.defined[run].height for run in runs)
+            for model, runs in runs_by_model(list(self.groups)).items()
+        }
 
 
 def _wide(

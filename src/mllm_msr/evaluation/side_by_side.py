@@ -69,7 +69,6 @@ class SlicePanel:
     """One way of cutting the users, under one kind of negatives, in one metric.
 
     Attributes:
-        by: "history" or "target".
         title: How the cut is called.
         kind: Kind of negatives.
         metric: The metric.
@@ -77,7 +76,6 @@ class SlicePanel:
         rows: Models, the best over all first.
     """
 
-    by: str
     title: str
     kind: str
     metric: str
@@ -187,7 +185,7 @@ def _slice_panel(
     columns = tuple(
         (name, max(int(cell["n"]) for cell in cells.values())) for name, cells in found.items()
     )
-    return SlicePanel(by, _SLICE_TITLES[by], kind, metric, columns, rows)
+    return SlicePanel(_SLICE_TITLES[by], kind, metric, columns, rows)
 
 
 def exposure_rows(

@@ -171,13 +171,11 @@ def build_stories(
     shown = scores.filter(pl.col("negatives") == negatives)
     chosen = _choose(metrics_from_scores(shown, model=model), users=users, seed=seed)
     catalogue = _catalogue(items, root)
-    users_shown = [user_id for user_id, *_ in chosen]
-    lists = _lists(every or {}, users_shown, negatives=negatives)
+    lists = _lists(every or {}, [user_id for user_id, *_ in chosen], negatives=negatives)
     stories = []
     for user_id, fold, auc, reason in chosen:
         ranked = _ranked(shown, user_id, fold)
-        target = ranked.filter(pl.col("label") == 1)["item_id"][0]
-        past = _past(interactions, user_id, target)
+        past = _past(interactions, user_id, target=_truth(ranked)["item_id"][0])
         stories.append(
             Story(
                 user_id=user_id,
@@ -250,9 +248,9 @@ def _standings(
     found = []
     for name, frame in lists.items():
         ranked = _ranked(frame, user_id, fold)
-        if ranked.filter(pl.col("label") == 1).is_empty():
+        if _truth(ranked).is_empty():
             continue
-        score = ranked.filter(pl.col("label") == 1)["score"][0]
+        score = _truth(ranked)["score"][0]
         others = ranked.filter(pl.col("label") == 0)["score"]
         below = (others < score).sum() + 0.5 * (others == score).sum()
         top = _ranking(ranked.head(_STANDING_TOP), catalogue)
@@ -278,7 +276,7 @@ def _item(catalogue: dict[str, StoryItem], item_id: str) -> StoryItem:
     return catalogue.get(item_id) or StoryItem(item_id, item_id)
 
 
-def _past(interactions: pl.DataFrame, user_id: str, target: str) -> list[str]:
+def _past(interactions: pl.DataFrame, user_id: str, *, target: str) -> list[str]:
     """Items before the target's latest occurrence, oldest first."""
     rows = interactions.filter(pl.col("user_id") == user_id).sort("position")["item_id"].to_list()
     places = [at for at, item in enumerate(rows) if item == target]
@@ -309,8 +307,13 @@ def _ranking(ranked: pl.DataFrame, catalogue: dict[str, StoryItem]) -> tuple[Ran
     )
 
 
+def _truth(ranked: pl.DataFrame) -> pl.DataFrame:
+    """The row of the item that was chosen, if it is there."""
+    return ranked.filter(pl.col("label") == 1)
+
+
 def _truth_rank(ranked: pl.DataFrame) -> str:
-    score = ranked.filter(pl.col("label") == 1)["score"][0]
+    score = _truth(ranked)["score"][0]
     first = int((ranked["score"] > score).sum()) + 1
     last = int((ranked["score"] >= score).sum())
     return str(first) if first == last else f"{first}-{last}"

@@ -287,7 +287,7 @@ def health(
     return rows
 
 
-# The packaged model carries .97 over on its own worlds and .56 on titles of another source.
+# Well below what the packaged model carries over where it can read (docs/model-card.md).
 _CARRIED_AT_HOME: Final = 0.8
 
 

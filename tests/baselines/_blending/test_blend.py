@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_msr.baselines._blending.blend import Blend, Scale, _Choice, align, blend_scores, fit_blend
+from mllm_msr.baselines._blending.blend import Blend, Scale, _Choice, align, fit_blend
 from mllm_msr.errors import DataError
 from mllm_msr.tables import SCORES
 
@@ -33,6 +33,14 @@ def noisy(strength, seed, *, n_users=N_USERS):
     rng = np.random.default_rng(seed)
     label = np.tile(np.arange(N_CANDIDATES) == 0, n_users)
     return table(strength * label + rng.normal(size=n_users * N_CANDIDATES), n_users=n_users)
+
+
+def blend_scores(validation, test):
+    """The test candidates with the joint score, and the blend that validation users chose."""
+    blend = fit_blend(validation)
+    joined = align(test)
+    score = blend.combine({part: joined[part].to_numpy() for part in blend.parts})
+    return joined.with_columns(score=pl.Series(score)), blend
 
 
 def hits(frame):

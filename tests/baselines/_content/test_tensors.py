@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from mllm_msr.baselines._content.features import ContentVectors
-from mllm_msr.baselines._content.tensors import content_tensors, standardised
+from mllm_msr.baselines._content.tensors import content_tensors, settle_unchosen, standardised
 from mllm_msr.baselines._training.histories import ItemCodes
 from mllm_msr.errors import DataError
 
@@ -34,3 +35,12 @@ def test_no_modality_at_all_is_refused():
     nothing = np.zeros((1, 0), dtype=np.float32)
     with pytest.raises(DataError, match="choose an encoder for text or image"):
         content_tensors(ContentVectors(("a",), nothing, nothing), ItemCodes(("a",)))
+
+
+def test_items_that_nobody_chose_get_the_mean_id():
+    ids = torch.nn.Parameter(torch.arange(8.0).reshape(4, 2))
+    chosen = torch.tensor([False, True, True, False])
+    settle_unchosen(ids, chosen)
+    assert ids.tolist() == [[3.0, 4.0], [2.0, 3.0], [4.0, 5.0], [3.0, 4.0]]
+    settle_unchosen(ids, torch.zeros(4, dtype=torch.bool))
+    assert ids.isfinite().all()

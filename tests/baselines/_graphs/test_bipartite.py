@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._graphs.bipartite import Bipartite, NodeNetwork, bpr_loss, item_vectors
 from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines._training.histories import Histories
@@ -74,7 +75,7 @@ def test_an_unknown_user_has_the_mean_embeddings(network, graph):
 
 
 def test_items_that_nobody_chose_differ_by_content_alone(network, graph):
-    network.settle_unchosen(graph)
+    settle_unchosen(network.item_ids, graph.to_items.starts.diff() > 0)
     assert torch.equal(network.item_ids[0], network.item_ids[5])
     assert not torch.equal(network.item_ids[1], network.item_ids[2])
     vectors = network(graph)[1]

@@ -87,15 +87,6 @@ def test_an_items_vector_is_its_id_and_its_content(network, features):
     assert torch.allclose(table[0], network.item_ids[0])
 
 
-def test_unchosen_items_get_the_mean_id(network):
-    chosen = torch.zeros(N_CODES, dtype=torch.bool)
-    chosen[[2, 3]] = True
-    network.settle_unchosen(chosen)
-    assert torch.allclose(network.item_ids[0], network.item_ids[2:4].mean(0))
-    network.settle_unchosen(torch.zeros(N_CODES, dtype=torch.bool))
-    assert torch.isfinite(network.item_ids).all()
-
-
 def test_attention_along_edges_is_attention(clusters):
     graph = sequence_graph(single(1, 2), [found.nearest for found in clusters])
     n_nodes = len(graph.content)

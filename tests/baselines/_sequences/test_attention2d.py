@@ -100,9 +100,3 @@ def test_every_weight_is_trained(network):
     still = {name for name, weight in network.named_parameters() if not weight.grad.any()}
     assert not still
     assert network.item_ids.grad.any(dim=1).all()
-
-
-def test_unchosen_items_get_the_mean_id(network):
-    chosen = torch.arange(N_CODES) > 6
-    network.settle_unchosen(chosen)
-    assert torch.allclose(network.item_ids[0], network.item_ids[7:].mean(0))

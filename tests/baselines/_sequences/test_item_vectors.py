@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mllm_msr.baselines._sequences.item_vectors import (
-    ContentVectors,
     IdVectors,
     JoinedVectors,
+    MappedContent,
     PartedVectors,
     content_of,
 )
@@ -26,7 +26,7 @@ def parted(*, id_dropout: float = 0.0) -> PartedVectors:
 
 
 @pytest.mark.parametrize(
-    "vectors", [IdVectors(6, 4), ContentVectors(CONTENT, 4), parted(), JoinedVectors(parted(), 5)]
+    "vectors", [IdVectors(6, 4), MappedContent(CONTENT, 4), parted(), JoinedVectors(parted(), 5)]
 )
 def test_the_table_holds_the_vectors_of_all_codes(vectors):
     codes = torch.tensor([[5, 0], [2, 2]])

@@ -127,7 +127,7 @@ def test_a_killed_fit_goes_on_where_it_was(data, tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         killed.fit(data)
     again = Gru4Rec(**settings, checkpoints=tmp_path).fit(data)
-    weights = [list(m._require().network.state_dict().values()) for m in (whole, again)]
+    weights = [list(m._ready().network.state_dict().values()) for m in (whole, again)]
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
     with pytest.raises(StaleStageError, match="another settings"):
         Gru4Rec(**{**settings, "hidden": 4}, checkpoints=tmp_path).fit(data)

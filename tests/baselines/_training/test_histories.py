@@ -100,7 +100,6 @@ def test_a_shifted_batch_predicts_what_followed_and_pads_nothing():
     assert batch.places.tolist() == [0, 1, 2, 0, 0]
     assert batch.groups == [(1, 3), (2, 1)]
     assert batch.last.tolist() == [2, 3, 4]
-    assert batch.owner.tolist() == [0, 0, 0, 1, 2]
 
 
 @given(LENGTHS.filter(any))

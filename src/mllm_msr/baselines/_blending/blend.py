@@ -190,28 +190,6 @@ def equal_blend(scores: Mapping[str, pl.DataFrame]) -> Blend:
     )
 
 
-def blend_scores(
-    validation: Mapping[str, pl.DataFrame], test: Mapping[str, pl.DataFrame], *, seed: int = 0
-) -> tuple[pl.DataFrame, Blend]:
-    """Combine models whose scores lie as tables; for one fold.
-
-    Args:
-        validation: For each model its scores of the validation candidates (`tables.SCORES`).
-        test: For each of these models its scores of the test candidates.
-        seed: Seed of the division of validation users.
-
-    Returns:
-        The test candidates with the joint score (columns of `tables.SCORES`), and the blend.
-
-    Raises:
-        DataError: Models have not scored the same rows, or there are none.
-    """
-    blend = fit_blend(validation, seed=seed)
-    joined = align({part: test[part] for part in blend.parts})
-    score = blend.combine({part: joined[part].to_numpy() for part in blend.parts})
-    return joined.select(*KEYS, "label", pl.Series("score", score)), blend
-
-
 def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Scores side by side, joined by key and never by place.
 

@@ -7,13 +7,51 @@ zero row, which after this is the average item and therefore says nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
-from mllm_msr.baselines._content.features import ContentVectors, Vectors
+from mllm_msr.baselines._content.features import ContentVectors, Vectors, content_vectors
 from mllm_msr.baselines._training.histories import ItemCodes
 from mllm_msr.errors import DataError
+
+
+@dataclass(kw_only=True, eq=False)
+class ReadsContent:
+    """Settings of a neural baseline that reads content.
+
+    Attributes:
+        text_encoder: A text encoder's name, see `features.py`.
+        image_encoder: An image encoder's name, see `features.py`.
+        content_cache: Folder for finished content vectors; None keeps none.
+    """
+
+    text_encoder: str = "hashing"
+    image_encoder: str = "colours"
+    content_cache: Path | None = None
+
+    def content(self, items: pl.DataFrame, codes: ItemCodes) -> dict[str, Tensor]:
+        """Content by modality and item code, as `content_tensors` gives it.
+
+        Args:
+            items: `tables.ITEMS`, paths of pictures absolute.
+            codes: Codes of the items.
+
+        Raises:
+            DataError: All modalities were left out.
+            BackendError: There is no such encoder, or its weights cannot be read.
+        """
+        vectors = content_vectors(
+            items,
+            text_encoder=self.text_encoder,
+            image_encoder=self.image_encoder,
+            cache=self.content_cache,
+        )
+        return content_tensors(vectors, codes)
 
 
 def content_tensors(content: ContentVectors, codes: ItemCodes) -> dict[str, Tensor]:
@@ -46,6 +84,18 @@ def content_tensors(content: ContentVectors, codes: ItemCodes) -> dict[str, Tens
             remedy="choose an encoder for text or image",
         )
     return found
+
+
+@torch.no_grad()
+def settle_unchosen(ids: Tensor, chosen: Tensor) -> None:
+    """Give items that training never met, whose id embedding learned nothing, the mean one.
+
+    Args:
+        ids: Id embeddings, [n_codes, width]; changed in place.
+        chosen: bool [n_codes]; the items that somebody chose. Nothing is done where it holds none.
+    """
+    if bool(chosen.any()):
+        ids[~chosen] = ids[chosen].mean(0)
 
 
 def standardised(vectors: Vectors) -> Vectors:

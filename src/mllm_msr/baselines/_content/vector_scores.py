@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._content.rival import ContentRival, Fitted
+from mllm_msr.baselines._catalogue import targets_of
+from mllm_msr.baselines._content.rival import ContentModel, ContentRival
 
 Floats = npt.NDArray[np.float32]
 
-_TARGET: Final = ["user_id", "position"]
 _CHUNK: Final = 1024
 
 
-class VectorModel(Fitted):
+class VectorModel(ContentModel):
     """A fitted model whose scores are inner products."""
 
     @abstractmethod
@@ -42,10 +42,7 @@ class VectorModel(Fitted):
         self, candidates: pl.DataFrame, interactions: pl.DataFrame
     ) -> npt.NDArray[np.float64]:
         """Inner products of users and candidates: [n_rows]."""
-        targets = candidates.select(_TARGET).unique(maintain_order=True)
-        rows = candidates.select(_TARGET).join(
-            targets.with_row_index("row"), on=_TARGET, how="left", maintain_order="left"
-        )["row"]
+        targets, rows = targets_of(candidates)
         items = self.codes.encode(candidates["item_id"])
         users, table = self.user_vectors(targets, interactions), self.item_vectors()
         products = [

@@ -214,13 +214,6 @@ class NodeNetwork(nn.Module):
             last.append(vectors)
         return torch.stack(last).mean(0)
 
-    @torch.no_grad()
-    def settle_unchosen(self, graph: Bipartite) -> None:
-        """Give items that nobody chose, whose id embedding learned nothing, the mean one."""
-        chosen = graph.to_items.starts.diff() > 0
-        if bool(chosen.any()):
-            self.item_ids[~chosen] = self.item_ids[chosen].mean(0)
-
 
 def item_vectors(states: ItemStates) -> Tensor:
     """What items are scored with: [n_codes, width], the mean over modalities."""

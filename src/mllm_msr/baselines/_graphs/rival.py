@@ -19,7 +19,8 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.baselines._content.rival import Arrays, Course
+from mllm_msr.baselines._content.rival import Arrays, Lessons
+from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._content.vector_scores import Floats, VectorModel, VectorRival
 from mllm_msr.baselines._graphs.bipartite import (
     Bipartite,
@@ -33,6 +34,8 @@ from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines._state import State
 from mllm_msr.baselines._training.drawing import NegativeItems
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.ranges import too_small
+from mllm_msr.baselines._training.trained import Course
 from mllm_msr.spaces import Between, OneOf, Space
 
 
@@ -68,7 +71,7 @@ class GraphModel(VectorModel):
     def settle(self) -> None:
         """Give items that nobody chose the mean id embedding."""
         if self._graph is not None:
-            self.network.settle_unchosen(self._graph)
+            settle_unchosen(self.network.item_ids, self._graph.to_items.starts.diff() > 0)
 
     def refresh(self) -> None:
         """Compute the items' states; those of a model that only scores stand."""
@@ -114,8 +117,8 @@ class GraphRival(VectorRival[GraphModel]):
     """A recommender whose network is a `NodeNetwork`; see `ContentRival` for what it shares.
 
     Attributes:
-        n_layers: Steps along the edges.
-        n_negatives: Items that each chosen one is compared with.
+        n_layers: Steps along the edges, at least 1.
+        n_negatives: Items that each chosen one is compared with, at least 1.
         regularisation: Weight of the L2 term, at least 0.
     """
 
@@ -140,29 +143,21 @@ class GraphRival(VectorRival[GraphModel]):
             "learning_rate": Between(1e-3, 2e-2, log=True),
         }
 
-    def counts(self) -> tuple[str, ...]:
-        """Settings that must be at least 1."""
-        return ("n_layers", "n_negatives")
-
-    def problems(self) -> list[str]:
+    def own_problems(self) -> list[str]:
         """One sentence for each setting out of its range."""
-        found = super().problems()
+        found = too_small(self, "n_layers", "n_negatives")
         if not self.regularisation >= 0:
             found.append(f"regularisation must not be negative, it is {self.regularisation}")
         return found
 
-    def build(
-        self,
-        codes: ItemCodes,
-        content: Mapping[str, Tensor],
-        *,
-        users: Sequence[str],
-        histories: Histories,
-    ) -> GraphModel:
+    def build(self, lessons: Lessons) -> GraphModel:
         """A network over the users, and their graph."""
-        graph = Bipartite.of(histories, n_items=codes.n_codes)
         return GraphModel(
-            self._network(content, len(users)), codes, content, users=users, graph=graph
+            self._network(lessons.content, len(lessons.users)),
+            lessons.codes,
+            lessons.content,
+            users=lessons.users,
+            graph=Bipartite.of(lessons.histories, n_items=lessons.codes.n_codes),
         )
 
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> GraphModel:

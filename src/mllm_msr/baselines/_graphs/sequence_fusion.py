@@ -185,13 +185,3 @@ class SequenceFusion(nn.Module):
             states = layer(states, graph)
         last: Tensor = states[graph.last]
         return last
-
-    @torch.no_grad()
-    def settle_unchosen(self, chosen: Tensor) -> None:
-        """Give items that training never met, whose id learned nothing, the mean one.
-
-        Args:
-            chosen: bool [n_codes].
-        """
-        if bool(chosen.any()):
-            self.item_ids[~chosen] = self.item_ids[chosen].mean(0)

@@ -158,13 +158,3 @@ class Trans2dNetwork(nn.Module):
         states = self.last_norm(states + self.dropout(self.narrow(wide)))
         logits: Tensor = self.logit(states.mean(-2)).squeeze(-1)
         return logits
-
-    @torch.no_grad()
-    def settle_unchosen(self, chosen: Tensor) -> None:
-        """Give items that training never met, whose id learned nothing, the mean one.
-
-        Args:
-            chosen: bool [n_codes].
-        """
-        if bool(chosen.any()):
-            self.item_ids[~chosen] = self.item_ids[chosen].mean(0)

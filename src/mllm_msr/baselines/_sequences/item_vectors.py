@@ -71,7 +71,7 @@ class PartedVectors(ItemVectors):
     ) -> None:
         super().__init__()
         self.ids = IdVectors(n_met + 1, size)
-        self.content = ContentVectors(content, size)
+        self.content = MappedContent(content, size)
         self.sizes = (size, size * len(content))
         self._id_dropout = id_dropout
 
@@ -112,7 +112,7 @@ class JoinedVectors(ItemVectors):
 
 
 @final
-class ContentVectors(ItemVectors):
+class MappedContent(ItemVectors):
     """An item's frozen content, each modality through a linear map and a norm of its own.
 
     Args:

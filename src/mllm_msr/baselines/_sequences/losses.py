@@ -49,6 +49,9 @@ def next_item_loss(
 
     Returns:
         A scalar of 0 dimensions.
+
+    Raises:
+        ValueError: The loss needs negatives, or their chances, and they are not given.
     """
     if name == "softmax":
         return softmax_loss(hidden, table, targets)

@@ -11,9 +11,9 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 from mllm_msr.baselines._catalogue import catalogue_of
-from mllm_msr.baselines._content.features import content_vectors
-from mllm_msr.baselines._content.tensors import content_tensors
+from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import content_of
 from mllm_msr.baselines._sequences.losses import LOSSES, LossName, next_item_loss
-from mllm_msr.baselines._sequences.scores import Fitted, SequenceNetwork
-from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
-from mllm_msr.baselines._training.drawing import step_size
+from mllm_msr.baselines._sequences.scores import SequenceModel, SequenceNetwork
+from mllm_msr.baselines._state import State, damaged, load_state, save_state
 from mllm_msr.baselines._training.histories import (
     Batch,
     Histories,
@@ -38,72 +36,41 @@ from mllm_msr.baselines._training.histories import (
 )
 from mllm_msr.baselines._training.judging import ValidationUsers
 from mllm_msr.baselines._training.ranges import too_small
-from mllm_msr.baselines._training.train import (
-    Judge,
-    LoopOptions,
-    Precision,
-    TrainingLog,
-    seeded,
-    train,
+from mllm_msr.baselines._training.train import Judge, seeded
+from mllm_msr.baselines._training.trained import (
+    Course,
+    TrainedRecommender,
+    refuse_lone_interactions,
 )
-from mllm_msr.errors import SettingsError, TrainingError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.errors import SettingsError
+from mllm_msr.interfaces import TrainingData
 
 Floats = npt.NDArray[np.float32]
-
-# Where things lie; they change nothing about what is learnt.
-_PLACES: Final = ("content_cache", "checkpoints")
-
-# Histories per step that suit tens of thousands of users.
-_USUAL_STEP: Final = 256
 
 _COUNTS: Final = "counts"
 _STRANGE: Final = "strange"
 _NETWORK: Final = "network."
 
 
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """What makes content vectors; see `_content.features.content_vectors`.
-
-    Attributes:
-        text: A text encoder's name.
-        image: An image encoder's name.
-        cache: Folder for finished vectors; None keeps none.
-    """
-
-    text: str
-    image: str
-    cache: Path | None
-
-
 @dataclass(kw_only=True, eq=False)
-class NextItemRecommender(Recommender):
+class NextItemRecommender(TrainedRecommender[SequenceModel]):
     """Learns to predict each item of each history from those before it.
 
     All visible interactions are learnt from; validation users' targets choose the weights. In a
     model of ids alone, items that nobody chose share one vector, which is trained as an item that
-    never comes next; with content they have vectors of their own. Items that are unknown
-    altogether share one either way. Users without a known item get the items' popularity.
+    never comes next; in one that is `ReadsContent` as well they have vectors of their own. Items
+    that are unknown altogether share one either way. Users without a known item get the items'
+    popularity.
 
     Attributes:
         loss: One of `losses.LOSSES`.
-        n_negatives: Negatives that a batch shares, for the losses that draw them.
-        negative_power: They are drawn by popularity to this power: 0 uniformly, 1 as chosen.
-        max_length: Latest items of a history that are read; longer ones are learnt from in
-            windows of this length.
-        batch_size: Histories per optimiser step; None for 256, or fewer in small data.
-        epochs: As `LoopOptions.epochs`; the rest alike.
-        learning_rate: Adam's.
-        beta2: Adam's second decay.
-        weight_decay: Decoupled.
-        clip: Largest norm of the gradient, 0 for none.
-        patience: Validations without gain before training stops.
-        validate_every: Epochs between validations.
-        max_minutes: Time after which training stops.
-        precision: "auto", "bf16" or "fp32", of training; scores are always taken in float32.
-        checkpoints: Folder from which a killed `fit` goes on; None keeps no states.
-        seed: Seed of weights, order, dropout and negatives.
+        n_negatives: Negatives that a batch shares, for the losses that draw them; at least 1.
+        negative_power: They are drawn by popularity to this power, in [0, 1]: 0 uniformly, 1 as
+            chosen.
+        max_length: Latest items of a history that are read, at least 1; longer ones are learnt
+            from in windows of this length.
+        beta2: As `LoopOptions.beta2`.
+        clip: As `LoopOptions.clip`.
 
     Raises:
         SettingsError: A value is out of its range.
@@ -113,26 +80,9 @@ class NextItemRecommender(Recommender):
     n_negatives: int = 1024
     negative_power: float = 0.75
     max_length: int = 50
-    batch_size: int | None = None
     epochs: int = 100
-    learning_rate: float = 1e-3
     beta2: float = 0.98
-    weight_decay: float = 0.0
     clip: float = 0.0
-    patience: int = 5
-    validate_every: int = 1
-    max_minutes: float = 60.0
-    precision: Precision = "auto"
-    checkpoints: Path | None = None
-    seed: int = 0
-    _fitted: Fitted | None = field(default=None, init=False, repr=False)
-    _log: TrainingLog | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the settings, all at once."""
-        problems = [*self._loop_options().problems(), *self._problems(), *self.own_problems()]
-        if problems:
-            raise SettingsError(problems)
 
     @abstractmethod
     def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
@@ -143,46 +93,30 @@ class NextItemRecommender(Recommender):
             content: Content by modality, [n_codes, d_modality]; empty for a model of ids alone.
         """
 
-    @abstractmethod
-    def encoders(self) -> Encoders | None:
-        """What makes the content vectors; None for a model of ids alone."""
-
-    @abstractmethod
-    def own_problems(self) -> list[str]:
-        """One sentence for each setting of the network that is out of its range."""
-
-    def _problems(self) -> list[str]:
-        found = too_small(self, "n_negatives", "max_length", "batch_size")
+    def family_problems(self) -> list[str]:
+        """One sentence for each shared setting out of its range."""
+        found = too_small(self, "n_negatives", "max_length")
         if self.loss not in LOSSES:
             found.append(f"loss must be one of {', '.join(LOSSES)}, it is {self.loss!r}")
         if not 0 <= self.negative_power <= 1:
             found.append(f"negative_power must lie in [0, 1], it is {self.negative_power}")
         return found
 
-    @property
-    def training_log(self) -> TrainingLog | None:
-        """How training ended; None before `fit` and after `load`."""
-        return self._log
-
     def fit(self, data: TrainingData) -> Self:
         """Learn from all visible interactions."""
         catalogue = catalogue_of(data)
         met = ItemCodes.of(data.interactions["item_id"])
-        content = self._content(data.items, codes := self._codes(met, catalogue))
+        codes = self._codes(met, catalogue)
         _, histories = user_histories(data.interactions, codes)
+        refuse_lone_interactions(histories)
         windows = histories.windows(self.max_length + 1)
-        if not len(windows):
-            raise TrainingError(
-                needed="at least one user with two interactions",
-                received=f"{data.interactions.height} interactions of which nobody has two",
-                remedy="bring more data or lower the filters' limits",
-            )
         counted = np.bincount(histories.items, minlength=codes.n_codes)
         counts = torch.from_numpy(counted.astype(np.float32))
         n_met = len(met.item_ids)
+        content = self._content(data.items, codes)
         with seeded(self.seed):
             network = self.network(n_met, content)
-        fitted = Fitted(
+        fitted = SequenceModel(
             network,
             codes,
             n_met=n_met,
@@ -190,41 +124,38 @@ class NextItemRecommender(Recommender):
             counts=counts,
             max_length=self.max_length,
         )
-        batch_size = step_size(self.batch_size, len(windows), usual=_USUAL_STEP)
-        self._log = train(
-            network,
+        batch_size = self.step_size(len(windows))
+        course = Course(
             lambda epoch: TrainingBatches.shuffled(
                 windows, batch_size=batch_size, seed=self.seed, epoch=epoch
             ),
-            loss=self._batch_loss(network, counts[: n_met + 1]),
-            judge=self._judge(data, fitted),
-            options=self._loop_options(),
-            folder=self.checkpoints,
-            facts={"settings": self._settings(), "data": _digest(windows, codes)},
+            self._batch_loss(network, counts[: n_met + 1]),
         )
+        judge = self._judge(data, fitted)
+        self._train(network, course, judge=judge, data=_digest(windows, codes))
         self._fitted = fitted
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
         """Products of the history's state and the candidate's vector."""
-        fitted = self._require()
+        fitted = self._ready()
         scores = fitted.pair_scores(fitted.pairs(candidates, interactions))
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
 
     @property
     def catalogue(self) -> Sequence[str]:
         """Every item of the training data, sorted."""
-        return self._require().catalogue
+        return self._ready().catalogue
 
     def score_catalogue(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
         """Scores of all items, a chunk of users at a time; see `interfaces.CatalogueScorer`."""
-        return self._require().catalogue_scores(users, interactions)
+        return self._ready().catalogue_scores(users, interactions)
 
     def save(self, folder: Path) -> None:
         """Write settings and items as JSON, weights as safetensors."""
-        fitted = self._require()
+        fitted = self._ready()
         weights = {
             f"{_NETWORK}{name}": tensor.numpy()
             for name, tensor in fitted.network.state_dict().items()
@@ -249,7 +180,7 @@ class NextItemRecommender(Recommender):
             network.load_state_dict(weights)
         except (TypeError, ValueError, IndexError, RuntimeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-        loaded._fitted = Fitted(
+        loaded._fitted = SequenceModel(
             network=network.eval(),
             codes=loaded._codes(ItemCodes(tuple(met)), state.catalogue),
             n_met=len(met),
@@ -261,40 +192,15 @@ class NextItemRecommender(Recommender):
 
     def _codes(self, met: ItemCodes, catalogue: Sequence[str]) -> ItemCodes:
         """Codes of the items that were chosen; with content, those of all others after them."""
-        if self.encoders() is None:
+        if not isinstance(self, ReadsContent):
             return met
         known = frozenset(met.item_ids)
         return ItemCodes((*met.item_ids, *(item for item in catalogue if item not in known)))
 
-    def _content(self, items: pl.DataFrame, codes: ItemCodes) -> dict[str, Tensor]:
-        encoders = self.encoders()
-        if encoders is None:
-            return {}
-        vectors = content_vectors(
-            items,
-            text_encoder=encoders.text,
-            image_encoder=encoders.image,
-            cache=encoders.cache,
-        )
-        return content_tensors(vectors, codes)
+    def _content(self, items: pl.DataFrame, codes: ItemCodes) -> Mapping[str, Tensor]:
+        return self.content(items, codes) if isinstance(self, ReadsContent) else {}
 
-    def _require(self) -> Fitted:
-        if self._fitted is None:
-            raise unfitted(type(self).__name__)
-        return self._fitted
-
-    def _settings(self) -> dict[str, Any]:
-        """Constructor arguments that matter to what is learnt."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if each.init and each.name not in _PLACES
-        }
-
-    def _loop_options(self) -> LoopOptions:
-        return LoopOptions(**{each.name: getattr(self, each.name) for each in fields(LoopOptions)})
-
-    def _judge(self, data: TrainingData, fitted: Fitted) -> Judge | None:
+    def _judge(self, data: TrainingData, fitted: SequenceModel) -> Judge | None:
         users = ValidationUsers.of(data)
         if users is None:
             return None
@@ -307,7 +213,7 @@ class NextItemRecommender(Recommender):
         For a model of ids row 0 competes too and learns what an item is worth that nobody
         chooses. With content that would teach it to despise whatever is new.
         """
-        first = 0 if self.encoders() is None else 1
+        first = 1 if isinstance(self, ReadsContent) else 0
         weights = counts**self.negative_power * (counts > 0)
         log_chance = (weights / weights.sum()).clamp(min=1e-30).log()
 

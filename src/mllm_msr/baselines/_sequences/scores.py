@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from mllm_msr.baselines._catalogue import targets_of
 from mllm_msr.baselines._training.histories import (
     Batch,
     Histories,
@@ -27,7 +28,6 @@ from mllm_msr.baselines._training.histories import (
 
 _CHUNK: Final = 1024
 _CHUNK_PAIRS: Final = 100_000
-_KEYS: Final = ["user_id", "position"]
 
 
 class SequenceNetwork(nn.Module, ABC):
@@ -58,7 +58,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class SequenceModel:
     """What fitting makes and loading restores.
 
     Attributes:
@@ -79,13 +79,10 @@ class Fitted:
 
     def pairs(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> Pairs:
         """Candidates as numbers; arguments as for `Recommender.score`."""
-        keys = candidates.select(_KEYS).unique(maintain_order=True)
-        rows = candidates.select(_KEYS).join(
-            keys.with_row_index("history"), on=_KEYS, how="left", maintain_order="left"
-        )
+        targets, rows = targets_of(candidates)
         return Pairs(
-            histories_before(keys, interactions, self.codes).latest(self.max_length),
-            torch.from_numpy(rows["history"].to_numpy().astype(np.int64)),
+            histories_before(targets, interactions, self.codes).latest(self.max_length),
+            torch.from_numpy(rows),
             torch.from_numpy(self.codes.encode(candidates["item_id"])),
         )
 

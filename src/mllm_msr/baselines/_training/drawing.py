@@ -1,9 +1,10 @@
-"""What an epoch of the content rivals draws: targets from histories, and items to compare with.
+"""What an epoch draws: steps of a size, targets from histories, and items to compare with.
 
-The models that cannot learn from every position of a history at once (`mmsr.py`, `trans2d.py`)
-draw a bounded number of targets from each user, other ones in each epoch, so that long histories
-do not outweigh short ones and an epoch takes bounded time. Those that learn from pairs
-(`mmgcn.py`, `mgat.py`, `trans2d.py`) draw items that the user did not choose.
+All baselines with a network take their steps from here. Those that cannot learn from every
+position of a history at once (`mmsr.py`, `trans2d.py`) draw a bounded number of targets from each
+user, other ones in each epoch, so that long histories do not outweigh short ones and an epoch
+takes bounded time. Those that learn from pairs (`mmgcn.py`, `mgat.py`, `trans2d.py`) draw items
+that the user did not choose.
 """
 
 from __future__ import annotations

@@ -214,13 +214,6 @@ class Batch:
         """Where each history's latest token lies: [n_histories]."""
         return (self.lengths.cumsum(0) - 1).to(self.items.device)
 
-    @property
-    def owner(self) -> Tensor:
-        """The history of each token, as its place in this batch: [n_tokens]."""
-        return torch.repeat_interleave(
-            torch.arange(self.n_histories), self.lengths, output_size=len(self.items)
-        ).to(self.items.device)
-
     def by_time(self) -> tuple[Tensor, Tensor]:
         """The order in which a recurrent network reads the tokens.
 

@@ -101,6 +101,17 @@ class TrainingLog:
     seconds: float
     stopped_because: str
 
+    @classmethod
+    def of(cls, progress: Progress, *, judged: bool) -> TrainingLog:
+        """The log of a run that has ended, with a judge or without."""
+        return cls(
+            epochs=progress.step,
+            best_epoch=progress.best_step if judged else progress.step,
+            best_value=progress.best,
+            seconds=progress.seconds,
+            stopped_because=progress.stopped_because,
+        )
+
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -167,13 +178,7 @@ def train(
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
     network.eval()
-    log = TrainingLog(
-        epochs=progress.step,
-        best_epoch=progress.best_step if judge else progress.step,
-        best_value=progress.best,
-        seconds=progress.seconds,
-        stopped_because=progress.stopped_because,
-    )
+    log = TrainingLog.of(progress, judged=judge is not None)
     _logger.info("%s", log)
     return log
 
