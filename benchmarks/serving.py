@@ -43,7 +43,9 @@ def run(
 
     Returns:
         For each kind of request its p50, p95 and p99 in milliseconds as the clients see them, the
-        requests a second and the service's own mean time, without the way to the client and back:
+        requests a second, the service's own mean time, without the way to the client and back,
+        and the processor time that it took for each request (where the system tells it), which
+        depends least on what else the machine does:
         lists for users who have had none yet ("cold") and again ("warm"), one score that is
         known, events; how many candidates the model had to rank for each request; and the
         machine's load before, above whose cores times say little.
@@ -86,20 +88,22 @@ def run(
     for kept_scores, kinds in services.items():
         with (
             tempfile.TemporaryDirectory() as state,
-            _served(Path(folder), Path(state), kept_scores=kept_scores) as url,
+            _served(Path(folder), Path(state), kept_scores=kept_scores) as (url, process_id),
         ):
             _settle(url, users[: 2 * requests], items)
             for name, (ask, n_clients) in kinds.items():
-                before = _so_far(url)
+                before, busy = _so_far(url), _processor_seconds(process_id)
                 found = asyncio.run(_measure(url, ask, clients=n_clients, requests=requests))
                 seconds, n, calls = _so_far(url) - before
+                busy = _processor_seconds(process_id) - busy
                 found["server_mean_ms"] = round(1000 * seconds / n, 1)
+                found["processor_ms"] = round(1000 * busy / n, 1)
                 result[name] = {**found, "model_calls_per_request": round(calls / n, 1)}
     return {name: value for name, value in result.items() if name}
 
 
 @contextmanager
-def _served(folder: Path, state: Path, *, kept_scores: int) -> Iterator[str]:
+def _served(folder: Path, state: Path, *, kept_scores: int) -> Iterator[tuple[str, int]]:
     command = [
         sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
         f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
@@ -111,7 +115,7 @@ def _served(folder: Path, state: Path, *, kept_scores: int) -> Iterator[str]:
         try:
             url = _announced(messages)
             _await_model(url)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
 
@@ -135,6 +139,15 @@ def _await_model(url: str) -> None:
             pass
         time.sleep(0.2)
     raise RuntimeError("the service did not become ready")
+
+
+def _processor_seconds(process_id: int) -> float:
+    """What a process has computed so far, all its threads together; NaN where nothing tells it."""
+    told = Path(f"/proc/{process_id}/stat")
+    if not told.is_file():
+        return float("nan")
+    fields = told.read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _settle(url: str, users: Sequence[str], items: Sequence[str]) -> None:

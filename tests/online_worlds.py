@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -31,10 +31,17 @@ def make_run(folder: Path) -> Path:
 
 @final
 class MoodyBackend(Backend):
-    """Likes items by the number in their title; can fail, and hangs while its gate is shut."""
+    """Likes items by the number in their title; can fail, and hangs while its gate is shut.
+
+    Attributes:
+        fails: Whether it fails as a whole.
+        spoils: Says of the text of a prompt whether its answer is noise.
+        gate: Shut, it hangs.
+    """
 
     def __init__(self) -> None:
         self.fails = False
+        self.spoils: Callable[[str], bool] = lambda _: False
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[int] = []
@@ -50,14 +57,18 @@ class MoodyBackend(Backend):
         return Capabilities(images=True, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        for index, _ in enumerate(self._taken(prompts)):
-            yield index, Completion(f"The user appears to have a preference for mood {index}.")
+        for index, prompt in enumerate(self._taken(prompts)):
+            noise = self.spoils(_text(prompt))
+            words = (
+                "#?! " * 9 if noise else f"The user appears to have a preference for mood {index}."
+            )
+            yield index, Completion(words)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
         for index, prompt in enumerate(self._taken(prompts)):
-            text = "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
+            text = _text(prompt)
             number = int(text.rpartition("Thing ")[2].split('"')[0]) if "Thing " in text else 0
             if number == 13:
                 yield index, ChoiceScores((), error="thirteen is refused")
@@ -75,3 +86,7 @@ class MoodyBackend(Backend):
         if self.fails:
             raise BackendError(needed="mood", received="none", remedy="wait")
         return taken
+
+
+def _text(prompt: Prompt) -> str:
+    return "".join(getattr(part, "text", "") for turn in prompt.messages for part in turn.parts)

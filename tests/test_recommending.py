@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import online_worlds
+from mllm_msr.config import load_settings
 from mllm_msr.errors import DataError, RunFolderError, SettingsError
 from mllm_msr.recommending import MllmMsr
 from mllm_msr.records import Item
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> online_worlds.MoodyBackend:
     made = online_worlds.MoodyBackend()
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self: made)
+    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: made)
     return made
 
 
@@ -153,3 +154,15 @@ def test_the_most_popular_items_come_first(run: Path) -> None:
         counts = [met.count(item_id) for item_id in found]
         assert counts == sorted(counts, reverse=True)
         assert not model.keeps_pictures  # a scripted model has no memory
+
+
+def test_only_a_small_model_on_a_cpu_is_worth_copies(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    with MllmMsr.from_run(run) as model:
+        assert model.useful_copies == 1  # a scripted model
+        for device, copies in (("cpu", 4), ("cuda:1", 1)):
+            settings = load_settings("demo", [f"model.device={device}"], environment={})
+            monkeypatch.setattr(model, "settings", settings)
+            assert model.useful_copies == copies

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -10,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
-from mllm_msr.interfaces import TrainingData
+from mllm_msr.errors import MissingExtraError
+from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.retrieval import (
     CollaborativeSource,
     PopularSource,
@@ -85,6 +90,8 @@ def test_fusion_keeps_every_item_once_but_the_excluded(
     expected = set(names(6)) - exclude if rankings else set()
     assert sorted(c.item_id for c in fused) == sorted(expected)
     assert [c.relevance for c in fused] == sorted((c.relevance for c in fused), reverse=True)
+    together = {str(place): ranking for place, ranking in enumerate(rankings)}
+    assert fuse(together, exclude=exclude, n=2) == fused[:2]
 
 
 def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
@@ -102,6 +109,20 @@ def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
         "twin",
     ]
     assert diversify([], [], vectors=vectors, k=3, diversity=0.5) == []
+
+
+def test_an_index_that_cannot_grow_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    index = VectorIndex(2, exact_limit=2)
+    index.add(["a", "b"], np.eye(2, dtype=np.float32))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "faiss", None)
+        with pytest.raises(MissingExtraError, match="faiss"):
+            index.add(["c"], np.array([[0.6, 0.8]], dtype=np.float32))
+    assert len(index) == 2
+    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 5) == ["b", "a"]
+    index.add(["c"], np.array([[0.6, 0.8]], dtype=np.float32))
+    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 1) == ["c"]
 
 
 def interactions(*rows: tuple[str, str, int]) -> pl.DataFrame:
@@ -139,6 +160,46 @@ def test_a_user_without_history_or_preference_gets_popularity_alone() -> None:
     assert set(warm[0].sources) == {"preference", "collaborative", "recent"}
     both = retriever.retrieve(Profile("u", ("a",), "film"), 1, exclude_seen=False)
     assert len(both) == 1
+
+
+class OneByOne(Recommender):
+    """Another recommender without its offer to score the whole catalogue."""
+
+    def __init__(self, other: Recommender) -> None:
+        self._other = other
+
+    def fit(self, data: TrainingData) -> Self:
+        raise NotImplementedError
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        return self._other.score(candidates, interactions)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("history", [("a",), ("b", "c"), ("b", "?")])
+def test_a_whole_catalogue_scored_at_once_is_ranked_as_item_by_item(
+    history: tuple[str, ...],
+) -> None:
+    data = TrainingData(WORLD, empty(ITEMS), empty(CANDIDATES), frozenset({"u", "v", "w", "x"}))
+    knn = ItemKnn(shrinkage=0.0).fit(data)
+    profile = Profile("n", history)
+    for items in (["c", "a", "b"], ["b", "a"]):
+        at_once = CollaborativeSource(knn, items).propose(profile, 3)
+        assert at_once == CollaborativeSource(OneByOne(knn), items).propose(profile, 3)
+        assert sorted(at_once) == sorted(items)
+    assert CollaborativeSource(knn, ["a", "b", "c"]).propose(profile, 1) == at_once[:1]
+
+
+def test_items_of_equal_score_are_ranked_by_id() -> None:
+    data = TrainingData(WORLD, empty(ITEMS), empty(CANDIDATES), frozenset({"u", "v", "w", "x"}))
+    popular = CollaborativeSource(Popularity().fit(data), ["c", "b", "a"])
+    assert popular.propose(Profile("n", ("a",)), 3) == ["b", "c", "a"]  # b and c: two users each
 
 
 def test_a_history_as_a_table_keeps_its_order() -> None:

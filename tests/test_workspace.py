@@ -76,4 +76,4 @@ def test_a_model_of_this_process_can_keep_what_it_read(run: tuple[Path, Path]) -
     with Pipeline.open(run[0], scripted_runs.load(run[1])) as pipeline:
         elsewhere = pipeline.workspace
         assert not elsewhere.can_keep_pictures
-        elsewhere.bare_backend(prefix_cache_bytes=10**6).close()
+        elsewhere.bare_backend(prefix_cache_bytes=10**6, threads=1).close()

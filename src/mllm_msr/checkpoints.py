@@ -97,7 +97,7 @@ def inspect_checkpoint(
     """
     with _explained(checkpoint):
         config = _config(checkpoint, revision)
-    precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, _device(device)))
+    precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, chosen_device(device)))
     name = _name(checkpoint, config)
     if adapter is not None:
         _require_adapter(adapter)
@@ -150,7 +150,7 @@ def load_model(
     facts = inspect_checkpoint(
         checkpoint, revision=revision, dtype=dtype, device=device, adapter=adapter
     )
-    device = _device(device)
+    device = chosen_device(device)
     options = _weight_options(dtype, device)
     if attention != "auto":
         options["attn_implementation"] = attention
@@ -222,8 +222,9 @@ def _processor(checkpoint: str, config: Any, revision: str | None) -> Any:
     )
 
 
-def _device(device: str) -> str:
-    if device != "auto":
+def chosen_device(device: str | None) -> str:
+    """A torch device; for "auto" or nothing the first GPU, or the CPU where there is none."""
+    if device is not None and device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 

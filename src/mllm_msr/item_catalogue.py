@@ -13,6 +13,7 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.explanations import Explainer
+from mllm_msr.keeping import Kept, digest
 from mllm_msr.recommender.examples import build_prompt
 from mllm_msr.records import Item, Prompt
 from mllm_msr.retrieval import VectorIndex
@@ -28,6 +29,7 @@ class Catalogue:
         encoder: Name of the text encoder.
         noun: What an item is called in prompts.
         max_text_tokens: Budget for the text of the recommender's prompt.
+        kept: Where vectors are kept for the next time.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Catalogue:
         encoder: str,
         noun: str,
         max_text_tokens: int | None,
+        kept: Kept | None = None,
     ) -> None:
         self.noun = noun
         self.summaries = summaries
@@ -48,9 +51,11 @@ class Catalogue:
         for row in rows.iter_rows(named=True):
             self._keep(row)
         texts = list(self._summaries.values())
-        self.encoder: TextEncoder = text_encoder(encoder, texts)
+        kept = kept or Kept()
+        self.encoder: TextEncoder = text_encoder(encoder, texts, kept=kept)
         self._explainer = Explainer(texts)
-        vectors = self.encoder.encode(texts)
+        made_of = digest(encoder=self.encoder.identity, texts=texts)
+        vectors = kept.array("vectors", made_of, lambda: self.encoder.encode(texts))
         self.index = VectorIndex(vectors.shape[1])
         self.index.add(list(self._items), vectors)
 
@@ -74,16 +79,19 @@ class Catalogue:
     def add(self, item: Item, summaries: pl.DataFrame) -> None:
         """Add an item that is not there; it is found when all that is known of it has been kept.
 
+        Whatever goes wrong, the item is not there afterwards, and may be added again.
+
         Args:
             item: The item, its picture under a path that can be opened.
             summaries: `tables.SUMMARIES` with its one row.
         """
-        rest = self.summaries.filter(pl.col("item_id") != item.item_id)
-        self.summaries = pl.concat([rest, tables.conform(summaries, tables.SUMMARIES, name="new")])
+        new = tables.conform(summaries, tables.SUMMARIES, name="new")
         image = str(item.image) if item.image else None
         plain = {"item_id": item.item_id, "title": item.title, "text": item.text, "image": image}
         row = {**plain, **summaries.row(0, named=True)}
         self.index.add([item.item_id], self.encoder.encode([_summary(row)]))
+        rest = self.summaries.filter(pl.col("item_id") != item.item_id)
+        self.summaries = pl.concat([rest, new])
         self._keep(row)
 
     def prompt(self, preference: str, item_id: str) -> Prompt:

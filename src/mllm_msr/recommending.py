@@ -14,38 +14,34 @@ date first, at one prompt per open block.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import polars as pl
 
-from mllm_msr import registry, rivals, tables
+from mllm_msr import tables
 from mllm_msr.assembling import RecommendationList, assemble, missing
 from mllm_msr.config import load_settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import DataError, RunFolderError
-from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.interfaces import Backend
 from mllm_msr.item_catalogue import Catalogue
+from mllm_msr.keeping import RETRIEVAL, Kept
 from mllm_msr.preferences import infer_preferences
+from mllm_msr.proposing import make_retriever
 from mllm_msr.recommender.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
 from mllm_msr.recommender.scorer import probability
-from mllm_msr.retrieval import (
-    CollaborativeSource,
-    PopularSource,
-    PreferenceSource,
-    Profile,
-    Retriever,
-    Source,
-    history_frame,
-)
-from mllm_msr.settings import RetrieveSettings
+from mllm_msr.retrieval import Profile, history_frame
 from mllm_msr.stages.update import current
 from mllm_msr.store import RunFolder
 from mllm_msr.workspace import Workspace, silent
 
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
+
+_MOST_COPIES: Final = 4
 
 
 class MllmMsr:
@@ -64,6 +60,7 @@ class MllmMsr:
         self, work: Workspace, *, fold: int | None = None, hide_targets: bool = False
     ) -> None:
         settings = work.settings
+        kept = Kept(work.run.inside(RETRIEVAL))
         self.settings = settings
         self.fold = work.folds()[0] if fold is None else fold
         self.catalogue = Catalogue(
@@ -72,6 +69,7 @@ class MllmMsr:
             encoder=settings.retrieve.encoder,
             noun=work.noun,
             max_text_tokens=settings.train.max_text_tokens,
+            kept=kept,
         )
         interactions = current(work, "interactions", work.run.read("interactions"))
         if hide_targets:
@@ -81,7 +79,9 @@ class MllmMsr:
         self._trails = current(work, "preferences", work.run.read("preferences")).partition_by(
             "user_id", as_dict=True
         )
-        self.retriever = _retriever(work, self.catalogue, interactions, self.fold)
+        self.retriever = make_retriever(
+            work, self.catalogue, interactions, fold=self.fold, kept=kept
+        )
         self._work = work
         self._backend: Backend | None = None
         self._writer: Backend | None = None
@@ -98,7 +98,8 @@ class MllmMsr:
         """Open a run that has at least been inferred; trained or not.
 
         Args:
-            path: The run folder. It is only read: other processes may read it too.
+            path: The run folder. It is only read, but for `cache/retrieval`, where what retrieval
+                has made is kept for the next time: other processes may read it too.
             overrides: Settings as `key=value` ("retrieve.budget=100").
             fold: See the class.
             hide_targets: See the class.
@@ -142,15 +143,20 @@ class MllmMsr:
         """Whether preferences are written by the ranking model as it is without fine-tuning."""
         return self.settings.infer.model is None
 
-    def open_backend(self) -> Backend:
+    def open_backend(self, *, threads: int | None = None) -> Backend:
         """A new backend with what fine-tuning made, for the caller to close.
+
+        Args:
+            threads: Threads of a model in this process, unless the run's settings name them.
 
         Raises:
             RunFolderError: Fine-tuning began with other weights than those of today.
         """
-        kept = self.settings.retrieve.prefix_cache_bytes
+        wished: dict[str, Any] = {"prefix_cache_bytes": self.settings.retrieve.prefix_cache_bytes}
+        if threads is not None:
+            wished["threads"] = threads
         if not self.trained:
-            return self._work.bare_backend(prefix_cache_bytes=kept)
+            return self._work.bare_backend(**wished)
         stage = self._work.run.stages.get(f"train/{self.fold}")
         begun_with = stage["model"] if stage else None
         with contextlib.closing(self._work.bare_backend()) as bare:
@@ -161,11 +167,25 @@ class MllmMsr:
                     remedy="bring that model back, or do the run again with --force",
                 )
         adapter = self._work.run.folder / self._work.adapter(self.fold)
-        return self._work.bare_backend(adapter=adapter, prefix_cache_bytes=kept)
+        return self._work.bare_backend(adapter=adapter, **wished)
 
     def open_writer(self) -> Backend:
         """A new backend that writes summaries and preferences, for the caller to close."""
         return self._work.bare_backend(self.settings.infer.model)
+
+    @property
+    def useful_copies(self) -> int:
+        """How many copies of the ranking model a service of this machine should hold.
+
+        Two copies of a small model with one thread each answer half as many lists again as one
+        with two threads; of a large one, or one elsewhere, more than one is for the user to ask.
+        """
+        from mllm_msr.checkpoints import chosen_device  # noqa: PLC0415 - imports torch
+
+        model = self.settings.model
+        if model.backend != "embedded" or chosen_device(model.further().get("device")) != "cpu":
+            return 1
+        return min(os.cpu_count() or 1, _MOST_COPIES)
 
     @property
     def keeps_pictures(self) -> bool:
@@ -321,37 +341,3 @@ def _with_preference(user_id: str, history: tuple[str, ...], trail: pl.DataFrame
 
 def _latest(trail: pl.DataFrame) -> str:
     return trail.sort("n_items")["preference"][-1] if trail.height else ""
-
-
-def _retriever(
-    work: Workspace, catalogue: Catalogue, interactions: pl.DataFrame, fold: int
-) -> Retriever:
-    settings = work.settings.retrieve
-    makers: dict[str, Callable[[], Source]] = {
-        "preference": lambda: PreferenceSource(catalogue.encoder, catalogue.index),
-        "collaborative": lambda: CollaborativeSource(
-            _collaborative(work, settings, interactions, fold),
-            sorted(set(interactions["item_id"])),
-        ),
-        "recent": lambda: PopularSource(interactions, recent_share=settings.recent_share),
-    }
-    return Retriever(
-        {name: makers[name]() for name in settings.sources},
-        depth=settings.depth,
-        weights={"recent": settings.recent_weight},
-    )
-
-
-def _collaborative(
-    work: Workspace, settings: RetrieveSettings, interactions: pl.DataFrame, fold: int
-) -> Recommender:
-    """A baseline under the run's settings, fitted on everything that may be seen."""
-    known = registry.names("baselines")
-    name = settings.collaborative or ("item_knn" if "item_knn" in known else "popularity")
-    data = TrainingData(
-        interactions=interactions,
-        items=work.items(),
-        candidates=work.candidates(fold).filter(pl.col("split") != "test"),
-        train_users=frozenset(interactions["user_id"].unique()),
-    )
-    return rivals.make(name, work.settings.rivals.arguments(name)).fit(data)

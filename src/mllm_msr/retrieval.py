@@ -16,10 +16,11 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.errors import MissingExtraError
-from mllm_msr.interfaces import Recommender
+from mllm_msr.interfaces import CatalogueScorer, Recommender
 from mllm_msr.tables import INTERACTIONS
 from mllm_msr.text_encoders import TextEncoder, Vectors
 
@@ -98,14 +99,16 @@ class VectorIndex:
             vectors: float32 [n_items, width], rows of length one or zero.
         """
         new = [row for row, item_id in enumerate(item_ids) if item_id not in self._rows]
+        together = np.concatenate([self._vectors, vectors[new]])
+        # First what may fail, so that afterwards either all of it knows the items or nothing.
+        if self._graph is not None:
+            self._graph.add(vectors[new])
+        elif len(together) > self._exact_limit:
+            self._graph = _graph(together)
+        self._vectors = together
         for row in new:
             self._rows[item_ids[row]] = len(self._item_ids)
             self._item_ids.append(item_ids[row])
-        self._vectors = np.concatenate([self._vectors, vectors[new]])
-        if self._graph is not None:
-            self._graph.add(vectors[new])
-        elif len(self) > self._exact_limit:
-            self._graph = _graph(self._vectors)
 
     def nearest(self, vector: Vectors, n: int) -> list[str]:
         """Ids of the items with the largest inner product, largest first; ties by age in the index.
@@ -163,19 +166,36 @@ class CollaborativeSource:
 
     def __init__(self, recommender: Recommender, item_ids: Sequence[str]) -> None:
         self._recommender = recommender
-        self._items = pl.DataFrame({"item_id": list(item_ids)})
+        self._items = pl.DataFrame({"item_id": sorted(item_ids)})
+        self._columns: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        if isinstance(recommender, CatalogueScorer):
+            places = {item_id: place for place, item_id in enumerate(recommender.catalogue)}
+            known = [item_id for item_id in self._items["item_id"] if item_id in places]
+            self._columns = np.array([places[item_id] for item_id in known], dtype=np.int64)
+            self._items = pl.DataFrame({"item_id": known})
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
         """See `Source.propose`; nothing for a user without a history."""
         if not profile.history:
             return []
-        asked = self._items.with_columns(
-            user_id=pl.lit(profile.user_id),
-            position=pl.lit(len(profile.history), dtype=pl.Int32),
+        best = np.argsort(-self._scores(profile), kind="stable")[:n]  # ties by id
+        return self._items["item_id"].gather(best).to_list()
+
+    def _scores(self, profile: Profile) -> npt.NDArray[np.floating[Any]]:
+        """Scores of the items, in their order."""
+        history = history_frame(profile)
+        user = pl.DataFrame(
+            {"user_id": [profile.user_id], "position": [len(profile.history)]},
+            schema={"user_id": pl.String, "position": pl.Int32},
         )
-        scored = self._recommender.score(asked, history_frame(profile))
-        best = scored.sort("score", "item_id", descending=[True, False]).head(n)
-        return best["item_id"].to_list()
+        scores: npt.NDArray[np.floating[Any]]
+        if isinstance(self._recommender, CatalogueScorer):
+            _, rows = next(iter(self._recommender.score_catalogue(user, history)))
+            scores = rows[0, self._columns]
+        else:
+            asked = user.join(self._items, how="cross")
+            scores = self._recommender.score(asked, history)["score"].to_numpy()
+        return scores
 
 
 @final
@@ -235,7 +255,7 @@ class Retriever:
         depth = max(self._depth, n) + len(profile.history)
         rankings = {name: source.propose(profile, depth) for name, source in self.sources.items()}
         left_out = frozenset(profile.history if exclude_seen else ())
-        return fuse(rankings, exclude=left_out, weights=self._weights)[:n]
+        return fuse(rankings, exclude=left_out, weights=self._weights, n=n)
 
 
 def fuse(
@@ -243,6 +263,7 @@ def fuse(
     *,
     exclude: frozenset[str] = frozenset(),
     weights: Mapping[str, float] = MappingProxyType({}),
+    n: int | None = None,
 ) -> list[Candidate]:
     """Fuse rankings: an item's relevance is the sum of weight / (60 + rank) over the sources.
 
@@ -250,25 +271,29 @@ def fuse(
         rankings: Item ids by source, best first; ranks count from one, excluded items not.
         exclude: Items that are left out.
         weights: Of the sources, 1 where nothing is said.
+        n: How many at most; all where it is `None`.
 
     Returns:
-        All other items, the most relevant first, ties by id.
+        The other items, the most relevant first, ties by id.
 
     Example:
         >>> [c.item_id for c in fuse({"a": ["x", "y"], "b": ["y", "z"]})]
         ['y', 'x', 'z']
     """
-    shares: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    totals: dict[str, float] = {}
+    votes: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, ranking in rankings.items():
         kept = (item_id for item_id in ranking if item_id not in exclude)
         weight = weights.get(name, 1.0)
         for rank, item_id in enumerate(kept, start=1):
-            shares[item_id][name] = weight / (_RANK_CONSTANT + rank)
-    fused = [
-        Candidate(item_id, sum(by.values()), tuple(sorted(by, key=lambda name: (-by[name], name))))
-        for item_id, by in shares.items()
+            share = weight / (_RANK_CONSTANT + rank)
+            totals[item_id] = totals.get(item_id, 0.0) + share
+            votes[item_id].append((-share, name))
+    best = sorted(totals, key=lambda item_id: (-totals[item_id], item_id))
+    return [
+        Candidate(item_id, totals[item_id], tuple(name for _, name in sorted(votes[item_id])))
+        for item_id in best[:n]
     ]
-    return sorted(fused, key=lambda candidate: (-candidate.relevance, candidate.item_id))
 
 
 def diversify(

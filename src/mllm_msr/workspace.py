@@ -126,20 +126,20 @@ class Workspace:
         model: ModelSettings | None = None,
         *,
         adapter: Path | None = None,
-        prefix_cache_bytes: int = 0,
+        **wished: Any,
     ) -> Backend:
         """A backend in this process and without the reply cache, for the caller to close.
 
         Args:
             model: Which one; the run's where empty.
             adapter: What fine-tuning made.
-            prefix_cache_bytes: For a backend that can keep what it has read of pictures.
+            **wished: Further arguments, for a backend that takes them and where no setting does.
         """
         name, arguments = self._chosen(model, adapter)
         kind = registry.find("backends", name)
-        if prefix_cache_bytes and _PREFIX_CACHE in inspect.signature(kind).parameters:
-            arguments = {_PREFIX_CACHE: prefix_cache_bytes, **arguments}
-        return cast("Backend", kind(**arguments))
+        taken = inspect.signature(kind).parameters
+        known = {argument: value for argument, value in wished.items() if argument in taken}
+        return cast("Backend", kind(**{**known, **arguments}))
 
     @property
     def can_keep_pictures(self) -> bool:

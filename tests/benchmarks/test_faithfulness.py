@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_whose_explanations_cite_one_clause(
     folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
 ) -> None:
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self: OneWordReader(word))
+    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: OneWordReader(word))
     monkeypatch.setattr(Catalogue, "answers", lambda self, part, _: ("calm",) * ("calm" in part))
     found = run(folder=str(folder), users=3, k=2, budget=2)
     assert found["n_users"] == 3

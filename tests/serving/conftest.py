@@ -11,9 +11,13 @@ from starlette.testclient import TestClient
 
 import online_worlds
 from mllm_msr.recommending import MllmMsr
+from mllm_msr.serving.engine import OnlineEngine
+from mllm_msr.serving.metrics import Metrics
 from mllm_msr.serving.running import make_app
+from mllm_msr.serving.state import ServiceState
 
 Serve = Callable[..., TestClient]
+Start = Callable[[], OnlineEngine]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scorer(monkeypatch: pytest.MonkeyPatch) -> online_worlds.MoodyBackend:
     made = online_worlds.MoodyBackend()
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self: made)
+    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: made)
     return made
 
 
@@ -55,5 +59,32 @@ def serve(
             return started.enter_context(TestClient(app, base_url="http://localhost"))
 
         yield start
+        scorer.gate.set()
+        writer.gate.set()
+
+
+@pytest.fixture
+def start(
+    run: Path,
+    tmp_path: Path,
+    scorer: online_worlds.MoodyBackend,
+    writer: online_worlds.MoodyBackend,
+) -> Iterator[Start]:
+    """Makes an engine over one database; to be called in an event loop."""
+    with ExitStack() as opened:
+
+        def make() -> OnlineEngine:
+            model = MllmMsr.from_run(run)
+            state = ServiceState(f"sqlite:///{tmp_path / 'state.sqlite'}")
+            opened.callback(state.close)
+            return OnlineEngine(
+                model,
+                state,
+                settings=model.settings.serve,
+                pictures=tmp_path / "pictures",
+                metrics=Metrics(),
+            )
+
+        yield make
         scorer.gate.set()
         writer.gate.set()

@@ -52,7 +52,7 @@ def test_prompts_that_gather_become_one_batch_and_everyone_gets_his_own(
     for start, found in zip((0, 10, 20), answers, strict=True):
         assert found == pytest.approx([-0.01 * (40 - start - i) for i in range(3)])
     assert backend.batches == [1, 6, 3]  # eight fit, and nobody's prompts are split
-    assert backend.threads == {"model"}
+    assert backend.threads == {"model-0"}
 
 
 def test_scores_and_texts_are_never_one_batch(queue: ModelQueue, backend: MoodyBackend) -> None:
@@ -150,3 +150,53 @@ def test_as_a_backend_it_serves_many_threads_and_loses_patience(
     impatient = QueuedBackend(queue, identity="x", timeout=0.05)
     with pytest.raises(BackendError, match=r"within 0\.05 s"):
         list(impatient.score(prompts(1), CHOICES))
+
+
+def test_copies_of_a_model_work_side_by_side_and_are_loaded_one_after_the_other() -> None:
+    made: list[MoodyBackend] = []
+    loading = threading.Lock()
+
+    def load() -> MoodyBackend:
+        assert loading.acquire(blocking=False), "two copies are loaded at the same time"
+        time.sleep(0.02)
+        made.append(MoodyBackend())
+        loading.release()
+        return made[-1]
+
+    queue = ModelQueue(load, copies=2, max_batch=8)
+    try:
+        for future in [queue.score(prompts(1), CHOICES, copy=copy) for copy in (0, 1, 1)]:
+            future.result(60)
+        assert sorted(len(backend.batches) for backend in made) in ([1, 1], [1, 2])
+        for backend in made:
+            backend.gate.clear()
+        busy = [queue.score(prompts(3), CHOICES), queue.score(prompts(7), CHOICES)]
+        until = time.monotonic() + 60
+        while {backend.batches[-1] for backend in made} != {3, 7} and time.monotonic() < until:
+            time.sleep(0.001)
+        assert {backend.batches[-1] for backend in made} == {3, 7}
+        for backend in made:
+            backend.gate.set()
+        assert [len(future.result(60)) for future in busy] == [3, 7]
+    finally:
+        queue.close()
+    assert [backend.closed for backend in made] == [True, True]
+
+
+def test_what_one_copy_must_do_no_other_takes() -> None:
+    made = [MoodyBackend(), MoodyBackend()]
+    left = list(made)
+    queue = ModelQueue(lambda: left.pop(0), copies=2)
+    queue.score(prompts(1), CHOICES, copy=0).result(60)
+    queue.score(prompts(1), CHOICES, copy=1).result(60)
+    made[0].gate.clear()
+    kept = [queue.score(prompts(2), CHOICES, copy=0)]
+    while made[0].batches == [1]:
+        time.sleep(0.001)
+    kept.append(queue.score(prompts(2), CHOICES, copy=0))
+    assert len(queue.score(prompts(4), CHOICES).result(60)) == 4  # the other copy's
+    assert not any(future.done() for future in kept)
+    made[0].gate.set()
+    assert [len(future.result(60)) for future in kept] == [2, 2]
+    queue.close()
+    assert made[1].batches == [1, 4]

@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
 import pytest
 
+from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommending import MllmMsr
 from mllm_msr.records import Item
 from mllm_msr.retrieval import Profile
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.judging import Judge
-from mllm_msr.serving.metrics import Metrics
 from mllm_msr.serving.state import ServiceState
-from mllm_msr.serving.users import ItemExistsError
-from online_worlds import MoodyBackend
 
 Start = Callable[[], OnlineEngine]
-
-
-@pytest.fixture
-def start(run: Path, tmp_path: Path, scorer: MoodyBackend, writer: MoodyBackend) -> Iterator[Start]:
-    """Makes an engine over one database; to be called in an event loop."""
-    with ExitStack() as opened:
-
-        def make() -> OnlineEngine:
-            model = MllmMsr.from_run(run)
-            state = ServiceState(f"sqlite:///{tmp_path / 'state.sqlite'}")
-            opened.callback(state.close)
-            return OnlineEngine(
-                model,
-                state,
-                settings=model.settings.serve,
-                pictures=tmp_path / "pictures",
-                metrics=Metrics(),
-            )
-
-        yield make
-        scorer.gate.set()
-        writer.gate.set()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -77,29 +51,6 @@ def test_an_item_that_arrives_while_events_wait_changes_no_status(
         assert (await adding)[1]
         assert await sending == ["unknown_item", "accepted"]
         assert await engine.add_events(events) == ["accepted", "duplicate"]
-        await engine.stop()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_of_two_items_under_one_id_at_the_same_time_one_is_kept(
-    start: Start, writer: MoodyBackend, same: bool
-) -> None:
-    async def main() -> None:
-        engine = start()
-        writer.gate.clear()
-        items = [Item("twin", "Thing 7"), Item("twin", "Thing 7" if same else "Thing 8")]
-        asked = [asyncio.create_task(engine.add_item(item, None)) for item in items]
-        await until(lambda: engine._writer.waiting + sum(writer.batches) == 2)
-        writer.gate.set()
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        kept = engine.catalogue.item("twin").title
-        refused = [one for one in found if isinstance(one, ItemExistsError)]
-        added = [one for one in found if not isinstance(one, BaseException)]
-        assert [len(refused), len(added)] == ([0, 2] if same else [1, 1])
-        assert sum(new for _, new in added) == 1
-        assert {row["title"] for row, _ in added} == {kept}
         await engine.stop()
 
     asyncio.run(main())
@@ -162,24 +113,24 @@ def test_somebody_who_waits_does_not_stand_behind_updates(
         gate.set()
 
 
-def test_items_of_an_earlier_service_are_there_with_their_pictures(
-    start: Start, pictures: list[Path], tmp_path: Path
+def test_an_event_whose_acknowledgement_got_lost_is_known_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add_events = ServiceState.add_events
+
+    def kept_but_lost(self: ServiceState, events: Any) -> list[bool]:
+        add_events(self, events)
+        raise RunFolderError(needed="an answer", received="none", remedy="ask again")
+
     async def main() -> None:
         engine = start()
-        row, new = await engine.add_item(Item("shown", "Thing 7"), pictures[0].read_bytes())
-        assert (new, row["image_status"]) == (True, "ok")
-        await engine.stop()
-        for path in (tmp_path / "pictures").iterdir():
-            path.unlink()
-        engine = start()
-        await engine.start()
-        path = engine.catalogue.item("shown").image
-        assert path is not None
-        assert path.read_bytes() == row["image"]
-        assert await engine.add_item(Item("shown", "Thing 7"), pictures[0].read_bytes()) == (
-            row, False,
-        )  # fmt: skip
+        assert not (await engine.users.get("new")).known
+        with monkeypatch.context() as patch:
+            patch.setattr(ServiceState, "add_events", kept_but_lost)
+            with pytest.raises(RunFolderError):
+                await engine.add_events([("1", "new", "item1", None)])
+        assert (await engine.users.get("new")).profile.history == ("item1",)
+        assert await engine.add_events([("1", "new", "item1", None)]) == ["duplicate"]
         await engine.stop()
 
     asyncio.run(main())

@@ -16,9 +16,9 @@ from mllm_msr.interfaces import Backend
 from mllm_msr.recommending import MllmMsr
 from mllm_msr.retrieval import Profile
 from mllm_msr.serving.batching import ModelQueue, QueuedBackend
-from mllm_msr.serving.following import Users
+from mllm_msr.serving.following import Failure, Users
 from mllm_msr.serving.metrics import Metrics
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import ServiceState, UserState
 from mllm_msr.settings import ServeSettings
 from online_worlds import MoodyBackend
 
@@ -32,18 +32,26 @@ class Moving:
         self.backend = MoodyBackend()
         self.metrics = Metrics()
         self.writer = ModelQueue(lambda: self.backend)
+        self.made: list[Users] = []
         self.read: list[tuple[str, ...]] = []  # histories, in the order in which they were read
 
+    def n_failures(self, reason: str) -> int:
+        wanted = f'mllm_msr_failed_preference_updates_total{{reason="{reason}"}} '
+        lines = self.metrics.text().decode().splitlines()
+        return sum(int(float(line.removeprefix(wanted))) for line in lines if wanted in line)
+
     def users(self, **settings: Any) -> Users:
-        return Users(
+        users = Users(
             self.model,
             self.state,
             writer=self.writer,
             writing=QueuedBackend(self.writer, identity="moody", timeout=20),
             writes=asyncio.Lock(),
-            settings=ServeSettings(**{"update": "event", **settings}),
+            settings=ServeSettings(**{"update": "event", "update_wait": 0.001, **settings}),
             metrics=self.metrics,
         )
+        self.made.append(users)
+        return users
 
     def met(self, user_id: str, *item_ids: str) -> None:
         """Keep events of a user."""
@@ -51,6 +59,9 @@ class Moving:
         names = [f"{user_id}-{known + n}" for n in range(len(item_ids))]
         rows = [(name, user_id, item, None) for name, item in zip(names, item_ids, strict=True)]
         assert all(self.state.add_events(rows))
+        for users in self.made:
+            users.read_again([user_id])
+            users.note([user_id])
 
     def n_updates(self, outcome: str) -> int:
         wanted = f'mllm_msr_preference_updates_total{{outcome="{outcome}"}} '
@@ -157,20 +168,131 @@ def test_an_update_that_fails_leaves_the_preference_and_is_made_up_for_at_the_ne
             before.profile.preference, before.n_items,
         )  # fmt: skip
         assert moving.n_updates("failed") == 1
+        assert users.failure("user3") == Failure("unavailable", 1)
 
     async def resume(users: Users) -> None:
         users.resume()
         await until(lambda: moving.n_updates("done") == 1)
         user = await users.get("user3")
         assert user.n_items == len(user.profile.history)
+        assert users.failure("user3") is None
 
     with monkeypatch.context() as patch:
         if unexpected:  # as of a table of another version
             patch.setattr(MllmMsr, "infer", lambda *_: 1 // 0)
         moving.backend.fails = True
-        run_with(moving.users, fail)
+        run_with(lambda: moving.users(update_retries=0), fail)
     moving.backend.fails = False
     run_with(moving.users, resume)
+
+
+def test_a_block_without_a_usable_answer_is_tried_again(moving: Moving) -> None:
+    async def work(users: Users) -> None:
+        moving.met("new", "item1", "item2")
+        moving.backend.spoils = lambda _: True
+        await follow(users, "new")
+        await until(lambda: (users.failure("new") or Failure("", 0)).tries == 2)
+        assert users.updating("new")
+        assert users.failure("new") == Failure("garbage", 2)
+        assert (await users.get("new")).n_items == 0
+        moving.backend.spoils = lambda _: False
+        await until(lambda: not users.updating("new"))
+        user = await users.get("new")
+        assert (user.n_items, user.trail["flags"].to_list()) == (2, [""])
+        assert users.failure("new") is None
+
+    run_with(lambda: moving.users(update_retries=10, update_wait=0.05), work)
+    assert moving.n_updates("done") == 1
+    assert moving.n_failures("garbage") == moving.n_updates("failed") >= 2
+
+
+def test_a_block_that_never_gets_an_answer_is_passed_over_and_later_ones_are_read(
+    moving: Moving,
+) -> None:
+    moving.backend.spoils = lambda text: "square" in text  # even items are squares
+
+    async def work(users: Users) -> None:
+        moving.met("new", *(f"item{n}" for n in (1, 3, 5, 6, 7, 9, 11)))
+        await follow(users, "new")
+        await until(lambda: not users.updating("new"))
+        trail = (await users.get("new")).trail.sort("block")
+        assert trail["n_items"].to_list() == [3, 6, 7]
+        assert trail["flags"].to_list() == ["", "failed,garbage", ""]
+        assert trail["preference"][0] == trail["preference"][1]
+        assert users.failure("new") is None
+
+    run_with(lambda: moving.users(update_retries=2), work)
+    assert (moving.n_failures("garbage"), moving.n_updates("failed")) == (3, 2)
+    assert moving.n_updates("passed_over") == 1
+
+
+def test_blocks_before_the_one_that_failed_are_kept_and_not_asked_for_again(
+    moving: Moving,
+) -> None:
+    moving.backend.spoils = lambda text: "square" in text  # even items are squares
+
+    async def work(users: Users) -> None:
+        moving.met("new", *(f"item{n}" for n in (1, 3, 5, 6, 7)))
+        await follow(users, "new")
+        await until(lambda: users.failure("new"))
+        assert (await users.get("new")).n_items == 3
+        assert moving.state.user("new").trail["n_items"].to_list() == [3]
+
+    run_with(lambda: moving.users(update_wait=60), work)
+
+
+def test_an_open_block_that_fails_with_one_item_more_keeps_its_preference(moving: Moving) -> None:
+    async def work(users: Users) -> None:
+        moving.met("new", *(f"item{n}" for n in range(1, 5)))
+        await follow(users, "new")
+        await until(lambda: not users.updating("new"))
+        before = await users.get("new")
+        moving.backend.spoils = lambda _: True
+        moving.met("new", "item5")
+        await follow(users, "new")
+        await until(lambda: users.failure("new"))
+        after = await users.get("new")
+        assert after.trail.equals(before.trail)
+        assert after.profile.preference == before.profile.preference
+
+    run_with(lambda: moving.users(update_wait=60), work)
+
+
+def test_a_pause_does_not_hold_up_the_end_nor_outlive_the_user(moving: Moving) -> None:
+    async def work(users: Users) -> None:
+        moving.backend.fails = True
+        for user_id in ("gone", "new"):
+            moving.met(user_id, "item1")
+            await follow(users, user_id)
+        await until(lambda: users.failure("gone") and users.failure("new"))
+        await users.forget("gone")
+        assert users.failure("gone") is None
+        assert users.failure("new") == Failure("unavailable", 1)
+        assert users.updating("new")
+
+    begun = time.monotonic()
+    run_with(lambda: moving.users(update_wait=60), work)
+    assert time.monotonic() - begun < 10
+
+
+def test_pauses_grow(moving: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float | None] = []
+    wait_for = asyncio.wait_for
+
+    async def watched(awaitable: Any, timeout: float | None) -> Any:
+        waited.append(timeout)
+        return await wait_for(awaitable, 0.001)
+
+    async def work(users: Users) -> None:
+        moving.backend.fails = True
+        moving.met("new", "item1")
+        await follow(users, "new")
+        await until(lambda: not users.updating("new"))
+
+    monkeypatch.setattr(asyncio, "wait_for", watched)
+    run_with(lambda: moving.users(update_retries=6, update_wait=2.0), work)
+    assert waited == [2, 4, 8, 16, 32, 60]
+    assert moving.n_failures("unavailable") == 7
 
 
 def test_whoever_is_deleted_while_his_update_runs_stays_deleted(moving: Moving) -> None:
@@ -204,6 +326,84 @@ def test_an_update_begun_with_what_was_known_before_a_deletion_keeps_nothing(
 
     run_with(moving.users, work)
     assert moving.read[1:] == [("item2",)]
+
+
+def test_who_is_known_is_read_once_and_follows_who_comes_and_goes(
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    every_user = ServiceState.users_with_events
+
+    def watched(self: ServiceState) -> list[str]:
+        reads.append("all")
+        return every_user(self)
+
+    monkeypatch.setattr(ServiceState, "users_with_events", watched)
+
+    async def work(users: Users) -> None:
+        moving.met("older", "item1")
+        assert await users.find("OLD", limit=5) == (["older"], 1)
+        users.note(["newer"])
+        assert await users.find("er1", limit=1) == (["user1"], 3)
+        assert await users.find("wer", limit=5) == (["newer"], 1)
+        for user_id in ("older", "user1"):
+            await users.forget(user_id)
+        assert await users.find("old", limit=5) == ([], 0)
+        assert await users.find("er1", limit=5) == (["user10", "user11"], 2)
+
+    run_with(moving.users, work)
+    assert reads == ["all"]
+
+
+def test_a_user_is_read_once_until_something_changes(
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = ServiceState.user
+
+    def watched(self: ServiceState, user_id: str) -> UserState:
+        reads.append(user_id)
+        return read(self, user_id)
+
+    async def work(users: Users) -> None:
+        monkeypatch.setattr(ServiceState, "user", watched)
+        for change in (lambda: None, lambda: users.read_again(["user3"])):
+            change()
+            assert await users.get("user3") is await users.get("user3")
+        assert reads == ["user3"] * 2
+        await users.forget("user3")
+        assert not (await users.get("user3")).known
+        monkeypatch.setattr("mllm_msr.serving.following._MOST_KNOWN", 1)
+        for user_id in ("user1", "user2", "user1"):
+            await users.get(user_id)
+        assert reads == ["user3"] * 3 + ["user1", "user2", "user1"]
+
+    run_with(moving.users, work)
+
+
+def test_what_was_read_before_a_change_is_not_remembered(
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    read = ServiceState.user
+
+    def slowly(self: ServiceState, user_id: str) -> UserState:
+        found = read(self, user_id)
+        begun.set()
+        gate.wait(20)
+        return found
+
+    async def work(users: Users) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(ServiceState, "user", slowly)
+            reading = asyncio.create_task(users.get("new"))
+            await until(begun.is_set)
+        moving.met("new", "item1")
+        gate.set()
+        assert (await reading).profile.history == ()
+        assert (await users.get("new")).profile.history == ("item1",)
+
+    run_with(moving.users, work)
 
 
 def test_a_resting_writer_is_not_asked(moving: Moving) -> None:

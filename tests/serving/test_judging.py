@@ -32,8 +32,8 @@ def backend() -> Iterator[MoodyBackend]:
     made.gate.set()
 
 
-def judge(backend: MoodyBackend, **settings: Any) -> Judge:
-    queue = ModelQueue(lambda: backend)
+def judge(backend: MoodyBackend, *, copies: int = 1, **settings: Any) -> Judge:
+    queue = ModelQueue(lambda: backend, copies=copies)
     return Judge(
         queue,
         identity=backend.identity,
@@ -118,6 +118,12 @@ def test_reasons(backend: MoodyBackend) -> None:
 def test_warming_up_begins_with_one_item_and_leaves_room_for_users(backend: MoodyBackend) -> None:
     asyncio.run(judge(backend).warm_up([str(n) for n in range(20)], "calm"))
     assert backend.batches == [1, 8, 8, 3]
+
+
+def test_every_copy_reads_the_items(backend: MoodyBackend) -> None:
+    asyncio.run(judge(backend, copies=2).warm_up([str(n) for n in range(9)], "calm"))
+    assert backend.batches == [1, 1, 8, 8]
+    assert backend.threads == {"model-0", "model-1"}
 
 
 def test_warming_up_gives_way_to_users(backend: MoodyBackend) -> None:

@@ -20,7 +20,7 @@ hypothesis = pytest.importorskip("hypothesis")
 @pytest.fixture(scope="module")
 def schema(run: Path, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MllmMsr, "open_backend", lambda self: online_worlds.MoodyBackend())
+        patch.setattr(MllmMsr, "open_backend", lambda self, **_: online_worlds.MoodyBackend())
         patch.setattr(MllmMsr, "open_writer", lambda self: online_worlds.MoodyBackend())
         state = tmp_path_factory.mktemp("openapi") / "state.sqlite"
         app = make_app(run, overrides=[f"serve.state=sqlite:///{state}"], environment={})

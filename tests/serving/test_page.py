@@ -61,7 +61,7 @@ def listening(app: FastAPI) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MllmMsr, "open_backend", lambda self: online_worlds.MoodyBackend())
+        patch.setattr(MllmMsr, "open_backend", lambda self, **_: online_worlds.MoodyBackend())
         patch.setattr(MllmMsr, "open_writer", lambda self: writer())
         patch.setattr(MllmMsr, "trained", True)
         patch.setattr(Explainer, "shared", lambda *_: ("mood",))
@@ -166,6 +166,22 @@ def test_a_like_moves_the_preference_and_the_list(opened) -> None:
     assert len(fresh) == 1
 
 
+def test_a_preference_that_cannot_be_written_is_told(opened) -> None:
+    page = opened("user6")
+    settled(page, "user6")
+
+    def failing(route) -> None:
+        answer = route.fetch()
+        told = answer.json() | {"updating": True, "failure": {"reason": "garbage", "tries": 1}}
+        told["trail"][-1]["flags"] = ["failed", "garbage"]
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/preference", failing)
+    page.click("#list li:first-child .like")
+    page.wait_for_selector('#status:has-text("no usable answer")')
+    assert "the last block has no answer" in page.inner_text("#moment")
+
+
 def test_two_models_side_by_side(opened) -> None:
     page = opened("user5")
     assert not page.locator("#other").is_visible()
@@ -237,7 +253,7 @@ def test_a_phone_shows_all_of_it_in_both_schemes(opened, scheme: str) -> None:
 def test_a_key_is_asked_for_once_and_pictures_come_with_it(
     browser, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self: online_worlds.MoodyBackend())
+    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: online_worlds.MoodyBackend())
     monkeypatch.setattr(MllmMsr, "open_writer", lambda self: writer())
     state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
     app = make_app(run, overrides=[state], environment={"MLLM_MSR_API_KEYS": "secret"})

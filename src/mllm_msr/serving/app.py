@@ -10,8 +10,10 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Final
 
+import polars as pl
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
@@ -108,7 +110,10 @@ def _add_users(app: FastAPI) -> None:
         user = await users.get(user_id)
         if not user.known:
             raise _unknown(user_id)
-        rows = user.trail.sort("block").select("block", "n_items", "preference")
+        rows = user.trail.sort("block").select(
+            "block", "n_items", "preference", flags=pl.col("flags").str.extract_all("[^,]+")
+        )
+        failure = users.failure(user_id)
         return schemas.PreferenceResponse(
             user_id=user_id,
             preference=user.profile.preference,
@@ -116,6 +121,7 @@ def _add_users(app: FastAPI) -> None:
             history=list(user.profile.history),
             trail=[schemas.TrailRow(**row) for row in rows.iter_rows(named=True)],
             updating=users.updating(user_id),
+            failure=schemas.UpdateFailure(**asdict(failure)) if failure else None,
         )
 
     # 404 where a line break in the path keeps it from being a path at all.

@@ -1,9 +1,10 @@
 """The queue in front of a model: prompts of several requests become one batch.
 
-A backend is asked from one thread only. While it works, prompts gather; the next batch takes as
-many as there are room for, whoever sent them. The queue is bounded: beyond, requests are refused
-at once instead of waiting for an answer that comes too late. A model that fails or hangs again
-and again is left alone for a while, so that requests fall back without waiting.
+A backend is asked from one thread only; a small model may stand in memory several times, so that
+several batches are worked on side by side. While all are at work, prompts gather; the next batch
+takes as many as there is room for, whoever sent them. The queue is bounded: beyond, requests are
+refused at once instead of waiting for an answer that comes too late. A model that fails or hangs
+again and again is left alone for a while, so that requests fall back without waiting.
 """
 
 from __future__ import annotations
@@ -36,19 +37,21 @@ class RestingError(BackendError):
     """The model has failed again and again and is left alone for a while."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     kind: _Kind
     prompts: Sequence[Prompt]
     choices: tuple[str, ...] = ()
+    copy: int | None = None  # who must do it, if it may not be anybody
     future: Future[list[ChoiceScores] | list[Completion]] = field(default_factory=Future)
 
 
 class ModelQueue:
-    """One model, its thread and its queue.
+    """One model, its threads and its queue.
 
     Args:
-        open_backend: Makes the backend; called in the thread when the first prompt comes.
+        open_backend: Makes the backend; called in each copy's thread when its first prompt comes.
+        copies: How many backends there are, each with a thread.
         max_queue: Prompts that may wait.
         max_batch: Prompts asked at a time.
         rest: Seconds for which a failing model is left alone.
@@ -56,12 +59,14 @@ class ModelQueue:
 
     Attributes:
         answered: Whether the model has ever answered, so that it is in memory.
+        copies: As given.
     """
 
     def __init__(
         self,
         open_backend: Callable[[], Backend],
         *,
+        copies: int = 1,
         max_queue: int = 2000,
         max_batch: int = 64,
         rest: float = 10.0,
@@ -77,10 +82,15 @@ class ModelQueue:
         self._closed = False
         self._failures = 0
         self._resting_until = 0.0
-        self._backend: Backend | None = None
+        self._opening = threading.Lock()
         self.answered = False
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self.copies = copies
+        self._threads = [
+            threading.Thread(target=self._run, args=(copy,), name=f"model-{copy}", daemon=True)
+            for copy in range(copies)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -94,15 +104,20 @@ class ModelQueue:
         return time.monotonic() < self._resting_until
 
     def score(
-        self, prompts: Sequence[Prompt], choices: Sequence[str]
+        self, prompts: Sequence[Prompt], choices: Sequence[str], *, copy: int | None = None
     ) -> Future[list[ChoiceScores] | list[Completion]]:
         """Queue prompts to be scored; the future yields one `ChoiceScores` per prompt.
+
+        Args:
+            prompts: The prompts.
+            choices: See `Backend.score`.
+            copy: Number of the copy that must do it, from 0; whoever is free where left out.
 
         Raises:
             OverloadedError: The queue is full.
             RestingError: The model is left alone for a while.
         """
-        return self._submit(_Job("score", prompts, tuple(choices)))
+        return self._submit(_Job("score", prompts, tuple(choices), copy))
 
     def generate(self, prompts: Sequence[Prompt]) -> Future[list[ChoiceScores] | list[Completion]]:
         """Queue prompts to be answered; the future yields one `Completion` per prompt.
@@ -118,10 +133,10 @@ class ModelQueue:
         self._note(failed=True)
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Refuse new prompts, fail the waiting ones, finish the batch at work, free the model.
+        """Refuse new prompts, fail the waiting ones, finish the batches at work, free the model.
 
         Args:
-            timeout: Seconds that the batch at work may take; a hanging model is left behind.
+            timeout: Seconds that the batches at work may take; a hanging model is left behind.
         """
         with self._changed:
             self._closed = True
@@ -129,7 +144,9 @@ class ModelQueue:
             self._changed.notify_all()
         for job in waiting:
             job.future.cancel()
-        self._thread.join(timeout)
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
 
     def _submit(self, job: _Job) -> Future[list[ChoiceScores] | list[Completion]]:
         with self._changed:
@@ -161,10 +178,17 @@ class ModelQueue:
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
         return sum(len(job.prompts) for job in self._jobs)
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
+    def _run(self, copy: int) -> None:
+        backend: Backend | None = None
+        while batch := self._next_batch(copy):
             try:
-                results = self._ask(batch)
+                if backend is None:
+                    # Loading a model changes settings of the whole process for a moment.
+                    with self._opening:
+                        backend = self._open_backend()
+                        results = self._ask(backend, batch)
+                else:
+                    results = self._ask(backend, batch)
             except Exception as error:  # noqa: BLE001 - told to everyone who waits for it
                 _log.warning("the model failed: %s", error)
                 self._note(failed=True)
@@ -176,36 +200,39 @@ class ModelQueue:
                 for job in batch:
                     job.future.set_result(results[: len(job.prompts)])  # type: ignore[arg-type]
                     results = results[len(job.prompts) :]
-        if self._backend is not None:
-            self._backend.close()
+        if backend is not None:
+            backend.close()
 
-    def _next_batch(self) -> list[_Job]:
-        """Jobs of one kind, as many as fit; none when the queue is closed."""
+    def _next_batch(self, copy: int) -> list[_Job]:
+        """Jobs of one kind that a copy may do, as many as fit; none when the queue is closed."""
         batch: list[_Job] = []
         with self._changed:
             while not batch:
-                self._changed.wait_for(lambda: self._jobs or self._closed)
+                self._changed.wait_for(lambda: self._closed or self._jobs_for(copy))
                 if self._closed:
                     return []
                 room = self._max_batch
-                while self._jobs and _fits(self._jobs[0], batch, room):
-                    job = self._jobs.popleft()
+                for job in self._jobs_for(copy):
+                    if not _fits(job, batch, room):
+                        break
+                    self._jobs.remove(job)
                     # Whoever gave up has cancelled his future.
                     if job.future.set_running_or_notify_cancel():
                         batch.append(job)
                         room -= len(job.prompts)
         return batch
 
-    def _ask(self, batch: Sequence[_Job]) -> list[ChoiceScores | Completion]:
-        if self._backend is None:
-            self._backend = self._open_backend()
+    def _jobs_for(self, copy: int) -> list[_Job]:
+        return [job for job in self._jobs if job.copy in {None, copy}]
+
+    def _ask(self, backend: Backend, batch: Sequence[_Job]) -> list[ChoiceScores | Completion]:
         prompts = [prompt for job in batch for prompt in job.prompts]
         self._on_batch(len(prompts))
         answers: Iterable[tuple[int, ChoiceScores]] | Iterable[tuple[int, Completion]]
         if batch[0].kind == "score":
-            answers = self._backend.score(prompts, batch[0].choices)
+            answers = backend.score(prompts, batch[0].choices)
         else:
-            answers = self._backend.generate(prompts)
+            answers = backend.generate(prompts)
         found: dict[int, ChoiceScores | Completion] = dict(answers)
         return [found[place] for place in range(len(prompts))]
 

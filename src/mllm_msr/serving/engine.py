@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import logging
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
-
-import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.assembling import FallbackReason, RecommendationList, assemble
@@ -31,11 +27,11 @@ from mllm_msr.serving.batching import ModelQueue, OverloadedError, QueuedBackend
 from mllm_msr.serving.following import Users
 from mllm_msr.serving.judging import Judge, ModelName
 from mllm_msr.serving.metrics import Metrics
-from mllm_msr.serving.pictures import as_png, keep_picture
+from mllm_msr.serving.new_items import NewItems
+from mllm_msr.serving.retrieving import Retrieval
 from mllm_msr.serving.state import ServiceState
-from mllm_msr.serving.users import ItemExistsError, ModelNotServedError, User
+from mllm_msr.serving.users import ModelNotServedError, User
 from mllm_msr.settings import ServeSettings
-from mllm_msr.summaries import summarize
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +67,13 @@ class OnlineEngine:
         self._model = model
         self._state = state
         self._settings = settings
-        self._pictures = pictures
         self._metrics = metrics
-        scorer, writer = model.open_backend(), model.open_writer()
-        self._scorer = _queue(scorer, name="scorer", settings=settings, metrics=metrics)
-        self._writer = _queue(writer, name="writer", settings=settings, metrics=metrics)
+        copies = settings.copies or model.useful_copies
+        open_scorer = functools.partial(model.open_backend, threads=1 if copies > 1 else None)
+        scorer, writer = open_scorer(), model.open_writer()
+        queue = functools.partial(_queue, settings=settings, metrics=metrics)
+        self._scorer = queue(open_scorer, name="scorer", copies=copies)
+        self._writer = queue(lambda: writer, name="writer")
         judge = functools.partial(
             Judge, catalogue=model.catalogue, settings=settings, metrics=metrics
         )
@@ -88,8 +86,17 @@ class OnlineEngine:
         # Apart from the updates: whoever waits for an answer does not stand behind all of them.
         self._threads = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
         self._warming: asyncio.Task[None] | None = None
-        self._catalogue_lock = threading.Lock()
+        self._retrieval = Retrieval(model)
         self._writes = asyncio.Lock()
+        self._items = NewItems(
+            model,
+            state,
+            retrieval=self._retrieval,
+            writing=self._writing,
+            writes=self._writes,
+            threads=self._threads,
+            pictures=pictures,
+        )
         self.users = Users(
             model,
             state,
@@ -102,7 +109,7 @@ class OnlineEngine:
 
     async def start(self) -> None:
         """Take up what an earlier service left: its items, and updates that it did not finish."""
-        await asyncio.to_thread(self._add_kept_items)
+        await asyncio.to_thread(self._items.take_up)
         self.users.resume()
         first = self._model.popular_items()
         if first:
@@ -168,7 +175,12 @@ class OnlineEngine:
         # Looked up once: an item may arrive while the database is written.
         known = [place for place, event in enumerate(events) if event[2] in self._model.catalogue]
         async with self._writes:
-            new = await asyncio.to_thread(self._state.add_events, [events[at] for at in known])
+            user_ids = [events[at][1] for at in known]
+            try:
+                new = await asyncio.to_thread(self._state.add_events, [events[at] for at in known])
+            finally:  # where the answer got lost, they may have been kept all the same
+                self.users.read_again(user_ids)
+            self.users.note(user_ids)
         statuses = ["unknown_item"] * len(events)
         for place, is_new in zip(known, new, strict=True):
             statuses[place] = "accepted" if is_new else "duplicate"
@@ -200,7 +212,7 @@ class OnlineEngine:
         spend = self._model.settings.retrieve.budget if budget is None else budget
         if candidate_ids is None:
             candidates = await asyncio.to_thread(
-                self._retrieve, user.profile, max(k, spend), exclude_seen
+                self._retrieval.candidates, user.profile, max(k, spend), exclude_seen=exclude_seen
             )
         else:
             candidates = self._given(user.profile, candidate_ids, exclude_seen=exclude_seen)
@@ -274,45 +286,14 @@ class OnlineEngine:
     async def forget(self, user_id: str) -> tuple[int, int]:
         """Delete a user everywhere; returns how many events and preferences that were."""
         counts = await self.users.forget(user_id)
+        await asyncio.to_thread(self._retrieval.forget, user_id)
         for judge in self.judges.values():
             judge.forget(user_id)
         return counts
 
     async def add_item(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
-        """Summarise a new item and make it a candidate for everyone.
-
-        Args:
-            item: Id, title and text.
-            image: A picture's file, `None` without one.
-
-        Returns:
-            Its row in the database, and whether it is new (else it was there, the same).
-
-        Raises:
-            ItemExistsError: There is another item under this id.
-            ImageError: The picture cannot be opened safely.
-        """
-        content = repr((item.title, item.text, image)).encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(content).hexdigest()
-        kept = await asyncio.to_thread(self._state.item, item.item_id)
-        if kept is not None:
-            return _same(kept, digest), False
-        if item.item_id in self._model.catalogue:
-            raise _taken(item.item_id)
-        row = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._understood, item, image, digest
-        )
-        async with self._writes:
-            new = await asyncio.to_thread(self._state.add_item, row)
-        if not new:  # somebody else was faster
-            kept = await asyncio.to_thread(self._state.item, item.item_id)
-            return _same(kept or row, digest), False
-        await asyncio.to_thread(self._add_to_catalogue, row)
-        return row, True
-
-    def _retrieve(self, profile: Profile, n: int, exclude_seen: bool) -> list[Candidate]:
-        with self._catalogue_lock:
-            return self._model.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
+        """See `NewItems.add`."""
+        return await self._items.add(item, image)
 
     def _given(
         self, profile: Profile, item_ids: Sequence[str], *, exclude_seen: bool
@@ -325,52 +306,19 @@ class OnlineEngine:
         ]
         return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
 
-    def _understood(self, item: Item, image: bytes | None, digest: str) -> dict[str, Any]:
-        png = as_png(image, item.item_id) if image else None
-        path = keep_picture(self._pictures, digest, png)
-        said = {"item_id": item.item_id, "title": item.title, "text": item.text}
-        frame = pl.DataFrame(
-            [{**said, "image": str(path) if path else None}], schema=dict(tables.ITEMS)
-        )
-        arguments = self._model.settings.summarize.model_dump(exclude={"model", "scope"})
-        noun = self._model.catalogue.noun
-        summary = summarize(frame, self._writing, noun=noun, **arguments).row(0, named=True)
-        return {**summary, **said, "image": png, "digest": digest}
 
-    def _add_kept_items(self) -> None:
-        for row in self._state.items():
-            self._add_to_catalogue(row)
-
-    def _add_to_catalogue(self, row: Mapping[str, Any]) -> None:
-        item = Item(
-            row["item_id"],
-            row["title"],
-            row["text"],
-            keep_picture(self._pictures, row["digest"], row["image"]),
-        )
-        summary = {name: row[name] for name in tables.SUMMARIES}
-        with self._catalogue_lock:
-            self._model.catalogue.add(item, pl.DataFrame([summary], schema=dict(tables.SUMMARIES)))
-
-
-def _same(kept: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    if kept["digest"] != digest:
-        raise _taken(kept["item_id"])
-    return dict(kept)
-
-
-def _taken(item_id: str) -> ItemExistsError:
-    return ItemExistsError(
-        needed="an id that no item has",
-        received=repr(item_id),
-        remedy="choose another id; items are not changed",
-    )
-
-
-def _queue(backend: Backend, *, name: str, settings: ServeSettings, metrics: Metrics) -> ModelQueue:
+def _queue(
+    open_backend: Callable[[], Backend],
+    *,
+    name: str,
+    settings: ServeSettings,
+    metrics: Metrics,
+    copies: int = 1,
+) -> ModelQueue:
     """A queue in front of a model, which its first prompt loads."""
     queue = ModelQueue(
-        lambda: backend,
+        open_backend,
+        copies=copies,
         max_queue=settings.max_queue,
         max_batch=settings.max_batch,
         on_batch=metrics.batch(name),

@@ -2,15 +2,22 @@
 
 A user's history is that of the run folder and the events since; his preference is the newest one
 that was written. A request never waits for a preference: it gets the newest there is, while an
-update runs beside it, one at a time for each user.
+update runs beside it, one at a time for each user. An update that fails, as a whole or for a
+block whose answer cannot be used, is tried again with growing pauses, a bounded number of times.
+A block that never gets an answer is then passed over with the stage's own fallback, flagged, so
+that later ones are read; a model that does not answer at all is asked again at the user's next
+request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, final
+from dataclasses import dataclass
+from typing import Final, Literal, final
 
 import polars as pl
 
@@ -18,14 +25,38 @@ from mllm_msr.errors import MllmMsrError
 from mllm_msr.recommending import MllmMsr
 from mllm_msr.retrieval import Profile
 from mllm_msr.serving.batching import ModelQueue, QueuedBackend
+from mllm_msr.serving.directory import Directory
 from mllm_msr.serving.metrics import Metrics
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import ServiceState, UserState
 from mllm_msr.serving.users import User
 from mllm_msr.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
 
 _UPDATES_AT_ONCE: Final = 8
+_LONGEST_PAUSE: Final = 60.0  # seconds
+_MOST_KNOWN: Final = 2000  # users that are remembered, some 10 kB each
+_MOST_FAILURES: Final = 10_000  # that are remembered; a model that is away fails for everybody
+
+_Outcome = Literal["done", "failed", "passed_over", "dropped"]
+
+# Why an update failed where no block's answer was looked at, and where a block got none.
+_UNAVAILABLE: Final = "unavailable"
+_NO_ANSWER: Final = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the newest preference of a user could not be written so far.
+
+    Attributes:
+        reason: What was wrong with the answer (see `answers.Fault`), "error" where the model
+            failed on this prompt, "unavailable" where it failed as a whole.
+        tries: How often it was tried.
+    """
+
+    reason: str
+    tries: int
 
 
 @final
@@ -62,19 +93,30 @@ class Users:
         self._settings = settings
         self._metrics = metrics
         self._in_run = frozenset(model.users)
+        self._directory: Directory | None = None
+        self._known: OrderedDict[str, User] = OrderedDict()
+        self._n_changes = 0
         self._updates: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, Failure] = {}
+        self._stopping = asyncio.Event()
         self._resuming: asyncio.Task[None] | None = None
 
     async def get(self, user_id: str) -> User:
-        """A user, from the database and the run folder."""
-        kept = await asyncio.to_thread(self._state.user, user_id)
-        history = () if kept.forgotten else self._model.history(user_id)
-        trail = kept.trail
-        if trail.is_empty() and not kept.forgotten:
-            trail = self._model.trail(user_id)
-        preference = trail.sort("n_items")["preference"][-1] if trail.height else ""
-        profile = Profile(user_id, history + kept.events, preference)
-        return User(profile, trail, known=bool(profile.history))
+        """A user, from the database and the run folder, or as they were when last read.
+
+        Nobody else writes the database, so that what is remembered is true until it is said
+        that it is to be read again.
+        """
+        if (known := self._known.get(user_id)) is not None:
+            self._known.move_to_end(user_id)
+            return known
+        n_changes = self._n_changes
+        user = self._joined(user_id, await asyncio.to_thread(self._state.user, user_id))
+        if n_changes == self._n_changes:  # else it may have been read before the change
+            self._known[user_id] = user
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return user
 
     async def find(self, contains: str, *, limit: int) -> tuple[list[str], int]:
         """Ids of known users that contain a text, case apart, and how many there are of them.
@@ -86,23 +128,36 @@ class Users:
         Returns:
             The first ids in their order, and the number of all that match.
         """
+        async with self._writes:  # nobody comes or goes between reading and keeping
+            if self._directory is None:
+                self._directory = await asyncio.to_thread(self._everybody)
+        return await asyncio.to_thread(self._directory.find, contains, limit=limit)
 
-        def search() -> tuple[list[str], int]:
-            since = set(self._state.users_with_events())
-            gone = self._state.forgotten_users() - since
-            wanted = contains.casefold()
-            known = since.union(self._in_run) - gone
-            found = sorted(user_id for user_id in known if wanted in user_id.casefold())
-            return found[:limit], len(found)
+    def note(self, user_ids: Iterable[str]) -> None:
+        """Take in users of whom events were kept; `writes` is held."""
+        if self._directory is not None:
+            for user_id in user_ids:
+                self._directory.add(user_id)
 
-        return await asyncio.to_thread(search)
+    def read_again(self, user_ids: Iterable[str]) -> None:
+        """Forget what is remembered of users whose rows were written, or may have been."""
+        self._n_changes += 1
+        for user_id in user_ids:
+            self._known.pop(user_id, None)
 
     async def forget(self, user_id: str) -> tuple[int, int]:
         """Delete a user; returns how many events and preferences that were."""
         async with self._writes:
-            return await asyncio.to_thread(
-                self._state.forget, user_id, in_run=user_id in self._in_run
-            )
+            try:
+                counts = await asyncio.to_thread(
+                    self._state.forget, user_id, in_run=user_id in self._in_run
+                )
+            finally:
+                self.read_again([user_id])
+            self._failures.pop(user_id, None)
+            if self._directory is not None:
+                self._directory.remove(user_id)
+        return counts
 
     def resume(self) -> None:
         """Begin to take up the updates that an earlier service did not finish."""
@@ -122,8 +177,13 @@ class Users:
         """Whether a newer preference of a user is being written."""
         return user_id in self._updates
 
+    def failure(self, user_id: str) -> Failure | None:
+        """Why a user's preference lags behind, where trying has failed."""
+        return self._failures.get(user_id)
+
     async def stop(self) -> None:
         """Let updates at work end, within the grace, and cancel the others."""
+        self._stopping.set()
         if self._resuming is not None:
             self._resuming.cancel()
         if self._updates:
@@ -150,17 +210,33 @@ class Users:
         except MllmMsrError as error:
             _log.warning("updates wait for their users' next requests: %s", error)
 
+    def _joined(self, user_id: str, kept: UserState) -> User:
+        """What the run folder knows of a user, and what came since."""
+        history = () if kept.forgotten else self._model.history(user_id)
+        trail = kept.trail
+        if trail.is_empty() and not kept.forgotten:
+            trail = self._model.trail(user_id)
+        preference = trail.sort("n_items")["preference"][-1] if trail.height else ""
+        profile = Profile(user_id, history + kept.events, preference)
+        return User(profile, trail, known=bool(profile.history))
+
+    def _everybody(self) -> Directory:
+        since = set(self._state.users_with_events())
+        gone = self._state.forgotten_users() - since
+        return Directory(since.union(self._in_run) - gone)
+
     async def _update(self, user: User, target: int) -> None:
         user_id = user.profile.user_id
-        loop = asyncio.get_running_loop()
+        n_failed = 0
         try:
             while target > user.n_items:
-                read = Profile(user_id, user.profile.history[:target])
-                trail = await loop.run_in_executor(
-                    self._threads, self._model.infer, read, user.trail, self._writing
-                )
-                kept = await self._keep(read, trail)
-                self._metrics.update("done" if kept else "dropped")
+                outcome = await self._try(user, target, n_failed=n_failed)
+                self._metrics.update(outcome)
+                n_failed = n_failed + 1 if outcome == "failed" else 0
+                if n_failed > self._settings.update_retries:
+                    return
+                if n_failed and not await self._pause(n_failed):
+                    return
                 # More may have come meanwhile.
                 user = await self.get(user_id)
                 target = self._target(user)
@@ -168,11 +244,74 @@ class Users:
             _log.warning("a preference stays as it was: %s", error)
             self._metrics.update("failed")
 
-    async def _keep(self, read: Profile, trail: pl.DataFrame) -> bool:
-        """Keep a trail, unless the user was forgotten since it was begun."""
+    async def _try(self, user: User, target: int, *, n_failed: int) -> _Outcome:
+        """Try once to bring a preference up to `target` items."""
+        read = Profile(user.profile.user_id, user.profile.history[:target])
+        whole = await self._inferred(read, user.trail)
+        trail, reason = _answered(whole, n_read=user.n_items)
+        outcome: _Outcome = "done" if reason is None else "failed"
+        if reason is not None:
+            self._metrics.failed_update(reason)
+            if whole is not None and n_failed == self._settings.update_retries:
+                trail, outcome = whole, "passed_over"
+        failure = Failure(reason or "", n_failed + 1) if outcome == "failed" else None
+        return outcome if await self._keep(read, trail, failure) else "dropped"
+
+    async def _inferred(self, read: Profile, trail: pl.DataFrame) -> pl.DataFrame | None:
+        """The trail of all that is to be read; None where the model failed as a whole."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._threads, self._model.infer, read, trail, self._writing
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
+            _log.warning("a preference stays as it was: %s", error)
+            return None
+
+    async def _pause(self, n_failed: int) -> bool:
+        """Wait before the next try; False where the service is stopped meanwhile."""
+        seconds = min(self._settings.update_wait * 2 ** (n_failed - 1), _LONGEST_PAUSE)
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    async def _keep(
+        self, read: Profile, trail: pl.DataFrame | None, failure: Failure | None
+    ) -> bool:
+        """Keep what a try brought, unless the user was forgotten since it was begun."""
         async with self._writes:
             now = await self.get(read.user_id)
             still = now.profile.history[: len(read.history)] == read.history
-            if still:
-                await asyncio.to_thread(self._state.keep_trail, read.user_id, trail)
+            if still and trail is not None:
+                try:
+                    await asyncio.to_thread(self._state.keep_trail, read.user_id, trail)
+                finally:
+                    self.read_again([read.user_id])
+            self._failures.pop(read.user_id, None)
+            if still and failure is not None:
+                self._failures[read.user_id] = failure
+                while len(self._failures) > _MOST_FAILURES:
+                    del self._failures[next(iter(self._failures))]
         return still
+
+
+def _answered(trail: pl.DataFrame | None, *, n_read: int) -> tuple[pl.DataFrame | None, str | None]:
+    """What of a new trail is worth keeping, None for nothing, and why it is not the whole.
+
+    Args:
+        trail: `tables.PREFERENCES` of one user; None where there is none.
+        n_read: Items that his preference had read before.
+    """
+    if trail is None:
+        return None, _UNAVAILABLE
+    new = trail.filter(pl.col("n_items") > n_read).sort("n_items")
+    for n_items, flags in new.select("n_items", "flags").iter_rows():
+        found = flags.split(",")
+        if "failed" in found:
+            reason = next((flag for flag in found if flag != "failed"), _NO_ANSWER)
+            before = trail.filter(pl.col("n_items") < n_items)
+            # Without a new row the old trail stays: its open block is not part of the new one.
+            return (before if n_items > new["n_items"][0] else None), reason
+    return trail, None

@@ -87,7 +87,8 @@ class Judge:
                 await asyncio.sleep(_WARM_PAUSE)
             prompts = [self._catalogue.prompt(preference, item_id) for item_id in portion]
             try:
-                await asyncio.wrap_future(self._queue.score(prompts, CHOICES))
+                for copy in range(self._queue.copies):  # each remembers for itself
+                    await asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
             except Exception as error:  # noqa: BLE001 - requests meet it again, and say so
                 _log.warning("the model could not be warmed up: %s", error)
                 return

@@ -49,6 +49,12 @@ class Metrics:
             ["outcome"],
             registry=self._registry,
         )
+        self._failed_updates = Counter(
+            "mllm_msr_failed_preference_updates",
+            "Tries of preference updates that failed, by the reason.",
+            ["reason"],
+            registry=self._registry,
+        )
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request; `route` is the pattern, so that ids make no new series."""
@@ -70,6 +76,10 @@ class Metrics:
     def update(self, outcome: str) -> None:
         """Count a preference update."""
         self._updates.labels(outcome).inc()
+
+    def failed_update(self, reason: str) -> None:
+        """Count a try of a preference update that failed."""
+        self._failed_updates.labels(reason).inc()
 
     def watch_queue(self, model: str, waiting: Callable[[], int]) -> None:
         """Show how many prompts wait for a model."""

@@ -137,6 +137,20 @@ class TrailRow(_Out):
     block: int
     n_items: int = Field(description="items read by then")
     preference: str
+    flags: list[str] = Field(
+        description="what was special: retried, cut, failed (a block that the model has no usable "
+        "answer for; the former preference stands), and why"
+    )
+
+
+class UpdateFailure(_Out):
+    """Why a newer preference could not be written so far."""
+
+    reason: str = Field(
+        description="what was wrong with the model's answer; error where it gave none, "
+        "unavailable where it failed as a whole"
+    )
+    tries: int
 
 
 class PreferenceResponse(_Out):
@@ -147,7 +161,8 @@ class PreferenceResponse(_Out):
     n_items: int = Field(description="items that the preference has read")
     history: list[str]
     trail: list[TrailRow]
-    updating: bool = Field(description="a newer preference is being written")
+    updating: bool = Field(description="a newer preference is being written, or will be again")
+    failure: UpdateFailure | None = Field(description="why it lags behind, where trying failed")
     generated: Literal[True] = True
 
 

@@ -24,7 +24,7 @@ const liked = new Set(); // liked on this page since the user was chosen
 let before = null; // the newest preference as it was before the last like
 let key = "";
 let models = [];
-let user = null; // {id, history, trail, updating}
+let user = null; // {id, history, trail, updating, failure}
 let shown = { run: [], other: [] }; // lists as they stand on the page
 let turn = 0; // counts choices of a user: answers for an earlier one come too late
 
@@ -160,7 +160,8 @@ function drawTrail() {
   $("trail").hidden = n === 0;
   $("earlier").disabled = at === 0;
   $("later").disabled = at >= n - 1;
-  const told = n ? `after ${user.trail[at].n_items} of ${user.history.length} items` : "";
+  const failed = user.trail[at]?.flags.includes("failed");
+  const told = n ? `after ${user.trail[at].n_items} of ${user.history.length} items${failed ? ", of which the last block has no answer" : ""}` : "";
   $("moment").textContent = told;
   $("step").setAttribute("aria-valuetext", told);
 }
@@ -254,7 +255,7 @@ async function readUser() {
   const found = await json(`/v1/users/${idOf(user.id)}/preference`);
   await learn(found.history);
   if (asked !== turn) return;
-  user = { ...user, history: found.history, trail: found.trail, updating: found.updating };
+  user = { ...user, history: found.history, trail: found.trail, updating: found.updating, failure: found.failure };
   $("step").max = String(Math.max(user.trail.length - 1, 0));
   goTo(user.trail.length - 1);
 }
@@ -264,10 +265,10 @@ async function settle() {
   const asked = turn;
   const read = user.trail.at(-1)?.n_items;
   const end = Date.now() + PATIENCE;
-  while (user.updating && asked === turn && Date.now() < end) {
+  while (user.updating && !user.failure && asked === turn && Date.now() < end) {
     await new Promise((done) => { setTimeout(done, 250); });
     const found = await json(`/v1/users/${idOf(user.id)}/preference`);
-    if (asked === turn) user.updating = found.updating;
+    if (asked === turn) user = { ...user, updating: found.updating, failure: found.failure };
   }
   if (asked !== turn) return false;
   await readUser();
@@ -279,7 +280,7 @@ async function choose(id, known) {
   liked.clear();
   before = null;
   shown = { run: [], other: [] };
-  user = { id, history: [], trail: [], updating: false };
+  user = { id, history: [], trail: [], updating: false, failure: null };
   $("user").value = id;
   document.querySelector("main").hidden = false;
   history.replaceState(null, "", `#${idOf(id)}`);
@@ -309,7 +310,8 @@ async function like(item) {
     if (asked !== turn) return;
     const list = n === 1 ? "1 item of the list is new" : `${n} items of the list are new`;
     const same = user.trail.at(-1)?.preference === before ? ", and its words are the same" : " and has changed";
-    say(changed ? `The preference has read “${item.title}”${same}; ${list}.`
+    if (user.failure) say(`“${item.title}” is in the history; the model has no usable answer for it yet and is asked again. ${list[0].toUpperCase()}${list.slice(1)}.`);
+    else say(changed ? `The preference has read “${item.title}”${same}; ${list}.`
       : `“${item.title}” is in the history; the preference follows when its block is full. ${list[0].toUpperCase()}${list.slice(1)}.`);
   } finally {
     for (const button of buttons) button.disabled = false;
