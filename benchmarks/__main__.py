@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,4 +68,6 @@ def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Leaves by the way of errors, so that a server that a benchmark has started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

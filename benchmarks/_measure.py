@@ -1,9 +1,9 @@
 """How the speed benchmarks measure: ways in turn on the same work, medians, the machine's own rate.
 
 Elapsed times on a machine that does other things say little. On a CPU, time is therefore the
-processor time of this process, all threads; every repeat runs all ways one after another, and the
-ratio of each repeat is taken before the median. Memory and growth are measured in processes of
-their own.
+processor time of this process, all threads, and of a server that it asks; every repeat runs all
+ways one after another, and the ratio of each repeat is taken before the median. Memory and growth
+are measured in processes of their own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 P = ParamSpec("P")
@@ -36,7 +38,38 @@ _CAVEATS: Final = {
 class Clock(Protocol):
     """Knows how long the part that counts took."""
 
-    seconds: float
+    @property
+    def seconds(self) -> float:
+        """The latest duration."""
+
+
+class TreeClock:
+    """Times what this process does together with servers that it has started.
+
+    While some of their processes wait for others they may spin, and on a busy machine the clock
+    runs on: neither is held against them.
+
+    Attributes:
+        processor: Processor seconds of this process and all that it has started, of each block.
+        elapsed: Seconds that passed in each block.
+    """
+
+    def __init__(self) -> None:
+        self.processor: list[float] = []
+        self.elapsed: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of the latest block, whichever of the two is less."""
+        return min(self.processor[-1], self.elapsed[-1])
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time a block."""
+        used, begun = tree_seconds(), time.perf_counter()
+        yield
+        self.elapsed.append(time.perf_counter() - begun)
+        self.processor.append(tree_seconds() - used)
 
 
 @dataclass(slots=True)
@@ -143,6 +176,19 @@ def now(device: str) -> float:
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def tree_seconds() -> float:
+    """Processor time of this process and all that it has started: servers and workers included."""
+    here = psutil.Process()
+    total = 0.0
+    for process in (here, *here.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -7,31 +7,27 @@ cache, and none keeps what it has read of pictures from one call to the next.
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
-import httpx2
-
+from benchmarks._loopback import free_address, running
+from benchmarks._vllm import Server, serving
+from benchmarks._vllm_checkpoint import readable
 from mllm_msr.backends.embedded import EmbeddedBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.embedded import weights_folder
-from mllm_msr.errors import BackendError, UsageError
-from mllm_msr.executors._crew import Ready
+from mllm_msr.errors import UsageError
 from mllm_msr.executors.ray import RayBackend
-from mllm_msr.interfaces import Backend
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.records import ChoiceScores, Completion, Prompt
 
 _SERVER_NEEDS: Final = ("fastapi", "uvicorn", "openai")
-_ATTEMPTS: Final = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +79,15 @@ def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
                 received="an environment without it",
                 remedy="run: pip install 'transformers[serving]'",
             )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with _server(address, threads):
+    address = free_address()
+    program = Path(sys.executable).with_name("transformers")
+    options = ["--host", "127.0.0.1", "--port", address.partition(":")[2]]
+    with running(
+        [program, "serve", weights_folder(), *options, "--device", "cpu", "--dtype", "float32"],
+        {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)},
+        name="transformers serve",
+        health=f"http://{address}/health",
+    ):
         backend = OpenAIBackend(
             str(weights_folder()),
             url=f"http://{address}/v1",
@@ -94,6 +95,27 @@ def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
             concurrency=clients,
         )
         with closing(backend):
+            yield backend
+
+
+@contextmanager
+def vllm(threads: int, *, clients: int) -> Iterator[Backend]:
+    """The backend `openai` before vLLM's server on loopback.
+
+    Args:
+        threads: Threads of the server.
+        clients: Most requests under way.
+
+    Raises:
+        UsageError: vLLM's environment is not there.
+        BackendError: The server does not start.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = readable(weights_folder(), Path(folder) / "checkpoint")
+        with (
+            serving(checkpoint, threads=threads, clients=clients) as server,
+            closing(_Forgetting(server, clients=clients)) as backend,
+        ):
             yield backend
 
 
@@ -114,15 +136,7 @@ def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
     backend = RayBackend("embedded", _arguments(threads), workers=workers, cpus=0.5, batch=batch)
     with closing(backend):
         # Work begins when the first worker is ready: a small job could be over before the second.
-        crew = backend._working_crew()  # noqa: SLF001
-        while len(crew.idle()) < workers:
-            event = crew.next_event()
-            if not isinstance(event, Ready):
-                raise BackendError(
-                    needed=f"{workers} workers that start",
-                    received=str(event),
-                    remedy="give the machine more memory, or take fewer workers",
-                )
+        backend.start()
         yield backend
 
 
@@ -130,44 +144,41 @@ def _arguments(threads: int) -> dict[str, Any]:
     return {"precision": "float32", "device": "cpu", "threads": threads}
 
 
-@contextmanager
-def _server(address: str, threads: int) -> Iterator[None]:
-    host, _, port = address.partition(":")
-    program = Path(sys.executable).with_name("transformers")
-    options = ["--host", host, "--port", port, "--device", "cpu", "--dtype", "float32"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
-    # Into a file: a pipe that nobody reads is full after 64 kB of warnings, and the server hangs.
-    with (
-        tempfile.TemporaryFile("w+") as messages,
-        subprocess.Popen(
-            [program, "serve", str(weights_folder()), *options],
-            env=environment,
-            stdout=messages,
-            stderr=messages,
-        ) as process,
-    ):
-        try:
-            if not _answers(f"http://{address}/health", process):
-                messages.seek(0)
-                raise BackendError(
-                    needed="transformers serve on loopback",
-                    received=messages.read()[-500:].strip() or "a server that says nothing",
-                    remedy="start it by hand to see more",
-                )
-            yield
-        finally:
-            process.terminate()
+@final
+class _Forgetting(Backend):
+    """A backend before a server that forgets what it has read whenever it is asked anew.
 
+    Args:
+        server: The server.
+        clients: Most requests under way.
+    """
 
-def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the server answers; whether it does."""
-    for _ in range(_ATTEMPTS):
-        if process.poll() is not None:
-            return False
-        try:
-            if httpx2.get(url, trust_env=False).status_code == 200:
-                return True
-        except httpx2.TransportError:
-            pass
-        time.sleep(0.1)
-    return False
+    def __init__(self, server: Server, *, clients: int) -> None:
+        self._server = server
+        self._backend = server.backend(clients=clients)
+
+    @property
+    def identity(self) -> str:
+        """The backend's."""
+        return self._backend.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The backend's."""
+        return self._backend.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer by the backend."""
+        self._server.forget()
+        return self._backend.generate(prompts)
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Score by the backend."""
+        self._server.forget()
+        return self._backend.score(prompts, choices)
+
+    def close(self) -> None:
+        """Close the backend; the server is not its own."""
+        self._backend.close()

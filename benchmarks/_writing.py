@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import fmean
 from typing import Any, final
 
 import polars as pl
@@ -10,6 +11,8 @@ import torch
 
 from benchmarks._bench import Bench, Cost
 from benchmarks._measure import OURS, Way, alternate, now, peak_gb
+from benchmarks._vllm_way import NAME as VLLM
+from benchmarks._vllm_way import rival
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.records import ChoiceScores, Completion, Prompt
 
@@ -79,8 +82,9 @@ def compare(
     at_once: int,
     new_tokens: int,
     repeats: int,
+    vllm: bool,
 ) -> dict[str, Any]:
-    """Run a stage by the released way, the strong one and ours in turn.
+    """Run a stage by the released way, the strong one, vLLM's server and ours in turn.
 
     Args:
         bench: The model and the catalogue.
@@ -90,43 +94,56 @@ def compare(
         at_once: Prompts that the released way takes together.
         new_tokens: Bound of every answer, 0 for the stage's own.
         repeats: Rounds.
+        vllm: Whether vLLM's server, where it is there, does as much as our way.
     """
     loaded = bench.load()
     backends = (*bench.rivals(loaded, at_once=at_once), bench.ours())
     names = ("released", "strong", OURS)
     texts: dict[str, pl.Series] = {}
-    counted = {
-        name: Counted(backend, new_tokens=new_tokens)
-        for name, backend in zip(names, backends, strict=True)
-    }
 
-    def way(name: str, n: int) -> Way:
+    def counted(name: str, backend: Backend, n: int) -> tuple[Counted, Callable[[], int]]:
+        counting = Counted(backend, new_tokens=new_tokens)
+
         def work() -> int:
-            backend = counted[name]
-            before = backend.read + backend.written
-            texts[name] = stage(bench, backend, n)[column]
-            return backend.read + backend.written - before
+            before = counting.read + counting.written
+            texts[name] = stage(bench, counting, n)[column]
+            return counting.read + counting.written - before
 
-        return Way(work, n)
+        stage(bench, counting, 1)
+        return counting, work
 
-    ways = {name: way(name, n) for name, n in zip(names, units, strict=True)}
-    stage(bench, counted["strong"], 1)
-    ours = counted[OURS]
-    stage(bench, ours, 1)
+    result: dict[str, Any] = {}
+    cost = Cost.of(bench, loaded)
+    ways: dict[str, Way] = {}
+    for name, backend, n in zip(names, backends, units, strict=True):
+        ours, work = counted(name, backend, n)
+        ways[name] = Way(work, n)
     ours.read = ours.written = ours.pictures = 0
     ways[OURS].run()
     read, written, pictures = ours.read, ours.written, ours.pictures
-    cost = Cost.of(bench, loaded)
     flops = (read + written) * cost.token + written * cost.output + pictures * cost.picture
-    measured = alternate(ways, repeats=repeats, device=bench.device, dtype=bench.dtype, flops=flops)
+    with rival(bench, result, wanted=vllm) as third:
+        if third is not None:
+            _, work = counted(VLLM, third.backend, units[-1])
+            ways[VLLM] = third.way(work, units[-1])
+        result |= alternate(
+            ways, repeats=repeats, device=bench.device, dtype=bench.dtype, flops=flops
+        )
+        if third is not None:
+            result["vllm_seconds"] = third.seconds()
+            result["share_of_answers_equal_to_vllm"] = _equal(texts[VLLM], texts[OURS])
     ours.close()
-    pairs = list(zip(texts["strong"], texts[OURS], strict=False))
     return {
         "tokens_read": read,
         "tokens_written": written,
-        "share_of_equal_answers": round(sum(a == b for a, b in pairs) / len(pairs), 3),
-        **measured,
+        "share_of_equal_answers": _equal(texts["strong"], texts[OURS]),
+        **result,
     }
+
+
+def _equal(some: pl.Series, others: pl.Series) -> float:
+    """Share of answers that are the same, of those that both have."""
+    return round(fmean(a == b for a, b in zip(some, others, strict=False)), 3)
 
 
 def grown(bench: Bench, stage: Stage, n: int, *, new_tokens: int) -> dict[str, float]:

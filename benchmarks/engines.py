@@ -1,9 +1,9 @@
 """The same prompts through every engine that needs no GPU, and what Ray costs.
 
 The packaged model's weights in float32 everywhere, without a reply cache: in this process, as a
-checkpoint of the backend `huggingface`, behind `transformers serve` by the backend `openai`, and in
-Ray's workers. All run beside each other and are asked in turn, so that other work on the machine
-meets all of them.
+checkpoint of the backend `huggingface`, behind `transformers serve` and vLLM's server by the
+backend `openai`, and in Ray's workers. All run beside each other and are asked in turn, so that
+other work on the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from statistics import fmean, median
 from typing import Any, Final
 
 import polars as pl
-import psutil  # type: ignore[import-untyped]
 import torch
 import transformers
 
-from benchmarks._starting import Engine, huggingface, in_process, ray, transformers_serve
+from benchmarks._measure import tree_seconds
+from benchmarks._starting import Engine, huggingface, in_process, ray, transformers_serve, vllm
 from mllm_msr.backends.scripted import ScriptedBackend
 from mllm_msr.config import load_settings
 from mllm_msr.errors import DataError, UsageError
@@ -88,7 +88,8 @@ def run(
             other where the machine does other work, and times then say nothing.
         workers: Ray's workers; a single one is measured as well, which shows Ray's own cost.
         batch: Prompts that Ray gives a worker at a time.
-        clients: Requests under way at the server.
+        clients: Requests under way at `transformers serve`, which computes them one by one; at
+            vLLM's server, which computes them together, there are `batch`.
         engines: Names of the engines to measure beside `in_process`, joined by commas.
 
     Returns:
@@ -232,10 +233,10 @@ class _Way:
     def clock(self, asked: Questions) -> None:
         """Ask everything once more and note the seconds."""
         for kind in self.kinds:
-            used, begun = _processor_seconds(), time.perf_counter()
+            used, begun = tree_seconds(), time.perf_counter()
             self.ask(kind, asked.kinds[kind])
             self.seconds.setdefault(kind, []).append(time.perf_counter() - begun)
-            self.processor_seconds.setdefault(kind, []).append(_processor_seconds() - used)
+            self.processor_seconds.setdefault(kind, []).append(tree_seconds() - used)
 
 
 def _engines(threads: int, *, workers: int, batch: int, clients: int) -> list[Engine]:
@@ -246,6 +247,7 @@ def _engines(threads: int, *, workers: int, batch: int, clients: int) -> list[En
         Engine(REFERENCE, part(in_process, threads)),
         Engine("huggingface", part(huggingface, threads)),
         Engine("openai_transformers_serve", serve),
+        Engine("openai_vllm", part(vllm, threads, clients=batch)),
         *(
             Engine(f"ray_{n}", part(ray, threads, workers=n, batch=batch))
             for n in sorted({1, workers})
@@ -317,19 +319,6 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the rounds' ratios; that of work too short for the clock is infinite."""
     pairs = zip(ours, theirs, strict=True)
     return _rounded(median(one / other if other else float("inf") for one, other in pairs))
-
-
-def _processor_seconds() -> float:
-    """What this process and all that it has started have used: servers and workers included."""
-    here = psutil.Process()
-    total = 0.0
-    for process in (here, *here.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
 
 
 def _agreement(

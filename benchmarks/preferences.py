@@ -27,6 +27,7 @@ def run(
     released_users: int = 4,
     strong_users: int = 64,
     new_tokens: int = 0,
+    vllm: int = 1,
     growth: int = 16,
 ) -> dict[str, Any]:
     """Compare ways to infer preferences.
@@ -44,6 +45,7 @@ def run(
         released_users: Users that the released way handles.
         strong_users: Users that the strong way handles.
         new_tokens: Bound of every answer, 0 for the stage's own; random weights write so many.
+        vllm: 1 to let vLLM's server handle all users too where `make vllm` has made it, 0 not to.
         growth: Times the work, for time and memory; 0 to leave it out.
 
     Returns:
@@ -69,6 +71,7 @@ def run(
                 at_once=1,
                 new_tokens=new_tokens,
                 repeats=repeats,
+                vllm=bool(vllm),
             ),
         }
         if growth:

@@ -1,7 +1,8 @@
-"""Scoring 1:20 candidate lists with pictures: pairs per second against two rivals."""
+"""Scoring 1:20 candidate lists with pictures: pairs per second against three rivals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from benchmarks._bench import CHOICES, Bench, Cost, set_up, settings_of, unique_tokens
 from benchmarks._jobs import CANDIDATES
 from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
+from benchmarks._vllm_way import NAME as VLLM
+from benchmarks._vllm_way import rival
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommender.examples import Example
 from mllm_msr.recommender.scorer import score_examples
@@ -27,6 +30,7 @@ def run(
     repeats: int = 5,
     released_pairs: int = 18,
     strong_pairs: int = 192,
+    vllm: int = 1,
     growth: int = 16,
 ) -> dict[str, Any]:
     """Compare ways to score.
@@ -43,6 +47,7 @@ def run(
         repeats: Rounds in which all ways run in turn.
         released_pairs: Pairs that the released way scores.
         strong_pairs: Pairs that the strong way scores.
+        vllm: 1 to let vLLM's server score all pairs too where `make vllm` has made it, 0 not to.
         growth: Times the work, for time and memory; 0 to leave it out.
 
     Returns:
@@ -60,6 +65,7 @@ def run(
                 repeats=repeats,
                 released_pairs=released_pairs,
                 strong_pairs=strong_pairs,
+                vllm=bool(vllm),
             ),
         }
         if growth:
@@ -75,6 +81,7 @@ def _compare(
     repeats: int,
     released_pairs: int,
     strong_pairs: int,
+    vllm: bool,
 ) -> dict[str, Any]:
     loaded = bench.load()
     released, strong = bench.rivals(loaded)
@@ -85,33 +92,39 @@ def _compare(
     cost = Cost.of(bench, loaded)
     part = examples[:strong_pairs]
     ways = {
-        "released": _way(released, examples[:released_pairs]),
-        "strong": _way(strong, part),
-        OURS: _way(ours, examples),
+        "released": Way(_work(released, examples[:released_pairs]), released_pairs),
+        "strong": Way(_work(strong, part), len(part)),
+        OURS: Way(_work(ours, examples), len(examples)),
     }
-    result = {
+    result: dict[str, Any] = {
         "prompt_tokens": sum(len(one.input_ids) for one in rendered),
         "picture_tokens": cost.picture_tokens,
         "unique_tokens": n_unique,
         "largest_difference": _difference(strong, ours, part),
-        **alternate(
+    }
+    with rival(bench, result, wanted=vllm) as third:
+        if third is not None:
+            result["largest_difference_to_vllm"] = _difference(third.backend, ours, part)
+            ways[VLLM] = third.way(_work(third.backend, examples), len(examples))
+        result |= alternate(
             ways,
             repeats=repeats,
             device=bench.device,
             dtype=bench.dtype,
             flops=n_unique * cost.token + n_pictures * cost.picture,
-        ),
-    }
+        )
+        if third is not None:
+            result["vllm_seconds"] = third.seconds()
     ours.close()
     return result
 
 
-def _way(backend: Backend, examples: list[Example]) -> Way:
+def _work(backend: Backend, examples: list[Example]) -> Callable[[], int]:
     def work() -> int:
         _, counts = score_examples(examples, backend, choices=CHOICES)
         return counts.prompt_tokens
 
-    return Way(work, len(examples))
+    return work
 
 
 def _difference(one: Backend, other: Backend, examples: list[Example]) -> float:

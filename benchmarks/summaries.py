@@ -1,4 +1,4 @@
-"""Item summaries from text and picture: items per second against two rivals."""
+"""Item summaries from text and picture: items per second against three rivals."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def run(
     released_items: int = 6,
     strong_items: int = 64,
     new_tokens: int = 0,
+    vllm: int = 1,
     growth: int = 16,
 ) -> dict[str, Any]:
     """Compare ways to summarise items.
@@ -42,6 +43,7 @@ def run(
         released_items: Items that the released way handles.
         strong_items: Items that the strong way handles.
         new_tokens: Bound of every answer, 0 for the stage's own; random weights write so many.
+        vllm: 1 to let vLLM's server handle all items too where `make vllm` has made it, 0 not to.
         growth: Times the work, for time and memory; 0 to leave it out.
 
     Returns:
@@ -67,6 +69,7 @@ def run(
                 at_once=6,
                 new_tokens=new_tokens,
                 repeats=repeats,
+                vllm=bool(vllm),
             ),
         }
         if growth:

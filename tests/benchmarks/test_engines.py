@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -14,6 +15,7 @@ from benchmarks._starting import Engine, transformers_serve
 from benchmarks.engines import Questions, measure, questions, run
 
 import online_worlds
+from benchmarks import _starting
 from mllm_msr.backends.scripted import ScriptedBackend, prompt_text
 from mllm_msr.embedded import weights_folder
 from mllm_msr.errors import MissingExtraError, UsageError
@@ -95,6 +97,25 @@ def test_the_server_names_the_package_that_it_lacks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openai" else 1)
     with pytest.raises(UsageError, match=r"'openai'.*pip install 'transformers\[serving\]'"):
         transformers_serve(1, clients=1).__enter__()
+
+
+def test_vllm_reads_every_round_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+
+    def answer(prompt: Prompt) -> str:
+        happened.append(prompt_text(prompt))
+        return prompt_text(prompt)
+
+    server = SimpleNamespace(
+        backend=lambda *, clients: ScriptedBackend(answer), forget=lambda: happened.append("forget")
+    )
+    monkeypatch.setattr(_starting, "readable", lambda checkpoint, folder: folder)
+    monkeypatch.setattr(_starting, "serving", lambda *_, **__: nullcontext(server))
+    with _starting.vllm(1, clients=2) as backend:
+        for _ in range(2):
+            assert dict(backend.generate([asking("Calm?")]))[0].text == "Calm?"
+        list(backend.score([asking("Loud?")], ("yes", "no")))
+    assert happened == ["forget", "Calm?"] * 2 + ["forget"]
 
 
 @pytest.fixture(scope="module")

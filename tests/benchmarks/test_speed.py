@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 
 SMALL = {"shapes": "tiny", "repeats": 1, "growth": 0}
 SIZES: dict[str, dict[str, Any]] = {
-    "scoring": {"users": 2, "items": 21, "released_pairs": 6, "strong_pairs": 10},
+    "scoring": {"users": 2, "items": 21, "released_pairs": 6, "strong_pairs": 10, "vllm": 0},
     "preferences": {
-        "users": 2, "items": 12, "released_users": 1, "strong_users": 2, "new_tokens": 3,
+        "users": 2, "items": 12, "released_users": 1, "strong_users": 2, "new_tokens": 3, "vllm": 0,
     },
-    "summaries": {"items": 3, "released_items": 2, "strong_items": 3, "new_tokens": 3},
+    "summaries": {
+        "items": 3, "released_items": 2, "strong_items": 3, "new_tokens": 3, "vllm": 0,
+    },
     "training": {
         "samples": 16, "items": 8, "released_samples": 2, "strong_samples": 8, "batch_size": 4,
     },
@@ -58,6 +62,18 @@ def test_every_token_is_counted_once_where_beginnings_are_shared(run: Any) -> No
     prompts = [rendered([9, 1, 2], "a"), rendered([9, 1, 3], "a"), rendered([9, 1, 2], "b")]
     assert unique_tokens(prompts) == (3 + 1 + 3, 2)
     assert unique_tokens([rendered([1, 2]), rendered([1, 2])]) == (2, 0)
+
+
+def test_the_page_s_commands_for_a_gpu_name_options_that_there_are() -> None:
+    from benchmarks.__main__ import RESULTS
+    from benchmarks._page import page
+
+    commands = re.findall(r"python -m benchmarks (\w+) (--device cuda .*) --save", page(RESULTS))
+    assert {name for name, _ in commands} == SIZES.keys()
+    for name, options in commands:
+        known = inspect.signature(importlib.import_module(f"benchmarks.{name}").run).parameters
+        flags = re.findall(r"--([a-z-]+)", options)
+        assert {flag.replace("-", "_") for flag in flags} <= known.keys(), name
 
 
 def test_unknown_shapes_are_answered_with_the_known() -> None:

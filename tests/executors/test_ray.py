@@ -190,6 +190,40 @@ def test_its_absence_is_one_sentence(
         list(backend.generate(prompts))
 
 
+def test_started_means_that_all_workers_wait_for_work(
+    spread: Spread, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    once.touch()
+
+    def made_in_a_worker() -> Callable[[Prompt], str]:
+        if os.getpid() != driver and once.exists():
+            once.unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prompt_text
+
+    driver = os.getpid()
+    backend = spread({"answers": Unpacked(made_in_a_worker)})
+    backend.start()
+    assert backend._crew is not None
+    assert len(backend._crew.idle()) == 2
+    assert not once.exists()
+    backend.start()
+    assert dict(backend.generate(prompts))[3].text == "Question 3."
+
+
+def test_workers_that_never_start_end_the_start(
+    spread: Spread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_msr.executors.ray._DEATHS_IN_A_ROW", 1)
+    dying = spread({"answers": Unpacked(lambda: os.kill(os.getpid(), signal.SIGKILL))})
+    with pytest.raises(BackendError, match="2 deaths without an answer in between"):
+        dying.start()
+    dying.close()
+    with pytest.raises(BackendError, match="received a closed one"):
+        dying.start()
+
+
 def test_a_closed_one_is_refused(spread: Spread, prompts: list[Prompt]) -> None:
     backend = spread({})
     backend.close()
@@ -203,6 +237,23 @@ def test_errors_cross_processes_with_their_words() -> None:
         back = _crew.Refusal.of(error).error()
         assert type(back) is type(error)
         assert str(back) == str(error)
+
+
+class Unpacked:
+    """Becomes, in the process that it is sent to, what a function makes there.
+
+    Args:
+        make: The function.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        return self._make, ()
+
+    def __call__(self, prompt: Prompt) -> str:
+        raise AssertionError("it is asked in the workers only")
 
 
 def math_error() -> BackendError:

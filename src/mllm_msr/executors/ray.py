@@ -95,6 +95,24 @@ class RayBackend(Backend):
         """Score choices, each prompt's as soon as a worker has."""
         return cast("Iterator[tuple[int, ChoiceScores]]", self._spread(prompts, tuple(choices)))
 
+    def start(self) -> None:
+        """Wait until every worker has started; without it, work begins with the first that has.
+
+        Raises:
+            MllmMsrError: What a worker's backend raises while it is made.
+            BackendError: The backend is closed, no worker starts in time, or workers die again
+                and again while they start.
+        """
+        crew = self._working_crew()
+        deaths = 0
+        while len(crew.idle()) < self._place["workers"]:
+            match crew.next_event():
+                case Ready(_, identity):
+                    self._check(identity)
+                case Died(worker, reason):
+                    deaths += 1
+                    _replace(crew, worker, reason, deaths=deaths)
+
     def close(self) -> None:
         """End the workers."""
         self._closed = True
@@ -106,10 +124,7 @@ class RayBackend(Backend):
     def _spread(
         self, prompts: Iterable[Prompt], choices: Sequence[str] | None
     ) -> Iterator[tuple[int, Reply]]:
-        if self._closed:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
+        self._refuse_closed()
         ledger = Ledger(prompts, size=self._batch, lives=_LIVES)
         if ledger.done:
             return
@@ -130,15 +145,20 @@ class RayBackend(Backend):
                         self._check(identity)
                     case Died(worker, reason):
                         deaths += 1
-                        _log.warning("worker %d has died, another one starts: %s", worker, reason)
-                        _check_deaths(deaths, reason)
-                        crew.replace(worker)
+                        _replace(crew, worker, reason, deaths=deaths)
                         for index in ledger.bury(worker):
                             yield index, _given_up(choices)
         finally:
             crew.abandon()
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BackendError(
+                needed="an open backend", received="a closed one", remedy="make a new one"
+            )
+
     def _working_crew(self) -> Crew:
+        self._refuse_closed()
         if self._crew is None:
             self._crew = Crew(self._name, self._arguments, **self._place)
         return self._crew
@@ -152,13 +172,16 @@ class RayBackend(Backend):
             )
 
 
-def _check_deaths(n: int, reason: str) -> None:
-    if n > _DEATHS_IN_A_ROW:
+def _replace(crew: Crew, worker: int, reason: str, *, deaths: int) -> None:
+    """Hire another worker, unless too many have died in a row."""
+    _log.warning("worker %d has died, another one starts: %s", worker, reason)
+    if deaths > _DEATHS_IN_A_ROW:
         raise BackendError(
             needed="workers that live",
-            received=f"{n} deaths without an answer in between, the last: {reason}",
+            received=f"{deaths} deaths without an answer in between, the last: {reason}",
             remedy="give each more memory (fewer executor.workers, smaller batches), and go on",
         )
+    crew.replace(worker)
 
 
 def _given_up(choices: Sequence[str] | None) -> Reply:
