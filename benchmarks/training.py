@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import peft
 import torch
 
-from benchmarks._bench import Bench, Cost, set_up, settings_of
+from benchmarks._bench import Bench, Cost, set_up, settings_of, unique_tokens
 from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
 from benchmarks._released import train_released
 from benchmarks._strong import train_strong
 from mllm_msr.recommender.collator import Collator
 from mllm_msr.recommender.examples import Example
-from mllm_msr.recommender.model import add_lora, load_trainable, trainable_tensors
+from mllm_msr.recommender.model import language_layers, load_trainable, trainable_tensors
 from mllm_msr.recommender.options import TrainingOptions
 from mllm_msr.recommender.schedule import Schedule
 from mllm_msr.recommender.trainer import train
@@ -88,8 +89,10 @@ def _compare(
     renderer = Renderer(loaded.processor, supports_images=True)
     lengths = [len(renderer.render(one.prompt).input_ids) + 1 for one in examples]
     n_tokens = sum(lengths)
-    batches = _batches(renderer, examples, bench.batch_size)[: max(n_strong // bench.batch_size, 1)]
-    model = add_lora(loaded.model, **_LORA).train()
+    all_batches = _batches(renderer, examples, bench.batch_size)
+    n_unique = sum(_unique(renderer, batch) for batch in all_batches)
+    batches = all_batches[: max(n_strong // bench.batch_size, 1)]
+    model = _adapted(loaded.model).train()
     at_first = {name: weight.clone() for name, weight in trainable_tensors(model).items()}
     losses: dict[str, list[float]] = {}
 
@@ -122,6 +125,7 @@ def _compare(
     return {
         "samples_per_picture": round(samples / len(bench.work.items), 1),
         "prompt_tokens": n_tokens,
+        "unique_tokens": n_unique,
         "picture_tokens": cost.picture_tokens,
         "largest_difference": max(abs(a - b) for a, b in pairs),
         **alternate(
@@ -130,9 +134,22 @@ def _compare(
             device=bench.device,
             dtype=bench.dtype,
             # Frozen weights: the forward pass, and the gradient of what goes through them.
-            flops=2 * n_tokens * cost.token + len(bench.work.items) * cost.picture,
+            flops=2 * n_unique * cost.token + len(bench.work.items) * cost.picture,
         ),
     }
+
+
+def _adapted(model: torch.nn.Module) -> torch.nn.Module:
+    """The rivals' model: LoRA as PEFT has it, with the initial matrices of our trainer."""
+    config = peft.LoraConfig(
+        r=_LORA["rank"],
+        lora_alpha=_LORA["alpha"],
+        lora_dropout=_LORA["dropout"],
+        target_modules=language_layers(model),
+    )
+    torch.manual_seed(_LORA["seed"])
+    wrapped: torch.nn.Module = peft.get_peft_model(model, config)
+    return wrapped
 
 
 class _Clock:
@@ -182,10 +199,20 @@ def _batches(
 ) -> list[list[Example]]:
     """The batches that our trainer makes of some examples, for both to learn alike."""
     collator = Collator(renderer, examples)
-    lengths = [collator.length(index) for index in range(len(examples))]
     n_steps = -(-len(examples) // batch_size)
-    schedule = Schedule(lengths, batch_size, n_steps=n_steps, seed=_LORA["seed"])
+    schedule = Schedule(
+        collator.lengths(),
+        batch_size,
+        n_steps=n_steps,
+        seed=_LORA["seed"],
+        pictures=collator.pictures(),
+    )
     return [[examples[i] for i in schedule.step(step)] for step in range(n_steps)]
+
+
+def _unique(renderer: Renderer, batch: Sequence[Example]) -> int:
+    """Tokens of a batch, answers left out, where no beginning is read twice."""
+    return unique_tokens([renderer.render(example.prompt) for example in batch])[0]
 
 
 def _autocast(bench: Bench) -> contextlib.AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,25 @@ def test_it_goes_on_from_what_was_read_before(
         real = mask.bool()[:, None, :, None].expand_as(full.keys)
         assert torch.allclose(short.keys[real], full.keys[real], atol=1e-5)
         assert torch.allclose(short.values[real], full.values[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("n_rest", [1, 2])
+@torch.no_grad()
+def test_a_rest_without_gaps_needs_no_mask(
+    attention: str, n_rest: int, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    model = load_model(str(tiny_checkpoint("llama")), device="cpu", attention=attention).model
+    torch.manual_seed(0)
+    ids = torch.randint(5, 200, (3, 8))
+    whole = model(input_ids=ids).logits[:, -1]
+    cache = DynamicCache()
+    with answering_at(model, torch.tensor([0, 0, 0])):
+        model(input_ids=ids[:, :-n_rest], past_key_values=cache, use_cache=True)
+    for keywords in ({}, {"attention_mask": torch.ones_like(ids)}):
+        known = copy.deepcopy(cache)
+        with answering_at(model, torch.full((3,), n_rest - 1)):
+            rest = model(
+                input_ids=ids[:, -n_rest:], past_key_values=known, use_cache=True, **keywords
+            )
+        assert torch.allclose(rest.logits[:, 0], whole, atol=1e-5)

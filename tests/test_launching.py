@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import worlds
 from mllm_msr.config import load_settings
-from mllm_msr.errors import RunFolderError, TrainingError
-from mllm_msr.launching import is_follower, leading
+from mllm_msr.errors import RunFolderError, SettingsError, TrainingError
+from mllm_msr.launching import is_follower, leading, require_launcher, roll
 from mllm_msr.pipeline import STAGES, Pipeline
 from mllm_msr.stages import train
 from mllm_msr.store import RunFolder
 from mllm_msr.workspace import Workspace
 
+# What it gives a process on the second of two machines with two devices each.
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "LOCAL_RANK": "0",
+}
+
 
 @pytest.mark.parametrize(
     ("variables", "follows"),
-    [({}, False), ({"LOCAL_RANK": "0"}, False), ({"LOCAL_RANK": "1"}, True)],
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, True),
+        (TORCHRUN | {"RANK": "0"}, False),
+        (TORCHRUN | {"RANK": "2"}, True),
+        (TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1"}, True),
+    ],
 )
 def test_only_a_copy_of_the_command_follows(variables: dict[str, str], follows: bool) -> None:
     assert is_follower(variables) is follows
@@ -38,7 +54,35 @@ def test_nothing_of_a_training_is_left_in_the_environment(monkeypatch: pytest.Mo
 def test_a_command_under_another_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(TrainingError, match=r"WORLD_SIZE=4\): start it without that launcher"):
-        leading().__enter__()
+        require_launcher(1, "auto")
+
+
+def test_several_machines_need_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    require_launcher(1, 2)
+    with pytest.raises(
+        SettingsError, match=r"nodes=2 needs 'torchrun --nnodes=2 \.\.\. -m -- mllm"
+    ):
+        require_launcher(2, "auto")
+
+
+@pytest.mark.parametrize(("nodes", "devices"), [(1, "auto"), (1, 2), (4, "auto"), (2, 4)])
+def test_torchrun_and_the_settings_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, nodes: int, devices: Any
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    require_launcher(2, 2)
+    require_launcher(2, "auto")
+    with pytest.raises(SettingsError, match="started 4 processes, 2 of them here"):
+        require_launcher(nodes, devices)
+
+
+def test_a_leader_that_is_alone_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with roll() as group:
+        group.call(0)
+        group.call(None)
 
 
 def test_a_follower_joins_the_fold_at_hand_and_ends(

@@ -175,4 +175,4 @@ def test_training(
         options=TrainingOptions(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
     )
     (work,) = observed
-    assert work.within(Work(tiles=18, read=9030))
+    assert work.within(Work(tiles=18, read=5343))

@@ -47,7 +47,8 @@ def answering_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
     """Let a model answer for one place of each row alone: its logits are [batch, 1, vocabulary].
 
     Args:
-        model: One for which `can_shorten` holds; its inputs are padded on the right.
+        model: One for which `can_shorten` holds; its inputs are padded on the right, or between
+            what a cache holds and what follows it.
         positions: The place of each row [batch].
     """
     rows = torch.arange(len(positions), device=positions.device)
@@ -61,10 +62,11 @@ def answering_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
         earlier = keywords.get("past_key_values")
         if earlier is not None:
             keys, values = earlier.update(keys, values, layer.self_attn.layer_idx)
-        n_earlier = keys.shape[2] - hidden.shape[1]
         keywords = {
             **keywords,
-            "attention_mask": _mask(positions + n_earlier, keys),
+            "attention_mask": _mask(
+                keywords.get("attention_mask"), positions, keys, n_new=hidden.shape[1]
+            ),
             "position_embeddings": tuple(turn[rows, positions].unsqueeze(1) for turn in turns),
             "past_key_values": _Complete(keys, values),
         }
@@ -94,10 +96,20 @@ def _keys_and_values(layer: Any, hidden: Tensor, turns: tuple[Tensor, ...]) -> t
     return keys, values
 
 
-def _mask(positions: Tensor, keys: Tensor) -> Tensor:
-    """Zero where a place may look, else the lowest number: [batch, 1, 1, length]."""
+def _mask(whole: Tensor | None, positions: Tensor, keys: Tensor, *, n_new: int) -> Tensor:
+    """What a place of each row may look at: [batch, 1, 1, length].
+
+    Args:
+        whole: The mask that the layer was given [batch or 1, 1, places, length], if any.
+        positions: The place of each row [batch].
+        keys: Keys that can be looked at [batch, heads, length, size].
+        n_new: How many of them, the latest, the layer was given now; places count these.
+    """
+    if whole is not None:
+        rows = torch.arange(len(positions), device=whole.device)
+        return whole.expand(len(positions), -1, -1, -1)[rows, :, positions].unsqueeze(2)
     places = torch.arange(keys.shape[2], device=keys.device)
-    unseen = places > positions.unsqueeze(1)
+    unseen = places > (keys.shape[2] - n_new + positions).unsqueeze(1)
     mask = keys.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(keys.dtype).min)
     return mask[:, None, None]
 

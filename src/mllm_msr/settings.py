@@ -168,10 +168,11 @@ class TrainSettings(_Section):
     checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_vision: bool = Field(True, description="encode each picture once while it is frozen")
-    strategy: Literal["auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2"] = Field(
-        "auto", description="how several devices share the training; there is no fsdp"
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2"] = Field(
+        "auto", description="how several devices share the training"
     )
     devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
+    nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
     seed: NonNegativeInt = Field(0, description="seed of weights and data order")
 
@@ -262,6 +263,12 @@ class ServeSettings(_Section):
     update: Literal["block", "event"] = Field(
         "block", description="when preferences follow events: at a block's end, or at each event"
     )
+    update_retries: NonNegativeInt = Field(
+        4, description="how often a preference update that failed is tried again"
+    )
+    update_wait: PositiveFloat = Field(
+        2.0, description="seconds before the first of these, doubled for each later one, at most 60"
+    )
     state: str | None = Field(
         None, description="database URL; an SQLite file in the run folder where empty"
     )
@@ -272,6 +279,11 @@ class ServeSettings(_Section):
         2000, description="prompts that may wait; beyond, requests are refused with 429"
     )
     max_batch: PositiveInt = Field(64, description="prompts of several requests scored together")
+    copies: PositiveInt | None = Field(
+        None,
+        description="how often the ranking model stands in memory, each copy with a thread of its "
+        "own; where empty once, and the packaged model on a CPU once for each core, at most 4",
+    )
     max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
     warm_items: NonNegativeInt = Field(
         500,

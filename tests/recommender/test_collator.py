@@ -97,6 +97,14 @@ def test_length_orders_like_the_tokens(tiny_checkpoint: Checkpoint, make_example
     assert tokens[shortest] < tokens[longest]
 
 
+def test_pictures_are_told_apart_by_number(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+    examples = [*make_examples(6, images=True), *make_examples(2)]
+    numbers = collator(tiny_checkpoint("llava_next"), examples).pictures()
+    images = [example.prompt.images for example in examples]
+    for one, number in zip(images, numbers, strict=True):
+        assert [n == number for n in numbers] == [other == one for other in images]
+
+
 def test_an_answer_that_would_not_be_scored_is_refused(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:

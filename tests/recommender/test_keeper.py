@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mllm_msr.recommender.keeper import Keeper
+from mllm_msr.recommender.model import trainable_tensors
 from mllm_msr.recommender.training_state import Progress, load_newest
 
 
@@ -28,10 +29,11 @@ class Run:
             accumulate=2,
             schedule=SimpleNamespace(n_steps=n_steps),
             take_loss=self._take_loss,
-            gradient_norm=0.0,
+            take_gradient_norm=lambda: 0.0,
             rate=0.1,
             model=torch.nn.Linear(1, 1, bias=False),
             validation_scores=lambda batch_size: [float(batch_size)],
+            weights=lambda: trainable_tensors(self.module.model),
             optimizer_tensors=dict,
         )
         self.losses: list[float] = []

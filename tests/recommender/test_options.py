@@ -26,6 +26,7 @@ def test_fingerprint_names_what_changes_the_result_and_is_json() -> None:
     assert named == TrainingOptions(target=("q_proj", "v_proj")).fingerprint()
 
 
-def test_only_sharded_optimisers_save_no_states() -> None:
-    assert TrainingOptions(strategy="ddp").saves_states
-    assert not TrainingOptions(strategy="deepspeed_stage_2").saves_states
+def test_full_sharding_in_fp16_is_refused() -> None:
+    with pytest.raises(SettingsError, match="fsdp has no loss scaling"):
+        TrainingOptions(strategy="fsdp", precision="fp16")
+    TrainingOptions(strategy="fsdp", precision="bf16")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mllm_msr.recommender.schedule import Schedule, count_steps, rate_factor
+from mllm_msr.recommender.schedule import Schedule, count_steps, rate_factor, side_by_side
 
 
 def schedule(n: int, per_step: int, n_steps: int, seed: int = 0) -> Schedule:
@@ -30,7 +30,7 @@ def test_order_is_a_pure_function_of_seed_and_step() -> None:
 
 
 def test_a_longer_run_begins_like_a_shorter_one() -> None:
-    short, long = schedule(500, 8, 32), schedule(500, 8, 64)
+    short, long = schedule(640, 8, 32), schedule(640, 8, 64)
     assert all((short.step(s) == long.step(s)).all() for s in range(32))
 
 
@@ -42,6 +42,32 @@ def test_steps_hold_examples_of_similar_length_but_come_in_mixed_order() -> None
     assert all((np.diff(step) >= 0).all() for step in steps)
     means = [step.mean() for step in steps[:16]]
     assert means != sorted(means)
+
+
+def test_pictures_stand_together_and_next_to_those_of_like_length() -> None:
+    lengths = [9, 1, 5, 7, 2, 6]
+    pictures = [3, 1, 2, 3, 1, 2]
+    assert side_by_side(lengths, pictures).tolist() == [1, 4, 2, 5, 3, 0]
+    assert side_by_side(lengths, [0] * 6).tolist() == [1, 4, 2, 5, 3, 0]
+    assert side_by_side(lengths, [0, 0, 1, 1, 0, 1]).tolist() == [1, 4, 0, 2, 5, 3]
+
+
+def test_examples_of_one_picture_meet_in_a_step() -> None:
+    noise = np.random.default_rng(1)
+    lengths, pictures = noise.integers(10, 200, 2560), noise.integers(0, 80, 2560)
+    kept = {}
+    for name, shown in (("mixed", None), ("together", pictures.tolist())):
+        order = Schedule(lengths.tolist(), 32, n_steps=80, seed=0, pictures=shown)
+        steps = [order.step(step) for step in range(80)]
+        assert sorted(np.concatenate(steps)) == list(range(2560))
+        kept[name] = np.mean([len(set(pictures[step])) for step in steps])
+    assert kept["mixed"] > 24
+    assert kept["together"] < 10
+
+
+def test_of_a_few_examples_none_meets_itself() -> None:
+    order = Schedule([1] * 16, 8, n_steps=20, seed=0, pictures=[n % 4 for n in range(16)])
+    assert all(len(set(order.step(step))) == 8 for step in range(20))
 
 
 def test_fewer_examples_than_a_step_takes() -> None:

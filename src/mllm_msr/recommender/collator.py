@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -58,6 +59,16 @@ class Collator:
         messages = self._examples[index].prompt.messages
         parts = (part for message in messages for part in message.parts)
         return sum(len(part.text) for part in parts if isinstance(part, TextPart))
+
+    def lengths(self) -> list[int]:
+        """`length` of every example."""
+        return [self.length(index) for index in range(len(self))]
+
+    def pictures(self) -> list[int]:
+        """A number for what every example shows: equal where the pictures are the same."""
+        numbers: dict[tuple[Path, ...], int] = {}
+        shown = (example.prompt.images for example in self._examples)
+        return [numbers.setdefault(images, len(numbers)) for images in shown]
 
     def rendered(self, index: int) -> Rendered:
         """One example, its answer beside it.

@@ -2,7 +2,8 @@
 
 Both compute logits only where they are read and in float32, however long the prompts are: with
 bfloat16 logits near 20 many candidates of a user would tie exactly. The decoder's last layer is
-run only there too, where `last_layer` knows the model.
+run only there too, where `last_layer` knows the model, and what prompts of one picture share is
+read once (`beginnings`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from mllm_msr.last_layer import answering_at, can_shorten
+from mllm_msr.recommender.beginnings import Beginnings, read_beginnings
 from mllm_msr.rendering import IGNORED_LABEL
 
 
-def example_losses(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> Tensor:
+def example_losses(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    labels: Tensor,
+    beginnings: Beginnings | None = None,
+) -> Tensor:
     """Mean cross-entropy of each example's labelled tokens.
 
     Each example weighs the same whatever its length, so that one batch of eight and eight
@@ -28,37 +35,52 @@ def example_losses(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) 
         model: A causal language model of Transformers.
         inputs: What its `forward` takes, without labels; padded on the right.
         labels: Token ids, or `IGNORED_LABEL`: [batch, length].
+        beginnings: What the prompts share; none of it is labelled.
 
     Returns:
         Natural units, float32: [batch].
     """
     targets = labels[:, 1:]
     rows, positions = (targets != IGNORED_LABEL).nonzero(as_tuple=True)  # [labelled]
+    labelled = targets[rows, positions]
+    if beginnings is not None:
+        inputs, starts = read_beginnings(model, inputs, beginnings)
+        positions = positions - starts[rows]
     with _output_at(model, rows, positions):
-        logits = model(**inputs, use_cache=False).logits.float()  # [1, labelled, vocabulary]
-    losses = nn.functional.cross_entropy(logits[0], targets[rows, positions], reduction="none")
+        output = model(**{"use_cache": False, **inputs})
+    logits = output.logits.float()  # [1, labelled, vocabulary]
+    losses = nn.functional.cross_entropy(logits[0], labelled, reduction="none")
     n_labelled = torch.bincount(rows, minlength=len(labels))
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / n_labelled
 
 
-def choice_logits(model: nn.Module, inputs: Mapping[str, Any], choice_ids: Sequence[int]) -> Tensor:
+def choice_logits(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    choice_ids: Sequence[int],
+    beginnings: Beginnings | None = None,
+) -> Tensor:
     """Logits of some tokens as the first new one.
 
     Args:
         model: A causal language model of Transformers.
         inputs: What its `forward` takes; padded on the right.
         choice_ids: Ids of the tokens.
+        beginnings: What the prompts share.
 
     Returns:
         float32: [batch, choices].
     """
     last = inputs["attention_mask"].sum(dim=1) - 1
+    if beginnings is not None:
+        inputs, starts = read_beginnings(model, inputs, beginnings)
+        last = last - starts
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     states: list[Tensor] = []
     with _output_at(model, torch.arange(len(last), device=last.device), last):
         hook = layer.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))
         try:
-            model(**inputs, use_cache=False)
+            model(**{"use_cache": False, **inputs})
         finally:
             hook.remove()
     hidden = states[-1][0]  # [batch, hidden]

@@ -17,7 +17,6 @@ import lightning
 from torch import Tensor
 
 from mllm_msr.recommender.lightning_loop import Batch, FineTuning
-from mllm_msr.recommender.model import trainable_tensors
 from mllm_msr.recommender.training_state import LOG_FILE, Progress, TrainingState, save_state
 from mllm_msr.recommender.validation import Judge
 
@@ -98,7 +97,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         self._log(trainer, {"step": progress.step, "validation_auc": value})
         if progress.best is None or value > progress.best:
             progress.best, progress.best_step, progress.waited = value, progress.step, 0
-            progress.best_weights = _copies(trainable_tensors(module.model))
+            progress.best_weights = _copies(module.weights())
             return
         progress.waited += 1
         if progress.waited >= self._patience:
@@ -109,15 +108,17 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         progress = self._progress
         progress.seconds += now - self._clock
         self._clock = now
-        if trainer.is_global_zero and self._checkpoint_every:
-            save_state(self._folder, self._state(trainer, module))
+        if self._checkpoint_every:
+            state = self._state(trainer, module)
+            if trainer.is_global_zero:
+                save_state(self._folder, state)
         trainer.strategy.barrier()
 
     def _state(self, trainer: Any, module: FineTuning) -> TrainingState:
         progress = self._progress
         progress.scaler = trainer.precision_plugin.state_dict()
         tensors = {
-            **{f"model.{name}": t for name, t in trainable_tensors(module.model).items()},
+            **{f"model.{name}": t for name, t in module.weights().items()},
             **{f"best.{name}": t for name, t in progress.best_weights.items()},
             **module.optimizer_tensors(),
         }
@@ -127,7 +128,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         row = {
             "step": self._progress.step,
             "loss": module.take_loss(),
-            "gradient_norm": module.gradient_norm,
+            "gradient_norm": module.take_gradient_norm(),
             "learning_rate": module.rate,
             "seconds": self._progress.seconds + time.monotonic() - self._clock,
         }

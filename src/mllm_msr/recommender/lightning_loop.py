@@ -18,14 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mllm_msr.errors import NonFiniteLossError
+from mllm_msr.recommender.beginnings import Beginnings, can_read_beginnings, find_beginnings
 from mllm_msr.recommender.collator import Collator
 from mllm_msr.recommender.forward import choice_logits, example_losses
+from mllm_msr.recommender.model import image_token_ids
 from mllm_msr.recommender.options import TrainingOptions
-from mllm_msr.recommender.schedule import Schedule, rate_factor
+from mllm_msr.recommender.schedule import Schedule, rate_factor, side_by_side
+from mllm_msr.recommender.strategies import Sharing
 from mllm_msr.recommender.training_state import TrainingState
 from mllm_msr.recommender.vision import VisionCache
-
-_OPTIMIZER_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Batch(TypedDict):
@@ -86,6 +87,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         schedule: Which examples each step sees.
         vision: Features of pictures, `None` to encode them every time.
         options: Learning rate, accumulation and the like.
+        sharing: How several processes share the work.
         start: State to go on from.
     """
 
@@ -98,6 +100,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         schedule: Schedule,
         vision: VisionCache | None,
         options: TrainingOptions,
+        sharing: Sharing,
         start: TrainingState | None,
     ) -> None:
         super().__init__()
@@ -105,13 +108,18 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         self.schedule = schedule
         self.accumulate = options.accumulate
         self._losses: list[float] = []
-        self.gradient_norm = 0.0
+        self._gradient_norm = 0.0
         self.rate = 0.0
         self._collator = collator
         self._validation = validation
         self._vision = vision
         self._options = options
+        self._sharing = sharing
         self._start = start
+        self._answers_only = options.loss == "answer"
+        apart = sharing.reads_beginnings and can_read_beginnings(model)
+        self._shares = vision is not None and apart
+        self._image_token_ids = image_token_ids(model)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The forward passes that are left."""
@@ -126,6 +134,10 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         )
         # A generator of its own: the loader must not draw from the one that makes dropout masks.
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
+
+    def configure_model(self) -> None:
+        """Cut the weights into the processes' shares, where the strategy does that."""
+        self._sharing.divide(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, and a learning rate that is a function of the step alone."""
@@ -150,30 +162,20 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         """Give the optimiser what it had when the state was saved."""
         if self._start is None:
             return
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        for name, weight in self._learning():
-            kept = {
-                kind: self._start.tensors[f"optimizer.{kind}.{name}"].to(
-                    "cpu" if kind == "step" else weight.device
-                )
-                for kind in _OPTIMIZER_TENSORS
-                if f"optimizer.{kind}.{name}" in self._start.tensors
-            }
-            if kept:
-                optimizer.state[weight] = kept
+        self._sharing.restore(self.model, self._optimizer(), self._start.tensors)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that learn, by name and whole; called by all processes at once."""
+        return self._sharing.weights(self.model)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's state as named tensors."""
-        state = self.optimizers(use_pl_optimizer=False).state
-        return {
-            f"optimizer.{kind}.{name}": state[weight][kind]
-            for name, weight in self._learning()
-            for kind in _OPTIMIZER_TENSORS
-            if kind in state.get(weight, {})
-        }
+        """The optimiser's state as named tensors; called by all processes at once."""
+        return self._sharing.optimizer_tensors(self.model, self._optimizer())
 
-    def _learning(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
+    def _optimizer(self) -> Any:
+        # DeepSpeed's is none of PyTorch's, and Lightning then hands it over in a list.
+        found = self.optimizers(use_pl_optimizer=False)
+        return found[0] if isinstance(found, list) else found
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout masks a function of seed and place, so that no state of chance is kept."""
@@ -188,8 +190,9 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
             NonFiniteLossError: It is NaN or infinite.
         """
         _ = batch_idx
-        inputs = self._with_pictures(batch["inputs"], self._collator, batch["indices"])
-        loss = example_losses(self.model, inputs, batch["labels"]).mean()
+        shared = self._shared(self._collator, batch["indices"]) if self._answers_only else None
+        inputs = self._with_pictures(batch["inputs"], self._collator, batch["indices"], shared)
+        loss = example_losses(self.model, inputs, batch["labels"], shared).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _non_finite(f"a loss of {value}", step=batch["step"])
@@ -211,21 +214,45 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         Raises:
             NonFiniteLossError: A gradient is NaN or infinite.
         """
-        gradients = [w.grad for group in optimizer.param_groups for w in group["params"]]
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        self.gradient_norm = float(norm)
         self.rate = optimizer.param_groups[0]["lr"]
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not (scaled or math.isfinite(self.gradient_norm)):
+        norm = self._sharing.gradient_norm(optimizer)
+        if norm is not None:
+            self._accept(norm)
+
+    def take_gradient_norm(self) -> float:
+        """Norm of the last optimiser step's gradients, before they were clipped.
+
+        Raises:
+            NonFiniteLossError: It is NaN or infinite, and could not be known before the step.
+        """
+        norm = self._sharing.norm_of_last_step(self._optimizer())
+        if norm is not None:
+            self._accept(norm)
+        return self._gradient_norm
+
+    def _accept(self, norm: float) -> None:
+        self._gradient_norm = norm
+        if not (self._options.precision == "fp16" or math.isfinite(norm)):
             step = self.trainer.global_step + (self._start.step if self._start else 0)
-            raise _non_finite(f"a gradient of norm {self.gradient_norm}", step=step)
+            raise _non_finite(f"a gradient of norm {norm}", step=step)
+
+    def _shared(self, collator: Collator, indices: Sequence[int]) -> Beginnings | None:
+        if not self._shares:
+            return None
+        prompts = [collator.rendered(index) for index in indices]
+        return find_beginnings(prompts, self._image_token_ids)
 
     def _with_pictures(
-        self, inputs: Mapping[str, Any], collator: Collator, indices: Sequence[int]
+        self,
+        inputs: Mapping[str, Any],
+        collator: Collator,
+        indices: Sequence[int],
+        shared: Beginnings | None,
     ) -> dict[str, Any]:
         if self._vision is None:
             return dict(inputs)
-        return {**inputs, **self._vision.inputs([collator.rendered(i) for i in indices])}
+        shown = indices if shared is None else [indices[row] for row in shared.rows]
+        return {**inputs, **self._vision.inputs([collator.rendered(index) for index in shown])}
 
     @torch.no_grad()
     def validation_scores(self, *, batch_size: int) -> list[float]:
@@ -233,20 +260,27 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         collator = self._validation
         if collator is None:
             return []
-        order = sorted(range(len(collator)), key=collator.length)
+        order = side_by_side(collator.lengths(), collator.pictures()).tolist()
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         scores = torch.zeros(len(order), dtype=torch.float64, device=self.device)
         self.model.eval()
-        for indices in batches[self.global_rank :: self.trainer.world_size]:
+        for number in range(
+            self.global_rank, len(batches) + self.global_rank, self.trainer.world_size
+        ):
+            # Where weights are shared, a process with nothing left must keep the others company.
+            indices = batches[min(number, len(batches) - 1)]
             inputs = collator.scoring_batch(indices, pixels=self._vision is None)
             moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            shared = self._shared(collator, indices)
             with self.trainer.precision_plugin.forward_context():
                 logits = choice_logits(
                     self.model,
-                    self._with_pictures(moved, collator, indices),
+                    self._with_pictures(moved, collator, indices, shared),
                     collator.choice_ids,
+                    shared,
                 ).double()
-            scores[indices] = torch.sigmoid(logits[:, 0] - logits[:, 1])
+            if number < len(batches):
+                scores[indices] = torch.sigmoid(logits[:, 0] - logits[:, 1])
         self.model.train()
         total: Tensor = self.trainer.strategy.reduce(scores, reduce_op="sum")
         return [float(score) for score in total.cpu()]

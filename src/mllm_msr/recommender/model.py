@@ -89,6 +89,8 @@ def add_lora(
         raise MissingExtraError("peft", "train")
     import peft  # noqa: PLC0415 - an extra
 
+    from mllm_msr.recommender.low_rank import LowRankLinear  # noqa: PLC0415 - imports it too
+
     pattern: str = "all-linear" if target == "all-linear" else _language_pattern(model, target)
     allowed = None if target == "all-linear" else set(language_layers(model))
     config = peft.LoraConfig(
@@ -98,6 +100,8 @@ def add_lora(
         init_lora_weights="gaussian" if init == "gaussian" else True,
         target_modules=pattern,
     )
+    # PEFT's way to bring a layer of one's own has no public name yet.
+    config._register_custom_module({nn.Linear: LowRankLinear})  # noqa: SLF001
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wrapped: nn.Module = peft.get_peft_model(model, config)

@@ -15,7 +15,7 @@ Scheduler = Literal["cosine", "constant"]
 Precision = Literal["bf16", "fp16", "fp32"]
 Loss = Literal["answer", "full"]
 
-STRATEGIES: Final = ("auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2")
+STRATEGIES: Final = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
 
 # Options that change how fast a run is or what it leaves behind, not what it learns.
 _HARMLESS: Final = frozenset(
@@ -49,9 +49,11 @@ class TrainingOptions:
         patience: Validations without gain before the run stops.
         checkpoint_every: Optimiser steps between saved states.
         gradient_checkpointing: Less memory for more time.
-        cache_vision: Encode each picture once, where model and method allow it.
-        strategy: One of `STRATEGIES`; those of DeepSpeed save no states.
+        cache_vision: Encode each picture once, and read what prompts of one picture share once
+            per batch, where model and method allow it.
+        strategy: One of `STRATEGIES`.
         devices: Devices per machine.
+        nodes: Machines; more than one take torchrun, see `launching`.
         tensorboard: Write TensorBoard files beside the log.
         seed: Seed of the LoRA matrices, the order of the examples and the dropout masks.
     """
@@ -80,6 +82,7 @@ class TrainingOptions:
     cache_vision: bool = True
     strategy: str = "auto"
     devices: int | Literal["auto"] = "auto"
+    nodes: int = 1
     tensorboard: bool = False
     seed: int = 0
 
@@ -87,7 +90,7 @@ class TrainingOptions:
         positive = ("rank", "batch_size", "accumulate", "epochs", "patience", "learning_rate")
         problems = [
             f"train.{name} must be above 0, it is {getattr(self, name)}"
-            for name in (*positive, "checkpoint_every")
+            for name in (*positive, "checkpoint_every", "nodes")
             if getattr(self, name) <= 0
         ]
         problems += [
@@ -98,13 +101,10 @@ class TrainingOptions:
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             problems.append(f"train.strategy must be one of {known}, it is {self.strategy!r}")
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            problems.append("train.strategy fsdp has no loss scaling, use train.precision bf16")
         if problems:
             raise SettingsError(problems)
-
-    @property
-    def saves_states(self) -> bool:
-        """Whether a killed run can go on: DeepSpeed keeps the optimiser's state in parts."""
-        return not self.strategy.startswith("deepspeed")
 
     def fingerprint(self) -> dict[str, Any]:
         """The options that change what is learned, as JSON has them."""

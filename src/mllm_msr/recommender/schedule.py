@@ -12,47 +12,58 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mllm_msr.recommender.options import Scheduler
 
-# Steps whose examples are sorted by length together: enough to make batches even, few enough
-# to leave their order random.
+# Steps whose examples are sorted together: enough to make batches even, few enough to leave their
+# order random. Of a short epoch it is a part, so that hardly an example meets itself in a step.
 _WINDOW: Final = 16
+_PARTS_OF_EPOCH: Final = 4
 
 
 class Schedule:
     """The order of the examples.
 
     Epochs follow each other as one endless stream, each in its own random order, and every step
-    takes the same number of examples from it. Within a window of steps the examples are sorted by
-    length and the steps shuffled.
+    takes the same number of examples from it. Within a window of steps the examples are put
+    `side_by_side` and the steps shuffled.
 
     Args:
         lengths: Length of each example, in any unit: [n_examples].
         examples_per_step: Batch size x accumulated batches x devices.
         n_steps: Optimiser steps in all.
         seed: Seed of the order.
+        pictures: Number of what each example shows: [n_examples]; all the same where left out.
     """
 
     def __init__(
-        self, lengths: Sequence[int], examples_per_step: int, *, n_steps: int, seed: int
+        self,
+        lengths: Sequence[int],
+        examples_per_step: int,
+        *,
+        n_steps: int,
+        seed: int,
+        pictures: Sequence[int] | None = None,
     ) -> None:
         self._lengths = np.asarray(lengths)
+        self._pictures = np.zeros_like(self._lengths) if pictures is None else np.asarray(pictures)
         self.examples_per_step = examples_per_step
         self.n_steps = n_steps
         self._seed = seed
+        steps_of_epoch = len(self._lengths) // examples_per_step
+        self._window_steps = min(_WINDOW, max(1, steps_of_epoch // _PARTS_OF_EPOCH))
         self._window: tuple[int, NDArray[np.int64]] | None = None
 
     def step(self, index: int) -> NDArray[np.int64]:
-        """Example numbers of a step, shortest example first: [examples_per_step].
+        """Example numbers of a step, as `side_by_side` has them: [examples_per_step].
 
         Raises:
             IndexError: The step is not one of `n_steps`.
         """
         if not 0 <= index < self.n_steps:
             raise IndexError(f"step {index} of {self.n_steps}")
-        number, place = divmod(index, _WINDOW)
+        number, place = divmod(index, self._window_steps)
         if self._window is None or self._window[0] != number:
             self._window = (number, self._sorted_window(number))
         steps: NDArray[np.int64] = self._window[1][place]
@@ -60,10 +71,10 @@ class Schedule:
 
     def _sorted_window(self, number: int) -> NDArray[np.int64]:
         size = self.examples_per_step
-        first = number * _WINDOW
-        n_steps = min(_WINDOW, self.n_steps - first)
+        first = number * self._window_steps
+        n_steps = min(self._window_steps, self.n_steps - first)
         indices = self._stream(first * size, (first + n_steps) * size)
-        order = np.argsort(self._lengths[indices], kind="stable")
+        order = side_by_side(self._lengths[indices], self._pictures[indices])
         steps = indices[order].reshape(n_steps, size)  # [steps, examples_per_step]
         shuffled = np.random.default_rng([self._seed, 1, number]).permutation(n_steps)
         window: NDArray[np.int64] = steps[shuffled]
@@ -81,6 +92,25 @@ class Schedule:
         )
         offset = epochs.start * n_examples
         return orders[start - offset : stop - offset]
+
+
+def side_by_side(lengths: ArrayLike, pictures: ArrayLike) -> NDArray[np.int64]:
+    """Put examples of one picture next to each other, and pictures of like prompts.
+
+    What the prompts of one picture share is then read once (`beginnings`), and little of a batch
+    is padding.
+
+    Args:
+        lengths: Length of each example: [n].
+        pictures: Number of what each example shows: [n].
+
+    Returns:
+        Places of the examples, pictures of short prompts first: [n].
+    """
+    lengths = np.asarray(lengths)
+    picture = np.unique(pictures, return_inverse=True)[1]
+    means = np.bincount(picture, weights=lengths) / np.bincount(picture)
+    return np.lexsort((lengths, picture, means[picture]))
 
 
 def count_steps(

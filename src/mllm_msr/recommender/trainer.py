@@ -39,6 +39,7 @@ from mllm_msr.recommender.model import (
 from mllm_msr.recommender.options import Precision, TrainingOptions
 from mllm_msr.recommender.quiet import quiet_lightning
 from mllm_msr.recommender.schedule import Schedule, count_steps
+from mllm_msr.recommender.strategies import Sharing, sharing_of
 from mllm_msr.recommender.training_state import LOG_FILE, Progress, TrainingState, load_newest
 from mllm_msr.recommender.validation import Judge, ValidationMetric, auc_per_user, judge_of
 from mllm_msr.recommender.vision import VisionCache
@@ -144,7 +145,10 @@ def train(
         **options.fingerprint(),
     }
     folder = output / _FOLDER
-    start = load_newest(folder) if follow else _start(folder, facts, resume=resume)
+    start = None if follow else _start(folder, facts, resume=resume)
+    _meet()
+    if follow:
+        start = load_newest(folder)
     progress = Progress.of(start)
     model = _learning_model(loaded.model, options)
     if start is not None:
@@ -241,6 +245,12 @@ def _start(folder: Path, facts: dict[str, Any], *, resume: bool) -> TrainingStat
     return state
 
 
+def _meet() -> None:
+    """Where torchrun has started all at once: nobody reads the state before the leader says so."""
+    if torch.distributed.is_torchelastic_launched() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(torch.zeros(1))
+
+
 def _learning_model(model: torch.nn.Module, options: TrainingOptions) -> torch.nn.Module:
     """The model with what learns unfrozen, and everything else frozen."""
     if options.method == "full":
@@ -292,7 +302,8 @@ def _fit(
         image_token_ids=image_token_ids(loaded.model),
     )
     with quiet_lightning():
-        trainer = _lightning_trainer(options, folder)
+        sharing = sharing_of(options)
+        trainer = _lightning_trainer(options, sharing, folder)
         schedule = _schedule(collator, options, n_devices=trainer.world_size)
         progress.examples_per_step = schedule.examples_per_step
         cached = options.cache_vision and VisionCache.fits(model)
@@ -303,6 +314,7 @@ def _fit(
             schedule=schedule,
             vision=VisionCache(model, renderer) if cached else None,
             options=options,
+            sharing=sharing,
             start=start,
         )
         per_epoch = max(1, round(schedule.n_steps / options.epochs))
@@ -314,20 +326,21 @@ def _fit(
                 facts=facts,
                 judge=judge,
                 validate_every=options.validate_every or per_epoch,
-                checkpoint_every=options.checkpoint_every if options.saves_states else 0,
+                checkpoint_every=options.checkpoint_every,
                 patience=options.patience,
                 batch_size=options.batch_size,
                 advance=advance,
             )
             trainer.callbacks.append(keeper)
             trainer.fit(module)
+        sharing.join(model)
     return bool(trainer.is_global_zero)
 
 
 def _schedule(collator: Collator, options: TrainingOptions, *, n_devices: int) -> Schedule:
     per_step = options.batch_size * options.accumulate * n_devices
     return Schedule(
-        [collator.length(index) for index in range(len(collator))],
+        collator.lengths(),
         per_step,
         n_steps=count_steps(
             len(collator),
@@ -336,17 +349,19 @@ def _schedule(collator: Collator, options: TrainingOptions, *, n_devices: int) -
             max_steps=options.max_steps,
         ),
         seed=options.seed,
+        pictures=collator.pictures(),
     )
 
 
-def _lightning_trainer(options: TrainingOptions, folder: Path) -> Any:
+def _lightning_trainer(options: TrainingOptions, sharing: Sharing, folder: Path) -> Any:
     import lightning  # noqa: PLC0415 - takes seconds
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return lightning.Trainer(
         accelerator="auto",
         devices=options.devices,
-        strategy=options.strategy,
+        num_nodes=options.nodes,
+        strategy=sharing.lightning(),
         precision=_LIGHTNING_PRECISION[options.precision],
         max_epochs=1,
         accumulate_grad_batches=options.accumulate,

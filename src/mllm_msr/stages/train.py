@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mllm_msr.launching import leading
+from mllm_msr.launching import Roll, is_launched, leading, require_launcher, roll
 from mllm_msr.recommender.options import TrainingOptions
 from mllm_msr.store import Stage
 from mllm_msr.workspace import Workspace
@@ -22,7 +23,27 @@ def run(work: Workspace) -> None:
     """Fine-tune the recommender, unless the settings say not to."""
     if not work.settings.train.enabled:
         return
+    with roll() as group:
+        if work.run.follows and is_launched(os.environ):
+            require_launcher(work.settings.train.nodes, work.settings.train.devices)
+            for fold in group.folds():
+                _fit(work, fold, _arguments(work))
+            raise SystemExit(0)
+        _train_folds(work, group)
+        group.call(None)
+
+
+def _arguments(work: Workspace) -> dict[str, Any]:
+    """The settings as `TrainingOptions` takes them."""
     arguments = work.settings.train.model_dump(mode="json", exclude={"enabled", "max_text_tokens"})
+    if arguments["nodes"] == 1:
+        # What run folders say that were trained before there was this setting.
+        del arguments["nodes"]
+    return arguments
+
+
+def _train_folds(work: Workspace, group: Roll) -> None:
+    arguments = _arguments(work)
     with contextlib.closing(work.bare_backend()) as backend:
         model = backend.identity
     for fold in work.folds():
@@ -34,14 +55,18 @@ def run(work: Workspace) -> None:
             model=model,
         ) as stage:
             if not stage.finished:
-                _train_fold(work, stage, fold, arguments)
+                _train_fold(work, stage, fold, arguments, group)
 
 
-def _train_fold(work: Workspace, stage: Stage, fold: int, arguments: Mapping[str, Any]) -> None:
+def _train_fold(
+    work: Workspace, stage: Stage, fold: int, arguments: Mapping[str, Any], group: Roll
+) -> None:
     if work.run.follows:
         _fit(work, fold, arguments)
         # All that a follower is for; the rest of the command, whichever it is, is the leader's.
         raise SystemExit(0)
+    require_launcher(work.settings.train.nodes, work.settings.train.devices)
+    group.call(fold)
     with leading():
         summary, n_examples = _fit(work, fold, arguments)
     stage.register(work.adapter(fold))
