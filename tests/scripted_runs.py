@@ -79,7 +79,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Script:
         drawn = zlib.crc32((self._weights + scripted.prompt_text(prompt)).encode()) % 997 / 1000
         return (drawn + 0.001, 0.999 - drawn)
 
-    def train_fold(work, stage, fold, arguments) -> None:
+    def train_fold(work, stage, fold, arguments, group) -> None:
         folder = work.run.folder / work.adapter(fold)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights").write_text(f"seed {arguments['seed']}")
