@@ -31,7 +31,12 @@ Ask = Callable[[httpx2.AsyncClient, int], Awaitable[httpx2.Response]]
 
 
 def run(
-    *, folder: str = "runs/demo", clients: int = 4, requests: int = 180, budget: int = 20
+    *,
+    folder: str = "runs/demo",
+    clients: int = 4,
+    requests: int = 180,
+    budget: int = 20,
+    copies: int = 0,
 ) -> dict[str, Any]:
     """Measure a served run.
 
@@ -40,6 +45,7 @@ def run(
         clients: Clients at a time.
         requests: Requests of each kind, all clients together.
         budget: Candidates that the model ranks for each list.
+        copies: Copies of the ranking model; as many as the service thinks right where 0.
 
     Returns:
         For each kind of request its p50, p95 and p99 in milliseconds as the clients see them, the
@@ -74,7 +80,7 @@ def run(
         return await client.post("/v1/events", json={"events": [event]})
 
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
-    result |= {"clients": clients, "budget": budget}
+    result |= {"clients": clients, "budget": budget, "copies": copies or None}
     # Users of one preference share what was scored for it: the first service keeps no score.
     services: dict[int, dict[str, tuple[Ask, int]]] = {
         0: {"lists_first": (list_of(0), clients), "lists_cold": (list_of(requests), clients)},
@@ -88,7 +94,10 @@ def run(
     for kept_scores, kinds in services.items():
         with (
             tempfile.TemporaryDirectory() as state,
-            _served(Path(folder), Path(state), kept_scores=kept_scores) as (url, process_id),
+            _served(Path(folder), Path(state), kept_scores=kept_scores, copies=copies) as (
+                url,
+                process_id,
+            ),
         ):
             _settle(url, users[: 2 * requests], items)
             for name, (ask, n_clients) in kinds.items():
@@ -103,11 +112,13 @@ def run(
 
 
 @contextmanager
-def _served(folder: Path, state: Path, *, kept_scores: int) -> Iterator[tuple[str, int]]:
+def _served(
+    folder: Path, state: Path, *, kept_scores: int, copies: int
+) -> Iterator[tuple[str, int]]:
     command = [
         sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
         f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
-        f"serve.kept_scores={kept_scores}",
+        f"serve.kept_scores={kept_scores}", f"serve.copies={copies or 'null'}",
     ]  # fmt: skip
     # Into a file: a pipe that nobody reads is full after 64 kB of warnings, and the service hangs.
     messages = state / "messages.txt"

@@ -177,8 +177,9 @@ class MllmMsr:
     def useful_copies(self) -> int:
         """How many copies of the ranking model a service of this machine should hold.
 
-        Two copies of a small model with one thread each answer half as many lists again as one
-        with two threads; of a large one, or one elsewhere, more than one is for the user to ask.
+        Several copies of a small model with one thread each answer more lists than one with as
+        many threads (`benchmarks serving --copies`); of a large one, or one elsewhere, more than
+        one is for the user to ask.
         """
         from mllm_msr.checkpoints import chosen_device  # noqa: PLC0415 - imports torch
 

@@ -162,7 +162,7 @@ def train(
             validation_examples=validation_examples,
             judge=judge,
             options=options,
-            folder=output / _FOLDER,
+            folder=folder,
             facts=facts,
             start=start,
             progress=progress,
@@ -175,7 +175,7 @@ def train(
             save_weights(
                 model, loaded.processor, weights, method=options.method, step=summary.best_step
             )
-        _write_summary(output / _FOLDER, summary)
+        _write_summary(folder, summary)
     return summary
 
 
