@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from mllm_msr import tables
+from mllm_msr.backends._decoding import _States
 from mllm_msr.backends._engine import Engine
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.caching import CachedBackend
@@ -36,8 +37,8 @@ class Work:
 
     tiles: int = 0  # parts of pictures through the vision tower
     read: int = 0  # prompt tokens through the decoder, padding included
-    steps: int = 0  # passes that write one token of each row
-    written: int = 0  # rows of those passes
+    steps: int = 0  # passes that write, each at least one token of each row
+    written: int = 0  # tokens of those passes, wrong guesses included
 
     def within(self, recorded: Work) -> bool:
         """Whether something was done, and nothing more often than was recorded."""
@@ -52,9 +53,9 @@ def observe(model: Any) -> Work:
         given = kwargs.get("input_ids")
         given = given if given is not None else kwargs["inputs_embeds"]
         rows, length = given.shape[:2]
-        if length == 1:
+        if isinstance(kwargs["past_key_values"], _States):
             work.steps += 1
-            work.written += rows
+            work.written += rows * length
         else:
             work.read += rows * length
 
@@ -112,14 +113,28 @@ def test_writing(loaded: LoadedCheckpoint, pictures: Sequence[Path]) -> None:
         )
         for n in range(12)
     ]
-    completions = dict(Engine(loaded, batch_size=4).generate(prompts))
+    completions = dict(Engine(loaded, batch_size=4, speculative_tokens=0).generate(prompts))
     assert len(completions) == 12
     # No more steps than the longest answer needs, no row in a step that writes nothing.
     assert work.within(Work(tiles=26, read=467, steps=39, written=40 + 11 * 5 - 12))
 
 
+def test_writing_what_can_be_guessed(loaded: LoadedCheckpoint) -> None:
+    prompts = [
+        Prompt((Message("user", (TextPart(f"Describe film {n % 3}."),)),), max_new_tokens=21)
+        for n in range(6)
+    ]
+    engine = Engine(loaded, batch_size=6)
+    first = dict(engine.generate(prompts))
+    work = observe(loaded.model)
+    assert dict(engine.generate(prompts)) == first
+    # Guesses that are right save three steps of four.
+    assert work.within(Work(read=72, steps=6, written=136))  # of 20 steps and 120 tokens
+
+
 def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    model = HuggingFaceBackend(str(tiny_checkpoint("llama")), device="cpu")
+    checkpoint = str(tiny_checkpoint("llama"))
+    model = HuggingFaceBackend(checkpoint, device="cpu", speculative_tokens=0)
     work = observe(model._model._engine()._model)
     items = [f"i{n}" for n in range(6)]
     summaries = pl.DataFrame(

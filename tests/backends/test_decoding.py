@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mllm_msr.backends._decoding import Rows, can_write
 from mllm_msr.backends._engine import Engine
+from mllm_msr.backends._speculation import Speculation
 from mllm_msr.checkpoints import LoadedCheckpoint, load_model
 from mllm_msr.records import Completion, ImagePart, Message, Prompt, TextPart
 
@@ -50,8 +52,10 @@ def test_answers_are_those_of_transformers(
     loaded = load_model(str(tiny_checkpoint(family)), device="cpu", attention=attention)
     prompts = many(13, pictures=pictures if loaded.supports_images else ())
     expected = plainly(loaded, prompts)
-    for batch_size in (1, 4, 32):
-        assert dict(Engine(loaded, batch_size=batch_size).generate(prompts)) == expected
+    for batch_size, guessed in itertools.product((1, 4, 32), (0, 1, 3)):
+        engine = Engine(loaded, batch_size=batch_size, speculative_tokens=guessed)
+        assert dict(engine.generate(prompts)) == expected
+        assert dict(engine.generate(prompts)) == expected  # all of it could be guessed now
 
 
 def test_a_row_that_ends_makes_room(tiny_checkpoint: Checkpoint) -> None:
@@ -64,7 +68,7 @@ def test_a_row_that_ends_makes_room(tiny_checkpoint: Checkpoint) -> None:
             rows.append(len(kwargs["input_ids"]))
 
     loaded.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
-    completions = dict(Engine(loaded, batch_size=4).generate(prompts))
+    completions = dict(Engine(loaded, batch_size=4, speculative_tokens=0).generate(prompts))
     written = [completions[n].output_tokens for n in range(21)]
     assert written == [40, *[4] * 20]
     # One token of each answer comes from its prompt, every other from one row of one step.
@@ -75,7 +79,8 @@ def test_a_row_that_ends_makes_room(tiny_checkpoint: Checkpoint) -> None:
 def test_the_longest_answer_delays_no_other(tiny_checkpoint: Checkpoint) -> None:
     loaded = load_model(str(tiny_checkpoint("llama")), device="cpu")
     prompts = [ask("One.", new=40), *(ask(f"Film {n}.", new=4) for n in range(5))]
-    order = [index for index, _ in Engine(loaded, batch_size=2).generate(prompts)]
+    engine = Engine(loaded, batch_size=2, speculative_tokens=0)
+    order = [index for index, _ in engine.generate(prompts)]
     assert order[-1] == 0
 
 
@@ -134,13 +139,45 @@ def test_room_is_bounded_by_tokens(tiny_checkpoint: Checkpoint) -> None:
     assert max(rows) == 3
 
 
-def test_rows_that_stay_keep_their_states(tiny_checkpoint: Checkpoint) -> None:
+def test_what_was_written_before_takes_fewer_steps(tiny_checkpoint: Checkpoint) -> None:
+    loaded = load_model(str(tiny_checkpoint("llama")), device="cpu")
+    widths: list[int] = []
+
+    def note(_: Any, args: Any, kwargs: Any) -> None:
+        widths.append(kwargs["input_ids"].shape[1])
+
+    engine = Engine(loaded, speculative_tokens=3)
+    prompt = ask("Film.", new=33)
+    [(_, first)] = engine.generate([prompt])
+    loaded.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    assert list(engine.generate([prompt])) == [(0, first)]
+    assert first.output_tokens == 33
+    assert widths[0] == first.prompt_tokens
+    assert widths[1:] == [4] * 8  # the first token comes from the prompt, then four a step
+
+
+def test_guesses_never_outlast_the_bound(tiny_checkpoint: Checkpoint) -> None:
+    loaded = load_model(str(tiny_checkpoint("llama")), device="cpu")
+    engine = Engine(loaded, speculative_tokens=3)
+    [(_, long)] = engine.generate([ask("Film.", new=33)])
+    for new in range(1, 9):
+        [(_, short)] = engine.generate([ask("Film.", new=new)])
+        assert (short.output_tokens, short.finish_reason) == (new, "length")
+        assert long.text.startswith(short.text)
+
+
+@pytest.mark.parametrize("guessed", [0, 3])
+def test_rows_that_stay_keep_their_states(guessed: int, tiny_checkpoint: Checkpoint) -> None:
     loaded = load_model(str(tiny_checkpoint("llama")), device="cpu")
     assert can_write(loaded.model)
-    rows = Rows(loaded.model)
+    rows = Rows(loaded.model, Speculation(guessed))
     ids = torch.tensor([[5, 6, 7], [8, 9, 0], [11, 12, 13]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])
-    rows.add({"input_ids": ids, "attention_mask": mask}, mask.sum(dim=1) - 1)
+    rows.add(
+        [[5, 6, 7], [8, 9], [11, 12, 13]],
+        {"input_ids": ids, "attention_mask": mask},
+        mask.sum(dim=1) - 1,
+    )
     rows.step()
     rows.keep([1, 2])
     for _ in range(80):  # past the room that was reserved first

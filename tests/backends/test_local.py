@@ -31,7 +31,8 @@ def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) ->
     models = [
         LocalModel(
             name, revision=None, dtype="float32", device="cpu", adapter=None, attention="auto",
-            batch_size=1, max_batch_tokens=1, prefix_cache_bytes=0, threads=None,
+            batch_size=1, max_batch_tokens=1, prefix_cache_bytes=0,
+        speculative_tokens=0, threads=None,
         )
         for name in ("one", "two", "three")
     ]  # fmt: skip

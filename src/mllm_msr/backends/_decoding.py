@@ -1,8 +1,9 @@
 """Answers written side by side, each leaving when it is finished and making room for the next.
 
 A batch that waits for its longest answer spends most of its steps on rows that have ended; here
-the engine fills their places (continuous batching), so that a step is spent on every token that
-is written and on no other. Greedy; the result is that of each prompt alone.
+the engine fills their places (continuous batching), and several tokens of an answer are read in
+one step where they can be guessed (`_speculation.py`). Greedy; the result is that of each prompt
+alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mllm_msr.backends._logits import last_places
+from mllm_msr.backends._speculation import LONGEST_MATCH, Speculation
+
+# Stands where a row has fewer guesses than another; no token has this id.
+_NOTHING: Final = -1
 
 # Places by which the room of all rows grows.
 _STEP: Final = 64
@@ -36,24 +41,31 @@ class Rows:
 
     Args:
         model: A causal language model for which `can_write` holds.
+        speculation: Guesses what comes next.
+
+    Attributes:
+        written: Tokens of each answer; the last step may have written more than one, perhaps past
+            the answer's end.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, speculation: Speculation) -> None:
         self._model = model
+        self._speculation = speculation
         attention = model.get_decoder().config._attn_implementation  # noqa: SLF001
         self._states = _States(across=attention == "eager")
         self._lengths = torch.zeros(0, dtype=torch.long, device=model.device)  # [rows]
-        self._latest = self._lengths  # tokens that the model has not read yet [rows]
+        self._prompts: list[Sequence[int]] = []
         self.written: list[list[int]] = []
 
     def __len__(self) -> int:
         return len(self.written)
 
     @torch.inference_mode()
-    def add(self, inputs: dict[str, Any], last: Tensor) -> None:
+    def add(self, prompts: Sequence[Sequence[int]], inputs: dict[str, Any], last: Tensor) -> None:
         """Read prompts and write the first token of each answer.
 
         Args:
+            prompts: Tokens of each new prompt.
             inputs: What the model's `forward` takes, padded on the right; with a cache where the
                 prompts' beginnings have been read.
             last: Place of each prompt's last token in `input_ids` [new rows].
@@ -63,41 +75,70 @@ class Rows:
             output = self._model(**{**inputs, "past_key_values": cache}, use_cache=True)
         first = output.logits[:, 0].float().argmax(dim=-1)
         self._states.add(cache, n_rows=len(self))
-        lengths = inputs["attention_mask"].sum(dim=1)
-        self._lengths = torch.cat([self._lengths, lengths])
-        self._latest = torch.cat([self._latest, first])
+        self._lengths = torch.cat([self._lengths, inputs["attention_mask"].sum(dim=1)])
+        self._prompts += prompts
         self.written += [[token] for token in first.tolist()]
+        for prompt in prompts:
+            self._speculation.learn(prompt)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Write one more token of each answer."""
-        longest = int(self._lengths.max()) + 1
-        self._states.open(self._lengths, longest)
-        places = torch.arange(longest, device=self._lengths.device)
-        unseen = places > self._lengths.unsqueeze(1)  # [rows, longest]
-        dtype = self._model.dtype
-        mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
-        mask = mask.masked_fill(unseen, torch.finfo(dtype).min)
-        hidden = self._model.get_decoder()(
-            input_ids=self._latest.unsqueeze(1),
-            position_ids=self._lengths.unsqueeze(1),
-            attention_mask=mask[:, None, None],  # [rows, 1, 1, longest]
-            past_key_values=self._states,
-            use_cache=True,
-        ).last_hidden_state  # [rows, 1, hidden]
-        logits = self._model.get_output_embeddings()(hidden[:, 0])
-        self._latest = logits.float().argmax(dim=-1)
-        self._lengths = self._lengths + 1
-        for answer, token in zip(self.written, self._latest.tolist(), strict=True):
-            answer.append(token)
+        """Write one more token of each answer, and those behind it that were guessed."""
+        endings = [self._ending(row) for row in range(len(self))]
+        guesses = self._speculation.guess(endings)
+        width = max(map(len, guesses))
+        read = [
+            [ending[-1], *guess, *[_NOTHING] * (width - len(guess))]
+            for ending, guess in zip(endings, guesses, strict=True)
+        ]
+        tokens = torch.tensor(read, device=self._lengths.device)  # [rows, 1 + width]
+        nexts = self._following(tokens)
+        n_right = (nexts[:, :-1] == tokens[:, 1:]).cumprod(dim=1).sum(dim=1)  # [rows]
+        self._lengths = self._lengths + n_right + 1
+        for row, (found, n) in enumerate(zip(nexts.tolist(), n_right.tolist(), strict=True)):
+            self._write(row, found[: n + 1])
+        self._speculation.judge(n_right.tolist(), width)
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """Let all other rows go."""
         index = torch.tensor(rows, dtype=torch.long, device=self._lengths.device)
         self._states.keep(index)
-        self._lengths, self._latest = self._lengths[index], self._latest[index]
+        self._lengths = self._lengths[index]
+        self._prompts = [self._prompts[row] for row in rows]
         self.written = [self.written[row] for row in rows]
+
+    def _following(self, tokens: Tensor) -> Tensor:
+        """What the model writes after each of the tokens [rows, n], were those before it right."""
+        behind = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = self._lengths.unsqueeze(1) + behind  # [rows, n]
+        longest = int(self._lengths.max()) + tokens.shape[1]
+        self._states.open(positions, longest)
+        places = torch.arange(longest, device=tokens.device)
+        unseen = places > positions.unsqueeze(2)  # [rows, n, longest]
+        dtype = self._model.dtype
+        mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
+        mask = mask.masked_fill(unseen, torch.finfo(dtype).min)
+        hidden = self._model.get_decoder()(
+            input_ids=tokens.clamp(min=0),
+            position_ids=positions,
+            attention_mask=mask.unsqueeze(1),  # [rows, 1, n, longest]
+            past_key_values=self._states,
+            use_cache=True,
+        ).last_hidden_state  # [rows, n, hidden]
+        logits: Tensor = self._model.get_output_embeddings()(hidden)
+        return logits.float().argmax(dim=-1)
+
+    def _ending(self, row: int) -> list[int]:
+        written = self.written[row][-LONGEST_MATCH:]
+        if len(written) == LONGEST_MATCH:
+            return written
+        return [*self._prompts[row][len(written) - LONGEST_MATCH :], *written]
+
+    def _write(self, row: int, tokens: Sequence[int]) -> None:
+        known = self._ending(row)
+        self.written[row] += tokens
+        self._speculation.learn([*known, *tokens], len(known))
 
 
 class _States:
@@ -114,7 +155,7 @@ class _States:
         # [room for rows, heads, places, size], of keys the view that may lie across.
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._n_rows = 0
-        self._lengths = torch.zeros(0)
+        self._positions = torch.zeros(0)
         self._longest = 0
 
     def add(self, cache: DynamicCache, *, n_rows: int) -> None:
@@ -127,17 +168,17 @@ class _States:
             for room, states in zip(kept, added, strict=True):
                 room[n_rows : self._n_rows, :, :length] = states
 
-    def open(self, lengths: Tensor, longest: int) -> None:
-        """Prepare for one token behind each row's `lengths`, the last at place `longest` - 1."""
+    def open(self, positions: Tensor, longest: int) -> None:
+        """Prepare for tokens at these places of each row [rows, n], all before `longest`."""
         self._reserve(self._n_rows, longest, like=self._layers)
-        self._lengths, self._longest = lengths, longest
+        self._positions, self._longest = positions, longest
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Put down one token's keys and values for each row, and give those of all."""
-        rows = torch.arange(self._n_rows, device=keys.device)
+        """Put down the new tokens' keys and values, and give those of all."""
+        rows = torch.arange(self._n_rows, device=keys.device).unsqueeze(1)
         both = self._layers[layer_idx]
         for room, states in zip(both, (keys, values), strict=True):
-            room[rows, :, self._lengths] = states[:, :, 0]
+            room[rows, :, self._positions] = states.transpose(1, 2)
         first, second = (room[: self._n_rows, :, : self._longest] for room in both)
         return first, second
 

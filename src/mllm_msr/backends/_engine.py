@@ -36,6 +36,7 @@ from mllm_msr.backends._jobs import (
 from mllm_msr.backends._logits import last_places, precise_choices
 from mllm_msr.backends._prefix_cache import PrefixCache
 from mllm_msr.backends._prefixes import PrefixStates, prefix_of, split
+from mllm_msr.backends._speculation import Speculation
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
 from mllm_msr.records import ChoiceScores, Completion, Prompt
@@ -63,6 +64,7 @@ class Engine:
             longer than that runs alone.
         prefix_cache_bytes: Memory for what the model has read of pictures that are asked about
             again in later calls.
+        speculative_tokens: Most tokens of an answer that are guessed at once; 0 guesses none.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         batch_size: int = 16,
         max_batch_tokens: int = 16_384,
         prefix_cache_bytes: int = 0,
+        speculative_tokens: int = 3,
     ) -> None:
         self._model: Any = loaded.model
         self._batch_size = batch_size
@@ -85,6 +88,7 @@ class Engine:
         self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
         self._cache = PrefixCache(prefix_cache_bytes if self._shares else 0)
         self._states = PrefixStates(self._cache)
+        self._speculation = Speculation(speculative_tokens)
         self._end_ids = _end_ids(loaded)
         # What a checkpoint suggests about sampling and penalties is put aside: answers are greedy.
         self._model.generation_config = transformers.GenerationConfig(
@@ -204,7 +208,7 @@ class Engine:
 
     def _write(self, jobs: deque[Job]) -> Iterator[tuple[int, Completion]]:
         """Write answers side by side, each leaving as it ends."""
-        rows, writing = Rows(self._model), list[Job]()
+        rows, writing = Rows(self._model, self._speculation), list[Job]()
         alone = 0  # jobs at the front that failed together and are tried one by one
         while jobs or writing:
             try:
@@ -212,20 +216,22 @@ class Engine:
                 writing += begun
                 if begun:
                     shared = len(begun) > 1 and begun[0].n_shared > 0
-                    rows.add(*(self._continued(begun) if shared else self._whole(begun)))
+                    inputs, last = self._continued(begun) if shared else self._whole(begun)
+                    rows.add([job.rendered.input_ids for job in begun], inputs, last)
                 else:
                     rows.step()
             except _FAULTS as error:
                 alone = self._set_back(jobs, writing, error, alone=alone)
                 if len(writing) == 1:
                     yield writing[0].index, _failed_completion(error)
-                rows, writing = Rows(self._model), []
+                rows, writing = Rows(self._model, self._speculation), []
                 continue
             going = [n for n, job in enumerate(writing) if not self._ended(job, rows.written[n])]
             if len(going) == len(writing):
                 continue
             for row in sorted(set(range(len(writing))) - set(going)):
-                yield writing[row].index, self._completion(writing[row], rows.written[row])
+                job = writing[row]
+                yield job.index, self._completion(job, rows.written[row][: job.max_new_tokens])
             alone = max(alone - len(writing) + len(going), 0)
             writing = [writing[row] for row in going]
             rows.keep(going)
@@ -243,7 +249,7 @@ class Engine:
         return len(writing)
 
     def _ended(self, job: Job, written: Sequence[int]) -> bool:
-        return written[-1] in self._end_ids or len(written) >= job.max_new_tokens
+        return len(written) >= job.max_new_tokens or not self._end_ids.isdisjoint(written)
 
     def _room(self, *, alone: bool) -> Room:
         return Room(1 if alone else self._batch_size, self._max_batch_tokens)

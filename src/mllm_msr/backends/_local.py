@@ -38,6 +38,7 @@ class LocalModel:
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
         prefix_cache_bytes: Memory for what has been read of pictures.
+        speculative_tokens: Most tokens of an answer that are guessed at once.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
     """
 
@@ -53,6 +54,7 @@ class LocalModel:
         batch_size: int,
         max_batch_tokens: int,
         prefix_cache_bytes: int,
+        speculative_tokens: int,
         threads: int | None,
     ) -> None:
         self._checkpoint = checkpoint
@@ -64,6 +66,7 @@ class LocalModel:
         self._batch_size = batch_size
         self._max_batch_tokens = max_batch_tokens
         self._prefix_cache_bytes = prefix_cache_bytes
+        self._speculative_tokens = speculative_tokens
         self._threads = threads
         self._loaded: Engine | None = None
         self._closed = False
@@ -137,4 +140,5 @@ class LocalModel:
             batch_size=self._batch_size,
             max_batch_tokens=self._max_batch_tokens,
             prefix_cache_bytes=self._prefix_cache_bytes,
+            speculative_tokens=self._speculative_tokens,
         )

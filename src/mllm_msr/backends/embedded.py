@@ -31,6 +31,9 @@ class EmbeddedBackend(Backend):
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
         prefix_cache_bytes: Memory for what the model has read of pictures when it scored, used
             where later calls ask about them again, as a service does; 0 keeps nothing.
+        speculative_tokens: Most tokens of an answer that are guessed at once, from what prompts
+            and answers said before, and read in one step; 0 guesses none. What is written does
+            not depend on it.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
 
     Raises:
@@ -47,6 +50,7 @@ class EmbeddedBackend(Backend):
         batch_size: int = 64,
         max_batch_tokens: int = 32_768,
         prefix_cache_bytes: int = 0,
+        speculative_tokens: int = 3,
         threads: int | None = None,
     ) -> None:
         if precision == "auto":
@@ -62,6 +66,7 @@ class EmbeddedBackend(Backend):
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             prefix_cache_bytes=prefix_cache_bytes,
+            speculative_tokens=speculative_tokens,
             threads=threads,
         )
 

@@ -34,6 +34,9 @@ class HuggingFaceBackend(Backend):
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
         prefix_cache_bytes: Memory for what the model has read of pictures when it scored, used
             where later calls ask about them again, as a service does; 0 keeps nothing.
+        speculative_tokens: Most tokens of an answer that are guessed at once, from what prompts
+            and answers said before, and read in one step; 0 guesses none. What is written does
+            not depend on it.
         attention: Implementation of attention; "auto" leaves it to the model.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
 
@@ -53,6 +56,7 @@ class HuggingFaceBackend(Backend):
         batch_size: int = 16,
         max_batch_tokens: int = 16_384,
         prefix_cache_bytes: int = 0,
+        speculative_tokens: int = 3,
         attention: Attention = "auto",
         threads: int | None = None,
     ) -> None:
@@ -66,6 +70,7 @@ class HuggingFaceBackend(Backend):
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             prefix_cache_bytes=prefix_cache_bytes,
+            speculative_tokens=speculative_tokens,
             threads=threads,
         )
 
