@@ -154,6 +154,10 @@ def test_what_was_written_before_takes_fewer_steps(tiny_checkpoint: Checkpoint) 
     assert first.output_tokens == 33
     assert widths[0] == first.prompt_tokens
     assert widths[1:] == [4] * 8  # the first token comes from the prompt, then four a step
+    engine.forget()
+    widths.clear()
+    assert list(engine.generate([prompt])) == [(0, first)]
+    assert len(widths) > 9
 
 
 def test_guesses_never_outlast_the_bound(tiny_checkpoint: Checkpoint) -> None:

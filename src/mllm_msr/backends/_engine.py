@@ -120,10 +120,16 @@ class Engine:
 
         return self._run(prompts, work_off, _failed_scores, answers=False)
 
+    def forget(self) -> None:
+        """Drop what earlier prompts have left in memory."""
+        self._states.clear()
+        self._cache.clear()
+        self._speculation.clear()
+
     def close(self) -> None:
         """Let the model go."""
         self._model = None
-        self._forget()
+        self.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -256,14 +262,10 @@ class Engine:
 
     def _halve(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
-        self._forget()
+        self.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _LOG.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
-
-    def _forget(self) -> None:
-        self._states.clear()
-        self._cache.clear()
 
     def _inputs(
         self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]

@@ -103,6 +103,11 @@ class LocalModel:
         """See `Backend.score`."""
         return self._engine().score(prompts, choices)
 
+    def forget(self) -> None:
+        """Drop what earlier prompts have left in memory; answers do not depend on it."""
+        if self._loaded is not None:
+            self._loaded.forget()
+
     def close(self) -> None:
         """Let the model go."""
         self._closed = True

@@ -36,9 +36,13 @@ class Speculation:
 
     def __init__(self, n_tokens: int) -> None:
         self._n_tokens = n_tokens
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
         self._followers: dict[tuple[int, ...], int] = {}
         # Of the first, second, ... guessed token: share of answers for which it was right, of late.
-        self._hits = [1.0] * n_tokens
+        self._hits = [1.0] * self._n_tokens
         self._n_steps = 0
 
     def learn(self, ids: Sequence[int], start: int = 0) -> None:

@@ -94,6 +94,10 @@ class HuggingFaceBackend(Backend):
         """Log-probabilities of the choices as first new token, over the whole vocabulary."""
         return self._model.score(prompts, choices)
 
+    def forget(self) -> None:
+        """Drop what earlier prompts have left in memory; answers do not depend on it."""
+        self._model.forget()
+
     def close(self) -> None:
         """Let the model go."""
         self._model.close()
