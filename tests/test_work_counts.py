@@ -135,7 +135,7 @@ def test_writing_what_can_be_guessed(loaded: LoadedCheckpoint) -> None:
 def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     checkpoint = str(tiny_checkpoint("llama"))
     model = HuggingFaceBackend(checkpoint, device="cpu", speculative_tokens=0)
-    work = observe(model._model._engine()._model)
+    work = observe(model._engine()._model)
     items = [f"i{n}" for n in range(6)]
     summaries = pl.DataFrame(
         [

@@ -10,7 +10,7 @@ import pytest
 
 from mllm_msr import checkpoints
 from mllm_msr.backends import _engine
-from mllm_msr.backends._local import LocalModel
+from mllm_msr.backends._local import LocalBackend
 
 
 def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,10 +29,10 @@ def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) ->
         _engine, "Engine", lambda loaded, **_: SimpleNamespace(score=lambda *_: [(0, loaded)])
     )
     models = [
-        LocalModel(
-            name, revision=None, dtype="float32", device="cpu", adapter=None, attention="auto",
-            batch_size=1, max_batch_tokens=1, prefix_cache_bytes=0,
-        speculative_tokens=0, threads=None,
+        LocalBackend(
+            "huggingface", name, revision=None, dtype="float32", device="cpu", adapter=None,
+            attention="auto", batch_size=1, max_batch_tokens=1, prefix_cache_bytes=0,
+            speculative_tokens=0, threads=None,
         )
         for name in ("one", "two", "three")
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mllm_msr.errors import BackendError
-from mllm_msr.interfaces import Capabilities
+from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.records import ChoiceScores, Completion, Prompt
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 _LOADING: Final = threading.Lock()
 
 
-class LocalModel:
+class LocalBackend(Backend):
     """What the backends of this process share; its arguments are those of `load_model`.
 
     Args:
+        kind: Begins the identity: the backend's name.
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: Precision of the weights.
@@ -44,6 +45,7 @@ class LocalModel:
 
     def __init__(
         self,
+        kind: str,
         checkpoint: str,
         *,
         revision: str | None,
@@ -57,6 +59,7 @@ class LocalModel:
         speculative_tokens: int,
         threads: int | None,
     ) -> None:
+        self._kind = kind
         self._checkpoint = checkpoint
         self._revision = revision
         self._dtype: Precision = dtype
@@ -89,18 +92,23 @@ class LocalModel:
         )
 
     @property
+    def identity(self) -> str:
+        """Weights by content or commit, precision and adapter."""
+        return f"{self._kind}:{self.facts.identity}"
+
+    @property
     def capabilities(self) -> Capabilities:
         """Pictures where the checkpoint reads them; choices and adapters always."""
         return Capabilities(images=self.facts.supports_images, choices=True, adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """See `Backend.generate`."""
+        """Answer prompts greedily, a batch of similar lengths at a time."""
         return self._engine().generate(prompts)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """See `Backend.score`."""
+        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
         return self._engine().score(prompts, choices)
 
     def forget(self) -> None:

@@ -6,18 +6,15 @@ same loader and driven by the same engine as a 7B LLaVA; only the defaults diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, final
 
-from mllm_msr.backends._local import LocalModel
+from mllm_msr.backends._local import LocalBackend
 from mllm_msr.embedded import weights_folder
-from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
 
 
 @final
-class EmbeddedBackend(Backend):
+class EmbeddedBackend(LocalBackend):
     """The packaged model, or one of its kind, loaded when it is first asked.
 
     Args:
@@ -55,7 +52,8 @@ class EmbeddedBackend(Backend):
     ) -> None:
         if precision == "auto":
             precision = "bfloat16" if _computes_in_bfloat16() else "float32"
-        self._model = LocalModel(
+        super().__init__(
+            "embedded",
             str(weights if weights is not None else weights_folder()),
             revision=None,
             dtype=precision,
@@ -69,34 +67,6 @@ class EmbeddedBackend(Backend):
             speculative_tokens=speculative_tokens,
             threads=threads,
         )
-
-    @property
-    def identity(self) -> str:
-        """Weights by content, adapter and precision."""
-        return f"embedded:{self._model.facts.identity}"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Pictures, choices and adapters."""
-        return self._model.capabilities
-
-    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts greedily, a batch of similar lengths at a time."""
-        return self._model.generate(prompts)
-
-    def score(
-        self, prompts: Iterable[Prompt], choices: Sequence[str]
-    ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
-        return self._model.score(prompts, choices)
-
-    def forget(self) -> None:
-        """Drop what earlier prompts have left in memory; answers do not depend on it."""
-        self._model.forget()
-
-    def close(self) -> None:
-        """Let the model go."""
-        self._model.close()
 
 
 def _computes_in_bfloat16() -> bool:

@@ -7,20 +7,17 @@ given. Loading is `checkpoints.py`, batching `_engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from mllm_msr.backends._local import LocalModel
-from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.backends._local import LocalBackend
 
 if TYPE_CHECKING:
     from mllm_msr.checkpoints import Attention, Precision
 
 
 @final
-class HuggingFaceBackend(Backend):
+class HuggingFaceBackend(LocalBackend):
     """A model loaded by Transformers, when it is first asked.
 
     Args:
@@ -60,7 +57,8 @@ class HuggingFaceBackend(Backend):
         attention: Attention = "auto",
         threads: int | None = None,
     ) -> None:
-        self._model = LocalModel(
+        super().__init__(
+            "huggingface",
             checkpoint,
             revision=revision,
             dtype=dtype,
@@ -73,31 +71,3 @@ class HuggingFaceBackend(Backend):
             speculative_tokens=speculative_tokens,
             threads=threads,
         )
-
-    @property
-    def identity(self) -> str:
-        """Weights by content or commit, precision and adapter."""
-        return f"huggingface:{self._model.facts.identity}"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Pictures where the checkpoint reads them; choices and adapters always."""
-        return self._model.capabilities
-
-    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts greedily, a batch of similar lengths at a time."""
-        return self._model.generate(prompts)
-
-    def score(
-        self, prompts: Iterable[Prompt], choices: Sequence[str]
-    ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
-        return self._model.score(prompts, choices)
-
-    def forget(self) -> None:
-        """Drop what earlier prompts have left in memory; answers do not depend on it."""
-        self._model.forget()
-
-    def close(self) -> None:
-        """Let the model go."""
-        self._model.close()
