@@ -83,6 +83,18 @@ def test_errors_are_one_sentence_with_an_exit_code(
     assert done.stdout == ""
 
 
+def test_what_several_processes_cannot_do_together_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    done = call("experiment", "figure4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "train, run under torchrun" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", ["datasets", "backends", "baselines", "presets"])
 def test_names_are_listed(tmp_path: Path, kind: str) -> None:
     done = call("list", kind, "--json", cwd=tmp_path)

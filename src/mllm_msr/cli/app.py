@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
-from mllm_msr.errors import MllmMsrError
+from mllm_msr.errors import MllmMsrError, UsageError
+from mllm_msr.launching import is_launched
 
 app = typer.Typer(
     name="mllm-msr",
@@ -27,11 +28,23 @@ app = typer.Typer(
 )
 
 
+# What several processes may do together; every other command would be done by each of them.
+_TOGETHER: Final = ("train", "run")
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages.")] = False,
 ) -> None:
     """Multimodal sequential recommendation with multimodal large language models."""
+    command = context.invoked_subcommand
+    if is_launched(os.environ) and command not in _TOGETHER:
+        raise UsageError(
+            needed=f"one of {', '.join(_TOGETHER)} under torchrun",
+            received=str(command),
+            remedy="train with torchrun, then start this command by itself",
+        )
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(message)s",
