@@ -54,7 +54,11 @@ def in_process(threads: int) -> Iterator[Backend]:
 def huggingface(threads: int) -> Iterator[Backend]:
     """The same weights in this process, as any other checkpoint."""
     backend = HuggingFaceBackend(
-        str(weights_folder()), dtype="float32", device="cpu", threads=threads
+        str(weights_folder()),
+        dtype="float32",
+        device="cpu",
+        threads=threads,
+        speculative_tokens=0,
     )
     with closing(backend):
         yield backend
@@ -141,7 +145,8 @@ def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
 
 
 def _arguments(threads: int) -> dict[str, Any]:
-    return {"precision": "float32", "device": "cpu", "threads": threads}
+    # Every round asks the same: what was written in the one before must not help to guess.
+    return {"precision": "float32", "device": "cpu", "threads": threads, "speculative_tokens": 0}
 
 
 @final
