@@ -7,7 +7,7 @@ others; an item without content, and a user without a history, score 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._catalogue import history_matrix, in_chunks, score_candidates
+from mllm_msr.baselines._catalogue import history_matrix, in_chunks
 from mllm_msr.baselines._content.features import Vectors, content_vectors
-from mllm_msr.baselines._state import State, damaged, load_state, save_state, unfitted
+from mllm_msr.baselines._fitted import FittedRecommender
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import TrainingData
 from mllm_msr.spaces import Between, Space
 
 _TEXT: Final = "text"
@@ -27,7 +27,7 @@ _IMAGE: Final = "image"
 
 
 @final
-class ContentKnn(Recommender):
+class ContentKnn(FittedRecommender):
     """Likeness of items by what they say and show.
 
     Args:
@@ -42,6 +42,8 @@ class ContentKnn(Recommender):
     Raises:
         SettingsError: A value is out of its range.
     """
+
+    ARRAYS = (_TEXT, _IMAGE)
 
     def __init__(
         self,
@@ -63,17 +65,17 @@ class ContentKnn(Recommender):
             problems.append(f"n_last must be at least 1, it is {n_last}")
         if problems:
             raise SettingsError(problems)
-        self._settings: dict[str, Any] = {
-            "text_encoder": text_encoder,
-            "image_encoder": image_encoder,
-            "image_weight": image_weight,
-            "decay": decay,
-            "n_last": n_last,
-            "seed": seed,
-        }
+        super().__init__(
+            {
+                "text_encoder": text_encoder,
+                "image_encoder": image_encoder,
+                "image_weight": image_weight,
+                "decay": decay,
+                "n_last": n_last,
+                "seed": seed,
+            }
+        )
         self._cache = content_cache
-        self._catalogue: tuple[str, ...] = ()
-        self._vectors: dict[str, Vectors] = {}
 
     @classmethod
     def space(cls) -> Space:
@@ -92,57 +94,25 @@ class ContentKnn(Recommender):
             image_encoder=self._settings["image_encoder"],
             cache=self._cache,
         )
-        self._catalogue = content.item_ids
-        self._vectors = {_TEXT: _directions(content.text), _IMAGE: _directions(content.image)}
-        return self
-
-    @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
-        return self._catalogue
+        vectors = {_TEXT: _directions(content.text), _IMAGE: _directions(content.image)}
+        return self._keep(content.item_ids, vectors)
 
     def score_catalogue(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' likeness to each history; see `interfaces.CatalogueScorer`."""
-        vectors, share = self._fitted(), self._settings["image_weight"]
+        """All items' likeness to each history, in [-1, 1]."""
+        state, share = self._fitted(), self._settings["image_weight"]
+        text, image = state.arrays[_TEXT], state.arrays[_IMAGE]
         read = history_matrix(
             users,
             interactions,
-            self._catalogue,
+            state.catalogue,
             decay=self._settings["decay"],
             n_last=self._settings["n_last"],
         )
         for chunk, rows in in_chunks(users, read):
-            scores = (1.0 - share) * _unit(rows @ vectors[_TEXT]) @ vectors[_TEXT].T
-            scores += share * _unit(rows @ vectors[_IMAGE]) @ vectors[_IMAGE].T
-            yield chunk, scores
-
-    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's likeness to its user's history, in [-1, 1]."""
-        self._fitted()
-        return score_candidates(self, candidates, interactions)
-
-    def save(self, folder: Path) -> None:
-        """Write settings, items and their vectors."""
-        save_state(folder, State(self._settings, self._catalogue, self._fitted()))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; the encoders are not needed again."""
-        state = load_state(folder, names=[_TEXT, _IMAGE])
-        try:
-            loaded = cls(**state.settings)
-        except (TypeError, SettingsError) as cause:
-            raise damaged(folder, str(cause)) from cause
-        loaded._catalogue = state.catalogue
-        loaded._vectors = {kind: state.arrays[kind] for kind in (_TEXT, _IMAGE)}
-        return loaded
-
-    def _fitted(self) -> dict[str, Vectors]:
-        if not self._vectors:
-            raise unfitted("content_knn")
-        return self._vectors
+            scores = (1.0 - share) * _unit(rows @ text) @ text.T
+            yield chunk, scores + share * _unit(rows @ image) @ image.T
 
 
 def _directions(vectors: Vectors) -> Vectors:

@@ -9,9 +9,8 @@ score 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, Self, final
+from collections.abc import Iterator
+from typing import Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +23,11 @@ from mllm_msr.baselines._catalogue import (
     chosen_matrix,
     history_matrix,
     in_chunks,
-    score_candidates,
 )
-from mllm_msr.baselines._state import (
-    State,
-    damaged,
-    load_state,
-    matrix_arrays,
-    matrix_names,
-    matrix_of,
-    save_state,
-    unfitted,
-)
+from mllm_msr.baselines._fitted import FittedRecommender
+from mllm_msr.baselines._state import State, matrix_arrays, matrix_names, matrix_of
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import TrainingData
 from mllm_msr.spaces import Between, Space
 
 _LIKENESS: Final = "likeness"
@@ -45,7 +35,7 @@ _SHARES: Final = "shares"
 
 
 @final
-class ItemKnn(Recommender):
+class ItemKnn(FittedRecommender):
     """Likeness of items by the users that they share.
 
     Args:
@@ -63,6 +53,8 @@ class ItemKnn(Recommender):
     Raises:
         SettingsError: A value is out of its range.
     """
+
+    ARRAYS = (*matrix_names(_LIKENESS), _SHARES)
 
     def __init__(
         self,
@@ -91,18 +83,17 @@ class ItemKnn(Recommender):
         ]
         if problems:
             raise SettingsError(problems)
-        self._settings: dict[str, Any] = {
-            "n_neighbours": n_neighbours,
-            "shrinkage": shrinkage,
-            "decay": decay,
-            "n_last": n_last,
-            "balance": balance,
-            "prior": prior,
-            "seed": seed,
-        }
-        self._catalogue: tuple[str, ...] = ()
-        self._likeness: sparse.csr_array | None = None
-        self._shares = np.zeros(0, dtype=np.float32)
+        super().__init__(
+            {
+                "n_neighbours": n_neighbours,
+                "shrinkage": shrinkage,
+                "decay": decay,
+                "n_last": n_last,
+                "balance": balance,
+                "prior": prior,
+                "seed": seed,
+            }
+        )
 
     @classmethod
     def space(cls) -> Space:
@@ -117,64 +108,36 @@ class ItemKnn(Recommender):
 
     def fit(self, data: TrainingData) -> Self:
         """Compare all pairs of items that some user shares."""
-        self._catalogue = catalogue_of(data)
-        chosen = chosen_matrix(data.interactions, self._catalogue)
-        self._shares = np.asarray(chosen.sum(axis=0), dtype=np.float32) / max(1, chosen.nnz)
-        self._likeness = _likeness(
+        catalogue = catalogue_of(data)
+        chosen = chosen_matrix(data.interactions, catalogue)
+        likeness = _likeness(
             chosen,
             n_neighbours=self._settings["n_neighbours"],
             shrinkage=self._settings["shrinkage"],
             balance=self._settings["balance"],
         )
-        return self
-
-    @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
-        return self._catalogue
+        shares = np.asarray(chosen.sum(axis=0), dtype=np.float32) / max(1, chosen.nnz)
+        return self._keep(catalogue, matrix_arrays(_LIKENESS, likeness) | {_SHARES: shares})
 
     def score_catalogue(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' likeness to each history; see `interfaces.CatalogueScorer`."""
-        likeness = self._fitted()
+        """All items' weighted likeness to each history, at least 0."""
+        state = self._fitted()
+        likeness, shares = matrix_of(_LIKENESS, state), state.arrays[_SHARES]
         read = history_matrix(
             users,
             interactions,
-            self._catalogue,
+            state.catalogue,
             decay=self._settings["decay"],
             n_last=self._settings["n_last"],
         )
         for chunk, rows in in_chunks(users, read):
-            yield chunk, (rows @ likeness).toarray() + self._settings["prior"] * self._shares
+            yield chunk, (rows @ likeness).toarray() + self._settings["prior"] * shares
 
-    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's weighted likeness to the items of its user's history, at least 0."""
-        self._fitted()
-        return score_candidates(self, candidates, interactions)
-
-    def save(self, folder: Path) -> None:
-        """Write settings, items and their neighbours."""
-        arrays = matrix_arrays(_LIKENESS, self._fitted()) | {_SHARES: self._shares}
-        save_state(folder, State(self._settings, self._catalogue, arrays))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        state = load_state(folder, names=[*matrix_names(_LIKENESS), _SHARES])
-        try:
-            loaded = cls(**state.settings)
-            loaded._likeness = matrix_of(_LIKENESS, state)
-        except (TypeError, ValueError, SettingsError) as cause:
-            raise damaged(folder, str(cause)) from cause
-        loaded._catalogue = state.catalogue
-        loaded._shares = state.arrays[_SHARES]
-        return loaded
-
-    def _fitted(self) -> sparse.csr_array:
-        if self._likeness is None:
-            raise unfitted("item_knn")
-        return self._likeness
+    def check(self, state: State) -> None:
+        """Refuse a matrix that is none of this catalogue."""
+        matrix_of(_LIKENESS, state)
 
 
 def _likeness(

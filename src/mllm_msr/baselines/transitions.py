@@ -9,9 +9,8 @@ Items that nobody chose score 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, Self, final
+from collections.abc import Iterator
+from typing import Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +22,11 @@ from mllm_msr.baselines._catalogue import (
     history_matrix,
     in_chunks,
     item_codes,
-    score_candidates,
 )
-from mllm_msr.baselines._state import (
-    State,
-    damaged,
-    load_state,
-    matrix_arrays,
-    matrix_names,
-    matrix_of,
-    save_state,
-    unfitted,
-)
+from mllm_msr.baselines._fitted import FittedRecommender
+from mllm_msr.baselines._state import State, matrix_arrays, matrix_names, matrix_of
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import TrainingData
 from mllm_msr.spaces import Between, Space
 
 _FOLLOWERS: Final = "followers"
@@ -44,7 +34,7 @@ _SHARES: Final = "shares"
 
 
 @final
-class Transitions(Recommender):
+class Transitions(FittedRecommender):
     """P(next item | last item), smoothed.
 
     Args:
@@ -56,6 +46,8 @@ class Transitions(Recommender):
     Raises:
         SettingsError: A value is out of its range.
     """
+
+    ARRAYS = (*matrix_names(_FOLLOWERS), _SHARES)
 
     def __init__(
         self, *, smoothing: float = 10.0, reach: int = 10, fading: float = 0.8, seed: int = 0
@@ -69,15 +61,7 @@ class Transitions(Recommender):
             problems.append(f"fading must lie in (0, 1], it is {fading}")
         if problems:
             raise SettingsError(problems)
-        self._settings: dict[str, Any] = {
-            "smoothing": smoothing,
-            "reach": reach,
-            "fading": fading,
-            "seed": seed,
-        }
-        self._catalogue: tuple[str, ...] = ()
-        self._followers: sparse.csr_array | None = None
-        self._shares = np.zeros(0, dtype=np.float32)
+        super().__init__({"smoothing": smoothing, "reach": reach, "fading": fading, "seed": seed})
 
     @classmethod
     def space(cls) -> Space:
@@ -90,10 +74,10 @@ class Transitions(Recommender):
 
     def fit(self, data: TrainingData) -> Self:
         """Count pairs of near items in all visible histories, and all choices."""
-        self._catalogue = catalogue_of(data)
-        n_items = len(self._catalogue)
+        catalogue = catalogue_of(data)
+        n_items = len(catalogue)
         rows = data.interactions.sort("user_id", "position")
-        items = item_codes(rows["item_id"], self._catalogue)
+        items = item_codes(rows["item_id"], catalogue)
         followers = sparse.csr_array((n_items, n_items), dtype=np.float32)
         for step in range(1, self._settings["reach"] + 1):
             same = (rows["user_id"] == rows["user_id"].shift(step)).fill_null(value=False)
@@ -102,53 +86,25 @@ class Transitions(Recommender):
             weights = np.full(len(later), weight, dtype=np.float32)
             pairs = (items[later - step], items[later])
             followers += sparse.csr_array((weights, pairs), shape=(n_items, n_items))
-        self._followers = sparse.csr_array(followers)
         counts = np.bincount(items, minlength=n_items)
-        self._shares = (counts / max(1, len(items))).astype(np.float32)
-        return self
-
-    @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
-        return self._catalogue
+        shares = (counts / max(1, len(items))).astype(np.float32)
+        found = matrix_arrays(_FOLLOWERS, sparse.csr_array(followers))
+        return self._keep(catalogue, found | {_SHARES: shares})
 
     def score_catalogue(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' probability after each last item; see `interfaces.CatalogueScorer`."""
-        followers, smoothing = self._fitted(), self._settings["smoothing"]
-        last = history_matrix(users, interactions, self._catalogue, n_last=1)
+        """All items' probability after each last item, in [0, 1]."""
+        state, smoothing = self._fitted(), self._settings["smoothing"]
+        followers, shares = matrix_of(_FOLLOWERS, state), state.arrays[_SHARES]
+        last = history_matrix(users, interactions, state.catalogue, n_last=1)
         for chunk, rows in in_chunks(users, last):
             observed = (rows @ followers).toarray()
             n_observed = observed.sum(axis=1, keepdims=True)
-            observed += np.float32(smoothing) * self._shares
+            observed += np.float32(smoothing) * shares
             observed /= n_observed + np.float32(smoothing)
             yield chunk, observed
 
-    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's probability after the last item of its user's history, in [0, 1]."""
-        self._fitted()
-        return score_candidates(self, candidates, interactions)
-
-    def save(self, folder: Path) -> None:
-        """Write settings, items, transitions and shares."""
-        arrays = matrix_arrays(_FOLLOWERS, self._fitted()) | {_SHARES: self._shares}
-        save_state(folder, State(self._settings, self._catalogue, arrays))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        state = load_state(folder, names=[*matrix_names(_FOLLOWERS), _SHARES])
-        try:
-            loaded = cls(**state.settings)
-            loaded._followers = matrix_of(_FOLLOWERS, state)
-        except (TypeError, ValueError, SettingsError) as cause:
-            raise damaged(folder, str(cause)) from cause
-        loaded._catalogue = state.catalogue
-        loaded._shares = state.arrays[_SHARES]
-        return loaded
-
-    def _fitted(self) -> sparse.csr_array:
-        if self._followers is None:
-            raise unfitted("transitions")
-        return self._followers
+    def check(self, state: State) -> None:
+        """Refuse a matrix that is none of this catalogue."""
+        matrix_of(_FOLLOWERS, state)
