@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -12,6 +13,9 @@ from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.records import Completion, ImagePart, Prompt, TextPart
 
 T = TypeVar("T")
+
+# Makes the context of one step's forward pass.
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class PlainModel:

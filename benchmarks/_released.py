@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import PlainModel, batched
+from benchmarks._plain import Autocast, PlainModel, batched
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommender.examples import Example
@@ -96,7 +96,12 @@ class Released(Backend):
 
 
 def train_released(
-    model: Any, loaded: LoadedCheckpoint, examples: Sequence[Example], *, rate: float
+    model: Any,
+    loaded: LoadedCheckpoint,
+    examples: Sequence[Example],
+    *,
+    rate: float,
+    autocast: Autocast,
 ) -> list[float]:
     """Fine-tune on some examples, one a step, without a loader's workers.
 
@@ -105,6 +110,7 @@ def train_released(
         loaded: What it was made of.
         examples: In the order in which they are seen.
         rate: Learning rate.
+        autocast: Entered anew in each step, since it remembers the weights that it has cast.
 
     Returns:
         The loss of each step.
@@ -115,7 +121,8 @@ def train_released(
     for example in examples:
         inputs = plain.inputs([example.prompt], answers=[example.answer])
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-        loss: Tensor = model(**inputs, labels=labels).loss
+        with autocast():
+            loss: Tensor = model(**inputs, labels=labels).loss
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

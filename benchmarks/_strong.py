@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import PlainModel, batched, shows_picture
+from benchmarks._plain import Autocast, PlainModel, batched, shows_picture
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommender.examples import Example
@@ -91,7 +91,12 @@ class Strong(Backend):
 
 
 def train_strong(
-    model: Any, loaded: LoadedCheckpoint, batches: Sequence[Sequence[Example]], *, rate: float
+    model: Any,
+    loaded: LoadedCheckpoint,
+    batches: Sequence[Sequence[Example]],
+    *,
+    rate: float,
+    autocast: Autocast,
 ) -> list[float]:
     """Fine-tune on batches of like lengths.
 
@@ -100,6 +105,7 @@ def train_strong(
         loaded: What it was made of.
         batches: In the order in which they are seen.
         rate: Learning rate.
+        autocast: Entered anew in each step, since it remembers the weights that it has cast.
 
     Returns:
         The loss of each step.
@@ -111,8 +117,9 @@ def train_strong(
         prompts = [example.prompt for example in batch]
         inputs = plain.inputs(prompts, answers=[example.answer for example in batch])
         # Padded on the left, every answer is the last token, told by the position before it.
-        logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2].float()
-        loss: Tensor = torch.nn.functional.cross_entropy(logits, inputs["input_ids"][:, -1])
+        with autocast():
+            logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2]
+        loss: Tensor = torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, -1])
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -94,17 +95,17 @@ def _compare(
     batches = all_batches[: max(n_strong // bench.batch_size, 1)]
     model = _adapted(loaded.model).train()
     at_first = {name: weight.clone() for name, weight in trainable_tensors(model).items()}
+    autocast = functools.partial(_autocast, bench)
     losses: dict[str, list[float]] = {}
 
     def released() -> int:
-        with _autocast(bench):
-            train_released(model, loaded, examples[:n_released], rate=_RATE)
+        part = examples[:n_released]
+        train_released(model, loaded, part, rate=_RATE, autocast=autocast)
         return sum(lengths[:n_released])
 
     def strong() -> int:
         load_trainable(model, at_first)
-        with _autocast(bench):
-            losses["strong"] = train_strong(model, loaded, batches, rate=_RATE)
+        losses["strong"] = train_strong(model, loaded, batches, rate=_RATE, autocast=autocast)
         return n_tokens * sum(map(len, batches)) // samples
 
     clock = _Clock(bench.device)
