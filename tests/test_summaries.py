@@ -110,6 +110,18 @@ def test_a_failed_text_summary_falls_back_on_the_title(items: pl.DataFrame) -> N
     assert frame["flags"].to_list() == ["text_failed,image_failed", "text_failed"]
 
 
+def test_flags_do_not_depend_on_which_answer_comes_first(
+    items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"text_words": 2, "image_words": 2, "words": 2}
+    expected = summarize(items, ScriptedBackend(answer), **limits)
+    backend = ScriptedBackend(answer)
+    generate = backend.generate
+    monkeypatch.setattr(backend, "generate", lambda asked: reversed(list(generate(asked))))
+    assert summarize(items, backend, **limits).equals(expected)
+    assert "text_cut,image_cut,fusion_cut" in expected["flags"].to_list()
+
+
 def test_both_sides_are_cut_to_their_limit(items: pl.DataFrame) -> None:
     backend = ScriptedBackend(["One two three. Four five six."])
     frame = summarize(items.head(1), backend, text_words=4, image_words=4, words=3)

@@ -31,6 +31,9 @@ Progress = Callable[[int], None]
 # a tokenizer knows badly take several tokens each.
 _TOKENS_PER_WORD = 3
 
+# What a flag begins with, in the order of the flags of an item.
+_STEPS = ("text", "image", "fusion", "nothing")
+
 
 @dataclass(slots=True)
 class _Draft:
@@ -192,6 +195,10 @@ def _settle(draft: _Draft, noun: str) -> None:
         draft.summary = f"A {noun} about which nothing is known."
 
 
+def _step_of(flag: str) -> int:
+    return _STEPS.index(flag.partition("_")[0])
+
+
 def _row(draft: _Draft) -> dict[str, str | None]:
     return {
         "item_id": draft.item.item_id,
@@ -199,5 +206,6 @@ def _row(draft: _Draft) -> dict[str, str | None]:
         "image_summary": draft.image_summary,
         "summary": draft.summary,
         "image_status": draft.image_status,
-        "flags": ",".join(draft.flags),
+        # Answers come in any order; what is said of them does not depend on it.
+        "flags": ",".join(sorted(draft.flags, key=_step_of)),
     }
