@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mllm_msr.recommender.model import decoder_prefix
-from mllm_msr.recommender.strategies import OPTIMIZER_TENSORS, Sharing, learning, saved_of
+from mllm_msr.recommender.strategies import Sharing, learning, saved_of, tensors_of
 
 
 @final
@@ -75,14 +75,7 @@ class FullShards(Sharing):
     def optimizer_tensors(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
         """The parts put together, as `weights`."""
         _cut_again(model)
-        return _gathered(
-            {
-                f"optimizer.{kind}.{name}": optimizer.state[weight][kind]
-                for name, weight in learning(model).items()
-                for kind in OPTIMIZER_TENSORS
-                if kind in optimizer.state.get(weight, {})
-            }
-        )
+        return _gathered(tensors_of(model, optimizer))
 
     def restore(self, model: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
         """Cut the tensors as the weights are cut."""

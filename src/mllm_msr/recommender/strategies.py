@@ -117,12 +117,7 @@ class Replicas(Sharing):
 
     def optimizer_tensors(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
         """The optimiser's own tensors."""
-        return {
-            f"optimizer.{kind}.{name}": optimizer.state[weight][kind]
-            for name, weight in learning(model).items()
-            for kind in OPTIMIZER_TENSORS
-            if kind in optimizer.state.get(weight, {})
-        }
+        return tensors_of(model, optimizer)
 
     def restore(self, model: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
         """Put the tensors where the optimiser looks for them."""
@@ -160,6 +155,16 @@ def sharing_of(options: TrainingOptions) -> Sharing:
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that learn, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def tensors_of(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """What an optimiser keeps of the parameters that learn, as `saved_of` finds it again."""
+    return {
+        f"optimizer.{kind}.{name}": optimizer.state[weight][kind]
+        for name, weight in learning(model).items()
+        for kind in OPTIMIZER_TENSORS
+        if kind in optimizer.state.get(weight, {})
+    }
 
 
 def saved_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
