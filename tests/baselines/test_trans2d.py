@@ -1,4 +1,4 @@
-"""Trans2D: blocks of equal length, scores that depend on a pair alone, settings."""
+"""Trans2D: histories beside their candidates, scores that depend on a pair alone, settings."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def model():
 
 def test_an_epoch_holds_every_target_with_its_history_and_new_items(model):
     batches = make().course(model, HISTORIES).batches(0)
-    assert sum(len(read) for batch in batches for read, _ in batch.blocks) == 3
+    assert [len(batch.candidates) for batch in batches] == [2, 1]
     found = {}
     for batch in batches:
-        for read, candidates in batch.blocks:
-            assert candidates.shape == (len(read), 4)
-            for row, (target, *drawn) in zip(read.tolist(), candidates.tolist(), strict=True):
-                found[target] = row
-                own = {3, 1, 2} if target in {1, 2} else {6, 5}
-                assert not own & set(drawn)
+        read = batch.items.split(batch.lengths.tolist())
+        for row, (target, *drawn) in zip(read, batch.candidates.tolist(), strict=True):
+            found[target] = row.tolist()
+            assert len(drawn) == 3
+            own = {3, 1, 2} if target in {1, 2} else {6, 5}
+            assert not own & set(drawn)
     assert found == {1: [3], 2: [3, 1], 5: [6]}
 
 
@@ -49,7 +49,7 @@ def test_epochs_differ_and_repeat_by_seed(model):
     course, again = (make(seed=2).course(model, HISTORIES) for _ in range(2))
 
     def drawn(batches):
-        return [candidates.tolist() for batch in batches for _, candidates in batch.blocks]
+        return [batch.candidates.tolist() for batch in batches]
 
     assert drawn(course.batches(1)) == drawn(again.batches(1))
     assert any(drawn(course.batches(0)) != drawn(course.batches(at)) for at in (1, 2, 3))
@@ -78,8 +78,8 @@ def test_every_row_gets_the_score_of_its_own_pair(model):
     table = model.network.token_table()
     histories = [[2, 3], [4], [2, 3], [], [1]]
     for score, read, item in zip(found, histories, [1, 2, 8, 1, 1], strict=True):
-        block = torch.tensor([read], dtype=torch.int64).view(1, len(read))
-        wanted = model.network(block, torch.tensor([[item]]), table).item()
+        given = torch.tensor(read, dtype=torch.int64), torch.tensor([len(read)])
+        wanted = model.network(*given, torch.tensor([[item]]), table).item()
         assert score == pytest.approx(wanted, abs=1e-5)
     assert len(set(found.round(6))) == 5
 

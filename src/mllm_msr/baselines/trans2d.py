@@ -27,7 +27,13 @@ from mllm_msr.baselines._content.rival import Arrays, ContentModel, ContentRival
 from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
 from mllm_msr.baselines._state import State
-from mllm_msr.baselines._training.drawing import NegativeItems, before, drawn_targets, owners_of
+from mllm_msr.baselines._training.drawing import (
+    NegativeItems,
+    before,
+    chosen,
+    drawn_targets,
+    owners_of,
+)
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
 from mllm_msr.baselines._training.ranges import not_a_share, too_small
 from mllm_msr.baselines._training.trained import Course
@@ -38,19 +44,29 @@ _BLOCK: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Histories and candidates, in one block for each length of history.
+class Pairs:
+    """Histories, each with its candidates.
 
     Attributes:
-        blocks: Pairs of histories [n, length] and candidates [n, m]; the first candidate is the
-            target.
+        items: int64 [n_tokens]; item codes of the histories, one after the other.
+        lengths: int64 [n]; items of each history.
+        candidates: int64 [n, m]; in training the target and then what was drawn.
     """
 
-    blocks: tuple[tuple[Tensor, Tensor], ...]
+    items: Tensor
+    lengths: Tensor
+    candidates: Tensor
 
-    def to(self, device: torch.device | str) -> Blocks:
-        """The same blocks on a device."""
-        return Blocks(tuple((one.to(device), other.to(device)) for one, other in self.blocks))
+    @classmethod
+    def of(cls, histories: Histories, rows: Codes, candidates: Codes) -> Pairs:
+        """Some of the histories; `candidates` are theirs [len(rows), m]."""
+        read = chosen(histories, rows)
+        arrays = read.items, read.lengths, candidates
+        return cls(*map(torch.from_numpy, arrays))
+
+    def to(self, device: torch.device | str) -> Pairs:
+        """The same pairs on a device."""
+        return Pairs(self.items.to(device), self.lengths.to(device), self.candidates.to(device))
 
 
 class PairModel(ContentModel):
@@ -103,28 +119,31 @@ class PairModel(ContentModel):
         table = self._table
         assert table is not None
         for who, where in self._blocks(rows, histories):
-            read = np.stack([histories.of(one) for one in who])
-            given = [torch.from_numpy(block).to(table.device) for block in (read, codes[where])]
-            scores[where] = self.network(given[0], given[1], table).float().cpu().numpy()
+            pairs = Pairs.of(histories, who, codes[where]).to(table.device)
+            scores[where] = self.logits(pairs, table).float().cpu().numpy()
         return scores
+
+    def logits(self, pairs: Pairs, table: Tensor) -> Tensor:
+        """Logits of the candidates, [n, m], with the tokens of all items as `table`."""
+        logits: Tensor = self.network(pairs.items, pairs.lengths, pairs.candidates, table)
+        return logits
 
     def arrays(self) -> Arrays:
         """Which items somebody chose."""
         return {"chosen": self._chosen}
 
     def _blocks(self, rows: Codes, histories: Histories) -> Iterator[tuple[Codes, Codes]]:
-        """Targets of equal length and equally many candidates, and the rows of these [n, m]."""
+        """Targets of similar length and equally many candidates, and the rows of these [n, m]."""
         order = np.argsort(rows, kind="stable")
         counts = np.bincount(rows, minlength=len(histories))
         starts = np.cumsum(counts) - counts
-        kinds, kind_of = np.unique(
-            np.stack([histories.lengths, counts], axis=1), axis=0, return_inverse=True
-        )
         n_attributes = 1 + len(self.content)
-        for kind, (length, count) in enumerate(kinds):
-            who = np.flatnonzero(kind_of.ravel() == kind)
-            pairs = n_attributes**2 * self.network.attention.n_heads * (length + 1) * count
-            size = max(1, _BLOCK // int(pairs))
+        for count in np.unique(counts):
+            who = np.flatnonzero(counts == count)
+            who = who[np.argsort(histories.lengths[who], kind="stable")]
+            longest = int(histories.lengths[who].max())
+            weights = n_attributes**2 * self.network.attention.n_heads * (longest + 1) * count
+            size = max(1, _BLOCK // int(weights))
             for part in np.split(who, range(size, len(who), size)):
                 yield part, order[starts[part][:, None] + np.arange(count)]
 
@@ -183,7 +202,7 @@ class Trans2d(ContentRival[PairModel]):
         owners = np.repeat(np.arange(len(histories)), histories.lengths)
         sampler = NegativeItems(owners, histories.items, n_items=fitted.codes.n_codes)
 
-        def batches(epoch: int) -> list[Blocks]:
+        def batches(epoch: int) -> list[Pairs]:
             rng = np.random.default_rng([self.seed, epoch])
             places = drawn_targets(histories, self.targets_per_user, rng)
             drawn = sampler.draw(owners_of(histories, places), self.n_negatives, rng)
@@ -192,12 +211,12 @@ class Trans2d(ContentRival[PairModel]):
             size = self.step_size(len(places))
             cuts = range(size, len(places), size)
             return [
-                _blocks(read, candidates, part) for part in np.split(np.arange(len(places)), cuts)
+                Pairs.of(read, part, candidates[part])
+                for part in np.split(np.arange(len(places)), cuts)
             ]
 
-        def loss(batch: Blocks) -> Tensor:
-            table = network.token_table()
-            logits = torch.cat([network(*block, table) for block in batch.blocks]).float()
+        def loss(batch: Pairs) -> Tensor:
+            logits = fitted.logits(batch, network.token_table()).float()
             labels = torch.zeros_like(logits)
             labels[:, 0] = 1.0
             return functional.binary_cross_entropy_with_logits(logits, labels)
@@ -215,14 +234,3 @@ class Trans2d(ContentRival[PairModel]):
             dropout=self.dropout,
         )
         return PairModel(network, codes, content, chosen=chosen, max_length=self.max_length)
-
-
-def _blocks(histories: Histories, candidates: Codes, rows: Codes) -> Blocks:
-    """One batch: the given rows, those of equal length together."""
-    lengths = histories.lengths[rows]
-    blocks = []
-    for length in np.unique(lengths):
-        own = rows[lengths == length]
-        read = histories.items[histories.starts[own][:, None] + np.arange(length)]
-        blocks.append((torch.from_numpy(read), torch.from_numpy(candidates[own])))
-    return Blocks(tuple(blocks))

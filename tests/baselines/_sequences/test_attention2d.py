@@ -30,8 +30,13 @@ def network():
 
 
 def logits(network, history, candidates):
-    read = torch.tensor([history], dtype=torch.int64).view(1, len(history))
-    return network(read, torch.tensor([candidates]), network.token_table())[0]
+    return all_logits(network, [history], [candidates])[0]
+
+
+def all_logits(network, histories, candidates):
+    items = torch.tensor([item for history in histories for item in history], dtype=torch.int64)
+    lengths = torch.tensor([len(history) for history in histories])
+    return network(items, lengths, torch.tensor(candidates), network.token_table())
 
 
 def test_each_attribute_has_its_own_map():
@@ -57,7 +62,8 @@ def test_scores_mix_pairs_steps_and_attributes():
         mixed = mixed + step * products.mean((0, 2))[:, None]
         weights = mixed.flatten().softmax(0).view(5, N_ATTRIBUTES)
         gathered[a] = torch.einsum("sb,sbd->d", weights, values)
-    assert torch.allclose(layer(candidate, history)[0, 0], layer.out(gathered), atol=1e-5)
+    found = layer(candidate, history[0], torch.tensor([4]))
+    assert torch.allclose(found[0, 0], layer.out(gathered), atol=1e-5)
 
 
 def test_a_candidates_logit_does_not_depend_on_the_others(network):
@@ -66,9 +72,10 @@ def test_a_candidates_logit_does_not_depend_on_the_others(network):
 
 
 def test_a_history_does_not_depend_on_the_others(network):
-    histories, candidates = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5], [6]])
-    together = network(histories, candidates, network.token_table())
-    assert torch.allclose(together[1], logits(network, [3, 4], [6]), atol=1e-6)
+    histories = [[1, 2, 7], [], [3], [4, 3, 2, 1]]
+    together = all_logits(network, histories, [[5, 1], [6, 2], [7, 3], [8, 4]])
+    alone = [logits(network, read, [at + 5, at + 1]) for at, read in enumerate(histories)]
+    assert torch.allclose(together, torch.stack(alone), atol=1e-6)
 
 
 @pytest.mark.parametrize("other", [[1, 2, 4], [2, 1, 3], [2, 3]], ids=["item", "order", "length"])
@@ -95,8 +102,7 @@ def test_without_a_history_the_candidate_speaks_for_itself(network):
 
 
 def test_every_weight_is_trained(network):
-    history, candidates = torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([[6, 7, 8, 0]])
-    network(history, candidates, network.token_table()).square().sum().backward()
+    logits(network, [1, 2, 3, 4, 5], [6, 7, 8, 0]).square().sum().backward()
     still = {name for name, weight in network.named_parameters() if not weight.grad.any()}
     assert not still
     assert network.item_ids.grad.any(dim=1).all()

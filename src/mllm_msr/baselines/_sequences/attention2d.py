@@ -3,7 +3,8 @@
 An item is one token per attribute: its id and its content in each modality. The candidate's
 tokens look at all tokens of the history and at themselves; every linear map has its own weights
 for each attribute, and a score mixes what a single (step, attribute) pair, a whole step and a
-whole attribute have to say. Blocks hold histories of one length: nothing is padded or masked.
+whole attribute have to say. Histories come one after the other: no map, norm or embedding is
+computed for padding; the products alone stand in blocks as long as the longest history.
 """
 
 from __future__ import annotations
@@ -54,42 +55,74 @@ class Attention2d(nn.Module):
         # Pair, step and attribute: equal shares at first.
         self.mixture = nn.Parameter(torch.zeros(n_heads, 3))
 
-    def forward(self, candidates: Tensor, history: Tensor) -> Tensor:
+    def forward(self, candidates: Tensor, past: Tensor, lengths: Tensor) -> Tensor:
         """What each candidate's tokens gather.
 
         Args:
             candidates: [n, m, n_attributes, width].
-            history: [n, length, n_attributes, width].
+            past: The histories' tokens, one history after the other: [n_tokens, n_attributes,
+                width].
+            lengths: int64 [n]; steps of each history, possibly 0.
 
         Returns:
             [n, m, n_attributes, width].
         """
         queries = self._heads(self.queries(candidates))
+        queries = queries / math.sqrt(queries.shape[-1])
         own_keys, own_values = map(self._heads, self.keys_values(candidates).chunk(2, dim=-1))
-        keys, values = map(self._heads, self.keys_values(history).chunk(2, dim=-1))
-        # a: the query's attribute; s: a step; b: the key's attribute; h: the head.
-        past = torch.einsum("nmahd,nsbhd->nmhasb", queries, keys)
-        own = torch.einsum("nmahd,nmbhd->nmhab", queries, own_keys)[..., None, :]
-        weights = self._mixed(torch.cat([past, own], dim=-2).float())
-        past, own = weights[..., :-1, :], weights[..., -1, :]
-        gathered = torch.einsum("nmhasb,nsbhd->nmahd", past.to(values.dtype), values)
-        gathered = gathered + torch.einsum("nmhab,nmbhd->nmahd", own.to(values.dtype), own_values)
+        keys_values, absent = _side_by_side(self.keys_values(past), lengths)
+        keys, values = map(self._heads, keys_values.chunk(2, dim=-1))
+        own, scores = self._mixed(queries, keys, own_keys, lengths)
+        scores = scores.masked_fill(absent[:, None, None, None, :, None], -math.inf)
+        weights = torch.cat([scores, own.unsqueeze(-2)], dim=-2).flatten(-2).softmax(-1)
+        weights = weights.to(values.dtype).view(*scores.shape[:-2], -1, scores.shape[-1])
+        gathered = torch.einsum("nhmasb,nsbhd->nmahd", weights[..., :-1, :], values)
+        gathered = gathered + torch.einsum("nhmab,nmbhd->nmahd", weights[..., -1, :], own_values)
         result: Tensor = self.out(gathered.flatten(-2))
         return result
 
+    def _mixed(
+        self, queries: Tensor, keys: Tensor, own_keys: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The three levels' mixture, before the softmax.
+
+        n, m: a history and a candidate; h: the head; a: the query's attribute; s: a step; b: the
+        key's attribute; d: the rest. A mean of products is a product of means: no level is taken
+        from all products again.
+
+        Args:
+            queries: [n, m, a, h, d].
+            keys: [n, s, b, h, d], zero where a history has ended.
+            own_keys: [n, m, b, h, d].
+            lengths: int64 [n].
+
+        Returns:
+            Of the candidate's own tokens [n, h, m, a, b], and of the history's
+            [n, h, m, a, s, b].
+        """
+        pair, step, attribute = self.mixture.softmax(-1).T[..., None]
+        n_steps = (lengths + 1)[:, None, None, None]
+        own = torch.einsum("nmahd,nmbhd->nhmab", queries, own_keys).float()
+        mean_keys = keys.sum(1) / n_steps
+        shared = attribute[..., None, None] * own / n_steps[..., None]
+        products = torch.einsum("nmahd,nbhd->nhmab", queries, attribute * mean_keys)
+        own = (
+            pair[..., None, None] * own
+            + step[..., None, None] * own.mean((-2, -1), keepdim=True)
+            + shared
+            + products
+        )
+        mixed_keys = pair * keys + attribute * mean_keys[:, None]
+        whole_steps = (step * keys.mean(2, keepdim=True)).expand_as(keys)
+        scores = torch.einsum(
+            "nmahd,nsbhd->nhmasb",
+            torch.cat([queries, queries.mean(2, keepdim=True).expand_as(queries)], dim=-1),
+            torch.cat([mixed_keys, whole_steps], dim=-1),
+        )
+        return own, scores.float() + shared[..., None, :]
+
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:-1], self.n_heads, tokens.shape[-1] // self.n_heads)
-
-    def _mixed(self, products: Tensor) -> Tensor:
-        """Softmax over steps and attributes of the three levels' mixture: [n, m, h, a, s, b]."""
-        products = products * math.sqrt(self.n_heads / self.queries.weight.shape[-1])
-        shares = self.mixture.softmax(-1)[:, :, None, None, None]
-        scores = (
-            shares[:, 0] * products
-            + shares[:, 1] * products.mean((-3, -1), keepdim=True)
-            + shares[:, 2] * products.mean(-2, keepdim=True)
-        )
-        return scores.flatten(-2).softmax(-1).view_as(scores)
 
 
 class Trans2dNetwork(nn.Module):
@@ -138,23 +171,53 @@ class Trans2dNetwork(nn.Module):
         ]
         return torch.stack([self.item_ids, *content], dim=1)
 
-    def forward(self, history: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
         """How likely each candidate comes next, as logits.
 
         Args:
-            history: int64 [n, length]; item codes, oldest first, length possibly 0.
+            items: int64 [n_tokens]; item codes of the histories, one after the other, oldest
+                item first.
+            lengths: int64 [n]; items of each history, possibly 0.
             candidates: int64 [n, m]; item codes.
             table: What `token_table` gives.
 
         Returns:
             [n, m].
         """
-        length = history.shape[1]
-        past = self.first_norm(table[history] + self.steps[1 : length + 1].flip(0))
-        tokens = self.first_norm(table[candidates] + self.steps[0])
-        past, tokens = self.dropout(past), self.dropout(tokens)
-        states = self.second_norm(tokens + self.dropout(self.attention(tokens, past)))
+        ends = lengths.cumsum(0).repeat_interleave(lengths)
+        back = ends - torch.arange(len(items), device=items.device)
+        past = self._tokens(items, back, table)
+        tokens = self._tokens(candidates, torch.zeros_like(candidates), table)
+        states = self.second_norm(tokens + self.dropout(self.attention(tokens, past, lengths)))
         wide = functional.gelu(self.widen(states))
         states = self.last_norm(states + self.dropout(self.narrow(wide)))
         logits: Tensor = self.logit(states.mean(-2)).squeeze(-1)
         return logits
+
+    def _tokens(self, items: Tensor, back: Tensor, table: Tensor) -> Tensor:
+        """Items so many steps before the candidate: [..., n_attributes, width]."""
+        flat = [
+            functional.embedding(items, table.flatten(1)),
+            functional.embedding(back, self.steps.flatten(1)),
+        ]
+        tokens: Tensor = self.dropout(
+            self.first_norm(sum(flat).view(*items.shape, *table.shape[1:]))
+        )
+        return tokens
+
+
+def _side_by_side(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Histories that lie one after the other, side by side.
+
+    Args:
+        tokens: [n_tokens, ...].
+        lengths: int64 [n].
+
+    Returns:
+        [n, longest, ...], zero where a history has ended, and bool [n, longest]: where it has.
+    """
+    longest = int(lengths.max())
+    absent = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+    block = tokens.new_zeros(absent.numel(), *tokens.shape[1:])
+    block = block.index_copy(0, (~absent).flatten().nonzero().squeeze(1), tokens)
+    return block.view(*absent.shape, *tokens.shape[1:]), absent
