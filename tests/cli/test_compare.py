@@ -59,6 +59,8 @@ def test_without_names_the_baselines_of_the_settings_are_compared(
         (["compare", "--models", "popularty"], UnknownNameError, "received popularty"),
         (["compare", "--models", " , "], UnknownNameError, "received none"),
         (["experiment", "figure4", "--seeds", "1,x"], UsageError, r"--seeds 0,1,2"),
+        (["experiment", "figure4", "--rows", "mllm_msr,mgat"], UnknownNameError, "received mgat"),
+        (["experiment", "figure4", "--rows", ","], UnknownNameError, "received none"),
         (["experiment", "figure44"], UnknownNameError, "did you mean 'figure4'"),
     ],
 )

@@ -29,10 +29,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> scripted_runs.Script:
     return scripted_runs.install(monkeypatch)
 
 
-def run(name: str, folder: Path, data: Path, *more: str, seeds=None) -> dict:
+def run(name: str, folder: Path, data: Path, *more: str, seeds=None, rows=None) -> dict:
     settings = scripted_runs.load(data, *more)
     with Pipeline.open(folder, settings) as pipeline:
-        results = run_experiment(experiments.find(name), pipeline, seeds=seeds)
+        results = run_experiment(experiments.find(name), pipeline, seeds=seeds, rows=rows)
     assert {path.name for path in results.iterdir()} == {
         f"{name}.{ending}" for ending in ("md", "svg", "png", "parquet", "json")
     }
@@ -62,6 +62,18 @@ def test_ablations_are_judged_on_common_users_and_leave_the_run_alone(
     kept = pl.read_parquet(folder / "experiments" / "figure4" / "figure4.parquet")
     values = kept.filter(model="mllm_msr_r", metric="auc", negatives="uniform", seed=0)["value"]
     assert values.mean() == pytest.approx(means(found)["mllm_msr_r"])
+
+
+def test_rows_are_those_asked_for_and_the_first_is_tested_against_the_others(
+    tmp_path: Path, data: Path, script
+) -> None:
+    names = ["mllm_msr_t", "mllm_msr"]
+    found = run("figure4", tmp_path / "run", data, "train.enabled=true", rows=names)
+    assert [row["name"] for row in found["rows"]] == names
+    assert {(c["first"], c["second"]) for c in found["comparisons"]} == {tuple(names)}
+    variants = {path.name for path in (tmp_path / "run" / "variants").iterdir()}
+    assert "mllm_msr_t" in variants
+    assert "mllm_msr_r" not in variants
 
 
 def test_a_second_experiment_asks_only_for_what_is_new(tmp_path: Path, data: Path, script) -> None:

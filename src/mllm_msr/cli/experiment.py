@@ -33,6 +33,13 @@ def _experiment(
             metavar="S,S,...", help="Seeds of the generated world, or of training on other data."
         ),
     ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,R,...",
+            help="Rows to do, the first tested against the others; all where it is left out.",
+        ),
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     force: ForceOption = False,
@@ -49,7 +56,7 @@ def _experiment(
     if preset is None and not (run / "config.yaml").is_file():
         preset = "demo"
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        folder = run_experiment(experiment, pipeline, seeds=_numbers(seeds))
+        folder = run_experiment(experiment, pipeline, seeds=_numbers(seeds), rows=_names(rows))
     page = folder / f"{name}.md"
     emit(
         {"experiment": name, "results": str(folder), "page": str(page)},
@@ -58,10 +65,16 @@ def _experiment(
     )
 
 
-def _numbers(text: str | None) -> list[int] | None:
+def _names(text: str | None) -> list[str] | None:
     if text is None:
         return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    parts = _names(text)
+    if parts is None:
+        return None
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(
             needed="whole numbers from 0 on, separated by commas",

@@ -15,9 +15,10 @@ from typing import Final
 import polars as pl
 
 from mllm_msr.config import override
+from mllm_msr.errors import UnknownNameError
 from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
 from mllm_msr.evaluation.means import SEED_MARK
-from mllm_msr.experiments._common import Experiment, Measured
+from mllm_msr.experiments._common import Experiment, Measured, Row
 from mllm_msr.experiments._results import Findings, write_results
 from mllm_msr.pipeline import Pipeline
 from mllm_msr.settings import Settings
@@ -26,7 +27,11 @@ _WORLD_MARK: Final = "/"
 
 
 def run_experiment(
-    experiment: Experiment, pipeline: Pipeline, *, seeds: Sequence[int] | None = None
+    experiment: Experiment,
+    pipeline: Pipeline,
+    *,
+    seeds: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
 ) -> Path:
     """Measure, judge and write one experiment; what was done before is kept.
 
@@ -34,23 +39,27 @@ def run_experiment(
         experiment: What to do.
         pipeline: The run folder that it is done on and under.
         seeds: Seeds to repeat it with; the run's own alone where it is None.
+        rows: Names of the rows that are wanted, the one first that the others are tested
+            against; all, in the experiment's order, where it is None.
 
     Returns:
         The folder of the results, `experiments/NAME` in the run folder.
 
     Raises:
         StaleStageError: A stage is done under other settings.
+        UnknownNameError: The experiment has no row of a name.
     """
     settings = pipeline.settings
+    wanted = _wanted(experiment.rows(settings), rows)
     worlds = settings.dataset == "demo"
     chosen = list(dict.fromkeys(seeds or [own_seed(settings)]))
     found: dict[int, Mapping[str, Measured]] = {}
     for seed in chosen:
         with _at_seed(pipeline, seed) as run:
-            found[seed] = experiment.measure(run, experiment.rows(run.settings))
+            found[seed] = experiment.measure(run, wanted)
     evaluation = _judge(found, settings, worlds=worlds)
     findings = Findings(
-        rows=experiment.rows(settings),
+        rows=wanted,
         evaluation=evaluation,
         per_user=_with_seeds(evaluation.per_user, chosen, worlds=worlds),
         seeds=tuple(chosen),
@@ -68,6 +77,20 @@ def own_seed(settings: Settings) -> int:
     if settings.dataset == "demo":
         return int(settings.data.further().get("world_seed", 0))
     return settings.train.seed
+
+
+def _wanted(rows: Sequence[Row], names: Sequence[str] | None) -> Sequence[Row]:
+    if names is None:
+        return rows
+    by_name = {row.name: row for row in rows}
+    unknown = [name for name in names if name not in by_name]
+    if unknown or not names:
+        raise UnknownNameError(
+            needed=f"rows out of {', '.join(by_name)}",
+            received=", ".join(unknown) or "none",
+            remedy="name at least one of them, separated by commas",
+        )
+    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 @contextlib.contextmanager

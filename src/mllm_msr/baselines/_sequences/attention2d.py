@@ -196,13 +196,10 @@ class Trans2dNetwork(nn.Module):
 
     def _tokens(self, items: Tensor, back: Tensor, table: Tensor) -> Tensor:
         """Items so many steps before the candidate: [..., n_attributes, width]."""
-        flat = [
-            functional.embedding(items, table.flatten(1)),
-            functional.embedding(back, self.steps.flatten(1)),
-        ]
-        tokens: Tensor = self.dropout(
-            self.first_norm(sum(flat).view(*items.shape, *table.shape[1:]))
-        )
+        shape = (*items.shape, *table.shape[1:])
+        kinds = functional.embedding(items, table.flatten(1)).view(shape)
+        places = functional.embedding(back, self.steps.flatten(1)).view(shape)
+        tokens: Tensor = self.dropout(self.first_norm(kinds + places))
         return tokens
 
 
