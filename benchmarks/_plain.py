@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from mllm_msr.checkpoints import LoadedCheckpoint
+from mllm_msr.recommender.examples import Example
 from mllm_msr.records import Completion, ImagePart, Prompt, TextPart
 
 T = TypeVar("T")
@@ -76,6 +79,39 @@ class PlainModel:
             Completion(text.strip(), prompt_tokens=n_read, output_tokens=n_written)
             for text, n_read, n_written in zip(texts, read, written, strict=True)
         ]
+
+
+def fine_tune(
+    model: torch.nn.Module,
+    batches: Iterable[Sequence[Example]],
+    loss_of: Callable[[Sequence[Example]], Tensor],
+    *,
+    rate: float,
+    autocast: Autocast,
+) -> list[float]:
+    """One step of AdamW for each batch.
+
+    Args:
+        model: The model with its LoRA matrices, in training mode.
+        batches: In the order in which they are seen.
+        loss_of: Mean loss of a batch.
+        rate: Learning rate.
+        autocast: Entered anew in each step, since it remembers the weights that it has cast.
+
+    Returns:
+        The loss of each step.
+    """
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=rate)
+    losses = []
+    for batch in batches:
+        with autocast():
+            loss = loss_of(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
 
 
 def shows_picture(prompt: Prompt) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import Autocast, PlainModel, batched
+from benchmarks._plain import Autocast, PlainModel, batched, fine_tune
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommender.examples import Example
@@ -103,29 +103,13 @@ def train_released(
     rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Fine-tune on some examples, one a step, without a loader's workers.
-
-    Args:
-        model: The model with its LoRA matrices, in training mode.
-        loaded: What it was made of.
-        examples: In the order in which they are seen.
-        rate: Learning rate.
-        autocast: Entered anew in each step, since it remembers the weights that it has cast.
-
-    Returns:
-        The loss of each step.
-    """
+    """Fine-tune on some examples, one a step, without a loader's workers; see `fine_tune`."""
     plain = PlainModel(loaded)
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=rate)
-    losses = []
-    for example in examples:
-        inputs = plain.inputs([example.prompt], answers=[example.answer])
+
+    def loss(batch: Sequence[Example]) -> Tensor:
+        inputs = plain.inputs([one.prompt for one in batch], answers=[one.answer for one in batch])
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-        with autocast():
-            loss: Tensor = model(**inputs, labels=labels).loss
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
+        found: Tensor = model(**inputs, labels=labels).loss
+        return found
+
+    return fine_tune(model, [[one] for one in examples], loss, rate=rate, autocast=autocast)

@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import Autocast, PlainModel, batched, shows_picture
+from benchmarks._plain import Autocast, PlainModel, batched, fine_tune, shows_picture
 from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommender.examples import Example
@@ -98,31 +98,13 @@ def train_strong(
     rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Fine-tune on batches of like lengths.
-
-    Args:
-        model: The model with its LoRA matrices, in training mode.
-        loaded: What it was made of.
-        batches: In the order in which they are seen.
-        rate: Learning rate.
-        autocast: Entered anew in each step, since it remembers the weights that it has cast.
-
-    Returns:
-        The loss of each step.
-    """
+    """Fine-tune on batches of like lengths; see `fine_tune`."""
     plain = PlainModel(loaded)
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=rate)
-    losses = []
-    for batch in batches:
-        prompts = [example.prompt for example in batch]
-        inputs = plain.inputs(prompts, answers=[example.answer for example in batch])
+
+    def loss(batch: Sequence[Example]) -> Tensor:
+        inputs = plain.inputs([one.prompt for one in batch], answers=[one.answer for one in batch])
         # Padded on the left, every answer is the last token, told by the position before it.
-        with autocast():
-            logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2]
-        loss: Tensor = torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, -1])
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
+        logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2]
+        return torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, -1])
+
+    return fine_tune(model, batches, loss, rate=rate, autocast=autocast)
