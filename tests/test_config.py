@@ -89,7 +89,8 @@ def test_a_hybrid_of_tuned_models_has_them_as_they_are_tuned(name: str) -> None:
     alone = settings.rivals.arguments("sasrec")
     assert alone
     assert settings.rivals.arguments("hybrid")["settings"] == {"sasrec": alone}
-    assert {*settings.rivals.further()} <= {*settings.score.rivals}
+    # TALLRec takes hours there, so it is set and not listed.
+    assert {*settings.rivals.further()} <= {*settings.score.rivals, "tallrec"}
 
 
 def test_every_setting_is_described() -> None:
