@@ -79,14 +79,23 @@ def test_verdicts_are_seen_from_the_main_model():
 @pytest.mark.parametrize(
     ("models", "main"),
     [
-        (["popularity", "mllm_msr"], "mllm_msr"),
-        (["popularity", "zero_shot", "sasrec"], "sasrec"),
-        (["popularity"], "popularity"),
-        ([], ""),
+        ({"popularity": 0.9, "mllm_msr": 0.7}, "mllm_msr"),
+        ({"popularity": 0.9, "zero_shot": 0.8, "sasrec": 0.7}, "sasrec"),
+        ({"item_knn": 0.7, "hybrid": 0.8, "sasrec": 0.75}, "hybrid"),
+        ({"popularity": 0.5}, "popularity"),
+        ({}, ""),
     ],
 )
 def test_main_model(models, main):
-    assert views.main_model(dict.fromkeys(models)) == main
+    uniform = {name: {"uniform": {"auc": {"mean": auc}}} for name, auc in models.items()}
+    assert views.main_model(uniform) == main
+
+
+def test_the_main_model_is_chosen_by_the_first_kind_of_negatives():
+    first = {"popularity": {"auc": {"mean": 0.9}}, "uniform": {"auc": {"mean": 0.6}}}
+    second = {"full": {"auc": {"mean": 0.5}}, "uniform": {"auc": {"mean": 0.7}}}
+    assert views.main_model({"sasrec": first, "gru4rec": second}) == "gru4rec"
+    assert views.main_model({"sasrec": {}, "gru4rec": second}) == "gru4rec"
 
 
 def test_costs_tell_calls_from_cached_replies():

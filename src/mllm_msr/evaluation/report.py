@@ -99,6 +99,7 @@ def _context(
         counts |= entry.get("counts", {})
     return {
         "main": views.label(main),
+        "best_of": len(metrics) if main != "mllm_msr" and len(metrics) > 2 else None,
         "dataset": config.get("dataset", "unknown data"),
         "preset": config.get("preset", ""),
         "protocol": config.get("data", {}).get("protocol", ""),

@@ -145,11 +145,19 @@ def ordered_kinds(kinds: Sequence[str]) -> list[str]:
 
 
 def main_model(metrics: Mapping[str, Any]) -> str:
-    """The model that the report is about: `mllm_msr`, else the first that is no yardstick."""
+    """The model that the report is about: `mllm_msr`, else the best that is no yardstick.
+
+    The best has the highest mean AUC under the first kind of negatives, in the report's order.
+    """
     if "mllm_msr" in metrics:
         return "mllm_msr"
     others = [model for model in metrics if model not in {"popularity", "zero_shot"}]
-    return next(iter(others or metrics), "")
+
+    def auc(model: str) -> float:
+        kinds = ordered_kinds(list(metrics[model]))
+        return metrics[model][kinds[0]].get("auc", {"mean": 0.0})["mean"] if kinds else 0.0
+
+    return max(others or metrics, key=auc, default="")
 
 
 def result_tables(
