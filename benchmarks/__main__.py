@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import benchmarks
 from benchmarks._page import page
+from mllm_msr import native_libraries
 
 RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 wrong usage.
     """
+    native_libraries.set_defaults()
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)

@@ -15,6 +15,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from mllm_msr import native_libraries
 from mllm_msr.errors import MllmMsrError, UsageError
 from mllm_msr.launching import is_launched
 
@@ -63,9 +64,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # What Transformers will rename one day is nothing that a user can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-    # Threads that wait for each other spin for milliseconds by default, which on a machine with
-    # other work takes several times as long as sleeping. Read by OpenMP when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    native_libraries.set_defaults()
     if not sys.stderr.isatty():
         # Transformers draws bars of its own, outside a terminal too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
