@@ -26,7 +26,7 @@ let key = "";
 let models = [];
 let user = null; // {id, history, trail, updating, failure}
 let shown = { run: [], other: [] }; // lists as they stand on the page
-let turn = 0; // counts choices of a user: answers for an earlier one come too late
+let turn = 0; // counts choices of a user and likes: answers for an earlier one come too late
 
 // ---- the service
 
@@ -295,6 +295,7 @@ async function choose(id, known) {
 }
 
 async function like(item) {
+  turn += 1; // a list that is still on its way must not be drawn first: it may know of this already
   const asked = turn;
   const buttons = [...document.querySelectorAll(".like")];
   for (const button of buttons) button.disabled = true;
