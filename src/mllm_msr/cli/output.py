@@ -26,12 +26,12 @@ def result_lines(result: dict[str, Any]) -> str:
 def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     """A plain table of the main metrics, one line per model and kind of negatives."""
     columns = ("auc", "hr@5", "mrr@5", "ndcg@5")
-    yield f"{'model':<14}{'negatives':<12}{'users':>6}" + "".join(f"{c:>24}" for c in columns)
+    yield f"{'model':<17}{'negatives':<12}{'users':>6}" + "".join(f"{c:>24}" for c in columns)
     for model, by_negatives in metrics.items():
         for negatives, values in by_negatives.items():
             n = max((values[c]["n"] for c in columns if c in values), default=0)
             cells = "".join(f"{_interval(values.get(c)):>24}" for c in columns)
-            yield f"{model:<14}{negatives:<12}{n:>6}{cells}"
+            yield f"{model:<17}{negatives:<12}{n:>6}{cells}"
 
 
 def _interval(value: dict[str, float] | None) -> str:

@@ -53,7 +53,7 @@ def _tune(
         found = tune(pipeline, asked, trials=trials, metric=metric, fold=fold, seed=seed)
     best = run / FOLDER / "best.yaml"
     lines = [
-        f"{tuned.model:<14}{tuned.metric} {tuned.best:.4f} after {tuned.trials} trials "
+        f"{tuned.model:<17}{tuned.metric} {tuned.best:.4f} after {tuned.trials} trials "
         f"(defaults: {'failed' if tuned.default is None else f'{tuned.default:.4f}'})"
         for tuned in found
     ]
