@@ -204,6 +204,18 @@ def test_an_unsound_protocol_is_marked_at_the_top(run, tmp_path):
     assert text.index("Unsound protocol") < text.index("Results")
 
 
+def test_without_the_mllm_the_best_model_heads_the_page_and_the_page_says_so(tmp_path):
+    def auc(mean):
+        return {"uniform": {"auc": {"mean": mean, "low": mean, "high": mean, "n": 9}}}
+
+    metrics = {"popularity": auc(0.9), "item_knn": auc(0.6), "sasrec": auc(0.7)}
+    files = write_report(tmp_path, metrics=metrics, details={}, manifest={}, config={})
+    text = Page(files.html.read_text("utf-8")).text
+    assert "SASRec on unknown data" in text
+    assert "the best of 2 models by AUC, the yardsticks aside" in text
+    assert "the best of 2 models" in files.markdown.read_text("utf-8")
+
+
 def test_the_least_that_a_report_can_be_made_of(tmp_path):
     metrics = {"sasrec": {"full": {"auc": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 5}}}}
     files = write_report(

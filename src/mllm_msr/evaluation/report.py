@@ -84,6 +84,7 @@ def _context(
     health: Sequence[tuple[str, str, int, float]], show_reference: bool,
 ) -> dict[str, Any]:  # fmt: skip
     main = views.main_model(metrics)
+    n_contenders = len(views.contenders(metrics))
     chance = details.get("chance", {})
     n_seeds = {
         model: max(len(means) for by_metric in kinds.values() for means in by_metric.values())
@@ -99,7 +100,7 @@ def _context(
         counts |= entry.get("counts", {})
     return {
         "main": views.label(main),
-        "best_of": len(metrics) if main != "mllm_msr" and len(metrics) > 2 else None,
+        "best_of": n_contenders if main != "mllm_msr" and n_contenders > 1 else None,
         "dataset": config.get("dataset", "unknown data"),
         "preset": config.get("preset", ""),
         "protocol": config.get("data", {}).get("protocol", ""),

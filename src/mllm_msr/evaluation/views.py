@@ -151,13 +151,17 @@ def main_model(metrics: Mapping[str, Any]) -> str:
     """
     if "mllm_msr" in metrics:
         return "mllm_msr"
-    others = [model for model in metrics if model not in {"popularity", "zero_shot"}]
 
     def auc(model: str) -> float:
         kinds = ordered_kinds(list(metrics[model]))
         return metrics[model][kinds[0]].get("auc", {"mean": 0.0})["mean"] if kinds else 0.0
 
-    return max(others or metrics, key=auc, default="")
+    return max(contenders(metrics) or metrics, key=auc, default="")
+
+
+def contenders(metrics: Mapping[str, Any]) -> list[str]:
+    """The models that are no yardsticks."""
+    return [model for model in metrics if model not in {"popularity", "zero_shot"}]
 
 
 def result_tables(
