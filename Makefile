@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo demo-ablations test test-vllm vllm check bench docs embedded-model clean
+.PHONY: demo demo-ablations test test-vllm vllm check bench docs demo-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
@@ -23,13 +23,13 @@ test: .venv/.ready-dev
 test-vllm: .venv/.ready-dev build/vllm/ready
 	MLLM_MSR_TEST_VLLM=1 $(BIN)/python -m pytest -q tests/benchmarks/test_vllm.py
 
-# zero.py imports an extra that the development environment does not have.
+# deepspeed.py imports an extra that the development environment does not have.
 check: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q --doctest-modules src --ignore=src/mllm_msr/recommender/zero.py
+	$(BIN)/python -m pytest -q --doctest-modules src --ignore=src/mllm_msr/ranker/distributed/deepspeed.py
 	$(BIN)/python docs/generate.py --check
 
 # vLLM's build for CPUs in an environment of its own: the benchmarks find it there.
@@ -42,9 +42,9 @@ docs: .venv/.ready-dev
 	$(BIN)/python docs/generate.py
 
 # Makes the packaged model anew from nothing: hours on two cores, minutes on a GPU.
-embedded-model: .venv/.ready-dev
-	$(BIN)/python -m mllm_msr.embedded.pretrain --output build/embedded-model --resume
-	$(BIN)/python -m mllm_msr.embedded.pretrain --output build/embedded-model --export build/embedded-model/weights
+demo-model: .venv/.ready-dev
+	$(BIN)/python -m recipes.demo_model.pretrain --output build/demo-model --resume
+	$(BIN)/python -m recipes.demo_model.pretrain --output build/demo-model --export build/demo-model/weights
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

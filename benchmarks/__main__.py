@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import benchmarks
 from benchmarks._page import page
-from mllm_msr import native_libraries
+from mllm_msr.models import cpu_runtime
 
 RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 wrong usage.
     """
-    native_libraries.set_defaults()
+    cpu_runtime.set_defaults()
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _stem(name: str, result: Mapping[str, Any]) -> str:
     """Name of a result's file: other models, devices and precisions have files of their own."""
-    usual = {"shapes": "embedded", "device": "cpu", "dtype": "float32"}
+    usual = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
     given = (str(result.get(key, value)) for key, value in usual.items())
     return "-".join([name, *(value for value in given if value not in usual.values())])
 

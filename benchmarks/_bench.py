@@ -1,4 +1,4 @@
-"""The bench on which the speed benchmarks lie: a checkpoint, its rivals and our backend.
+"""The bench on which the speed benchmarks lie: a checkpoint, its baselines and our backend.
 
 A benchmark says what the work is; this file loads what does it.
 """
@@ -20,10 +20,10 @@ from benchmarks import _shapes
 from benchmarks._jobs import Work
 from benchmarks._released import Released
 from benchmarks._strong import Strong
-from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.checkpoints import Attention, LoadedCheckpoint, Precision, load_model
-from mllm_msr.rendering import Rendered, Renderer
+from mllm_msr.models.inputs import Rendered, Renderer
+from mllm_msr.models.loading import Attention, LoadedCheckpoint, Precision, load_model
 
 Dtype = Literal["float32", "bfloat16"]
 CHOICES: Final = ("yes", "no")
@@ -52,7 +52,7 @@ class Bench:
     batch_size: int
 
     def load(self) -> LoadedCheckpoint:
-        """The model for the rivals, with the attention that is fastest for them."""
+        """The model for the baselines, with the attention that is fastest for them."""
         return load_model(
             self.checkpoint, dtype=self.dtype, device=self.device, attention=self.attention
         )
@@ -62,7 +62,7 @@ class Bench:
         """Fused attention of one new token is slow in bfloat16 on a CPU."""
         return "eager" if (self.device, self.dtype) == ("cpu", "bfloat16") else "auto"
 
-    def rivals(self, loaded: LoadedCheckpoint, *, at_once: int = 6) -> tuple[Released, Strong]:
+    def baselines(self, loaded: LoadedCheckpoint, *, at_once: int = 6) -> tuple[Released, Strong]:
         """The released way and the strong one."""
         renderer = Renderer(loaded.processor, supports_images=True)
         prompt = self.work.training_pairs(1)[0].prompt
@@ -72,16 +72,16 @@ class Bench:
             Strong(loaded, answer_ids=ids, batch_size=self.batch_size),
         )
 
-    def ours(self) -> EmbeddedBackend | HuggingFaceBackend:
+    def ours(self) -> DemoBackend | HuggingFaceBackend:
         """Our backend."""
         options: dict[str, Any] = {
             "device": self.device,
             "batch_size": self.batch_size,
             "threads": self.threads,
         }
-        if self.shapes == "embedded":
+        if self.shapes == "demo":
             precision: Dtype = "bfloat16" if self.dtype == "bfloat16" else "float32"
-            return EmbeddedBackend(precision=precision, **options)
+            return DemoBackend(precision=precision, **options)
         return HuggingFaceBackend(
             self.checkpoint,
             dtype=self.dtype,
@@ -118,18 +118,18 @@ class Cost:
     Attributes:
         token: Of the decoder, for each token read.
         output: Of the output layer, for each token written.
-        picture: Of tower and projector, for each picture.
-        picture_tokens: Tokens that a picture takes.
+        image: Of tower and projector, for each image.
+        image_tokens: Tokens that a image takes.
     """
 
     token: float
     output: float
-    picture: float
-    picture_tokens: int
+    image: float
+    image_tokens: int
 
     @classmethod
     def of(cls, bench: Bench, loaded: LoadedCheckpoint) -> Cost:
-        """Two for each weight that a token, or a patch of a picture, meets."""
+        """Two for each weight that a token, or a patch of a image, meets."""
         model = loaded.model
         renderer = Renderer(loaded.processor, supports_images=True)
         rendered = renderer.render(bench.work.training_pairs(1)[0].prompt)
@@ -145,7 +145,7 @@ def _linear(module: torch.nn.Module) -> int:
 
 
 def unique_tokens(prompts: Sequence[Rendered]) -> tuple[int, int]:
-    """Tokens that must be read where no beginning is read twice, and different pictures."""
+    """Tokens that must be read where no beginning is read twice, and different images."""
     total = 0
     before: tuple[object, ...] = ()
     for prompt in sorted(prompts, key=lambda one: (one.images, one.input_ids)):

@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 
 from mllm_msr import tables
-from mllm_msr.embedded import language
-from mllm_msr.embedded.covers import draw_cover
-from mllm_msr.embedded.world import World, make_world
-from mllm_msr.prompts import DOMAINS
-from mllm_msr.recommender.examples import Example, build_prompt
-from mllm_msr.records import Item
+from mllm_msr.demo_model import language
+from mllm_msr.demo_model.covers import draw_cover
+from mllm_msr.demo_model.world import World, make_world
+from mllm_msr.prompts.templates import ITEM_TYPES
+from mllm_msr.ranker.examples import Example, build_prompt
+from mllm_msr.types import Item
 
 NOUN: Final = "video"
 CANDIDATES: Final = 21
@@ -57,9 +57,9 @@ class Work:
         rows = [
             {
                 "item_id": item_id,
-                "text_summary": language.text_summary(item.values, item.name, noun=NOUN),
+                "text_summary": language.text_summary(item.values, item.name, item_type=NOUN),
                 "image_summary": language.image_description(item.values),
-                "summary": language.fusion(item.values, item.name, noun=NOUN),
+                "summary": language.fusion(item.values, item.name, item_type=NOUN),
                 "image_status": "ok",
                 "flags": "",
             }
@@ -106,16 +106,16 @@ class Work:
         for example in self.training_pairs(8):
             for message in example.prompt.messages:
                 yield " ".join(getattr(part, "text", "") for part in message.parts)
-        yield from (f"{words.nouns} {words.chose}" for words in DOMAINS.values())
+        yield from (f"{words.item_types} {words.chose}" for words in ITEM_TYPES.values())
 
     def _preference(self, chance: np.random.Generator) -> str:
         """A user's preference of one to three sentences."""
         liked = chance.integers(len(self.items), size=1)
-        sentences = (language.preference(self.world.items[i].values, noun=NOUN) for i in liked)
+        sentences = (language.preference(self.world.items[i].values, item_type=NOUN) for i in liked)
         return " ".join(sentences)
 
     def _example(self, user: int, item: int, preference: str, *, label: int) -> Example:
         row = self.items.row(item, named=True)
         shown = Item(row["item_id"], row["title"], image=Path(row["image"]))
-        prompt = build_prompt(preference, shown, noun=NOUN)
+        prompt = build_prompt(preference, shown, item_type=NOUN)
         return Example(0, "test", "uniform", f"u{user:05}", _HISTORY, row["item_id"], label, prompt)

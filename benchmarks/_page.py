@@ -28,7 +28,7 @@ Made by `python -m benchmarks NAME --save` from `benchmarks/results/`; do not ed
 
 Several ways do the same work with the same checkpoint, in one run and in turn:
 
-- **released**: the released code's way, written anew: six pairs a batch, each with its picture
+- **released**: the released code's way, written anew: six pairs a batch, each with its image
   encoded, thirty tokens generated to read the logits of one; one user after another; one example
   a training step, the loss of the whole prompt;
 - **strong**: what a good engineer writes with Transformers: batches of like lengths, one forward

@@ -1,4 +1,4 @@
-"""What the two rivals of the speed benchmarks share: Transformers as its documentation shows it."""
+"""What the two baselines of the speed benchmarks share: Transformers as its documentation shows it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mllm_msr.checkpoints import LoadedCheckpoint
-from mllm_msr.recommender.examples import Example
-from mllm_msr.records import Completion, ImagePart, Prompt, TextPart
+from mllm_msr.models.loading import LoadedCheckpoint
+from mllm_msr.ranker.examples import Example
+from mllm_msr.types import Completion, ImagePart, Prompt, TextPart
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class PlainModel:
         """A batch as the processor makes it, padded on the left, on the model's device.
 
         Args:
-            prompts: All with a picture or all without.
+            prompts: All with a image or all without.
             answers: Words that follow the prompts.
         """
         texts = [self.text(prompt) for prompt in prompts]
@@ -114,8 +114,8 @@ def fine_tune(
     return losses
 
 
-def shows_picture(prompt: Prompt) -> bool:
-    """Whether any part of a prompt is a picture."""
+def shows_image(prompt: Prompt) -> bool:
+    """Whether any part of a prompt is a image."""
     return any(isinstance(part, ImagePart) for m in prompt.messages for part in m.parts)
 
 

@@ -1,9 +1,9 @@
 """The released way, written anew: how the paper's published code spends its time.
 
-Six pairs a batch in the order of the table, every picture encoded again for every pair, thirty
+Six pairs a batch in the order of the table, every image encoded again for every pair, thirty
 tokens generated where the logits of the first are read; captions six at a time, padded to the
 longest; preferences one user after another; fine-tuning one example at a time on the loss of the
-whole prompt, pictures encoded in every step.
+whole prompt, images encoded in every step.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks._plain import Autocast, PlainModel, batched, fine_tune
-from mllm_msr.checkpoints import LoadedCheckpoint
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.recommender.examples import Example
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.models.loading import LoadedCheckpoint
+from mllm_msr.ranker.examples import Example
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _BATCH: Final = 6
 _NEW_TOKENS: Final = 30
@@ -51,13 +51,13 @@ class Released(Backend):
         self._new_tokens = new_tokens
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name of this way."""
         return "released"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Pictures and choices."""
+        """Images and choices."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mllm_msr.embedded import weights_folder
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UnknownNameError
 
 _MARKS: Final = ("<pad>", "<s>", "</s>", "<image>")
@@ -61,7 +61,7 @@ class Shape:
 SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
     {
         "tiny": Shape(64, 128, 2, 2, 1, 1024, (32, 64, 2, 2), 28, 7),
-        # 134 million weights, about 140 tokens a picture.
+        # 134 million weights, about 140 tokens a image.
         "middle": Shape(768, 2048, 12, 12, 4, 8192, (512, 2048, 12, 8), 112),
         # LLaVA-v1.6-mistral-7b.
         "7b": Shape(4096, 14336, 32, 32, 8, 32064, (1024, 4096, 24, 16), 336),
@@ -73,7 +73,7 @@ def checkpoint(shapes: str, folder: Path, *, device: str, dtype: str, texts: Ite
     """A checkpoint to measure.
 
     Args:
-        shapes: "embedded" for the packaged model, or a key of `SHAPES`.
+        shapes: "demo" for the packaged model, or a key of `SHAPES`.
         folder: New folder for random weights.
         device: Where they are drawn.
         dtype: Their precision.
@@ -85,7 +85,7 @@ def checkpoint(shapes: str, folder: Path, *, device: str, dtype: str, texts: Ite
     Raises:
         UnknownNameError: There are no such shapes.
     """
-    if shapes == "embedded":
+    if shapes == "demo":
         return str(weights_folder())
     if shapes not in SHAPES:
         raise UnknownNameError(

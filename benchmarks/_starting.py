@@ -1,7 +1,7 @@
 """How the engines of the benchmark `engines` are started and stopped, all with the same weights.
 
-Each engine is a context manager that yields a backend which can be asked at once. None has a reply
-cache, and none keeps what it has read of pictures from one call to the next.
+Each engine is a context manager that yields a backend which can be asked at once. None has a response
+cache, and none keeps what it has read of images from one call to the next.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, Final, final
 from benchmarks._loopback import free_address, running
 from benchmarks._vllm import Server, serving
 from benchmarks._vllm_checkpoint import readable
-from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
-from mllm_msr.embedded import weights_folder
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UsageError
-from mllm_msr.executors.ray import RayBackend
+from mllm_msr.inference.ray.backend import RayBackend
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _SERVER_NEEDS: Final = ("fastapi", "uvicorn", "openai")
 
@@ -46,7 +46,7 @@ class Engine:
 @contextmanager
 def in_process(threads: int) -> Iterator[Backend]:
     """The packaged model in this process."""
-    with closing(EmbeddedBackend(**_arguments(threads))) as backend:
+    with closing(DemoBackend(**_arguments(threads))) as backend:
         yield backend
 
 
@@ -136,8 +136,8 @@ def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
         MissingExtraError: Ray is not installed.
         BackendError: A worker does not start.
     """
-    # Half a core for each, so that Ray has place for the next crew on a machine of few cores.
-    backend = RayBackend("embedded", _arguments(threads), workers=workers, cpus=0.5, batch=batch)
+    # Half a core for each, so that Ray has place for the next pool on a machine of few cores.
+    backend = RayBackend("demo", _arguments(threads), workers=workers, cpus=0.5, batch=batch)
     with closing(backend):
         # Work begins when the first worker is ready: a small job could be over before the second.
         backend.start()
@@ -163,9 +163,9 @@ class _Forgetting(Backend):
         self._backend = server.backend(clients=clients)
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The backend's."""
-        return self._backend.identity
+        return self._backend.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:

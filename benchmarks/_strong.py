@@ -14,11 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import Autocast, PlainModel, batched, fine_tune, shows_picture
-from mllm_msr.checkpoints import LoadedCheckpoint
+from benchmarks._plain import Autocast, PlainModel, batched, fine_tune, shows_image
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.recommender.examples import Example
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.models.loading import LoadedCheckpoint
+from mllm_msr.ranker.examples import Example
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
 @final
@@ -39,13 +39,13 @@ class Strong(Backend):
         self._batch_size = batch_size
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name of this way."""
         return "strong"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Pictures and choices."""
+        """Images and choices."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     @torch.inference_mode()
@@ -80,7 +80,7 @@ class Strong(Backend):
         """Batches of like kind, bound and length, the longest first."""
 
         def kind(pair: tuple[int, Prompt]) -> tuple[bool, int]:
-            return shows_picture(pair[1]), pair[1].max_new_tokens
+            return shows_image(pair[1]), pair[1].max_new_tokens
 
         def length(pair: tuple[int, Prompt]) -> tuple[bool, int, int]:
             return *kind(pair), len(self._plain.text(pair[1]))

@@ -83,7 +83,7 @@ class Server:
         )
 
     def forget(self) -> None:
-        """Let it forget what it has read: prefixes, and what it has made of pictures."""
+        """Let it forget what it has read: prefixes, and what it has made of images."""
         for cache in ("prefix", "mm", "encoder"):
             url = f"{self.root}/reset_{cache}_cache"
             httpx2.post(url, trust_env=False, timeout=60).raise_for_status()
@@ -129,7 +129,7 @@ def serving(
         "--max-num-seqs": clients,
         "--max-lora-rank": _RANK,
         "--generation-config": "vllm",
-        # Pictures are made smaller by Pillow, as here; torchvision makes other pixels of them.
+        # Images are made smaller by Pillow, as here; torchvision makes other pixels of them.
         "--mm-processor-kwargs": '{"backend": "pil"}',
     }
     command: list[str | Path] = [

@@ -18,7 +18,7 @@ from mllm_msr.interfaces import Backend
 NAME: Final = "vllm"
 
 
-class Rival:
+class Baseline:
     """A server with the bench's checkpoint, asked through the backend `openai`.
 
     Before each repeat it forgets what it has read: the work is new to all ways.
@@ -58,7 +58,7 @@ class Rival:
 
 
 @contextlib.contextmanager
-def rival(bench: Bench, result: dict[str, Any], *, wanted: bool) -> Iterator[Rival | None]:
+def baseline(bench: Bench, result: dict[str, Any], *, wanted: bool) -> Iterator[Baseline | None]:
     """Serve a bench's checkpoint for the time of a block.
 
     Args:
@@ -67,7 +67,7 @@ def rival(bench: Bench, result: dict[str, Any], *, wanted: bool) -> Iterator[Riv
         wanted: Whether it is to be measured at all.
 
     Yields:
-        The rival, or none.
+        The baseline, or none.
     """
     with contextlib.ExitStack() as stack:
         found = None
@@ -78,7 +78,7 @@ def rival(bench: Bench, result: dict[str, Any], *, wanted: bool) -> Iterator[Riv
         yield found
 
 
-def _started(bench: Bench, stack: contextlib.ExitStack) -> Rival:
+def _started(bench: Bench, stack: contextlib.ExitStack) -> Baseline:
     if bench.device != "cpu":
         raise UsageError(
             needed="a model on the CPU, for which vLLM is built here",
@@ -90,6 +90,6 @@ def _started(bench: Bench, stack: contextlib.ExitStack) -> Rival:
     server = stack.enter_context(
         serving(checkpoint, threads=bench.threads, dtype=bench.dtype, clients=bench.batch_size)
     )
-    made = Rival(server, clients=bench.batch_size)
+    made = Baseline(server, clients=bench.batch_size)
     stack.callback(made.backend.close)
     return made

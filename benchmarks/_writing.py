@@ -12,9 +12,9 @@ import torch
 from benchmarks._bench import Bench, Cost
 from benchmarks._measure import OURS, Way, alternate, now, peak_gb
 from benchmarks._vllm_way import NAME as VLLM
-from benchmarks._vllm_way import rival
+from benchmarks._vllm_way import baseline
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 # A stage over some units of work: (bench, backend, number of units) -> its table.
 Stage = Callable[[Bench, Backend, int], pl.DataFrame]
@@ -31,18 +31,18 @@ class Counted(Backend):
     Attributes:
         read: Tokens of the prompts so far.
         written: Tokens of the answers so far.
-        pictures: Pictures shown so far.
+        images: Images shown so far.
     """
 
     def __init__(self, backend: Backend, *, new_tokens: int = 0) -> None:
         self._backend = backend
         self._new_tokens = new_tokens
-        self.read = self.written = self.pictures = 0
+        self.read = self.written = self.images = 0
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The backend's."""
-        return self._backend.identity
+        return self._backend.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
@@ -67,7 +67,7 @@ class Counted(Backend):
         self._backend.close()
 
     def _bounded(self, prompt: Prompt) -> Prompt:
-        self.pictures += len(prompt.images)
+        self.images += len(prompt.images)
         if not self._new_tokens:
             return prompt
         return Prompt(prompt.messages, self._new_tokens, prompt.max_text_tokens)
@@ -98,7 +98,7 @@ def compare(
     """
     loaded = bench.load()
     own = bench.ours()
-    backends = (*bench.rivals(loaded, at_once=at_once), own)
+    backends = (*bench.baselines(loaded, at_once=at_once), own)
     names = ("released", "strong", OURS)
     texts: dict[str, pl.Series] = {}
 
@@ -123,11 +123,11 @@ def compare(
         # The work is new to every repeat: what ours wrote before must not help it to guess.
         ours, work = counted(name, backend, n, own.forget if name == OURS else lambda: None)
         ways[name] = Way(work, n)
-    ours.read = ours.written = ours.pictures = 0
+    ours.read = ours.written = ours.images = 0
     ways[OURS].run()
-    read, written, pictures = ours.read, ours.written, ours.pictures
-    flops = (read + written) * cost.token + written * cost.output + pictures * cost.picture
-    with rival(bench, result, wanted=vllm) as third:
+    read, written, images = ours.read, ours.written, ours.images
+    flops = (read + written) * cost.token + written * cost.output + images * cost.image
+    with baseline(bench, result, wanted=vllm) as third:
         if third is not None:
             _, work = counted(VLLM, third.backend, units[-1])
             ways[VLLM] = third.way(work, units[-1])

@@ -1,6 +1,6 @@
 """The same prompts through every engine that needs no GPU, and what Ray costs.
 
-The packaged model's weights in float32 everywhere, without a reply cache: in this process, as a
+The packaged model's weights in float32 everywhere, without a response cache: in this process, as a
 checkpoint of the backend `huggingface`, behind `transformers serve` and vLLM's server by the
 backend `openai`, and in Ray's workers. All run beside each other and are asked in turn, so that
 other work on the machine meets all of them.
@@ -25,22 +25,22 @@ import transformers
 
 from benchmarks._measure import tree_seconds
 from benchmarks._starting import Engine, huggingface, in_process, ray, transformers_serve, vllm
-from mllm_msr.backends.scripted import ScriptedBackend
-from mllm_msr.config import load_settings
+from mllm_msr.backends.mock import MockBackend
+from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Backend
-from mllm_msr.preferences import infer_preferences
-from mllm_msr.recommending import CHOICES
-from mllm_msr.records import ChoiceScores, Completion, Prompt
-from mllm_msr.store import RunFolder
-from mllm_msr.workspace import Workspace, before_last, silent
+from mllm_msr.pipeline.context import Workspace, before_last, silent
+from mllm_msr.recommend.recommender import CHOICES
+from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.summarization.preferences import infer_preferences
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 REFERENCE: Final = "in_process"
 
 # Any answer that the stage takes, so that it asks each prompt once.
 _ANSWER: Final = "The user appears to have a preference for calm things that show boats."
 
-Reply = Completion | ChoiceScores
+CachedResponse = Completion | ChoiceScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Questions:
 
     Attributes:
         preferences: Prompts of text that are answered by a user's preference.
-        recommend: Prompts with pictures that ask whether a candidate comes next; item by item.
+        recommend: Prompts with images that ask whether a candidate comes next; item by item.
         users: Whose candidate it is, for each of them.
     """
 
@@ -110,7 +110,7 @@ def run(
     return {
         "dtype": "float32",
         "prompts": {"preferences": len(asked.preferences), "recommend": len(asked.recommend)},
-        "pictures": len({image for prompt in asked.recommend for image in prompt.images}),
+        "images": len({image for prompt in asked.recommend for image in prompt.images}),
         "repeats": repeats,
         "threads": threads,
         "batch": batch,
@@ -168,7 +168,7 @@ def measure(
         first engine imports what later ones in this process share), and by kind of work the
         prompts answered and the tokens read per second, the seconds over those of the first engine
         in the same round (a median, as all), the same of processor seconds, which say more where
-        the machine does other work, failed prompts, and what the replies are against the first
+        the machine does other work, failed prompts, and what the responses are against the first
         engine's: the share of equal texts, or the largest difference of log-probabilities
         and whether every user's candidates keep their order. An engine that lacks a package, or
         work that an engine cannot do, has one sentence ("missing").
@@ -182,7 +182,7 @@ def measure(
             except UsageError as error:
                 found[engine.name] = {"missing": str(error)}
         for way in ways:
-            way.replies = {kind: way.ask(kind, asked.kinds[kind]) for kind in way.kinds}
+            way.responses = {kind: way.ask(kind, asked.kinds[kind]) for kind in way.kinds}
         for _ in range(repeats):
             for way in ways:
                 way.clock(asked)
@@ -198,7 +198,7 @@ class _Way:
         backend: Answers.
         kinds: Work that it can do.
         start_seconds: How long its start took.
-        replies: What it answered, by kind of work.
+        responses: What it answered, by kind of work.
         seconds: Durations of each kind's rounds.
         processor_seconds: Processor time of this process and all its children in them.
     """
@@ -207,7 +207,7 @@ class _Way:
     backend: Backend
     kinds: Sequence[str] = ()
     start_seconds: float = 0.0
-    replies: Mapping[str, Mapping[int, Reply]] = field(default_factory=dict)
+    responses: Mapping[str, Mapping[int, CachedResponse]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     processor_seconds: dict[str, list[float]] = field(default_factory=dict)
 
@@ -224,7 +224,7 @@ class _Way:
         way.kinds = [kind for kind in asked.kinds if able or kind != "scores"]
         return way
 
-    def ask(self, kind: str, prompts: Sequence[Prompt]) -> dict[int, Reply]:
+    def ask(self, kind: str, prompts: Sequence[Prompt]) -> dict[int, CachedResponse]:
         """Its answers to prompts."""
         if kind == "scores":
             return dict(self.backend.score(prompts, CHOICES))
@@ -276,15 +276,15 @@ def _last_steps(work: Workspace, n_prompts: int) -> list[Prompt]:
     lengths = histories.group_by("user_id").agg(length=pl.len())
     known = work.run.read("preferences").join(lengths, on="user_id", maintain_order="left")
     known = known.filter(pl.col("n_items") < pl.col("length")).drop("length")
-    recorder = ScriptedBackend((_ANSWER,))
+    recorder = MockBackend((_ANSWER,))
     arguments = work.settings.infer.model_dump(mode="json", exclude={"model"})
     infer_preferences(
         histories,
         work.run.read("summaries"),
         recorder,
-        noun=work.noun,
+        item_type=work.item_type,
         **arguments,
-        trail=False,
+        preference_history=False,
         known=known,
     )
     return recorder.history[:n_prompts]
@@ -297,20 +297,24 @@ def _result(way: _Way, asked: Questions, *, first: _Way) -> dict[str, Any]:
         if kind not in way.kinds:
             result[kind] = {"missing": f"{way.name} gives no log-probabilities"}
             continue
-        replies, seconds, used = way.replies[kind], way.seconds[kind], way.processor_seconds[kind]
-        n_read = sum(reply.prompt_tokens for reply in replies.values())
+        responses, seconds, used = (
+            way.responses[kind],
+            way.seconds[kind],
+            way.processor_seconds[kind],
+        )
+        n_read = sum(response.prompt_tokens for response in responses.values())
         result[kind] = {
             "per_second": _rounded(len(prompts) / median(seconds)),
             "tokens_read_per_second": _rounded(n_read / median(seconds)),
             "seconds": [_rounded(value) for value in seconds],
             "processor_seconds": [_rounded(value) for value in used],
-            "failed": sum(reply.error is not None for reply in replies.values()),
+            "failed": sum(response.error is not None for response in responses.values()),
         }
         if way is not first:
             result[kind] |= {
                 f"seconds_over_{first.name}": _ratio(seconds, first.seconds[kind]),
                 f"processor_seconds_over_{first.name}": _ratio(used, first.processor_seconds[kind]),
-                **_agreement(replies, first.replies[kind], asked.users),
+                **_agreement(responses, first.responses[kind], asked.users),
             }
     return result
 
@@ -322,13 +326,15 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _agreement(
-    replies: Mapping[int, Reply], expected: Mapping[int, Reply], users: Sequence[str]
+    responses: Mapping[int, CachedResponse],
+    expected: Mapping[int, CachedResponse],
+    users: Sequence[str],
 ) -> dict[str, Any]:
-    """How replies differ from those expected."""
+    """How responses differ from those expected."""
     texts: list[bool] = []
     differences: list[float] = []
     for index, other in expected.items():
-        match replies[index], other:
+        match responses[index], other:
             case Completion() as ours, Completion() as theirs:
                 texts.append(ours.text == theirs.text and ours.error is None)
             case ChoiceScores(error=None) as ours, ChoiceScores(error=None) as theirs:
@@ -338,20 +344,20 @@ def _agreement(
         return {"equal_texts": round(fmean(texts), 4)}
     return {
         "largest_difference": _rounded(max(differences, default=0.0)),
-        "order_kept": list(_orders(replies, users)) == list(_orders(expected, users)),
+        "order_kept": list(_orders(responses, users)) == list(_orders(expected, users)),
     }
 
 
-def _orders(replies: Mapping[int, Reply], users: Sequence[str]) -> Iterator[list[int]]:
+def _orders(responses: Mapping[int, CachedResponse], users: Sequence[str]) -> Iterator[list[int]]:
     """Each user's prompts, the most probable first; those that failed are left out."""
 
     def margin(index: int) -> float:
-        match replies[index]:
+        match responses[index]:
             case ChoiceScores(log_probs=(positive, negative)):
                 return negative - positive
         return float("inf")
 
-    scored = [index for index in range(len(users)) if replies[index].error is None]
+    scored = [index for index in range(len(users)) if responses[index].error is None]
     by_user = sorted(scored, key=lambda index: (users[index], margin(index), index))
     for _, group in groupby(by_user, key=lambda index: users[index]):
         yield list(group)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mllm_msr.data.catalogue import sample_targets
+from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.significance import bootstrap_interval
-from mllm_msr.explanations import parts, without
-from mllm_msr.recommender.scorer import probability
-from mllm_msr.recommending import CHOICES, MllmMsr
-from mllm_msr.records import Prompt
-from mllm_msr.store import RunFolder
+from mllm_msr.ranker.scoring import probability
+from mllm_msr.recommend.explanations import parts, without
+from mllm_msr.recommend.recommender import CHOICES, MllmMsr
+from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from benchmarks._jobs import NOUN
 from benchmarks._measure import apart, growth_of
 from benchmarks._writing import compare, grown
 from mllm_msr.interfaces import Backend
-from mllm_msr.preferences import infer_preferences
+from mllm_msr.summarization.preferences import infer_preferences
 
 
 def run(
     *,
-    shapes: str = "embedded",
+    shapes: str = "demo",
     users: int = 64,
     items: int = 60,
     device: str = "cpu",
@@ -33,7 +33,7 @@ def run(
     """Compare ways to infer preferences.
 
     Args:
-        shapes: "embedded" (the packaged model), "middle" (134 million random weights), "7b"
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
             (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
         users: Users that our way handles.
         items: Size of the catalogue.
@@ -82,4 +82,6 @@ def run(
 
 
 def _stage(bench: Bench, backend: Backend, n: int) -> pl.DataFrame:
-    return infer_preferences(bench.work.histories(n), bench.work.summaries(), backend, noun=NOUN)
+    return infer_preferences(
+        bench.work.histories(n), bench.work.summaries(), backend, item_type=NOUN
+    )

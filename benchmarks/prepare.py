@@ -20,8 +20,8 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import polars as pl
 
-from mllm_msr.data.interactions import match_items, prepare_interactions
-from mllm_msr.data.negatives import draw_candidates
+from mllm_msr.data.negative_sampling import draw_candidates
+from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.data.splits import split_users
 from mllm_msr.datasets.files import Files
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from mllm_msr.assembling import Order, assemble
-from mllm_msr.data.catalogue import sample_targets
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.retrieval import Profile, Retriever
-from mllm_msr.store import RunFolder
+from mllm_msr.data.full_ranking import sample_targets
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.reranking import Order, assemble
+from mllm_msr.recommend.retrieval import Profile, Retriever
+from mllm_msr.storage.run_folder import RunFolder
 
 BUDGETS: Final = (0, 20, 50, 100, 200)
 ORDERS: Final[tuple[Order, ...]] = ("model", "fused")
@@ -87,8 +87,8 @@ def _retrievers(model: MllmMsr) -> dict[str, Retriever]:
 
 
 def _profile(model: MllmMsr, user_id: str) -> Profile:
-    trail = model.trail(user_id).sort("n_items")
-    preference = trail["preference"][-1] if trail.height else ""
+    preference_history = model.preference_history(user_id).sort("n_items")
+    preference = preference_history["preference"][-1] if preference_history.height else ""
     return Profile(user_id, model.history(user_id), preference)
 
 

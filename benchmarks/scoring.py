@@ -1,4 +1,4 @@
-"""Scoring 1:20 candidate lists with pictures: pairs per second against three rivals."""
+"""Scoring 1:20 candidate lists with images: pairs per second against three baselines."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from benchmarks._bench import CHOICES, Bench, Cost, set_up, settings_of, unique_
 from benchmarks._jobs import CANDIDATES
 from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
 from benchmarks._vllm_way import NAME as VLLM
-from benchmarks._vllm_way import rival
+from benchmarks._vllm_way import baseline
 from mllm_msr.interfaces import Backend
-from mllm_msr.recommender.examples import Example
-from mllm_msr.recommender.scorer import score_examples
-from mllm_msr.rendering import Renderer
+from mllm_msr.models.inputs import Renderer
+from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.scoring import score_examples
 
 
 def run(
     *,
-    shapes: str = "embedded",
+    shapes: str = "demo",
     users: int = 20,
     items: int = 30,
     device: str = "cpu",
@@ -36,7 +36,7 @@ def run(
     """Compare ways to score.
 
     Args:
-        shapes: "embedded" (the packaged model), "middle" (134 million random weights), "7b"
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
             (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
         users: Users, each with 21 candidates; our way scores them all.
         items: Size of the catalogue. Pairs per item decide what sharing saves.
@@ -84,11 +84,11 @@ def _compare(
     vllm: bool,
 ) -> dict[str, Any]:
     loaded = bench.load()
-    released, strong = bench.rivals(loaded)
+    released, strong = bench.baselines(loaded)
     ours = bench.ours()
     renderer = Renderer(loaded.processor, supports_images=True)
     rendered = [renderer.render(example.prompt) for example in examples]
-    n_unique, n_pictures = unique_tokens(rendered)
+    n_unique, n_images = unique_tokens(rendered)
     cost = Cost.of(bench, loaded)
     part = examples[:strong_pairs]
     ways = {
@@ -98,11 +98,11 @@ def _compare(
     }
     result: dict[str, Any] = {
         "prompt_tokens": sum(len(one.input_ids) for one in rendered),
-        "picture_tokens": cost.picture_tokens,
+        "image_tokens": cost.image_tokens,
         "unique_tokens": n_unique,
         "largest_difference": _difference(strong, ours, part),
     }
-    with rival(bench, result, wanted=vllm) as third:
+    with baseline(bench, result, wanted=vllm) as third:
         if third is not None:
             result["largest_difference_to_vllm"] = _difference(third.backend, ours, part)
             ways[VLLM] = third.way(_work(third.backend, examples), len(examples))
@@ -111,7 +111,7 @@ def _compare(
             repeats=repeats,
             device=bench.device,
             dtype=bench.dtype,
-            flops=n_unique * cost.token + n_pictures * cost.picture,
+            flops=n_unique * cost.token + n_images * cost.image,
         )
         if third is not None:
             result["vllm_seconds"] = third.seconds()

@@ -1,4 +1,4 @@
-"""Item summaries from text and picture: items per second against three rivals."""
+"""Item summaries from text and image: items per second against three baselines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks._jobs import NOUN
 from benchmarks._measure import apart, growth_of
 from benchmarks._writing import compare, grown
 from mllm_msr.interfaces import Backend
-from mllm_msr.summaries import summarize
+from mllm_msr.summarization.items import summarize
 
 
 def run(
     *,
-    shapes: str = "embedded",
+    shapes: str = "demo",
     items: int = 64,
     device: str = "cpu",
     dtype: str = "auto",
@@ -32,7 +32,7 @@ def run(
     """Compare ways to summarise items.
 
     Args:
-        shapes: "embedded" (the packaged model), "middle" (134 million random weights), "7b"
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
             (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
         items: Items that our way summarises, three prompts each.
         device: A torch device.
@@ -80,4 +80,4 @@ def run(
 
 
 def _stage(bench: Bench, backend: Backend, n: int) -> pl.DataFrame:
-    return summarize(bench.work.items[:n], backend, noun=NOUN)
+    return summarize(bench.work.items[:n], backend, item_type=NOUN)

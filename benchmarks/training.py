@@ -1,4 +1,4 @@
-"""Fine-tuning steps of the recommender by LoRA: samples per second against two rivals."""
+"""Fine-tuning steps of the recommender by LoRA: samples per second against two baselines."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks._bench import Bench, Cost, set_up, settings_of, unique_tokens
 from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
 from benchmarks._released import train_released
 from benchmarks._strong import train_strong
-from mllm_msr.recommender.collator import Collator
-from mllm_msr.recommender.examples import Example
-from mllm_msr.recommender.model import language_layers, load_trainable, trainable_tensors
-from mllm_msr.recommender.options import TrainingOptions
-from mllm_msr.recommender.schedule import Schedule
-from mllm_msr.recommender.trainer import train
-from mllm_msr.rendering import Renderer
+from mllm_msr.models.inputs import Renderer
+from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.training.collator import Collator
+from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.ranker.training.lora import language_layers, load_trainable, trainable_tensors
+from mllm_msr.ranker.training.sampler import Schedule
+from mllm_msr.ranker.training.trainer import train
 
 _LORA: Final[dict[str, Any]] = {"rank": 8, "alpha": 16, "dropout": 0.0, "seed": 0}
 _RATE: Final = 2e-4
@@ -31,7 +31,7 @@ _RATE: Final = 2e-4
 
 def run(
     *,
-    shapes: str = "embedded",
+    shapes: str = "demo",
     samples: int = 256,
     items: int = 30,
     device: str = "cpu",
@@ -46,10 +46,10 @@ def run(
     """Compare ways to fine-tune.
 
     Args:
-        shapes: "embedded" (the packaged model), "middle" (134 million random weights), "7b"
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
             (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
         samples: Examples that our way learns from, each once.
-        items: Size of the catalogue: every picture returns samples / items times.
+        items: Size of the catalogue: every image returns samples / items times.
         device: A torch device; our way takes a GPU where there is one.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
         threads: Threads on a CPU.
@@ -124,10 +124,10 @@ def _compare(
     common = min(len(losses["strong"]), len(losses[OURS]))
     pairs = list(zip(losses["strong"][:common], losses[OURS][:common], strict=True))
     return {
-        "samples_per_picture": round(samples / len(bench.work.items), 1),
+        "samples_per_image": round(samples / len(bench.work.items), 1),
         "prompt_tokens": n_tokens,
         "unique_tokens": n_unique,
-        "picture_tokens": cost.picture_tokens,
+        "image_tokens": cost.image_tokens,
         "largest_difference": max(abs(a - b) for a, b in pairs),
         **alternate(
             ways,
@@ -135,13 +135,13 @@ def _compare(
             device=bench.device,
             dtype=bench.dtype,
             # Frozen weights: the forward pass, and the gradient of what goes through them.
-            flops=2 * n_unique * cost.token + len(bench.work.items) * cost.picture,
+            flops=2 * n_unique * cost.token + len(bench.work.items) * cost.image,
         ),
     }
 
 
 def _adapted(model: torch.nn.Module) -> torch.nn.Module:
-    """The rivals' model: LoRA as PEFT has it, with the initial matrices of our trainer."""
+    """The baselines' model: LoRA as PEFT has it, with the initial matrices of our trainer."""
     config = peft.LoraConfig(
         r=_LORA["rank"],
         lora_alpha=_LORA["alpha"],
@@ -206,7 +206,7 @@ def _batches(
         batch_size,
         n_steps=n_steps,
         seed=_LORA["seed"],
-        pictures=collator.pictures(),
+        images=collator.images(),
     )
     return [[examples[i] for i in schedule.step(step)] for step in range(n_steps)]
 

@@ -14,7 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from mllm_msr.cli import app
-from mllm_msr.config import preset_names, reference
+from mllm_msr.config.loading import preset_names, reference
 
 DOCS = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made by `make docs` from `settings.py`. On the command line a setting is `key=value`,",
+        "Made by `make docs` from `config/settings.py`. On the command line a setting is `key=value`,",
         "in a file it is YAML (`--config FILE`), in the environment `MLLM_MSR__TRAIN__SEED=1`.",
         "Of preset, file, environment and command line the later wins.",
         "",

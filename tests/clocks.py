@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mllm_msr.backends._pacing import Timing
+from mllm_msr.backends._http.retry import Timing
 
 
 class FakeClock:

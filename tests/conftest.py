@@ -33,15 +33,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 @pytest.fixture(scope="session")
 def processor(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
     """A tiny checkpoint's processor by its family, loaded when first asked for."""
-    from mllm_msr.checkpoints import load_processor
+    from mllm_msr.models.loading import load_processor
 
     return functools.cache(lambda family: load_processor(str(tiny_checkpoint(family))))
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
-    """Pictures of noise in four shapes: wide, tall, square and very wide."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """Images of noise in four shapes: wide, tall, square and very wide."""
+    folder = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0)
     paths = []
     for width, height in ((60, 40), (40, 60), (48, 48), (150, 20)):

@@ -133,7 +133,7 @@ def said(text: str, *, finish: str = "stop", read: int = 7, written: int = 3) ->
 
 
 def listed(entries: Mapping[str, float], *, read: int = 7) -> Reply:
-    """An answer with the log-probabilities of the first token's rivals, the first one chosen."""
+    """An answer with the log-probabilities of the first token's baselines, the first one chosen."""
     top = [{"token": token, "logprob": value} for token, value in entries.items()]
     body = dict(said(top[0]["token"], read=read).body)  # type: ignore[arg-type]
     body["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
@@ -160,15 +160,15 @@ class ModelServer:
 
     Args:
         checkpoint: Folder of the model; its name is `name`.
-        scratch: Where pictures are put.
+        scratch: Where images are put.
         token_ids: Whether it knows `logprob_token_ids` and `/tokenize`.
     """
 
     name = "tiny"
 
     def __init__(self, checkpoint: Path, scratch: Path, *, token_ids: bool = True) -> None:
-        from mllm_msr.checkpoints import load_model
-        from mllm_msr.rendering import Renderer
+        from mllm_msr.models.inputs import Renderer
+        from mllm_msr.models.loading import load_model
 
         self._loaded = load_model(str(checkpoint), dtype="float32", device="cpu")
         self._renderer = Renderer(
@@ -240,7 +240,7 @@ class ModelServer:
         return listed(dict(zip(tokens, values.tolist(), strict=True)), read=n_read)
 
     def _prompt(self, turns: Sequence[Mapping[str, Any]]) -> Any:
-        from mllm_msr.records import ImagePart, Message, Part, Prompt, TextPart
+        from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart
 
         messages = []
         for turn in turns:
@@ -252,9 +252,9 @@ class ModelServer:
                 if part["type"] == "text":
                     parts.append(TextPart(part["text"]))
                     continue
-                picture = base64.b64decode(part["image_url"]["url"].partition(",")[2])
-                path = self._scratch / hashlib.sha256(picture).hexdigest()
-                path.write_bytes(picture)
+                image = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+                path = self._scratch / hashlib.sha256(image).hexdigest()
+                path.write_bytes(image)
                 parts.append(ImagePart(path))
             messages.append(Message(turn["role"], tuple(parts)))
         return Prompt(tuple(messages))

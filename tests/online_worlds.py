@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import final
 
 import worlds
-from mllm_msr.config import load_settings
+from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.pipeline import Pipeline
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
 def make_run(folder: Path) -> Path:
     """A run folder that has been prepared, summarised and inferred, without fine-tuning."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
     settings = load_settings(
-        "sound",
+        "default",
         worlds.settings(data, "retrieve.collaborative=popularity", "retrieve.order=model"),
         environment={},
     )
@@ -49,7 +49,7 @@ class MoodyBackend(Backend):
         self.closed = False
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         return "moody"
 
     @property

@@ -20,11 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mllm_msr.launching import is_follower
-from mllm_msr.recommender.options import TrainingOptions
-from mllm_msr.recommender.trainer import train
-from mllm_msr.recommender.training_state import load_newest
-from mllm_msr.recommender.validation import auc_per_user
+from mllm_msr.ranker.distributed.launch import is_follower
+from mllm_msr.ranker.training.checkpoint import load_newest
+from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.ranker.training.trainer import train
+from mllm_msr.ranker.training.validation import auc_per_user
 
 # Clipping and accumulation scale gradients, which strategies do each in its own way.
 OPTIONS = {
@@ -58,13 +58,13 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
             raise InterruptError
         return auc_per_user(labels, scores, users)
 
-    path = Path(__file__).with_name("recommender") / "conftest.py"
+    path = Path(__file__).with_name("ranker") / "conftest.py"
     spec = importlib.util.spec_from_file_location("recommender_conftest", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # The fixture reads pictures only for examples that show them, and these do not.
+    # The fixture reads images only for examples that show them, and these do not.
     make = module.make_examples.__wrapped__([])
     train(
         make(24),

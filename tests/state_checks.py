@@ -29,15 +29,15 @@ def check_everything(open_state: Callable[[], ServiceState]) -> None:
     assert state.add_events([("1", "v", "z", 9), ("3", "u", "a", 1), ("3", "u", "c", 1)]) == [
         False, True, False,
     ]  # fmt: skip
-    state.keep_trail("u", TRAIL[:1])
-    state.keep_trail("u", TRAIL)
+    state.keep_preference_history("u", TRAIL[:1])
+    state.keep_preference_history("u", TRAIL)
     assert state.add_item(ITEM)
     assert not state.add_item({**ITEM, "title": "other"})
     state.close()
     state = open_state()
     user = state.user("u")
     assert (user.events, user.forgotten) == (("a", "b", "a"), False)
-    assert user.trail.equals(TRAIL)
+    assert user.preference_history.equals(TRAIL)
     assert state.users_with_events() == ["u"]
     assert state.item("new") == ITEM
     assert list(state.items()) == [ITEM]
@@ -46,7 +46,7 @@ def check_everything(open_state: Callable[[], ServiceState]) -> None:
     assert state.forget("u", in_run=True) == (0, 0)
     assert state.forget("w", in_run=False) == (0, 0)
     gone = state.user("u")
-    assert (gone.events, gone.trail.height, gone.forgotten) == ((), 0, True)
+    assert (gone.events, gone.preference_history.height, gone.forgotten) == ((), 0, True)
     assert not state.user("w").forgotten
     assert state.add_events([("4", "u", "d", None)]) == [True]
     assert state.user("u").events == ("d",)

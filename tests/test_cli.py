@@ -47,7 +47,7 @@ def test_a_stage_takes_its_settings_from_the_run_folder(finished: tuple[Path, Pa
     assert json.loads(done.stdout)["run"] == str(run)
 
 
-def test_foreign_tables_are_judged(finished: tuple[Path, Path], tmp_path: Path) -> None:
+def test_external_tables_are_judged(finished: tuple[Path, Path], tmp_path: Path) -> None:
     run, _ = finished
     done = call(
         "evaluate",
@@ -64,7 +64,7 @@ def test_foreign_tables_are_judged(finished: tuple[Path, Path], tmp_path: Path) 
     ("arguments", "code", "message"),
     [
         (["run", "train.rank=0"], 2, "train.rank=0"),
-        (["run", "--preset", "sund"], 2, "did you mean 'sound'"),
+        (["run", "--preset", "defualt"], 2, "did you mean 'default'"),
         (["list", "models"], 2, "received 'models'"),
         (["evaluate", "--candidates", "x.parquet"], 2, "both --candidates and --scores"),
         (["evaluate", "--candidates", "x.parquet", "--scores", "y.parquet"], 1, "x.parquet"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_msr.config import load_settings
-from mllm_msr.pipeline import Pipeline
+from mllm_msr.config.loading import load_settings
+from mllm_msr.pipeline.pipeline import Pipeline
 
 SMALL = [
     "data.n_users=24",
@@ -20,7 +20,7 @@ SMALL = [
     "train.max_steps=4",
     "train.batch_size=8",
     "train.validate_every=2",
-    "report.stories=2",
+    "report.case_studies=2",
 ]
 
 
@@ -43,7 +43,7 @@ def test_metrics_name_the_models_and_the_candidates(folder: Path) -> None:
     assert {"auc", "hr@5", "mrr@5", "ndcg@5"} <= set(metrics["mllm_msr"]["uniform"])
 
 
-def test_every_item_is_described_from_its_picture_and_its_title(folder: Path) -> None:
+def test_every_item_is_described_from_its_image_and_its_title(folder: Path) -> None:
     summaries = pl.read_parquet(folder / "summaries.parquet")
     assert set(summaries["image_status"]) == {"ok"}
     assert summaries["image_summary"].null_count() == 0
@@ -70,7 +70,7 @@ def test_fine_tuning_leaves_an_adapter_that_changes_the_scores(folder: Path) -> 
     assert (both["score"] - both["score_untuned"]).abs().max() > 1e-6
 
 
-def test_the_report_is_one_file_with_stories(folder: Path) -> None:
+def test_the_report_is_one_file_with_case_studies(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "data:image/jpeg" in page
     assert 'src="http' not in page

@@ -73,14 +73,14 @@ def test_commands_in_shell_blocks_can_be_given(page: Path) -> None:
     import typer.main
 
     from mllm_msr.cli import app
-    from mllm_msr.config import load_settings
+    from mllm_msr.config.loading import load_settings
 
     program = typer.main.get_command(app)
     for words in commands(page):
         context = program.make_context("mllm-msr", list(words))
         name, command, rest = program.resolve_command(context, words)
         given = command.make_context(name, rest, parent=context).params
-        preset = given.get("preset") or ("demo" if name == "demo" else "sound")
+        preset = given.get("preset") or ("demo" if name == "demo" else "default")
         load_settings(preset, given.get("settings") or [], environment={})
 
 
@@ -89,7 +89,7 @@ def test_commands_in_sentences_exist(page: Path) -> None:
     import typer.main
 
     from mllm_msr.cli import app
-    from mllm_msr.config import load_settings
+    from mllm_msr.config.loading import load_settings
 
     known = {
         name: {option for parameter in command.params for option in parameter.opts}
@@ -100,7 +100,7 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         assert name in known, f"mllm-msr {text}"
         unknown = {word for word in words if re.match(r"--?[a-z]", word)} - known[name]
         assert unknown <= {"--help"}, f"mllm-msr {text}"
-        load_settings("sound", [word for word in words if "=" in word], environment={})
+        load_settings("default", [word for word in words if "=" in word], environment={})
 
 
 def test_the_example_of_a_baseline_is_one() -> None:

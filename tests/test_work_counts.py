@@ -15,16 +15,16 @@ import polars as pl
 import pytest
 
 from mllm_msr import tables
-from mllm_msr.backends._decoding import _States
-from mllm_msr.backends._engine import Engine
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.caching import CachedBackend
-from mllm_msr.checkpoints import LoadedCheckpoint, load_model
-from mllm_msr.preferences import infer_preferences
-from mllm_msr.recommender.examples import Example, build_prompt
-from mllm_msr.recommender.options import TrainingOptions
-from mllm_msr.records import ImagePart, Item, Message, Prompt, TextPart
-from mllm_msr.replies import ReplyCache
+from mllm_msr.inference.cached import CachedBackend
+from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.inference.engine.generation import _States
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.ranker.examples import Example, build_prompt
+from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.storage.response_cache import ResponseCache
+from mllm_msr.summarization.preferences import infer_preferences
+from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
 
@@ -35,7 +35,7 @@ TASTES = ("calm films", "golden lanterns on stripes", "one product")
 class Work:
     """What a model was given to compute."""
 
-    tiles: int = 0  # parts of pictures through the vision tower
+    tiles: int = 0  # parts of images through the vision tower
     read: int = 0  # prompt tokens through the decoder, padding included
     steps: int = 0  # passes that write, each at least one token of each row
     written: int = 0  # tokens of those passes, wrong guesses included
@@ -68,7 +68,7 @@ def observe(model: Any) -> Work:
     return work
 
 
-def pairs(pictures: Sequence[Path]) -> list[Example]:
+def pairs(images: Sequence[Path]) -> list[Example]:
     """Every one of six users with every one of four items, user after user."""
     return [
         Example(
@@ -81,8 +81,8 @@ def pairs(pictures: Sequence[Path]) -> list[Example]:
             int(item == user % 4),
             build_prompt(
                 f"The user appears to have a preference for {TASTES[user % 3]} {user}.",
-                Item(f"i{item}", f"Title {item}", image=pictures[item]),
-                noun="video",
+                Item(f"i{item}", f"Title {item}", image=images[item]),
+                item_type="video",
             ),
         )
         for user in range(6)
@@ -95,20 +95,20 @@ def loaded(tiny_checkpoint: Checkpoint) -> LoadedCheckpoint:
     return load_model(str(tiny_checkpoint("llava_next")), device="cpu")
 
 
-def test_scoring(loaded: LoadedCheckpoint, pictures: Sequence[Path]) -> None:
+def test_scoring(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     work = observe(loaded.model)
-    prompts = [example.prompt for example in pairs(pictures)]
+    prompts = [example.prompt for example in pairs(images)]
     scores = dict(Engine(loaded, batch_size=8).score(prompts, ("yes", "no")))
     whole = sum(score.prompt_tokens for score in scores.values())
     assert whole == 3960
     assert work.within(Work(tiles=18, read=1532))
 
 
-def test_writing(loaded: LoadedCheckpoint, pictures: Sequence[Path]) -> None:
+def test_writing(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     work = observe(loaded.model)
     prompts = [
         Prompt(
-            (Message("user", (ImagePart(pictures[n % 4]), TextPart("Describe the picture."))),),
+            (Message("user", (ImagePart(images[n % 4]), TextPart("Describe the picture."))),),
             max_new_tokens=40 if n == 0 else 5,
         )
         for n in range(12)
@@ -159,20 +159,20 @@ def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_pa
         for place, item in enumerate([0, 1, 2, *second])
     ]
     histories = pl.DataFrame(rows, schema=dict(tables.INTERACTIONS))
-    backend = CachedBackend(model, ReplyCache(tmp_path / "replies.sqlite"))
-    infer_preferences(histories, summaries, backend, noun="film", words=2)
+    backend = CachedBackend(model, ResponseCache(tmp_path / "responses.sqlite"))
+    infer_preferences(histories, summaries, backend, item_type="film", words=2)
     assert (backend.misses, backend.hits) == (4, 4)
     assert work.within(Work(read=594, steps=10, written=20))
 
 
 def test_training(
     tiny_checkpoint: Checkpoint,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("lightning")
-    from mllm_msr.recommender import trainer
+    from mllm_msr.ranker.training import trainer
 
     observed: list[Work] = []
 
@@ -183,7 +183,7 @@ def test_training(
 
     monkeypatch.setattr(trainer, "load_model", load)
     trainer.train(
-        pairs(pictures),
+        pairs(images),
         [],
         checkpoint=str(tiny_checkpoint("llava_next")),
         output=tmp_path,

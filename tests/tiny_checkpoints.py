@@ -18,7 +18,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mllm_msr.checkpoints import without_video
+from mllm_msr.models.loading import without_video
 
 FAMILIES: Final = ("llava_next", "qwen2_5_vl", "smolvlm", "gemma3", "llama")
 VISION_FAMILIES: Final = FAMILIES[:-1]
@@ -189,7 +189,7 @@ def smolvlm(folder: Path) -> None:
 
 
 def gemma3(folder: Path) -> None:
-    """Gemma 3: SigLIP tower, pooled image tokens, two-way attention inside a picture."""
+    """Gemma 3: SigLIP tower, pooled image tokens, two-way attention inside a image."""
     marks = ["<start_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     tokenizer = _tokenizer(
         marks,

@@ -17,7 +17,7 @@ ANSWERS = {
 
 
 def write_files(folder: Path, *, n_users: int = 12, n_items: int = 30, seed: int = 0) -> Path:
-    """Users with 6 to 8 random items each, items with titles and every second with a picture."""
+    """Users with 6 to 8 random items each, items with titles and every second with a image."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def settings(folder: Path, *more: str) -> list[str]:
         "data.min_item_interactions=1",
         "data.n_negatives=10",
         "data.folds=3",
-        "model.backend=scripted",
+        "model.backend=mock",
         f"model.answers={answers}",
         "train.enabled=false",
         "evaluate.n_resamples=50",

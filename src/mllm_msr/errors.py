@@ -1,4 +1,4 @@
-"""Every error that a user can meet, in one tree.
+"""Exceptions of this package, in one tree.
 
     MllmMsrError                  exit code 1
     ├── UsageError                exit code 2: the command or its settings are wrong
@@ -18,7 +18,8 @@
     └── TrainingError             fine-tuning cannot go on
         └── NonFiniteLossError    the loss is NaN or infinite
 
-A message is one sentence in three parts: what was needed, what came, what to do.
+A message states the problem first, then the value received and how to fix it, in natural sentences:
+"Unknown dataset 'steam'. Did you mean ...? Available: demo, files, ...".
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ class MllmMsrError(Exception):
     """Base of all errors of this package.
 
     Args:
-        needed: What was required, as a noun phrase ("a column 'user_id'").
-        received: What came instead, with its value.
-        remedy: What the reader can do, as an imperative.
+        message: One or more sentences: the problem, the value received, the fix.
     """
 
     exit_code = 1
 
-    def __init__(self, *, needed: str, received: str, remedy: str) -> None:
-        self.needed = needed
-        self.received = received
-        self.remedy = remedy
-        super().__init__(needed, received, remedy)
+    def __init__(
+        self, message: str = "", *, needed: str = "", received: str = "", remedy: str = ""
+    ) -> None:
+        # TEMPORARY: the keyword form goes once every caller passes a message.
+        self.message = message or f"needed {needed}, received {received}: {remedy}."
+        self.received, self.remedy = received, remedy
+        super().__init__(self.message)
 
     def __str__(self) -> str:
-        return f"needed {self.needed}, received {self.received}: {self.remedy}."
+        return self.message
 
 
 class UsageError(MllmMsrError):
@@ -57,16 +58,16 @@ class SettingsError(UsageError):
     """Settings that cannot be used; carries every problem found.
 
     Args:
-        problems: One sentence for each problem, each naming the setting.
+        problems: One sentence for each problem, each naming the setting, its value and the fix.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__(
-            needed="settings without a problem",
-            received=f"{len(self.problems)} with one ({'; '.join(self.problems)})",
-            remedy="mend them and start again",
-        )
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0])
+        else:
+            lines = "".join(f"\n  - {problem}" for problem in self.problems)
+            super().__init__(f"{len(self.problems)} settings cannot be used:{lines}")
 
 
 class UnknownNameError(UsageError):
@@ -83,9 +84,7 @@ class MissingExtraError(UsageError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            needed=f"the package {package!r}",
-            received="an environment without it",
-            remedy=f"run: pip install 'mllm-msr[{extra}]'",
+            f"The package {package!r} is not installed. Run: pip install 'mllm-msr[{extra}]'"
         )
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.records import ChoiceScores, Completion, Prompt
-from mllm_msr.spaces import Space
+from mllm_msr.search_space import Space
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ class RawData:
             milliseconds since 1970, or the rank where the source only gives an order). Lazy.
             Rows may stand in any order; rows with equal user and timestamp keep theirs.
         items: Columns of `tables.ITEMS`, ids unique, one row for each item that is known.
-        noun: What an item is called in prompts: "video", "product", "film", "item".
+        item_type: What an item is called in prompts: "video", "product", "film", "item".
         ordered_by: "time" where timestamps are real times, "rank" where they only order.
-        image_urls: Columns `item_id` and `url`: links to pictures that `items` lacks, where the
+        image_urls: Columns `item_id` and `url`: links to images that `items` lacks, where the
             source names them. They are followed only if `images.download` says so.
     """
 
     interactions: pl.LazyFrame
     items: pl.DataFrame
-    noun: str = "item"
+    item_type: str = "item"
     ordered_by: str = "time"
     image_urls: pl.DataFrame | None = None
 
@@ -67,7 +67,7 @@ class Capabilities:
     """What a backend can do, so that the impossible is refused before the first call.
 
     Attributes:
-        images: Prompts may hold pictures.
+        images: Prompts may hold images.
         choices: `score` is available.
         adapters: LoRA adapters in PEFT's format can be loaded.
     """
@@ -86,7 +86,7 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Model, revision, adapter and precision: all that changes its answers. Used as a key."""
 
     @property
@@ -106,7 +106,7 @@ class Backend(ABC):
             soon as it is finished. A prompt that fails comes back with `error` set.
 
         Raises:
-            CapabilityError: A prompt holds a picture and the backend reads none.
+            CapabilityError: A prompt holds a image and the backend reads none.
             BackendError: The backend as a whole cannot go on.
         """
 
@@ -125,7 +125,7 @@ class Backend(ABC):
 
         Raises:
             AnswerTokenError: A choice is not one token after the rendered prompt.
-            CapabilityError: The backend cannot score, or a prompt holds a picture and it reads
+            CapabilityError: The backend cannot score, or a prompt holds a image and it reads
                 none.
             BackendError: The backend as a whole cannot go on.
         """
@@ -160,16 +160,16 @@ class TrainingData:
 class Recommender(ABC):
     """A model that scores candidate items for users.
 
-    The paper's recommender and its rivals meet this one interface, so that the evaluation
+    The paper's recommender and its baselines meet this one interface, so that the evaluation
     cannot favour one. The constructor takes flat keyword arguments, `seed` among them where
     chance plays a part.
 
     Attributes:
-        asks_a_model: Whether each score costs a call of a language model, so that ranking a whole
+        requires_llm: Whether each score costs a call of a language model, so that ranking a whole
             catalogue is not for many users.
     """
 
-    asks_a_model: ClassVar[bool] = False
+    requires_llm: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Self:

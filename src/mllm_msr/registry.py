@@ -32,8 +32,8 @@ def names(kind: Kind) -> list[str]:
     built_in = {
         module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_")
     }
-    foreign = {point.name for point in entry_points(group=f"mllm_msr.{kind}")}
-    return sorted(built_in | foreign)
+    external = {point.name for point in entry_points(group=f"mllm_msr.{kind}")}
+    return sorted(built_in | external)
 
 
 def find(kind: Kind, name: str) -> type:
@@ -55,8 +55,8 @@ def find(kind: Kind, name: str) -> type:
         )
     for point in entry_points(group=f"mllm_msr.{kind}"):
         if point.name == name:
-            foreign: type = point.load()
-            return foreign
+            external: type = point.load()
+            return external
     module = importlib.import_module(f"mllm_msr.{kind}.{name}")
     base = _BASES[kind]
     found = [

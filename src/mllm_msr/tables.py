@@ -53,7 +53,7 @@ SUMMARIES: Final = _schema(
     flags=pl.String(),
 )
 
-# The trail: the preference after each block; n_items counts the interactions read so far (so the
+# The preference_history: the preference after each block; n_items counts the interactions read so far (so the
 # row may be used for targets at positions >= n_items). final marks the user's last block.
 PREFERENCES: Final = _schema(
     user_id=pl.String(),
@@ -64,7 +64,7 @@ PREFERENCES: Final = _schema(
     flags=pl.String(),
 )
 
-# A model's scores; any monotone scale for rivals, P(yes) in [0, 1] for MLLM recommenders.
+# A model's scores; any monotone scale for baselines, P(yes) in [0, 1] for MLLM recommenders.
 SCORES: Final = _schema(
     fold=pl.Int32(),
     negatives=pl.String(),

@@ -12,7 +12,7 @@ import transformers
 
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.errors import BackendError
-from mllm_msr.records import Message, Prompt, TextPart
+from mllm_msr.types import Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
 PROMPTS = [
@@ -22,14 +22,14 @@ PROMPTS = [
 
 
 def test_capabilities_follow_the_checkpoint(tiny_checkpoint: Checkpoint) -> None:
-    reads_pictures = {
+    reads_images = {
         family: HuggingFaceBackend(str(tiny_checkpoint(family))).capabilities.images
         for family in ("smolvlm", "llama")
     }
-    assert reads_pictures == {"smolvlm": True, "llama": False}
+    assert reads_images == {"smolvlm": True, "llama": False}
 
 
-def test_an_adapter_changes_answers_and_identity(
+def test_an_adapter_changes_answers_and_fingerprint(
     tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint("llama")
@@ -44,7 +44,7 @@ def test_an_adapter_changes_answers_and_identity(
     for index in range(len(PROMPTS)):
         gap = scores[0][index].log_probs[0] - scores[1][index].log_probs[0]
         assert abs(gap) > 1e-4
-    assert plain.identity != adapted.identity
+    assert plain.fingerprint != adapted.fingerprint
     assert all(completion.error is None for _, completion in adapted.generate(PROMPTS))
 
 
@@ -71,6 +71,6 @@ def test_threads_can_be_set(tiny_checkpoint: Checkpoint) -> None:
 def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     backend = HuggingFaceBackend(str(tmp_path / "nothing"))
     with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
-        backend.identity  # noqa: B018 - asking is the test
+        backend.fingerprint  # noqa: B018 - asking is the test
     with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
         backend.generate([])

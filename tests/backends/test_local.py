@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mllm_msr import checkpoints
-from mllm_msr.backends import _engine
 from mllm_msr.backends._local import LocalBackend
+from mllm_msr.inference.engine import engine
+from mllm_msr.models import loading
 
 
 def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,9 +24,9 @@ def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) ->
         at_work.remove(checkpoint)
         return checkpoint
 
-    monkeypatch.setattr(checkpoints, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
     monkeypatch.setattr(
-        _engine, "Engine", lambda loaded, **_: SimpleNamespace(score=lambda *_: [(0, loaded)])
+        engine, "Engine", lambda loaded, **_: SimpleNamespace(score=lambda *_: [(0, loaded)])
     )
     models = [
         LocalBackend(

@@ -18,12 +18,12 @@ import pytest
 
 from clocks import FakeClock
 from endpoints import Asked, ModelServer, Reply, Respond, listed, question, refused, said, serve
-from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend, adapter_name
-from mllm_msr.embedded import weights_folder
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import BackendError, CapabilityError
-from mllm_msr.records import ImagePart, Message, Prompt, TextPart
+from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 CHOICES = ("yes", "no")
 
@@ -67,7 +67,7 @@ def test_further_fields_are_sent_and_null_takes_one_away() -> None:
         texts(changed, "hello")
     assert server.history[0].body["repetition_penalty"] == 1.0
     assert "temperature" not in server.history[0].body
-    assert changed.identity != opened(server.url).identity
+    assert changed.fingerprint != opened(server.url).fingerprint
 
 
 def test_one_poisoned_prompt_fails_alone() -> None:
@@ -200,16 +200,16 @@ def test_a_server_that_forgets_token_ids_is_asked_the_other_way() -> None:
     assert [found[n].error for n in range(3)] == [None] * 3
 
 
-def test_pictures_are_asked_about_once_and_refused_early(pictures: Sequence[Path]) -> None:
+def test_images_are_asked_about_once_and_refused_early(images: Sequence[Path]) -> None:
     def respond(asked: Asked) -> Reply:
-        has_picture = "image_url" in str(asked.body)
-        return refused("this model takes text only") if has_picture else answering(asked)
+        has_image = "image_url" in str(asked.body)
+        return refused("this model takes text only") if has_image else answering(asked)
 
     with serve(respond) as server:
         backend = opened(server.url)
         for _ in range(2):
             with pytest.raises(CapabilityError, match="refuses them"):
-                list(backend.generate([prompt("look", pictures[0])]))
+                list(backend.generate([prompt("look", images[0])]))
         assert len(server.history) == 1
         assert texts(backend, "hello") == ["You said 'hello'."]
 
@@ -226,7 +226,7 @@ def test_an_adapter_is_a_model_of_its_own_name(tmp_path: Path) -> None:
         backend = opened(server.url, adapter=adapter)
         texts(backend, "a", "b")
     assert re.fullmatch(r"mllm-msr-[0-9a-f]{12}", name)
-    assert backend.identity == f"openai:tiny+{name}"
+    assert backend.fingerprint == f"openai:tiny+{name}"
     assert {asked.body["model"] for asked in server.history if asked.body} == {name}
 
 
@@ -259,14 +259,14 @@ def test_an_adapter_that_cannot_be_had_ends_the_work_with_the_command(tmp_path: 
 
 def test_a_model_given_by_its_folder_is_known_by_content(tmp_path: Path) -> None:
     folder = _adapter(tmp_path / "model")
-    before = opened("http://127.0.0.1:1/v1", str(folder)).identity
+    before = opened("http://127.0.0.1:1/v1", str(folder)).fingerprint
     (folder / "adapter_config.json").write_text('{"r": 9}')
-    after = opened("http://127.0.0.1:1/v1", str(folder)).identity
+    after = opened("http://127.0.0.1:1/v1", str(folder)).fingerprint
     assert before.startswith("openai:model@")
     assert before != after
 
 
-def test_the_key_appears_in_no_identity_error_or_message(
+def test_the_key_appears_in_no_fingerprint_error_or_message(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SOME_KEY", "sk-secret")
@@ -276,22 +276,22 @@ def test_the_key_appears_in_no_identity_error_or_message(
         backend = opened(server.url, key_variable="SOME_KEY")
         with pytest.raises(BackendError) as caught:
             texts(backend, "a")
-    assert "sk-secret" not in f"{caught.value} {backend.identity} {caplog.text}"
+    assert "sk-secret" not in f"{caught.value} {backend.fingerprint} {caplog.text}"
 
 
 @pytest.fixture(scope="module")
 def served(
     tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    scratch = tmp_path_factory.mktemp("pictures")
+    scratch = tmp_path_factory.mktemp("images")
     with serve(ModelServer(tiny_checkpoint("llava_next"), scratch)) as server:
         yield server.url
 
 
 @pytest.fixture(scope="module")
-def mixed(pictures: Sequence[Path]) -> list[Prompt]:
+def mixed(images: Sequence[Path]) -> list[Prompt]:
     return [
-        prompt(f"Film {n}. " + "A calm lantern. " * (n % 4), *pictures[n % 4 : n % 4 + n % 2])
+        prompt(f"Film {n}. " + "A calm lantern. " * (n % 4), *images[n % 4 : n % 4 + n % 2])
         for n in range(8)
     ]
 
@@ -339,7 +339,7 @@ def test_a_real_server_writes_what_the_packaged_model_writes_here(
     transformers_server: str, mixed: list[Prompt]
 ) -> None:
     there = opened(transformers_server, str(weights_folder()), concurrency=2)
-    theirs, ours = dict(there.generate(mixed)), dict(EmbeddedBackend().generate(mixed))
+    theirs, ours = dict(there.generate(mixed)), dict(DemoBackend().generate(mixed))
     assert theirs.keys() == ours.keys()
     for index, reply in ours.items():
         if reply.output_tokens == mixed[index].max_new_tokens:

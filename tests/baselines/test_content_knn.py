@@ -22,7 +22,7 @@ SHADES = {"r": (220, 30, 30), "m": (20, 40, 200)}
 def data(tmp_path):
     rows = []
     for item, title in TITLES.items():
-        # Pictures go across the titles: r1, m2, r3 are red, the others blue.
+        # Images go across the titles: r1, m2, r3 are red, the others blue.
         path = tmp_path / f"{item}.png"
         red = item in {"r1", "m2", "r3"}
         Image.new("RGB", (20, 20), SHADES["r" if red else "m"]).save(path)
@@ -38,12 +38,12 @@ def scores(model, data, *items, user="u"):
     return dict(zip(items, found["score"], strict=True))
 
 
-def test_texts_decide_where_pictures_weigh_nothing(data):
+def test_texts_decide_where_images_weigh_nothing(data):
     found = scores(ContentKnn(image_weight=0.0).fit(data), data, *TITLES)
     assert min(found["r2"], found["r3"]) > max(found["m1"], found["m2"], found["m3"])
 
 
-def test_pictures_decide_where_they_weigh_all(data):
+def test_images_decide_where_they_weigh_all(data):
     found = scores(ContentKnn(image_weight=1.0).fit(data), data, *TITLES)
     assert min(found["m2"], found["r3"]) > max(found["r2"], found["m1"], found["m3"])
 
@@ -57,8 +57,8 @@ def test_items_without_content_and_users_without_history_score_0(data):
 def test_a_loaded_model_needs_no_encoder(data, tmp_path):
     model = ContentKnn(content_cache=tmp_path / "vectors").fit(data)
     model.save(tmp_path / "model")
-    for picture in tmp_path.glob("*.png"):
-        picture.unlink()
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
     assert scores(ContentKnn.load(tmp_path / "model"), data, *TITLES) == scores(
         model, data, *TITLES
     )

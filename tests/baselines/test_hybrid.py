@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mllm_msr.baselines._factory import Places
 from mllm_msr.baselines.hybrid import Hybrid
 from mllm_msr.errors import (
     DamagedFileError,
@@ -15,7 +16,6 @@ from mllm_msr.errors import (
     UnknownNameError,
 )
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.rivals import Places
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
 
 PARTS = ("item_knn", "popularity")

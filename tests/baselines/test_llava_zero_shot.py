@@ -31,7 +31,7 @@ def scores(model, data):
 
 def test_the_history_and_the_candidate_reach_the_model(data):
     script = {'first: "Dawn"\nThe title of the film: "Dusk"': (0.3, 0.1), "Dawn": (0.1, 0.1)}
-    model = LlavaZeroShot(backend="scripted", options={"scores": script}, noun="film").fit(data)
+    model = LlavaZeroShot(backend="mock", options={"scores": script}, item_type="film").fit(data)
     assert scores(model, data) == pytest.approx([0.5, 0.75])
 
 

@@ -57,7 +57,7 @@ def test_nothing_to_learn_from_is_refused(data):
     [
         ({"n_last": 0}, "n_last must be at least 1, it is 0"),
         ({"max_examples": 0}, "max_examples must be at least 1"),
-        ({"backend": "scripted"}, "backend must be embedded or huggingface, it is 'scripted'"),
+        ({"backend": "mock"}, "backend must be demo or huggingface, it is 'mock'"),
         ({"backend": "huggingface"}, "options must name a checkpoint"),
         ({"rank": 0}, "rank must be above 0, it is 0"),
     ],

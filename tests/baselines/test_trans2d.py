@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from mllm_msr.baselines._content.rival import Lessons
+from mllm_msr.baselines._content.recommender import TrainingContext
 from mllm_msr.baselines._training.histories import Histories, ItemCodes
 from mllm_msr.baselines._training.train import seeded
 from mllm_msr.baselines.trans2d import Trans2d
@@ -28,7 +28,7 @@ def make(**settings):
 def model():
     with seeded(0):
         content = {"text": torch.randn(CODES.n_codes, 4)}
-        return make().build(Lessons(CODES, content, ("x", "y", "z"), HISTORIES))
+        return make().build(TrainingContext(CODES, content, ("x", "y", "z"), HISTORIES))
 
 
 def test_an_epoch_holds_every_target_with_its_history_and_new_items(model):
@@ -69,7 +69,7 @@ def test_the_loss_falls_when_targets_score_higher(model):
 
 def test_every_row_gets_the_score_of_its_own_pair(model):
     model.network.eval()
-    model.refresh()
+    model.update_item_embeddings()
     rows = [("x", "a", 0, 0), ("x", "b", 1, 1), ("x", "c", 2, 2), ("y", "d", 0, 0)]
     interactions = pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
     asked = [("x", 3, "a"), ("y", 1, "b"), ("x", 3, "h"), ("nobody", 0, "a"), ("x", 1, "a")]
@@ -85,7 +85,7 @@ def test_every_row_gets_the_score_of_its_own_pair(model):
 
 
 def test_items_that_nobody_chose_get_the_mean_id(model):
-    model.settle()
+    model.finalize()
     ids = model.network.item_ids
     assert torch.allclose(ids[8], ids[1:7].mean(0), atol=1e-6)
     assert torch.equal(ids[7], ids[0])

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from benchmarks import baselines
-from mllm_msr.data.negatives import draw_candidates
+from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.splits import split_users
 from mllm_msr.tables import INTERACTIONS, ITEMS
 

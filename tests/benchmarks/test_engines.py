@@ -16,11 +16,11 @@ from benchmarks.engines import Questions, measure, questions, run
 
 import online_worlds
 from benchmarks import _starting
-from mllm_msr.backends.scripted import ScriptedBackend, prompt_text
-from mllm_msr.embedded import weights_folder
+from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import MissingExtraError, UsageError
 from mllm_msr.interfaces import Backend
-from mllm_msr.records import Message, Prompt, TextPart
+from mllm_msr.types import Message, Prompt, TextPart
 
 
 def asking(text: str) -> Prompt:
@@ -40,7 +40,7 @@ def engine(name: str, odds: tuple[float, ...], answer: Callable[[Prompt], str]) 
 
     @contextmanager
     def start() -> Iterator[Backend]:
-        with closing(ScriptedBackend(answer, scores=score)) as backend:
+        with closing(MockBackend(answer, scores=score)) as backend:
             yield backend
 
     return Engine(name, start)
@@ -107,7 +107,7 @@ def test_vllm_reads_every_round_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         return prompt_text(prompt)
 
     server = SimpleNamespace(
-        backend=lambda *, clients: ScriptedBackend(answer), forget=lambda: happened.append("forget")
+        backend=lambda *, clients: MockBackend(answer), forget=lambda: happened.append("forget")
     )
     monkeypatch.setattr(_starting, "readable", lambda checkpoint, folder: folder)
     monkeypatch.setattr(_starting, "serving", lambda *_, **__: nullcontext(server))
@@ -128,8 +128,8 @@ def test_prompts_are_those_of_the_stages(folder: Path) -> None:
     asked = questions(folder, 5)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert [len(prompts) for prompts in asked.kinds.values()] == [5, 5, 5]
-    trail = pl.read_parquet(folder / "preferences.parquet")
-    known = trail.filter(~pl.col("final"))["preference"].to_list()
+    preference_history = pl.read_parquet(folder / "preferences.parquet")
+    known = preference_history.filter(~pl.col("final"))["preference"].to_list()
     # Beyond a user's first block the prompt holds what the run had inferred before.
     later = [text for text in map(prompt_text, asked.preferences) if "previous" in text]
     assert later

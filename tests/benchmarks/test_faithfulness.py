@@ -12,9 +12,9 @@ import online_worlds
 import worlds
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.item_catalogue import Catalogue
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.recommend.catalog import Catalogue
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 FAITHFUL = [Case(f"u{n}", 0.9, cited=(0.2, 0.3), others=(0.8,)) for n in range(9)]
 UNFAITHFUL = Case("v", 0.9, cited=(0.8,), others=(0.1,))
@@ -48,7 +48,7 @@ class OneWordReader(Backend):
         self._word = word
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         return "one word"
 
     @property

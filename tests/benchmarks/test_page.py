@@ -55,7 +55,7 @@ def test_results_of_other_models_have_files_of_their_own(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks.__main__ import _stem
 
-    usual = {"shapes": "embedded", "device": "cpu", "dtype": "float32"}
+    usual = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
     assert _stem("scoring", usual) == _stem("scoring", {}) == "scoring"
     other = {"shapes": "7b", "device": "cuda", "dtype": "bfloat16"}
     assert _stem("scoring", other) == "scoring-7b-cuda-bfloat16"

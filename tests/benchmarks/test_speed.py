@@ -54,7 +54,7 @@ def test_all_ways_run_and_agree(name: str, run: Any) -> None:
 def test_every_token_is_counted_once_where_beginnings_are_shared(run: Any) -> None:
     from benchmarks._bench import unique_tokens
 
-    from mllm_msr.rendering import Rendered
+    from mllm_msr.models.inputs import Rendered
 
     def rendered(ids: list[int], *images: str) -> Rendered:
         return Rendered(tuple(ids), tuple(map(Path, images)), len(ids), trimmed=False)

@@ -17,14 +17,14 @@ from benchmarks._vllm_checkpoint import readable
 from benchmarks import _shapes
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
-from mllm_msr.checkpoints import load_model
-from mllm_msr.embedded import weights_folder
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
-from mllm_msr.preferences import infer_preferences
-from mllm_msr.recommender.model import add_lora, save_weights
-from mllm_msr.records import ChoiceScores, Message, Prompt, TextPart
-from mllm_msr.summaries import summarize
+from mllm_msr.models.loading import load_model
+from mllm_msr.ranker.training.lora import add_lora, save_weights
+from mllm_msr.summarization.items import summarize
+from mllm_msr.summarization.preferences import infer_preferences
+from mllm_msr.types import ChoiceScores, Message, Prompt, TextPart
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,12 +84,12 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def scored(backend: Backend, prompts: Sequence[Prompt]) -> list[ChoiceScores]:
     with closing(backend):
-        replies = dict(backend.score(prompts, CHOICES))
-    return [replies[index] for index in range(len(prompts))]
+        responses = dict(backend.score(prompts, CHOICES))
+    return [responses[index] for index in range(len(prompts))]
 
 
 def difference(ours: Sequence[ChoiceScores], theirs: Sequence[ChoiceScores]) -> float:
-    assert [reply.error for reply in (*ours, *theirs)] == [None] * 2 * len(ours)
+    assert [response.error for response in (*ours, *theirs)] == [None] * 2 * len(ours)
     return max(
         abs(a - b)
         for one, other in zip(ours, theirs, strict=True)
@@ -97,9 +97,9 @@ def difference(ours: Sequence[ChoiceScores], theirs: Sequence[ChoiceScores]) -> 
     )
 
 
-def rankings(replies: Sequence[ChoiceScores]) -> list[list[int]]:
+def rankings(responses: Sequence[ChoiceScores]) -> list[list[int]]:
     """Each user's candidates, the most probable first."""
-    margins = [reply.log_probs[1] - reply.log_probs[0] for reply in replies]
+    margins = [response.log_probs[1] - response.log_probs[0] for response in responses]
     return [
         sorted(range(CANDIDATES), key=user.__getitem__) for user in batched(margins, CANDIDATES)
     ]
@@ -136,17 +136,20 @@ def test_the_packaged_model_scores_and_writes_the_same(work: Work, packaged: Ser
     with closing(here), closing(packaged.backend(clients=16)) as there:
         assert there.capabilities == here.capabilities
         ours, theirs = (
-            [replies[index] for index in range(len(prompts))]
-            for replies in (dict(way.score(prompts, CHOICES)) for way in (here, there))
+            [responses[index] for index in range(len(prompts))]
+            for responses in (dict(way.score(prompts, CHOICES)) for way in (here, there))
         )
         assert difference(ours, theirs) < 1e-3
         assert rankings(ours) == rankings(theirs)
-        summaries, theirs_too = (summarize(work.items, way, noun=NOUN) for way in (here, there))
+        summaries, theirs_too = (
+            summarize(work.items, way, item_type=NOUN) for way in (here, there)
+        )
         assert theirs_too.equals(summaries)
-        trails = [
-            infer_preferences(work.histories(4), summaries, way, noun=NOUN) for way in (here, there)
+        preference_histories = [
+            infer_preferences(work.histories(4), summaries, way, item_type=NOUN)
+            for way in (here, there)
         ]
-        assert trails[0].equals(trails[1])
+        assert preference_histories[0].equals(preference_histories[1])
         assert not any("failed" in flags for flags in summaries["flags"])
 
 
@@ -155,20 +158,22 @@ def test_what_it_has_forgotten_it_reads_again_and_answers_alike(
 ) -> None:
     prompts = [example.prompt for example in work.candidate_lists(1)]
     with closing(packaged.backend(clients=16)) as backend:
-        replies = []
+        responses = []
         for _ in range(2):
             packaged.forget()
-            replies.append([dict(backend.score(prompts, CHOICES))[i] for i in range(len(prompts))])
-    assert difference(*replies) < 1e-4
+            responses.append(
+                [dict(backend.score(prompts, CHOICES))[i] for i in range(len(prompts))]
+            )
+    assert difference(*responses) < 1e-4
 
 
 def test_a_prompt_beyond_the_context_is_shortened(packaged: Server) -> None:
     long = TextPart("calm boats " * 900, trimmable=1)
     prompt = Prompt((Message("user", (long, TextPart("Answer only yes or no."))),), 4)
     with closing(packaged.backend(clients=1)) as backend:
-        ((_, reply),) = backend.generate([prompt])
-    assert reply.error is None
-    assert 1000 < reply.prompt_tokens < 2048
+        ((_, response),) = backend.generate([prompt])
+    assert response.error is None
+    assert 1000 < response.prompt_tokens < 2048
 
 
 def test_a_model_that_it_does_not_serve_is_said(packaged: Server) -> None:

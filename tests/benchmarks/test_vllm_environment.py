@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from benchmarks._bench import Bench
 from benchmarks._measure import OURS, TreeClock, Way, alternate
-from benchmarks._vllm_way import Rival, rival
+from benchmarks._vllm_way import Baseline, baseline
 
 from benchmarks import _vllm, _vllm_way
 from mllm_msr.errors import UsageError
@@ -84,7 +84,7 @@ def test_a_bench_without_the_server_says_so_in_its_result(monkeypatch: pytest.Mo
         (bench(), False, ""),
     ):
         result: dict[str, Any] = {}
-        with rival(given, result, wanted=wanted) as found:
+        with baseline(given, result, wanted=wanted) as found:
             assert found is None
         assert missing in result.get("missing", {}).get("vllm", "")
         assert ("missing" in result) == bool(missing)
@@ -95,7 +95,7 @@ def test_its_way_forgets_before_each_repeat_and_is_timed() -> None:
     server = SimpleNamespace(
         backend=lambda *, clients: f"asked by {clients}", forget=lambda: happened.append("forget")
     )
-    third = Rival(cast("_vllm.Server", server), clients=3)
+    third = Baseline(cast("_vllm.Server", server), clients=3)
     assert cast("str", third.backend) == "asked by 3"
 
     def work() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import scripted_runs
+import mock_runs
 from mllm_msr.cli import app
 from mllm_msr.errors import UnknownNameError, UsageError
 
@@ -17,7 +17,7 @@ from mllm_msr.errors import UnknownNameError, UsageError
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run folder that was prepared, and the settings that it was prepared under."""
     folder = tmp_path_factory.mktemp("cli")
-    settings = scripted_runs.overrides(scripted_runs.world(folder / "data"), "report.stories=0")
+    settings = mock_runs.overrides(mock_runs.world(folder / "data"), "report.case_studies=0")
     done = CliRunner().invoke(app, ["prepare", "--run", str(folder / "run"), *settings])
     assert done.exit_code == 0, done.output
     return folder / "run", settings
@@ -48,7 +48,7 @@ def test_a_search_and_a_comparison_with_what_it_found(run: tuple[Path, list[str]
 def test_without_names_the_baselines_of_the_settings_are_compared(
     run: tuple[Path, list[str]],
 ) -> None:
-    done = invoke("compare", "--run", str(run[0]), "--json", "score.rivals=[popularity]")
+    done = invoke("compare", "--run", str(run[0]), "--json", "score.baselines=[popularity]")
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["metrics"]) == ["popularity"]
 

@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from mllm_msr import doctor
 from mllm_msr.cli import app
-from mllm_msr.doctor import Finding
+from mllm_msr.pipeline import doctor
+from mllm_msr.pipeline.doctor import Finding
 
 FINDINGS = [
     Finding("python", "ok", "3.11"),
@@ -50,7 +50,7 @@ def test_json_lists_every_finding(found: list[Finding]) -> None:
 
 
 def test_the_models_of_given_settings_are_examined(found: list[Finding]) -> None:
-    settings = ["model.backend=scripted", "infer.model.backend=scripted"]
+    settings = ["model.backend=mock", "infer.model.backend=mock"]
     done = CliRunner().invoke(app, ["doctor", *settings, "--json"])
     names = [one["name"] for one in json.loads(done.stdout)["findings"]]
     assert names == ["python", "deepspeed", "model", "infer.model"]

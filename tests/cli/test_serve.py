@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mllm_msr.cli import app, stages
 from mllm_msr.errors import MissingExtraError
-from mllm_msr.serving import running
+from mllm_msr.serving import server
 
 RUNNER = CliRunner()
 
@@ -35,7 +35,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(stages, "open_pipeline", open_pipeline)
     monkeypatch.setattr(stages, "show_result", lambda *_, **__: seen.append("shown"))
-    monkeypatch.setattr(running, "serve", serve)
+    monkeypatch.setattr(server, "serve", serve)
     return seen
 
 

@@ -16,13 +16,13 @@ from typing import Final
 import pytest
 
 from mllm_msr import registry
-from mllm_msr.backends.embedded import EmbeddedBackend
+from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.backends.openai import OpenAIBackend
-from mllm_msr.backends.scripted import ScriptedBackend, prompt_text
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.interfaces import Backend
-from mllm_msr.records import ImagePart, Message, Prompt, TextPart
+from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
 CHOICES: Final = ("yes", "no")
@@ -35,19 +35,19 @@ def _huggingface(checkpoint: Checkpoint, *, images: bool) -> Backend:
 
 def _embedded(checkpoint: Checkpoint, *, images: bool) -> Backend:
     folder = checkpoint("qwen2_5_vl" if images else "llama")
-    return EmbeddedBackend(weights=folder, batch_size=4, device="cpu")
+    return DemoBackend(weights=folder, batch_size=4, device="cpu")
 
 
 def _scripted(_: Checkpoint, *, images: bool) -> Backend:
     def answer(prompt: Prompt) -> str:
         _refuse_missing(prompt)
-        return f"I read {prompt_text(prompt)!r} and {len(prompt.images)} pictures"
+        return f"I read {prompt_text(prompt)!r} and {len(prompt.images)} images"
 
     def probabilities(prompt: Prompt) -> Sequence[float]:
         _refuse_missing(prompt)
         return (1 / (2 + len(prompt_text(prompt))), 0.5)
 
-    return ScriptedBackend(answer, scores=probabilities, images=images)
+    return MockBackend(answer, scores=probabilities, images=images)
 
 
 def _refuse_missing(prompt: Prompt) -> None:
@@ -71,10 +71,10 @@ def _openai(checkpoint: Checkpoint, *, images: bool) -> Backend:
 
 
 MAKERS: Final[Mapping[str, Callable[..., Backend]]] = {
-    "embedded": _embedded,
+    "demo": _embedded,
     "huggingface": _huggingface,
     "openai": _openai,
-    "scripted": _scripted,
+    "mock": _scripted,
 }
 
 
@@ -97,13 +97,13 @@ def backend(name: str, tiny_checkpoint: Checkpoint) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="module")
-def prompts(pictures: Sequence[Path]) -> Sequence[Prompt]:
-    """Ten prompts of mixed lengths, with and without pictures, of mixed bounds."""
+def prompts(images: Sequence[Path]) -> Sequence[Prompt]:
+    """Ten prompts of mixed lengths, with and without images, of mixed bounds."""
     made = []
     for number in range(10):
-        picture = (ImagePart(pictures[number % len(pictures)]),) if number % 3 else ()
+        image = (ImagePart(images[number % len(images)]),) if number % 3 else ()
         text = TextPart(f"Video {number}. " + "A calm film. " * (number * 7 % 5))
-        made.append(Prompt((Message("user", (*picture, text)),), max_new_tokens=4 + number % 2))
+        made.append(Prompt((Message("user", (*image, text)),), max_new_tokens=4 + number % 2))
     return made
 
 
@@ -143,7 +143,7 @@ def test_scores_of_a_batch_are_those_of_each_alone(
 def test_scores_follow_the_order_of_the_choices(
     backend: Backend, prompts: Sequence[Prompt], name: str
 ) -> None:
-    if name == "scripted":
+    if name == "mock":
         pytest.skip("its script speaks of places, not of words")
     _, forth = next(backend.score(prompts[:1], ("yes", "no")))
     _, back = next(backend.score(prompts[:1], ("no", "yes")))
@@ -173,14 +173,14 @@ def test_a_prompt_that_fails_comes_back_with_the_reason(
     assert scores[2].log_probs == ()
 
 
-def test_pictures_are_refused_before_any_call(
+def test_images_are_refused_before_any_call(
     name: str, tiny_checkpoint: Checkpoint, prompts: Sequence[Prompt]
 ) -> None:
     blind = make(name, tiny_checkpoint, images=False)
     assert not blind.capabilities.images
-    with pytest.raises(CapabilityError, match="pictures"):
+    with pytest.raises(CapabilityError, match="images"):
         next(blind.generate(prompts[1:]))
-    with pytest.raises(CapabilityError, match="pictures"):
+    with pytest.raises(CapabilityError, match="images"):
         next(blind.score(prompts[1:], CHOICES))
 
 
@@ -202,12 +202,12 @@ def test_endless_prompts_are_read_as_they_are_needed(
     assert next(backend.generate(itertools.repeat(prompts[0])))[1].error is None
 
 
-def test_the_identity_is_stable_and_names_no_path(
+def test_the_fingerprint_is_stable_and_names_no_path(
     name: str, backend: Backend, tiny_checkpoint: Checkpoint
 ) -> None:
-    assert backend.identity == make(name, tiny_checkpoint).identity
-    assert backend.identity.startswith(f"{name}:")
-    assert not re.search(r"(^|[:@])/", backend.identity)
+    assert backend.fingerprint == make(name, tiny_checkpoint).fingerprint
+    assert backend.fingerprint.startswith(f"{name}:")
+    assert not re.search(r"(^|[:@])/", backend.fingerprint)
 
 
 def test_closing_twice_is_harmless(

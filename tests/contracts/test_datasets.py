@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from mllm_msr import registry
-from mllm_msr.data.interactions import match_items, prepare_interactions
+from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
-from mllm_msr.prompts import DOMAINS
+from mllm_msr.prompts.templates import ITEM_TYPES
 from mllm_msr.tables import ITEMS
 
 # Users, their items in the order of time, and one item ("9") that no items' table describes.
@@ -140,8 +140,8 @@ def test_items_are_unique_and_complete(raw: RawData) -> None:
     assert raw.items.select("item_id", "title", "text").null_count().row(0) == (0, 0, 0)
 
 
-def test_the_noun_has_words_for_prompts(raw: RawData) -> None:
-    assert raw.noun in DOMAINS
+def test_the_item_type_has_words_for_prompts(raw: RawData) -> None:
+    assert raw.item_type in ITEM_TYPES
     assert raw.ordered_by in {"time", "rank"}
 
 

@@ -39,7 +39,7 @@ DECLARED = {
     # Titles that are numbers say nothing about colours.
     "content_knn": Declaration(learns=False, settings={"image_encoder": "none"}),
     "hybrid": Declaration(settings={"parts": ("item_knn", "transitions")}),
-    "llava_zero_shot": Declaration(learns=False, settings={"backend": "scripted"}),
+    "llava_zero_shot": Declaration(learns=False, settings={"backend": "mock"}),
     # Two steps of learning: enough to see that they are the same two steps again.
     "tallrec": Declaration(
         learns=False,

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_msr.data.interactions import prepare_interactions
-from mllm_msr.data.negatives import draw_candidates
+from mllm_msr.data.negative_sampling import draw_candidates
+from mllm_msr.data.preprocessing import prepare_interactions
 from mllm_msr.data.splits import (
     paper_code_interactions,
     paper_code_split,

@@ -38,7 +38,7 @@ def test_the_release_of_2014(tmp_path: Path) -> None:
         file.write(f"{literal}\n{{'asin': 'B2'}}\n")
     data = AmazonReviews(path=tmp_path)
     raw = data.load()
-    assert raw.noun == "product"
+    assert raw.item_type == "product"
     assert raw.interactions.collect().rows() == [
         ("A1", "B1", 1_400_000_000_000),
         ("A1", "B2", 1_400_000_001_000),

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from mllm_msr.datasets.demo import Demo
-from mllm_msr.embedded.world import IMAGE_SLOTS, SLOTS
+from mllm_msr.demo_model.world import IMAGE_SLOTS, SLOTS
 from mllm_msr.errors import DataError, UsageError
 
 
@@ -23,7 +23,7 @@ def test_tables_keep_the_contract(tmp_path):
         (pl.col("timestamp").diff().drop_nulls() > 0).all()
     )
     assert rising["timestamp"].all()
-    assert (data.noun, data.ordered_by) == ("video", "time")
+    assert (data.item_type, data.ordered_by) == ("video", "time")
 
 
 def test_same_seed_same_data(tmp_path):
@@ -34,7 +34,7 @@ def test_same_seed_same_data(tmp_path):
     assert not other.items["title"].equals(first.items["title"])
 
 
-def test_covers_are_pictures_drawn_once(tmp_path):
+def test_covers_are_images_drawn_once(tmp_path):
     items = demo(tmp_path).load().items
     with Image.open(items["image"][0]) as cover:
         assert cover.size == (48, 48)

@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_default_names(folder: Path) -> None:
     raw = Files(path=folder).load()
-    assert (raw.noun, raw.ordered_by) == ("item", "time")
+    assert (raw.item_type, raw.ordered_by) == ("item", "time")
     assert raw.interactions.collect().rows() == [("a", "1", 5000), ("a", "2", 6000)]
     assert raw.items.rows() == [("1", "One", "First", None), ("2", "Two", "", None)]
 
@@ -39,22 +39,22 @@ def test_names_by_setting(tmp_path: Path) -> None:
         title_column="name",
         text_column="note",
         image_column="cover",
-        noun="product",
+        item_type="product",
     ).load()
-    assert (raw.noun, raw.ordered_by) == ("product", "rank")
+    assert (raw.item_type, raw.ordered_by) == ("product", "rank")
     assert raw.interactions.collect().rows() == [("1", "7", 0)]
     assert raw.items.rows() == [("7", "Seven", "lucky", str(tmp_path / "p" / "x.png"))]
 
 
-def test_pictures_by_item_id(folder: Path) -> None:
+def test_images_by_item_id(folder: Path) -> None:
     (folder / "images").mkdir()
     (folder / "images" / "2.webp").touch()
     images = Files(path=folder).load().items["image"].to_list()
     assert images == [None, str(folder / "images" / "2.webp")]
 
 
-def test_a_named_picture_that_is_not_there_stays_named(folder: Path) -> None:
-    """So that it is counted as missing instead of passing for an item without a picture."""
+def test_a_named_image_that_is_not_there_stays_named(folder: Path) -> None:
+    """So that it is counted as missing instead of passing for an item without a image."""
     (folder / "items.csv").write_text("item_id,image\n1,gone.jpg\n")
     assert Files(path=folder).load().items["image"].to_list() == [str(folder / "images/gone.jpg")]
 

@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_sequences_give_ranks(folder: Path) -> None:
     raw = MicroLens(path=folder).load()
-    assert (raw.noun, raw.ordered_by) == ("video", "rank")
+    assert (raw.item_type, raw.ordered_by) == ("video", "rank")
     assert raw.interactions.collect().rows() == [
         ("u1", "3", 0),
         ("u1", "1", 1),

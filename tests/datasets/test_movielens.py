@@ -13,7 +13,7 @@ def folder(tmp_path: Path) -> Path:
     )
     (tmp_path / "movies.csv").write_text(
         "movieId,title,year,genres,user_tags\n"
-        '10,"Story, A (1995)",1995,Comedy|Drama,pixar; fun \n'
+        '10,"CaseStudy, A (1995)",1995,Comedy|Drama,pixar; fun \n'
         "20,Untold (2001),2001,(no genres listed),\n"
     )
     return tmp_path
@@ -23,7 +23,7 @@ def test_the_csv_form(folder: Path) -> None:
     (folder / "images").mkdir()
     (folder / "images" / "10.jpg").touch()
     raw = MovieLens(path=folder).load()
-    assert (raw.noun, raw.ordered_by) == ("film", "time")
+    assert (raw.item_type, raw.ordered_by) == ("film", "time")
     assert raw.interactions.collect().rows() == [
         ("1", "10", 964_980_499_000),
         ("1", "20", 964_980_500_000),
@@ -31,7 +31,7 @@ def test_the_csv_form(folder: Path) -> None:
     assert raw.items.rows() == [
         (
             "10",
-            "Story, A (1995)",
+            "CaseStudy, A (1995)",
             "Genres: Comedy, Drama. Tags: pixar, fun.",
             str(folder / "images" / "10.jpg"),
         ),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_msr.data.catalogue import full_candidates
+from mllm_msr.data.full_ranking import full_candidates
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation import ranking
 from mllm_msr.evaluation.ranking import rank_catalogue, rank_scores

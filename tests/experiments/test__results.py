@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from mllm_msr import experiments
-from mllm_msr.config import load_settings
+from mllm_msr.config.loading import load_settings
 from mllm_msr.evaluation.evaluator import evaluate_scores
 from mllm_msr.experiments._results import Findings, write_results
 from mllm_msr.tables import SCORES
@@ -31,8 +31,13 @@ def scored(strength: float, *, n_users: int = 40) -> pl.DataFrame:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     experiment = experiments.find("figure4")
-    settings = load_settings("sound", [], environment={})
-    strengths = {"mllm_msr": 2.0, "mllm_msr_r": 1.9, "mllm_msr_t": 0.0, "zero_shot": -1.0}
+    settings = load_settings("default", [], environment={})
+    strengths = {
+        "mllm_msr": 2.0,
+        "mllm_msr_direct": 1.9,
+        "mllm_msr_text_only": 0.0,
+        "zero_shot": -1.0,
+    }
     evaluation = evaluate_scores(
         {name: scored(strength) for name, strength in strengths.items()}, n_resamples=200
     )

@@ -8,29 +8,29 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import scripted_runs
+import mock_runs
 from mllm_msr import experiments
 from mllm_msr.experiments import _results
 from mllm_msr.experiments._running import own_seed, run_experiment
-from mllm_msr.pipeline import Pipeline
+from mllm_msr.pipeline.pipeline import Pipeline
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return scripted_runs.world(tmp_path / "data")
+    return mock_runs.world(tmp_path / "data")
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> scripted_runs.Script:
+def script(monkeypatch: pytest.MonkeyPatch) -> mock_runs.Script:
     def draw_nothing(path: Path, kind: str, **_: object) -> None:
         path.write_text(kind)
 
     monkeypatch.setattr(_results, "draw", draw_nothing)
-    return scripted_runs.install(monkeypatch)
+    return mock_runs.install(monkeypatch)
 
 
 def run(name: str, folder: Path, data: Path, *more: str, seeds=None, rows=None) -> dict:
-    settings = scripted_runs.load(data, *more)
+    settings = mock_runs.load(data, *more)
     with Pipeline.open(folder, settings) as pipeline:
         results = run_experiment(experiments.find(name), pipeline, seeds=seeds, rows=rows)
     assert {path.name for path in results.iterdir()} == {
@@ -48,7 +48,7 @@ def test_ablations_are_judged_on_common_users_and_leave_the_run_alone(
 ) -> None:
     folder = tmp_path / "run"
     found = run("figure4", folder, data, "train.enabled=true")
-    names = ["mllm_msr", "mllm_msr_r", "mllm_msr_t", "zero_shot"]
+    names = ["mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot"]
     assert [row["name"] for row in found["rows"]] == names
     assert len(set(means(found).values())) == 4
     assert {row["results"]["uniform"]["auc"]["n"] for row in found["rows"]} == {8}
@@ -60,27 +60,29 @@ def test_ablations_are_judged_on_common_users_and_leave_the_run_alone(
     assert not any(name.startswith("score/mllm_msr_") for name in stages)
     # What is printed can be recomputed from the values per user.
     kept = pl.read_parquet(folder / "experiments" / "figure4" / "figure4.parquet")
-    values = kept.filter(model="mllm_msr_r", metric="auc", negatives="uniform", seed=0)["value"]
-    assert values.mean() == pytest.approx(means(found)["mllm_msr_r"])
+    values = kept.filter(model="mllm_msr_direct", metric="auc", negatives="uniform", seed=0)[
+        "value"
+    ]
+    assert values.mean() == pytest.approx(means(found)["mllm_msr_direct"])
 
 
 def test_rows_are_those_asked_for_and_the_first_is_tested_against_the_others(
     tmp_path: Path, data: Path, script
 ) -> None:
-    names = ["mllm_msr_t", "mllm_msr"]
+    names = ["mllm_msr_text_only", "mllm_msr"]
     found = run("figure4", tmp_path / "run", data, "train.enabled=true", rows=names)
     assert [row["name"] for row in found["rows"]] == names
     assert {(c["first"], c["second"]) for c in found["comparisons"]} == {tuple(names)}
     variants = {path.name for path in (tmp_path / "run" / "variants").iterdir()}
-    assert "mllm_msr_t" in variants
-    assert "mllm_msr_r" not in variants
+    assert "mllm_msr_text_only" in variants
+    assert "mllm_msr_direct" not in variants
 
 
 def test_a_second_experiment_asks_only_for_what_is_new(tmp_path: Path, data: Path, script) -> None:
     run("figure4", tmp_path / "run", data)
-    pictures, asked = script.asked["picture"], dict(script.asked)
+    images, asked = script.asked["image"], dict(script.asked)
     run("figure5", tmp_path / "run", data)
-    assert script.asked["picture"] == pictures
+    assert script.asked["image"] == images
     assert script.asked["generate"] > asked["generate"]
     asked = dict(script.asked)
     first = run("figure5", tmp_path / "run", data)
@@ -123,7 +125,7 @@ def test_seeds_of_training_are_averaged_user_by_user(tmp_path: Path, data: Path,
 def test_seeds_of_the_demo_are_worlds_whose_users_are_pooled(tmp_path: Path, script) -> None:
     small = ("dataset=demo", "data.n_items=30", "data.n_users=6", "data.cover_size=32")
     covers = tmp_path / "covers"
-    assert own_seed(scripted_runs.load(covers, *small)) == 0
+    assert own_seed(mock_runs.load(covers, *small)) == 0
     two = run("figure4", tmp_path / "run", covers, *small, seeds=[0, 2])
     assert two["seeds_are"] == "worlds"
     # Both worlds name their users alike, but they are others.
@@ -132,4 +134,4 @@ def test_seeds_of_the_demo_are_worlds_whose_users_are_pooled(tmp_path: Path, scr
     assert kept.select("seed", "user_id").unique().height == 12
     assert kept["user_id"].n_unique() == 6
     other = tmp_path / "run" / "variants" / "world2"
-    assert (other / "variants" / "mllm_msr_r" / "scores" / "zero_shot.parquet").is_file()
+    assert (other / "variants" / "mllm_msr_direct" / "scores" / "zero_shot.parquet").is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllm_msr import experiments
-from mllm_msr.config import load_settings
+from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.registry import names
 
@@ -57,7 +57,7 @@ def test_table_3_has_every_system_of_the_registry() -> None:
     assert {row.name for row in rows("table3")} == {"mllm_msr", "zero_shot", *names("baselines")}
 
 
-def test_table_1_reads_either_summaries_or_pictures() -> None:
+def test_table_1_reads_either_summaries_or_images() -> None:
     summaries, features = rows("table1")
-    assert "rivals.content=image_summary" in summaries.variant.overrides
-    assert "rivals.content=image" in features.variant.overrides
+    assert "baselines.content=image_summary" in summaries.variant.overrides
+    assert "baselines.content=image" in features.variant.overrides

@@ -1,7 +1,7 @@
 """A process that works in run folders until it is killed, for `test_kill_store.py`.
 
     python store_worker.py stages FOLDER    stages, one of them redone, and a text
-    python store_worker.py replies FOLDER   stores replies for ever, printing each key that
+    python store_worker.py responses FOLDER   stores responses for ever, printing each key that
                                             `put_many` has acknowledged
     python store_worker.py deaths FOLDER    does `stages` in FOLDER/1, FOLDER/2, ..., the n-th
                                             until kill -9 at its n-th fsync or rename
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mllm_msr.store import RunFolder
+from mllm_msr.storage.run_folder import RunFolder
 
 ROWS = 2_000
 
@@ -66,9 +66,9 @@ def stages(run: RunFolder) -> None:
             stage.write("changed", frame)
 
 
-def replies(run: RunFolder) -> None:
+def responses(run: RunFolder) -> None:
     for number in itertools.count():
-        run.cache.put_many({f"{number}": f'"reply {number}"'})
+        run.cache.put_many({f"{number}": f'"response {number}"'})
         sys.stdout.write(f"{number}\n")
         sys.stdout.flush()
 
@@ -103,4 +103,4 @@ if __name__ == "__main__":
         {"deaths": deaths, "resume": resume}[kind](target)
     else:
         with RunFolder.open(target) as opened:
-            {"stages": stages, "replies": replies}[kind](opened)
+            {"stages": stages, "responses": responses}[kind](opened)

@@ -16,13 +16,13 @@ from endpoints import ModelServer, serve
 from mllm_msr import tables
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
-from mllm_msr.config import load_settings
+from mllm_msr.config.loading import load_settings
 from mllm_msr.interfaces import Backend
-from mllm_msr.pipeline import Pipeline
-from mllm_msr.preferences import infer_preferences
-from mllm_msr.recommender.examples import build_examples
-from mllm_msr.recommender.scorer import score_examples
-from mllm_msr.summaries import summarize
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.ranker.examples import build_examples
+from mllm_msr.ranker.scoring import score_examples
+from mllm_msr.summarization.items import summarize
+from mllm_msr.summarization.preferences import infer_preferences
 from worlds import settings, write_files
 
 Engines = tuple[Backend, Backend]
@@ -34,19 +34,19 @@ def engines(
 ) -> Iterator[Engines]:
     folder = tiny_checkpoint("llava_next")
     here = HuggingFaceBackend(str(folder), dtype="float32", device="cpu", batch_size=4)
-    with serve(ModelServer(folder, tmp_path_factory.mktemp("pictures"))) as server:
+    with serve(ModelServer(folder, tmp_path_factory.mktemp("images"))) as server:
         there = OpenAIBackend("tiny", url=server.url, key_variable="NO_KEY", concurrency=4)
         yield here, there
         there.close()
 
 
 @pytest.fixture(scope="module")
-def items(pictures: Sequence[Path]) -> pl.DataFrame:
+def items(images: Sequence[Path]) -> pl.DataFrame:
     rows = [
-        ("lantern", "The lantern", "Two sisters carry it home.", str(pictures[0])),
-        ("boat", "A boat", "", str(pictures[1])),
+        ("lantern", "The lantern", "Two sisters carry it home.", str(images[0])),
+        ("boat", "A boat", "", str(images[1])),
         ("town", "Old town", "A walk at night.", None),
-        ("song", "", "", str(pictures[3])),
+        ("song", "", "", str(images[3])),
     ]
     return pl.DataFrame(rows, schema=dict(tables.ITEMS), orient="row")
 
@@ -84,15 +84,15 @@ def test_scores_are_the_same_and_rank_alike(
         for user in "ab" for item in items["item_id"]
     ]  # fmt: skip
     candidates = pl.DataFrame(rows, schema=dict(tables.CANDIDATES))
-    trail = [
+    preference_history = [
         {"user_id": user, "block": 0, "n_items": 4, "preference": f"The user likes {what}.",
          "final": True, "flags": ""}
         for user, what in (("a", "boats and lanterns"), ("b", "songs"))
     ]  # fmt: skip
-    told = pl.DataFrame(trail, schema=dict(tables.PREFERENCES))
+    told = pl.DataFrame(preference_history, schema=dict(tables.PREFERENCES))
 
     def scored(engine: Backend) -> pl.DataFrame:
-        examples = build_examples(candidates, told, items, noun="video")
+        examples = build_examples(candidates, told, items, item_type="video")
         return score_examples(examples, engine)[0]
 
     here, there = (scored(engine) for engine in engines)
@@ -108,14 +108,14 @@ def test_every_stage_may_have_an_engine_of_its_own(tmp_path: Path) -> None:
     answers = next(text for text in settings(world) if text.startswith("model.answers="))
     answers = answers.partition("=")[2]
     named = [
-        f"{stage}.model={{backend: scripted, identity: {stage}, answers: {answers}}}"
+        f"{stage}.model={{backend: mock, fingerprint: {stage}, answers: {answers}}}"
         for stage in ("summarize", "infer", "score")
     ]
-    with Pipeline.open(tmp_path / "run", load_settings("sound", settings(world, *named))) as run:
+    with Pipeline.open(tmp_path / "run", load_settings("default", settings(world, *named))) as run:
         run.run_until("score")
         asked = {name: entry["model"] for name, entry in run.run.stages.items() if entry["model"]}
     assert asked == {
-        "summarize": "scripted:summarize",
-        "infer": "scripted:infer",
-        "score/zero_shot": "scripted:score",
+        "summarize": "mock:summarize",
+        "infer": "mock:infer",
+        "score/zero_shot": "mock:score",
     }

@@ -14,8 +14,9 @@ import worlds
 # The process ends itself, without any clean-up, just before its n-th rename or its n-th answer.
 DRIVER = """
 import os, signal, sys
-from mllm_msr import cli, disk
-from mllm_msr.backends import scripted
+from mllm_msr import cli
+from mllm_msr.storage import atomic
+from mllm_msr.backends import mock
 
 limits = {"renames": int(sys.argv.pop(1)), "answers": int(sys.argv.pop(1))}
 
@@ -28,14 +29,14 @@ def counted(name, function):
     return wrapper
 
 os.replace = counted("renames", os.replace)
-scripted.ScriptedBackend._answer = counted("answers", scripted.ScriptedBackend._answer)
+mock.MockBackend._answer = counted("answers", mock.MockBackend._answer)
 cli.main()
 """
 
 
 def start(folder: Path, data: Path, *, renames: int = -1, answers: int = -1) -> int:
     command = [sys.executable, "-c", DRIVER, str(renames), str(answers)]
-    command += ["run", *worlds.settings(data), "report.stories=0", "--run", str(folder)]
+    command += ["run", *worlds.settings(data), "report.case_studies=0", "--run", str(folder)]
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_msr import disk
 from mllm_msr.errors import RunFolderError
-from mllm_msr.store import RunFolder
+from mllm_msr.storage import atomic
+from mllm_msr.storage.run_folder import RunFolder
 
 WORKER = Path(__file__).with_name("store_worker.py")
 OUTPUTS = ("items", "summaries", "notes.txt", "changed")
@@ -33,7 +33,7 @@ def finish(kind: str, folder: Path) -> None:
 
 def fingerprints(folder: Path) -> dict[str, str]:
     with RunFolder.open(folder) as run:
-        return {name: disk.fingerprint(run.verified(name))[0] for name in OUTPUTS}
+        return {name: atomic.content_hash(run.verified(name))[0] for name in OUTPUTS}
 
 
 def test_killed_at_every_write_then_resumed_is_as_uninterrupted(tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def check_claims(folder: Path) -> None:
         assert not config.exists() or config.stat().st_size == 500
 
 
-def test_no_acknowledged_reply_is_lost_when_killed_at_a_random_moment(tmp_path: Path) -> None:
+def test_no_acknowledged_response_is_lost_when_killed_at_a_random_moment(tmp_path: Path) -> None:
     rng = random.Random(11)
     acknowledged: set[str] = set()
     for _ in range(6):
-        process = work("replies", tmp_path)
+        process = work("responses", tmp_path)
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         time.sleep(rng.uniform(0, 0.1))
@@ -77,7 +77,7 @@ def test_no_acknowledged_reply_is_lost_when_killed_at_a_random_moment(tmp_path: 
         acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
         with RunFolder.open(tmp_path) as run:
             found = run.cache.get_many(acknowledged)
-            assert found == {key: f'"reply {key}"' for key in acknowledged}
+            assert found == {key: f'"response {key}"' for key in acknowledged}
     assert len(acknowledged) > 5
     assert not list(tmp_path.rglob("*.damaged-*"))
 
@@ -111,7 +111,7 @@ def fill(folder: Path) -> None:
             with pytest.raises(RunFolderError, match=message), run.stage("more") as stage:
                 stage.write("large", frame)
         stored: dict[str, str] = {}
-        with pytest.raises(RunFolderError, match=r"room on the disk for .*replies\.sqlite"):
+        with pytest.raises(RunFolderError, match=r"room on the disk for .*responses\.sqlite"):
             store_until_full(run, stored)
         assert len(stored) > 5
         assert run.cache.get_many(stored) == stored

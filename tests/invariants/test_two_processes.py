@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 import worlds
-from mllm_msr import manifest
-from mllm_msr.config import load_settings
-from mllm_msr.pipeline import Pipeline
+from mllm_msr.config.loading import load_settings
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.storage import manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -82,7 +82,7 @@ def common(
 def untrained(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that has come as far as training."""
     folder = tmp_path_factory.mktemp("runs") / "untrained"
-    with Pipeline.open(folder, load_settings("sound", common, environment={})) as pipeline:
+    with Pipeline.open(folder, load_settings("default", common, environment={})) as pipeline:
         pipeline.run_until("infer")
     return folder
 
@@ -92,7 +92,7 @@ def alone(common: list[str], untrained: Path) -> Path:
     """The run folder that one process has trained."""
     folder = untrained.with_name("alone")
     shutil.copytree(untrained, folder)
-    settings = load_settings("sound", [*common, "train.batch_size=4"], environment={})
+    settings = load_settings("default", [*common, "train.batch_size=4"], environment={})
     with Pipeline.open(folder, settings) as pipeline:
         pipeline.run_until("train")
     return folder

@@ -10,10 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 
 import online_worlds
-from mllm_msr.recommending import MllmMsr
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.metrics import Metrics
-from mllm_msr.serving.running import make_app
+from mllm_msr.serving.prometheus import Metrics
+from mllm_msr.serving.server import make_app
 from mllm_msr.serving.state import ServiceState
 
 Serve = Callable[..., TestClient]
@@ -81,7 +81,7 @@ def start(
                 model,
                 state,
                 settings=model.settings.serve,
-                pictures=tmp_path / "pictures",
+                images=tmp_path / "images",
                 metrics=Metrics(),
             )
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from mllm_msr.errors import RunFolderError
-from mllm_msr.recommending import MllmMsr
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.state import ServiceState
 from online_worlds import MoodyBackend
 
@@ -114,11 +114,11 @@ def test_events_count_once_and_close_blocks(serve: Serve, writer: MoodyBackend) 
     assert preference(web, "newcomer", 1)["history"] == ["item1"]
     assert send(web, event("3", "item2"), event("4", "item3")) == ["accepted"] * 2
     found = preference(web, "newcomer", 3)
-    assert [(row["block"], row["n_items"]) for row in found["trail"]] == [(0, 3)]
+    assert [(row["block"], row["n_items"]) for row in found["preference_history"]] == [(0, 3)]
     send(web, event("5", "item4"), event("6", "item5"))
     assert preference(web, "newcomer", 3)["history"][-1] == "item5"
     send(web, event("7", "item6"))
-    assert len(preference(web, "newcomer", 6)["trail"]) == 2
+    assert len(preference(web, "newcomer", 6)["preference_history"]) == 2
     assert ask(web, user_id="newcomer", k=2)["items"][0]["item_id"] not in {"item1", "item6"}
 
 
@@ -169,9 +169,9 @@ def test_an_update_at_work_does_not_bring_a_deleted_user_back(
     assert preference(web, "newcomer", 1)["history"] == ["item2"]
 
 
-def test_new_items(serve: Serve, pictures: list[Path], writer: MoodyBackend) -> None:
+def test_new_items(serve: Serve, images: list[Path], writer: MoodyBackend) -> None:
     web = serve()
-    image = base64.b64encode(pictures[0].read_bytes()).decode()
+    image = base64.b64encode(images[0].read_bytes()).decode()
     body = {"item_id": "fresh", "title": "Thing 39", "image": image}
     made = web.post("/v1/items", json=body)
     assert (made.status_code, made.json()["image_status"]) == (201, "ok")
@@ -192,12 +192,12 @@ def test_new_items(serve: Serve, pictures: list[Path], writer: MoodyBackend) -> 
 @pytest.mark.parametrize(
     "content", [b"", b"<svg/>", b"https://example.org/a.png", b"/etc/passwd", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_picture_is_refused_and_never_opened(serve: Serve, content: bytes) -> None:
+def test_what_is_no_image_is_refused_and_never_opened(serve: Serve, content: bytes) -> None:
     body = {"item_id": "x", "title": "X", "image": base64.b64encode(content).decode()}
     answer = serve().post("/v1/items", json=body)
     if content:
         assert answer.status_code == 422
-        assert "picture" in answer.json()["detail"]
+        assert "image" in answer.json()["detail"]
     else:
         assert answer.json()["image_status"] == "missing"
 
@@ -261,7 +261,7 @@ def test_a_slow_model_is_not_waited_for(serve: Serve, scorer: MoodyBackend) -> N
     assert [item["score"] for item in found["items"]] == [None] * 3
     for _ in range(3):
         found = ask(web, user_id="user4")
-    assert found["fallback_reason"] == "model_resting"
+    assert found["fallback_reason"] == "model_circuit_open"
     assert web.get("/readyz").json()["status"] == "fallback"
 
 
@@ -279,10 +279,10 @@ def test_a_dead_model_is_replaced_by_the_sources(serve: Serve, scorer: MoodyBack
     scorer.fails = True
     web = serve()
     reasons = [ask(web, user_id="user3", k=2)["fallback_reason"] for _ in range(4)]
-    assert set(reasons) <= {"model_failed", "model_resting"}
-    assert reasons[-1] == "model_resting"
+    assert set(reasons) <= {"model_failed", "model_circuit_open"}
+    assert reasons[-1] == "model_circuit_open"
     text = web.get("/metrics").text
-    assert 'mllm_msr_fallbacks_total{reason="model_resting"}' in text
+    assert 'mllm_msr_fallbacks_total{reason="model_circuit_open"}' in text
 
 
 def test_a_flood_is_refused_and_passes(serve: Serve, scorer: MoodyBackend) -> None:

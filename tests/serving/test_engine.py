@@ -12,12 +12,12 @@ import pytest
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.records import Item
-from mllm_msr.retrieval import Profile
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.retrieval import Profile
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.judging import Judge
+from mllm_msr.serving.scoring import Judge
 from mllm_msr.serving.state import ServiceState
+from mllm_msr.types import Item
 
 Start = Callable[[], OnlineEngine]
 
@@ -89,11 +89,11 @@ def test_somebody_who_waits_does_not_stand_behind_updates(
     infer = MllmMsr.infer
 
     def slow_for_users(
-        self: MllmMsr, profile: Profile, trail: pl.DataFrame, backend: Backend
+        self: MllmMsr, profile: Profile, preference_history: pl.DataFrame, backend: Backend
     ) -> pl.DataFrame:
         if profile.user_id:
             gate.wait(20)
-        return infer(self, profile, trail, backend)
+        return infer(self, profile, preference_history, backend)
 
     monkeypatch.setattr(MllmMsr, "infer", slow_for_users)
 

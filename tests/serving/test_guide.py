@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from mllm_msr.settings import Settings
+from mllm_msr.config.settings import Settings
 
 Serve = Callable[..., TestClient]
 
@@ -21,11 +21,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 GUIDE = PAGE.read_text(encoding="utf-8")
 
 
-def requests(picture: bytes) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
+def requests(image: bytes) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
     """The words of every `curl` in the guide, and the answer that is shown below it."""
     # The demo's ids are made those of this world.
     text = re.sub(r"\bv000(\d)\b", r"item\1", re.sub(r"\bu000(\d)\b", r"user\1", GUIDE))
-    text = re.sub(r"\$\(base64[^)]*\)", base64.b64encode(picture).decode(), text)
+    text = re.sub(r"\$\(base64[^)]*\)", base64.b64encode(image).decode(), text)
     blocks = re.findall(r"```sh\n(.*?)```(?:\n\n```json\n(.*?)```)?", text, re.DOTALL)
     for block, answer in blocks:
         for line in block.replace("\\\n", " ").splitlines():
@@ -58,10 +58,10 @@ def names(value: Any) -> Any:
     return names(value[0]) if isinstance(value, list) and value else None
 
 
-def test_every_request_works_as_it_is_written(serve: Serve, pictures: Sequence[Path]) -> None:
+def test_every_request_works_as_it_is_written(serve: Serve, images: Sequence[Path]) -> None:
     web = serve()
     sent_so_far = compared = 0
-    for words, shown in requests(pictures[0].read_bytes()):
+    for words, shown in requests(images[0].read_bytes()):
         answer = sent(web, words)
         assert answer.is_success, (words, answer.text)
         sent_so_far += 1

@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 
 import online_worlds
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.serving.running import make_app
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.serving.server import make_app
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")

@@ -16,10 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 
 import online_worlds
-from mllm_msr.explanations import Explainer
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.records import Completion, Prompt
-from mllm_msr.serving.running import make_app
+from mllm_msr.recommend.explanations import Explainer
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.serving.server import make_app
+from mllm_msr.types import Completion, Prompt
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -173,7 +173,7 @@ def test_a_preference_that_cannot_be_written_is_told(opened) -> None:
     def failing(route) -> None:
         answer = route.fetch()
         told = answer.json() | {"updating": True, "failure": {"reason": "garbage", "tries": 1}}
-        told["trail"][-1]["flags"] = ["failed", "garbage"]
+        told["preference_history"][-1]["flags"] = ["failed", "garbage"]
         route.fulfill(response=answer, json=told)
 
     page.route("**/preference", failing)
@@ -250,7 +250,7 @@ def test_a_phone_shows_all_of_it_in_both_schemes(opened, scheme: str) -> None:
     assert (max(shades) < 60) == (scheme == "dark")
 
 
-def test_a_key_is_asked_for_once_and_pictures_come_with_it(
+def test_a_key_is_asked_for_once_and_images_come_with_it(
     browser, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: online_worlds.MoodyBackend())

@@ -78,7 +78,7 @@ def test_large_bodies_are_refused_announced_or_not() -> None:
     assert "1,000 bytes" in in_pieces.json()["detail"]
 
 
-def test_every_answer_forbids_foreign_content() -> None:
+def test_every_answer_forbids_external_content() -> None:
     with client("secret") as web:
         for answer in (web.get("/healthz"), web.get("/")):
             assert answer.headers["content-security-policy"].startswith("default-src 'self'")

@@ -133,8 +133,8 @@ def test_what_a_forgotten_user_was_like_is_not_left_in_the_file(
 ) -> None:
     texts = [f"The user appears to have a preference for secret number {n}." for n in range(200)]
     for n, text in enumerate(texts):
-        trail = TRAIL.with_columns(user_id=pl.lit(f"u{n}"), preference=pl.lit(text))
-        state.keep_trail(f"u{n}", trail)
+        preference_history = TRAIL.with_columns(user_id=pl.lit(f"u{n}"), preference=pl.lit(text))
+        state.keep_preference_history(f"u{n}", preference_history)
     for n in range(199):
         state.forget(f"u{n}", in_run=False)
     state.close()

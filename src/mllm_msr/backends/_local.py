@@ -1,6 +1,6 @@
 """A checkpoint run in this process: looked at when named, loaded when first asked.
 
-Checking settings and skipping finished stages need a backend's identity and no weights, so
+Checking settings and skipping finished stages need a backend's fingerprint and no weights, so
 nothing heavy is imported or loaded before there is a prompt to answer.
 """
 
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 if TYPE_CHECKING:
-    from mllm_msr.backends._engine import Engine
-    from mllm_msr.checkpoints import Attention, CheckpointFacts, Precision
+    from mllm_msr.inference.engine.engine import Engine
+    from mllm_msr.models.loading import Attention, CheckpointFacts, Precision
 
 
 # Loading sets PyTorch's default precision for the whole process: two at once get each other's.
@@ -29,7 +29,7 @@ class LocalBackend(Backend):
     """What the backends of this process share; its arguments are those of `load_model`.
 
     Args:
-        kind: Begins the identity: the backend's name.
+        kind: Begins the fingerprint: the backend's name.
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: Precision of the weights.
@@ -38,7 +38,7 @@ class LocalBackend(Backend):
         attention: Implementation of attention.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        prefix_cache_bytes: Memory for what has been read of pictures.
+        prefix_cache_bytes: Memory for what has been read of images.
         speculative_tokens: Most tokens of an answer that are guessed at once.
         threads: Threads of this process on the CPU; `None` leaves them as they are.
     """
@@ -81,7 +81,7 @@ class LocalBackend(Backend):
         Raises:
             BackendError: There is no such checkpoint or adapter.
         """
-        from mllm_msr.checkpoints import inspect_checkpoint
+        from mllm_msr.models.loading import inspect_checkpoint
 
         return inspect_checkpoint(
             self._checkpoint,
@@ -92,13 +92,13 @@ class LocalBackend(Backend):
         )
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Weights by content or commit, precision and adapter."""
-        return f"{self._kind}:{self.facts.identity}"
+        return f"{self._kind}:{self.facts.fingerprint}"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Pictures where the checkpoint reads them; choices and adapters always."""
+        """Images where the checkpoint reads them; choices and adapters always."""
         return Capabilities(images=self.facts.supports_images, choices=True, adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -134,8 +134,8 @@ class LocalBackend(Backend):
     def _load(self) -> Engine:
         import torch
 
-        from mllm_msr.backends._engine import Engine
-        from mllm_msr.checkpoints import load_model
+        from mllm_msr.inference.engine.engine import Engine
+        from mllm_msr.models.loading import load_model
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)

@@ -2,7 +2,7 @@
 
 Image-text-to-text models (the paper's LLaVA-v1.6) and text-only causal models (its Llama-3) from
 a folder or the hub, in the precision that fits the machine, with a LoRA adapter where one is
-given. Loading is `checkpoints.py`, batching `_engine.py`.
+given. Loading is `models/loading.py`, batching `_engine.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 from mllm_msr.backends._local import LocalBackend
 
 if TYPE_CHECKING:
-    from mllm_msr.checkpoints import Attention, Precision
+    from mllm_msr.models.loading import Attention, Precision
 
 
 @final
@@ -29,7 +29,7 @@ class HuggingFaceBackend(LocalBackend):
         adapter: Folder of a LoRA adapter in PEFT's format.
         batch_size: Most prompts in a batch.
         max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        prefix_cache_bytes: Memory for what the model has read of pictures when it scored, used
+        prefix_cache_bytes: Memory for what the model has read of images when it scored, used
             where later calls ask about them again, as a service does; 0 keeps nothing.
         speculative_tokens: Most tokens of an answer that are guessed at once, from what prompts
             and answers said before, and read in one step; 0 guesses none. What is written does

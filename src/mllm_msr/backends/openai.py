@@ -2,7 +2,7 @@
 
 Prompts go out beside each other, as many as the server bears, and their failures come back as
 failures of those prompts. What a server can do is asked of it, not assumed: whether it reads
-pictures, and how it tells the probabilities of yes and no (equation (1) of the paper). An adapter
+images, and how it tells the probabilities of yes and no (equation (1) of the paper). An adapter
 made by fine-tuning is a model of its own name there. The forms of requests and replies are
 `_chat.py`, the network is `_endpoint.py`, its rhythm is `_pacing.py`.
 """
@@ -18,15 +18,15 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, final
 
-from mllm_msr import disk
-from mllm_msr.backends import _chat, _probes
-from mllm_msr.backends._chat import Scoring
-from mllm_msr.backends._endpoint import Endpoint, RefusedError, UnansweredError
-from mllm_msr.backends._pacing import Timing
-from mllm_msr.backends._parallel import LoopThread
+from mllm_msr.backends._http import chat_format, probes
+from mllm_msr.backends._http.async_bridge import LoopThread
+from mllm_msr.backends._http.chat_format import Scoring
+from mllm_msr.backends._http.client import Endpoint, RefusedError, UnansweredError
+from mllm_msr.backends._http.retry import Timing
 from mllm_msr.errors import BackendError, CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.records import ChoiceScores, Completion, Prompt
+from mllm_msr.storage import atomic
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result")
 
@@ -51,7 +51,7 @@ class OpenAIBackend(Backend):
         adapter: Folder of a LoRA adapter that fine-tuning made, or a name that the endpoint
             knows. A folder's adapter is asked for by the name `adapter_name` gives it; if the
             endpoint does not offer it, it is asked to load it.
-        images: Whether the model reads pictures; asked of the endpoint where empty.
+        images: Whether the model reads images; asked of the endpoint where empty.
         scoring: How yes and no are read: "token_ids" (exact; vLLM), "top_logprobs" (exact where
             both are among the most probable tokens, else a bound), or "auto".
         concurrency: Most requests under way at a time.
@@ -109,11 +109,11 @@ class OpenAIBackend(Backend):
         self._closed = False
 
     @functools.cached_property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Model, adapter and further fields; not the address, which may change between runs."""
         name = self._checkpoint
         if Path(name).is_dir():
-            name = f"{Path(name).resolve().name}@{disk.fingerprint(Path(name))[0][:16]}"
+            name = f"{Path(name).resolve().name}@{atomic.content_hash(Path(name))[0][:16]}"
         if self._adapter is not None:
             name = f"{name}+{self._adapter_name}"
         if self._extra:
@@ -128,7 +128,7 @@ class OpenAIBackend(Backend):
         Raises:
             BackendError: The endpoint cannot be reached or does not know the model.
         """
-        return Capabilities(images=self._reads_pictures(), choices=self._can_score(), adapters=True)
+        return Capabilities(images=self._reads_images(), choices=self._can_score(), adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """Answer prompts with temperature 0, as they are finished."""
@@ -172,19 +172,19 @@ class OpenAIBackend(Backend):
         yield from running.each(map(self._checked, prompts), work, ahead=2 * self._concurrency)
 
     def _checked(self, prompt: Prompt) -> Prompt:
-        if prompt.images and not self._reads_pictures():
+        if prompt.images and not self._reads_images():
             raise CapabilityError(
-                needed="a model that reads pictures",
-                received=f"{self.identity}, which refuses them, and a prompt with "
+                needed="a model that reads images",
+                received=f"{self.fingerprint}, which refuses them, and a prompt with "
                 f"{prompt.images[0].name}",
-                remedy="choose a multimodal model, or leave the pictures out",
+                remedy="choose a multimodal model, or leave the images out",
             )
         return prompt
 
-    def _reads_pictures(self) -> bool:
+    def _reads_images(self) -> bool:
         if self._images is None:
             running = self._running()
-            self._images = running.run(self._probe(_probes.reads_pictures))
+            self._images = running.run(self._probe(probes.reads_images))
         return self._images
 
     def _can_score(self) -> bool:
@@ -194,7 +194,7 @@ class OpenAIBackend(Backend):
             return False
         return True
 
-    async def _probe(self, probe: Callable[[_probes.Ask], Coroutine[Any, Any, _Result]]) -> _Result:
+    async def _probe(self, probe: Callable[[probes.Ask], Coroutine[Any, Any, _Result]]) -> _Result:
         """Ask the endpoint about itself, in its own words for this model."""
 
         async def ask(route: str, fields: Mapping[str, object] | None) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class OpenAIBackend(Backend):
         if self._adapter is None:
             return self._checkpoint
         if not self._adapter_is_offered and Path(self._adapter).is_dir():
-            await _probes.offer_adapter(self._endpoint, self._adapter_name, Path(self._adapter))
+            await probes.offer_adapter(self._endpoint, self._adapter_name, Path(self._adapter))
         self._adapter_is_offered = True
         return self._adapter_name
 
@@ -225,7 +225,7 @@ class OpenAIBackend(Backend):
             known = self._scorings.get(choices)
             if known is None or known == lost:
                 probe = functools.partial(
-                    _probes.scoring, choices=choices, form=self._scoring_form, name=self.identity
+                    probes.scoring, choices=choices, form=self._scoring_form, name=self.fingerprint
                 )
                 known = self._scorings[choices] = await self._probe(probe)
             return known
@@ -233,7 +233,7 @@ class OpenAIBackend(Backend):
     async def _complete(self, prompt: Prompt) -> Completion:
         fields = {"temperature": 0}
         try:
-            return await self._ask(prompt, fields, _chat.read_completion, length=True)
+            return await self._ask(prompt, fields, chat_format.read_completion, length=True)
         except _FAILURES as error:
             return Completion("", finish_reason="error", error=str(error))
 
@@ -252,7 +252,7 @@ class OpenAIBackend(Backend):
             return ChoiceScores((), error=str(error))
 
     async def _score_by(self, prompt: Prompt, scoring: Scoring) -> ChoiceScores:
-        read = functools.partial(_chat.read_scores, scoring=scoring)
+        read = functools.partial(chat_format.read_scores, scoring=scoring)
         return await self._ask(prompt, scoring.fields(), read, length=False)
 
     async def _ask(
@@ -264,12 +264,12 @@ class OpenAIBackend(Backend):
         length: bool,
     ) -> _Result:
         """Ask one prompt; shortened once where the endpoint finds it too long."""
-        prompt = _chat.shortened(prompt, characters_per_token=self._characters_per_token)
+        prompt = chat_format.shortened(prompt, characters_per_token=self._characters_per_token)
         shorter: Prompt | None = prompt
         while shorter is not None:
             body = {
                 "model": await self._model(),
-                "messages": await asyncio.to_thread(_chat.messages, shorter),
+                "messages": await asyncio.to_thread(chat_format.messages, shorter),
                 **fields,
                 **({self._length_field: prompt.max_new_tokens} if length else {}),
                 **self._extra,
@@ -283,7 +283,7 @@ class OpenAIBackend(Backend):
                     continue
                 if not _TOO_LONG.search(str(error)) or shorter is not prompt:
                     raise
-                shorter = _chat.halved(prompt)
+                shorter = chat_format.halved(prompt)
                 if shorter is None:
                     raise
         raise AssertionError  # the loop returns or raises
@@ -315,4 +315,4 @@ def adapter_name(adapter: Path | str) -> str:
         adapter: Folder in PEFT's format, or a name that an endpoint knows.
     """
     folder = Path(adapter)
-    return f"mllm-msr-{disk.fingerprint(folder)[0][:12]}" if folder.is_dir() else str(adapter)
+    return f"mllm-msr-{atomic.content_hash(folder)[0][:12]}" if folder.is_dir() else str(adapter)

@@ -1,6 +1,6 @@
 """Content-kNN: an item's score is its likeness to the mean of what the user chose lately.
 
-Cosines of frozen content vectors, one for texts and one for pictures, averaged with a weight.
+Cosines of frozen content vectors, one for texts and one for images, averaged with a weight.
 Nothing is learnt from other users, so that items nobody has chosen yet are served like all
 others; an item without content, and a user without a history, score 0.
 """
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._catalogue import history_matrix, in_chunks
 from mllm_msr.baselines._content.features import Vectors, content_vectors
-from mllm_msr.baselines._fitted import FittedRecommender
+from mllm_msr.baselines._shared.catalog import history_matrix, in_chunks
+from mllm_msr.baselines._shared.fitted import FittedRecommender
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.spaces import Between, Space
+from mllm_msr.search_space import Range, Space
 
 _TEXT: Final = "text"
 _IMAGE: Final = "image"
@@ -33,7 +33,7 @@ class ContentKnn(FittedRecommender):
     Args:
         text_encoder: See `_content/features.py`.
         image_encoder: See `_content/features.py`.
-        image_weight: Share of the pictures' cosine in the score, in [0, 1].
+        image_weight: Share of the images' cosine in the score, in [0, 1].
         decay: Weight of a history's item over that of the next later one, in (0, 1].
         n_last: Items of a history that count, the latest; at least 1.
         content_cache: Folder for finished content vectors; None keeps none.
@@ -81,9 +81,9 @@ class ContentKnn(FittedRecommender):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "image_weight": Between(0.0, 1.0),
-            "decay": Between(0.3, 1.0),
-            "n_last": Between(1, 50, log=True),
+            "image_weight": Range(0.0, 1.0),
+            "decay": Range(0.3, 1.0),
+            "n_last": Range(1, 50, log=True),
         }
 
     def fit(self, data: TrainingData) -> Self:

@@ -19,10 +19,10 @@ from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import PartedVectors
 from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.checks import not_a_share, too_small
 from mllm_msr.baselines._training.histories import Batch
-from mllm_msr.baselines._training.ranges import not_a_share, too_small
 from mllm_msr.baselines.gru4rec import Gru4Rec, Recurrence
-from mllm_msr.spaces import Space
+from mllm_msr.search_space import Space
 
 
 @final

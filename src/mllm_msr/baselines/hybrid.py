@@ -20,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr import registry, rivals
-from mllm_msr.baselines._blending.blend import Blend, equal_blend, fit_blend
-from mllm_msr.baselines._blending.told_scores import ToldScores
-from mllm_msr.baselines._catalogue import CHUNK, catalogue_of, item_codes
-from mllm_msr.baselines._state import damaged, unfitted
-from mllm_msr.disk import write_text
+from mllm_msr import registry
+from mllm_msr.baselines import _factory
+from mllm_msr.baselines._ensemble.precomputed_scores import PrecomputedScores
+from mllm_msr.baselines._ensemble.stacking import Blend, equal_blend, fit_blend
+from mllm_msr.baselines._factory import Places
+from mllm_msr.baselines._shared.catalog import CHUNK, catalogue_of, item_codes
+from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
-from mllm_msr.rivals import Places
+from mllm_msr.storage.atomic import write_text
 from mllm_msr.tables import SCORES
 
 _FILE: Final = "hybrid.json"
@@ -76,7 +77,7 @@ class Hybrid(Recommender):
         self._settings = {part: dict(settings.get(part, {})) for part in parts}
         self._places = places
         self._seed = seed
-        self._told: dict[str, ToldScores] = {}
+        self._told: dict[str, PrecomputedScores] = {}
         self._models: dict[str, Recommender] = {}
         self._catalogue: tuple[str, ...] = ()
         self.blend: Blend | None = None
@@ -88,7 +89,7 @@ class Hybrid(Recommender):
         """
         if doubled := sorted(set(scores) & set(self._classes)):
             raise SettingsError([f"parts must be other models, {', '.join(doubled)} joins already"])
-        self._told = {name: ToldScores(frame, model=name) for name, frame in scores.items()}
+        self._told = {name: PrecomputedScores(frame, model=name) for name, frame in scores.items()}
         return self
 
     def fit(self, data: TrainingData) -> Self:
@@ -97,7 +98,7 @@ class Hybrid(Recommender):
         Without validation candidates the parts' normal scores count alike.
         """
         fitted = {
-            part: rivals.make(part, {"seed": self._seed, **given}, places=self._places).fit(data)
+            part: _factory.make(part, {"seed": self._seed, **given}, places=self._places).fit(data)
             for part, given in self._settings.items()
         }
         self._models = {**self._told, **fitted}
@@ -165,7 +166,7 @@ class Hybrid(Recommender):
             told = [str(name) for name in state["told"]]
         except (OSError, ValueError, KeyError, TypeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-        loaded._told = {name: ToldScores.load(folder / name) for name in told}
+        loaded._told = {name: PrecomputedScores.load(folder / name) for name in told}
         loaded._models = loaded._told | {
             part: part_class.load(folder / part) for part, part_class in loaded._classes.items()
         }

@@ -17,18 +17,18 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-from mllm_msr.baselines._catalogue import (
+from mllm_msr.baselines._shared.catalog import (
     CHUNK,
     catalogue_of,
     chosen_matrix,
     history_matrix,
     in_chunks,
 )
-from mllm_msr.baselines._fitted import FittedRecommender
-from mllm_msr.baselines._state import State, matrix_arrays, matrix_names, matrix_of
+from mllm_msr.baselines._shared.fitted import FittedRecommender
+from mllm_msr.baselines._shared.state import State, matrix_arrays, matrix_names, matrix_of
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.spaces import Between, Space
+from mllm_msr.search_space import Range, Space
 
 _LIKENESS: Final = "likeness"
 _SHARES: Final = "shares"
@@ -99,11 +99,11 @@ class ItemKnn(FittedRecommender):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "n_neighbours": Between(20, 1000, log=True),
-            "shrinkage": Between(0.0, 50.0),
-            "decay": Between(0.3, 1.0),
-            "balance": Between(0.0, 1.0),
-            "prior": Between(0.0, 1.0),
+            "n_neighbours": Range(20, 1000, log=True),
+            "shrinkage": Range(0.0, 50.0),
+            "decay": Range(0.3, 1.0),
+            "balance": Range(0.0, 1.0),
+            "prior": Range(0.0, 1.0),
         }
 
     def fit(self, data: TrainingData) -> Self:

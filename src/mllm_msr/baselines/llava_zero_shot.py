@@ -1,4 +1,4 @@
-"""LLaVA without fine-tuning: the history's titles, the candidate's title and picture, yes or no?
+"""LLaVA without fine-tuning: the history's titles, the candidate's title and image, yes or no?
 
 The row "LLaVA" of the paper's Table 3. It shows what a multimodal model knows before any of the
 method: expect about chance, since such models say yes to most things. The recommender's own
@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Final, Self, final
 
 import polars as pl
 
-from mllm_msr.baselines._asking.dialogues import score_dialogues
-from mllm_msr.baselines._asking.item_table import load_items, save_items
-from mllm_msr.baselines._state import damaged, unfitted
+from mllm_msr.baselines._llm.dialogues import score_dialogues
+from mllm_msr.baselines._llm.item_table import load_items, save_items
+from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 
@@ -30,9 +30,9 @@ class LlavaZeroShot(Recommender):
     Args:
         backend: A name of `mllm-msr list backends`.
         options: Its constructor arguments, such as `checkpoint`.
-        noun: What an item is called in the prompt.
+        item_type: What an item is called in the prompt.
         n_last: Titles of a history that are shown, the latest; at least 1.
-        use_images: Whether the candidate's picture is shown.
+        use_images: Whether the candidate's image is shown.
         max_error_rate: Share of prompts that may fail, in [0, 1]; they get 0.5.
         seed: Accepted like everywhere; chance plays no part here.
 
@@ -40,14 +40,14 @@ class LlavaZeroShot(Recommender):
         SettingsError: `n_last` is below 1.
     """
 
-    asks_a_model: ClassVar[bool] = True
+    requires_llm: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
-        backend: str = "embedded",
+        backend: str = "demo",
         options: Mapping[str, Any] | None = None,
-        noun: str = "item",
+        item_type: str = "item",
         n_last: int = 10,
         use_images: bool = True,
         max_error_rate: float = 0.01,
@@ -58,7 +58,7 @@ class LlavaZeroShot(Recommender):
         self._settings: dict[str, Any] = {
             "backend": backend,
             "options": dict(options or {}),
-            "noun": noun,
+            "item_type": item_type,
             "n_last": n_last,
             "use_images": use_images,
             "max_error_rate": max_error_rate,
@@ -67,7 +67,7 @@ class LlavaZeroShot(Recommender):
         self._items: pl.DataFrame | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Keep the catalogue's titles and pictures."""
+        """Keep the catalogue's titles and images."""
         self._items = data.items
         return self
 
@@ -81,7 +81,7 @@ class LlavaZeroShot(Recommender):
         return score_dialogues(candidates, interactions, self._fitted(), **arguments)
 
     def save(self, folder: Path) -> None:
-        """Write settings and items; pictures stay where they are."""
+        """Write settings and items; images stay where they are."""
         save_items(folder, self._settings, self._fitted())
 
     @classmethod

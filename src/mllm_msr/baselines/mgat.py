@@ -1,6 +1,6 @@
 """MGAT: MMGCN's graphs with gated attention in the place of means.
 
-A rival of the paper's Table 3 (Tao et al., IPM 2020; the paper cites another work under this
+A baseline of the paper's Table 3 (Tao et al., IPM 2020; the paper cites another work under this
 name). A neighbour counts by the softmax of its inner product with the node, times a sigmoid gate
 of the same product: attention says which neighbours matter, the gate whether any of it should
 pass in this modality. Every layer's result is used. Fallbacks as in `_graphs/bipartite.py`.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_msr.baselines._graphs.edges import Edges, edge_dot, edge_softmax, edge_sum
-from mllm_msr.baselines._graphs.rival import GraphRival
+from mllm_msr.baselines._graphs.recommender import GraphBaseline
 
 
 class GatedAttention(nn.Module):
@@ -40,8 +40,8 @@ class GatedAttention(nn.Module):
 
 @final
 @dataclass(kw_only=True, eq=False)
-class Mgat(GraphRival):
-    """Gated graph attention by modality; settings as for `GraphRival` and `ContentRival`."""
+class Mgat(GraphBaseline):
+    """Gated graph attention by modality; settings as for `GraphBaseline` and `ContentBaseline`."""
 
     def aggregate(self, width: int) -> nn.Module:
         """One layer's attention."""

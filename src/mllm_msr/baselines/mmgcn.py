@@ -1,6 +1,6 @@
 """MMGCN: a user-item graph for each modality, convolved by means over neighbours.
 
-A rival of the paper's Table 3 (Wei et al., MM 2019). In each modality users and items gather the
+A baseline of the paper's Table 3 (Wei et al., MM 2019). In each modality users and items gather the
 mean of their neighbours' projected states; modalities are averaged. It knows tastes by modality
 but not the order of a history. Test users are nodes through their visible histories; users and
 items that nobody has seen are served as `_graphs/bipartite.py` says: by history, by content and by
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_msr.baselines._graphs.edges import Edges, edge_sum
-from mllm_msr.baselines._graphs.rival import GraphRival
+from mllm_msr.baselines._graphs.recommender import GraphBaseline
 
 
 class MeanAggregation(nn.Module):
@@ -39,8 +39,8 @@ class MeanAggregation(nn.Module):
 
 @final
 @dataclass(kw_only=True, eq=False)
-class Mmgcn(GraphRival):
-    """Graph convolution by modality; settings as for `GraphRival` and `ContentRival`."""
+class Mmgcn(GraphBaseline):
+    """Graph convolution by modality; settings as for `GraphBaseline` and `ContentBaseline`."""
 
     def aggregate(self, width: int) -> nn.Module:
         """One layer's means."""

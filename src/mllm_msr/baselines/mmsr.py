@@ -1,6 +1,6 @@
 """MMSR: a graph of items and modality clusters for each history, fused in both orders.
 
-A rival of the paper's Table 3 (Hu et al., CIKM 2023). k-means makes clusters of each modality's
+A baseline of the paper's Table 3 (Hu et al., CIKM 2023). k-means makes clusters of each modality's
 content vectors; a history becomes a graph of its items and their nearest clusters; fusion runs
 along the history and across modalities, each node choosing the order; the state of the last item
 is compared with all items. The loss is cross-entropy over the catalogue.
@@ -24,17 +24,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllm_msr.baselines._content.clusters import Clusters, cluster
-from mllm_msr.baselines._content.rival import Arrays, Lessons
+from mllm_msr.baselines._content.recommender import Arrays, TrainingContext
 from mllm_msr.baselines._content.tensors import settle_unchosen
-from mllm_msr.baselines._content.vector_scores import Floats, VectorModel, VectorRival
+from mllm_msr.baselines._content.vector_scores import Floats, VectorBaseline, VectorModel
 from mllm_msr.baselines._graphs.sequence_fusion import SequenceFusion
 from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_graph
-from mllm_msr.baselines._state import State
-from mllm_msr.baselines._training.drawing import before, chosen, drawn_targets
+from mllm_msr.baselines._shared.state import State
+from mllm_msr.baselines._training.checks import not_a_share, too_small
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
-from mllm_msr.baselines._training.ranges import not_a_share, too_small
-from mllm_msr.baselines._training.trained import Course
-from mllm_msr.spaces import Between, OneOf, Space
+from mllm_msr.baselines._training.sampling import before, chosen, drawn_targets
+from mllm_msr.baselines._training.trained import TrainingSpec
+from mllm_msr.search_space import Choice, Range, Space
 
 _SCORING_BATCH: Final = 256
 
@@ -86,12 +86,12 @@ class FusionModel(VectorModel):
         self._max_length = max_length
         self._table: Tensor | None = None
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Give items that nobody chose the mean id embedding."""
         settle_unchosen(self.network.item_ids, torch.from_numpy(self._counts > 0))
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def update_item_embeddings(self) -> None:
         """Compute the items' vectors."""
         self._table = self.network.item_table()
 
@@ -123,7 +123,7 @@ class FusionModel(VectorModel):
 
     def _item_table(self) -> Tensor:
         if self._table is None:
-            self.refresh()
+            self.update_item_embeddings()
         assert self._table is not None
         return self._table
 
@@ -167,8 +167,8 @@ class Examples(Sequence[Example]):
 
 @final
 @dataclass(kw_only=True, eq=False)
-class Mmsr(VectorRival[FusionModel]):
-    """Fusion over the graph of a history; see `ContentRival` for the settings that it shares.
+class Mmsr(VectorBaseline[FusionModel]):
+    """Fusion over the graph of a history; see `ContentBaseline` for the settings that it shares.
 
     Attributes:
         n_layers: Fusion layers, at least 1.
@@ -193,11 +193,11 @@ class Mmsr(VectorRival[FusionModel]):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "width": OneOf((64, 128)),
-            "n_clusters": OneOf((32, 64, 128, 256)),
-            "n_links": Between(1, 3),
-            "dropout": Between(0.1, 0.6),
-            "learning_rate": Between(5e-4, 1e-2, log=True),
+            "width": Choice((64, 128)),
+            "n_clusters": Choice((32, 64, 128, 256)),
+            "n_links": Range(1, 3),
+            "dropout": Range(0.1, 0.6),
+            "learning_rate": Range(5e-4, 1e-2, log=True),
         }
 
     def own_problems(self) -> list[str]:
@@ -205,7 +205,7 @@ class Mmsr(VectorRival[FusionModel]):
         counts = ("n_layers", "n_clusters", "n_links", "max_length", "targets_per_user")
         return [*too_small(self, *counts), *not_a_share(self, "dropout")]
 
-    def build(self, lessons: Lessons) -> FusionModel:
+    def build(self, lessons: TrainingContext) -> FusionModel:
         """Clusters and fresh weights."""
         codes, content = lessons.codes, lessons.content
         clusters = [
@@ -228,7 +228,7 @@ class Mmsr(VectorRival[FusionModel]):
         ]
         return self._model(codes, content, clusters, state.arrays["counts"])
 
-    def course(self, fitted: FusionModel, histories: Histories) -> Course:
+    def course(self, fitted: FusionModel, histories: Histories) -> TrainingSpec:
         """Drawn targets with the histories before them; cross-entropy over the catalogue."""
         network = fitted.network
 
@@ -243,7 +243,7 @@ class Mmsr(VectorRival[FusionModel]):
             logits = network(batch.graph, items) @ items[1:].T
             return functional.cross_entropy(logits.float(), batch.targets - 1)
 
-        return Course(batches, loss)
+        return TrainingSpec(batches, loss)
 
     def _model(
         self,

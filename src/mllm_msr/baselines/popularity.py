@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._catalogue import CHUNK, catalogue_of
-from mllm_msr.disk import write_text
+from mllm_msr.baselines._shared.catalog import CHUNK, catalogue_of
 from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
-from mllm_msr.spaces import Between, Space
+from mllm_msr.search_space import Range, Space
+from mllm_msr.storage.atomic import write_text
 
 _FILE: Final = "popularity.json"
 
@@ -50,7 +50,7 @@ class Popularity(Recommender):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "recent_share": Between(0.05, 1.0, log=True),
+            "recent_share": Range(0.05, 1.0, log=True),
         }
 
     def fit(self, data: TrainingData) -> Self:

@@ -20,9 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
 from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
+from mllm_msr.baselines._training.checks import not_a_share
 from mllm_msr.baselines._training.histories import Batch
-from mllm_msr.baselines._training.ranges import not_a_share
-from mllm_msr.spaces import Between, OneOf, Space
+from mllm_msr.search_space import Choice, Range, Space
 
 
 @final
@@ -46,11 +46,11 @@ class SasRec(NextItemRecommender):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "hidden": OneOf((64, 128)),
-            "n_blocks": Between(1, 3),
-            "dropout": Between(0.1, 0.6),
-            "learning_rate": Between(2e-4, 5e-3, log=True),
-            "negative_power": Between(0.0, 1.0),
+            "hidden": Choice((64, 128)),
+            "n_blocks": Range(1, 3),
+            "dropout": Range(0.1, 0.6),
+            "learning_rate": Range(2e-4, 5e-3, log=True),
+            "negative_power": Range(0.0, 1.0),
         }
 
     def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:  # noqa: ARG002 - ids alone

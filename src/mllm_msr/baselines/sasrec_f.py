@@ -17,9 +17,9 @@ from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import JoinedVectors, PartedVectors
 from mllm_msr.baselines._sequences.next_item import NextItemRecommender
 from mllm_msr.baselines._sequences.scores import SequenceNetwork
-from mllm_msr.baselines._training.ranges import not_a_share
+from mllm_msr.baselines._training.checks import not_a_share
 from mllm_msr.baselines.sasrec import SasRec, SasRecNetwork, attention_problems
-from mllm_msr.spaces import Space
+from mllm_msr.search_space import Space
 
 
 @final

@@ -1,7 +1,7 @@
 """TALLRec: a language model fine-tuned on titles alone (Bao et al. 2023).
 
 Titles of the history, the candidate's title, yes or no; LoRA on the queries and values of the
-same backbone as MLLM-MSR, without picture and without a written preference, so that the two
+same backbone as MLLM-MSR, without image and without a written preference, so that the two
 differ by just these. The validation AUC chooses the weights. The original marks liked and
 disliked titles; interactions here carry no ratings, so all of them count as liked. Items that
 the catalogue lacks get 0.5.
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, final
 
 import polars as pl
 
-from mllm_msr.baselines._asking.dialogues import score_dialogues, title_examples
-from mllm_msr.baselines._asking.item_table import load_items, save_items
-from mllm_msr.baselines._state import damaged, unfitted
-from mllm_msr.disk import sync_tree
-from mllm_msr.embedded import weights_folder
+from mllm_msr.baselines._llm.dialogues import score_dialogues, title_examples
+from mllm_msr.baselines._llm.item_table import load_items, save_items
+from mllm_msr.baselines._shared.state import damaged, unfitted
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
-from mllm_msr.recommender.options import TrainingOptions
+from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.storage.atomic import sync_tree
 
 if TYPE_CHECKING:
-    from mllm_msr.recommender.options import Precision
+    from mllm_msr.ranker.training.config import Precision
 
 _NAME: Final = "tallrec"
 _ADAPTER: Final = "adapter"
@@ -36,7 +36,7 @@ _TRAINING: Final = (
     *("rank", "alpha", "dropout", "learning_rate", "batch_size", "accumulate"),
     *("epochs", "max_steps", "patience", "precision", "seed"),
 )
-_FORM: Final = ("noun", "n_last", "max_text_tokens")
+_FORM: Final = ("item_type", "n_last", "max_text_tokens")
 
 
 @final
@@ -44,9 +44,9 @@ class Tallrec(Recommender):
     """A text-only recommender out of a language model.
 
     Args:
-        backend: "embedded" or "huggingface": backends whose weights can be tuned here.
+        backend: "demo" or "huggingface": backends whose weights can be tuned here.
         options: The backend's constructor arguments, such as `checkpoint`.
-        noun: What an item is called in the prompt.
+        item_type: What an item is called in the prompt.
         n_last: Titles of a history that are shown, the latest; at least 1.
         max_text_tokens: Budget of a prompt's text, in tokens; none where it is `None`.
         max_examples: Bound on training examples, at least 1, a seeded sample; all where it is
@@ -68,14 +68,14 @@ class Tallrec(Recommender):
         SettingsError: A value is out of its range.
     """
 
-    asks_a_model: ClassVar[bool] = True
+    requires_llm: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
-        backend: str = "embedded",
+        backend: str = "demo",
         options: Mapping[str, Any] | None = None,
-        noun: str = "item",
+        item_type: str = "item",
         n_last: int = 10,
         max_text_tokens: int | None = None,
         max_examples: int | None = None,
@@ -99,8 +99,8 @@ class Tallrec(Recommender):
             for name, value in (("n_last", n_last), ("max_examples", max_examples))
             if value is not None and value < 1
         ]
-        if backend not in {"embedded", "huggingface"}:
-            problems.append(f"backend must be embedded or huggingface, it is {backend!r}")
+        if backend not in {"demo", "huggingface"}:
+            problems.append(f"backend must be demo or huggingface, it is {backend!r}")
         if backend == "huggingface" and "checkpoint" not in self._settings["options"]:
             problems.append("options must name a checkpoint for the backend huggingface")
         if problems:
@@ -121,7 +121,7 @@ class Tallrec(Recommender):
             TrainingError: Training cannot go on.
         """
         # Loads torch and takes seconds, which making the object or reading settings must not.
-        from mllm_msr.recommender.trainer import train  # noqa: PLC0415
+        from mllm_msr.ranker.training.trainer import train  # noqa: PLC0415
 
         rows = data.candidates.filter(pl.col("negatives") == "uniform")
         learned = rows.filter(pl.col("split") == "train")

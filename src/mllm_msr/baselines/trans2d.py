@@ -1,6 +1,6 @@
 """Trans2D: the candidate's attributes look at all attributes of all items of the history.
 
-A rival of the paper's Table 3 (Singer et al., WSDM 2022; the paper cites another work under this
+A baseline of the paper's Table 3 (Singer et al., WSDM 2022; the paper cites another work under this
 name). Attributes are the item's id and its content in each modality. The score is the logit of a
 candidate coming next, learned with binary cross-entropy against drawn items that somebody chose.
 Since a score belongs to a pair, there is no cheap ranking of a whole catalogue.
@@ -22,22 +22,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_msr.baselines._catalogue import targets_of
-from mllm_msr.baselines._content.rival import Arrays, ContentModel, ContentRival, Lessons
+from mllm_msr.baselines._content.recommender import (
+    Arrays,
+    ContentBaseline,
+    ContentModel,
+    TrainingContext,
+)
 from mllm_msr.baselines._content.tensors import settle_unchosen
 from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
-from mllm_msr.baselines._state import State
-from mllm_msr.baselines._training.drawing import (
+from mllm_msr.baselines._shared.catalog import targets_of
+from mllm_msr.baselines._shared.state import State
+from mllm_msr.baselines._training.checks import not_a_share, too_small
+from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.sampling import (
     NegativeItems,
     before,
     chosen,
     drawn_targets,
     owners_of,
 )
-from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
-from mllm_msr.baselines._training.ranges import not_a_share, too_small
-from mllm_msr.baselines._training.trained import Course
-from mllm_msr.spaces import Between, OneOf, Space
+from mllm_msr.baselines._training.trained import TrainingSpec
+from mllm_msr.search_space import Choice, Range, Space
 
 # Attention weights that a block may hold at once, over all heads and attributes.
 _BLOCK: Final = 1 << 22
@@ -96,12 +101,12 @@ class PairModel(ContentModel):
         self._max_length = max_length
         self._table: Tensor | None = None
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Give items that nobody chose the mean id embedding."""
         settle_unchosen(self.network.item_ids, torch.from_numpy(self._chosen))
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def update_item_embeddings(self) -> None:
         """Compute the items' tokens."""
         self._table = self.network.token_table()
 
@@ -115,7 +120,7 @@ class PairModel(ContentModel):
         codes = self.codes.encode(candidates["item_id"])
         scores = np.zeros(len(codes))
         if self._table is None:
-            self.refresh()
+            self.update_item_embeddings()
         table = self._table
         assert table is not None
         for who, where in self._blocks(rows, histories):
@@ -150,8 +155,8 @@ class PairModel(ContentModel):
 
 @final
 @dataclass(kw_only=True, eq=False)
-class Trans2d(ContentRival[PairModel]):
-    """Attention over steps and attributes; see `ContentRival` for the settings that it shares.
+class Trans2d(ContentBaseline[PairModel]):
+    """Attention over steps and attributes; see `ContentBaseline` for the settings that it shares.
 
     Attributes:
         n_heads: Heads, at least 1; a divisor of `width`.
@@ -173,10 +178,10 @@ class Trans2d(ContentRival[PairModel]):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "width": OneOf((32, 64)),
-            "n_negatives": Between(2, 16),
-            "dropout": Between(0.1, 0.6),
-            "learning_rate": Between(2e-4, 5e-3, log=True),
+            "width": Choice((32, 64)),
+            "n_negatives": Range(2, 16),
+            "dropout": Range(0.1, 0.6),
+            "learning_rate": Range(2e-4, 5e-3, log=True),
         }
 
     def own_problems(self) -> list[str]:
@@ -187,7 +192,7 @@ class Trans2d(ContentRival[PairModel]):
             found.append(f"n_heads must divide width, they are {self.n_heads} and {self.width}")
         return found
 
-    def build(self, lessons: Lessons) -> PairModel:
+    def build(self, lessons: TrainingContext) -> PairModel:
         """Fresh weights."""
         chosen = np.bincount(lessons.histories.items, minlength=lessons.codes.n_codes) > 0
         return self._model(lessons.codes, lessons.content, chosen)
@@ -196,7 +201,7 @@ class Trans2d(ContentRival[PairModel]):
         """The model that was saved."""
         return self._model(codes, content, state.arrays["chosen"])
 
-    def course(self, fitted: PairModel, histories: Histories) -> Course:
+    def course(self, fitted: PairModel, histories: Histories) -> TrainingSpec:
         """Drawn targets among drawn items; binary cross-entropy."""
         network = fitted.network
         owners = np.repeat(np.arange(len(histories)), histories.lengths)
@@ -221,7 +226,7 @@ class Trans2d(ContentRival[PairModel]):
             labels[:, 0] = 1.0
             return functional.binary_cross_entropy_with_logits(logits, labels)
 
-        return Course(batches, loss)
+        return TrainingSpec(batches, loss)
 
     def _model(
         self, codes: ItemCodes, content: Mapping[str, Tensor], chosen: npt.NDArray[np.bool_]

@@ -17,17 +17,17 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-from mllm_msr.baselines._catalogue import (
+from mllm_msr.baselines._shared.catalog import (
     catalogue_of,
     history_matrix,
     in_chunks,
     item_codes,
 )
-from mllm_msr.baselines._fitted import FittedRecommender
-from mllm_msr.baselines._state import State, matrix_arrays, matrix_names, matrix_of
+from mllm_msr.baselines._shared.fitted import FittedRecommender
+from mllm_msr.baselines._shared.state import State, matrix_arrays, matrix_names, matrix_of
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.spaces import Between, Space
+from mllm_msr.search_space import Range, Space
 
 _FOLLOWERS: Final = "followers"
 _SHARES: Final = "shares"
@@ -67,9 +67,9 @@ class Transitions(FittedRecommender):
     def space(cls) -> Space:
         """What `mllm-msr tune` searches."""
         return {
-            "smoothing": Between(0.1, 100.0, log=True),
-            "reach": Between(1, 20),
-            "fading": Between(0.3, 1.0),
+            "smoothing": Range(0.1, 100.0, log=True),
+            "reach": Range(1, 20),
+            "fading": Range(0.3, 1.0),
         }
 
     def fit(self, data: TrainingData) -> Self:

@@ -15,9 +15,9 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from mllm_msr import native_libraries
 from mllm_msr.errors import MllmMsrError, UsageError
-from mllm_msr.launching import is_launched
+from mllm_msr.models import cpu_runtime
+from mllm_msr.ranker.distributed.launch import is_launched
 
 app = typer.Typer(
     name="mllm-msr",
@@ -64,7 +64,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # What Transformers will rename one day is nothing that a user can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-    native_libraries.set_defaults()
+    cpu_runtime.set_defaults()
     if not sys.stderr.isatty():
         # Transformers draws bars of its own, outside a terminal too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -16,7 +16,7 @@ from mllm_msr.cli.output import emit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mllm_msr.doctor import Finding
+    from mllm_msr.pipeline.doctor import Finding
 
 _MARKS = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
 
@@ -35,7 +35,7 @@ def _doctor(
 
     Ends with exit code 1 where something is broken; an extra that is absent is not.
     """
-    from mllm_msr.doctor import examine
+    from mllm_msr.pipeline.doctor import examine
 
     findings = list(examine(deep=not quick))
     if settings or preset or config:
@@ -49,10 +49,10 @@ def _doctor(
 
 def _models(settings: list[str], preset: str | None, config: Path | None) -> Iterator[Finding]:
     from mllm_msr import registry
-    from mllm_msr.config import load_settings
-    from mllm_msr.doctor import check_backend
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.pipeline.doctor import check_backend
 
-    chosen = load_settings(preset or "sound", settings, file=config)
+    chosen = load_settings(preset or "default", settings, file=config)
     models = {
         "model": chosen.model,
         "summarize.model": chosen.summarize.model,
@@ -61,7 +61,9 @@ def _models(settings: list[str], preset: str | None, config: Path | None) -> Ite
     }
     for name, model in models.items():
         if model is not None:
-            made = functools.partial(registry.find("backends", model.backend), **model.further())
+            made = functools.partial(
+                registry.find("backends", model.backend), **model.plugin_kwargs()
+            )
             yield check_backend(name, made)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mllm_msr.cli.app import app
-from mllm_msr.cli.opening import open_pipeline
+from mllm_msr.cli.open_run import open_pipeline
 from mllm_msr.cli.options import (
     ConfigOption,
     ForceOption,

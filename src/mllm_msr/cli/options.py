@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 _ALL: Final = (
-    "", "data", "model", "executor", "summarize", "infer", "train", "score", "rivals", "evaluate",
+    "", "data", "model", "executor", "summarize", "infer", "train", "score", "baselines", "evaluate",
     "report",
 )  # fmt: skip
 
@@ -19,14 +19,14 @@ _SECTIONS: Final = {
     "summarize": ("model", "executor", "summarize"),
     "infer": ("model", "executor", "infer"),
     "train": ("model", "train"),
-    "score": ("model", "executor", "score", "rivals"),
+    "score": ("model", "executor", "score", "baselines"),
     "evaluate": ("evaluate",),
     "report": ("report",),
     "plan": (*_ALL, "plan"),
     "run": (*_ALL, "plan"),
     "demo": _ALL,
     "compare": _ALL,
-    "tune": ("data", "rivals"),
+    "tune": ("data", "baselines"),
     "experiment": _ALL,
 }
 
@@ -36,7 +36,7 @@ class StageCommand(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Append the settings of the command's sections."""
-        from mllm_msr.config import reference
+        from mllm_msr.config.loading import reference
 
         sections = _SECTIONS.get(self.name or "", ())
         rows = [
@@ -60,7 +60,7 @@ ForceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", help="Preset to start from: sound, paper, paper-code, demo, ..."),
+    typer.Option("--preset", help="Preset to start from: default, paper, released-code, demo, ..."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from mllm_msr.pipeline import Pipeline
+    from mllm_msr.pipeline.pipeline import Pipeline
 
 
 def show_result(pipeline: Pipeline, *, as_json: bool) -> None:

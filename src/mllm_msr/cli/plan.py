@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_msr.cli.app import app
-from mllm_msr.cli.opening import open_pipeline
+from mllm_msr.cli.open_run import open_pipeline
 from mllm_msr.cli.options import (
     ConfigOption,
     ForceOption,
@@ -20,7 +20,7 @@ from mllm_msr.cli.options import (
 from mllm_msr.cli.output import emit
 
 if TYPE_CHECKING:
-    from mllm_msr.bill import Plan
+    from mllm_msr.pipeline.cost.report import Plan
 
 
 @app.command("plan", cls=StageCommand)
@@ -35,18 +35,18 @@ def _plan(
     """Estimate calls, tokens, hours, price and disk; prepares the data, asks no model.
 
     With plan.pilot=N the models answer N items and users, for real lengths and speed; the run
-    takes these replies over.
+    takes these responses over.
     """
-    from mllm_msr import planning
+    from mllm_msr.pipeline.cost import estimate
 
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
         pipeline.run_stage("prepare")
-        found = planning.plan(pipeline.workspace)
+        found = estimate.plan(pipeline.workspace)
     emit(found.to_dict(), as_json=as_json, plain="\n".join(_lines(found)))
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    columns = ("calls", "spared", "read", "of it pictures", "can be shared", "written")
+    columns = ("calls", "spared", "read", "of it images", "can be shared", "written")
     head = "".join(f"{name:>15}" for name in columns)
     yield f"{'stage':<18}{head}{'hours':>10}{'price':>10}{'disk':>10}"
     for s in plan.stages:

@@ -14,8 +14,8 @@ from mllm_msr.cli.output import emit
 from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
-    from mllm_msr.assembling import RecommendationList
-    from mllm_msr.recommending import MllmMsr
+    from mllm_msr.recommend.recommender import MllmMsr
+    from mllm_msr.recommend.reranking import RecommendationList
 
 
 @app.command("recommend")
@@ -45,7 +45,7 @@ def _recommend(
             received="both" if user is not None else "none of them",
             remedy="give one of them",
         )
-    from mllm_msr.recommending import MllmMsr
+    from mllm_msr.recommend.recommender import MllmMsr
 
     with MllmMsr.from_run(run, overrides=settings or ()) as model:
         if user is not None:

@@ -56,7 +56,7 @@ def serve_run(run: Path, *, host: str, port: int, overrides: Sequence[str]) -> N
         port: Port, 0 for any free one.
         overrides: Settings as `key=value`.
     """
-    from mllm_msr.serving.running import serve
+    from mllm_msr.serving.server import serve
 
     def announce(url: str) -> None:
         typer.echo(f"serving {run} on {url}", err=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mllm_msr.cli.app import app
-from mllm_msr.cli.opening import open_pipeline
+from mllm_msr.cli.open_run import open_pipeline
 from mllm_msr.cli.options import (
     ConfigOption,
     ExecutorOption,
@@ -87,7 +87,7 @@ def _add_stage(name: str, summary: str) -> None:
 
 
 _add_stage("prepare", "Read, filter and split the data, and draw the candidates.")
-_add_stage("summarize", "Summarise every item from its text and its picture.")
+_add_stage("summarize", "Summarise every item from its text and its image.")
 _add_stage("infer", "Infer every user's preference, block by block.")
 _add_stage("train", "Fine-tune the recommender.")
 _add_stage("score", "Score the test candidates with every model.")
@@ -99,7 +99,7 @@ def _evaluate(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Candidates of a foreign experiment.")
+        Path | None, typer.Option(metavar="FILE", help="Candidates of a external experiment.")
     ] = None,
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Its scores; may be repeated.")
@@ -124,10 +124,10 @@ def _evaluate(
             received="one of them",
             remedy="give both, or neither to judge a run folder",
         )
-    from mllm_msr.config import load_settings
-    from mllm_msr.pipeline import judge_files
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.pipeline.pipeline import judge_files
 
-    checked = load_settings(preset or "sound", settings or (), file=config)
+    checked = load_settings(preset or "default", settings or (), file=config)
     metrics = judge_files(candidates, scores, checked)
     text = json.dumps(metrics, indent=2)
     if out is None:

@@ -21,7 +21,7 @@ def _pull(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a data set or a run folder from object storage to this machine."""
-    from mllm_msr.transfer import pull
+    from mllm_msr.storage.transfer import pull
 
     emit({"folder": str(folder), "files": pull(address, folder)}, as_json=as_json)
 
@@ -32,7 +32,7 @@ def _push(
     address: _Address,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a run folder, replies and all, or any other folder to object storage."""
-    from mllm_msr.transfer import push_folder
+    """Copy a run folder, responses and all, or any other folder to object storage."""
+    from mllm_msr.storage.transfer import push_folder
 
     emit({"address": address, "files": push_folder(folder, address)}, as_json=as_json)

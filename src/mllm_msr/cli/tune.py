@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mllm_msr.cli.app import app
-from mllm_msr.cli.opening import open_pipeline
+from mllm_msr.cli.open_run import open_pipeline
 from mllm_msr.cli.options import (
     ConfigOption,
     ForceOption,
@@ -46,7 +46,7 @@ def _tune(
 
     The best settings are written as tuning/best.yaml in the run folder: read it with --config.
     """
-    from mllm_msr.tuning import FOLDER, tune
+    from mllm_msr.pipeline.tune import FOLDER, tune
 
     asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:

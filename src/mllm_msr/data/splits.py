@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.data._coding import sorted_blocks
 from mllm_msr.data._hashing import Hashes, fraction, hash_ids, mix
+from mllm_msr.data._id_encoding import sorted_blocks
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, Schema, conform
 
@@ -206,7 +206,7 @@ def paper_code_split(interactions: pl.DataFrame, *, seed: int = 42) -> pl.DataFr
             received=f"{len(users)} users",
             remedy="bring more data or use the sound protocol",
         )
-    places = _places(hash_ids(users, seed, purpose="paper-code"), n_users=len(users))
+    places = _places(hash_ids(users, seed, purpose="released-code"), n_users=len(users))
     split = np.select([places < 0.8, places < 0.9], [_TRAIN, _VALIDATION], default=_TEST)
     return _to_table(users, split, fold=0)
 

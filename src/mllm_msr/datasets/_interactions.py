@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import polars as pl
 
-from mllm_msr.datasets._files import need_columns, reading
+from mllm_msr.datasets._readers import need_columns, reading
 from mllm_msr.errors import DataError, SettingsError
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rank"]

@@ -1,8 +1,8 @@
-"""Amazon reviews: products with descriptions and picture links, releases of 2014, 2018 and 2023.
+"""Amazon reviews: products with descriptions and image links, releases of 2014, 2018 and 2023.
 
 The field names differ (reviewerID / asin / unixReviewTime against user_id / parent_asin /
 timestamp in milliseconds; imUrl, imageURLHighRes, images), the meaning does not. Reviews are JSON
-lines, or the 2023 CSV of interactions; the 2014 metadata are Python literals. Pictures are links:
+lines, or the 2023 CSV of interactions; the 2014 metadata are Python literals. Images are links:
 `image_urls` lists them for the downloader, and `images/<item>.jpg` is used where it exists.
 """
 
@@ -22,7 +22,8 @@ from typing import Any, Final, final
 
 import polars as pl
 
-from mllm_msr.datasets._files import (
+from mllm_msr.datasets._interactions import TimeUnit, to_interactions
+from mllm_msr.datasets._readers import (
     check_text,
     images_by_stem,
     join_words,
@@ -33,7 +34,6 @@ from mllm_msr.datasets._files import (
     to_items,
     unpacking,
 )
-from mllm_msr.datasets._interactions import TimeUnit, to_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
@@ -98,7 +98,7 @@ class AmazonReviews(Dataset):
             items=to_items(
                 distinct.drop("url"), metadata, images=images_by_stem(folder / "images")
             ),
-            noun="product",
+            item_type="product",
             image_urls=distinct.select("item_id", "url").filter(pl.col("url") != ""),
         )
 
@@ -209,7 +209,7 @@ def _text(row: Mapping[str, Any]) -> str:
 
 
 def _image_url(row: Mapping[str, Any]) -> str:
-    """The first picture's link in its largest version, empty where there is none."""
+    """The first image's link in its largest version, empty where there is none."""
     # The oldest release has links without encryption; the same hosts serve both.
     return re.sub("^http://", "https://", _raw_image_url(row))
 

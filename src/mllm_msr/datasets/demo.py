@@ -15,9 +15,9 @@ from typing import Final, final
 import numpy as np
 import polars as pl
 
-from mllm_msr.embedded.covers import DRAWING, draw_cover
-from mllm_msr.embedded.language import text, title
-from mllm_msr.embedded.world import DEMO_SEEDS, World, make_world
+from mllm_msr.demo_model.covers import DRAWING, draw_cover
+from mllm_msr.demo_model.language import text, title
+from mllm_msr.demo_model.world import DEMO_SEEDS, World, make_world
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.tables import ITEMS, conform
@@ -96,7 +96,7 @@ class Demo(Dataset):
         return RawData(
             interactions=_interactions(world, seed=self._world_seed).lazy(),
             items=conform(items, ITEMS, name="items"),
-            noun="video",
+            item_type="video",
             ordered_by="time",
         )
 

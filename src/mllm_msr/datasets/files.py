@@ -1,6 +1,6 @@
-"""The user's own data: a table of interactions, a table of items, a folder of pictures.
+"""The user's own data: a table of interactions, a table of items, a folder of images.
 
-Tables may be CSV, TSV, Parquet or JSON lines; the columns' names are settings. Pictures are
+Tables may be CSV, TSV, Parquet or JSON lines; the columns' names are settings. Images are
 named in the items' table, or lie in the image folder as `<item id>.jpg` (or .png, .webp, ...).
 """
 
@@ -11,7 +11,8 @@ from typing import final
 
 import polars as pl
 
-from mllm_msr.datasets._files import (
+from mllm_msr.datasets._interactions import TimeUnit, to_interactions
+from mllm_msr.datasets._readers import (
     images_by_stem,
     need_columns,
     need_file,
@@ -20,7 +21,6 @@ from mllm_msr.datasets._files import (
     scan_table,
     to_items,
 )
-from mllm_msr.datasets._interactions import TimeUnit, to_interactions
 from mllm_msr.interfaces import Dataset, RawData
 
 _KINDS = ("csv", "tsv", "parquet", "jsonl")
@@ -35,7 +35,7 @@ class Files(Dataset):
         path: Folder that holds the files.
         interactions_file: Name of the interactions' file; `interactions.*` by default.
         items_file: Name of the items' file; `items.*` by default.
-        images_folder: Name of the folder with the pictures; it may be missing.
+        images_folder: Name of the folder with the images; it may be missing.
         user_column: User id, among the interactions.
         item_column: Item id, among the interactions and the items.
         time_column: Time, among the interactions; `None` takes the order of the rows.
@@ -45,8 +45,8 @@ class Files(Dataset):
         min_rating: Ratings below this are left out.
         title_column: Title, among the items. The default one may be missing, and so below.
         text_column: Longer text, among the items.
-        image_column: Picture's path, among the items, relative to `images_folder` or `path`.
-        noun: What an item is called in prompts: "video", "product", "film", "item".
+        image_column: Image's path, among the items, relative to `images_folder` or `path`.
+        item_type: What an item is called in prompts: "video", "product", "film", "item".
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Files(Dataset):
         title_column: str = _TITLE,
         text_column: str = _TEXT,
         image_column: str = _IMAGE,
-        noun: str = "item",
+        item_type: str = "item",
     ) -> None:
         self.path = Path(path)
         self.interactions_file = interactions_file
@@ -80,7 +80,7 @@ class Files(Dataset):
         self.title_column = title_column
         self.text_column = text_column
         self.image_column = image_column
-        self.noun = noun
+        self.item_type = item_type
 
     def load(self) -> RawData:
         """Read the source.
@@ -104,12 +104,12 @@ class Files(Dataset):
                 min_rating=self.min_rating,
             ),
             items=self._items(folder),
-            noun=self.noun,
+            item_type=self.item_type,
             ordered_by="rank" if ranked else "time",
         )
 
     def _items(self, folder: Path) -> pl.DataFrame:
-        """The items, with the paths of their pictures."""
+        """The items, with the paths of their images."""
         path = _file(folder, self.items_file, "items")
         table = scan_table(path)
         defaults = {self.title_column: _TITLE, self.text_column: _TEXT, self.image_column: _IMAGE}
@@ -130,7 +130,7 @@ class Files(Dataset):
         in_folder = images_by_stem(folder / self.images_folder)
         bases = (folder / self.images_folder, folder)
         images = {
-            item_id: _picture(named, bases) if named else in_folder.get(item_id)
+            item_id: _image(named, bases) if named else in_folder.get(item_id)
             for item_id, named in items.select("item_id", "image").rows()
         }
         found = {item_id: image for item_id, image in images.items() if image is not None}
@@ -143,7 +143,7 @@ def _file(folder: Path, name: str | None, default: str) -> Path:
     return need_file(folder, *patterns, what=default)
 
 
-def _picture(named: str, bases: tuple[Path, ...]) -> str:
-    """The named picture's absolute path; one that does not exist stays named, to be reported."""
+def _image(named: str, bases: tuple[Path, ...]) -> str:
+    """The named image's absolute path; one that does not exist stays named, to be reported."""
     found = (base / named for base in bases if (base / named).is_file())
     return str(next(found, bases[0] / named))

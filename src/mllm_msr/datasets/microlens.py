@@ -13,7 +13,8 @@ from typing import final
 
 import polars as pl
 
-from mllm_msr.datasets._files import (
+from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.datasets._readers import (
     check_text,
     images_by_stem,
     need_file,
@@ -22,7 +23,6 @@ from mllm_msr.datasets._files import (
     scan_table,
     to_items,
 )
-from mllm_msr.datasets._interactions import to_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
@@ -56,7 +56,7 @@ class MicroLens(Dataset):
         return RawData(
             interactions=_sequences(pairs) if sequences else _timed(pairs),
             items=_items(titles, _covers(folder)),
-            noun="video",
+            item_type="video",
             ordered_by="rank" if sequences else "time",
         )
 

@@ -12,7 +12,8 @@ from typing import final
 
 import polars as pl
 
-from mllm_msr.datasets._files import (
+from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.datasets._readers import (
     check_text,
     images_by_stem,
     join_words,
@@ -23,7 +24,6 @@ from mllm_msr.datasets._files import (
     scan_table,
     to_items,
 )
-from mllm_msr.datasets._interactions import to_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
@@ -68,7 +68,7 @@ class MovieLens(Dataset):
             items=to_items(
                 _double_colon_films(movies) if old else _films(movies), movies, images=images
             ),
-            noun="film",
+            item_type="film",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from mllm_msr.evaluation.means import by_user
+from mllm_msr.evaluation.aggregation import by_user
 from mllm_msr.evaluation.significance import Comparison, compare, holm
 
 COMPARED: Final = ("auc", "hr@5", "mrr@5", "ndcg@5")

@@ -17,16 +17,16 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.errors import DataError
-from mllm_msr.evaluation.calibration import calibration, histogram
-from mllm_msr.evaluation.comparisons import COMPARED, compare_models
-from mllm_msr.evaluation.exposure import coverage, exposure_names, exposure_per_user
-from mllm_msr.evaluation.means import (
+from mllm_msr.evaluation.aggregation import (
     SEED_MARK,
     Cells,
     mean_of_runs,
     means_with_intervals,
     runs_by_model,
 )
+from mllm_msr.evaluation.calibration import calibration, histogram
+from mllm_msr.evaluation.comparisons import COMPARED, compare_models
+from mllm_msr.evaluation.exposure import coverage, exposure_names, exposure_per_user
 from mllm_msr.evaluation.metrics import (
     KEYS,
     KS,

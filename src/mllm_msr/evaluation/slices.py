@@ -12,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.evaluation.means import Cells, means_with_intervals
+from mllm_msr.evaluation.aggregation import Cells, means_with_intervals
 
 HISTORY: Final = "history"
 TARGET: Final = "target"

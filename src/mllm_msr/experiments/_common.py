@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from mllm_msr.comparing import ZERO_SHOT, Variant, recommender, run_variant
-from mllm_msr.config import override
-from mllm_msr.pipeline import Pipeline
-from mllm_msr.settings import Settings
-from mllm_msr.store import RunFolder
+from mllm_msr.config.loading import override
+from mllm_msr.config.settings import Settings
+from mllm_msr.pipeline.compare import ZERO_SHOT, Variant, recommender, run_variant
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mllm_msr.evaluation.views import kind_title, ordered_kinds
+from mllm_msr.evaluation.report.tables import kind_title, ordered_kinds
 from mllm_msr.experiments._common import Row
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]

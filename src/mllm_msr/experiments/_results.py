@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import polars as pl
 
-from mllm_msr import disk
+from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.evaluator import Evaluation
-from mllm_msr.evaluation.views import ALPHA, kind_title, ordered_kinds
+from mllm_msr.evaluation.report.tables import ALPHA, kind_title, ordered_kinds
 from mllm_msr.experiments._common import Experiment, Row
 from mllm_msr.experiments._figures import draw
-from mllm_msr.settings import Settings
+from mllm_msr.storage import atomic
 
 _PROTOCOL: Final = (
     "The paper's results come from another protocol. In the code released with it the target is "
@@ -59,14 +59,14 @@ def write_results(experiment: Experiment, findings: Findings, folder: Path) -> N
         RunFolderError: The disk is full or the folder cannot be written.
     """
     path = folder / experiment.name
-    with disk.replacing(path.with_suffix(".parquet")) as temporary:
+    with atomic.replacing(path.with_suffix(".parquet")) as temporary:
         findings.per_user.write_parquet(temporary, compression="zstd")
-    disk.write_text(
+    atomic.write_text(
         path.with_suffix(".json"), json.dumps(_record(experiment, findings), indent=2) + "\n"
     )
     rows = [row for row in findings.rows if row.name in findings.evaluation.summary]
     for kind in ("svg", "png"):
-        with disk.replacing(path.with_suffix(f".{kind}")) as temporary:
+        with atomic.replacing(path.with_suffix(f".{kind}")) as temporary:
             draw(
                 temporary,
                 kind,
@@ -76,7 +76,7 @@ def write_results(experiment: Experiment, findings: Findings, folder: Path) -> N
                 metrics=experiment.metrics,
                 axis=experiment.axis,
             )
-    disk.write_text(path.with_suffix(".md"), "\n".join(_page(experiment, findings)) + "\n")
+    atomic.write_text(path.with_suffix(".md"), "\n".join(_page(experiment, findings)) + "\n")
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:

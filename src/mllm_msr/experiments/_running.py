@@ -14,14 +14,14 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.config import override
+from mllm_msr.config.loading import override
+from mllm_msr.config.settings import Settings
 from mllm_msr.errors import UnknownNameError
+from mllm_msr.evaluation.aggregation import SEED_MARK
 from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
-from mllm_msr.evaluation.means import SEED_MARK
 from mllm_msr.experiments._common import Experiment, Measured, Row
 from mllm_msr.experiments._results import Findings, write_results
-from mllm_msr.pipeline import Pipeline
-from mllm_msr.settings import Settings
+from mllm_msr.pipeline.pipeline import Pipeline
 
 _WORLD_MARK: Final = "/"
 
@@ -75,7 +75,7 @@ def run_experiment(
 def own_seed(settings: Settings) -> int:
     """The seed that a run has by itself: that of its world, or of its training."""
     if settings.dataset == "demo":
-        return int(settings.data.further().get("world_seed", 0))
+        return int(settings.data.plugin_kwargs().get("world_seed", 0))
     return settings.train.seed
 
 

@@ -1,7 +1,7 @@
 """Figure 4, "Ablation Study": recurrent against direct inference, with and without image summaries.
 
 MLLM-MSR_R infers the preference from the whole history in one prompt; MLLM-MSR_T reads no image
-summaries, while the recommender still sees the candidate's picture. The recommender before
+summaries, while the recommender still sees the candidate's image. The recommender before
 fine-tuning stands beside them.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mllm_msr.comparing import DIRECT, MLLM_MSR, TEXT_ONLY, ZERO_SHOT
+from mllm_msr.config.settings import Settings
 from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.settings import Settings
+from mllm_msr.pipeline.compare import DIRECT, MLLM_MSR, TEXT_ONLY, ZERO_SHOT
 
 
 def _rows(settings: Settings) -> Sequence[Row]:

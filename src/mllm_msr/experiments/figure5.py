@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mllm_msr.comparing import Variant
+from mllm_msr.config.settings import Settings
 from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.settings import Settings
+from mllm_msr.pipeline.compare import Variant
 
 SIZES: Final = (1, 2, 3, 4, 5, 6)
 

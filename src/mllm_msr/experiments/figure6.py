@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mllm_msr.comparing import Variant
+from mllm_msr.config.settings import Settings
 from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.settings import Settings
+from mllm_msr.pipeline.compare import Variant
 
 # Around what models write: the packaged one uses some 22 words, large ones fill what they get.
 LIMITS: Final = (10, 15, 20, 40)

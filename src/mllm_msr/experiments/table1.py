@@ -1,8 +1,8 @@
-"""Table 1, "Effectiveness of Multiple Images Summary": summaries of pictures, or their features.
+"""Table 1, "Effectiveness of Multiple Images Summary": summaries of images, or their features.
 
 GRU4Rec reads the items of a history either as the text vectors of their image descriptions or as
 the vectors of an image encoder, and nothing else of their content. The paper's encoders (BERT and
-VGG19) are settings: `rivals.gru4rec_f.text_encoder` and `rivals.gru4rec_f.image_encoder`.
+VGG19) are settings: `baselines.gru4rec_f.text_encoder` and `baselines.gru4rec_f.image_encoder`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
-from mllm_msr.comparing import Variant
+from mllm_msr.config.settings import Settings
 from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.settings import Settings
+from mllm_msr.pipeline.compare import Variant
 
 _MODEL: Final = "gru4rec_f"
 _SUMMARIES: Final = "Image summaries as text vectors"
@@ -32,7 +32,7 @@ _PAPER: Final = MappingProxyType(
 def _variant(content: str) -> Variant:
     return Variant(
         f"{_MODEL}_{content}",
-        (f"score.rivals=[{_MODEL}]", f"rivals.content={content}", "train.enabled=false"),
+        (f"score.baselines=[{_MODEL}]", f"baselines.content={content}", "train.enabled=false"),
         ("prepare", "summarize", "infer"),
     )
 
@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
     caveats=(
         (
             "The encoders are those of the settings; without any, texts are hashed words and "
-            "pictures are colours, which are far from BERT and VGG19."
+            "images are colours, which are far from BERT and VGG19."
         ),
         "Beside the content, the model here reads item ids; of its own the paper says nothing.",
     ),

@@ -19,13 +19,12 @@ from fastapi.exceptions import RequestValidationError
 
 from mllm_msr import __version__
 from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderError
-from mllm_msr.records import Item
 from mllm_msr.serving import schemas
-from mllm_msr.serving.batching import OverloadedError
-from mllm_msr.serving.browsing import add_browsing
+from mllm_msr.serving.dependencies import UserPath, engine_of, problems
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.metrics import Measured, Metrics
-from mllm_msr.serving.requests import UserPath, engine_of, problems
+from mllm_msr.serving.page_routes import add_browsing
+from mllm_msr.serving.prometheus import Measured, Metrics
+from mllm_msr.serving.request_queue import OverloadedError
 from mllm_msr.serving.security import Guard, Keys
 from mllm_msr.serving.users import (
     ItemExistsError,
@@ -33,6 +32,7 @@ from mllm_msr.serving.users import (
     UnknownItemError,
     UnknownUserError,
 )
+from mllm_msr.types import Item
 
 _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (UnknownUserError, 404),
@@ -110,7 +110,7 @@ def _add_users(app: FastAPI) -> None:
         user = await users.get(user_id)
         if not user.known:
             raise _unknown(user_id)
-        rows = user.trail.sort("block").select(
+        rows = user.preference_history.sort("block").select(
             "block", "n_items", "preference", flags=pl.col("flags").str.extract_all("[^,]+")
         )
         failure = users.failure(user_id)
@@ -119,7 +119,7 @@ def _add_users(app: FastAPI) -> None:
             preference=user.profile.preference,
             n_items=user.n_items,
             history=list(user.profile.history),
-            trail=[schemas.TrailRow(**row) for row in rows.iter_rows(named=True)],
+            preference_history=[schemas.TrailRow(**row) for row in rows.iter_rows(named=True)],
             updating=users.updating(user_id),
             failure=schemas.UpdateFailure(**asdict(failure)) if failure else None,
         )

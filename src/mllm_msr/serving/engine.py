@@ -1,6 +1,6 @@
 """The online flow: events -> preference, user -> candidates -> scores -> list.
 
-The same steps as offline (`preferences.py`, `retrieval.py`, the recommender's prompt), with the
+The same steps as offline (`summarization/preferences.py`, `recommend/retrieval.py`, the recommender's prompt), with the
 queue of `batching.py` in front of the models and the database of `state.py` behind. A request
 never waits for a preference: it gets the newest one there is, while an update runs beside it.
 """
@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from mllm_msr import tables
-from mllm_msr.assembling import FallbackReason, RecommendationList, assemble
+from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
-from mllm_msr.item_catalogue import Catalogue
-from mllm_msr.recommending import MllmMsr
-from mllm_msr.records import Item
-from mllm_msr.retrieval import Candidate, Profile
-from mllm_msr.serving.batching import ModelQueue, OverloadedError, QueuedBackend
-from mllm_msr.serving.following import Users
-from mllm_msr.serving.judging import Judge, ModelName
-from mllm_msr.serving.metrics import Metrics
-from mllm_msr.serving.new_items import NewItems
-from mllm_msr.serving.retrieving import Retrieval
+from mllm_msr.recommend.catalog import Catalogue
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.reranking import FallbackReason, RecommendationList, assemble
+from mllm_msr.recommend.retrieval import Candidate, Profile
+from mllm_msr.serving.candidate_cache import Retrieval
+from mllm_msr.serving.items import NewItems
+from mllm_msr.serving.preference_updates import Users
+from mllm_msr.serving.prometheus import Metrics
+from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend
+from mllm_msr.serving.scoring import Judge, ModelName
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.serving.users import ModelNotServedError, User
-from mllm_msr.settings import ServeSettings
+from mllm_msr.types import Item
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class OnlineEngine:
         model: The run.
         state: What must not be lost; closed with the engine.
         settings: The section `serve`.
-        pictures: Folder for the pictures of new items.
+        images: Folder for the images of new items.
         metrics: Told what happens.
 
     Attributes:
@@ -61,7 +61,7 @@ class OnlineEngine:
         state: ServiceState,
         *,
         settings: ServeSettings,
-        pictures: Path,
+        images: Path,
         metrics: Metrics,
     ) -> None:
         self._model = model
@@ -77,11 +77,13 @@ class OnlineEngine:
         judge = functools.partial(
             Judge, catalogue=model.catalogue, settings=settings, metrics=metrics
         )
-        self.judges: dict[ModelName, Judge] = {"run": judge(self._scorer, identity=scorer.identity)}
+        self.judges: dict[ModelName, Judge] = {
+            "run": judge(self._scorer, fingerprint=scorer.fingerprint)
+        }
         if model.trained and model.writes_untuned:
-            self.judges["untuned"] = judge(self._writer, identity=writer.identity)
+            self.judges["untuned"] = judge(self._writer, fingerprint=writer.fingerprint)
         self._writing = QueuedBackend(
-            self._writer, identity=writer.identity, timeout=_WRITING_TIMEOUT
+            self._writer, fingerprint=writer.fingerprint, timeout=_WRITING_TIMEOUT
         )
         # Apart from the updates: whoever waits for an answer does not stand behind all of them.
         self._threads = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
@@ -95,7 +97,7 @@ class OnlineEngine:
             writing=self._writing,
             writes=self._writes,
             threads=self._threads,
-            pictures=pictures,
+            images=images,
         )
         self.users = Users(
             model,
@@ -113,7 +115,7 @@ class OnlineEngine:
         self.users.resume()
         first = self._model.popular_items()
         if first:
-            known = first[: 1 + self._settings.warm_items * self._model.keeps_pictures]
+            known = first[: 1 + self._settings.warm_items * self._model.keeps_images]
             gone = await asyncio.to_thread(self._state.forgotten_users)
             users = (user_id for user_id in self._model.users if user_id not in gone)
             somebody = self._model.preference(next(users, ""))
@@ -133,8 +135,8 @@ class OnlineEngine:
     @property
     def readiness(self) -> tuple[bool, str]:
         """Whether the model takes part, and a word on it."""
-        if self._scorer.resting:
-            return False, "resting after failures"
+        if self._scorer.circuit_open:
+            return False, "circuit_open after failures"
         if not self._scorer.answered:
             return False, "being loaded"
         return True, self.judges["run"].version
@@ -257,19 +259,19 @@ class OnlineEngine:
         """
         known = tuple(item_id for item_id in history if item_id in self._model.catalogue)
         profile = Profile("", known)
-        trail = tables.empty(tables.PREFERENCES)
+        preference_history = tables.empty(tables.PREFERENCES)
         if known:
             try:
                 work = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._model.infer, profile, trail, self._writing
+                    self._threads, self._model.infer, profile, preference_history, self._writing
                 )
-                trail = await asyncio.wait_for(work, self._settings.model_timeout)
+                preference_history = await asyncio.wait_for(work, self._settings.model_timeout)
             except OverloadedError:
                 raise
             except (TimeoutError, BackendError) as error:
                 _log.warning("no preference for a given history: %s", repr(error))
-        preference = trail["preference"][-1] if trail.height else ""
-        return User(Profile("", known, preference), trail, known=True)
+        preference = preference_history["preference"][-1] if preference_history.height else ""
+        return User(Profile("", known, preference), preference_history, known=True)
 
     async def score(
         self, user_id: str, item_ids: Sequence[str]

@@ -160,7 +160,7 @@ class PreferenceResponse(_Out):
     preference: str = Field(description="text written by a model; blank where there is none yet")
     n_items: int = Field(description="items that the preference has read")
     history: list[str]
-    trail: list[TrailRow]
+    preference_history: list[TrailRow]
     updating: bool = Field(description="a newer preference is being written, or will be again")
     failure: UpdateFailure | None = Field(description="why it lags behind, where trying failed")
     generated: Literal[True] = True
@@ -199,7 +199,7 @@ class ListedItem(_Out):
     item_id: str
     title: str
     summary: str = Field(description="text written by a model")
-    picture: bool = Field(description="whether it has one, under /v1/items/{item_id}/picture")
+    image: bool = Field(description="whether it has one, under /v1/items/{item_id}/image")
 
 
 class ItemsResponse(_Out):

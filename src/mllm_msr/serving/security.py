@@ -29,7 +29,7 @@ _OPEN: Final = frozenset({
 })  # fmt: skip
 
 _HEADERS: Final = {
-    # Pictures that are fetched with a key are shown from memory, as blobs.
+    # Images that are fetched with a key are shown from memory, as blobs.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",

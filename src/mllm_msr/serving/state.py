@@ -75,12 +75,12 @@ class UserState:
 
     Attributes:
         events: Ids of the items met since, in the order of arrival.
-        trail: `tables.PREFERENCES`, empty where nothing was inferred since.
+        preference_history: `tables.PREFERENCES`, empty where nothing was inferred since.
         forgotten: Whether the run folder's history and preferences are not to be used.
     """
 
     events: tuple[str, ...]
-    trail: pl.DataFrame
+    preference_history: pl.DataFrame
     forgotten: bool
 
 
@@ -153,11 +153,11 @@ class ServiceState:
             RunFolderError: The database cannot be read.
         """
         events = sql.select(_EVENTS.c.item_id).where(_EVENTS.c.user_id == user_id)
-        trail = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
+        preference_history = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
         gone = sql.select(_FORGOTTEN).where(_FORGOTTEN.c.user_id == user_id)
         with self._explained(), self._engine.connect() as connection:
             item_ids = connection.execute(events.order_by(_EVENTS.c.sequence)).scalars().all()
-            rows = connection.execute(trail.order_by(_PREFERENCES.c.block)).all()
+            rows = connection.execute(preference_history.order_by(_PREFERENCES.c.block)).all()
             forgotten = connection.execute(gone).first() is not None
         table = pl.DataFrame([tuple(row) for row in rows], schema=dict(PREFERENCES), orient="row")
         return UserState(tuple(item_ids), table, forgotten)
@@ -173,20 +173,20 @@ class ServiceState:
         with self._explained(), self._engine.connect() as connection:
             return set(connection.execute(sql.select(_FORGOTTEN.c.user_id)).scalars())
 
-    def keep_trail(self, user_id: str, trail: pl.DataFrame) -> None:
-        """Replace a user's trail.
+    def keep_preference_history(self, user_id: str, preference_history: pl.DataFrame) -> None:
+        """Replace a user's preference_history.
 
         Args:
             user_id: The user.
-            trail: `tables.PREFERENCES`, all of his rows.
+            preference_history: `tables.PREFERENCES`, all of his rows.
 
         Raises:
             RunFolderError: The disk is full or the database cannot be reached; the old one stays.
         """
         with self._explained(), self._engine.begin() as connection:
             connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
-            if trail.height:
-                connection.execute(_PREFERENCES.insert(), trail.to_dicts())
+            if preference_history.height:
+                connection.execute(_PREFERENCES.insert(), preference_history.to_dicts())
 
     def forget(self, user_id: str, *, in_run: bool) -> tuple[int, int]:
         """Delete a user.
@@ -227,7 +227,7 @@ class ServiceState:
     def items(self) -> Iterator[Mapping[str, Any]]:
         """All items that were added, by id."""
         with self._explained(), self._engine.connect() as connection:
-            # A few at a time: they hold pictures.
+            # A few at a time: they hold images.
             portions = connection.execution_options(yield_per=_ITEMS_AT_ONCE)
             rows = portions.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
             yield from (dict(row) for row in rows.mappings())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mllm_msr.errors import DataError
-from mllm_msr.retrieval import Profile
+from mllm_msr.recommend.retrieval import Profile
 
 
 class UnknownUserError(DataError):
@@ -15,7 +15,7 @@ class UnknownUserError(DataError):
 
 
 class UnknownItemError(DataError):
-    """Nobody knows this item, or it has no picture and one was asked for."""
+    """Nobody knows this item, or it has no image and one was asked for."""
 
 
 class ItemExistsError(DataError):
@@ -32,15 +32,16 @@ class User:
 
     Attributes:
         profile: History and newest preference.
-        trail: `tables.PREFERENCES`, all rows.
+        preference_history: `tables.PREFERENCES`, all rows.
         known: Whether the run or the service has met him.
     """
 
     profile: Profile
-    trail: pl.DataFrame
+    preference_history: pl.DataFrame
     known: bool
 
     @property
     def n_items(self) -> int:
         """Items that the newest preference has read."""
-        return int(self.trail["n_items"].max() or 0) if self.trail.height else 0  # type: ignore[arg-type]
+        newest = self.preference_history["n_items"].max()
+        return int(newest) if newest is not None else 0  # type: ignore[arg-type]

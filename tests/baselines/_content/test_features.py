@@ -39,7 +39,7 @@ def test_rows_follow_the_table_and_gaps_are_zero(items, caplog):
     assert found.text.any(axis=1).tolist() == [True, False, True, True, True]
     assert found.image.any(axis=1).tolist() == [True, False, True, False, False]
     assert np.allclose(found.text[0], found.text[2], atol=1e-6)
-    assert "2 of 4 pictures cannot be read" in caplog.text
+    assert "2 of 4 images cannot be read" in caplog.text
 
 
 def test_a_modality_may_be_left_out(items):
@@ -72,7 +72,7 @@ def test_kept_vectors_are_read_again(items, tmp_path, monkeypatch):
     assert np.array_equal(first.image, again.image)
 
 
-@pytest.mark.parametrize("change", ["text", "picture"])
+@pytest.mark.parametrize("change", ["text", "image"])
 def test_other_content_is_encoded_anew(items, tmp_path, monkeypatch, change):
     content_vectors(items, cache=tmp_path / "kept")
     refuse_to_encode(monkeypatch)

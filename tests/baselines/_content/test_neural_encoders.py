@@ -48,12 +48,12 @@ def test_texts_are_the_mean_of_their_own_tokens(bert):
         assert np.allclose(row, expected.numpy(), atol=1e-5)
 
 
-def test_identity_follows_the_weights(bert):
-    before = _open_text_encoder(str(bert)).identity
-    assert _open_text_encoder(str(bert)).identity == before
+def test_fingerprint_follows_the_weights(bert):
+    before = _open_text_encoder(str(bert)).fingerprint
+    assert _open_text_encoder(str(bert)).fingerprint == before
     weights = bert / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert _open_text_encoder(str(bert)).identity != before
+    assert _open_text_encoder(str(bert)).fingerprint != before
 
 
 def vit():
@@ -76,7 +76,7 @@ def clip():
 
 
 @pytest.mark.parametrize(("build", "width"), [(vit, 8), (resnet, 8), (clip, 6)])
-def test_picture_encoders_of_every_kind(tmp_path, pictures, build, width):
+def test_image_encoders_of_every_kind(tmp_path, images, build, width):
     torch.manual_seed(0)
     build().save_pretrained(tmp_path)
     processors = {
@@ -87,18 +87,18 @@ def test_picture_encoders_of_every_kind(tmp_path, pictures, build, width):
     square = {"height": 8, "width": 8}
     kind(size=square, crop_size=square).save_pretrained(tmp_path)
     encoder = _open_image_encoder(str(tmp_path))
-    opened = [Image.open(path) for path in pictures]
+    opened = [Image.open(path) for path in images]
     found = encoder.encode(opened)
-    assert found.shape == (len(pictures), width)
+    assert found.shape == (len(images), width)
     assert np.ptp(found, axis=0).max() > 1e-4
     assert np.allclose(encoder.encode(opened[1:2])[0], found[1], atol=1e-5)
 
 
-def test_the_packaged_model_reads_texts_and_pictures(pictures):
-    texts = _open_text_encoder("embedded").encode(["golden lantern", "a calm film of a lantern"])
-    images = _open_image_encoder("embedded").encode([Image.open(path) for path in pictures])
+def test_the_packaged_model_reads_texts_and_images(images):
+    texts = _open_text_encoder("demo").encode(["golden lantern", "a calm film of a lantern"])
+    images = _open_image_encoder("demo").encode([Image.open(path) for path in images])
     assert texts.shape == (2, 320)
-    assert images.shape == (len(pictures), 320)
+    assert images.shape == (len(images), 320)
     assert np.ptp(images, axis=0).max() > 0
 
 

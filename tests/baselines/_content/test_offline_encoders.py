@@ -55,7 +55,7 @@ def test_odd_texts_get_finite_vectors(text):
     assert found.any()
 
 
-def picture(left, right):
+def image(left, right):
     image = Image.new("RGB", (64, 64), left)
     image.paste(Image.new("RGB", (32, 64), right), (32, 0))
     return image
@@ -63,18 +63,18 @@ def picture(left, right):
 
 def test_colours_and_their_places_are_told_apart():
     red_blue, again, blue_red, green = ColourEncoder().encode(
-        [picture("red", "blue"), picture("#f00505", "#0505f0"), picture("blue", "red"),
-         picture("green", "green")]
+        [image("red", "blue"), image("#f00505", "#0505f0"), image("blue", "red"),
+         image("green", "green")]
     )  # fmt: skip
     assert red_blue.shape == (157,)
     assert cosine(red_blue, again) > cosine(red_blue, blue_red) > cosine(red_blue, green)
 
 
-def test_a_picture_does_not_depend_on_its_company():
-    alone = ColourEncoder().encode([picture("red", "blue")])
-    both = ColourEncoder().encode([picture("green", "white"), picture("red", "blue")])
+def test_a_image_does_not_depend_on_its_company():
+    alone = ColourEncoder().encode([image("red", "blue")])
+    both = ColourEncoder().encode([image("green", "white"), image("red", "blue")])
     assert np.array_equal(alone[0], both[1])
 
 
-def test_even_a_black_picture_has_a_vector():
+def test_even_a_black_image_has_a_vector():
     assert ColourEncoder().encode([Image.new("RGB", (5, 300))]).any()

@@ -11,8 +11,8 @@ import torch
 
 from mllm_msr.baselines._training.histories import Histories
 from mllm_msr.baselines._training.trained import (
-    Course,
     TrainedRecommender,
+    TrainingSpec,
     refuse_lone_interactions,
 )
 from mllm_msr.errors import SettingsError, StaleStageError, TrainingError
@@ -37,7 +37,7 @@ class Line(TrainedRecommender[torch.nn.Linear]):
         asked = torch.linspace(-1, 1, 8)[:, None]
         torch.manual_seed(self.seed)
         network = torch.nn.Linear(1, 1)
-        course = Course(
+        course = TrainingSpec(
             lambda epoch: torch.split(asked, self.step_size(len(asked))),
             lambda batch: (network(batch) - 2 * batch - self.offset).square().mean(),
         )

@@ -1,1 +1,1 @@
-"""What items say and show, as vectors, and what the rivals that learn from it share."""
+"""What items say and show, as vectors, and what the baselines that learn from it share."""

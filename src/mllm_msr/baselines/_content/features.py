@@ -1,16 +1,16 @@
-"""Content vectors: what frozen encoders make of items' texts and pictures.
+"""Content vectors: what frozen encoders make of items' texts and images.
 
-All rivals that read content (content-kNN, the `_F` models, MMGCN, MGAT, MMSR, Trans2D; the
+All baselines that read content (content-kNN, the `_F` models, MMGCN, MGAT, MMSR, Trans2D; the
 paper's Table 1 as well) take their vectors from here, so that none has better eyes than another.
 An encoder is named by a string:
 
     text    `hashing`     words and character n-grams, hashed TF-IDF, reduced to 128 dimensions
-            `embedded`    mean of the packaged model's last hidden states; it reads the language
+            `demo`    mean of the packaged model's last hidden states; it reads the language
                           of its own small world and little else
             any checkpoint of Transformers (folder or hub id, `id@revision`): mean pooling over
             the tokens, which is what sentence-transformers does; `bert-base-uncased` for BERT
     image   `colours`     where which colours and edges are, 157 numbers: no objects
-            `embedded`    mean of the packaged model's picture tokens
+            `demo`    mean of the packaged model's image tokens
             `vgg19:FILE`  VGG19 up to its second dense layer (4,096), weights in safetensors under
                           the names that torchvision uses
             any image encoder of Transformers: CLIP, SigLIP, ViT, ResNet, ...
@@ -37,9 +37,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mllm_msr.baselines._content.offline_encoders import ColourEncoder, HashingEncoder
-from mllm_msr.disk import replacing
+from mllm_msr.data.images import content_hash, open_image
 from mllm_msr.errors import ImageError
-from mllm_msr.images import content_hash, open_image
+from mllm_msr.storage.atomic import replacing
 from mllm_msr.tables import ITEMS, conform
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class TextEncoder(Protocol):
     """Turns texts into vectors."""
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Everything about the encoder that changes its vectors."""
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -62,18 +62,18 @@ class TextEncoder(Protocol):
 
 
 class ImageEncoder(Protocol):
-    """Turns pictures into vectors."""
+    """Turns images into vectors."""
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Everything about the encoder that changes its vectors."""
 
     @property
     def max_side(self) -> int:
-        """Longest side, in pixels, that pictures are reduced to before they are handed over."""
+        """Longest side, in pixels, that images are reduced to before they are handed over."""
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
-        """One row for each picture of a batch: [n_images, d_image]."""
+        """One row for each image of a batch: [n_images, d_image]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class ContentVectors:
     Attributes:
         item_ids: Items, in the order of the table that they came from.
         text: Shape [n_items, d_text]; zero rows where there is no text.
-        image: Shape [n_items, d_image]; zero rows where there is no readable picture.
+        image: Shape [n_items, d_image]; zero rows where there is no readable image.
     """
 
     item_ids: tuple[str, ...]
@@ -98,13 +98,13 @@ def content_vectors(
     image_encoder: str = "colours",
     cache: Path | None = None,
 ) -> ContentVectors:
-    """Encode the title and text, and the picture, of each item.
+    """Encode the title and text, and the image, of each item.
 
-    To encode other words, such as summaries, hand them over as `text`. Items whose picture
+    To encode other words, such as summaries, hand them over as `text`. Items whose image
     cannot be opened get a zero row like those without one, and are counted in a warning.
 
     Args:
-        items: `tables.ITEMS`, paths of pictures absolute.
+        items: `tables.ITEMS`, paths of images absolute.
         text_encoder: See the module.
         image_encoder: See the module.
         cache: Folder for finished vectors; nothing is kept where it is `None`.
@@ -127,7 +127,7 @@ def _text_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors
     encoder = _open_text_encoder(name)
     joined = pl.concat_str("title", "text", separator="\n", ignore_nulls=True).str.strip_chars()
     texts = items.select(joined.fill_null("").alias("text"))["text"].to_list()
-    kept = _cache_file(cache, encoder.identity, texts)
+    kept = _cache_file(cache, encoder.fingerprint, texts)
     vectors = _read(kept, n_items=len(texts))
     if vectors is None:
         present = [text for text in texts if text]
@@ -141,19 +141,19 @@ def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vector
         return np.zeros((items.height, 0), dtype=np.float32)
     encoder = _open_image_encoder(name)
     paths = [Path(path) if path else None for path in items["image"]]
-    kept = _cache_file(cache, encoder.identity, [_picture_hash(path) for path in paths])
+    kept = _cache_file(cache, encoder.fingerprint, [_image_hash(path) for path in paths])
     vectors = _read(kept, n_items=len(paths))
     if vectors is None:
-        vectors = _encode_pictures(encoder, paths)
+        vectors = _encode_images(encoder, paths)
         _keep(kept, vectors)
     named = np.array([path is not None for path in paths], dtype=bool)
     n_lost = int((named & ~vectors.any(axis=1)).sum())
     if n_lost:
-        log.warning("%d of %d pictures cannot be read: zero vectors", n_lost, named.sum())
+        log.warning("%d of %d images cannot be read: zero vectors", n_lost, named.sum())
     return vectors
 
 
-def _encode_pictures(encoder: ImageEncoder, paths: Sequence[Path | None]) -> Vectors:
+def _encode_images(encoder: ImageEncoder, paths: Sequence[Path | None]) -> Vectors:
     readable = [False] * len(paths)
     parts: list[Vectors] = []
     for start in range(0, len(paths), _IMAGE_BATCH):
@@ -192,7 +192,7 @@ def _open_text_encoder(name: str) -> TextEncoder:
         return HashingEncoder()
     from mllm_msr.baselines._content import neural_encoders as neural  # noqa: PLC0415 - loads torch
 
-    return neural.EmbeddedText() if name == "embedded" else neural.PretrainedText(name)
+    return neural.EmbeddedText() if name == "demo" else neural.PretrainedText(name)
 
 
 def _open_image_encoder(name: str) -> ImageEncoder:
@@ -200,15 +200,15 @@ def _open_image_encoder(name: str) -> ImageEncoder:
         return ColourEncoder()
     from mllm_msr.baselines._content import neural_encoders as neural  # noqa: PLC0415 - loads torch
 
-    if name == "embedded":
+    if name == "demo":
         return neural.EmbeddedImage()
     if name.startswith("vgg19:"):
         return neural.Vgg19(Path(name.removeprefix("vgg19:")))
     return neural.PretrainedImage(name)
 
 
-def _picture_hash(path: Path | None) -> str:
-    """What a picture's vector depends on; constant for one that cannot be read."""
+def _image_hash(path: Path | None) -> str:
+    """What a image's vector depends on; constant for one that cannot be read."""
     if path is None:
         return ""
     try:
@@ -217,10 +217,10 @@ def _picture_hash(path: Path | None) -> str:
         return "unreadable"
 
 
-def _cache_file(cache: Path | None, identity: str, contents: Sequence[str]) -> Path | None:
+def _cache_file(cache: Path | None, fingerprint: str, contents: Sequence[str]) -> Path | None:
     if cache is None:
         return None
-    digest = hashlib.sha256(identity.encode())
+    digest = hashlib.sha256(fingerprint.encode())
     for content in contents:
         encoded = content.encode("utf-8", errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)

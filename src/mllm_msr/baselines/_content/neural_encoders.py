@@ -1,7 +1,7 @@
-"""Content vectors by frozen networks: any text or picture encoder of Transformers, VGG19.
+"""Content vectors by frozen networks: any text or image encoder of Transformers, VGG19.
 
 Loaded by `features.py` only where such an encoder is named, since it needs torch. Weights are
-safetensors, code of checkpoints is never run, and pictures are prepared by Pillow.
+safetensors, code of checkpoints is never run, and images are prepared by Pillow.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mllm_msr.checkpoints import LoadedCheckpoint, load_model
-from mllm_msr.disk import fingerprint
-from mllm_msr.embedded import weights_folder
+from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import BackendError
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.storage.atomic import content_hash
 
 Vectors = npt.NDArray[np.float32]
 
@@ -32,7 +32,7 @@ _MAX_SIDE: Final = 512
 
 _FAULTS: Final = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
-# Channels of VGG19's convolutions; "M" halves the picture (Simonyan & Zisserman 2015, column E).
+# Channels of VGG19's convolutions; "M" halves the image (Simonyan & Zisserman 2015, column E).
 _VGG19: Final = (
     *(64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M"),
     *(512, 512, 512, 512, "M", 512, 512, 512, 512, "M"),
@@ -57,9 +57,9 @@ class PretrainedText:
         self._checkpoint = _Checkpoint(name)
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Weights and the way of pooling."""
-        return f"text/1/{self._checkpoint.identity}"
+        return f"text/1/{self._checkpoint.fingerprint}"
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """One row for each text, of which the first 256 tokens are read: [n_texts, hidden].
@@ -74,9 +74,9 @@ class PretrainedText:
 
 @final
 class PretrainedImage:
-    """A picture encoder of Transformers.
+    """A image encoder of Transformers.
 
-    Models that join pictures with text (CLIP, SigLIP) give their joint space; of others the last
+    Models that join images with text (CLIP, SigLIP) give their joint space; of others the last
     hidden states are averaged over patches (ViT) or places (ResNet).
 
     Args:
@@ -93,12 +93,12 @@ class PretrainedImage:
         self._loaded: tuple[Any, Any] | None = None
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Weights and the way of pooling."""
-        return f"image/1/{self._checkpoint.identity}"
+        return f"image/1/{self._checkpoint.fingerprint}"
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
-        """One row for each picture: [n_images, d_image].
+        """One row for each image: [n_images, d_image].
 
         Raises:
             BackendError: The weights cannot be loaded.
@@ -121,9 +121,9 @@ class EmbeddedText:
     """The packaged model as a text encoder: mean of its last hidden states."""
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The packaged weights."""
-        return f"text/1/{fingerprint(weights_folder())[0]}"
+        return f"text/1/{content_hash(weights_folder())[0]}"
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """One row for each text: [n_texts, hidden]."""
@@ -134,7 +134,7 @@ class EmbeddedText:
 
 @final
 class EmbeddedImage:
-    """The packaged model's vision tower: mean of the picture tokens that its language part sees."""
+    """The packaged model's vision tower: mean of the image tokens that its language part sees."""
 
     max_side: Final = _MAX_SIDE
 
@@ -142,19 +142,19 @@ class EmbeddedImage:
         self._loaded: LoadedCheckpoint | None = None
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The packaged weights."""
-        return f"image/1/{fingerprint(weights_folder())[0]}"
+        return f"image/1/{content_hash(weights_folder())[0]}"
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
-        """One row for each picture: [n_images, hidden]."""
+        """One row for each image: [n_images, hidden]."""
         if self._loaded is None:
             self._loaded = load_model(str(weights_folder()), dtype="float32")
         model, processor = self._loaded.model, self._loaded.processor.image_processor
         inputs = processor(images=list(images), return_tensors="pt").to(model.device)
         with torch.inference_mode():
             features = model.get_image_features(**inputs, return_dict=True).pooler_output
-        # One tensor of tokens for each picture, or all of them in one: [n, tokens, hidden]
+        # One tensor of tokens for each image, or all of them in one: [n, tokens, hidden]
         return _array(torch.stack([tokens.mean(dim=0) for tokens in features]))
 
 
@@ -179,12 +179,12 @@ class Vgg19:
         self._layers: nn.Module | None = None
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The weights."""
-        return f"vgg19/1/{fingerprint(self._weights)[0]}"
+        return f"vgg19/1/{content_hash(self._weights)[0]}"
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
-        """One row for each picture: [n_images, 4096].
+        """One row for each image: [n_images, 4096].
 
         Raises:
             BackendError: The file is no safetensors file or lacks a layer.
@@ -231,10 +231,10 @@ class _Checkpoint:
         self._config = self.load(transformers.AutoConfig)
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Content hash of a folder; hub id and commit otherwise."""
         if Path(self._source).is_dir():
-            return fingerprint(Path(self._source))[0]
+            return content_hash(Path(self._source))[0]
         commit = getattr(self._config, "_commit_hash", None) or self._revision
         return f"{self._source}@{commit}"
 
@@ -280,7 +280,7 @@ def _encode_texts(model: Any, tokenizer: Any, texts: Sequence[str]) -> Vectors:
 
 
 def _imagenet_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures as ImageNet's networks take them: [n_images, 3, 224, 224]."""
+    """Images as ImageNet's networks take them: [n_images, 3, 224, 224]."""
     size = (_VGG_SIDE, _VGG_SIDE)
     pixels = np.stack([np.asarray(image.convert("RGB").resize(size)) for image in images])
     scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
@@ -299,7 +299,7 @@ def _device() -> str:
 
 def _unusable(name: str, cause: str) -> BackendError:
     return BackendError(
-        needed="an encoder named hashing, colours, embedded or none, a checkpoint, or vgg19:FILE",
+        needed="an encoder named hashing, colours, demo or none, a checkpoint, or vgg19:FILE",
         received=f"{name!r} ({cause.strip().splitlines()[0]})",
         remedy="check the name, and that its weights are safetensors",
     )

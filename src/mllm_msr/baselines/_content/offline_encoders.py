@@ -1,7 +1,7 @@
 """Content vectors without weights: hashed words, and colours with their places.
 
 The defaults of `features.py`. They are honest but shallow: `hashing` knows that two texts share
-words or parts of words, not that two words mean the same; `colours` knows what a picture's
+words or parts of words, not that two words mean the same; `colours` knows what a image's
 surface looks like, not what it shows.
 """
 
@@ -46,7 +46,7 @@ class HashingEncoder:
         self._n_dimensions = n_dimensions
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name, version of the recipe and width."""
         return f"hashing/1/{self._n_dimensions}"
 
@@ -65,12 +65,12 @@ class ColourEncoder:
     max_side: Final = 2 * _SIDE
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name and version of the recipe."""
         return "colours/1"
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
-        """One row for each picture: [n_images, 157]."""
+        """One row for each image: [n_images, 157]."""
         size = (_SIDE, _SIDE)
         pixels = np.stack([np.asarray(image.convert("RGB").resize(size)) for image in images])
         groups = (_layout(pixels), _histogram(pixels), _edges(pixels))

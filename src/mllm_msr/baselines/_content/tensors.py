@@ -1,4 +1,4 @@
-"""Content vectors as the neural rivals read them: one tensor per modality, one row per item code.
+"""Content vectors as the neural baselines read them: one tensor per modality, one row per item code.
 
 Encoders differ in scale and offset; here every column is brought to mean zero and variance one
 over the items that have the modality, and rows to a length of about one. Items without it keep a
@@ -38,7 +38,7 @@ class ReadsContent:
         """Content by modality and item code, as `content_tensors` gives it.
 
         Args:
-            items: `tables.ITEMS`, paths of pictures absolute.
+            items: `tables.ITEMS`, paths of images absolute.
             codes: Codes of the items.
 
         Raises:

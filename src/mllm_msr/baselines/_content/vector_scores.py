@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._catalogue import targets_of
-from mllm_msr.baselines._content.rival import ContentModel, ContentRival
+from mllm_msr.baselines._content.recommender import ContentBaseline, ContentModel
+from mllm_msr.baselines._shared.catalog import targets_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,8 +63,8 @@ class VectorModel(ContentModel):
 V = TypeVar("V", bound=VectorModel)
 
 
-class VectorRival(ContentRival[V]):
-    """A rival with content that also scores its whole catalogue; see `CatalogueScorer`."""
+class VectorBaseline(ContentBaseline[V]):
+    """A baseline with content that also scores its whole catalogue; see `CatalogueScorer`."""
 
     @property
     def catalogue(self) -> Sequence[str]:

@@ -1,1 +1,1 @@
-"""What the rivals share that send messages along the edges of a graph."""
+"""What the baselines share that send messages along the edges of a graph."""

@@ -1,7 +1,7 @@
 """Users and items as nodes of one graph for each modality: what `mmgcn.py` and `mgat.py` share.
 
 A modality's network starts from a learned preference for each user and a projection of each
-item's content vector; each layer gathers neighbours (the one thing in which the two rivals
+item's content vector; each layer gathers neighbours (the one thing in which the two baselines
 differ), and adds the node's own state and its id embedding. Modalities are averaged; the score is
 an inner product.
 

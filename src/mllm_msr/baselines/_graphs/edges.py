@@ -1,6 +1,6 @@
 """Sums, inner products and softmax along the edges of a graph, with gradients.
 
-The graph rivals (`mmgcn.py`, `mgat.py`, `mmsr.py`) are made of three operations on edge lists.
+The graph baselines (`mmgcn.py`, `mgat.py`, `mmsr.py`) are made of three operations on edge lists.
 Memory grows with the edges alone, never with edges x width: each operation and each gradient is a
 fused kernel of PyTorch (a weighted bag of embeddings, or inner products at given places), which
 took a fiftieth of the time of gathering and adding. Nothing beyond PyTorch is needed.

@@ -1,1 +1,1 @@
-"""What the rivals share that read a history from left to right."""
+"""What the baselines share that read a history from left to right."""

@@ -21,12 +21,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mllm_msr.baselines._catalogue import catalogue_of
 from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import content_of
 from mllm_msr.baselines._sequences.losses import LOSSES, LossName, next_item_loss
 from mllm_msr.baselines._sequences.scores import SequenceModel, SequenceNetwork
-from mllm_msr.baselines._state import State, damaged, load_state, save_state
+from mllm_msr.baselines._shared.catalog import catalogue_of
+from mllm_msr.baselines._shared.state import State, damaged, load_state, save_state
+from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import (
     Batch,
     Histories,
@@ -34,14 +35,13 @@ from mllm_msr.baselines._training.histories import (
     TrainingBatches,
     user_histories,
 )
-from mllm_msr.baselines._training.judging import ValidationUsers
-from mllm_msr.baselines._training.ranges import too_small
 from mllm_msr.baselines._training.train import Judge, seeded
 from mllm_msr.baselines._training.trained import (
-    Course,
     TrainedRecommender,
+    TrainingSpec,
     refuse_lone_interactions,
 )
+from mllm_msr.baselines._training.validation import ValidationUsers
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 
@@ -125,7 +125,7 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
             max_length=self.max_length,
         )
         batch_size = self.step_size(len(windows))
-        course = Course(
+        course = TrainingSpec(
             lambda epoch: TrainingBatches.shuffled(
                 windows, batch_size=batch_size, seed=self.seed, epoch=epoch
             ),

@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.baselines._catalogue import targets_of
+from mllm_msr.baselines._shared.catalog import targets_of
 from mllm_msr.baselines._training.histories import (
     Batch,
     Histories,

@@ -1,1 +1,1 @@
-"""How rivals learn: histories as integers, what an epoch draws, one loop, one judge."""
+"""How baselines learn: histories as integers, what an epoch draws, one loop, one judge."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from mllm_msr.baselines._training.train import B, Judge, LoopOptions
 from mllm_msr.errors import NonFiniteLossError
-from mllm_msr.recommender.training_state import (
+from mllm_msr.ranker.training.checkpoint import (
     Progress,
     TrainingState,
     refuse_non_finite,

@@ -20,10 +20,10 @@ from typing import Any, Final, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from mllm_msr.baselines._training.ranges import not_a_share, too_small
+from mllm_msr.baselines._training.checks import not_a_share, too_small
 from mllm_msr.errors import MissingExtraError, StaleStageError
-from mllm_msr.recommender.quiet import quiet_lightning
-from mllm_msr.recommender.training_state import Progress, TrainingState, load_newest
+from mllm_msr.ranker.training.checkpoint import Progress, TrainingState, load_newest
+from mllm_msr.ranker.training.lightning_output import quiet_lightning
 
 B = TypeVar("B")
 Precision = Literal["auto", "bf16", "fp32"]

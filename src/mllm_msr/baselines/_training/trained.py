@@ -1,7 +1,7 @@
 """What every baseline with a network has: settings of training, their check, and the training.
 
 Two families stand on it: `_sequences/next_item.py`, whose networks turn a history into a vector,
-and `_content/rival.py`, whose networks read content vectors. A family says what is learnt from and
+and `_content/baseline.py`, whose networks read content vectors. A family says what is learnt from and
 how scores come about; a baseline of it brings its network, in one file.
 """
 
@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from mllm_msr.baselines._state import unfitted
-from mllm_msr.baselines._training.drawing import step_size
+from mllm_msr.baselines._shared.state import unfitted
+from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories
-from mllm_msr.baselines._training.ranges import too_small
+from mllm_msr.baselines._training.sampling import step_size
 from mllm_msr.baselines._training.train import Judge, LoopOptions, Precision, TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender
@@ -30,7 +30,7 @@ _PLACES: Final = ("content_cache", "checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TrainingSpec:
     """What a network is trained on.
 
     Attributes:
@@ -106,7 +106,9 @@ class TrainedRecommender(Recommender, Generic[F]):
         """Examples per optimiser step of an epoch that has so many."""
         return step_size(self.batch_size, n_examples, usual=self.usual_step)
 
-    def _train(self, network: nn.Module, course: Course, *, judge: Judge | None, data: str) -> None:
+    def _train(
+        self, network: nn.Module, course: TrainingSpec, *, judge: Judge | None, data: str
+    ) -> None:
         """Train a network; `data` is a digest of what it learns from."""
         self._log = train(
             network,

@@ -12,7 +12,7 @@ const REASONS = {
   no_preference: "The preference is still being written: this list is the sources' own.",
   model_failed: "The model has failed: this list is the sources' own.",
   model_slow: "The model did not answer in time: this list is the sources' own.",
-  model_resting: "The model is left alone for a moment after failures: this list is the sources' own.",
+  model_circuit_open: "The model is left alone for a moment after failures: this list is the sources' own.",
 };
 const NAMES = {
   run: "Fine-tuned model", bare: "The model", untuned: "Without fine-tuning", sources: "The sources alone",
@@ -24,7 +24,7 @@ const liked = new Set(); // liked on this page since the user was chosen
 let before = null; // the newest preference as it was before the last like
 let key = "";
 let models = [];
-let user = null; // {id, history, trail, updating, failure}
+let user = null; // {id, history, preference_history, updating, failure}
 let shown = { run: [], other: [] }; // lists as they stand on the page
 let turn = 0; // counts choices of a user and likes: answers for an earlier one come too late
 
@@ -80,9 +80,9 @@ function element(name, properties = {}, ...children) {
 function cover(id) {
   const item = items.get(id);
   const title = item?.title ?? id;
-  if (!item?.picture) return element("div", { className: "cover", ariaHidden: "true" }, title.slice(0, 1));
+  if (!item?.image) return element("div", { className: "cover", ariaHidden: "true" }, title.slice(0, 1));
   const image = element("img", { className: "cover", alt: "", width: 160, height: 160, title: item.summary });
-  const path = `/v1/items/${idOf(id)}/picture`;
+  const path = `/v1/items/${idOf(id)}/image`;
   if (!key) image.src = path;
   else ask(path).then(async (answer) => { image.src = URL.createObjectURL(await answer.blob()); });
   return image;
@@ -125,9 +125,9 @@ function phraseWords(all, phrases) {
 // ---- history and preference
 
 function drawHistory() {
-  const step = user.trail[Number($("step").value)];
+  const step = user.preference_history[Number($("step").value)];
   const read = step?.n_items ?? 0;
-  const readBefore = user.trail[Number($("step").value) - 1]?.n_items ?? 0;
+  const readBefore = user.preference_history[Number($("step").value) - 1]?.n_items ?? 0;
   $("history").replaceChildren(...user.history.map((id, at) => {
     const states = [at >= read && "unread", at >= readBefore && at < read && "block", liked.has(id) && "added"];
     const title = element("div", { className: "title" }, items.get(id)?.title ?? id);
@@ -141,9 +141,9 @@ function drawHistory() {
 
 function drawPreference(phrases = []) {
   const at = Number($("step").value);
-  const step = user.trail[at];
+  const step = user.preference_history[at];
   const text = words(step?.preference ?? "");
-  const earlier = (isNewest() ? before : null) ?? user.trail[at - 1]?.preference;
+  const earlier = (isNewest() ? before : null) ?? user.preference_history[at - 1]?.preference;
   const fresh = earlier ? newWords(words(earlier), text) : new Set();
   const hits = phraseWords(text, phrases);
   const spans = text.map((word, place) => {
@@ -156,12 +156,12 @@ function drawPreference(phrases = []) {
 
 function drawTrail() {
   const at = Number($("step").value);
-  const n = user.trail.length;
-  $("trail").hidden = n === 0;
+  const n = user.preference_history.length;
+  $("preference_history").hidden = n === 0;
   $("earlier").disabled = at === 0;
   $("later").disabled = at >= n - 1;
-  const failed = user.trail[at]?.flags.includes("failed");
-  const told = n ? `after ${user.trail[at].n_items} of ${user.history.length} items${failed ? ", of which the last block has no answer" : ""}` : "";
+  const failed = user.preference_history[at]?.flags.includes("failed");
+  const told = n ? `after ${user.preference_history[at].n_items} of ${user.history.length} items${failed ? ", of which the last block has no answer" : ""}` : "";
   $("moment").textContent = told;
   $("step").setAttribute("aria-valuetext", told);
 }
@@ -208,7 +208,7 @@ function chance(item) {
   return [element("div", { className: "chance" }, bar, element("span", { ariaLabel: `probability ${percent}` }, percent))];
 }
 
-const isNewest = () => Number($("step").value) === user.trail.length - 1;
+const isNewest = () => Number($("step").value) === user.preference_history.length - 1;
 
 async function fetchList(model) {
   const budget = model === "sources" ? 0 : BUDGET;
@@ -255,15 +255,15 @@ async function readUser() {
   const found = await json(`/v1/users/${idOf(user.id)}/preference`);
   await learn(found.history);
   if (asked !== turn) return;
-  user = { ...user, history: found.history, trail: found.trail, updating: found.updating, failure: found.failure };
-  $("step").max = String(Math.max(user.trail.length - 1, 0));
-  goTo(user.trail.length - 1);
+  user = { ...user, history: found.history, preference_history: found.preference_history, updating: found.updating, failure: found.failure };
+  $("step").max = String(Math.max(user.preference_history.length - 1, 0));
+  goTo(user.preference_history.length - 1);
 }
 
 // Wait while a newer preference is being written; true if one came.
 async function settle() {
   const asked = turn;
-  const read = user.trail.at(-1)?.n_items;
+  const read = user.preference_history.at(-1)?.n_items;
   const end = Date.now() + PATIENCE;
   while (user.updating && !user.failure && asked === turn && Date.now() < end) {
     await new Promise((done) => { setTimeout(done, 250); });
@@ -272,7 +272,7 @@ async function settle() {
   }
   if (asked !== turn) return false;
   await readUser();
-  return user.trail.at(-1)?.n_items !== read;
+  return user.preference_history.at(-1)?.n_items !== read;
 }
 
 async function choose(id, known) {
@@ -280,7 +280,7 @@ async function choose(id, known) {
   liked.clear();
   before = null;
   shown = { run: [], other: [] };
-  user = { id, history: [], trail: [], updating: false, failure: null };
+  user = { id, history: [], preference_history: [], updating: false, failure: null };
   $("user").value = id;
   document.querySelector("main").hidden = false;
   history.replaceState(null, "", `#${idOf(id)}`);
@@ -303,14 +303,14 @@ async function like(item) {
   try {
     await json("/v1/events", { events: [{ event_id: newId(), user_id: user.id, item_id: item.item_id, timestamp: Date.now() }] });
     liked.add(item.item_id);
-    before = user.trail.at(-1)?.preference ?? null;
+    before = user.preference_history.at(-1)?.preference ?? null;
     say(`Liked “${item.title}”. The preference reads it …`);
     await readUser();
     const changed = await settle();
     const n = await refreshLists({ marked: true });
     if (asked !== turn) return;
     const list = n === 1 ? "1 item of the list is new" : `${n} items of the list are new`;
-    const same = user.trail.at(-1)?.preference === before ? ", and its words are the same" : " and has changed";
+    const same = user.preference_history.at(-1)?.preference === before ? ", and its words are the same" : " and has changed";
     if (user.failure) say(`“${item.title}” is in the history; the model has no usable answer for it yet and is asked again. ${list[0].toUpperCase()}${list.slice(1)}.`);
     else say(changed ? `The preference has read “${item.title}”${same}; ${list}.`
       : `“${item.title}” is in the history; the preference follows when its block is full. ${list[0].toUpperCase()}${list.slice(1)}.`);

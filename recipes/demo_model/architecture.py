@@ -1,0 +1,222 @@
+"""The packaged model's parts: configuration, tokenizer, processor, initial weights.
+
+A LLaVA in standard Hugging Face classes: SigLIP-type vision tower, two-layer projector, Llama-type
+decoder, byte-level BPE tokenizer and a chat template of its own. Saved with `save_pretrained`, it
+loads through the same code as a model a thousand times its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from recipes.demo_model.induction import can_copy, start_copying
+
+PAD: Final = "<|pad|>"
+USER: Final = "<|user|>"
+ASSISTANT: Final = "<|assistant|>"
+END: Final = "<|end|>"
+IMAGE: Final = "<|image|>"
+SPECIAL_TOKENS: Final = (PAD, USER, ASSISTANT, END, IMAGE)
+
+CHAT_TEMPLATE: Final = (
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{- '<|image|>' -}}"
+    "{%- else -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|end|>' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+def make_config(
+    *,
+    vocabulary: int,
+    width: int = 320,
+    layers: int = 4,
+    heads: int = 8,
+    inner: int = 864,
+    vision_width: int = 192,
+    vision_layers: int = 4,
+    image_size: int = 96,
+    patch_size: int = 16,
+    context: int = 2048,
+) -> LlavaConfig:
+    """The model's configuration; the defaults are the packaged model's."""
+    vision = SiglipVisionConfig(
+        hidden_size=vision_width,
+        intermediate_size=4 * vision_width,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=max(1, vision_width // 32),
+        image_size=image_size,
+        patch_size=patch_size,
+        vision_use_head=False,
+    )
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=SPECIAL_TOKENS.index(END),
+        pad_token_id=SPECIAL_TOKENS.index(PAD),
+        tie_word_embeddings=False,
+        # Heads that look at a fixed distance need a constant in queries and keys (`induction`).
+        attention_bias=True,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=SPECIAL_TOKENS.index(IMAGE),
+        image_seq_length=(image_size // patch_size) ** 2,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+
+
+def make_tokenizer(texts: Iterable[str], *, vocabulary: int = 2048) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer.
+
+    Args:
+        texts: Lines to learn merges from; a word that must be one piece has to be frequent.
+        vocabulary: Number of tokens, special ones included.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens={
+            "image_token": IMAGE,
+            "user_token": USER,
+            "assistant_token": ASSISTANT,
+        },
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast, config: LlavaConfig) -> LlavaProcessor:
+    """The processor that turns dialogues and pictures into the model's input."""
+    size = config.vision_config.image_size
+    return LlavaProcessor(
+        image_processor=SiglipImageProcessorPil(size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+        num_additional_image_tokens=0,
+    )
+
+
+def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGeneration:
+    """A model with initial weights.
+
+    Standard deviations are 1/sqrt(fan-in), smaller by depth where a layer writes to the residual
+    stream, and positions of patches start as sines and cosines: at these widths the usual .02
+    learns several times slower. Some heads start as copying heads (`induction`).
+    """
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration._from_config(  # noqa: SLF001 - the public way reads files
+        config, attn_implementation="eager"
+    )
+    depth = math.sqrt(2 * config.text_config.num_hidden_layers)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                last = name.endswith(("o_proj", "out_proj", "down_proj", "fc2"))
+                module.weight.normal_(std=fan_in**-0.5 / (depth if last else 1.0))
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(std=0.5)
+        _set_patch_positions(model, config.vision_config)
+        # Output rows start as the input rows, so that what is attended to can be said at once.
+        decoder = model.model.language_model
+        model.lm_head.weight.copy_(0.2 * decoder.embed_tokens.weight)
+        decoder.norm.weight.fill_(0.15)
+        if can_copy(config.text_config):
+            start_copying(decoder)
+    return model
+
+
+def start_forms_alike(model: Any, tokenizer: Any, words: Iterable[str]) -> None:
+    """Give every form of a word ("Calm", "calm", " Calm") half of the embedding of " calm".
+
+    Else that a capital means the same has to be learnt for each word alone, and late.
+
+    Args:
+        model: A model with initial weights; changed in place.
+        tokenizer: Its tokenizer.
+        words: Words whose forms are single tokens.
+    """
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for word in words:
+            usual = table[tokenizer.encode(f" {word}")[0]]
+            for form in (word, word.capitalize(), f" {word.capitalize()}"):
+                row = table[tokenizer.encode(form)[0]]
+                row.add_(usual).mul_(0.5**0.5)
+
+
+def _set_patch_positions(model: Any, config: SiglipVisionConfig) -> None:
+    side = config.image_size // config.patch_size
+    quarter = config.hidden_size // 4
+    rates = 0.5 ** (torch.arange(quarter) * (4.0 / quarter))
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [axis.reshape(-1, 1) * rates * math.pi / 2 for axis in (rows, columns)]
+    table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    for name, module in model.named_modules():
+        if name.endswith("position_embedding") and isinstance(module, nn.Embedding):
+            module.weight.copy_(0.5 * table)
+
+
+def dialogue_text(first: str, turns: Iterable[str]) -> list[tuple[str, bool]]:
+    """A dialogue as the chat template renders it, cut where answers begin and end.
+
+    Args:
+        first: Content of the first user turn.
+        turns: Answer, question, answer, ...
+
+    Returns:
+        Pieces of text, each with whether the model has to learn it.
+    """
+    pieces = [(f"{USER}{first}{END}{ASSISTANT}", False)]
+    for number, turn in enumerate(turns):
+        if number % 2 == 0:
+            pieces.append((f"{turn}{END}", True))
+        else:
+            pieces.append((f"{USER}{turn}{END}{ASSISTANT}", False))
+    return pieces

@@ -1,1 +1,0 @@
-"""What the rivals share that ask a language model."""

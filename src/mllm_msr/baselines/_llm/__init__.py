@@ -1,0 +1,1 @@
+"""What the baselines share that ask a language model."""

@@ -1,0 +1,43 @@
+"""What the baselines that ask a language model keep on disk: their settings and the items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from mllm_msr.baselines._shared.state import damaged
+from mllm_msr.errors import DataError
+from mllm_msr.storage.atomic import replacing, write_text
+from mllm_msr.tables import ITEMS, conform
+
+_SETTINGS: Final = "model.json"
+_ITEMS: Final = "items.parquet"
+
+
+def save_items(folder: Path, settings: Mapping[str, Any], items: pl.DataFrame) -> None:
+    """Write settings and items into a folder, which is made where it is missing.
+
+    Raises:
+        RunFolderError: The disk is full or the folder cannot be written.
+    """
+    with replacing(folder / _ITEMS) as temporary:
+        items.write_parquet(temporary)
+    write_text(folder / _SETTINGS, json.dumps(dict(settings), ensure_ascii=False))
+
+
+def load_items(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Read what `save_items` wrote.
+
+    Raises:
+        DamagedFileError: A file is missing or not what was written.
+    """
+    try:
+        settings = dict(json.loads((folder / _SETTINGS).read_text(encoding="utf-8")))
+        items = conform(pl.read_parquet(folder / _ITEMS), ITEMS, name="items")
+    except (OSError, ValueError, TypeError, DataError, pl.exceptions.PolarsError) as cause:
+        raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
+    return settings, items

@@ -1,0 +1,86 @@
+"""Histories stop before the target, weights fall with age, and candidates find their columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mllm_msr.baselines._shared.catalog import (
+    CHUNK,
+    chosen_matrix,
+    histories,
+    history_matrix,
+    item_codes,
+    score_candidates,
+)
+from mllm_msr.tables import INTERACTIONS
+
+ROWS = [("a", "x", 1, 0), ("a", "y", 2, 1), ("a", "z", 3, 2), ("b", "y", 4, 0), ("b", "y", 5, 1)]
+
+
+@pytest.fixture
+def interactions():
+    return pl.DataFrame(ROWS, schema=dict(INTERACTIONS), orient="row")
+
+
+def targets(*pairs):
+    return pl.DataFrame(pairs, schema={"user_id": pl.String, "position": pl.Int32}, orient="row")
+
+
+def test_only_earlier_items_are_read_and_the_latest_has_age_0(interactions):
+    found = histories(targets(("a", 2), ("b", 0), ("nobody", 5)), interactions.reverse())
+    assert sorted(found.iter_rows()) == [(0, "x", 1), (0, "y", 0)]
+
+
+def test_n_last_keeps_the_latest(interactions):
+    found = histories(targets(("a", 3)), interactions, n_last=2)
+    assert sorted(found["item_id"]) == ["y", "z"]
+
+
+def test_weights_fall_and_repeats_add_up(interactions):
+    found = history_matrix(targets(("a", 3), ("b", 2)), interactions, ["y", "x"], decay=0.5)
+    assert found.toarray().tolist() == [[0.5, 0.25], [1.5, 0.0]]
+
+
+def test_repeated_choices_count_once_where_only_who_matters(interactions):
+    assert chosen_matrix(interactions, ["x", "y", "z"]).toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
+
+
+def test_codes_are_places_in_the_catalogue():
+    assert item_codes(pl.Series(["y", "strange", "x"]), ["x", "y"]).tolist() == [1, -1, 0]
+
+
+class Grid:
+    """Scores (row of the call) * 10 + column, in chunks of two."""
+
+    catalogue = ("x", "y", "z")
+
+    def score_catalogue(self, users, interactions):
+        for start in range(0, users.height, 2):
+            chunk = users.slice(start, 2)
+            yield (
+                chunk,
+                np.array([[10 * (start + at) + c for c in range(3)] for at in range(len(chunk))]),
+            )
+
+
+def test_candidates_find_their_rows_and_columns_across_chunks(interactions):
+    users = ["a", "b", "c", "a", "c", "b"]
+    candidates = pl.DataFrame(
+        {"user_id": users, "position": [1] * 6, "item_id": ["z", "x", "y", "x", "strange", "z"]}
+    )
+    found = score_candidates(Grid(), candidates, interactions, unknown=-1.0)
+    assert found["score"].to_list() == [2.0, 10.0, 21.0, 0.0, -1.0, 12.0]
+
+
+def test_more_targets_than_a_chunk_holds_keep_their_histories():
+    n = CHUNK + 3
+    interactions = pl.DataFrame(
+        {
+            "user_id": [f"u{at}" for at in range(n)],
+            "item_id": ["x", "y"] * (n // 2) + ["x"] * (n % 2),
+        }
+    ).with_columns(timestamp=pl.lit(0), position=pl.lit(0))
+    found = history_matrix(targets(*((f"u{at}", 1) for at in range(n))), interactions, ["x", "y"])
+    assert found.toarray()[:, 0].tolist() == [1.0 - at % 2 for at in range(n - 1)] + [1.0]

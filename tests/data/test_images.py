@@ -1,0 +1,269 @@
+"""Opening images: every form a catalogue holds, every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import io
+import os
+import random
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mllm_msr.data import images
+from mllm_msr.errors import ImageError
+
+
+def gradient(width: int = 48, height: int = 32) -> Image.Image:
+    """A image whose every quarter looks different."""
+    x = np.linspace(0, 255, width, dtype=np.uint8)[None, :].repeat(height, 0)
+    y = np.linspace(0, 255, height, dtype=np.uint8)[:, None].repeat(width, 1)
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1))
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def stored(folder: Path, content: bytes, name: str = "image") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def corner(image: Image.Image) -> tuple[int, ...]:
+    pixel = image.getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return tuple(int(value) for value in pixel)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_every_format_opens_as_rgb_close_to_what_was_saved(tmp_path: Path, form: str) -> None:
+    path = stored(tmp_path, encoded(gradient(), form))
+    image = images.open_image(path)
+    assert (image.mode, image.size) == ("RGB", (48, 32))
+    difference = np.abs(np.asarray(image).astype(int) - np.asarray(gradient()).astype(int))
+    assert difference.mean() < 12
+
+
+def test_the_ending_of_the_name_does_not_matter(tmp_path: Path) -> None:
+    path = stored(tmp_path, encoded(gradient(), "PNG"), "image.jpg")
+    assert images.open_image(path).size == (48, 32)
+
+
+def test_alpha_is_laid_on_white(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    assert corner(images.open_image(stored(tmp_path, encoded(half, "PNG")))) == (255, 127, 127)
+
+
+def test_palette_with_a_transparent_colour_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    opened = images.open_image(stored(tmp_path, encoded(image, "PNG", transparency=0)))
+    assert corner(opened) == (255, 255, 255)
+    assert opened.getpixel((1, 0)) == (200, 100, 50)
+
+
+def test_transparent_colour_of_an_rgb_png_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4), (1, 2, 3))
+    content = encoded(image, "PNG", transparency=(1, 2, 3))
+    assert corner(images.open_image(stored(tmp_path, content))) == (255, 255, 255)
+
+
+def test_cmyk_becomes_the_colour_that_was_meant(tmp_path: Path) -> None:
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    red, green, blue = corner(images.open_image(stored(tmp_path, encoded(cyan, "JPEG"))))
+    assert red < 20
+    assert green > 235
+    assert blue > 235
+
+
+def test_sixteen_bit_grey_keeps_its_middle_tones(tmp_path: Path) -> None:
+    values = np.array([[0, 0x4000, 0x8000, 0xFFFF]], dtype=np.uint16)
+    path = stored(tmp_path, encoded(Image.fromarray(values), "PNG"))
+    assert np.asarray(images.open_image(path))[0, :, 0].tolist() == [0, 64, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = stored(tmp_path, encoded(gradient().convert(mode), "PNG"))
+    assert images.open_image(path).mode == "RGB"
+
+
+def test_exif_orientation_turns_the_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    path = stored(tmp_path, encoded(gradient(), "JPEG", exif=exif, quality=95))
+    image = images.open_image(path)
+    assert image.size == (32, 48)
+    bottom_left = gradient().getpixel((0, 31))
+    assert isinstance(bottom_left, tuple)
+    assert np.abs(np.subtract(corner(image), bottom_left)).max() < 20
+
+
+def test_broken_exif_data_does_not_cost_the_image(tmp_path: Path) -> None:
+    content = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF header")
+    assert images.open_image(stored(tmp_path, content)).size == (48, 32)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(tmp_path: Path, form: str) -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    content = encoded(red, form, save_all=True, append_images=[blue], duration=40)
+    assert corner(images.open_image(stored(tmp_path, content)))[0] > 240
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_max_side_bounds_the_longer_side_and_never_enlarges(tmp_path: Path, form: str) -> None:
+    path = stored(tmp_path, encoded(gradient(480, 320), form))
+    assert images.open_image(path, max_side=120).size == (120, 80)
+    assert images.open_image(path, max_side=1000).size == (480, 320)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"received .*nowhere\.jpg \(No such file"):
+        images.open_image(tmp_path / "nowhere.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "with zero bytes: fetch it again or convert it"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", r"a web page \(HTML\) in it"),
+        (b'<?xml version="1.0"?><svg/>', r"a text document \(SVG or XML\)"),
+        (b"plain words, nothing else", "content that begins with b'plain words,'"),
+        (b"\xff\xd8\xff\xe0", "fetch it again or convert it"),
+        (b"\x89PNG\r\n\x1a\n", "fetch it again or convert it"),
+    ],
+)
+def test_what_is_no_image_is_described(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        images.open_image(stored(tmp_path, content))
+
+
+@pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM", "ICO", "EPS"])
+def test_other_formats_are_refused(tmp_path: Path, form: str) -> None:
+    with pytest.raises(ImageError, match="a image in one of JPEG, PNG, WEBP, GIF"):
+        images.open_image(stored(tmp_path, encoded(gradient(), form)))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_files_are_refused(tmp_path: Path, form: str, share: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    content = encoded(noise, form)
+    with pytest.raises(ImageError, match=r"truncated or malformed|fetch it again"):
+        images.open_image(stored(tmp_path, content[: int(len(content) * share)]))
+
+
+def png_announcing(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+
+
+@pytest.mark.parametrize("side", [7_000, 10_000])
+def test_pixels_are_limited_by_the_header_before_decoding(tmp_path: Path, side: int) -> None:
+    path = stored(tmp_path, png_announcing(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match=f"at most 40,000,000 pixels, .*{side} x {side}"):
+            images.open_image(path)
+
+
+def test_decompression_bomb_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="a decompression bomb"):
+        images.open_image(stored(tmp_path, png_announcing(60_000, 60_000)))
+
+
+def test_own_limits_are_kept(tmp_path: Path) -> None:
+    path = stored(tmp_path, encoded(gradient(), "PNG"))
+    with pytest.raises(ImageError, match=r"at most 1,535 pixels, received .* with 48 x 32"):
+        images.open_image(path, max_pixels=48 * 32 - 1)
+    with pytest.raises(
+        ImageError, match=f"at most 10 bytes, received .* with {path.stat().st_size}"
+    ):
+        images.open_image(path, max_bytes=10)
+    assert images.open_image(path, max_pixels=48 * 32, max_bytes=path.stat().st_size).size
+
+
+def test_folders_and_pipes_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ImageError, match="a folder or a device"):
+            images.open_image(path)
+
+
+def test_a_path_that_no_system_accepts_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="null byte"):
+        images.open_image(Path("cover\0.jpg"))
+
+
+def test_no_filter_of_warnings_is_lost_when_threads_open_images(tmp_path: Path) -> None:
+    path = stored(tmp_path, encoded(gradient(), "PNG"))
+    before = list(warnings.filters)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(images.open_image, [path] * 200))
+    assert list(warnings.filters) == before
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_malformed_file_is_a_image_or_an_image_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    form = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]))
+    content = bytearray(encoded(gradient(), form))
+    rng = random.Random(data.draw(st.integers(0, 10**9)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path = stored(tmp_path_factory.getbasetemp(), bytes(content), "malformed")
+    status = images.image_status(path, max_pixels=10**6)
+    if status.status == "ok":
+        assert images.open_image(path, max_pixels=10**6).mode == "RGB"
+    else:
+        assert status.reason
+
+
+def test_status_tells_the_three_cases_apart(tmp_path: Path) -> None:
+    good = encoded(gradient(480, 320), "JPEG")
+    assert images.image_status(stored(tmp_path, good)) == images.ImageStatus("ok")
+    torn = images.image_status(stored(tmp_path, good[: len(good) // 2], "torn"))
+    assert torn.status == "unreadable"
+    assert "truncated or malformed" in torn.reason
+    absent = images.image_status(tmp_path / "absent")
+    assert absent.status == "missing"
+    assert "No such file" in absent.reason
+    assert images.image_status(None).status == "missing"
+
+
+def test_content_hash_is_of_the_bytes(tmp_path: Path) -> None:
+    first, same = stored(tmp_path, b"abc", "1"), stored(tmp_path, b"abc", "2")
+    assert images.content_hash(first) == images.content_hash(same)
+    assert images.content_hash(first).startswith("ba7816bf")
+    with pytest.raises(ImageError, match="No such file"):
+        images.content_hash(tmp_path / "absent")
+
+
+def test_thumbnail_is_a_small_jpeg_that_decodes(tmp_path: Path) -> None:
+    path = stored(tmp_path, encoded(gradient(480, 320), "PNG"))
+    url = images.thumbnail_data_url(path, 96)
+    scheme, _, payload = url.partition(",")
+    assert scheme == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(payload))) as thumbnail:
+        assert (thumbnail.format, thumbnail.size) == ("JPEG", (96, 64))

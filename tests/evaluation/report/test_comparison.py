@@ -1,0 +1,105 @@
+"""Models beside each other: signs, verdicts, orders; what was not measured is absent."""
+
+from __future__ import annotations
+
+import pytest
+
+from mllm_msr.evaluation.report.comparison import (
+    calibration_rows,
+    exposure_rows,
+    matrices,
+    ordered_models,
+    slice_panels,
+)
+
+
+def cell(mean, n=50):
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": n}
+
+
+METRICS = {
+    "popularity": {"uniform": {"auc": cell(0.5)}},
+    "mllm_msr": {"uniform": {"auc": cell(0.8)}, "full": {"auc": cell(0.6)}},
+    "sasrec": {"uniform": {"auc": cell(0.7)}},
+}
+
+
+def record(first, second, difference, p_holm):
+    return {
+        "negatives": "uniform", "metric": "auc", "first": first, "second": second,
+        "difference": difference, "p_holm": p_holm, "n": 50,
+    }  # fmt: skip
+
+
+def test_a_matrix_is_read_from_row_to_column():
+    records = [
+        record("popularity", "mllm_msr", -0.3, 0.01),
+        record("sasrec", "popularity", 0.2, 0.05),
+    ]
+    (matrix,) = matrices(METRICS, records)
+    assert matrix.models == ("MLLM-MSR", "SASRec", "Popularity")
+    ours, sasrec, popularity = matrix.rows
+    assert [pair and pair.verdict for pair in ours] == [None, None, "better"]
+    assert [pair and pair.verdict for pair in popularity] == ["worse", "not significant", None]
+    assert popularity[0].difference == -0.3
+    assert (sasrec[2].difference, sasrec[2].verdict) == (0.2, "not significant")
+
+
+def test_one_model_alone_has_no_matrix():
+    assert matrices({"sasrec": METRICS["sasrec"]}, []) == []
+
+
+def test_models_are_ordered_by_their_mean():
+    assert ordered_models(METRICS, "uniform") == ["mllm_msr", "sasrec", "popularity"]
+    assert ordered_models(METRICS, "full") == ["mllm_msr"]
+    assert ordered_models(METRICS, "other") == []
+
+
+def test_slice_panels_keep_the_order_of_slices_and_mark_the_best():
+    slices = {
+        "target": {
+            "popular (top tenth)": {"popularity": {"uniform": {"auc": cell(0.9, n=7)}}},
+            "cold (at most 5)": {
+                "mllm_msr": {"uniform": {"auc": cell(0.6, n=3)}},
+                "popularity": {"uniform": {"auc": cell(0.1, n=3)}},
+            },
+        }
+    }
+    (panel,) = slice_panels(METRICS, slices, main="mllm_msr")
+    assert panel.columns == (("cold (at most 5)", 3), ("popular (top tenth)", 7))
+    assert [row.label for row in panel.rows] == ["MLLM-MSR", "SASRec", "Popularity"]
+    assert [row.role for row in panel.rows] == ["ours", "baseline", "floor"]
+    assert [[c.mean for c in row.cells] for row in panel.rows] == [
+        [0.6, None],
+        [None, None],
+        [0.1, 0.9],
+    ]
+    assert [[c.best for c in row.cells] for row in panel.rows] == [
+        [True, False],
+        [False, False],
+        [False, True],
+    ]
+
+
+def test_exposure_shows_the_widest_coverage_first():
+    def entry(covered):
+        names = ("novelty@10", "popularity@10", "bias@10")
+        return {"coverage@10": {"mean": covered}} | {name: cell(0.5) for name in names}
+
+    rows = exposure_rows({"popularity": entry(0.01), "sasrec": entry(0.4)}, main="mllm_msr")
+    assert [row.label for row in rows] == ["SASRec", "Popularity"]
+    assert (rows[0].cells[0].mean, rows[0].cells[0].low, rows[0].n) == (0.4, None, 50)
+    assert exposure_rows({"sasrec": entry(0.4)}, main="", k=7) == []
+
+
+def test_calibration_without_both_classes_is_left_out():
+    found = calibration_rows(
+        {
+            "mllm_msr": {
+                "uniform": {"ece": 0.04, "bins": [{"n": 30}, {"n": 12}]},
+                "popularity": {"ece": None, "bins": []},
+            }
+        },
+        main="mllm_msr",
+    )
+    assert found == [("MLLM-MSR", "ours", "uniform", pytest.approx(0.04), 42)]

@@ -1,0 +1,57 @@
+"""Plots: themeable, small, deterministic SVG that holds no markup from data."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from mllm_msr.evaluation.report import plots
+
+ROWS = {
+    "Ours": {"uniform": (0.8, 0.7, 0.9), "popularity": (0.6, 0.5, 0.7)},
+    "<b>$x_1$</b>": {"uniform": (0.5, 0.4, 0.6)},
+}
+FIGURES = {
+    "intervals": lambda: plots.intervals(ROWS, label="AUC", chance=[0.5], ours="Ours"),
+    "curves": lambda: plots.curves(
+        {"Ours": [0.2, 0.5]}, ks=[1, 5], ours="Ours", chance=[0.05, 0.24]
+    ),
+    "histogram": lambda: plots.score_histogram({"positives": [0, 1.0], "negatives": [0.5, 0.5]}),
+    "reliability": lambda: plots.reliability_diagram(
+        [{"predicted": 0.1, "observed": 0.2, "weight": 0.5}]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_svg_is_well_formed_small_and_follows_the_theme(name):
+    svg = FIGURES[name]()
+    root = ElementTree.fromstring(svg)
+    assert root.get("viewBox")
+    assert root.get("aria-label")
+    assert len(svg) < 40_000
+    assert "var(--accent)" in svg
+    assert not re.search(r"#0[1-6]0[1-6]0[1-6]", svg)
+    assert "http" not in svg
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_svg_is_the_same_every_time(name):
+    assert FIGURES[name]() == FIGURES[name]()
+
+
+def test_text_stays_text_and_is_escaped():
+    svg = FIGURES["intervals"]()
+    assert "&lt;b&gt;$x_1$&lt;/b&gt;" in svg
+    assert "<b>" not in svg
+    texts = "".join(ElementTree.fromstring(svg).itertext())
+    assert "Ours" in texts
+    assert "popularity" in texts
+
+
+def test_chance_is_drawn_where_it_stands():
+    with_line = plots.intervals(ROWS, label="AUC", chance=[0.5], ours="Ours")
+    without = plots.intervals(ROWS, label="AUC", chance=[], ours="Ours")
+    assert with_line.count("stroke-dasharray") == without.count("stroke-dasharray") + 1

@@ -1,0 +1,266 @@
+"""The engine: batching, memory limits, exact scores, every family of models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.models.inputs import Renderer
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.types import ImagePart, Message, Prompt, TextPart
+from tiny_checkpoints import FAMILIES, VISION_FAMILIES
+
+Load = Callable[[str], LoadedCheckpoint]
+
+# A family that never shares beginnings: its forward passes are the batches.
+PLAIN = "smolvlm"
+
+
+@pytest.fixture(scope="module")
+def load(tiny_checkpoint: Callable[[str], Path]) -> Load:
+    def loaded(family: str) -> LoadedCheckpoint:
+        return load_model(str(tiny_checkpoint(family)), device="cpu")
+
+    return loaded
+
+
+def ask(text: str, *images: Path, new: int = 6, budget: int | None = None) -> Prompt:
+    parts = (*(ImagePart(path) for path in images), TextPart(text))
+    return Prompt((Message("user", parts),), max_new_tokens=new, max_text_tokens=budget)
+
+
+def watch(loaded: LoadedCheckpoint, *, at_most: int = 10**6, fault: Exception | None = None) -> Any:
+    """Note the rows of every forward pass; fail where there are more than `at_most`."""
+    rows: list[int] = []
+
+    def note(_: Any, args: Any, kwargs: Any) -> None:
+        ids = kwargs["input_ids"]
+        rows.append(len(ids))
+        if len(ids) > at_most and fault is not None:
+            raise fault
+
+    loaded.model.register_forward_pre_hook(note, with_kwargs=True)
+    return rows
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_a_caption_does_not_depend_on_its_neighbours(
+        self, family: str, load: Load, images: Sequence[Path]
+    ) -> None:
+        prompts = [ask("Describe the picture.", path, new=12) for path in images]
+        together = dict(Engine(load(family), batch_size=8).generate(prompts))
+        alone = dict(Engine(load(family), batch_size=1).generate(prompts))
+        assert together == alone
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_scores_of_a_batch_are_those_of_each_alone(
+        self, family: str, load: Load, images: Sequence[Path]
+    ) -> None:
+        prompts = [
+            ask(
+                f"Video {n}. " + "calm " * (5 * n % 17),
+                *([images[n % 4]] if n % 2 and family in VISION_FAMILIES else []),
+            )
+            for n in range(9)
+        ]
+        together = dict(Engine(load(family), batch_size=8).score(prompts, ("yes", "no")))
+        alone = dict(Engine(load(family), batch_size=1).score(prompts, ("yes", "no")))
+        for index in range(len(prompts)):
+            assert together[index].log_probs == pytest.approx(alone[index].log_probs, abs=1e-4)
+        assert len({score.log_probs for score in alone.values()}) == len(prompts)
+
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_the_image_changes_the_score(
+        self, family: str, load: Load, images: Sequence[Path]
+    ) -> None:
+        prompts = [ask("Yes or no?", path) for path in images[:2]]
+        first, second = dict(Engine(load(family)).score(prompts, ("yes", "no"))).values()
+        assert abs(first.log_probs[0] - second.log_probs[0]) > 1e-3
+
+
+class TestScores:
+    @pytest.mark.parametrize("family", ["llava_next", "gemma3", "llama"])
+    def test_they_are_log_probabilities_over_the_whole_vocabulary(
+        self, family: str, load: Load
+    ) -> None:
+        loaded = load(family)
+        prompt = ask("Would the user watch it? Answer only yes or no.")
+        renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
+        rendered = renderer.render(prompt)
+        ids = renderer.choice_ids(rendered.input_ids, ("yes", "no"))
+        with torch.inference_mode():
+            logits = loaded.model(torch.tensor([rendered.input_ids])).logits[0, -1]
+        expected = logits.log_softmax(-1)[list(ids)].tolist()
+
+        scored = dict(Engine(loaded).score([prompt, ask("No.")], ("yes", "no")))[0]
+
+        assert scored.log_probs == pytest.approx(expected, abs=1e-5)
+        assert scored.prompt_tokens == len(rendered.input_ids)
+
+    def test_half_precision_does_not_tie_the_choices(
+        self, tiny_checkpoint: Callable[[str], Path]
+    ) -> None:
+        loaded = load_model(str(tiny_checkpoint("llama")), dtype="bfloat16", device="cpu")
+        with torch.no_grad():  # logits near 20, where bfloat16 has steps of 1/8
+            loaded.model.lm_head.weight.mul_(12)
+        prompts = [ask(f"Candidate {n}.") for n in range(60)]
+        scores = dict(Engine(loaded).score(prompts, ("yes", "no")))
+        gaps = [scores[n].log_probs[0] - scores[n].log_probs[1] for n in range(60)]
+        assert len({round(gap, 6) for gap in gaps}) == 60
+        assert any(abs(gap * 8 - round(gap * 8)) > 0.01 for gap in gaps)
+
+    def test_a_model_that_gives_no_number_is_that_prompts_failure(self, load: Load) -> None:
+        loaded = load("llama")
+        with torch.no_grad():
+            loaded.model.lm_head.weight.fill_(torch.nan)
+        _, scored = next(Engine(loaded).score([ask("Yes or no?")], ("yes", "no")))
+        assert scored.log_probs == ()
+        assert "log-probabilities are [nan, nan]" in str(scored.error)
+
+    def test_scoring_leaves_no_hook_behind(self, load: Load) -> None:
+        loaded = load("llama")
+        next(Engine(loaded).score([ask("Yes or no?")], ("yes", "no")))
+        layer = loaded.model.get_output_embeddings()
+        assert not layer._forward_hooks
+        assert not layer._forward_pre_hooks
+
+
+class TestEndings:
+    def test_the_checkpoints_end_of_answer_stops(self, load: Load) -> None:
+        loaded = load("llama")
+        prompt = ask("Tell me.", new=8)
+        ids = torch.tensor(
+            [Renderer(loaded.processor, supports_images=False).render(prompt).input_ids]
+        )
+        written = loaded.model.generate(ids, do_sample=False, max_new_tokens=8)[0, ids.shape[1] :]
+        end = next(n for n in range(2, 8) if written[n] not in written[:n])
+        loaded.model.generation_config.eos_token_id = [int(written[end])]
+
+        _, completion = next(Engine(loaded).generate([prompt]))
+
+        assert completion.finish_reason == "stop"
+        assert completion.output_tokens == end + 1
+        assert completion.text == loaded.processor.decode(written[:end]).strip()
+
+    def test_sampling_and_penalties_of_the_checkpoint_are_put_aside(self, load: Load) -> None:
+        plain, noisy = load("llama"), load("llama")
+        noisy.model.generation_config.update(
+            do_sample=True, temperature=9.0, repetition_penalty=5.0
+        )
+        prompts = [ask(f"Film {n}.", new=10) for n in range(4)]
+        assert dict(Engine(noisy).generate(prompts)) == dict(Engine(plain).generate(prompts))
+
+
+class TestBatches:
+    def test_rows_and_tokens_are_bounded(self, load: Load) -> None:
+        loaded = load(PLAIN)
+        rows = watch(loaded)
+        prompts = [ask("calm " * (1 + 40 * (n == 0))) for n in range(7)]
+        list(Engine(loaded, batch_size=4).score(prompts, ("yes", "no")))
+        assert rows == [4, 3]
+        _, short = next(Engine(loaded).score(prompts[1:], ("yes", "no")))
+        rows.clear()
+        bound = 4 * short.prompt_tokens - 1
+        list(Engine(loaded, batch_size=4, max_batch_tokens=bound).score(prompts, ("yes", "no")))
+        assert rows == [1, 3, 3]
+
+    def test_a_prompt_over_the_bound_runs_alone(self, load: Load) -> None:
+        loaded = load("llama")
+        rows = watch(loaded)
+        scores = dict(
+            Engine(loaded, max_batch_tokens=1).score([ask("Yes?"), ask("No?")], ("yes", "no"))
+        )
+        assert rows == [1, 1]
+        assert all(score.error is None for score in scores.values())
+
+    def test_results_come_before_all_prompts_are_read(self, load: Load) -> None:
+        n_read = 0
+
+        def endless() -> Any:
+            nonlocal n_read
+            while True:
+                n_read += 1
+                yield ask("Yes or no?")
+
+        next(Engine(load("llama"), batch_size=2).score(endless(), ("yes", "no")))
+        assert n_read == 32
+
+    def test_a_window_closes_where_its_images_fill_the_cache(
+        self, load: Load, images: Sequence[Path]
+    ) -> None:
+        loaded = load("llava_next")
+        prepared = []
+        original = type(loaded.processor).__call__
+        engine = Engine(loaded, batch_size=2)
+        engine._renderer.images.max_bytes = 100_000
+
+        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+            prepared.append(kwargs["images"])
+            return original(self, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(loaded.processor), "__call__", counted)
+            scores = dict(engine.score([ask("?", path) for path in images], ("yes", "no")))
+        assert len(scores) == len(prepared) == len(images)
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        "fault",
+        [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you")],
+    )
+    def test_out_of_memory_halves_the_batch_and_is_remembered(
+        self, fault: Exception, load: Load, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        expected = dict(Engine(load(PLAIN)).score(prompts := many(20), ("yes", "no")))
+        loaded = load(PLAIN)
+        rows = watch(loaded, at_most=3, fault=fault)
+        engine = Engine(loaded, batch_size=8)
+        with caplog.at_level(logging.WARNING):
+            scores = dict(engine.score(prompts, ("yes", "no")))
+        assert rows == [8, 4, *[2] * 10]
+        assert "going on with 2 prompts a batch" in caplog.text
+        for index in range(20):
+            assert scores[index].log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
+        rows.clear()
+        list(engine.score(prompts[:4], ("yes", "no")))
+        assert rows == [2, 2]
+
+    def test_out_of_memory_alone_is_that_prompts_failure(self, load: Load) -> None:
+        loaded = load("llama")
+        watch(loaded, at_most=0, fault=torch.OutOfMemoryError("CUDA out of memory"))
+        completions = dict(Engine(loaded, batch_size=4).generate(many(3)))
+        assert [completions[n].error for n in range(3)] == ["CUDA out of memory"] * 3
+
+    def test_a_poisoned_prompt_fails_alone(self, load: Load) -> None:
+        loaded = load(PLAIN)
+        sizes: list[int] = []
+
+        def poison(_: Any, args: Any, kwargs: Any) -> None:
+            sizes.append(len(kwargs["input_ids"]))
+            if (kwargs["attention_mask"].sum(dim=1) > 60).any():
+                raise RuntimeError("the kernel says no\nand more")
+
+        loaded.model.register_forward_pre_hook(poison, with_kwargs=True)
+        prompts = [*many(3), ask("calm " * 80), *many(9)]
+        scores = dict(Engine(loaded, batch_size=4).score(prompts, ("yes", "no")))
+        assert [n for n in range(13) if scores[n].error] == [3]
+        assert scores[3].error == "the kernel says no"
+        assert sizes == [4, 1, 1, 1, 1, 4, 4, 1]
+
+    def test_a_prompt_over_its_budget_fails_alone(self, load: Load) -> None:
+        prompts = [ask("Fine."), ask("one two three " * 20, budget=10)]
+        completions = dict(Engine(load("llama")).generate(prompts))
+        assert completions[0].error is None
+        assert "at most 10 text tokens" in str(completions[1].error)
+
+
+def many(n: int) -> list[Prompt]:
+    return [ask(f"Film {number}.") for number in range(n)]

@@ -1,0 +1,238 @@
+"""Shared beginnings: exact, grouped as they pay, computed once, refused where they do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from mllm_msr.demo_model import weights_folder
+from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.inference.engine.prefix_cache import PrefixCache
+from mllm_msr.inference.engine.prefix_sharing import PrefixStates, arrange, prefix_of, split
+from mllm_msr.models.inputs import Rendered
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.types import ChoiceScores, ImagePart, Message, Prompt, TextPart
+
+Checkpoint = Callable[[str], Path]
+
+INSTRUCTION = "You are given the picture and the title of a video. Answer only yes or no. "
+IMAGE = 9
+
+
+def question(user: int, item: int, image: Path | None) -> Prompt:
+    taste = "calm films " * (1 + user % 3) + f"and user {user}"
+    image = (ImagePart(image),) if image is not None else ()
+    text = TextPart(f"{INSTRUCTION}{taste}, title {item}")
+    return Prompt((Message("user", (*image, text)),), max_new_tokens=1)
+
+
+def rendered(ids: Sequence[int], *images: str) -> Rendered:
+    return Rendered(tuple(ids), tuple(map(Path, images)), len(ids), trimmed=False)
+
+
+@dataclass
+class Work:
+    """What a model was given to compute."""
+
+    decoder_tokens: int = 0
+    tower_images: int = 0
+    rows: list[int] = field(default_factory=list)
+
+
+def observe(model: Any) -> Work:
+    work = Work()
+
+    def decoder(_: Any, args: Any, kwargs: Any) -> None:
+        embedded = kwargs["inputs_embeds"]
+        if embedded is None:
+            embedded = kwargs["input_ids"]
+        rows, length = embedded.shape[:2]
+        work.decoder_tokens += rows * length
+        work.rows.append(rows)
+
+    def tower(_: Any, args: Any, output: Any) -> None:
+        work.tower_images += len(output.last_hidden_state)
+
+    model.get_decoder().register_forward_pre_hook(decoder, with_kwargs=True)
+    if hasattr(model.model, "vision_tower"):
+        model.model.vision_tower.register_forward_hook(tower)
+    return work
+
+
+def plainly(
+    loaded: LoadedCheckpoint, prompts: Sequence[Prompt], **options: Any
+) -> dict[int, ChoiceScores]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mllm_msr.inference.engine.engine.can_share", lambda _: False)
+        return dict(Engine(loaded, **options).score(prompts, ("yes", "no")))
+
+
+class TestScores:
+    @pytest.mark.parametrize("family", ["llava_next", "llama", "mistral", "packaged"])
+    def test_they_are_those_of_whole_prompts(
+        self, family: str, tiny_checkpoint: Checkpoint, images: Sequence[Path]
+    ) -> None:
+        loaded = load(family, tiny_checkpoint)
+        shown: list[Path | None] = [*images, None] if loaded.supports_images else [None]
+        # Groups of several sizes, text among images, and one prompt that is like no other.
+        prompts = [
+            question(user, item, shown[item % len(shown)])
+            for user in range(5)
+            for item in range(len(shown))
+        ]
+        prompts += [Prompt((Message("user", (TextPart("Well?"),)),), max_new_tokens=1), prompts[0]]
+        expected = plainly(loaded, prompts)
+        work = observe(loaded.model)
+        for batch_size in (3, 16):
+            scores = dict(Engine(loaded, batch_size=batch_size).score(prompts, ("yes", "no")))
+            assert scores.keys() == expected.keys()
+            for index, score in scores.items():
+                assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
+                assert score.prompt_tokens == expected[index].prompt_tokens
+        assert work.decoder_tokens < 2 * sum(score.prompt_tokens for score in expected.values())
+
+    def test_beginnings_are_computed_once(
+        self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
+    ) -> None:
+        loaded = load("packaged", tiny_checkpoint)
+        prompts = [question(user, item, images[item]) for user in range(8) for item in range(3)]
+        work = observe(loaded.model)
+        plain = plainly(loaded, prompts, batch_size=6)
+        whole = sum(score.prompt_tokens for score in plain.values())
+        assert work.tower_images == 24
+        assert work.decoder_tokens >= whole
+
+        work.decoder_tokens = work.tower_images = 0
+        list(Engine(loaded, batch_size=6).score(prompts, ("yes", "no")))
+
+        assert work.tower_images == 3
+        assert work.decoder_tokens < 0.6 * whole
+
+    def test_a_bad_prompt_fails_alone(
+        self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
+    ) -> None:
+        loaded = load("llava_next", tiny_checkpoint)
+        prompts = [question(user, 0, images[0]) for user in range(6)]
+        expected = plainly(loaded, prompts)
+        poison = max(expected.values(), key=lambda score: score.prompt_tokens).prompt_tokens
+
+        def refuse(_: Any, args: Any, kwargs: Any) -> None:
+            if int(kwargs["attention_mask"].sum(dim=1).max()) == poison:
+                raise RuntimeError("the kernel says no")
+
+        loaded.model.register_forward_pre_hook(refuse, with_kwargs=True)
+        scores = dict(Engine(loaded).score(prompts, ("yes", "no")))
+        for index, score in scores.items():
+            bad = expected[index].prompt_tokens == poison
+            assert score.error == ("the kernel says no" if bad else None)
+            if not bad:
+                assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
+
+    def test_out_of_memory_halves_the_batch(
+        self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
+    ) -> None:
+        loaded = load("llava_next", tiny_checkpoint)
+        prompts = [question(user, 0, images[0]) for user in range(8)]
+        expected = plainly(loaded, prompts)
+
+        def small(_: Any, args: Any, kwargs: Any) -> None:
+            if len(kwargs["input_ids"]) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        loaded.model.register_forward_pre_hook(small, with_kwargs=True)
+        work = observe(loaded.model)
+        scores = dict(Engine(loaded).score(prompts, ("yes", "no")))
+        assert work.rows == [1, 1, 4, 4]  # the beginning twice, since memory was freed between
+        for index, score in scores.items():
+            assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
+
+
+class TestArrange:
+    def test_images_make_groups_of_equal_rounded_length(self) -> None:
+        a, b = [IMAGE] * 4 + list(range(20, 36)), [IMAGE] * 4 + list(range(40, 56))
+        prompts = [
+            rendered([*b, 1, 1], "b"),
+            rendered([*a, 1, 1], "a"),
+            rendered([*b, 2, 2], "b"),
+            rendered([*a, 1, 2], "a"),
+            rendered([*a, 3, 2], "a"),
+            rendered([*a, 3, 2], "c"),
+        ]
+        places = arrange(prompts, image_token_id=IMAGE)
+        assert places == [(1, 16), (3, 16), (4, 16), (0, 16), (2, 16), (5, 0)]
+
+    def test_a_image_is_never_cut(self) -> None:
+        prompts = [rendered([*[IMAGE] * 21, n, n], "a") for n in (1, 2)]
+        assert arrange(prompts, image_token_id=IMAGE) == [(0, 21), (1, 21)]
+        early = [rendered([*range(20, 40), n, *[IMAGE] * 4, 1], "a") for n in (1, 2)]
+        assert arrange(early, image_token_id=IMAGE) == [(0, 0), (1, 0)]
+
+    def test_users_who_share_a_history_are_not_joined_by_the_instruction(self) -> None:
+        instruction = list(range(100, 120))
+        histories = [[*instruction, *[user] * 60] for user in range(3)]
+        prompts = [rendered([*history, n]) for history in histories for n in range(4)]
+        assert {shared for _, shared in arrange(prompts, image_token_id=None)} == {80}
+
+    def test_the_last_token_is_never_shared(self) -> None:
+        same = [rendered(range(33)) for _ in range(3)]
+        assert [shared for _, shared in arrange(same, image_token_id=None)] == [32, 32, 32]
+        inside = [rendered(range(32)), rendered(range(40))]
+        assert [shared for _, shared in arrange(inside, image_token_id=None)] == [16, 16]
+
+    def test_little_in_common_is_not_worth_a_pass(self) -> None:
+        prompts = [rendered([*range(15), n]) for n in range(5)]
+        assert arrange(prompts, image_token_id=None) == [(n, 0) for n in range(5)]
+        assert arrange([], image_token_id=None) == []
+
+    def test_a_prompt_is_split_without_loss(self) -> None:
+        prompt = rendered([IMAGE, IMAGE, 1, 2, 3], "a")
+        begin, rest = split(prompt, 3)
+        assert begin.input_ids + rest.input_ids == prompt.input_ids
+        assert begin.images == prompt.images
+        assert rest.images == ()
+
+
+class TestStates:
+    def test_what_the_last_batch_needed_is_kept(self) -> None:
+        states, asked = PrefixStates(PrefixCache(0)), []
+        a, b, c = (prefix_of(rendered([n])) for n in range(3))
+
+        def give(batch: Sequence[Any]) -> list[float]:
+            def run(rows: Sequence[int]) -> transformers.DynamicCache:
+                asked.append([batch[row] for row in rows])
+                values = torch.tensor([float(batch[row][1][0]) for row in rows])
+                keys = values.reshape(-1, 1, 1, 1).expand(-1, 2, 3, 4)
+                return transformers.DynamicCache([(keys, -keys)])
+
+            layer = states.for_rows(batch, run).layers[0]
+            assert layer.keys.shape == (len(batch), 2, 3, 4)
+            assert torch.equal(layer.values, -layer.keys)
+            return layer.keys[:, 0, 0, 0].tolist()
+
+        assert give([b, a, b]) == [1.0, 0.0, 1.0]
+        assert give([a, c, a]) == [0.0, 2.0, 0.0]
+        assert give([c, b]) == [2.0, 1.0]
+        assert [sorted(batch) for batch in asked] == [[a, b], [c], [b]]
+        states.clear()
+        assert give([c]) == [2.0]
+        assert asked[-1] == [c]
+
+
+def load(family: str, tiny_checkpoint: Checkpoint) -> LoadedCheckpoint:
+    if family == "packaged":
+        return load_model(str(weights_folder()), dtype="float32", device="cpu")
+    if family != "mistral":
+        return load_model(str(tiny_checkpoint(family)), device="cpu")
+    like = load_model(str(tiny_checkpoint("llama")), device="cpu")
+    settings = like.model.config.to_dict()
+    settings = {name: value for name, value in settings.items() if name != "model_type"}
+    config = transformers.MistralConfig(**{**settings, "sliding_window": None})
+    model = transformers.MistralForCausalLM(config).eval()
+    model.load_state_dict(like.model.state_dict())
+    return LoadedCheckpoint(model, like.processor, supports_images=False, fingerprint="mistral")

@@ -1,0 +1,92 @@
+"""Runs without a model: a scripted backend that counts, and training that only pretends."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+import worlds
+from mllm_msr.backends import mock
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import Settings
+from mllm_msr.pipeline.stages import train
+
+
+def overrides(data: Path, *more: str) -> list[str]:
+    """Settings of a run over `world`, with few of everything: each response is forced to the disk."""
+    few = [
+        "data.folds=2",
+        "data.validation_fraction=0.4",
+        "data.negatives=[uniform]",
+        "data.n_negatives=5",
+        "evaluate.n_resamples=20",
+    ]
+    return worlds.settings(data, *few, *more)
+
+
+def load(data: Path, *more: str) -> Settings:
+    """The same as an object."""
+    return load_settings("default", overrides(data, *more), environment={})
+
+
+def world(folder: Path) -> Path:
+    """A small world of files."""
+    return worlds.write_files(folder, n_users=8, n_items=16)
+
+
+class Script:
+    """Stands in for the scripted backend's answers and scores; counts what is asked.
+
+    Preferences name the number of summaries that were read and whether images were mentioned,
+    so that variants differ; scores are drawn from the prompt's text and the adapter's content.
+
+    Attributes:
+        asked: How often each kind of prompt was asked.
+        stop_at: A count of all prompts at which the process "dies".
+    """
+
+    def __init__(self) -> None:
+        self.asked: dict[str, int] = {"generate": 0, "score": 0, "image": 0}
+        self.stop_at: int | None = None
+
+    def count(self, kind: str) -> None:
+        self.asked[kind] += 1
+        if self.stop_at is not None and sum(self.asked.values()) >= self.stop_at:
+            raise KeyboardInterrupt
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Replace what the scripted backend says, and fine-tuning by a file."""
+    counted = Script()
+    kind = mock.MockBackend
+    begin = kind.__init__
+
+    def init(self, answers=("",), *, adapter: Path | None = None, **more) -> None:
+        begin(self, answers, **more)
+        self._weights = (Path(adapter) / "weights").read_text() if adapter else ""
+        self._fingerprint = f"mock {self._weights}"
+
+    def answer(self, prompt) -> str:
+        text = mock.prompt_text(prompt)
+        counted.count("image" if prompt.images else "generate")
+        number = zlib.crc32(text.encode()) % 1000
+        return f"The user appears to have a preference for things like {number}."
+
+    def probabilities(self, prompt) -> tuple[float, float]:
+        counted.count("score")
+        drawn = zlib.crc32((self._weights + mock.prompt_text(prompt)).encode()) % 997 / 1000
+        return (drawn + 0.001, 0.999 - drawn)
+
+    def train_fold(work, stage, fold, arguments, group) -> None:
+        folder = work.run.folder / work.adapter(fold)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights").write_text(f"seed {arguments['seed']}")
+        stage.register(work.adapter(fold))
+
+    monkeypatch.setattr(kind, "__init__", init)
+    monkeypatch.setattr(kind, "_answer", answer)
+    monkeypatch.setattr(kind, "_probabilities", probabilities)
+    monkeypatch.setattr(train, "_train_fold", train_fold)
+    return counted

@@ -1,0 +1,63 @@
+"""Prepared images: kept while there is room, stacked without touching one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mllm_msr.models.image_inputs import ImageCache, Images, stack_images
+from mllm_msr.models.loading import load_processor
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint: Callable[[str], Path]) -> Any:
+    return load_processor(str(tiny_checkpoint("llava_next")))
+
+
+class TestImageCache:
+    def test_a_image_is_prepared_once(self, processor: Any, images: Sequence[Path]) -> None:
+        cache = ImageCache(processor)
+        assert cache.get((images[0],)) is cache.get((images[0],))
+
+    def test_the_longest_unused_leaves_first(self, processor: Any, images: Sequence[Path]) -> None:
+        size = ImageCache(processor).get((images[0],)).n_bytes
+        cache = ImageCache(processor, max_bytes=2 * size)
+        first, second = cache.get((images[0],)), cache.get((images[1],))
+        assert cache.get((images[0],)) is first
+        cache.get((images[2],))
+        assert cache.get((images[0],)) is first
+        assert cache.get((images[1],)) is not second
+
+    def test_one_too_large_for_the_cache_is_given_all_the_same(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
+        cache = ImageCache(processor, max_bytes=1)
+        assert cache.get((images[0],)).inputs["pixel_values"].numel() > 0
+
+    def test_the_expansion_names_every_token_of_the_image(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
+        prepared = ImageCache(processor).get((images[0],))
+        n_features = processor(
+            text=["<image>"], images=[torch.zeros(3, 40, 60)], return_tensors="pt"
+        )["input_ids"]
+        assert prepared.expansion is not None
+        assert prepared.expansion.count("<image>") == (n_features == processor.image_token_id).sum()
+
+
+class TestStackImages:
+    def test_smaller_ones_are_filled_with_zeros(self) -> None:
+        small = Images({"pixels": torch.ones(1, 2, 3)}, None, None, frozenset())
+        large = Images({"pixels": torch.full((2, 3, 4), 2.0)}, None, None, frozenset())
+        stacked = stack_images([small, large])["pixels"]
+        assert stacked.shape == (3, 3, 4)
+        assert stacked[0].sum() == 6
+        assert stacked[0, :2, :3].min() == 1
+        assert torch.equal(stacked[1:], large.inputs["pixels"])
+
+    def test_no_images_give_no_inputs(self) -> None:
+        assert stack_images([]) == {}

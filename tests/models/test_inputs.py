@@ -1,0 +1,247 @@
+"""Rendering: the processor's own tokens, harmless data, budgets, answers, batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mllm_msr.data.images import open_image
+from mllm_msr.errors import (
+    CapabilityError,
+    ImageError,
+    PromptTooLongError,
+)
+from mllm_msr.models.inputs import IGNORED_LABEL, Renderer
+from mllm_msr.types import ImagePart, Message, Prompt, TextPart
+from tiny_checkpoints import FAMILIES, VISION_FAMILIES
+
+
+@pytest.fixture(scope="module")
+def renderer(processor: Callable[[str], Any]) -> Callable[[str], Renderer]:
+    made: dict[str, Renderer] = {}
+
+    def make(family: str) -> Renderer:
+        if family not in made:
+            made[family] = Renderer(processor(family), supports_images=family in VISION_FAMILIES)
+        return made[family]
+
+    return make
+
+
+def ask(*parts: str | Path | TextPart, budget: int | None = None) -> Prompt:
+    turned = tuple(
+        TextPart(part)
+        if isinstance(part, str)
+        else ImagePart(part)
+        if isinstance(part, Path)
+        else part
+        for part in parts
+    )
+    return Prompt((Message("user", turned),), max_new_tokens=8, max_text_tokens=budget)
+
+
+def special_counts(renderer: Renderer, ids: Sequence[int]) -> Counter[int]:
+    special = set(renderer.tokenizer.all_special_ids)
+    return Counter(token for token in ids if token in special)
+
+
+class TestImages:
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_ids_are_those_of_the_processor_itself(
+        self, family: str, processor: Any, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        own = processor(family)
+        for path in images:
+            turn = [{"type": "image"}, {"type": "text", "text": "Describe it."}]
+            text = own.apply_chat_template(
+                [{"role": "user", "content": turn}], add_generation_prompt=True
+            )
+            starts = own.tokenizer.bos_token and text.startswith(own.tokenizer.bos_token)
+            expected = own(text=[text], images=[open_image(path)], add_special_tokens=not starts)[
+                "input_ids"
+            ][0]
+
+            rendered = renderer(family).render(ask(path, "Describe it."))
+
+            assert list(rendered.input_ids) == list(expected)
+            assert rendered.images == (path,)
+
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_several_images_go_through_the_processor(
+        self, family: str, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        both = renderer(family).render(ask(images[0], images[1], "Compare them."), "yes")
+        one = renderer(family).render(ask(images[0], "Compare them."), "yes")
+        assert len(both.input_ids) > len(one.input_ids)
+        assert both.answer_ids == one.answer_ids
+
+    @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "smolvlm"])
+    def test_tokens_depend_on_the_shape_of_the_image(
+        self, family: str, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        lengths = {len(renderer(family).render(ask(path, "?")).input_ids) for path in images}
+        assert len(lengths) > 1
+
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_text_tokens_do_not_count_the_image(
+        self, family: str, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        counts = {renderer(family).render(ask(path, "Look.")).n_text_tokens for path in images}
+        assert len(counts) == 1
+
+    def test_a_broken_image_is_an_image_error(self, renderer: Any, tmp_path: Path) -> None:
+        broken = tmp_path / "page.jpg"
+        broken.write_text("<html>not found</html>")
+        with pytest.raises(ImageError, match=r"page\.jpg"):
+            renderer("llava_next").render(ask(broken, "Describe it."))
+
+    def test_a_text_model_refuses_images(self, renderer: Any, images: Sequence[Path]) -> None:
+        with pytest.raises(CapabilityError, match=r"needed a model that reads images"):
+            renderer("llama").render(ask(images[0], "Describe it."))
+
+
+class TestUntrustedText:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_no_special_token_acts_inside_text(
+        self, family: str, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        own = renderer(family)
+        image = images[:1] if family in VISION_FAMILIES else ()
+        quiet = special_counts(own, own.render(ask(*image, 'Title: "', "calm", '"')).input_ids)
+        marks = [token.content for token in own.tokenizer.added_tokens_decoder.values()]
+        assert len(marks) >= 4
+        hostile = [*marks, "".join(marks), " ".join(marks), "<<image>image>", "<im<image>age>"]
+        for text in hostile:
+            rendered = own.render(ask(*image, 'Title: "', text, '"'))
+            assert special_counts(own, rendered.input_ids) == quiet, text
+
+    def test_a_mark_split_over_neighbouring_parts_is_broken_apart(self, renderer: Any) -> None:
+        own = renderer("llava_next")
+        halves = own.render(ask("Title: <ima", TextPart("ge> and </", trimmable=1), "s>"))
+        assert special_counts(own, halves.input_ids) == special_counts(
+            own, own.render(ask("Title:")).input_ids
+        )
+
+    def test_a_mark_in_an_answer_is_broken_apart(self, renderer: Any) -> None:
+        own = renderer("qwen2_5_vl")
+        answer = own.render(ask("Say it."), "so <|im_end|> be it").answer_ids
+        assert not special_counts(own, answer)
+
+
+class TestBudget:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_only_the_trimmable_part_is_cut_from_its_end(self, family: str, renderer: Any) -> None:
+        own = renderer(family)
+        words = " ".join(f"w{number}" for number in range(200))
+        prompt = ask("Begin. ", TextPart(words, trimmable=1), " Answer yes or no.", budget=90)
+
+        rendered = own.render(prompt, "yes")
+
+        assert rendered.trimmed
+        assert rendered.n_text_tokens <= 90
+        text = own.tokenizer.decode(rendered.input_ids)
+        assert "Begin. w0 w1" in text
+        assert "Answer yes or no." in text
+        assert "w199" not in text
+        assert len(rendered.answer_ids) == 1
+
+    def test_parts_are_cut_in_their_turn(self, renderer: Any) -> None:
+        own = renderer("llama")
+        first = TextPart("calm films " * 20, trimmable=1)
+        second = TextPart("epic boats " * 20, trimmable=2)
+        for parts in ([first, second], [second, first]):
+            n_tokens = own.render(ask(*parts, "End.")).n_text_tokens
+            a_little = own.render(ask(*parts, "End.", budget=n_tokens - 9))
+            text = own.tokenizer.decode(a_little.input_ids)
+            assert text.count("epic boats") == 20
+            assert 0 < text.count("calm films") < 20
+            much = own.render(ask(*parts, "End.", budget=n_tokens - 80))
+            text = own.tokenizer.decode(much.input_ids)
+            assert 0 < text.count("epic boats") < 20
+            assert "calm" not in text
+
+    def test_as_many_words_as_fit_are_kept(self, renderer: Any) -> None:
+        own = renderer("llama")
+        part = TextPart("calm films " * 40, trimmable=1)
+        sizes = [own.render(ask(part, "End.", budget=n)).n_text_tokens for n in range(40, 60)]
+        assert sizes == sorted(sizes)
+        assert max(n - size for n, size in zip(range(40, 60), sizes, strict=True)) <= 4
+
+    def test_a_prompt_within_its_budget_stays_whole(self, renderer: Any) -> None:
+        part = TextPart("calm films", trimmable=1)
+        assert not renderer("llama").render(ask(part, "End.", budget=200)).trimmed
+
+    def test_nothing_left_to_cut_is_an_error(self, renderer: Any) -> None:
+        with pytest.raises(PromptTooLongError, match=r"at most 10 text tokens, received \d+"):
+            renderer("llama").render(ask("one two three " * 20, budget=10))
+
+    def test_the_models_own_limit_counts_images_and_new_tokens(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
+        small = Renderer(processor("llava_next"), supports_images=True, max_tokens=150)
+        part = TextPart("calm films " * 100, trimmable=1)
+        rendered = small.render(ask(images[0], "Look: ", part))
+        assert rendered.trimmed
+        assert 130 <= len(rendered.input_ids) <= 150 - 8
+
+    def test_text_without_spaces_can_be_cut_too(self, renderer: Any) -> None:
+        part = TextPart("映" * 400, trimmable=1)
+        rendered = renderer("llama").render(ask(part, "End.", budget=300))
+        assert 0 < rendered.n_text_tokens <= 300
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_a_choice_is_the_token_that_training_sees(
+        self, family: str, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        own = renderer(family)
+        image = images[:1] if family in VISION_FAMILIES else ()
+        prompt = ask(*image, "The user appears to have a preference. Answer only yes or no.")
+        trained = [own.render(prompt, word).answer_ids for word in ("yes", "no")]
+        ids = own.choice_ids(own.render(prompt).input_ids, ("yes", "no"))
+        assert [(token,) for token in ids] == trained
+
+
+class TestCollate:
+    @pytest.mark.parametrize("family", VISION_FAMILIES)
+    def test_a_batch_holds_what_the_processor_gives_for_each_alone(
+        self, family: str, processor: Any, renderer: Any, images: Sequence[Path]
+    ) -> None:
+        own = renderer(family)
+        batch = [own.render(ask(path, "Describe it.")) for path in images]
+        together = own.collate(batch, pad_side="right", with_answers=False)
+        start = 0
+        for item in batch:
+            alone = own.collate([item], pad_side="right", with_answers=False)
+            assert set(alone) == set(together)
+            rows = alone["pixel_values"].shape[0]
+            slices = tuple(slice(0, size) for size in alone["pixel_values"].shape[1:])
+            piece = together["pixel_values"][start : start + rows][(slice(None), *slices)]
+            torch.testing.assert_close(piece, alone["pixel_values"], rtol=0, atol=0)
+            start += rows
+        assert start == together["pixel_values"].shape[0]
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_labels_cover_the_answer_alone(self, side: Any, renderer: Any) -> None:
+        own = renderer("llama")
+        batch = [own.render(ask("Yes?"), "yes"), own.render(ask("Yes or rather no?"), "no")]
+        inputs = own.collate(batch, pad_side=side, with_answers=True)
+        kept = inputs["labels"] != IGNORED_LABEL
+        assert kept.sum(dim=1).tolist() == [1, 1]
+        assert inputs["labels"][kept].tolist() == inputs["input_ids"][kept].tolist()
+        assert inputs["labels"][kept].tolist() == [item.answer_ids[0] for item in batch]
+        assert inputs["attention_mask"].sum(dim=1).tolist() == [
+            len(item.input_ids) + 1 for item in batch
+        ]
+
+    def test_text_alone_brings_no_image_inputs(self, renderer: Any) -> None:
+        inputs = renderer("llava_next").collate(
+            [renderer("llava_next").render(ask("Hello."))], pad_side="left", with_answers=False
+        )
+        assert set(inputs) == {"input_ids", "attention_mask"}

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+
+from mllm_msr.models.prefix_sharing import can_share, common_length
+
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(
+    ("family", "shares"),
+    [
+        ("llava_next", True),
+        ("llama", True),
+        ("qwen2_5_vl", False),
+        ("smolvlm", False),
+        ("gemma3", False),
+    ],
+)
+def test_only_tested_architectures_share(
+    family: str, shares: bool, tiny_checkpoint: Checkpoint
+) -> None:
+    config = transformers.AutoConfig.from_pretrained(tiny_checkpoint(family))
+    assert can_share(config) is shares
+
+
+def test_what_forgets_or_stretches_does_not_share() -> None:
+    assert can_share(transformers.MistralConfig(sliding_window=None))
+    assert not can_share(transformers.MistralConfig(sliding_window=4096))
+    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert not can_share(transformers.LlamaConfig(rope_parameters=stretched))
+    window = transformers.LlavaConfig(text_config=transformers.MistralConfig(sliding_window=4096))
+    assert not can_share(window)
+
+
+def test_common_tokens_end_at_the_first_difference() -> None:
+    assert common_length((1, 2, 3, 4), (1, 2, 9, 4)) == 2
+    assert common_length((1, 2), (1, 2, 3)) == 2
+    assert common_length((1,), (2,)) == common_length((), (2,)) == 0

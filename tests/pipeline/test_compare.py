@@ -1,0 +1,130 @@
+"""Comparisons: only what is asked for is done, variants share work, all meet the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mock_runs
+from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
+from mllm_msr.pipeline.compare import ABLATIONS, Variant, compare, known_models, run_variant
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.stages import report
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return mock_runs.world(tmp_path / "data")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> mock_runs.Script:
+    monkeypatch.setattr(report, "write_report", write_nothing)
+    return mock_runs.install(monkeypatch)
+
+
+def write_nothing(folder: Path, **_: object) -> None:
+    """Stands in for the report, whose plots take seconds."""
+    for name in ("report.html", "report.md"):
+        (folder / name).write_text("nothing")
+
+
+def run(folder: Path, data: Path, models: Sequence[str], *more: str) -> dict:
+    with Pipeline.open(folder, mock_runs.load(data, *more)) as pipeline:
+        return compare(pipeline, models)
+
+
+def stages(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())["stages"]
+
+
+def test_baselines_alone_ask_no_model(tmp_path: Path, data: Path, script) -> None:
+    found = run(tmp_path / "run", data, ["popularity", "item_knn"])
+    assert list(found["metrics"]) == ["popularity", "item_knn"]
+    assert sum(script.asked.values()) == 0
+    assert set(stages(tmp_path / "run")) == {
+        "prepare", "score/popularity", "score/item_knn", "evaluate", "report",
+    }  # fmt: skip
+
+
+def test_a_later_call_adds_models_and_judges_all_of_them(tmp_path: Path, data: Path, script):
+    first = run(tmp_path / "run", data, ["popularity"])
+    before = stages(tmp_path / "run")["score/popularity"]
+    second = run(tmp_path / "run", data, ["item_knn", "popularity"])
+    assert list(second["metrics"]) == ["item_knn", "popularity"]
+    assert stages(tmp_path / "run")["score/popularity"] == before
+    assert second["metrics"]["popularity"] == first["metrics"]["popularity"]
+    details = json.loads((tmp_path / "run" / "details.json").read_text())
+    pairs = {(record["first"], record["second"]) for record in details["comparisons"]}
+    assert pairs == {("popularity", "item_knn")}
+    again = stages(tmp_path / "run")
+    run(tmp_path / "run", data, ["item_knn", "popularity"])
+    assert stages(tmp_path / "run") == again
+
+
+def test_ablations_share_what_comes_before_them(tmp_path: Path, data: Path, script) -> None:
+    models = ["mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot"]
+    found = run(tmp_path / "run", data, models, "train.enabled=true")
+    assert list(found["metrics"]) == models
+    whole = stages(tmp_path / "run")
+    for name in ABLATIONS:
+        variant = stages(tmp_path / "run" / "variants" / name)
+        for shared in ("prepare", "summarize"):
+            assert variant[shared] == whole[shared]
+        assert variant["infer"]["outputs"] != whole["infer"]["outputs"]
+        assert "score/zero_shot" not in variant
+        scores = pl.read_parquet(tmp_path / "run" / "scores" / f"{name}.parquet")
+        kept = tmp_path / "run" / "variants" / name / "scores" / "mllm_msr.parquet"
+        assert scores.equals(pl.read_parquet(kept))
+    # Each image was described once, for the run and its variants together.
+    assert script.asked["image"] == whole["summarize"]["counts"]["image_ok"] > 0
+    asked = dict(script.asked)
+    again = run(tmp_path / "run", data, models, "train.enabled=true")
+    assert again == found
+    assert script.asked == asked
+
+
+def test_a_run_that_died_goes_on_without_asking_twice(tmp_path: Path, data: Path, script) -> None:
+    models = ["mllm_msr", "mllm_msr_direct"]
+    whole = run(tmp_path / "whole", data, models, "train.enabled=true")
+    asked, script.asked = script.asked, dict.fromkeys(script.asked, 0)
+    script.stop_at = sum(asked.values()) - 10  # inside the variant's scoring
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", data, models, "train.enabled=true")
+    script.stop_at = None
+    cut = run(tmp_path / "cut", data, models, "train.enabled=true")
+    assert cut["metrics"] == whole["metrics"]
+    # The prompt at which it died was asked twice, and no other.
+    assert sum(script.asked.values()) == sum(asked.values()) + 1
+
+
+def test_a_variant_of_other_candidates_is_refused(tmp_path: Path, data: Path, script) -> None:
+    other = Variant("other", ("data.n_negatives=4",), ())
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_stage("prepare")
+        with (
+            pytest.raises(DataError, match="tested on the candidates of its run"),
+            run_variant(pipeline, other),
+        ):
+            pass
+
+
+def test_changed_arguments_of_a_baseline_are_refused_by_name(tmp_path: Path, data: Path, script):
+    run(tmp_path / "run", data, ["item_knn"])
+    with pytest.raises(StaleStageError, match=r"item_knn\.decay was absent, is 0\.5"):
+        run(tmp_path / "run", data, ["item_knn"], "baselines.item_knn.decay=0.5")
+    found = run(tmp_path / "new", data, ["item_knn"], "baselines.item_knn.decay=0.5")
+    assert set(found["metrics"]) == {"item_knn"}
+
+
+def test_unknown_models_are_refused_before_anything_is_done(tmp_path: Path, data: Path, script):
+    with pytest.raises(UnknownNameError, match="received sasrek"):
+        run(tmp_path / "run", data, ["popularity", "sasrek"])
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert {"mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot", "popularity"} <= {
+        *known_models()
+    }

@@ -1,0 +1,253 @@
+"""The flow over a run folder: skipped when done, refused when stale, the same after a stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+import worlds
+from mllm_msr import tables
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import Settings
+from mllm_msr.data import image_download
+from mllm_msr.datasets.files import Files
+from mllm_msr.errors import DataError, RunFolderError, RunLockedError, StaleStageError
+from mllm_msr.interfaces import RawData
+from mllm_msr.pipeline.pipeline import STAGES, Pipeline, judge_files
+from mllm_msr.storage.run_folder import RunFolder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return worlds.write_files(tmp_path / "data")
+
+
+def load(data: Path, *more: str) -> Settings:
+    return load_settings("default", worlds.settings(data, *more), environment={})
+
+
+def run(
+    folder: Path, settings: Settings, *, force: bool = False, report: bool = False
+) -> dict[str, pl.DataFrame]:
+    """Do every stage (plots take seconds: the last one on request) and return all tables."""
+    with Pipeline.open(folder, settings, force=force) as pipeline:
+        for name in STAGES:
+            if report or name != "report":
+                pipeline.run_stage(name)
+    return {
+        str(path.relative_to(folder)): pl.read_parquet(path)
+        for path in sorted(folder.rglob("*.parquet"))
+    }
+
+
+def test_a_run_leaves_the_folder_that_is_promised(tmp_path: Path, data: Path) -> None:
+    written = run(tmp_path / "run", load(data), report=True)
+    assert set(written) == {
+        "candidates.parquet",
+        "cases.parquet",
+        "interactions.parquet",
+        "items.parquet",
+        "metrics_per_user.parquet",
+        "preferences.parquet",
+        "ranks/popularity.parquet",
+        "ranks/zero_shot.parquet",
+        "scores/popularity.parquet",
+        "scores/zero_shot.parquet",
+        "splits.parquet",
+        "summaries.parquet",
+        "top/popularity.parquet",
+        "top/zero_shot.parquet",
+    }
+    for name, frame in written.items():
+        schema = tables.SCHEMAS.get(name.split("/")[0].removesuffix(".parquet"))
+        assert schema is None or dict(frame.schema) == dict(schema), name
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics) == {"zero_shot", "popularity"}
+    assert set(metrics["popularity"]) == {"uniform", "popularity", "full"}
+    assert set(metrics["popularity"]["uniform"]["auc"]) == {"mean", "low", "high", "n"}
+    # The scripted model gives every candidate one half: ties earn chance, not 1.0.
+    assert metrics["zero_shot"]["uniform"]["auc"]["mean"] == pytest.approx(0.5)
+    assert metrics["zero_shot"]["uniform"]["hr@5"]["mean"] == pytest.approx(5 / 11)
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "report.md").is_file()
+    # Every user is a test user exactly once over the folds.
+    users = written["scores/popularity.parquet"].filter(pl.col("label") == 1)
+    assert users.group_by("user_id", "negatives").len()["len"].to_list() == [1] * 24
+
+
+def test_finished_stages_are_skipped(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, load(data))
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
+    run(folder, load(data))
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")} == before
+
+
+def test_the_kept_settings_start_the_same_run(tmp_path: Path, data: Path) -> None:
+    run(tmp_path / "run", load(data))
+    kept = load_settings(None, file=tmp_path / "run" / "config.yaml", environment={})
+    assert kept == load(data)
+
+
+def test_other_settings_are_refused_by_name_and_forced_on_request(
+    tmp_path: Path, data: Path
+) -> None:
+    folder = tmp_path / "run"
+    run(folder, load(data))
+    with pytest.raises(StaleStageError, match=r"(?s)infer.*words.*--force"):
+        run(folder, load(data, "infer.words=5"))
+    written = run(folder, load(data, "infer.words=5"), force=True)
+    assert written["preferences.parquet"]["preference"].str.split(" ").list.len().max() == 5
+
+
+def test_a_stage_without_its_inputs_names_the_stage_to_run(tmp_path: Path, data: Path) -> None:
+    with (
+        Pipeline.open(tmp_path / "run", load(data)) as pipeline,
+        pytest.raises(RunFolderError, match="prepare"),
+    ):
+        pipeline.run_stage("summarize")
+
+
+def test_a_second_process_is_refused(tmp_path: Path, data: Path) -> None:
+    with (
+        RunFolder.open(tmp_path / "run"),
+        pytest.raises(RunLockedError, match=r"process \d+|\d+"),
+        Pipeline.open(tmp_path / "run", load(data)),
+    ):
+        pass
+
+
+def test_stages_one_by_one_equal_the_whole_run(tmp_path: Path, data: Path) -> None:
+    whole = run(tmp_path / "whole", load(data))
+    for name in list(STAGES)[:-1]:
+        with Pipeline.open(tmp_path / "parts", load(data)) as pipeline:
+            pipeline.run_stage(name)
+    parts = {
+        str(path.relative_to(tmp_path / "parts")): pl.read_parquet(path)
+        for path in sorted((tmp_path / "parts").rglob("*.parquet"))
+    }
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        assert whole[name].equals(parts[name]), name
+
+
+def test_no_target_is_read_by_its_own_preference(tmp_path: Path, data: Path) -> None:
+    written = run(tmp_path / "run", load(data))
+    lengths = written["interactions.parquet"].group_by("user_id").len()
+    final = written["preferences.parquet"].filter("final").join(lengths, on="user_id")
+    assert final.height == lengths.height
+    assert (final["n_items"] == final["len"].cast(pl.Int32) - 1).all()
+
+
+def test_an_update_moves_one_user_and_leaves_what_was_judged(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    before = run(folder, load(data))
+    news = tmp_path / "news.csv"
+    news.write_text("user_id,item_id,timestamp\nuser1,item3,9000000\nnewcomer,item4,9000000\n")
+    with Pipeline.open(folder, load(data)) as pipeline:
+        counts = pipeline.update(news)
+        again = pipeline.update(news)
+    assert (counts["interactions"], counts["users"]) == (2, 2)
+    assert again == {"interactions": 0, "users": 0, "misses": 0}
+    history = pl.read_parquet(folder / "updates/1/interactions.parquet")
+    assert history.filter(pl.col("user_id") == "user1")["item_id"].to_list()[-1] == "item3"
+    preference_history = pl.read_parquet(folder / "updates/1/preferences.parquet").filter("final")
+    assert set(preference_history["user_id"]) == {"user1", "newcomer"}
+    after = run(folder, load(data))
+    assert all(after[name].equals(before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "user_id,item_id,timestamp\nuser1,nothing,9000000\n",
+            "unknown ones, for instance 'nothing'",
+        ),
+        (
+            "user_id,item_id,timestamp\nuser1,item3,5\n",
+            "1 older ones, for instance of user 'user1'",
+        ),
+        ("user_id,item_id,timestamp\nuser1,,9000000\n", "1 empty cells"),
+        ("user,item\n1,2\n", "user_id"),
+    ],
+)
+def test_unusable_updates_are_refused(tmp_path: Path, data: Path, text: str, message: str) -> None:
+    run(tmp_path / "run", load(data))
+    news = tmp_path / "news.csv"
+    news.write_text(text)
+    with (
+        Pipeline.open(tmp_path / "run", load(data)) as pipeline,
+        pytest.raises(DataError, match=message),
+    ):
+        pipeline.update(news)
+
+
+def test_external_scores_are_judged_as_our_own(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, load(data))
+    found = judge_files(
+        folder / "candidates.parquet", [folder / "scores/popularity.parquet"], load(data)
+    )
+    own = json.loads((folder / "metrics.json").read_text())["popularity"]
+    assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
+
+
+def test_only_items_that_are_read_can_be_summarised(tmp_path: Path, data: Path) -> None:
+    whole = run(tmp_path / "whole", load(data, "infer.max_items=3"))
+    part = run(tmp_path / "part", load(data, "infer.max_items=3", "summarize.scope=read"))
+    assert part["summaries.parquet"].height < whole["summaries.parquet"].height
+    assert part["preferences.parquet"].equals(whole["preferences.parquet"])
+
+
+def test_linked_images_are_fetched_on_request(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(urls: pl.DataFrame, folder: Path, **_: object) -> pl.DataFrame:
+        asked.extend(urls["item_id"])
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+        paths = [str(folder / "a.png")] + [None] * (urls.height - 1)
+        status = ["ok"] + ["refused"] * (urls.height - 1)
+        return urls.select(
+            "item_id", image=pl.Series(paths), status=pl.Series(status), reason=pl.lit("x")
+        )
+
+    loaded = Files.load
+
+    def load_with_links(self: Files) -> RawData:
+        raw = loaded(self)
+        links = raw.items.select("item_id", url=pl.lit("https://host/a.png"))
+        return replace(raw, image_urls=links)
+
+    monkeypatch.setattr(image_download, "fetch_images", fetch)
+    monkeypatch.setattr(Files, "load", load_with_links)
+    with Pipeline.open(tmp_path / "run", load(data, "images.download=true")) as pipeline:
+        pipeline.run_stage("prepare")
+        counts = pipeline.counts("prepare")["prepare"]
+    items = pl.read_parquet(tmp_path / "run/items.parquet")
+    # Images that lie on disk are not asked for; what is fetched lies inside the run folder.
+    assert set(asked) == set(
+        items.filter(pl.col("image").is_null() | (pl.col("image") == "images/a.png"))["item_id"]
+    )
+    assert (items["image"] == "images/a.png").sum() == 1
+    assert (counts["download_ok"], counts["download_refused"]) == (1, len(asked) - 1)
+
+
+def test_a_refused_stage_leaves_the_kept_settings_alone(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    first = load_settings("default", worlds.settings(data), environment={})
+    with Pipeline.open(tmp_path / "run", first) as pipeline:
+        pipeline.run_until("infer")
+    before = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+    other = load_settings("default", [*worlds.settings(data), "infer.words=7"], environment={})
+    with Pipeline.open(tmp_path / "run", other) as pipeline, pytest.raises(StaleStageError):
+        pipeline.run_until("infer")
+    assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == before

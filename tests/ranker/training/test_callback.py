@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mllm_msr.ranker.training.callback import Keeper
+from mllm_msr.ranker.training.checkpoint import Progress, load_newest
+from mllm_msr.ranker.training.lora import trainable_tensors
+
+
+class Run:
+    """Just enough of a trainer and a module for the callback: one weight that counts steps."""
+
+    def __init__(self, folder: Path, values: list[float], *, n_steps: int, **options: Any) -> None:
+        self.progress = Progress()
+        self.folder = folder
+        self.trainer: Any = SimpleNamespace(
+            is_global_zero=True,
+            should_stop=False,
+            logger=None,
+            strategy=SimpleNamespace(barrier=lambda: None),
+            precision_plugin=SimpleNamespace(state_dict=dict),
+        )
+        self.module: Any = SimpleNamespace(
+            accumulate=2,
+            schedule=SimpleNamespace(n_steps=n_steps),
+            take_loss=self._take_loss,
+            take_gradient_norm=lambda: 0.0,
+            rate=0.1,
+            model=torch.nn.Linear(1, 1, bias=False),
+            validation_scores=lambda batch_size: [float(batch_size)],
+            weights=lambda: trainable_tensors(self.module.model),
+            optimizer_tensors=dict,
+        )
+        self.losses: list[float] = []
+        self.shown: list[int] = []
+        answers = iter(values)
+        self.keeper = Keeper(
+            folder,
+            self.progress,
+            facts={"seed": 3},
+            judge=(lambda _: next(answers)) if values else None,
+            batch_size=4,
+            advance=self.shown.append,
+            **options,
+        )
+
+    def _take_loss(self) -> float:
+        mean = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        return mean
+
+    def go(self) -> None:
+        self.keeper.on_train_start(self.trainer, self.module)
+        for index in range(2 * self.module.schedule.n_steps):
+            step, part = divmod(index, 2)
+            self.losses.append(float(index))
+            self.module.model.weight.data.fill_(step + 1)
+            batch: Any = {"step": step, "part": part}
+            self.keeper.on_train_batch_end(self.trainer, self.module, None, batch, index)
+            if self.trainer.should_stop:
+                break
+
+    @property
+    def log(self) -> list[dict[str, float]]:
+        lines = (self.folder / "log.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def test_it_acts_at_whole_steps_only(tmp_path: Path) -> None:
+    run = Run(tmp_path, [], n_steps=3, validate_every=1, checkpoint_every=2, patience=1)
+    run.go()
+    assert [row["step"] for row in run.log] == [1, 2, 3]
+    assert [row["loss"] for row in run.log] == [0.5, 2.5, 4.5]
+    assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-00000002", "state-00000003"]
+    assert run.progress.stopped_because == "all steps done"
+    assert run.shown == [1, 1, 1]
+
+
+def test_the_best_weights_stay_and_patience_ends_the_run(tmp_path: Path) -> None:
+    values = [0.5, 0.7, 0.7, 0.6, 0.9]
+    run = Run(tmp_path, values, n_steps=9, validate_every=1, checkpoint_every=100, patience=2)
+    run.go()
+    assert run.trainer.should_stop
+    assert (run.progress.best, run.progress.best_step, run.progress.step) == (0.7, 2, 4)
+    assert float(run.progress.best_weights["weight"]) == 2.0
+    state = load_newest(tmp_path)
+    assert state is not None
+    assert state.facts["seed"] == 3
+    assert float(state.part("best.")["weight"]) == 2.0
+    assert float(state.part("model.")["weight"]) == 4.0
+    restored = Progress.of(state)
+    assert restored.stopped_because == "no gain in 2 validations"
+
+
+def test_validation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
+    run = Run(tmp_path, [0.1] * 9, n_steps=5, validate_every=2, checkpoint_every=0, patience=9)
+    run.go()
+    assert [row["step"] for row in run.log if "validation_auc" in row] == [2, 4, 5]
+    assert not list(tmp_path.glob("state-*"))
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    run = Run(tmp_path, [0.1] * 9, n_steps=2, validate_every=1, checkpoint_every=1, patience=9)
+    run.trainer.is_global_zero = False
+    run.go()
+    assert not list(tmp_path.iterdir())

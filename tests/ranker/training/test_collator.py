@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mllm_msr.errors import AnswerTokenError
+from mllm_msr.models.inputs import IGNORED_LABEL, Renderer
+from mllm_msr.models.loading import load_processor
+from mllm_msr.ranker.training.collator import Collator
+
+Checkpoint = Callable[[str], Path]
+
+
+def collator(folder: Path, examples: Any, **options: Any) -> Collator:
+    processor = load_processor(str(folder))
+    images = hasattr(processor, "tokenizer")
+    return Collator(Renderer(processor, supports_images=images), examples, **options)
+
+
+def test_answer_loss_covers_the_answer_alone(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
+    examples = make_examples(6)
+    made = collator(tiny_checkpoint("llama"), examples)
+    batch = made.training_batch(range(6))
+    labelled = batch["labels"] != IGNORED_LABEL
+    assert labelled.sum(dim=1).tolist() == [1] * 6
+    # Each answer stands at the end of its row, and is the token that scoring reads.
+    assert labelled.int().argmax(dim=1).tolist() == (batch["attention_mask"].sum(1) - 1).tolist()
+    taught = batch["labels"][labelled].tolist()
+    yes, no = made.choice_ids
+    assert taught == [yes if example.label else no for example in examples]
+
+
+def test_full_loss_leaves_out_images_and_padding(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
+    folder = tiny_checkpoint("llava_next")
+    placeholder = load_processor(str(folder)).tokenizer.convert_tokens_to_ids("<image>")
+    examples = make_examples(6, shown=True)
+    ids = frozenset({placeholder})
+    batch = collator(folder, examples, loss="full", image_token_ids=ids).training_batch(range(6))
+    images = batch["input_ids"] == placeholder
+    padding = batch["attention_mask"] == 0
+    assert images.any()
+    assert padding.any()
+    assert torch.equal(batch["labels"] == IGNORED_LABEL, images | padding)
+    text = ~(images | padding)
+    assert torch.equal(batch["labels"][text], batch["input_ids"][text])
+
+
+def test_scoring_batch_is_the_training_batch_without_answers(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
+    made = collator(tiny_checkpoint("llama"), make_examples(3))
+    training, scoring = made.training_batch([0, 1, 2]), made.scoring_batch([0, 1, 2])
+    assert "labels" not in scoring
+    assert (training["attention_mask"].sum(1) - scoring["attention_mask"].sum(1)).tolist() == [
+        1
+    ] * 3
+    for row in range(3):
+        n_tokens = int(scoring["attention_mask"][row].sum())
+        assert torch.equal(
+            training["input_ids"][row, :n_tokens], scoring["input_ids"][row, :n_tokens]
+        )
+
+
+def test_pixels_can_be_left_out(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+    made = collator(tiny_checkpoint("llava_next"), make_examples(2, shown=True))
+    whole, without = made.training_batch([0, 1]), made.training_batch([0, 1], pixels=False)
+    assert set(whole) - set(without) == {"pixel_values"}
+    assert torch.equal(whole["input_ids"], without["input_ids"])
+
+
+def test_rendering_happens_once(
+    tiny_checkpoint: Checkpoint, make_examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = collator(tiny_checkpoint("llama"), make_examples(2))
+    first = made.rendered(0)
+    assert made.rendered(0) is first
+    roomless = collator(tiny_checkpoint("llama"), make_examples(2))
+    monkeypatch.setattr(roomless, "_room", 3)
+    assert roomless.rendered(0) == first
+    assert roomless.rendered(0) is not roomless.rendered(0)
+
+
+def test_length_orders_like_the_tokens(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+    made = collator(tiny_checkpoint("llama"), make_examples(40))
+    lengths = [made.length(index) for index in range(len(made))]
+    tokens = [len(made.rendered(index).input_ids) for index in range(len(made))]
+    shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
+    assert tokens[shortest] < tokens[longest]
+
+
+def test_images_are_told_apart_by_number(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+    examples = [*make_examples(6, shown=True), *make_examples(2)]
+    numbers = collator(tiny_checkpoint("llava_next"), examples).images()
+    images = [example.prompt.images for example in examples]
+    for one, number in zip(images, numbers, strict=True):
+        assert [n == number for n in numbers] == [other == one for other in images]
+
+
+def test_an_answer_that_would_not_be_scored_is_refused(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
+    made = collator(tiny_checkpoint("llama"), [replace(e, label=0) for e in make_examples(2)])
+    yes, no = made.choice_ids
+    made.__dict__["choice_ids"] = (no, yes)
+    with pytest.raises(AnswerTokenError, match="'no' to be trained as the token that is scored"):
+        made.rendered(0)

@@ -1,0 +1,41 @@
+"""Lightning is quiet within the block, and as it was afterwards."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+
+from mllm_msr.ranker.training.lightning_output import quiet_lightning
+
+LOGGER = logging.getLogger("lightning.pytorch")
+
+
+def warn_as(module: str) -> None:
+    warnings.warn_explicit("few workers", UserWarning, "file.py", 1, module=module)
+
+
+def test_remarks_are_dropped_and_warnings_of_others_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO), quiet_lightning():
+        LOGGER.info("GPU available: False")
+        LOGGER.warning("something is wrong")
+        with warnings.catch_warnings(record=True) as caught:
+            warn_as("lightning.pytorch.trainer")
+            warn_as("elsewhere")
+    assert caplog.messages == ["something is wrong"]
+    assert len(caught) == 1
+
+
+def break_off() -> None:
+    assert LOGGER.level == logging.WARNING
+    raise RuntimeError("training broke")
+
+
+def test_the_level_comes_back_after_an_error() -> None:
+    before = LOGGER.level
+    with pytest.raises(RuntimeError, match="training broke"), quiet_lightning():
+        break_off()
+    assert LOGGER.level == before

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_checkpoints
+from mllm_msr.errors import NonFiniteLossError, SettingsError, TrainingError
+from mllm_msr.models.loading import load_model
+from mllm_msr.ranker.training.lora import (
+    adapted_layers,
+    add_lora,
+    image_token_ids,
+    language_layers,
+    learns_language_only,
+    load_trainable,
+    save_weights,
+    swapped_weights,
+    trainable_tensors,
+    unfreeze_language,
+)
+
+Checkpoint = Callable[[str], Path]
+
+# Where each family keeps its language model, so that the test does not trust the code's own rule.
+LANGUAGE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "llava_next": "model.language_model.",
+        "qwen2_5_vl": "model.language_model.",
+        "smolvlm": "model.text_model.",
+        "gemma3": "model.language_model.",
+        "llama": "model.",
+    }
+)
+
+
+def loaded(folder: Path) -> Any:
+    return load_model(str(folder), dtype="float32", device="cpu")
+
+
+def lora(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    return add_lora(model, rank=2, alpha=4, dropout=0.0, **options)
+
+
+def perturb(model: torch.nn.Module) -> None:
+    """Move every weight that learns, as training would."""
+    for tensor in trainable_tensors(model).values():
+        tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
+def test_lora_lands_on_the_language_model_alone(tiny_checkpoint: Checkpoint, family: str) -> None:
+    wrapped = lora(loaded(tiny_checkpoint(family)).model)
+    names = adapted_layers(wrapped)
+    # Two layers of q, k, v, o, gate, up, down.
+    assert len(names) == 14
+    assert all(name.startswith(LANGUAGE[family]) for name in names)
+    assert all("lora_" in name for name in trainable_tensors(wrapped))
+    assert learns_language_only(wrapped)
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)
+def test_the_vision_tower_learns_only_when_asked(tiny_checkpoint: Checkpoint, family: str) -> None:
+    wrapped = lora(loaded(tiny_checkpoint(family)).model, target="all-linear")
+    outside = [n for n in adapted_layers(wrapped) if not n.startswith(LANGUAGE[family])]
+    assert any("vis" in name for name in outside)
+    assert not any("lm_head" in name for name in outside)
+    assert not learns_language_only(wrapped)
+
+
+def test_named_layers_are_those_of_the_language_model(tiny_checkpoint: Checkpoint) -> None:
+    wrapped = lora(loaded(tiny_checkpoint("llava_next")).model, target=("q_proj", "v_proj"))
+    names = adapted_layers(wrapped)
+    assert len(names) == 4
+    assert all(name.startswith("model.language_model.") for name in names)
+
+
+def test_names_that_do_not_exist_are_refused(tiny_checkpoint: Checkpoint) -> None:
+    model = loaded(tiny_checkpoint("llama")).model
+    with pytest.raises(SettingsError, match="names wq, the language model has down_proj, "):
+        lora(model, target=("wq", "v_proj"))
+
+
+def test_a_model_without_a_language_model_is_refused() -> None:
+    with pytest.raises(TrainingError, match="received Linear"):
+        language_layers(torch.nn.Linear(2, 2))
+
+
+def test_initial_matrices_are_a_function_of_the_seed(tiny_checkpoint: Checkpoint) -> None:
+    def matrices(seed: int, init: Any = "default") -> dict[str, torch.Tensor]:
+        model = loaded(tiny_checkpoint("llama")).model
+        return trainable_tensors(lora(model, seed=seed, init=init))
+
+    one, same, other, gaussian = matrices(1), matrices(1), matrices(2), matrices(1, "gaussian")
+    first = next(name for name in one if "lora_A" in name)
+    assert torch.equal(one[first], same[first])
+    assert not torch.equal(one[first], other[first])
+    assert not torch.equal(one[first], gaussian[first])
+
+
+@pytest.mark.parametrize("family", ["llava_next", "gemma3"])
+def test_full_training_freezes_tower_and_projector(
+    tiny_checkpoint: Checkpoint, family: str
+) -> None:
+    model = unfreeze_language(loaded(tiny_checkpoint(family)).model)
+    names = set(trainable_tensors(model))
+    assert names
+    assert all(n.startswith((LANGUAGE[family], "lm_head")) for n in names)
+    frozen = {n for n, w in model.named_parameters() if not w.requires_grad}
+    assert any("vision_tower" in n for n in frozen)
+    assert any("projector" in n for n in frozen)
+    assert learns_language_only(model)
+
+
+def test_weights_can_be_swapped_and_come_back(tiny_checkpoint: Checkpoint) -> None:
+    model = lora(loaded(tiny_checkpoint("llama")).model)
+    before = {name: tensor.clone() for name, tensor in trainable_tensors(model).items()}
+    others = {name: torch.full_like(tensor, 0.5) for name, tensor in before.items()}
+    with swapped_weights(model, others):
+        assert all((tensor == 0.5).all() for tensor in trainable_tensors(model).values())
+    after = trainable_tensors(model)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    with pytest.raises(TrainingError, match="received 1 weights of other names or shapes"):
+        load_trainable(model, {"strange": torch.ones(1)})
+
+
+def test_a_saved_adapter_answers_like_the_trained_model(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint("llama")
+    base = loaded(folder)
+    model = lora(base.model)
+    perturb(model)
+    ids = torch.tensor([[5, 9, 200, 41]])
+    expected = model.eval()(input_ids=ids).logits
+    save_weights(model, base.processor, tmp_path / "adapter", method="lora", step=1)
+    assert sorted(
+        p.suffix for p in tmp_path.rglob("*.*") if p.suffix in {".safetensors", ".bin"}
+    ) == [".safetensors"]
+    tuned = load_model(str(folder), dtype="float32", device="cpu", adapter=tmp_path / "adapter")
+    assert torch.allclose(tuned.model(input_ids=ids).logits, expected, atol=1e-5)
+    plain = loaded(folder).model(input_ids=ids).logits
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_full_weights_are_a_checkpoint_of_their_own(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    base = loaded(tiny_checkpoint("llava_next"))
+    model = unfreeze_language(base.model)
+    perturb(model)
+    save_weights(model, base.processor, tmp_path / "model", method="full", step=1)
+    again = loaded(tmp_path / "model")
+    own = trainable_tensors(model)
+    found = trainable_tensors(unfreeze_language(again.model))
+    assert own.keys() == found.keys()
+    assert all(torch.equal(own[name], found[name]) for name in own)
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    base = loaded(tiny_checkpoint("llama"))
+    model = lora(base.model)
+    save_weights(model, None, tmp_path / "adapter", method="lora", step=1)
+    sound = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    next(iter(trainable_tensors(model).values())).fill_(float("inf"))
+    with pytest.raises(NonFiniteLossError, match="step 7"):
+        save_weights(model, None, tmp_path / "adapter", method="lora", step=7)
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(sound[name], kept[name]) for name in sound)
+
+
+@pytest.mark.parametrize(
+    ("family", "placeholder"),
+    [
+        ("llava_next", "<image>"),
+        ("qwen2_5_vl", "<|image_pad|>"),
+        ("smolvlm", "<image>"),
+        ("gemma3", "<image_soft_token>"),
+        ("llama", None),
+    ],
+)
+def test_image_placeholders_are_known(
+    tiny_checkpoint: Checkpoint, family: str, placeholder: str | None
+) -> None:
+    base = loaded(tiny_checkpoint(family))
+    tokenizer = getattr(base.processor, "tokenizer", base.processor)
+    expected = {tokenizer.convert_tokens_to_ids(placeholder)} if placeholder else set()
+    assert image_token_ids(base.model) == expected

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
+from mllm_msr.ranker.training import trainer as trainer_module
+from mllm_msr.ranker.training.checkpoint import load_newest
+from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.ranker.training.trainer import TrainingSummary, train
+from mllm_msr.ranker.training.validation import auc_per_user
+
+Checkpoint = Callable[[str], Path]
+
+# Dropout is on, so that equal weights also prove equal dropout masks.
+OPTIONS = TrainingOptions(
+    rank=2,
+    alpha=8,
+    dropout=0.1,
+    learning_rate=1e-2,
+    batch_size=4,
+    epochs=2,
+    precision="fp32",
+    validate_every=3,
+    checkpoint_every=2,
+    patience=100,
+)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "adapter" / "adapter_model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def log_rows(output: Path) -> list[dict[str, float]]:
+    lines = (output / "training" / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    run(tiny_checkpoint, make_examples, output)
+    return output
+
+
+def run(
+    tiny_checkpoint: Checkpoint, make_examples: Any, output: Path, **arguments: Any
+) -> TrainingSummary:
+    arguments = {
+        "checkpoint": str(tiny_checkpoint("llama")),
+        "output": output,
+        "options": OPTIONS,
+        **arguments,
+    }
+    train_examples = make_examples(24)
+    validation = make_examples(16, split="validation", seed=1)
+    return train(train_examples, validation, **arguments)
+
+
+def test_it_learns_and_says_how_it_went(uninterrupted: Path) -> None:
+    summary = json.loads((uninterrupted / "training" / "summary.json").read_text())
+    assert summary["steps"] == 12
+    assert summary["stopped_because"] == "all steps done"
+    assert summary["weights"] == "adapter"
+    assert summary["samples_per_second"] == pytest.approx(48 / summary["seconds"])
+    values = {
+        row["step"]: row["validation_auc"]
+        for row in log_rows(uninterrupted)
+        if "validation_auc" in row
+    }
+    assert list(values) == [3, 6, 9, 12]
+    assert summary["best_auc"] == max(values.values()) == values[summary["best_step"]]
+    losses = [row["loss"] for row in log_rows(uninterrupted) if "loss" in row]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+    assert not [p for p in uninterrupted.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+def test_killed_is_resumed_to_the_same_result(
+    tiny_checkpoint: Checkpoint, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """A process that is really killed in the middle of an epoch, then the same call again."""
+    script = Path(__file__).with_name("train_and_die.py")
+    command = [sys.executable, str(script), str(tiny_checkpoint("llama")), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    dead = subprocess.run([*command, "3"], env=environment, capture_output=True, check=False)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()[-2000:]
+    states = sorted(p.name for p in (tmp_path / "training").glob("state-*"))
+    assert states == ["state-00000006", "state-00000008"]
+    assert not (tmp_path / "adapter").exists()
+    subprocess.run([*command, "0"], env=environment, capture_output=True, check=True)
+    assert same(weights(tmp_path), weights(uninterrupted))
+    assert log_rows(tmp_path) == log_rows(uninterrupted)
+
+
+class InterruptError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("validation", [1, 4])
+def test_interrupted_anywhere_is_resumed_to_the_same_result(
+    tiny_checkpoint: Checkpoint,
+    make_examples: Any,
+    uninterrupted: Path,
+    tmp_path: Path,
+    validation: int,
+) -> None:
+    calls = 0
+
+    def failing(labels: Any, scores: Any, users: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 1 + validation:  # the first call only checks the examples
+            raise InterruptError
+        return auc_per_user(labels, scores, users)
+
+    with pytest.raises(InterruptError):
+        run(tiny_checkpoint, make_examples, tmp_path, validation_metric=failing)
+    if validation == 4:
+        newest = max((tmp_path / "training").glob("state-*"))
+        (newest / "tensors.safetensors").write_bytes(b"damaged")
+    run(tiny_checkpoint, make_examples, tmp_path)
+    assert same(weights(tmp_path), weights(uninterrupted))
+    assert log_rows(tmp_path) == log_rows(uninterrupted)
+
+
+def test_a_finished_run_is_not_trained_again(
+    tiny_checkpoint: Checkpoint,
+    make_examples: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = replace(OPTIONS, max_steps=2)
+    first = run(tiny_checkpoint, make_examples, tmp_path, options=options)
+    before = weights(tmp_path)
+    monkeypatch.setattr(trainer_module, "_fit", lambda *_, **__: pytest.fail("trained again"))
+    assert run(tiny_checkpoint, make_examples, tmp_path, options=options) == first
+    assert same(weights(tmp_path), before)
+
+
+def test_a_state_of_other_settings_is_refused_by_name(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, max_steps=2)
+    run(tiny_checkpoint, make_examples, tmp_path, options=options)
+    other = replace(options, learning_rate=1e-3, checkpoint_every=1)
+    with pytest.raises(StaleStageError, match="one made with another learning_rate: take"):
+        run(tiny_checkpoint, make_examples, tmp_path, options=other)
+    with pytest.raises(StaleStageError, match="one made with another train_examples: take"):
+        train(
+            make_examples(24, seed=5),
+            make_examples(16, split="validation", seed=1),
+            checkpoint=str(tiny_checkpoint("llama")),
+            output=tmp_path,
+            options=options,
+        )
+    anew = run(tiny_checkpoint, make_examples, tmp_path, options=other, resume=False)
+    assert anew.steps == 2
+
+
+@pytest.mark.parametrize("loss", ["answer", "full"])
+def test_eight_at_once_equal_eight_in_turn(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path, loss: Any
+) -> None:
+    base = replace(OPTIONS, dropout=0.0, loss=loss, max_steps=3, validate_every=3)
+    found = []
+    for batch_size, accumulate in ((8, 1), (1, 8)):
+        output = tmp_path / str(batch_size)
+        options = replace(base, batch_size=batch_size, accumulate=accumulate)
+        run(tiny_checkpoint, make_examples, output, options=options)
+        found.append(weights(output))
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], atol=2e-5), name
+
+
+def test_cached_features_train_the_same_weights(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    found = []
+    for cache in (False, True):
+        train(
+            make_examples(16, shown=True),
+            [],
+            checkpoint=str(tiny_checkpoint("llava_next")),
+            output=tmp_path / str(cache),
+            options=replace(OPTIONS, max_steps=3, dropout=0.0, cache_vision=cache),
+        )
+        found.append(weights(tmp_path / str(cache)))
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], atol=1e-5), name
+
+
+def test_a_tiny_llava_learns_sixteen_examples_by_heart(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    examples = make_examples(16, shown=True)
+    options = TrainingOptions(
+        method="full",
+        learning_rate=3e-3,
+        batch_size=8,
+        epochs=40,
+        precision="bf16",
+        validate_every=10,
+        patience=100,
+    )
+    summary = train(
+        examples,
+        examples,
+        checkpoint=str(tiny_checkpoint("llava_next")),
+        output=tmp_path,
+        options=options,
+    )
+    assert summary.best_auc == 1.0
+    assert summary.weights == tmp_path / "model"
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_it_stops_without_gain_and_keeps_the_best(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    values = iter([0.5, 0.6, 0.9, 0.8, 0.9, 0.7])  # the first one only checks the examples
+    options = replace(OPTIONS, validate_every=1, patience=3)
+    summary = run(
+        tiny_checkpoint,
+        make_examples,
+        tmp_path,
+        options=options,
+        validation_metric=lambda *_: next(values),
+    )
+    assert (summary.best_auc, summary.best_step, summary.steps) == (0.9, 2, 5)
+    assert summary.stopped_because == "no gain in 3 validations"
+    state = load_newest(tmp_path / "training")
+    assert state is not None
+    kept = weights(tmp_path)
+    assert len(kept) == len(state.part("best."))
+    for name, tensor in state.part("best.").items():
+        assert torch.equal(kept[name.replace(".default.", ".")], tensor)
+        assert not torch.equal(tensor, state.part("model.")[name])
+
+
+def test_without_validation_the_last_weights_are_kept(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    summary = train(
+        make_examples(8),
+        [],
+        checkpoint=str(tiny_checkpoint("llama")),
+        output=tmp_path,
+        options=replace(OPTIONS, max_steps=2, tensorboard=True, gradient_checkpointing=True),
+    )
+    assert (summary.best_auc, summary.best_step, summary.steps) == (None, 2, 2)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
+    assert list((tmp_path / "training" / "tensorboard").rglob("events.*"))
+
+
+def test_impossible_wishes_are_refused_in_a_sentence(
+    tiny_checkpoint: Checkpoint,
+    make_examples: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = str(tiny_checkpoint("llama"))
+    arguments: dict[str, Any] = {"checkpoint": checkpoint, "output": tmp_path, "options": OPTIONS}
+    with pytest.raises(DataError, match="at least one training example, received none"):
+        train([], [], **arguments)
+    with pytest.raises(DataError, match="a positive and a negative candidate"):
+        train(make_examples(4), [replace(make_examples(1)[0], label=1)], **arguments)
+    if not torch.cuda.is_available():
+        half = replace(OPTIONS, precision="fp16")
+        with pytest.raises(SettingsError, match="fp16 needs a GPU"):
+            train(make_examples(4), [], **{**arguments, "options": half})
+    monkeypatch.setattr(trainer_module, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mllm-msr\[train\]'"):
+        train(make_examples(4), [], **arguments)
+    assert not list(tmp_path.rglob("adapter*"))
+
+
+def test_scores_reach_the_metric_in_the_examples_order(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def metric(labels: Any, scores: Any, users: Any) -> float:
+        seen.append((labels.tolist(), scores.tolist(), list(users)))
+        return 0.5
+
+    options = replace(OPTIONS, max_steps=1, batch_size=3)
+    run(tiny_checkpoint, make_examples, tmp_path, options=options, validation_metric=metric)
+    validation = make_examples(16, split="validation", seed=1)
+    labels, scores, users = seen[-1]
+    assert labels == [example.label for example in validation]
+    assert [user.rsplit("/", 1)[1] for user in users] == [e.user_id for e in validation]
+    prompts = [example.prompt for example in validation]
+    for index, prompt in enumerate(prompts):
+        twin = prompts.index(prompt)
+        assert scores[index] == pytest.approx(scores[twin], abs=1e-6)
+    assert len(np.unique(np.round(scores, 6))) == len(set(prompts))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_checkpoints
+from mllm_msr.models.inputs import Renderer
+from mllm_msr.models.loading import load_model
+from mllm_msr.ranker.training.collator import Collator
+from mllm_msr.ranker.training.lora import add_lora, unfreeze_language
+from mllm_msr.ranker.training.loss import choice_logits, example_losses
+from mllm_msr.ranker.training.vision_cache import VisionCache
+
+Checkpoint = Callable[[str], Path]
+
+
+def parts(folder: Path, examples: Any) -> tuple[Any, Renderer, Collator]:
+    loaded = load_model(str(folder), dtype="float32", device="cpu")
+    renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
+    return unfreeze_language(loaded.model), renderer, Collator(renderer, examples)
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)
+def test_features_give_what_pixels_give(
+    tiny_checkpoint: Checkpoint, make_examples: Any, family: str
+) -> None:
+    examples = [*make_examples(5, shown=True), *make_examples(2, shown=False)]
+    model, renderer, collator = parts(tiny_checkpoint(family), examples)
+    assert VisionCache.fits(model)
+    cache = VisionCache(model, renderer)
+    rows = [0, 5, 1, 2, 6, 3, 4]
+    for _ in range(2):  # filled, then read
+        plain = collator.training_batch(rows)
+        labels = plain.pop("labels")
+        lean = collator.training_batch(rows, pixels=False)
+        lean.pop("labels")
+        features = cache.inputs([collator.rendered(row) for row in rows])
+        expected = example_losses(model, plain, labels)
+        found = example_losses(model, {**lean, **features}, labels)
+        assert torch.allclose(found, expected, atol=1e-5)
+    found.sum().backward()
+    assert any(weight.grad is not None for weight in model.parameters())
+
+
+def test_each_image_is_encoded_once(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+    examples = make_examples(12, shown=True)
+    model, renderer, collator = parts(tiny_checkpoint("llava_next"), examples)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    model.model.vision_tower.register_forward_hook(count)
+    cache = VisionCache(model, renderer)
+    rows = [collator.rendered(row) for row in range(12)]
+    for _ in range(3):
+        cache.inputs(rows)
+    assert calls == len({row.images for row in rows}) == 4
+
+
+def test_without_room_features_are_right_all_the_same(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
+    examples = make_examples(6, shown=True)
+    model, renderer, collator = parts(tiny_checkpoint("llava_next"), examples)
+    rows = [collator.rendered(row) for row in range(6)]
+    inputs = collator.scoring_batch(range(6), pixels=False)
+    with torch.no_grad():
+        roomy = VisionCache(model, renderer).inputs(rows)
+        expected = choice_logits(model, {**inputs, **roomy}, collator.choice_ids)
+        for max_bytes in (0, 20_000):
+            tight = VisionCache(model, renderer, max_bytes=max_bytes).inputs(rows)
+            found = choice_logits(model, {**inputs, **tight}, collator.choice_ids)
+            assert torch.equal(found, expected)
+
+
+def test_it_does_not_fit_where_images_do_not_stay_the_same(tiny_checkpoint: Checkpoint) -> None:
+    def loaded(family: str) -> Any:
+        return load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
+
+    learning = add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0, target="all-linear")
+    assert not VisionCache.fits(learning)
+    assert not VisionCache.fits(add_lora(loaded("llama"), rank=2, alpha=2, dropout=0.0))
+    assert VisionCache.fits(add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0))

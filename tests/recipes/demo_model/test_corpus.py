@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from recipes.demo_model.corpus import FAMILIES, PICTURE, Source
+from recipes.demo_model.measure import read_values
+from recipes.demo_model.teacher import update_preference
+
+from mllm_msr.demo_model.world import IMAGE_SLOTS, SLOTS, is_reserved, random_item
+from mllm_msr.prompts.templates import render
+from mllm_msr.types import TextPart
+
+
+def source(seed=0):
+    rng = np.random.default_rng([1_000_000, seed])
+    return Source(rng, [random_item(rng).values for _ in range(20)])
+
+
+def words(prompt):
+    return "".join(p.text for p in prompt.messages[0].parts if isinstance(p, TextPart))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_example_is_a_function_of_its_seed_and_alternates_turns(family):
+    examples = [FAMILIES[family](source(seed)) for seed in range(30)]
+    assert examples == [FAMILIES[family](source(seed)) for seed in range(30)]
+    assert all(len(example.turns) % 2 == 1 and all(example.turns) for example in examples)
+    assert all((example.cover is None) == (not example.prompt.images) for example in examples)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recommendation_prompt_never_occurs(family):
+    template = render("recommend", {"preference": "P", "title": "T"}, item_type="video")
+    marks = [line for line in words(template).splitlines() if len(line) > 20]
+    said = " ".join(
+        words(example.prompt) + " ".join(example.turns)
+        for example in (FAMILIES[family](source(seed)) for seed in range(60))
+    )
+    assert not any(mark in said for mark in marks)
+    assert "Predict whether" not in said
+    assert "Answer only yes or no" not in said
+
+
+def test_pipeline_prompts_are_the_templates_own():
+    example = FAMILIES["image_description"](source())
+    item_type = next(n for n in ("video", "film", "product", "item") if n in words(example.prompt))
+    limit = int(words(example.prompt).split("at most ")[1].split()[0])
+    expected = render("image_description", {"words": limit}, item_type=item_type, image=PICTURE)
+    assert example.prompt == expected
+
+
+def test_descriptions_say_what_the_cover_shows():
+    covers = source(3).covers
+    for seed in range(20):
+        draw = Source(np.random.default_rng(seed), covers)
+        example = FAMILIES["image_description"](draw)
+        said = read_values(example.turns[0])
+        assert all(said[i] == covers[example.cover][i] for i in IMAGE_SLOTS)
+
+
+@pytest.mark.parametrize("family", ["preference_first", "preference_update", "preference_direct"])
+def test_preferences_are_the_teachers(family):
+    for seed in range(30):
+        example = FAMILIES[family](source(seed))
+        lines = words(example.prompt).splitlines()
+        block = [read_values(line.split('"')[1]) for line in lines if line[:1].isdigit()]
+        before = [line for line in lines if line.startswith("The user's previous")]
+        previous = read_values(before[0].split('"')[1]) if before else None
+        assert read_values(example.turns[0]) == update_preference(previous, block)
+
+
+def test_training_never_shows_a_reserved_name():
+    for seed in range(50):
+        title = words(FAMILIES["copying"](source(seed)).prompt).split('"')[1]
+        names = [w.strip(",:!?") for w in title.split()]
+        names = [w for w in names if w.isalpha() and w.istitle()]
+        plain = FAMILIES["text_summary"](source(seed))
+        assert plain.turns[0]
+        assert all(not is_reserved(n) or n.lower() in _plain() for n in names)
+
+
+def _plain():
+    from recipes.demo_model.questions import plain_words
+
+    return {*plain_words(), *(value for slot in SLOTS for value in slot.values)}

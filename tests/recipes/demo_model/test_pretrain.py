@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+from recipes.demo_model.pretrain import Run, schedule, train
+
+from mllm_msr.demo_model.world import MEASURE_SEEDS
+from mllm_msr.errors import NonFiniteLossError, UsageError
+from recipes.demo_model import pretrain, training_state
+
+
+def weights(run):
+    return {name: tensor.clone() for name, tensor in run.learner.state_dict().items()}
+
+
+@pytest.mark.parametrize("start", [0, 1100])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, tmp_path, start):
+    whole = tiny_run(tmp_path / "whole")
+    whole.n_steps, whole.step = 2000, start
+    for _ in range(4):
+        whole.train_step()
+    half = tiny_run(tmp_path / "halves")
+    half.n_steps, half.step = 2000, start
+    for _ in range(2):
+        half.train_step()
+    half.save()
+    rest = tiny_run(tmp_path / "halves")
+    rest.n_steps = 2000
+    rest.resume()
+    assert rest.step == start + 2
+    for _ in range(2):
+        rest.train_step()
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(rest)[name]), name
+        assert torch.equal(whole.average[name], rest.average[name]), name
+
+
+def test_a_step_trains_several_families_and_changes_the_weights(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    run.n_steps, run.step = 2000, 1100
+    before = weights(run)
+    losses, n_tokens = run.train_step()
+    assert len(losses) > 1
+    assert n_tokens > 0
+    changed = [
+        name for name, tensor in weights(run).items() if not torch.equal(tensor, before[name])
+    ]
+    assert any("language_model" in name for name in changed)
+
+
+def test_training_writes_a_log_with_accuracy_per_slot(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    train(run, minutes=1, probe_every=10, save_every=10)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20]
+    assert {"cover_labels/object", "fusion/mood", "comparison/yes_no"} <= set(lines[0]["accuracy"])
+    assert training_state.newest(tmp_path / "run").name == "step-0000020"
+
+
+def test_only_the_newest_checkpoints_stay(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    for step in (1, 2, 3):
+        run.step = step
+        run.save()
+    kept = sorted(place.name for place in (tmp_path / "run").glob("step-*"))
+    assert kept == ["step-0000002", "step-0000003"]
+
+
+def test_a_half_made_checkpoint_is_not_read(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    run.step = 1
+    run.save()
+    (tmp_path / "run" / ".step-0000002.99").mkdir()
+    assert training_state.newest(tmp_path / "run").name == "step-0000001"
+
+
+def test_the_schedule_warms_up_stays_falls_and_starts_again():
+    factors = [schedule(step, n_steps=1200) for step in range(1201)]
+    assert factors[0] < 0.1
+    assert set(factors[60:600]) == {1.0}
+    assert factors[800] == pytest.approx(0.5)
+    assert factors[999] < 0.01
+    assert factors[1000] == pytest.approx(0.4)
+    assert factors[1100] == pytest.approx(0.2)
+    assert factors[1200] == 0.0
+
+
+def test_a_seed_of_shown_worlds_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="kept for worlds that are shown"):
+        Run(tmp_path, pool_folder=tmp_path, n_steps=1, seed=MEASURE_SEEDS.start)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    with torch.no_grad():
+        for parameter in run.learner.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="resume with a lower learning rate"):
+        run.train_step()
+
+
+def test_every_hidden_matrix_is_muons_and_the_rest_adamws(tiny_run, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    owned = [p for o in run.optimisers.values() for g in o.param_groups for p in g["params"]]
+    assert len(owned) == len(list(run.learner.parameters()))
+    assert pretrain.make_optimisers(run.learner, learning_rate=1.0, matrix_rate=2.0)[1] == {
+        "adamw": 1.0,
+        "muon": 2.0,
+    }

@@ -1,0 +1,30 @@
+import torch
+from recipes.demo_model.probes import probe, probe_batches
+
+
+class Oracle(torch.nn.Module):
+    """Predicts every truth but those of one family."""
+
+    def forward(self, batch):
+        truths = batch.codes[:, 2:] if batch.input_ids.numel() == 0 else (
+            batch.input_ids[:, 1:][batch.learn[:, 1:]]
+        )  # fmt: skip
+        predicted = torch.zeros_like(truths) if batch.family == "fusion" else truths
+        return torch.tensor(0.0), predicted, truths
+
+
+def test_probes_count_each_slot_alone(tiny_run, tmp_path):
+    run = tiny_run(tmp_path)
+    found = probe(Oracle(), run.probes, run.tokenizer)
+    assert found["image_description/object"] == 1.0
+    assert found["comparison/yes_no"] == 1.0
+    assert found["fusion/mood"] == 0.0
+
+
+def test_probes_are_the_same_every_time(tiny_run, tmp_path):
+    run = tiny_run(tmp_path)
+    again = probe_batches(run.pool, run.tokenizer, n_examples=4)
+    assert all(
+        torch.equal(a.input_ids, b.input_ids)
+        for a, b in zip(again, probe_batches(run.pool, run.tokenizer, n_examples=4), strict=True)
+    )

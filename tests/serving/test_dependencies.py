@@ -1,0 +1,60 @@
+"""Ids in paths, and which engine and which errors a route has."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.testclient import TestClient
+
+from mllm_msr.serving.dependencies import problems
+
+Serve = Callable[..., TestClient]
+
+
+def test_every_id_that_events_may_hold_can_be_asked_for_and_forgotten(serve: Serve) -> None:
+    web = serve()
+    for user_id in ("a/b", "a/preference", "50%", "a b?c#d", "\U0001f600", "a\\b"):
+        event = {"event_id": user_id, "user_id": user_id, "item_id": "item1"}
+        assert web.post("/v1/events", json={"events": [event]}).status_code == 202
+        path = f"/v1/users/{quote(user_id, safe='')}"
+        found = web.get(f"{path}/preference")
+        assert (found.status_code, found.json().get("user_id")) == (200, user_id)
+        gone = web.delete(path)
+        assert (gone.json()["user_id"], gone.json()["events"]) == (user_id, 1)
+        assert web.get(f"{path}/preference").status_code == 404
+
+
+def test_an_items_id_may_hold_a_slash_too(serve: Serve, images: Sequence[Path]) -> None:
+    web = serve()
+    image = base64.b64encode(images[0].read_bytes()).decode()
+    body = {"item_id": "films/new", "title": "Thing 7", "image": image}
+    assert web.post("/v1/items", json=body).status_code == 201
+    shown = web.get("/v1/items/films%2Fnew/image")
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+
+
+def test_ids_that_no_event_may_hold_are_refused(serve: Serve) -> None:
+    web = serve()
+    for user_id in ("u" * 201, "a%00b", "a%1Fb", "a%7Fb"):
+        path = f"/v1/users/{user_id}"
+        for answer in (web.get(f"{path}/preference"), web.delete(path)):
+            assert answer.status_code == 422
+            assert answer.json()["detail"].startswith("path.user_id: ")
+    assert web.delete("/v1/users/a%0Ab").status_code == 404
+
+
+def test_a_external_page_cannot_send_what_a_browser_lets_it_send(serve: Serve) -> None:
+    """Without asking first, a page of another origin may send bodies of these kinds alone."""
+    web = serve()
+    content = b'{"events": [{"event_id": "1", "user_id": "newcomer", "item_id": "item1"}]}'
+    for kind in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "multipart/form-data"}):
+        assert web.post("/v1/events", content=content, headers=kind).status_code == 422
+    assert web.get("/v1/users/newcomer/preference").status_code == 404
+
+
+def test_a_route_promises_the_common_errors_and_its_own() -> None:
+    assert set(problems(404)) - set(problems()) == {404}
+    assert {401, 413, 422, 503} <= set(problems())

@@ -1,0 +1,126 @@
+"""Files are replaced whole or not at all, and the system's errors become sentences."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.errors import RunFolderError
+from mllm_msr.storage import atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The kernel refuses files above 4 KiB, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_text_is_written_below_new_folders(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "a" / "b.txt", "größer")
+    assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "größer"
+    assert names(tmp_path / "a") == ["b.txt"]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(TypeError), atomic.replacing(path) as temporary:
+        temporary.write_text("new" + None)  # type: ignore[operator]
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_content_is_forced_to_the_disk_before_the_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor: int) -> None:
+        events.append("fsync " + Path(f"/proc/self/fd/{descriptor}").readlink().name[:6])
+        fsync(descriptor)
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        events.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    folder = tmp_path / "folder"
+    atomic.write_text(folder / "file", "text")
+    assert events == ["fsync .file.", "rename", "fsync folder"]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(
+        RunFolderError, match=r"room on the disk .* MiB free in .*make room and run"
+    ):
+        atomic.write_text(path, "x" * 10_000)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_every_form_of_no_room_is_told(tmp_path: Path, code: int) -> None:
+    with pytest.raises(RunFolderError, match="room on the disk"), atomic.explained(tmp_path / "x"):
+        raise OSError(code, os.strerror(code))
+
+
+def test_an_error_that_polars_hands_on_as_text_is_understood(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="room on the disk"), atomic.explained(tmp_path / "x"):
+        raise RuntimeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+
+def test_other_errors_of_the_system_name_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"a path that can be written, received .*below"):
+        atomic.write_text(tmp_path / "file" / "below", "text")
+
+
+def test_errors_that_are_not_the_systems_pass(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic.explained(tmp_path):
+        _ = 1 / 0
+
+
+def test_fingerprint_of_a_folder_covers_names_and_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_text("1")
+    (folder / "b").write_text("22")
+    first, size = atomic.content_hash(folder)
+    assert size == 3
+    (folder / "b").rename(folder / "c")
+    renamed, _ = atomic.content_hash(folder)
+    (folder / "c").write_text("23")
+    changed, _ = atomic.content_hash(folder)
+    assert len({first, renamed, changed}) == 3
+
+
+def test_only_our_own_temporary_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("table.parquet", ".hidden", "deep/note.tmp", "deep/.a.parquet.0f.mllm-msr-tmp"):
+        (tmp_path / name).write_text("")
+    assert atomic.remove_temporaries(tmp_path) == 1
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        ".hidden",
+        "note.tmp",
+        "table.parquet",
+    ]

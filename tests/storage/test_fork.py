@@ -1,0 +1,103 @@
+"""Forked run folders: finished stages are taken over once, and nothing flows back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.baselines._factory import CONTENT
+from mllm_msr.errors import DamagedFileError, StaleStageError
+from mllm_msr.storage.fork import copy_stages
+from mllm_msr.storage.run_folder import RunFolder
+
+
+def write(run: RunFolder, stage: str, value: int, *, inputs: tuple[str, ...] = ()) -> None:
+    with run.stage(stage, settings={"value": value}, inputs=inputs, force=True) as work:
+        if not work.finished:
+            work.write(stage.replace("/", "_"), pl.DataFrame({"value": [value]}))
+
+
+@pytest.fixture
+def source(tmp_path: Path):
+    with RunFolder.open(tmp_path / "source") as run:
+        write(run, "prepare", 1)
+        write(run, "train/0", 2, inputs=("prepare",))
+        write(run, "train/1", 3)
+        write(run, "infer", 4)
+        run.cache.put_many({"question": '"answer"'})
+        yield run
+
+
+def test_the_named_stages_come_with_their_files_and_responses(source: RunFolder, tmp_path: Path):
+    with RunFolder.open(tmp_path / "target") as target:
+        assert copy_stages(target, source, ["prepare", "train"]) == [
+            "prepare",
+            "train/0",
+            "train/1",
+        ]
+        assert target.stages == {k: v for k, v in source.stages.items() if k != "infer"}
+        assert target.read("train_1")["value"].to_list() == [3]
+        assert not target.has("infer")
+        assert target.cache.get_many(["question"]) == {"question": '"answer"'}
+        assert copy_stages(target, source, ["prepare", "train"]) == []
+
+
+def test_content_vectors_come_along_and_are_not_written_twice(source: RunFolder, tmp_path: Path):
+    vectors = source.inside(CONTENT) / "abc.safetensors"
+    vectors.parent.mkdir(parents=True)
+    vectors.write_bytes(b"vectors")
+    with RunFolder.open(tmp_path / "target") as target:
+        copy_stages(target, source, [])
+        copy = target.inside(CONTENT) / "abc.safetensors"
+        assert copy.read_bytes() == b"vectors"
+        written = copy.stat().st_mtime_ns, copy.stat().st_ino
+        copy_stages(target, source, [])
+        assert (copy.stat().st_mtime_ns, copy.stat().st_ino) == written
+
+
+def test_what_is_done_in_the_fork_never_reaches_the_source(source: RunFolder, tmp_path: Path):
+    with RunFolder.open(tmp_path / "target") as target:
+        copy_stages(target, source, ["prepare", "infer"])
+        write(target, "infer", 5)
+        target.cache.put_many({"another": '"answer"'})
+    assert source.read("infer")["value"].to_list() == [4]
+    assert source.cache.get_many(["another"]) == {}
+
+
+def test_a_stage_that_changed_is_taken_over_again_and_what_read_it_is_refused(
+    source: RunFolder, tmp_path: Path
+):
+    with RunFolder.open(tmp_path / "target") as target:
+        copy_stages(target, source, ["prepare"])
+        write(target, "score", 6, inputs=("prepare",))
+        write(source, "prepare", 7)
+        assert copy_stages(target, source, ["prepare"]) == ["prepare"]
+        assert target.read("prepare")["value"].to_list() == [7]
+        with (
+            pytest.raises(StaleStageError, match="input prepare was"),
+            target.stage("score", settings={"value": 6}, inputs=["prepare"]),
+        ):
+            pass
+
+
+def test_a_damaged_output_is_not_taken_over(source: RunFolder, tmp_path: Path):
+    (source.folder / "prepare.parquet").write_bytes(b"something else")
+    with RunFolder.open(tmp_path / "target") as target:
+        with pytest.raises(DamagedFileError, match="prepare"):
+            copy_stages(target, source, ["prepare"])
+        assert target.stages == {}
+
+
+def test_folders_and_fetched_images_are_copied(source: RunFolder, tmp_path: Path):
+    (source.folder / "images").mkdir()
+    (source.folder / "images" / "a.png").write_bytes(b"a image")
+    (source.folder / "adapter").mkdir()
+    (source.folder / "adapter" / "weights").write_bytes(b"weights")
+    with source.stage("train/2") as stage:
+        stage.register("adapter")
+    with RunFolder.open(tmp_path / "target") as target:
+        copy_stages(target, source, ["prepare", "train"])
+        assert (target.folder / "images" / "a.png").read_bytes() == b"a image"
+        assert (target.verified("adapter") / "weights").read_bytes() == b"weights"

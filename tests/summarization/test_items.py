@@ -1,0 +1,135 @@
+"""Summaries: three prompts per item, items that lack a side, failures that stay in their row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from mllm_msr import tables
+from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.summarization.items import n_prompts, summarize
+from mllm_msr.types import Prompt
+
+
+def answer(prompt: Prompt) -> str:
+    text = prompt_text(prompt)
+    if "Describe the picture" in text:
+        return "A red lantern on a table."
+    if "Join both descriptions" in text:
+        return "A quiet tale with a red lantern."
+    return "A quiet tale."
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> pl.DataFrame:
+    good = tmp_path / "good.png"
+    Image.new("RGB", (8, 8), "red").save(good)
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("<html>not found</html>")
+    rows = [
+        ("both", "Lantern", "A film.", str(good)),
+        ("text only", "Lantern", "", None),
+        ("image only", "", "", str(good)),
+        ("broken image", "Lantern", "", str(broken)),
+        ("lost image", "Lantern", "", str(tmp_path / "none.jpg")),
+        ("nothing", "", "", None),
+    ]
+    return pl.DataFrame(rows, schema=dict(tables.ITEMS), orient="row")
+
+
+def test_every_item_gets_a_summary_from_what_there_is(items: pl.DataFrame) -> None:
+    frame = summarize(items, MockBackend(answer), item_type="film")
+    assert dict(frame.schema) == dict(tables.SUMMARIES)
+    rows = {row["item_id"]: row for row in frame.iter_rows(named=True)}
+    assert list(rows) == items["item_id"].to_list()
+    assert rows["both"]["summary"] == "A quiet tale with a red lantern."
+    assert rows["text only"]["summary"] == "A quiet tale."
+    assert rows["image only"]["summary"] == "A red lantern on a table."
+    assert rows["broken image"]["summary"] == "A quiet tale."
+    assert rows["nothing"]["summary"] == "A film about which nothing is known."
+    assert {k: r["image_status"] for k, r in rows.items()} == {
+        "both": "ok",
+        "text only": "missing",
+        "image only": "ok",
+        "broken image": "unreadable",
+        "lost image": "missing",
+        "nothing": "missing",
+    }
+    assert rows["nothing"]["flags"] == "nothing_to_read"
+    assert rows["both"]["flags"] == ""
+
+
+def test_only_what_is_needed_is_asked(items: pl.DataFrame) -> None:
+    backend = MockBackend(answer)
+    done: list[int] = []
+    summarize(items, backend, item_type="film", progress=done.append)
+    asked = [prompt_text(prompt).split()[0] for prompt in backend.history]
+    assert asked.count("Summarise") == 4
+    assert asked.count("Describe") == 2
+    assert asked.count("Join") == 1
+    assert sum(done) == len(backend.history) <= n_prompts(items)
+
+
+def test_ids_never_enter_a_prompt(items: pl.DataFrame) -> None:
+    backend = MockBackend(answer)
+    summarize(items.with_columns(item_id="SECRET" + pl.col("item_id")), backend)
+    assert not [p for p in backend.history if "SECRET" in prompt_text(p)]
+
+
+def test_without_images_no_image_is_touched(items: pl.DataFrame) -> None:
+    backend = MockBackend(answer, images=False)
+    frame = summarize(items, backend, modalities=["text"])
+    assert frame["image_summary"].null_count() == items.height
+    assert set(frame["image_status"]) == {"unused"}
+
+
+def test_a_failed_prompt_stays_in_its_row(items: pl.DataFrame) -> None:
+    def sometimes(prompt: Prompt) -> str:
+        if prompt.images:
+            raise RuntimeError("the image burns")
+        return answer(prompt)
+
+    frame = summarize(items, MockBackend(sometimes), item_type="film")
+    rows = {row["item_id"]: row for row in frame.iter_rows(named=True)}
+    assert rows["both"]["flags"] == "image_failed"
+    assert rows["both"]["image_summary"] is None
+    assert rows["both"]["summary"] == "A quiet tale."
+    assert rows["image only"]["flags"] == "image_failed,nothing_to_read"
+    assert rows["text only"]["flags"] == ""
+
+
+def test_a_failed_text_summary_falls_back_on_the_title(items: pl.DataFrame) -> None:
+    def never(prompt: Prompt) -> str:
+        raise RuntimeError("no")
+
+    frame = summarize(items.head(2), MockBackend(never))
+    assert frame["text_summary"].to_list() == ["Lantern", "Lantern"]
+    assert frame["flags"].to_list() == ["text_failed,image_failed", "text_failed"]
+
+
+def test_flags_do_not_depend_on_which_answer_comes_first(
+    items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"text_words": 2, "image_words": 2, "words": 2}
+    expected = summarize(items, MockBackend(answer), **limits)
+    backend = MockBackend(answer)
+    generate = backend.generate
+    monkeypatch.setattr(backend, "generate", lambda asked: reversed(list(generate(asked))))
+    assert summarize(items, backend, **limits).equals(expected)
+    assert "text_cut,image_cut,fusion_cut" in expected["flags"].to_list()
+
+
+def test_both_sides_are_cut_to_their_limit(items: pl.DataFrame) -> None:
+    backend = MockBackend(["One two three. Four five six."])
+    frame = summarize(items.head(1), backend, text_words=4, image_words=4, words=3)
+    assert frame.row(0, named=True) == {
+        "item_id": "both",
+        "text_summary": "One two three.",
+        "image_summary": "One two three.",
+        "summary": "One two three.",
+        "image_status": "ok",
+        "flags": "text_cut,image_cut,fusion_cut",
+    }

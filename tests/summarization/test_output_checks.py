@@ -1,0 +1,115 @@
+"""Unusable answers: how they are told, asked for again, and handed on as failures."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.prompts import templates
+from mllm_msr.summarization import output_checks
+from mllm_msr.summarization.output_checks import find_fault
+from mllm_msr.summarization.preferences import OPENING
+from mllm_msr.types import Message, Prompt, TextPart
+
+DATA = {"summaries": ["a calm film with a red lantern"], "words": 80}
+FRENCH = (
+    "Une histoire calme dans laquelle une lanterne rouge guide les enfants vers leur petite "
+    "maison pendant que leurs parents dorment encore"
+)
+PREFERENCE = templates.render("preference_first", DATA, item_type="film")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        (" \n ", "empty"),
+        ("\ufffd\ufffd\ufffd ### $$$ \ufffd", "garbage"),
+        ("1, 2, 3, 4, 5, 6, 7, 8", "garbage"),
+        ("!!!!!!!!", "garbage"),
+        ("I'm sorry, but I can't help with this image.", "refusal"),
+        ("As an AI language model, I do not see images.", "refusal"),
+        ("Unfortunately, I cannot see it.", "refusal"),
+        ("rose " * 40, "endless"),
+        ("The user likes videos for" + "udis" * 40 + ".", "endless"),
+        ("It is calm. It is very calm and slow. " * 8, "endless"),
+        ("Это спокойный фильм о красном фонаре", "language"),
+        ("一部关于红灯笼的安静电影", "language"),
+        (FRENCH, "language"),
+    ],
+)
+def test_faults_are_told_by_the_answer_alone(text: str, fault: str) -> None:
+    assert find_fault(text) == fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A thing.",
+        "Lantern",
+        "A balloon in turquoise colours on a checked background.",
+        "A film called 红灯笼 about two sisters.",
+        "A documentary, 1984, 90 minutes; episodes 1-12 (of 24).",
+        "I can see a boat; sorry sailors row, row, row it.",
+        f"{OPENING} calm films, slow films and old films with lanterns, often at night.",
+        "Red, red, red: a cover all in red.",
+    ],
+)
+def test_terse_clumsy_and_ordinary_answers_pass(text: str) -> None:
+    assert find_fault(text, PREFERENCE) is None
+
+
+def test_repeating_the_instructions_is_an_echo_and_repeating_the_data_is_not() -> None:
+    instructions = prompt_text(PREFERENCE).splitlines()[-1]
+    assert find_fault(instructions, PREFERENCE) == "echo"
+    long = "a calm film with a red lantern that two sisters carry through the old town at night"
+    quoting = templates.render(
+        "preference_first", {"summaries": [long], "words": 9}, item_type="film"
+    )
+    assert find_fault(f"{OPENING} {long}.", quoting) is None
+
+
+def asked(*texts: str) -> list[Prompt]:
+    return [Prompt((Message("user", (TextPart(text),)),)) for text in texts]
+
+
+def test_an_unusable_answer_is_asked_for_again_in_other_words() -> None:
+    backend = MockBackend({"plain English": "A calm film.", "bad": "", "": "A loud film."})
+    found = dict(output_checks.ask(backend, asked("good", "bad")))
+    assert found[0].completion.text == "A loud film."
+    assert (found[0].new_tries, found[0].flags) == (0, ())
+    assert found[1].completion.text == "A calm film."
+    assert (found[1].new_tries, found[1].flags) == (1, ("retried",))
+    assert [prompt_text(prompt)[:3] for prompt in backend.history] == ["goo", "bad", "bad"]
+
+
+def test_two_new_tries_and_no_more() -> None:
+    backend = MockBackend({"bad": "rose " * 50, "": "A film."})
+    found = dict(output_checks.ask(backend, asked("bad", "good", "bad too")))
+    assert sorted(found) == [0, 1, 2]
+    assert found[0].completion.error is not None
+    assert "unusable (endless): 'rose rose" in found[0].completion.error
+    assert (found[0].new_tries, found[0].flags) == (2, ("endless",))
+    assert found[0].completion.text == ""
+    texts = [prompt_text(prompt) for prompt in backend.history]
+    assert len(texts) == 7
+    assert len(set(texts)) == 7
+
+
+def test_what_the_backend_could_not_answer_is_not_asked_again() -> None:
+    backend = MockBackend({"known": "A film."})
+    found = dict(output_checks.ask(backend, asked("lost", "known")))
+    assert "no answer to 'lost'" in str(found[0].completion.error)
+    assert (found[0].fault, found[0].flags) == (None, ())
+    assert len(backend.history) == 2
+
+
+def test_without_new_tries_the_fault_comes_at_once() -> None:
+    ((_, found),) = output_checks.ask(MockBackend([""]), asked("x"), max_new_tries=0)
+    assert found.fault == "empty"
+
+
+def test_the_examples_in_its_docstrings_run() -> None:
+    assert doctest.testmod(output_checks).failed == 0
