@@ -36,7 +36,7 @@ def running(
     *,
     name: str,
     health: str,
-    patience: float = 120.0,
+    early_stopping_patience: float = 120.0,
 ) -> Iterator[None]:
     """Run a server for the time of a block.
 
@@ -45,7 +45,7 @@ def running(
         variables: What its environment has besides ours.
         name: What to call it in an error.
         health: Address that answers 200 once it can be asked.
-        patience: Seconds within which it must.
+        early_stopping_patience: Seconds within which it must.
 
     Raises:
         BackendError: It does not start; the end of what it said is in the message.
@@ -60,11 +60,11 @@ def running(
             start_new_session=True,  # so that its own processes can be ended with it
         )
         try:
-            if not _answers(health, process, patience=patience):
+            if not _answers(health, process, early_stopping_patience=early_stopping_patience):
                 messages.seek(0)
                 said = messages.read().decode("utf-8", "replace").strip()
                 raise BackendError(
-                    needed=f"{name} on loopback within {patience:g} seconds",
+                    needed=f"{name} on loopback within {early_stopping_patience:g} seconds",
                     received=said[-_EXCERPT:] or "a server that says nothing",
                     remedy="start it by hand to see more",
                 )
@@ -73,9 +73,9 @@ def running(
             _end(process)
 
 
-def _answers(url: str, process: subprocess.Popen[bytes], *, patience: float) -> bool:
+def _answers(url: str, process: subprocess.Popen[bytes], *, early_stopping_patience: float) -> bool:
     """Wait until the server answers; whether it does."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + early_stopping_patience
     while time.monotonic() < until and process.poll() is None:
         with suppress(httpx2.TransportError):
             if httpx2.get(url, trust_env=False).status_code == 200:

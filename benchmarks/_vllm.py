@@ -147,7 +147,7 @@ def serving(
         _variables(threads),
         name="vLLM's server",
         health=f"http://{address}/health",
-        patience=_PATIENCE,
+        early_stopping_patience=_PATIENCE,
     ):
         yield Server(f"http://{address}")
 

@@ -1,6 +1,6 @@
-"""Recommendations out of the whole catalogue: recall of the sources, quality against the budget.
+"""Recommendations out of the whole catalogue: recall of the generators, quality against the budget.
 
-Over the test users of a finished run. The target is hidden from every source; each user's
+Over the test users of a finished run. The target is hidden from every generator; each user's
 candidates are scored by the model once, and a smaller budget sees fewer of those scores.
 """
 
@@ -19,7 +19,7 @@ from mllm_msr.recommend.retrieval import Profile, Retriever
 from mllm_msr.storage.run_folder import RunFolder
 
 BUDGETS: Final = (0, 20, 50, 100, 200)
-ORDERS: Final[tuple[Order, ...]] = ("model", "fused")
+ORDERS: Final[tuple[Order, ...]] = ("model", "fusion")
 _K: Final = 10
 
 
@@ -37,15 +37,15 @@ def run(
     Args:
         folder: A run folder that has been trained.
         users: Users at most, a seeded sample.
-        collaborative: Baseline of the collaborative source; the default one where empty.
+        collaborative: Baseline of the collaborative generator; the default one where empty.
         recent_weight: Vote of recent popularity; the run's where 0.
         split: "test", or "validation" for users by whom settings may be chosen.
         seed: Seed of the sample.
 
     Returns:
-        Recall of each source and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
+        Recall of each generator and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
         NDCG@10 over the whole catalogue for each budget of model calls, by the model's order and
-        by its order fused with the sources'; and model seconds.
+        by its order fused with the generators'; and model seconds.
     """
     with RunFolder.open(folder, read_only=True) as kept:
         candidates = kept.read("candidates")
@@ -81,9 +81,9 @@ def run(
 
 
 def _retrievers(model: MllmMsr) -> dict[str, Retriever]:
-    sources = model.retriever.sources
-    alone = {name: Retriever({name: source}) for name, source in sources.items()}
-    return {**alone, "fused": model.retriever}
+    generators = model.retriever.generators
+    alone = {name: Retriever({name: generator}) for name, generator in generators.items()}
+    return {**alone, "fusion": model.retriever}
 
 
 def _profile(model: MllmMsr, user_id: str) -> Profile:

@@ -118,7 +118,7 @@ def _served(
     command = [
         sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
         f"serve.state=sqlite:///{state / 'state.sqlite'}", "serve.model_timeout=60",
-        f"serve.kept_scores={kept_scores}", f"serve.copies={copies or 'null'}",
+        f"serve.score_cache_size={kept_scores}", f"serve.copies={copies or 'null'}",
     ]  # fmt: skip
     # Into a file: a pipe that nobody reads is full after 64 kB of warnings, and the service hangs.
     messages = state / "messages.txt"

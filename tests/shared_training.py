@@ -39,7 +39,7 @@ OPTIONS = {
     "precision": "fp32",
     "validate_every": 2,
     "checkpoint_every": 3,
-    "patience": 100,
+    "early_stopping_patience": 100,
 }
 
 

@@ -69,7 +69,7 @@ def test_cold_users_get_popular_items_and_the_reason(
     with MllmMsr.from_run(run) as model:
         cold = model.recommend("nobody", 4)
         assert (cold.fallback_reason, cold.model_calls, cold.preference) == ("unknown_user", 0, "")
-        assert [item.sources for item in cold.items] == [("recent",)] * 4
+        assert [item.generators for item in cold.items] == [("recent",)] * 4
         assert model.recommend_to(["what?"], 4).fallback_reason == "no_history"
         with pytest.raises(DataError, match=r"user of the run.*'nobody'.*strict"):
             model.recommend("nobody", strict=True)

@@ -1,4 +1,4 @@
-"""The order of a list: the model's, the model's fused with the sources', and what follows it."""
+"""The order of a list: the model's, the model's fused with the generators', and what follows it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,20 @@ def test_what_the_model_ranked_comes_first() -> None:
     assert listed(k=4) == "cbad"
 
 
-def test_a_fused_order_counts_the_sources_too() -> None:
-    # The sources' relevance here is far apart, the model's vote is but one more source.
-    assert listed(order="fused") == "abcde"
+def test_a_fused_order_counts_the_generators_too() -> None:
+    # The generators' relevance here is far apart, the model's vote is but one more generator.
+    assert listed(order="fusion") == "abcde"
 
 
 def test_each_item_has_its_score_source_and_answer() -> None:
     found = assemble(catalogue(), Profile("u", ("z",), "x"), CANDIDATES, SCORES, k=5, diversity=0.0)
     first, last = found.items[0], found.items[-1]
-    assert (first.rank, first.score, first.sources, first.answers) == (1, 0.9, ("recent",), ("c",))
+    assert (first.rank, first.score, first.generators, first.answers) == (
+        1,
+        0.9,
+        ("recent",),
+        ("c",),
+    )
     assert (last.rank, last.score) == (5, None)
     assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "x")
 

@@ -78,7 +78,7 @@ def test_fusion_by_hand() -> None:
         {"a": 1 / 61 + 1 / 62, "c": 1 / 62 + 1 / 61}
     )
     assert [c.item_id for c in fused] == ["a", "c"]
-    assert [c.sources for c in fused] == [("one", "two"), ("two", "one")]
+    assert [c.generators for c in fused] == [("one", "two"), ("two", "one")]
     assert fuse({}) == []
 
 
@@ -154,10 +154,10 @@ def test_a_user_without_history_or_preference_gets_popularity_alone() -> None:
         }
     )
     cold = retriever.retrieve(Profile("nobody"), 5)
-    assert {source for candidate in cold for source in candidate.sources} == {"recent"}
+    assert {generator for candidate in cold for generator in candidate.generators} == {"recent"}
     warm = retriever.retrieve(Profile("u", ("a", "b"), "calm songs and a calm film"), 5)
     assert [candidate.item_id for candidate in warm] == ["c"]
-    assert set(warm[0].sources) == {"preference", "collaborative", "recent"}
+    assert set(warm[0].generators) == {"preference", "collaborative", "recent"}
     both = retriever.retrieve(Profile("u", ("a",), "film"), 1, exclude_seen=False)
     assert len(both) == 1
 
@@ -218,9 +218,9 @@ def test_a_light_vote_fills_up_behind_the_others() -> None:
     assert found[0] == "own5"  # two votes, however light the second
     assert found[-1] == "hit"
     assert set(found) == set(alike)
-    sources = {
+    generators = {
         name: SimpleNamespace(propose=lambda _, __, x=x: [x])
         for name, x in (("a", "x"), ("b", "y"))
     }
-    retriever = Retriever(sources, weights={"a": 0.5})
+    retriever = Retriever(generators, weights={"a": 0.5})
     assert [c.item_id for c in retriever.retrieve(Profile("u"), 2)] == ["y", "x"]

@@ -80,7 +80,7 @@ def test_cold_users(serve: Serve, scorer: MoodyBackend) -> None:
     web = serve()
     cold = ask(web, user_id="newcomer", k=3)
     assert cold["fallback_reason"] == "unknown_user"
-    assert [item["sources"] for item in cold["items"]] == [["recent"]] * 3
+    assert [item["generators"] for item in cold["items"]] == [["recent"]] * 3
     strict = web.post("/v1/recommendations", json={"user_id": "newcomer", "strict": True})
     assert strict.status_code == 404
     assert "send events of this user first" in strict.json()["detail"]
@@ -275,7 +275,7 @@ def test_it_is_ready_once_the_model_has_answered(serve: Serve, scorer: MoodyBack
         pass
 
 
-def test_a_dead_model_is_replaced_by_the_sources(serve: Serve, scorer: MoodyBackend) -> None:
+def test_a_dead_model_is_replaced_by_the_generators(serve: Serve, scorer: MoodyBackend) -> None:
     scorer.fails = True
     web = serve()
     reasons = [ask(web, user_id="user3", k=2)["fallback_reason"] for _ in range(4)]

@@ -189,7 +189,7 @@ def test_two_models_side_by_side(opened) -> None:
     page.wait_for_selector("#other-list li")
     assert page.inner_text("#own-name") == "Fine-tuned model"
     assert "Without fine-tuning" in page.inner_text("#other-name")
-    page.select_option("#compare", "sources")
+    page.select_option("#compare", "generators")
     page.wait_for_selector('#other-list .chance:has-text("proposed by")')
     assert page.locator("#other-list .bar").count() == 0
 

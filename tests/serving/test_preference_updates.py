@@ -436,7 +436,9 @@ def test_a_start_takes_up_few_updates_at_a_time_and_in_the_end_all(
     run_with(moving.users, work)
 
 
-def test_stopping_waits_for_updates_but_not_longer_than_the_grace(moving: Moving) -> None:
+def test_stopping_waits_for_updates_but_not_longer_than_the_shutdown_timeout(
+    moving: Moving,
+) -> None:
     async def quick(users: Users) -> None:
         moving.met("new", "item1")
         moving.backend.gate.clear()
@@ -451,6 +453,6 @@ def test_stopping_waits_for_updates_but_not_longer_than_the_grace(moving: Moving
     run_with(moving.users, quick)
     assert moving.state.user("new").preference_history["n_items"].to_list() == [1]
     begun = time.monotonic()
-    run_with(lambda: moving.users(grace=0.05), hanging)
+    run_with(lambda: moving.users(shutdown_timeout=0.05), hanging)
     assert time.monotonic() - begun < 10
     assert moving.state.user("new").preference_history["n_items"].to_list() == [1]

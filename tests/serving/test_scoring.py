@@ -90,7 +90,7 @@ def test_scores_that_arrive_for_a_user_who_was_forgotten_meanwhile_are_not_kept(
 
 
 def test_the_oldest_scores_leave_first(backend: MoodyBackend) -> None:
-    asked = judge(backend, kept_scores=2)
+    asked = judge(backend, score_cache_size=2)
     asyncio.run(asked.ask(user(), ["1", "2", "3"]))
     asyncio.run(asked.ask(user(), ["2", "3"]))
     assert backend.batches == [3]

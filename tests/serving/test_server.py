@@ -146,5 +146,5 @@ def test_a_shutdown_waits_as_long_as_the_setting_says(
 
     monkeypatch.setattr(uvicorn.Server, "run", look)
     state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
-    serve(run, host="127.0.0.1", port=0, overrides=[state, "serve.grace=6.5"])
+    serve(run, host="127.0.0.1", port=0, overrides=[state, "serve.shutdown_timeout=6.5"])
     assert waits == [7]

@@ -57,7 +57,7 @@ class OpenAIBackend(Backend):
         concurrency: Most requests under way at a time.
         timeout: Seconds for one attempt.
         attempts: Most attempts for one prompt.
-        patience: Seconds of waiting for one prompt in all, and of failure of the endpoint as a
+        total_timeout: Seconds of waiting for one prompt in all, and of failure of the endpoint as a
             whole after which the work ends.
         characters_per_token: From which a prompt's budget of text tokens is guessed.
         extra: Further fields of every request ({"repetition_penalty": 1.0}); null takes a field
@@ -80,7 +80,7 @@ class OpenAIBackend(Backend):
         concurrency: int = 32,
         timeout: float = 120.0,
         attempts: int = 6,
-        patience: float = 300.0,
+        total_timeout: float = 300.0,
         characters_per_token: float = 3.5,
         extra: Mapping[str, object] | None = None,
         timing: Timing | None = None,
@@ -91,7 +91,7 @@ class OpenAIBackend(Backend):
             concurrency=concurrency,
             timeout=timeout,
             attempts=attempts,
-            patience=patience,
+            total_timeout=total_timeout,
             timing=timing or Timing(),
         )
         self._checkpoint = checkpoint

@@ -34,7 +34,7 @@ _ADAPTER: Final = "adapter"
 _TARGET: Final = ("q_proj", "v_proj")
 _TRAINING: Final = (
     *("rank", "alpha", "dropout", "learning_rate", "batch_size", "accumulate"),
-    *("epochs", "max_steps", "patience", "precision", "seed"),
+    *("epochs", "max_steps", "early_stopping_patience", "precision", "seed"),
 )
 _FORM: Final = ("item_type", "n_last", "max_text_tokens")
 
@@ -59,7 +59,7 @@ class Tallrec(Recommender):
         accumulate: Forward passes per step; the paper's batch is 128 in all.
         epochs: Passes over the examples.
         max_steps: Bound on optimiser steps.
-        patience: Validations without gain before it stops.
+        early_stopping_patience: Validations without gain before it stops.
         precision: Of matrix products in training: "bf16", "fp16" or "fp32".
         max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
         seed: Seed of the sample, the matrices and the order of examples.
@@ -87,7 +87,7 @@ class Tallrec(Recommender):
         accumulate: int = 8,
         epochs: float = 3,
         max_steps: int | None = None,
-        patience: int = 3,
+        early_stopping_patience: int = 3,
         precision: Precision = "bf16",
         max_error_rate: float = 0.01,
         seed: int = 0,

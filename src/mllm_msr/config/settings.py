@@ -101,7 +101,7 @@ class ExecutorSettings(_Section):
         0.0, description="GPUs set aside for each worker; may be a part of one"
     )
     batch: PositiveInt = Field(64, description="prompts that a worker is given at a time")
-    patience: PositiveFloat = Field(
+    startup_timeout: PositiveFloat = Field(
         300.0, description="seconds within which the first worker must have started"
     )
 
@@ -165,7 +165,9 @@ class TrainSettings(_Section):
     validate_every: PositiveInt | None = Field(
         None, description="optimiser steps between validations; once per epoch where empty"
     )
-    patience: PositiveInt = Field(3, description="validations without gain before it stops")
+    early_stopping_patience: PositiveInt = Field(
+        3, description="validations without gain before it stops"
+    )
     checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_vision: bool = Field(True, description="encode each image once while it is frozen")
@@ -230,7 +232,7 @@ class ReportSettings(_Section):
 class RetrieveSettings(_Section):
     """Recommendations out of the whole catalogue."""
 
-    sources: tuple[Literal["preference", "collaborative", "recent"], ...] = Field(
+    generators: tuple[Literal["preference", "collaborative", "recent"], ...] = Field(
         ("preference", "collaborative", "recent"), description="where candidates come from"
     )
     encoder: str = Field(
@@ -248,8 +250,8 @@ class RetrieveSettings(_Section):
     )
     depth: PositiveInt = Field(200, description="items asked of each source")
     budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
-    order: Literal["fused", "model"] = Field(
-        "fused", description="the MLLM's ranking is one vote beside the sources', or decides alone"
+    order: Literal["fusion", "model"] = Field(
+        "fusion", description="the MLLM's ranking is one vote beside the sources', or decides alone"
     )
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="weight of variety in the list (MMR); 0 is relevance alone"
@@ -293,8 +295,10 @@ class ServeSettings(_Section):
         description="items, the most popular first, whose images a model of this process reads "
         "before users ask",
     )
-    kept_scores: NonNegativeInt = Field(200_000, description="scores kept in memory")
-    grace: PositiveFloat = Field(20.0, description="seconds that a shutdown waits for requests")
+    score_cache_size: NonNegativeInt = Field(200_000, description="scores kept in memory")
+    shutdown_timeout: PositiveFloat = Field(
+        20.0, description="seconds that a shutdown waits for requests"
+    )
 
 
 class PlanSettings(_Section):

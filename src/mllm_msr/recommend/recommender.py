@@ -227,7 +227,7 @@ class MllmMsr:
             user_id: The user.
             k: Length of the list; shorter where the catalogue has no more.
             budget: Candidates that the model ranks; the setting `retrieve.budget` if empty, and 0
-                for the sources alone.
+                for the generators alone.
             exclude_seen: Whether items of the history are left out.
             strict: Whether an unknown user is an error.
 

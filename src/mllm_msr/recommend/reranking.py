@@ -14,7 +14,7 @@ from typing import Literal
 from mllm_msr.recommend.catalog import Catalogue
 from mllm_msr.recommend.retrieval import Candidate, Profile, diversify, fuse
 
-Order = Literal["fused", "model"]
+Order = Literal["fusion", "model"]
 FallbackReason = Literal[
     "unknown_user",
     "no_history",
@@ -33,14 +33,14 @@ class Recommendation:
         item_id: The item.
         rank: Place in the list, from 1.
         score: P(yes) in [0, 1]; `None` where the model was not asked about it.
-        sources: What proposed it.
+        generators: What proposed it.
         answers: Phrases of the preference that the item's summary shares.
     """
 
     item_id: str
     rank: int
     score: float | None
-    sources: tuple[str, ...]
+    generators: tuple[str, ...]
     answers: tuple[str, ...]
 
 
@@ -92,7 +92,7 @@ def assemble(
         diversity: Weight of variety, as for `retrieval.diversify`, among what the model ranked;
             among all candidates where it ranked nothing.
         order: Whether what the model ranked stands in its order ("model"), or in that of its
-            ranking fused with the relevance, as if it were one more source ("fused").
+            ranking fused with the relevance, as if it were one more generator ("fusion").
         reason: Why it ranked nothing, where it should have.
     """
     ranked = [candidate for candidate in candidates if candidate.item_id in scores]
@@ -107,13 +107,13 @@ def assemble(
             k=k - len(chosen),
             diversity=diversity,
         )
-    sources = {candidate.item_id: candidate.sources for candidate in candidates}
+    generators = {candidate.item_id: candidate.generators for candidate in candidates}
     items = tuple(
         Recommendation(
             item_id,
             rank,
             scores.get(item_id),
-            sources[item_id],
+            generators[item_id],
             catalogue.answers(profile.preference, item_id),
         )
         for rank, item_id in enumerate(chosen, start=1)

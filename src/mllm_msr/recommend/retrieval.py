@@ -1,6 +1,6 @@
 """Candidates out of the whole catalogue, for the recommender to rank.
 
-The paper ranks 21 given items (section "Experimental Setup"). Here several sources propose items
+The paper ranks 21 given items (section "Experimental Setup"). Here several generators propose items
 of the whole catalogue, their rankings are fused by reciprocal rank, and what the user has met is
 left out; `recommend/recommender.py` then spends its model calls on the first of them. `diversify` trades a
 little relevance for variety at the very end.
@@ -52,15 +52,15 @@ class Candidate:
     Attributes:
         item_id: The item.
         relevance: Fused reciprocal ranks; only its order means something.
-        sources: Names of the sources that proposed it, the most convinced one first.
+        generators: Names of the generators that proposed it, the most convinced one first.
     """
 
     item_id: str
     relevance: float
-    sources: tuple[str, ...]
+    generators: tuple[str, ...]
 
 
-class Source(Protocol):
+class CandidateGenerator(Protocol):
     """One opinion on which items a user may want."""
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
@@ -149,7 +149,7 @@ class PreferenceSource:
         self._index = index
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `Source.propose`; nothing for a user without a preference."""
+        """See `CandidateGenerator.propose`; nothing for a user without a preference."""
         if not profile.preference.strip():
             return []
         return self._index.nearest(self._encoder.encode([profile.preference])[0], n)
@@ -175,7 +175,7 @@ class CollaborativeSource:
             self._items = pl.DataFrame({"item_id": known})
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `Source.propose`; nothing for a user without a history."""
+        """See `CandidateGenerator.propose`; nothing for a user without a history."""
         if not profile.history:
             return []
         best = np.argsort(-self._scores(profile), kind="stable")[:n]  # ties by id
@@ -216,31 +216,31 @@ class PopularSource:
         self._item_ids: list[str] = by_count["item_id"].to_list()
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `Source.propose`; what the user has met does not take others' places."""
+        """See `CandidateGenerator.propose`; what the user has met does not take others' places."""
         seen = set(profile.history)
         return [item_id for item_id in self._item_ids if item_id not in seen][:n]
 
 
 class Retriever:
-    """Asks every source and fuses what they say.
+    """Asks every generator and fuses what they say.
 
     Args:
-        sources: The sources by name.
-        depth: Items asked of each source, besides those that the user has met.
-        weights: How much a source's vote counts, 1 where nothing is said.
+        generators: The generators by name.
+        depth: Items asked of each generator, besides those that the user has met.
+        weights: How much a generator's vote counts, 1 where nothing is said.
 
     Attributes:
-        sources: As given.
+        generators: As given.
     """
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        generators: Mapping[str, CandidateGenerator],
         *,
         depth: int = 200,
         weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.sources = dict(sources)
+        self.generators = dict(generators)
         self._depth = depth
         self._weights = weights
 
@@ -253,7 +253,9 @@ class Retriever:
             exclude_seen: Whether items of the history are left out.
         """
         depth = max(self._depth, n) + len(profile.history)
-        rankings = {name: source.propose(profile, depth) for name, source in self.sources.items()}
+        rankings = {
+            name: generator.propose(profile, depth) for name, generator in self.generators.items()
+        }
         left_out = frozenset(profile.history if exclude_seen else ())
         return fuse(rankings, exclude=left_out, weights=self._weights, n=n)
 
@@ -265,12 +267,12 @@ def fuse(
     weights: Mapping[str, float] = MappingProxyType({}),
     n: int | None = None,
 ) -> list[Candidate]:
-    """Fuse rankings: an item's relevance is the sum of weight / (60 + rank) over the sources.
+    """Fuse rankings: an item's relevance is the sum of weight / (60 + rank) over the generators.
 
     Args:
-        rankings: Item ids by source, best first; ranks count from one, excluded items not.
+        rankings: Item ids by generator, best first; ranks count from one, excluded items not.
         exclude: Items that are left out.
-        weights: Of the sources, 1 where nothing is said.
+        weights: Of the generators, 1 where nothing is said.
         n: How many at most; all where it is `None`.
 
     Returns:

@@ -1,6 +1,6 @@
-"""A run's sources of candidates: its settings and tables become a `Retriever`.
+"""A run's generators of candidates: its settings and tables become a `Retriever`.
 
-Range the run folder and `recommend/recommender.py`. The collaborative source is any baseline, fitted on
+Range the run folder and `recommend/recommender.py`. The collaborative generator is any baseline, fitted on
 everything that may be seen; it is kept for the next start under what it was made of.
 """
 
@@ -21,7 +21,7 @@ from mllm_msr.recommend.retrieval import (
     PopularSource,
     PreferenceSource,
     Retriever,
-    Source,
+    CandidateGenerator,
 )
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
@@ -45,7 +45,7 @@ def make_retriever(
         kept: Where the fitted baseline is kept.
     """
     settings = work.settings.retrieve
-    makers: dict[str, Callable[[], Source]] = {
+    makers: dict[str, Callable[[], CandidateGenerator]] = {
         "preference": lambda: PreferenceSource(catalogue.encoder, catalogue.index),
         "collaborative": lambda: CollaborativeSource(
             _collaborative(work, interactions, fold, kept), sorted(set(interactions["item_id"]))
@@ -53,7 +53,7 @@ def make_retriever(
         "recent": lambda: PopularSource(interactions, recent_share=settings.recent_share),
     }
     return Retriever(
-        {name: makers[name]() for name in settings.sources},
+        {name: makers[name]() for name in settings.generators},
         depth=settings.depth,
         weights={"recent": settings.recent_weight},
     )

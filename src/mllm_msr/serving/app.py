@@ -164,7 +164,7 @@ def _add_lists(app: FastAPI) -> None:
                     rank=one.rank,
                     score=one.score,
                     title=engine.catalogue.item(one.item_id).title,
-                    sources=list(one.sources),
+                    generators=list(one.generators),
                     explanation=list(one.answers) if body.explain else None,
                 )
                 for one in found.items

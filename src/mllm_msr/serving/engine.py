@@ -123,7 +123,7 @@ class OnlineEngine:
             self._warming = asyncio.create_task(warming)
 
     async def stop(self) -> None:
-        """Let updates at work end, within the grace; then close everything."""
+        """Let updates at work end, within the shutdown_timeout; then close everything."""
         if self._warming is not None:
             self._warming.cancel()
         await self.users.stop()

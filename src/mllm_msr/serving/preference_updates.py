@@ -182,12 +182,12 @@ class Users:
         return self._failures.get(user_id)
 
     async def stop(self) -> None:
-        """Let updates at work end, within the grace, and cancel the others."""
+        """Let updates at work end, within the shutdown_timeout, and cancel the others."""
         self._stopping.set()
         if self._resuming is not None:
             self._resuming.cancel()
         if self._updates:
-            await asyncio.wait(self._updates.values(), timeout=self._settings.grace)
+            await asyncio.wait(self._updates.values(), timeout=self._settings.shutdown_timeout)
         for task in self._updates.values():
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)

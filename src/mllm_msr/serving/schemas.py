@@ -93,7 +93,7 @@ class RecommendedItem(_Out):
     rank: int
     score: float | None = Field(description="P(yes); null where the model was not asked")
     title: str
-    sources: list[str]
+    generators: list[str]
     explanation: list[str] | None = Field(
         description="phrases of the (generated) preference that the item answers"
     )

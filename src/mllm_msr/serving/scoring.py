@@ -155,7 +155,7 @@ class Judge:
 
     def _remember(self, scores: Mapping[_Asked, float]) -> None:
         self._scores.update(scores)
-        while len(self._scores) > self._settings.kept_scores:
+        while len(self._scores) > self._settings.score_cache_size:
             self._scores.popitem(last=False)
 
 

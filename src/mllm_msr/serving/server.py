@@ -53,7 +53,7 @@ def make_app(
         )
 
     app = create_app(make_engine, keys=keys, metrics=metrics, max_body=settings.max_body)
-    app.state.grace = settings.grace
+    app.state.shutdown_timeout = settings.shutdown_timeout
     return app
 
 
@@ -89,7 +89,7 @@ def serve(
         server_header=False,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=10,
-        timeout_graceful_shutdown=math.ceil(app.state.grace),
+        timeout_graceful_shutdown=math.ceil(app.state.shutdown_timeout),
     )
     try:
         bound = config.bind_socket()

@@ -20,7 +20,12 @@ SECRET = "sk-never-shown"
 def ask(
     url: str, clock: FakeClock, *, read: Callable[[dict[str, Any]], Any] = dict, **more: Any
 ) -> Any:
-    options: dict[str, Any] = {"concurrency": 4, "timeout": 5.0, "attempts": 4, "patience": 60.0}
+    options: dict[str, Any] = {
+        "concurrency": 4,
+        "timeout": 5.0,
+        "attempts": 4,
+        "total_timeout": 60.0,
+    }
 
     async def work() -> Any:
         endpoint = Endpoint(url, key_variable="TEST_KEY", timing=clock.timing, **(options | more))
@@ -113,7 +118,7 @@ def test_a_slow_server_is_left_after_the_timeout() -> None:
         ask(server.url, FakeClock(), timeout=0.1, attempts=2)
 
 
-def test_a_dead_server_ends_the_work_when_patience_is_used_up() -> None:
+def test_a_dead_server_ends_the_work_when_total_timeout_is_used_up() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"

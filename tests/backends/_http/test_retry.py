@@ -18,7 +18,7 @@ def test_waits_double_up_to_a_minute_and_are_random_down_to_nothing() -> None:
     assert backoff(5, FakeClock(chance=0.0).timing) == 0.0
 
 
-def test_a_server_that_asks_for_more_patience_gets_it() -> None:
+def test_a_server_that_asks_for_more_total_timeout_gets_it() -> None:
     assert backoff(0, FakeClock().timing, at_least=17.0) == 17.0
     assert backoff(4, FakeClock(chance=1.0).timing, at_least=2.0) == 8.0
 
@@ -73,7 +73,7 @@ def test_nobody_asks_while_the_server_wants_to_be_left_alone() -> None:
 
 def test_the_breaker_lets_one_through_per_cooldown_and_closes_on_success() -> None:
     clock = FakeClock()
-    breaker = Breaker("x", clock.timing, threshold=3, cooldown=5.0, patience=60.0)
+    breaker = Breaker("x", clock.timing, threshold=3, cooldown=5.0, total_timeout=60.0)
     for _ in range(2):
         breaker.failed("down")
     assert not breaker.is_open
@@ -87,9 +87,9 @@ def test_the_breaker_lets_one_through_per_cooldown_and_closes_on_success() -> No
     assert clock.slept == [5.0, 5.0]
 
 
-def test_the_breaker_ends_the_work_when_patience_is_used_up() -> None:
+def test_the_breaker_ends_the_work_when_total_timeout_is_used_up() -> None:
     clock = FakeClock()
-    breaker = Breaker("host", clock.timing, threshold=2, cooldown=5.0, patience=12.0)
+    breaker = Breaker("host", clock.timing, threshold=2, cooldown=5.0, total_timeout=12.0)
     breaker.failed("refused")
     breaker.failed("refused")
 

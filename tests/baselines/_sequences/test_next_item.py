@@ -55,7 +55,7 @@ def data() -> TrainingData:
 
 @pytest.fixture(scope="module")
 def model(data) -> Gru4Rec:
-    return Gru4Rec(**SMALL, epochs=40, patience=40).fit(data)
+    return Gru4Rec(**SMALL, epochs=40, early_stopping_patience=40).fit(data)
 
 
 def asked(*rows):
@@ -102,7 +102,9 @@ def test_what_nobody_chose_and_what_nobody_knows_score_alike_and_low(model, data
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_learns_the_ring(loss, data):
-    model = Gru4Rec(**SMALL, loss=loss, n_negatives=4, epochs=60, patience=60, precision="fp32")
+    model = Gru4Rec(
+        **SMALL, loss=loss, n_negatives=4, epochs=60, early_stopping_patience=60, precision="fp32"
+    )
     assert best(model.fit(data), data, "u1", 5) == "i6"
 
 

@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     assert run(network(), judge=None, folder=tmp_path).epochs == 4
 
 
-def test_the_weights_that_the_judge_liked_best_are_kept_and_patience_ends_it():
+def test_the_weights_that_the_judge_liked_best_are_kept_and_early_stopping_patience_ends_it():
     net, seen = network(), []
     values = iter([0.2, 0.9, 0.8, 0.7, 0.6])
 
@@ -83,7 +83,7 @@ def test_the_weights_that_the_judge_liked_best_are_kept_and_patience_ends_it():
         seen.append(weights(net))
         return next(values)
 
-    options = LoopOptions(epochs=50, patience=2, precision="fp32")
+    options = LoopOptions(epochs=50, early_stopping_patience=2, precision="fp32")
     log = run(net, judge=judge, options=options)
     assert torch.equal(weights(net), seen[1])
     assert (log.epochs, log.best_epoch) == (4, 2)

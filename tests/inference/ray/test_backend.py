@@ -159,7 +159,7 @@ def test_workers_with_other_weights_are_refused(
 
 
 def test_a_wish_that_no_cluster_meets_ends_in_a_sentence(prompts: list[Prompt]) -> None:
-    greedy = RayBackend("mock", {}, workers=1, cpus=1000, patience=2)
+    greedy = RayBackend("mock", {}, workers=1, cpus=1000, startup_timeout=2)
     with pytest.raises(BackendError, match=r"1 workers with 1000 cores .* within 2 s"):
         list(greedy.generate(prompts))
     greedy.close()

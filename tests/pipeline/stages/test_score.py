@@ -167,7 +167,11 @@ def test_content_is_encoded_once_for_all_folds_and_models(
 def test_a_killed_comparison_goes_on_with_the_epoch_that_came_next(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few = ("data.run_folds=[0]", "baselines.sasrec.epochs=12", "baselines.sasrec.patience=12")
+    few = (
+        "data.run_folds=[0]",
+        "baselines.sasrec.epochs=12",
+        "baselines.sasrec.early_stopping_patience=12",
+    )
     settings = mock_runs.overrides(data, "score.zero_shot=false", *few)
     cut = tmp_path / "cut"
     program = [sys.executable, "-m", "mllm_msr", "compare", "--run", str(cut)]

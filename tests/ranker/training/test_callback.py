@@ -72,7 +72,9 @@ class Run:
 
 
 def test_it_acts_at_whole_steps_only(tmp_path: Path) -> None:
-    run = Run(tmp_path, [], n_steps=3, validate_every=1, checkpoint_every=2, patience=1)
+    run = Run(
+        tmp_path, [], n_steps=3, validate_every=1, checkpoint_every=2, early_stopping_patience=1
+    )
     run.go()
     assert [row["step"] for row in run.log] == [1, 2, 3]
     assert [row["loss"] for row in run.log] == [0.5, 2.5, 4.5]
@@ -81,9 +83,16 @@ def test_it_acts_at_whole_steps_only(tmp_path: Path) -> None:
     assert run.shown == [1, 1, 1]
 
 
-def test_the_best_weights_stay_and_patience_ends_the_run(tmp_path: Path) -> None:
+def test_the_best_weights_stay_and_early_stopping_patience_ends_the_run(tmp_path: Path) -> None:
     values = [0.5, 0.7, 0.7, 0.6, 0.9]
-    run = Run(tmp_path, values, n_steps=9, validate_every=1, checkpoint_every=100, patience=2)
+    run = Run(
+        tmp_path,
+        values,
+        n_steps=9,
+        validate_every=1,
+        checkpoint_every=100,
+        early_stopping_patience=2,
+    )
     run.go()
     assert run.trainer.should_stop
     assert (run.progress.best, run.progress.best_step, run.progress.step) == (0.7, 2, 4)
@@ -98,14 +107,28 @@ def test_the_best_weights_stay_and_patience_ends_the_run(tmp_path: Path) -> None
 
 
 def test_validation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
-    run = Run(tmp_path, [0.1] * 9, n_steps=5, validate_every=2, checkpoint_every=0, patience=9)
+    run = Run(
+        tmp_path,
+        [0.1] * 9,
+        n_steps=5,
+        validate_every=2,
+        checkpoint_every=0,
+        early_stopping_patience=9,
+    )
     run.go()
     assert [row["step"] for row in run.log if "validation_auc" in row] == [2, 4, 5]
     assert not list(tmp_path.glob("state-*"))
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    run = Run(tmp_path, [0.1] * 9, n_steps=2, validate_every=1, checkpoint_every=1, patience=9)
+    run = Run(
+        tmp_path,
+        [0.1] * 9,
+        n_steps=2,
+        validate_every=1,
+        checkpoint_every=1,
+        early_stopping_patience=9,
+    )
     run.trainer.is_global_zero = False
     run.go()
     assert not list(tmp_path.iterdir())

@@ -35,7 +35,7 @@ OPTIONS = TrainingOptions(
     precision="fp32",
     validate_every=3,
     checkpoint_every=2,
-    patience=100,
+    early_stopping_patience=100,
 )
 
 
@@ -220,7 +220,7 @@ def test_a_tiny_llava_learns_sixteen_examples_by_heart(
         epochs=40,
         precision="bf16",
         validate_every=10,
-        patience=100,
+        early_stopping_patience=100,
     )
     summary = train(
         examples,
@@ -238,7 +238,7 @@ def test_it_stops_without_gain_and_keeps_the_best(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     values = iter([0.5, 0.6, 0.9, 0.8, 0.9, 0.7])  # the first one only checks the examples
-    options = replace(OPTIONS, validate_every=1, patience=3)
+    options = replace(OPTIONS, validate_every=1, early_stopping_patience=3)
     summary = run(
         tiny_checkpoint,
         make_examples,

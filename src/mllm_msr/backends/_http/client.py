@@ -79,7 +79,7 @@ class Endpoint:
         concurrency: Most requests under way at a time.
         timeout: Seconds for one attempt as a whole.
         attempts: Most attempts for one request.
-        patience: Seconds of waiting for one request in all, and of failure after which the
+        total_timeout: Seconds of waiting for one request in all, and of failure after which the
             whole work ends.
         timing: Clock, sleep and chance.
 
@@ -95,17 +95,17 @@ class Endpoint:
         concurrency: int,
         timeout: float,
         attempts: int,
-        patience: float,
+        total_timeout: float,
         timing: Timing,
     ) -> None:
         self._url = _checked(url)
         self._key_variable = key_variable
         self._timeout = timeout
         self._attempts = attempts
-        self._patience = patience
+        self._total_timeout = total_timeout
         self._timing = timing
         self._limit = AdaptiveLimit(concurrency, timing)
-        self._breaker = Breaker(str(self._url), timing, patience=patience)
+        self._breaker = Breaker(str(self._url), timing, total_timeout=total_timeout)
         self._client: httpx2.AsyncClient | None = None
 
     @property
@@ -143,7 +143,7 @@ class Endpoint:
                 return await self._attempt(route, body, read)
             except _TroubleError as trouble:
                 wait = backoff(attempt, self._timing, at_least=trouble.wait)
-                if attempt + 1 == self._attempts or waited + wait > self._patience:
+                if attempt + 1 == self._attempts or waited + wait > self._total_timeout:
                     raise UnansweredError(
                         f"{trouble} (attempt {attempt + 1} was the last)"
                     ) from None

@@ -106,14 +106,14 @@ class Breaker:
     """Leaves a server alone that has failed many times in a row.
 
     Closed, everything passes. Open, one request passes per `cooldown`; the first that succeeds
-    closes it. Open for longer than `patience`, it ends the work with a clear sentence.
+    closes it. Open for longer than `total_timeout`, it ends the work with a clear sentence.
 
     Args:
         name: What to call the server in an error.
         timing: Clock and sleep.
         threshold: Failures in a row that open it.
         cooldown: Seconds between two requests while it is open.
-        patience: Seconds of failure after which the work ends.
+        total_timeout: Seconds of failure after which the work ends.
     """
 
     def __init__(
@@ -123,13 +123,13 @@ class Breaker:
         *,
         threshold: int = 8,
         cooldown: float = 5.0,
-        patience: float = 300.0,
+        total_timeout: float = 300.0,
     ) -> None:
         self._name = name
         self._timing = timing
         self._threshold = threshold
         self._cooldown = cooldown
-        self._patience = patience
+        self._total_timeout = total_timeout
         self._n_failures = 0
         self._failing_since = 0.0
         self._next_at = 0.0
@@ -144,11 +144,11 @@ class Breaker:
         """Wait until a request may be sent.
 
         Raises:
-            BackendError: The server has failed for longer than `patience`.
+            BackendError: The server has failed for longer than `total_timeout`.
         """
         while self.is_open:
             now = self._timing.now()
-            if now - self._failing_since > self._patience:
+            if now - self._failing_since > self._total_timeout:
                 raise BackendError(
                     needed=f"an endpoint at {self._name} that answers",
                     received=f"failures alone for {now - self._failing_since:.0f} seconds "

@@ -150,7 +150,7 @@ class Loop(lightning.LightningModule):  # type: ignore[misc]
             }
             return
         progress.waited += 1
-        if progress.waited >= self._options.patience:
+        if progress.waited >= self._options.early_stopping_patience:
             progress.stopped_because = f"no gain in {progress.waited} validations"
 
     def _state(self) -> TrainingState:

@@ -44,7 +44,7 @@ class LoopOptions:
         beta2: Adam's second decay, in [0, 1).
         weight_decay: Decoupled, at least 0.
         clip: Largest norm of the gradient; 0 leaves it alone.
-        patience: Validations without gain before training stops, at least 1.
+        early_stopping_patience: Validations without gain before training stops, at least 1.
         validate_every: Epochs between validations, at least 1.
         max_minutes: Time after which training stops at the next batch, above 0. A run that
             reaches it depends on the machine's speed.
@@ -58,7 +58,7 @@ class LoopOptions:
     beta2: float = 0.98
     weight_decay: float = 0.0
     clip: float = 0.0
-    patience: int = 5
+    early_stopping_patience: int = 5
     validate_every: int = 1
     max_minutes: float = 60.0
     precision: Precision = "auto"
@@ -66,7 +66,7 @@ class LoopOptions:
 
     def problems(self) -> list[str]:
         """One sentence for each value out of its range, for `SettingsError`."""
-        found = too_small(self, "epochs", "patience", "validate_every")
+        found = too_small(self, "epochs", "early_stopping_patience", "validate_every")
         found += [
             f"{name} must be above 0, it is {getattr(self, name)}"
             for name in ("learning_rate", "max_minutes")

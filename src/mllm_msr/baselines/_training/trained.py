@@ -52,7 +52,7 @@ class TrainedRecommender(Recommender, Generic[F]):
         epochs: This and the settings of the same names as in `LoopOptions` mean the same.
         learning_rate: As `LoopOptions.learning_rate`.
         weight_decay: As `LoopOptions.weight_decay`.
-        patience: As `LoopOptions.patience`.
+        early_stopping_patience: As `LoopOptions.early_stopping_patience`.
         validate_every: As `LoopOptions.validate_every`.
         max_minutes: As `LoopOptions.max_minutes`.
         precision: As `LoopOptions.precision`; scores are always taken in float32.
@@ -69,7 +69,7 @@ class TrainedRecommender(Recommender, Generic[F]):
     epochs: int = 50
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    patience: int = 5
+    early_stopping_patience: int = 5
     validate_every: int = 1
     max_minutes: float = 60.0
     precision: Precision = "auto"

@@ -65,24 +65,22 @@ Event = Ready | Answered | Finished | Died
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error of this package on its way out of a worker's process."""
+    """Error of this package, as it is sent out of a worker's process."""
 
     kind: str
-    needed: str
-    received: str
-    remedy: str
+    message: str
 
     @classmethod
     def of(cls, error: MllmMsrError) -> Refusal:
         """What can be sent of an error."""
-        return cls(type(error).__name__, error.needed, error.received, error.remedy)
+        return cls(type(error).__name__, error.message)
 
     def error(self) -> MllmMsrError:
         """The error again."""
         kind: type[MllmMsrError] = getattr(errors, self.kind, BackendError)
         made = kind.__new__(kind)
-        # Some kinds make their sentence out of other arguments; here it is made already.
-        MllmMsrError.__init__(made, needed=self.needed, received=self.received, remedy=self.remedy)
+        # Some subclasses build their message from other arguments; here it is already built.
+        MllmMsrError.__init__(made, self.message)
         return made
 
 
@@ -139,7 +137,7 @@ class ActorPool:
         workers: How many.
         cpus: Cores that Ray sets aside for each.
         gpus: GPUs that Ray sets aside for each; may be a part of one.
-        patience: Seconds within which the first of them must have started.
+        startup_timeout: Seconds within which the first of them must have started.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -155,13 +153,13 @@ class ActorPool:
         workers: int,
         cpus: float,
         gpus: float,
-        patience: float,
+        startup_timeout: float,
     ) -> None:
         self._ray = _connected(address, cores=math.ceil(workers * cpus))
         self._actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
         self._of_worker = (name, dict(arguments))
         self._wish = f"{workers} workers with {cpus:g} cores and {gpus:g} GPUs each"
-        self._patience = patience
+        self._startup_timeout = startup_timeout
         self._numbers = itertools.count()
         self._handles: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}  # what Ray waits for, and whose it is
@@ -188,11 +186,11 @@ class ActorPool:
             BackendError: No worker has started in time, or one has failed otherwise.
         """
         ready, _ = self._ray.wait(
-            list(self._calls), timeout=None if self._started else self._patience
+            list(self._calls), timeout=None if self._started else self._startup_timeout
         )
         if not ready:
             raise BackendError(
-                needed=f"a place for {self._wish} within {self._patience:g} s",
+                needed=f"a place for {self._wish} within {self._startup_timeout:g} s",
                 received=f"none in a cluster with {_resources(self._ray)}",
                 remedy="lower executor.workers, executor.cpus or executor.gpus, or wait",
             )

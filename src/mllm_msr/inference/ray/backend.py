@@ -42,7 +42,7 @@ class RayBackend(Backend):
         cpus: Cores that Ray sets aside for each.
         gpus: GPUs that Ray sets aside for each; may be a part of one.
         batch: Prompts that a worker is given at a time.
-        patience: Seconds within which the first worker must have started.
+        startup_timeout: Seconds within which the first worker must have started.
 
     Raises:
         UnknownNameError: There is no such backend.
@@ -58,7 +58,7 @@ class RayBackend(Backend):
         cpus: float = 1.0,
         gpus: float = 0.0,
         batch: int = 64,
-        patience: float = 300.0,
+        startup_timeout: float = 300.0,
     ) -> None:
         # Never asked: it says what the workers' answers may be kept under, and what they can do.
         self._here = cast("Backend", registry.find("backends", name)(**arguments))
@@ -69,7 +69,7 @@ class RayBackend(Backend):
             "workers": workers,
             "cpus": cpus,
             "gpus": gpus,
-            "patience": patience,
+            "startup_timeout": startup_timeout,
         }
         self._batch = batch
         self._pool: ActorPool | None = None

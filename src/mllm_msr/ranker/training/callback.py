@@ -33,7 +33,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         judge: Value of the validation examples' P(yes), higher is better; `None` without any.
         validate_every: Optimiser steps between validations.
         checkpoint_every: Optimiser steps between states; 0 saves none.
-        patience: Validations without gain before the run stops.
+        early_stopping_patience: Validations without gain before the run stops.
         batch_size: Examples per validation batch.
         advance: Called with 1 after each optimiser step.
     """
@@ -47,7 +47,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         judge: Judge | None,
         validate_every: int,
         checkpoint_every: int,
-        patience: int,
+        early_stopping_patience: int,
         batch_size: int,
         advance: Callable[[int], None],
     ) -> None:
@@ -57,7 +57,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
         self._judge = judge
         self._validate_every = validate_every
         self._checkpoint_every = checkpoint_every
-        self._patience = patience
+        self._early_stopping_patience = early_stopping_patience
         self._batch_size = batch_size
         self._advance = advance
         self._clock = time.monotonic()
@@ -100,7 +100,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
             progress.best_weights = _copies(module.weights())
             return
         progress.waited += 1
-        if progress.waited >= self._patience:
+        if progress.waited >= self._early_stopping_patience:
             progress.stopped_because = f"no gain in {progress.waited} validations"
 
     def _save(self, trainer: Any, module: FineTuning) -> None:

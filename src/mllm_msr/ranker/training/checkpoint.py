@@ -44,7 +44,7 @@ class TrainingState:
         step: Optimiser steps done.
         tensors: Trainable weights ("model.NAME"), the best ones so far ("best.NAME"), and the
             optimiser's ("optimizer.KIND.NAME").
-        facts: JSON-able rest: best value and its step, patience, settings, ...
+        facts: JSON-able rest: best value and its step, early_stopping_patience, settings, ...
     """
 
     step: int

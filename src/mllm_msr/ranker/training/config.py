@@ -46,7 +46,7 @@ class TrainingOptions:
         precision: Of matrix products; "fp16" needs a GPU.
         loss: "answer" teaches the answer alone, "full" all text of prompt and answer.
         validate_every: Optimiser steps between validations, `None` for once per epoch.
-        patience: Validations without gain before the run stops.
+        early_stopping_patience: Validations without gain before the run stops.
         checkpoint_every: Optimiser steps between saved states.
         gradient_checkpointing: Less memory for more time.
         cache_vision: Encode each image once, and read what prompts of one image share once
@@ -76,7 +76,7 @@ class TrainingOptions:
     precision: Precision = "bf16"
     loss: Loss = "answer"
     validate_every: int | None = None
-    patience: int = 3
+    early_stopping_patience: int = 3
     checkpoint_every: int = 100
     gradient_checkpointing: bool = False
     cache_vision: bool = True
@@ -87,7 +87,14 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("rank", "batch_size", "accumulate", "epochs", "patience", "learning_rate")
+        positive = (
+            "rank",
+            "batch_size",
+            "accumulate",
+            "epochs",
+            "early_stopping_patience",
+            "learning_rate",
+        )
         problems = [
             f"train.{name} must be above 0, it is {getattr(self, name)}"
             for name in (*positive, "checkpoint_every", "nodes")

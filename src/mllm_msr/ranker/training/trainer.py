@@ -327,7 +327,7 @@ def _fit(
                 judge=judge,
                 validate_every=options.validate_every or per_epoch,
                 checkpoint_every=options.checkpoint_every,
-                patience=options.patience,
+                early_stopping_patience=options.early_stopping_patience,
                 batch_size=options.batch_size,
                 advance=advance,
             )

@@ -9,13 +9,13 @@ const PATIENCE = 20_000; // milliseconds that a new preference is waited for
 const REASONS = {
   unknown_user: "Nothing is known of this user yet: these items are popular at the moment. Like some to begin.",
   no_history: "There is no history yet: these items are popular at the moment.",
-  no_preference: "The preference is still being written: this list is the sources' own.",
-  model_failed: "The model has failed: this list is the sources' own.",
-  model_slow: "The model did not answer in time: this list is the sources' own.",
-  model_circuit_open: "The model is left alone for a moment after failures: this list is the sources' own.",
+  no_preference: "The preference is still being written: this list is the generators' own.",
+  model_failed: "The model has failed: this list is the generators' own.",
+  model_slow: "The model did not answer in time: this list is the generators' own.",
+  model_circuit_open: "The model is left alone for a moment after failures: this list is the generators' own.",
 };
 const NAMES = {
-  run: "Fine-tuned model", bare: "The model", untuned: "Without fine-tuning", sources: "The sources alone",
+  run: "Fine-tuned model", bare: "The model", untuned: "Without fine-tuning", generators: "The generators alone",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -201,7 +201,7 @@ function drawList(place, list, earlier, marked) {
 }
 
 function chance(item) {
-  if (item.score === null) return [element("div", { className: "chance" }, `proposed by ${item.sources.join(", ")}`)];
+  if (item.score === null) return [element("div", { className: "chance" }, `proposed by ${item.generators.join(", ")}`)];
   const bar = element("span", { className: "bar", ariaHidden: "true" }, element("i"));
   bar.style.setProperty("--share", item.score.toFixed(4));
   const percent = item.score >= 0.9995 ? "> 99.9 %" : item.score < 0.0005 ? "< 0.1 %" : `${(100 * item.score).toFixed(1)} %`;
@@ -211,7 +211,7 @@ function chance(item) {
 const isNewest = () => Number($("step").value) === user.preference_history.length - 1;
 
 async function fetchList(model) {
-  const budget = model === "sources" ? 0 : BUDGET;
+  const budget = model === "generators" ? 0 : BUDGET;
   const body = { user_id: user.id, k: LENGTH, budget, model: model === "untuned" ? "untuned" : "run" };
   const found = await json("/v1/recommendations", body);
   await learn(found.items.map((item) => item.item_id));
@@ -245,7 +245,7 @@ function noteOn(list) {
   if (!scores.length) return "";
   const descending = scores.every((score, at) => at === 0 || score <= scores[at - 1]);
   const bar = "The bar is the model's probability that the item comes next";
-  return descending ? `${bar}.` : `${bar}; the order also counts how strongly the sources propose it.`;
+  return descending ? `${bar}.` : `${bar}; the order also counts how strongly the generators propose it.`;
 }
 
 // ---- what one does

@@ -1,0 +1,1 @@
+"""Scripts for developers of the project; not part of the package."""
