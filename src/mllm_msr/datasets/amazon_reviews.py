@@ -37,7 +37,7 @@ from mllm_msr.datasets._readers import (
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _JSON: Final = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 _CSV: Final = (".csv", ".csv.gz")
@@ -92,7 +92,7 @@ class AmazonReviews(Dataset):
         distinct = table.unique("item_id", keep="first", maintain_order=True)
         if len(rows) > distinct.height:
             n_dropped = len(rows) - distinct.height
-            _log.warning("%s: %d repeated or unnamed products left out", metadata.name, n_dropped)
+            logger.warning("%s: %d repeated or unnamed products left out", metadata.name, n_dropped)
         return RawData(
             interactions=self._interactions(folder, metadata),
             items=to_items(

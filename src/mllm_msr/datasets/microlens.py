@@ -26,7 +26,7 @@ from mllm_msr.datasets._readers import (
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _HEADERS = ({"item", "title"}, {"item_id", "title"}, {"video", "title"})
 
@@ -52,7 +52,7 @@ class MicroLens(Dataset):
         pairs = need_file(folder, "*_pairs.csv", "*_pairs.tsv", what="interactions")
         titles = need_file(folder, "*_titles.csv", what="titles")
         sequences = pairs.suffix == ".tsv"
-        _log.info("reading %s and %s", pairs.name, titles.name)
+        logger.info("reading %s and %s", pairs.name, titles.name)
         return RawData(
             interactions=_sequences(pairs) if sequences else _timed(pairs),
             items=_items(titles, _covers(folder)),

@@ -17,7 +17,7 @@ from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
 from mllm_msr.evaluation.metrics import KS, ROW, refuse_duplicates
 from mllm_msr.tables import CANDIDATES, SCORES, conform
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def evaluate_external(
@@ -51,7 +51,7 @@ def evaluate_external(
     others = candidates.filter(pl.col("split") != "test").join(test, on=ROW, how="anti")
     left_out = scores.join(others, on=ROW, how="semi").height
     if left_out:
-        log.info("%d scores of training and validation rows left out", left_out)
+        logger.info("%d scores of training and validation rows left out", left_out)
         scores = scores.join(others, on=ROW, how="anti")
     refuse_duplicates(scores, model=model)
     _refuse_rows(

@@ -34,7 +34,7 @@ from mllm_msr.ranker.distributed.launch import is_follower
 from mllm_msr.storage.fork import copy_stages
 from mllm_msr.storage.run_folder import RunFolder
 
-_LOG: Final = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGES: Final[Mapping[str, Callable[[Workspace], None]]] = {
     "prepare": prepare.run,
@@ -101,7 +101,7 @@ class Pipeline:
                 return
             if name == "prepare" and not self.run.follows:
                 for sentence in estimate.warnings(self._workspace):
-                    _LOG.warning("%s", sentence)
+                    logger.warning("%s", sentence)
 
     def run_stage(self, name: str) -> None:
         """Do one stage, unless it is done.

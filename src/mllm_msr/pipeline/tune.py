@@ -47,7 +47,7 @@ from mllm_msr.storage import atomic, layout, manifest
 if TYPE_CHECKING:
     import optuna
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER: Final = "tuning"
 _FACTS: Final = "facts"
@@ -232,7 +232,7 @@ class _Search:
         try:
             value = self._value(arguments)
         except (SettingsError, TrainingError) as error:
-            _log.warning("trial %d of %s failed: %s", number, self.model, error)
+            logger.warning("trial %d of %s failed: %s", number, self.model, error)
             trial.set_user_attr(_PROBLEM, str(error))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return

@@ -23,7 +23,7 @@ from mllm_msr.types import ChoiceScores
 
 NEUTRAL_SCORE: Final = 0.5
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +157,4 @@ def _judge(failures: Sequence[str], *, n_examples: int, max_error_rate: float) -
             received=f"{len(failures)} failures, the first: {failures[0]}",
             remedy="mend the cause, or raise the error rate that scoring allows",
         )
-    _logger.warning("%d examples failed and got the neutral score", len(failures))
+    logger.warning("%d examples failed and got the neutral score", len(failures))

@@ -1,6 +1,6 @@
 """A run's generators of candidates: its settings and tables become a `Retriever`.
 
-Range the run folder and `recommend/recommender.py`. The collaborative generator is any baseline, fitted on
+Between the run folder and `recommend/recommender.py`. The collaborative generator is any baseline, fitted on
 everything that may be seen; it is kept for the next start under what it was made of.
 """
 

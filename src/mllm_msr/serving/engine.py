@@ -33,7 +33,7 @@ from mllm_msr.serving.state import ServiceState
 from mllm_msr.serving.users import ModelNotServedError, User
 from mllm_msr.types import Item
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WRITING_TIMEOUT: Final = 120.0
 _ANSWERS_AT_ONCE: Final = 8
@@ -269,7 +269,7 @@ class OnlineEngine:
             except OverloadedError:
                 raise
             except (TimeoutError, BackendError) as error:
-                _log.warning("no preference for a given history: %s", repr(error))
+                logger.warning("no preference for a given history: %s", repr(error))
         preference = preference_history["preference"][-1] if preference_history.height else ""
         return User(Profile("", known, preference), preference_history, known=True)
 

@@ -27,7 +27,7 @@ from mllm_msr.serving.users import ItemExistsError
 from mllm_msr.summarization.items import summarize
 from mllm_msr.types import Item
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -72,7 +72,7 @@ class NewItems:
             try:
                 self._enlist(row)
             except RunFolderError as error:
-                _log.error("%s", error)
+                logger.error("%s", error)
 
     async def add(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
         """Summarise a new item and make it a candidate for everyone.

@@ -31,7 +31,7 @@ from mllm_msr.serving.state import ServiceState, UserState
 from mllm_msr.serving.user_index import Directory
 from mllm_msr.serving.users import User
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _UPDATES_AT_ONCE: Final = 8
 _LONGEST_PAUSE: Final = 60.0  # seconds
@@ -208,7 +208,7 @@ class Users:
                     await asyncio.wait(self._updates.values(), return_when=first)
                 self.follow(await self.get(user_id))
         except MllmMsrError as error:
-            _log.warning("updates wait for their users' next requests: %s", error)
+            logger.warning("updates wait for their users' next requests: %s", error)
 
     def _joined(self, user_id: str, kept: UserState) -> User:
         """What the run folder knows of a user, and what came since."""
@@ -245,7 +245,7 @@ class Users:
                 user = await self.get(user_id)
                 target = self._target(user)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next request tries again
-            _log.warning("a preference stays as it was: %s", error)
+            logger.warning("a preference stays as it was: %s", error)
             self._metrics.update("failed")
 
     async def _try(self, user: User, target: int, *, n_failed: int) -> _Outcome:
@@ -271,7 +271,7 @@ class Users:
                 self._threads, self._model.infer, read, preference_history, self._writing
             )
         except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
-            _log.warning("a preference stays as it was: %s", error)
+            logger.warning("a preference stays as it was: %s", error)
             return None
 
     async def _pause(self, n_failed: int) -> bool:

@@ -22,7 +22,7 @@ from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _Kind = Literal["score", "generate"]
 
@@ -190,7 +190,7 @@ class ModelQueue:
                 else:
                     results = self._ask(backend, batch)
             except Exception as error:  # noqa: BLE001 - told to everyone who waits for it
-                _log.warning("the model failed: %s", error)
+                logger.warning("the model failed: %s", error)
                 self._note(failed=True)
                 for job in batch:
                     job.future.set_exception(error)

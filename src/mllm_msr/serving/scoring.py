@@ -23,7 +23,7 @@ from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, RestingE
 from mllm_msr.serving.users import User
 from mllm_msr.types import ChoiceScores
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Items read at a time while nobody asks: what the next request may have to wait for.
 _WARM_BATCH: Final = 8
@@ -90,7 +90,7 @@ class Judge:
                 for copy in range(self._queue.copies):  # each remembers for itself
                     await asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
             except Exception as error:  # noqa: BLE001 - requests meet it again, and say so
-                _log.warning("the model could not be warmed up: %s", error)
+                logger.warning("the model could not be warmed up: %s", error)
                 return
 
     def forget(self, user_id: str) -> None:
@@ -135,7 +135,7 @@ class Judge:
             self._queue.note_timeout()
             reason = "model_slow"
         except Exception as error:  # noqa: BLE001 - whatever a model does, users get a list
-            _log.warning("answered without the model: %s", error)
+            logger.warning("answered without the model: %s", error)
             reason = "model_failed"
         else:
             new = _understood(rest, answers)
@@ -166,5 +166,5 @@ def _understood(item_ids: Sequence[str], answers: Sequence[ChoiceScores]) -> dic
         if error is None:
             scores[item_id] = score
         else:
-            _log.warning("item %s has no score: %s", item_id, error)
+            logger.warning("item %s has no score: %s", item_id, error)
     return scores

@@ -30,7 +30,7 @@ from mllm_msr.storage.atomic import content_hash, replacing, sync_tree, write_te
 
 # Where a run folder keeps what is described here.
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -83,7 +83,7 @@ class ArtifactCache:
                 with replacing(path) as temporary:
                     save_file({"values": found}, temporary, metadata=told)
             except MllmMsrError as error:
-                _log.warning("%s are made again at the next start: %s", place, error)
+                logger.warning("%s are made again at the next start: %s", place, error)
         return found
 
     def recommender(
@@ -104,7 +104,7 @@ class ArtifactCache:
             if _is_intact(folder, note, key):
                 return kind.load(folder)
         except (MllmMsrError, OSError) as error:
-            _log.warning("%s cannot be read and is fitted again: %s", folder, error)
+            logger.warning("%s cannot be read and is fitted again: %s", folder, error)
         made = fit()
         try:
             _write(made, folder)
@@ -113,7 +113,7 @@ class ArtifactCache:
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
         except (MllmMsrError, OSError) as error:
-            _log.warning("%s is fitted again at the next start: %s", place, error)
+            logger.warning("%s is fitted again at the next start: %s", place, error)
         return made
 
 
@@ -138,10 +138,10 @@ def _read_array(path: Path, key: str) -> Floats | None:
                 return None
             values: Floats = file.get_tensor("values")
     except (OSError, SafetensorError) as error:
-        _log.warning("%s cannot be read and is made again: %s", path, error)
+        logger.warning("%s cannot be read and is made again: %s", path, error)
         return None
     if told.get("sha256") != _sha256(values):
-        _log.warning("%s is damaged and is made again", path)
+        logger.warning("%s is damaged and is made again", path)
         return None
     return values
 

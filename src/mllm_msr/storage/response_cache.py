@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from mllm_msr.errors import RunFolderError
 from mllm_msr.storage import atomic
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -141,7 +141,7 @@ class ResponseCache:
             if part.exists():
                 part.replace(aside.with_name(f"{aside.name}{ending}"))
         saved = self._salvage(aside)
-        _log.warning(
+        logger.warning(
             "the response cache %s is damaged (%s): it is kept as %s, its %d sound responses are in "
             "a new one, the others will be asked again",
             self._path,

@@ -29,7 +29,7 @@ from mllm_msr.storage.uri import require_local
 
 __all__ = ["ResponseCache", "RunFolder", "Stage"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LOCK: Final = ".lock"
 _HOLDER: Final = ".lock.pid"
@@ -86,7 +86,7 @@ class RunFolder:
             lock.release()
             raise
         if removed:
-            _log.info("removed %d unfinished files of a process that was killed", removed)
+            logger.info("removed %d unfinished files of a process that was killed", removed)
         return cls(folder, lock=lock)
 
     def __enter__(self) -> Self:
@@ -169,7 +169,7 @@ class RunFolder:
             if all((self.folder / output).exists() for output in entry["outputs"]):
                 yield Stage(self, name, finished=True)
                 return
-            _log.warning("an output of the finished stage %r is gone, it is done again", name)
+            logger.warning("an output of the finished stage %r is gone, it is done again", name)
         if entry is not None:
             manifest.save(self.folder, stages)
         stage = Stage(self, name, finished=False)

@@ -1,6 +1,6 @@
 """Answers that can be used: what a model wrote is looked at before a stage believes it.
 
-Range the stages that ask for text (`summarization/items.py`, `summarization/preferences.py`; the paper's first two
+Between the stages that ask for text (`summarization/items.py`, `summarization/preferences.py`; the paper's first two
 steps) and whatever backend answers them, local or remote. A model may write nothing, repeat its
 instructions, repeat itself, refuse, or fall into another language or into noise. Such an answer
 is asked for again with one sentence more, at most twice; what is still unusable comes back as a

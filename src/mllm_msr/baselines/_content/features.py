@@ -42,7 +42,7 @@ from mllm_msr.errors import ImageError
 from mllm_msr.storage.atomic import replacing
 from mllm_msr.tables import ITEMS, conform
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 
@@ -149,7 +149,7 @@ def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vector
     named = np.array([path is not None for path in paths], dtype=bool)
     n_lost = int((named & ~vectors.any(axis=1)).sum())
     if n_lost:
-        log.warning("%d of %d images cannot be read: zero vectors", n_lost, named.sum())
+        logger.warning("%d of %d images cannot be read: zero vectors", n_lost, named.sum())
     return vectors
 
 
@@ -174,7 +174,7 @@ def _open(path: Path | None, max_side: int) -> Image.Image | None:
     try:
         return open_image(path, max_side=max_side)
     except ImageError as error:
-        log.debug("no content vector: %s", error)
+        logger.debug("no content vector: %s", error)
         return None
 
 
@@ -234,7 +234,7 @@ def _read(kept: Path | None, *, n_items: int) -> Vectors | None:
     try:
         vectors: Vectors = load_file(kept)["vectors"]
     except (OSError, KeyError, SafetensorError) as error:
-        log.warning("vectors at %s cannot be read (%s): made again", kept, error)
+        logger.warning("vectors at %s cannot be read (%s): made again", kept, error)
         return None
     return vectors if vectors.shape[:1] == (n_items,) else None
 

@@ -31,7 +31,7 @@ Judge = Callable[[], float]
 
 _LIGHTNING_PRECISION: Final = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ def train(
         network.load_state_dict(progress.best_weights)
     network.eval()
     log = TrainingLog.of(progress, judged=judge is not None)
-    _logger.info("%s", log)
+    logger.info("%s", log)
     return log
 
 
@@ -227,5 +227,5 @@ def _start(folder: Path | None, facts: Mapping[str, Any]) -> TrainingState | Non
             received=f"one made with another {', '.join(changed)}",
             remedy="take the old settings back, or remove the folder to start anew",
         )
-    _logger.info("going on from epoch %d", state.step)
+    logger.info("going on from epoch %d", state.step)
     return state

@@ -45,7 +45,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
 
-_LOG: Final = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Batches that are sorted together: more saves padding, fewer gives first results sooner.
 _BATCHES_AHEAD: Final = 16
@@ -265,7 +265,7 @@ class Engine:
         self.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        _LOG.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
+        logger.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
 
     def _inputs(
         self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]

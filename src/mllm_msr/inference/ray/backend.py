@@ -19,7 +19,7 @@ from mllm_msr.inference.ray.scheduler import Scheduler
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Workers that may die over one prompt, and one after another without any answer in between.
 _LIVES: Final = 3
@@ -174,7 +174,7 @@ class RayBackend(Backend):
 
 def _replace(pool: ActorPool, worker: int, reason: str, *, deaths: int) -> None:
     """Hire another worker, unless too many have died in a row."""
-    _log.warning("worker %d has died, another one starts: %s", worker, reason)
+    logger.warning("worker %d has died, another one starts: %s", worker, reason)
     if deaths > _DEATHS_IN_A_ROW:
         raise BackendError(
             needed="workers that live",

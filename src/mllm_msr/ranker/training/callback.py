@@ -20,7 +20,7 @@ from mllm_msr.ranker.training.checkpoint import LOG_FILE, Progress, TrainingStat
 from mllm_msr.ranker.training.module import Batch, FineTuning
 from mllm_msr.ranker.training.validation import Judge
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Keeper(lightning.Callback):  # type: ignore[misc]
@@ -137,7 +137,7 @@ class Keeper(lightning.Callback):  # type: ignore[misc]
     def _log(self, trainer: Any, row: Mapping[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        _logger.info("%s", row)
+        logger.info("%s", row)
         with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if trainer.logger is not None:

@@ -30,7 +30,7 @@ _KEPT: Final = 2
 _TENSORS: Final = "tensors.safetensors"
 _FACTS: Final = "state.json"
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,12 @@ def load_newest(folder: Path) -> TrainingState | None:
         try:
             stored = json.loads((candidate / _FACTS).read_text(encoding="utf-8"))
             if content_hash(candidate / _TENSORS)[0] != stored["sha256"]:
-                _logger.warning("%s is damaged and is passed over", candidate)
+                logger.warning("%s is damaged and is passed over", candidate)
                 continue
             tensors = load_file(candidate / _TENSORS)
             return TrainingState(step=stored["step"], tensors=tensors, facts=stored["facts"])
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            _logger.warning("%s cannot be read and is passed over: %s", candidate, error)
+            logger.warning("%s cannot be read and is passed over: %s", candidate, error)
     return None
 
 

@@ -59,7 +59,7 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
 _FOLDER: Final = "training"
 _SUMMARY: Final = "summary.json"
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -241,7 +241,7 @@ def _start(folder: Path, facts: dict[str, Any], *, resume: bool) -> TrainingStat
     rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
     write_text(log, "".join(f"{row}\n" for row in kept))
-    _logger.info("going on from step %d", state.step)
+    logger.info("going on from step %d", state.step)
     return state
 
 
