@@ -284,8 +284,8 @@ def _last_steps(work: Workspace, n_prompts: int) -> list[Prompt]:
         recorder,
         item_type=work.item_type,
         **arguments,
-        preference_history=False,
-        known=known,
+        every_block=False,
+        previous=known,
     )
     return recorder.history[:n_prompts]
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Scripts that produce artifacts of the package; not part of the wheel."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""How the packaged demo model is trained and measured."""

@@ -117,11 +117,11 @@ class ChoiceScores:
             vocabulary (they need not sum to one); empty where `error` is set.
         prompt_tokens: Tokens read, image tokens included.
         error: One sentence, where this prompt failed.
-        bounded: Whether a value is only an upper bound: that answer was not among the tokens
+        upper_bound: Whether a value is only an upper bound: that answer was not among the tokens
             that an endpoint lists, and is less probable than all of them.
     """
 
     log_probs: tuple[float, ...]
     prompt_tokens: int = 0
     error: str | None = None
-    bounded: bool = False
+    upper_bound: bool = False

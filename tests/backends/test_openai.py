@@ -171,7 +171,7 @@ def test_else_the_most_probable_tokens_are_read() -> None:
         ((_, scores),) = backend.score([prompt("film?")], CHOICES)
         assert backend.capabilities.choices
     assert scores.log_probs == (-1.0, -3.5)
-    assert scores.bounded
+    assert scores.upper_bound
     assert server.history[2].body["top_logprobs"] == 20
     assert "logprob_token_ids" not in str(server.history)
 
@@ -196,7 +196,7 @@ def test_a_server_that_forgets_token_ids_is_asked_the_other_way() -> None:
         backend = opened(server.url, concurrency=1)
         asked = [prompt("first"), prompt("changed"), prompt("last")]
         found = dict(backend.score(asked, CHOICES))
-    assert [found[n].bounded for n in range(3)] == [False, True, True]
+    assert [found[n].upper_bound for n in range(3)] == [False, True, True]
     assert [found[n].error for n in range(3)] == [None] * 3
 
 
@@ -306,7 +306,7 @@ def test_answers_and_scores_are_those_of_the_same_weights_run_here(
     for index in range(len(mixed)):
         expected = pytest.approx(scores_here[index].log_probs, abs=1e-4)
         assert scores_there[index].log_probs == expected
-        assert not scores_there[index].bounded
+        assert not scores_there[index].upper_bound
 
 
 @pytest.fixture(scope="module")

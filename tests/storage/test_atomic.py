@@ -39,7 +39,7 @@ def test_text_is_written_below_new_folders(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(TypeError), atomic.replacing(path) as temporary:
+    with pytest.raises(TypeError), atomic.replace_file(path) as temporary:
         temporary.write_text("new" + None)  # type: ignore[operator]
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
@@ -80,12 +80,12 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_every_form_of_no_room_is_told(tmp_path: Path, code: int) -> None:
-    with pytest.raises(RunFolderError, match="room on the disk"), atomic.explained(tmp_path / "x"):
+    with pytest.raises(RunFolderError, match="room on the disk"), atomic.wrap_os_errors(tmp_path / "x"):
         raise OSError(code, os.strerror(code))
 
 
 def test_an_error_that_polars_hands_on_as_text_is_understood(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="room on the disk"), atomic.explained(tmp_path / "x"):
+    with pytest.raises(RunFolderError, match="room on the disk"), atomic.wrap_os_errors(tmp_path / "x"):
         raise RuntimeError("parquet: underlying IO error: No space left on device (os error 28)")
 
 
@@ -96,7 +96,7 @@ def test_other_errors_of_the_system_name_the_path(tmp_path: Path) -> None:
 
 
 def test_errors_that_are_not_the_systems_pass(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), atomic.explained(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic.wrap_os_errors(tmp_path):
         _ = 1 / 0
 
 

@@ -32,9 +32,9 @@ PREFERENCE = templates.render("preference_first", DATA, item_type="film")
         ("I'm sorry, but I can't help with this image.", "refusal"),
         ("As an AI language model, I do not see images.", "refusal"),
         ("Unfortunately, I cannot see it.", "refusal"),
-        ("rose " * 40, "endless"),
-        ("The user likes videos for" + "udis" * 40 + ".", "endless"),
-        ("It is calm. It is very calm and slow. " * 8, "endless"),
+        ("rose " * 40, "repetition_loop"),
+        ("The user likes videos for" + "udis" * 40 + ".", "repetition_loop"),
+        ("It is calm. It is very calm and slow. " * 8, "repetition_loop"),
         ("Это спокойный фильм о красном фонаре", "language"),
         ("一部关于红灯笼的安静电影", "language"),
         (FRENCH, "language"),
@@ -63,7 +63,7 @@ def test_terse_clumsy_and_ordinary_answers_pass(text: str) -> None:
 
 def test_repeating_the_instructions_is_an_echo_and_repeating_the_data_is_not() -> None:
     instructions = prompt_text(PREFERENCE).splitlines()[-1]
-    assert find_fault(instructions, PREFERENCE) == "echo"
+    assert find_fault(instructions, PREFERENCE) == "prompt_echo"
     long = "a calm film with a red lantern that two sisters carry through the old town at night"
     quoting = templates.render(
         "preference_first", {"summaries": [long], "words": 9}, item_type="film"
@@ -90,8 +90,8 @@ def test_two_new_tries_and_no_more() -> None:
     found = dict(output_checks.ask(backend, asked("bad", "good", "bad too")))
     assert sorted(found) == [0, 1, 2]
     assert found[0].completion.error is not None
-    assert "unusable (endless): 'rose rose" in found[0].completion.error
-    assert (found[0].new_tries, found[0].flags) == (2, ("endless",))
+    assert "unusable (repetition_loop): 'rose rose" in found[0].completion.error
+    assert (found[0].new_tries, found[0].flags) == (2, ("repetition_loop",))
     assert found[0].completion.text == ""
     texts = [prompt_text(prompt) for prompt in backend.history]
     assert len(texts) == 7

@@ -127,7 +127,7 @@ def test_an_update_equals_starting_over_and_costs_one_prompt(length: int) -> Non
     after = histories(u=" ".join(items[: length + 1]), v="a b")
     known = infer_preferences(before, SUMMARIES, MockBackend(recite))
     backend = MockBackend(recite)
-    updated = infer_preferences(after, SUMMARIES, backend, known=known)
+    updated = infer_preferences(after, SUMMARIES, backend, previous=known)
     assert len(backend.history) == 1
     assert updated.equals(infer_preferences(after, SUMMARIES, MockBackend(recite)))
 

@@ -333,7 +333,7 @@ class _Fetcher:
 
     def _keep(self, content: bytes, link: str, path: Path) -> None:
         images.decode_image(content, name=link, max_pixels=self._max_pixels)
-        with atomic.replacing(path) as temporary:
+        with atomic.replace_file(path) as temporary:
             temporary.write_bytes(content)
 
 

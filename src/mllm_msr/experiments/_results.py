@@ -59,14 +59,14 @@ def write_results(experiment: Experiment, findings: Findings, folder: Path) -> N
         RunFolderError: The disk is full or the folder cannot be written.
     """
     path = folder / experiment.name
-    with atomic.replacing(path.with_suffix(".parquet")) as temporary:
+    with atomic.replace_file(path.with_suffix(".parquet")) as temporary:
         findings.per_user.write_parquet(temporary, compression="zstd")
     atomic.write_text(
         path.with_suffix(".json"), json.dumps(_record(experiment, findings), indent=2) + "\n"
     )
     rows = [row for row in findings.rows if row.name in findings.evaluation.summary]
     for kind in ("svg", "png"):
-        with atomic.replacing(path.with_suffix(f".{kind}")) as temporary:
+        with atomic.replace_file(path.with_suffix(f".{kind}")) as temporary:
             draw(
                 temporary,
                 kind,

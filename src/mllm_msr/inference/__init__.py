@@ -1,1 +1,1 @@
-"""TODO."""
+"""Inference optimizations: response caching, batching, prefix sharing and Ray actors."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Loading of checkpoints, and preparation of prompts and images as model inputs."""

@@ -54,19 +54,23 @@ class TextEncoder(Protocol):
 
 
 def text_encoder(
-    name: str, corpus: Sequence[str], *, kept: ArtifactCache | None = None
+    name: str, corpus: Sequence[str], *, artifact_cache: ArtifactCache | None = None
 ) -> TextEncoder:
     """An encoder by its name.
 
     Args:
         name: "hashing", or the folder or id of a Transformers text model.
         corpus: Texts from which "hashing" learns how rare words are.
-        kept: Where "hashing" keeps what takes long to learn.
+        artifact_cache: Where "hashing" keeps what takes long to learn.
 
     Raises:
         BackendError: There is no such model, or it cannot be loaded.
     """
-    return HashingEncoder(corpus, kept=kept) if name == HASHING else TransformersEncoder(name)
+    return (
+        HashingEncoder(corpus, artifact_cache=artifact_cache)
+        if name == HASHING
+        else TransformersEncoder(name)
+    )
 
 
 @final
@@ -77,17 +81,21 @@ class HashingEncoder:
         corpus: Texts that tell how rare each word is and which words go together (latent
             semantic analysis). Few texts keep all their directions.
         width: Most directions, the length of the vectors.
-        kept: Where the directions are kept; they take seconds for ten thousand texts.
+        artifact_cache: Where the directions are kept; they take seconds for ten thousand texts.
     """
 
     def __init__(
-        self, corpus: Sequence[str], *, width: int = 128, kept: ArtifactCache | None = None
+        self,
+        corpus: Sequence[str],
+        *,
+        width: int = 128,
+        artifact_cache: ArtifactCache | None = None,
     ) -> None:
         found = Counter(word for text in corpus for word in set(_words(text)))
         n_texts = len(corpus)
         self._idf = {word: float(np.log((1 + n_texts) / n)) for word, n in found.items()}
         self._rarest = float(np.log(1 + n_texts)) if n_texts else 1.0
-        self._directions = (kept or ArtifactCache()).array(
+        self._directions = (artifact_cache or ArtifactCache()).array(
             "directions",
             digest(method=HASHING, corpus=list(corpus), width=width),
             lambda: _directions(self._weights(corpus), width),

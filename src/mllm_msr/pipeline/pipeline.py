@@ -71,7 +71,7 @@ class Pipeline:
         Raises:
             RunLockedError: Another process works in the folder.
         """
-        with RunFolder.open(folder, follow=is_follower(os.environ)) as run:
+        with RunFolder.open(folder, worker=is_follower(os.environ)) as run:
             yield cls(Workspace(run, settings, force=force, progress=progress))
 
     @property
@@ -99,7 +99,7 @@ class Pipeline:
             self.run_stage(name)
             if name == last:
                 return
-            if name == "prepare" and not self.run.follows:
+            if name == "prepare" and not self.run.is_worker:
                 for sentence in estimate.warnings(self._workspace):
                     logger.warning("%s", sentence)
 
@@ -111,9 +111,9 @@ class Pipeline:
             RunFolderError: An earlier stage has not been done.
             SystemExit: This process was started to join a training, and that has ended.
         """
-        if self.run.follows and name != "train":
+        if self.run.is_worker and name != "train":
             return
-        if self.run.follows:
+        if self.run.is_worker:
             STAGES[name](self._workspace)
             return
         try:
@@ -152,8 +152,8 @@ class Pipeline:
             RunLockedError: Another process works in it.
         """
         work = self._workspace
-        follow = self.run.follows
-        with RunFolder.open(self.run.inside(f"variants/{name}"), follow=follow) as other:
+        follow = self.run.is_worker
+        with RunFolder.open(self.run.inside(f"variants/{name}"), worker=follow) as other:
             if not follow:
                 copy_stages(other, self.run, shares)
             yield Pipeline(Workspace(other, settings, force=work.force, progress=work.progress))

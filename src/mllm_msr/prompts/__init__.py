@@ -1,1 +1,1 @@
-"""TODO."""
+"""Prompt templates and truncation of prompts to a token budget."""

@@ -34,14 +34,14 @@ class ScoreCounts:
         examples: Examples scored, failed ones included.
         failed: Examples that got `NEUTRAL_SCORE` because their prompt failed.
         prompt_tokens: Tokens read, image tokens included.
-        bounded: Examples whose score is only bounded, since one answer was not among the tokens
+        upper_bound: Examples whose score is only bounded, since one answer was not among the tokens
             that the endpoint lists.
     """
 
     examples: int
     failed: int
     prompt_tokens: int
-    bounded: int = 0
+    upper_bound: int = 0
 
 
 def score_examples(
@@ -83,14 +83,14 @@ def score_examples(
         )
     rows: list[tuple[object, ...]] = []
     failures: list[str] = []
-    tokens = bounded = 0
+    tokens = upper_bound = 0
     for chunk in _chunks(examples, window):
         for example, answer in zip(
             chunk, _answers(chunk, backend, choices, progress=progress), strict=True
         ):
             score, error = probability(answer)
             tokens += answer.prompt_tokens
-            bounded += answer.bounded
+            upper_bound += answer.upper_bound
             if error is not None:
                 failures.append(error)
             keys = (example.fold, example.negatives, example.user_id, example.item_id)
@@ -99,7 +99,7 @@ def score_examples(
         _judge(failures, n_examples=len(rows), max_error_rate=max_error_rate)
     frame = pl.DataFrame(rows, schema=dict(SCORES), orient="row")
     counts = ScoreCounts(
-        examples=len(rows), failed=len(failures), prompt_tokens=tokens, bounded=bounded
+        examples=len(rows), failed=len(failures), prompt_tokens=tokens, upper_bound=upper_bound
     )
     return frame, counts
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Recommendation from a finished run: candidate retrieval, reranking and explanations."""

@@ -29,7 +29,7 @@ class Catalogue:
         encoder: Name of the text encoder.
         item_type: What an item is called in prompts.
         max_text_tokens: Budget for the text of the recommender's prompt.
-        kept: Where vectors are kept for the next time.
+        artifact_cache: Where vectors are kept for the next time.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Catalogue:
         encoder: str,
         item_type: str,
         max_text_tokens: int | None,
-        kept: ArtifactCache | None = None,
+        artifact_cache: ArtifactCache | None = None,
     ) -> None:
         self.item_type = item_type
         self.summaries = summaries
@@ -51,11 +51,11 @@ class Catalogue:
         for row in rows.iter_rows(named=True):
             self._keep(row)
         texts = list(self._summaries.values())
-        kept = kept or ArtifactCache()
-        self.encoder: TextEncoder = text_encoder(encoder, texts, kept=kept)
+        artifact_cache = artifact_cache or ArtifactCache()
+        self.encoder: TextEncoder = text_encoder(encoder, texts, artifact_cache=artifact_cache)
         self._explainer = Explainer(texts)
         made_of = digest(encoder=self.encoder.fingerprint, texts=texts)
-        vectors = kept.array("vectors", made_of, lambda: self.encoder.encode(texts))
+        vectors = artifact_cache.array("vectors", made_of, lambda: self.encoder.encode(texts))
         self.index = VectorIndex(vectors.shape[1])
         self.index.add(list(self._items), vectors)
 

@@ -61,7 +61,7 @@ class MllmMsr:
         self, work: Workspace, *, fold: int | None = None, hide_targets: bool = False
     ) -> None:
         settings = work.settings
-        kept = ArtifactCache(work.run.inside(RETRIEVAL_CACHE))
+        artifact_cache = ArtifactCache(work.run.inside(RETRIEVAL_CACHE))
         self.settings = settings
         self.fold = work.folds()[0] if fold is None else fold
         self.catalogue = Catalogue(
@@ -70,7 +70,7 @@ class MllmMsr:
             encoder=settings.retrieve.encoder,
             item_type=work.item_type,
             max_text_tokens=settings.train.max_text_tokens,
-            kept=kept,
+            artifact_cache=artifact_cache,
         )
         interactions = current(work, "interactions", work.run.read("interactions"))
         if hide_targets:
@@ -81,7 +81,7 @@ class MllmMsr:
             work, "preferences", work.run.read("preferences")
         ).partition_by("user_id", as_dict=True)
         self.retriever = make_retriever(
-            work, self.catalogue, interactions, fold=self.fold, kept=kept
+            work, self.catalogue, interactions, fold=self.fold, artifact_cache=artifact_cache
         )
         self._work = work
         self._backend: Backend | None = None
@@ -302,7 +302,7 @@ class MllmMsr:
             self.catalogue.summaries,
             backend,
             item_type=self.catalogue.item_type,
-            known=preference_history,
+            previous=preference_history,
             **arguments,
         )
 

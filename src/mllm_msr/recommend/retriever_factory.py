@@ -33,7 +33,7 @@ def make_retriever(
     interactions: pl.DataFrame,
     *,
     fold: int,
-    kept: ArtifactCache,
+    artifact_cache: ArtifactCache,
 ) -> Retriever:
     """The retriever of a run.
 
@@ -42,13 +42,14 @@ def make_retriever(
         catalogue: Its items, with vectors.
         interactions: `tables.INTERACTIONS` that may be seen.
         fold: Fold whose candidates baselines may learn from.
-        kept: Where the fitted baseline is kept.
+        artifact_cache: Where the fitted baseline is kept.
     """
     settings = work.settings.retrieve
     makers: dict[str, Callable[[], CandidateGenerator]] = {
         "preference": lambda: PreferenceSource(catalogue.encoder, catalogue.index),
         "collaborative": lambda: CollaborativeSource(
-            _collaborative(work, interactions, fold, kept), sorted(set(interactions["item_id"]))
+            _collaborative(work, interactions, fold, artifact_cache),
+            sorted(set(interactions["item_id"])),
         ),
         "recent": lambda: PopularSource(interactions, recent_share=settings.recent_share),
     }
@@ -60,7 +61,7 @@ def make_retriever(
 
 
 def _collaborative(
-    work: Workspace, interactions: pl.DataFrame, fold: int, kept: ArtifactCache
+    work: Workspace, interactions: pl.DataFrame, fold: int, artifact_cache: ArtifactCache
 ) -> Recommender:
     """A baseline under the run's settings, fitted on everything that may be seen."""
     known = registry.names("baselines")
@@ -90,4 +91,4 @@ def _collaborative(
         **read,
     )
     kind = cast("type[Recommender]", registry.find("baselines", name))
-    return kept.recommender(f"collaborative-{name}", key, kind, fit)
+    return artifact_cache.recommender(f"collaborative-{name}", key, kind, fit)

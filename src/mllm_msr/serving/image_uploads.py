@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mllm_msr.data.images import decode_image, open_image
-from mllm_msr.storage.atomic import replacing
+from mllm_msr.storage.atomic import replace_file
 
 _SIDE: Final = 512
 _SHOWN_SIDE: Final = 320
@@ -36,7 +36,7 @@ def keep_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
     path = folder / f"{digest}.png"
     if not path.is_file() or path.stat().st_size != len(png):
         # At once: a request with the same content may be reading it.
-        with replacing(path) as temporary:
+        with replace_file(path) as temporary:
             temporary.write_bytes(png)
     return path
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from mllm_msr.errors import MllmMsrError
 from mllm_msr.interfaces import Recommender
-from mllm_msr.storage.atomic import content_hash, replacing, sync_tree, write_text
+from mllm_msr.storage.atomic import content_hash, replace_file, sync_tree, write_text
 
 # Where a run folder keeps what is described here.
 
@@ -80,7 +80,7 @@ class ArtifactCache:
             found = np.ascontiguousarray(make(), dtype=np.float32)
             told = {"key": key, "sha256": _sha256(found)}
             try:
-                with replacing(path) as temporary:
+                with replace_file(path) as temporary:
                     save_file({"values": found}, temporary, metadata=told)
             except MllmMsrError as error:
                 logger.warning("%s are made again at the next start: %s", place, error)

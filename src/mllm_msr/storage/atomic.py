@@ -25,7 +25,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Replace a file at once, or not at all.
 
     Args:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         RunFolderError: The disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
-    with explained(path):
+    with wrap_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -55,9 +55,9 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to a file at once, or not at all.
 
     Raises:
-        RunFolderError: As for `replacing`.
+        RunFolderError: As for `replace_file`.
     """
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -108,7 +108,7 @@ def remove_temporaries(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def wrap_os_errors(path: Path) -> Iterator[None]:
     """Turn an error of the system while writing `path` into one sentence.
 
     Raises:

@@ -74,16 +74,16 @@ def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> 
 def _copy(path: Path, target: Path) -> None:
     """Copy a file at once, or a folder that no manifest claims yet."""
     if path.is_dir():
-        with atomic.explained(target):
+        with atomic.wrap_os_errors(target):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(path, target)
             atomic.sync_tree(target)
         return
-    with atomic.replacing(target) as temporary:
+    with atomic.replace_file(target) as temporary:
         shutil.copyfile(path, temporary)
 
 
 def _copy_images(folder: Path, target: Path) -> None:
     if folder.is_dir():
-        with atomic.explained(target):
+        with atomic.wrap_os_errors(target):
             shutil.copytree(folder, target, dirs_exist_ok=True)

@@ -57,7 +57,7 @@ class ResponseCache:
         self._lock = threading.Lock()
         self._closed = False
         self._database: sqlite3.Connection | None = None
-        with atomic.explained(path):
+        with atomic.wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._run(functools.partial(_select, keys=()))
 
@@ -168,7 +168,7 @@ class ResponseCache:
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            with atomic.explained(self._path):
+            with atomic.wrap_os_errors(self._path):
                 yield
         except sqlite3.DatabaseError as error:
             code = _SYSTEM_ERRORS.get(_primary_code(error))
@@ -191,7 +191,7 @@ def copy_responses(source: Path, target: Path) -> None:
     Raises:
         RunFolderError: The disk is full, or a file cannot be read or written.
     """
-    with atomic.replacing(target) as temporary:
+    with atomic.replace_file(target) as temporary:
         try:
             with (
                 contextlib.closing(sqlite3.connect(source)) as old,

@@ -41,27 +41,27 @@ class RunFolder:
     Attributes:
         folder: The folder's absolute path.
         read_only: Whether it was opened for reading, without the lock.
-        follows: Whether it was opened to join a training that its holder leads.
+        is_worker: Whether it was opened to join a training that its holder leads.
     """
 
     def __init__(
-        self, folder: Path, *, lock: filelock.BaseFileLock | None, follows: bool = False
+        self, folder: Path, *, lock: filelock.BaseFileLock | None, is_worker: bool = False
     ) -> None:
         self.folder = folder
         self.read_only = lock is None
-        self.follows = follows
+        self.is_worker = is_worker
         self._lock = lock
         self._cache: ResponseCache | None = None
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False, follow: bool = False) -> Self:
+    def open(cls, path: Path | str, *, read_only: bool = False, worker: bool = False) -> Self:
         """Open a run folder and hold it for this process.
 
         Args:
             path: The folder; made where it does not exist.
             read_only: Take no lock and write nothing; any number of readers may stand beside
                 a writer.
-            follow: As `read_only`, to enter stages beside the holder, who says what is stale.
+            worker: As `read_only`, to enter stages beside the holder, who says what is stale.
 
         Raises:
             RunLockedError: Another process works in it; the message names its id.
@@ -69,7 +69,7 @@ class RunFolder:
             DamagedFileError: The manifest is not readable.
         """
         folder = require_local(path).absolute()
-        if read_only or follow:
+        if read_only or worker:
             if not folder.is_dir():
                 raise RunFolderError(
                     needed="a run folder",
@@ -77,7 +77,7 @@ class RunFolder:
                     remedy="name the folder of a run, or make one with 'mllm-msr run'",
                 )
             manifest.load(folder)
-            return cls(folder, lock=None, follows=follow)
+            return cls(folder, lock=None, is_worker=worker)
         lock = _acquire(folder)
         try:
             removed = atomic.remove_temporaries(folder)
@@ -152,7 +152,7 @@ class RunFolder:
             RunFolderError: An input is missing; the message names the stage that makes it.
         """
         stages = manifest.load(self.folder)
-        if self.follows:
+        if self.is_worker:
             yield Stage(self, name, finished=name in stages)
             return
         self.require_writable()
@@ -314,7 +314,7 @@ class Stage:
                 to another stage.
         """
         path = self._claim(f"{name}.parquet")
-        with atomic.replacing(path) as temporary:
+        with atomic.replace_file(path) as temporary:
             if isinstance(frame, pl.LazyFrame):
                 frame.sink_parquet(temporary, compression="zstd")
             else:
@@ -344,7 +344,7 @@ class Stage:
             RunFolderError: It does not exist, or the name belongs to another stage.
         """
         path = self._claim(name)
-        with atomic.explained(path):
+        with atomic.wrap_os_errors(path):
             atomic.sync_tree(path)
         return self._record(path)
 
@@ -373,7 +373,7 @@ class Stage:
 
 
 def _acquire(folder: Path) -> filelock.BaseFileLock:
-    with atomic.explained(folder / _LOCK):
+    with atomic.wrap_os_errors(folder / _LOCK):
         folder.mkdir(parents=True, exist_ok=True)
         # A thread may close what another has opened; the process is what holds the folder.
         lock = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)

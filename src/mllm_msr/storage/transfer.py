@@ -47,7 +47,7 @@ def pull(address: str, folder: Path) -> int:
         )
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in _claim_last(names):
-        with atomic.replacing(folder / name) as temporary, _explained(address):
+        with atomic.replace_file(folder / name) as temporary, _explained(address):
             fs.copy_files(
                 names[name],
                 str(temporary),

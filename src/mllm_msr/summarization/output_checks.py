@@ -18,7 +18,7 @@ from typing import Final, Literal
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import Completion, Message, Prompt, TextPart
 
-Fault = Literal["empty", "echo", "endless", "garbage", "refusal", "language"]
+Fault = Literal["empty", "prompt_echo", "repetition_loop", "garbage", "refusal", "language"]
 
 _REMINDERS: Final = (
     "Answer in plain English sentences, in your own words, and then stop.",
@@ -120,7 +120,7 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
         >>> find_fault("I'm sorry, but I cannot help with that.")
         'refusal'
         >>> find_fault("a red lantern " * 30)
-        'endless'
+        'repetition_loop'
     """
     if not text.strip():
         return "empty"
@@ -128,9 +128,9 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
     found: dict[Fault, bool] = {
         "garbage": _is_garbage(text, words),
         "refusal": _REFUSAL.match(text) is not None,
-        "endless": _is_endless(words),
+        "repetition_loop": _is_endless(words),
         "language": _is_external(text, words),
-        "echo": prompt is not None and _is_echo(words, prompt),
+        "prompt_echo": prompt is not None and _is_echo(words, prompt),
     }
     return next((fault for fault, is_so in found.items() if is_so), None)
 

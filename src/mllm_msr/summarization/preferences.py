@@ -54,8 +54,8 @@ def infer_preferences(
     max_items: int | None = None,
     words: int = 80,
     use_images: bool = True,
-    preference_history: bool = True,
-    known: pl.DataFrame | None = None,
+    every_block: bool = True,
+    previous: pl.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """Infer every user's preference.
@@ -71,9 +71,9 @@ def infer_preferences(
             so that it may be up to `block_size` - 1 fewer.
         words: Length limit of a preference, in words.
         use_images: False reads text summaries alone (MLLM-MSR_T).
-        preference_history: For "direct": also infer at every earlier block's end (needed where earlier
+        every_block: For "direct": also infer at every earlier block's end (needed where earlier
             positions serve as training targets), not only for the whole history.
-        known: `tables.PREFERENCES` of an earlier call over shorter histories under the same
+        previous: `tables.PREFERENCES` of an earlier call over shorter histories under the same
             settings. Its full blocks are taken over, so that a new interaction costs one prompt.
         progress: Called with the number of newly finished prompts.
 
@@ -84,7 +84,7 @@ def infer_preferences(
     texts = _texts(summaries, "summary" if use_images else "text_summary")
     users = _histories(histories)
     recurrent = method == "recurrent"
-    rows = _taken_over(known, users, block_size) if recurrent else []
+    rows = _taken_over(previous, users, block_size) if recurrent else []
     latest = {row.user_id: row for row in rows}
     plan = _StepPlan(
         users,
@@ -92,7 +92,7 @@ def infer_preferences(
         block_size,
         max_items=max_items,
         recurrent=recurrent,
-        preference_history=preference_history,
+        every_block=every_block,
     )
     while wave := list(plan.next_wave(latest)):
         for row in _advance(wave, backend, item_type, words, progress):
@@ -150,7 +150,7 @@ class _StepPlan:
     block_size: int
     max_items: int | None
     recurrent: bool
-    preference_history: bool
+    every_block: bool
 
     def next_wave(self, latest: Mapping[str, _Row]) -> Iterator[_Step]:
         for user_id, item_ids in self.users.items():
@@ -170,7 +170,7 @@ class _StepPlan:
         start = self._start(length)
         earlier = (
             range(start + self.block_size, length, self.block_size)
-            if self.preference_history
+            if self.every_block
             else ()
         )
         for n_items in (*earlier, length):
@@ -224,13 +224,13 @@ def _histories(histories: pl.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _taken_over(
-    known: pl.DataFrame | None, users: Mapping[str, Sequence[str]], block_size: int
+    previous: pl.DataFrame | None, users: Mapping[str, Sequence[str]], block_size: int
 ) -> list[_Row]:
     """Rows of an earlier preference_history that the longer history leaves as they are."""
-    if known is None:
+    if previous is None:
         return []
     rows: list[_Row] = []
-    for values in known.sort("user_id", "block").iter_rows(named=True):
+    for values in previous.sort("user_id", "block").iter_rows(named=True):
         row = _Row(**values)
         length = len(users.get(row.user_id, ()))
         full = row.n_items == (row.block + 1) * block_size

@@ -126,7 +126,7 @@ def test_listed_ids_are_exact() -> None:
     body: Any = listed({"token_id:9": -0.1, "token_id:4": -2.0, "token_id:7": -5.5}).body
     scores = chat_format.read_scores(body, Scoring(("yes", "no"), token_ids=(4, 7)))
     assert scores.log_probs == (-2.0, -5.5)
-    assert not scores.bounded
+    assert not scores.upper_bound
     with pytest.raises(MalformedError, match=r"tokens \[8\]"):
         chat_format.read_scores(body, Scoring(("yes", "no"), token_ids=(4, 8)))
 
@@ -135,14 +135,14 @@ def test_the_most_probable_tokens_are_searched_for_the_answers() -> None:
     body: Any = listed({" no": -0.2, "yes": -1.5, " yes": -0.9, "Yes": -3.0}).body
     scores = chat_format.read_scores(body, TOP)
     assert scores.log_probs == (-1.5, -0.2)
-    assert not scores.bounded
+    assert not scores.upper_bound
 
 
 def test_a_missing_answer_gets_a_bound_and_says_so() -> None:
     body: Any = listed({"yes": -0.1, "maybe": -2.5, "well": -6.0}).body
     scores = chat_format.read_scores(body, TOP)
     assert scores.log_probs == (-0.1, -6.0)
-    assert scores.bounded
+    assert scores.upper_bound
 
 
 def test_two_missing_answers_are_a_failure() -> None:

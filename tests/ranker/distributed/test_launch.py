@@ -113,7 +113,7 @@ def test_a_follower_joins_the_fold_at_hand_and_ends(
 
 
 def test_a_follower_does_nothing_else_and_may_not_write(tmp_path: Path) -> None:
-    with RunFolder.open(tmp_path) as leader, RunFolder.open(tmp_path, follow=True) as follower:
+    with RunFolder.open(tmp_path) as leader, RunFolder.open(tmp_path, worker=True) as follower:
         with leader.stage("done"):
             pass
         with follower.stage("done", settings={"other": 1}) as stage:
@@ -128,7 +128,7 @@ def test_a_follower_does_nothing_else_and_may_not_write(tmp_path: Path) -> None:
 
 def test_stages_before_and_after_training_are_the_leaders(tmp_path: Path) -> None:
     tmp_path.joinpath("run").mkdir()
-    run = RunFolder.open(tmp_path / "run", follow=True)
+    run = RunFolder.open(tmp_path / "run", worker=True)
     settings = load_settings("demo", environment={})
     pipeline = Pipeline(Workspace(run, settings, force=False, progress=lambda *_: None))  # type: ignore[arg-type, return-value]
     for name in STAGES:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""HTTP client for OpenAI-compatible endpoints: chat format, retries and probes."""

@@ -160,7 +160,7 @@ def read_scores(reply: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
         )
     least = min(value for _, value in entries)
     values = tuple(least if value is None else value for value in found)
-    return ChoiceScores(values, n_read, bounded=None in found)
+    return ChoiceScores(values, n_read, upper_bound=None in found)
 
 
 @functools.lru_cache(maxsize=128)

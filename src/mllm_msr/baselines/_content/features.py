@@ -39,7 +39,7 @@ from safetensors.numpy import load_file, save_file
 from mllm_msr.baselines._content.offline_encoders import ColourEncoder, HashingEncoder
 from mllm_msr.data.images import content_hash, open_image
 from mllm_msr.errors import ImageError
-from mllm_msr.storage.atomic import replacing
+from mllm_msr.storage.atomic import replace_file
 from mllm_msr.tables import ITEMS, conform
 
 logger = logging.getLogger(__name__)
@@ -241,5 +241,5 @@ def _read(kept: Path | None, *, n_items: int) -> Vectors | None:
 
 def _keep(kept: Path | None, vectors: Vectors) -> None:
     if kept is not None:
-        with replacing(kept) as temporary:
+        with replace_file(kept) as temporary:
             save_file({"vectors": vectors}, temporary)

@@ -14,7 +14,7 @@ import polars as pl
 from mllm_msr.baselines._shared.state import damaged
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Recommender, TrainingData
-from mllm_msr.storage.atomic import replacing
+from mllm_msr.storage.atomic import replace_file
 
 _FILE: Final = "told.parquet"
 _KEYS: Final = ("user_id", "item_id")
@@ -59,7 +59,7 @@ class PrecomputedScores(Recommender):
     def save(self, folder: Path) -> None:
         """Write the scores as Parquet."""
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / _FILE) as temporary:
+        with replace_file(folder / _FILE) as temporary:
             self._scores.write_parquet(temporary, compression="zstd")
 
     @classmethod

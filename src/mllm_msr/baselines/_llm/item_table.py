@@ -11,7 +11,7 @@ import polars as pl
 
 from mllm_msr.baselines._shared.state import damaged
 from mllm_msr.errors import DataError
-from mllm_msr.storage.atomic import replacing, write_text
+from mllm_msr.storage.atomic import replace_file, write_text
 from mllm_msr.tables import ITEMS, conform
 
 _SETTINGS: Final = "model.json"
@@ -24,7 +24,7 @@ def save_items(folder: Path, settings: Mapping[str, Any], items: pl.DataFrame) -
     Raises:
         RunFolderError: The disk is full or the folder cannot be written.
     """
-    with replacing(folder / _ITEMS) as temporary:
+    with replace_file(folder / _ITEMS) as temporary:
         items.write_parquet(temporary)
     write_text(folder / _SETTINGS, json.dumps(dict(settings), ensure_ascii=False))
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Parts that all baselines share: fitted state, catalogs and saving."""

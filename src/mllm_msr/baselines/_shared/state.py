@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from mllm_msr.errors import DamagedFileError, TrainingError
-from mllm_msr.storage.atomic import replacing, write_text
+from mllm_msr.storage.atomic import replace_file, write_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -45,7 +45,7 @@ def save_state(folder: Path, state: State) -> None:
     Raises:
         RunFolderError: The disk is full or the folder cannot be written.
     """
-    with replacing(folder / _ARRAYS) as temporary:
+    with replace_file(folder / _ARRAYS) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in state.arrays.items()}, temporary)
     about = {"settings": dict(state.settings), "catalogue": list(state.catalogue)}
     write_text(folder / _SETTINGS, json.dumps(about, ensure_ascii=False))

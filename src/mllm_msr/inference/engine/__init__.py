@@ -1,1 +1,1 @@
-"""TODO."""
+"""The local inference engine for Transformers models."""

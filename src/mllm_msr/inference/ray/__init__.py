@@ -1,1 +1,1 @@
-"""TODO."""
+"""Inference on several devices and machines with Ray actors."""

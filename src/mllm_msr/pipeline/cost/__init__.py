@@ -1,1 +1,1 @@
-"""TODO."""
+"""Cost estimates before a run, and the cost report after it."""

@@ -13,7 +13,7 @@ def run(work: Workspace) -> None:
     """Infer the preferences of the run's users."""
     settings = work.settings.infer
     arguments = settings.model_dump(mode="json", exclude={"model"})
-    arguments["preference_history"] = work.settings.data.train_targets != "last"
+    arguments["every_block"] = work.settings.data.train_targets != "last"
     with (
         work.backend(settings.model) as backend,
         work.stage(

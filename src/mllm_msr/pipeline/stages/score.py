@@ -62,7 +62,7 @@ def _score_mllm(work: Workspace, name: str) -> None:
                 for block in _full(work, test, full_users):
                     answers, _ = _ask(work, f"{name} full", block, backend)
                     rankings.append(rank_scores(answers, model=name))
-                failures = {"failed": asked.failed, "bounded": asked.bounded}
+                failures = {"failed": asked.failed, "upper_bound": asked.upper_bound}
                 counts.update(failures | usage(backend))
         _write_scores(stage, name, scores, rankings)
         stage.count(**counts)

@@ -24,7 +24,7 @@ def run(work: Workspace) -> None:
     if not work.settings.train.enabled:
         return
     with roll() as group:
-        if work.run.follows and is_launched(os.environ):
+        if work.run.is_worker and is_launched(os.environ):
             require_launcher(work.settings.train.nodes, work.settings.train.devices)
             for fold in group.folds():
                 _fit(work, fold, _arguments(work))
@@ -61,7 +61,7 @@ def _train_folds(work: Workspace, group: Roll) -> None:
 def _train_fold(
     work: Workspace, stage: Stage, fold: int, arguments: Mapping[str, Any], group: Roll
 ) -> None:
-    if work.run.follows:
+    if work.run.is_worker:
         _fit(work, fold, arguments)
         # All that a follower is for; the rest of the command, whichever it is, is the leader's.
         raise SystemExit(0)
@@ -100,7 +100,7 @@ def _fit(work: Workspace, fold: int, arguments: Mapping[str, Any]) -> tuple[Trai
         revision=work.settings.model.plugin_kwargs().get("revision"),
         # A state of other settings is no start for these.
         resume=not work.force,
-        follow=work.run.follows,
+        follow=work.run.is_worker,
         show=_shown(work, fold),
     )
     return summary, learned.height

@@ -57,7 +57,7 @@ def run(work: Workspace, file: Path) -> dict[str, int]:
             work.run.read("summaries"),
             backend,
             item_type=work.item_type,
-            known=current(work, "preferences", work.run.read("preferences")),
+            previous=current(work, "preferences", work.run.read("preferences")),
             **arguments,
         )
         number = stage.name.removeprefix("update/")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Process groups for fine-tuning: launching ranks, FSDP and DeepSpeed."""

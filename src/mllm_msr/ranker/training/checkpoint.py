@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mllm_msr.errors import NonFiniteLossError
-from mllm_msr.storage.atomic import content_hash, explained, sync
+from mllm_msr.storage.atomic import content_hash, sync, wrap_os_errors
 
 # The trainer's log, one JSON object a line, beside the states.
 LOG_FILE: Final = "log.jsonl"
@@ -168,7 +168,7 @@ def draft_folder(final: Path) -> Iterator[Path]:
     """
     draft = final.with_name(f".{final.name}.draft")
     retired = final.with_name(f".{final.name}.retired")
-    with explained(final):
+    with wrap_os_errors(final):
         for leftover in (draft, retired):
             shutil.rmtree(leftover, ignore_errors=True)
         draft.mkdir(parents=True)
