@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.errors import CapabilityError
 from mllm_msr.search_space import Space
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -64,10 +65,10 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do, so that the impossible is refused before the first call.
+    """What a backend supports, so that unsupported requests fail before the first call.
 
     Attributes:
-        images: Prompts may hold images.
+        images: Prompts may contain images.
         choices: `score` is available.
         adapters: LoRA adapters in PEFT's format can be loaded.
     """
@@ -80,59 +81,122 @@ class Capabilities:
 class Backend(ABC):
     """A model that answers prompts.
 
-    Stages hand over all their prompts at once and take results as they come: batching, sharing
-    of prefixes, reuse of image features and placement on devices belong here and exist once.
+    Stages pass all their prompts at once and consume results as they arrive. Batching, prefix
+    sharing, reuse of image features and device placement are implemented here and only here.
+
+    The class attributes and class methods describe a backend without constructing it, so that no
+    other code has to compare backend names.
+
+    Attributes:
+        is_local: Whether prompts are answered in this process, at no price per token.
+        caches_image_prefixes: Whether the constructor takes `prefix_cache_bytes`: memory for the
+            attention states of prompts that begin with the same images.
     """
+
+    is_local: ClassVar[bool] = False
+    caches_image_prefixes: ClassVar[bool] = False
+
+    @classmethod
+    def trainable_checkpoint(cls, **model_kwargs: Any) -> str | None:
+        """Return the checkpoint that fine-tuning starts from, or None if there is none.
+
+        Args:
+            **model_kwargs: Constructor arguments of the backend.
+
+        Returns:
+            A folder or a hub id that `models.loading` can load.
+        """
+        del model_kwargs
+        return None
+
+    @classmethod
+    def with_adapter(
+        cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
+    ) -> dict[str, Any]:
+        """Return constructor arguments of the backend that loads a fine-tuned model.
+
+        Args:
+            model_kwargs: Constructor arguments of the backend before fine-tuning.
+            adapter: Folder that fine-tuning wrote.
+            method: "lora" for an adapter in PEFT's format, "full" for all weights of the model.
+
+        Raises:
+            CapabilityError: The backend cannot load fine-tuned weights.
+        """
+        del model_kwargs
+        raise CapabilityError(
+            f"{cls.__name__} cannot load the fine-tuned weights in {adapter} (method {method!r}). "
+            "Use another backend or set train.enabled=false."
+        )
+
+    @classmethod
+    def default_copies(cls, **model_kwargs: Any) -> int:
+        """Return how many copies of the model a service on this machine should run.
+
+        Args:
+            **model_kwargs: Constructor arguments of the backend.
+
+        Returns:
+            At least 1. More than 1 only for a model so small that several copies with one thread
+            each answer more requests than one copy with as many threads.
+        """
+        del model_kwargs
+        return 1
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Model, revision, adapter and precision: all that changes its answers. Used as a key."""
+        """Identify everything that affects the answers: model, revision, adapter, precision.
+
+        Part of every response cache key.
+        """
 
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What this backend can do."""
+        """Return what this backend supports."""
 
     @abstractmethod
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts greedily.
+        """Answer prompts with greedy decoding.
 
         Args:
-            prompts: Any number of prompts; may be read ahead of what is yielded.
+            prompts: Any number of prompts; may be read ahead of the results.
 
         Yields:
-            The prompt's index and its completion, each index exactly once, in any order and as
-            soon as it is finished. A prompt that fails comes back with `error` set.
+            The prompt's index and its completion as soon as it is available: each index exactly
+            once, in any order. A prompt that fails yields a completion with `error` set.
 
         Raises:
-            CapabilityError: A prompt holds a image and the backend reads none.
-            BackendError: The backend as a whole cannot go on.
+            CapabilityError: A prompt contains an image and the backend does not support images.
+            BackendError: The backend as a whole failed.
         """
 
     @abstractmethod
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of each choice as the first new token, in one forward pass.
+        """Compute the log-probability of each choice as the first new token.
+
+        One forward pass per prompt.
 
         Args:
             prompts: Any number of prompts.
             choices: Answers, each exactly one token after the rendered prompt ("yes", "no").
 
         Yields:
-            The prompt's index and its scores, each index exactly once, in any order.
+            The prompt's index and its scores: each index exactly once, in any order.
 
         Raises:
-            AnswerTokenError: A choice is not one token after the rendered prompt.
-            CapabilityError: The backend cannot score, or a prompt holds a image and it reads
-                none.
-            BackendError: The backend as a whole cannot go on.
+            AnswerTokenError: A choice is not a single token after the rendered prompt.
+            CapabilityError: The backend cannot score, or a prompt contains an image and the
+                backend does not support images.
+            BackendError: The backend as a whole failed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is held. Calling it twice is harmless."""
+        """Free all resources. Calling it twice is harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +209,8 @@ class TrainingData:
         items: `tables.ITEMS`, the whole catalogue.
         candidates: This fold's rows of `tables.CANDIDATES` with split train or validation.
         train_users: Users whose last interaction is visible as well (the training fold).
-        preferences: `tables.PREFERENCES`, where the recommender reads them.
-        summaries: `tables.SUMMARIES`, where the recommender reads them.
+        preferences: `tables.PREFERENCES`, for recommenders that read written preferences.
+        summaries: `tables.SUMMARIES`, for recommenders that read them.
     """
 
     interactions: pl.DataFrame
@@ -160,23 +224,27 @@ class TrainingData:
 class Recommender(ABC):
     """A model that scores candidate items for users.
 
-    The paper's recommender and its baselines meet this one interface, so that the evaluation
-    cannot favour one. The constructor takes flat keyword arguments, `seed` among them where
-    chance plays a part.
+    MLLM-MSR, zero-shot and every baseline implement this one interface, so that the evaluation
+    treats them alike. The constructor takes flat keyword arguments, including `seed` where
+    results depend on randomness.
 
     Attributes:
-        requires_llm: Whether each score costs a call of a language model, so that ranking a whole
-            catalogue is not for many users.
+        label: Name in tables and reports ("SASRec").
+        remark: Note below the tables in which the model appears; may be empty.
+        requires_llm: Whether each score costs a call of a language model. Such a recommender
+            ranks the full catalogue for a sample of users only.
     """
 
-    requires_llm: ClassVar[bool] = False
+    label: ClassVar[str]
+    remark: ClassVar[str] = ""
+    requires_llm: bool = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Self:
-        """Learn from one fold's training data; calling it again starts anew.
+        """Learn from one fold's training data; a second call starts from scratch.
 
         Raises:
-            TrainingError: Training cannot go on.
+            TrainingError: Training cannot continue.
         """
 
     @abstractmethod
@@ -184,14 +252,14 @@ class Recommender(ABC):
         """Score candidates.
 
         Args:
-            candidates: Columns `user_id`, `position`, `item_id` (others are passed through).
-            interactions: `tables.INTERACTIONS`; a candidate's history is its user's rows with a
-                smaller position, whatever else the table holds.
+            candidates: Columns `user_id`, `position`, `item_id`; others are passed through.
+            interactions: `tables.INTERACTIONS`. The history of a candidate is its user's rows
+                with a smaller position; all other rows are ignored.
 
         Returns:
             `candidates` with a column `score` (float64, higher is better), rows in the order
-            given. Scores depend neither on that order nor on which other candidates are asked
-            for. Unknown users and items get the recommender's declared fallback.
+            given. A score depends neither on that order nor on the other candidates. Unknown
+            users and items get the recommender's documented fallback.
         """
 
     @abstractmethod
@@ -204,26 +272,36 @@ class Recommender(ABC):
         """Read what `save` wrote; scores are the same as before.
 
         Raises:
-            DamagedFileError: A file is missing or not what was written.
+            DamagedFileError: A file is missing or its content has changed.
         """
+
+    def usage(self) -> dict[str, int]:
+        """Return what scoring has cost so far: model calls, tokens, failures.
+
+        Empty for recommenders that call no model.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Free what scoring holds, such as a loaded model; `score` opens it again on demand."""
 
 
 @runtime_checkable
-class CatalogueScorer(Protocol):
+class CatalogScorer(Protocol):
     """A recommender that can also score its whole catalogue for many users quickly.
 
-    An offer, not a duty: ranking asks `isinstance(model, CatalogueScorer)` and otherwise hands
-    every item of the catalogue to `Recommender.score` as a candidate.
+    Optional: full ranking checks `isinstance(model, CatalogScorer)` and otherwise passes every
+    item of the catalogue to `Recommender.score` as a candidate.
     """
 
     @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, distinct, in the order of the columns that `score_catalogue` yields.
+    def catalog(self) -> Sequence[str]:
+        """Item ids, distinct, in the order of the columns that `score_catalog` yields.
 
         Every item of `TrainingData.items` is among them, also where nobody has chosen it.
         """
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """Score every item of the catalogue, a chunk of users at a time.
@@ -240,31 +318,10 @@ class CatalogueScorer(Protocol):
 
 
 @runtime_checkable
-class Joiner(Protocol):
-    """A recommender that combines others, and takes in models that have scored elsewhere.
-
-    An offer like `CatalogueScorer`: the stage "score" asks `isinstance(model, Joiner)` and hands
-    over what the MLLM made of the same candidates.
-    """
-
-    def join(self, scores: Mapping[str, pl.DataFrame]) -> Self:
-        """Take in models by their scores, before `fit`.
-
-        Args:
-            scores: For each model's name a frame with columns `user_id`, `item_id` and `score`:
-                the fold's validation candidates, from which `fit` may learn what the scores are
-                worth, and every candidate that will be asked for later. Labels are not read.
-
-        Raises:
-            SettingsError: A name is that of a part.
-        """
-
-
-@runtime_checkable
 class Tunable(Protocol):
-    """A recommender that says which of its constructor's arguments are worth searching.
+    """A recommender that declares a search space over its constructor's arguments.
 
-    An offer like `CatalogueScorer`: `mllm-msr tune` asks `issubclass(kind, Tunable)`.
+    Optional: `mllm-msr tune` checks `issubclass(kind, Tunable)`.
     """
 
     @classmethod

@@ -43,6 +43,9 @@ class LocalBackend(Backend):
         threads: Threads of this process on the CPU; `None` leaves them as they are.
     """
 
+    is_local = True
+    caches_image_prefixes = True
+
     def __init__(
         self,
         kind: str,

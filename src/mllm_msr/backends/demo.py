@@ -6,11 +6,16 @@ same loader and driven by the same engine as a 7B LLaVA; only the defaults diffe
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Final, Literal, final
 
 from mllm_msr.backends._local import LocalBackend
 from mllm_msr.demo_model import weights_folder
+
+# With more copies the memory bandwidth of a machine is the limit, not its cores.
+_MAX_COPIES: Final = 4
 
 
 @final
@@ -67,6 +72,29 @@ class DemoBackend(LocalBackend):
             speculative_tokens=speculative_tokens,
             threads=threads,
         )
+
+    @classmethod
+    def trainable_checkpoint(cls, **model_kwargs: Any) -> str:
+        """Return the folder of `weights`, by default the packaged ones."""
+        return str(model_kwargs.get("weights") or weights_folder())
+
+    @classmethod
+    def with_adapter(
+        cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
+    ) -> dict[str, Any]:
+        """Set `adapter` (LoRA) or `weights` (full fine-tuning)."""
+        if method == "lora":
+            return {**model_kwargs, "adapter": adapter}
+        return {**model_kwargs, "weights": adapter}
+
+    @classmethod
+    def default_copies(cls, **model_kwargs: Any) -> int:
+        """Return one copy per core, at most 4, on the CPU; 1 on a GPU."""
+        from mllm_msr.models.loading import chosen_device  # noqa: PLC0415 - imports torch
+
+        if chosen_device(model_kwargs.get("device")) != "cpu":
+            return 1
+        return min(os.cpu_count() or 1, _MAX_COPIES)
 
 
 def _computes_in_bfloat16() -> bool:

@@ -7,8 +7,9 @@ given. Loading is `models/loading.py`, batching `_engine.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from mllm_msr.backends._local import LocalBackend
 
@@ -71,3 +72,18 @@ class HuggingFaceBackend(LocalBackend):
             speculative_tokens=speculative_tokens,
             threads=threads,
         )
+
+    @classmethod
+    def trainable_checkpoint(cls, **model_kwargs: Any) -> str | None:
+        """Return `checkpoint`; None if it is not given."""
+        checkpoint = model_kwargs.get("checkpoint")
+        return str(checkpoint) if checkpoint else None
+
+    @classmethod
+    def with_adapter(
+        cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
+    ) -> dict[str, Any]:
+        """Set `adapter` (LoRA) or `checkpoint` (full fine-tuning)."""
+        if method == "lora":
+            return {**model_kwargs, "adapter": adapter}
+        return {**model_kwargs, "checkpoint": str(adapter)}

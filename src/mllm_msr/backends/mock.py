@@ -49,6 +49,8 @@ class MockBackend(Backend):
         True
     """
 
+    is_local = True
+
     def __init__(
         self,
         answers: Answers = ("",),

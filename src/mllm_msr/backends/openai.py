@@ -108,6 +108,24 @@ class OpenAIBackend(Backend):
         self._loop: LoopThread | None = None
         self._closed = False
 
+    @classmethod
+    def trainable_checkpoint(cls, **model_kwargs: Any) -> str | None:
+        """Return `checkpoint`, as endpoints usually serve a model under its hub id.
+
+        Fine-tuning runs in this process. The endpoint then serves the adapter.
+        """
+        checkpoint = model_kwargs.get("checkpoint")
+        return str(checkpoint) if checkpoint else None
+
+    @classmethod
+    def with_adapter(
+        cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
+    ) -> dict[str, Any]:
+        """Set `adapter` (LoRA) or `checkpoint` (full fine-tuning)."""
+        if method == "lora":
+            return {**model_kwargs, "adapter": adapter}
+        return {**model_kwargs, "checkpoint": str(adapter)}
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Model, adapter and further fields; not the address, which may change between runs."""
@@ -137,7 +155,7 @@ class OpenAIBackend(Backend):
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of the choices as first new token; `bounded` where only a bound."""
+        """Log-probabilities of the choices as first new token; `upper_bound` if only a bound."""
         asked = tuple(choices)
         return self._each(prompts, lambda prompt: self._score(prompt, asked))
 

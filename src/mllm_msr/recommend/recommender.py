@@ -14,15 +14,14 @@ date first, at one prompt per open block.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import polars as pl
 
-from mllm_msr import tables
+from mllm_msr import registry, tables
 from mllm_msr.config.loading import load_settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import DataError, RunFolderError
@@ -36,13 +35,11 @@ from mllm_msr.recommend.reranking import RecommendationList, assemble, missing
 from mllm_msr.recommend.retrieval import Profile, history_frame
 from mllm_msr.recommend.retriever_factory import make_retriever
 from mllm_msr.storage.artifact_cache import ArtifactCache
-from mllm_msr.storage.layout import RETRIEVAL_CACHE
+from mllm_msr.storage.layout import CONFIG, RETRIEVAL_CACHE
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.summarization.preferences import infer_preferences
 
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-
-_MOST_COPIES: Final = 4
 
 
 class MllmMsr:
@@ -111,7 +108,7 @@ class MllmMsr:
         """
         folder = Path(path)
         run = RunFolder.open(folder, read_only=True)
-        kept = folder / "config.yaml"
+        kept = folder / CONFIG
         settings = load_settings(None, overrides, file=kept if kept.is_file() else None)
         work = Workspace(run, settings, force=False, progress=silent)
         return cls(work, fold=fold, hide_targets=hide_targets)
@@ -176,18 +173,14 @@ class MllmMsr:
 
     @property
     def useful_copies(self) -> int:
-        """How many copies of the ranking model a service of this machine should hold.
+        """Return how many copies of the ranking model a service on this machine should run.
 
-        Several copies of a small model with one thread each answer more lists than one with as
-        many threads (`benchmarks serving --copies`); of a large one, or one elsewhere, more than
-        one is for the user to ask.
+        Several copies of a small model with one thread each answer more requests than one copy
+        with as many threads (`benchmarks serving --copies`).
         """
-        from mllm_msr.models.loading import chosen_device  # noqa: PLC0415 - imports torch
-
         model = self.settings.model
-        if model.backend != "demo" or chosen_device(model.plugin_kwargs().get("device")) != "cpu":
-            return 1
-        return min(os.cpu_count() or 1, _MOST_COPIES)
+        kind = cast("type[Backend]", registry.find("backends", model.backend))
+        return kind.default_copies(**model.plugin_kwargs())
 
     @property
     def keeps_images(self) -> bool:

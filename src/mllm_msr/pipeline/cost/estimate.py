@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import polars as pl
 
@@ -32,7 +32,6 @@ from mllm_msr.summarization import preferences
 from mllm_msr.types import Completion, Item, Prompt
 
 _ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-_LOCAL: Final = frozenset({"demo", "huggingface", "mock"})
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
 # A response's key twice (row and index), its checksum and the names of its fields.
@@ -268,6 +267,7 @@ class _Planner:
         self, stage: str, model: ModelSettings | None, calls: Sequence[Call], *, scale: float
     ) -> StageCost:
         backend = (model or self._settings.model).backend
+        kind = cast("type[Backend]", registry.find("backends", backend))
         n_prompt = scale * sum(call.counted.n_tokens for call in calls)
         n_output = scale * sum(call.n_output for call in calls)
         prices = self._settings.plan
@@ -281,7 +281,7 @@ class _Planner:
             image_tokens=round(scale * sum(call.counted.n_image_tokens for call in calls)),
             output_tokens=round(n_output),
             seconds=self._rates.seconds(n_prompt, n_output),
-            price=0.0 if backend in _LOCAL else price,
+            price=0.0 if kind.is_local else price,
             disk_bytes=round(scale * size),
             done=stage in self._work.run.stages,
         )

@@ -11,8 +11,9 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, cast, final
 
+from mllm_msr import registry
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
@@ -69,14 +70,13 @@ def counter_for(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
     Returns:
         The checkpoint's own tokenizer where its files can be read; else a guess by characters.
     """
-    if backend == "mock":
+    kind = cast("type[Backend]", registry.find("backends", backend))
+    checkpoint = kind.trainable_checkpoint(**arguments)
+    if checkpoint is None and kind.is_local:
         return _Words()
-    from mllm_msr import demo_model  # noqa: PLC0415
     from mllm_msr.models.inputs import Renderer  # noqa: PLC0415
     from mllm_msr.models.loading import load_processor  # noqa: PLC0415 - takes seconds
 
-    own = demo_model.weights_folder() if backend == "demo" else None
-    checkpoint = arguments.get("weights") or own or arguments.get("checkpoint")
     try:
         processor = load_processor(str(checkpoint), revision=arguments.get("revision"))
         reads_images = hasattr(processor, "image_processor")
