@@ -31,6 +31,7 @@ from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.context import Workspace, before_last, silent
 from mllm_msr.recommend.recommender import CHOICES
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.summarization.preferences import infer_preferences
 from mllm_msr.types import ChoiceScores, Completion, Prompt
@@ -132,7 +133,7 @@ def questions(folder: Path, n_prompts: int) -> Questions:
     Raises:
         DataError: The run has no test candidates.
     """
-    kept = folder / "config.yaml"
+    kept = folder / layout.CONFIG
     settings = load_settings(None, file=kept if kept.is_file() else None)
     with RunFolder.open(folder, read_only=True) as opened:
         work = Workspace(opened, settings, force=False, progress=silent)

@@ -16,6 +16,7 @@ from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.pipeline.compare import ZERO_SHOT, Variant, recommender, run_variant
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -81,7 +82,7 @@ def measured(run: RunFolder, model: str) -> Measured:
     Raises:
         RunFolderError: It has not scored there.
     """
-    return Measured(run.read(f"scores/{model}"), run.read(f"ranks/{model}"))
+    return Measured(run.read(f"{layout.SCORES}/{model}"), run.read(f"{layout.RANKS}/{model}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
 from mllm_msr.experiments._common import Experiment, Measured, Row
 from mllm_msr.experiments._results import Findings, write_results
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.storage import layout
 
 _WORLD_MARK: Final = "/"
 
@@ -67,7 +68,7 @@ def run_experiment(
         settings=settings,
         model=_model(pipeline),
     )
-    folder = pipeline.run.inside(f"experiments/{experiment.name}")
+    folder = pipeline.run.inside(f"{layout.EXPERIMENTS}/{experiment.name}")
     write_results(experiment, findings, folder)
     return folder
 

@@ -18,6 +18,7 @@ from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.security import Keys, check_address
 from mllm_msr.serving.state import ServiceState
+from mllm_msr.storage import layout
 
 _CONNECTIONS = 512
 
@@ -43,13 +44,13 @@ def make_app(
     keys = Keys.from_environment(os.environ if environment is None else environment)
     model = MllmMsr.from_run(run, overrides=overrides)
     settings = model.settings.serve
-    folder = run.absolute() / "service"
+    folder = run.absolute() / layout.SERVICE
     state = ServiceState(settings.state or f"sqlite:///{folder / 'state.sqlite'}")
     metrics = Metrics()
 
     def make_engine() -> OnlineEngine:
         return OnlineEngine(
-            model, state, settings=settings, images=folder / "images", metrics=metrics
+            model, state, settings=settings, images=folder / layout.IMAGES, metrics=metrics
         )
 
     app = create_app(make_engine, keys=keys, metrics=metrics, max_body=settings.max_body)

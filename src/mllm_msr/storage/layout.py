@@ -1,26 +1,68 @@
 """Names of the files and folders inside a run folder.
 
-Every path that more than one module uses is a constant here.
+Every module that reads or writes a run folder takes the names from here. All of them are relative
+to the run folder, with "/" as separator. Tables are named without ".parquet", as
+`storage/run_folder.py` expects them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-MANIFEST: Final = "manifest.json"
+# Files of the run.
 CONFIG: Final = "config.yaml"
+MANIFEST: Final = "manifest.json"
 DATASET: Final = "dataset.json"
 METRICS: Final = "metrics.json"
+DETAILS: Final = "details.json"
 REPORT_HTML: Final = "report.html"
 REPORT_MARKDOWN: Final = "report.md"
 
+# Lock of the process that works in the run folder, and the file with its process id.
+LOCK: Final = ".lock"
+LOCK_OWNER: Final = ".lock.pid"
+
+# Tables of the run; the column schemas are in `tables.py`.
+INTERACTIONS: Final = "interactions"
+ITEMS: Final = "items"
+SPLITS: Final = "splits"
+CANDIDATES: Final = "candidates"
+SUMMARIES: Final = "summaries"
+PREFERENCES: Final = "preferences"
+CASES: Final = "cases"
+METRICS_PER_USER: Final = "metrics_per_user"
+
+# Folders with one table per model.
+SCORES: Final = "scores"
+RANKS: Final = "ranks"
+TOP: Final = "top"
+VALIDATION: Final = "validation"
+
+# Images that the stage "prepare" downloads; the table of items refers to them by relative paths.
+IMAGES: Final = "images"
+
+# Results of fine-tuning (a LoRA adapter or full weights) and its checkpoints and log. With more
+# than one fold, each fold has them in its own folder below FOLDS.
+ADAPTER: Final = "adapter"
+MODEL: Final = "model"
+TRAINING: Final = "training"
+FOLDS: Final = "folds"
+
+# Tables that `mllm-msr update` writes, one numbered folder per update.
+UPDATES: Final = "updates"
+
+# Runs inside this run that share its first stages, and results of experiments and searches.
+VARIANTS: Final = "variants"
+EXPERIMENTS: Final = "experiments"
+TUNING: Final = "tuning"
+
+# Database and uploaded images of the service.
+SERVICE: Final = "service"
+
+# Caches. They can be deleted at any time; their content is then computed again.
 RESPONSE_CACHE: Final = "cache/responses.sqlite"
 RETRIEVAL_CACHE: Final = "cache/retrieval"
-
-# Content vectors that baselines share, each under the hash of its encoder and its content.
+# Content vectors of baselines; a file's name is the hash of the encoder and the content.
 CONTENT_CACHE: Final = "cache/content"
-# Training states of baselines; removed once they have scored.
+# Training states of baselines, deleted after scoring.
 BASELINE_STATES: Final = "cache/baselines"
-
-VARIANTS: Final = "variants"
-SERVICE: Final = "service"

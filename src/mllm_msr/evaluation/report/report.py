@@ -25,6 +25,7 @@ from mllm_msr.errors import ImageError
 from mllm_msr.evaluation.report import comparison, paper_results, plots
 from mllm_msr.evaluation.report import tables as views
 from mllm_msr.evaluation.report.case_studies import CaseStudy
+from mllm_msr.storage import layout
 
 _SAMPLED: Final = ("auc", "hr@5", "mrr@5", "ndcg@5")
 _FULL: Final = ("hr@10", "ndcg@10")
@@ -71,7 +72,7 @@ def write_report(
         metrics, details=details, manifest=manifest, config=config, case_studies=case_studies,
         health=views.health(summaries, preferences), show_reference=show_reference,
     )  # fmt: skip
-    written = ReportFiles(folder / "report.html", folder / "report.md")
+    written = ReportFiles(folder / layout.REPORT_HTML, folder / layout.REPORT_MARKDOWN)
     page = _environment().get_template("report.html.jinja").render(context)
     written.html.write_text(page, encoding="utf-8")
     text = _environment().get_template("report.md.jinja").render(context)

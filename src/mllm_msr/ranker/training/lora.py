@@ -21,9 +21,10 @@ from torch import nn
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.ranker.training.checkpoint import draft_folder, refuse_non_finite
 from mllm_msr.ranker.training.config import Init, Method, Target
+from mllm_msr.storage import layout
 
 # Name of the folder that a method's weights end in.
-WEIGHT_FOLDERS: Final[Mapping[Method, str]] = {"lora": "adapter", "full": "model"}
+WEIGHT_FOLDERS: Final[Mapping[Method, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
 
 
 def decoder_prefix(model: nn.Module) -> str:

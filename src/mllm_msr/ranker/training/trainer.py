@@ -43,6 +43,7 @@ from mllm_msr.ranker.training.lora import (
 from mllm_msr.ranker.training.sampler import Schedule, count_steps
 from mllm_msr.ranker.training.validation import Judge, ValidationMetric, auc_per_user, judge_of
 from mllm_msr.ranker.training.vision_cache import VisionCache
+from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.types import TextPart
 
@@ -56,7 +57,6 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
     "fp16": "float16",
     "fp32": "float32",
 }
-_FOLDER: Final = "training"
 _SUMMARY: Final = "summary.json"
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def train(
         "validation_examples": _digest(validation_examples),
         **options.fingerprint(),
     }
-    folder = output / _FOLDER
+    folder = output / layout.TRAINING
     start = None if follow else _start(folder, facts, resume=resume)
     _meet()
     if follow:
