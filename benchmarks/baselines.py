@@ -25,7 +25,7 @@ from mllm_msr import registry
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.evaluation.metrics import metrics_from_counts
 from mllm_msr.evaluation.ranking import rank_catalogue
-from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
+from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.tables import CANDIDATES, empty
 
 _ENVIRONMENT: Final = Path("build/rectools")
@@ -123,11 +123,11 @@ def _ours(
         "elapsed_per_epoch": round((time.perf_counter() - start) / epochs, 2),
         "processor_per_epoch": round((time.process_time() - processor) / epochs, 2),
     }
-    scorer = cast("CatalogueScorer", model)
+    scorer = cast("CatalogScorer", model)
     ranks = rank_catalogue(
-        scorer.score_catalogue(targets.select("user_id", "position"), visible),
+        scorer.score_catalog(targets.select("user_id", "position"), visible),
         targets,
-        catalogue=scorer.catalogue,
+        catalogue=scorer.catalog,
         interactions=visible,
     ).ranks
     values = metrics_from_counts(

@@ -68,12 +68,12 @@ def test_without_validation_users_the_parts_count_alike(data):
     assert model.blend.weights == ((0.0, 1.0), (0.0, 1.0))
 
 
-def test_the_catalogue_in_one_piece_has_the_same_scores(data):
+def test_the_catalog_in_one_piece_has_the_same_scores(data):
     model = Hybrid(parts=(*PARTS, "content_knn")).fit(data)
     users = pl.DataFrame({"user_id": ["u30", "nobody"], "position": [5, 0]})
-    ((chunk, whole),) = model.score_catalogue(users, data.interactions)
+    ((chunk, whole),) = model.score_catalog(users, data.interactions)
     assert chunk.equals(users)
-    items = pl.DataFrame({"item_id": model.catalogue})
+    items = pl.DataFrame({"item_id": model.catalog})
     crossed = users.join(items, how="cross")
     apart = model.score(crossed, data.interactions)["score"].to_numpy().reshape(2, -1)
     assert np.allclose(whole, apart, atol=1e-5)
@@ -176,7 +176,7 @@ def test_joined_models_are_kept(tmp_path):
     model.save(tmp_path)
     scores = model.score(asked, data.interactions)["score"]
     assert Hybrid.load(tmp_path).score(asked, data.interactions)["score"].equals(scores)
-    everything = model.score_catalogue(
+    everything = model.score_catalog(
         pl.DataFrame({"user_id": ["nobody"], "position": [3]}), data.interactions
     )
     with pytest.raises(DataError, match=r"a score of 'mllm' for each of 24 candidates, received"):

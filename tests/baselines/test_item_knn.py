@@ -63,13 +63,13 @@ def test_the_prior_orders_what_resembles_nothing(data):
     assert scores(model, data, "nobody", 0, "y", "w", "strange") == pytest.approx([0.3, 0.1, 0.0])
 
 
-def test_the_catalogue_in_one_piece_has_the_same_scores(data):
+def test_the_catalog_in_one_piece_has_the_same_scores(data):
     model = ItemKnn().fit(data)
     users = pl.DataFrame({"user_id": ["a", "c"], "position": [1, 2]})
-    ((chunk, whole),) = model.score_catalogue(users, data.interactions)
+    ((chunk, whole),) = model.score_catalog(users, data.interactions)
     assert chunk.equals(users)
     assert whole.dtype == np.float32
-    assert whole[1].tolist() == pytest.approx(scores(model, data, "c", 2, *model.catalogue))
+    assert whole[1].tolist() == pytest.approx(scores(model, data, "c", 2, *model.catalog))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines.mmgcn import MeanAggregation, Mmgcn
 from mllm_msr.errors import DamagedFileError, DataError, SettingsError, TrainingError
-from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 WORDS = ("red apple fruit", "blue steel car")
@@ -83,15 +83,15 @@ def test_a_stranger_is_served_by_his_history(fitted, data):
         assert own > other
 
 
-def test_whole_catalogues_score_like_candidates(fitted, data):
-    assert isinstance(fitted, CatalogueScorer)
+def test_whole_catalogs_score_like_candidates(fitted, data):
+    assert isinstance(fitted, CatalogScorer)
     users = pl.DataFrame({"user_id": ["u0", "stranger"], "position": [N_STEPS, 0]})
-    chunks = list(fitted.score_catalogue(users, data.interactions))
+    chunks = list(fitted.score_catalog(users, data.interactions))
     assert pl.concat(chunk for chunk, _ in chunks).equals(users)
     found = np.concatenate([values for _, values in chunks])
-    assert sorted(fitted.catalogue) == sorted(f"i{at}" for at in range(N_ITEMS))
+    assert sorted(fitted.catalog) == sorted(f"i{at}" for at in range(N_ITEMS))
     for row, user in enumerate(users["user_id"]):
-        wanted = scores(fitted, data, user, *fitted.catalogue)
+        wanted = scores(fitted, data, user, *fitted.catalog)
         if user == "u0":
             assert np.allclose(found[row], wanted, atol=1e-5)
 

@@ -9,7 +9,7 @@ import pytest
 from mllm_msr.baselines._training.histories import Histories
 from mllm_msr.baselines.mmsr import Examples, Mmsr
 from mllm_msr.errors import DamagedFileError, SettingsError
-from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 N_USERS, N_ITEMS, N_STEPS = 24, 6, 5
@@ -58,12 +58,12 @@ def history(*items):
 
 def best(model, interactions):
     users = pl.DataFrame({"user_id": ["someone"], "position": [interactions.height]})
-    ((_, values),) = model.score_catalogue(users, interactions)
-    return model.catalogue[int(values[0].argmax())]
+    ((_, values),) = model.score_catalog(users, interactions)
+    return model.catalog[int(values[0].argmax())]
 
 
 def test_the_next_station_follows_from_the_last_ones(fitted):
-    assert isinstance(fitted, CatalogueScorer)
+    assert isinstance(fitted, CatalogScorer)
     for last in range(N_ITEMS):
         read = history((last - 1) % N_ITEMS, last)
         assert best(fitted, read) == f"i{(last + 1) % N_ITEMS}"
@@ -83,7 +83,7 @@ def test_only_the_latest_items_are_read(data):
     model = make(max_length=2, epochs=1).fit(data)
     users = pl.DataFrame({"user_id": ["someone"], "position": [4]})
     one, other = (
-        next(model.score_catalogue(users, history(*items)))[1]
+        next(model.score_catalog(users, history(*items)))[1]
         for items in ((0, 1, 2, 3), (4, 5, 2, 3))
     )
     assert np.array_equal(one, other)

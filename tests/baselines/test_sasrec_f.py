@@ -18,7 +18,7 @@ CONTENT = {"image_encoder": "none", "id_dropout": 0.3}
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """Users love either cats or ships; two items of the catalogue have never been chosen."""
+    """Users love either cats or ships; two items of the catalog have never been chosen."""
     topics = [("cat", "kitten whiskers purring"), ("ship", "harbour anchor sailing")]
     items = [
         (f"{name}{at}", f"{name} number {at}", text, None)

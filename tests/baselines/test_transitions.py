@@ -48,10 +48,10 @@ def test_nothing_known_leaves_popularity(data):
     assert scores(model, data, "a", 4, "x", "y", "strange") == expected  # nothing followed z
 
 
-def test_scores_of_the_catalogue_are_probabilities(data):
+def test_scores_of_the_catalog_are_probabilities(data):
     model = Transitions(smoothing=2.0).fit(data)
     users = pl.DataFrame({"user_id": ["a", "b"], "position": [2, 1]})
-    ((_, whole),) = model.score_catalogue(users, data.interactions)
+    ((_, whole),) = model.score_catalog(users, data.interactions)
     assert whole.sum(axis=1).tolist() == pytest.approx([1.0, 1.0])
 
 
@@ -68,7 +68,7 @@ def test_damage_and_missing_fits_are_told(data, tmp_path):
         scores(Transitions(), data, "a", 1, "x")
     Transitions().fit(data).save(tmp_path)
     (tmp_path / "model.json").write_text(
-        '{"settings": {"smoothing": 1, "odd": 2}, "catalogue": []}'
+        '{"settings": {"smoothing": 1, "odd": 2}, "catalog": []}'
     )
     with pytest.raises(DamagedFileError, match="a fitted model in"):
         Transitions.load(tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
+from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.registry import find, names
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
 
@@ -254,19 +254,19 @@ def test_unknown_users_and_items_are_served(name, fitted, world):
     assert score(fitted(name), world, strange[:0]).height == 0
 
 
-def test_the_whole_catalogue_is_scored_as_candidates_are(name, fitted, world):
+def test_the_whole_catalog_is_scored_as_candidates_are(name, fitted, world):
     model = fitted(name)
-    if not isinstance(model, CatalogueScorer):
-        pytest.skip(f"{name} offers no fast way to score its catalogue")
+    if not isinstance(model, CatalogScorer):
+        pytest.skip(f"{name} offers no fast way to score its catalog")
     users = pl.DataFrame(
         {"user_id": ["u50", "nobody", "u3", "u50"], "position": [7, 2, 0, 3]},
         schema_overrides={"position": pl.Int32},
     )
-    assert set(model.catalogue) == set(world.data.items["item_id"])
-    asked = users.join(pl.DataFrame({"item_id": model.catalogue}), how="cross")
+    assert set(model.catalog) == set(world.data.items["item_id"])
+    asked = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
     wanted = score(model, world, asked)["score"].to_numpy().reshape(users.height, -1)
     chunks = [
-        (chunk, values.copy()) for chunk, values in model.score_catalogue(users, world.interactions)
+        (chunk, values.copy()) for chunk, values in model.score_catalog(users, world.interactions)
     ]
     assert pl.concat(chunk.select(users.columns) for chunk, _ in chunks).equals(users)
     assert np.allclose(np.concatenate([values for _, values in chunks]), wanted, atol=1e-4)

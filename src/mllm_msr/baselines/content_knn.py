@@ -87,7 +87,7 @@ class ContentKnn(FittedRecommender):
         }
 
     def fit(self, data: TrainingData) -> Self:
-        """Encode the catalogue; nothing is learnt from interactions."""
+        """Encode the catalog; nothing is learnt from interactions."""
         content = content_vectors(
             data.items,
             text_encoder=self._settings["text_encoder"],
@@ -97,7 +97,7 @@ class ContentKnn(FittedRecommender):
         vectors = {_TEXT: _directions(content.text), _IMAGE: _directions(content.image)}
         return self._keep(content.item_ids, vectors)
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """All items' likeness to each history, in [-1, 1]."""
@@ -106,7 +106,7 @@ class ContentKnn(FittedRecommender):
         read = history_matrix(
             users,
             interactions,
-            state.catalogue,
+            state.catalog,
             decay=self._settings["decay"],
             n_last=self._settings["n_last"],
         )

@@ -25,10 +25,10 @@ from mllm_msr.baselines import _factory
 from mllm_msr.baselines._ensemble.precomputed_scores import PrecomputedScores
 from mllm_msr.baselines._ensemble.stacking import Blend, equal_blend, fit_blend
 from mllm_msr.baselines._factory import Places
-from mllm_msr.baselines._shared.catalog import CHUNK, catalogue_of, item_codes
+from mllm_msr.baselines._shared.catalog import CHUNK, catalog_of, item_codes
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import CatalogueScorer, Recommender, TrainingData
+from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.tables import SCORES
 
@@ -79,13 +79,13 @@ class Hybrid(Recommender):
         self._seed = seed
         self._told: dict[str, PrecomputedScores] = {}
         self._models: dict[str, Recommender] = {}
-        self._catalogue: tuple[str, ...] = ()
+        self._catalog: tuple[str, ...] = ()
         self.blend: Blend | None = None
 
     def join(self, scores: Mapping[str, pl.DataFrame]) -> Self:
         """Take in models that scored elsewhere; see `interfaces.Joiner`.
 
-        Candidates without their scores are then refused, by `score_catalogue` as well.
+        Candidates without their scores are then refused, by `score_catalog` as well.
         """
         if doubled := sorted(set(scores) & set(self._classes)):
             raise SettingsError([f"parts must be other models, {', '.join(doubled)} joins already"])
@@ -102,7 +102,7 @@ class Hybrid(Recommender):
             for part, given in self._settings.items()
         }
         self._models = {**self._told, **fitted}
-        self._catalogue = catalogue_of(data)
+        self._catalog = catalog_of(data)
         validation = data.candidates.filter(pl.col("split") == "validation")
         rows = data.candidates if validation.is_empty() else validation
         scores = {
@@ -115,18 +115,18 @@ class Hybrid(Recommender):
         return self
 
     @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
-        return self._catalogue
+    def catalog(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalog`'s columns."""
+        return self._catalog
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' joint scores; see `interfaces.CatalogueScorer`."""
+        """All items' joint scores; see `interfaces.CatalogScorer`."""
         blend = self._fitted()
         for chunk in users.iter_slices(CHUNK):
             scores = {
-                part: _all_scores(model, chunk, interactions, self._catalogue)
+                part: _all_scores(model, chunk, interactions, self._catalog)
                 for part, model in self._models.items()
             }
             yield chunk, blend.combine(scores).astype(np.float32)
@@ -149,7 +149,7 @@ class Hybrid(Recommender):
             "settings": self._settings,
             "seed": self._seed,
             "told": list(self._told),
-            "catalogue": list(self._catalogue),
+            "catalog": list(self._catalog),
             "blend": blend.to_json(),
         }
         write_text(folder / _FILE, json.dumps(state, ensure_ascii=False))
@@ -161,7 +161,7 @@ class Hybrid(Recommender):
             state = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             settings = state["settings"]
             loaded = cls(parts=tuple(settings), settings=settings, seed=state["seed"])
-            loaded._catalogue = tuple(map(str, state["catalogue"]))
+            loaded._catalog = tuple(map(str, state["catalog"]))
             loaded.blend = Blend.from_json(state["blend"])
             told = [str(name) for name in state["told"]]
         except (OSError, ValueError, KeyError, TypeError, SettingsError) as cause:
@@ -183,17 +183,17 @@ def _recommender(name: str) -> type[Recommender]:
 
 
 def _all_scores(
-    model: Recommender, users: pl.DataFrame, interactions: pl.DataFrame, catalogue: Sequence[str]
+    model: Recommender, users: pl.DataFrame, interactions: pl.DataFrame, catalog: Sequence[str]
 ) -> npt.NDArray[np.floating]:
-    """A part's scores of a catalogue that need not be its own: [n_users, n_items]."""
-    if isinstance(model, CatalogueScorer):
-        columns = item_codes(pl.Series(catalogue, dtype=pl.String), model.catalogue)
+    """A part's scores of a catalog that need not be its own: [n_users, n_items]."""
+    if isinstance(model, CatalogScorer):
+        columns = item_codes(pl.Series(catalog, dtype=pl.String), model.catalog)
         if (columns >= 0).all():
             chunks = [
-                scores[:, columns] for _, scores in model.score_catalogue(users, interactions)
+                scores[:, columns] for _, scores in model.score_catalog(users, interactions)
             ]
             return np.concatenate(chunks)
-    items = pl.DataFrame({"item_id": catalogue}, schema={"item_id": pl.String})
+    items = pl.DataFrame({"item_id": catalog}, schema={"item_id": pl.String})
     crossed = users.select("user_id", "position").join(items, how="cross")
     scores = model.score(crossed, interactions)["score"].to_numpy()
-    return scores.reshape(users.height, len(catalogue))
+    return scores.reshape(users.height, len(catalog))

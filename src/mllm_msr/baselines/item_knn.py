@@ -19,7 +19,7 @@ from scipy import sparse
 
 from mllm_msr.baselines._shared.catalog import (
     CHUNK,
-    catalogue_of,
+    catalog_of,
     chosen_matrix,
     history_matrix,
     in_chunks,
@@ -108,8 +108,8 @@ class ItemKnn(FittedRecommender):
 
     def fit(self, data: TrainingData) -> Self:
         """Compare all pairs of items that some user shares."""
-        catalogue = catalogue_of(data)
-        chosen = chosen_matrix(data.interactions, catalogue)
+        catalog = catalog_of(data)
+        chosen = chosen_matrix(data.interactions, catalog)
         likeness = _likeness(
             chosen,
             n_neighbours=self._settings["n_neighbours"],
@@ -117,9 +117,9 @@ class ItemKnn(FittedRecommender):
             balance=self._settings["balance"],
         )
         shares = np.asarray(chosen.sum(axis=0), dtype=np.float32) / max(1, chosen.nnz)
-        return self._keep(catalogue, matrix_arrays(_LIKENESS, likeness) | {_SHARES: shares})
+        return self._keep(catalog, matrix_arrays(_LIKENESS, likeness) | {_SHARES: shares})
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """All items' weighted likeness to each history, at least 0."""
@@ -128,7 +128,7 @@ class ItemKnn(FittedRecommender):
         read = history_matrix(
             users,
             interactions,
-            state.catalogue,
+            state.catalog,
             decay=self._settings["decay"],
             n_last=self._settings["n_last"],
         )
@@ -136,7 +136,7 @@ class ItemKnn(FittedRecommender):
             yield chunk, (rows @ likeness).toarray() + self._settings["prior"] * shares
 
     def check(self, state: State) -> None:
-        """Refuse a matrix that is none of this catalogue."""
+        """Refuse a matrix that is none of this catalog."""
         matrix_of(_LIKENESS, state)
 
 

@@ -3,7 +3,7 @@
 The row "LLaVA" of the paper's Table 3. It shows what a multimodal model knows before any of the
 method: expect about chance, since such models say yes to most things. The recommender's own
 prompt before tuning, with the written preference, is the model `zero_shot` of a run. Nothing is
-learnt; items that the catalogue lacks get 0.5.
+learnt; items that the catalog lacks get 0.5.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class LlavaZeroShot(Recommender):
         self._items: pl.DataFrame | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Keep the catalogue's titles and images."""
+        """Keep the catalog's titles and images."""
         self._items = data.items
         return self
 

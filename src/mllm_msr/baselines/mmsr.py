@@ -3,7 +3,7 @@
 A baseline of the paper's Table 3 (Hu et al., CIKM 2023). k-means makes clusters of each modality's
 content vectors; a history becomes a graph of its items and their nearest clusters; fusion runs
 along the history and across modalities, each node choosing the order; the state of the last item
-is compared with all items. The loss is cross-entropy over the catalogue.
+is compared with all items. The loss is cross-entropy over the catalog.
 
 A graph has edges in both directions of time and so serves one target only: each epoch draws one
 or more targets from every user's history. Items that nobody chose are predicted by their content
@@ -61,7 +61,7 @@ class FusionModel(VectorModel):
 
     Args:
         network: The weights.
-        codes: Codes of the catalogue.
+        codes: Codes of the catalog.
         content: Content by item code.
         clusters: The clusters of each modality, in the order of the network's.
         counts: float32 [n_codes]; how often each item was chosen.
@@ -229,7 +229,7 @@ class Mmsr(VectorBaseline[FusionModel]):
         return self._model(codes, content, clusters, state.arrays["counts"])
 
     def course(self, fitted: FusionModel, histories: Histories) -> TrainingSpec:
-        """Drawn targets with the histories before them; cross-entropy over the catalogue."""
+        """Drawn targets with the histories before them; cross-entropy over the catalog."""
         network = fitted.network
 
         def batches(epoch: int) -> Sequence[Example]:

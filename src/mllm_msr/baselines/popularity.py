@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._shared.catalog import CHUNK, catalogue_of
+from mllm_msr.baselines._shared.catalog import CHUNK, catalog_of
 from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.search_space import Range, Space
@@ -61,7 +61,7 @@ class Popularity(Recommender):
             n_counted = math.ceil(self._recent_share * rows.height)
             oldest = rows["timestamp"].sort(descending=True)[n_counted - 1]
             rows = rows.filter(pl.col("timestamp") >= oldest)
-        known = pl.DataFrame({"item_id": catalogue_of(data)}, schema={"item_id": pl.String})
+        known = pl.DataFrame({"item_id": catalog_of(data)}, schema={"item_id": pl.String})
         counts = known.join(
             rows.group_by("item_id").len(), on="item_id", how="left", maintain_order="left"
         )
@@ -69,16 +69,16 @@ class Popularity(Recommender):
         return self
 
     @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
+    def catalog(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalog`'s columns."""
         return tuple(self._fitted())
 
-    def score_catalogue(
+    def score_catalog(
         self,
         users: pl.DataFrame,
         interactions: pl.DataFrame,  # noqa: ARG002 - nothing personal enters
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' counts, the same for everybody; see `interfaces.CatalogueScorer`."""
+        """All items' counts, the same for everybody; see `interfaces.CatalogScorer`."""
         counts = np.fromiter(self._fitted().values(), dtype=np.float32)
         for chunk in users.iter_slices(CHUNK):
             yield chunk, np.broadcast_to(counts, (chunk.height, len(counts)))

@@ -4,7 +4,7 @@ Titles of the history, the candidate's title, yes or no; LoRA on the queries and
 same backbone as MLLM-MSR, without image and without a written preference, so that the two
 differ by just these. The validation AUC chooses the weights. The original marks liked and
 disliked titles; interactions here carry no ratings, so all of them count as liked. Items that
-the catalogue lacks get 0.5.
+the catalog lacks get 0.5.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A baseline of the paper's Table 3 (Singer et al., WSDM 2022; the paper cites another work under this
 name). Attributes are the item's id and its content in each modality. The score is the logit of a
 candidate coming next, learned with binary cross-entropy against drawn items that somebody chose.
-Since a score belongs to a pair, there is no cheap ranking of a whole catalogue.
+Since a score belongs to a pair, there is no cheap ranking of a whole catalog.
 
 Items that nobody chose, or that are unknown, have the mean id embedding beside their content (if
 any); users without a known item are scored by the candidate alone.
@@ -79,7 +79,7 @@ class PairModel(ContentModel):
 
     Args:
         network: The weights.
-        codes: Codes of the catalogue.
+        codes: Codes of the catalog.
         content: Content by item code.
         chosen: bool [n_codes]; the items that somebody chose.
         max_length: Latest items of a history that are read.

@@ -18,7 +18,7 @@ import polars as pl
 from scipy import sparse
 
 from mllm_msr.baselines._shared.catalog import (
-    catalogue_of,
+    catalog_of,
     history_matrix,
     in_chunks,
     item_codes,
@@ -74,10 +74,10 @@ class Transitions(FittedRecommender):
 
     def fit(self, data: TrainingData) -> Self:
         """Count pairs of near items in all visible histories, and all choices."""
-        catalogue = catalogue_of(data)
-        n_items = len(catalogue)
+        catalog = catalog_of(data)
+        n_items = len(catalog)
         rows = data.interactions.sort("user_id", "position")
-        items = item_codes(rows["item_id"], catalogue)
+        items = item_codes(rows["item_id"], catalog)
         followers = sparse.csr_array((n_items, n_items), dtype=np.float32)
         for step in range(1, self._settings["reach"] + 1):
             same = (rows["user_id"] == rows["user_id"].shift(step)).fill_null(value=False)
@@ -89,15 +89,15 @@ class Transitions(FittedRecommender):
         counts = np.bincount(items, minlength=n_items)
         shares = (counts / max(1, len(items))).astype(np.float32)
         found = matrix_arrays(_FOLLOWERS, sparse.csr_array(followers))
-        return self._keep(catalogue, found | {_SHARES: shares})
+        return self._keep(catalog, found | {_SHARES: shares})
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """All items' probability after each last item, in [0, 1]."""
         state, smoothing = self._fitted(), self._settings["smoothing"]
         followers, shares = matrix_of(_FOLLOWERS, state), state.arrays[_SHARES]
-        last = history_matrix(users, interactions, state.catalogue, n_last=1)
+        last = history_matrix(users, interactions, state.catalog, n_last=1)
         for chunk, rows in in_chunks(users, last):
             observed = (rows @ followers).toarray()
             n_observed = observed.sum(axis=1, keepdims=True)
@@ -106,5 +106,5 @@ class Transitions(FittedRecommender):
             yield chunk, observed
 
     def check(self, state: State) -> None:
-        """Refuse a matrix that is none of this catalogue."""
+        """Refuse a matrix that is none of this catalog."""
         matrix_of(_FOLLOWERS, state)

@@ -67,7 +67,7 @@ def rank_catalogue(
     """Rank the catalogue for every user of a dense scorer.
 
     Args:
-        chunks: What `CatalogueScorer.score_catalogue` yields: users (`user_id`) and their scores
+        chunks: What `CatalogScorer.score_catalog` yields: users (`user_id`) and their scores
             of shape [n_users, n_items], float32, finite; every target's user exactly once.
         targets: Rows of `tables.CANDIDATES` with label 1 of one fold, one per user.
         catalogue: Item ids in the order of the columns.

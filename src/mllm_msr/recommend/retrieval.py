@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.errors import MissingExtraError
-from mllm_msr.interfaces import CatalogueScorer, Recommender
+from mllm_msr.interfaces import CatalogScorer, Recommender
 from mllm_msr.models.text_encoders import TextEncoder, Vectors
 from mllm_msr.tables import INTERACTIONS
 
@@ -168,8 +168,8 @@ class CollaborativeSource:
         self._recommender = recommender
         self._items = pl.DataFrame({"item_id": sorted(item_ids)})
         self._columns: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        if isinstance(recommender, CatalogueScorer):
-            places = {item_id: place for place, item_id in enumerate(recommender.catalogue)}
+        if isinstance(recommender, CatalogScorer):
+            places = {item_id: place for place, item_id in enumerate(recommender.catalog)}
             known = [item_id for item_id in self._items["item_id"] if item_id in places]
             self._columns = np.array([places[item_id] for item_id in known], dtype=np.int64)
             self._items = pl.DataFrame({"item_id": known})
@@ -189,8 +189,8 @@ class CollaborativeSource:
             schema={"user_id": pl.String, "position": pl.Int32},
         )
         scores: npt.NDArray[np.floating[Any]]
-        if isinstance(self._recommender, CatalogueScorer):
-            _, rows = next(iter(self._recommender.score_catalogue(user, history)))
+        if isinstance(self._recommender, CatalogScorer):
+            _, rows = next(iter(self._recommender.score_catalog(user, history)))
             scores = rows[0, self._columns]
         else:
             asked = user.join(self._items, how="cross")

@@ -16,7 +16,7 @@ from mllm_msr.errors import (
     StaleStageError,
     TrainingError,
 )
-from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 N_ITEMS = 7
@@ -75,13 +75,13 @@ def test_it_overfits_a_ring_to_the_right_next_item(model, data):
     assert model.training_log.best_value == 1.0
 
 
-def test_the_catalogue_is_scored_as_candidates_are(model, data):
-    assert isinstance(model, CatalogueScorer)
-    assert list(model.catalogue) == [f"i{at}" for at in [*range(N_ITEMS), 8]]
+def test_the_catalog_is_scored_as_candidates_are(model, data):
+    assert isinstance(model, CatalogScorer)
+    assert list(model.catalog) == [f"i{at}" for at in [*range(N_ITEMS), 8]]
     users = pl.DataFrame({"user_id": ["u2", "nobody", "u1", "u2"], "position": [4, 3, 0, 2]})
-    rows = users.join(pl.DataFrame({"item_id": model.catalogue}), how="cross")
+    rows = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
     slow = model.score(rows, data.interactions)["score"].to_numpy().reshape(4, -1)
-    (chunk, fast), *rest = model.score_catalogue(users, data.interactions)
+    (chunk, fast), *rest = model.score_catalog(users, data.interactions)
     assert not rest
     assert chunk.equals(users)
     assert fast == pytest.approx(slow, abs=1e-5)

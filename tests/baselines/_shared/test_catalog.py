@@ -47,16 +47,16 @@ def test_repeated_choices_count_once_where_only_who_matters(interactions):
     assert chosen_matrix(interactions, ["x", "y", "z"]).toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
 
 
-def test_codes_are_places_in_the_catalogue():
+def test_codes_are_places_in_the_catalog():
     assert item_codes(pl.Series(["y", "strange", "x"]), ["x", "y"]).tolist() == [1, -1, 0]
 
 
 class Grid:
     """Scores (row of the call) * 10 + column, in chunks of two."""
 
-    catalogue = ("x", "y", "z")
+    catalog = ("x", "y", "z")
 
-    def score_catalogue(self, users, interactions):
+    def score_catalog(self, users, interactions):
         for start in range(0, users.height, 2):
             chunk = users.slice(start, 2)
             yield (

@@ -26,7 +26,7 @@ def test_what_is_saved_is_loaded(tmp_path, matrix):
     state = State({"decay": 0.1, "seed": 3}, ("a", "ä", "日"), matrix_arrays("m", matrix))
     save_state(tmp_path, state)
     found = load_state(tmp_path, names=matrix_names("m"))
-    assert (found.settings, found.catalogue) == (state.settings, state.catalogue)
+    assert (found.settings, found.catalog) == (state.settings, state.catalog)
     assert np.array_equal(matrix_of("m", found).toarray(), matrix.toarray())
 
 
@@ -36,7 +36,7 @@ def test_arrays_that_are_views_keep_their_order(tmp_path):
     assert np.array_equal(load_state(tmp_path, names=["a"]).arrays["a"], array)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"settings": 3, "catalogue": []}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"settings": 3, "catalog": []}'])
 def test_damaged_settings_are_refused(tmp_path, content):
     save_state(tmp_path, State({}, (), {}))
     (tmp_path / "model.json").write_bytes(content)

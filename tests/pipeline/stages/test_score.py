@@ -41,7 +41,7 @@ def test_a_dense_scorer_ranks_all_users_as_one_by_one_would(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = ranked(tmp_path / "dense", data, "score.full_users=2")
-    monkeypatch.delattr(Popularity, "score_catalogue")
+    monkeypatch.delattr(Popularity, "score_catalog")
     sample = ranked(tmp_path / "sample", data, "score.full_users=2")
     every = ranked(tmp_path / "every", data, "score.full_users=99")
     assert (dense["ranks"].height, sample["ranks"].height) == (12, 6)
@@ -58,7 +58,7 @@ def test_full_rankings_can_be_left_out(tmp_path: Path, data: Path) -> None:
 def test_who_requires_llm_ranks_the_catalogue_only_where_that_is_wanted(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(Popularity, "score_catalogue")
+    monkeypatch.delattr(Popularity, "score_catalog")
     monkeypatch.setattr(Popularity, "requires_llm", True)
     assert ranked(tmp_path / "none", data, "score.full_users=9")["ranks"].is_empty()
     few = ranked(tmp_path / "few", data, "score.full_users=9", "score.full_users_mllm=1")

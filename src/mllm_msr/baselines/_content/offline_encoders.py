@@ -36,7 +36,7 @@ _DIRECTIONS: Final = 8
 class HashingEncoder:
     """Hashed TF-IDF of words and of character 3- and 4-grams, reduced by a truncated SVD.
 
-    Vectors depend on all texts together: they are frozen for one catalogue, not across two.
+    Vectors depend on all texts together: they are frozen for one catalog, not across two.
 
     Args:
         n_dimensions: Width of the vectors; less where there are fewer texts.
@@ -113,7 +113,7 @@ def _parts(word: str) -> Iterator[str]:
 def _reduce(matrix: sparse.csr_array, n_dimensions: int) -> Vectors:
     """Left singular vectors times singular values, by Halko's randomised method.
 
-    Written out because SciPy's truncated decompositions refuse small catalogues.
+    Written out because SciPy's truncated decompositions refuse small catalogs.
     """
     n_rows, n_columns = matrix.shape
     n_kept = min(n_dimensions, n_rows)

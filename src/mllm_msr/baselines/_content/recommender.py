@@ -45,7 +45,7 @@ class ContentModel(ABC):
 
     Attributes:
         network: The weights; in evaluation mode whenever scores are asked for.
-        codes: Codes of the catalogue.
+        codes: Codes of the catalog.
         content: Standardised content by item code, see `tensors.content_tensors`.
     """
 
@@ -81,7 +81,7 @@ class TrainingContext:
     """What a network learns from.
 
     Attributes:
-        codes: Codes of the catalogue.
+        codes: Codes of the catalog.
         content: Content by item code, at least one modality.
         users: The users that will be learnt from, sorted.
         histories: What each of them chose.
@@ -122,7 +122,7 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
 
         Args:
             state: What was saved.
-            codes: Codes of the catalogue.
+            codes: Codes of the catalog.
             content: Content by item code.
         """
 
@@ -164,7 +164,7 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
 
     def save(self, folder: Path) -> None:
-        """Write settings, catalogue, weights and content."""
+        """Write settings, catalog, weights and content."""
         fitted = self._ready()
         parts = {
             **{f"{_NETWORK}{name}": t for name, t in fitted.network.state_dict().items()},
@@ -179,7 +179,7 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
         state = load_state(folder, names=[])
         try:
             loaded = cls(**state.settings)
-            fitted = loaded.restore(state, ItemCodes(state.catalogue), dict(_part(state, _CONTENT)))
+            fitted = loaded.restore(state, ItemCodes(state.catalog), dict(_part(state, _CONTENT)))
             fitted.network.load_state_dict(dict(_part(state, _NETWORK)))
         except (TypeError, ValueError, KeyError, IndexError, RuntimeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause

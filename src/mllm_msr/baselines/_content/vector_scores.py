@@ -1,7 +1,7 @@
 """Models in which a score is the product of a user's and an item's vector: full ranking is cheap.
 
 Candidates are scored pair by pair, so that neither their order nor their company matters; whole
-catalogues by matrix products, a chunk of users at a time.
+catalogs by matrix products, a chunk of users at a time.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class VectorModel(ContentModel):
         ]
         return np.concatenate([np.zeros(0), *products]).astype(np.float64)
 
-    def catalogue_scores(
+    def catalog_scores(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
-        """As `interfaces.CatalogueScorer.score_catalogue`."""
+        """As `interfaces.CatalogScorer.score_catalog`."""
         table = self.item_vectors()[1:].T
         for chunk in users.iter_slices(_CHUNK):
             yield chunk, self.user_vectors(chunk, interactions) @ table
@@ -64,15 +64,15 @@ V = TypeVar("V", bound=VectorModel)
 
 
 class VectorBaseline(ContentBaseline[V]):
-    """A baseline with content that also scores its whole catalogue; see `CatalogueScorer`."""
+    """A baseline with content that also scores its whole catalog; see `CatalogScorer`."""
 
     @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
+    def catalog(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalog`'s columns."""
         return self._ready().codes.item_ids
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
-        """Score every item of the catalogue, a chunk of users at a time."""
-        return self._ready().catalogue_scores(users, interactions)
+        """Score every item of the catalog, a chunk of users at a time."""
+        return self._ready().catalog_scores(users, interactions)

@@ -44,7 +44,7 @@ class GraphModel(VectorModel):
 
     Args:
         network: The weights.
-        codes: Codes of the catalogue.
+        codes: Codes of the catalog.
         content: Content by item code.
         users: Users that are nodes of the graph, sorted.
         graph: The graph of what they chose; None for a model that only scores.

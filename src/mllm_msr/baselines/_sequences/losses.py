@@ -1,11 +1,11 @@
 """Losses over the next item: from hidden states and an item table to one number.
 
 All take `hidden` [n, d], the states that predict, and `table` [n_codes, d], whose dot products are
-the scores, so that no caller ever holds the scores of a whole batch over a whole catalogue. The
+the scores, so that no caller ever holds the scores of a whole batch over a whole catalog. The
 loss moves the quality of SASRec and GRU4Rec more than anything else about them, hence the choice:
 
-- `softmax`: cross-entropy over the whole catalogue, exact, a chunk of rows at a time.
-- `sampled_softmax`: the same over many negatives that the batch shares, for large catalogues
+- `softmax`: cross-entropy over the whole catalog, exact, a chunk of rows at a time.
+- `sampled_softmax`: the same over many negatives that the batch shares, for large catalogs
   (with the correction of Bengio & Senecal 2008 for how they were drawn).
 - `bce`: binary cross-entropy with one negative per position (Kang & McAuley 2018).
 - `bpr_max`, `top1`: GRU4Rec's own (Hidasi & Karatzoglou 2018; Hidasi et al. 2015).

@@ -25,7 +25,7 @@ from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._sequences.item_vectors import content_of
 from mllm_msr.baselines._sequences.losses import LOSSES, LossName, next_item_loss
 from mllm_msr.baselines._sequences.scores import SequenceModel, SequenceNetwork
-from mllm_msr.baselines._shared.catalog import catalogue_of
+from mllm_msr.baselines._shared.catalog import catalog_of
 from mllm_msr.baselines._shared.state import State, damaged, load_state, save_state
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import (
@@ -104,9 +104,9 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
 
     def fit(self, data: TrainingData) -> Self:
         """Learn from all visible interactions."""
-        catalogue = catalogue_of(data)
+        catalog = catalog_of(data)
         met = ItemCodes.of(data.interactions["item_id"])
-        codes = self._codes(met, catalogue)
+        codes = self._codes(met, catalog)
         _, histories = user_histories(data.interactions, codes)
         refuse_lone_interactions(histories)
         windows = histories.windows(self.max_length + 1)
@@ -120,7 +120,7 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
             network,
             codes,
             n_met=n_met,
-            catalogue=catalogue,
+            catalog=catalog,
             counts=counts,
             max_length=self.max_length,
         )
@@ -143,15 +143,15 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
 
     @property
-    def catalogue(self) -> Sequence[str]:
+    def catalog(self) -> Sequence[str]:
         """Every item of the training data, sorted."""
-        return self._ready().catalogue
+        return self._ready().catalog
 
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
-        """Scores of all items, a chunk of users at a time; see `interfaces.CatalogueScorer`."""
-        return self._ready().catalogue_scores(users, interactions)
+        """Scores of all items, a chunk of users at a time; see `interfaces.CatalogScorer`."""
+        return self._ready().catalog_scores(users, interactions)
 
     def save(self, folder: Path) -> None:
         """Write settings and items as JSON, weights as safetensors."""
@@ -160,9 +160,9 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
             f"{_NETWORK}{name}": tensor.numpy()
             for name, tensor in fitted.network.state_dict().items()
         }
-        strange = ~np.isin(fitted.catalogue, fitted.codes.item_ids[: fitted.n_met])
+        strange = ~np.isin(fitted.catalog, fitted.codes.item_ids[: fitted.n_met])
         arrays = {**weights, _COUNTS: fitted.counts.numpy(), _STRANGE: strange}
-        save_state(folder, State(self._settings(), fitted.catalogue, arrays))
+        save_state(folder, State(self._settings(), fitted.catalog, arrays))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -170,7 +170,7 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
         state = load_state(folder, names=[_COUNTS, _STRANGE])
         try:
             loaded = cls(**state.settings)
-            met = np.array(state.catalogue, dtype=object)[~state.arrays[_STRANGE]]
+            met = np.array(state.catalog, dtype=object)[~state.arrays[_STRANGE]]
             weights = {
                 name.removeprefix(_NETWORK): torch.from_numpy(array)
                 for name, array in state.arrays.items()
@@ -182,20 +182,20 @@ class NextItemRecommender(TrainedRecommender[SequenceModel]):
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
         loaded._fitted = SequenceModel(
             network=network.eval(),
-            codes=loaded._codes(ItemCodes(tuple(met)), state.catalogue),
+            codes=loaded._codes(ItemCodes(tuple(met)), state.catalog),
             n_met=len(met),
-            catalogue=state.catalogue,
+            catalog=state.catalog,
             counts=torch.from_numpy(state.arrays[_COUNTS]),
             max_length=loaded.max_length,
         )
         return loaded
 
-    def _codes(self, met: ItemCodes, catalogue: Sequence[str]) -> ItemCodes:
+    def _codes(self, met: ItemCodes, catalog: Sequence[str]) -> ItemCodes:
         """Codes of the items that were chosen; with content, those of all others after them."""
         if not isinstance(self, ReadsContent):
             return met
         known = frozenset(met.item_ids)
-        return ItemCodes((*met.item_ids, *(item for item in catalogue if item not in known)))
+        return ItemCodes((*met.item_ids, *(item for item in catalog if item not in known)))
 
     def _content(self, items: pl.DataFrame, codes: ItemCodes) -> Mapping[str, Tensor]:
         return self.content(items, codes) if isinstance(self, ReadsContent) else {}

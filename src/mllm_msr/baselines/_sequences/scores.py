@@ -1,4 +1,4 @@
-"""Scores of a sequence model: of candidate tables, and of the whole catalogue for many users.
+"""Scores of a sequence model: of candidate tables, and of the whole catalog for many users.
 
 A fitted model reads each history once, in float32, whatever is asked about it, so that a
 candidate's score depends neither on its company nor on the way it was asked for.
@@ -65,7 +65,7 @@ class SequenceModel:
         network: In evaluation mode whenever scores are asked for.
         codes: The items that can be told from others.
         n_met: How many of them somebody chose: codes 1 to `n_met`.
-        catalogue: Every item of the training data.
+        catalog: Every item of the training data.
         counts: How often each code was chosen: [n_codes], on the CPU.
         max_length: Latest items of a history that are read.
     """
@@ -73,7 +73,7 @@ class SequenceModel:
     network: SequenceNetwork
     codes: ItemCodes
     n_met: int
-    catalogue: tuple[str, ...]
+    catalog: tuple[str, ...]
     counts: Tensor
     max_length: int
 
@@ -100,13 +100,13 @@ class SequenceModel:
         return scores.double().numpy()
 
     @torch.no_grad()
-    def catalogue_scores(
+    def catalog_scores(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """Scores of all items, a chunk of users at a time; see `interfaces.CatalogueScorer`."""
+        """Scores of all items, a chunk of users at a time; see `interfaces.CatalogScorer`."""
         histories = histories_before(users, interactions, self.codes).latest(self.max_length)
         states, known = self._states(histories)
-        columns = torch.from_numpy(self.codes.encode(pl.Series(self.catalogue, dtype=pl.String)))
+        columns = torch.from_numpy(self.codes.encode(pl.Series(self.catalog, dtype=pl.String)))
         items = self.network.table().cpu()[columns]
         popularity = self.counts[columns].log1p()
         for begin in range(0, users.height, _CHUNK):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-from mllm_msr.interfaces import CatalogueScorer, TrainingData
+from mllm_msr.interfaces import CatalogScorer, TrainingData
 
 CHUNK: Final = 512
 
@@ -24,25 +24,25 @@ Codes = npt.NDArray[np.int64]
 _TARGET: Final = ["user_id", "position"]
 
 
-def catalogue_of(data: TrainingData) -> tuple[str, ...]:
+def catalog_of(data: TrainingData) -> tuple[str, ...]:
     """All items that are known or were chosen, sorted."""
     known = pl.concat([data.items["item_id"], data.interactions["item_id"]])
     return tuple(known.unique().sort())
 
 
-def item_codes(ids: pl.Series, catalogue: Sequence[str]) -> Codes:
-    """Columns of items; -1 for those that the catalogue lacks.
+def item_codes(ids: pl.Series, catalog: Sequence[str]) -> Codes:
+    """Columns of items; -1 for those that the catalog lacks.
 
     Args:
         ids: Item ids.
-        catalogue: Distinct item ids.
+        catalog: Distinct item ids.
 
     Returns:
         Shape [n_ids].
     """
     codes = ids.replace_strict(
-        pl.Series(catalogue, dtype=pl.String),
-        pl.int_range(len(catalogue), eager=True),
+        pl.Series(catalog, dtype=pl.String),
+        pl.int_range(len(catalog), eager=True),
         default=-1,
         return_dtype=pl.Int64,
     )
@@ -93,17 +93,17 @@ def histories(
 def history_matrix(
     users: pl.DataFrame,
     interactions: pl.DataFrame,
-    catalogue: Sequence[str],
+    catalog: Sequence[str],
     *,
     decay: float = 1.0,
     n_last: int | None = None,
 ) -> sparse.csr_array:
-    """Histories as weighted rows; items that the catalogue lacks are left out.
+    """Histories as weighted rows; items that the catalog lacks are left out.
 
     Args:
         users: Columns `user_id` and `position`, one row per target.
         interactions: `tables.INTERACTIONS`.
-        catalogue: Distinct item ids.
+        catalog: Distinct item ids.
         decay: Weight of an item over that of the next later one, in (0, 1].
         n_last: As for `histories`.
 
@@ -111,12 +111,12 @@ def history_matrix(
         Shape [n_targets, n_items]; the latest item weighs 1.
     """
     seen = histories(users, interactions, n_last=n_last)
-    codes = item_codes(seen["item_id"], catalogue)
+    codes = item_codes(seen["item_id"], catalog)
     known = codes >= 0
     weights = np.power(decay, seen["age"].to_numpy()[known], dtype=np.float32)
     return sparse.csr_array(
         (weights, (seen["row"].to_numpy()[known], codes[known])),
-        shape=(users.height, len(catalogue)),
+        shape=(users.height, len(catalog)),
     )
 
 
@@ -128,37 +128,37 @@ def in_chunks(
         yield users.slice(start, CHUNK), rows[start : start + CHUNK]
 
 
-def chosen_matrix(interactions: pl.DataFrame, catalogue: Sequence[str]) -> sparse.csr_array:
+def chosen_matrix(interactions: pl.DataFrame, catalog: Sequence[str]) -> sparse.csr_array:
     """Who chose what, whenever and how often: ones in shape [n_users, n_items]."""
     pairs = interactions.select("user_id", "item_id").unique()
     users = pairs["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
-    items = item_codes(pairs["item_id"], catalogue)
+    items = item_codes(pairs["item_id"], catalog)
     ones = np.ones(pairs.height, dtype=np.float32)
     n_users = int(users.max(initial=-1)) + 1
-    return sparse.csr_array((ones, (users, items)), shape=(n_users, len(catalogue)))
+    return sparse.csr_array((ones, (users, items)), shape=(n_users, len(catalog)))
 
 
 def score_candidates(
-    model: CatalogueScorer,
+    model: CatalogScorer,
     candidates: pl.DataFrame,
     interactions: pl.DataFrame,
     *,
     unknown: float = 0.0,
 ) -> pl.DataFrame:
-    """`Recommender.score` of a model that scores its whole catalogue.
+    """`Recommender.score` of a model that scores its whole catalog.
 
     Args:
         model: A fitted model.
         candidates: As for `Recommender.score`.
         interactions: As for `Recommender.score`.
-        unknown: Score of items that the catalogue lacks.
+        unknown: Score of items that the catalog lacks.
     """
     users, row = targets_of(candidates)
-    column = item_codes(candidates["item_id"], model.catalogue)
+    column = item_codes(candidates["item_id"], model.catalog)
     scores = np.full(len(row), unknown, dtype=np.float64)
     order = np.argsort(row, kind="stable")
     start = 0
-    for chunk, values in model.score_catalogue(users, interactions):
+    for chunk, values in model.score_catalog(users, interactions):
         first, last = np.searchsorted(row[order], [start, start + chunk.height])
         start += chunk.height
         here = order[first:last]

@@ -1,4 +1,4 @@
-"""A baseline whose fit is a few arrays over its catalogue: what saves, loads and scores it.
+"""A baseline whose fit is a few arrays over its catalog: what saves, loads and scores it.
 
 A subclass says which arrays it keeps, fills them in `fit`, and writes the scores of all items
 for a chunk of users; candidates are looked up there.
@@ -38,18 +38,18 @@ class FittedRecommender(Recommender):
         self._state: State | None = None
 
     @property
-    def catalogue(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalogue`'s columns."""
-        return () if self._state is None else self._state.catalogue
+    def catalog(self) -> Sequence[str]:
+        """Item ids, in the order of `score_catalog`'s columns."""
+        return () if self._state is None else self._state.catalog
 
     @abstractmethod
-    def score_catalogue(
+    def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' scores; see `interfaces.CatalogueScorer`."""
+        """All items' scores; see `interfaces.CatalogScorer`."""
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's score there; 0 for items that the catalogue lacks."""
+        """Each candidate's score there; 0 for items that the catalog lacks."""
         self._fitted()
         return score_candidates(self, candidates, interactions)
 
@@ -76,9 +76,9 @@ class FittedRecommender(Recommender):
             ValueError: They do not.
         """
 
-    def _keep(self, catalogue: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+    def _keep(self, catalog: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """Remember what was fitted."""
-        self._state = State(self._settings, tuple(catalogue), arrays)
+        self._state = State(self._settings, tuple(catalog), arrays)
         return self
 
     def _fitted(self) -> State:

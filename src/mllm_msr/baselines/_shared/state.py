@@ -30,12 +30,12 @@ class State:
 
     Attributes:
         settings: Constructor arguments.
-        catalogue: Item ids, in the order of columns.
+        catalog: Item ids, in the order of columns.
         arrays: What was learnt.
     """
 
     settings: Mapping[str, Any]
-    catalogue: tuple[str, ...]
+    catalog: tuple[str, ...]
     arrays: Arrays
 
 
@@ -47,7 +47,7 @@ def save_state(folder: Path, state: State) -> None:
     """
     with replace_file(folder / _ARRAYS) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in state.arrays.items()}, temporary)
-    about = {"settings": dict(state.settings), "catalogue": list(state.catalogue)}
+    about = {"settings": dict(state.settings), "catalog": list(state.catalog)}
     write_text(folder / _SETTINGS, json.dumps(about, ensure_ascii=False))
 
 
@@ -64,7 +64,7 @@ def load_state(folder: Path, *, names: Sequence[str]) -> State:
     try:
         about = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         arrays = load_file(folder / _ARRAYS)
-        state = State(dict(about["settings"]), tuple(map(str, about["catalogue"])), arrays)
+        state = State(dict(about["settings"]), tuple(map(str, about["catalog"])), arrays)
         absent = [name for name in names if name not in arrays]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
         raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
@@ -84,8 +84,8 @@ def matrix_names(name: str) -> list[str]:
 
 
 def matrix_of(name: str, state: State) -> sparse.csr_array:
-    """The square sparse matrix over the catalogue that `matrix_arrays` took apart."""
-    n_items = len(state.catalogue)
+    """The square sparse matrix over the catalog that `matrix_arrays` took apart."""
+    n_items = len(state.catalog)
     parts = tuple(state.arrays[part] for part in matrix_names(name))
     return sparse.csr_array(parts, shape=(n_items, n_items))
 

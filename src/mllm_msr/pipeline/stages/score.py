@@ -21,7 +21,7 @@ from mllm_msr import registry, tables
 from mllm_msr.data.full_ranking import full_candidates, sample_targets
 from mllm_msr.evaluation.ranking import Ranking, rank_catalogue, rank_scores
 from mllm_msr.inference.cached import CachedBackend
-from mllm_msr.interfaces import Backend, CatalogueScorer, Joiner, Recommender, TrainingData
+from mllm_msr.interfaces import Backend, CatalogScorer, Joiner, Recommender, TrainingData
 from mllm_msr.pipeline.context import Workspace, usage
 from mllm_msr.ranker.scoring import ScoreCounts, score_examples
 from mllm_msr.storage.layout import BASELINE_STATES
@@ -198,15 +198,15 @@ def _rank(
     # Who joins an MLLM knows no more candidates than were put to the MLLM; who asks one pays.
     costly = joined or model.requires_llm
     n_users = settings.full_users_mllm if costly else settings.full_users
-    if joined or not isinstance(model, CatalogueScorer):
+    if joined or not isinstance(model, CatalogScorer):
         for block in _full(work, test, n_users):
             yield rank_scores(model.score(block, visible), model=name)
     elif n_users:
         targets = sample_targets(test, test.height)
         yield rank_catalogue(
-            model.score_catalogue(targets.select("user_id", "position"), visible),
+            model.score_catalog(targets.select("user_id", "position"), visible),
             targets,
-            catalogue=model.catalogue,
+            catalogue=model.catalog,
             interactions=visible,
             model=name,
         )
