@@ -1,4 +1,4 @@
-"""Errors: one sentence in three parts, and the exit codes that the command line promises."""
+"""Errors: their messages and the exit codes that the command line promises."""
 
 from __future__ import annotations
 
@@ -8,32 +8,46 @@ import pytest
 
 from mllm_msr import errors
 
-
-def test_a_message_says_what_was_needed_what_came_and_what_to_do() -> None:
-    error = errors.DataError(needed="a column 'user_id'", received="'uid'", remedy="rename it")
-    assert str(error) == "needed a column 'user_id', received 'uid': rename it."
-
-
-def test_settings_error_reports_every_problem() -> None:
-    error = errors.SettingsError(["a is wrong", "b is wrong"])
-    assert "2 with one" in str(error)
-    assert "a is wrong; b is wrong" in str(error)
+CLASSES = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if kind.__module__ == errors.__name__
+]
 
 
-def test_missing_extra_names_the_command_that_mends_it() -> None:
-    assert "pip install 'mllm-msr[train]'" in str(errors.MissingExtraError("peft", "train"))
+def test_the_message_is_the_text_of_the_error() -> None:
+    assert str(errors.DataError("The file is empty.")) == "The file is empty."
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__],
-)
+def test_a_single_settings_problem_is_the_message() -> None:
+    error = errors.SettingsError(["Unknown setting 'train.learning_rat'."])
+    assert str(error) == "Unknown setting 'train.learning_rat'."
+    assert error.problems == ("Unknown setting 'train.learning_rat'.",)
+
+
+def test_several_settings_problems_are_listed() -> None:
+    error = errors.SettingsError(["a is wrong.", "b is wrong."])
+    assert str(error) == "2 settings cannot be used:\n  - a is wrong.\n  - b is wrong."
+    assert error.problems == ("a is wrong.", "b is wrong.")
+
+
+def test_missing_extra_contains_the_install_command() -> None:
+    message = str(errors.MissingExtraError("peft", "train"))
+    assert "'peft' is not installed" in message
+    assert "pip install 'mllm-msr[train]'" in message
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 def test_usage_errors_exit_with_2_and_all_others_with_1(kind: type[errors.MllmMsrError]) -> None:
     assert kind.exit_code == (2 if issubclass(kind, errors.UsageError) else 1)
 
 
-def test_the_docstring_draws_every_class() -> None:
-    drawn = errors.__doc__ or ""
-    for name, kind in inspect.getmembers(errors, inspect.isclass):
-        if kind.__module__ == errors.__name__:
-            assert name in drawn
+def test_the_module_docstring_lists_every_class_below_its_base() -> None:
+    lines = (errors.__doc__ or "").splitlines()
+    depth = {
+        kind.__name__: next(line.index(kind.__name__) for line in lines if kind.__name__ in line)
+        for kind in CLASSES
+    }
+    for kind in CLASSES:
+        for base in kind.__bases__:
+            assert base is Exception or depth[kind.__name__] == depth[base.__name__] + 4

@@ -1,40 +1,71 @@
-"""Registry: names come from files, listing imports nothing, unknown names get a hint."""
+"""Registry: names come from files and entry points, and unknown names get a suggestion."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import pytest
 
 from mllm_msr import registry
+from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.interfaces import Recommender
 
+KINDS: tuple[registry.Kind, ...] = ("datasets", "backends", "baselines")
 
-def test_a_name_is_a_file_and_the_class_in_it() -> None:
+
+def test_a_name_resolves_to_the_class_in_the_file_of_that_name() -> None:
     assert "popularity" in registry.names("baselines")
     found = registry.find("baselines", "popularity")
     assert issubclass(found, Recommender)
     assert found.__module__ == "mllm_msr.baselines.popularity"
 
 
-def test_underscore_files_are_not_listed() -> None:
-    for kind in ("datasets", "backends", "baselines"):
-        assert not [name for name in registry.names(kind) if name.startswith("_")]
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_with_an_underscore_are_not_listed(kind: registry.Kind) -> None:
+    assert not [name for name in registry.names(kind) if name.startswith("_")]
 
 
-def test_an_unknown_name_gets_the_closest_one() -> None:
-    with pytest.raises(UnknownNameError, match="received 'popularty': did you mean 'popularity'"):
+@pytest.mark.parametrize(
+    ("kind", "label"), [("datasets", "dataset"), ("backends", "backend"), ("baselines", "baseline")]
+)
+def test_an_unknown_name_lists_all_names(kind: registry.Kind, label: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        registry.find(kind, "zzz")
+    names = ", ".join(registry.names(kind))
+    assert str(caught.value) == f"Unknown {label} 'zzz'. Available: {names}."
+
+
+def test_a_misspelled_name_gets_a_suggestion() -> None:
+    message = r"Unknown baseline 'popularty'\. Did you mean 'popularity'\? Available: .*sasrec"
+    with pytest.raises(UnknownNameError, match=message):
         registry.find("baselines", "popularty")
 
 
-def test_a_far_name_gets_the_list() -> None:
-    with pytest.raises(UnknownNameError, match=r"choose one of .*popularity"):
-        registry.find("baselines", "zzz")
+def test_an_entry_point_of_another_package_is_listed_and_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = EntryPoint("outside", "mllm_msr.baselines.popularity:Popularity", "mllm_msr.baselines")
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [point] if group == point.group else []
+    )
+    assert "outside" in registry.names("baselines")
+    assert "outside" not in registry.names("datasets")
+    assert registry.find("baselines", "outside") is Popularity
 
 
-def test_listing_and_importing_the_package_load_no_model_library() -> None:
+def test_a_module_without_exactly_one_class_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("mllm_msr.baselines.empty")
+    monkeypatch.setattr(registry, "names", lambda kind: ["empty"])
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(TypeError, match=r"exactly one subclass of Recommender, but it defines 0"):
+        registry.find("baselines", "empty")
+
+
+def test_listing_names_loads_no_model_library() -> None:
     code = (
         "import sys, mllm_msr; from mllm_msr import registry;"
         "[registry.names(k) for k in ('datasets', 'backends', 'baselines')];"

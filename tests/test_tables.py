@@ -1,4 +1,4 @@
-"""Tables: frames are brought to their schema or refused with a sentence."""
+"""Tables: data frames are brought to their schema or rejected."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ def test_conform_selects_orders_and_casts() -> None:
 
 
 def test_conform_names_the_missing_columns() -> None:
-    with pytest.raises(DataError, match="add item_id, timestamp, position"):
+    message = (
+        r"'mine' lacks columns: item_id, timestamp, position\. It has these columns: user_id\."
+    )
+    with pytest.raises(DataError, match=message):
         tables.conform(pl.DataFrame({"user_id": ["u"]}), tables.INTERACTIONS, name="mine")
 
 
-def test_conform_refuses_values_of_another_type() -> None:
+def test_conform_rejects_values_of_another_type() -> None:
     frame = pl.DataFrame(
         {"user_id": ["u"], "item_id": ["i"], "timestamp": ["noon"], "position": [0]}
     )
-    with pytest.raises(DataError, match=r"in the table 'mine', received .*noon"):
+    with pytest.raises(DataError, match=r"'mine' has the wrong type: .*noon.*timestamp Int64"):
         tables.conform(frame, tables.INTERACTIONS, name="mine")
 
 

@@ -1,16 +1,61 @@
 """MLLM-MSR: multimodal sequential recommendation with multimodal large language models.
 
-The names below are resolved on first use, so that importing the package loads nothing heavy.
+The public names are imported on first use, so that `import mllm_msr` loads neither torch nor
+transformers.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:  # the same names as in _MODULES
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.data.negative_sampling import draw_candidates
+    from mllm_msr.data.preprocessing import prepare_interactions
+    from mllm_msr.data.splits import split_users
+    from mllm_msr.errors import MllmMsrError
+    from mllm_msr.evaluation.evaluator import evaluate_scores
+    from mllm_msr.inference.cached import CachedBackend
+    from mllm_msr.interfaces import Backend, Dataset, RawData, Recommender, TrainingData
+    from mllm_msr.pipeline.pipeline import Pipeline
+    from mllm_msr.ranker.examples import build_examples
+    from mllm_msr.ranker.scoring import score_examples
+    from mllm_msr.recommend.recommender import MllmMsr
+    from mllm_msr.storage.run_folder import RunFolder
+    from mllm_msr.summarization.items import summarize
+    from mllm_msr.summarization.preferences import infer_preferences
+    from mllm_msr.types import Item, Prompt
 
 __version__ = "0.1.0"
 
-_HOMES = {
+__all__ = [
+    "Backend",
+    "CachedBackend",
+    "Dataset",
+    "Item",
+    "MllmMsr",
+    "MllmMsrError",
+    "Pipeline",
+    "Prompt",
+    "RawData",
+    "Recommender",
+    "RunFolder",
+    "TrainingData",
+    "__version__",
+    "build_examples",
+    "draw_candidates",
+    "evaluate_scores",
+    "infer_preferences",
+    "load_settings",
+    "prepare_interactions",
+    "score_examples",
+    "split_users",
+    "summarize",
+]
+
+# The module of each public name.
+_MODULES: Final = {
     "Backend": "interfaces",
     "CachedBackend": "inference.cached",
     "Dataset": "interfaces",
@@ -34,14 +79,14 @@ _HOMES = {
     "summarize": "summarization.items",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names that __getattr__ resolves
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
+    """Return the public names."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""`python -m mllm_msr` is the command `mllm-msr`."""
+"""Entry point of `python -m mllm_msr`; same as the command `mllm-msr`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""From a name that users type to the class in the file of that name.
+"""Lookup of datasets, backends and baselines by the names that users type.
 
-"sasrec" is `baselines/sasrec.py`. Listing names reads file names and entry points; nothing is
-imported until one name is asked for. Files whose name starts with an underscore are not listed.
+The name of a built-in plugin is the name of its module: "sasrec" is the one `Recommender` in
+`baselines/sasrec.py`. Other packages add plugins with the entry points `mllm_msr.datasets`,
+`mllm_msr.backends` and `mllm_msr.baselines`. `names` reads file names and entry points and imports
+nothing; `find` imports only the plugin that is asked for. Modules whose names begin with an
+underscore are not plugins.
 """
 
 from __future__ import annotations
@@ -10,55 +13,58 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
-import mllm_msr
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.interfaces import Backend, Dataset, Recommender
 
 Kind = Literal["datasets", "backends", "baselines"]
 
-_BASES: Final[dict[Kind, type]] = {
-    "datasets": Dataset,
-    "backends": Backend,
-    "baselines": Recommender,
-}
+# For each kind: what one plugin of it is called in messages, and its base class.
+_KINDS: Final = MappingProxyType(
+    {
+        "datasets": ("dataset", Dataset),
+        "backends": ("backend", Backend),
+        "baselines": ("baseline", Recommender),
+    }
+)
 
 
 def names(kind: Kind) -> list[str]:
-    """All names of a kind, in alphabetical order: this package's files and entry points."""
-    folders = [f"{root}/{kind}" for root in mllm_msr.__path__]
-    built_in = {
-        module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_")
-    }
+    """Return the names of all plugins of a kind, in alphabetical order."""
+    modules = pkgutil.iter_modules([str(Path(__file__).parent / kind)])
+    built_in = {module.name for module in modules if not module.name.startswith("_")}
     external = {point.name for point in entry_points(group=f"mllm_msr.{kind}")}
     return sorted(built_in | external)
 
 
 def find(kind: Kind, name: str) -> type:
-    """The class behind a name.
+    """Import a plugin and return its class.
 
     Args:
         kind: "datasets", "backends" or "baselines".
-        name: A name that `names(kind)` lists.
+        name: One of `names(kind)`.
+
+    Returns:
+        A subclass of `Dataset`, `Backend` or `Recommender`.
 
     Raises:
-        UnknownNameError: There is no such name; the message lists the known ones.
+        UnknownNameError: No plugin of this kind has the name. The message lists all names.
+        TypeError: The plugin's module does not define exactly one class of its kind.
     """
+    label, base = _KINDS[kind]
     known = names(kind)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}" if close else f"choose one of {', '.join(known)}"
-        raise UnknownNameError(
-            needed=f"one of the {len(known)} {kind} that exist", received=repr(name), remedy=hint
-        )
+        raise unknown_name_error(label, name, known)
     for point in entry_points(group=f"mllm_msr.{kind}"):
         if point.name == name:
             external: type = point.load()
             return external
     module = importlib.import_module(f"mllm_msr.{kind}.{name}")
-    base = _BASES[kind]
     found = [
         member
         for member in vars(module).values()
@@ -69,6 +75,20 @@ def find(kind: Kind, name: str) -> type:
     ]
     if len(found) != 1:
         raise TypeError(
-            f"{module.__name__} must hold exactly one {base.__name__}, it holds {len(found)}"
+            f"{module.__name__} must define exactly one subclass of {base.__name__}, but it "
+            f"defines {len(found)}."
         )
     return found[0]
+
+
+def unknown_name_error(label: str, name: str, known: Sequence[str]) -> UnknownNameError:
+    """Return the error for a name that does not exist, with the closest name and all names.
+
+    Args:
+        label: What the name should be the name of, in the singular ("dataset").
+        name: The unknown name.
+        known: The names that exist, in the order in which the message lists them.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UnknownNameError(f"Unknown {label} {name!r}.{hint} Available: {', '.join(known)}.")

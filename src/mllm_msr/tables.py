@@ -1,7 +1,7 @@
-"""Columns and schemas of every table that passes between stages.
+"""Schemas of the tables that stages exchange.
 
-Stages take Polars frames with these columns and yield frames with these columns; on disk they
-are Parquet. Identifiers are strings everywhere.
+Stages take and return Polars data frames with these columns; on disk they are Parquet files.
+Identifiers are strings in every table.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ def _schema(**columns: pl.DataType) -> Schema:
     return MappingProxyType(columns)
 
 
-# One row per interaction kept after filtering; position counts 0, 1, ... within a user, oldest
-# first. timestamp is in milliseconds since 1970 (0, 1, ... where the source only gives an order).
+# One row per interaction that filtering keeps. position: 0, 1, ... within a user, oldest first.
+# timestamp: milliseconds since 1970, or 0, 1, ... if the source only has an order.
 INTERACTIONS: Final = _schema(
     user_id=pl.String(), item_id=pl.String(), timestamp=pl.Int64(), position=pl.Int32()
 )
 
-# One row per item; image is a path (absolute, or relative to the run folder), null where none.
+# One row per item. image: a path, absolute or relative to the run folder; null if there is none.
 ITEMS: Final = _schema(item_id=pl.String(), title=pl.String(), text=pl.String(), image=pl.String())
 
-# split: train | validation | test; negatives: how label-0 rows were drawn (uniform | popularity).
-# position is the target's: the history that may be seen is every earlier position of the user.
+# One row per candidate item of a user. split: train | validation | test. negatives: how the rows
+# with label 0 were sampled, uniform | popularity. position: position of the target; the history
+# consists of the user's earlier positions.
 CANDIDATES: Final = _schema(
     fold=pl.Int32(),
     split=pl.String(),
@@ -42,8 +43,9 @@ CANDIDATES: Final = _schema(
     label=pl.Int8(),
 )
 
-# text_summary and image_summary are null where that modality is missing. image_status: ok |
-# missing | unreadable; flags: comma-separated remarks (truncated, fallback, ...), empty if none.
+# One row per item. text_summary, image_summary: null if the item lacks the modality. image_status:
+# ok | missing | unreadable | unused. flags: comma-separated (text_cut, image_failed, ...), empty
+# if there are none.
 SUMMARIES: Final = _schema(
     item_id=pl.String(),
     text_summary=pl.String(),
@@ -53,8 +55,9 @@ SUMMARIES: Final = _schema(
     flags=pl.String(),
 )
 
-# The preference_history: the preference after each block; n_items counts the interactions read so far (so the
-# row may be used for targets at positions >= n_items). final marks the user's last block.
+# One row per user and block: the preference after each block of the history. n_items: number of
+# interactions read so far, so the row is valid for targets at positions >= n_items. final: whether
+# this is the user's last block. flags: as in SUMMARIES.
 PREFERENCES: Final = _schema(
     user_id=pl.String(),
     block=pl.Int32(),
@@ -64,7 +67,8 @@ PREFERENCES: Final = _schema(
     flags=pl.String(),
 )
 
-# A model's scores; any monotone scale for baselines, P(yes) in [0, 1] for MLLM recommenders.
+# A model's scores of candidates, higher is better: P(yes) in [0, 1] for MLLM recommenders, any
+# monotone scale for baselines.
 SCORES: Final = _schema(
     fold=pl.Int32(),
     negatives=pl.String(),
@@ -74,8 +78,8 @@ SCORES: Final = _schema(
     score=pl.Float64(),
 )
 
-# Where the one positive of a user stands, without the scores: how many negatives score higher,
-# how many the same, and how many there are. The form of full-catalogue rankings.
+# The rank of a user's positive without the scores: how many negatives score higher, how many the
+# same, and how many there are. Used for rankings of the full catalog.
 RANKS: Final = _schema(
     fold=pl.Int32(),
     negatives=pl.String(),
@@ -85,16 +89,16 @@ RANKS: Final = _schema(
     n_negatives=pl.Int64(),
 )
 
-# The head of a full-catalogue ranking: rank counts from 1, higher scores first, items that the
-# user had before left out.
+# The head of a ranking of the full catalog without the items of the user's history. rank: 1, 2,
+# ..., highest score first.
 TOP: Final = _schema(
     fold=pl.Int32(), user_id=pl.String(), rank=pl.Int32(), item_id=pl.String(), score=pl.Float64()
 )
 
-# What is known of each test user before anything is scored: the true next item, the number of
-# interactions before it, how often the fold's visible data hold it (n_target), and its popularity
-# percentile (share of the catalogue that was chosen less often, ties half, in (0, 1));
-# history_percentile is the mean over the history, null without one.
+# One row per test user, independent of any model. item_id: the true next item. n_history: number
+# of interactions before it. n_target: how often it occurs in the visible data of the fold.
+# percentile: its popularity, as the share of the catalog that occurs less often, ties counted
+# half, in (0, 1). history_percentile: mean over the history, null if the history is empty.
 CASES: Final = _schema(
     fold=pl.Int32(),
     user_id=pl.String(),
@@ -105,8 +109,8 @@ CASES: Final = _schema(
     history_percentile=pl.Float64(),
 )
 
-# Long form: one row per model, negatives, fold, user and metric; models that were run with
-# several seeds have one row per seed, as "name@seed".
+# One row per model, negatives, fold, user and metric. Models with several seeds have one row per
+# seed; their model is "name@seed".
 METRICS_PER_USER: Final = _schema(
     model=pl.String(),
     negatives=pl.String(),
@@ -133,36 +137,35 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
 
 
 def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:
-    """Select and cast a frame's columns to a schema.
+    """Select the columns of a schema from a data frame and cast them to its types.
 
     Args:
-        frame: A frame with at least the schema's columns.
-        schema: One of this module's schemas.
-        name: What the table is called in messages.
+        frame: A data frame with at least the columns of the schema.
+        schema: One of the schemas of this module.
+        name: Name of the table in error messages.
 
     Returns:
-        The frame with exactly the schema's columns, in its order and types.
+        The data frame with exactly the columns of the schema, in its order.
 
     Raises:
-        DataError: A column is missing, or a value does not fit its type.
+        DataError: A column is missing, or a value cannot be cast to the type of its column.
     """
     missing = [column for column in schema if column not in frame.columns]
     if missing:
         raise DataError(
-            needed=f"the columns {', '.join(schema)} in the table {name!r}",
-            received=f"only {', '.join(frame.columns) or 'none'}",
-            remedy=f"add {', '.join(missing)}",
+            f"The table {name!r} lacks columns: {', '.join(missing)}. It has these columns: "
+            f"{', '.join(frame.columns) or 'none'}. Add the missing ones."
         )
     try:
         return frame.select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-    except pl.exceptions.PolarsError as cause:
+    except pl.exceptions.PolarsError as error:
+        types = ", ".join(f"{column} {dtype}" for column, dtype in schema.items())
         raise DataError(
-            needed=f"values of the types {dict(schema)} in the table {name!r}",
-            received=str(cause).splitlines()[0],
-            remedy="convert the column before handing the table over",
-        ) from cause
+            f"A column of the table {name!r} has the wrong type: {str(error).splitlines()[0]}. "
+            f"Convert the columns to these types: {types}."
+        ) from error
 
 
 def empty(schema: Schema) -> pl.DataFrame:
-    """An empty frame of a schema."""
+    """Return a data frame of a schema without rows."""
     return pl.DataFrame(schema=dict(schema))

@@ -1,7 +1,8 @@
-"""What a backend sees: frozen, JSON-able records, free of tensors and of any model's markup.
+"""Records that stages and backends exchange.
 
-A stage builds `Prompt`s, a backend turns them into `Completion`s (text) or `ChoiceScores`
-(log-probabilities of given answers). Nothing else passes between the two.
+A stage builds `Prompt`s; a backend turns them into `Completion`s (generated text) or
+`ChoiceScores` (log-probabilities of given answers). All records are frozen and can be written as
+JSON. They contain neither tensors nor the markup of a particular model.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item as the stages read it.
+    """An item of the catalog.
 
     Attributes:
-        item_id: Identifier; never enters a prompt.
-        title: Title, empty where there is none.
-        text: Longer text (description, tags), empty where there is none.
-        image: Path of the image, `None` where there is none.
+        item_id: Identifier; never part of a prompt.
+        title: Title, or an empty string.
+        text: Longer text such as a description or tags, or an empty string.
+        image: Path of the image, or `None`.
     """
 
     item_id: str
@@ -33,12 +34,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A piece of text inside a message.
+    """A piece of text in a message.
 
     Attributes:
-        text: The words. They are data: a backend never lets a special token in them act.
-        trimmable: 0 where it is never cut; else its turn (1, 2, ...) when a token budget has to be
-            met: pieces are cut from their end, all of the first before any of the second.
+        text: The text. Backends treat it as data: special tokens in it have no effect.
+        trimmable: 0 if the text must not be shortened. Otherwise its rank (1, 2, ...) in the order
+            in which parts are shortened, from their end, to meet a token budget: all of the first
+            part before any of the second.
     """
 
     text: str
@@ -47,7 +49,11 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A image inside a message, given by its file."""
+    """An image in a message.
+
+    Attributes:
+        path: File of the image.
+    """
 
     path: Path
 
@@ -57,7 +63,12 @@ Part = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a dialogue."""
+    """One turn of a dialogue.
+
+    Attributes:
+        role: Author of the turn.
+        parts: Texts and images, in the order in which the model reads them.
+    """
 
     role: Role
     parts: tuple[Part, ...]
@@ -65,13 +76,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A dialogue that ends with a user's turn and waits for the model's answer.
+    """A dialogue that ends with a user's turn, which the model answers.
 
     Attributes:
         messages: The turns, oldest first.
-        max_new_tokens: Upper bound of the answer's length in tokens; ignored by `score`.
-        max_text_tokens: Budget for the prompt's text tokens (image tokens not counted);
-            trimmable parts are cut to meet it. `None` leaves the model's own limit.
+        max_new_tokens: Maximum length of the answer in tokens; ignored by `Backend.score`.
+        max_text_tokens: Maximum number of text tokens in the prompt, image tokens not included.
+            Trimmable parts are shortened to meet it. `None` means the limit of the model.
     """
 
     messages: tuple[Message, ...]
@@ -80,7 +91,7 @@ class Prompt:
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """Paths of all images, in the order in which the prompt shows them."""
+        """Return the paths of all images, in the order in which the model reads them."""
         return tuple(
             part.path
             for message in self.messages
@@ -91,14 +102,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer to one prompt, or the reason why there is none.
+    """A model's answer to one prompt, or the error that prevented it.
 
     Attributes:
-        text: The answer, stripped; empty where `error` is set.
-        prompt_tokens: Tokens read, image tokens included.
-        output_tokens: Tokens written.
-        finish_reason: "stop" (the model ended), "length" (the bound cut it) or "error".
-        error: One sentence, where this prompt failed.
+        text: The answer without surrounding white space; empty if `error` is set.
+        prompt_tokens: Tokens in the prompt, image tokens included.
+        output_tokens: Generated tokens.
+        finish_reason: "stop" (the model ended the answer), "length" (the answer reached
+            `max_new_tokens`) or "error".
+        error: What went wrong with this prompt, in one sentence.
     """
 
     text: str
@@ -113,12 +125,14 @@ class ChoiceScores:
     """Log-probabilities of given answers as the first new token.
 
     Attributes:
-        log_probs: One natural logarithm per choice, in the order asked for, over the whole
-            vocabulary (they need not sum to one); empty where `error` is set.
-        prompt_tokens: Tokens read, image tokens included.
-        error: One sentence, where this prompt failed.
-        upper_bound: Whether a value is only an upper bound: that answer was not among the tokens
-            that an endpoint lists, and is less probable than all of them.
+        log_probs: Natural logarithm of the probability of each choice, in the order of the
+            choices. Probabilities are over the whole vocabulary, so they need not sum to one.
+            Empty if `error` is set.
+        prompt_tokens: Tokens in the prompt, image tokens included.
+        error: What went wrong with this prompt, in one sentence.
+        upper_bound: Whether a log-probability is only an upper bound. This happens if an endpoint
+            lists only the most probable tokens and a choice is not among them; the choice gets
+            the log-probability of the least probable token listed.
     """
 
     log_probs: tuple[float, ...]

@@ -331,7 +331,7 @@ def _unfinished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def _suggested(trial: optuna.Trial, key: str, values: object) -> Value:
     if isinstance(values, Range):
-        if values.whole:
+        if values.is_integer:
             return trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
         return trial.suggest_float(key, values.low, values.high, log=values.log)
     choices: Sequence[Value] = values.values  # type: ignore[attr-defined]
