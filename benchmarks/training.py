@@ -17,10 +17,10 @@ from benchmarks._bench import Bench, Cost, set_up, settings_of, unique_tokens
 from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
 from benchmarks._released import train_released
 from benchmarks._strong import train_strong
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.ranker.training.lora import language_layers, load_trainable, trainable_tensors
 from mllm_msr.ranker.training.sampler import Schedule
 from mllm_msr.ranker.training.trainer import train
@@ -171,7 +171,7 @@ class _Clock:
 
 def _train(bench: Bench, examples: Sequence[Example], clock: _Clock) -> list[float]:
     """Our trainer, once over the examples; the loss of each step."""
-    options = TrainingOptions(
+    settings = TrainSettings(
         **_LORA,
         learning_rate=_RATE,
         batch_size=bench.batch_size,
@@ -187,7 +187,7 @@ def _train(bench: Bench, examples: Sequence[Example], clock: _Clock) -> list[flo
             [],
             checkpoint=bench.checkpoint,
             output=Path(folder),
-            options=options,
+            settings=settings,
             show=clock.show,
         )
         log = next(Path(folder).rglob("log.jsonl")).read_text(encoding="utf-8")

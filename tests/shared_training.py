@@ -20,9 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mllm_msr.ranker.distributed.launch import is_follower
+from mllm_msr.config.settings import TrainSettings
+from mllm_msr.ranker.distributed.launch import is_worker
 from mllm_msr.ranker.training.checkpoint import load_newest
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.ranker.training.trainer import train
 from mllm_msr.ranker.training.validation import auc_per_user
 
@@ -72,9 +72,9 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
         make(20, split="validation", seed=1),
         checkpoint=checkpoint,
         output=output,
-        options=TrainingOptions(**{**OPTIONS, **options}),
+        settings=TrainSettings(**{**OPTIONS, **options}),
         validation_metric=metric,
-        follow=is_follower(os.environ),
+        is_worker=is_worker(os.environ),
     )
 
 

@@ -16,12 +16,12 @@ import pytest
 
 from mllm_msr import tables
 from mllm_msr.backends.huggingface import HuggingFaceBackend
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.inference.engine.generation import _States
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.ranker.examples import Example, build_prompt
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.summarization.preferences import infer_preferences
 from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
@@ -187,7 +187,7 @@ def test_training(
         [],
         checkpoint=str(tiny_checkpoint("llava_next")),
         output=tmp_path,
-        options=TrainingOptions(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
+        settings=TrainSettings(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
     )
     (work,) = observed
     assert work.within(Work(tiles=18, read=5343))

@@ -59,7 +59,7 @@ def test_nothing_to_learn_from_is_refused(data):
         ({"max_examples": 0}, "max_examples must be at least 1"),
         ({"backend": "mock"}, "backend must be demo or huggingface, it is 'mock'"),
         ({"backend": "huggingface"}, "options must name a checkpoint"),
-        ({"rank": 0}, "rank must be above 0, it is 0"),
+        ({"rank": 0}, "baselines.tallrec.rank=0: "),
     ],
 )
 def test_impossible_settings_are_refused(arguments, message):

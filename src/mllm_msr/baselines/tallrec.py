@@ -13,21 +13,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
 import polars as pl
 
 from mllm_msr.baselines._llm.dialogues import score_dialogues, title_examples
 from mllm_msr.baselines._llm.item_table import load_items, save_items
 from mllm_msr.baselines._shared.state import damaged, unfitted
+from mllm_msr.config.loading import validate_section
+from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.storage.atomic import sync_tree
-
-if TYPE_CHECKING:
-    from mllm_msr.ranker.training.config import Precision
 
 _NAME: Final = "tallrec"
 _ADAPTER: Final = "adapter"
@@ -106,7 +104,9 @@ class Tallrec(Recommender):
         if problems:
             raise SettingsError(problems)
         chosen = {name: given[name] for name in _TRAINING}
-        self._training = TrainingOptions(**chosen, target=_TARGET)
+        self._training = validate_section(
+            TrainSettings, {**chosen, "target": _TARGET}, key="baselines.tallrec"
+        )
         self._items: pl.DataFrame | None = None
         self._adapter: Path | None = None
         # Holds the adapter of `fit` until this object goes; `save` copies it.
@@ -139,7 +139,7 @@ class Tallrec(Recommender):
             judged,
             checkpoint=self._checkpoint(),
             output=Path(home.name),
-            options=self._training,
+            settings=self._training,
             revision=self._settings["options"].get("revision"),
         )
         self._items, self._adapter, self._home = data.items, summary.weights, home

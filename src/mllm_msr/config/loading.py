@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import pydantic
 import yaml
@@ -27,6 +27,8 @@ from mllm_msr.errors import SettingsError, UnknownNameError
 from mllm_msr.prompts.templates import ITEM_TYPES
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,6 +95,24 @@ def override(settings: Settings, overrides: Sequence[str]) -> Settings:
     for key, value in _assignments(overrides, problems):
         _assign(merged, key, value)
     return _checked(merged, problems)
+
+
+def validate_section(section: type[Section], values: Mapping[str, Any], *, key: str) -> Section:
+    """Build one settings section from values that do not come from a settings file.
+
+    Args:
+        section: Class of the section, such as `TrainSettings`.
+        values: Values by field name; the others keep their defaults.
+        key: Name of the section in messages, such as "baselines.tallrec".
+
+    Raises:
+        SettingsError: A value is out of range; the message lists every problem.
+    """
+    try:
+        return section.model_validate(values)
+    except pydantic.ValidationError as error:
+        problems = [_sentence({**found, "loc": (key, *found["loc"])}) for found in error.errors()]
+        raise SettingsError(problems) from None
 
 
 def _checked(merged: Mapping[str, Any], problems: list[str]) -> Settings:

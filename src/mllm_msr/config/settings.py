@@ -9,9 +9,27 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+# Values of training settings that signatures below `ranker` use, too.
+TuningMethod = Literal["lora", "full"]
+LoraInit = Literal["default", "gaussian"]
+LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
+LearningRateScheduler = Literal["cosine", "constant"]
+Precision = Literal["bf16", "fp16", "fp32"]
+TrainingLoss = Literal["answer", "full"]
 
 
 class _Section(BaseModel):
@@ -137,47 +155,65 @@ class InferSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """Supervised fine-tuning of the recommender."""
+    """Supervised fine-tuning of the ranker.
+
+    The only declaration of these settings: the trainer takes this object.
+    """
 
     enabled: bool = Field(True, description="false leaves only the zero-shot recommender")
-    method: Literal["lora", "full"] = Field("lora", description="adapters, or all weights")
+    method: TuningMethod = Field("lora", description="adapters, or all language model weights")
     rank: PositiveInt = Field(8, description="rank of the LoRA matrices")
     alpha: PositiveInt = Field(16, description="LoRA scale is alpha / rank")
     dropout: Fraction = Field(0.05, description="dropout before the LoRA matrices")
-    init: Literal["default", "gaussian"] = Field("default", description="LoRA initialisation")
-    target: Literal["language", "all-linear"] | tuple[str, ...] = Field(
+    init: LoraInit = Field("default", description="LoRA initialization")
+    target: LoraTarget = Field(
         "language", description="layers that get LoRA; all-linear includes the vision tower"
     )
     learning_rate: PositiveFloat = Field(2e-5, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW")
-    batch_size: PositiveInt = Field(8, description="examples per forward pass")
-    accumulate: PositiveInt = Field(1, description="forward passes per optimiser step")
-    epochs: PositiveInt = Field(3, description="passes over the training examples")
-    max_steps: PositiveInt | None = Field(None, description="bound on optimiser steps")
-    warmup: Fraction = Field(0.03, description="share of the steps that warm up")
-    scheduler: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
+    batch_size: PositiveInt = Field(8, description="examples per forward pass and device")
+    accumulate: PositiveInt = Field(1, description="forward passes per optimizer step and device")
+    epochs: PositiveFloat = Field(
+        3, description="passes over the training examples; fractions are allowed"
+    )
+    max_steps: PositiveInt | None = Field(None, description="upper bound on optimizer steps")
+    warmup: Fraction = Field(0.03, description="fraction of the steps that warm up")
+    scheduler: LearningRateScheduler = Field("cosine", description="after the warm-up")
     clip: PositiveFloat | None = Field(1.0, description="largest gradient norm")
-    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of matrix products")
-    loss: Literal["answer", "full"] = Field("answer", description="on the answer, or all text")
+    precision: Precision = Field("bf16", description="of matrix products; fp16 needs a GPU")
+    loss: TrainingLoss = Field("answer", description="on the answer, or on all text")
     max_text_tokens: PositiveInt | None = Field(
         None, description="budget of a prompt's text; the preference is cut to meet it"
     )
     validate_every: PositiveInt | None = Field(
-        None, description="optimiser steps between validations; once per epoch where empty"
+        None, description="optimizer steps between validations; once per epoch where empty"
     )
     early_stopping_patience: PositiveInt = Field(
-        3, description="validations without gain before it stops"
+        3, description="validations without improvement before training stops"
     )
-    checkpoint_every: PositiveInt = Field(100, description="optimiser steps between saved states")
+    checkpoint_every: PositiveInt = Field(
+        100, description="optimizer steps between saved training states"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
-    cache_vision: bool = Field(True, description="encode each image once while it is frozen")
+    cache_vision: bool = Field(
+        True, description="encode each image once, and each shared prefix once per batch"
+    )
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2"] = Field(
         "auto", description="how several devices share the training"
     )
     devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
     nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
-    seed: NonNegativeInt = Field(0, description="seed of weights and data order")
+    seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
+
+    @field_validator("strategy")
+    @classmethod
+    def _require_loss_scaling(cls, strategy: str, info: ValidationInfo) -> str:
+        if strategy == "fsdp" and info.data.get("precision") == "fp16":
+            raise PydanticCustomError(
+                "fsdp_fp16", "FSDP has no loss scaling for fp16. Set train.precision to bf16."
+            )
+        return strategy
 
 
 class ScoreSettings(_Section):

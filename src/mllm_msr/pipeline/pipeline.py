@@ -30,7 +30,7 @@ from mllm_msr.pipeline.stages import (
     train,
     update,
 )
-from mllm_msr.ranker.distributed.launch import is_follower
+from mllm_msr.ranker.distributed.launch import is_worker
 from mllm_msr.storage.fork import copy_stages
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -71,7 +71,7 @@ class Pipeline:
         Raises:
             RunLockedError: Another process works in the folder.
         """
-        with RunFolder.open(folder, worker=is_follower(os.environ)) as run:
+        with RunFolder.open(folder, worker=is_worker(os.environ)) as run:
             yield cls(Workspace(run, settings, force=force, progress=progress))
 
     @property

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.ranker.distributed.base import Replicas, sharing_of
-from mllm_msr.ranker.training.config import TrainingOptions
 
 
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -21,14 +21,14 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("name", ["auto", "ddp"])
 def test_lightning_knows_the_plain_ways_by_name(name: str) -> None:
-    assert sharing_of(TrainingOptions(strategy=name)).lightning() == name
+    assert sharing_of(TrainSettings(strategy=name)).lightning() == name
 
 
 def test_full_sharding_takes_the_devices_of_all_machines() -> None:
-    options = TrainingOptions(strategy="fsdp", devices=2, nodes=3)
-    strategy = sharing_of(options).lightning()
+    settings = TrainSettings(strategy="fsdp", devices=2, nodes=3)
+    strategy = sharing_of(settings).lightning()
     assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (6, 1)
-    assert not sharing_of(options).reads_beginnings
+    assert not sharing_of(settings).reads_beginnings
 
 
 def test_the_norm_is_that_of_all_gradients() -> None:

@@ -14,7 +14,12 @@ from mllm_msr.errors import RunFolderError, SettingsError, TrainingError
 from mllm_msr.pipeline.context import Workspace
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
 from mllm_msr.pipeline.stages import train
-from mllm_msr.ranker.distributed.launch import is_follower, leading, require_launcher, roll
+from mllm_msr.ranker.distributed.launch import (
+    is_worker,
+    process_group,
+    require_launcher,
+    temporary_process_group,
+)
 from mllm_msr.storage.run_folder import RunFolder
 
 # What it gives a process on the second of two machines with two devices each.
@@ -38,7 +43,7 @@ TORCHRUN = {
     ],
 )
 def test_only_a_copy_of_the_command_follows(variables: dict[str, str], follows: bool) -> None:
-    assert is_follower(variables) is follows
+    assert is_worker(variables) is follows
 
 
 def test_nothing_of_a_training_is_left_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +51,7 @@ def test_nothing_of_a_training_is_left_in_the_environment(monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     before = dict(os.environ)
-    with leading():
+    with temporary_process_group():
         os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "elsewhere"}
     assert dict(os.environ) == before
 
@@ -80,9 +85,9 @@ def test_torchrun_and_the_settings_say_the_same(
 
 def test_a_leader_that_is_alone_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with roll() as group:
-        group.call(0)
-        group.call(None)
+    with process_group() as group:
+        group.announce_fold(0)
+        group.announce_fold(None)
 
 
 def test_a_follower_joins_the_fold_at_hand_and_ends(
@@ -92,7 +97,7 @@ def test_a_follower_joins_the_fold_at_hand_and_ends(
     settings = load_settings("default", worlds.settings(data, "train.enabled=true"), environment={})
     joined: list[int] = []
 
-    def fit(work: Workspace, fold: int, _: object) -> None:
+    def fit(work: Workspace, fold: int) -> None:
         joined.append(fold)
 
     with Pipeline.open(tmp_path / "run", settings) as leader:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from mllm_msr.models.inputs import Renderer
-from mllm_msr.models.last_token import answering_at, can_shorten
+from mllm_msr.models.last_token import can_select_positions, select_positions
 from mllm_msr.models.loading import load_model
 from mllm_msr.ranker.training import loss
 from mllm_msr.ranker.training.collator import Collator
@@ -50,12 +50,12 @@ def test_losses_gradients_and_scores_are_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, collator = prepared(family, tiny_checkpoint, make_examples, attention)
-    assert can_shorten(model)
+    assert can_select_positions(model)
     losses, gradients = learn(model, collator)
     with torch.no_grad():
         scores = choice_logits(model, collator.scoring_batch(range(6)), collator.choice_ids)
 
-    monkeypatch.setattr(loss, "can_shorten", lambda _: False)
+    monkeypatch.setattr(loss, "can_select_positions", lambda _: False)
     whole_losses, whole_gradients = learn(model, collator)
     with torch.no_grad():
         whole = choice_logits(model, collator.scoring_batch(range(6)), collator.choice_ids)
@@ -99,9 +99,9 @@ def test_layers_wrapped_for_lora_are_shortened_too(
 ) -> None:
     model, collator = prepared("llava_next", tiny_checkpoint, make_examples)
     wrapped = add_lora(model, rank=2, alpha=4, dropout=0.0, init="gaussian")
-    assert can_shorten(wrapped)
+    assert can_select_positions(wrapped)
     losses, gradients = learn(wrapped, collator)
-    monkeypatch.setattr(loss, "can_shorten", lambda _: False)
+    monkeypatch.setattr(loss, "can_select_positions", lambda _: False)
     whole_losses, whole_gradients = learn(wrapped, collator)
     assert torch.allclose(losses, whole_losses, atol=1e-5)
     assert len(gradients) == len(whole_gradients) > 0
@@ -111,7 +111,7 @@ def test_layers_wrapped_for_lora_are_shortened_too(
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
 def test_other_decoders_are_left_alone(family: str, tiny_checkpoint: Checkpoint) -> None:
-    assert not can_shorten(load_model(str(tiny_checkpoint(family)), device="cpu").model)
+    assert not can_select_positions(load_model(str(tiny_checkpoint(family)), device="cpu").model)
 
 
 def test_windows_and_gradient_checkpointing_are_left_alone(tiny_checkpoint: Checkpoint) -> None:
@@ -120,10 +120,10 @@ def test_windows_and_gradient_checkpointing_are_left_alone(tiny_checkpoint: Chec
         config = transformers.MistralConfig(
             **sizes, intermediate_size=8, num_hidden_layers=1, vocab_size=9, sliding_window=window
         )
-        assert can_shorten(transformers.MistralForCausalLM(config)) is short
+        assert can_select_positions(transformers.MistralForCausalLM(config)) is short
     model = load_model(str(tiny_checkpoint("llama")), device="cpu").model
     model.gradient_checkpointing_enable()
-    assert not can_shorten(model)
+    assert not can_select_positions(model)
 
 
 def test_mistral_answers_at_one_place_as_at_all() -> None:
@@ -138,7 +138,7 @@ def test_mistral_answers_at_one_place_as_at_all() -> None:
     mask = (torch.arange(7) <= ends.unsqueeze(1)).long()
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask).logits[torch.arange(3), ends]
-        with answering_at(model, ends):
+        with select_positions(model, ends):
             short = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     assert short.shape == (3, 1, 9)
     assert torch.allclose(short[:, 0], whole, atol=1e-6)
@@ -148,7 +148,7 @@ def test_the_layer_is_whole_again_after_a_failure(tiny_checkpoint: Checkpoint) -
     model = load_model(str(tiny_checkpoint("llama")), device="cpu").model
 
     def fail(positions: Sequence[int]) -> None:
-        with answering_at(model, torch.tensor(positions)):
+        with select_positions(model, torch.tensor(positions)):
             raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError, match="out of luck"):

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_processor
 from mllm_msr.ranker.training import module
 from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.ranker.training.loss import example_losses
 from mllm_msr.ranker.training.module import Batches
 from mllm_msr.ranker.training.sampler import Schedule
@@ -22,7 +21,7 @@ from mllm_msr.ranker.training.trainer import train
 
 Checkpoint = Callable[[str], Path]
 
-OPTIONS = TrainingOptions(
+SETTINGS = TrainSettings(
     rank=2, learning_rate=1e-3, batch_size=4, precision="fp32", max_steps=6, checkpoint_every=2
 )
 
@@ -64,7 +63,7 @@ def test_nothing_that_is_not_finite_reaches_the_weights(
             [],
             checkpoint=str(tiny_checkpoint("llama")),
             output=tmp_path,
-            options=OPTIONS,
+            settings=SETTINGS,
         )
 
     monkeypatch.setattr(module, "example_losses", damaged)
@@ -108,7 +107,9 @@ def test_dropout_masks_are_a_function_of_the_seed(
             [],
             checkpoint=str(tiny_checkpoint("llama")),
             output=output,
-            options=replace(OPTIONS, dropout=0.5, seed=seed, learning_rate=1e-2),
+            settings=SETTINGS.model_copy(
+                update={"dropout": 0.5, "seed": seed, "learning_rate": 1e-2}
+            ),
         )
         lines = (output / "training" / "log.jsonl").read_text().splitlines()
         return [line.split(', "seconds"')[0] for line in lines]

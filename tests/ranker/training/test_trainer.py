@@ -15,17 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
 from mllm_msr.ranker.training import trainer as trainer_module
 from mllm_msr.ranker.training.checkpoint import load_newest
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.ranker.training.trainer import TrainingSummary, train
 from mllm_msr.ranker.training.validation import auc_per_user
 
 Checkpoint = Callable[[str], Path]
 
 # Dropout is on, so that equal weights also prove equal dropout masks.
-OPTIONS = TrainingOptions(
+SETTINGS = TrainSettings(
     rank=2,
     alpha=8,
     dropout=0.1,
@@ -37,6 +37,10 @@ OPTIONS = TrainingOptions(
     checkpoint_every=2,
     early_stopping_patience=100,
 )
+
+
+def changed(settings: TrainSettings, **values: Any) -> TrainSettings:
+    return settings.model_copy(update=values)
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -68,7 +72,7 @@ def run(
     arguments = {
         "checkpoint": str(tiny_checkpoint("llama")),
         "output": output,
-        "options": OPTIONS,
+        "settings": SETTINGS,
         **arguments,
     }
     train_examples = make_examples(24)
@@ -149,31 +153,31 @@ def test_a_finished_run_is_not_trained_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = replace(OPTIONS, max_steps=2)
-    first = run(tiny_checkpoint, make_examples, tmp_path, options=options)
+    settings = changed(SETTINGS, max_steps=2)
+    first = run(tiny_checkpoint, make_examples, tmp_path, settings=settings)
     before = weights(tmp_path)
     monkeypatch.setattr(trainer_module, "_fit", lambda *_, **__: pytest.fail("trained again"))
-    assert run(tiny_checkpoint, make_examples, tmp_path, options=options) == first
+    assert run(tiny_checkpoint, make_examples, tmp_path, settings=settings) == first
     assert same(weights(tmp_path), before)
 
 
 def test_a_state_of_other_settings_is_refused_by_name(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
-    options = replace(OPTIONS, max_steps=2)
-    run(tiny_checkpoint, make_examples, tmp_path, options=options)
-    other = replace(options, learning_rate=1e-3, checkpoint_every=1)
+    settings = changed(SETTINGS, max_steps=2)
+    run(tiny_checkpoint, make_examples, tmp_path, settings=settings)
+    other = changed(settings, learning_rate=1e-3, checkpoint_every=1)
     with pytest.raises(StaleStageError, match="one made with another learning_rate: take"):
-        run(tiny_checkpoint, make_examples, tmp_path, options=other)
+        run(tiny_checkpoint, make_examples, tmp_path, settings=other)
     with pytest.raises(StaleStageError, match="one made with another train_examples: take"):
         train(
             make_examples(24, seed=5),
             make_examples(16, split="validation", seed=1),
             checkpoint=str(tiny_checkpoint("llama")),
             output=tmp_path,
-            options=options,
+            settings=settings,
         )
-    anew = run(tiny_checkpoint, make_examples, tmp_path, options=other, resume=False)
+    anew = run(tiny_checkpoint, make_examples, tmp_path, settings=other, resume=False)
     assert anew.steps == 2
 
 
@@ -181,12 +185,12 @@ def test_a_state_of_other_settings_is_refused_by_name(
 def test_eight_at_once_equal_eight_in_turn(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path, loss: Any
 ) -> None:
-    base = replace(OPTIONS, dropout=0.0, loss=loss, max_steps=3, validate_every=3)
+    base = changed(SETTINGS, dropout=0.0, loss=loss, max_steps=3, validate_every=3)
     found = []
     for batch_size, accumulate in ((8, 1), (1, 8)):
         output = tmp_path / str(batch_size)
-        options = replace(base, batch_size=batch_size, accumulate=accumulate)
-        run(tiny_checkpoint, make_examples, output, options=options)
+        settings = changed(base, batch_size=batch_size, accumulate=accumulate)
+        run(tiny_checkpoint, make_examples, output, settings=settings)
         found.append(weights(output))
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=2e-5), name
@@ -202,7 +206,7 @@ def test_cached_features_train_the_same_weights(
             [],
             checkpoint=str(tiny_checkpoint("llava_next")),
             output=tmp_path / str(cache),
-            options=replace(OPTIONS, max_steps=3, dropout=0.0, cache_vision=cache),
+            settings=changed(SETTINGS, max_steps=3, dropout=0.0, cache_vision=cache),
         )
         found.append(weights(tmp_path / str(cache)))
     for name, tensor in found[0].items():
@@ -213,7 +217,7 @@ def test_a_tiny_llava_learns_sixteen_examples_by_heart(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     examples = make_examples(16, shown=True)
-    options = TrainingOptions(
+    settings = TrainSettings(
         method="full",
         learning_rate=3e-3,
         batch_size=8,
@@ -227,7 +231,7 @@ def test_a_tiny_llava_learns_sixteen_examples_by_heart(
         examples,
         checkpoint=str(tiny_checkpoint("llava_next")),
         output=tmp_path,
-        options=options,
+        settings=settings,
     )
     assert summary.best_auc == 1.0
     assert summary.weights == tmp_path / "model"
@@ -238,12 +242,12 @@ def test_it_stops_without_gain_and_keeps_the_best(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     values = iter([0.5, 0.6, 0.9, 0.8, 0.9, 0.7])  # the first one only checks the examples
-    options = replace(OPTIONS, validate_every=1, early_stopping_patience=3)
+    settings = changed(SETTINGS, validate_every=1, early_stopping_patience=3)
     summary = run(
         tiny_checkpoint,
         make_examples,
         tmp_path,
-        options=options,
+        settings=settings,
         validation_metric=lambda *_: next(values),
     )
     assert (summary.best_auc, summary.best_step, summary.steps) == (0.9, 2, 5)
@@ -265,7 +269,7 @@ def test_without_validation_the_last_weights_are_kept(
         [],
         checkpoint=str(tiny_checkpoint("llama")),
         output=tmp_path,
-        options=replace(OPTIONS, max_steps=2, tensorboard=True, gradient_checkpointing=True),
+        settings=changed(SETTINGS, max_steps=2, tensorboard=True, gradient_checkpointing=True),
     )
     assert (summary.best_auc, summary.best_step, summary.steps) == (None, 2, 2)
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
@@ -279,15 +283,15 @@ def test_impossible_wishes_are_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = str(tiny_checkpoint("llama"))
-    arguments: dict[str, Any] = {"checkpoint": checkpoint, "output": tmp_path, "options": OPTIONS}
+    arguments: dict[str, Any] = {"checkpoint": checkpoint, "output": tmp_path, "settings": SETTINGS}
     with pytest.raises(DataError, match="at least one training example, received none"):
         train([], [], **arguments)
     with pytest.raises(DataError, match="a positive and a negative candidate"):
         train(make_examples(4), [replace(make_examples(1)[0], label=1)], **arguments)
     if not torch.cuda.is_available():
-        half = replace(OPTIONS, precision="fp16")
+        half = changed(SETTINGS, precision="fp16")
         with pytest.raises(SettingsError, match="fp16 needs a GPU"):
-            train(make_examples(4), [], **{**arguments, "options": half})
+            train(make_examples(4), [], **{**arguments, "settings": half})
     monkeypatch.setattr(trainer_module, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mllm-msr\[train\]'"):
         train(make_examples(4), [], **arguments)
@@ -303,8 +307,8 @@ def test_scores_reach_the_metric_in_the_examples_order(
         seen.append((labels.tolist(), scores.tolist(), list(users)))
         return 0.5
 
-    options = replace(OPTIONS, max_steps=1, batch_size=3)
-    run(tiny_checkpoint, make_examples, tmp_path, options=options, validation_metric=metric)
+    settings = changed(SETTINGS, max_steps=1, batch_size=3)
+    run(tiny_checkpoint, make_examples, tmp_path, settings=settings, validation_metric=metric)
     validation = make_examples(16, split="validation", seed=1)
     labels, scores, users = seen[-1]
     assert labels == [example.label for example in validation]

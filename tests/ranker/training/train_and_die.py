@@ -44,7 +44,7 @@ def main(checkpoint: str, output: str, fatal: int) -> None:
         make(16, split="validation", seed=1),
         checkpoint=checkpoint,
         output=Path(output),
-        options=_module(here / "test_trainer.py").OPTIONS,
+        settings=_module(here / "test_trainer.py").SETTINGS,
         validation_metric=metric,
     )
 

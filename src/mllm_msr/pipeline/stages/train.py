@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from mllm_msr.pipeline.context import Workspace
-from mllm_msr.ranker.distributed.launch import Roll, is_launched, leading, require_launcher, roll
-from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.ranker.distributed.launch import (
+    ProcessGroup,
+    launched_by_torchrun,
+    process_group,
+    require_launcher,
+    temporary_process_group,
+)
+from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.storage.run_folder import Stage
 
 if TYPE_CHECKING:
@@ -23,52 +29,40 @@ def run(work: Workspace) -> None:
     """Fine-tune the recommender, unless the settings say not to."""
     if not work.settings.train.enabled:
         return
-    with roll() as group:
-        if work.run.is_worker and is_launched(os.environ):
+    with process_group() as group:
+        if work.run.is_worker and launched_by_torchrun(os.environ):
             require_launcher(work.settings.train.nodes, work.settings.train.devices)
-            for fold in group.folds():
-                _fit(work, fold, _arguments(work))
+            for fold in group.announced_folds():
+                _fit(work, fold)
             raise SystemExit(0)
         _train_folds(work, group)
-        group.call(None)
+        group.announce_fold(None)
 
 
-def _arguments(work: Workspace) -> dict[str, Any]:
-    """The settings as `TrainingOptions` takes them."""
-    arguments = work.settings.train.model_dump(mode="json", exclude={"enabled", "max_text_tokens"})
-    if arguments["nodes"] == 1:
-        # What run folders say that were trained before there was this setting.
-        del arguments["nodes"]
-    return arguments
-
-
-def _train_folds(work: Workspace, group: Roll) -> None:
-    arguments = _arguments(work)
+def _train_folds(work: Workspace, group: ProcessGroup) -> None:
     with contextlib.closing(work.bare_backend()) as backend:
         model = backend.fingerprint
     for fold in work.folds():
         with work.stage(
             f"train/{fold}",
-            {**arguments, "max_text_tokens": work.settings.train.max_text_tokens},
+            training_fingerprint(work.settings.train),
             inputs=["items", "summaries", "preferences", "candidates"],
             prompt_templates=["recommend"],
             model=model,
         ) as stage:
             if not stage.finished:
-                _train_fold(work, stage, fold, arguments, group)
+                _train_fold(work, stage, fold, group)
 
 
-def _train_fold(
-    work: Workspace, stage: Stage, fold: int, arguments: Mapping[str, Any], group: Roll
-) -> None:
+def _train_fold(work: Workspace, stage: Stage, fold: int, group: ProcessGroup) -> None:
     if work.run.is_worker:
-        _fit(work, fold, arguments)
+        _fit(work, fold)
         # All that a follower is for; the rest of the command, whichever it is, is the leader's.
         raise SystemExit(0)
     require_launcher(work.settings.train.nodes, work.settings.train.devices)
-    group.call(fold)
-    with leading():
-        summary, n_examples = _fit(work, fold, arguments)
+    group.announce_fold(fold)
+    with temporary_process_group():
+        summary, n_examples = _fit(work, fold)
     stage.register(work.adapter(fold))
     stage.count(
         examples=n_examples,
@@ -79,7 +73,7 @@ def _train_fold(
     )
 
 
-def _fit(work: Workspace, fold: int, arguments: Mapping[str, Any]) -> tuple[TrainingSummary, int]:
+def _fit(work: Workspace, fold: int) -> tuple[TrainingSummary, int]:
     """Fine-tune in one fold.
 
     Returns:
@@ -96,11 +90,11 @@ def _fit(work: Workspace, fold: int, arguments: Mapping[str, Any]) -> tuple[Trai
         list(work.examples(rows.filter((pl.col("split") == "validation") & uniform))),
         checkpoint=work.checkpoint(),
         output=work.run.folder / work.training_folder(fold),
-        options=TrainingOptions(**arguments),
+        settings=work.settings.train,
         revision=work.settings.model.plugin_kwargs().get("revision"),
         # A state of other settings is no start for these.
         resume=not work.force,
-        follow=work.run.is_worker,
+        is_worker=work.run.is_worker,
         show=_shown(work, fold),
     )
     return summary, learned.height

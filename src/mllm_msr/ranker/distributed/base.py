@@ -15,7 +15,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.ranker.training.config import TrainingOptions
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.ranker.training.lora import trainable_tensors
 
 # What AdamW keeps of each weight.
@@ -133,23 +133,23 @@ class Replicas(Sharing):
         """Nothing was divided."""
 
 
-def sharing_of(options: TrainingOptions) -> Sharing:
-    """The way that `options.strategy` names.
+def sharing_of(settings: TrainSettings) -> Sharing:
+    """The way that `settings.strategy` names.
 
     Raises:
         MissingExtraError: DeepSpeed is not installed.
     """
     # Both import Lightning, which takes seconds.
-    if options.strategy.startswith("deepspeed"):
+    if settings.strategy.startswith("deepspeed"):
         from mllm_msr.ranker.distributed.deepspeed import ZeroPartitions  # noqa: PLC0415
 
-        stage = int(options.strategy[-1])
-        return ZeroPartitions(stage=stage, batch_size=options.batch_size)
-    if options.strategy == "fsdp":
+        stage = int(settings.strategy[-1])
+        return ZeroPartitions(stage=stage, batch_size=settings.batch_size)
+    if settings.strategy == "fsdp":
         from mllm_msr.ranker.distributed.fsdp import FullShards  # noqa: PLC0415
 
-        return FullShards(devices=options.devices, nodes=options.nodes)
-    return Replicas(options.strategy)
+        return FullShards(devices=settings.devices, nodes=settings.nodes)
+    return Replicas(settings.strategy)
 
 
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:

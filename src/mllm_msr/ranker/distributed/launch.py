@@ -24,14 +24,14 @@ _TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
 _LEFT_BEHIND: Final = (_RANK, _LOCAL_RANK, "NODE_RANK", _SIZE, "MASTER_ADDR", "MASTER_PORT")
 
 
-def is_launched(variables: Mapping[str, str]) -> bool:
+def launched_by_torchrun(variables: Mapping[str, str]) -> bool:
     """Whether torchrun has started the process, and others with it."""
     return _TORCHRUN in variables and variables.get(_SIZE, "1") != "1"
 
 
-def is_follower(variables: Mapping[str, str]) -> bool:
+def is_worker(variables: Mapping[str, str]) -> bool:
     """Whether a process with these environment variables was started to join another's training."""
-    rank = _RANK if is_launched(variables) else _LOCAL_RANK
+    rank = _RANK if launched_by_torchrun(variables) else _LOCAL_RANK
     return variables.get(rank, "0") != "0"
 
 
@@ -47,7 +47,7 @@ def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
         TrainingError: The command was started several times, but not by torchrun.
     """
     size = os.environ.get(_SIZE, "1")
-    if is_launched(os.environ):
+    if launched_by_torchrun(os.environ):
         local = os.environ.get("LOCAL_WORLD_SIZE", "1")
         if devices not in ("auto", int(local)) or nodes * int(local) != int(size):
             received = f"train.nodes={nodes} train.devices={devices}"
@@ -65,13 +65,13 @@ def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
 
 
 @contextlib.contextmanager
-def leading() -> Iterator[None]:
+def temporary_process_group() -> Iterator[None]:
     """Train as the only process or as the leader of others, and be alone again afterwards.
 
     Each fold's training starts followers of its own: without this, the second one would wait for
     those of the first, which have ended. Those of torchrun stay.
     """
-    if is_launched(os.environ):
+    if launched_by_torchrun(os.environ):
         yield
         return
     before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
@@ -86,7 +86,7 @@ def leading() -> Iterator[None]:
                 os.environ[name] = value
 
 
-class Roll:
+class ProcessGroup:
     """The folds that the leader of processes started by torchrun is about to train.
 
     Without torchrun there is nobody to tell, and a follower joins the one fold at hand.
@@ -95,32 +95,32 @@ class Roll:
     def __init__(self, *, shared: bool) -> None:
         self._shared = shared
 
-    def call(self, fold: int | None) -> None:
+    def announce_fold(self, fold: int | None) -> None:
         """Tell all followers the next fold; `None` for no further one."""
         if self._shared:
             _broadcast(fold)
 
-    def folds(self) -> Iterator[int]:
+    def announced_folds(self) -> Iterator[int]:
         """What the leader tells, as a follower hears it."""
         while (fold := _broadcast(None)) is not None:
             yield fold
 
 
 @contextlib.contextmanager
-def roll() -> Iterator[Roll]:
+def process_group() -> Iterator[ProcessGroup]:
     """Form the group of the processes that torchrun has started, for the time of a block.
 
     A follower waits here until its leader arrives, half an hour at most.
     """
-    if not is_launched(os.environ):
-        yield Roll(shared=False)
+    if not launched_by_torchrun(os.environ):
+        yield ProcessGroup(shared=False)
         return
     import torch  # noqa: PLC0415 - takes seconds, and few commands train
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend)
     try:
-        yield Roll(shared=True)
+        yield ProcessGroup(shared=True)
     finally:
         _leave_group()
 

@@ -15,10 +15,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from mllm_msr.config.settings import TrainingLoss
 from mllm_msr.errors import AnswerTokenError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
-from mllm_msr.ranker.training.config import Loss
 from mllm_msr.types import TextPart
 
 # Rendered examples are kept up to this many tokens in all, so that later epochs need not render.
@@ -41,7 +41,7 @@ class Collator:
         renderer: Renderer,
         examples: Sequence[Example],
         *,
-        loss: Loss = "answer",
+        loss: TrainingLoss = "answer",
         image_token_ids: frozenset[int] = frozenset(),
     ) -> None:
         self._renderer = renderer

@@ -18,13 +18,13 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from mllm_msr.config.settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.ranker.training.checkpoint import draft_folder, refuse_non_finite
-from mllm_msr.ranker.training.config import Init, Method, Target
 from mllm_msr.storage import layout
 
 # Name of the folder that a method's weights end in.
-WEIGHT_FOLDERS: Final[Mapping[Method, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
+WEIGHT_FOLDERS: Final[Mapping[TuningMethod, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
 
 
 def decoder_prefix(model: nn.Module) -> str:
@@ -61,8 +61,8 @@ def add_lora(
     rank: int,
     alpha: int,
     dropout: float,
-    init: Init = "default",
-    target: Target = "language",
+    init: LoraInit = "default",
+    target: LoraTarget = "language",
     seed: int = 0,
 ) -> nn.Module:
     """Freeze a model and put LoRA matrices on some of its linear layers.
@@ -110,7 +110,7 @@ def add_lora(
     return wrapped
 
 
-def _language_pattern(model: nn.Module, target: Target) -> str:
+def _language_pattern(model: nn.Module, target: LoraTarget) -> str:
     """A regular expression for full names: suffixes alone would match the vision tower too."""
     names = language_layers(model)
     last_parts = sorted({name.rpartition(".")[2] for name in names})
@@ -213,7 +213,7 @@ def swapped_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> It
 
 
 def save_weights(
-    model: nn.Module, processor: Any, folder: Path, *, method: Method, step: int
+    model: nn.Module, processor: Any, folder: Path, *, method: TuningMethod, step: int
 ) -> None:
     """Write what was learned: an adapter in PEFT's format, or a whole Hugging Face folder.
 

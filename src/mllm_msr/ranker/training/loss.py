@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_msr.models.inputs import IGNORED_LABEL
-from mllm_msr.models.last_token import answering_at, can_shorten
+from mllm_msr.models.last_token import can_select_positions, select_positions
 from mllm_msr.ranker.training.prefix_sharing import Beginnings, read_beginnings
 
 
@@ -97,7 +97,7 @@ def _output_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[No
     Where that is one place of every row, the decoder's last layer sees no more of them either.
     """
     one_each = bool((rows == torch.arange(len(rows), device=rows.device)).all())
-    short = one_each and can_shorten(model)
+    short = one_each and can_select_positions(model)
 
     def pick(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]  # [batch, length or 1, hidden]
@@ -107,7 +107,7 @@ def _output_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[No
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     hook = layer.register_forward_pre_hook(pick)
     try:
-        with answering_at(model, positions) if short else nullcontext():
+        with select_positions(model, positions) if short else nullcontext():
             yield
     finally:
         hook.remove()

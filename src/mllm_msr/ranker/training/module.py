@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.ranker.distributed.base import Sharing
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.config import TrainingOptions
 from mllm_msr.ranker.training.lora import image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
 from mllm_msr.ranker.training.prefix_sharing import Beginnings, can_read_beginnings, find_beginnings
@@ -86,7 +86,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         validation: The same for the validation examples, `None` where there are none.
         schedule: Which examples each step sees.
         vision: Features of images, `None` to encode them every time.
-        options: Learning rate, accumulation and the like.
+        settings: Learning rate, accumulation and the like.
         sharing: How several processes share the work.
         start: State to go on from.
     """
@@ -99,24 +99,24 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         validation: Collator | None,
         schedule: Schedule,
         vision: VisionCache | None,
-        options: TrainingOptions,
+        settings: TrainSettings,
         sharing: Sharing,
         start: TrainingState | None,
     ) -> None:
         super().__init__()
         self.model = model
         self.schedule = schedule
-        self.accumulate = options.accumulate
+        self.accumulate = settings.accumulate
         self._losses: list[float] = []
         self._gradient_norm = 0.0
         self.rate = 0.0
         self._collator = collator
         self._validation = validation
         self._vision = vision
-        self._options = options
+        self._settings = settings
         self._sharing = sharing
         self._start = start
-        self._answers_only = options.loss == "answer"
+        self._answers_only = settings.loss == "answer"
         apart = sharing.reads_beginnings and can_read_beginnings(model)
         self._shares = vision is not None and apart
         self._image_token_ids = image_token_ids(model)
@@ -141,19 +141,19 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, and a learning rate that is a function of the step alone."""
-        options = self._options
+        settings = self._settings
         first = self._start.step if self._start else 0
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(
-            weights, lr=options.learning_rate, weight_decay=options.weight_decay
+            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda done: rate_factor(
                 first + done,
                 n_steps=self.schedule.n_steps,
-                warmup=options.warmup,
-                scheduler=options.scheduler,
+                warmup=settings.warmup,
+                scheduler=settings.scheduler,
             ),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
@@ -181,7 +181,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         """Make dropout masks a function of seed and place, so that no state of chance is kept."""
         _ = batch_idx
         place = (batch["step"] * self.accumulate + batch["part"]) * self.trainer.world_size
-        torch.manual_seed((self._options.seed << 32) + place + self.global_rank)
+        torch.manual_seed((self._settings.seed << 32) + place + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of the batch's examples.
@@ -232,7 +232,7 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
 
     def _accept(self, norm: float) -> None:
         self._gradient_norm = norm
-        if not (self._options.precision == "fp16" or math.isfinite(norm)):
+        if not (self._settings.precision == "fp16" or math.isfinite(norm)):
             step = self.trainer.global_step + (self._start.step if self._start else 0)
             raise _non_finite(f"a gradient of norm {norm}", step=step)
 

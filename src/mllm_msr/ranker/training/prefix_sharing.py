@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.last_token import answering_at, can_shorten
-from mllm_msr.models.prefix_sharing import can_share, common_length
+from mllm_msr.models.last_token import can_select_positions, select_positions
+from mllm_msr.models.prefix_sharing import can_share_prefixes, common_prefix_length
 
 # Two passes must read this much less than one, or they are not worth their own cost.
 _WORTH: Final = 0.9
@@ -47,7 +47,7 @@ def can_read_beginnings(model: nn.Module) -> bool:
     Args:
         model: A model of Transformers, perhaps wrapped by PEFT.
     """
-    return can_shorten(model) and can_share(model.config)
+    return can_select_positions(model) and can_share_prefixes(model.config)
 
 
 def find_beginnings(
@@ -98,7 +98,7 @@ def find_beginnings(
 
 def _shared_length(group: Sequence[tuple[int, ...]]) -> int:
     """Tokens that several prompts begin with: the last of each, to be answered, stays outside."""
-    return min(common_length(min(group), max(group)), min(map(len, group)) - 1)
+    return min(common_prefix_length(min(group), max(group)), min(map(len, group)) - 1)
 
 
 def read_beginnings(
@@ -124,7 +124,7 @@ def read_beginnings(
     places = torch.arange(max(beginnings.lengths), device=device)
     seen = (places < lengths.unsqueeze(1)).long()  # [beginnings, longest]
     states = DynamicCache()
-    with answering_at(model, lengths - 1):
+    with select_positions(model, lengths - 1):
         model(
             input_ids=ids[list(beginnings.rows), : seen.shape[1]],
             attention_mask=seen,

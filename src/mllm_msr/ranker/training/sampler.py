@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mllm_msr.ranker.training.config import Scheduler
+from mllm_msr.config.settings import LearningRateScheduler
 
 # Steps whose examples are sorted together: enough to make batches even, few enough to leave their
 # order random. Of a short epoch it is a part, so that hardly an example meets itself in a step.
@@ -128,7 +128,9 @@ def count_steps(
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def rate_factor(step: int, *, n_steps: int, warmup: float, scheduler: Scheduler) -> float:
+def rate_factor(
+    step: int, *, n_steps: int, warmup: float, scheduler: LearningRateScheduler
+) -> float:
     """Factor of the learning rate at a step, in [0, 1].
 
     Args:

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 import torch
 
+from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
@@ -28,7 +29,7 @@ from mllm_msr.ranker.distributed.base import Sharing, sharing_of
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.checkpoint import LOG_FILE, Progress, TrainingState, load_newest
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.config import Precision, TrainingOptions
+from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.ranker.training.lightning_output import quiet_lightning
 from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
@@ -100,11 +101,11 @@ def train(
     *,
     checkpoint: str,
     output: Path,
-    options: TrainingOptions,
+    settings: TrainSettings,
     revision: str | None = None,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
-    follow: bool = False,
+    is_worker: bool = False,
     show: Show = unseen,
 ) -> TrainingSummary:
     """Fine-tune a checkpoint to answer yes or no.
@@ -115,11 +116,11 @@ def train(
             weights are kept.
         checkpoint: Folder or hub id of the model.
         output: Folder for `adapter/` or `model/`, and for `training/` (states, log, summary).
-        options: How to train.
+        settings: How to train.
         revision: Branch, tag or commit on the hub.
         validation_metric: From labels, P(yes) and users to a value, higher is better.
         resume: Go on from the newest sound state; `False` starts anew.
-        follow: This process joins a training that another one leads: it writes nothing, and goes
+        is_worker: This process joins a training that another one leads: it writes nothing, and goes
             on from the state that its leader has left in place.
         show: Shows progress: called with the number of optimiser steps and of those done
             before, it yields what is called with 1 after each further step.
@@ -131,26 +132,26 @@ def train(
         DataError: There is nothing to learn from, or no validation user has both labels.
         SettingsError: A setting cannot be used on this machine.
         MissingExtraError: Lightning, PEFT, TensorBoard or DeepSpeed is not installed.
-        StaleStageError: The saved state was made under other options or examples.
+        StaleStageError: The saved state was made under other settings or examples.
         AnswerTokenError: Yes and no are not one token each.
         NonFiniteLossError: The loss became NaN or infinite; the last state is untouched.
     """
-    _refuse(options, train_examples)
+    _refuse(settings, train_examples)
     judge = judge_of(validation_examples, validation_metric)
-    loaded = _load(checkpoint, revision, options)
+    loaded = _load(checkpoint, revision, settings)
     facts = {
         "model": loaded.fingerprint,
         "train_examples": _digest(train_examples),
         "validation_examples": _digest(validation_examples),
-        **options.fingerprint(),
+        **training_fingerprint(settings),
     }
     folder = output / layout.TRAINING
-    start = None if follow else _start(folder, facts, resume=resume)
+    start = None if is_worker else _start(folder, facts, resume=resume)
     _meet()
-    if follow:
+    if is_worker:
         start = load_newest(folder)
     progress = Progress.of(start)
-    model = _learning_model(loaded.model, options)
+    model = _learning_model(loaded.model, settings)
     if start is not None:
         load_trainable(model, start.part("model."))
     writes = True
@@ -161,29 +162,29 @@ def train(
             train_examples=train_examples,
             validation_examples=validation_examples,
             judge=judge,
-            options=options,
+            settings=settings,
             folder=folder,
             facts=facts,
             start=start,
             progress=progress,
             show=show,
         )
-    weights = output / WEIGHT_FOLDERS[options.method]
+    weights = output / WEIGHT_FOLDERS[settings.method]
     summary = _summary(progress, weights)
     if writes:
         with swapped_weights(model, progress.best_weights or trainable_tensors(model)):
             save_weights(
-                model, loaded.processor, weights, method=options.method, step=summary.best_step
+                model, loaded.processor, weights, method=settings.method, step=summary.best_step
             )
         _write_summary(folder, summary)
     return summary
 
 
-def _refuse(options: TrainingOptions, train_examples: Sequence[Example]) -> None:
+def _refuse(settings: TrainSettings, train_examples: Sequence[Example]) -> None:
     extras = {"lightning": "train"}
-    if options.tensorboard:
+    if settings.tensorboard:
         extras["tensorboard"] = "train"
-    if options.strategy.startswith("deepspeed"):
+    if settings.strategy.startswith("deepspeed"):
         extras["deepspeed"] = "deepspeed"
     for package, extra in extras.items():
         if find_spec(package) is None:
@@ -194,20 +195,20 @@ def _refuse(options: TrainingOptions, train_examples: Sequence[Example]) -> None
             received="none",
             remedy="check the candidates: every training user should have rows of split 'train'",
         )
-    if options.precision == "fp16" and not torch.cuda.is_available():
+    if settings.precision == "fp16" and not torch.cuda.is_available():
         raise SettingsError(["train.precision fp16 needs a GPU, use bf16 or fp32 here"])
 
 
-def _load(checkpoint: str, revision: str | None, options: TrainingOptions) -> LoadedCheckpoint:
+def _load(checkpoint: str, revision: str | None, settings: TrainSettings) -> LoadedCheckpoint:
     """The base model, frozen weights in the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
     return load_model(
         checkpoint,
         revision=revision,
-        dtype="float32" if options.method == "full" else _DTYPES[options.precision],
+        dtype="float32" if settings.method == "full" else _DTYPES[settings.precision],
         device="cpu",
         # The backward pass of fused attention is slow on CPUs in bfloat16.
-        attention="auto" if on_gpu or options.precision == "fp32" else "eager",
+        attention="auto" if on_gpu or settings.precision == "fp32" else "eager",
     )
 
 
@@ -231,7 +232,8 @@ def _start(folder: Path, facts: dict[str, Any], *, resume: bool) -> TrainingStat
     if state is None:
         log.unlink(missing_ok=True)
         return None
-    changed = sorted(name for name in facts if facts[name] != state.facts.get(name))
+    saved = {name: value for name, value in state.facts.items() if name != "progress"}
+    changed = sorted(n for n in {*facts, *saved} if facts.get(n) != saved.get(n))
     if changed:
         raise StaleStageError(
             needed=f"the training state in {folder} to be of this run",
@@ -251,21 +253,21 @@ def _meet() -> None:
         torch.distributed.all_reduce(torch.zeros(1))
 
 
-def _learning_model(model: torch.nn.Module, options: TrainingOptions) -> torch.nn.Module:
+def _learning_model(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
     """The model with what learns unfrozen, and everything else frozen."""
-    if options.method == "full":
+    if settings.method == "full":
         model = unfreeze_language(model)
     else:
         model = add_lora(
             model,
-            rank=options.rank,
-            alpha=options.alpha,
-            dropout=options.dropout,
-            init=options.init,
-            target=options.target,
-            seed=options.seed,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            init=settings.init,
+            target=settings.target,
+            seed=settings.seed,
         )
-    if options.gradient_checkpointing:
+    if settings.gradient_checkpointing:
         enable: Any = model.gradient_checkpointing_enable
         enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -278,7 +280,7 @@ def _fit(
     train_examples: Sequence[Example],
     validation_examples: Sequence[Example],
     judge: Judge | None,
-    options: TrainingOptions,
+    settings: TrainSettings,
     folder: Path,
     facts: dict[str, Any],
     start: TrainingState | None,
@@ -298,26 +300,26 @@ def _fit(
     collator = Collator(
         renderer,
         train_examples,
-        loss=options.loss,
+        loss=settings.loss,
         image_token_ids=image_token_ids(loaded.model),
     )
     with quiet_lightning():
-        sharing = sharing_of(options)
-        trainer = _lightning_trainer(options, sharing, folder)
-        schedule = _schedule(collator, options, n_devices=trainer.world_size)
+        sharing = sharing_of(settings)
+        trainer = _lightning_trainer(settings, sharing, folder)
+        schedule = _schedule(collator, settings, n_devices=trainer.world_size)
         progress.examples_per_step = schedule.examples_per_step
-        cached = options.cache_vision and VisionCache.fits(model)
+        cached = settings.cache_vision and VisionCache.fits(model)
         module = FineTuning(
             model,
             collator,
             validation=Collator(renderer, validation_examples) if validation_examples else None,
             schedule=schedule,
             vision=VisionCache(model, renderer) if cached else None,
-            options=options,
+            settings=settings,
             sharing=sharing,
             start=start,
         )
-        per_epoch = max(1, round(schedule.n_steps / options.epochs))
+        per_epoch = max(1, round(schedule.n_steps / settings.epochs))
         model.train()
         with show(schedule.n_steps, progress.step) as advance:
             keeper = Keeper(
@@ -325,10 +327,10 @@ def _fit(
                 progress,
                 facts=facts,
                 judge=judge,
-                validate_every=options.validate_every or per_epoch,
-                checkpoint_every=options.checkpoint_every,
-                early_stopping_patience=options.early_stopping_patience,
-                batch_size=options.batch_size,
+                validate_every=settings.validate_every or per_epoch,
+                checkpoint_every=settings.checkpoint_every,
+                early_stopping_patience=settings.early_stopping_patience,
+                batch_size=settings.batch_size,
                 advance=advance,
             )
             trainer.callbacks.append(keeper)
@@ -337,36 +339,36 @@ def _fit(
     return bool(trainer.is_global_zero)
 
 
-def _schedule(collator: Collator, options: TrainingOptions, *, n_devices: int) -> Schedule:
-    per_step = options.batch_size * options.accumulate * n_devices
+def _schedule(collator: Collator, settings: TrainSettings, *, n_devices: int) -> Schedule:
+    per_step = settings.batch_size * settings.accumulate * n_devices
     return Schedule(
         collator.lengths(),
         per_step,
         n_steps=count_steps(
             len(collator),
             examples_per_step=per_step,
-            epochs=options.epochs,
-            max_steps=options.max_steps,
+            epochs=settings.epochs,
+            max_steps=settings.max_steps,
         ),
-        seed=options.seed,
+        seed=settings.seed,
         images=collator.images(),
     )
 
 
-def _lightning_trainer(options: TrainingOptions, sharing: Sharing, folder: Path) -> Any:
+def _lightning_trainer(settings: TrainSettings, sharing: Sharing, folder: Path) -> Any:
     import lightning  # noqa: PLC0415 - takes seconds
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return lightning.Trainer(
         accelerator="auto",
-        devices=options.devices,
-        num_nodes=options.nodes,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
         strategy=sharing.lightning(),
-        precision=_LIGHTNING_PRECISION[options.precision],
+        precision=_LIGHTNING_PRECISION[settings.precision],
         max_epochs=1,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip,
-        logger=TensorBoardLogger(folder, name="tensorboard") if options.tensorboard else False,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        logger=TensorBoardLogger(folder, name="tensorboard") if settings.tensorboard else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
