@@ -1,4 +1,4 @@
-"""Tokens of answers: what the template puts before them counts; two tokens are refused."""
+"""Tests of the token ids of answers after a rendered prompt."""
 
 from __future__ import annotations
 
@@ -21,45 +21,49 @@ def template(processor: Callable[[str], Any]) -> Template:
     return functools.cache(lambda family: ChatTemplate(processor(family)))
 
 
-def written(template: ChatTemplate, text: str = "Yes or no?") -> str:
-    return template.write(Prompt((Message("user", (TextPart(text),)),)))
+def rendered(template: ChatTemplate, text: str = "Yes or no?") -> str:
+    return template.render(Prompt((Message("user", (TextPart(text),)),)))
 
 
 @pytest.mark.parametrize(
     ("family", "form"), [("llava_next", " yes"), ("smolvlm", " yes"), ("qwen2_5_vl", "yes")]
 )
-def test_the_chat_template_decides_on_the_space(family: str, form: str, template: Template) -> None:
+def test_chat_template_determines_the_space_before_an_answer(
+    family: str, form: str, template: Template
+) -> None:
     own = template(family)
-    (token,) = AnswerTokens(own).choice_ids(own.tokenise(written(own)), ("yes",))
+    (token,) = AnswerTokens(own).choice_ids(own.tokenize(rendered(own)), ("yes",))
     assert own.tokenizer.decode([token]) == form
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "llama"])
-def test_the_end_of_a_prompt_tells_as_much_as_its_text(family: str, template: Template) -> None:
-    own, text = template(family), written(template(family), "calm films " * 60)
-    ids, answers = own.tokenise(text), AnswerTokens(own)
+def test_answer_ids_from_the_tail_equal_those_from_the_text(
+    family: str, template: Template
+) -> None:
+    own, text = template(family), rendered(template(family), "calm films " * 60)
+    ids, answers = own.tokenize(text), AnswerTokens(own)
     for answer in ("yes", "no, calm films"):
         known = answers.answer_ids(ids, answer, text=text)
         assert known == answers.answer_ids(ids, answer, text=None)
-        assert own.tokenise(text + own.answer_lead + answer) == (*ids, *known)
+        assert own.tokenize(text + own.answer_lead + answer) == (*ids, *known)
 
 
-def test_an_answer_of_two_tokens_is_refused_with_its_pieces(template: Template) -> None:
+def test_a_choice_of_several_tokens_raises_an_error_with_its_tokens(template: Template) -> None:
     own = template("qwen2_5_vl")
-    with pytest.raises(AnswerTokenError, match=r"'lantern' as \d tokens \['"):
-        AnswerTokens(own).choice_ids(own.tokenise(written(own)), ("yes", "lantern"))
+    with pytest.raises(AnswerTokenError, match=r"'lantern' must be .* it is \d tokens: \['"):
+        AnswerTokens(own).choice_ids(own.tokenize(rendered(own)), ("yes", "lantern"))
 
 
-def test_equal_answers_are_refused(template: Template) -> None:
+def test_equal_choices_raise_an_error(template: Template) -> None:
     own = template("llama")
-    with pytest.raises(AnswerTokenError, match="answers that differ"):
-        AnswerTokens(own).choice_ids(own.tokenise(written(own)), ("yes", "yes"))
+    with pytest.raises(AnswerTokenError, match="do not differ in their first token"):
+        AnswerTokens(own).choice_ids(own.tokenize(rendered(own)), ("yes", "yes"))
 
 
-def test_an_answer_that_merges_with_the_prompt_is_refused(
+def test_an_answer_that_merges_with_the_prompt_raises_an_error(
     template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = template("llama")
     text = "calm fil"
-    with pytest.raises(AnswerTokenError, match="merges with the prompt's end"):
-        AnswerTokens(own).answer_ids(own.tokenise(text), "ms", text=text)
+    with pytest.raises(AnswerTokenError, match="'ms' merges with the last token"):
+        AnswerTokens(own).answer_ids(own.tokenize(text), "ms", text=text)

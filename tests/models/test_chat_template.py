@@ -1,4 +1,4 @@
-"""Chat templates: markup by the checkpoint alone, marks in data broken apart, refusals."""
+"""Tests of chat templates: markup, escaping of special tokens in data, and errors."""
 
 from __future__ import annotations
 
@@ -19,54 +19,52 @@ def ask(*parts: str | Path) -> Prompt:
     return Prompt((Message("user", turned),))
 
 
-def test_a_image_is_one_placeholder_where_it_stands(processor: Any) -> None:
+def test_an_image_is_one_placeholder_at_its_position(processor: Any) -> None:
     own = processor("qwen2_5_vl")
-    text = ChatTemplate(own).write(ask("Before ", Path("x.jpg"), " after"))
+    text = ChatTemplate(own).render(ask("Before ", Path("x.jpg"), " after"))
     before, after = text.split(own.image_token)
     assert "Before " in before
     assert " after" in after
 
 
 @pytest.mark.parametrize(("family", "lead"), [("llava_next", " "), ("qwen2_5_vl", "")])
-def test_the_space_before_an_answer_is_the_templates(
-    family: str, lead: str, processor: Any
-) -> None:
+def test_answer_lead_is_the_space_of_the_template(family: str, lead: str, processor: Any) -> None:
     assert ChatTemplate(processor(family)).answer_lead == lead
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
-def test_a_text_begins_with_one_first_token(family: str, processor: Any) -> None:
+def test_tokenized_text_has_exactly_one_bos_token(family: str, processor: Any) -> None:
     template = ChatTemplate(processor(family))
-    ids = template.tokenise(template.write(ask("Hello.")))
+    ids = template.tokenize(template.render(ask("Hello.")))
     assert ids.count(template.tokenizer.bos_token_id) == (template.tokenizer.bos_token is not None)
 
 
 @given(st.lists(st.sampled_from(["<", "image", ">", " ", "</s>", "<s>", "x"]), max_size=12))
-def test_neutralised_text_holds_no_mark(processor: Any, pieces: list[str]) -> None:
-    text = ChatTemplate(processor("llava_next")).neutralise("".join(pieces))
+def test_escaped_text_contains_no_special_token(processor: Any, pieces: list[str]) -> None:
+    text = ChatTemplate(processor("llava_next")).escape_markup("".join(pieces))
     assert not any(mark in text for mark in ("<image>", "<s>", "</s>"))
     assert text.replace(" ", "") == "".join(pieces).replace(" ", "")
 
 
-def test_plain_text_stays_as_it_is(processor: Any) -> None:
+def test_plain_text_is_unchanged(processor: Any) -> None:
     text = "3 < 4 > 2, [live] {x} | ünïcode 映画"
-    assert ChatTemplate(processor("gemma3")).neutralise(text) == text
+    assert ChatTemplate(processor("gemma3")).escape_markup(text) == text
 
 
-def test_a_checkpoint_without_chat_template_is_refused(
+def test_a_checkpoint_without_chat_template_raises_an_error(
     processor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = processor("llama")
     monkeypatch.setattr(own, "chat_template", None)
-    with pytest.raises(BackendError, match="needed a checkpoint with a chat template"):
+    with pytest.raises(BackendError, match="The checkpoint has no chat template"):
         ChatTemplate(own)
 
 
-def test_a_role_that_the_template_rejects_is_one_sentence(
+def test_a_role_that_the_template_rejects_raises_an_error(
     processor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = ChatTemplate(processor("llama"))
     rejecting = "{{ raise_exception('no such role') }}"
     monkeypatch.setattr(template.tokenizer, "chat_template", rejecting)
-    with pytest.raises(BackendError, match=r"turns of user \(no such role\)"):
-        template.write(ask("Hello."))
+    with pytest.raises(BackendError, match="does not accept turns of user: no such role"):
+        template.render(ask("Hello."))

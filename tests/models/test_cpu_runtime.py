@@ -1,4 +1,4 @@
-"""What native libraries are told, and that torch really listens."""
+"""Tests of the environment defaults, and that torch applies them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mllm_msr.models import cpu_runtime
 
-# Memory, in MB, that products of ever new shapes leave behind.
+# Memory growth in MB after matrix products of always new shapes.
 _GROWTH = """
 from mllm_msr.models import cpu_runtime
 cpu_runtime.set_defaults()
@@ -32,7 +32,7 @@ print(resident() - before)
 """
 
 
-def test_what_is_set_already_stays(monkeypatch):
+def test_variables_that_are_set_keep_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in cpu_runtime.DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
@@ -42,10 +42,10 @@ def test_what_is_set_already_stays(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_torch_keeps_few_kernels():
+def test_torch_caches_few_kernels() -> None:
     given = {k: v for k, v in os.environ.items() if k not in cpu_runtime.DEFAULTS}
     done = subprocess.run(
         [sys.executable, "-c", _GROWTH], env=given, capture_output=True, text=True, check=True
     )
-    # 1 MB, and 236 with torch's own defaults where the processor computes in bfloat16.
+    # 1 MB; 236 MB with torch's own defaults on a processor that supports bfloat16.
     assert float(done.stdout) < 100

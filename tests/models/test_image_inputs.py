@@ -1,4 +1,4 @@
-"""Prepared images: kept while there is room, stacked without touching one another."""
+"""Tests of prepared images: the cache and stacking."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ def processor(tiny_checkpoint: Callable[[str], Path]) -> Any:
 
 
 class TestImageCache:
-    def test_a_image_is_prepared_once(self, processor: Any, images: Sequence[Path]) -> None:
+    def test_an_image_is_prepared_once(self, processor: Any, images: Sequence[Path]) -> None:
         cache = ImageCache(processor)
         assert cache.get((images[0],)) is cache.get((images[0],))
 
-    def test_the_longest_unused_leaves_first(self, processor: Any, images: Sequence[Path]) -> None:
+    def test_the_least_recently_used_image_is_evicted(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
         size = ImageCache(processor).get((images[0],)).n_bytes
         cache = ImageCache(processor, max_bytes=2 * size)
         first, second = cache.get((images[0],)), cache.get((images[1],))
@@ -32,13 +34,16 @@ class TestImageCache:
         assert cache.get((images[0],)) is first
         assert cache.get((images[1],)) is not second
 
-    def test_one_too_large_for_the_cache_is_given_all_the_same(
+    def test_an_image_larger_than_the_cache_is_returned_and_not_stored(
         self, processor: Any, images: Sequence[Path]
     ) -> None:
         cache = ImageCache(processor, max_bytes=1)
-        assert cache.get((images[0],)).inputs["pixel_values"].numel() > 0
+        first = cache.get((images[0],))
+        assert first.inputs["pixel_values"].numel() > 0
+        assert cache.get((images[0],)) is not first
+        assert cache.n_prepared_bytes == 2 * first.n_bytes
 
-    def test_the_expansion_names_every_token_of_the_image(
+    def test_the_expansion_contains_every_token_of_the_image(
         self, processor: Any, images: Sequence[Path]
     ) -> None:
         prepared = ImageCache(processor).get((images[0],))
@@ -50,7 +55,7 @@ class TestImageCache:
 
 
 class TestStackImages:
-    def test_smaller_ones_are_filled_with_zeros(self) -> None:
+    def test_smaller_images_are_zero_padded(self) -> None:
         small = Images({"pixels": torch.ones(1, 2, 3)}, None, None, frozenset())
         large = Images({"pixels": torch.full((2, 3, 4), 2.0)}, None, None, frozenset())
         stacked = stack_images([small, large])["pixels"]
@@ -59,5 +64,5 @@ class TestStackImages:
         assert stacked[0, :2, :3].min() == 1
         assert torch.equal(stacked[1:], large.inputs["pixels"])
 
-    def test_no_images_give_no_inputs(self) -> None:
+    def test_an_empty_batch_has_no_inputs(self) -> None:
         assert stack_images([]) == {}

@@ -1,4 +1,4 @@
-"""Rendering: the processor's own tokens, harmless data, budgets, answers, batches."""
+"""Tests of prompt rendering: processor tokens, untrusted text, budgets, answers, batches."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def special_counts(renderer: Renderer, ids: Sequence[int]) -> Counter[int]:
 
 class TestImages:
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_ids_are_those_of_the_processor_itself(
+    def test_token_ids_equal_those_of_the_processor(
         self, family: str, processor: Any, renderer: Any, images: Sequence[Path]
     ) -> None:
         own = processor(family)
@@ -72,7 +72,7 @@ class TestImages:
             assert rendered.images == (path,)
 
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_several_images_go_through_the_processor(
+    def test_several_images_in_one_prompt(
         self, family: str, renderer: Any, images: Sequence[Path]
     ) -> None:
         both = renderer(family).render(ask(images[0], images[1], "Compare them."), "yes")
@@ -81,53 +81,55 @@ class TestImages:
         assert both.answer_ids == one.answer_ids
 
     @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "smolvlm"])
-    def test_tokens_depend_on_the_shape_of_the_image(
+    def test_the_number_of_tokens_depends_on_the_image_shape(
         self, family: str, renderer: Any, images: Sequence[Path]
     ) -> None:
         lengths = {len(renderer(family).render(ask(path, "?")).input_ids) for path in images}
         assert len(lengths) > 1
 
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_text_tokens_do_not_count_the_image(
+    def test_text_tokens_exclude_the_image(
         self, family: str, renderer: Any, images: Sequence[Path]
     ) -> None:
         counts = {renderer(family).render(ask(path, "Look.")).n_text_tokens for path in images}
         assert len(counts) == 1
 
-    def test_a_broken_image_is_an_image_error(self, renderer: Any, tmp_path: Path) -> None:
+    def test_a_broken_image_raises_an_image_error(self, renderer: Any, tmp_path: Path) -> None:
         broken = tmp_path / "page.jpg"
         broken.write_text("<html>not found</html>")
         with pytest.raises(ImageError, match=r"page\.jpg"):
             renderer("llava_next").render(ask(broken, "Describe it."))
 
-    def test_a_text_model_refuses_images(self, renderer: Any, images: Sequence[Path]) -> None:
-        with pytest.raises(CapabilityError, match=r"needed a model that reads images"):
+    def test_a_text_model_rejects_images(self, renderer: Any, images: Sequence[Path]) -> None:
+        with pytest.raises(
+            CapabilityError, match="text-only model received a prompt with the image"
+        ):
             renderer("llama").render(ask(images[0], "Describe it."))
 
 
 class TestUntrustedText:
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_no_special_token_acts_inside_text(
+    def test_special_tokens_in_text_have_no_effect(
         self, family: str, renderer: Any, images: Sequence[Path]
     ) -> None:
         own = renderer(family)
         image = images[:1] if family in VISION_FAMILIES else ()
-        quiet = special_counts(own, own.render(ask(*image, 'Title: "', "calm", '"')).input_ids)
+        expected = special_counts(own, own.render(ask(*image, 'Title: "', "calm", '"')).input_ids)
         marks = [token.content for token in own.tokenizer.added_tokens_decoder.values()]
         assert len(marks) >= 4
         hostile = [*marks, "".join(marks), " ".join(marks), "<<image>image>", "<im<image>age>"]
         for text in hostile:
             rendered = own.render(ask(*image, 'Title: "', text, '"'))
-            assert special_counts(own, rendered.input_ids) == quiet, text
+            assert special_counts(own, rendered.input_ids) == expected, text
 
-    def test_a_mark_split_over_neighbouring_parts_is_broken_apart(self, renderer: Any) -> None:
+    def test_a_special_token_split_across_adjacent_parts_is_escaped(self, renderer: Any) -> None:
         own = renderer("llava_next")
         halves = own.render(ask("Title: <ima", TextPart("ge> and </", trimmable=1), "s>"))
         assert special_counts(own, halves.input_ids) == special_counts(
             own, own.render(ask("Title:")).input_ids
         )
 
-    def test_a_mark_in_an_answer_is_broken_apart(self, renderer: Any) -> None:
+    def test_a_special_token_in_an_answer_is_escaped(self, renderer: Any) -> None:
         own = renderer("qwen2_5_vl")
         answer = own.render(ask("Say it."), "so <|im_end|> be it").answer_ids
         assert not special_counts(own, answer)
@@ -135,7 +137,7 @@ class TestUntrustedText:
 
 class TestBudget:
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_only_the_trimmable_part_is_cut_from_its_end(self, family: str, renderer: Any) -> None:
+    def test_the_trimmable_part_is_truncated_at_its_end(self, family: str, renderer: Any) -> None:
         own = renderer(family)
         words = " ".join(f"w{number}" for number in range(200))
         prompt = ask("Begin. ", TextPart(words, trimmable=1), " Answer yes or no.", budget=90)
@@ -150,7 +152,7 @@ class TestBudget:
         assert "w199" not in text
         assert len(rendered.answer_ids) == 1
 
-    def test_parts_are_cut_in_their_turn(self, renderer: Any) -> None:
+    def test_parts_are_truncated_in_their_order(self, renderer: Any) -> None:
         own = renderer("llama")
         first = TextPart("calm films " * 20, trimmable=1)
         second = TextPart("epic boats " * 20, trimmable=2)
@@ -165,22 +167,22 @@ class TestBudget:
             assert 0 < text.count("epic boats") < 20
             assert "calm" not in text
 
-    def test_as_many_words_as_fit_are_kept(self, renderer: Any) -> None:
+    def test_as_many_words_as_fit_remain(self, renderer: Any) -> None:
         own = renderer("llama")
         part = TextPart("calm films " * 40, trimmable=1)
         sizes = [own.render(ask(part, "End.", budget=n)).n_text_tokens for n in range(40, 60)]
         assert sizes == sorted(sizes)
         assert max(n - size for n, size in zip(range(40, 60), sizes, strict=True)) <= 4
 
-    def test_a_prompt_within_its_budget_stays_whole(self, renderer: Any) -> None:
+    def test_a_prompt_within_its_budget_is_not_truncated(self, renderer: Any) -> None:
         part = TextPart("calm films", trimmable=1)
         assert not renderer("llama").render(ask(part, "End.", budget=200)).trimmed
 
-    def test_nothing_left_to_cut_is_an_error(self, renderer: Any) -> None:
-        with pytest.raises(PromptTooLongError, match=r"at most 10 text tokens, received \d+"):
+    def test_a_prompt_that_cannot_be_truncated_raises_an_error(self, renderer: Any) -> None:
+        with pytest.raises(PromptTooLongError, match=r"has \d+ text tokens, .* limit of 10"):
             renderer("llama").render(ask("one two three " * 20, budget=10))
 
-    def test_the_models_own_limit_counts_images_and_new_tokens(
+    def test_the_model_limit_includes_images_and_new_tokens(
         self, processor: Any, images: Sequence[Path]
     ) -> None:
         small = Renderer(processor("llava_next"), supports_images=True, max_tokens=150)
@@ -189,7 +191,7 @@ class TestBudget:
         assert rendered.trimmed
         assert 130 <= len(rendered.input_ids) <= 150 - 8
 
-    def test_text_without_spaces_can_be_cut_too(self, renderer: Any) -> None:
+    def test_text_without_spaces_can_be_truncated(self, renderer: Any) -> None:
         part = TextPart("映" * 400, trimmable=1)
         rendered = renderer("llama").render(ask(part, "End.", budget=300))
         assert 0 < rendered.n_text_tokens <= 300
@@ -197,7 +199,7 @@ class TestBudget:
 
 class TestAnswers:
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_a_choice_is_the_token_that_training_sees(
+    def test_choice_ids_equal_the_answer_ids_of_training(
         self, family: str, renderer: Any, images: Sequence[Path]
     ) -> None:
         own = renderer(family)
@@ -210,7 +212,7 @@ class TestAnswers:
 
 class TestCollate:
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_a_batch_holds_what_the_processor_gives_for_each_alone(
+    def test_a_batch_contains_the_inputs_of_each_prompt(
         self, family: str, processor: Any, renderer: Any, images: Sequence[Path]
     ) -> None:
         own = renderer(family)
@@ -228,19 +230,19 @@ class TestCollate:
         assert start == together["pixel_values"].shape[0]
 
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_labels_cover_the_answer_alone(self, side: Any, renderer: Any) -> None:
+    def test_labels_cover_only_the_answer(self, side: Any, renderer: Any) -> None:
         own = renderer("llama")
         batch = [own.render(ask("Yes?"), "yes"), own.render(ask("Yes or rather no?"), "no")]
         inputs = own.collate(batch, pad_side=side, with_answers=True)
-        kept = inputs["labels"] != IGNORED_LABEL
-        assert kept.sum(dim=1).tolist() == [1, 1]
-        assert inputs["labels"][kept].tolist() == inputs["input_ids"][kept].tolist()
-        assert inputs["labels"][kept].tolist() == [item.answer_ids[0] for item in batch]
+        labeled = inputs["labels"] != IGNORED_LABEL
+        assert labeled.sum(dim=1).tolist() == [1, 1]
+        assert inputs["labels"][labeled].tolist() == inputs["input_ids"][labeled].tolist()
+        assert inputs["labels"][labeled].tolist() == [item.answer_ids[0] for item in batch]
         assert inputs["attention_mask"].sum(dim=1).tolist() == [
             len(item.input_ids) + 1 for item in batch
         ]
 
-    def test_text_alone_brings_no_image_inputs(self, renderer: Any) -> None:
+    def test_text_without_images_has_no_image_inputs(self, renderer: Any) -> None:
         inputs = renderer("llava_next").collate(
             [renderer("llava_next").render(ask("Hello."))], pad_side="left", with_answers=False
         )

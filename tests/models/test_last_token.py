@@ -1,4 +1,4 @@
-"""The shortened last layer behind a cache: the same logits, and a cache that is whole."""
+"""Tests of the last layer at selected positions: same logits, complete cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from mllm_msr.models.last_token import answering_at, can_shorten
+from mllm_msr.models.last_token import can_select_positions, select_positions
 from mllm_msr.models.loading import load_model
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_it_goes_on_from_what_was_read_before(
+def test_logits_and_cache_equal_those_of_the_full_model(
     attention: str, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     model = load_model(str(tiny_checkpoint("llama")), device="cpu", attention=attention).model
-    assert can_shorten(model)
+    assert can_select_positions(model)
     torch.manual_seed(0)
     ids = torch.randint(5, 200, (3, 12))
     ends = torch.tensor([6, 0, 3])  # within the last seven tokens
@@ -29,38 +29,38 @@ def test_it_goes_on_from_what_was_read_before(
     whole = model(input_ids=ids, attention_mask=mask, past_key_values=plain, use_cache=True).logits
 
     cache = DynamicCache()
-    with answering_at(model, torch.tensor([4, 4, 4])):
+    with select_positions(model, torch.tensor([4, 4, 4])):
         first = model(input_ids=ids[:, :5], past_key_values=cache, use_cache=True).logits
-    with answering_at(model, ends):
+    with select_positions(model, ends):
         second = model(
             input_ids=ids[:, 5:], attention_mask=mask, past_key_values=cache, use_cache=True
         ).logits
 
     assert torch.allclose(first[:, 0], whole[:, 4], atol=1e-5)
     assert torch.allclose(second[:, 0], whole[torch.arange(3), ends + 5], atol=1e-5)
-    for short, full in zip(cache.layers, plain.layers, strict=True):
+    for partial, full in zip(cache.layers, plain.layers, strict=True):
         real = mask.bool()[:, None, :, None].expand_as(full.keys)
-        assert torch.allclose(short.keys[real], full.keys[real], atol=1e-5)
-        assert torch.allclose(short.values[real], full.values[real], atol=1e-5)
+        assert torch.allclose(partial.keys[real], full.keys[real], atol=1e-5)
+        assert torch.allclose(partial.values[real], full.values[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("n_rest", [1, 2])
+@pytest.mark.parametrize("n_suffix", [1, 2])
 @torch.no_grad()
-def test_a_rest_without_gaps_needs_no_mask(
-    attention: str, n_rest: int, tiny_checkpoint: Callable[[str], Path]
+def test_a_suffix_without_padding_needs_no_mask(
+    attention: str, n_suffix: int, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     model = load_model(str(tiny_checkpoint("llama")), device="cpu", attention=attention).model
     torch.manual_seed(0)
     ids = torch.randint(5, 200, (3, 8))
     whole = model(input_ids=ids).logits[:, -1]
     cache = DynamicCache()
-    with answering_at(model, torch.tensor([0, 0, 0])):
-        model(input_ids=ids[:, :-n_rest], past_key_values=cache, use_cache=True)
+    with select_positions(model, torch.tensor([0, 0, 0])):
+        model(input_ids=ids[:, :-n_suffix], past_key_values=cache, use_cache=True)
     for keywords in ({}, {"attention_mask": torch.ones_like(ids)}):
         known = copy.deepcopy(cache)
-        with answering_at(model, torch.full((3,), n_rest - 1)):
-            rest = model(
-                input_ids=ids[:, -n_rest:], past_key_values=known, use_cache=True, **keywords
+        with select_positions(model, torch.full((3,), n_suffix - 1)):
+            suffix = model(
+                input_ids=ids[:, -n_suffix:], past_key_values=known, use_cache=True, **keywords
             )
-        assert torch.allclose(rest.logits[:, 0], whole, atol=1e-5)
+        assert torch.allclose(suffix.logits[:, 0], whole, atol=1e-5)

@@ -1,3 +1,5 @@
+"""Tests of the conditions for prefix sharing."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from mllm_msr.models.prefix_sharing import can_share, common_length
+from mllm_msr.models.prefix_sharing import can_share_prefixes, common_prefix_length
 
 Checkpoint = Callable[[str], Path]
 
@@ -21,23 +23,23 @@ Checkpoint = Callable[[str], Path]
         ("gemma3", False),
     ],
 )
-def test_only_tested_architectures_share(
+def test_only_tested_architectures_share_prefixes(
     family: str, shares: bool, tiny_checkpoint: Checkpoint
 ) -> None:
     config = transformers.AutoConfig.from_pretrained(tiny_checkpoint(family))
-    assert can_share(config) is shares
+    assert can_share_prefixes(config) is shares
 
 
-def test_what_forgets_or_stretches_does_not_share() -> None:
-    assert can_share(transformers.MistralConfig(sliding_window=None))
-    assert not can_share(transformers.MistralConfig(sliding_window=4096))
-    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    assert not can_share(transformers.LlamaConfig(rope_parameters=stretched))
+def test_sliding_windows_and_dynamic_rope_do_not_share_prefixes() -> None:
+    assert can_share_prefixes(transformers.MistralConfig(sliding_window=None))
+    assert not can_share_prefixes(transformers.MistralConfig(sliding_window=4096))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert not can_share_prefixes(transformers.LlamaConfig(rope_parameters=dynamic))
     window = transformers.LlavaConfig(text_config=transformers.MistralConfig(sliding_window=4096))
-    assert not can_share(window)
+    assert not can_share_prefixes(window)
 
 
-def test_common_tokens_end_at_the_first_difference() -> None:
-    assert common_length((1, 2, 3, 4), (1, 2, 9, 4)) == 2
-    assert common_length((1, 2), (1, 2, 3)) == 2
-    assert common_length((1,), (2,)) == common_length((), (2,)) == 0
+def test_common_prefix_ends_at_the_first_difference() -> None:
+    assert common_prefix_length((1, 2, 3, 4), (1, 2, 9, 4)) == 2
+    assert common_prefix_length((1, 2), (1, 2, 3)) == 2
+    assert common_prefix_length((1,), (2,)) == common_prefix_length((), (2,)) == 0

@@ -18,7 +18,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 if TYPE_CHECKING:
     from mllm_msr.inference.engine.engine import Engine
-    from mllm_msr.models.loading import Attention, CheckpointFacts, Precision
+    from mllm_msr.models.loading import Attention, CheckpointInfo, Precision
 
 
 # Loading sets PyTorch's default precision for the whole process: two at once get each other's.
@@ -78,7 +78,7 @@ class LocalBackend(Backend):
         self._closed = False
 
     @functools.cached_property
-    def facts(self) -> CheckpointFacts:
+    def facts(self) -> CheckpointInfo:
         """Identity and abilities, from the checkpoint's files.
 
         Raises:

@@ -90,9 +90,9 @@ class DemoBackend(LocalBackend):
     @classmethod
     def default_copies(cls, **model_kwargs: Any) -> int:
         """Return one copy per core, at most 4, on the CPU; 1 on a GPU."""
-        from mllm_msr.models.loading import chosen_device  # noqa: PLC0415 - imports torch
+        from mllm_msr.models.loading import resolve_device  # noqa: PLC0415 - imports torch
 
-        if chosen_device(model_kwargs.get("device")) != "cpu":
+        if resolve_device(model_kwargs.get("device")) != "cpu":
             return 1
         return min(os.cpu_count() or 1, _MAX_COPIES)
 

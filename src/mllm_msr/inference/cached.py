@@ -81,6 +81,15 @@ class CachedBackend(Backend):
         """Tokens that the backend has written for the misses."""
         return self._output_tokens
 
+    def usage(self) -> dict[str, int]:
+        """Return cache misses, cache hits and tokens, under the names of the manifest."""
+        return {
+            "misses": self._misses,
+            "hits": self._hits,
+            "prompt_tokens": self._prompt_tokens,
+            "output_tokens": self._output_tokens,
+        }
+
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """Answer prompts, as `Backend.generate` says; failures are never kept."""
         return self._answer(

@@ -1,8 +1,9 @@
-"""Which tokens an answer becomes behind a rendered prompt.
+"""Token ids of an answer after a rendered prompt.
 
-Used by `models/inputs.py`, for answers that are trained and for those that are scored (paper, section
-3.3.2), so that both are the same tokens. Whether "yes" is one token, and which, depends on what
-stands before it: the answer is always tokenised together with the prompt's end.
+Used by `models/inputs.py` both for answers that are trained on and for answers that are scored
+(paper, section 3.3.2), so that both are the same tokens. Whether "yes" is a single token, and
+which one, depends on the text before it. The answer is therefore always tokenized together with
+the end of the prompt.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Final
 from mllm_msr.errors import AnswerTokenError
 from mllm_msr.models.chat_template import ChatTemplate
 
-# Longest end of a prompt that is read again to find an answer's id: markup and a few words.
+# Longest end of a prompt that is tokenized again: enough for the markup and a few words.
 _TAIL_TOKENS: Final = 64
 _SHORTEST_TAIL: Final = 8
 
 
 class AnswerTokens:
-    """Finds the ids of answers for one checkpoint.
+    """Token ids of answers for one checkpoint.
 
     Args:
         template: The checkpoint's chat template.
@@ -30,22 +31,22 @@ class AnswerTokens:
         self._template = template
         self._tokenizer = template.tokenizer
         self._special_ids = frozenset(self._tokenizer.all_special_ids)
-        # Prompts of one batch end alike.
+        # The prompts of a batch usually end with the same tokens.
         self._choice_ids = functools.lru_cache(maxsize=1024)(self._find_choice_ids)
         self._tail_length = functools.lru_cache(maxsize=1024)(self._find_tail_length)
 
     def choice_ids(self, prompt_ids: Sequence[int], choices: Sequence[str]) -> tuple[int, ...]:
-        """Ids of answers, each as the one token that would follow a rendered prompt.
+        """Return the token id of each choice as the first token after a rendered prompt.
 
-        The prompt's end is read as text, the answer written behind it as the chat template
-        writes answers, and both tokenised together: only that tells "yes" from " yes".
+        The end of the prompt is decoded, the choice is appended the way the chat template writes
+        answers, and both are tokenized together. Only this distinguishes "yes" from " yes".
 
         Args:
-            prompt_ids: Ids of the whole prompt.
+            prompt_ids: Token ids of the whole prompt.
             choices: Answers ("yes", "no").
 
         Raises:
-            AnswerTokenError: An answer is not exactly one token there, or two are the same.
+            AnswerTokenError: A choice is not a single token there, or two choices share a token.
         """
         n_tokens = self._tail_length(tuple(prompt_ids[-_SHORTEST_TAIL:])) or _TAIL_TOKENS
         return self._choice_ids(tuple(prompt_ids[-n_tokens:]), tuple(choices))
@@ -53,43 +54,43 @@ class AnswerTokens:
     def answer_ids(
         self, prompt_ids: Sequence[int], answer: str, *, text: str | None
     ) -> tuple[int, ...]:
-        """Ids that an answer of any length adds to a prompt.
+        """Return the token ids that an answer of any length adds to a prompt.
 
         Args:
-            prompt_ids: Ids of the whole prompt.
-            answer: The answer; marks of markup in it are broken apart.
-            text: What tokenises to `prompt_ids`; None where that is not known.
+            prompt_ids: Token ids of the whole prompt.
+            answer: The answer. Special tokens in its text are escaped.
+            text: The text that tokenizes to `prompt_ids`; None if it is not known.
 
         Raises:
-            AnswerTokenError: The answer's first letters would merge with the prompt's end.
+            AnswerTokenError: The first characters of the answer merge with the prompt's end.
         """
-        answer = self._template.answer_lead + self._template.neutralise(answer)
+        answer = self._template.answer_lead + self._template.escape_markup(answer)
         if text is None:
-            tail, text = self._readable_tail(tuple(prompt_ids[-_TAIL_TOKENS:]))
+            tail, text = self._decodable_tail(tuple(prompt_ids[-_TAIL_TOKENS:]))
             whole = self._encode(text + answer)
         else:
-            tail, whole = list(prompt_ids), list(self._template.tokenise(text + answer))
+            tail, whole = list(prompt_ids), list(self._template.tokenize(text + answer))
         if whole[: len(tail)] != tail or len(whole) == len(tail):
             raise AnswerTokenError(
-                needed="an answer that begins with a token of its own",
-                received=f"{answer!r}, which merges with the prompt's end",
-                remedy="use a chat template that ends its answer's opening with a mark",
+                f"The answer {answer!r} merges with the last token of the prompt. "
+                "Use a chat template that ends the answer's opening with a special token."
             )
         return tuple(whole[len(tail) :])
 
     def _find_tail_length(self, tail: tuple[int, ...]) -> int:
-        """How many of a prompt's last tokens tell what follows them; 0 where these do not.
+        """Return how many of the prompt's last tokens determine the tokens that follow.
 
-        Nothing merges across a special token, so that the last one is the best place to begin.
+        Nothing merges across a special token, so the last special token is the best start.
+        Returns 0 if `tail` does not survive a round trip through the tokenizer.
         """
-        special = [place for place, token_id in enumerate(tail) if token_id in self._special_ids]
+        special = [index for index, token_id in enumerate(tail) if token_id in self._special_ids]
         for start in [*special[-1:], 0]:
-            if self._survives(tail[start:]):
+            if self._round_trips(tail[start:]):
                 return len(tail) - start
         return 0
 
     def _find_choice_ids(self, tail: tuple[int, ...], choices: tuple[str, ...]) -> tuple[int, ...]:
-        ids, text = self._readable_tail(tail)
+        ids, text = self._decodable_tail(tail)
         found = []
         for choice in choices:
             whole = self._encode(text + self._template.answer_lead + choice)
@@ -97,33 +98,30 @@ class AnswerTokens:
             if whole[: len(ids)] != ids or len(added) != 1:
                 pieces = self._tokenizer.convert_ids_to_tokens(added)
                 raise AnswerTokenError(
-                    needed="answers of exactly one token after the rendered prompt",
-                    received=f"{choice!r} as {len(added)} tokens {pieces}",
-                    remedy="choose other words for the answers",
+                    f"The choice {choice!r} must be exactly one token after the rendered prompt, "
+                    f"but it is {len(added)} tokens: {pieces}. Choose other words as answers."
                 )
             found.append(added[0])
         if len(set(found)) != len(found):
             raise AnswerTokenError(
-                needed="answers that differ in their token",
-                received=f"{list(choices)} as the ids {found}",
-                remedy="choose other words for the answers",
+                f"The choices {list(choices)} do not differ in their first token: their token ids "
+                f"are {found}. Choose other words as answers."
             )
         return tuple(found)
 
-    def _readable_tail(self, tail: tuple[int, ...]) -> tuple[list[int], str]:
-        """The shortest end of a prompt that survives being written and read again."""
+    def _decodable_tail(self, tail: tuple[int, ...]) -> tuple[list[int], str]:
+        """Return the shortest end of a prompt that survives decoding and encoding."""
         for n_tokens in range(min(_SHORTEST_TAIL, len(tail)), len(tail) + 1):
             ids = tail[len(tail) - n_tokens :]
-            if self._survives(ids):
+            if self._round_trips(ids):
                 return list(ids), self._decode(ids)
         raise AnswerTokenError(
-            needed="a prompt whose end its tokenizer reads as it wrote it",
-            received=f"{self._tokenizer.convert_ids_to_tokens(list(tail[-8:]))}",
-            remedy="check the checkpoint's tokenizer",
+            "The tokenizer does not reproduce the end of the prompt after decoding it: "
+            f"{self._tokenizer.convert_ids_to_tokens(list(tail[-8:]))}. "
+            "Check the checkpoint's tokenizer files."
         )
 
-    def _survives(self, ids: Sequence[int]) -> bool:
-        """Whether ids, written and read again, are the same."""
+    def _round_trips(self, ids: Sequence[int]) -> bool:
         return self._encode(self._decode(ids)) == list(ids)
 
     def _encode(self, text: str) -> list[int]:

@@ -1,8 +1,8 @@
-"""From a dialogue to one text in a model's markup, and to the ids of that text.
+"""Chat templates: rendering a prompt as text in a model's markup, and as token ids.
 
-Used by `models/inputs.py`. The markup of turns comes from the checkpoint's own chat template alone
-(Figures 2 and 3 of the paper give the dialogues). Text parts are data: marks of the model's
-markup in them are broken apart before templating.
+Used by `models/inputs.py`. The markup of turns comes only from the checkpoint's own chat template
+(figures 2 and 3 of the paper show the dialogues). Text parts are data: special tokens of the
+model that occur in them are escaped before the template is applied.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mllm_msr.types import ImagePart, Prompt, TextPart
 
 
 class ChatTemplate:
-    """The chat template of one checkpoint.
+    """Chat template of one checkpoint.
 
     Args:
-        processor: The checkpoint's processor, or its tokenizer where it reads text only.
+        processor: The checkpoint's processor, or its tokenizer for a text-only model.
 
     Attributes:
         tokenizer: The checkpoint's tokenizer.
@@ -34,21 +34,20 @@ class ChatTemplate:
     def __init__(self, processor: Any) -> None:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self._text_only = processor is self.tokenizer
-        # A multimodal checkpoint may keep its template with the tokenizer.
+        # A multimodal checkpoint may store its template with the tokenizer.
         self._owner = processor if processor.chat_template else self.tokenizer
         if not self._owner.chat_template:
             raise BackendError(
-                needed="a checkpoint with a chat template",
-                received=f"{type(processor).__name__} without one",
-                remedy="use the instruction-tuned form of the model, or add chat_template.jinja",
+                f"The checkpoint has no chat template ({type(processor).__name__}). Use the "
+                "instruction-tuned version of the model or add a file chat_template.jinja."
             )
-        self._marks = _marks_pattern(processor, self.tokenizer)
+        self._markup = _markup_pattern(processor, self.tokenizer)
 
-    def write(self, prompt: Prompt) -> str:
-        """The prompt in the model's markup, up to where its answer begins.
+    def render(self, prompt: Prompt) -> str:
+        """Render a prompt in the model's markup, up to the start of the answer.
 
         Args:
-            prompt: Dialogue that ends with a user's turn; each image becomes one placeholder.
+            prompt: Dialogue that ends with a user turn. Each image becomes one placeholder.
 
         Raises:
             BackendError: The template does not accept the dialogue's turns.
@@ -63,21 +62,21 @@ class ChatTemplate:
                     content.extend({"type": "image"} for _ in parts)
                     continue
                 texts = [part.text for part in parts if isinstance(part, TextPart)]
-                # Neighbours are joined first: a mark may hide across their border.
-                content.append({"type": "text", "text": self.neutralise("".join(texts))})
+                # Adjacent parts are joined first: a special token may span their border.
+                content.append({"type": "text", "text": self.escape_markup("".join(texts))})
             messages.append({"role": message.role, "content": content})
         return self._apply(messages, open_answer=True)
 
-    def neutralise(self, text: str) -> str:
-        """Text without any mark of the model's markup: a space breaks each one apart."""
-        # Ends: what a pass adds is a space, so a new match needs a mark with a longer gap.
-        while (broken := self._marks.sub(_break_apart, text)) != text:
-            text = broken
+    def escape_markup(self, text: str) -> str:
+        """Insert a space into each special token in a text, so that it loses its meaning."""
+        # Terminates: a pass only adds spaces, so a new match would need a token with a longer gap.
+        while (escaped := self._markup.sub(_split_token, text)) != text:
+            text = escaped
         return text
 
     @functools.cached_property
     def answer_lead(self) -> str:
-        """White space that the template puts between an answer's opening and its words."""
+        """Return the white space that the template writes between an answer's opening and text."""
         word = "yes"
         turns = [
             {"role": "user", "content": [{"type": "text", "text": "x"}]},
@@ -88,19 +87,19 @@ class ChatTemplate:
         lead, found, _ = whole.removeprefix(opened).partition(word)
         return lead if whole.startswith(opened) and found and not lead.strip() else ""
 
-    def opening(self, text: str) -> dict[str, bool]:
-        """Arguments by which a tokenizer or processor adds what a templated text still lacks.
+    def special_token_options(self, text: str) -> dict[str, bool]:
+        """Return the arguments with which a tokenizer or processor completes a rendered text.
 
-        Templates of processors may leave the first token to the tokenizer, those of tokenizers
-        never do.
+        Templates of processors may leave the first token to the tokenizer. Templates of
+        tokenizers never do.
         """
         bos = self.tokenizer.bos_token
-        has_it = self._text_only or (bos is not None and text.startswith(bos))
-        return {"add_special_tokens": not has_it}
+        has_bos = self._text_only or (bos is not None and text.startswith(bos))
+        return {"add_special_tokens": not has_bos}
 
-    def tokenise(self, text: str) -> tuple[int, ...]:
-        """Ids of a templated text."""
-        return tuple(self.tokenizer(text, **self.opening(text))["input_ids"])
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a rendered text."""
+        return tuple(self.tokenizer(text, **self.special_token_options(text))["input_ids"])
 
     def _apply(self, messages: list[dict[str, Any]], *, open_answer: bool) -> str:
         if self._text_only:  # templates of text-only models expect strings
@@ -113,16 +112,16 @@ class ChatTemplate:
                 messages, add_generation_prompt=open_answer, tokenize=False
             )
         except jinja2.TemplateError as cause:
+            roles = ", ".join(turn["role"] for turn in messages)
             raise BackendError(
-                needed="a dialogue that the checkpoint's chat template accepts",
-                received=f"turns of {', '.join(turn['role'] for turn in messages)} ({cause})",
-                remedy="use only the roles that this model knows",
+                f"The checkpoint's chat template does not accept turns of {roles}: {cause}. "
+                "Use only roles that the model supports."
             ) from cause
         return text
 
 
-def _marks_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
-    """A pattern for every string that a tokenizer or processor gives a meaning of its own."""
+def _markup_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
+    """Compile a pattern for every string that a tokenizer or processor treats specially."""
     marks = {str(token) for token in tokenizer.all_special_tokens}
     for token in tokenizer.added_tokens_decoder.values():
         # Added words and white space are vocabulary; only markup has brackets or bars.
@@ -134,6 +133,6 @@ def _marks_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, alternatives)) or r"(?!)", re.IGNORECASE)
 
 
-def _break_apart(match: re.Match[str]) -> str:
-    mark = match[0]
-    return f"{mark[0]} {mark[1:]}" if len(mark) > 1 else " "
+def _split_token(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:]}" if len(token) > 1 else " "

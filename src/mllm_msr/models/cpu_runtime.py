@@ -1,7 +1,8 @@
-"""What OpenMP and oneDNN are told before torch is imported, which is when they listen.
+"""Environment defaults for OpenMP and oneDNN on a CPU.
 
-The command line and the benchmarks call `set_defaults` first; who uses the library from Python may
-do the same. A variable that is set already stays as it is.
+Both libraries read these variables when torch is imported, so `set_defaults` must run before
+that. The command line and the benchmarks call it first; Python programs may call it too.
+Variables that are already set keep their values.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Final
 
 DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        # Threads that wait for each other spin for milliseconds by default, which on a machine
-        # with other work takes several times as long as sleeping.
+        # By default, waiting OpenMP threads spin for milliseconds. On a machine with other load
+        # that takes several times as long as sleeping.
         "GOMP_SPINCOUNT": "2000",
-        # Kernels of bfloat16 products are made for one shape each, and two caches keep the latest
-        # 1,024 of them, a megabyte or more apiece. Batches without padding have a new shape in
-        # every step: SASRec's training took twice the memory, Trans2D's 7 GB within half an hour,
-        # and a step seldom needs a hundred kernels.
+        # oneDNN compiles kernels of bfloat16 products for a single shape and stores the latest
+        # 1,024 of them in two caches, a megabyte or more each. Batches without padding have a new
+        # shape at every step: SASRec needed twice the memory for training, and Trans2D reached
+        # 7 GB within half an hour. A step rarely needs a hundred kernels.
         "LRU_CACHE_CAPACITY": "128",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }
@@ -27,6 +28,6 @@ DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def set_defaults() -> None:
-    """Put `DEFAULTS` into the environment, where it has no value of its own."""
+    """Set every variable of `DEFAULTS` that the environment does not define."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

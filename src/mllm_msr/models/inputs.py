@@ -1,10 +1,10 @@
-"""From a `Prompt` to what a model reads: token ids and pixel tensors, by its own processor.
+"""Model inputs: a `Prompt` becomes token ids and pixel tensors, by the checkpoint's own processor.
 
-Backends and the fine-tuning collator share this road, so that training, scoring and serving see
-the same tokens (Figures 2 and 3 of the paper). `models/chat_template.py` writes the dialogue in the
-model's markup, `models/image_inputs.py` has the images, `models/answer_tokens.py` knows what follows a prompt. A
-token budget cuts trimmable text before templating, since a rendered prompt can no longer be cut
-without tearing an answer or a image apart.
+Shared by the backends and the fine-tuning collator, so that training, scoring and serving see the
+same tokens (figures 2 and 3 of the paper). `models/chat_template.py` renders the dialogue in the
+model's markup, `models/image_inputs.py` prepares the images, and `models/answer_tokens.py` finds
+the tokens of an answer. A token budget truncates trimmable text before the template is applied: a
+rendered prompt cannot be truncated without cutting into an answer or an image.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ IGNORED_LABEL: Final = -100
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt as a model reads it.
+    """A prompt as token ids and image files.
 
     Attributes:
-        input_ids: Token ids, each image's placeholder expanded to its final tokens.
+        input_ids: Token ids; the placeholder of each image is expanded to its final tokens.
         images: Files of the images, in the order of their placeholders.
-        n_text_tokens: Tokens of text and markup, images not counted.
-        trimmed: Whether a trimmable part was cut.
-        answer_ids: Token ids of the answer where one was given; not part of `input_ids`.
+        n_text_tokens: Number of tokens of text and markup, without image tokens.
+        trimmed: Whether a trimmable part was truncated.
+        answer_ids: Token ids of the answer, if one was given; not part of `input_ids`.
     """
 
     input_ids: tuple[int, ...]
@@ -50,17 +50,17 @@ class Rendered:
 
 
 class Renderer:
-    """Renders prompts for one checkpoint.
+    """Renderer of prompts for one checkpoint.
 
     Args:
-        processor: The checkpoint's processor, or its tokenizer where it reads text only.
-        supports_images: Whether prompts may hold images.
-        max_tokens: Longest sequence that the model takes, in tokens: images and the prompt's
-            `max_new_tokens` included. `None` for no limit but the prompt's own.
+        processor: The checkpoint's processor, or its tokenizer for a text-only model.
+        supports_images: Whether prompts may contain images.
+        max_tokens: Longest sequence that the model accepts, in tokens, including images and the
+            prompt's `max_new_tokens`. None for no limit other than the prompt's own.
 
     Attributes:
         tokenizer: The checkpoint's tokenizer.
-        images: What the processor made of the images, kept for `collate`.
+        images: Cache of prepared images, read by `collate`.
 
     Raises:
         BackendError: The checkpoint has no chat template.
@@ -76,21 +76,21 @@ class Renderer:
         self._processor = processor
         self._supports_images = supports_images
         self._max_tokens = max_tokens
-        # A text is counted before it is expanded.
-        self._ids = functools.lru_cache(maxsize=8)(self._template.tokenise)
+        # The same text is tokenized once to count its tokens and once to expand it.
+        self._ids = functools.lru_cache(maxsize=8)(self._template.tokenize)
 
     def render(self, prompt: Prompt, answer: str | None = None) -> Rendered:
-        """Turn a prompt, and an answer to learn from, into token ids.
+        """Convert a prompt, and optionally an answer to train on, to token ids.
 
         Args:
-            prompt: Dialogue that ends with a user's turn.
-            answer: What the model is to say; only its words, its turn's end is not added.
+            prompt: Dialogue that ends with a user turn.
+            answer: Target text without an end-of-turn token.
 
         Raises:
-            CapabilityError: The prompt holds a image and the model reads none.
-            ImageError: A image cannot be opened.
-            PromptTooLongError: The budget cannot be met by cutting trimmable parts.
-            AnswerTokenError: The answer's first letters would merge with the prompt's end.
+            CapabilityError: The prompt contains an image and the model does not support images.
+            ImageError: An image cannot be opened.
+            PromptTooLongError: Truncating the trimmable parts does not meet the budget.
+            AnswerTokenError: The first characters of the answer merge with the prompt's end.
         """
         self.check(prompt)
         text, n_text_tokens, trimmed = self._fit(prompt, prompt.max_text_tokens)
@@ -109,23 +109,22 @@ class Renderer:
         )
 
     def check(self, prompt: Prompt) -> None:
-        """Raise `CapabilityError` where a prompt holds a image and the model reads none."""
+        """Raise `CapabilityError` if a prompt has images and the model does not support them."""
         if prompt.images and not self._supports_images:
             raise CapabilityError(
-                needed="a model that reads images",
-                received=f"a text-only model and a prompt with {prompt.images[0].name}",
-                remedy="choose a multimodal checkpoint, or leave the images out",
+                f"A text-only model received a prompt with the image {prompt.images[0].name}. "
+                "Use a multimodal checkpoint or prompts without images."
             )
 
     def choice_ids(self, prompt_ids: Sequence[int], choices: Sequence[str]) -> tuple[int, ...]:
-        """Ids of answers, each as the one token that would follow a rendered prompt.
+        """Return the token id of each choice as the first token after a rendered prompt.
 
         Args:
             prompt_ids: `Rendered.input_ids`.
             choices: Answers ("yes", "no").
 
         Raises:
-            AnswerTokenError: An answer is not exactly one token there, or two are the same.
+            AnswerTokenError: A choice is not a single token there, or two choices share a token.
         """
         return self._answers.choice_ids(prompt_ids, choices)
 
@@ -136,16 +135,16 @@ class Renderer:
         pad_side: Literal["left", "right"],
         with_answers: bool,
     ) -> dict[str, Tensor]:
-        """Stack rendered prompts to a model's inputs.
+        """Collate rendered prompts to a batch of model inputs.
 
         Args:
             batch: At least one rendered prompt.
-            pad_side: "left" to generate, "right" to score and to train.
+            pad_side: "left" for generation, "right" for scoring and training.
             with_answers: Append the answers and add `labels`, which are -100 elsewhere.
 
         Returns:
             `input_ids` and `attention_mask` [batch, length], int64, and the model's own inputs
-            for the images, all images of the batch one after another.
+            for the images, concatenated over the batch.
         """
         answers = [item.answer_ids if with_answers else () for item in batch]
         rows = [item.input_ids + answer for item, answer in zip(batch, answers, strict=True)]
@@ -169,45 +168,45 @@ class Renderer:
 
     @property
     def pad_id(self) -> int:
-        """Token id that fills rows; never attended to."""
+        """Return the token id used for padding, which is never attended to."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token_id is not None:
                 return int(token_id)
         return 0
 
     def _fit(self, prompt: Prompt, budget: int | None) -> tuple[str, int, bool]:
-        """The templated prompt within a budget, its text tokens, and whether it was cut."""
-        text = self._template.write(prompt)
+        """Return the rendered prompt within a budget, its text tokens, and whether it was cut."""
+        text = self._template.render(prompt)
         n_tokens = self._count(text, prompt.images)
         if budget is None or n_tokens <= budget:
             return text, n_tokens, False
 
         def count(n_words: int) -> int:
-            return self._count(self._template.write(truncation.cut(prompt, n_words)), prompt.images)
+            text = self._template.render(truncation.cut(prompt, n_words))
+            return self._count(text, prompt.images)
 
         n_words = truncation.count_words(prompt)
         keep = bisect.bisect_right(range(n_words), budget, key=count) - 1
         if keep < 0:
             raise PromptTooLongError(
-                needed=f"a prompt of at most {max(budget, 0)} text tokens",
-                received=f"{n_tokens}, of which trimming cannot take enough",
-                remedy="raise max_text_tokens or shorten what the prompt is made of",
+                f"The prompt has {n_tokens} text tokens, and truncation cannot reduce it to the "
+                f"limit of {max(budget, 0)}. Increase max_text_tokens or shorten the prompt."
             )
-        return self._template.write(truncation.cut(prompt, keep)), count(keep), True
+        return self._template.render(truncation.cut(prompt, keep)), count(keep), True
 
     def _count(self, text: str, images: tuple[Path, ...]) -> int:
-        """Text tokens of a templated prompt."""
+        """Return the number of text tokens of a rendered prompt."""
         placeholder = getattr(self._processor, "image_token", None)
         if placeholder is None:
             return len(self._ids(text))
         expansion = self.images.get(images).expansion if images else None
         if expansion is not None and not expansion.replace(placeholder, ""):
-            text = text.replace(placeholder, expansion)  # nothing but placeholders: the same count
+            text = text.replace(placeholder, expansion)  # only placeholders: same text tokens
         ids = self._ids(text)
         return len(ids) - ids.count(self.tokenizer.convert_tokens_to_ids(placeholder))
 
     def _expand(self, text: str, images: tuple[Path, ...]) -> tuple[list[int], str | None]:
-        """Ids of a templated prompt with its images, and the text that tokenises to them."""
+        """Return the ids of a rendered prompt with images, and the text that tokenizes to them."""
         if not images:
             return list(self._ids(text)), text
         expansion = self.images.get(images).expansion
@@ -215,16 +214,17 @@ class Renderer:
             text = text.replace(self._processor.image_token, expansion)
             return list(self._ids(text)), text
         opened = [open_image(path) for path in images]
-        read = self._processor(text=[text], images=opened, **self._template.opening(text))
-        return list(read["input_ids"][0]), None
+        options = self._template.special_token_options(text)
+        output = self._processor(text=[text], images=opened, **options)
+        return list(output["input_ids"][0]), None
 
 
 def _pad(
     rows: Sequence[tuple[int, ...]], *, length: int, side: Literal["left", "right"], fill: int
 ) -> Tensor:
-    """Rows of ids as one tensor [batch, length]."""
+    """Pad rows of ids to one tensor [batch, length]."""
     padded = []
     for row in rows:
-        filling = (fill,) * (length - len(row))
-        padded.append(filling + row if side == "left" else row + filling)
+        padding = (fill,) * (length - len(row))
+        padded.append(padding + row if side == "left" else row + padding)
     return torch.tensor(padded, dtype=torch.long)

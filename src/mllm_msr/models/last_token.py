@@ -1,10 +1,10 @@
-"""The decoder's last layer, run only where its result is read.
+"""The last decoder layer, computed at one selected position per row.
 
-Training on answers, scoring and the first pass over a prompt read one place of each row. Lower
-layers must run everywhere, since later tokens look at earlier ones; of the last layer, the other
-tokens are asked for keys and values alone. That is a fifth of the packaged model's work (4
-layers), and the same result. `recommender.forward` and the backends' engine use it where the model
-allows.
+Training on answers, scoring, and prefill before generation read the model's output at one position
+of each row. Lower layers must run at every position, since later tokens attend to earlier ones. In
+the last layer the other tokens contribute only keys and values. Skipping the rest saves a fifth of
+the packaged model's work (4 layers) and does not change the result. Used by
+`ranker.training.loss`, `ranker.training.prefix_sharing` and `inference.engine.logits`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 _ATTENTION: Final = frozenset({"eager", "sdpa"})
 
 
-def can_shorten(model: nn.Module) -> bool:
-    """Whether the last layer may be run for one place of each row.
+def can_select_positions(model: nn.Module) -> bool:
+    """Return whether `select_positions` supports a model.
 
-    Said of the decoders for which it is tested: those of Llama and of Mistral without a window,
-    which need no mask but the causal one. Gradient checkpointing drops what the layer is handed.
-    A cache that is handed over must be one that grows (`DynamicCache`).
+    True for the decoders it is tested with: Llama, and Mistral without a sliding window, which use
+    only a causal mask. Gradient checkpointing is not supported, since it drops the arguments that
+    the layer receives. A cache that is passed in must be a `DynamicCache`.
 
     Args:
-        model: A causal language model of Transformers, perhaps wrapped by PEFT.
+        model: A causal language model of Transformers, possibly wrapped by PEFT.
     """
     decoder = _decoder(model)
     layers = getattr(decoder, "layers", None)
@@ -43,36 +43,36 @@ def can_shorten(model: nn.Module) -> bool:
 
 
 @contextmanager
-def answering_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let a model answer for one place of each row alone: its logits are [batch, 1, vocabulary].
+def select_positions(model: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Make a model compute logits at one position per row: [batch, 1, vocabulary].
 
     Args:
-        model: One for which `can_shorten` holds; its inputs are padded on the right, or between
-            what a cache holds and what follows it.
-        positions: The place of each row [batch].
+        model: A model that `can_select_positions` accepts. Its inputs are padded on the right, or
+            between the cached tokens and the new ones.
+        positions: Position of each row among the new tokens [batch].
     """
     rows = torch.arange(len(positions), device=positions.device)
 
-    def shorten(
+    def select(
         layer: Any, arguments: tuple[Tensor, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         hidden = arguments[0]  # [batch, length, hidden]
-        turns = tuple(turn.expand(len(rows), -1, -1) for turn in keywords["position_embeddings"])
-        keys, values = _keys_and_values(layer, hidden, turns)
-        earlier = keywords.get("past_key_values")
-        if earlier is not None:
-            keys, values = earlier.update(keys, values, layer.self_attn.layer_idx)
+        rotary = tuple(part.expand(len(rows), -1, -1) for part in keywords["position_embeddings"])
+        keys, values = _keys_and_values(layer, hidden, rotary)
+        cache = keywords.get("past_key_values")
+        if cache is not None:
+            keys, values = cache.update(keys, values, layer.self_attn.layer_idx)
         keywords = {
             **keywords,
             "attention_mask": _mask(
                 keywords.get("attention_mask"), positions, keys, n_new=hidden.shape[1]
             ),
-            "position_embeddings": tuple(turn[rows, positions].unsqueeze(1) for turn in turns),
-            "past_key_values": _Complete(keys, values),
+            "position_embeddings": tuple(part[rows, positions].unsqueeze(1) for part in rotary),
+            "past_key_values": _FixedCache(keys, values),
         }
         return (hidden[rows, positions].unsqueeze(1),), keywords
 
-    hook = _decoder(model).layers[-1].register_forward_pre_hook(shorten, with_kwargs=True)
+    hook = _decoder(model).layers[-1].register_forward_pre_hook(select, with_kwargs=True)
     try:
         yield
     finally:
@@ -84,43 +84,43 @@ def _decoder(model: nn.Module) -> Any:
     return get_decoder() if get_decoder is not None else None
 
 
-def _keys_and_values(layer: Any, hidden: Tensor, turns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What the layer's attention computes of every token: two of [batch, heads, length, size]."""
+def _keys_and_values(layer: Any, hidden: Tensor, rotary: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Compute the keys and values of every token, each [batch, heads, length, head size]."""
     attention = layer.self_attn
     states = layer.input_layernorm(hidden)
     keys, values = (
         project(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         for project in (attention.k_proj, attention.v_proj)
     )
-    _, keys = apply_rotary_pos_emb(keys, keys, *turns)
+    _, keys = apply_rotary_pos_emb(keys, keys, *rotary)
     return keys, values
 
 
-def _mask(whole: Tensor | None, positions: Tensor, keys: Tensor, *, n_new: int) -> Tensor:
-    """What a place of each row may look at: [batch, 1, 1, length].
+def _mask(mask: Tensor | None, positions: Tensor, keys: Tensor, *, n_new: int) -> Tensor:
+    """Return the additive attention mask of the selected positions [batch, 1, 1, length].
 
     Args:
-        whole: The mask that the layer was given [batch or 1, 1, places, length], if any.
-        positions: The place of each row [batch].
-        keys: Keys that can be looked at [batch, heads, length, size].
-        n_new: How many of them, the latest, the layer was given now; places count these.
+        mask: The mask that the layer received [batch or 1, 1, queries, length], if any.
+        positions: Position of each row among the new tokens [batch].
+        keys: Keys of all tokens [batch, heads, length, head size].
+        n_new: How many of the tokens, at the end, are new.
     """
-    if whole is not None:
-        rows = torch.arange(len(positions), device=whole.device)
-        return whole.expand(len(positions), -1, -1, -1)[rows, :, positions].unsqueeze(2)
-    places = torch.arange(keys.shape[2], device=keys.device)
-    unseen = places > (keys.shape[2] - n_new + positions).unsqueeze(1)
-    mask = keys.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(keys.dtype).min)
-    return mask[:, None, None]
+    if mask is not None:
+        rows = torch.arange(len(positions), device=mask.device)
+        return mask.expand(len(positions), -1, -1, -1)[rows, :, positions].unsqueeze(2)
+    indices = torch.arange(keys.shape[2], device=keys.device)
+    hidden = indices > (keys.shape[2] - n_new + positions).unsqueeze(1)
+    causal = keys.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(keys.dtype).min)
+    return causal[:, None, None]
 
 
-class _Complete:
-    """Stands where a cache does: the keys and values of all tokens, the layer's own included."""
+class _FixedCache:
+    """Cache whose keys and values already include those of the current layer call."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self._both = keys, values
+        self._states = keys, values
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """What attention looks at."""
+        """Return the keys and values to attend to; the arguments are part of them."""
         del keys, values, layer_idx
-        return self._both
+        return self._states

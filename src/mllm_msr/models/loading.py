@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints: a folder or a hub id becomes a model, its processor and an fingerprint.
+"""Loading of Hugging Face checkpoints: a folder or hub id becomes a model and its processor.
 
-Both the backends that run a model and the recommender that fine-tunes one (section 3.3 of the
-paper) come through here, so that they agree on what a checkpoint is: safetensors weights, no code
-of its own, images prepared by Pillow, an optional LoRA adapter in PEFT's format.
+Used by the backends that run a model and by fine-tuning (section 3.3 of the paper), so that both
+treat checkpoints alike: weights as safetensors, no remote code, images prepared by Pillow, and an
+optional LoRA adapter in PEFT's format.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ _DTYPES: Final = {
     "float32": torch.float32,
 }
 
-_LOADING_FAULTS: Final = (
+_LOADING_ERRORS: Final = (
     OSError,
     ValueError,
     KeyError,
@@ -44,23 +44,23 @@ _LOADING_FAULTS: Final = (
     SafetensorError,
 )
 
-# Files beside the weights that change what a model reads or writes.
+# The weights and all other files that affect a model's inputs or outputs.
 _DEFINING_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
-# SmolVLM's own processor wants a package that spells numbers for videos; for images it writes
-# the same tokens as the Idefics 3 processor from which it descends.
-_IMAGE_TWINS: Final = {"SmolVLMProcessor": "Idefics3Processor"}
+# SmolVLM's own processor needs a package that spells out numbers, for videos. For images it
+# produces the same tokens as the Idefics 3 processor that it is derived from.
+_EQUIVALENT_PROCESSORS: Final = {"SmolVLMProcessor": "Idefics3Processor"}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """A model ready to run, with everything needed to speak to it.
+    """A model that is ready to run, with its processor.
 
     Attributes:
-        model: In evaluation mode, on its device.
-        processor: Processor, or plain tokenizer of a text-only model.
-        supports_images: Whether prompts may hold images.
-        fingerprint: Weights, revision, precision and adapter, without any machine's paths.
+        model: The model in evaluation mode, on its device.
+        processor: The processor, or the tokenizer of a text-only model.
+        supports_images: Whether prompts may contain images.
+        fingerprint: Weights, revision, precision and adapter, without file system paths.
     """
 
     model: Any
@@ -70,11 +70,11 @@ class LoadedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointFacts:
-    """What can be said of a checkpoint without loading its weights.
+class CheckpointInfo:
+    """Properties of a checkpoint that are known without loading its weights.
 
     Attributes:
-        supports_images: Whether prompts may hold images.
+        supports_images: Whether prompts may contain images.
         fingerprint: As `LoadedCheckpoint.fingerprint`.
     """
 
@@ -89,36 +89,41 @@ def inspect_checkpoint(
     dtype: Precision = "auto",
     device: str = "auto",
     adapter: Path | None = None,
-) -> CheckpointFacts:
-    """Say what `load_model` with the same arguments would load.
+) -> CheckpointInfo:
+    """Describe what `load_model` with the same arguments would load.
 
     Raises:
         BackendError: There is no such checkpoint or adapter.
     """
-    with _explained(checkpoint):
+    with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
-    precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, chosen_device(device)))
+    precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
     name = _name(checkpoint, config)
     if adapter is not None:
-        _require_adapter(adapter)
+        if not (adapter / "adapter_config.json").is_file():
+            raise BackendError(
+                f"{adapter} is not a LoRA adapter in PEFT's format: it has no "
+                "adapter_config.json. Use the folder that fine-tuning wrote."
+            )
+        _require_safetensors(str(adapter), "adapter_model.safetensors")
         name = f"{name}+{_folder_digest(adapter)}"
-    return CheckpointFacts(
+    return CheckpointInfo(
         supports_images=type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         fingerprint=f"{name}/{precision.removeprefix('torch.')}",
     )
 
 
 def load_processor(checkpoint: str, *, revision: str | None = None) -> Any:
-    """Load a checkpoint's processor; of a text-only model, its tokenizer.
+    """Load a checkpoint's processor, or the tokenizer of a text-only model.
 
     Args:
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        BackendError: There is no such checkpoint, or it cannot be read without its own code.
+        BackendError: There is no such checkpoint, or it requires remote code.
     """
-    with _explained(checkpoint):
+    with _loading_errors(checkpoint):
         return _processor(checkpoint, _config(checkpoint, revision), revision)
 
 
@@ -131,31 +136,31 @@ def load_model(
     adapter: Path | None = None,
     attention: Attention = "auto",
 ) -> LoadedCheckpoint:
-    """Load a checkpoint for inference or as the start of fine-tuning.
+    """Load a checkpoint for inference or fine-tuning.
 
     Args:
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
-        dtype: Precision of the weights. "auto" is bfloat16 on a GPU that has it, float16 on
-            another, float32 elsewhere; "4bit" is NF4 with bfloat16 arithmetic.
-        device: A torch device, or "auto" for the first GPU where there is one.
+        dtype: Precision of the weights. "auto" is bfloat16 on a GPU that supports it, float16 on
+            other GPUs, and float32 on the CPU. "4bit" is NF4 with bfloat16 arithmetic.
+        device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        attention: Implementation of attention; "auto" leaves it to the model.
+        attention: Attention implementation; "auto" is the model's default.
 
     Raises:
-        BackendError: There is no such checkpoint or adapter, its weights are no safetensors, or
-            it cannot be read without its own code.
-        MissingExtraError: "4bit" without bitsandbytes, or an adapter without peft.
+        BackendError: There is no such checkpoint or adapter, its weights are not safetensors, or
+            it requires remote code.
+        MissingExtraError: bitsandbytes (for "4bit") or peft (for an adapter) is not installed.
     """
     facts = inspect_checkpoint(
         checkpoint, revision=revision, dtype=dtype, device=device, adapter=adapter
     )
-    device = chosen_device(device)
+    device = resolve_device(device)
     options = _weight_options(dtype, device)
     if attention != "auto":
         options["attn_implementation"] = attention
     _require_safetensors(checkpoint, "*.safetensors")
-    with _explained(checkpoint):
+    with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
         processor = _processor(checkpoint, config, revision)
         loader = (
@@ -172,7 +177,12 @@ def load_model(
             output_loading_info=True,
             **options,
         )
-    _require_complete(checkpoint, report["missing_keys"])
+    if missing := sorted(report["missing_keys"]):  # Transformers initialized these at random
+        raise BackendError(
+            f"The checkpoint {checkpoint!r} lacks {len(missing)} weights "
+            f"({', '.join(missing[:3])}, ...). Download it again, or install the version of "
+            "Transformers that wrote it."
+        )
     if dtype != "4bit":
         model = model.to(device)
     if adapter is not None:
@@ -186,15 +196,15 @@ def load_model(
 
 
 def without_video(processor_class: type) -> type:
-    """The same processor class for images and text alone.
+    """Return a processor class without its video processor.
 
-    Video processors need torchvision, which this project does without.
+    Video processors need torchvision, which is not a dependency of this project.
 
     Args:
         processor_class: A subclass of `transformers.ProcessorMixin`.
 
     Returns:
-        The class itself where it has no video part.
+        A subclass without the video part, or the class itself if it has none.
     """
     attributes = [name for name in processor_class.get_attributes() if "video" not in name]  # type: ignore[attr-defined]
     if len(attributes) == len(processor_class.get_attributes()):  # type: ignore[attr-defined]
@@ -214,16 +224,16 @@ def _processor(checkpoint: str, config: Any, revision: str | None) -> Any:
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return transformers.AutoTokenizer.from_pretrained(checkpoint, **options)
     processor_class = PROCESSOR_MAPPING[type(config)]
-    twin = _IMAGE_TWINS.get(processor_class.__name__)
-    if twin is not None:
-        processor_class = getattr(transformers, twin)
+    equivalent = _EQUIVALENT_PROCESSORS.get(processor_class.__name__)
+    if equivalent is not None:
+        processor_class = getattr(transformers, equivalent)
     return without_video(processor_class).from_pretrained(  # type: ignore[attr-defined]
         checkpoint, backend="pil", **options
     )
 
 
-def chosen_device(device: str | None) -> str:
-    """A torch device; for "auto" or nothing the first GPU, or the CPU where there is none."""
+def resolve_device(device: str | None) -> str:
+    """Return a torch device; for "auto" or None, the first GPU and otherwise the CPU."""
     if device is not None and device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -255,67 +265,46 @@ def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
         raise MissingExtraError("peft", "train")
     import peft  # noqa: PLC0415 - an extra, and slow to import
 
-    with _explained(str(adapter)), warnings.catch_warnings():
-        # PEFT only warns where an adapter does not belong to the model, and goes on without it.
+    with _loading_errors(str(adapter)), warnings.catch_warnings():
+        # If an adapter does not fit the model, PEFT only warns and continues without it.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         adapted = peft.PeftModel.from_pretrained(model, str(adapter))
-    # Layers of their own for the adapter take half of the time of a small model's pass.
-    # Unmerged they stay in place: the plain model keeps its own `generate` and `forward`.
+    # Separate adapter layers take half of the time of a small model's forward pass.
+    # Unmerged layers stay in the base model, which has its own `generate` and `forward`.
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
 
-def _require_adapter(adapter: Path) -> None:
-    if not (adapter / "adapter_config.json").is_file():
-        raise BackendError(
-            needed="the folder of a LoRA adapter in PEFT's format",
-            received=f"{adapter} without adapter_config.json",
-            remedy="give the folder that training wrote",
-        )
-    _require_safetensors(str(adapter), "adapter_model.safetensors")
-
-
-def _require_complete(checkpoint: str, missing: Collection[str]) -> None:
-    """Refuse weights with gaps, which Transformers would fill at random."""
-    if missing:
-        names = sorted(missing)
-        raise BackendError(
-            needed=f"all weights of {checkpoint!r}",
-            received=f"files without {len(names)} of them ({', '.join(names[:3])}, ...)",
-            remedy="get the checkpoint again, or the version of Transformers that wrote it",
-        )
-
-
 def _require_safetensors(checkpoint: str, pattern: str) -> None:
-    """Refuse a local folder whose weights are pickles, or that holds none."""
+    """Raise an error if a local folder contains no safetensors weights."""
     folder = Path(checkpoint)
     if not folder.is_dir() or any(folder.glob(pattern)):
         return
     pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")])
+    if pickles:
+        raise BackendError(
+            f"The weights in {folder} are pickle files ({', '.join(pickles)}), not {pattern}. "
+            "Convert them, for instance with save_pretrained of Transformers 5."
+        )
     raise BackendError(
-        needed=f"weights as {pattern} in {folder}",
-        received=", ".join(pickles) if pickles else "no weights",
-        remedy="convert them, for instance by save_pretrained of Transformers 5"
-        if pickles
-        else "give the folder that holds them",
+        f"{folder} contains no weights ({pattern}). Use the folder that contains the checkpoint."
     )
 
 
 @contextmanager
-def _explained(checkpoint: str) -> Iterator[None]:
-    """Turn what Transformers raises while loading into one sentence."""
+def _loading_errors(checkpoint: str) -> Iterator[None]:
+    """Convert exceptions that Transformers raises while loading to a `BackendError`."""
     try:
         yield
-    except _LOADING_FAULTS as cause:
+    except _LOADING_ERRORS as cause:
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         raise BackendError(
-            needed="a checkpoint folder or hub id that Transformers can load by its own code",
-            received=f"{checkpoint!r} ({lines[0]})",
-            remedy="check the name, the revision and the folder's files",
+            f"Transformers cannot load the checkpoint {checkpoint!r}: {lines[0].rstrip('.')}. "
+            "Check the name, the revision and the folder's files."
         ) from cause
 
 
 def _name(checkpoint: str, config: Any) -> str:
-    """Folder name and content digest, or hub id and commit."""
+    """Return the folder's name and content digest, or the hub id and commit."""
     folder = Path(checkpoint)
     if folder.is_dir():
         return f"{folder.resolve().name}@{_folder_digest(folder)}"
@@ -324,7 +313,7 @@ def _name(checkpoint: str, config: Any) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    """First 16 hexadecimal digits of a SHA-256 over the files that define the model."""
+    """Return the first 16 hexadecimal digits of a SHA-256 over the files of the model."""
     files = sorted({path for pattern in _DEFINING_FILES for path in folder.glob(pattern)})
     state = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return _digest(state)
@@ -332,7 +321,7 @@ def _folder_digest(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _digest(state: tuple[tuple[Path, int, int], ...]) -> str:
-    """Digest of files; their sizes and times only serve to notice that one has changed."""
+    """Return the digest of files; sizes and times are only there to invalidate the cache."""
     total = hashlib.sha256()
     for path, size, _ in state:
         total.update(f"{path.name}\0{size}\0".encode())

@@ -1,7 +1,7 @@
-"""Which prompts may share the keys and values of their beginning, and how much of it.
+"""Conditions under which prompts can share the keys and values of a common prefix.
 
-Asked by the backends' engine before it answers many prompts, and by training before it learns from
-them. Pure functions of a model's configuration and of token ids.
+Used by the inference engine and by training (`ranker.training.prefix_sharing`). Pure functions of
+a model's configuration and of token ids.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, Final
 
 _WRAPPERS: Final = frozenset({"llava", "llava_next"})
 _DECODERS: Final = frozenset({"llama", "mistral"})
-# Rotations that depend on a token's position alone, not on the length of the whole sequence.
+# Rotary embeddings that depend only on a token's position, not on the sequence length.
 _ROTATIONS: Final = frozenset({"default", "linear", "llama3"})
 
 
-def can_share(config: Any) -> bool:
-    """Whether keys and values of a prompt's beginning are the same whatever follows.
+def can_share_prefixes(config: Any) -> bool:
+    """Return whether the keys and values of a prefix are independent of the tokens that follow.
 
-    Said of the architectures for which it holds and is tested; all others take the plain road.
-    Sliding windows forget the beginning, Gemma 3 lets a image's tokens look ahead, Qwen-VL counts
-    positions by the images' shape, and some rotations change with the length.
+    True for the architectures for which this holds and is tested. All others run whole prompts:
+    sliding windows drop the prefix, Gemma 3 lets image tokens attend to later tokens, Qwen-VL
+    derives positions from image shapes, and some rotary embeddings depend on the length.
 
     Args:
         config: A model's configuration.
@@ -38,7 +38,7 @@ def can_share(config: Any) -> bool:
     )
 
 
-def common_length(ones: Sequence[int], others: Sequence[int]) -> int:
-    """How many first tokens two prompts have in common."""
-    pairs = zip(ones, others, strict=False)
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of leading tokens that two prompts have in common."""
+    pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

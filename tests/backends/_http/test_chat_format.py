@@ -78,7 +78,7 @@ def test_marks_of_a_models_markup_do_not_act(mark: str) -> None:
 
 def test_ordinary_text_stays_as_it_is() -> None:
     text = 'I <3 U: "2 < 3 > 1", [sic], a<b, f[X], 100 %'
-    assert chat_format.neutralise(text) == text
+    assert chat_format.escape_markup(text) == text
 
 
 def test_a_budget_cuts_the_trimmable_words_alone() -> None:

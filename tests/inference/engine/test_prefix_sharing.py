@@ -69,7 +69,7 @@ def plainly(
     loaded: LoadedCheckpoint, prompts: Sequence[Prompt], **options: Any
 ) -> dict[int, ChoiceScores]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mllm_msr.inference.engine.engine.can_share", lambda _: False)
+        patch.setattr("mllm_msr.inference.engine.engine.can_share_prefixes", lambda _: False)
         return dict(Engine(loaded, **options).score(prompts, ("yes", "no")))
 
 

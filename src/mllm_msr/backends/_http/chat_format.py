@@ -203,10 +203,10 @@ def _turn(message: Message) -> dict[str, object]:
 
 
 def _text(text: str) -> list[dict[str, object]]:
-    return [{"type": "text", "text": neutralise(text)}] if text else []
+    return [{"type": "text", "text": escape_markup(text)}] if text else []
 
 
-def neutralise(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Text in which no tag or mark of a model's markup is left whole."""
     while (broken := _MARK.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)) != text:
         text = broken

@@ -40,7 +40,7 @@ from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_of, sp
 from mllm_msr.inference.engine.prompt_lookup import Speculation
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
-from mllm_msr.models.prefix_sharing import can_share
+from mllm_msr.models.prefix_sharing import can_share_prefixes
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
@@ -83,7 +83,7 @@ class Engine:
         self._renderer = Renderer(
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
-        self._shares = can_share(loaded.model.config)
+        self._shares = can_share_prefixes(loaded.model.config)
         self._writes = self._shares and can_write(loaded.model)
         self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
         self._cache = PrefixCache(prefix_cache_bytes if self._shares else 0)

@@ -30,7 +30,7 @@ def can_write(model: Any) -> bool:
     """Whether rows of different lengths may share a step: attention must take a mask of ours.
 
     Args:
-        model: A causal language model for which `_prefixes.can_share` holds.
+        model: A causal language model for which `_prefixes.can_share_prefixes` holds.
     """
     attention = model.get_decoder().config._attn_implementation  # noqa: SLF001 - no public name
     return attention in _ATTENTION

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_msr.models.last_token import answering_at, can_shorten
+from mllm_msr.models.last_token import can_select_positions, select_positions
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def last_places(model: Any, last: Tensor) -> Iterator[None]:
         last: The place of each row [batch].
     """
     rows = torch.arange(len(last), device=last.device)
-    short = can_shorten(model)
+    short = can_select_positions(model)
 
     def pick(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]  # [batch, length or 1, hidden]
@@ -34,7 +34,7 @@ def last_places(model: Any, last: Tensor) -> Iterator[None]:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        with answering_at(model, last) if short else contextlib.nullcontext():
+        with select_positions(model, last) if short else contextlib.nullcontext():
             yield
     finally:
         hook.remove()

@@ -16,7 +16,7 @@ from typing import Final
 from torch import Tensor
 
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.prefix_sharing import common_length
+from mllm_msr.models.prefix_sharing import common_prefix_length
 
 # Keys and values of each layer [heads, tokens, size].
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -75,7 +75,7 @@ class PrefixCache:
         if entry is None or image_token_id not in prompt.input_ids:
             return 0
         # The last token stays outside, since the answer is read there.
-        common = min(common_length(entry.ids, prompt.input_ids), len(prompt.input_ids) - 1)
+        common = min(common_prefix_length(entry.ids, prompt.input_ids), len(prompt.input_ids) - 1)
         after_images = len(prompt.input_ids) - prompt.input_ids[::-1].index(image_token_id)
         return max(common - common % _STEP, after_images) if common >= after_images else 0
 

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from mllm_msr.inference.engine.prefix_cache import Layers, PrefixCache
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.prefix_sharing import common_length
+from mllm_msr.models.prefix_sharing import common_prefix_length
 
 # What two prompts must have in common to share it, and what makes beginnings identical.
 Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
@@ -149,7 +149,7 @@ def _shared_length(group: Sequence[Rendered], image_token_id: int | None) -> int
 
 
 def _common_length(one: Rendered, other: Rendered) -> int:
-    return common_length(one.input_ids, other.input_ids) if one.images == other.images else 0
+    return common_prefix_length(one.input_ids, other.input_ids) if one.images == other.images else 0
 
 
 def _select(
