@@ -11,10 +11,10 @@ import yaml
 
 import mock_runs
 from mllm_msr import registry
-from mllm_msr.baselines._content.offline_encoders import HashingEncoder
 from mllm_msr.baselines.transitions import Transitions
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, StaleStageError, TrainingError, UsageError
+from mllm_msr.models.encoders.hashing import HashingEncoder
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.tune import Tuned, tune
 

@@ -17,7 +17,8 @@ from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.errors import MissingExtraError
 from mllm_msr.interfaces import Recommender, TrainingData
-from mllm_msr.models.text_encoders import HashingEncoder, Vectors
+from mllm_msr.models.encoders.base import Vectors
+from mllm_msr.models.encoders.lsa import LsaEncoder
 from mllm_msr.recommend.retrieval import (
     CollaborativeSource,
     PopularSource,
@@ -142,7 +143,7 @@ def test_recent_popularity_counts_the_latest_and_leaves_room_for_the_unseen() ->
 
 
 def test_a_user_without_history_or_preference_gets_popularity_alone() -> None:
-    encoder = HashingEncoder(["calm film", "loud song", "calm song"])
+    encoder = LsaEncoder(["calm film", "loud song", "calm song"])
     index = VectorIndex(3)
     index.add(["a", "b", "c"], encoder.encode(["calm film", "loud song", "calm song"]))
     data = TrainingData(WORLD, empty(ITEMS), empty(CANDIDATES), frozenset({"u", "v", "w", "x"}))

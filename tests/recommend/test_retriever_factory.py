@@ -11,8 +11,9 @@ import pytest
 import online_worlds
 from mllm_msr.baselines.sasrec import SasRec
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.models import text_encoders
-from mllm_msr.models.text_encoders import HashingEncoder, Vectors
+from mllm_msr.models.encoders import lsa
+from mllm_msr.models.encoders.base import Vectors
+from mllm_msr.models.encoders.lsa import LsaEncoder
 from mllm_msr.recommend.recommender import MllmMsr
 
 SASREC = (
@@ -36,13 +37,13 @@ def run(made: Path, tmp_path: Path) -> Path:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was computed, in order."""
     done: list[str] = []
-    fit, encode, learn = SasRec.fit, HashingEncoder.encode, text_encoders._directions
+    fit, encode, learn = SasRec.fit, LsaEncoder.encode, lsa.main_directions
 
     def fitting(self: SasRec, data: TrainingData) -> SasRec:
         done.append("fit")
         return fit(self, data)
 
-    def encoding(self: HashingEncoder, texts: Sequence[str]) -> Vectors:
+    def encoding(self: LsaEncoder, texts: Sequence[str]) -> Vectors:
         done.append("encode")
         return encode(self, texts)
 
@@ -51,8 +52,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return learn(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SasRec, "fit", fitting)
-    monkeypatch.setattr(HashingEncoder, "encode", encoding)
-    monkeypatch.setattr(text_encoders, "_directions", learning)
+    monkeypatch.setattr(LsaEncoder, "encode", encoding)
+    monkeypatch.setattr(lsa, "main_directions", learning)
     return done
 
 

@@ -1,4 +1,4 @@
-"""Content vectors: rows in their places, zeros where nothing is, computed once."""
+"""Content vectors: one row per item, zero rows for absent content, cached after the first call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from mllm_msr.baselines._content.features import content_vectors
-from mllm_msr.baselines._content.offline_encoders import ColourEncoder, HashingEncoder
+from mllm_msr.models.encoders.colors import ColorEncoder
+from mllm_msr.models.encoders.hashing import HashingEncoder
 from mllm_msr.tables import ITEMS
 
 
@@ -31,7 +32,7 @@ def items(tmp_path):
     return pl.DataFrame(rows, schema=dict(ITEMS), orient="row")
 
 
-def test_rows_follow_the_table_and_gaps_are_zero(items, caplog):
+def test_rows_follow_the_table_and_absent_content_is_zero(items, caplog):
     with caplog.at_level(logging.WARNING):
         found = content_vectors(items)
     assert found.item_ids == ("a", "b", "c", "d", "e")
@@ -42,12 +43,12 @@ def test_rows_follow_the_table_and_gaps_are_zero(items, caplog):
     assert "2 of 4 images cannot be read" in caplog.text
 
 
-def test_a_modality_may_be_left_out(items):
+def test_a_modality_can_be_left_out(items):
     found = content_vectors(items, text_encoder="none", image_encoder="none")
     assert found.text.shape == found.image.shape == (5, 0)
 
 
-def test_nothing_to_encode_leaves_zeros(items):
+def test_items_without_content_get_zero_vectors(items):
     bare = items.with_columns(title=None, text=None, image=None)
     found = content_vectors(bare)
     assert found.text.shape[0] == 5
@@ -56,39 +57,39 @@ def test_nothing_to_encode_leaves_zeros(items):
     assert content_vectors(items[:0]).text.shape[0] == 0
 
 
-def refuse_to_encode(monkeypatch):
-    def refuse(*_):
+def forbid_encoding(monkeypatch):
+    def fail(*_):
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(HashingEncoder, "encode", refuse)
-    monkeypatch.setattr(ColourEncoder, "encode", refuse)
+    monkeypatch.setattr(HashingEncoder, "encode", fail)
+    monkeypatch.setattr(ColorEncoder, "encode", fail)
 
 
-def test_kept_vectors_are_read_again(items, tmp_path, monkeypatch):
-    first = content_vectors(items, cache=tmp_path / "kept")
-    refuse_to_encode(monkeypatch)
-    again = content_vectors(items, cache=tmp_path / "kept")
-    assert np.array_equal(first.text, again.text)
-    assert np.array_equal(first.image, again.image)
+def test_cached_vectors_are_reused(items, tmp_path, monkeypatch):
+    first = content_vectors(items, cache=tmp_path / "cache")
+    forbid_encoding(monkeypatch)
+    second = content_vectors(items, cache=tmp_path / "cache")
+    assert np.array_equal(first.text, second.text)
+    assert np.array_equal(first.image, second.image)
 
 
 @pytest.mark.parametrize("change", ["text", "image"])
-def test_other_content_is_encoded_anew(items, tmp_path, monkeypatch, change):
-    content_vectors(items, cache=tmp_path / "kept")
-    refuse_to_encode(monkeypatch)
+def test_changed_content_is_encoded_again(items, tmp_path, monkeypatch, change):
+    content_vectors(items, cache=tmp_path / "cache")
+    forbid_encoding(monkeypatch)
     if change == "text":
         items = items.with_columns(text=pl.lit("Other words."))
     else:
         Image.new("RGB", (8, 8), "green").save(tmp_path / "a.png")
     with pytest.raises(AssertionError, match="encoded again"):
-        content_vectors(items, cache=tmp_path / "kept")
+        content_vectors(items, cache=tmp_path / "cache")
 
 
-def test_damaged_vectors_are_made_again(items, tmp_path, caplog):
-    first = content_vectors(items, cache=tmp_path / "kept")
-    for path in (tmp_path / "kept").iterdir():
-        path.write_bytes(b"torn")
+def test_damaged_vectors_are_computed_again(items, tmp_path, caplog):
+    first = content_vectors(items, cache=tmp_path / "cache")
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
-        again = content_vectors(items, cache=tmp_path / "kept")
-    assert np.array_equal(first.image, again.image)
-    assert "made again" in caplog.text
+        second = content_vectors(items, cache=tmp_path / "cache")
+    assert np.array_equal(first.image, second.image)
+    assert "computing them again" in caplog.text

@@ -15,10 +15,10 @@ import pytest
 
 import mock_runs
 import worlds
-from mllm_msr.baselines._content.offline_encoders import HashingEncoder
 from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import StaleStageError
+from mllm_msr.models.encoders.hashing import HashingEncoder
 from mllm_msr.pipeline.pipeline import Pipeline
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from mllm_msr.baselines._content.features import Vectors
 from mllm_msr.baselines._training.histories import Codes
+from mllm_msr.models.encoders.base import Vectors
 
 _ITERATIONS = 20
 

@@ -1,0 +1,82 @@
+"""Checkpoints of Transformers that serve as encoders: resolved once, loaded on demand.
+
+Weights must be safetensors and code inside a checkpoint is never run. `models/loading.py` loads
+the multimodal language models; encoders need only `AutoModel` in a single precision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import transformers
+from safetensors import SafetensorError
+
+from mllm_msr.errors import BackendError
+from mllm_msr.models.loading import resolve_device
+from mllm_msr.storage.atomic import content_hash
+
+# What loading a missing, damaged or unsupported checkpoint raises.
+LOADING_ERRORS: Final = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+class EncoderCheckpoint:
+    """A checkpoint's name, resolved, and what Transformers loads from it.
+
+    Args:
+        name: Folder, or hub id with an optional `@revision`.
+
+    Raises:
+        BackendError: There is no such checkpoint.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        is_folder = Path(name).is_dir()
+        self._source, _, revision = (name, "", "") if is_folder else name.partition("@")
+        self._revision = revision or "main"
+        self._config = self.load(transformers.AutoConfig)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the content hash of a folder, or the hub id and commit."""
+        if Path(self._source).is_dir():
+            return content_hash(Path(self._source))[0]
+        commit = getattr(self._config, "_commit_hash", None) or self._revision
+        return f"{self._source}@{commit}"
+
+    def load(self, loader: Any, **options: Any) -> Any:
+        """Load a part of the checkpoint with one of Transformers' `Auto` classes.
+
+        Raises:
+            BackendError: The part is missing or damaged.
+        """
+        try:
+            return loader.from_pretrained(
+                self._source, revision=self._revision, trust_remote_code=False, **options
+            )
+        except LOADING_ERRORS as cause:
+            raise unusable_encoder(self._name, cause) from cause
+
+    def load_model(self, *, dtype: str = "float32", device: str | None = None) -> Any:
+        """Load the model in evaluation mode.
+
+        Args:
+            dtype: Precision of the weights, "auto" for that of the checkpoint.
+            device: A torch device; None for the first GPU, or the CPU if there is none.
+
+        Raises:
+            BackendError: The weights are missing or damaged.
+        """
+        model = self.load(transformers.AutoModel, use_safetensors=True, dtype=dtype)
+        return model.to(resolve_device(device)).eval()
+
+
+def unusable_encoder(name: str, cause: Exception | str) -> BackendError:
+    """Build the error for an encoder that cannot be loaded."""
+    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+    return BackendError(
+        f"Cannot load the encoder {name!r}: {reason}. Available: hashing (texts), colors (images), "
+        "demo, none, vgg19:FILE (images), or a Transformers checkpoint (a folder or a hub id) with "
+        "safetensors weights."
+    )
