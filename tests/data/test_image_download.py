@@ -360,7 +360,7 @@ def test_https_is_verified_for_the_name_though_connected_by_address(
 
 def test_a_folder_that_cannot_be_written_stops_the_work(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="a path that can be written"):
+    with pytest.raises(RunFolderError, match="Cannot write"):
         fetch(server, tmp_path / "file", *(f"image/red.{number}" for number in range(20)))
 
 

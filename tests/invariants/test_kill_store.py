@@ -106,12 +106,12 @@ def fill(folder: Path) -> None:
     with RunFolder.open(folder) as run:
         with run.stage("prepare") as stage:
             stage.write("items", large.head(100))
-        message = r"room on the disk for .*large\.parquet, received \d\.\d MiB free in .*make room"
+        message = r"Cannot write .*large\.parquet: .* \d\.\d MiB of free space"
         for frame in (large, large.lazy()):
             with pytest.raises(RunFolderError, match=message), run.stage("more") as stage:
                 stage.write("large", frame)
         stored: dict[str, str] = {}
-        with pytest.raises(RunFolderError, match=r"room on the disk for .*responses\.sqlite"):
+        with pytest.raises(RunFolderError, match=r"Cannot write .*responses\.sqlite: .*free space"):
             store_until_full(run, stored)
         assert len(stored) > 5
         assert run.cache.get_many(stored) == stored

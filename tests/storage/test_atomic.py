@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, and the system's errors become sentences."""
+"""Atomic writes: files are replaced completely or not at all, and system errors are readable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def small_files() -> Iterator[None]:
-    """The kernel refuses files above 4 KiB, as a full disk would."""
+def file_size_limit() -> Iterator[None]:
+    """Make the kernel reject writes beyond 4 KiB, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -30,7 +30,7 @@ def small_files() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_text_is_written_below_new_folders(tmp_path: Path) -> None:
+def test_write_text_creates_missing_folders(tmp_path: Path) -> None:
     atomic.write_text(tmp_path / "a" / "b.txt", "größer")
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "größer"
     assert names(tmp_path / "a") == ["b.txt"]
@@ -45,7 +45,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert names(tmp_path) == ["file"]
 
 
-def test_content_is_forced_to_the_disk_before_the_rename_and_the_folder_after(
+def test_the_content_is_flushed_before_the_rename_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -66,41 +66,43 @@ def test_content_is_forced_to_the_disk_before_the_rename_and_the_folder_after(
     assert events == ["fsync .file.", "rename", "fsync folder"]
 
 
-@pytest.mark.usefixtures("small_files")
-def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("file_size_limit")
+def test_a_full_disk_is_a_readable_error_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(
-        RunFolderError, match=r"room on the disk .* MiB free in .*make room and run"
-    ):
+    message = r"Cannot write .*/file: File too large\. .* MiB of free space\. Free some space"
+    with pytest.raises(RunFolderError, match=message):
         atomic.write_text(path, "x" * 10_000)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_every_form_of_no_room_is_told(tmp_path: Path, code: int) -> None:
-    with pytest.raises(RunFolderError, match="room on the disk"), atomic.wrap_os_errors(tmp_path / "x"):
+def test_errors_of_a_full_disk_state_the_free_space(tmp_path: Path, code: int) -> None:
+    message = rf"{os.strerror(code)}\. .* MiB of free space"
+    with pytest.raises(RunFolderError, match=message), atomic.wrap_os_errors(tmp_path / "x"):
         raise OSError(code, os.strerror(code))
 
 
-def test_an_error_that_polars_hands_on_as_text_is_understood(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="room on the disk"), atomic.wrap_os_errors(tmp_path / "x"):
-        raise RuntimeError("parquet: underlying IO error: No space left on device (os error 28)")
+def test_system_errors_that_polars_reports_as_text_are_recognized(tmp_path: Path) -> None:
+    text = "parquet: underlying IO error: No space left on device (os error 28)"
+    message = "No space left on device.* MiB of free space"
+    with pytest.raises(RunFolderError, match=message), atomic.wrap_os_errors(tmp_path / "x"):
+        raise RuntimeError(text)
 
 
-def test_other_errors_of_the_system_name_the_path(tmp_path: Path) -> None:
+def test_other_system_errors_name_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"a path that can be written, received .*below"):
+    with pytest.raises(RunFolderError, match=r"Cannot write .*below.*Check the folder"):
         atomic.write_text(tmp_path / "file" / "below", "text")
 
 
-def test_errors_that_are_not_the_systems_pass(tmp_path: Path) -> None:
+def test_other_exceptions_pass_through(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic.wrap_os_errors(tmp_path):
         _ = 1 / 0
 
 
-def test_fingerprint_of_a_folder_covers_names_and_contents(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_covers_names_and_contents(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "a").write_text("1")
@@ -118,7 +120,7 @@ def test_only_our_own_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("table.parquet", ".hidden", "deep/note.tmp", "deep/.a.parquet.0f.mllm-msr-tmp"):
         (tmp_path / name).write_text("")
-    assert atomic.remove_temporaries(tmp_path) == 1
+    assert atomic.remove_temporary_files(tmp_path) == 1
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
         ".hidden",
         "note.tmp",

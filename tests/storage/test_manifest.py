@@ -1,4 +1,4 @@
-"""What the manifest claims, and how it says what has changed."""
+"""Manifest: reading and writing it, looking up outputs, and explaining what has changed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.storage import manifest
+from mllm_msr.storage.run_folder import RunFolder
 
 
 def conditions(**settings: object) -> manifest.Conditions:
@@ -29,14 +30,18 @@ def entry(**settings: object) -> manifest.Entry:
     )
 
 
-def test_what_is_saved_is_loaded_in_the_same_order(tmp_path: Path) -> None:
+def write(folder: Path, **content: object) -> None:
+    (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_saved_stages_are_loaded_in_the_same_order(tmp_path: Path) -> None:
     stages = {"summarize": entry(k=5), "again": entry(name="größer")}
     manifest.save(tmp_path, stages)
     assert list(manifest.load(tmp_path).items()) == list(stages.items())
     assert "größer" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
 
 
-def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
+def test_without_a_manifest_no_stage_is_finished(tmp_path: Path) -> None:
     assert manifest.load(tmp_path) == {}
 
 
@@ -44,17 +49,35 @@ def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "Expecting value"),
-        ('{"format": 1, "stages": {"a"', "Expecting"),
-        ("[]", "which is not one"),
-        ('{"format": 2, "stages": {}}', "its format is 2"),
-        ('{"format": 1, "stages": {"infer": {"settings": {}}}}', "stage 'infer' lacks counts"),
-        ('{"format": 1, "stages": {"infer": 3}}', "which is not one"),
+        ('{"format": 2, "stages": {"a"', "Expecting"),
+        ("[]", "not a valid manifest"),
+        ("{}", "KeyError: 'format'"),
+        ('{"format": "two", "stages": {}}', "not a valid manifest"),
+        ('{"format": 2, "stages": {"infer": {"settings": {}}}}', "stage 'infer' lacks counts"),
+        ('{"format": 2, "stages": {"infer": 3}}', "not a valid manifest"),
     ],
 )
-def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, message: str) -> None:
+def test_a_damaged_manifest_is_rejected(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(DamagedFileError, match=message):
+    with pytest.raises(DamagedFileError, match=message) as caught:
         manifest.load(tmp_path)
+    assert "Restore the file, or delete it to run all stages again." in str(caught.value)
+
+
+@pytest.mark.parametrize(("found", "version"), [(1, "an older"), (manifest.FORMAT + 1, "a newer")])
+def test_a_run_folder_of_another_format_is_rejected(
+    tmp_path: Path, found: int, version: str
+) -> None:
+    write(tmp_path, format=found, stages={"prepare": {}})
+    message = (
+        rf"has format {found}, which {version} version of mllm-msr wrote; this version reads "
+        rf"format {manifest.FORMAT}\. Make a new run in another folder"
+    )
+    for read_only in (False, True):
+        with pytest.raises(RunFolderError, match=message) as caught:
+            RunFolder.open(tmp_path, read_only=read_only)
+        assert not isinstance(caught.value, DamagedFileError)
+        assert "read this one with the version that wrote it." in str(caught.value)
 
 
 def test_outputs_are_found_as_tables_and_as_files() -> None:
@@ -66,24 +89,28 @@ def test_outputs_are_found_as_tables_and_as_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"),
+    ("name", "fix"),
     [
-        ("preferences", "run the stage 'infer' first"),
-        ("scores/popularity", "run the stage 'score' first"),
-        ("report.html", "run the stage 'report' first"),
-        ("other", "run the stage that makes it"),
+        ("preferences", "Run the stage 'infer' first."),
+        ("folds/1/adapter", "Run the stage 'train' first."),
+        ("scores/popularity", "Run the stage 'score' first."),
+        ("report.html", "Run the stage 'report' first."),
+        ("other", "Run the stage that writes it first."),
     ],
 )
-def test_a_missing_output_names_the_stage_to_run(name: str, remedy: str) -> None:
-    with pytest.raises(RunFolderError, match=f"{name}.* summarize finished: {remedy}"):
+def test_a_missing_output_names_the_stage_to_run(name: str, fix: str) -> None:
+    with pytest.raises(RunFolderError) as caught:
         manifest.require({"summarize": entry()}, name)
+    assert str(caught.value) == (
+        f"The run folder has no {name!r}. Finished stages: summarize. {fix}"
+    )
 
 
 def test_equal_conditions_are_not_stale() -> None:
-    manifest.refuse_if_stale("summarize", entry(k=5), conditions(k=5))
+    manifest.require_unchanged("summarize", entry(k=5), conditions(k=5))
 
 
-def test_every_change_is_named_with_both_values() -> None:
+def test_every_change_is_listed_with_both_values() -> None:
     new = manifest.Conditions(
         settings={"k": 6, "item_type": "film"},
         inputs={"items": "d" * 64},
@@ -91,16 +118,20 @@ def test_every_change_is_named_with_both_values() -> None:
         model="tiny@2",
     )
     with pytest.raises(StaleStageError) as caught:
-        manifest.refuse_if_stale("summarize", entry(k=5, old=None), new)
-    assert caught.value.received == (
-        "other conditions (setting item_type was absent, is 'film'; setting k was 5, is 6; "
-        "setting old was None, is absent; input items was aaaaaaaaaaaa..., is dddddddddddd...; "
-        "template fusion was absent, is eeeeeeeeeeee...; model was 'tiny@1', is 'tiny@2')"
+        manifest.require_unchanged("summarize", entry(k=5, old=None), new)
+    assert str(caught.value) == (
+        "The stage 'summarize' was finished under other conditions: "
+        "setting item_type was absent and is now 'film'; setting k was 5 and is now 6; "
+        "setting old was None and is now absent; "
+        "input items was aaaaaaaaaaaa... and is now dddddddddddd...; "
+        "template fusion was absent and is now eeeeeeeeeeee...; "
+        "the model was 'tiny@1' and is now 'tiny@2'. "
+        "Restore them, use another run folder, or redo the stage with --force."
     )
-    assert "--force" in caught.value.remedy
 
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:
     manifest.save(tmp_path, {"summarize": entry()})
     content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["format"] == manifest.FORMAT
     assert content["stages"]["summarize"]["outputs"]["metrics.json"]["bytes"] == 8

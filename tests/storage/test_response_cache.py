@@ -148,10 +148,10 @@ def test_a_truncated_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixt
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="a path that can be written"):
+    with pytest.raises(RunFolderError, match="Cannot write"):
         ResponseCache(tmp_path / "file" / "responses.sqlite")
     (tmp_path / "responses.sqlite").mkdir()
-    with pytest.raises(RunFolderError, match="a path that can be written"):
+    with pytest.raises(RunFolderError, match="Cannot write"):
         ResponseCache(tmp_path / "responses.sqlite")
 
 

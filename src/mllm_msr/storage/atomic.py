@@ -1,8 +1,8 @@
-"""Writing files so that a name holds either the old content or the new, whatever happens.
+"""Atomic writes: a path holds either the old content or the new one, even after a crash.
 
-Content goes to a temporary file in the same folder, is forced to the disk and renamed; a
-process killed in between leaves only a temporary file, which `remove_temporaries` finds by its
-ending. Errors of the system become sentences. The run folder and the downloads build on this.
+New content goes to a temporary file in the same folder, is flushed to the disk and then renamed.
+A process that is killed in between leaves only a temporary file, which `remove_temporary_files`
+deletes later. Errors of the operating system become a `RunFolderError`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Final
 
 from mllm_msr.errors import RunFolderError
 
-_ENDING: Final = ".mllm-msr-tmp"
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SUFFIX: Final = ".mllm-msr-tmp"
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Replace a file at once, or not at all.
+    """Replace a file atomically with what the `with` block writes.
 
     Args:
-        path: Final name; missing folders above it are made.
+        path: File to create or replace; missing parent folders are created.
 
     Yields:
-        Temporary path in the same folder for the new content. When the block ends normally it
-        is forced to the disk and renamed; after an exception it is removed and `path` is as
-        before.
+        A temporary path in the same folder for the new content. If the block succeeds, the
+        temporary file is flushed to the disk and renamed to `path`. If it raises, the temporary
+        file is removed and `path` is unchanged.
 
     Raises:
-        RunFolderError: The disk is full or the folder cannot be written.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     with wrap_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -52,17 +52,17 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file at once, or not at all.
+    """Write UTF-8 text to a file atomically.
 
     Raises:
-        RunFolderError: As for `replace_file`.
+        RunFolderError: See `replace_file`.
     """
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
+    """Flush the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,7 +71,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Force a file, or everything below a folder, to the disk."""
+    """Flush a file, or a folder and everything below it, to the disk."""
     if path.is_dir():
         for child in path.iterdir():
             sync_tree(child)
@@ -79,9 +79,13 @@ def sync_tree(path: Path) -> None:
 
 
 def content_hash(path: Path) -> tuple[str, int]:
-    """Hexadecimal SHA-256 and size in bytes of a file, or of all files below a folder.
+    """Hash a file, or all files below a folder.
 
-    A folder's hash covers the relative names and contents of its files, in the names' order.
+    The hash of a folder covers the relative paths and the contents of its files, in the order of
+    the paths.
+
+    Returns:
+        The hexadecimal SHA-256 and the size in bytes.
     """
     if path.is_dir():
         total = 0
@@ -96,12 +100,15 @@ def content_hash(path: Path) -> tuple[str, int]:
     return sha256, path.stat().st_size
 
 
-def remove_temporaries(folder: Path) -> int:
-    """Remove what killed processes left below a folder; returns how many files.
+def remove_temporary_files(folder: Path) -> int:
+    """Remove the temporary files that killed processes left below a folder.
 
-    Only for a folder that no other process writes to.
+    Call this only while no other process writes to the folder.
+
+    Returns:
+        The number of files removed.
     """
-    stale = list(folder.rglob(f".*{_ENDING}"))
+    stale = list(folder.rglob(f".*{_SUFFIX}"))
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)
@@ -109,46 +116,42 @@ def remove_temporaries(folder: Path) -> int:
 
 @contextlib.contextmanager
 def wrap_os_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the system while writing `path` into one sentence.
+    """Convert errors of the operating system in the `with` block to a `RunFolderError`.
+
+    Args:
+        path: The file or folder that the block writes.
 
     Raises:
-        RunFolderError: The disk is full (with the room that is left) or the path cannot be
-            written. Exceptions that do not come from the system pass unchanged.
+        RunFolderError: The disk is full or the path is not writable. Other exceptions pass
+            through unchanged.
     """
     try:
         yield
     except Exception as error:
-        code = _system_code(error)
+        if isinstance(error, OSError):
+            code = error.errno
+        else:
+            # Polars reports errors of the operating system only as text.
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            code = int(found[1]) if found else None
         if code is None:
             raise
-        raise explain(path, code) from error
+        raise write_error(path, code) from error
 
 
-def explain(path: Path, code: int) -> RunFolderError:
-    """The sentence for a system's error while writing `path`.
+def write_error(path: Path, code: int) -> RunFolderError:
+    """Return the error for a path that could not be written.
 
     Args:
-        path: What was to be written.
-        code: The error's number, as in `errno`.
+        path: The file or folder.
+        code: Number of the operating system's error, as in `errno`.
     """
-    if code not in _FULL:
-        return RunFolderError(
-            needed="a path that can be written",
-            received=f"{path} ({os.strerror(code)})",
-            remedy="check the folder and its permissions",
-        )
+    problem = f"Cannot write {path}: {os.strerror(code)}."
+    if code not in _NO_SPACE:
+        return RunFolderError(f"{problem} Check the folder and its permissions.")
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     return RunFolderError(
-        needed=f"room on the disk for {path}",
-        received=f"{free / 2**20:,.1f} MiB free in {folder} ({os.strerror(code)})",
-        remedy="make room and run the same command again, finished work is kept",
+        f"{problem} {folder} has {free / 2**20:,.1f} MiB of free space. Free some space and run "
+        "the same command again; finished work is kept."
     )
-
-
-def _system_code(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    # Polars hands the system's errors on as text only.
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None

@@ -18,9 +18,8 @@ DETAILS: Final = "details.json"
 REPORT_HTML: Final = "report.html"
 REPORT_MARKDOWN: Final = "report.md"
 
-# Lock of the process that works in the run folder, and the file with its process id.
+# Lock file of the process that works in the run folder.
 LOCK: Final = ".lock"
-LOCK_OWNER: Final = ".lock.pid"
 
 # Tables of the run; the column schemas are in `tables.py`.
 INTERACTIONS: Final = "interactions"
@@ -29,7 +28,7 @@ SPLITS: Final = "splits"
 CANDIDATES: Final = "candidates"
 SUMMARIES: Final = "summaries"
 PREFERENCES: Final = "preferences"
-CASES: Final = "cases"
+TARGET_PROFILES: Final = "target_profiles"
 METRICS_PER_USER: Final = "metrics_per_user"
 
 # Folders with one table per model.
@@ -66,3 +65,5 @@ RETRIEVAL_CACHE: Final = "cache/retrieval"
 CONTENT_CACHE: Final = "cache/content"
 # Training states of baselines, deleted after scoring.
 BASELINE_STATES: Final = "cache/baselines"
+# Fitted baselines, which ensembles and later commands reuse.
+FITTED_BASELINES: Final = "cache/fitted"

@@ -1,7 +1,7 @@
-"""What a run folder claims: which stages are finished, under what conditions, with what outputs.
+"""The manifest of a run folder: the finished stages, what they depended on and what they wrote.
 
-`manifest.json` is meant to be read by people too. `storage/run_folder.py` writes it; nothing in it is
-believed without comparing hashes. It also holds what the report says of each stage's cost.
+`storage/run_folder.py` writes `manifest.json` and compares hashes before it uses an output. The
+report reads the cost of each stage from it. The file is meant to be readable by people as well.
 """
 
 from __future__ import annotations
@@ -14,47 +14,60 @@ from types import MappingProxyType
 from typing import Any, Final, TypedDict, get_type_hints
 
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
-from mllm_msr.storage import atomic
-from mllm_msr.storage.layout import MANIFEST
+from mllm_msr.storage import atomic, layout
 
-_FORMAT: Final = 1
+# Version of the run folder. Raise it when a change makes existing run folders unreadable: other
+# tables or columns, other names of files, flags or counts, other settings in the manifest.
+FORMAT: Final = 2
 
-# The stage that makes an output, by the first part of the output's name, for the error that
-# says what to run.
-_PRODUCERS: Final[Mapping[str, str]] = MappingProxyType(
+# The stage that writes each output, by the first part of the output's path. Only for error
+# messages that say which stage to run.
+_WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "dataset": "prepare",
-        "interactions": "prepare",
-        "items": "prepare",
-        "splits": "prepare",
-        "candidates": "prepare",
-        "summaries": "summarize",
-        "preferences": "infer",
-        "adapter": "train",
-        "model": "train",
-        "scores": "score",
-        "ranks": "score",
-        "top": "score",
-        "cases": "evaluate",
-        "details": "evaluate",
-        "metrics": "evaluate",
-        "metrics_per_user": "evaluate",
-        "report": "report",
+        layout.DATASET: "prepare",
+        layout.INTERACTIONS: "prepare",
+        layout.ITEMS: "prepare",
+        layout.SPLITS: "prepare",
+        layout.CANDIDATES: "prepare",
+        layout.SUMMARIES: "summarize",
+        layout.PREFERENCES: "infer",
+        layout.ADAPTER: "train",
+        layout.MODEL: "train",
+        layout.FOLDS: "train",
+        layout.SCORES: "score",
+        layout.RANKS: "score",
+        layout.TOP: "score",
+        layout.VALIDATION: "score",
+        layout.TARGET_PROFILES: "evaluate",
+        layout.DETAILS: "evaluate",
+        layout.METRICS: "evaluate",
+        layout.METRICS_PER_USER: "evaluate",
+        layout.REPORT_HTML: "report",
+        layout.REPORT_MARKDOWN: "report",
     }
 )
 
 
 class Record(TypedDict):
-    """One output: SHA-256 (hexadecimal) and size of a file, or of all files of a folder."""
+    """Hash and size of one output.
+
+    Attributes:
+        sha256: Hexadecimal SHA-256 as `atomic.content_hash` computes it.
+        bytes: Size of the file, or of all files of the folder.
+    """
 
     sha256: str
     bytes: int
 
 
 class Conditions(TypedDict):
-    """What a stage's outputs depend on; other conditions make finished work stale.
+    """What the outputs of a stage depend on. If it changes, a finished stage is stale.
 
-    `inputs` and `templates` map names to hashes; `model` is the fingerprint of the model asked.
+    Attributes:
+        settings: Settings of the stage by name.
+        inputs: Hash of each input by name.
+        templates: Hash of each prompt template by name.
+        model: Fingerprint of the model that the stage calls, or `None`.
     """
 
     settings: dict[str, Any]
@@ -64,7 +77,13 @@ class Conditions(TypedDict):
 
 
 class Entry(Conditions):
-    """A finished stage: its conditions, what it counted, how long it took, what it made."""
+    """A finished stage.
+
+    Attributes:
+        counts: Numbers that the stage counted, such as items and tokens.
+        seconds: Wall-clock time of the stage.
+        outputs: The outputs by path relative to the run folder.
+    """
 
     counts: dict[str, float]
     seconds: float
@@ -73,13 +92,13 @@ class Entry(Conditions):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output as the manifest knows it.
+    """An output that the manifest lists.
 
     Attributes:
-        stage: Name of the stage that made it.
+        stage: Name of the stage that wrote it.
         path: Path relative to the run folder.
         sha256: Hexadecimal SHA-256.
-        size: In bytes.
+        size: Size in bytes.
     """
 
     stage: str
@@ -89,40 +108,44 @@ class Output:
 
 
 def load(folder: Path) -> dict[str, Entry]:
-    """Read the finished stages, in the order in which they finished; none without a manifest.
+    """Read the finished stages of a run folder.
+
+    Returns:
+        The stages by name, in the order in which they finished. Empty without a manifest.
 
     Raises:
-        DamagedFileError: The manifest is not what this package writes.
+        RunFolderError: Another version of this package wrote the run folder in another format.
+        DamagedFileError: The manifest is not a file that this package writes.
     """
-    path = folder / MANIFEST
+    path = folder / layout.MANIFEST
     try:
-        return _stages(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(path.read_text(encoding="utf-8"), folder)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedFileError(
-            needed=f"a manifest of format {_FORMAT}",
-            received=f"{path}, which is not one ({error})",
-            remedy="restore it, or remove it to do all stages again",
+            f"{path} is not a valid manifest ({type(error).__name__}: {error}). Restore the file, "
+            "or delete it to run all stages again."
         ) from error
 
 
 def save(folder: Path, stages: Mapping[str, Entry]) -> None:
-    """Replace the manifest at once.
+    """Replace the manifest of a run folder atomically.
 
     Raises:
-        RunFolderError: The disk is full or the folder cannot be written.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    content = {"format": _FORMAT, "stages": dict(stages)}
-    atomic.write_text(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    content = {"format": FORMAT, "stages": dict(stages)}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    atomic.write_text(folder / layout.MANIFEST, text)
 
 
 def find(stages: Mapping[str, Entry], name: str) -> Output | None:
-    """Look an output up.
+    """Return an output of the finished stages, or `None` if no stage wrote it.
 
     Args:
-        stages: As `load` returns them.
-        name: A table's name without its ending, or a file's or folder's path in the run.
+        stages: The finished stages, see `load`.
+        name: Name of a table, or path of a file or folder relative to the run folder.
     """
     for stage, entry in stages.items():
         for path in (name, f"{name}.parquet"):
@@ -133,53 +156,66 @@ def find(stages: Mapping[str, Entry], name: str) -> Output | None:
 
 
 def require(stages: Mapping[str, Entry], name: str) -> Output:
-    """Look an output up that must be there.
+    """Return an output of the finished stages.
+
+    Args:
+        stages: The finished stages, see `load`.
+        name: Name of a table, or path of a file or folder relative to the run folder.
 
     Raises:
-        RunFolderError: No finished stage has made it; the message names the stage to run.
+        RunFolderError: No finished stage wrote it. The message names the stage to run.
     """
     output = find(stages, name)
     if output is None:
-        stage = _PRODUCERS.get(PurePosixPath(name).parts[0].partition(".")[0])
+        stage = _WRITTEN_BY.get(PurePosixPath(name).parts[0])
+        fix = f"Run the stage {stage!r} first." if stage else "Run the stage that writes it first."
         raise RunFolderError(
-            needed=f"{name!r}",
-            received=f"a run folder with {', '.join(stages) or 'no stage'} finished",
-            remedy=f"run the stage {stage!r} first" if stage else "run the stage that makes it",
+            f"The run folder has no {name!r}. Finished stages: {', '.join(stages) or 'none'}. {fix}"
         )
     return output
 
 
-def refuse_if_stale(stage: str, entry: Entry, conditions: Conditions) -> None:
-    """Compare the conditions of finished work with those asked for now.
+def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
+    """Raise an error if a stage was finished under other conditions.
+
+    Args:
+        stage: Name of the stage.
+        entry: The finished stage.
+        conditions: The conditions of the current call.
 
     Raises:
-        StaleStageError: They differ; the message names each difference with both values.
+        StaleStageError: The conditions differ. The message lists each difference.
     """
-    changes = list(_changes(entry, conditions))
+    changes = [
+        *_differences("setting", entry["settings"], conditions["settings"]),
+        *_differences("input", entry["inputs"], conditions["inputs"], shorten=True),
+        *_differences("template", entry["templates"], conditions["templates"], shorten=True),
+    ]
+    if entry["model"] != conditions["model"]:
+        changes.append(f"the model was {entry['model']!r} and is now {conditions['model']!r}")
     if changes:
         raise StaleStageError(
-            needed=f"stage {stage!r} as it was finished",
-            received=f"other conditions ({'; '.join(changes)})",
-            remedy="go back to the old ones, take another run folder, or redo it with --force",
+            f"The stage {stage!r} was finished under other conditions: {'; '.join(changes)}. "
+            "Restore them, use another run folder, or redo the stage with --force."
         )
 
 
-def _stages(content: dict[str, Any]) -> dict[str, Entry]:
-    if content["format"] != _FORMAT:
-        raise ValueError(f"its format is {content['format']!r}")
+def _parse(text: str, folder: Path) -> dict[str, Entry]:
+    content = json.loads(text)
+    found = int(content["format"])
+    if found != FORMAT:
+        version = "an older" if found < FORMAT else "a newer"
+        raise RunFolderError(
+            f"The run folder {folder} has format {found}, which {version} version of mllm-msr "
+            f"wrote; this version reads format {FORMAT}. Make a new run in another folder, or read "
+            "this one with the version that wrote it."
+        )
     stages: dict[str, Entry] = content["stages"]
     for name, entry in stages.items():
         absent = get_type_hints(Entry).keys() - entry.keys()
         if absent:
             raise ValueError(f"stage {name!r} lacks {', '.join(sorted(absent))}")
     return stages
-
-
-def _changes(old: Conditions, new: Conditions) -> Iterator[str]:
-    yield from _differences("setting", old["settings"], new["settings"])
-    yield from _differences("input", old["inputs"], new["inputs"], shorten=True)
-    yield from _differences("template", old["templates"], new["templates"], shorten=True)
-    yield from _differences("", {"model": old["model"]}, {"model": new["model"]})
 
 
 def _differences(
@@ -191,6 +227,6 @@ def _differences(
         return f"{values[key]!s:.12}..." if shorten else repr(values[key])
 
     for key in sorted(old.keys() | new.keys()):
-        # Presence counts: a setting of None is not the same as no such setting.
+        # A setting whose value is None is not the same as a setting that is absent.
         if key not in old or key not in new or old[key] != new[key]:
-            yield f"{kind} {key} was {shown(old, key)}, is {shown(new, key)}".strip()
+            yield f"{kind} {key} was {shown(old, key)} and is now {shown(new, key)}"

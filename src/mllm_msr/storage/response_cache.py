@@ -173,7 +173,7 @@ class ResponseCache:
         except sqlite3.DatabaseError as error:
             code = _SYSTEM_ERRORS.get(_primary_code(error))
             if code is not None:
-                raise atomic.explain(self._path, code) from error
+                raise atomic.write_error(self._path, code) from error
             raise RunFolderError(
                 needed="a response cache that works",
                 received=f"{self._path} ({error})",

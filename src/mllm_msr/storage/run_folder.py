@@ -1,10 +1,16 @@
-"""The run folder: tables between the stages, each vouched for by the manifest, and the lock.
+"""The run folder: outputs of the stages on disk, their manifest, and a lock.
 
-Every stage of the flow reads its inputs from a run folder and writes its outputs there. A stage
-that was finished under the same settings, inputs, templates and model is skipped; under others
-it is refused. The manifest's entry of a stage is written last and taken away before the stage is
-redone, so that a process killed at any moment leaves either a finished stage or an unfinished
-one, never a finished one with other content.
+Every stage of the pipeline reads its inputs from a run folder and writes its outputs to it. The
+run folder guarantees:
+
+* One writer. A run folder is open for writing in at most one process; any number of processes may
+  read it at the same time.
+* Finished means complete. A stage is finished if and only if the manifest has an entry for it. The
+  entry is written after all outputs are flushed to the disk, and removed before the stage is
+  redone. A process killed at any point leaves finished and unfinished stages, nothing in between.
+* No repeated work. A finished stage is skipped if its settings, inputs, prompt templates and model
+  are unchanged. Otherwise it is rejected, unless the caller forces it to run again.
+* Verified reads. An output is compared with its hash in the manifest before it is read.
 """
 
 from __future__ import annotations
@@ -12,41 +18,38 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType, TracebackType
-from typing import Final, Self
+from typing import Self, final
 
-import filelock
 import polars as pl
 
-from mllm_msr.errors import DamagedFileError, RunFolderError, RunLockedError
-from mllm_msr.storage import atomic, manifest
+from mllm_msr.errors import DamagedFileError, RunFolderError
+from mllm_msr.storage import atomic, layout, manifest
+from mllm_msr.storage.process_lock import ProcessLock
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.storage.uri import require_local
 
-__all__ = ["ResponseCache", "RunFolder", "Stage"]
-
 logger = logging.getLogger(__name__)
 
-_LOCK: Final = ".lock"
-_HOLDER: Final = ".lock.pid"
 
-
+@final
 class RunFolder:
-    """One run on disk; made by `open` and used in a `with` block.
+    """A run on disk. Open it with `RunFolder.open`, usually in a `with` statement.
+
+    An output is named by its path relative to the run folder ("metrics.json", "adapter"); a table
+    is named without ".parquet" ("summaries", "scores/popularity").
 
     Attributes:
-        folder: The folder's absolute path.
-        read_only: Whether it was opened for reading, without the lock.
-        is_worker: Whether it was opened to join a training that its holder leads.
+        folder: Absolute path of the run folder.
+        read_only: Whether the run folder was opened without the lock, so that writing raises.
+        is_worker: Whether this process is a rank above 0 of a distributed training that the holder
+            of the lock runs. Implies `read_only`.
     """
 
-    def __init__(
-        self, folder: Path, *, lock: filelock.BaseFileLock | None, is_worker: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, *, lock: ProcessLock | None, is_worker: bool = False) -> None:
         self.folder = folder
         self.read_only = lock is None
         self.is_worker = is_worker
@@ -55,33 +58,38 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str, *, read_only: bool = False, worker: bool = False) -> Self:
-        """Open a run folder and hold it for this process.
+        """Open a run folder.
 
         Args:
-            path: The folder; made where it does not exist.
-            read_only: Take no lock and write nothing; any number of readers may stand beside
-                a writer.
-            worker: As `read_only`, to enter stages beside the holder, who says what is stale.
+            path: The run folder; created unless it is opened only for reading.
+            read_only: Open without the lock, also while another process writes.
+            worker: Like `read_only`, for ranks above 0 of a distributed training: `stage` then
+                does not check conditions, since rank 0 does.
 
         Raises:
-            RunLockedError: Another process works in it; the message names its id.
-            RunFolderError: It cannot be made, written or (for readers) found.
-            DamagedFileError: The manifest is not readable.
+            RunLockedError: Another process has it open for writing; the message has its id.
+            RunFolderError: It cannot be created or written, does not exist although opened only
+                for reading, or has the format of another version.
+            DamagedFileError: The manifest is not valid.
         """
         folder = require_local(path).absolute()
         if read_only or worker:
             if not folder.is_dir():
                 raise RunFolderError(
-                    needed="a run folder",
-                    received=f"{folder}, where there is none",
-                    remedy="name the folder of a run, or make one with 'mllm-msr run'",
+                    f"There is no run folder {folder}. Give the folder of an existing run, or "
+                    "make one with 'mllm-msr run'."
                 )
             manifest.load(folder)
             return cls(folder, lock=None, is_worker=worker)
-        lock = _acquire(folder)
+        lock = ProcessLock(
+            folder / layout.LOCK,
+            subject=f"The run folder {folder}",
+            fix="Wait until it ends, stop it, or use another run folder.",
+        )
+        lock.acquire()
         try:
-            removed = atomic.remove_temporaries(folder)
             manifest.load(folder)
+            removed = atomic.remove_temporary_files(folder)
         except BaseException:
             lock.release()
             raise
@@ -101,25 +109,28 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Close the response cache and give the folder free. Calling it twice is harmless."""
+        """Close the response cache and release the lock. Calling it twice is harmless."""
         if self._cache is not None:
             self._cache.close()
             self._cache = None
-        if self._lock is not None and self._lock.is_locked:
-            (self.folder / _HOLDER).unlink(missing_ok=True)
+        if self._lock is not None:
             self._lock.release()
 
     @property
     def cache(self) -> ResponseCache:
-        """The cache of model responses, opened on first use and closed with the folder."""
+        """Return the cache of model responses; it is opened on first use.
+
+        Raises:
+            RunFolderError: The run folder is read-only or closed.
+        """
         self.require_writable()
         if self._cache is None:
-            self._cache = ResponseCache(self.folder / "cache" / "responses.sqlite")
+            self._cache = ResponseCache(self.folder / layout.RESPONSE_CACHE)
         return self._cache
 
     @property
     def stages(self) -> Mapping[str, manifest.Entry]:
-        """What the manifest says of each finished stage, in the order in which they finished."""
+        """Return the finished stages by name, in the order in which they finished."""
         return MappingProxyType(manifest.load(self.folder))
 
     @contextlib.contextmanager
@@ -133,23 +144,23 @@ class RunFolder:
         model: str | None = None,
         force: bool = False,
     ) -> Iterator[Stage]:
-        """Do a stage's work once.
+        """Run a stage unless it is finished under the same conditions.
 
         Args:
-            name: The stage ("summarize", "score/popularity").
-            settings: Flat, JSON-able settings that change the outputs.
-            inputs: Names of the outputs of earlier stages that it reads.
-            templates: Hash of each prompt template that it uses.
-            model: Identity of the model that it asks.
-            force: Redo it even where it is finished.
+            name: Name of the stage ("summarize", "score/popularity").
+            settings: Settings that the outputs depend on; the values must be valid JSON.
+            inputs: Names of the outputs of other stages that the stage reads.
+            templates: Hashes of the prompt templates that the stage uses, by name.
+            model: Fingerprint of the model that the stage calls.
+            force: Run the stage again even if it is finished.
 
         Yields:
-            The stage; where its `finished` is true there is nothing to do. When the block ends
-            normally the manifest records the outputs; after an exception it claims nothing.
+            The stage. If its `finished` is true, the block must do nothing. If the block succeeds,
+            the manifest records the outputs; if it raises, the stage stays unfinished.
 
         Raises:
-            StaleStageError: It was finished under other conditions; the message names them.
-            RunFolderError: An input is missing; the message names the stage that makes it.
+            StaleStageError: The stage was finished under other conditions; the message lists them.
+            RunFolderError: An input is missing; the message names the stage that writes it.
         """
         stages = manifest.load(self.folder)
         if self.is_worker:
@@ -157,7 +168,7 @@ class RunFolder:
             return
         self.require_writable()
         conditions = manifest.Conditions(
-            # Through JSON and back: compared is what the manifest can hold (tuples are lists).
+            # Compare what the manifest can store: JSON turns tuples into lists.
             settings=json.loads(json.dumps(dict(settings or {}))),
             inputs={key: manifest.require(stages, key).sha256 for key in inputs},
             templates=dict(templates or {}),
@@ -165,80 +176,74 @@ class RunFolder:
         )
         entry = stages.pop(name, None)
         if entry is not None and not force:
-            manifest.refuse_if_stale(name, entry, conditions)
+            manifest.require_unchanged(name, entry, conditions)
             if all((self.folder / output).exists() for output in entry["outputs"]):
                 yield Stage(self, name, finished=True)
                 return
-            logger.warning("an output of the finished stage %r is gone, it is done again", name)
+            logger.warning("an output of the finished stage %r is missing; running it again", name)
         if entry is not None:
             manifest.save(self.folder, stages)
-        stage = Stage(self, name, finished=False)
         started = time.perf_counter()
+        stage = Stage(self, name, finished=False)
         yield stage
-        done = manifest.Entry(
-            **conditions,
-            counts=dict(stage.counts),
-            seconds=round(time.perf_counter() - started, 3),
-            outputs=dict(stage.outputs),
-        )
-        # Loaded again: another stage may have been finished inside this one.
+        done = stage.entry(conditions, seconds=time.perf_counter() - started)
+        # Load again: another stage may have finished inside this one.
         manifest.save(self.folder, {**manifest.load(self.folder), name: done})
 
     def has(self, name: str) -> bool:
-        """Whether a finished stage has made this output."""
+        """Return whether a finished stage has written an output."""
         return manifest.find(manifest.load(self.folder), name) is not None
 
     def read(self, name: str) -> pl.DataFrame:
-        """Read a table after checking that it is what a stage wrote.
+        """Verify and read a table.
 
         Args:
-            name: The table's name ("summaries", "scores/popularity").
+            name: Name of the table ("summaries", "scores/popularity").
 
         Raises:
-            RunFolderError: No stage has made it; the message names the stage to run.
-            DamagedFileError: It is gone, or its content has changed since.
+            RunFolderError: No finished stage has written it; the message names the stage to run.
+            DamagedFileError: It is missing, or its content is not what the stage wrote.
         """
         return pl.read_parquet(self.verified(name), glob=False)
 
     def scan(self, name: str) -> pl.LazyFrame:
-        """Like `read`, for a table that is better not held in memory as a whole."""
+        """Verify a table and read it lazily. Arguments and errors are those of `read`."""
         return pl.scan_parquet(self.verified(name), glob=False)
 
     def verified(self, name: str) -> Path:
-        """Path of an output (table, file or folder) after comparing it with the manifest.
+        """Verify an output and return its path.
 
         Args:
-            name: A table's name without its ending, or a file's or folder's path in the run.
+            name: Name of a table, or path of a file or folder relative to the run folder.
 
         Raises:
-            RunFolderError: No stage has made it; the message names the stage to run.
-            DamagedFileError: It is gone, or its content has changed since.
+            RunFolderError: No finished stage has written it; the message names the stage to run.
+            DamagedFileError: It is missing, or its content is not what the stage wrote.
         """
         output = manifest.require(manifest.load(self.folder), name)
         path = self.folder / output.path
         try:
             sha256, size = atomic.content_hash(path)
         except OSError as error:
-            received = f"{path} ({error.strerror})"
+            problem = error.strerror
         else:
             if sha256 == output.sha256:
                 return path
-            received = f"{path} with {size:,} bytes, SHA-256 {sha256[:12]}..."
+            problem = f"it has {size:,} bytes with SHA-256 {sha256[:12]}..."
         raise DamagedFileError(
-            needed=f"{output.path} as the stage {output.stage!r} wrote it "
-            f"({output.size:,} bytes, SHA-256 {output.sha256[:12]}...)",
-            received=received,
-            remedy=f"restore the file or redo the stage {output.stage!r} with --force",
+            f"{path} is not what the stage {output.stage!r} wrote, which has {output.size:,} bytes "
+            f"with SHA-256 {output.sha256[:12]}...: {problem}. Restore it, or redo the stage "
+            f"{output.stage!r} with --force."
         )
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file that belongs to no stage ("config.yaml"), at once or not at all.
+        """Write a text file that belongs to no stage ("config.yaml") atomically.
 
         Returns:
-            The file's path.
+            Path of the file.
 
         Raises:
-            RunFolderError: The disk is full or the folder cannot be written.
+            RunFolderError: The disk is full, or the folder is read-only or not writable.
         """
         self.require_writable()
         path = self.inside(name)
@@ -246,40 +251,41 @@ class RunFolder:
         return path
 
     def inside(self, name: str) -> Path:
-        """The path of a name in the run folder, whether there is something or not.
+        """Return the absolute path of a name in the run folder, whether or not it exists.
 
         Raises:
-            RunFolderError: The name leads out of the folder.
+            RunFolderError: The path is outside the run folder.
         """
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             raise RunFolderError(
-                needed="a name inside the run folder",
-                received=repr(name),
-                remedy="use a relative path without '..'",
+                f"{name!r} is not a path inside the run folder. Use a relative path without '..'."
             )
         return self.folder / relative
 
     def require_writable(self) -> None:
-        """Make sure that this process may write.
+        """Raise an error unless this process may write to the run folder.
 
         Raises:
-            RunFolderError: The folder was opened for reading, or is closed already.
+            RunFolderError: The run folder was opened read-only, or is closed.
         """
-        if self._lock is None or not self._lock.is_locked:
+        if self._lock is None or not self._lock.is_held:
+            state = "was opened read-only" if self.read_only else "is closed"
             raise RunFolderError(
-                needed=f"{self.folder} opened for writing",
-                received="a folder opened read-only" if self.read_only else "a closed one",
-                remedy="open it without read_only and write inside the with block",
+                f"Cannot write to the run folder {self.folder}: it {state}. Open it without "
+                "read_only and write inside the with statement."
             )
 
 
+@final
 class Stage:
-    """A stage at work; made by `RunFolder.stage`.
+    """A stage while it runs; created by `RunFolder.stage`.
+
+    Outputs count only once the `with` statement of `RunFolder.stage` ends without an exception.
 
     Attributes:
-        name: Its name.
-        finished: Whether it was finished before, so that nothing is left to do.
+        name: Name of the stage.
+        finished: Whether the stage was finished before, so that there is nothing to do.
     """
 
     def __init__(self, run: RunFolder, name: str, *, finished: bool) -> None:
@@ -289,31 +295,21 @@ class Stage:
         self._outputs: dict[str, manifest.Record] = {}
         self._counts: dict[str, float] = {}
 
-    @property
-    def outputs(self) -> Mapping[str, manifest.Record]:
-        """What it has made so far, by path relative to the run folder."""
-        return MappingProxyType(self._outputs)
-
-    @property
-    def counts(self) -> Mapping[str, float]:
-        """What it has counted so far."""
-        return MappingProxyType(self._counts)
-
     def write(self, name: str, frame: pl.DataFrame | pl.LazyFrame) -> Path:
-        """Write a table as `name`.parquet, at once or not at all.
+        """Write a table atomically as an output of the stage.
 
         Args:
-            name: The table's name; may have folders ("scores/popularity").
-            frame: The rows; a lazy frame is computed while it is written.
+            name: Name of the table; may contain folders ("scores/popularity").
+            frame: The rows. A lazy frame is computed while it is written.
 
         Returns:
-            The file's path.
+            Path of the file, `name` with the suffix ".parquet".
 
         Raises:
-            RunFolderError: The disk is full, the folder cannot be written, or the name belongs
-                to another stage.
+            RunFolderError: The disk is full, the folder is not writable, or another stage has
+                written an output of this name.
         """
-        path = self._claim(f"{name}.parquet")
+        path = self._output_path(f"{name}.parquet")
         with atomic.replace_file(path) as temporary:
             if isinstance(frame, pl.LazyFrame):
                 frame.sink_parquet(temporary, compression="zstd")
@@ -322,46 +318,58 @@ class Stage:
         return self._record(path)
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a text file ("metrics.json"), at once or not at all.
+        """Write a text file ("metrics.json") atomically as an output of the stage.
 
         Returns:
-            The file's path.
+            Path of the file.
 
         Raises:
-            RunFolderError: As for `write`.
+            RunFolderError: See `write`.
         """
-        path = self._claim(name)
+        path = self._output_path(name)
         atomic.write_text(path, text)
         return self._record(path)
 
     def register(self, name: str) -> Path:
-        """Record a file or folder that was made otherwise ("adapter") as an output.
+        """Record a file or folder that exists already ("adapter") as an output of the stage.
 
         Args:
-            name: Its path in the run folder; it must be complete.
+            name: Its path relative to the run folder. Its content must be complete.
+
+        Returns:
+            Its absolute path.
 
         Raises:
-            RunFolderError: It does not exist, or the name belongs to another stage.
+            RunFolderError: It does not exist, or another stage has written an output of this name.
         """
-        path = self._claim(name)
+        path = self._output_path(name)
         with atomic.wrap_os_errors(path):
             atomic.sync_tree(path)
         return self._record(path)
 
     def count(self, **counts: float) -> None:
-        """Add to the numbers that the manifest shows for this stage ("items", "tokens")."""
+        """Add to the counts that the manifest and the report show ("items", "prompt_tokens")."""
         for key, value in counts.items():
             self._counts[key] = self._counts.get(key, 0) + value
 
-    def _claim(self, name: str) -> Path:
+    def entry(self, conditions: manifest.Conditions, *, seconds: float) -> manifest.Entry:
+        """Return the manifest entry of the stage with the outputs and counts so far."""
+        return manifest.Entry(
+            **conditions,
+            counts=dict(self._counts),
+            seconds=round(seconds, 3),
+            outputs=dict(self._outputs),
+        )
+
+    def _output_path(self, name: str) -> Path:
         self._run.require_writable()
         path = self._run.inside(name)
         owner = manifest.find(self._run.stages, name)
         if owner is not None:
             raise RunFolderError(
-                needed=f"an output that the stage {self.name!r} may write",
-                received=f"{name!r}, which the finished stage {owner.stage!r} has made",
-                remedy="choose another name, or redo that stage with --force",
+                f"The stage {self.name!r} cannot write {name!r}: the finished stage "
+                f"{owner.stage!r} has written it. Choose another name, or redo that stage with "
+                "--force."
             )
         return path
 
@@ -370,31 +378,3 @@ class Stage:
         name = path.relative_to(self._run.folder).as_posix()
         self._outputs[name] = manifest.Record(sha256=sha256, bytes=size)
         return path
-
-
-def _acquire(folder: Path) -> filelock.BaseFileLock:
-    with atomic.wrap_os_errors(folder / _LOCK):
-        folder.mkdir(parents=True, exist_ok=True)
-        # A thread may close what another has opened; the process is what holds the folder.
-        lock = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise RunLockedError(
-                needed=f"{folder} for this process alone",
-                received=f"a folder in which process {_holder(folder)} works",
-                remedy="wait for it, end it, or take another run folder",
-            ) from error
-        try:
-            # Beside the lock, as some versions of filelock empty the lock file on a mere attempt.
-            (folder / _HOLDER).write_text(str(os.getpid()), encoding="ascii")
-        except BaseException:
-            lock.release()
-            raise
-    return lock
-
-
-def _holder(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return str(int((folder / _HOLDER).read_text(encoding="ascii")))
-    return "(of unknown id)"

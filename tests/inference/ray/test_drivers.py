@@ -116,6 +116,6 @@ def test_a_second_driver_is_refused(tmp_path: Path, data: Path) -> None:
     with Pipeline.open(tmp_path / "run", settings) as pipeline:
         pipeline.run_stage("prepare")
         second = Pipeline.open(tmp_path / "run", settings)
-        with pytest.raises(RunLockedError, match=r"in which process \d+ works"):
+        with pytest.raises(RunLockedError, match=r"in use by process \d+"):
             second.__enter__()
         assert "prepare" in manifest.load(tmp_path / "run")
