@@ -1,4 +1,4 @@
-"""Downloads against a real HTTP server on loopback: what is kept, refused and tried again."""
+"""Test downloads against a real HTTP server on loopback."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ import pytest
 from PIL import Image
 
 from mllm_msr.data import image_download, images
-from mllm_msr.data.image_download import Gate, fetch_images, is_public
+from mllm_msr.data.image_download import AccessPolicy, fetch_images, is_public
 from mllm_msr.errors import DataError, RunFolderError
 
 
-def image(colour: str = "red", form: str = "JPEG") -> bytes:
+def image(color: str = "red", image_format: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(buffer, form)
+    Image.new("RGB", (32, 32), color).save(buffer, image_format)
     return buffer.getvalue()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Each path is a behaviour; the server counts what was asked for."""
+    """Handler whose paths select a behavior; the server counts requests by path."""
 
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked[self.path] += 1
+        self.server.requests[self.path] += 1
         self.server.hosts.add(self.headers["Host"])
         kind, _, argument = self.path.strip("/").partition("/")
-        getattr(self, f"give_{kind.partition('.')[0]}")(argument)
+        getattr(self, f"send_{kind.partition('.')[0]}")(argument)
 
-    def give_image(self, colour: str) -> None:
-        self.response(200, image(colour.partition(".")[0] or "red"))
+    def send_image(self, color: str) -> None:
+        self.response(200, image(color.partition(".")[0] or "red"))
 
-    def give_html(self, _: str) -> None:
+    def send_html(self, _: str) -> None:
         self.response(200, b"<!DOCTYPE html><p>Please log in</p>")
 
-    def give_status(self, code: str) -> None:
+    def send_status(self, code: str) -> None:
         self.response(int(code), b"")
 
-    def give_flaky(self, argument: str) -> None:
-        """503 twice, with the argument as Retry-After; then the image."""
-        if self.server.asked[self.path] <= 2:
+    def send_flaky(self, argument: str) -> None:
+        """Send 503 twice, with the argument as Retry-After, then the image."""
+        if self.server.requests[self.path] <= 2:
             after = {"date": formatdate(time.time() + 1, usegmt=True), "": "0"}
             self.response(503, b"", **{"Retry-After": after.get(argument, argument)})
         else:
-            self.give_image("")
+            self.send_image("")
 
-    def give_torn(self, _: str) -> None:
-        """Announces more than it sends, the first time."""
+    def send_truncated(self, _: str) -> None:
+        """Send less than announced, the first time."""
         content = image()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content if self.server.asked[self.path] > 1 else content[:100])
+        self.wfile.write(content if self.server.requests[self.path] > 1 else content[:100])
 
-    def give_endless(self, _: str) -> None:
+    def send_huge(self, _: str) -> None:
         self.send_response(200)
         self.end_headers()
         for _ in range(1_000):
             self.wfile.write(b"x" * 10_000)
 
-    def give_slow(self, _: str) -> None:
-        """A header line every tenth of a second, for ever: no single read takes long."""
+    def send_slow(self, _: str) -> None:
+        """Send a header line every tenth of a second, so that no single read times out."""
         self.send_response(200)
         self.flush_headers()
         while not self.server.stopping.wait(0.1):
-            self.wfile.write(b"X-Patience: more\r\n")
+            self.wfile.write(b"X-Wait: more\r\n")
 
-    def give_redirect(self, target: str) -> None:
+    def send_redirect(self, target: str) -> None:
         location = {
             "loop": "/redirect/loop",
             "elsewhere": "http://elsewhere.test/image",
@@ -104,12 +104,12 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.hosts: set[str] = set()
         self.stopping = threading.Event()
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are part of the tests."""
+        """Ignore clients that disconnect, as some tests do."""
 
 
 @pytest.fixture
@@ -124,55 +124,55 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
-def loopback(server: Server, **changes: object) -> Gate:
-    """A gate to the test server under a name that no system resolves."""
+def loopback(server: Server, **changes: object) -> AccessPolicy:
+    """Return a policy that allows the test server, under a name that no system resolves."""
     port = server.server_port
     settings = {
         "hosts": frozenset({f"images.test:{port}", f"inside.test:{port}"}),
         "scheme": "http",
         "resolver": lambda host, _: ["127.0.0.1" if host == "images.test" else "127.0.0.2"],
-        "admits": lambda address: address == "127.0.0.1",
+        "is_allowed": lambda address: address == "127.0.0.1",
     }
-    return Gate(**{**settings, **changes})  # type: ignore[arg-type]
+    return AccessPolicy(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 def fetch(server: Server, folder: Path, *paths: str | None, **changes: object) -> pl.DataFrame:
     base = f"http://images.test:{server.server_port}/"
     urls = [None if path is None else path if ":" in path else base + path for path in paths]
     frame = pl.DataFrame({"item_id": [str(n) for n in range(len(urls))], "url": urls})
-    settings = {"allowed_hosts": (), "gate": loopback(server), "backoff": 0.01, "timeout": 10.0}
+    settings = {"allowed_hosts": (), "policy": loopback(server), "backoff": 0.01, "timeout": 10.0}
     return fetch_images(frame, folder, **{**settings, **changes})  # type: ignore[arg-type]
 
 
-def only(table: pl.DataFrame) -> tuple[str, str]:
+def single_result(table: pl.DataFrame) -> tuple[str, str]:
     assert table.height == 1
     return table["status"][0], table["reason"][0]
 
 
-def test_images_arrive_in_the_order_of_the_items(server: Server, tmp_path: Path) -> None:
+def test_results_have_the_order_of_the_items(server: Server, tmp_path: Path) -> None:
     table = fetch(server, tmp_path, "image/blue.jpg", None, "image/red", "image/blue.jpg")
     assert table["item_id"].to_list() == ["0", "1", "2", "3"]
     assert table["status"].to_list() == ["ok", "missing", "ok", "ok"]
     assert table["image"][0] == table["image"][3]
     assert Path(table["image"][0]).suffix == ".jpg"
     assert Path(table["image"][2]).read_bytes() == image("red")
-    assert server.asked == {"/image/blue.jpg": 1, "/image/red": 1}
+    assert server.requests == {"/image/blue.jpg": 1, "/image/red": 1}
     assert server.hosts == {f"images.test:{server.server_port}"}
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_second_run_fetches_only_what_is_missing_or_broken(
+def test_a_second_run_downloads_only_missing_and_broken_images(
     server: Server, tmp_path: Path
 ) -> None:
     table = fetch(server, tmp_path, "image/blue", "image/red")
     Path(table["image"][0]).write_bytes(image("blue")[:300])
     again = fetch(server, tmp_path, "image/blue", "image/red", "image/lime")
     assert again["status"].to_list() == ["ok"] * 3
-    assert server.asked == {"/image/blue": 2, "/image/red": 1, "/image/lime": 1}
+    assert server.requests == {"/image/blue": 2, "/image/red": 1, "/image/lime": 1}
     assert images.image_status(Path(again["image"][0])).status == "ok"
 
 
-def test_no_items_are_no_work(server: Server, tmp_path: Path) -> None:
+def test_an_empty_table_gives_an_empty_table(server: Server, tmp_path: Path) -> None:
     table = fetch(server, tmp_path)
     assert table.schema == dict.fromkeys(["item_id", "image", "status", "reason"], pl.String())
 
@@ -180,96 +180,93 @@ def test_no_items_are_no_work(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "reason"),
     [
-        ("html", "refused", r"/html with a web page \(HTML\) in it"),
-        ("status/404", "missing", "the server answers 404"),
-        ("status/410", "missing", "the server answers 410"),
-        ("status/403", "refused", "the server answers 403"),
-        ("redirect/loop", "refused", "more than 5 redirects"),
-        ("redirect/elsewhere", "refused", r"the host elsewhere\.test is not one of those allowed"),
-        ("redirect/file", "refused", "file:/+etc/passwd is no http link"),
-        ("redirect/inside", "refused", r"inside\.test has the address 127\.0\.0\.2, not public"),
-        ("endless", "refused", "more than 100,000 bytes"),
-        ("https://images.test/image", "refused", "is no http link"),
-        ("ftp://user:secret@images.test/image", "refused", "a user name or password"),
-        ("http://images.test/image", "refused", r"the host images\.test is not one of"),
-        ("http://images.test:port/image", "refused", "Invalid port"),
-        ("data:image/png;base64,AAAA", "refused", "is no http link"),
+        ("html", "rejected", r"/html is not a .* image: it is a web page \(HTML\)"),
+        ("status/404", "missing", "responded with status 404"),
+        ("status/410", "missing", "responded with status 410"),
+        ("status/403", "rejected", "responded with status 403"),
+        ("redirect/loop", "rejected", "more than 5 redirects"),
+        ("redirect/elsewhere", "rejected", r"host elsewhere\.test is not allowed"),
+        ("redirect/file", "rejected", "file:/+etc/passwd is not an http link"),
+        ("redirect/inside", "rejected", r"inside\.test resolves to 127\.0\.0\.2\."),
+        ("huge", "rejected", "larger than 100,000 bytes"),
+        ("https://images.test/image", "rejected", "is not an http link"),
+        ("ftp://user:secret@images.test/image", "rejected", "a user name or password"),
+        ("http://images.test/image", "rejected", r"host images\.test is not allowed"),
+        ("http://images.test:port/image", "rejected", "link is invalid: Invalid port"),
+        ("data:image/png;base64,AAAA", "rejected", "is not an http link"),
     ],
 )
-def test_what_is_not_allowed_or_no_image_is_refused_once(
+def test_unacceptable_links_and_content_are_rejected_without_a_retry(
     server: Server, tmp_path: Path, path: str, status: str, reason: str
 ) -> None:
     table = fetch(server, tmp_path / "new", path, max_bytes=100_000)
-    assert only(table)[0] == status
+    assert single_result(table)[0] == status
     assert table.filter(pl.col("reason").str.contains(reason)).height == 1, table["reason"][0]
     assert "secret" not in table["reason"][0]
-    assert all(count == 1 for count in server.asked.values()) or "loop" in path
+    assert all(count == 1 for count in server.requests.values()) or "loop" in path
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_redirects_that_are_allowed_are_followed(server: Server, tmp_path: Path) -> None:
-    assert only(fetch(server, tmp_path, "redirect/image"))[0] == "ok"
+def test_allowed_redirects_are_followed(server: Server, tmp_path: Path) -> None:
+    assert single_result(fetch(server, tmp_path, "redirect/image"))[0] == "ok"
 
 
-@pytest.mark.parametrize("path", ["flaky", "torn"])
-def test_trouble_that_passes_is_tried_again(server: Server, tmp_path: Path, path: str) -> None:
-    assert only(fetch(server, tmp_path, path)) == ("ok", "")
-    assert server.asked[f"/{path}"] == (3 if path == "flaky" else 2)
+@pytest.mark.parametrize("path", ["flaky", "truncated"])
+def test_transient_errors_are_retried(server: Server, tmp_path: Path, path: str) -> None:
+    assert single_result(fetch(server, tmp_path, path)) == ("ok", "")
+    assert server.requests[f"/{path}"] == (3 if path == "flaky" else 2)
 
 
 @pytest.mark.parametrize(("after", "least"), [("0.3", 0.6), ("date", 0.1)])
-def test_the_servers_retry_after_is_kept(
-    server: Server, tmp_path: Path, after: str, least: float
-) -> None:
+def test_retry_after_is_respected(server: Server, tmp_path: Path, after: str, least: float) -> None:
     started = time.monotonic()
-    assert only(fetch(server, tmp_path, f"flaky/{after}"))[0] == "ok"
+    assert single_result(fetch(server, tmp_path, f"flaky/{after}"))[0] == "ok"
     assert time.monotonic() - started >= least
 
 
-def test_a_server_that_asks_for_too_much_patience_is_given_up(
-    server: Server, tmp_path: Path
-) -> None:
-    status, reason = only(fetch(server, tmp_path, "flaky/100000"))
+def test_a_long_retry_after_ends_the_retries(server: Server, tmp_path: Path) -> None:
+    status, reason = single_result(fetch(server, tmp_path, "flaky/100000"))
     assert status == "failed"
-    assert reason == "the server answers 503 (attempt 1 was the last)"
+    assert reason == "The server responded with status 503. Gave up after 1 attempt."
 
 
-def test_attempts_are_bounded(server: Server, tmp_path: Path) -> None:
-    status, reason = only(fetch(server, tmp_path, "status/500", attempts=3))
-    assert (status, reason) == ("failed", "the server answers 500 (attempt 3 was the last)")
-    assert server.asked["/status/500"] == 3
+def test_attempts_are_limited(server: Server, tmp_path: Path) -> None:
+    status, reason = single_result(fetch(server, tmp_path, "status/500", attempts=3))
+    assert (status, reason) == (
+        "failed",
+        "The server responded with status 500. Gave up after 3 attempts.",
+    )
+    assert server.requests["/status/500"] == 3
 
 
-def test_time_is_bounded_even_if_something_arrives_all_the_while(
-    server: Server, tmp_path: Path
-) -> None:
+def test_the_timeout_applies_to_the_whole_attempt(server: Server, tmp_path: Path) -> None:
     started = time.monotonic()
-    status, reason = only(fetch(server, tmp_path, "slow", attempts=2, timeout=0.4))
+    status, reason = single_result(fetch(server, tmp_path, "slow", attempts=2, timeout=0.4))
     assert (status, time.monotonic() - started < 5) == ("failed", True)
-    assert reason == "not finished after 0.4 seconds (attempt 2 was the last)"
+    assert reason == "The download did not finish within 0.4 seconds. Gave up after 2 attempts."
 
 
 def test_a_host_without_address_or_listener_fails(server: Server, tmp_path: Path) -> None:
     def unknown(host: str, port: int) -> list[str]:
         raise OSError(-2, "Name or service not known")
 
-    gate = loopback(server, resolver=unknown)
-    status, reason = only(fetch(server, tmp_path, "image", gate=gate, attempts=2))
+    policy = loopback(server, resolver=unknown)
+    status, reason = single_result(fetch(server, tmp_path, "image", policy=policy, attempts=2))
     assert status == "failed"
-    assert "the host images.test has no address" in reason
+    assert "Cannot resolve the host images.test" in reason
     server.socket.close()
-    status, reason = only(fetch(server, tmp_path, "image", attempts=2))
-    assert (status, reason.split(":")[0]) == ("failed", "ConnectError")
+    status, reason = single_result(fetch(server, tmp_path, "image", attempts=2))
+    assert (status, reason.split(":")[0]) == ("failed", "The connection failed (ConnectError")
 
 
-def test_one_address_that_is_not_public_refuses_the_host(server: Server, tmp_path: Path) -> None:
-    gate = loopback(server, resolver=lambda *_: ["127.0.0.1", "10.0.0.1"])
-    status, reason = only(fetch(server, tmp_path, "image", gate=gate))
-    assert (status, "10.0.0.1, not public" in reason) == ("refused", True)
-    assert not server.asked
+def test_a_host_with_one_private_address_is_rejected(server: Server, tmp_path: Path) -> None:
+    policy = loopback(server, resolver=lambda *_: ["127.0.0.1", "10.0.0.1"])
+    status, reason = single_result(fetch(server, tmp_path, "image", policy=policy))
+    assert (status, "resolves to 10.0.0.1." in reason) == ("rejected", True)
+    assert not server.requests
 
 
-def test_the_rules_without_a_gate_are_https_and_public_addresses(
+def test_the_default_policy_requires_https_and_public_addresses(
     server: Server, tmp_path: Path
 ) -> None:
     hosts = ("127.1", "0x7f000001", "2130706433", "localhost")
@@ -280,9 +277,9 @@ def test_the_rules_without_a_gate_are_https_and_public_addresses(
         }
     )
     table = fetch_images(frame, tmp_path, allowed_hosts=hosts)
-    assert table["status"].to_list() == ["refused"] * 5
-    assert table["reason"][:4].str.contains(r"has the address (127\.0\.0\.1|::1), not public").all()
-    assert "is no https link" in table["reason"][4]
+    assert table["status"].to_list() == ["rejected"] * 5
+    assert table["reason"][:4].str.contains(r"resolves to (127\.0\.0\.1|::1)\.").all()
+    assert "is not an https link" in table["reason"][4]
 
 
 @pytest.mark.parametrize(
@@ -322,15 +319,13 @@ def test_addresses_that_are_public(address: str) -> None:
     assert is_public(address)
 
 
-def test_the_system_resolves_every_address_once() -> None:
+def test_resolve_returns_distinct_addresses() -> None:
     found = image_download.resolve("localhost", 443)
     assert "127.0.0.1" in found or "::1" in found
     assert len(found) == len(set(found))
 
 
-def test_https_is_verified_for_the_name_though_connected_by_address(
-    server: Server, tmp_path: Path
-) -> None:
+def test_certificates_are_verified_for_the_host_name(server: Server, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("making a certificate needs openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -345,7 +340,7 @@ def test_https_is_verified_for_the_name_though_connected_by_address(
     server.socket = own.wrap_socket(server.socket, server_side=True)
     trusted = ssl.create_default_context(cafile=str(certificate))
     hosts = frozenset(f"{name}.test:{server.server_port}" for name in ("images", "other"))
-    gate = loopback(
+    policy = loopback(
         server,
         scheme="https",
         hosts=hosts,
@@ -353,17 +348,17 @@ def test_https_is_verified_for_the_name_though_connected_by_address(
         resolver=lambda *_: ["127.0.0.1"],
     )
     links = [f"https://{host}/image" for host in sorted(hosts)]
-    table = fetch(server, tmp_path / "new", *links, gate=gate, attempts=1, concurrency=1)
+    table = fetch(server, tmp_path / "new", *links, policy=policy, attempts=1, concurrency=1)
     assert table["status"].to_list() == ["ok", "failed"]
     assert "certificate is not valid for 'other.test'" in table["reason"][1]
 
 
-def test_a_folder_that_cannot_be_written_stops_the_work(server: Server, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="Cannot write"):
         fetch(server, tmp_path / "file", *(f"image/red.{number}" for number in range(20)))
 
 
-def test_a_table_without_links_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="add url"):
+def test_a_table_without_links_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lacks columns: url"):
         fetch_images(pl.DataFrame({"item_id": ["a"]}), tmp_path, allowed_hosts=())

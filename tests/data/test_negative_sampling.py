@@ -16,14 +16,16 @@ GROUP = ["fold", "split", "negatives", "user_id", "position"]
 
 def interactions_of(histories: dict[str, list[str]]) -> pl.DataFrame:
     rows = [
-        (user, item, place, place)
+        (user, item, position, position)
         for user, items in histories.items()
-        for place, item in enumerate(items)
+        for position, item in enumerate(items)
     ]
     return pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
 
 
-def world(n_users: int, n_items: int = 40, length: int = 6, seed: int = 0) -> pl.DataFrame:
+def random_interactions(
+    n_users: int, n_items: int = 40, length: int = 6, seed: int = 0
+) -> pl.DataFrame:
     """Users with distinct random items; low item numbers are more popular."""
     histories = {}
     for number in range(n_users):
@@ -39,12 +41,12 @@ def fixed_splits(**users: list[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def lists(candidates: pl.DataFrame, negatives: str) -> dict[str, list[str]]:
+def items_by_user(candidates: pl.DataFrame, negatives: str) -> dict[str, list[str]]:
     rows = candidates.filter((pl.col("negatives") == negatives) & (pl.col("split") == "test"))
     return dict(rows.group_by("user_id", maintain_order=True).agg("item_id").rows())
 
 
-# Properties that every table of candidates has
+# Properties of every candidate table
 
 
 @settings(max_examples=25, deadline=None)
@@ -55,10 +57,10 @@ def lists(candidates: pl.DataFrame, negatives: str) -> dict[str, list[str]]:
     targets=st.sampled_from(["last", "blocks", "all"]),
     seed=st.integers(0, 3),
 )
-def test_each_target_stands_once_among_distinct_unseen_items(
+def test_each_target_is_once_among_distinct_new_items(
     n_users: int, n_items: int, n_negatives: int, targets: str, seed: int
 ) -> None:
-    interactions = world(n_users, n_items, seed=seed)
+    interactions = random_interactions(n_users, n_items, seed=seed)
     splits = split_users(interactions, seed=seed, validation_fraction=0.3)
     table = draw_candidates(
         interactions,
@@ -74,22 +76,22 @@ def test_each_target_stands_once_among_distinct_unseen_items(
     width = pl.when(pl.col("split") == "train").then(2).otherwise(1 + n_negatives)
     assert groups.filter((pl.col("rows") != width) | (pl.col("distinct") != width)).is_empty()
     assert groups.filter(pl.col("positives") != 1).is_empty()
-    met = table.join(interactions, on=["user_id", "item_id"], how="left")
-    assert met.filter((pl.col("label") == 0) & pl.col("timestamp").is_not_null()).is_empty()
+    joined = table.join(interactions, on=["user_id", "item_id"], how="left")
+    assert joined.filter((pl.col("label") == 0) & pl.col("timestamp").is_not_null()).is_empty()
     right = pl.col("position") == pl.col("position_right")
-    assert met.filter((pl.col("label") == 1) & ~right.fill_null(value=False)).is_empty()
+    assert joined.filter((pl.col("label") == 1) & ~right.fill_null(value=False)).is_empty()
 
 
-def test_rows_exist_where_the_split_says_so() -> None:
-    interactions = world(40)
+def test_rows_follow_the_splits() -> None:
+    interactions = random_interactions(40)
     splits = split_users(interactions)
     table = draw_candidates(interactions, splits, n_negatives=3)
-    placed = (
+    unexpected = (
         table.select("fold", "user_id", "split")
         .unique()
         .join(splits, on=["fold", "user_id", "split"], how="anti")
     )
-    assert placed.is_empty()
+    assert unexpected.is_empty()
     assert table.select("fold", "user_id").n_unique() == 5 * 40
     held_out = table.filter(pl.col("split") != "train")
     assert (held_out["position"] == 5).all()
@@ -97,8 +99,8 @@ def test_rows_exist_where_the_split_says_so() -> None:
     assert set(held_out["negatives"]) == {"uniform", "popularity"}
 
 
-def test_one_fold_is_a_part_of_all() -> None:
-    interactions = world(20)
+def test_one_fold_equals_its_part_of_all_folds() -> None:
+    interactions = random_interactions(20)
     splits = split_users(interactions)
     every = draw_candidates(interactions, splits, n_negatives=3)
     one = draw_candidates(interactions, splits, n_negatives=3, folds=[2])
@@ -108,35 +110,35 @@ def test_one_fold_is_a_part_of_all() -> None:
 # Independence
 
 
-def test_new_users_leave_uniform_negatives_alone() -> None:
-    """Adding users over the same catalogue must not redraw anybody's list."""
+def test_new_users_do_not_change_uniform_negatives() -> None:
+    """With an unchanged catalog, adding users must not change the lists of others."""
     ids = [f"i{number:03}" for number in range(40)]
-    whole_catalogue = interactions_of({"x": ids[:20], "y": ids[20:]})
-    interactions = pl.concat([world(60), whole_catalogue])
+    whole_catalog = interactions_of({"x": ids[:20], "y": ids[20:]})
+    interactions = pl.concat([random_interactions(60), whole_catalog])
     few = interactions.filter((pl.col("user_id") < "u0040") | (pl.col("user_id") > "w"))
     everyone = fixed_splits(test=interactions["user_id"].unique().to_list())
-    less = lists(draw_candidates(few, everyone), "uniform")
-    more = lists(draw_candidates(interactions, everyone), "uniform")
+    less = items_by_user(draw_candidates(few, everyone), "uniform")
+    more = items_by_user(draw_candidates(interactions, everyone), "uniform")
     assert len(less) == 42
     assert {user: more[user] for user in less} == less
 
 
 def test_rows_in_any_order_give_the_same_candidates() -> None:
-    interactions = world(30)
+    interactions = random_interactions(30)
     splits = split_users(interactions)
     shuffled = interactions.sample(fraction=1, shuffle=True, seed=5)
     assert draw_candidates(shuffled, splits).equals(draw_candidates(interactions, splits))
 
 
-def test_seeds_differ() -> None:
-    interactions = world(30)
+def test_candidates_depend_on_the_seed() -> None:
+    interactions = random_interactions(30)
     splits = split_users(interactions)
     first = draw_candidates(interactions, splits, seed=1)
     assert not first.equals(draw_candidates(interactions, splits, seed=2))
 
 
-def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    interactions = world(30)
+def test_results_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    interactions = random_interactions(30)
     splits = split_users(interactions)
     whole = draw_candidates(interactions, splits)
     monkeypatch.setattr("mllm_msr.data.negative_sampling._CHUNK", 7)
@@ -146,15 +148,15 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 # Distributions
 
 
-def test_the_positive_stands_anywhere() -> None:
-    """A constant score with stable sorting must not find it: no place is preferred."""
-    interactions = world(1500)
+def test_the_positive_has_a_uniform_position() -> None:
+    """A constant score with stable sorting must not find the positive more often than chance."""
+    interactions = random_interactions(1500)
     everyone = fixed_splits(test=interactions["user_id"].unique().to_list())
     table = draw_candidates(interactions, everyone, n_negatives=4)
-    places = table.with_columns(place=pl.int_range(pl.len()).over(GROUP)).filter(
+    indices = table.with_columns(index=pl.int_range(pl.len()).over(GROUP)).filter(
         pl.col("label") == 1
-    )["place"]
-    shares = np.bincount(places.to_numpy()) / len(places)
+    )["index"]
+    shares = np.bincount(indices.to_numpy()) / len(indices)
     assert shares == pytest.approx([0.2] * 5, abs=0.03)
 
 
@@ -185,16 +187,16 @@ def test_popularity_negatives_follow_the_visible_counts() -> None:
     assert shares == pytest.approx([4 / 7, 2 / 7, 1 / 7], abs=0.03)
 
 
-def test_hidden_targets_do_not_weigh() -> None:
-    """Nobody but the test users met "hit", and only as their target."""
+def test_hidden_targets_do_not_count_as_popularity() -> None:
+    """Only test users interacted with "hit", and only as their target."""
     fillers = {f"f{n}": ["a", "b"] for n in range(10)}
     tested = {f"t{n}": ["a", "hit"] for n in range(200)}
     other = {"v": ["a", "b"]}
     splits = fixed_splits(train=list(fillers), test=[*tested, "v"])
     histories = {**fillers, **tested, **other}
-    seen, _ = visible_interactions(interactions_of(histories), splits, 0)
-    assert "hit" not in set(seen["item_id"])
-    drawn = lists(
+    visible, _ = visible_interactions(interactions_of(histories), splits, 0)
+    assert "hit" not in set(visible["item_id"])
+    drawn = items_by_user(
         draw_candidates(
             interactions_of(histories),
             splits,
@@ -207,24 +209,24 @@ def test_hidden_targets_do_not_weigh() -> None:
     assert all(set(drawn[user]) == {"hit", "b"} for user in tested)
 
 
-# Crowded histories: the exact way
+# Long histories: exact sampling
 
 
-def test_a_user_who_met_nearly_everything_gets_the_rest() -> None:
+def test_a_user_with_nearly_all_items_gets_the_remaining_ones() -> None:
     ids = [f"i{n:03}" for n in range(300)]
     interactions = interactions_of({"heavy": ids[:298], "other": ids[298:]})
     splits = fixed_splits(test=["heavy", "other"])
     drawn = draw_candidates(interactions, splits, n_negatives=2)
     for kind in ("uniform", "popularity"):
-        assert set(lists(drawn, kind)["heavy"]) == {"i297", "i298", "i299"}
+        assert set(items_by_user(drawn, kind)["heavy"]) == {"i297", "i298", "i299"}
 
 
-def test_the_exact_way_has_the_same_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_msr.data.negative_sampling._PATIENCE", 0)
+def test_exact_sampling_has_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_msr.data.negative_sampling._MAX_DRAWS_PER_NEGATIVE", 0)
     fillers = {f"f{n}": ["a", *(["b"] * (n < 500)), *(["c"] * (n < 250))] for n in range(1000)}
     tested = {f"t{n}": ["y", "z"] for n in range(2000)}
     splits = fixed_splits(train=list(fillers), test=list(tested))
-    # Training rows need an item that the fillers did not meet, y and z are there for them.
+    # Training users need an item that is new to them; y and z serve that purpose.
     drawn = draw_candidates(interactions_of({**fillers, **tested}), splits, n_negatives=2)
     pairs = drawn.filter((pl.col("split") == "test") & (pl.col("label") == 0)).group_by(
         "user_id", "negatives"
@@ -238,26 +240,26 @@ def test_the_exact_way_has_the_same_law(monkeypatch: pytest.MonkeyPatch) -> None
         assert sets["uniform", one + two] / 2000 == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_items_without_weight_come_last() -> None:
-    """Only "a" is visible to weigh; the second negative must be a weightless item."""
+def test_items_of_weight_zero_come_last() -> None:
+    """Only "a" has a positive weight, so the second negative must be an item of weight zero."""
     interactions = interactions_of({"f": ["a"], "t1": ["x", "p"], "t2": ["x", "q"]})
     splits = fixed_splits(train=["f"], test=["t1", "t2"])
-    drawn = lists(draw_candidates(interactions, splits, n_negatives=2), "popularity")
+    drawn = items_by_user(draw_candidates(interactions, splits, n_negatives=2), "popularity")
     assert set(drawn["t1"]) == {"p", "a", "q"}
 
 
-def test_where_nothing_is_visible_all_items_weigh_the_same() -> None:
-    """Every user's only interaction is a hidden target."""
+def test_without_visible_interactions_all_items_have_equal_weight() -> None:
+    """The only interaction of each user is a hidden target."""
     interactions = interactions_of({f"u{n}": [f"i{n}"] for n in range(6)})
     splits = fixed_splits(test=[f"u{n}" for n in range(6)])
-    drawn = lists(draw_candidates(interactions, splits, n_negatives=5), "popularity")
+    drawn = items_by_user(draw_candidates(interactions, splits, n_negatives=5), "popularity")
     assert all(len(set(items)) == 6 for items in drawn.values())
 
 
-def test_too_small_a_catalogue_is_refused_by_name() -> None:
+def test_too_few_new_items_are_an_error_that_names_the_user() -> None:
     interactions = interactions_of({"u": ["a", "b"], "v": ["c", "d"]})
     splits = fixed_splits(test=["u", "v"])
-    with pytest.raises(DataError, match=r"3 items that user 'u' never met, received 2 of 4: lower"):
+    with pytest.raises(DataError, match=r"3 negatives for user 'u': only 2 of 4 items .*Lower"):
         draw_candidates(interactions, splits, n_negatives=3)
 
 
@@ -285,8 +287,8 @@ def test_training_targets(targets: str, positions: list[int]) -> None:
     assert positives.filter(pl.col("user_id") == "tested")["position"].unique().to_list() == [7]
 
 
-def test_samples_of_users_are_nested() -> None:
-    interactions = world(100)
+def test_user_samples_are_nested() -> None:
+    interactions = random_interactions(100)
     splits = split_users(interactions)
 
     def users(split: str, **limits: int) -> set[str]:
@@ -299,11 +301,9 @@ def test_samples_of_users_are_nested() -> None:
     assert len(users("train", max_test_users=5, max_validation_users=3)) == 72
 
 
-def test_all_wrong_settings_are_told_at_once() -> None:
-    interactions = world(10)
-    with pytest.raises(
-        SettingsError, match=r"n_negatives must.*0; negatives must be some of.*; train_targets"
-    ):
+def test_all_invalid_settings_are_reported_together() -> None:
+    interactions = random_interactions(10)
+    with pytest.raises(SettingsError) as error:
         draw_candidates(
             interactions,
             split_users(interactions),
@@ -311,3 +311,7 @@ def test_all_wrong_settings_are_told_at_once() -> None:
             negatives=["hard"],  # type: ignore[list-item]
             train_targets="first",  # type: ignore[arg-type]
         )
+    n_negatives, negatives, train_targets = error.value.problems
+    assert n_negatives == "data.n_negatives is 0. It must be at least 1."
+    assert negatives.startswith("data.negatives is ['hard'].")
+    assert train_targets.startswith("data.train_targets is 'first'.")

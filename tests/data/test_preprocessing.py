@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_msr.data.preprocessing import (
-    _chronological,
+    _chronological_order,
     histories,
     k_core,
     match_items,
@@ -35,7 +35,7 @@ def prepared(rows: list[Row], **settings: object) -> list[tuple[str, str, int, i
 
 
 def test_k_core_by_hand() -> None:
-    """Item 2 falls, which takes user 1 below two, which takes item 1 below two."""
+    """Removing item 2 leaves user 1 with one row; removing user 1 leaves item 1 with one row."""
     user = np.array([0, 0, 1, 1, 2, 2, 0, 2])
     item = np.array([0, 3, 1, 2, 0, 3, 1, 4])
     kept = k_core(user, item, min_user_interactions=2, min_item_interactions=2)
@@ -43,14 +43,14 @@ def test_k_core_by_hand() -> None:
 
 
 @given(pairs, st.integers(1, 4), st.integers(1, 4))
-def test_k_core_holds_and_is_the_largest(
+def test_k_core_meets_its_conditions_and_is_the_largest(
     rows: list[tuple[int, int]], min_user: int, min_item: int
 ) -> None:
     user, item = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     kept = k_core(user, item, min_user_interactions=min_user, min_item_interactions=min_item)
     assert all(n >= min_user for n in Counter(user[kept].tolist()).values())
     assert all(n >= min_item for n in Counter(item[kept].tolist()).values())
-    # A second way: take away one offending row at a time; the largest core is unique.
+    # Second implementation: remove one violating row at a time. The largest core is unique.
     left = set(range(len(rows)))
     while True:
         users, items = Counter(user[i] for i in left), Counter(item[i] for i in left)
@@ -64,7 +64,7 @@ def test_k_core_holds_and_is_the_largest(
 # prepare_interactions
 
 
-def test_order_is_by_time_and_equal_times_keep_the_sources_order() -> None:
+def test_order_is_by_time_and_ties_keep_the_source_order() -> None:
     rows = [("u", "c", 5), ("u", "late", 9), ("u", "a", 5), ("u", "b", 5), ("u", "first", 1)]
     assert [row[1] for row in prepared(rows)] == ["first", "c", "a", "b", "late"]
     assert [row[3] for row in prepared(rows)] == [0, 1, 2, 3, 4]
@@ -75,17 +75,17 @@ def test_order_is_by_time_and_equal_times_keep_the_sources_order() -> None:
         st.tuples(st.integers(0, 4), st.sampled_from([-(2**62), -1, 0, 1, 2**62])), max_size=50
     )
 )
-def test_rows_are_ordered_as_a_stable_sort_of_user_and_time_orders_them(
+def test_order_equals_a_stable_sort_by_user_and_time(
     rows: list[tuple[int, int]],
 ) -> None:
     user = np.array([row[0] for row in rows], dtype=np.int32)
     for shift in (0, 60):
         time = np.array([row[1] >> shift for row in rows], dtype=np.int64)
-        order = _chronological(user, time).tolist()
+        order = _chronological_order(user, time).tolist()
         assert order == sorted(range(len(rows)), key=lambda row: (user[row], time[row]))
 
 
-def test_positions_begin_anew_with_each_user() -> None:
+def test_positions_start_at_zero_for_each_user() -> None:
     rows = [("b", "x", 2), ("a", "x", 1), ("b", "y", 1), ("a", "y", 3)]
     assert prepared(rows) == [
         ("a", "x", 1, 0),
@@ -116,7 +116,7 @@ def test_duplicates_do_not_count_for_the_core() -> None:
     assert {row[0] for row in prepared(rows, min_user_interactions=2)} == {"u", "v"}
 
 
-def test_counts_say_what_went_where() -> None:
+def test_counts() -> None:
     rows = [("u", "x", 1), ("u", "x", 2), ("u", "y", 3), ("v", "y", 1)]
     _, counts = prepare_interactions(raw(rows), min_user_interactions=2, min_item_interactions=1)
     assert counts == {
@@ -149,7 +149,7 @@ def test_prepared_tables_are_sorted_dense_and_complete(rows: list[Row], duplicat
     assert frame.height == expected
 
 
-def test_a_sample_of_users_is_whole_and_repeatable() -> None:
+def test_a_user_sample_is_complete_and_reproducible() -> None:
     rows = [(f"u{i}", item, t) for i in range(50) for t, item in enumerate("abc")]
     sample = prepared(rows, max_users=7, seed=3)
     assert len(sample) == 21
@@ -159,36 +159,39 @@ def test_a_sample_of_users_is_whole_and_repeatable() -> None:
     assert {row[0] for row in sample} < {row[0] for row in larger}
 
 
-def test_an_empty_core_is_refused_with_the_sizes() -> None:
+def test_an_empty_k_core_is_an_error_with_the_sizes() -> None:
     with pytest.raises(
-        DataError, match=r"at least 5 interactions.*none among 1 inter.*lower min_u"
+        DataError, match=r"k-core is empty: of 1 inter.*needs 5 .*Lower data\.min_user"
     ):
         prepare_interactions(raw([("u", "x", 1)]))
 
 
-def test_missing_ids_are_refused_with_their_number() -> None:
+def test_missing_ids_are_an_error_with_their_number() -> None:
     frame = raw([("u", "x", 1), ("u", "y", 2)]).with_columns(
         user_id=pl.when(pl.col("item_id") == "y").then("user_id")
     )
     with pytest.raises(
-        DataError, match=r"needed a user_id .* 1 without one, the first in row 1 of 2"
+        DataError, match=r"1 of 2 interactions have no user_id; the first is in row 1\."
     ):
         prepare_interactions(frame)
 
 
-def test_a_timestamp_that_is_no_integer_is_refused() -> None:
+def test_a_timestamp_that_is_not_an_integer_is_an_error() -> None:
     frame = raw([("u", "x", 1)]).with_columns(timestamp=pl.lit(float("nan")))
-    with pytest.raises(DataError, match="an integer timestamp"):
+    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
         prepare_interactions(frame)
 
 
-def test_a_missing_column_is_refused() -> None:
+def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(DataError, match="item_id"):
         prepare_interactions(raw([("u", "x", 1)]).drop("item_id"))
 
 
-def test_all_wrong_settings_are_told_at_once() -> None:
-    with pytest.raises(SettingsError, match=r"min_user_interactions.*0; max_users.*0; duplicates"):
+def test_all_invalid_settings_are_reported_together() -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"(?s)data\.min_user_interactions is 0.*max_users is 0.*duplicates is 'all'",
+    ):
         prepare_interactions(
             raw([("u", "x", 1)]),
             min_user_interactions=0,
@@ -225,10 +228,8 @@ def test_items_follow_the_interactions_and_unknown_ones_are_counted() -> None:
     }
 
 
-def test_an_item_with_two_rows_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"one row per item.*2 rows that share an id, the first 'a'"
-    ):
+def test_an_item_with_two_rows_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"more than one row for an item: 2 rows .* is 'a'"):
         match_items(pl.DataFrame({"item_id": ["a"]}), items("a", "a"))
 
 
@@ -256,14 +257,14 @@ def test_a_history_ends_before_its_target(interactions: pl.DataFrame) -> None:
     ]
 
 
-def test_a_history_keeps_its_latest_items(interactions: pl.DataFrame) -> None:
+def test_max_length_keeps_the_latest_items(interactions: pl.DataFrame) -> None:
     targets = pl.DataFrame({"user_id": ["u", "v"], "position": [3, 1]})
     found = histories(interactions, targets, max_length=2)
     assert found["history"].to_list() == [["b", "c"], ["x"]]
 
 
-def test_histories_look_at_positions_not_at_rows(interactions: pl.DataFrame) -> None:
-    """A table from which some rows were taken away has gaps in its positions."""
+def test_histories_use_positions_not_row_numbers(interactions: pl.DataFrame) -> None:
+    """A table from which rows were removed has gaps in its positions."""
     gaps = interactions.filter(pl.col("item_id") != "b")
     targets = pl.DataFrame({"user_id": ["u"], "position": [3]})
     assert histories(gaps, targets)["history"].to_list() == [["a", "c"]]

@@ -1,7 +1,7 @@
-"""Sizes and popularity values of real data sets, the regression values of the protocol code.
+"""Regression test of the protocols on real data: sizes after filtering and AUC of popularity.
 
-They need the folder that the environment variable MLLM_MSR_REAL_DATA names, with the data sets
-`microlens-50k` and `movielens-posters` in it, and are skipped without it.
+Skipped unless the environment variable MLLM_MSR_REAL_DATA names a folder with the data sets
+`microlens-50k` and `movielens-posters`.
 """
 
 import os
@@ -13,8 +13,8 @@ import pytest
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import prepare_interactions
 from mllm_msr.data.splits import (
-    paper_code_interactions,
-    paper_code_split,
+    released_code_interactions,
+    released_code_split,
     split_users,
     visible_interactions,
 )
@@ -40,12 +40,12 @@ def movielens() -> pl.LazyFrame:
 
 
 def popularity_auc(interactions: pl.DataFrame, splits: pl.DataFrame) -> dict[str, float]:
-    """AUC of training users' counts, ties half, mean over the test users of all folds."""
+    """Return the mean AUC of the training users' item counts; ties count half."""
     parts = []
     for fold in splits["fold"].unique():
-        seen, train_users = visible_interactions(interactions, splits, fold)
+        visible, train_users = visible_interactions(interactions, splits, fold)
         counts = (
-            seen.filter(pl.col("user_id").is_in(list(train_users)))
+            visible.filter(pl.col("user_id").is_in(list(train_users)))
             .group_by("item_id")
             .agg(score=pl.len().cast(pl.Int64))
         )
@@ -55,9 +55,9 @@ def popularity_auc(interactions: pl.DataFrame, splits: pl.DataFrame) -> dict[str
             .join(counts, on="item_id", how="left")
             .with_columns(pl.col("score").fill_null(0))
         )
-    ours = pl.col("score")
-    positive = ours.filter(pl.col("label") == 1).first()
-    others = ours.filter(pl.col("label") == 0)
+    score = pl.col("score")
+    positive = score.filter(pl.col("label") == 1).first()
+    others = score.filter(pl.col("label") == 0)
     auc = (others < positive).mean() + (others == positive).mean() / 2
     users = pl.concat(parts).group_by("negatives", "user_id").agg(auc=auc)
     return dict(users.group_by("negatives").agg(pl.col("auc").mean()).rows())
@@ -89,16 +89,16 @@ def test_microlens(
 
 def test_the_released_protocol_inflates_popularity(microlens: pl.LazyFrame) -> None:
     interactions, _ = prepare_interactions(microlens, min_user_interactions=6)
-    rewritten = paper_code_interactions(interactions)
+    rewritten = released_code_interactions(interactions)
     found = [
-        popularity_auc(rewritten, paper_code_split(rewritten, seed=seed))["uniform"]
+        popularity_auc(rewritten, released_code_split(rewritten, seed=seed))["uniform"]
         for seed in (42, 43, 44, 45)
     ]
     assert sum(found) / 4 == pytest.approx(0.760, abs=0.01)
 
 
 def test_movielens(movielens: pl.LazyFrame) -> None:
-    """Means over all users; one fold of 395 users has a standard deviation of .009."""
+    """Compare means over all users; one fold of 395 users has a standard deviation of 0.009."""
     interactions, counts = prepare_interactions(movielens)
     assert counts["users"] == 1975
     found = popularity_auc(interactions, split_users(interactions))

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from mllm_msr.data.splits import (
     SPLITS,
-    paper_code_interactions,
-    paper_code_split,
+    released_code_interactions,
+    released_code_split,
     split_users,
     visible_interactions,
 )
@@ -16,26 +16,29 @@ from mllm_msr.tables import INTERACTIONS
 
 def table(histories: dict[str, str]) -> pl.DataFrame:
     rows = [
-        (user, item, 10 * place, place)
+        (user, item, 10 * position, position)
         for user, items in histories.items()
-        for place, item in enumerate(items)
+        for position, item in enumerate(items)
     ]
     return pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
 
 
-def crowd(n_users: int) -> pl.DataFrame:
+def users_with_two_items(n_users: int) -> pl.DataFrame:
     return table({f"u{number}": "ab" for number in range(n_users)})
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 60), st.integers(2, 6), st.floats(0, 0.5), st.integers(0, 5))
-def test_every_user_is_tested_once_and_placed_in_every_fold(
+def test_every_user_is_tested_once_and_has_a_split_in_every_fold(
     n_users: int, folds: int, validation_fraction: float, seed: int
 ) -> None:
     if n_users < folds:
         n_users = folds
     splits = split_users(
-        crowd(n_users), folds=folds, validation_fraction=validation_fraction, seed=seed
+        users_with_two_items(n_users),
+        folds=folds,
+        validation_fraction=validation_fraction,
+        seed=seed,
     )
     assert dict(splits.schema) == dict(SPLITS)
     assert splits.height == n_users * folds
@@ -46,19 +49,23 @@ def test_every_user_is_tested_once_and_placed_in_every_fold(
     assert sizes.max() - sizes.min() <= 1  # type: ignore[operator]
 
 
-def test_a_share_of_each_folds_other_users_validates() -> None:
-    splits = split_users(crowd(500), validation_fraction=0.1)
+def test_a_fraction_of_each_folds_other_users_validates() -> None:
+    splits = split_users(users_with_two_items(500), validation_fraction=0.1)
     sizes = splits.group_by("fold", "split").len().sort("fold", "split")["len"].to_list()
     assert sizes == [100, 360, 40] * 5
 
 
-def test_seeds_differ_and_repeat() -> None:
-    assert split_users(crowd(100), seed=1).equals(split_users(crowd(100), seed=1))
-    assert not split_users(crowd(100), seed=1).equals(split_users(crowd(100), seed=2))
+def test_splits_depend_on_the_seed_alone() -> None:
+    assert split_users(users_with_two_items(100), seed=1).equals(
+        split_users(users_with_two_items(100), seed=1)
+    )
+    assert not split_users(users_with_two_items(100), seed=1).equals(
+        split_users(users_with_two_items(100), seed=2)
+    )
 
 
-def test_among_many_users_newcomers_move_nobody() -> None:
-    few, more = split_users(crowd(2000)), split_users(crowd(2500))
+def test_new_users_do_not_move_others_if_there_are_many() -> None:
+    few, more = split_users(users_with_two_items(2000)), split_users(users_with_two_items(2500))
     joined = few.join(more, on=["fold", "user_id"])
     assert joined.height == few.height
     assert (joined["split"] == joined["split_right"]).all()
@@ -67,19 +74,24 @@ def test_among_many_users_newcomers_move_nobody() -> None:
 
 
 def test_rows_in_any_order_give_the_same_split() -> None:
-    interactions = crowd(30)
+    interactions = users_with_two_items(30)
     shuffled = interactions.sample(fraction=1, shuffle=True, seed=1)
     assert split_users(shuffled).equals(split_users(interactions))
 
 
-def test_fewer_users_than_folds_are_refused() -> None:
-    with pytest.raises(DataError, match=r"5 in all, received 3 users: lower data\.folds"):
-        split_users(crowd(3))
+def test_fewer_users_than_folds_are_an_error() -> None:
+    with pytest.raises(
+        DataError, match=r"3 users cannot be split into 5 folds\. Lower data\.folds"
+    ):
+        split_users(users_with_two_items(3))
 
 
-def test_wrong_settings_are_told_at_once() -> None:
-    with pytest.raises(SettingsError, match=r"folds must be at least 2, it is 1; validation_frac"):
-        split_users(crowd(3), folds=1, validation_fraction=1.0)
+def test_all_invalid_settings_are_reported_together() -> None:
+    with pytest.raises(SettingsError) as error:
+        split_users(users_with_two_items(3), folds=1, validation_fraction=1.0)
+    folds, fraction = error.value.problems
+    assert folds == "data.folds is 1. It must be at least 2."
+    assert fraction.startswith("data.validation_fraction is 1.0.")
 
 
 def test_only_the_targets_of_test_and_validation_users_are_hidden() -> None:
@@ -87,63 +99,72 @@ def test_only_the_targets_of_test_and_validation_users_are_hidden() -> None:
     splits = pl.DataFrame(
         {"fold": 0, "user_id": ["a", "b", "c"], "split": ["train", "validation", "test"]}
     )
-    seen, train_users = visible_interactions(interactions, splits, 0)
+    visible, train_users = visible_interactions(interactions, splits, 0)
     assert train_users == {"a"}
-    assert seen.group_by("user_id", maintain_order=True).agg("item_id").rows() == [
+    assert visible.group_by("user_id", maintain_order=True).agg("item_id").rows() == [
         ("a", ["w", "x", "y"]),
         ("b", ["x", "y"]),
         ("c", ["z", "w"]),
     ]
 
 
-def test_an_unknown_fold_is_refused() -> None:
-    splits = split_users(crowd(10), folds=2)
-    with pytest.raises(DataError, match="one of the folds 0, 1, received fold 7"):
-        visible_interactions(crowd(10), splits, 7)
+def test_an_unknown_fold_is_an_error() -> None:
+    splits = split_users(users_with_two_items(10), folds=2)
+    with pytest.raises(DataError, match=r"no fold 7\. Available: 0, 1"):
+        visible_interactions(users_with_two_items(10), splits, 7)
 
 
-def test_users_without_a_split_are_refused() -> None:
-    splits = split_users(crowd(10))
-    with pytest.raises(DataError, match="1 users without it, the first 'u10'"):
-        visible_interactions(crowd(11), splits, 0)
+def test_a_user_without_a_split_is_an_error() -> None:
+    splits = split_users(users_with_two_items(10))
+    with pytest.raises(
+        DataError, match=r"1 users are not in fold 0 of the splits.* first one is 'u10'"
+    ):
+        visible_interactions(users_with_two_items(11), splits, 0)
 
 
-# The released code's protocol. Frequencies below: a 3, b 3, c 2, d 1, e 1.
+# Protocol of the released code. Frequencies in LONG: a 3, b 3, c 2, d 1, e 1.
 LONG = {"u": "dabce", "v": "abc", "w": "ab"}
 
 
 def rewritten(order: str) -> dict[str, str]:
-    frame = paper_code_interactions(table(LONG), n_items=3, order=order)  # type: ignore[arg-type]
+    frame = released_code_interactions(table(LONG), n_items=3, order=order)  # type: ignore[arg-type]
     assert dict(frame.schema) == dict(INTERACTIONS)
     grouped = frame.group_by("user_id", maintain_order=True)
     assert all(p == list(range(len(p))) for p in grouped.agg("position")["position"].to_list())
     return {user: "".join(items) for user, items in grouped.agg("item_id").rows()}
 
 
-def test_paper_code_keeps_frequent_items_in_the_order_of_time() -> None:
+def test_released_code_keeps_frequent_items_in_chronological_order() -> None:
     assert rewritten("time") == {"u": "abc", "v": "abc", "w": "ab"}
 
 
-def test_paper_code_target_is_not_the_next_item() -> None:
-    """The flaw itself: user u's last item is e, the protocol's target is c."""
+def test_released_code_target_is_not_the_next_item() -> None:
+    """User u's last item is e, but the target of this protocol is c."""
     assert table(LONG).filter(pl.col("user_id") == "u")["item_id"][-1] == "e"
     assert rewritten("time")["u"][-1] == "c"
 
 
-def test_paper_code_by_frequency_descends() -> None:
+def test_released_code_sorts_by_descending_frequency() -> None:
     histories = {"u": "cab", "v": "ba", "w": "b"}
-    frame = paper_code_interactions(table(histories), n_items=11, order="frequency")
+    frame = released_code_interactions(table(histories), n_items=11, order="frequency")
     first = frame.filter(pl.col("user_id") == "u")
     assert first["item_id"].to_list() == ["b", "a", "c"]
 
 
-def test_paper_code_split_is_one_fold_of_80_10_10() -> None:
-    splits = paper_code_split(crowd(200))
+def test_released_code_split_is_one_fold_of_80_10_10() -> None:
+    splits = released_code_split(users_with_two_items(200))
     assert splits["fold"].unique().to_list() == [0]
     sizes = dict(splits.group_by("split").len().rows())
     assert sizes == {"train": 160, "validation": 20, "test": 20}
 
 
-def test_paper_code_split_needs_ten_users() -> None:
-    with pytest.raises(DataError, match=r"at least 10 users .* received 9 users"):
-        paper_code_split(crowd(9))
+def test_released_code_split_needs_ten_users() -> None:
+    with pytest.raises(DataError, match=r"9 users are too few .* needs at least 10"):
+        released_code_split(users_with_two_items(9))
+
+
+def test_released_code_split_is_reproducible() -> None:
+    """The published comparison depends on these users; renaming the hash purpose changes them."""
+    splits = released_code_split(users_with_two_items(20))
+    tested = splits.filter(pl.col("split") == "test")["user_id"].to_list()
+    assert tested == ["u10", "u17"]

@@ -1,1 +1,1 @@
-"""From raw interactions to candidate tables: filtering, histories, splits, negatives."""
+"""Data preparation: filtering, user histories, splits, candidate sampling and images."""

@@ -1,9 +1,15 @@
-"""Random numbers that depend on a seed and a user, and on nothing else.
+"""Counter-based random numbers: each one is a function of (seed, purpose, id, counter).
 
-Splits and negatives must not change for a user because other users came or went, and must be
-the same on every machine. Ordinary generators cannot promise that, since their state runs
-through all users. Here every number is a function of (seed, purpose, user, counter): the user's
-id is hashed with BLAKE2b, counters are mixed in with SplitMix64 (Steele, Lea, Flood 2014).
+An ordinary generator advances one state through all users, so adding or removing a user changes
+the numbers of every user after them. Here each id has its own stream, so a user's split and
+negatives do not depend on which other users are in the data, and are the same on every machine.
+
+How it works:
+
+1. `hash_ids` hashes (seed, purpose, id) with BLAKE2b to 64 bits. The hash identifies the stream.
+2. `mix` combines a stream with counters 0, 1, 2, ... by SplitMix64 (Steele, Lea and Flood 2014)
+   and returns one 64-bit number per counter.
+3. `to_integers` and `to_unit_interval` convert 64-bit numbers to the range that is needed.
 """
 
 from __future__ import annotations
@@ -17,51 +23,71 @@ import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
 
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND: Final = np.uint64(0x94D049BB133111EB)
+# Constants of SplitMix64: the increment and the two multipliers.
+_INCREMENT: Final = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2: Final = np.uint64(0x94D049BB133111EB)
 
 
 def hash_ids(ids: Iterable[str], seed: int, *, purpose: str) -> Hashes:
-    """One 64-bit hash per id.
+    """Hash each id to 64 bits.
 
     Args:
         ids: Identifiers.
-        seed: Any integer; other seeds give unrelated hashes.
-        purpose: A word that separates the streams of different uses of one seed.
+        seed: Any integer. Different seeds give independent hashes.
+        purpose: Name of what the hashes are used for, such as "fold". Different purposes give
+            independent hashes for the same seed. Renaming a purpose changes all its random
+            numbers.
 
     Returns:
         Shape [n_ids].
+
+    Examples:
+        >>> hash_ids(["u1"], 7, purpose="fold").tolist()
+        [3468570904822249126]
     """
     base = hashlib.blake2b(f"{seed}\n{purpose}\n".encode(), digest_size=8)
 
     def digest(identifier: str) -> int:
-        one = base.copy()
-        one.update(identifier.encode())
-        return int.from_bytes(one.digest(), "little")
+        hasher = base.copy()
+        hasher.update(identifier.encode())
+        return int.from_bytes(hasher.digest(), "little")
 
     return np.fromiter((digest(identifier) for identifier in ids), dtype=np.uint64)
 
 
 def mix(hashes: Hashes, counters: npt.NDArray[np.integer]) -> Hashes:
-    """The counters' numbers in the streams that the hashes open; shapes are broadcast."""
-    # Wrapping at 64 bits is meant; numpy warns of it only for scalars.
-    state = np.atleast_1d(hashes) + (counters.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * _FIRST
-    state = (state ^ (state >> np.uint64(27))) * _SECOND
+    """Return the random numbers at some counters of some streams.
+
+    Args:
+        hashes: Streams, as returned by `hash_ids`.
+        counters: Non-negative positions in the streams; broadcast against `hashes`.
+
+    Returns:
+        One 64-bit number for each pair of stream and counter, in the broadcast shape.
+    """
+    # Overflow at 64 bits is intended. NumPy warns about it for scalars, but not for arrays.
+    state = np.atleast_1d(hashes) + (counters.astype(np.uint64) + np.uint64(1)) * _INCREMENT
+    state = (state ^ (state >> np.uint64(30))) * _MULTIPLIER_1
+    state = (state ^ (state >> np.uint64(27))) * _MULTIPLIER_2
     mixed: Hashes = state ^ (state >> np.uint64(31))
     return mixed
 
 
-def below(hashes: Hashes, bound: int) -> npt.NDArray[np.int64]:
-    """Integers in [0, bound) from hashes, for bounds below 2**31.
+def to_integers(hashes: Hashes, upper: int) -> npt.NDArray[np.int64]:
+    """Convert 64-bit numbers to integers in [0, upper).
 
-    The bias of the multiplication is at most bound / 2**32 of each probability.
+    Multiplies and shifts instead of taking a remainder. The bias is at most upper / 2**32 of each
+    probability.
+
+    Args:
+        hashes: Numbers of any shape.
+        upper: Exclusive upper bound, less than 2**31.
     """
-    scaled = (hashes >> np.uint64(32)) * np.uint64(bound)
+    scaled = (hashes >> np.uint64(32)) * np.uint64(upper)
     return (scaled >> np.uint64(32)).astype(np.int64)
 
 
-def fraction(hashes: Hashes) -> npt.NDArray[np.float64]:
-    """Numbers in the open interval (0, 1) from hashes."""
+def to_unit_interval(hashes: Hashes) -> npt.NDArray[np.float64]:
+    """Convert 64-bit numbers to floats in the open interval (0, 1)."""
     return ((hashes >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

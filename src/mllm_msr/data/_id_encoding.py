@@ -1,7 +1,12 @@
-"""Strings to integers and back, so that counting and sampling run on numpy arrays.
+"""String ids as integer codes, so that filtering, sampling and counting run on NumPy arrays.
 
-Codes follow the sorted order of the ids: they depend neither on the order of the rows nor on
-how Polars numbers its categories. Strings appear again only where a table is handed over.
+A code is the index of an id among the distinct ids in sorted order. Codes therefore do not
+depend on the order of the rows or on how Polars numbers its categories. Functions of this package
+convert ids to codes on entry (`encode_ids`) and gather the ids again when they return a table.
+
+`UserSequences` is the second representation used here: all interactions in flat arrays, sorted by
+user and position, with the offset at which each user's interactions start (the CSR layout of
+sparse matrices).
 """
 
 from __future__ import annotations
@@ -17,18 +22,23 @@ from mllm_msr.tables import INTERACTIONS, conform
 Codes = npt.NDArray[np.int64]
 
 
-def encode(ids: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
-    """Number the distinct values of a column.
+def encode_ids(ids: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
+    """Encode ids as integers.
 
     Args:
         ids: Strings or categories, no nulls.
 
     Returns:
-        One code per row, and the distinct ids in sorted order: a code is a place among them.
+        One code per row, and the distinct ids in sorted order. A code is an index into them.
+
+    Examples:
+        >>> codes, distinct = encode_ids(pl.Series(["b", "a", "b"]))
+        >>> codes.tolist(), distinct.to_list()
+        ([1, 0, 1], ['a', 'b'])
     """
     categories = ids.cast(pl.Categorical)
     physical = categories.to_physical().to_numpy()
-    # A numbering of categories may be shared with other columns and so have holes.
+    # Polars may share one numbering between columns, so not every number occurs here.
     row_of = np.full(int(physical.max(initial=0)) + 1, -1, dtype=np.int64)
     row_of[physical] = np.arange(len(physical))
     present = np.flatnonzero(row_of >= 0)
@@ -40,69 +50,73 @@ def encode(ids: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Interactions as arrays, one contiguous block of rows per user, oldest first.
+class UserSequences:
+    """Interactions as arrays: the rows of a user are contiguous and ordered oldest first.
 
     Attributes:
-        users: Distinct user ids, sorted; a user's code is its place here.
-        items: Distinct item ids, sorted.
-        starts: Shape [n_users + 1]; the block of user u is rows starts[u] to starts[u + 1].
-        item: Shape [n_rows]; item codes.
-        position: Shape [n_rows]; positions as the table has them.
+        users: Distinct user ids, sorted. A user code is an index into this series.
+        items: Distinct item ids, sorted. An item code is an index into this series.
+        starts: Shape [n_users + 1]. The rows of user u are starts[u] to starts[u + 1].
+        item_columns: Shape [n_rows].
+        positions: Shape [n_rows]. Positions as given by the table.
     """
 
     users: pl.Series
     items: pl.Series
     starts: Codes
-    item: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int32]
+    item_columns: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
 
     @property
-    def user(self) -> Codes:
-        """Shape [n_rows]; user codes."""
+    def user_codes(self) -> Codes:
+        """Return the user code of each row, shape [n_rows]."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
 
     @property
-    def last(self) -> Codes:
-        """Shape [n_users]; the row of each user's last interaction."""
+    def last_rows(self) -> Codes:
+        """Return the row of each user's last interaction, shape [n_users]."""
         return self.starts[1:] - 1
 
 
-def sorted_blocks(interactions: pl.DataFrame) -> tuple[pl.DataFrame, Codes]:
-    """Interactions sorted by user and position, and where each user's rows begin.
+def sort_by_user(interactions: pl.DataFrame) -> tuple[pl.DataFrame, Codes]:
+    """Sort interactions by user and position, and find where each user's rows start.
+
+    Args:
+        interactions: `tables.INTERACTIONS`, rows in any order.
 
     Returns:
-        The frame, and starts of shape [n_users + 1], the last being the number of rows.
+        The sorted table, and starts of shape [n_users + 1] whose last value is the number of rows.
 
     Raises:
-        DataError: A column is missing or of another type.
+        DataError: A column is missing or has another type.
     """
     frame = conform(interactions, INTERACTIONS, name="interactions")
     user = frame["user_id"]
-    changes = (user != user.shift(1)).fill_null(value=True)
-    grows = (frame["position"] > frame["position"].shift(1)).fill_null(value=True)
-    if not (user.is_sorted() and bool((changes | grows).all())):
+    is_first = (user != user.shift(1)).fill_null(value=True)
+    is_later = (frame["position"] > frame["position"].shift(1)).fill_null(value=True)
+    # Checking is much faster than sorting, and most tables are sorted already.
+    if not (user.is_sorted() and bool((is_first | is_later).all())):
         frame = frame.sort("user_id", "position", maintain_order=True)
-        changes = (frame["user_id"] != frame["user_id"].shift(1)).fill_null(value=True)
-    starts = np.append(changes.arg_true().to_numpy().astype(np.int64), frame.height)
+        is_first = (frame["user_id"] != frame["user_id"].shift(1)).fill_null(value=True)
+    starts = np.append(is_first.arg_true().to_numpy().astype(np.int64), frame.height)
     return frame, starts
 
 
-def blocks(interactions: pl.DataFrame) -> Blocks:
-    """Interactions as arrays.
+def encode_interactions(interactions: pl.DataFrame) -> UserSequences:
+    """Convert a table of interactions to arrays.
 
     Args:
         interactions: `tables.INTERACTIONS`, rows in any order.
 
     Raises:
-        DataError: A column is missing or of another type.
+        DataError: A column is missing or has another type.
     """
-    frame, starts = sorted_blocks(interactions)
-    item, items = encode(frame["item_id"])
-    return Blocks(
+    frame, starts = sort_by_user(interactions)
+    item_columns, items = encode_ids(frame["item_id"])
+    return UserSequences(
         users=frame["user_id"].gather(starts[:-1]),
         items=items,
         starts=starts,
-        item=item,
-        position=frame["position"].to_numpy(),
+        item_columns=item_columns,
+        positions=frame["position"].to_numpy(),
     )

@@ -1,7 +1,8 @@
-"""Candidates that are the whole catalogue: for full ranking, in blocks of users.
+"""Full ranking: candidate tables that hold the whole catalog instead of sampled negatives.
 
-Sampled negatives flatter; ranking against everything a user has not met does not. A table of
-users times items would not fit, so it is yielded in blocks that are scored and forgotten.
+Metrics on sampled negatives overestimate the quality of a model; ranking all items that are new
+to the user does not. A table of all users times all items does not fit into memory, so candidates
+come in blocks of users. The stage `score` scores each block and keeps only its ranks.
 """
 
 from __future__ import annotations
@@ -23,23 +24,27 @@ def full_candidates(
     *,
     max_rows: int = 1_000_000,
 ) -> Iterator[pl.DataFrame]:
-    """Every item of the catalogue as a candidate for every target's user.
+    """Yield every item of the catalog as a candidate for every target's user.
 
     Args:
         targets: Rows of `tables.CANDIDATES` with label 1, one per fold and user.
-        interactions: `tables.INTERACTIONS`; items at positions before the target are left out,
-            unless the target is one of them.
-        item_ids: The catalogue, distinct ids.
-        max_rows: Rows per block, at least one user's.
+        interactions: `tables.INTERACTIONS`. Items before the target's position are left out,
+            except the target itself.
+        item_ids: The catalog, distinct ids.
+        max_rows: Maximum number of rows per block. A block holds at least one user, even if the
+            catalog is larger.
 
     Yields:
-        `tables.CANDIDATES` with negatives "full", all rows of a user in one block.
+        `tables.CANDIDATES` with negatives "full". All rows of a user are in one block.
+
+    Raises:
+        DataError: `targets` lacks a column.
     """
-    catalogue = pl.DataFrame({"item_id": item_ids})
+    catalog = pl.DataFrame({"item_id": item_ids})
     rows = conform(targets, CANDIDATES, name="targets").rename({"item_id": "target"})
     if rows.is_empty():
         return
-    n_users = max(1, max_rows // max(1, catalogue.height))
+    n_users = max(1, max_rows // max(1, catalog.height))
     for block in rows.iter_slices(n_users):
         seen = (
             block.select("fold", "user_id", "target", before="position")
@@ -50,7 +55,7 @@ def full_candidates(
             .select("fold", "user_id", "item_id")
         )
         yield conform(
-            block.join(catalogue, how="cross")
+            block.join(catalog, how="cross")
             .join(seen, on=["fold", "user_id", "item_id"], how="anti")
             .with_columns(
                 negatives=pl.lit(FULL),
@@ -62,11 +67,12 @@ def full_candidates(
 
 
 def sample_targets(candidates: pl.DataFrame, n_users: int, *, seed: int = 0) -> pl.DataFrame:
-    """The targets of a sample of users, one row per fold and user.
+    """Sample users and return their targets, one row per fold and user.
 
     Args:
         candidates: `tables.CANDIDATES`.
-        n_users: Users per fold at most; who they are depends on (seed, user_id) alone.
+        n_users: Maximum number of users per fold. Which users are sampled depends only on
+            (seed, user_id).
         seed: Seed of the sample.
 
     Returns:
@@ -75,5 +81,5 @@ def sample_targets(candidates: pl.DataFrame, n_users: int, *, seed: int = 0) -> 
     targets = candidates.filter(pl.col("label") == 1).unique(["fold", "user_id"], keep="any")
     hashes = pl.Series("hash", hash_ids(targets["user_id"], seed, purpose="full ranking"))
     ordered = targets.with_columns(hashes).sort("hash", "user_id")
-    kept = ordered.filter(pl.int_range(pl.len()).over("fold") < n_users)
-    return kept.sort("fold", "user_id").select(candidates.columns)
+    sample = ordered.filter(pl.int_range(pl.len()).over("fold") < n_users)
+    return sample.sort("fold", "user_id").select(candidates.columns)

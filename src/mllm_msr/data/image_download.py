@@ -1,9 +1,11 @@
-"""Fetch items' images from the links that data sets give, without trusting the links.
+"""Download the images that data sets only link to, treating every link as untrusted input.
 
-A link comes from a file that anybody may have written, so it is followed only over https, to a
-host that the user has named, at an address that is public and was looked at before connecting;
-each redirect anew. What arrives is bounded in bytes and time and must decode as a image before
-it gets its final name. Running it again fetches only what is missing.
+The links come from files that anyone may have written. A link is followed only over https, only to
+a host that the user allows, and only to a public address, which is checked before connecting; the
+same holds for each redirect. Responses are limited in bytes and time, and must decode as an image
+before the file gets its final name. A second run downloads only what is missing.
+
+The stage `prepare` calls `fetch_images` if `images.download` is set.
 """
 
 from __future__ import annotations
@@ -31,31 +33,32 @@ from mllm_msr.errors import ImageError
 from mllm_msr.storage import atomic
 
 Resolver = Callable[[str, int], Sequence[str]]
-Outcome = Literal["ok", "missing", "refused", "failed"]
+Status = Literal["ok", "missing", "rejected", "failed"]
 
 _URLS: Final[tables.Schema] = {"item_id": pl.String(), "url": pl.String()}
 _MAX_REDIRECTS: Final = 5
-_MAX_WAIT: Final = 120.0  # seconds; a server that asks for more patience is given up
-_GONE: Final = frozenset({404, 410})
-_TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_ENDINGS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
+_MAX_WAIT: Final = 120.0  # seconds; a server that asks for a longer wait is not tried again
+_NOT_FOUND: Final = frozenset({404, 410})
+_RETRYABLE: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _6TO4: Final = ipaddress.IPv6Network("2002::/16")
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """What became of one link.
+class DownloadResult:
+    """Result of one link.
 
     Attributes:
-        status: "ok" (the image is there), "missing" (no link, or the server has none),
-            "refused" (not allowed, or no usable image) or "failed" (network or server).
-        image: The image's file where the status is "ok".
-        reason: One sentence for what is not "ok".
+        status: "ok" (the image is in the folder), "missing" (no link, or the server does not have
+            it), "rejected" (the link is not allowed, or leads to no usable image) or "failed"
+            (network or server error).
+        image: Path of the image if the status is "ok".
+        reason: The problem and how to fix it if the status is not "ok", else empty.
     """
 
-    status: Outcome
+    status: Status
     image: Path | None = None
     reason: str = ""
 
@@ -71,63 +74,61 @@ def fetch_images(
     concurrency: int = 8,
     attempts: int = 4,
     backoff: float = 1.0,
-    gate: Gate | None = None,
+    policy: AccessPolicy | None = None,
 ) -> pl.DataFrame:
-    """Fetch the images of items that are not in the folder yet.
+    """Download the images that are not in the folder yet.
 
     Args:
-        urls: Columns `item_id` and `url` (null where there is none).
-        folder: Where the images go; made where it does not exist. The file's name follows
-            from the link, so that items may share one.
-        allowed_hosts: Hosts that may be asked, in full ("m.media-amazon.com"), with a port
-            ("host:8443") where it is not the usual one.
-        max_bytes: Largest image, in bytes.
-        max_pixels: Largest image, in pixels.
-        timeout: Seconds for one attempt as a whole, redirects included.
-        concurrency: Downloads at a time.
-        attempts: Most attempts for one link; only trouble that may pass is tried again.
-        backoff: Seconds; attempt n + 1 waits a random time up to `backoff` * 2 ** n, and at
-            least what the server's Retry-After says.
-        gate: What decides where to connect, in place of the rules above.
+        urls: Columns `item_id` and `url` (null if the item has no link).
+        folder: Folder for the images; created if it does not exist. File names are derived from
+            the links, so items with the same link share a file.
+        allowed_hosts: Hosts that may be contacted, as full names ("m.media-amazon.com"), with the
+            port ("host:8443") if it is not 443.
+        max_bytes: Maximum file size, in bytes.
+        max_pixels: Maximum width times height.
+        timeout: Seconds for one attempt, redirects included.
+        concurrency: Number of simultaneous downloads.
+        attempts: Maximum number of attempts per link. Only transient errors are retried.
+        backoff: Seconds. Attempt n + 1 waits a random time up to `backoff` * 2 ** n, and at least
+            as long as the server's Retry-After demands.
+        policy: Replaces the rules above on where to connect, for tests.
 
     Returns:
-        Columns `item_id`, `image` (path, null if not fetched), `status` ("ok", "missing",
-        "refused", "failed") and `reason`, a row for each row of `urls` in the same order.
+        Columns `item_id`, `image` (path, null if there is none), `status` ("ok", "missing",
+        "rejected", "failed") and `reason`, one row per row of `urls` in the same order.
 
     Raises:
         DataError: `urls` lacks a column.
         RunFolderError: The disk is full or the folder cannot be written.
     """
     urls = tables.conform(urls, _URLS, name="urls")
-    wanted = urls["url"].drop_nulls().unique(maintain_order=True).to_list()
-    fetcher = _Fetcher(
+    downloader = _Downloader(
         folder,
-        gate=gate or Gate(frozenset(host.lower() for host in allowed_hosts)),
+        policy=policy or AccessPolicy(frozenset(host.lower() for host in allowed_hosts)),
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         timeout=timeout,
         attempts=attempts,
         backoff=backoff,
     )
-    fetched = asyncio.run(fetcher.fetch_all(wanted, concurrency=concurrency))
-    no_link = Fetched("missing", reason="the item has no link")
-    rows = [no_link if url is None else fetched[url] for url in urls["url"]]
-    return pl.DataFrame(
-        {
-            "item_id": urls["item_id"],
-            "image": [str(row.image) if row.image else None for row in rows],
-            "status": [row.status for row in rows],
-            "reason": [row.reason for row in rows],
-        },
-        schema_overrides={"image": pl.String(), "status": pl.String(), "reason": pl.String()},
-    )
+    links = urls["url"].drop_nulls().unique(maintain_order=True).to_list()
+    results = asyncio.run(downloader.download_all(links, concurrency=concurrency))
+    no_link = DownloadResult("missing", reason="The item has no image link.")
+    rows = [no_link if url is None else results[url] for url in urls["url"]]
+    columns = {
+        "image": [str(row.image) if row.image else None for row in rows],
+        "status": [row.status for row in rows],
+        "reason": [row.reason for row in rows],
+    }
+    schema = dict.fromkeys(columns, pl.String())
+    return pl.DataFrame({"item_id": urls["item_id"], **columns}, schema_overrides=schema)
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet.
+    """Check whether an address belongs to the public internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, NAT64) are judged as what they are; other forms of
-    embedding, multicast and everything reserved or private are not public.
+    IPv4 addresses inside IPv6 addresses (mapped, NAT64) are checked as IPv4. Other embeddings,
+    multicast, and all reserved and private ranges are not public.
 
     Args:
         address: IPv4 or IPv6 address in its usual notation.
@@ -144,95 +145,105 @@ def is_public(address: str) -> bool:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """All addresses of a host, as the system resolves it.
+    """Return all addresses of a host, as resolved by the system.
 
     Raises:
-        OSError: It has none.
+        OSError: The host has no address.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """Decides for each link and each redirect where, if at all, to connect.
+class AccessPolicy:
+    """Rules that decide for each link and redirect whether and where to connect.
 
     Attributes:
-        hosts: Hosts that may be asked; `host:port` where the port is not the scheme's own.
+        hosts: Hosts that may be contacted; `host:port` if the port is not the scheme's default.
         scheme: The only scheme that is followed.
-        resolver: From a host and port to its addresses.
-        admits: Whether an address may be connected to; it must hold for all of a host's.
-        ssl_context: For https; `None` trusts what the system trusts.
+        resolver: Function from a host and port to its addresses.
+        is_allowed: Whether an address may be connected to. All addresses of a host must pass.
+        ssl_context: For https; `None` trusts the certificates that the system trusts.
     """
 
     hosts: frozenset[str]
     scheme: Literal["https", "http"] = "https"
     resolver: Resolver = resolve
-    admits: Callable[[str], bool] = is_public
+    is_allowed: Callable[[str], bool] = is_public
     ssl_context: ssl.SSLContext | None = None
 
     def check(self, url: httpx2.URL) -> str:
-        """The host (with its port where unusual) that a link names, if it may be asked.
+        """Return the host of a link, with its port if that is not the default.
 
         Raises:
-            _RefusedError: The link's form or its host is not allowed.
+            _RejectedError: The form of the link or its host is not allowed.
         """
         if url.userinfo:
-            raise _RefusedError("the link holds a user name or password")
+            raise _RejectedError(
+                "The link contains a user name or password. Use a link without credentials."
+            )
         if url.scheme != self.scheme:
-            raise _RefusedError(f"{url!s:.200} is no {self.scheme} link")
+            raise _RejectedError(
+                f"{url!s:.200} is not an {self.scheme} link. Only {self.scheme} links are followed."
+            )
         host = url.netloc.decode("ascii").lower()
         if host not in self.hosts:
-            known = ", ".join(sorted(self.hosts)) or "none"
-            raise _RefusedError(f"the host {host} is not one of those allowed ({known})")
+            allowed = ", ".join(sorted(self.hosts)) or "none"
+            raise _RejectedError(
+                f"The host {host} is not allowed. Allowed hosts: {allowed}. "
+                "Add it to images.allowed_hosts if you trust it."
+            )
         return host
 
-    async def address(self, url: httpx2.URL, *, turn: int = 0) -> str:
-        """A checked address of a link's host.
+    async def address(self, url: httpx2.URL, *, attempt: int = 0) -> str:
+        """Resolve the host of a link and return one of its addresses.
 
         Args:
-            url: A link that `check` has passed.
-            turn: Which of several addresses to take, counted round.
+            url: A link that `check` accepts.
+            attempt: Number of the attempt, from 0. Attempts use a host's addresses in turn.
 
         Raises:
-            _RefusedError: One of the host's addresses is not public.
-            _TroubleError: The host has no address.
+            _RejectedError: One of the host's addresses is not public.
+            _TransientError: The host has no address.
         """
         port = url.port or (443 if self.scheme == "https" else 80)
         try:
             addresses = await asyncio.to_thread(self.resolver, url.host, port)
         except (OSError, UnicodeError) as error:
-            raise _TroubleError(f"the host {url.host} has no address ({error})") from error
+            raise _TransientError(f"Cannot resolve the host {url.host}: {error}.") from error
         for address in addresses:
-            if not self.admits(address):
-                raise _RefusedError(f"the host {url.host} has the address {address}, not public")
-        return addresses[turn % len(addresses)]
+            if not self.is_allowed(address):
+                raise _RejectedError(
+                    f"The host {url.host} resolves to {address}. "
+                    "Only public addresses are contacted."
+                )
+        return addresses[attempt % len(addresses)]
 
 
-class _RefusedError(Exception):
-    """Trying again would not help."""
+class _RejectedError(Exception):
+    """The link or the response is not acceptable; a retry cannot help."""
 
 
 class _MissingError(Exception):
-    """The server has no such image."""
+    """The server does not have the image."""
 
 
-class _TroubleError(Exception):
-    """Trying again may help, after so many seconds at least."""
+class _TransientError(Exception):
+    """A retry may succeed, after `wait` seconds or more."""
 
     def __init__(self, reason: str, *, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-class _Fetcher:
-    """Downloads links into a folder; one `fetch_all` for each object."""
+class _Downloader:
+    """Downloader of links into a folder; use `download_all` once per object."""
 
     def __init__(
         self,
         folder: Path,
         *,
-        gate: Gate,
+        policy: AccessPolicy,
         max_bytes: int,
         max_pixels: int,
         timeout: float,
@@ -240,7 +251,7 @@ class _Fetcher:
         backoff: float,
     ) -> None:
         self._folder = folder
-        self._gate = gate
+        self._policy = policy
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._timeout = timeout
@@ -249,62 +260,73 @@ class _Fetcher:
         self._random = random.SystemRandom()
         self._clients: dict[str, httpx2.AsyncClient] = {}
 
-    async def fetch_all(self, urls: Iterable[str], *, concurrency: int) -> dict[str, Fetched]:
-        remaining: Iterator[str] = iter(urls)
-        fetched: dict[str, Fetched] = {}
+    async def download_all(
+        self, links: Iterable[str], *, concurrency: int
+    ) -> dict[str, DownloadResult]:
+        """Download links with a fixed number of workers and return the result of each."""
+        remaining: Iterator[str] = iter(links)
+        results: dict[str, DownloadResult] = {}
 
         async def work() -> None:
-            for url in remaining:
-                fetched[url] = await self._fetch(url)
+            for link in remaining:
+                results[link] = await self._download(link)
 
         async with contextlib.AsyncExitStack() as stack:
-            # One client for each host: connections are kept by address, and two hosts at one
-            # address must not share a connection that was certified for the other.
-            trusted = self._gate.ssl_context or ssl.create_default_context()
-            for host in self._gate.hosts:
+            # One client per host: a client pools its connections by address, and a connection
+            # whose certificate was verified for one host must not be used for another host.
+            trusted = self._policy.ssl_context or ssl.create_default_context()
+            for host in self._policy.hosts:
                 client = httpx2.AsyncClient(verify=trusted, trust_env=False, timeout=self._timeout)
                 self._clients[host] = await stack.enter_async_context(client)
             await asyncio.gather(*(work() for _ in range(max(1, concurrency))))
-        return fetched
+        return results
 
-    async def _fetch(self, link: str) -> Fetched:
+    async def _download(self, link: str) -> DownloadResult:
+        """Download one link with retries, unless its image is in the folder already."""
         path = self._folder / _file_name(link)
         if (await asyncio.to_thread(images.image_status, path)).status == "ok":
-            return Fetched("ok", path)
-        wait, reason = 0.0, "not tried"
+            return DownloadResult("ok", path)
+        wait, reason = 0.0, ""
         for attempt in range(self._attempts):
             if attempt:
                 jitter = self._random.uniform(0, self._backoff * 2**attempt)
                 await asyncio.sleep(max(wait, jitter))
             try:
                 async with asyncio.timeout(self._timeout):
-                    content = await self._download(link, turn=attempt)
-                await asyncio.to_thread(self._keep, content, link, path)
-                return Fetched("ok", path)
+                    content = await self._request(link, attempt=attempt)
+                await asyncio.to_thread(self._save, content, link, path)
+                return DownloadResult("ok", path)
             except _MissingError as error:
-                return Fetched("missing", reason=str(error))
-            except (_RefusedError, ImageError, httpx2.InvalidURL) as error:
-                return Fetched("refused", reason=str(error))
+                return DownloadResult("missing", reason=str(error))
+            except (_RejectedError, ImageError) as error:
+                return DownloadResult("rejected", reason=str(error))
+            except httpx2.InvalidURL as error:
+                return DownloadResult("rejected", reason=f"The link is invalid: {error}.")
             except TimeoutError:
-                wait, reason = 0.0, f"not finished after {self._timeout:g} seconds"
+                wait = 0.0
+                reason = f"The download did not finish within {self._timeout:g} seconds."
             except httpx2.TransportError as error:
-                wait, reason = 0.0, f"{type(error).__name__}: {error}"
-            except _TroubleError as error:
+                wait, reason = 0.0, f"The connection failed ({type(error).__name__}: {error})."
+            except _TransientError as error:
                 wait, reason = error.wait, str(error)
                 if wait > _MAX_WAIT:
                     break
-        return Fetched("failed", reason=f"{reason} (attempt {attempt + 1} was the last)")
+        n_attempts = "1 attempt" if attempt == 0 else f"{attempt + 1} attempts"
+        return DownloadResult("failed", reason=f"{reason} Gave up after {n_attempts}.")
 
-    async def _download(self, link: str, *, turn: int) -> bytes:
+    async def _request(self, link: str, *, attempt: int) -> bytes:
+        """Request a link, follow its redirects and return the body of the response."""
         url = httpx2.URL(link)
         for _ in range(_MAX_REDIRECTS + 1):
-            host = self._gate.check(url)
-            address = await self._gate.address(url, turn=turn)
+            host = self._policy.check(url)
+            address = await self._policy.address(url, attempt=attempt)
             client = self._clients[host]
+            # Connecting to the address that was checked, not to the host name, keeps a second DNS
+            # lookup from returning another address. The certificate is verified for the name.
             request = client.build_request(
                 "GET",
                 url.copy_with(host=address),
-                headers={"Host": host, "Accept": "image/*", "Accept-Encoding": "fingerprint"},
+                headers={"Host": host, "Accept": "image/*", "Accept-Encoding": "identity"},
                 extensions={
                     "sni_hostname": url.host,
                     "timeout": httpx2.Timeout(self._timeout).as_dict(),
@@ -314,36 +336,42 @@ class _Fetcher:
                 if not response.has_redirect_location:
                     return await self._body(response)
                 url = url.join(response.headers["Location"])
-        raise _RefusedError(f"more than {_MAX_REDIRECTS} redirects")
+        raise _RejectedError(f"The link leads to more than {_MAX_REDIRECTS} redirects.")
 
     async def _body(self, response: httpx2.Response) -> bytes:
-        code = response.status_code
-        if code in _GONE:
-            raise _MissingError(f"the server answers {code}")
-        if code in _TRY_AGAIN:
-            raise _TroubleError(f"the server answers {code}", wait=_retry_after(response))
-        if code != 200:
-            raise _RefusedError(f"the server answers {code}")
+        """Read the body of a response up to the size limit."""
+        reason = f"The server responded with status {response.status_code}."
+        if response.status_code in _NOT_FOUND:
+            raise _MissingError(reason)
+        if response.status_code in _RETRYABLE:
+            raise _TransientError(reason, wait=_retry_after(response))
+        if response.status_code != 200:
+            raise _RejectedError(reason)
         content = bytearray()
-        async for piece in response.aiter_raw():
-            content += piece
+        async for chunk in response.aiter_raw():
+            content += chunk
             if len(content) > self._max_bytes:
-                raise _RefusedError(f"more than {self._max_bytes:,} bytes")
+                raise _RejectedError(
+                    f"The response is larger than {self._max_bytes:,} bytes. "
+                    "Raise images.max_bytes to allow larger files."
+                )
         return bytes(content)
 
-    def _keep(self, content: bytes, link: str, path: Path) -> None:
+    def _save(self, content: bytes, link: str, path: Path) -> None:
         images.decode_image(content, name=link, max_pixels=self._max_pixels)
         with atomic.replace_file(path) as temporary:
             temporary.write_bytes(content)
 
 
 def _file_name(link: str) -> str:
-    ending = PurePosixPath(link.partition("?")[0]).suffix.lower()
+    """Derive a file name from a link: a hash with the suffix of the link, if that is known."""
+    suffix = PurePosixPath(link.partition("?")[0]).suffix.lower()
     name = hashlib.sha256(link.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{name}{ending if ending in _ENDINGS else '.img'}"
+    return f"{name}{suffix if suffix in _SUFFIXES else '.img'}"
 
 
 def _retry_after(response: httpx2.Response) -> float:
+    """Return the seconds to wait that a response asks for, 0 if it does not say."""
     value = response.headers.get("Retry-After", "")
     with contextlib.suppress(ValueError):
         return max(0.0, float(value))

@@ -1,8 +1,9 @@
-"""Raw interactions -> the filtered, ordered table that every later stage reads.
+"""Preprocessing: raw interactions become the filtered, ordered table that all later stages read.
 
-The first step of `prepare`: duplicates, k-core to its fixed point, chronological order,
-positions; and the items that belong to what is kept. Filtering is by the paper's minimum history
-length (section 5.1), made a k-core because the released code's numbers show one.
+First step of the stage `prepare`: remove duplicates, filter to the k-core, sort by time, number
+the positions, and select the items that occur. The paper filters by a minimum history length
+(section 5.1); the numbers of the released code show that it filters items as well, hence the
+k-core. `histories` returns the items before a target.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.data._hashing import hash_ids
-from mllm_msr.data._id_encoding import Codes, encode, sorted_blocks
+from mllm_msr.data._id_encoding import encode_ids, sort_by_user
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, ITEMS, conform
 
@@ -34,20 +35,19 @@ def prepare_interactions(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Filter and order interactions.
 
-    A user's interactions are ordered by timestamp; equal timestamps keep the order in which the
-    source gives them. Positions count 0, 1, ... within a user.
+    The interactions of a user are sorted by timestamp; equal timestamps keep the order of the
+    source. Positions count 0, 1, ... within a user.
 
     Args:
-        raw: Columns `user_id`, `item_id` (strings) and `timestamp` (integer, milliseconds or
-            rank), as `interfaces.RawData.interactions`.
-        min_user_interactions: Users with fewer interactions go, at least 1.
-        min_item_interactions: Items with fewer interactions go, at least 1. Both conditions
-            hold together in the result (k-core).
-        duplicates: What stays where a user met an item more than once: the "first" interaction,
-            the "last", or all of them ("keep").
-        max_users: Keep a seeded sample of at most so many users, for trials. It is taken after
-            the k-core, so items of the sample may have fewer interactions than asked for.
-        seed: Seed of that sample.
+        raw: `interfaces.RawData.interactions`.
+        min_user_interactions: Users with fewer interactions are removed, at least 1.
+        min_item_interactions: Items with fewer interactions are removed, at least 1. The result
+            meets both conditions (k-core).
+        duplicates: Which of a user's repeated interactions with an item remain: the "first", the
+            "last", or all of them ("keep").
+        max_users: Size of a seeded sample of users, for trials. It is drawn after the k-core;
+            items may then have fewer than `min_item_interactions`.
+        seed: Seed of the sample.
 
     Returns:
         `tables.INTERACTIONS`, sorted by user and position; and counts: raw_interactions,
@@ -55,31 +55,35 @@ def prepare_interactions(
 
     Raises:
         SettingsError: A setting is out of its range.
-        DataError: A value is missing or not of its type, or nothing is left.
+        DataError: A value is missing or has the wrong type, or no interaction is left.
     """
     _check_settings(min_user_interactions, min_item_interactions, duplicates, max_users)
-    user, users, item, items, timestamp = _collect(raw)
+    frame = _collect(raw)
+    user, users = encode_ids(frame["user_id"])
+    item, items = encode_ids(frame["item_id"])
+    timestamp = frame["timestamp"].to_numpy()
+    del frame
     counts = {"raw_interactions": len(user), "raw_users": len(users), "raw_items": len(items)}
-    order = _chronological(user, timestamp)
+    order = _chronological_order(user, timestamp)
     user, item, timestamp = user[order], item[order], timestamp[order]
     del order
     if duplicates != "keep":
-        kept = _first_or_last(user, item, n_items=len(items), which=duplicates)
-        user, item, timestamp = user[kept], item[kept], timestamp[kept]
+        rows = _distinct_pairs(user, item, n_items=len(items), keep=duplicates)
+        user, item, timestamp = user[rows], item[rows], timestamp[rows]
     counts["duplicates_dropped"] = counts["raw_interactions"] - len(user)
-    kept = k_core(
+    rows = k_core(
         user, item, min_user_interactions=min_user_interactions,
         min_item_interactions=min_item_interactions,
     )  # fmt: skip
-    if not len(kept):
-        raise _nothing_left(counts, min_user_interactions, min_item_interactions)
+    if not len(rows):
+        raise _empty_core_error(counts, min_user_interactions, min_item_interactions)
     if max_users is not None:
-        kept = kept[_sampled(user[kept], users, max_users=max_users, seed=seed)]
-    frame = _to_table(users, user[kept], items, item[kept], timestamp[kept])
-    counts["interactions"] = frame.height
-    counts["users"] = int((frame["position"] == 0).sum())
-    counts["items"] = int(np.count_nonzero(np.bincount(item[kept])))
-    return frame, counts
+        rows = rows[_is_sampled(user[rows], users, max_users=max_users, seed=seed)]
+    table = _to_table(users, user[rows], items, item[rows], timestamp[rows])
+    counts["interactions"] = table.height
+    counts["users"] = int((table["position"] == 0).sum())
+    counts["items"] = int(np.count_nonzero(np.bincount(item[rows])))
+    return table, counts
 
 
 def k_core(
@@ -89,17 +93,16 @@ def k_core(
     min_user_interactions: int,
     min_item_interactions: int,
 ) -> npt.NDArray[np.int64]:
-    """The largest set of interactions in which every user and every item has enough.
+    """Return the largest set of rows in which every user and every item has enough rows.
 
     Args:
-        user: Shape [n]; non-negative user codes.
-        item: Shape [n]; non-negative item codes.
-        min_user_interactions: Least number of rows per user that is left.
-        min_item_interactions: Least number of rows per item that is left.
+        user: Shape [n]. Non-negative user codes.
+        item: Shape [n]. Non-negative item codes.
+        min_user_interactions: Minimum number of rows per remaining user.
+        min_item_interactions: Minimum number of rows per remaining item.
 
     Returns:
-        Indices of the rows that stay, ascending. The set is unique: it does not depend on the
-        order in which rows are taken away.
+        Row indices, ascending. The set is unique: it does not depend on the order of removal.
     """
     rows = np.arange(len(user))
     while len(rows):
@@ -115,29 +118,29 @@ def k_core(
 def match_items(
     interactions: pl.DataFrame, items: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The items that occur in the interactions, one row each, sorted by id.
+    """Return the items that occur in the interactions, one row each, sorted by id.
 
-    An item that the source does not describe stays: it gets a row with empty title and text and
-    no image, and is counted.
+    An item that the source does not describe gets a row with empty title and text and no image,
+    and is counted.
 
     Args:
         interactions: A table with a column `item_id`.
-        items: `tables.ITEMS`, as the data set yields it.
+        items: `tables.ITEMS`, as loaded by the data set.
 
     Returns:
-        `tables.ITEMS`; and counts: items, items_unknown (not in the source's table),
+        `tables.ITEMS`; and counts: items, items_unknown (without a row in `items`),
         items_without_title, items_without_text, items_without_image.
 
     Raises:
-        DataError: A column is missing, or an item has two rows.
+        DataError: A column is missing, or an item has more than one row.
     """
     known = conform(items, ITEMS, name="items")
-    doubled = known.filter(pl.col("item_id").is_duplicated())
-    if doubled.height:
+    repeated = known.filter(pl.col("item_id").is_duplicated())
+    if repeated.height:
         raise DataError(
-            needed="one row per item in the table 'items'",
-            received=f"{doubled.height} rows that share an id, the first {doubled['item_id'][0]!r}",
-            remedy="remove the doubled rows",
+            f"The table 'items' has more than one row for an item: {repeated.height} rows share "
+            f"their id with another row. The first such id is {repeated['item_id'][0]!r}. "
+            "Keep one row per item."
         )
     wanted = interactions.select(pl.col("item_id").cast(pl.String).unique().sort())
     n_unknown = wanted.join(known, on="item_id", how="anti").height
@@ -157,56 +160,52 @@ def match_items(
 def histories(
     interactions: pl.DataFrame, targets: pl.DataFrame, *, max_length: int | None = None
 ) -> pl.DataFrame:
-    """What may be seen before each target: the user's items at smaller positions.
+    """Return the history of each target: the user's items at smaller positions.
 
     Args:
         interactions: `tables.INTERACTIONS`.
-        targets: Columns `user_id` and `position`, distinct rows (others are dropped).
-        max_length: Keep only so many items, the latest.
+        targets: Columns `user_id` and `position`. Repeated rows are dropped.
+        max_length: Maximum length; the latest items are kept.
 
     Returns:
-        Columns `user_id`, `position` and `history` (list of item ids, oldest first, empty where
-        the user is unknown or new), rows in the order of `targets`.
+        Columns `user_id`, `position` and `history` (list of item ids, oldest first, empty if the
+        user is unknown or has no earlier interaction), rows in the order of `targets`.
 
     Raises:
-        DataError: A column is missing or of another type.
+        DataError: A column is missing or has another type.
     """
-    frame, starts = sorted_blocks(interactions)
+    frame, starts = sort_by_user(interactions)
     n_users = len(starts) - 1
-    per_user = frame.select(
+    user_codes = frame.select(
         pl.col("user_id").gather(starts[:-1]), pl.lit(np.arange(n_users)).alias("_user")
     )
     wanted = (
         targets.select("user_id", "position")
         .unique(maintain_order=True)
-        .join(per_user, on="user_id", how="left", maintain_order="left")
+        .join(user_codes, on="user_id", how="left", maintain_order="left")
     )
     user = wanted["_user"].fill_null(n_users).to_numpy()
-    # One sorted key per row: the number of rows before a target is a binary search away.
+    # With one sorted key per row, a binary search finds the number of rows before a target.
     keys = np.repeat(np.arange(n_users) << 32, np.diff(starts)) + frame["position"].to_numpy()
     first = starts[user]
     end = np.searchsorted(keys, (user << 32) + wanted["position"].to_numpy())
     if max_length is not None:
         first = np.maximum(first, end - max_length)
-    lists = _lists(frame["item_id"], first, end)
-    return wanted.select("user_id", "position", lists.alias("history"))
-
-
-def _lists(values: pl.Series, first: Codes, end: Codes) -> pl.Series:
-    """One list of consecutive values per pair of bounds."""
+    # Build one list per target from the rows first to end; targets without rows get empty lists.
     lengths = end - first
     ends = np.cumsum(lengths)
     rows = np.repeat(first - (ends - lengths), lengths) + np.arange(int(lengths.sum()))
-    place = np.repeat(np.arange(len(first)), lengths)
+    target = np.repeat(np.arange(len(first)), lengths)
     grouped = (
-        pl.DataFrame({"place": place, "value": values.gather(rows)})
-        .group_by("place", maintain_order=True)
-        .agg("value")
+        pl.DataFrame({"target": target, "item": frame["item_id"].gather(rows)})
+        .group_by("target", maintain_order=True)
+        .agg("item")
     )
-    filled = pl.DataFrame({"place": np.arange(len(first))}).join(
-        grouped, on="place", how="left", maintain_order="left"
-    )
-    return filled["value"].fill_null(pl.Series([[]], dtype=pl.List(values.dtype)))
+    lists = pl.DataFrame({"target": np.arange(len(first))}).join(
+        grouped, on="target", how="left", maintain_order="left"
+    )["item"]
+    history = lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String))).alias("history")
+    return wanted.select("user_id", "position", history)
 
 
 def _check_settings(
@@ -215,9 +214,9 @@ def _check_settings(
     duplicates: str,
     max_users: int | None,
 ) -> None:
-    """Raise `SettingsError` with all that is wrong."""
+    """Raise `SettingsError` with every setting that is out of its range."""
     problems = [
-        f"{name} must be at least 1, it is {value}"
+        f"data.{name} is {value}. It must be at least 1."
         for name, value in (
             ("min_user_interactions", min_user_interactions),
             ("min_item_interactions", min_item_interactions),
@@ -227,30 +226,17 @@ def _check_settings(
     ]
     if duplicates not in get_args(Duplicates):
         known = ", ".join(get_args(Duplicates))
-        problems.append(f"duplicates must be one of {known}, it is {duplicates!r}")
+        problems.append(f"data.duplicates is {duplicates!r}. Choose one of {known}.")
     if problems:
         raise SettingsError(problems)
 
 
-def _nothing_left(
-    counts: dict[str, int], min_user_interactions: int, min_item_interactions: int
-) -> DataError:
-    """The error for a k-core without any row."""
-    return DataError(
-        needed=f"users with at least {min_user_interactions} interactions and items with at "
-        f"least {min_item_interactions}, both at once",
-        received=f"none among {counts['raw_interactions']} interactions of "
-        f"{counts['raw_users']} users and {counts['raw_items']} items",
-        remedy="lower min_user_interactions or min_item_interactions",
-    )
+def _collect(raw: pl.LazyFrame) -> pl.DataFrame:
+    """Read the raw interactions with ids as categories, and check that no value is missing.
 
-
-def _collect(
-    raw: pl.LazyFrame,
-) -> tuple[
-    npt.NDArray[np.int32], pl.Series, npt.NDArray[np.int32], pl.Series, npt.NDArray[np.int64]
-]:
-    """Read the raw interactions as codes: user, users, item, items, timestamp."""
+    Raises:
+        DataError: A column is missing, or a value is missing or has the wrong type.
+    """
     try:
         frame = raw.select(
             pl.col("user_id", "item_id").cast(pl.String).cast(pl.Categorical),
@@ -258,35 +244,33 @@ def _collect(
         ).collect(engine="streaming")
     except pl.exceptions.PolarsError as cause:
         raise DataError(
-            needed="interactions with user_id, item_id and an integer timestamp",
-            received=str(cause).splitlines()[0],
-            remedy="mend the source's rows or columns",
+            "The interactions need the columns user_id, item_id and timestamp (an integer), but "
+            f"cannot be read: {str(cause).splitlines()[0].rstrip('.')}. "
+            "Fix the rows or columns of the source."
         ) from cause
     for column in _COLUMNS:
         n_missing = frame[column].null_count()
         if n_missing:
             row = int(frame[column].is_null().arg_max() or 0)
             raise DataError(
-                needed=f"a {column} in every interaction",
-                received=f"{n_missing} without one, the first in row {row + 1} of {frame.height}",
-                remedy="remove or complete these rows",
+                f"{n_missing} of {frame.height} interactions have no {column}; the first is in "
+                f"row {row + 1}. Remove these rows or fill in the value."
             )
-    user, users = encode(frame["user_id"])
-    item, items = encode(frame["item_id"])
-    return user, users, item, items, frame["timestamp"].to_numpy()
+    return frame
 
 
-def _chronological(
+def _chronological_order(
     user: npt.NDArray[np.int32], timestamp: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Rows by user and time; equal ones in the order in which they come."""
+    """Return the row order by user and time; rows with equal keys keep their order."""
     if not len(user):
         return np.arange(0)
     earliest = int(timestamp.min())
     span = int(timestamp.max()) - earliest + 1
     if (int(user.max()) + 1) * span >= 2**63:
         return np.lexsort((timestamp, user))
-    # One unstable sort of one key takes a fifth of the time of a stable sort of two.
+    # An unstable sort of one combined key takes a fifth of the time of a stable sort of two keys.
+    # Only the runs of equal keys are then put back into their original order.
     key = user.astype(np.int64) * span + (timestamp - earliest)
     order = np.argsort(key)
     key = key[order]
@@ -296,28 +280,39 @@ def _chronological(
     return order
 
 
-def _first_or_last(
-    user: npt.NDArray[np.int32], item: npt.NDArray[np.int32], *, n_items: int, which: Duplicates
+def _distinct_pairs(
+    user: npt.NDArray[np.int32], item: npt.NDArray[np.int32], *, n_items: int, keep: Duplicates
 ) -> npt.NDArray[np.int64]:
-    """Rows that stay, ascending, where each (user, item) pair may stay once."""
+    """Return the first or last row of each (user, item) pair, ascending."""
     pair = user.astype(np.int64) * n_items + item
     order = np.argsort(pair)
     pair = pair[order]
-    runs = np.flatnonzero(np.append(True, pair[1:] != pair[:-1])[: len(pair)])
-    pick = np.minimum if which == "first" else np.maximum
-    stays: npt.NDArray[np.int64] = np.sort(pick.reduceat(order, runs)) if len(runs) else order
-    return stays
+    starts = np.flatnonzero(np.append(True, pair[1:] != pair[:-1])[: len(pair)])
+    pick = np.minimum if keep == "first" else np.maximum
+    rows: npt.NDArray[np.int64] = np.sort(pick.reduceat(order, starts)) if len(starts) else order
+    return rows
 
 
-def _sampled(
+def _empty_core_error(
+    counts: dict[str, int], min_user_interactions: int, min_item_interactions: int
+) -> DataError:
+    return DataError(
+        f"The k-core is empty: of {counts['raw_interactions']} interactions between "
+        f"{counts['raw_users']} users and {counts['raw_items']} items, none remain if each user "
+        f"needs {min_user_interactions} interactions and each item {min_item_interactions}. "
+        "Lower data.min_user_interactions or data.min_item_interactions."
+    )
+
+
+def _is_sampled(
     user: npt.NDArray[np.int32], users: pl.Series, *, max_users: int, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Mask of the rows whose user is among the `max_users` with the smallest hash."""
+    """Mark the rows whose user is among the `max_users` with the smallest hash."""
     present = np.unique(user)
     hashes = hash_ids(users.gather(present), seed, purpose="sample")
-    chosen = np.zeros(len(users), dtype=bool)
-    chosen[present[np.argsort(hashes, kind="stable")[:max_users]]] = True
-    return chosen[user]
+    sampled = np.zeros(len(users), dtype=bool)
+    sampled[present[np.argsort(hashes, kind="stable")[:max_users]]] = True
+    return sampled[user]
 
 
 def _to_table(
@@ -327,9 +322,9 @@ def _to_table(
     item: npt.NDArray[np.int32],
     timestamp: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
-    """`tables.INTERACTIONS` from rows that are sorted by user and time."""
-    begins = np.append(True, user[1:] != user[:-1])
-    starts = np.flatnonzero(begins)
+    """Build `tables.INTERACTIONS` from rows that are sorted by user and time."""
+    is_first = np.append(True, user[1:] != user[:-1])
+    starts = np.flatnonzero(is_first)
     position = np.arange(len(user)) - np.repeat(starts, np.diff(np.append(starts, len(user))))
     frame = pl.DataFrame(
         {

@@ -1,9 +1,10 @@
-"""Who is trained on, validated on and tested on, and what each may see.
+"""Splits: which users train, validate and test a model, and which interactions it may see.
 
-`split_users` is the sound protocol: cross-validation over users (paper, section 5.1), and of a
-test or validation user only the last interaction is hidden, so that methods which need a vector
-per user can learn from the rest. `paper_code_*` reproduce the released code's protocol, which
-is unsound, for comparison with the published table only.
+`split_users` is the leave-last-out protocol (default): cross-validation over users (paper, section
+5.1) where only the last interaction of a validation or test user is hidden, so that methods with
+one vector per user can learn from the earlier ones. `released_code_interactions` and
+`released_code_split` reproduce the protocol of the paper's released code. That protocol leaks test
+data; use it only to compare with the published table.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.data._hashing import Hashes, fraction, hash_ids, mix
-from mllm_msr.data._id_encoding import sorted_blocks
+from mllm_msr.data._hashing import Hashes, hash_ids, mix, to_unit_interval
+from mllm_msr.data._id_encoding import sort_by_user
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, Schema, conform
 
@@ -26,8 +27,8 @@ SPLITS: Final[Schema] = {"fold": pl.Int32(), "user_id": pl.String(), "split": pl
 _NAMES: Final = pl.Series(["train", "validation", "test"])
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
 
-# Below this, chance makes hashed parts visibly unequal; see `split_users`.
-_DEALT_BELOW: Final = 2000
+# With fewer users, splitting by hash value gives visibly unequal parts; see `split_users`.
+_MIN_USERS_FOR_HASH_SPLIT: Final = 2000
 
 
 def split_users(
@@ -37,18 +38,18 @@ def split_users(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Cross-validation over users.
+    """Split users for cross-validation.
 
-    Every user is a test user in exactly one fold; in each fold a share of the others validates.
-    The fold of a user depends on (seed, user_id) only, so users who come or go move nobody
-    else; parts are then equal up to chance (2,000 users in 5 folds: 400 with a standard
-    deviation of 18). With fewer than 2,000 users the parts are made equal by dealing the users
-    out in the order of their hashes, and users who come or go may move others.
+    Every user is a test user in exactly one fold. In each fold a fraction of the other users are
+    validation users. With 2,000 users or more, the fold of a user depends only on (seed, user_id):
+    adding or removing users does not move the others, and folds have equal size up to chance
+    (2,000 users in 5 folds: 400 users with a standard deviation of 18). With fewer users, folds
+    are made equal by ranking the users' hashes, so adding or removing users may move others.
 
     Args:
         interactions: `tables.INTERACTIONS`.
         folds: Number of folds, at least 2.
-        validation_fraction: Share of a fold's remaining users that validates, in [0, 1).
+        validation_fraction: Fraction of a fold's remaining users that validate, in [0, 1).
         seed: Seed of the split.
 
     Returns:
@@ -60,27 +61,28 @@ def split_users(
     """
     problems = []
     if folds < 2:
-        problems.append(f"folds must be at least 2, it is {folds}")
+        problems.append(f"data.folds is {folds}. It must be at least 2.")
     if not 0 <= validation_fraction < 1:
-        problems.append(f"validation_fraction must be in [0, 1), it is {validation_fraction}")
+        problems.append(
+            f"data.validation_fraction is {validation_fraction}. It must be at least 0 and below 1."
+        )
     if problems:
         raise SettingsError(problems)
-    users = _users(interactions)
+    users = _distinct_users(interactions)
     if len(users) < folds:
         raise DataError(
-            needed=f"at least one user per fold, {folds} in all",
-            received=f"{len(users)} users",
-            remedy="lower data.folds or bring more data",
+            f"{len(users)} users cannot be split into {folds} folds. "
+            "Lower data.folds or provide data with more users."
         )
     hashes = hash_ids(users, seed, purpose="fold")
-    fold_of = np.floor(_places(hashes, n_users=len(users)) * folds).astype(np.int64)
+    fold_of = np.floor(_quantiles(hashes, n_users=len(users)) * folds).astype(np.int64)
     parts = []
     for fold in range(folds):
         split = np.full(len(users), _TRAIN)
         split[fold_of == fold] = _TEST
         others = np.flatnonzero(fold_of != fold)
-        places = _places(mix(hashes[others], np.array([fold])), n_users=len(users))
-        split[others[places < validation_fraction]] = _VALIDATION
+        quantiles = _quantiles(mix(hashes[others], np.array([fold])), n_users=len(users))
+        split[others[quantiles < validation_fraction]] = _VALIDATION
         parts.append(_to_table(users, split, fold=fold))
     return pl.concat(parts)
 
@@ -88,7 +90,7 @@ def split_users(
 def visible_interactions(
     interactions: pl.DataFrame, splits: pl.DataFrame, fold: int
 ) -> tuple[pl.DataFrame, frozenset[str]]:
-    """What a method may learn from in one fold.
+    """Return the interactions that a model may learn from in one fold.
 
     Args:
         interactions: `tables.INTERACTIONS`.
@@ -97,39 +99,38 @@ def visible_interactions(
 
     Returns:
         `tables.INTERACTIONS` without the last interaction of the fold's validation and test
-        users, sorted by user and position; and the ids of the training users, of whom
-        everything is there.
+        users, sorted by user and position; and the ids of the training users, whose interactions
+        are complete.
 
     Raises:
-        DataError: The splits have no such fold, or not every user.
+        DataError: The splits do not contain the fold, or lack a user.
     """
-    frame, starts = sorted_blocks(interactions)
+    frame, starts = sort_by_user(interactions)
     users = frame["user_id"].gather(starts[:-1])
     split = split_codes(users, splits, fold)
-    seen = np.ones(frame.height, dtype=bool)
-    seen[starts[1:][split != _TRAIN] - 1] = False
-    return frame.filter(pl.Series(seen)), frozenset(users.filter(pl.Series(split == _TRAIN)))
+    visible = np.ones(frame.height, dtype=bool)
+    visible[starts[1:][split != _TRAIN] - 1] = False
+    return frame.filter(pl.Series(visible)), frozenset(users.filter(pl.Series(split == _TRAIN)))
 
 
 def split_codes(users: pl.Series, splits: pl.DataFrame, fold: int) -> npt.NDArray[np.int64]:
-    """The split of each user in one fold: 0 train, 1 validation, 2 test.
+    """Return the split of each user in one fold as a code: 0 train, 1 validation, 2 test.
 
     Args:
         users: Distinct user ids.
         splits: The columns of `SPLITS`.
         fold: One of its folds.
 
+    Returns:
+        Shape [n_users].
+
     Raises:
-        DataError: The splits have no such fold, or not every user.
+        DataError: The splits do not contain the fold, or lack a user.
     """
     table = conform(splits, SPLITS, name="splits").filter(pl.col("fold") == fold)
     if table.is_empty():
         known = splits["fold"].unique().sort().to_list()
-        raise DataError(
-            needed=f"one of the folds {', '.join(map(str, known))}",
-            received=f"fold {fold}",
-            remedy="choose one of these",
-        )
+        raise DataError(f"The splits have no fold {fold}. Available: {', '.join(map(str, known))}.")
     names = pl.DataFrame({"split": _NAMES, "code": np.arange(len(_NAMES))})
     joined = (
         users.rename("user_id")
@@ -140,57 +141,58 @@ def split_codes(users: pl.Series, splits: pl.DataFrame, fold: int) -> npt.NDArra
     unknown = joined.filter(pl.col("code").is_null())
     if unknown.height:
         raise DataError(
-            needed=f"train, validation or test for every user in fold {fold} of the splits",
-            received=f"{unknown.height} users without it, the first {unknown['user_id'][0]!r}",
-            remedy="split the users of these very interactions",
+            f"{unknown.height} users are not in fold {fold} of the splits, or their split is not "
+            f"one of {', '.join(_NAMES)}. The first one is {unknown['user_id'][0]!r}. "
+            "Make the splits from these interactions."
         )
     return joined["code"].to_numpy().astype(np.int64)
 
 
-def paper_code_interactions(
+def released_code_interactions(
     interactions: pl.DataFrame, *, n_items: int = 6, order: Literal["time", "frequency"] = "time"
 ) -> pl.DataFrame:
-    """Rewrite histories as the released code does. Unsound: for comparison only.
+    """Shorten histories the way the paper's released code does.
 
-    Of each user the `n_items` globally most frequent items stay. The choice looks at all users,
-    test users' targets included, and favours popular items; the last one left is the target
-    although it is often not what the user met last.
+    For comparison with the published numbers only: of each user the `n_items` globally most
+    frequent items are kept. The frequencies include the targets of test users (leakage) and favor
+    popular items. The last item kept is the target, although it is often not the last item that
+    the user interacted with.
 
     Args:
-        interactions: `tables.INTERACTIONS` in the (6, 5)-core; equal frequencies keep the
-            earlier interaction.
-        n_items: Items per user: 6 for MicroLens, 11 for Amazon. Users with fewer keep all.
-        order: Order of what stays: "time" (MicroLens), or "frequency", most frequent first
-            (Amazon; timestamps then no longer ascend).
+        interactions: `tables.INTERACTIONS` in the (6, 5)-core. Among items of equal frequency the
+            earlier interaction is kept.
+        n_items: Items per user: 6 for MicroLens, 11 for Amazon. Users with fewer items keep all.
+        order: Order of the items kept: "time" (MicroLens), or "frequency", most frequent first
+            (Amazon; timestamps are then no longer ascending).
 
     Returns:
         `tables.INTERACTIONS` with new positions.
 
     Raises:
-        DataError: A column is missing or of another type.
+        DataError: A column is missing or has another type.
     """
-    kept = (
+    shortened = (
         conform(interactions, INTERACTIONS, name="interactions")
         .with_columns(pl.len().over("item_id").alias("frequency"))
         .sort("user_id", "frequency", "position", descending=[False, True, False])
-        .with_columns(pl.int_range(pl.len()).over("user_id").alias("place"))
-        .filter(pl.col("place") < n_items)
+        .with_columns(pl.int_range(pl.len()).over("user_id").alias("frequency_rank"))
+        .filter(pl.col("frequency_rank") < n_items)
     )
-    by = "position" if order == "time" else "place"
-    ordered = kept.sort("user_id", by).with_columns(
+    by = "position" if order == "time" else "frequency_rank"
+    ordered = shortened.sort("user_id", by).with_columns(
         pl.int_range(pl.len()).over("user_id").alias("position")
     )
     return conform(ordered, INTERACTIONS, name="interactions")
 
 
-def paper_code_split(interactions: pl.DataFrame, *, seed: int = 42) -> pl.DataFrame:
-    """The released code's single split of users, 80 / 10 / 10, as fold 0.
+def released_code_split(interactions: pl.DataFrame, *, seed: int = 42) -> pl.DataFrame:
+    """Split users 80 / 10 / 10 as the paper's released code does; fold 0 is the only fold.
 
-    The proportions and the seed are the released ones; the generator is ours, so the users
-    differ.
+    Proportions and seed are those of the released code. The random generator differs, and so do
+    the users in each part.
 
     Args:
-        interactions: `tables.INTERACTIONS`, as `paper_code_interactions` yields them.
+        interactions: `tables.INTERACTIONS`, as returned by `released_code_interactions`.
         seed: Seed of the split.
 
     Returns:
@@ -199,31 +201,32 @@ def paper_code_split(interactions: pl.DataFrame, *, seed: int = 42) -> pl.DataFr
     Raises:
         DataError: There are fewer than ten users.
     """
-    users = _users(interactions)
+    users = _distinct_users(interactions)
     if len(users) < 10:
         raise DataError(
-            needed="at least 10 users to split 80 / 10 / 10",
-            received=f"{len(users)} users",
-            remedy="bring more data or use the sound protocol",
+            f"{len(users)} users are too few for a split of 80 / 10 / 10, which needs at least 10. "
+            "Provide data with more users or set data.protocol=leave-last-out."
         )
-    places = _places(hash_ids(users, seed, purpose="released-code"), n_users=len(users))
-    split = np.select([places < 0.8, places < 0.9], [_TRAIN, _VALIDATION], default=_TEST)
+    # The purpose is the protocol's former name: renaming it would change every published split.
+    quantiles = _quantiles(hash_ids(users, seed, purpose="paper-code"), n_users=len(users))
+    split = np.select([quantiles < 0.8, quantiles < 0.9], [_TRAIN, _VALIDATION], default=_TEST)
     return _to_table(users, split, fold=0)
 
 
-def _users(interactions: pl.DataFrame) -> pl.Series:
-    """Distinct user ids, sorted."""
-    frame, starts = sorted_blocks(interactions)
+def _distinct_users(interactions: pl.DataFrame) -> pl.Series:
+    """Return the distinct user ids, sorted."""
+    frame, starts = sort_by_user(interactions)
     return frame["user_id"].gather(starts[:-1])
 
 
-def _places(hashes: Hashes, *, n_users: int) -> npt.NDArray[np.float64]:
-    """A place in (0, 1) per hash: the hash itself, or its rank where all users are few."""
-    if n_users >= _DEALT_BELOW:
-        return fraction(hashes)
-    places = np.empty(len(hashes))
-    places[np.argsort(hashes, kind="stable")] = (np.arange(len(hashes)) + 0.5) / len(hashes)
-    return places
+def _quantiles(hashes: Hashes, *, n_users: int) -> npt.NDArray[np.float64]:
+    """Map each hash to (0, 1): its value, or its rank if there are few users in total."""
+    if n_users >= _MIN_USERS_FOR_HASH_SPLIT:
+        return to_unit_interval(hashes)
+    quantiles = np.empty(len(hashes))
+    order = np.argsort(hashes, kind="stable")
+    quantiles[order] = (np.arange(len(hashes)) + 0.5) / len(hashes)
+    return quantiles
 
 
 def _to_table(users: pl.Series, split: npt.NDArray[np.integer], *, fold: int) -> pl.DataFrame:
