@@ -1,7 +1,7 @@
-"""Make docs/settings.md and docs/commands.md from the code, or check that they are current.
+"""Generate docs/settings.md and docs/commands.md from the code, or check that they are current.
 
-python docs/generate.py            write them
-python docs/generate.py --check    exit with 1 where one is stale
+python docs/generate.py            write both files
+python docs/generate.py --check    exit with code 1 if a file is out of date
 """
 
 from __future__ import annotations
@@ -14,45 +14,53 @@ import typer.main
 from typer.testing import CliRunner
 
 from mllm_msr.cli import app
-from mllm_msr.config.loading import preset_names, reference
+from mllm_msr.config.loading import preset_names
+from mllm_msr.config.reference import reference
 
 DOCS = Path(__file__).parent
 
 
 def settings_page() -> str:
-    """Every setting with its type, default and meaning."""
+    """Return the page of all settings: type, default and description of each."""
     lines = [
         "# Settings",
         "",
-        "Made by `make docs` from `config/settings.py`. On the command line a setting is `key=value`,",
-        "in a file it is YAML (`--config FILE`), in the environment `MLLM_MSR__TRAIN__SEED=1`.",
-        "Of preset, file, environment and command line the later wins.",
+        "Generated from `config/settings.py` by `make docs`.",
+        "",
+        "A setting is `key=value` on the command line, YAML in a file (`--config FILE`), and an",
+        "environment variable such as `MLLM_MSR__TRAIN__SEED=1`. Later sources win: preset, file,",
+        "environment, command line.",
         "",
         f"Presets: {', '.join(f'`{name}`' for name in preset_names())}.",
         "",
-        "| setting | type | default | meaning |",
+        "| setting | type | default | description |",
         "|---|---|---|---|",
     ]
-    for key, kind, default, description in reference():
-        cells = (f"`{key}`", f"`{kind}`", f"`{default}`", description)
+    for setting in reference():
+        cells = (
+            f"`{setting.key}`",
+            f"`{setting.type}`",
+            f"`{setting.default}`",
+            setting.description,
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def commands_page() -> str:
-    """The help of every command."""
+    """Return the page with the help of every command."""
     runner = CliRunner()
-    width = {"COLUMNS": "100", "TERM": "dumb"}
+    terminal = {"COLUMNS": "100", "TERM": "dumb"}
     names = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    lines = ["# Commands", "", "Made by `make docs` from the command line itself.", ""]
+    lines = ["# Commands", "", "Generated from the command line by `make docs`.", ""]
     for name in names:
-        shown = runner.invoke(app, [name, "--help"], env=width, prog_name="mllm-msr")
+        shown = runner.invoke(app, [name, "--help"], env=terminal, prog_name="mllm-msr")
         lines += [f"## `mllm-msr {name}`", "", "```text", shown.output.strip(), "```", ""]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Write or check the pages; returns the exit code."""
+    """Write the pages, or check them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
@@ -62,7 +70,7 @@ def main() -> int:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if check:
-            print(f"{path.name} is stale: run 'make docs'", file=sys.stderr)
+            print(f"{path.name} is out of date: run 'make docs'", file=sys.stderr)
             stale = 1
         else:
             path.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Every setting, with its type, its default and what it means: the one schema.
+"""Schema of all settings: type, default value and description of each.
 
-`config/loading.py` fills these classes; the command line's help and the settings reference are made from
-them. They are frozen, and only `pipeline/pipeline.py` and `cli` read them.
+`config/loading.py` creates these objects from presets, files and the command line. Command help and
+`docs/settings.md` are generated from the descriptions. All objects are frozen.
 """
 
 from __future__ import annotations
@@ -37,54 +37,55 @@ class _Section(BaseModel):
 
 
 class _OpenSection(BaseModel):
-    """A section whose further keys go to a class that the registry names."""
+    """Section whose additional keys are constructor arguments of a plugin."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     def plugin_kwargs(self) -> dict[str, Any]:
-        """The keys that are not fields of this section."""
+        """Return the keys that are not fields of this section."""
         return dict(self.model_extra or {})
 
 
 class DataSettings(_OpenSection):
-    """What is read, filtered, split and drawn. Further keys go to the data set itself."""
+    """Reading, filtering, splitting and sampling. Additional keys are arguments of the dataset."""
 
-    min_user_interactions: PositiveInt = Field(5, description="k-core: interactions a user needs")
-    min_item_interactions: PositiveInt = Field(5, description="k-core: interactions an item needs")
+    min_user_interactions: PositiveInt = Field(5, description="k-core: minimum per user")
+    min_item_interactions: PositiveInt = Field(5, description="k-core: minimum per item")
     duplicates: Literal["first", "last", "keep"] = Field(
-        "first", description="which of a user's repeated interactions with an item stays"
+        "first", description="which of a user's repeated interactions with an item to keep"
     )
-    max_users: PositiveInt | None = Field(None, description="seeded sample of users, for trials")
+    max_users: PositiveInt | None = Field(None, description="random sample of users")
     protocol: Literal["leave-last-out", "released-code"] = Field(
         "leave-last-out",
-        description="how targets are chosen; released-code is the released code's (unsound)",
+        description="how targets are chosen; released-code is that of the paper's code (unsound)",
     )
     folds: PositiveInt = Field(5, description="folds of the cross-validation over users")
     run_folds: tuple[NonNegativeInt, ...] | None = Field(
-        None, description="folds that are run; all where empty"
+        None, description="folds to run; null runs all"
     )
     validation_fraction: Fraction = Field(
-        0.1, description="share of a fold's other users that chooses the checkpoint"
+        0.1, description="fraction of a fold's remaining users for checkpoint selection"
     )
     negatives: tuple[Literal["uniform", "popularity"], ...] = Field(
-        ("uniform", "popularity"), description="how validation and test negatives are drawn"
+        ("uniform", "popularity"), description="how validation and test negatives are sampled"
     )
-    n_negatives: PositiveInt = Field(20, description="negatives per positive, validation and test")
-    train_negatives: PositiveInt = Field(1, description="negatives per positive in training")
+    n_negatives: PositiveInt = Field(20, description="validation and test negatives per positive")
+    train_negatives: PositiveInt = Field(1, description="training negatives per positive")
     train_targets: Literal["last", "blocks", "all"] = Field(
-        "blocks", description="training users' targets: last item, also after each block, or all"
+        "blocks",
+        description="targets of training users: last item; also one after each block; or all items",
     )
-    max_test_users: PositiveInt | None = Field(None, description="seeded sample of test users")
+    max_test_users: PositiveInt | None = Field(None, description="random sample of test users")
     max_validation_users: PositiveInt | None = Field(
-        None, description="seeded sample of validation users"
+        None, description="random sample of validation users"
     )
-    seed: NonNegativeInt = Field(0, description="seed of the split and of the negatives")
+    seed: NonNegativeInt = Field(0, description="seed of splits and negatives")
 
 
 class ImagesSettings(_Section):
-    """Images that a data set only links to."""
+    """Download of images that a dataset only links to."""
 
-    download: bool = Field(False, description="fetch linked images into the run folder")
+    download: bool = Field(False, description="download linked images into the run folder")
     allowed_hosts: tuple[str, ...] = Field(
         (
             "m.media-amazon.com",
@@ -92,66 +93,62 @@ class ImagesSettings(_Section):
             "ecx.images-amazon.com",
             "g-ecx.images-amazon.com",
         ),
-        description="hosts that may be asked, over https only",
+        description="hosts to download from, over HTTPS only",
     )
-    max_bytes: PositiveInt = Field(20_000_000, description="largest image, in bytes")
-    concurrency: PositiveInt = Field(8, description="downloads at a time")
+    max_bytes: PositiveInt = Field(20_000_000, description="largest allowed image, in bytes")
+    concurrency: PositiveInt = Field(8, description="parallel downloads")
 
 
 class ModelSettings(_OpenSection):
-    """The model that answers prompts. Further keys go to the backend itself."""
+    """Model that answers prompts. Additional keys are arguments of the backend."""
 
-    backend: str = Field("demo", description="a name of `mllm-msr list backends`")
+    backend: str = Field("demo", description="name from `mllm-msr list backends`")
 
 
 class ExecutorSettings(_Section):
-    """Where the prompts of summarize, infer and score are answered; the results are the same."""
+    """Where summarize, infer and score run their models. The results do not depend on it."""
 
-    name: Literal["local", "ray"] = Field(
-        "local", description="in this process, or by workers that Ray starts"
-    )
+    name: Literal["local", "ray"] = Field("local", description="in this process, or on Ray workers")
     address: str = Field(
-        "local", description="workers of this machine, auto, or a Ray cluster's address"
+        "local", description="local starts Ray on this machine; else auto or a cluster's address"
     )
-    workers: PositiveInt = Field(2, description="workers, each with a backend of its own")
-    cpus: PositiveFloat = Field(1.0, description="cores set aside for each worker")
-    gpus: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="GPUs set aside for each worker; may be a part of one"
-    )
-    batch: PositiveInt = Field(64, description="prompts that a worker is given at a time")
+    workers: PositiveInt = Field(2, description="Ray workers, each with its own backend")
+    cpus: PositiveFloat = Field(1.0, description="CPU cores reserved per worker")
+    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs reserved per worker")
+    batch: PositiveInt = Field(64, description="prompts sent to a worker at a time")
     startup_timeout: PositiveFloat = Field(
-        300.0, description="seconds within which the first worker must have started"
+        300.0, description="seconds to wait for the first worker"
     )
 
 
 class SummarizeSettings(_Section):
-    """Item summaries."""
+    """Summarization of items."""
 
     modalities: tuple[Literal["text", "image"], ...] = Field(
-        ("text", "image"), description="sides of an item that are read"
+        ("text", "image"), description="modalities of an item that are summarized"
     )
     text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
-    image_words: PositiveInt = Field(40, description="length limit of descriptions, in words")
+    image_words: PositiveInt = Field(40, description="length limit of image descriptions, in words")
     words: PositiveInt = Field(60, description="length limit of joint summaries, in words")
     scope: Literal["all", "read"] = Field(
-        "all", description="every item, or only those that preferences will read"
+        "all", description="all items, or only those that preference inference reads"
     )
-    model: ModelSettings | None = Field(None, description="another model for this stage")
+    model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
 
 
 class InferSettings(_Section):
-    """Preferences."""
+    """Inference of preferences."""
 
     method: Literal["recurrent", "direct"] = Field(
         "recurrent", description="block by block, or the whole history in one prompt"
     )
     block_size: PositiveInt = Field(3, description="items per block")
     max_items: PositiveInt | None = Field(
-        None, description="read only so many items of a history, the latest"
+        None, description="latest items of a history that are read; null reads all"
     )
     words: PositiveInt = Field(80, description="length limit of preferences, in words")
-    use_images: bool = Field(True, description="false reads text summaries alone")
-    model: ModelSettings | None = Field(None, description="another model for this stage")
+    use_images: bool = Field(True, description="false reads text summaries only")
+    model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
 
 
 class TrainSettings(_Section):
@@ -239,137 +236,138 @@ class ScoreSettings(_Section):
 
 
 class BaselinesSettings(_OpenSection):
-    """Arguments of baselines: further keys are their names ("baselines.sasrec.learning_rate=1e-3")."""
+    """Arguments of baselines. Additional keys are their names ("baselines.sasrec.epochs=8")."""
 
     content: Literal["all", "text", "image", "image_summary"] = Field(
         "all", description="what baselines may read of items; image_summary replaces all the rest"
     )
 
     def arguments(self, name: str) -> dict[str, Any]:
-        """What a baseline's constructor gets, by the baseline's name."""
+        """Return the constructor arguments of a baseline, by its name."""
         return dict(self.plugin_kwargs().get(name, {}))
 
 
 class EvaluateSettings(_Section):
-    """Metrics and intervals."""
+    """Metrics and confidence intervals."""
 
-    ks: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 20), description="cut-offs of HR, MRR, NDCG")
+    ks: tuple[PositiveInt, ...] = Field(
+        (1, 3, 5, 10, 20), description="cut-offs of HR, MRR and NDCG"
+    )
     n_resamples: PositiveInt = Field(2000, description="bootstrap samples of users")
     seed: NonNegativeInt = Field(0, description="seed of the bootstrap")
 
 
 class ReportSettings(_Section):
-    """The report."""
+    """Report of a run."""
 
-    case_studies: NonNegativeInt = Field(4, description="users whose case_study is told")
-    seed: NonNegativeInt = Field(0, description="seed of the choice of users")
+    case_studies: NonNegativeInt = Field(4, description="users shown in detail")
+    seed: NonNegativeInt = Field(0, description="seed for choosing these users")
 
 
 class RetrieveSettings(_Section):
-    """Recommendations out of the whole catalogue."""
+    """Recommendation from the full catalog."""
 
     generators: tuple[Literal["preference", "collaborative", "recent"], ...] = Field(
-        ("preference", "collaborative", "recent"), description="where candidates come from"
+        ("preference", "collaborative", "recent"), description="candidate generators"
     )
     encoder: str = Field(
-        "hashing", description="text encoder: hashing, or a Transformers text model's folder or id"
+        "hashing", description="text encoder: hashing, or a Transformers model's folder or hub id"
     )
     collaborative: str | None = Field(
-        None, description="baseline that proposes; item_knn where it exists, else popularity"
+        None,
+        description="baseline that generates candidates; null uses item_knn, else popularity",
     )
     recent_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="share of the interactions, the latest, that counts as recent"
+        0.2, description="fraction of interactions, the latest, that count as recent"
     )
     recent_weight: Annotated[float, Field(gt=0, le=1)] = Field(
         0.3,
-        description="vote of what is popular of late, beside 1 of each source that knows the user",
+        description="weight of recent popularity in rank fusion; generators that know the user "
+        "have weight 1",
     )
-    depth: PositiveInt = Field(200, description="items asked of each source")
+    depth: PositiveInt = Field(200, description="items per candidate generator")
     budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
     order: Literal["fusion", "model"] = Field(
-        "fusion", description="the MLLM's ranking is one vote beside the sources', or decides alone"
+        "fusion",
+        description="fusion combines the MLLM's ranking with the generators'; model uses it alone",
     )
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="weight of variety in the list (MMR); 0 is relevance alone"
+        0.0, description="weight of diversity in the list (MMR); 0 ranks by relevance only"
     )
     prefix_cache_bytes: NonNegativeInt = Field(
         1_000_000_000,
-        description="memory for what a model of this process has read of the items' images",
+        description="memory for cached image prefixes of items, for models in this process",
     )
 
 
 class ServeSettings(_Section):
-    """The service."""
+    """HTTP service."""
 
     update: Literal["block", "event"] = Field(
-        "block", description="when preferences follow events: at a block's end, or at each event"
+        "block", description="when to update preferences: after a block of events, or after each"
     )
-    update_retries: NonNegativeInt = Field(
-        4, description="how often a preference update that failed is tried again"
-    )
+    update_retries: NonNegativeInt = Field(4, description="retries of a failed preference update")
     update_wait: PositiveFloat = Field(
-        2.0, description="seconds before the first of these, doubled for each later one, at most 60"
+        2.0, description="seconds before the first retry; doubles with each one, at most 60"
     )
     state: str | None = Field(
-        None, description="database URL; an SQLite file in the run folder where empty"
+        None, description="database URL; null uses an SQLite file in the run folder"
     )
     model_timeout: PositiveFloat = Field(
-        5.0, description="seconds after which an answer does without the model"
+        5.0, description="seconds after which a request is answered without the model"
     )
     max_queue: PositiveInt = Field(
-        2000, description="prompts that may wait; beyond, requests are refused with 429"
+        2000, description="prompts that may wait; beyond it requests get status 429"
     )
     max_batch: PositiveInt = Field(64, description="prompts of several requests scored together")
     copies: PositiveInt | None = Field(
         None,
-        description="how often the ranking model stands in memory, each copy with a thread of its "
-        "own; where empty once, and the packaged model on a CPU once for each core, at most 4",
+        description="copies of the ranking model in memory, each with its own thread; null means "
+        "one, or for the packaged model on a CPU one per core, at most 4",
     )
     max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
     warm_items: NonNegativeInt = Field(
         500,
-        description="items, the most popular first, whose images a model of this process reads "
-        "before users ask",
+        description="popular items whose images a model in this process encodes before the first "
+        "request",
     )
     score_cache_size: NonNegativeInt = Field(200_000, description="scores kept in memory")
     shutdown_timeout: PositiveFloat = Field(
-        20.0, description="seconds that a shutdown waits for requests"
+        20.0, description="seconds that a shutdown waits for open requests"
     )
 
 
 class PlanSettings(_Section):
-    """The bill before the run, and when to warn of it."""
+    """Cost estimate of a run, and budgets that trigger a warning."""
 
-    sample: PositiveInt = Field(200, description="items, users and candidates that are measured")
+    sample: PositiveInt = Field(200, description="items, users and candidates to count prompts of")
     pilot: NonNegativeInt = Field(
-        0, description="items and users that the model really answers, for lengths and speed"
+        0, description="items and users that the model answers, to measure lengths and speed"
     )
     prompt_price: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="price of a million tokens read, where an endpoint answers"
+        0.0, description="price of a million input tokens of an endpoint"
     )
     output_price: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="price of a million tokens written, where an endpoint answers"
+        0.0, description="price of a million output tokens of an endpoint"
     )
     prompt_rate: PositiveFloat | None = Field(
-        None, description="tokens read per second; measured by the pilot where empty"
+        None, description="input tokens/s; null uses the pilot's"
     )
     output_rate: PositiveFloat | None = Field(
-        None, description="tokens written per second; measured by the pilot where empty"
+        None, description="output tokens/s; null uses the pilot's"
     )
-    budget_price: PositiveFloat | None = Field(None, description="warn where a run costs more")
-    budget_hours: PositiveFloat | None = Field(None, description="warn where a run takes longer")
-    budget_tokens: PositiveInt | None = Field(
-        None, description="warn where a run reads and writes more tokens"
-    )
+    budget_price: PositiveFloat | None = Field(None, description="warn if a run costs more")
+    budget_hours: PositiveFloat | None = Field(None, description="warn if a run takes longer")
+    budget_tokens: PositiveInt | None = Field(None, description="warn if a run needs more tokens")
 
 
 class Settings(_Section):
     """All settings of a run."""
 
-    preset: str = Field("default", description="the preset that the settings started from")
-    dataset: str = Field("demo", description="a name of `mllm-msr list datasets`")
+    preset: str = Field("default", description="preset that the settings started from")
+    dataset: str = Field("demo", description="name from `mllm-msr list datasets`")
     item_type: str | None = Field(
-        None, description="what an item is called; the data set's if empty"
+        None, description="what prompts call an item; null uses the dataset's word"
     )
     data: DataSettings = DataSettings()
     images: ImagesSettings = ImagesSettings()
@@ -387,5 +385,5 @@ class Settings(_Section):
     plan: PlanSettings = PlanSettings()
 
     def to_yaml(self) -> str:
-        """All settings as YAML, as `config.load_settings` reads them."""
+        """Return all settings as YAML that `load_settings` can read."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
