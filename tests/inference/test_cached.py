@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_stops_the_work(cache: ResponseCache) -> 
     responses = CachedBackend(EchoBackend(), cache).generate(map(prompt, "abc"))
     next(responses)
     cache.close()
-    with pytest.raises(RunFolderError, match="one that is closed"):
+    with pytest.raises(RunFolderError, match=r"responses\.sqlite is closed"):
         list(responses)
 
 

@@ -1,4 +1,4 @@
-"""Responses are kept whole, and what is damaged counts as absent."""
+"""Response cache: responses are durable, and damaged ones count as absent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache(path: Path) -> Iterator[ResponseCache]:
     cache.close()
 
 
-def test_responses_come_back_by_key(cache: ResponseCache) -> None:
+def test_responses_are_returned_by_key(cache: ResponseCache) -> None:
     cache.put_many({"a": '{"text": "größer"}', "b": "2"})
     assert cache.get_many(["b", "c", "a"]) == {"a": '{"text": "größer"}', "b": "2"}
     assert cache.get_many([]) == {}
@@ -39,13 +39,13 @@ def test_a_later_response_replaces_an_earlier_one(cache: ResponseCache) -> None:
     assert cache.get_many(["a"]) == {"a": "2"}
 
 
-def test_more_keys_than_one_query_takes(cache: ResponseCache) -> None:
+def test_more_keys_than_fit_in_one_query(cache: ResponseCache) -> None:
     responses = {f"key {number}": str(number) for number in range(2_345)}
     cache.put_many(responses)
     assert cache.get_many(responses) == responses
 
 
-def test_responses_outlive_the_process_that_never_closed(path: Path) -> None:
+def test_responses_survive_without_closing(path: Path) -> None:
     first = ResponseCache(path)
     first.put_many({"a": "1"})
     second = ResponseCache(path)
@@ -54,7 +54,7 @@ def test_responses_outlive_the_process_that_never_closed(path: Path) -> None:
     first.close()
 
 
-def test_threads_share_it(cache: ResponseCache) -> None:
+def test_threads_can_share_a_cache(cache: ResponseCache) -> None:
     def work(name: int) -> None:
         for number in range(20):
             cache.put_many({f"{name} {number}": "x"})
@@ -69,10 +69,10 @@ def test_threads_share_it(cache: ResponseCache) -> None:
     )
 
 
-def test_after_closing_it_is_refused(cache: ResponseCache) -> None:
+def test_a_closed_cache_raises(cache: ResponseCache) -> None:
     cache.close()
     cache.close()
-    with pytest.raises(RunFolderError, match="received one that is closed"):
+    with pytest.raises(RunFolderError, match=r"responses\.sqlite is closed"):
         cache.get_many(["a"])
 
 
@@ -92,20 +92,20 @@ def test_a_changed_row_counts_as_absent_and_can_be_stored_again(path: Path, dama
     cache.close()
 
 
-def test_flipped_bits_never_give_a_wrong_response(
+def test_flipped_bits_never_return_a_wrong_response(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     responses = {f"{number:064x}": f'{{"text": "response {number}"}}' for number in range(200)}
     cache = ResponseCache(path)
     cache.put_many(responses)
     cache.close()
-    sound = path.read_bytes()
+    intact = path.read_bytes()
     rng = random.Random(7)
     lost: list[int] = []
     with caplog.at_level(logging.CRITICAL):
         for _ in range(60):
-            damaged = bytearray(sound)
-            damaged[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
+            damaged = bytearray(intact)
+            damaged[rng.randrange(len(intact))] ^= 1 << rng.randrange(8)
             for file in path.parent.iterdir():
                 file.unlink()
             path.write_bytes(damaged)
@@ -120,7 +120,7 @@ def test_flipped_bits_never_give_a_wrong_response(
     assert sum(count < 150 for count in lost) > 50, "a single bit rarely costs most responses"
 
 
-def test_a_file_that_is_no_database_is_put_aside(
+def test_a_file_that_is_no_database_is_moved_aside(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir()
@@ -131,10 +131,10 @@ def test_a_file_that_is_no_database_is_put_aside(
         assert cache.get_many(["a"]) == {"a": "1"}
         cache.close()
         assert path.with_name(f"responses.sqlite.damaged-{number}").stat().st_size == 4_800
-    assert "kept as responses.sqlite.damaged-1, its 0 sound responses" in caplog.text
+    assert "moved it to responses.sqlite.damaged-1 and recovered 0 responses" in caplog.text
 
 
-def test_a_truncated_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_file_is_moved_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = ResponseCache(path)
     cache.put_many({str(number): "x" * 500 for number in range(100)})
     cache.close()
@@ -146,7 +146,7 @@ def test_a_truncated_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixt
     cache.close()
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_a_readable_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="Cannot write"):
         ResponseCache(tmp_path / "file" / "responses.sqlite")
@@ -155,7 +155,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         ResponseCache(tmp_path / "responses.sqlite")
 
 
-def test_a_cache_in_use_is_copied_whole_and_stays_apart(path: Path, tmp_path: Path) -> None:
+def test_the_copy_of_an_open_cache_is_complete_and_independent(path: Path, tmp_path: Path) -> None:
     cache = ResponseCache(path)
     cache.put_many({str(number): f"response {number}" for number in range(50)})
     copied = tmp_path / "copy" / "responses.sqlite"
@@ -169,7 +169,7 @@ def test_a_cache_in_use_is_copied_whole_and_stays_apart(path: Path, tmp_path: Pa
     cache.close()
 
 
-def test_a_cache_that_cannot_be_copied_is_one_sentence(path: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_copied_is_a_readable_error(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"no database at all" * 500)
     with pytest.raises(RunFolderError, match="cannot be copied"):

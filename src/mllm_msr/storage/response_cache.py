@@ -1,8 +1,9 @@
-"""The cache of model responses: every finished response is on the disk before anything else happens.
+"""Cache of model responses: one SQLite file in the run folder.
 
-One SQLite file in the run folder, from the hash of a question to the JSON text of its response. It
-makes the long stages (item summaries, preferences, scores) resumable at any moment. It is only
-a cache: a response that is damaged counts as absent, and a damaged file is put aside for a new one.
+It maps the hash of a request to the JSON text of the response. A response is on the disk as soon as
+it is stored, so that the long stages (item summaries, preferences, scores) can resume at any point.
+Losing responses is harmless: a damaged row counts as absent, and a damaged file is moved aside and
+replaced by a new one.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import logging
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, final
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.storage import atomic
@@ -25,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# Far below SQLite's limit of variables in one statement.
-_ROWS_AT_ONCE: Final = 500
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# Far below SQLite's limit on the number of variables in a statement.
+_CHUNK_SIZE: Final = 500
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SYSTEM_ERRORS: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
-# An ordinary table with a unique index: measured faster to fill than one without row ids.
+# A table with row ids and a unique index: inserting is measurably faster than WITHOUT ROWID.
 _TABLE: Final = """
     CREATE TABLE IF NOT EXISTS responses (
         key TEXT NOT NULL UNIQUE, value TEXT NOT NULL, checksum INTEGER NOT NULL
@@ -42,14 +43,17 @@ _TABLE: Final = """
 """
 
 
+@final
 class ResponseCache:
-    """Responses by the hash of what was asked. Threads may share it, processes may not.
+    """Persistent map from request hashes to responses.
+
+    Threads of one process may share it. Only one process may use the file at a time.
 
     Args:
-        path: The database file; made, with the folders above it, where it does not exist.
+        path: The database file. It and its parent folders are created if they do not exist.
 
     Raises:
-        RunFolderError: The disk is full or the file cannot be written.
+        RunFolderError: The disk is full or the file is not writable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,64 +63,74 @@ class ResponseCache:
         self._database: sqlite3.Connection | None = None
         with atomic.wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._run(functools.partial(_select, keys=()))
+        self._execute(functools.partial(_select, keys=()))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
-        """Responses by key, without those that are absent or damaged.
+        """Return the stored responses of some keys; absent and damaged ones are left out.
 
         Raises:
             RunFolderError: The file cannot be read.
         """
         wanted = list(keys)
         found: dict[str, str] = {}
-        for start in range(0, len(wanted), _ROWS_AT_ONCE):
-            chunk = wanted[start : start + _ROWS_AT_ONCE]
-            for key, value, checksum in self._run(functools.partial(_select, keys=chunk)):
-                if _is_sound(key, value, checksum):
+        for start in range(0, len(wanted), _CHUNK_SIZE):
+            chunk = wanted[start : start + _CHUNK_SIZE]
+            for key, value, checksum in self._execute(functools.partial(_select, keys=chunk)):
+                if _is_intact(key, value, checksum):
                     found[key.decode()] = value.decode()
         return found
 
     def put_many(self, responses: Mapping[str, str]) -> None:
-        """Store responses; when it returns, all of them are on the disk.
+        """Store responses; all of them are on the disk when the call returns.
 
         Args:
-            responses: JSON text by key; known keys are replaced.
+            responses: JSON text by key. Existing keys are replaced.
 
         Raises:
-            RunFolderError: The disk is full or the file cannot be written; none was stored.
+            RunFolderError: The disk is full or the file is not writable; nothing was stored.
         """
         rows = [
             (key, value, _checksum(key.encode(), value.encode()))
             for key, value in responses.items()
         ]
         if rows:
-            self._run(functools.partial(_insert, rows=rows))
+            self._execute(functools.partial(_insert, rows=rows))
 
     def close(self) -> None:
-        """Close the file for good. Calling it twice is harmless."""
+        """Close the file. Calling it twice is harmless."""
         with self._lock:
             self._closed = True
             self._disconnect()
 
-    def _run(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
-        with self._lock, self._explained():
+    def _execute(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a database action; replace the file and try again if it is damaged."""
+        with self._lock:
             try:
-                return action(self._connected())
+                with atomic.wrap_os_errors(self._path):
+                    try:
+                        return action(self._connect())
+                    except sqlite3.DatabaseError as error:
+                        if _primary_code(error) not in _DAMAGED:
+                            raise
+                        self._replace_damaged_file(error)
+                    return action(self._connect())
             except sqlite3.DatabaseError as error:
-                if _primary_code(error) not in _DAMAGE:
-                    raise
-                self._begin_anew(error)
-            return action(self._connected())
+                code = _SYSTEM_ERRORS.get(_primary_code(error))
+                if code is not None:
+                    raise atomic.write_error(self._path, code) from error
+                raise RunFolderError(
+                    f"The response cache {self._path} does not work: {error}. Delete the file and "
+                    "run the same command again; its responses are requested again."
+                ) from error
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         if self._closed:
             raise RunFolderError(
-                needed=f"the response cache {self._path} while it is open",
-                received="one that is closed",
-                remedy="use it inside the run folder's with block",
+                f"The response cache {self._path} is closed. Use it inside the with statement of "
+                "the run folder."
             )
         if self._database is None:
-            # ArtifactCache at once, so that `_begin_anew` can close what fails on the lines that follow.
+            # Assign first, so that `_disconnect` closes it if one of the next statements fails.
             self._database = sqlite3.connect(
                 self._path, check_same_thread=False, isolation_level=None
             )
@@ -131,62 +145,44 @@ class ResponseCache:
             self._database.close()
             self._database = None
 
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+    def _replace_damaged_file(self, error: sqlite3.DatabaseError) -> None:
+        """Move the file aside and copy its intact rows to a new one."""
         self._disconnect()
         number = 1
         while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
             number += 1
-        for ending in ("", "-wal", "-shm"):
-            part = self._path.with_name(f"{self._path.name}{ending}")
+        for suffix in ("", "-wal", "-shm"):
+            part = self._path.with_name(f"{self._path.name}{suffix}")
             if part.exists():
-                part.replace(aside.with_name(f"{aside.name}{ending}"))
-        saved = self._salvage(aside)
-        logger.warning(
-            "the response cache %s is damaged (%s): it is kept as %s, its %d sound responses are in "
-            "a new one, the others will be asked again",
-            self._path,
-            error,
-            aside.name,
-            saved,
-        )
-
-    def _salvage(self, aside: Path) -> int:
-        saved = 0
+                part.replace(aside.with_name(f"{aside.name}{suffix}"))
+        n_recovered = 0
         with (
             contextlib.suppress(sqlite3.DatabaseError),
             contextlib.closing(sqlite3.connect(aside)) as damaged,
         ):
             damaged.text_factory = bytes
-            # Past the index, up to the first page that cannot be read.
+            # Without the index, which may be damaged; up to the first page that cannot be read.
             rows = damaged.execute("SELECT key, value, checksum FROM responses NOT INDEXED")
-            while chunk := rows.fetchmany(_ROWS_AT_ONCE):
-                sound = [(k.decode(), v.decode(), c) for k, v, c in chunk if _is_sound(k, v, c)]
-                _insert(self._connected(), rows=sound)
-                saved += len(sound)
-        return saved
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            with atomic.wrap_os_errors(self._path):
-                yield
-        except sqlite3.DatabaseError as error:
-            code = _SYSTEM_ERRORS.get(_primary_code(error))
-            if code is not None:
-                raise atomic.write_error(self._path, code) from error
-            raise RunFolderError(
-                needed="a response cache that works",
-                received=f"{self._path} ({error})",
-                remedy="remove the file and go on, its responses are asked again",
-            ) from error
+            while chunk := rows.fetchmany(_CHUNK_SIZE):
+                intact = [(k.decode(), v.decode(), c) for k, v, c in chunk if _is_intact(k, v, c)]
+                _insert(self._connect(), rows=intact)
+                n_recovered += len(intact)
+        logger.warning(
+            "the response cache %s is damaged (%s): moved it to %s and recovered %d responses; "
+            "the others are requested again",
+            self._path,
+            error,
+            aside.name,
+            n_recovered,
+        )
 
 
 def copy_responses(source: Path, target: Path) -> None:
-    """Copy a cache file as a whole, at once or not at all.
+    """Copy a cache file atomically, including what SQLite has not yet moved out of its log.
 
     Args:
-        source: A cache file, which another connection of this process may have open.
-        target: Name of the copy; what is there is replaced, so nobody may have it open.
+        source: A cache file. Another connection of this process may have it open.
+        target: Path of the copy. An existing file is replaced, so nobody may have it open.
 
     Raises:
         RunFolderError: The disk is full, or a file cannot be read or written.
@@ -198,19 +194,18 @@ def copy_responses(source: Path, target: Path) -> None:
                 contextlib.closing(sqlite3.connect(temporary)) as new,
             ):
                 old.backup(new)
-                # In the copied file's header stands WAL: as a single file it is complete.
+                # The copied header says WAL. This makes the copy complete as a single file.
                 new.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.DatabaseError as error:
             raise RunFolderError(
-                needed=f"a sound response cache {source}",
-                received=f"one that cannot be copied ({error})",
-                remedy="remove the file and go on, its responses are asked again",
+                f"The response cache {source} cannot be copied: {error}. Delete the file and run "
+                "the same command again; its responses are requested again."
             ) from error
 
 
 def _select(database: sqlite3.Connection, *, keys: Sequence[str]) -> list[tuple[Any, Any, Any]]:
-    places = ", ".join("?" * len(keys))
-    query = f"SELECT key, value, checksum FROM responses WHERE key IN ({places})"  # noqa: S608
+    marks = ", ".join("?" * len(keys))
+    query = f"SELECT key, value, checksum FROM responses WHERE key IN ({marks})"  # noqa: S608
     return database.execute(query, keys).fetchall()
 
 
@@ -218,7 +213,7 @@ def _insert(database: sqlite3.Connection, *, rows: Sequence[tuple[str, str, int]
     database.execute("BEGIN IMMEDIATE")
     try:
         database.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
-        _check_found(database, [key for key, _, _ in rows])
+        _check_stored(database, [key for key, _, _ in rows])
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -226,22 +221,23 @@ def _insert(database: sqlite3.Connection, *, rows: Sequence[tuple[str, str, int]
         raise
 
 
-def _check_found(database: sqlite3.Connection, keys: Sequence[str]) -> None:
-    for start in range(0, len(keys), _ROWS_AT_ONCE):
-        chunk = keys[start : start + _ROWS_AT_ONCE]
-        found = {row[0] for row in _select(database, keys=chunk) if _is_sound(*row)}
+def _check_stored(database: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Raise an error unless the index finds all keys. SQLite does not notice if it is damaged."""
+    for start in range(0, len(keys), _CHUNK_SIZE):
+        chunk = keys[start : start + _CHUNK_SIZE]
+        found = {row[0] for row in _select(database, keys=chunk) if _is_intact(*row)}
         if len(found) != len(chunk):
-            raise _IndexDamagedError("a row just stored is not found")
+            raise _DamagedIndexError("a row that was just stored is not found")
 
 
-class _IndexDamagedError(sqlite3.DatabaseError):
-    """SQLite itself does not notice an index whose order is wrong."""
+class _DamagedIndexError(sqlite3.DatabaseError):
+    """Damage of the index, treated like damage that SQLite reports."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
-def _is_sound(key: object, value: object, checksum: object) -> bool:
-    # A flipped bit may change a stored type as well.
+def _is_intact(key: object, value: object, checksum: object) -> bool:
+    # A flipped bit can also change the stored type.
     if not isinstance(key, bytes) or not isinstance(value, bytes):
         return False
     return checksum == _checksum(key, value)
@@ -252,5 +248,5 @@ def _checksum(key: bytes, value: bytes) -> int:
 
 
 def _primary_code(error: sqlite3.DatabaseError) -> int:
-    # Extended codes carry the primary one in their lowest byte.
+    # The lowest byte of an extended error code is the primary code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
