@@ -1,4 +1,4 @@
-"""Forked run folders: finished stages are taken over once, and nothing flows back."""
+"""Forked run folders: finished stages are copied once, and the source never changes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_msr.baselines._factory import CONTENT
 from mllm_msr.errors import DamagedFileError, StaleStageError
 from mllm_msr.storage.fork import copy_stages
+from mllm_msr.storage.layout import CONTENT_CACHE
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -30,7 +30,7 @@ def source(tmp_path: Path):
         yield run
 
 
-def test_the_named_stages_come_with_their_files_and_responses(source: RunFolder, tmp_path: Path):
+def test_stages_are_copied_with_their_files_and_responses(source: RunFolder, tmp_path: Path):
     with RunFolder.open(tmp_path / "target") as target:
         assert copy_stages(target, source, ["prepare", "train"]) == [
             "prepare",
@@ -44,20 +44,20 @@ def test_the_named_stages_come_with_their_files_and_responses(source: RunFolder,
         assert copy_stages(target, source, ["prepare", "train"]) == []
 
 
-def test_content_vectors_come_along_and_are_not_written_twice(source: RunFolder, tmp_path: Path):
-    vectors = source.inside(CONTENT) / "abc.safetensors"
+def test_content_vectors_are_copied_once(source: RunFolder, tmp_path: Path):
+    vectors = source.inside(CONTENT_CACHE) / "abc.safetensors"
     vectors.parent.mkdir(parents=True)
     vectors.write_bytes(b"vectors")
     with RunFolder.open(tmp_path / "target") as target:
         copy_stages(target, source, [])
-        copy = target.inside(CONTENT) / "abc.safetensors"
+        copy = target.inside(CONTENT_CACHE) / "abc.safetensors"
         assert copy.read_bytes() == b"vectors"
         written = copy.stat().st_mtime_ns, copy.stat().st_ino
         copy_stages(target, source, [])
         assert (copy.stat().st_mtime_ns, copy.stat().st_ino) == written
 
 
-def test_what_is_done_in_the_fork_never_reaches_the_source(source: RunFolder, tmp_path: Path):
+def test_changes_in_the_fork_never_reach_the_source(source: RunFolder, tmp_path: Path):
     with RunFolder.open(tmp_path / "target") as target:
         copy_stages(target, source, ["prepare", "infer"])
         write(target, "infer", 5)
@@ -66,7 +66,7 @@ def test_what_is_done_in_the_fork_never_reaches_the_source(source: RunFolder, tm
     assert source.cache.get_many(["another"]) == {}
 
 
-def test_a_stage_that_changed_is_taken_over_again_and_what_read_it_is_refused(
+def test_a_changed_stage_is_copied_again_and_makes_its_readers_stale(
     source: RunFolder, tmp_path: Path
 ):
     with RunFolder.open(tmp_path / "target") as target:
@@ -82,7 +82,7 @@ def test_a_stage_that_changed_is_taken_over_again_and_what_read_it_is_refused(
             pass
 
 
-def test_a_damaged_output_is_not_taken_over(source: RunFolder, tmp_path: Path):
+def test_a_damaged_output_is_not_copied(source: RunFolder, tmp_path: Path):
     (source.folder / "prepare.parquet").write_bytes(b"something else")
     with RunFolder.open(tmp_path / "target") as target:
         with pytest.raises(DamagedFileError, match="prepare"):
@@ -90,14 +90,14 @@ def test_a_damaged_output_is_not_taken_over(source: RunFolder, tmp_path: Path):
         assert target.stages == {}
 
 
-def test_folders_and_fetched_images_are_copied(source: RunFolder, tmp_path: Path):
+def test_folders_and_downloaded_images_are_copied(source: RunFolder, tmp_path: Path):
     (source.folder / "images").mkdir()
-    (source.folder / "images" / "a.png").write_bytes(b"a image")
+    (source.folder / "images" / "a.png").write_bytes(b"an image")
     (source.folder / "adapter").mkdir()
     (source.folder / "adapter" / "weights").write_bytes(b"weights")
     with source.stage("train/2") as stage:
         stage.register("adapter")
     with RunFolder.open(tmp_path / "target") as target:
         copy_stages(target, source, ["prepare", "train"])
-        assert (target.folder / "images" / "a.png").read_bytes() == b"a image"
+        assert (target.folder / "images" / "a.png").read_bytes() == b"an image"
         assert (target.verified("adapter") / "weights").read_bytes() == b"weights"

@@ -1,4 +1,4 @@
-"""Run folders and data sets to S3 and back, against a server of this process."""
+"""Transfer of run folders and datasets to S3 and back, against a server in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllm_msr.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Where an empty S3 listens."""
+    """Start an empty S3 server and yield its address."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -26,7 +26,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def address(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A folder in a new bucket."""
+    """Return the address of a folder in a new bucket."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -38,7 +38,7 @@ def address(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     return f"s3://{bucket}/runs/one?endpoint_override={endpoint}&scheme=http&region=us-east-1"
 
 
-def test_a_run_goes_on_elsewhere(address: str, tmp_path: Path) -> None:
+def test_a_pulled_run_resumes(address: str, tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "run") as opened:
         with opened.stage("first") as stage:
             stage.write_text("scores/one.txt", "text")
@@ -56,10 +56,10 @@ def test_a_run_goes_on_elsewhere(address: str, tmp_path: Path) -> None:
         assert set(again.stages) == {"first", "second"}
 
 
-def test_a_data_set_travels(address: str, tmp_path: Path) -> None:
+def test_a_dataset_survives_a_round_trip(address: str, tmp_path: Path) -> None:
     image = tmp_path / "data/images/1.bin"
     image.parent.mkdir(parents=True)
-    image.write_bytes(bytes(range(256)) * 40_000)  # more than one part of an upload
+    image.write_bytes(bytes(range(256)) * 40_000)  # an upload of several parts
     (tmp_path / "data/interactions.csv").write_text("user,item\na,1\n")
     transfer.push_folder(tmp_path / "data", address)
     transfer.pull(address, tmp_path / "here")
@@ -67,7 +67,7 @@ def test_a_data_set_travels(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "here/interactions.csv").read_text() == "user,item\na,1\n"
 
 
-def test_what_is_not_there_is_said(address: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_readable_error(address: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="s3://"):
         transfer.pull(address.replace("runs/one", "runs/none"), tmp_path / "back")
     assert not (tmp_path / "back").exists()

@@ -1,4 +1,4 @@
-"""Addresses of object storage where a folder of this machine is needed."""
+"""Addresses of object storage are rejected where a local path is required."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mllm_msr.storage.uri import require_local
 
 
 @pytest.mark.parametrize("path", ["runs/run", "/data", "C:/data", "odd:name", "a/s3://b"])
-def test_paths_of_this_machine_pass(path: str) -> None:
+def test_local_paths_pass(path: str) -> None:
     assert require_local(path) == Path(path)
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_an_address_is_refused_with_the_command_that_helps(kind: type) -> None:
-    with pytest.raises(RunFolderError, match="run 'mllm-msr pull gs://bucket/run FOLDER' before"):
+def test_an_address_is_rejected_with_the_command_to_run(kind: type) -> None:
+    with pytest.raises(RunFolderError, match="Run 'mllm-msr pull gs://bucket/run FOLDER' first"):
         require_local(kind("gs://bucket/run"))
 
 
-def test_runs_and_data_sets_are_asked_alike(
+def test_run_folders_and_datasets_must_be_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunFolderError, match="received s3://bucket/run"):
+    with pytest.raises(RunFolderError, match="s3://bucket/run is not a folder on a local disk"):
         RunFolder.open(Path("s3://bucket/run"))
-    with pytest.raises(RunFolderError, match="received s3://bucket/data"):
+    with pytest.raises(RunFolderError, match="s3://bucket/data is not a folder on a local disk"):
         Files(path=Path("s3://bucket/data")).load()
     assert not list(tmp_path.iterdir())

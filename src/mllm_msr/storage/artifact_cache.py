@@ -1,10 +1,9 @@
-"""What retrieval has made once, kept in the run folder for the next start.
+"""Cache of computed artifacts of a run folder: arrays and fitted recommenders.
 
-Vectors of the catalogue and the recommender that proposes candidates follow from the run's tables
-and settings; `recommend/recommender.py` and `recommend/catalog.py` make them under a key of what they follow
-from. There is one place for each kind of thing, so that what no key asks for any more goes.
-Nothing here decides anything: what is missing, damaged or of another key is made again, and a
-folder that cannot be written is only mentioned.
+The recommender of a finished run stores the vectors of the catalog and its collaborative candidate
+generator here, so that the next start is fast. An artifact is stored under a name together with a
+key, the hash of everything it was computed from. An artifact with another key, or a damaged one,
+is computed again and replaced. If the folder is not writable, the cache only logs a warning.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,136 +27,134 @@ from mllm_msr.errors import MllmMsrError
 from mllm_msr.interfaces import Recommender
 from mllm_msr.storage.atomic import content_hash, replace_file, sync_tree, write_text
 
-# Where a run folder keeps what is described here.
-
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
 
-def digest(**told: object) -> str:
-    """A key: hexadecimal SHA-256 of what something follows from.
+def digest(**parts: object) -> str:
+    """Compute the key of an artifact from everything that it depends on.
 
     Args:
-        told: Values that JSON can write, and frames, of which rows and columns count.
+        parts: Values that JSON can represent, and data frames (hashed with their column names).
+
+    Returns:
+        A hexadecimal SHA-256.
 
     Example:
         >>> digest(name="item_knn", fold=0) == digest(fold=0, name="item_knn")
         True
     """
-    plain = {
-        name: _frame_digest(value) if isinstance(value, pl.DataFrame) else value
-        for name, value in told.items()
-    }
+    plain: dict[str, object] = {}
+    for name, value in parts.items():
+        if isinstance(value, pl.DataFrame):
+            content = io.BytesIO()
+            value.rechunk().write_ipc(content)
+            plain[name] = hashlib.sha256(content.getvalue()).hexdigest()
+        else:
+            plain[name] = value
     text = json.dumps(plain, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @final
 class ArtifactCache:
-    """Things that were made once.
+    """Artifacts on disk, one per name.
 
     Args:
-        folder: Where they lie; `None` keeps nothing.
+        folder: Folder of the artifacts; created when the first one is stored. `None` disables the
+            cache.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
-    def array(self, place: str, key: str, make: Callable[[], Floats]) -> Floats:
-        """Numbers that were kept under a key, or that are made and kept now.
+    def array(self, name: str, key: str, compute: Callable[[], Floats]) -> Floats:
+        """Return the cached array of a name and key, or compute and store it.
 
         Args:
-            place: What they are, a file's name; numbers of another key there are replaced.
-            key: See `digest`.
-            make: Makes them, float32 of any shape.
+            name: Name of the artifact. An array that is stored under another key is replaced.
+            key: Key of the artifact, see `digest`.
+            compute: Computes the array, float32 of any shape.
         """
         if self._folder is None:
-            return make()
-        path = self._folder / f"{place}.safetensors"
-        found = _read_array(path, key)
-        if found is None:
-            found = np.ascontiguousarray(make(), dtype=np.float32)
-            told = {"key": key, "sha256": _sha256(found)}
+            return compute()
+        path = self._folder / f"{name}.safetensors"
+        values = _read_array(path, key)
+        if values is None:
+            values = np.ascontiguousarray(compute(), dtype=np.float32)
+            metadata = {"key": key, "sha256": _sha256(values)}
             try:
                 with replace_file(path) as temporary:
-                    save_file({"values": found}, temporary, metadata=told)
+                    save_file({"values": values}, temporary, metadata=metadata)
             except MllmMsrError as error:
-                logger.warning("%s are made again at the next start: %s", place, error)
-        return found
+                logger.warning("cannot store %r; the next start computes it again: %s", name, error)
+        return values
 
     def recommender(
-        self, place: str, key: str, kind: type[Recommender], fit: Callable[[], Recommender]
+        self, name: str, key: str, kind: type[Recommender], fit: Callable[[], Recommender]
     ) -> Recommender:
-        """A fitted recommender that was kept under a key, or that is fitted and kept now.
+        """Return the cached recommender of a name and key, or fit and store it.
 
         Args:
-            place: As for `array`, a folder's name.
-            key: See `digest`.
-            kind: Its class.
-            fit: Makes and fits it.
+            name: Name of the artifact. A recommender that is stored under another key is deleted.
+            key: Key of the artifact, see `digest`.
+            kind: Class of the recommender.
+            fit: Constructs and fits the recommender.
         """
         if self._folder is None:
             return fit()
-        folder, note = self._folder / place / key[:16], self._folder / f"{place}.json"
+        folder = self._folder / name / key[:16]
+        metadata = self._folder / f"{name}.json"
         try:
-            if _is_intact(folder, note, key):
+            if _is_valid(folder, metadata, key):
                 return kind.load(folder)
         except (MllmMsrError, OSError) as error:
-            logger.warning("%s cannot be read and is fitted again: %s", folder, error)
-        made = fit()
+            logger.warning("cannot read %s; fitting %r again: %s", folder, name, error)
+        recommender = fit()
         try:
-            _write(made, folder)
-            write_text(note, json.dumps({"key": key, "sha256": content_hash(folder)[0]}))
+            shutil.rmtree(folder, ignore_errors=True)
+            recommender.save(folder)
+            sync_tree(folder)
+            # The artifact is valid only once its metadata file exists.
+            write_text(metadata, json.dumps({"key": key, "sha256": content_hash(folder)[0]}))
             for other in folder.parent.iterdir():
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
         except (MllmMsrError, OSError) as error:
-            logger.warning("%s is fitted again at the next start: %s", place, error)
-        return made
+            logger.warning("cannot store %r; the next start fits it again: %s", name, error)
+        return recommender
 
 
-def _frame_digest(frame: pl.DataFrame) -> str:
-    written = io.BytesIO()
-    frame.rechunk().write_ipc(written)
-    return hashlib.sha256(written.getvalue()).hexdigest()
+def _read_array(path: Path, key: str) -> Floats | None:
+    """Return the array of a key, or `None` if it is missing or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            if metadata.get("key") != key:
+                return None
+            values: Floats = file.get_tensor("values")
+    except (OSError, SafetensorError) as error:
+        logger.warning("cannot read %s; computing it again: %s", path, error)
+        return None
+    if metadata.get("sha256") != _sha256(values):
+        logger.warning("%s is damaged; computing it again", path)
+        return None
+    return values
 
 
 def _sha256(values: Floats) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 
-def _read_array(path: Path, key: str) -> Floats | None:
-    """Numbers of that key; `None` where there are none, or where they are not what was written."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            told: Mapping[str, str] = file.metadata() or {}
-            if told.get("key") != key:
-                return None
-            values: Floats = file.get_tensor("values")
-    except (OSError, SafetensorError) as error:
-        logger.warning("%s cannot be read and is made again: %s", path, error)
-        return None
-    if told.get("sha256") != _sha256(values):
-        logger.warning("%s is damaged and is made again", path)
-        return None
-    return values
-
-
-def _is_intact(folder: Path, note: Path, key: str) -> bool:
-    if not note.is_file():
+def _is_valid(folder: Path, metadata: Path, key: str) -> bool:
+    """Return whether the metadata file belongs to this key and to the content of the folder."""
+    if not metadata.is_file():
         return False
     try:
-        told: Any = json.loads(note.read_text(encoding="utf-8"))
+        stored = json.loads(metadata.read_text(encoding="utf-8"))
     except ValueError:
         return False
-    return bool(told == {"key": key, "sha256": content_hash(folder)[0]})
-
-
-def _write(made: Recommender, folder: Path) -> None:
-    """Save into a folder that begins empty; nobody believes it before its note is written."""
-    shutil.rmtree(folder, ignore_errors=True)
-    made.save(folder)
-    sync_tree(folder)
+    return bool(stored == {"key": key, "sha256": content_hash(folder)[0]})

@@ -1,8 +1,8 @@
-"""A run folder that begins with another one's finished stages, so that variants share work.
+"""Copying finished stages from one run folder into another, so that variants share work.
 
-Used by comparisons and experiments: runs that differ only from some stage on (the paper's
-ablations and sweeps) take the earlier tables over instead of making them again. Files are copied,
-not linked, so that what is done in one folder can never reach the other.
+Comparisons and experiments use it for runs that differ only from some stage on, such as the
+ablations and sweeps of the paper. Files are copied rather than linked, so that changes in one run
+folder never affect the other.
 """
 
 from __future__ import annotations
@@ -10,69 +10,68 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
-from mllm_msr.storage import atomic, manifest
-from mllm_msr.storage.layout import CONTENT_CACHE, RESPONSE_CACHE
+from mllm_msr.storage import atomic, layout, manifest
 from mllm_msr.storage.response_cache import copy_responses
 from mllm_msr.storage.run_folder import RunFolder
 
-# Where `prepare` keeps the images that it has fetched; the items name them by relative paths.
-_IMAGES: Final = "images"
-
 
 def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> list[str]:
-    """Copy finished stages of one run folder into another, and what its caches hold.
+    """Copy finished stages and caches from one run folder into another.
 
-    These are the responses of its models, and content vectors.
-
-    What the target has from an earlier call is left as it is, unless the source has it otherwise
-    by now. The target's own stages are checked as always when they are next asked for: one that
-    read what has been replaced is refused.
+    Stages that the target already has with the same outputs are skipped; others are replaced. If
+    a stage of the target has read a replaced output, it is stale from then on. The caches copied
+    are the response cache, unless the target has one, and content vectors.
 
     Args:
-        target: Opened for writing; its response cache has not been used yet.
-        source: Opened by this process, in whatever way.
-        stages: Names of stages, or of groups of them: "train" stands for "train/0", "train/1".
+        target: Run folder that is open for writing and whose response cache is not open yet.
+        source: Run folder that this process has opened.
+        stages: Names of stages or of groups of stages: "train" means "train/0", "train/1", ...
 
     Returns:
-        The stages that were copied.
+        The names of the copied stages.
 
     Raises:
-        RunFolderError: The disk is full or a folder cannot be written.
-        DamagedFileError: An output of the source is not what was written.
+        RunFolderError: The disk is full or a folder is not writable.
+        DamagedFileError: An output of the source is not what its stage wrote.
     """
     target.require_writable()
     theirs, ours = manifest.load(source.folder), manifest.load(target.folder)
-    wanted = {
+    copied = {
         name: entry
         for name, entry in theirs.items()
         if name.partition("/")[0] in stages and ours.get(name) != entry
     }
-    if "prepare" in wanted:
-        _copy_images(source.folder / _IMAGES, target.folder / _IMAGES)
-    if any(name in ours for name in wanted):
-        # Claimed by nobody while their files are replaced.
-        manifest.save(target.folder, {k: v for k, v in ours.items() if k not in wanted})
-    for entry in wanted.values():
+    others = {name: entry for name, entry in ours.items() if name not in copied}
+    if "prepare" in copied and (source.folder / layout.IMAGES).is_dir():
+        images = target.folder / layout.IMAGES
+        with atomic.wrap_os_errors(images):
+            shutil.copytree(source.folder / layout.IMAGES, images, dirs_exist_ok=True)
+    if len(others) < len(ours):
+        # No stage may be finished while its outputs are being replaced.
+        manifest.save(target.folder, others)
+    for entry in copied.values():
         for output in entry["outputs"]:
             _copy(source.verified(output), target.folder / output)
-    responses = target.folder / RESPONSE_CACHE
-    if not responses.exists() and (source.folder / RESPONSE_CACHE).exists():
-        copy_responses(source.folder / RESPONSE_CACHE, responses)
-    for vectors in source.inside(CONTENT_CACHE).glob("*.safetensors"):
-        copy = target.inside(CONTENT_CACHE) / vectors.name
-        if not copy.exists():  # the name is the hash of what it was made from
+    _copy_caches(target.folder, source.folder)
+    if copied:
+        # The copied stages first: the manifest lists stages in the order of the pipeline.
+        manifest.save(target.folder, {**copied, **others})
+    return list(copied)
+
+
+def _copy_caches(target: Path, source: Path) -> None:
+    responses = source / layout.RESPONSE_CACHE
+    if responses.exists() and not (target / layout.RESPONSE_CACHE).exists():
+        copy_responses(responses, target / layout.RESPONSE_CACHE)
+    for vectors in (source / layout.CONTENT_CACHE).glob("*.safetensors"):
+        copy = target / layout.CONTENT_CACHE / vectors.name
+        if not copy.exists():  # the name is the hash of the content
             _copy(vectors, copy)
-    if wanted:
-        kept = {k: v for k, v in manifest.load(target.folder).items() if k not in wanted}
-        # First what was taken over: the manifest's order is that of the flow.
-        manifest.save(target.folder, {**wanted, **kept})
-    return list(wanted)
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file at once, or a folder that no manifest claims yet."""
+    """Copy a file atomically, or a folder that no finished stage of the target has as output."""
     if path.is_dir():
         with atomic.wrap_os_errors(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -81,9 +80,3 @@ def _copy(path: Path, target: Path) -> None:
         return
     with atomic.replace_file(target) as temporary:
         shutil.copyfile(path, temporary)
-
-
-def _copy_images(folder: Path, target: Path) -> None:
-    if folder.is_dir():
-        with atomic.wrap_os_errors(target):
-            shutil.copytree(folder, target, dirs_exist_ok=True)

@@ -1,15 +1,15 @@
-"""Folders copied from object storage before the work, and to it afterwards.
+"""Copying folders from and to object storage (`mllm-msr pull` and `mllm-msr push`).
 
-A run folder is held while it is pushed, its response cache goes as one sound file, and its manifest
-goes last and is taken away first: a copy that was torn claims nothing, and a pulled run goes on
-where it stopped. Arrow, which is here anyway, speaks to the storage.
+A run folder is locked while it is pushed. The manifest is deleted first and copied last, so that
+an interrupted copy contains no finished stages, and a pulled run resumes where it stopped. Access
+to the storage goes through Arrow, which is a dependency anyway.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,63 +23,70 @@ from mllm_msr.storage.run_folder import RunFolder
 
 
 def pull(address: str, folder: Path) -> int:
-    """Copy everything below an address into a folder.
+    """Copy all files below an address into a local folder.
 
     Args:
-        address: "s3://bucket/run", or any other address that Arrow knows.
-        folder: Made where it does not exist; files of the same names are replaced.
+        address: "s3://bucket/run" or another address that Arrow supports.
+        folder: Created if it does not exist. Files of the same names are replaced.
 
     Returns:
-        How many files were copied.
+        The number of files copied.
 
     Raises:
-        DataError: There is nothing, it cannot be read, or a name leads out of the folder.
-        UsageError: There is no such kind of storage.
-        RunFolderError: The disk is full or the folder cannot be written.
+        DataError: There are no files, they cannot be read, or a name leads outside the folder.
+        UsageError: Arrow does not support the kind of storage.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    storage, root = _opened(address)
-    with _explained(address):
+    storage, root = _open_storage(address)
+    with _wrap_storage_errors(address):
         listed = storage.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    names = {_relative(found.path, root): found.path for found in listed if found.is_file}
-    if not names:
-        raise DataError(
-            needed=f"files below {address}", received="none", remedy="check the address"
-        )
+    files: dict[str, str] = {}
+    for found in listed:
+        if found.is_file:
+            name = found.path.removeprefix(root).lstrip("/")
+            if ".." in PurePosixPath(name).parts:
+                raise DataError(
+                    f"The object {name!r} below {address} would be written outside the folder. "
+                    "Delete it, or copy the other objects by hand."
+                )
+            files[name] = found.path
+    if not files:
+        raise DataError(f"There are no files below {address}. Check the address.")
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in _claim_last(names):
-        with atomic.replace_file(folder / name) as temporary, _explained(address):
+    for name in _manifest_last(files):
+        with atomic.replace_file(folder / name) as temporary, _wrap_storage_errors(address):
             fs.copy_files(
-                names[name],
+                files[name],
                 str(temporary),
                 source_filesystem=storage,
                 destination_filesystem=fs.LocalFileSystem(),
             )
-    return len(names)
+    return len(files)
 
 
 def push_folder(folder: Path, address: str) -> int:
-    """Copy a run folder, or any other one, to object storage.
+    """Copy a run folder, or any other folder, to object storage.
 
     Args:
-        folder: A folder of this machine. Names that begin with a dot stay here.
-        address: "s3://bucket/run", or any other address that Arrow knows.
+        folder: A local folder. Files and folders whose names begin with a dot are not copied.
+        address: "s3://bucket/run" or another address that Arrow supports.
 
     Returns:
-        How many files were copied.
+        The number of files copied.
 
     Raises:
-        DataError: There is no such folder, or the address cannot be written.
-        RunLockedError: Another process works in the run folder.
-        UsageError: There is no such kind of storage.
+        DataError: The folder does not exist, or the address is not writable.
+        RunLockedError: Another process has the run folder open for writing.
+        UsageError: Arrow does not support the kind of storage.
     """
     if not folder.is_dir():
-        raise DataError(needed="a folder to push", received=str(folder), remedy="check its name")
+        raise DataError(f"There is no folder {folder} to push. Check its name.")
     if not (folder / MANIFEST).is_file():
-        return _push(_files(folder), address)
+        return _push(_list_files(folder), address)
     with RunFolder.open(folder), tempfile.TemporaryDirectory() as scratch:
-        files = _files(folder)
+        files = _list_files(folder)
         if RESPONSE_CACHE in files:
-            # Responses of a process that was killed may still lie in SQLite's log beside the file.
+            # A killed process may have left responses in SQLite's log next to the file.
             files = {name: path for name, path in files.items() if RESPONSE_CACHE not in name}
             files[RESPONSE_CACHE] = Path(scratch) / "responses.sqlite"
             copy_responses(folder / RESPONSE_CACHE, files[RESPONSE_CACHE])
@@ -87,12 +94,11 @@ def push_folder(folder: Path, address: str) -> int:
 
 
 def _push(files: Mapping[str, Path], address: str) -> int:
-    """Copy files to an address, by their names below it; returns how many."""
-    storage, root = _opened(address)
-    with _explained(address):
+    storage, root = _open_storage(address)
+    with _wrap_storage_errors(address):
         if storage.get_file_info(f"{root}/{MANIFEST}").is_file:
             storage.delete_file(f"{root}/{MANIFEST}")
-        for name in _claim_last(files):
+        for name in _manifest_last(files):
             target = f"{root}/{name}"
             storage.create_dir(target.rpartition("/")[0])
             fs.copy_files(
@@ -104,7 +110,8 @@ def _push(files: Mapping[str, Path], address: str) -> int:
     return len(files)
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _list_files(folder: Path) -> dict[str, Path]:
+    """Return the files below a folder by relative name, without hidden ones."""
     names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {
         name: path
@@ -113,41 +120,30 @@ def _files(folder: Path) -> dict[str, Path]:
     }
 
 
-def _claim_last(names: Mapping[str, object]) -> list[str]:
+def _manifest_last(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (name == MANIFEST, name))
 
 
-def _opened(address: str) -> tuple[Any, str]:
+def _open_storage(address: str) -> tuple[Any, str]:
+    """Return the file system of an address and the path in it."""
     try:
-        with _explained(address):
+        with _wrap_storage_errors(address):
             storage, root = fs.FileSystem.from_uri(address)
     except ValueError as error:
         raise UsageError(
-            needed="an address such as s3://bucket/folder",
-            received=f"{address} ({error})",
-            remedy="name a kind of storage that Arrow knows: s3, gs, abfs, hdfs or file",
+            f"{address} is not an address of object storage ({error}). Use an address such as "
+            "s3://bucket/folder; supported are s3, gs, abfs, hdfs and file."
         ) from error
     return storage, root.rstrip("/")
 
 
-def _relative(path: str, root: str) -> str:
-    name = path.removeprefix(root).lstrip("/")
-    if ".." in PurePosixPath(name).parts:
-        raise DataError(
-            needed="names inside the folder",
-            received=repr(name),
-            remedy="remove that object, or copy the others by hand",
-        )
-    return name
-
-
 @contextlib.contextmanager
-def _explained(address: str) -> Iterator[None]:
+def _wrap_storage_errors(address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            needed=f"{address}, readable and writable",
-            received=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="check the address and the credentials of this machine",
+            f"Cannot read or write {address}: {reason}. Check the address and the credentials of "
+            "this machine."
         ) from error

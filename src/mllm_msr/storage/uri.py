@@ -1,7 +1,7 @@
-"""Addresses of object storage (s3://, gs://, ...) where a folder of this machine is needed.
+"""Detection of object storage addresses (s3://, gs://, ...) where a local path is required.
 
-Runs work on a local disk: their lock, their renames and their SQLite file have no like in object
-storage. So data sets and run folders are pulled before the work and pushed after it; see
+Run folders need a local disk: object storage has neither locks nor renames, and SQLite cannot
+write to it. Datasets and run folders are therefore pulled before a run and pushed after it, see
 `storage/transfer.py`.
 """
 
@@ -13,12 +13,12 @@ from typing import Final
 
 from mllm_msr.errors import RunFolderError
 
-# As a Path, "s3://bucket/run" has lost one of its slashes.
+# Path("s3://bucket/run") drops one of the slashes.
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
 
 
 def require_local(path: Path | str) -> Path:
-    """The path itself, after making sure that it is one of this machine.
+    """Return a path after checking that it is not an address of object storage.
 
     Raises:
         RunFolderError: It is an address of object storage.
@@ -27,8 +27,7 @@ def require_local(path: Path | str) -> Path:
     if found:
         address = f"{found[1]}://{str(path)[found.end() :]}"
         raise RunFolderError(
-            needed="a folder on a disk of this machine",
-            received=address,
-            remedy=f"run 'mllm-msr pull {address} FOLDER' before, and 'mllm-msr push' after",
+            f"{address} is not a folder on a local disk. Run 'mllm-msr pull {address} FOLDER' "
+            "first, use FOLDER, and run 'mllm-msr push' afterwards."
         )
     return Path(path)
