@@ -11,7 +11,7 @@ import worlds
 from mllm_msr.backends import mock
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
-from mllm_msr.pipeline.stages import train
+from mllm_msr.ranker.recommender import MllmRecommender
 
 
 def overrides(data: Path, *more: str) -> list[str]:
@@ -79,14 +79,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Script:
         drawn = zlib.crc32((self._weights + mock.prompt_text(prompt)).encode()) % 997 / 1000
         return (drawn + 0.001, 0.999 - drawn)
 
-    def train_fold(work, stage, fold, arguments, group) -> None:
-        folder = work.run.folder / work.adapter(fold)
+    def fine_tune(self, data) -> Path:
+        folder = self._output / "adapter"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "weights").write_text(f"seed {arguments['seed']}")
-        stage.register(work.adapter(fold))
+        (folder / "weights").write_text(f"seed {self._training.seed}")
+        return folder
 
     monkeypatch.setattr(kind, "__init__", init)
     monkeypatch.setattr(kind, "_answer", answer)
     monkeypatch.setattr(kind, "_probabilities", probabilities)
-    monkeypatch.setattr(train, "_train_fold", train_fold)
+    monkeypatch.setattr(MllmRecommender, "_fine_tune", fine_tune)
     return counted

@@ -1,4 +1,4 @@
-"""Hybrid: its parts' scores joined, whatever they can do by themselves."""
+"""Hybrid: weights learned on validation users, members of any kind, saving and loading."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_msr.baselines._factory import Places
 from mllm_msr.baselines.hybrid import Hybrid
+from mllm_msr.baselines.item_knn import ItemKnn
+from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.errors import (
     DamagedFileError,
-    DataError,
     SettingsError,
     TrainingError,
     UnknownNameError,
 )
-from mllm_msr.interfaces import TrainingData
+from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
 
-PARTS = ("item_knn", "popularity")
+MEMBERS = ("item_knn", "popularity")
 N_USERS, N_ITEMS, N_STEPS = 40, 16, 6
 
 
@@ -48,62 +48,99 @@ def data():
     )
 
 
-def test_validation_users_choose_the_part_that_knows(data):
-    model = Hybrid(parts=PARTS).fit(data)
-    assert model.blend is not None
-    assert model.blend.likelihoods["item_knn"] > model.blend.likelihoods["popularity"]
-    assert model.blend.chosen in {"item_knn", "combined"}
+def test_the_informative_member_is_selected(data):
+    model = Hybrid(members=MEMBERS).fit(data)
+    assert model.stacking is not None
+    likelihoods = model.stacking.likelihoods
+    assert likelihoods["item_knn"] > likelihoods["popularity"]
+    assert model.stacking.selected in {"item_knn", "combined"}
 
 
-def test_without_validation_users_the_parts_count_alike(data):
-    blind = TrainingData(
+def test_without_validation_users_members_have_equal_weights(data):
+    no_validation = TrainingData(
         data.interactions,
         data.items,
         data.candidates.with_columns(split=pl.lit("train")),
         data.train_users,
     )
-    model = Hybrid(parts=PARTS).fit(blind)
-    assert model.blend is not None
-    assert model.blend.chosen == "equal"
-    assert model.blend.weights == ((0.0, 1.0), (0.0, 1.0))
+    model = Hybrid(members=MEMBERS).fit(no_validation)
+    assert model.stacking is not None
+    assert model.stacking.selected == "equal"
+    assert model.stacking.weights == ((0.0, 1.0), (0.0, 1.0))
 
 
-def test_the_catalog_in_one_piece_has_the_same_scores(data):
-    model = Hybrid(parts=(*PARTS, "content_knn")).fit(data)
-    users = pl.DataFrame({"user_id": ["u30", "nobody"], "position": [5, 0]})
-    ((chunk, whole),) = model.score_catalog(users, data.interactions)
+def test_catalog_scores_equal_candidate_scores(data):
+    model = Hybrid(members=(*MEMBERS, "content_knn")).fit(data)
+    users = pl.DataFrame({"user_id": ["u30", "unknown"], "position": [5, 0]})
+    ((chunk, scores),) = model.score_catalog(users, data.interactions)
     assert chunk.equals(users)
     items = pl.DataFrame({"item_id": model.catalog})
     crossed = users.join(items, how="cross")
-    apart = model.score(crossed, data.interactions)["score"].to_numpy().reshape(2, -1)
-    assert np.allclose(whole, apart, atol=1e-5)
+    one_by_one = model.score(crossed, data.interactions)["score"].to_numpy().reshape(2, -1)
+    assert np.allclose(scores, one_by_one, atol=1e-5)
 
 
-def test_settings_reach_the_parts(data):
-    model = Hybrid(parts=PARTS, settings={"item_knn": {"prior": 0.25}})
-    assert model.fit(data)._models["item_knn"]._settings["prior"] == 0.25
+def test_members_given_as_recommenders_keep_their_settings(data):
+    members = {"item_knn": ItemKnn(prior=0.25), "popularity": Popularity()}
+    by_object = Hybrid(members=members).fit(data)
+    assert by_object.stacking != Hybrid(members=MEMBERS).fit(data).stacking
+
+
+def test_fitted_members_are_not_fitted_again(data, monkeypatch):
+    members = {"item_knn": ItemKnn().fit(data), "popularity": Popularity().fit(data)}
+    expected = Hybrid(members=MEMBERS).fit(data).stacking
+    for kind in (ItemKnn, Popularity):
+        monkeypatch.setattr(kind, "fit", lambda self, data: pytest.fail("fitted again"))
+    assert Hybrid(members=members, refit=False).fit(data).stacking == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("members", "message"),
     [
-        ({"parts": ("item_knn",)}, r"parts must be two or more distinct names, they are"),
-        ({"parts": ("item_knn", "item_knn")}, r"two or more distinct names"),
-        ({"parts": ("item_knn", "hybrid")}, r"hybrid is among them"),
-        ({"parts": PARTS, "settings": {"sasrec": {}}}, r"settings must belong to parts, sasrec"),
+        (("item_knn",), r"members must be two or more distinct names, not \['item_knn'\]"),
+        (("item_knn", "item_knn"), r"two or more distinct names"),
+        (("item_knn", "hybrid"), r"members must not contain 'hybrid'"),
     ],
 )
-def test_impossible_parts_are_refused(arguments, message):
+def test_invalid_members_are_rejected(members, message):
     with pytest.raises(SettingsError, match=message):
-        Hybrid(**arguments)
+        Hybrid(members=members)
 
 
-def halves(*, told_knows: bool):
-    """Even users keep to their taste, which neighbours tell; odd ones choose at random.
+class Oracle(Recommender):
+    """Scores pairs from a table; stands for a recommender of another kind, such as MLLM-MSR."""
+
+    label = "Oracle"
+    requires_llm = True
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def fit(self, data):
+        return self
+
+    def score(self, candidates, interactions):
+        keys = ["user_id", "item_id"]
+        table = self.scores.select(*keys, "score")
+        return candidates.join(table, on=keys, how="left", maintain_order="left")
+
+    def usage(self):
+        return {"misses": 3}
+
+    def save(self, folder):
+        folder.mkdir(parents=True)
+
+    @classmethod
+    def load(cls, folder):
+        raise NotImplementedError
+
+
+def halves(*, informative: bool):
+    """Make data in which neighbors predict even users, and an oracle predicts odd users.
 
     Returns:
-        The training data, test candidates, and scores of a model that knows the odd users'
-        choices, or nobody's.
+        The training data, test candidates, and scores of the oracle; without `informative` the
+        oracle's scores are noise.
     """
     rng = np.random.default_rng(1)
     rows, lists = [], []
@@ -121,17 +158,22 @@ def halves(*, told_knows: bool):
     items = [(f"i{at}", f"film {at}", "", None) for at in range(24)]
     candidates = pl.DataFrame(lists, schema=dict(CANDIDATES), orient="row")
     odd = pl.col("user_id").str.slice(1).cast(pl.Int64) % 2 == 1
-    known = odd & (pl.col("label") == 1) & told_knows
+    known = odd & (pl.col("label") == 1) & informative
     noise = pl.Series(rng.normal(size=candidates.height))
-    told = candidates.with_columns(score=4.0 * known.cast(pl.Float64) + noise)
+    scores = candidates.with_columns(score=4.0 * known.cast(pl.Float64) + noise)
     data = TrainingData(
         interactions=pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row"),
         items=pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
         candidates=candidates.filter(pl.col("split") != "test"),
         train_users=frozenset(candidates.filter(pl.col("split") == "train")["user_id"]),
     )
-    asked = candidates.filter(pl.col("split") == "test")
-    return data, asked, told.filter(pl.col("split") != "train").drop("label")
+    test = candidates.filter(pl.col("split") == "test")
+    return data, test, scores.drop("label")
+
+
+def with_oracle(scores):
+    members = {"item_knn": ItemKnn(), "popularity": Popularity(), "oracle": Oracle(scores)}
+    return Hybrid(members=members)
 
 
 def auc(scored):
@@ -140,70 +182,51 @@ def auc(scored):
     return scored.group_by("user_id").agg(wins.alias("auc"))["auc"].mean()
 
 
-def test_what_neighbours_and_a_joined_model_know_adds_up():
-    data, asked, told = halves(told_knows=True)
-    parts = [
-        auc(Hybrid(parts=PARTS).fit(data).score(asked, data.interactions)),
-        auc(asked.join(told, on=["user_id", "item_id"])),
+def test_complementary_members_add_up():
+    data, test, scores = halves(informative=True)
+    alone = [
+        auc(Hybrid(members=MEMBERS).fit(data).score(test, data.interactions)),
+        auc(Oracle(scores).score(test, data.interactions)),
     ]
-    model = Hybrid(parts=PARTS).join({"mllm": told}).fit(data)
-    joint = auc(model.score(asked, data.interactions))
-    assert min(parts) > 0.6
-    assert joint > max(parts) + 0.05
-    assert model.blend is not None
-    assert model.blend.chosen == "combined"
+    model = with_oracle(scores).fit(data)
+    combined = auc(model.score(test, data.interactions))
+    assert min(alone) > 0.6
+    assert combined > max(alone) + 0.05
+    assert model.stacking is not None
+    assert model.stacking.selected == "combined"
+    assert model.requires_llm
+    assert model.usage() == {"misses": 3}
 
 
-def test_a_joined_model_that_knows_nothing_does_no_harm():
-    data, asked, told = halves(told_knows=False)
-    alone = auc(Hybrid(parts=PARTS).fit(data).score(asked, data.interactions))
-    joint = Hybrid(parts=PARTS).join({"mllm": told}).fit(data).score(asked, data.interactions)
-    assert auc(asked.join(told, on=["user_id", "item_id"])) < 0.55 < alone
-    assert auc(joint) > alone - 0.02
+def test_a_noise_member_does_no_harm():
+    data, test, scores = halves(informative=False)
+    alone = auc(Hybrid(members=MEMBERS).fit(data).score(test, data.interactions))
+    combined = with_oracle(scores).fit(data).score(test, data.interactions)
+    assert auc(Oracle(scores).score(test, data.interactions)) < 0.55 < alone
+    assert auc(combined) > alone - 0.02
 
 
-def test_what_is_told_of_test_users_teaches_nothing():
-    data, asked, told = halves(told_knows=True)
-    tested = pl.col("user_id").is_in(asked["user_id"].unique().to_list())
-    changed = told.with_columns(score=pl.when(tested).then(0.0).otherwise("score"))
-    blends = [Hybrid(parts=PARTS).join({"mllm": each}).fit(data).blend for each in (told, changed)]
-    assert blends[0] == blends[1]
+def test_scores_of_test_users_are_not_learned_from():
+    data, test, scores = halves(informative=True)
+    tested = pl.col("user_id").is_in(test["user_id"].unique().to_list())
+    changed = scores.with_columns(score=pl.when(tested).then(0.0).otherwise("score"))
+    fitted = [with_oracle(each).fit(data).stacking for each in (scores, changed)]
+    assert fitted[0] == fitted[1]
 
 
-def test_joined_models_are_kept(tmp_path):
-    data, asked, told = halves(told_knows=True)
-    model = Hybrid(parts=PARTS).join({"mllm": told}).fit(data)
+def test_unknown_members_are_rejected():
+    with pytest.raises(UnknownNameError, match="Did you mean 'item_knn'"):
+        Hybrid(members=("item_knn", "item_knm"))
+
+
+def test_saving_and_loading(data, tmp_path):
+    with pytest.raises(TrainingError, match="hybrid"):
+        Hybrid(members=MEMBERS).save(tmp_path)
+    model = Hybrid(members=MEMBERS).fit(data)
     model.save(tmp_path)
-    scores = model.score(asked, data.interactions)["score"]
-    assert Hybrid.load(tmp_path).score(asked, data.interactions)["score"].equals(scores)
-    everything = model.score_catalog(
-        pl.DataFrame({"user_id": ["nobody"], "position": [3]}), data.interactions
-    )
-    with pytest.raises(DataError, match=r"a score of 'mllm' for each of 24 candidates, received"):
-        next(everything)
-
-
-def test_a_joined_model_cannot_have_the_name_of_a_part():
-    _, _, told = halves(told_knows=True)
-    with pytest.raises(SettingsError, match="parts must be other models, item_knn joins already"):
-        Hybrid(parts=PARTS).join({"item_knn": told})
-
-
-def test_parts_keep_their_things_where_they_are_told(data, tmp_path):
-    places = Places(content=tmp_path / "content", states=tmp_path / "states")
-    Hybrid(parts=("content_knn", "item_knn"), places=places).fit(data)
-    assert len([*places.content.iterdir()]) == 2
-
-
-def test_unknown_parts_are_refused():
-    with pytest.raises(UnknownNameError, match="item_knn"):
-        Hybrid(parts=("item_knn", "item_knm"))
-
-
-def test_damage_and_missing_fits_are_told(data, tmp_path):
-    with pytest.raises(TrainingError, match="a fitted hybrid model"):
-        Hybrid(parts=PARTS).save(tmp_path)
-    Hybrid(parts=PARTS).fit(data).save(tmp_path)
+    candidates = data.candidates.drop("label")
+    expected = model.score(candidates, data.interactions)
+    assert Hybrid.load(tmp_path).score(candidates, data.interactions).equals(expected)
     (tmp_path / "hybrid.json").write_text("{}")
-    with pytest.raises(DamagedFileError, match="a fitted model in"):
+    with pytest.raises(DamagedFileError, match=str(tmp_path)):
         Hybrid.load(tmp_path)

@@ -1,9 +1,8 @@
-"""Makes baselines: the class of a name, its arguments, and where it may keep things.
+"""Construct baselines by name, with folders for what they store.
 
-What a baseline keeps can be made again and decides nothing: content vectors, which all models of
-a run share under the hash of their content, and training states, from which a killed `fit` goes
-on. A constructor that has the argument `content_cache` or `checkpoints` is given a folder; one
-that has `places` makes baselines itself and is given the whole.
+What a baseline stores can be computed again: content vectors, which all models of a run share,
+and training states, from which a killed `fit` resumes. A constructor with the argument
+`content_cache` or `checkpoints` is given the folder.
 """
 
 from __future__ import annotations
@@ -14,57 +13,56 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from mllm_msr import registry
 from mllm_msr.interfaces import Recommender
 
-_PLACES: Final = ("content_cache", "checkpoints", "places")
-
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Folders for what baselines keep; made when there is something to keep.
+class Folders:
+    """Folders for what baselines store; created when something is stored.
 
     Attributes:
-        content: Content vectors, under the hash of encoder and content.
-        states: Training states of one fold's data; None keeps none.
+        content: Content vectors, each under the hash of its encoder and its content.
+        states: Training states of one fold's data; None stores none.
     """
 
     content: Path
     states: Path | None = None
 
 
-def make(name: str, arguments: Mapping[str, Any], *, places: Places | None = None) -> Recommender:
-    """A baseline that has not been fitted.
-
-    Equal baselines get the same folder of states, so that a hybrid's part goes on where the same
-    model alone was.
-
-    Args:
-        name: A name of `registry.names("baselines")`.
-        arguments: Arguments of its constructor; they win over `places`.
-        places: Where it may keep things; None keeps nothing.
+def baseline_class(name: str) -> type[Recommender]:
+    """Return the class of a baseline.
 
     Raises:
         UnknownNameError: There is no such baseline.
-        SettingsError: An argument is out of its range.
     """
-    kind = registry.find("baselines", name)
-    defaults = {
-        key: parameter.default for key, parameter in inspect.signature(kind).parameters.items()
-    }
-    given: dict[str, Any] = {}
-    if places is not None:
-        given = {"content_cache": places.content, "places": places}
-        if places.states is not None:
-            given["checkpoints"] = places.states / f"{name}-{_digest({**defaults, **arguments})}"
-    kept = {key: value for key, value in given.items() if key in defaults}
-    return cast("Recommender", kind(**{**kept, **arguments}))
+    return cast("type[Recommender]", registry.find("baselines", name))
 
 
-def _digest(arguments: Mapping[str, Any]) -> str:
-    """A short name for what a baseline is made with."""
-    told = {key: value for key, value in arguments.items() if key not in _PLACES}
-    text = json.dumps(told, sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def make(name: str, arguments: Mapping[str, Any], *, folders: Folders | None = None) -> Recommender:
+    """Construct a baseline that is not fitted yet.
+
+    Args:
+        name: A name of `registry.names("baselines")`.
+        arguments: Constructor arguments; they take precedence over `folders`.
+        folders: Where it may store things; None stores nothing.
+
+    Raises:
+        UnknownNameError: There is no such baseline.
+        SettingsError: An argument is out of range.
+    """
+    kind = baseline_class(name)
+    accepted = inspect.signature(kind).parameters
+    stores: dict[str, Any] = {}
+    if folders is not None:
+        stores["content_cache"] = folders.content
+        if folders.states is not None:
+            # Named after all arguments, so that other settings never resume these states.
+            defaults = {key: parameter.default for key, parameter in accepted.items()}
+            text = json.dumps({**defaults, **arguments}, sort_keys=True, default=repr)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            stores["checkpoints"] = folders.states / f"{name}-{digest}"
+    given = {key: value for key, value in stores.items() if key in accepted}
+    return kind(**{**given, **arguments})

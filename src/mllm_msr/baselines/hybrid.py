@@ -1,12 +1,9 @@
-"""Hybrid: other recommenders' scores, combined by weights that validation users choose.
+"""Hybrid: stacking of other recommenders' scores, with weights learned on validation users.
 
-The parts are recommenders by their registry names; they are fitted here, on the same fold, and
-`_blending/blend.py` learns from the validation candidates how to join their scores. Where one part
-does better there without the others, it speaks alone, so that a hybrid is not significantly below
-its best part. Unknown users and items get what the parts make of them.
-
-Models that are no baselines take part by their scores (`join`): so the stage "score" adds the
-MLLM, and this row of the table tells what it adds to what collaboration knows.
+Members are recommenders, MLLM-MSR included; `_ensemble/stacking.py` learns from the validation
+candidates how to combine their scores. If one member does better there alone, it is used alone, so
+a hybrid is not significantly worse than its best member. Unknown users and items get what the
+members return for them.
 """
 
 from __future__ import annotations
@@ -14,21 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self, cast, final
+from typing import ClassVar, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr import registry
-from mllm_msr.baselines import _factory
-from mllm_msr.baselines._ensemble.precomputed_scores import PrecomputedScores
-from mllm_msr.baselines._ensemble.stacking import Blend, equal_blend, fit_blend
-from mllm_msr.baselines._factory import Places
-from mllm_msr.baselines._shared.catalog import CHUNK, catalog_of, item_codes
+from mllm_msr.baselines._ensemble.stacking import Stacking, equal_stacking, fit_stacking
+from mllm_msr.baselines._factory import baseline_class, make
+from mllm_msr.baselines._shared.catalog import CHUNK, catalog_of, item_columns
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
+from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.tables import SCORES
 
@@ -38,119 +33,131 @@ _NAME: Final = "hybrid"
 
 @final
 class Hybrid(Recommender):
-    """Several recommenders in one.
+    """Several recommenders combined into one.
 
     Args:
-        parts: Two or more names of `mllm-msr list baselines`, distinct.
-        settings: Constructor arguments of parts, by their names.
-        places: Where the parts may keep vectors and training states.
-        seed: Seed of the parts and of the division of validation users.
+        members: Two or more recommenders: names of baselines, which are constructed with their
+            default arguments, or recommenders by name. In a run, members have the settings of
+            their own sections (`baselines.NAME`) and are reused if they are trained already; the
+            default there is `default_members` and, if it has scored, `mllm_msr`.
+        refit: Whether `fit` also fits the members; False if they are fitted already.
+        seed: Seed of members given by name and of the division of validation users.
 
     Attributes:
-        blend: The combination, once fitted: weights, and how likely each part and their sum made
-            validation users' choices.
+        stacking: The combination, once fitted: weights and cross-validated likelihoods.
 
     Raises:
-        SettingsError: Fewer than two parts, a part twice, a hybrid, or settings of no part.
+        SettingsError: There are fewer than two members, one occurs twice, or one is a hybrid.
         UnknownNameError: There is no such baseline.
     """
+
+    label: ClassVar[str] = "Hybrid"
+    remark: ClassVar[str] = "stacking of several recommenders"
+    default_members: ClassVar[tuple[str, ...]] = (
+        "sasrec",
+        "item_knn",
+        "transitions",
+        "content_knn",
+    )
 
     def __init__(
         self,
         *,
-        parts: Sequence[str] = ("sasrec", "item_knn", "transitions", "content_knn"),
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
-        places: Places | None = None,
+        members: Sequence[str] | Mapping[str, Recommender] | None = None,
+        refit: bool = True,
         seed: int = 0,
     ) -> None:
-        settings = settings or {}
+        given = self.default_members if members is None else members
+        names = list(given)
         problems = []
-        if len(parts) < 2 or len(set(parts)) < len(parts):
-            problems.append(f"parts must be two or more distinct names, they are {list(parts)}")
-        if _NAME in parts:
-            problems.append("parts must be other models, hybrid is among them")
-        if strangers := sorted(set(settings) - set(parts)):
-            problems.append(f"settings must belong to parts, {', '.join(strangers)} is none")
+        if len(names) < 2 or len(set(names)) < len(names):
+            problems.append(f"members must be two or more distinct names, not {names}.")
+        if _NAME in names:
+            problems.append(f"members must not contain 'hybrid', they are {names}.")
         if problems:
             raise SettingsError(problems)
-        self._classes = {part: _recommender(part) for part in parts}
-        self._settings = {part: dict(settings.get(part, {})) for part in parts}
-        self._places = places
+        self._members: dict[str, Recommender] = (
+            dict(given)
+            if isinstance(given, Mapping)
+            else {name: make(name, {"seed": seed}) for name in given}
+        )
+        self._refit = refit
         self._seed = seed
-        self._told: dict[str, PrecomputedScores] = {}
-        self._models: dict[str, Recommender] = {}
         self._catalog: tuple[str, ...] = ()
-        self.blend: Blend | None = None
-
-    def join(self, scores: Mapping[str, pl.DataFrame]) -> Self:
-        """Take in models that scored elsewhere; see `interfaces.Joiner`.
-
-        Candidates without their scores are then refused, by `score_catalog` as well.
-        """
-        if doubled := sorted(set(scores) & set(self._classes)):
-            raise SettingsError([f"parts must be other models, {', '.join(doubled)} joins already"])
-        self._told = {name: PrecomputedScores(frame, model=name) for name, frame in scores.items()}
-        return self
+        self.requires_llm = any(member.requires_llm for member in self._members.values())
+        self.stacking: Stacking | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Fit every part, then the weights on validation candidates.
+        """Fit the members and, on validation candidates, their weights.
 
-        Without validation candidates the parts' normal scores count alike.
+        Without validation candidates all members have equal weights.
         """
-        fitted = {
-            part: _factory.make(part, {"seed": self._seed, **given}, places=self._places).fit(data)
-            for part, given in self._settings.items()
-        }
-        self._models = {**self._told, **fitted}
+        if self._refit:
+            for member in self._members.values():
+                member.fit(data)
         self._catalog = catalog_of(data)
         validation = data.candidates.filter(pl.col("split") == "validation")
         rows = data.candidates if validation.is_empty() else validation
         scores = {
-            part: model.score(rows, data.interactions).select(*SCORES)
-            for part, model in self._models.items()
+            name: member.score(rows, data.interactions).select(*SCORES)
+            for name, member in self._members.items()
         }
-        self.blend = (
-            equal_blend(scores) if validation.is_empty() else fit_blend(scores, seed=self._seed)
+        self.stacking = (
+            equal_stacking(scores)
+            if validation.is_empty()
+            else fit_stacking(scores, seed=self._seed)
         )
         return self
 
     @property
     def catalog(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalog`'s columns."""
+        """Return item ids in the order of the columns of `score_catalog`."""
         return self._catalog
 
     def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' joint scores; see `interfaces.CatalogScorer`."""
-        blend = self._fitted()
+        """Score all items for every user; see `interfaces.CatalogScorer`."""
+        stacking = self._fitted()
         for chunk in users.iter_slices(CHUNK):
             scores = {
-                part: _all_scores(model, chunk, interactions, self._catalog)
-                for part, model in self._models.items()
+                name: _score_all(member, chunk, interactions, self._catalog)
+                for name, member in self._members.items()
             }
-            yield chunk, blend.combine(scores).astype(np.float32)
+            yield chunk, stacking.combine(scores).astype(np.float32)
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's joint score, any real number."""
-        blend = self._fitted()
+        """Score candidates with any real number."""
+        stacking = self._fitted()
         scores = {
-            part: model.score(candidates, interactions)["score"].to_numpy()
-            for part, model in self._models.items()
+            name: member.score(candidates, interactions)["score"].to_numpy()
+            for name, member in self._members.items()
         }
-        return candidates.with_columns(pl.Series("score", blend.combine(scores)))
+        return candidates.with_columns(pl.Series("score", stacking.combine(scores)))
+
+    def usage(self) -> dict[str, int]:
+        """Return the usage of all members together."""
+        total: dict[str, int] = {}
+        for member in self._members.values():
+            for key, value in member.usage().items():
+                total[key] = total.get(key, 0) + value
+        return total
+
+    def close(self) -> None:
+        """Close all members."""
+        for member in self._members.values():
+            member.close()
 
     def save(self, folder: Path) -> None:
-        """Write each part into a folder of its name, and the weights as JSON."""
-        blend = self._fitted()
-        for part, model in self._models.items():
-            model.save(folder / part)
+        """Write each member into a folder of its name, and the weights as JSON."""
+        stacking = self._fitted()
+        for name, member in self._members.items():
+            member.save(folder / name)
         state = {
-            "settings": self._settings,
+            "members": list(self._members),
             "seed": self._seed,
-            "told": list(self._told),
             "catalog": list(self._catalog),
-            "blend": blend.to_json(),
+            "stacking": stacking.to_json(),
         }
         write_text(folder / _FILE, json.dumps(state, ensure_ascii=False))
 
@@ -159,39 +166,35 @@ class Hybrid(Recommender):
         """Read what `save` wrote."""
         try:
             state = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            settings = state["settings"]
-            loaded = cls(parts=tuple(settings), settings=settings, seed=state["seed"])
-            loaded._catalog = tuple(map(str, state["catalog"]))
-            loaded.blend = Blend.from_json(state["blend"])
-            told = [str(name) for name in state["told"]]
-        except (OSError, ValueError, KeyError, TypeError, SettingsError) as cause:
+            names = [str(name) for name in state["members"]]
+            catalog = tuple(map(str, state["catalog"]))
+            stacking = Stacking.from_json(state["stacking"])
+            seed = int(state["seed"])
+        except (OSError, ValueError, KeyError, TypeError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-        loaded._told = {name: PrecomputedScores.load(folder / name) for name in told}
-        loaded._models = loaded._told | {
-            part: part_class.load(folder / part) for part, part_class in loaded._classes.items()
-        }
+        members = {name: _member_class(name).load(folder / name) for name in names}
+        loaded = cls(members=members, seed=seed)
+        loaded._catalog, loaded.stacking = catalog, stacking
         return loaded
 
-    def _fitted(self) -> Blend:
-        if self.blend is None:
+    def _fitted(self) -> Stacking:
+        if self.stacking is None:
             raise unfitted(_NAME)
-        return self.blend
+        return self.stacking
 
 
-def _recommender(name: str) -> type[Recommender]:
-    return cast("type[Recommender]", registry.find("baselines", name))
+def _member_class(name: str) -> type[Recommender]:
+    return MllmRecommender if name in VARIANTS else baseline_class(name)
 
 
-def _all_scores(
+def _score_all(
     model: Recommender, users: pl.DataFrame, interactions: pl.DataFrame, catalog: Sequence[str]
 ) -> npt.NDArray[np.floating]:
-    """A part's scores of a catalog that need not be its own: [n_users, n_items]."""
+    """Score a catalog that may differ from the member's own: [n_users, n_items]."""
     if isinstance(model, CatalogScorer):
-        columns = item_codes(pl.Series(catalog, dtype=pl.String), model.catalog)
+        columns = item_columns(pl.Series(catalog, dtype=pl.String), model.catalog)
         if (columns >= 0).all():
-            chunks = [
-                scores[:, columns] for _, scores in model.score_catalog(users, interactions)
-            ]
+            chunks = [scores[:, columns] for _, scores in model.score_catalog(users, interactions)]
             return np.concatenate(chunks)
     items = pl.DataFrame({"item_id": catalog}, schema={"item_id": pl.String})
     crossed = users.select("user_id", "position").join(items, how="cross")

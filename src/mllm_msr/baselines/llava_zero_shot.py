@@ -1,46 +1,50 @@
-"""LLaVA without fine-tuning: the history's titles, the candidate's title and image, yes or no?
+"""LLaVA zero-shot: titles of the history, title and image of the candidate, yes or no.
 
-The row "LLaVA" of the paper's Table 3. It shows what a multimodal model knows before any of the
-method: expect about chance, since such models say yes to most things. The recommender's own
-prompt before tuning, with the written preference, is the model `zero_shot` of a run. Nothing is
-learnt; items that the catalog lacks get 0.5.
+The row "LLaVA" of the paper's Table 3. It shows what a multimodal model knows without the method;
+expect about chance, because such models answer yes to most questions. The recommender's own prompt
+before fine-tuning, with the written preference, is the model `zero_shot` of a run. Nothing is
+learned; items that the catalog lacks get 0.5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, cast, final
 
 import polars as pl
 
-from mllm_msr.baselines._llm.dialogues import score_dialogues
-from mllm_msr.baselines._llm.item_table import load_items, save_items
+from mllm_msr import registry
+from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.ranker.item_table import load_items, save_items
+from mllm_msr.ranker.prompt_scorer import PromptScorer
 
 _NAME: Final = "llava_zero_shot"
+_PROMPT: Final = ("item_type", "n_last", "use_images")
 
 
 @final
 class LlavaZeroShot(Recommender):
-    """A multimodal model as it comes.
+    """A multimodal model without fine-tuning.
 
     Args:
-        backend: A name of `mllm-msr list backends`.
-        options: Its constructor arguments, such as `checkpoint`.
+        backend: Name of the backend.
+        options: Constructor arguments of the backend, such as `checkpoint`.
         item_type: What an item is called in the prompt.
-        n_last: Titles of a history that are shown, the latest; at least 1.
+        n_last: Number of titles of a history that are shown, the latest; at least 1.
         use_images: Whether the candidate's image is shown.
         max_error_rate: Share of prompts that may fail, in [0, 1]; they get 0.5.
-        seed: Accepted like everywhere; chance plays no part here.
+        seed: Accepted as in every baseline; nothing is random here.
 
     Raises:
         SettingsError: `n_last` is below 1.
     """
 
-    requires_llm: ClassVar[bool] = True
+    label: ClassVar[str] = "LLaVA zero-shot"
+    requires_llm = True
 
     def __init__(
         self,
@@ -54,16 +58,19 @@ class LlavaZeroShot(Recommender):
         seed: int = 0,
     ) -> None:
         if n_last < 1:
-            raise SettingsError([f"n_last must be at least 1, it is {n_last}"])
+            raise SettingsError([f"n_last must be at least 1, but is {n_last}."])
+        options = dict(options or {})
         self._settings: dict[str, Any] = {
             "backend": backend,
-            "options": dict(options or {}),
+            "options": options,
             "item_type": item_type,
             "n_last": n_last,
             "use_images": use_images,
             "max_error_rate": max_error_rate,
             "seed": seed,
         }
+        kind = cast("type[Backend]", registry.find("backends", backend))
+        self._scorer = PromptScorer(lambda: kind(**options), max_error_rate=max_error_rate)
         self._items: pl.DataFrame | None = None
 
     def fit(self, data: TrainingData) -> Self:
@@ -72,13 +79,24 @@ class LlavaZeroShot(Recommender):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's P(yes), in [0, 1].
+        """Return P(yes) of every candidate, in [0, 1].
 
         Raises:
-            BackendError: The model cannot go on, or too many prompts failed.
+            BackendError: The model fails, or too many prompts failed.
         """
-        arguments = {name: value for name, value in self._settings.items() if name != "seed"}
-        return score_dialogues(candidates, interactions, self._fitted(), **arguments)
+        items = self._fitted()
+        prompt = {name: self._settings[name] for name in _PROMPT}
+        return self._scorer.score(
+            candidates, lambda rows: title_examples(rows, interactions, items, **prompt)
+        )
+
+    def usage(self) -> dict[str, int]:
+        """Return failed prompts and scores that are lower bounds."""
+        return self._scorer.usage()
+
+    def close(self) -> None:
+        """Close the backend; `score` opens it again."""
+        self._scorer.close()
 
     def save(self, folder: Path) -> None:
         """Write settings and items; images stay where they are."""

@@ -1,30 +1,32 @@
 """TALLRec: a language model fine-tuned on titles alone (Bao et al. 2023).
 
-Titles of the history, the candidate's title, yes or no; LoRA on the queries and values of the
-same backbone as MLLM-MSR, without image and without a written preference, so that the two
-differ by just these. The validation AUC chooses the weights. The original marks liked and
-disliked titles; interactions here carry no ratings, so all of them count as liked. Items that
-the catalog lacks get 0.5.
+Titles of the history, title of the candidate, yes or no; LoRA on the query and value projections of
+the same backbone as MLLM-MSR, without images and without a written preference, so that only these
+differ. The validation AUC selects the weights. The original marks liked and disliked titles;
+interactions here carry no ratings, so all of them count as liked. Items that the catalog lacks get
+0.5.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, cast, final
 
 import polars as pl
 
-from mllm_msr.baselines._llm.dialogues import score_dialogues, title_examples
-from mllm_msr.baselines._llm.item_table import load_items, save_items
+from mllm_msr import registry
+from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.config.loading import validate_section
 from mllm_msr.config.settings import Precision, TrainSettings
-from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.item_table import load_items, save_items
+from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.storage.atomic import sync_tree
 
 _NAME: Final = "tallrec"
@@ -34,39 +36,39 @@ _TRAINING: Final = (
     *("rank", "alpha", "dropout", "learning_rate", "batch_size", "accumulate"),
     *("epochs", "max_steps", "early_stopping_patience", "precision", "seed"),
 )
-_FORM: Final = ("item_type", "n_last", "max_text_tokens")
+_PROMPT: Final = ("item_type", "n_last", "max_text_tokens")
 
 
 @final
 class Tallrec(Recommender):
-    """A text-only recommender out of a language model.
+    """A text-only recommender from a language model.
 
     Args:
-        backend: "demo" or "huggingface": backends whose weights can be tuned here.
-        options: The backend's constructor arguments, such as `checkpoint`.
+        backend: A backend whose weights can be fine-tuned in this process.
+        options: Constructor arguments of the backend, such as `checkpoint`.
         item_type: What an item is called in the prompt.
-        n_last: Titles of a history that are shown, the latest; at least 1.
-        max_text_tokens: Budget of a prompt's text, in tokens; none where it is `None`.
-        max_examples: Bound on training examples, at least 1, a seeded sample; all where it is
-            `None`.
+        n_last: Number of titles of a history that are shown, the latest; at least 1.
+        max_text_tokens: Budget of a prompt's text, in tokens; None for no limit.
+        max_examples: Size of a seeded sample of training examples, at least 1; None for all.
         rank: Rank of the LoRA matrices.
-        alpha: Their scale is alpha / rank.
-        dropout: Dropout before them.
+        alpha: The LoRA scale is alpha / rank.
+        dropout: Dropout before the LoRA matrices.
         learning_rate: Peak learning rate.
         batch_size: Examples per forward pass.
-        accumulate: Forward passes per step; the paper's batch is 128 in all.
+        accumulate: Forward passes per optimizer step; the paper's batch is 128 in all.
         epochs: Passes over the examples.
-        max_steps: Bound on optimiser steps.
-        early_stopping_patience: Validations without gain before it stops.
+        max_steps: Maximum number of optimizer steps.
+        early_stopping_patience: Validations without improvement before training stops.
         precision: Of matrix products in training: "bf16", "fp16" or "fp32".
         max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
         seed: Seed of the sample, the matrices and the order of examples.
 
     Raises:
-        SettingsError: A value is out of its range.
+        SettingsError: A value is out of range, or the backend cannot be fine-tuned here.
     """
 
-    requires_llm: ClassVar[bool] = True
+    label: ClassVar[str] = "TALLRec"
+    requires_llm = True
 
     def __init__(
         self,
@@ -91,77 +93,84 @@ class Tallrec(Recommender):
         seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
-        self._settings: dict[str, Any] = given | {"options": dict(options or {})}
+        options = dict(options or {})
+        self._settings: dict[str, Any] = given | {"options": options}
         problems = [
-            f"{name} must be at least 1, it is {value}"
+            f"{name} must be at least 1, but is {value}."
             for name, value in (("n_last", n_last), ("max_examples", max_examples))
             if value is not None and value < 1
         ]
-        if backend not in {"demo", "huggingface"}:
-            problems.append(f"backend must be demo or huggingface, it is {backend!r}")
-        if backend == "huggingface" and "checkpoint" not in self._settings["options"]:
-            problems.append("options must name a checkpoint for the backend huggingface")
+        self._backend = cast("type[Backend]", registry.find("backends", backend))
+        self._checkpoint = self._backend.trainable_checkpoint(**options)
+        if self._checkpoint is None:
+            problems.append(
+                f"backend={backend!r} with options {options} has no weights to fine-tune. Use "
+                "'huggingface' with a checkpoint, or 'demo'."
+            )
         if problems:
             raise SettingsError(problems)
-        chosen = {name: given[name] for name in _TRAINING}
         self._training = validate_section(
-            TrainSettings, {**chosen, "target": _TARGET}, key="baselines.tallrec"
+            TrainSettings,
+            {**{name: given[name] for name in _TRAINING}, "target": _TARGET},
+            key="baselines.tallrec",
         )
+        self._scorer = PromptScorer(self._open_backend, max_error_rate=max_error_rate)
         self._items: pl.DataFrame | None = None
         self._adapter: Path | None = None
-        # Holds the adapter of `fit` until this object goes; `save` copies it.
-        self._home: tempfile.TemporaryDirectory[str] | None = None
+        # Holds the adapter of `fit` as long as this object exists; `save` copies it.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Tune the model on training users' candidates.
+        """Fine-tune the model on the training users' candidates.
 
         Raises:
             MissingExtraError: Lightning or PEFT is not installed.
             DataError: There are no training candidates.
-            TrainingError: Training cannot go on.
+            TrainingError: Training cannot continue.
         """
-        # Loads torch and takes seconds, which making the object or reading settings must not.
+        # Lightning takes seconds to import; constructing or loading a recommender must not.
         from mllm_msr.ranker.training.trainer import train  # noqa: PLC0415
 
+        self.close()
         rows = data.candidates.filter(pl.col("negatives") == "uniform")
-        learned = rows.filter(pl.col("split") == "train")
-        bound = self._settings["max_examples"]
-        if bound is not None and learned.height > bound:
-            learned = learned.sample(bound, seed=self._settings["seed"])
-        home = tempfile.TemporaryDirectory(prefix="mllm-msr-tallrec-")
-        form = {name: self._settings[name] for name in _FORM}
-        examples, judged = (
-            list(title_examples(part, data.interactions, data.items, use_images=False, **form))
-            for part in (learned, rows.filter(pl.col("split") == "validation"))
+        training = rows.filter(pl.col("split") == "train")
+        max_examples = self._settings["max_examples"]
+        if max_examples is not None and training.height > max_examples:
+            training = training.sample(max_examples, seed=self._settings["seed"])
+        folder = tempfile.TemporaryDirectory(prefix="mllm-msr-tallrec-")
+        train_examples, validation_examples = (
+            list(self._examples(part, data.interactions, data.items))
+            for part in (training, rows.filter(pl.col("split") == "validation"))
         )
         summary = train(
-            examples,
-            judged,
-            checkpoint=self._checkpoint(),
-            output=Path(home.name),
+            train_examples,
+            validation_examples,
+            checkpoint=str(self._checkpoint),
+            output=Path(folder.name),
             settings=self._training,
             revision=self._settings["options"].get("revision"),
         )
-        self._items, self._adapter, self._home = data.items, summary.weights, home
+        self._items, self._adapter, self._folder = data.items, summary.weights, folder
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's P(yes), in [0, 1].
+        """Return P(yes) of every candidate, in [0, 1].
 
         Raises:
-            BackendError: The model cannot go on, or too many prompts failed.
+            BackendError: The model fails, or too many prompts failed.
         """
-        items, adapter = self._fitted()
-        return score_dialogues(
-            candidates,
-            interactions,
-            items,
-            backend=self._settings["backend"],
-            options={**self._settings["options"], "adapter": adapter},
-            max_error_rate=self._settings["max_error_rate"],
-            use_images=False,
-            **{name: self._settings[name] for name in _FORM},
+        items, _ = self._fitted()
+        return self._scorer.score(
+            candidates, lambda rows: self._examples(rows, interactions, items)
         )
+
+    def usage(self) -> dict[str, int]:
+        """Return failed prompts and scores that are lower bounds."""
+        return self._scorer.usage()
+
+    def close(self) -> None:
+        """Close the backend; `score` opens it again."""
+        self._scorer.close()
 
     def save(self, folder: Path) -> None:
         """Write settings, items and the adapter in PEFT's format."""
@@ -183,11 +192,16 @@ class Tallrec(Recommender):
         loaded._items, loaded._adapter = items, folder / _ADAPTER
         return loaded
 
-    def _checkpoint(self) -> str:
-        options = self._settings["options"]
-        if self._settings["backend"] == "huggingface":
-            return str(options["checkpoint"])
-        return str(options.get("weights") or weights_folder())
+    def _examples(
+        self, candidates: pl.DataFrame, interactions: pl.DataFrame, items: pl.DataFrame
+    ) -> Iterator[Example]:
+        prompt = {name: self._settings[name] for name in _PROMPT}
+        return title_examples(candidates, interactions, items, use_images=False, **prompt)
+
+    def _open_backend(self) -> Backend:
+        _, adapter = self._fitted()
+        options = self._backend.with_adapter(self._settings["options"], adapter, "lora")
+        return self._backend(**options)
 
     def _fitted(self) -> tuple[pl.DataFrame, Path]:
         if self._items is None or self._adapter is None:

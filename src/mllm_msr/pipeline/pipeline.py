@@ -1,8 +1,8 @@
-"""The offline flow: prepare -> summarize -> infer -> train -> score -> evaluate -> report.
+"""The offline pipeline: prepare -> summarize -> infer -> train -> score -> evaluate -> report.
 
-Only this module knows the order of the stages. The run folder skips finished work and refuses
-work that other settings made; responses of models go through the response cache, so that a process
-killed at any moment loses at most the batch in flight.
+Only this module knows the order of the stages. The run folder skips finished stages and rejects
+those that were finished under other settings. Responses of models go through the response cache,
+so a process that is killed loses at most the batch in progress.
 """
 
 from __future__ import annotations
@@ -18,193 +18,197 @@ from typing import Any, Final, Self
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.evaluation.external_scores import evaluate_external
-from mllm_msr.pipeline.context import Progress, Workspace, silent
+from mllm_msr.pipeline import steps
+from mllm_msr.pipeline.context import Progress, RunContext, silent
 from mllm_msr.pipeline.cost import estimate
-from mllm_msr.pipeline.stages import (
-    evaluate,
-    infer,
-    prepare,
-    report,
-    score,
-    summarize,
-    train,
-    update,
-)
+from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.distributed.launch import is_worker
+from mllm_msr.storage import layout
 from mllm_msr.storage.fork import copy_stages
 from mllm_msr.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-STAGES: Final[Mapping[str, Callable[[Workspace], None]]] = {
-    "prepare": prepare.run,
-    "summarize": summarize.run,
-    "infer": infer.run,
-    "train": train.run,
-    "score": score.run,
-    "evaluate": evaluate.run,
-    "report": report.run,
+STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
+    "prepare": steps.prepare,
+    "summarize": steps.summarize,
+    "infer": steps.infer,
+    "train": steps.train,
+    "score": steps.score,
+    "evaluate": steps.evaluate,
+    "report": steps.report,
 }
 
 
 class Pipeline:
-    """A run folder, its settings and the stages in their order."""
+    """A run folder, its settings, and the stages in their order.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        kept = self._settings_file
-        self._found_settings = kept.read_text(encoding="utf-8") if kept.is_file() else ""
+    Attributes:
+        context: The run folder, and how stages are run.
+        settings: The settings under which stages are run.
+    """
+
+    def __init__(self, context: RunContext, settings: Settings) -> None:
+        self.context = context
+        self.settings = settings
+        saved = self._settings_file
+        self._saved_settings = saved.read_text(encoding="utf-8") if saved.is_file() else ""
 
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, folder: Path, settings: Settings, *, force: bool = False, progress: Progress = silent
+        cls,
+        folder: str | Path,
+        settings: Settings,
+        *,
+        force: bool = False,
+        progress: Progress = silent,
     ) -> Iterator[Self]:
-        """Hold a run folder for the time of the `with` block.
+        """Open and lock a run folder for the time of the `with` block.
 
         Args:
-            folder: The run folder; made where there is none.
-            settings: Checked settings; kept as the folder's `config.yaml`.
-            force: Redo stages that other settings made, instead of refusing.
+            folder: The run folder; created if it does not exist.
+            settings: Checked settings; saved as the folder's `config.yaml`.
+            force: Run stages again that were finished under other settings, instead of raising.
             progress: How progress is shown.
 
         Raises:
             RunLockedError: Another process works in the folder.
         """
         with RunFolder.open(folder, worker=is_worker(os.environ)) as run:
-            yield cls(Workspace(run, settings, force=force, progress=progress))
+            yield cls(RunContext(run, progress, force), settings)
 
     @property
     def run(self) -> RunFolder:
-        """The run folder."""
-        return self._workspace.run
+        """Return the run folder."""
+        return self.context.run
 
     @property
-    def settings(self) -> Settings:
-        """The settings that the stages are done under."""
-        return self._workspace.settings
+    def tables(self) -> RunTables:
+        """Return the tables of the run folder."""
+        return RunTables(self.run)
 
     @property
-    def workspace(self) -> Workspace:
-        """What the stages are given."""
-        return self._workspace
+    def recommenders(self) -> Recommenders:
+        """Return the recommenders of the run."""
+        return Recommenders(self.context, self.settings)
 
     def run_all(self) -> None:
-        """Do every stage that is not done yet."""
+        """Run every stage that is not finished."""
         self.run_until("report")
 
     def run_until(self, last: str) -> None:
-        """Do every stage up to `last`, itself included, that is not done yet."""
+        """Run every stage up to and including `last` that is not finished."""
         for name in STAGES:
             self.run_stage(name)
             if name == last:
                 return
             if name == "prepare" and not self.run.is_worker:
-                for sentence in estimate.warnings(self._workspace):
-                    logger.warning("%s", sentence)
+                for warning in estimate.warnings(self.context, self.settings):
+                    logger.warning("%s", warning)
 
     def run_stage(self, name: str) -> None:
-        """Do one stage, unless it is done.
+        """Run one stage unless it is finished.
 
         Raises:
-            StaleStageError: It is done under other settings or inputs.
-            RunFolderError: An earlier stage has not been done.
-            SystemExit: This process was started to join a training, and that has ended.
+            StaleStageError: It was finished under other settings or inputs.
+            RunFolderError: An earlier stage has not been run.
+            SystemExit: This process only joined a training, which has ended.
         """
-        if self.run.is_worker and name != "train":
-            return
         if self.run.is_worker:
-            STAGES[name](self._workspace)
+            if name == "train":
+                steps.train(self.context, self.settings)
             return
         try:
-            STAGES[name](self._workspace)
+            STAGES[name](self.context, self.settings)
         except StaleStageError:
-            # The folder keeps the settings that its finished stages were made under.
-            self._keep_settings(self._found_settings)
+            # The folder keeps the settings under which its finished stages were run.
+            self._save_settings(self._saved_settings)
             raise
-        self._keep_settings(self._workspace.settings.to_yaml())
+        self._save_settings(self.settings.to_yaml())
 
     def under(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
-        """The same run folder under other settings, held as long as this one is.
+        """Return a pipeline for the same open run folder under other settings.
 
         Args:
             settings: Checked settings.
-            force: As for `open`; as here where it is None.
+            force: As for `open`; unchanged if None.
         """
-        work = self._workspace
-        force = work.force if force is None else force
-        return Pipeline(Workspace(work.run, settings, force=force, progress=work.progress))
+        force = self.context.force if force is None else force
+        return Pipeline(RunContext(self.run, self.context.progress, force), settings)
 
     @contextlib.contextmanager
     def fork(
         self, name: str, settings: Settings, *, shares: Sequence[str] = ()
     ) -> Iterator[Pipeline]:
-        """Another run inside this one's folder that begins with finished stages of this one.
+        """Open a run inside this one's folder that starts from finished stages of this one.
 
         Args:
-            name: Its folder's name in `variants/`.
-            settings: Its own settings.
-            shares: Stages that are taken over where they are finished here ("prepare"); those
-                of all folds or models together ("train", "score"). Responses of models are taken
-                over too, so that no question is asked twice.
+            name: Name of its folder in `variants/`.
+            settings: Its settings.
+            shares: Stages that are copied if they are finished here ("prepare"); "train" and
+                "score" stand for all folds and models. Model responses are copied as well, so
+                that no prompt is answered twice.
 
         Raises:
             RunLockedError: Another process works in it.
         """
-        work = self._workspace
-        follow = self.run.is_worker
-        with RunFolder.open(self.run.inside(f"variants/{name}"), worker=follow) as other:
-            if not follow:
+        worker = self.run.is_worker
+        folder = self.run.inside(f"{layout.VARIANTS}/{name}")
+        with RunFolder.open(folder, worker=worker) as other:
+            if not worker:
                 copy_stages(other, self.run, shares)
-            yield Pipeline(Workspace(other, settings, force=work.force, progress=work.progress))
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.run.folder / "config.yaml"
-
-    def _keep_settings(self, text: str) -> None:
-        kept = self._settings_file
-        if not text or (kept.is_file() and kept.read_text(encoding="utf-8") == text):
-            return
-        self.run.write_text(kept.name, text)
+            yield Pipeline(RunContext(other, self.context.progress, self.context.force), settings)
 
     def counts(self, name: str) -> dict[str, Any]:
-        """What a stage counted, how long it took and what it wrote, from the manifest."""
+        """Return counts, seconds and outputs of a stage from the manifest."""
         return {
             key: {**entry["counts"], "seconds": entry["seconds"], "outputs": [*entry["outputs"]]}
-            for key, entry in self._workspace.run.stages.items()
+            for key, entry in self.run.stages.items()
             if key.split("/")[0] == name
         }
 
     def update(self, file: Path) -> dict[str, int]:
-        """Add new interactions; see `stages.update`."""
-        return update.run(self._workspace, file)
+        """Add new interactions to a finished run; see `steps.update`."""
+        return steps.update(self.context, self.settings, file)
 
     def result(self) -> dict[str, Any]:
-        """The run's metrics and the path of its report, as far as they are made."""
-        run = self._workspace.run
+        """Return the run's metrics and the path of its report, if it has one."""
+        run = self.run
+        report = run.folder / layout.REPORT_HTML if run.has(layout.REPORT_HTML) else None
         return {
             "run": str(run.folder),
-            "report": str(run.folder / "report.html") if run.has("report.html") else None,
-            "metrics": json.loads(run.verified("metrics.json").read_text(encoding="utf-8")),
+            "report": None if report is None else str(report),
+            "metrics": json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
         }
 
+    @property
+    def _settings_file(self) -> Path:
+        return self.run.folder / layout.CONFIG
 
-def judge_files(candidates: Path, scores: Sequence[Path], settings: Settings) -> dict[str, Any]:
-    """Judge external tables of scores; each file's name is its model's.
+    def _save_settings(self, text: str) -> None:
+        saved = self._settings_file
+        if not text or (saved.is_file() and saved.read_text(encoding="utf-8") == text):
+            return
+        self.run.write_text(saved.name, text)
+
+
+def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings) -> dict[str, Any]:
+    """Evaluate external tables of scores; the name of each file is the name of its model.
 
     Args:
         candidates: Table of candidates, as Parquet or CSV.
         scores: Tables of scores.
-        settings: `evaluate.*` is read.
+        settings: `evaluate` is read.
 
     Returns:
         `{model: {negatives: {metric: {mean, low, high, n}}}}`.
     """
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for path in scores:
         evaluation = evaluate_external(
             candidates, path, model=path.stem, **settings.evaluate.model_dump()
         )
-        found |= evaluation.summary
-    return found
+        metrics |= evaluation.summary
+    return metrics

@@ -1,1 +1,1 @@
-"""One score out of several models, for `hybrid.py`."""
+"""Stacking of several recommenders' scores, for `hybrid.py`."""

@@ -1,15 +1,15 @@
-"""One score out of several models' scores, by weights that validation users choose.
+"""Stacking: one score from several models' scores, with weights learned on validation users.
 
-Each model's scores become two numbers that rise with them: standardised, and as a normal score
-(the place among validation scores, on the bell curve's scale), which no unit and no outlier can
-spoil. A softmax over a user's candidates of their weighted sum is fitted by maximum likelihood;
-weights are not negative, so that a better score of a model never lowers the sum. Which rows a
-score is asked with makes no difference.
+Each model's scores become two features that increase with them: the standardized score, and the
+normal score (the quantile among validation scores, mapped to a standard normal), which does not
+depend on units or outliers. A conditional logit, a softmax over a user's candidates of their
+weighted sum, is fitted by maximum likelihood. Weights are not negative, so a higher score of one
+model never lowers the sum. A combined score does not depend on the other rows of a call.
 
-Likelihoods are measured on validation users that took no part in the fit. Where the best single
-model beats the sum by more than the standard error of their difference, it is used alone. Doubt
-speaks for the sum: a part that knows nothing gets next to no weight, and leaving out one that
-knows something costs far more than that, above all where validation users are few.
+Likelihoods are measured by cross-validation over validation users. If the best single model beats
+the combination by more than the standard error of their difference, it is used alone. In doubt the
+combination is kept: a useless member gets a weight near zero, whereas leaving out a useful one
+costs more, above all with few validation users.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Floats = npt.NDArray[np.float64]
 
 KEYS: Final = ("fold", "negatives", "user_id", "item_id")
 _N_KNOTS: Final = 201
-_N_PARTS_OF_USERS: Final = 5
+_N_USER_FOLDS: Final = 5
 _RIDGE: Final = 1.0
-_BOUND: Final = 100.0
+_MAX_WEIGHT: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """How one model's scores become comparable.
+class Scaling:
+    """Maps one model's scores to comparable features.
 
     Attributes:
         mean: Mean of its validation scores.
-        deviation: Their standard deviation, 1 where they are constant.
-        knots: Quantiles of them, ascending, distinct.
+        deviation: Their standard deviation; 1 if they are constant.
+        knots: Distinct quantiles of them, ascending.
         levels: Normal scores at the knots.
     """
 
@@ -53,12 +53,12 @@ class Scale:
 
     @classmethod
     def of(cls, scores: Floats) -> Self:
-        """The scale of some scores, at least one."""
-        places = (np.arange(_N_KNOTS) + 0.5) / _N_KNOTS
+        """Fit the scaling to scores, at least one."""
+        probabilities = (np.arange(_N_KNOTS) + 0.5) / _N_KNOTS
         quantiles, first, counts = np.unique(
-            np.quantile(scores, places), return_index=True, return_counts=True
+            np.quantile(scores, probabilities), return_index=True, return_counts=True
         )
-        # Equal quantiles stand in the middle of their places.
+        # Equal quantiles get the mean of their probabilities.
         levels = norm.ppf((first + counts / 2) / _N_KNOTS)
         deviation = float(scores.std())
         return cls(
@@ -69,129 +69,132 @@ class Scale:
         )
 
     def features(self, scores: npt.ArrayLike) -> Floats:
-        """Standardised and normal scores: [n_scores, 2]."""
+        """Return standardized and normal scores: [n_scores, 2]."""
         values = np.asarray(scores, dtype=np.float64)
         return np.stack([self.weighted(values, 1.0, 0.0), self.weighted(values, 0.0, 1.0)], axis=-1)
 
-    def weighted(self, scores: npt.ArrayLike, linear: float, ranked: float) -> Floats:
-        """Standardised scores times `linear` plus normal scores times `ranked`: [...]."""
+    def weighted(self, scores: npt.ArrayLike, linear: float, normal: float) -> Floats:
+        """Return `linear` times the standardized plus `normal` times the normal scores."""
         values = np.asarray(scores, dtype=np.float64)
         total: Floats = (values - self.mean) * (linear / self.deviation)
-        if ranked:
-            total += ranked * np.interp(values, self.knots, self.levels)
+        if normal:
+            total += normal * np.interp(values, self.knots, self.levels)
         return total
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
-    """A fitted combination.
+class Stacking:
+    """A fitted combination of models.
 
     Attributes:
-        parts: Names of the models.
-        scales: One for each.
-        weights: Weights of each model's two features, none negative; zeros for unused models.
-        likelihoods: Mean log-likelihood per validation user, each measured on users outside the
-            fit: of every model alone and of `combined`. Empty where there were no such users.
-        chosen: "combined", or the model that is used alone; "equal" without validation users.
+        members: Names of the models.
+        scalings: One per model.
+        weights: Weights of each model's two features, not negative; zeros for unused models.
+        likelihoods: Mean cross-validated log-likelihood per validation user, of every model alone
+            and of `combined`; empty without validation users.
+        selected: "combined", or the model that is used alone; "equal" without validation users.
     """
 
-    parts: tuple[str, ...]
-    scales: tuple[Scale, ...]
+    members: tuple[str, ...]
+    scalings: tuple[Scaling, ...]
     weights: tuple[tuple[float, float], ...]
     likelihoods: Mapping[str, float]
-    chosen: str
+    selected: str
 
     def combine(self, scores: Mapping[str, npt.ArrayLike]) -> Floats:
-        """The joint score, where every part has scored the same rows in the same order.
+        """Return the combined score.
 
         Args:
-            scores: For each part an array of one common shape.
+            scores: For each member the scores of the same rows, arrays of one shape.
         """
-        total: Floats = np.zeros(np.shape(scores[self.parts[0]]))
-        for part, scale, weights in zip(self.parts, self.scales, self.weights, strict=True):
-            if any(weights):  # an unused part changes nothing, whatever its scores
-                total += scale.weighted(scores[part], *weights)
+        total: Floats = np.zeros(np.shape(scores[self.members[0]]))
+        for member, scaling, weights in zip(self.members, self.scalings, self.weights, strict=True):
+            if any(weights):  # the scores of an unused member may be non-finite
+                total += scaling.weighted(scores[member], *weights)
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """Return a JSON-able form."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """What `to_json` gave.
+        """Restore what `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: It is something else.
+            KeyError, TypeError, ValueError: The state has another form.
         """
         return cls(
-            parts=tuple(map(str, state["parts"])),
-            scales=tuple(Scale(**scale) for scale in state["scales"]),
-            weights=tuple((float(linear), float(ranked)) for linear, ranked in state["weights"]),
+            members=tuple(map(str, state["members"])),
+            scalings=tuple(Scaling(**scaling) for scaling in state["scalings"]),
+            weights=tuple((float(linear), float(normal)) for linear, normal in state["weights"]),
             likelihoods=dict(state["likelihoods"]),
-            chosen=str(state["chosen"]),
+            selected=str(state["selected"]),
         )
 
 
-def fit_blend(scores: Mapping[str, pl.DataFrame], *, seed: int = 0) -> Blend:
+def fit_stacking(scores: Mapping[str, pl.DataFrame], *, seed: int = 0) -> Stacking:
     """Learn how to combine models from their scores of validation candidates.
 
     Args:
         scores: For each model a frame with the columns of `tables.SCORES`, the same rows in any
-            order. Users without a positive or without a negative teach nothing.
-        seed: Seed of the division of users.
+            order. Users without a positive or without a negative are ignored.
+        seed: Seed of the division of users into folds.
 
     Raises:
-        DataError: Models have not scored the same rows, or there are none.
+        DataError: The models have not scored the same rows, or there are no rows.
     """
-    parts = tuple(scores)
+    members = tuple(scores)
     joined = align(scores)
-    scales = tuple(Scale.of(joined[part].to_numpy()) for part in parts)
+    scalings = tuple(Scaling.of(joined[member].to_numpy()) for member in members)
     features = np.concatenate(
-        [scale.features(joined[part]) for part, scale in zip(parts, scales, strict=True)], axis=1
+        [scaling.features(joined[name]) for name, scaling in zip(members, scalings, strict=True)],
+        axis=1,
     )
-    choice = _Choice.of(joined, features)
-    folds = _divide(choice.user, seed=seed)
+    lists = _CandidateLists.of(joined, features)
+    n_users = int(lists.user.max(initial=-1)) + 1
+    folds = (np.random.default_rng(seed).permutation(n_users) % _N_USER_FOLDS)[lists.user]
     likelihoods = {
-        part: _held_out(choice, [2 * at, 2 * at + 1], folds) for at, part in enumerate(parts)
+        member: _cross_validated(lists, [2 * at, 2 * at + 1], folds)
+        for at, member in enumerate(members)
     }
-    every = list(range(features.shape[1]))
-    combined = _held_out(choice, every, folds)
-    best = max(parts, key=lambda part: float(likelihoods[part].mean()))
+    all_columns = list(range(features.shape[1]))
+    combined = _cross_validated(lists, all_columns, folds)
+    best = max(members, key=lambda member: float(likelihoods[member].mean()))
     gain = combined - likelihoods[best]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0
-    joins = float(gain.mean()) > -error
-    at = parts.index(best)
-    used = every if joins else [2 * at, 2 * at + 1]
-    weights = np.zeros(len(every))
-    weights[used] = _maximise(choice, used)
-    means = {part: float(values.mean()) for part, values in likelihoods.items()}
-    return Blend(
-        parts=parts,
-        scales=scales,
+    combines = float(gain.mean()) > -error
+    at = members.index(best)
+    used = all_columns if combines else [2 * at, 2 * at + 1]
+    weights = np.zeros(len(all_columns))
+    weights[used] = _maximize_likelihood(lists, used)
+    means = {member: float(values.mean()) for member, values in likelihoods.items()}
+    return Stacking(
+        members=members,
+        scalings=scalings,
         weights=tuple((float(a), float(b)) for a, b in weights.reshape(-1, 2)),
         likelihoods=means | {"combined": float(combined.mean())},
-        chosen="combined" if joins else best,
+        selected="combined" if combines else best,
     )
 
 
-def equal_blend(scores: Mapping[str, pl.DataFrame]) -> Blend:
-    """A blend in which every model's normal score counts alike: what is left without validation.
+def equal_stacking(scores: Mapping[str, pl.DataFrame]) -> Stacking:
+    """Return a combination with equal weights of normal scores, for data without validation users.
 
     Args:
-        scores: For each model scores of the same candidates, by which they are scaled.
+        scores: For each model scores of the same candidates, to which its scaling is fitted.
     """
-    return Blend(
-        parts=tuple(scores),
-        scales=tuple(Scale.of(frame["score"].to_numpy()) for frame in scores.values()),
+    return Stacking(
+        members=tuple(scores),
+        scalings=tuple(Scaling.of(frame["score"].to_numpy()) for frame in scores.values()),
         weights=tuple((0.0, 1.0) for _ in scores),
         likelihoods={},
-        chosen="equal",
+        selected="equal",
     )
 
 
 def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Scores side by side, joined by key and never by place.
+    """Join scores by key.
 
     Args:
         scores: For each model a frame with the columns of `tables.SCORES`.
@@ -200,37 +203,36 @@ def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         Columns `fold`, `negatives`, `user_id`, `item_id`, `label` and one per model, sorted by key.
 
     Raises:
-        DataError: Models have not scored the same rows, or there are none.
+        DataError: The models have not scored the same rows, or there are no rows.
     """
     first, *others = scores
     joined = scores[first].select(*KEYS, "label", pl.col("score").alias(first))
-    for part in others:
-        rows = scores[part].select(*KEYS, pl.col("score").alias(part))
+    for member in others:
+        rows = scores[member].select(*KEYS, pl.col("score").alias(member))
         joined = joined.join(rows, on=KEYS, how="inner")
         if not joined.height == rows.height == scores[first].height:
             raise DataError(
-                needed=f"scores of {part!r} for the {scores[first].height} rows of {first!r}",
-                received=f"{rows.height} rows, {joined.height} of them the same",
-                remedy="score both models on the same candidates",
+                f"{member!r} has scored {rows.height} rows, {joined.height} of which are among "
+                f"the {scores[first].height} rows of {first!r}. Score all members on the same "
+                "candidates."
             )
     if joined.is_empty():
         raise DataError(
-            needed="scores of at least one validation candidate",
-            received="an empty table",
-            remedy="prepare with data.validation_fraction above 0",
+            "There are no scores of validation candidates. Prepare the data with "
+            "data.validation_fraction above 0."
         )
     return joined.sort(KEYS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """Lists of candidates, each with a positive: rows sorted by list.
+class _CandidateLists:
+    """Lists of candidates, each with a positive; rows are sorted by list.
 
     Attributes:
-        features: Shape [n_rows, n_features].
-        positive: Shape [n_rows].
+        features: [n_rows, n_features].
+        positive: [n_rows].
         starts: First row of each list.
-        user: Shape [n_lists]; a number for each list's user.
+        user: Number of each list's user: [n_lists].
     """
 
     features: Floats
@@ -240,25 +242,26 @@ class _Choice:
 
     @classmethod
     def of(cls, joined: pl.DataFrame, features: Floats) -> Self:
+        """Collect the lists that have both labels from the result of `align`."""
         lists = ("fold", "negatives", "user_id")
         label = pl.col("label")
         both = label.max().over(lists) > label.min().over(lists)
         useful = joined.select(both).to_series().to_numpy()
-        kept = joined.filter(useful)
-        number = kept.select(pl.struct(lists).rle_id()).to_series().to_numpy()
+        rows = joined.filter(useful)
+        number = rows.select(pl.struct(lists).rle_id()).to_series().to_numpy()
         starts = np.flatnonzero(np.diff(number.astype(np.int64), prepend=-1))
-        user = kept["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
-        return cls(features[useful], kept["label"].to_numpy() == 1, starts, user[starts])
+        user = rows["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
+        return cls(features[useful], rows["label"].to_numpy() == 1, starts, user[starts])
 
-    def part(self, lists: npt.NDArray[np.bool_]) -> _Choice:
-        """Some of the lists."""
+    def select(self, lists: npt.NDArray[np.bool_]) -> _CandidateLists:
+        """Return some of the lists."""
         lengths = np.diff(np.append(self.starts, len(self.positive)))
         rows = np.repeat(lists, lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[lists])])[:-1].astype(np.int64)
-        return _Choice(self.features[rows], self.positive[rows], starts, self.user[lists])
+        return _CandidateLists(self.features[rows], self.positive[rows], starts, self.user[lists])
 
-    def likelihood(self, weights: Floats, used: Sequence[int]) -> tuple[Floats, Floats]:
-        """Log-likelihood of each list's positive, and its mean's gradient in the weights."""
+    def log_likelihood(self, weights: Floats, used: Sequence[int]) -> tuple[Floats, Floats]:
+        """Return each list's log-likelihood, and the gradient of their mean in the weights."""
         features = self.features[:, used]
         lengths = np.diff(np.append(self.starts, len(self.positive)))
         total = features @ weights
@@ -266,40 +269,36 @@ class _Choice:
         hits = np.where(self.positive, exps, 0.0)
         whole, right = (np.add.reduceat(values, self.starts) for values in (exps, hits))
         right = np.maximum(right, np.finfo(np.float64).tiny)
-        pull = hits / np.repeat(right, lengths) - exps / np.repeat(whole, lengths)
-        return np.log(right / whole), pull @ features / len(self.starts)
+        residuals = hits / np.repeat(right, lengths) - exps / np.repeat(whole, lengths)
+        return np.log(right / whole), residuals @ features / len(self.starts)
 
 
-def _divide(user: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.int64]:
-    """A part for each list, the same for all lists of a user."""
-    n_users = int(user.max(initial=-1)) + 1
-    places = np.random.default_rng(seed).permutation(n_users) % _N_PARTS_OF_USERS
-    divided: npt.NDArray[np.int64] = places[user]
-    return divided
-
-
-def _held_out(choice: _Choice, used: Sequence[int], folds: npt.NDArray[np.int64]) -> Floats:
-    """Mean log-likelihood of each user, under weights that others chose."""
-    found = np.zeros(len(folds))
+def _cross_validated(
+    lists: _CandidateLists, used: Sequence[int], folds: npt.NDArray[np.int64]
+) -> Floats:
+    """Return each user's mean log-likelihood under weights fitted on the other folds' users."""
+    likelihoods = np.zeros(len(folds))
     for fold in np.unique(folds):
-        weights = _maximise(choice.part(folds != fold), used)
-        found[folds == fold] = choice.part(folds == fold).likelihood(weights, used)[0]
-    sums, counts = np.bincount(choice.user, found), np.bincount(choice.user)
+        weights = _maximize_likelihood(lists.select(folds != fold), used)
+        held_out = lists.select(folds == fold)
+        likelihoods[folds == fold] = held_out.log_likelihood(weights, used)[0]
+    sums, counts = np.bincount(lists.user, likelihoods), np.bincount(lists.user)
     means: Floats = sums[counts > 0] / counts[counts > 0]
     return means
 
 
-def _maximise(choice: _Choice, used: Sequence[int]) -> Floats:
-    """The non-negative weights of the greatest likelihood, slightly shrunk; equal without rows."""
+def _maximize_likelihood(lists: _CandidateLists, used: Sequence[int]) -> Floats:
+    """Return non-negative weights of maximum likelihood with a small ridge; equal without rows."""
     start = np.full(len(used), 0.5)
-    if not len(choice.starts):
+    if not len(lists.starts):
         return start
-    ridge = _RIDGE / len(choice.starts)
+    ridge = _RIDGE / len(lists.starts)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        values, gradient = choice.likelihood(weights, used)
+        values, gradient = lists.log_likelihood(weights, used)
         return float(ridge * weights @ weights - values.mean()), 2 * ridge * weights - gradient
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, _BOUND)] * len(used))
-    weights: Floats = found.x
+    bounds = [(0.0, _MAX_WEIGHT)] * len(used)
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    weights: Floats = result.x
     return weights

@@ -1,1 +1,1 @@
-"""What the baselines share that ask a language model."""
+"""Shared by the baselines that ask a language model: LLaVA zero-shot and TALLRec."""

@@ -1,1 +1,4 @@
-"""Each stage's hands: read tables from the run folder, call the library, write what it yields."""
+"""The stages of the pipeline, one module each: tables and settings in, tables out.
+
+No stage reads or writes the run folder; `pipeline/steps.py` does that for all of them.
+"""

@@ -1,59 +1,64 @@
-"""Stage "evaluate": scores become metrics per user, means, intervals, tests and slices."""
+"""Stage "evaluate": scores become metrics per user, means, intervals, tests and slices.
+
+Section "Metrics" of the paper.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from mllm_msr.config.settings import EvaluateSettings
 from mllm_msr.data.splits import visible_interactions
-from mllm_msr.evaluation.evaluator import Context, evaluate_scores
-from mllm_msr.evaluation.test_users import build_cases, item_popularity
-from mllm_msr.pipeline.context import Workspace
+from mllm_msr.evaluation.evaluator import Context, Evaluation, evaluate_scores
+from mllm_msr.evaluation.target_profiles import build_target_profiles, item_popularity
 
 
-def run(work: Workspace) -> None:
-    """Judge every model that has scored."""
-    models = work.scored_models()
-    # Runs that were scored before there were lists of the top have none.
-    listed = [name for name in models if work.run.has(f"top/{name}")]
-    inputs = [
-        *(f"{kind}/{name}" for name in models for kind in ("scores", "ranks")),
-        *(f"top/{name}" for name in listed),
-        *("interactions", "items", "splits", "candidates"),
-    ]
-    arguments = work.settings.evaluate.model_dump(mode="json")
-    with work.stage("evaluate", arguments, inputs=inputs) as stage:
-        if stage.finished:
-            return
-        context = _context(work, listed)
-        found = evaluate_scores(
-            {name: work.run.read(f"scores/{name}") for name in models},
-            ranks={name: work.run.read(f"ranks/{name}") for name in models},
-            context=context,
-            **arguments,
-        )
-        stage.write("cases", context.cases)
-        stage.write("metrics_per_user", found.per_user)
-        stage.write_text("metrics.json", json.dumps(found.summary, indent=2))
-        stage.write_text("details.json", json.dumps(found.details, indent=2))
-        stage.count(models=len(found.summary))
+def evaluate(
+    scores: Mapping[str, pl.DataFrame],
+    settings: EvaluateSettings,
+    *,
+    ranks: Mapping[str, pl.DataFrame],
+    context: Context,
+) -> Evaluation:
+    """Evaluate every model that has scored.
+
+    Args:
+        scores: `tables.SCORES` by model.
+        settings: The section `evaluate`.
+        ranks: `tables.RANKS` by model.
+        context: What is known of test users and items.
+    """
+    return evaluate_scores(scores, ranks=ranks, context=context, **settings.model_dump(mode="json"))
 
 
-def _context(work: Workspace, listed: list[str]) -> Context:
-    """What the folds' visible data say of users and items."""
-    interactions, splits = work.run.read("interactions"), work.run.read("splits")
-    item_ids, folds = work.run.read("items")["item_id"], work.folds()
+def describe_test_users(
+    interactions: pl.DataFrame,
+    splits: pl.DataFrame,
+    targets: pl.DataFrame,
+    item_ids: pl.Series,
+    *,
+    folds: Sequence[int],
+    top: Mapping[str, pl.DataFrame],
+) -> Context:
+    """Describe test users and items by what was visible in training.
+
+    Args:
+        interactions: `tables.INTERACTIONS`.
+        splits: `tables.SPLITS`.
+        targets: Test rows of `tables.CANDIDATES` with label 1.
+        item_ids: The catalog.
+        folds: The folds that were prepared.
+        top: `tables.TOP` by model.
+    """
     popularity = pl.concat(
         item_popularity(visible_interactions(interactions, splits, fold)[0], item_ids, fold=fold)
         for fold in folds
     )
-    positive = (pl.col("split") == "test") & (pl.col("label") == 1)
-    targets = work.run.scan("candidates").filter(positive).collect()
+    targets = targets.unique(["fold", "user_id"], keep="any")
     return Context(
-        cases=build_cases(
-            targets.unique(["fold", "user_id"], keep="any"), interactions, popularity=popularity
-        ),
+        profiles=build_target_profiles(targets, interactions, popularity=popularity),
         popularity=popularity,
-        top={name: work.run.read(f"top/{name}") for name in listed},
+        top=dict(top),
     )

@@ -1,46 +1,60 @@
-"""Stage "infer": every user's history becomes a written preference, block by block."""
+"""Stage "infer": every user's history becomes a written preference, block by block.
+
+Section "Recurrent User Preference Inference" of the paper.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
-from mllm_msr.pipeline.context import Workspace, before_last, usage
+from mllm_msr.config.settings import InferSettings
+from mllm_msr.interfaces import Backend
 from mllm_msr.summarization.preferences import infer_preferences
-from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
+
+TEMPLATES = ("preference_first", "preference_update")
 
 
-def run(work: Workspace) -> None:
-    """Infer the preferences of the run's users."""
-    settings = work.settings.infer
-    arguments = settings.model_dump(mode="json", exclude={"model"})
-    arguments["every_block"] = work.settings.data.train_targets != "last"
-    with (
-        work.backend(settings.model) as backend,
-        work.stage(
-            "infer",
-            arguments,
-            inputs=["interactions", "summaries"],
-            prompt_templates=("preference_first", "preference_update"),
-            model=backend.fingerprint,
-        ) as stage,
-    ):
-        if stage.finished:
-            return
-        histories = before_last(work.run.read("interactions"))
-        summaries = work.run.read("summaries")
-        total = n_preference_prompts(
-            histories, block_size=settings.block_size, max_items=settings.max_items
-        )
-        with work.progress("infer", total) as advance:
-            frame = infer_preferences(
-                histories,
-                summaries,
-                backend,
-                item_type=work.item_type,
-                progress=advance,
-                **arguments,
-            )
-        stage.write("preferences", frame)
-        flagged = frame.filter(pl.col("flags") != "").height
-        users = frame["user_id"].n_unique()
-        stage.count(users=users, blocks=frame.height, flagged=flagged, **usage(backend))
+def infer(
+    histories: pl.DataFrame,
+    summaries: pl.DataFrame,
+    backend: Backend,
+    settings: InferSettings,
+    *,
+    item_type: str,
+    every_block: bool,
+    progress: Callable[[int], None] | None = None,
+    previous: pl.DataFrame | None = None,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Infer preferences.
+
+    Args:
+        histories: `tables.INTERACTIONS` that the preferences may read.
+        summaries: `tables.SUMMARIES`.
+        backend: Writes the preferences.
+        settings: The section `infer`.
+        item_type: What the prompts call an item.
+        every_block: For the direct method: whether to infer at the end of every block as well.
+        progress: Called with the number of prompts answered since the last call.
+        previous: `tables.PREFERENCES` of shorter histories, whose full blocks are reused.
+
+    Returns:
+        `tables.PREFERENCES`, and counts of users, blocks and flagged texts.
+    """
+    preferences = infer_preferences(
+        histories,
+        summaries,
+        backend,
+        item_type=item_type,
+        every_block=every_block,
+        progress=progress,
+        previous=previous,
+        **settings.model_dump(exclude={"model"}),
+    )
+    counts = {
+        "users": preferences["user_id"].n_unique(),
+        "blocks": preferences.height,
+        "flagged": preferences.filter(pl.col("flags") != "").height,
+    }
+    return preferences, counts

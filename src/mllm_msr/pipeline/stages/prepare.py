@@ -1,108 +1,114 @@
-"""Stage "prepare": raw data becomes interactions, items, splits and candidates."""
+"""Stage "prepare": raw data becomes interactions, items, splits and candidates.
+
+Section "Experimental Setup" of the paper.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import cast
+from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
-from mllm_msr import registry
-from mllm_msr.config.settings import DataSettings
+from mllm_msr.config.settings import DataSettings, ImagesSettings
+from mllm_msr.data.image_download import fetch_images
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
-from mllm_msr.data.splits import (
-    paper_code_interactions,
-    paper_code_split,
-    split_users,
-)
-from mllm_msr.interfaces import Dataset
-from mllm_msr.pipeline.context import Workspace
+from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
+from mllm_msr.interfaces import RawData
 
 logger = logging.getLogger(__name__)
 
-
-def run(work: Workspace) -> None:
-    """Read, filter and split the data, and draw the candidates."""
-    data = work.settings.data
-    conditions = {
-        "dataset": work.settings.dataset,
-        "block_size": work.settings.infer.block_size,
-        "download": work.settings.images.download,
-        **data.model_dump(mode="json"),
-    }
-    with work.stage("prepare", conditions) as stage:
-        if stage.finished:
-            return
-        dataset = registry.find("datasets", work.settings.dataset)
-        raw = cast("Dataset", dataset(**data.plugin_kwargs())).load()
-        interactions, counts = prepare_interactions(
-            raw.interactions,
-            min_user_interactions=data.min_user_interactions,
-            min_item_interactions=data.min_item_interactions,
-            duplicates=data.duplicates,
-            max_users=data.max_users,
-            seed=data.seed,
-        )
-        interactions, splits = _split(interactions, data)
-        candidates = draw_candidates(
-            interactions,
-            splits,
-            negatives=data.negatives,
-            n_negatives=data.n_negatives,
-            train_negatives=data.train_negatives,
-            train_targets=data.train_targets,
-            block_size=work.settings.infer.block_size,
-            folds=data.run_folds,
-            max_test_users=data.max_test_users,
-            max_validation_users=data.max_validation_users,
-            seed=data.seed,
-        )
-        items, item_counts = match_items(interactions, raw.items)
-        if work.settings.images.download and raw.image_urls is not None:
-            items, fetched = _with_downloads(work, items, raw.image_urls)
-            item_counts |= fetched
-        stage.write("interactions", interactions)
-        stage.write("items", work.relative_images(items))
-        stage.write("splits", splits)
-        stage.write("candidates", candidates)
-        # What the later stages and the report need to know of the source.
-        about = {"item_type": raw.item_type, "ordered_by": raw.ordered_by}
-        stage.write_text("dataset.json", json.dumps(about, indent=2))
-        stage.count(**{**counts, **item_counts}, candidates=candidates.height)
+_MAX_WARNINGS = 5
 
 
-def _with_downloads(
-    work: Workspace, items: pl.DataFrame, urls: pl.DataFrame
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Fetch the images of kept items that have none, and count how that went."""
-    # An HTTP client is slow to import, and most runs need none.
-    from mllm_msr.data.image_download import fetch_images
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Tables that all later stages start from.
 
-    wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
-    fetched = fetch_images(
-        wanted,
-        work.run.inside("images"),
-        **work.settings.images.model_dump(exclude={"download"}),
+    Attributes:
+        interactions: `tables.INTERACTIONS`.
+        items: `tables.ITEMS` of the items that remain.
+        splits: `tables.SPLITS`.
+        candidates: `tables.CANDIDATES`.
+        counts: How many rows were read, kept and dropped, and why.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    splits: pl.DataFrame
+    candidates: pl.DataFrame
+    counts: dict[str, int]
+
+
+def prepare(
+    raw: RawData,
+    settings: DataSettings,
+    *,
+    block_size: int,
+    images: ImagesSettings,
+    image_folder: Path,
+) -> Prepared:
+    """Filter and split raw data, and draw the candidates.
+
+    Args:
+        raw: What the data set contains.
+        settings: The section `data`.
+        block_size: Items per block of the stage "infer"; training targets follow blocks.
+        images: Whether and how linked images are downloaded.
+        image_folder: Where downloaded images are stored.
+    """
+    interactions, counts = prepare_interactions(
+        raw.interactions,
+        min_user_interactions=settings.min_user_interactions,
+        min_item_interactions=settings.min_item_interactions,
+        duplicates=settings.duplicates,
+        max_users=settings.max_users,
+        seed=settings.seed,
     )
-    for row in fetched.filter(pl.col("status") != "ok").head(5).iter_rows(named=True):
+    if settings.protocol == "released-code":
+        interactions = released_code_interactions(interactions)
+        splits = released_code_split(interactions)
+    else:
+        splits = split_users(
+            interactions,
+            folds=settings.folds,
+            validation_fraction=settings.validation_fraction,
+            seed=settings.seed,
+        )
+    candidates = draw_candidates(
+        interactions,
+        splits,
+        negatives=settings.negatives,
+        n_negatives=settings.n_negatives,
+        train_negatives=settings.train_negatives,
+        train_targets=settings.train_targets,
+        block_size=block_size,
+        folds=settings.run_folds,
+        max_test_users=settings.max_test_users,
+        max_validation_users=settings.max_validation_users,
+        seed=settings.seed,
+    )
+    items, item_counts = match_items(interactions, raw.items)
+    if images.download and raw.image_urls is not None:
+        items, download_counts = _download(items, raw.image_urls, images, image_folder)
+        item_counts |= download_counts
+    counts = {**counts, **item_counts, "candidates": candidates.height}
+    return Prepared(interactions, items, splits, candidates, counts)
+
+
+def _download(
+    items: pl.DataFrame, urls: pl.DataFrame, settings: ImagesSettings, folder: Path
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Download the images of items that have none, and count the results."""
+    wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
+    fetched = fetch_images(wanted, folder, **settings.model_dump(exclude={"download"}))
+    failed = fetched.filter(pl.col("status") != "ok")
+    for row in failed.head(_MAX_WARNINGS).iter_rows(named=True):
         logger.warning("item %s has no image: %s", row["item_id"], row["reason"])
-    found = fetched.select("item_id", fetched="image")
-    joined = items.join(found, on="item_id", how="left", maintain_order="left")
-    filled = joined.with_columns(pl.coalesce("image", "fetched").alias("image"))
+    downloaded = fetched.select("item_id", downloaded="image")
+    joined = items.join(downloaded, on="item_id", how="left", maintain_order="left")
+    filled = joined.with_columns(pl.coalesce("image", "downloaded").alias("image"))
     counts = {f"download_{status}": n for status, n in fetched["status"].value_counts().iter_rows()}
     return filled.select(items.columns), counts
-
-
-def _split(interactions: pl.DataFrame, data: DataSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
-    if data.protocol == "released-code":
-        interactions = paper_code_interactions(interactions)
-        return interactions, paper_code_split(interactions)
-    splits = split_users(
-        interactions,
-        folds=data.folds,
-        validation_fraction=data.validation_fraction,
-        seed=data.seed,
-    )
-    return interactions, splits

@@ -1,59 +1,73 @@
-"""Stage "report": what was found, as one page for people."""
+"""Stage "report": the results as one page for people, `report.html` and `report.md`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.aggregation import model_of, runs_by_model
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.comparison import ordered_models
 from mllm_msr.evaluation.report.report import write_report
-from mllm_msr.pipeline.context import Workspace
 
 
-def run(work: Workspace) -> None:
-    """Write report.html and report.md."""
-    inputs = ["metrics.json", "details.json", "interactions", "items"]
-    settings = work.settings.report
-    with work.stage("report", settings.model_dump(mode="json"), inputs=inputs) as stage:
-        if stage.finished:
-            return
-        run = work.run
-        shown = next(
-            name for name in ("mllm_msr", *work.scored_models()) if run.has(f"scores/{name}")
-        )
-        metrics = json.loads(run.verified("metrics.json").read_text(encoding="utf-8"))
-        preferences = run.read("preferences") if run.has("preferences") else None
-        case_studies = build_case_studies(
-            run.read("interactions"),
-            work.items(),
-            scores=run.read(f"scores/{shown}"),
-            preferences=preferences,
-            every=_scores_of_models(work, metrics),
-            model=model_of(shown),
-            users=settings.case_studies,
-            seed=settings.seed,
-        )
-        write_report(
-            run.folder,
-            metrics=metrics,
-            details=json.loads(run.verified("details.json").read_text(encoding="utf-8")),
-            manifest=run.stages,
-            config=work.settings.model_dump(mode="json"),
-            case_studies=case_studies,
-            summaries=run.read("summaries") if run.has("summaries") else None,
-            preferences=preferences,
-        )
-        stage.register("report.html")
-        stage.register("report.md")
+def main_model(scored: Sequence[str]) -> str:
+    """Return the model whose case studies are shown: MLLM-MSR, or the first that has scored."""
+    return "mllm_msr" if "mllm_msr" in scored else scored[0]
 
 
-def _scores_of_models(work: Workspace, metrics: Mapping[str, Any]) -> dict[str, pl.LazyFrame]:
-    """Each model's scores, those of its first seed where it has several, the best model first."""
-    runs = {model: names[0] for model, names in runs_by_model(work.scored_models()).items()}
-    ordered = ordered_models(metrics, "uniform")
-    return {model: work.run.scan(f"scores/{runs[model]}") for model in ordered if model in runs}
+def report(
+    folder: Path,
+    settings: Settings,
+    *,
+    metrics: Mapping[str, Any],
+    details: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    scores: Mapping[str, pl.LazyFrame],
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    summaries: pl.DataFrame | None,
+    preferences: pl.DataFrame | None,
+) -> None:
+    """Write the report.
+
+    Args:
+        folder: Folder of `report.html` and `report.md`.
+        settings: All settings, which the report shows; `report` is read.
+        metrics: Content of `metrics.json`.
+        details: Content of `details.json`.
+        manifest: The finished stages, for counts and costs.
+        scores: `tables.SCORES` by model, one entry per model and seed.
+        interactions: `tables.INTERACTIONS`.
+        items: `tables.ITEMS` with absolute image paths.
+        summaries: `tables.SUMMARIES`, if the run has them.
+        preferences: `tables.PREFERENCES`, if the run has them.
+    """
+    shown = main_model(list(scores))
+    # Of a model with several seeds, case studies compare the first one.
+    runs = {model: names[0] for model, names in runs_by_model(list(scores)).items()}
+    ordered = [model for model in ordered_models(metrics, "uniform") if model in runs]
+    case_studies = build_case_studies(
+        interactions,
+        items,
+        scores=scores[shown].collect(),
+        preferences=preferences,
+        every={model: scores[runs[model]] for model in ordered},
+        model=model_of(shown),
+        users=settings.report.case_studies,
+        seed=settings.report.seed,
+    )
+    write_report(
+        folder,
+        metrics=metrics,
+        details=details,
+        manifest=manifest,
+        config=settings.model_dump(mode="json"),
+        case_studies=case_studies,
+        summaries=summaries,
+        preferences=preferences,
+    )

@@ -1,54 +1,71 @@
-"""Stage "summarize": every item's title, text and image become one summary."""
+"""Stage "summarize": every item's title, text and image become one summary.
+
+Section "Multimodal Item Summarization" of the paper.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
-from mllm_msr.pipeline.context import Workspace, before_last, usage
+from mllm_msr.config.settings import InferSettings, SummarizeSettings
+from mllm_msr.interfaces import Backend
 from mllm_msr.summarization.faithfulness import source_coverage
-from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.items import summarize
 from mllm_msr.summarization.preferences import items_read
 
-
-def run(work: Workspace) -> None:
-    """Summarise the run's items."""
-    settings = work.settings.summarize
-    arguments = settings.model_dump(mode="json", exclude={"model", "scope"})
-    infer = work.settings.infer
-    conditions = dict(arguments)
-    if settings.scope == "read":
-        conditions |= {"block_size": infer.block_size, "max_items": infer.max_items}
-    templates = ("text_summary", "image_description", "fusion")
-    with (
-        work.backend(settings.model) as backend,
-        work.stage(
-            "summarize",
-            conditions,
-            inputs=["items", "interactions"],
-            prompt_templates=templates,
-            model=backend.fingerprint,
-        ) as stage,
-    ):
-        if stage.finished:
-            return
-        items = work.items()
-        if settings.scope == "read":
-            histories = before_last(work.run.read("interactions"))
-            read = items_read(histories, block_size=infer.block_size, max_items=infer.max_items)
-            items = items.filter(pl.col("item_id").is_in(read.implode()))
-        with work.progress("summarize", n_summary_prompts(items, settings.modalities)) as advance:
-            frame = summarize(
-                items, backend, item_type=work.item_type, progress=advance, **arguments
-            )
-        stage.write("summaries", frame)
-        stage.count(
-            items=frame.height, **_health(frame), **_carried(frame, items), **usage(backend)
-        )
+TEMPLATES = ("text_summary", "image_description", "fusion")
 
 
-def _carried(summaries: pl.DataFrame, items: pl.DataFrame) -> dict[str, float]:
-    """Mean share of the text summaries' content words that occur in title and text."""
+def items_to_summarize(
+    items: pl.DataFrame,
+    histories: pl.DataFrame,
+    settings: SummarizeSettings,
+    infer: InferSettings,
+) -> pl.DataFrame:
+    """Return the items that `summarize.scope` selects: all, or those that preferences read."""
+    if settings.scope == "all":
+        return items
+    read = items_read(histories, block_size=infer.block_size, max_items=infer.max_items)
+    return items.filter(pl.col("item_id").is_in(read.implode()))
+
+
+def summarize_items(
+    items: pl.DataFrame,
+    backend: Backend,
+    settings: SummarizeSettings,
+    *,
+    item_type: str,
+    progress: Callable[[int], None],
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Summarize items.
+
+    Args:
+        items: `tables.ITEMS` with absolute image paths.
+        backend: Writes the summaries.
+        settings: The section `summarize`.
+        item_type: What the prompts call an item.
+        progress: Called with the number of prompts answered since the last call.
+
+    Returns:
+        `tables.SUMMARIES`, and counts of images, flags and mean source coverage.
+    """
+    options = settings.model_dump(exclude={"model", "scope"})
+    summaries = summarize(items, backend, item_type=item_type, progress=progress, **options)
+    images = summaries["image_status"].value_counts()
+    flags = summaries["flags"].str.split(",").explode().value_counts()
+    counts = {
+        "items": summaries.height,
+        **{f"image_{status}": n for status, n in images.iter_rows()},
+        **{flag: n for flag, n in flags.iter_rows() if flag},
+    }
+    coverage = _mean_coverage(summaries, items)
+    return summaries, counts | ({} if coverage is None else {"source_coverage": coverage})
+
+
+def _mean_coverage(summaries: pl.DataFrame, items: pl.DataFrame) -> float | None:
+    """Return the mean share of a text summary's content words that occur in title and text."""
     rows = summaries.join(items.select("item_id", "title", "text"), on="item_id")
     rows = rows.drop_nulls("text_summary").with_columns(pl.col("title", "text").fill_null(""))
     shares = [
@@ -56,14 +73,4 @@ def _carried(summaries: pl.DataFrame, items: pl.DataFrame) -> dict[str, float]:
         for summary, title, text in rows.select("text_summary", "title", "text").iter_rows()
     ]
     known = [share for share in shares if share is not None]
-    return {"source_coverage": round(sum(known) / len(known), 4)} if known else {}
-
-
-def _health(summaries: pl.DataFrame) -> dict[str, int]:
-    """How many summaries lack something, by what they lack."""
-    images = summaries["image_status"].value_counts()
-    flags = summaries["flags"].str.split(",").explode().value_counts()
-    return {
-        **{f"image_{status}": n for status, n in images.iter_rows()},
-        **{flag: n for flag, n in flags.iter_rows() if flag},
-    }
+    return round(sum(known) / len(known), 4) if known else None

@@ -1,8 +1,6 @@
-"""Beside the flow: new interactions come in, and preferences follow at one prompt per open block.
+"""Stage "update": new interactions of a finished run, one prompt per open block.
 
-The tables that were judged stay as they are. Each update is a stage of its own, `update/1`,
-`update/2`, ..., that writes the whole histories of the users whom it concerns, target included,
-and their preference_histories; the newest one that knows a user speaks for him.
+Only the blocks that the new interactions fill are inferred again; the model is not trained again.
 """
 
 from __future__ import annotations
@@ -13,137 +11,66 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.errors import DataError
-from mllm_msr.pipeline.context import Workspace, usage
-from mllm_msr.storage import atomic
-from mllm_msr.summarization.preferences import infer_preferences
+
+_COLUMNS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
 
-def run(work: Workspace, file: Path) -> dict[str, int]:
-    """Add interactions and bring the preferences of their users up to date.
-
-    Args:
-        work: A run whose preferences have been inferred.
-        file: CSV or Parquet with `user_id`, `item_id` and `timestamp` (integer milliseconds).
-            Rows that are there already are passed over, so that a repeated call does no harm.
+def read_new_interactions(file: Path) -> pl.DataFrame:
+    """Read a CSV or Parquet file with `user_id`, `item_id`, `timestamp` (integer milliseconds).
 
     Returns:
-        How many interactions and users were new or changed, and how many prompts that took.
+        These columns without duplicate rows, sorted by time.
 
     Raises:
-        DataError: The file cannot be read, names unknown items, or is older than the history.
+        DataError: The file cannot be read or has empty cells.
     """
-    news = _read(file)
-    before = current(work, "interactions", work.run.read("interactions"))
-    added = news.join(before, on=["user_id", "item_id", "timestamp"], how="anti")
-    _refuse_unknown_items(added, work.run.read("items"))
-    _refuse_late(added, before)
-    if added.is_empty():
-        return {"interactions": 0, "users": 0, "misses": 0}
-    histories = _append(before, added)
-    settings = work.settings.infer
-    arguments = settings.model_dump(mode="json", exclude={"model"})
-    with (
-        work.backend(settings.model) as backend,
-        work.stage(
-            f"update/{_newest(work) + 1}",
-            {**arguments, "file": atomic.content_hash(file)[0]},
-            inputs=["summaries", "preferences"],
-            prompt_templates=("preference_first", "preference_update"),
-            model=backend.fingerprint,
-        ) as stage,
-    ):
-        preferences = infer_preferences(
-            histories,
-            work.run.read("summaries"),
-            backend,
-            item_type=work.item_type,
-            previous=current(work, "preferences", work.run.read("preferences")),
-            **arguments,
-        )
-        number = stage.name.removeprefix("update/")
-        stage.write(f"updates/{number}/interactions", histories)
-        stage.write(f"updates/{number}/preferences", preferences)
-        counts = {
-            "interactions": added.height,
-            "users": added["user_id"].n_unique(),
-            **usage(backend),
-        }
-        stage.count(**counts)
-    return counts
-
-
-def _newest(work: Workspace) -> int:
-    done = [int(name[7:]) for name in work.run.stages if name.startswith("update/")]
-    return max(done, default=0)
-
-
-def current(work: Workspace, name: str, judged: pl.DataFrame) -> pl.DataFrame:
-    """A table as the updates so far left it: for each user the newest version.
-
-    Args:
-        work: The run.
-        name: "interactions" or "preferences".
-        judged: The run's own table of that name.
-    """
-    frame = judged
-    for number in range(1, _newest(work) + 1):
-        newer = work.run.read(f"updates/{number}/{name}")
-        rest = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
-        frame = pl.concat([rest, newer])
-    return frame
-
-
-def _read(file: Path) -> pl.DataFrame:
-    needed = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
     try:
         frame = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file)
-        rows = frame.select(pl.col(name).cast(kind) for name, kind in needed.items())
+        rows = frame.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
     except (OSError, pl.exceptions.PolarsError) as cause:
         raise DataError(
-            needed="a CSV or Parquet file with user_id, item_id and timestamp (milliseconds)",
-            received=f"{file} ({str(cause).splitlines()[0]})",
-            remedy="mend the file, then give the same command",
+            f"{file} cannot be read: {str(cause).splitlines()[0]}. Give a CSV or Parquet file "
+            "with the columns user_id, item_id and timestamp (integer milliseconds)."
         ) from cause
-    if sum(rows.null_count().row(0)):
-        raise DataError(
-            needed="a value in every row and column of the interactions",
-            received=f"{file} with {sum(rows.null_count().row(0))} empty cells",
-            remedy="fill or remove those rows",
-        )
+    if n_empty := sum(rows.null_count().row(0)):
+        raise DataError(f"{file} has {n_empty} empty cells. Fill them or remove their rows.")
     return rows.unique(maintain_order=True).sort("timestamp", maintain_order=True)
 
 
-def _refuse_unknown_items(added: pl.DataFrame, items: pl.DataFrame) -> None:
-    unknown = added.join(items, on="item_id", how="anti")["item_id"].unique().sort()
+def append(known: pl.DataFrame, new: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Append new interactions to the histories of their users.
+
+    Args:
+        known: `tables.INTERACTIONS`, all updates so far applied.
+        new: Rows of `read_new_interactions` that `known` does not have.
+        items: `tables.ITEMS`.
+
+    Returns:
+        `tables.INTERACTIONS`: the whole histories of the users with new interactions.
+
+    Raises:
+        DataError: An item is unknown, or an interaction is older than its user's history.
+    """
+    unknown = new.join(items, on="item_id", how="anti")["item_id"].unique().sort()
     if len(unknown):
         raise DataError(
-            needed="items that the run has summarised",
-            received=f"{len(unknown)} unknown ones, for instance {unknown[0]!r}",
-            remedy="leave them out, or prepare a run with them",
+            f"{len(unknown)} items are not in this run, for example {unknown[0]!r}. Leave them "
+            "out, or make a new run that includes them."
         )
-
-
-def _refuse_late(added: pl.DataFrame, before: pl.DataFrame) -> None:
-    newest = before.group_by("user_id").agg(newest=pl.col("timestamp").max())
-    late = added.join(newest, on="user_id").filter(pl.col("timestamp") < pl.col("newest"))
+    latest = known.group_by("user_id").agg(latest=pl.col("timestamp").max())
+    late = new.join(latest, on="user_id").filter(pl.col("timestamp") < pl.col("latest"))
     if late.height:
         raise DataError(
-            needed="interactions no older than what the run knows of the user",
-            received=f"{late.height} older ones, for instance of user {late['user_id'][0]!r}",
-            remedy="leave them out, or prepare the run again with them",
+            f"{late.height} interactions are older than the history of their user, for example of "
+            f"user {late['user_id'][0]!r}. Leave them out, or make a new run that includes them."
         )
-
-
-def _append(before: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
-    """The whole histories of the users who have new interactions."""
-    users = added.select("user_id").unique()
+    users = new.select("user_id").unique()
     both = pl.concat(
         [
-            before.join(users, on="user_id", how="semi").sort("user_id", "position"),
-            added.with_columns(position=pl.lit(2**31 - 1, dtype=pl.Int32)),
+            known.join(users, on="user_id", how="semi").sort("user_id", "position"),
+            new.with_columns(position=pl.lit(2**31 - 1, dtype=pl.Int32)),
         ],
         how="diagonal",
     ).select(*tables.INTERACTIONS)
     ordered = both.sort("user_id", "position", maintain_order=True)
-    place = pl.int_range(pl.len(), dtype=pl.Int32).over("user_id")
-    return ordered.with_columns(position=place)
+    return ordered.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32).over("user_id"))

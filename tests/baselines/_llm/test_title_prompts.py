@@ -6,14 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from mllm_msr.backends.mock import prompt_text
 from mllm_msr.baselines._llm.dialogues import (
     NO_HISTORY,
     score_dialogues,
     title_examples,
     titles_prompt,
 )
+
+from mllm_msr.backends.mock import prompt_text
 from mllm_msr.errors import BackendError
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
 

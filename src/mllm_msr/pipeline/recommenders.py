@@ -1,0 +1,270 @@
+"""The recommenders of a run by name: MLLM-MSR, zero-shot and every baseline, fitted on a fold.
+
+The stages "train" and "score", `compare` and `recommend` get their models here. Fitted baselines
+are stored in the run's cache, so that an ensemble reuses members that are already trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mllm_msr import __version__, registry
+from mllm_msr.baselines import _factory
+from mllm_msr.baselines._factory import Folders, baseline_class
+from mllm_msr.config.settings import Settings
+from mllm_msr.errors import SettingsError
+from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.pipeline.backends import open_backend, open_cached
+from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
+from mllm_msr.storage import layout, manifest
+from mllm_msr.storage.artifact_cache import ArtifactCache, digest
+
+_BASELINE_INPUTS: Final = ("interactions", "items", "splits", "candidates")
+_MLLM_INPUTS: Final = ("interactions", "items", "splits", "summaries", "preferences", "candidates")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a recommender's scores depend on, for the manifest.
+
+    Attributes:
+        settings: Settings that differ from their defaults.
+        inputs: Outputs of earlier stages.
+        prompt_templates: Prompt templates.
+        model: Fingerprint of the model; None for recommenders that ask none.
+    """
+
+    settings: Mapping[str, object]
+    inputs: tuple[str, ...]
+    prompt_templates: tuple[str, ...] = ()
+    model: str | None = None
+
+
+def label_of(name: str) -> str:
+    """Return the name of a recommender in tables; an unknown model shows its own name."""
+    if name in VARIANTS:
+        return VARIANTS[name].label
+    return baseline_class(name).label if name in registry.names("baselines") else name
+
+
+def remark_of(name: str) -> str:
+    """Return the note below tables in which a recommender appears; may be empty."""
+    if name in VARIANTS:
+        return VARIANTS[name].remark
+    return baseline_class(name).remark if name in registry.names("baselines") else ""
+
+
+class Recommenders:
+    """Makes the recommenders of one run.
+
+    Args:
+        context: The run folder, and how progress is shown.
+        settings: The run's settings.
+
+    Attributes:
+        tables: The run's tables.
+        is_worker: Whether this process only joins the training of another process.
+    """
+
+    def __init__(self, context: RunContext, settings: Settings) -> None:
+        self._context = context
+        self._run = context.run
+        self._settings = settings
+        self.tables = RunTables(context.run)
+        self.is_worker = context.run.is_worker
+
+    def names(self) -> list[str]:
+        """Return the names of all recommenders that the settings ask to score."""
+        return [*self.mllm_names(), *self._settings.score.baselines]
+
+    def mllm_names(self) -> list[str]:
+        """Return the names of the MLLM recommenders that the settings ask to score."""
+        zero_shot = [ZERO_SHOT] if self._settings.score.zero_shot else []
+        return [*zero_shot, *([MLLM_MSR] if self._settings.train.enabled else [])]
+
+    @property
+    def item_type(self) -> str:
+        """Return what the prompts call an item."""
+        return self.tables.item_type(self._settings.item_type)
+
+    def requires_llm(self, name: str) -> bool:
+        """Return whether a recommender, or a member of it, asks a language model."""
+        if name in VARIANTS or baseline_class(name).requires_llm:
+            return True
+        return any(self.requires_llm(member) for member in self._members(name))
+
+    def conditions(self, name: str) -> Conditions:
+        """Return what the scores of a recommender depend on."""
+        if name in VARIANTS:
+            return self._mllm_conditions(name)
+        baselines = self._settings.baselines
+        arguments = baselines.arguments(name)
+        settings: dict[str, object] = {f"{name}.{key}": arguments[key] for key in arguments}
+        if members := self._members(name):
+            settings[f"{name}.members"] = members
+        inputs = list(_BASELINE_INPUTS)
+        if baselines.content != "all":
+            settings["content"] = baselines.content
+            inputs += ["summaries"] if baselines.content == "image_summary" else []
+        found = Conditions(settings, tuple(inputs))
+        for member in members:
+            own = self.conditions(member)
+            found = Conditions(
+                settings={**found.settings, **own.settings},
+                inputs=tuple(dict.fromkeys([*found.inputs, *own.inputs])),
+                prompt_templates=(*found.prompt_templates, *own.prompt_templates),
+                model=found.model or own.model,
+            )
+        return found
+
+    def training_data(self, name: str, fold: int) -> TrainingData:
+        """Return what a recommender may learn from in a fold; no target of a test user."""
+        if name in VARIANTS:
+            return replace(
+                self.tables.training_data(fold),
+                preferences=self.tables.preferences(),
+                summaries=self.tables.summaries(),
+            )
+        return self.tables.training_data(fold, content=self._settings.baselines.content)
+
+    def fitted(self, name: str, fold: int) -> Recommender:
+        """Return a recommender that is fitted on a fold; the caller closes it.
+
+        MLLM-MSR uses the weights of the stage "train". A baseline is read from the run's cache,
+        or fitted and stored there.
+
+        Raises:
+            RunFolderError: A stage that it depends on has not been run.
+        """
+        data = self.training_data(name, fold)
+        if name in VARIANTS:
+            weights = None
+            if VARIANTS[name].fine_tuned:
+                weights = self._run.verified(self.weights(fold))
+            return self.mllm(name, fold).attach(data, weights=weights)
+        if members := self._members(name):
+            return self._ensemble(name, members, fold, data)
+        arguments = self._settings.baselines.arguments(name)
+        return self._cache.recommender(
+            f"{name}-{fold}",
+            digest(
+                name=name,
+                arguments=arguments,
+                version=__version__,
+                fold=fold,
+                data=self._data_digest(),
+            ),
+            baseline_class(name),
+            lambda: self.baseline(name, fold).fit(data),
+        )
+
+    def baseline(self, name: str, fold: int) -> Recommender:
+        """Return a baseline that is not fitted yet; its training states lie in the run's cache."""
+        folders = Folders(
+            content=self._run.inside(layout.CONTENT_CACHE),
+            states=self._run.inside(f"{layout.BASELINE_STATES}/{self._data_digest()[:12]}-{fold}"),
+        )
+        return _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
+
+    def mllm(self, name: str, fold: int, *, is_worker: bool = False) -> MllmRecommender:
+        """Return MLLM-MSR or zero-shot, not fitted yet.
+
+        Args:
+            name: A name of `ranker.recommender.VARIANTS`.
+            fold: Fold in whose training folder weights and states are written.
+            is_worker: Whether this process joins the training of another process.
+        """
+        settings = self._settings
+        model = settings.score.model or settings.model
+        return MllmRecommender(
+            backend=model.backend,
+            options=model.plugin_kwargs(),
+            training=settings.train if VARIANTS[name].fine_tuned else None,
+            item_type=self.item_type,
+            max_text_tokens=settings.train.max_text_tokens,
+            max_error_rate=settings.score.max_error_rate,
+            trains=(settings.model.backend, settings.model.plugin_kwargs()),
+            output=self._run.folder / self._training_folder(fold),
+            open_backend=lambda weights: open_cached(
+                model, self._run.cache, settings.executor, weights, settings.train.method
+            ),
+            # States of other settings are no start for these.
+            resume=not self._context.force,
+            is_worker=is_worker,
+            scoring_progress=lambda total: self._context.progress(name, total),
+            training_progress=lambda total, done: self._shown_training(fold, total, done),
+        )
+
+    def weights(self, fold: int) -> str:
+        """Return the path, inside the run folder, of a fold's fine-tuned weights."""
+        folder = {"lora": "adapter", "full": "model"}[self._settings.train.method]
+        return f"{self._training_folder(fold)}{folder}"
+
+    def _training_folder(self, fold: int) -> str:
+        # A run of a single fold trains in the run folder itself: its adapter is `adapter/`.
+        return "" if len(self.tables.folds()) == 1 else f"folds/{fold}/"
+
+    @contextlib.contextmanager
+    def _shown_training(self, fold: int, total: int, done: int) -> Iterator[Callable[[int], None]]:
+        with self._context.progress(f"train {fold}", total) as advance:
+            advance(done)
+            yield advance
+
+    def _mllm_conditions(self, name: str) -> Conditions:
+        settings = self._settings
+        weights: tuple[str, ...] = ()
+        if VARIANTS[name].fine_tuned:
+            weights = tuple(self.weights(fold) for fold in self.tables.folds())
+        model = settings.score.model or settings.model
+        with contextlib.closing(open_backend(model)) as backend:
+            fingerprint = backend.fingerprint
+        values: dict[str, object] = {}
+        if settings.train.max_text_tokens is not None:
+            values["train.max_text_tokens"] = settings.train.max_text_tokens
+        return Conditions(values, (*_MLLM_INPUTS, *weights), ("recommend",), fingerprint)
+
+    def _members(self, name: str) -> list[str]:
+        """Return the members of an ensemble; none for any other recommender."""
+        defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
+        if defaults is None:
+            return []
+        given = self._settings.baselines.arguments(name).get("members")
+        if given is None:
+            scored = self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
+            return [*([MLLM_MSR] if scored else []), *defaults]
+        members = list(given)
+        missing = [member for member in members if member in VARIANTS]
+        missing = [member for member in missing if member not in self.mllm_names()]
+        if missing:
+            raise SettingsError(
+                [
+                    f"baselines.{name}.members names {', '.join(missing)}, which this run does "
+                    "not score. Set train.enabled=true or score.zero_shot=true, or remove it."
+                ]
+            )
+        return members
+
+    def _ensemble(
+        self, name: str, members: Sequence[str], fold: int, data: TrainingData
+    ) -> Recommender:
+        arguments = self._settings.baselines.arguments(name)
+        fitted = {member: self.fitted(member, fold) for member in members}
+        model = _factory.make(name, {**arguments, "members": fitted, "refit": False})
+        return model.fit(data)
+
+    @property
+    def _cache(self) -> ArtifactCache:
+        return ArtifactCache(self._run.inside(layout.FITTED_BASELINES))
+
+    def _data_digest(self) -> str:
+        """Return a hash of everything that baselines read in this run."""
+        content = self._settings.baselines.content
+        read = [*_BASELINE_INPUTS, *(["summaries"] if content == "image_summary" else [])]
+        hashes = [manifest.require(self._run.stages, name).sha256 for name in read]
+        return hashlib.sha256(" ".join([content, *hashes]).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""Tables of a run folder, in the form in which stages and users of a finished run need them."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+
+from mllm_msr.data.splits import visible_interactions
+from mllm_msr.errors import RunFolderError
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.storage.layout import DATASET
+from mllm_msr.storage.run_folder import RunFolder
+
+
+class RunTables:
+    """Reads the tables of a run folder; every read is verified against the manifest.
+
+    Args:
+        run: The run folder.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def interactions(self) -> pl.DataFrame:
+        """Return `tables.INTERACTIONS`."""
+        return self._run.read("interactions")
+
+    def histories(self) -> pl.DataFrame:
+        """Return what preferences may read: all interactions but each user's last, the target."""
+        return without_last(self.interactions())
+
+    def items(self) -> pl.DataFrame:
+        """Return `tables.ITEMS` with absolute image paths."""
+        root = str(self._run.folder)
+        image = pl.col("image")
+        absolute = pl.when(image.str.starts_with("/")).then(image).otherwise(root + "/" + image)
+        return self._run.read("items").with_columns(image=absolute)
+
+    def summaries(self) -> pl.DataFrame:
+        """Return `tables.SUMMARIES`."""
+        return self._run.read("summaries")
+
+    def preferences(self) -> pl.DataFrame:
+        """Return `tables.PREFERENCES`."""
+        return self._run.read("preferences")
+
+    def folds(self) -> list[int]:
+        """Return the folds that were prepared, in ascending order."""
+        folds = self._run.scan("candidates").select(pl.col("fold").unique().sort()).collect()
+        return folds["fold"].to_list()
+
+    def candidates(self, fold: int, split: str | None = None) -> pl.DataFrame:
+        """Return one fold's rows of `tables.CANDIDATES`, of one split or of all."""
+        rows = pl.col("fold") == fold
+        if split is not None:
+            rows &= pl.col("split") == split
+        return self._run.scan("candidates").filter(rows).collect()
+
+    def item_type(self, setting: str | None) -> str:
+        """Return what an item is called: the setting, or the data set's own word."""
+        if setting is not None:
+            return setting
+        about = json.loads(self._run.verified(DATASET).read_text(encoding="utf-8"))
+        return str(about["item_type"])
+
+    def training_data(self, fold: int, *, content: str = "all") -> TrainingData:
+        """Return what a recommender may learn from in one fold; no target of a test user.
+
+        Args:
+            fold: The fold.
+            content: What baselines may read of items, see `baselines.content`.
+        """
+        visible, train_users = visible_interactions(
+            self.interactions(), self._run.read("splits"), fold
+        )
+        candidates = self.candidates(fold)
+        return TrainingData(
+            interactions=visible,
+            items=self._items_with(content),
+            candidates=candidates.filter(pl.col("split") != "test"),
+            train_users=train_users,
+        )
+
+    def _items_with(self, content: str) -> pl.DataFrame:
+        items = self.items()
+        no_text = {"title": pl.lit(""), "text": pl.lit("")}
+        no_image = {"image": pl.lit(None, dtype=pl.String)}
+        if content == "text":
+            return items.with_columns(**no_image)
+        if content == "image":
+            return items.with_columns(**no_text)
+        if content == "image_summary":
+            summaries = self.summaries().select("item_id", "image_summary")
+            joined = items.join(summaries, on="item_id", how="left", maintain_order="left")
+            described = {"title": pl.lit(""), "text": pl.col("image_summary").fill_null("")}
+            return joined.with_columns(**described, **no_image).drop("image_summary")
+        return items
+
+    def scored_models(self) -> list[str]:
+        """Return the names of the models that have scored.
+
+        Raises:
+            RunFolderError: None has.
+        """
+        stages = self._run.stages
+        scored = [name.removeprefix("score/") for name in stages if name.startswith("score/")]
+        if not scored:
+            raise RunFolderError(
+                f"No model has scored in {self._run.folder}. Run the stage 'score' first."
+            )
+        return scored
+
+    def n_updates(self) -> int:
+        """Return how many updates with new interactions the run has had."""
+        updates = [name for name in self._run.stages if name.startswith("update/")]
+        return max((int(name.removeprefix("update/")) for name in updates), default=0)
+
+    def current(self, name: str) -> pl.DataFrame:
+        """Return a table with all updates applied: for each user the newest version.
+
+        Args:
+            name: "interactions" or "preferences".
+        """
+        frame = self._run.read(name)
+        for number in range(1, self.n_updates() + 1):
+            newer = self._run.read(f"updates/{number}/{name}")
+            unchanged = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
+            frame = pl.concat([unchanged, newer])
+        return frame
+
+
+def without_last(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Return all interactions but each user's last one."""
+    return interactions.filter(pl.col("position") < pl.col("position").max().over("user_id"))

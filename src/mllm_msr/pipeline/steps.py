@@ -1,0 +1,374 @@
+"""Connect the stages to the run folder: read their tables, run them, write what they return.
+
+One function per stage, in the order of the pipeline. A stage that is finished under the same
+conditions is skipped; see `storage/run_folder.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+
+from mllm_msr import registry
+from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.inference.cached import CachedBackend
+from mllm_msr.interfaces import Dataset
+from mllm_msr.pipeline.backends import open_backend, open_cached
+from mllm_msr.pipeline.context import RunContext, changed
+from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stages import evaluate as evaluate_stage
+from mllm_msr.pipeline.stages import infer as infer_stage
+from mllm_msr.pipeline.stages import prepare as prepare_stage
+from mllm_msr.pipeline.stages import report as report_stage
+from mllm_msr.pipeline.stages import score as score_stage
+from mllm_msr.pipeline.stages import summarize as summarize_stage
+from mllm_msr.pipeline.stages import train as train_stage
+from mllm_msr.pipeline.stages import update as update_stage
+from mllm_msr.ranker.distributed.launch import (
+    ProcessGroup,
+    launched_by_torchrun,
+    process_group,
+    require_launcher,
+    temporary_process_group,
+)
+from mllm_msr.ranker.recommender import MLLM_MSR
+from mllm_msr.ranker.training.fingerprint import training_fingerprint
+from mllm_msr.storage import atomic, layout
+from mllm_msr.storage.run_folder import Stage
+from mllm_msr.summarization.items import n_prompts as n_summary_prompts
+from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
+
+
+def prepare(context: RunContext, settings: Settings) -> None:
+    """Read, filter and split the data, and draw the candidates."""
+    conditions = {
+        "dataset": settings.dataset,
+        **changed(settings.data),
+        **changed(settings.images, "images.", include=["download"]),
+        **changed(settings.infer, "infer.", include=["block_size"]),
+    }
+    with context.stage("prepare", conditions) as stage:
+        if stage.finished:
+            return
+        kind = registry.find("datasets", settings.dataset)
+        raw = cast("Dataset", kind(**settings.data.plugin_kwargs())).load()
+        prepared = prepare_stage.prepare(
+            raw,
+            settings.data,
+            block_size=settings.infer.block_size,
+            images=settings.images,
+            image_folder=context.run.inside(layout.IMAGES),
+        )
+        # Paths inside the run folder are stored relative to it, so that the folder can be moved.
+        relative = pl.col("image").str.strip_prefix(f"{context.run.folder}/")
+        stage.write("interactions", prepared.interactions)
+        stage.write("items", prepared.items.with_columns(relative))
+        stage.write("splits", prepared.splits)
+        stage.write("candidates", prepared.candidates)
+        source = {"item_type": raw.item_type, "ordered_by": raw.ordered_by}
+        stage.write_text(layout.DATASET, json.dumps(source, indent=2))
+        stage.count(**prepared.counts)
+
+
+def summarize(context: RunContext, settings: Settings) -> None:
+    """Summarize the run's items."""
+    section = settings.summarize
+    tables = RunTables(context.run)
+    conditions = changed(section, exclude=["model"])
+    if section.scope == "read":
+        conditions |= changed(settings.infer, "infer.", include=["block_size", "max_items"])
+    with (
+        _backend(context, settings, section.model) as backend,
+        context.stage(
+            "summarize",
+            conditions,
+            inputs=["items", "interactions"],
+            prompt_templates=summarize_stage.TEMPLATES,
+            item_type=(item_type := tables.item_type(settings.item_type)),
+            model=backend.fingerprint,
+        ) as stage,
+    ):
+        if stage.finished:
+            return
+        items = summarize_stage.items_to_summarize(
+            tables.items(), tables.histories(), section, settings.infer
+        )
+        n_prompts = n_summary_prompts(items, section.modalities)
+        with context.progress("summarize", n_prompts) as advance:
+            summaries, counts = summarize_stage.summarize_items(
+                items, backend, section, item_type=item_type, progress=advance
+            )
+        stage.write("summaries", summaries)
+        stage.count(**counts, **backend.usage())
+
+
+def infer(context: RunContext, settings: Settings) -> None:
+    """Infer the preferences of the run's users."""
+    section = settings.infer
+    tables = RunTables(context.run)
+    every_block = settings.data.train_targets != "last"
+    with (
+        _backend(context, settings, section.model) as backend,
+        context.stage(
+            "infer",
+            changed(section, exclude=["model"]) | ({} if every_block else {"every_block": False}),
+            inputs=["interactions", "summaries"],
+            prompt_templates=infer_stage.TEMPLATES,
+            item_type=(item_type := tables.item_type(settings.item_type)),
+            model=backend.fingerprint,
+        ) as stage,
+    ):
+        if stage.finished:
+            return
+        histories = tables.histories()
+        n_prompts = n_preference_prompts(
+            histories, block_size=section.block_size, max_items=section.max_items
+        )
+        with context.progress("infer", n_prompts) as advance:
+            preferences, counts = infer_stage.infer(
+                histories,
+                tables.summaries(),
+                backend,
+                section,
+                item_type=item_type,
+                every_block=every_block,
+                progress=advance,
+            )
+        stage.write("preferences", preferences)
+        stage.count(**counts, **backend.usage())
+
+
+def train(context: RunContext, settings: Settings) -> None:
+    """Fine-tune MLLM-MSR in every fold, unless the settings say not to.
+
+    Raises:
+        SystemExit: This process only joined the training of another process.
+    """
+    if not settings.train.enabled:
+        return
+    recommenders = Recommenders(context, settings)
+    with process_group() as group:
+        if context.run.is_worker and launched_by_torchrun(os.environ):
+            require_launcher(settings.train.nodes, settings.train.devices)
+            for fold in group.announced_folds():
+                _train_fold(recommenders, fold, is_worker=True)
+            raise SystemExit(0)
+        with contextlib.closing(open_backend(settings.model)) as backend:
+            fingerprint = backend.fingerprint
+        for fold in recommenders.tables.folds():
+            with context.stage(
+                f"train/{fold}",
+                training_fingerprint(settings.train),
+                inputs=["items", "summaries", "preferences", "candidates"],
+                prompt_templates=["recommend"],
+                item_type=recommenders.item_type,
+                model=fingerprint,
+            ) as stage:
+                if not stage.finished:
+                    _train_in_stage(stage, recommenders, fold, settings, group)
+        group.announce_fold(None)
+
+
+def _train_in_stage(
+    stage: Stage, recommenders: Recommenders, fold: int, settings: Settings, group: ProcessGroup
+) -> None:
+    if recommenders.is_worker:
+        _train_fold(recommenders, fold, is_worker=True)
+        # A process that Lightning started for this fold ends with it.
+        raise SystemExit(0)
+    require_launcher(settings.train.nodes, settings.train.devices)
+    group.announce_fold(fold)
+    with temporary_process_group():
+        counts = _train_fold(recommenders, fold, is_worker=False)
+    stage.register(recommenders.weights(fold))
+    stage.count(**counts)
+
+
+def _train_fold(recommenders: Recommenders, fold: int, *, is_worker: bool) -> dict[str, float]:
+    model = recommenders.mllm(MLLM_MSR, fold, is_worker=is_worker)
+    return train_stage.train(model, recommenders.training_data(MLLM_MSR, fold))
+
+
+def score(context: RunContext, settings: Settings, *, names: Sequence[str] | None = None) -> None:
+    """Score the test candidates with recommenders.
+
+    Args:
+        context: The run.
+        settings: The run's settings.
+        names: The recommenders; all that the settings name if None.
+    """
+    recommenders = Recommenders(context, settings)
+    for name in recommenders.names() if names is None else names:
+        _score_model(context, settings, recommenders, name)
+    shutil.rmtree(context.run.inside(layout.BASELINE_STATES), ignore_errors=True)
+
+
+def _score_model(
+    context: RunContext, settings: Settings, recommenders: Recommenders, name: str
+) -> None:
+    conditions = recommenders.conditions(name)
+    users = "full_users_mllm" if recommenders.requires_llm(name) else "full_users"
+    with context.stage(
+        f"score/{name}",
+        {**conditions.settings, **changed(settings.score, include=[users])},
+        inputs=conditions.inputs,
+        prompt_templates=conditions.prompt_templates,
+        item_type=recommenders.item_type if conditions.prompt_templates else None,
+        model=conditions.model,
+    ) as stage:
+        if stage.finished:
+            return
+        tables = recommenders.tables
+        interactions, item_ids = tables.interactions(), tables.items()["item_id"]
+        parts: list[score_stage.Scores] = []
+        usage = Counter[str]()
+        for fold in tables.folds():
+            with contextlib.closing(recommenders.fitted(name, fold)) as model:
+                part = score_stage.score(
+                    model,
+                    name,
+                    tables.candidates(fold, "test"),
+                    settings.score,
+                    visible=recommenders.training_data(name, fold).interactions,
+                    interactions=interactions,
+                    item_ids=item_ids,
+                    seed=settings.data.seed,
+                )
+                usage.update(model.usage())
+            parts.append(part)
+        scores = pl.concat(part.scores for part in parts)
+        ranks = pl.concat(part.ranks for part in parts)
+        stage.write(f"{layout.SCORES}/{name}", scores)
+        stage.write(f"{layout.RANKS}/{name}", ranks)
+        stage.write(f"{layout.TOP}/{name}", pl.concat(part.top for part in parts))
+        stage.count(scores=scores.height, full_users=ranks.height, **usage)
+
+
+def evaluate(context: RunContext, settings: Settings) -> None:
+    """Evaluate every model that has scored."""
+    run, tables = context.run, RunTables(context.run)
+    models = tables.scored_models()
+    per_model = (layout.SCORES, layout.RANKS, layout.TOP)
+    inputs = [
+        *(f"{table}/{name}" for name in models for table in per_model),
+        *("interactions", "items", "splits", "candidates"),
+    ]
+    with context.stage("evaluate", changed(settings.evaluate), inputs=inputs) as stage:
+        if stage.finished:
+            return
+        positives = (pl.col("split") == "test") & (pl.col("label") == 1)
+        test_users = evaluate_stage.describe_test_users(
+            tables.interactions(),
+            run.read("splits"),
+            run.scan("candidates").filter(positives).collect(),
+            run.read("items")["item_id"],
+            folds=tables.folds(),
+            top={name: run.read(f"{layout.TOP}/{name}") for name in models},
+        )
+        evaluation = evaluate_stage.evaluate(
+            {name: run.read(f"{layout.SCORES}/{name}") for name in models},
+            settings.evaluate,
+            ranks={name: run.read(f"{layout.RANKS}/{name}") for name in models},
+            context=test_users,
+        )
+        stage.write(layout.TARGET_PROFILES, test_users.profiles)
+        stage.write(layout.METRICS_PER_USER, evaluation.per_user)
+        stage.write_text(layout.METRICS, json.dumps(evaluation.summary, indent=2))
+        stage.write_text(layout.DETAILS, json.dumps(evaluation.details, indent=2))
+        stage.count(models=len(evaluation.summary))
+
+
+def report(context: RunContext, settings: Settings) -> None:
+    """Write `report.html` and `report.md`."""
+    run, tables = context.run, RunTables(context.run)
+    inputs = [layout.METRICS, layout.DETAILS, "interactions", "items"]
+    with context.stage("report", changed(settings.report), inputs=inputs) as stage:
+        if stage.finished:
+            return
+        report_stage.report(
+            run.folder,
+            settings,
+            metrics=json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
+            details=json.loads(run.verified(layout.DETAILS).read_text(encoding="utf-8")),
+            manifest=run.stages,
+            scores={name: run.scan(f"{layout.SCORES}/{name}") for name in tables.scored_models()},
+            interactions=tables.interactions(),
+            items=tables.items(),
+            summaries=tables.summaries() if run.has("summaries") else None,
+            preferences=tables.preferences() if run.has("preferences") else None,
+        )
+        stage.register(layout.REPORT_HTML)
+        stage.register(layout.REPORT_MARKDOWN)
+
+
+def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int]:
+    """Add new interactions and update the preferences of their users.
+
+    Args:
+        context: A run whose stage "infer" is finished.
+        settings: The run's settings.
+        file: See `stages.update.read_new_interactions`. Rows that the run already has are
+            skipped, so that a repeated call changes nothing.
+
+    Returns:
+        Numbers of new interactions and their users, and model usage.
+
+    Raises:
+        DataError: The file cannot be read, names unknown items, or is older than the histories.
+    """
+    tables, section = RunTables(context.run), settings.infer
+    known = tables.current("interactions")
+    new = update_stage.read_new_interactions(file)
+    new = new.join(known, on=["user_id", "item_id", "timestamp"], how="anti")
+    if new.is_empty():
+        return {"interactions": 0, "users": 0, "misses": 0}
+    histories = update_stage.append(known, new, context.run.read("items"))
+    number = tables.n_updates() + 1
+    with (
+        _backend(context, settings, section.model) as backend,
+        context.stage(
+            f"update/{number}",
+            {**changed(section, exclude=["model"]), "file": atomic.content_hash(file)[0]},
+            inputs=["summaries", "preferences"],
+            prompt_templates=infer_stage.TEMPLATES,
+            item_type=(item_type := tables.item_type(settings.item_type)),
+            model=backend.fingerprint,
+        ) as stage,
+    ):
+        preferences, _ = infer_stage.infer(
+            histories,
+            tables.summaries(),
+            backend,
+            section,
+            item_type=item_type,
+            every_block=True,
+            previous=tables.current("preferences"),
+        )
+        stage.write(f"{layout.UPDATES}/{number}/interactions", histories)
+        stage.write(f"{layout.UPDATES}/{number}/preferences", preferences)
+        counts = {
+            "interactions": new.height,
+            "users": new["user_id"].n_unique(),
+            **backend.usage(),
+        }
+        stage.count(**counts)
+    return counts
+
+
+@contextlib.contextmanager
+def _backend(
+    context: RunContext, settings: Settings, model: ModelSettings | None
+) -> Iterator[CachedBackend]:
+    """Open a stage's model, the run's own by default, behind the response cache."""
+    chosen = model or settings.model
+    with contextlib.closing(open_cached(chosen, context.run.cache, settings.executor)) as backend:
+        yield backend

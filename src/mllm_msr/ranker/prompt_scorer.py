@@ -1,0 +1,110 @@
+"""Score candidate rows with a language model: P(yes) of one prompt per row.
+
+The one implementation behind every recommender that asks a model: MLLM-MSR and zero-shot
+(`ranker/recommender.py`), and the baselines LLaVA zero-shot and TALLRec (`baselines/`). They
+differ in the prompt that they build for a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import final
+
+import polars as pl
+
+from mllm_msr.inference.cached import CachedBackend
+from mllm_msr.interfaces import Backend
+from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.scoring import NEUTRAL_SCORE, score_examples
+
+ScoringProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextlib.contextmanager
+def no_progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing: the default `ScoringProgress`."""
+    del total
+    yield lambda _: None
+
+
+@final
+class PromptScorer:
+    """Scores candidates with a backend that is opened on first use.
+
+    Args:
+        open_backend: Opens the backend; it is closed by `close`.
+        max_error_rate: Share of failed prompts, in [0, 1], up to which they get the neutral 0.5.
+        progress: Called with the number of prompts of each call of `score`.
+    """
+
+    def __init__(
+        self,
+        open_backend: Callable[[], Backend],
+        *,
+        max_error_rate: float,
+        progress: ScoringProgress = no_progress,
+    ) -> None:
+        self._open_backend = open_backend
+        self._max_error_rate = max_error_rate
+        self._progress = progress
+        self._backend: Backend | None = None
+        self._usage = Counter[str]()
+
+    def score(
+        self, candidates: pl.DataFrame, examples: Callable[[pl.DataFrame], Iterable[Example]]
+    ) -> pl.DataFrame:
+        """Score candidates, see `Recommender.score`.
+
+        Args:
+            candidates: Columns `user_id`, `position`, `item_id`; others are passed through.
+            examples: Builds the prompts of rows in the form of `tables.CANDIDATES`; it may leave
+                out rows whose item is unknown.
+
+        Returns:
+            `candidates` with `score` = P(yes) in [0, 1]; 0.5 for rows without a prompt.
+
+        Raises:
+            BackendError: The backend fails, or more prompts failed than `max_error_rate` allows.
+        """
+        # A candidate row need not have a fold or a label; the row number identifies it here.
+        rows = candidates.select(
+            fold=pl.int_range(pl.len(), dtype=pl.Int32),
+            split=pl.lit("test"),
+            negatives=pl.lit(""),
+            user_id="user_id",
+            position="position",
+            item_id="item_id",
+            label=pl.lit(0, dtype=pl.Int8),
+        )
+        if self._backend is None:
+            self._backend = self._open_backend()
+        with self._progress(rows.height) as advance:
+            scored, counts = score_examples(
+                examples(rows),
+                self._backend,
+                max_error_rate=self._max_error_rate,
+                progress=advance,
+            )
+        self._usage.update(failed=counts.failed, lower_bound=counts.lower_bound)
+        scores = rows.select("fold").join(
+            scored.select("fold", "score"), on="fold", how="left", maintain_order="left"
+        )
+        return candidates.with_columns(scores["score"].fill_null(NEUTRAL_SCORE))
+
+    def usage(self) -> dict[str, int]:
+        """Return failed prompts, lower-bound scores and, behind a cache, calls and tokens."""
+        current = self._backend.usage() if isinstance(self._backend, CachedBackend) else {}
+        return dict(self._usage + Counter(current)) | {
+            name: 0 for name in ("failed", "lower_bound") if not self._usage[name]
+        }
+
+    def close(self) -> None:
+        """Close the backend; the next call of `score` opens it again."""
+        if self._backend is not None:
+            if isinstance(self._backend, CachedBackend):
+                self._usage.update(self._backend.usage())
+            self._backend.close()
+            self._backend = None

@@ -1,0 +1,328 @@
+"""MLLM-MSR as a `Recommender`: written preference, title and image in, P(yes) out.
+
+Equation (1) and section "Tuning MLLM based Recommender" of the paper. `fit` fine-tunes the model
+on the training candidates; zero-shot is the same recommender without fine-tuning. The direct and
+text-only variants of the paper's ablation differ in the preferences that they read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
+
+import polars as pl
+
+from mllm_msr import registry
+from mllm_msr.config.settings import TrainSettings
+from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
+from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.ranker.examples import Example, build_examples
+from mllm_msr.ranker.item_table import damaged_model, load_items, save_items
+from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
+from mllm_msr.storage.atomic import replace_file, sync_tree
+from mllm_msr.tables import PREFERENCES, conform
+
+if TYPE_CHECKING:
+    from mllm_msr.ranker.training.trainer import Show, TrainingSummary
+
+MLLM_MSR: Final = "mllm_msr"
+ZERO_SHOT: Final = "zero_shot"
+
+_PREFERENCES: Final = "preferences.parquet"
+_WEIGHTS: Final = "weights"
+
+# Opens the backend that answers the prompts, with fine-tuned weights or (None) without.
+BackendOpener = Callable[[Path | None], Backend]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A named configuration of MLLM-MSR.
+
+    Attributes:
+        name: Name that users type and that tables use.
+        label: Name in reports.
+        remark: Note below the tables of a report.
+        fine_tuned: Whether `fit` fine-tunes the model.
+        overrides: Settings that differ from the run's own, as `key=value`; a variant with
+            overrides is a run of its own in `variants/`.
+        shares: Stages that such a run shares with the main run.
+    """
+
+    name: str
+    label: str = ""
+    remark: str = ""
+    fine_tuned: bool = True
+    overrides: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+
+
+DIRECT: Final = Variant(
+    "mllm_msr_direct",
+    "MLLM-MSR_R (direct)",
+    "whole history in one prompt",
+    overrides=("infer.method=direct",),
+    shares=("prepare", "summarize"),
+)
+TEXT_ONLY: Final = Variant(
+    "mllm_msr_text_only",
+    "MLLM-MSR_T (text-only preferences)",
+    "preferences without image summaries",
+    overrides=("infer.use_images=false",),
+    shares=("prepare", "summarize"),
+)
+VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
+    {
+        variant.name: variant
+        for variant in (
+            Variant(MLLM_MSR, "MLLM-MSR"),
+            Variant(ZERO_SHOT, "Zero-shot", "without fine-tuning", fine_tuned=False),
+            DIRECT,
+            TEXT_ONLY,
+        )
+    }
+)
+
+
+@final
+class MllmRecommender(Recommender):
+    """The paper's recommender, fine-tuned or zero-shot.
+
+    Users without a preference before the target are scored with a neutral sentence in its place.
+    Items that the catalog lacks get 0.5.
+
+    Args:
+        backend: Name of the backend that scores.
+        options: Constructor arguments of the backend, such as `checkpoint`.
+        training: How `fit` fine-tunes; None scores zero-shot.
+        item_type: What an item is called in the prompt.
+        max_text_tokens: Budget of a prompt's text; the preference is cut to meet it.
+        max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
+        trains: Backend and options of the model that is fine-tuned, where another engine scores.
+        output: Folder in which `fit` writes weights and training states, so that a killed
+            training resumes; a temporary folder if None.
+        open_backend: Opens the scoring backend, for example behind a response cache; by default
+            `backend` is constructed with `options`.
+        resume: Whether `fit` resumes from the newest training state in `output`.
+        is_worker: Whether this process joins the training of another process.
+        scoring_progress: Shows the progress of `score`.
+        training_progress: Shows the progress of `fit`, see `training.trainer.train`.
+
+    Attributes:
+        training_summary: How `fit` went; None before it and for zero-shot.
+        n_examples: Number of training examples of the last `fit`.
+        weights: Folder of the fine-tuned weights; None for zero-shot.
+    """
+
+    label: ClassVar[str] = VARIANTS[MLLM_MSR].label
+    requires_llm = True
+
+    def __init__(
+        self,
+        *,
+        backend: str = "demo",
+        options: Mapping[str, Any] | None = None,
+        training: TrainSettings | None = None,
+        item_type: str = "item",
+        max_text_tokens: int | None = None,
+        max_error_rate: float = 0.01,
+        trains: tuple[str, Mapping[str, Any]] | None = None,
+        output: Path | None = None,
+        open_backend: BackendOpener | None = None,
+        resume: bool = True,
+        is_worker: bool = False,
+        scoring_progress: ScoringProgress = no_progress,
+        training_progress: Show | None = None,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "backend": backend,
+            "options": dict(options or {}),
+            "item_type": item_type,
+            "max_text_tokens": max_text_tokens,
+            "max_error_rate": max_error_rate,
+        }
+        self._training = training
+        self._trains = trains or (backend, dict(options or {}))
+        self._output = output
+        self._resume = resume
+        self._is_worker = is_worker
+        self._training_progress = training_progress
+        opener = open_backend or self._default_backend
+        self._scorer = PromptScorer(
+            lambda: opener(self.weights),
+            max_error_rate=max_error_rate,
+            progress=scoring_progress,
+        )
+        self._items: pl.DataFrame | None = None
+        self._preferences: pl.DataFrame | None = None
+        # Holds the weights of `fit` where there is no `output`, as long as this object exists.
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.weights: Path | None = None
+        self.training_summary: TrainingSummary | None = None
+        self.n_examples = 0
+
+    def fit(self, data: TrainingData) -> Self:
+        """Keep preferences and items and, unless zero-shot, fine-tune the model.
+
+        Raises:
+            DataError: `data` has no preferences, or no training candidates.
+            CapabilityError: The backend has no weights in this process.
+            MissingExtraError: Lightning or PEFT is not installed.
+            TrainingError: Training cannot continue.
+        """
+        self.attach(data, weights=None)
+        if self._training is not None:
+            self.weights = self._fine_tune(data)
+        return self
+
+    def attach(self, data: TrainingData, *, weights: Path | None) -> Self:
+        """Keep preferences and items, and use weights that were fine-tuned before.
+
+        Args:
+            data: As for `fit`; its candidates are not read.
+            weights: Folder that an earlier `fit` wrote; None for zero-shot.
+
+        Raises:
+            DataError: `data` has no preferences.
+        """
+        if data.preferences is None:
+            raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
+        self.close()
+        items = data.items
+        if data.summaries is not None:
+            # An image that could not be read when it was summarized is not shown either.
+            readable = data.summaries.filter(pl.col("image_status") == "ok")["item_id"]
+            summarized = pl.col("item_id").is_in(data.summaries["item_id"].implode())
+            shown = pl.col("item_id").is_in(readable.implode()) | ~summarized
+            items = items.with_columns(pl.when(shown).then("image").alias("image"))
+        self._items, self._preferences, self.weights = items, data.preferences, weights
+        return self
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        """Return P(yes) of every candidate, in [0, 1].
+
+        The history of a candidate is the preference inferred before its position, so
+        `interactions` is not read.
+
+        Raises:
+            BackendError: The model fails, or more prompts failed than `max_error_rate` allows.
+        """
+        del interactions
+        known = self._fitted()[0]["item_id"].implode()
+        return self._scorer.score(
+            candidates, lambda rows: self._examples(rows.filter(pl.col("item_id").is_in(known)))
+        )
+
+    def usage(self) -> dict[str, int]:
+        """Return model calls, tokens and failed prompts of scoring so far."""
+        return self._scorer.usage()
+
+    def close(self) -> None:
+        """Close the backend; `score` opens it again."""
+        self._scorer.close()
+
+    def save(self, folder: Path) -> None:
+        """Write settings, items, preferences and weights; images stay where they are."""
+        items, preferences = self._fitted()
+        training = None if self._training is None else self._training.model_dump(mode="json")
+        if self.weights is not None:
+            shutil.copytree(self.weights, folder / _WEIGHTS, dirs_exist_ok=True)
+            sync_tree(folder / _WEIGHTS)
+        with replace_file(folder / _PREFERENCES) as temporary:
+            preferences.write_parquet(temporary)
+        save_items(folder, {**self._settings, "training": training}, items)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; the weights stay in the folder."""
+        settings, items = load_items(folder)
+        weights = folder / _WEIGHTS
+        try:
+            training = settings.pop("training")
+            loaded = cls(
+                **settings,
+                training=None if training is None else TrainSettings.model_validate(training),
+            )
+            preferences = conform(
+                pl.read_parquet(folder / _PREFERENCES), PREFERENCES, name="preferences"
+            )
+        except (
+            OSError, KeyError, TypeError, ValueError, DataError, SettingsError,
+            pl.exceptions.PolarsError,
+        ) as cause:  # fmt: skip
+            raise damaged_model(folder, cause) from cause
+        if training is not None and not weights.is_dir():
+            raise damaged_model(folder, f"no folder {_WEIGHTS}")
+        loaded._items, loaded._preferences = items, preferences
+        loaded.weights = weights if training is not None else None
+        return loaded
+
+    def _fine_tune(self, data: TrainingData) -> Path:
+        # Lightning takes seconds to import; constructing or loading a recommender must not.
+        from mllm_msr.ranker.training.trainer import train, unseen  # noqa: PLC0415
+
+        assert self._training is not None
+        backend, options = self._trains
+        kind = cast("type[Backend]", registry.find("backends", backend))
+        checkpoint = kind.trainable_checkpoint(**options)
+        if checkpoint is None:
+            raise CapabilityError(
+                f"The backend {backend!r} has no weights to fine-tune. Set "
+                "model.backend=huggingface with model.checkpoint, or train.enabled=false."
+            )
+        if self._output is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="mllm-msr-")
+        uniform = pl.col("negatives") == "uniform"
+        training_rows = self._with_preference(data.candidates.filter(pl.col("split") == "train"))
+        validation_rows = data.candidates.filter((pl.col("split") == "validation") & uniform)
+        self.n_examples = training_rows.height
+        self.training_summary = train(
+            list(self._examples(training_rows)),
+            list(self._examples(validation_rows)),
+            checkpoint=checkpoint,
+            output=self._output or Path(cast("Any", self._temporary).name),
+            settings=self._training,
+            revision=options.get("revision"),
+            resume=self._resume,
+            is_worker=self._is_worker,
+            show=self._training_progress or unseen,
+        )
+        return self.training_summary.weights
+
+    def _with_preference(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows whose user has a preference before the target.
+
+        With `infer.max_items`, the early part of a long history is not read.
+        """
+        _, preferences = self._fitted()
+        first = preferences.group_by("user_id").agg(first=pl.col("n_items").min())
+        known = rows.join(first, on="user_id", how="left", maintain_order="left")
+        return known.filter(pl.col("position") >= pl.col("first")).select(rows.columns)
+
+    def _examples(self, candidates: pl.DataFrame) -> Iterator[Example]:
+        items, preferences = self._fitted()
+        return build_examples(
+            candidates,
+            preferences,
+            items,
+            item_type=self._settings["item_type"],
+            max_text_tokens=self._settings["max_text_tokens"],
+        )
+
+    def _default_backend(self, weights: Path | None) -> Backend:
+        kind = cast("type[Backend]", registry.find("backends", self._settings["backend"]))
+        options = self._settings["options"]
+        if weights is not None:
+            assert self._training is not None
+            options = kind.with_adapter(options, weights, self._training.method)
+        return kind(**options)
+
+    def _fitted(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        if self._items is None or self._preferences is None:
+            raise TrainingError("MLLM-MSR is not fitted. Call fit or load first.")
+        return self._items, self._preferences
