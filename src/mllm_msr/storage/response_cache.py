@@ -182,7 +182,7 @@ def copy_responses(source: Path, target: Path) -> None:
 
     Args:
         source: A cache file. Another connection of this process may have it open.
-        target: Path of the copy. An existing file is replaced, so nobody may have it open.
+        target: Path of the copy. An existing file is replaced, so it must not be open.
 
     Raises:
         RunFolderError: The disk is full, or a file cannot be read or written.

@@ -1,0 +1,38 @@
+"""Records of prompts and answers: images in reading order, immutability, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.types import ChoiceScores, Completion, ImagePart, Message, Prompt, TextPart
+
+PROMPT = Prompt(
+    (
+        Message("system", (TextPart("Be brief."),)),
+        Message("user", (ImagePart(Path("a.png")), TextPart("Then", trimmable=1))),
+        Message("assistant", (TextPart("Yes."),)),
+        Message("user", (ImagePart(Path("b.png")), ImagePart(Path("a.png")))),
+    )
+)
+
+
+def test_images_are_in_reading_order_with_repetitions() -> None:
+    assert PROMPT.images == (Path("a.png"), Path("b.png"), Path("a.png"))
+    assert Prompt((Message("user", (TextPart("Hello"),)),)).images == ()
+
+
+def test_equal_prompts_have_equal_hashes() -> None:
+    assert hash(dataclasses.replace(PROMPT)) == hash(PROMPT)
+    assert dataclasses.replace(PROMPT, max_new_tokens=1) != PROMPT
+
+
+@pytest.mark.parametrize("record", [PROMPT, Completion("text"), ChoiceScores((-0.5, -1.0))])
+def test_records_are_frozen_and_can_be_written_as_json(record: object) -> None:
+    assert dataclasses.is_dataclass(record)
+    assert json.loads(json.dumps(dataclasses.asdict(record), default=str))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, dataclasses.fields(record)[0].name, "changed")
