@@ -121,7 +121,7 @@ def compare(
     ways: dict[str, Way] = {}
     for name, backend, n in zip(names, backends, units, strict=True):
         # The work is new to every repeat: what ours wrote before must not help it to guess.
-        ours, work = counted(name, backend, n, own.forget if name == OURS else lambda: None)
+        ours, work = counted(name, backend, n, own.clear_caches if name == OURS else lambda: None)
         ways[name] = Way(work, n)
     ours.read = ours.written = ours.images = 0
     ways[OURS].run()

@@ -1,7 +1,7 @@
-"""Speed, kept by counting: fixed jobs may not cost more than they did, on any machine.
+"""Performance regression tests by counting: fixed workloads must not take more work than before.
 
-Seconds depend on what else a machine does; passes through the vision tower, prompt tokens that
-the decoder reads and tokens that it writes do not. Where a change lowers a number, lower it here.
+Wall-clock time depends on the load of a machine. The number of image tiles, prefill tokens and
+decoding steps does not. If a change reduces a number, reduce it here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.inference.engine.engine import Engine
-from mllm_msr.inference.engine.generation import _States
+from mllm_msr.inference.engine.generation import KeyValueCache
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.ranker.examples import Example, build_prompt
 from mllm_msr.storage.response_cache import ResponseCache
@@ -33,15 +33,15 @@ TASTES = ("calm films", "golden lanterns on stripes", "one product")
 
 @dataclass
 class Work:
-    """What a model was given to compute."""
+    """Amount of computation of a model."""
 
-    tiles: int = 0  # parts of images through the vision tower
-    read: int = 0  # prompt tokens through the decoder, padding included
-    steps: int = 0  # passes that write, each at least one token of each row
-    written: int = 0  # tokens of those passes, wrong guesses included
+    tiles: int = 0  # image tiles through the vision tower
+    read: int = 0  # prompt tokens through the decoder, including padding
+    steps: int = 0  # decoding steps, each at least one token per row
+    written: int = 0  # tokens of those steps, including rejected draft tokens
 
-    def within(self, recorded: Work) -> bool:
-        """Whether something was done, and nothing more often than was recorded."""
+    def is_within(self, recorded: Work) -> bool:
+        """Return whether some count is positive and none exceeds the recorded one."""
         counts, bounds = astuple(self), astuple(recorded)
         return any(counts) and all(n <= most for n, most in zip(counts, bounds, strict=True))
 
@@ -53,7 +53,7 @@ def observe(model: Any) -> Work:
         given = kwargs.get("input_ids")
         given = given if given is not None else kwargs["inputs_embeds"]
         rows, length = given.shape[:2]
-        if isinstance(kwargs["past_key_values"], _States):
+        if isinstance(kwargs["past_key_values"], KeyValueCache):
             work.steps += 1
             work.written += rows * length
         else:
@@ -69,7 +69,7 @@ def observe(model: Any) -> Work:
 
 
 def pairs(images: Sequence[Path]) -> list[Example]:
-    """Every one of six users with every one of four items, user after user."""
+    """Return examples of each of six users with each of four items, user by user."""
     return [
         Example(
             0,
@@ -101,10 +101,10 @@ def test_scoring(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     scores = dict(Engine(loaded, batch_size=8).score(prompts, ("yes", "no")))
     whole = sum(score.prompt_tokens for score in scores.values())
     assert whole == 3960
-    assert work.within(Work(tiles=18, read=1532))
+    assert work.is_within(Work(tiles=18, read=1532))
 
 
-def test_writing(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
+def test_generation(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     work = observe(loaded.model)
     prompts = [
         Prompt(
@@ -115,11 +115,11 @@ def test_writing(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     ]
     completions = dict(Engine(loaded, batch_size=4, speculative_tokens=0).generate(prompts))
     assert len(completions) == 12
-    # No more steps than the longest answer needs, no row in a step that writes nothing.
-    assert work.within(Work(tiles=26, read=467, steps=39, written=40 + 11 * 5 - 12))
+    # As many steps as the longest answer needs, and no row without a token in any step.
+    assert work.is_within(Work(tiles=26, read=467, steps=39, written=40 + 11 * 5 - 12))
 
 
-def test_writing_what_can_be_guessed(loaded: LoadedCheckpoint) -> None:
+def test_speculative_decoding(loaded: LoadedCheckpoint) -> None:
     prompts = [
         Prompt((Message("user", (TextPart(f"Describe film {n % 3}."),)),), max_new_tokens=21)
         for n in range(6)
@@ -128,14 +128,16 @@ def test_writing_what_can_be_guessed(loaded: LoadedCheckpoint) -> None:
     first = dict(engine.generate(prompts))
     work = observe(loaded.model)
     assert dict(engine.generate(prompts)) == first
-    # Guesses that are right save three steps of four.
-    assert work.within(Work(read=72, steps=6, written=136))  # of 20 steps and 120 tokens
+    # Accepted draft tokens save three of four steps.
+    assert work.is_within(Work(read=72, steps=6, written=136))  # of 20 steps and 120 tokens
 
 
-def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_equal_histories_of_users_are_prompted_once(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     checkpoint = str(tiny_checkpoint("llama"))
     model = HuggingFaceBackend(checkpoint, device="cpu", speculative_tokens=0)
-    work = observe(model._engine()._model)
+    work = observe(model._open_engine()._model)
     items = [f"i{n}" for n in range(6)]
     summaries = pl.DataFrame(
         [
@@ -151,18 +153,18 @@ def test_equal_blocks_of_users_are_read_once(tiny_checkpoint: Checkpoint, tmp_pa
         ],
         schema=dict(tables.SUMMARIES),
     )
-    # Four users with the same first block; two of them with the same second one too.
+    # Four users with the same first block, two of them also with the same second block.
     seconds = ([3, 4, 5], [3, 4, 5], [5, 4, 3], [4])
     rows = [
-        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": place, "position": place}
+        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": position, "position": position}
         for user, second in enumerate(seconds)
-        for place, item in enumerate([0, 1, 2, *second])
+        for position, item in enumerate([0, 1, 2, *second])
     ]
     histories = pl.DataFrame(rows, schema=dict(tables.INTERACTIONS))
     backend = CachedBackend(model, ResponseCache(tmp_path / "responses.sqlite"))
     infer_preferences(histories, summaries, backend, item_type="film", words=2)
     assert (backend.misses, backend.hits) == (4, 4)
-    assert work.within(Work(read=594, steps=10, written=20))
+    assert work.is_within(Work(read=594, steps=10, written=20))
 
 
 def test_training(
@@ -190,4 +192,4 @@ def test_training(
         settings=TrainSettings(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
     )
     (work,) = observed
-    assert work.within(Work(tiles=18, read=5343))
+    assert work.is_within(Work(tiles=18, read=5343))

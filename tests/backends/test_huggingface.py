@@ -1,4 +1,4 @@
-"""The Hugging Face backend: what its settings change."""
+"""Tests of the Hugging Face backend: effects of its settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPTS = [
 ]
 
 
-def test_capabilities_follow_the_checkpoint(tiny_checkpoint: Checkpoint) -> None:
+def test_capabilities_depend_on_the_checkpoint(tiny_checkpoint: Checkpoint) -> None:
     reads_images = {
         family: HuggingFaceBackend(str(tiny_checkpoint(family))).capabilities.images
         for family in ("smolvlm", "llama")
@@ -48,7 +48,7 @@ def test_an_adapter_changes_answers_and_fingerprint(
     assert all(completion.error is None for _, completion in adapted.generate(PROMPTS))
 
 
-def test_system_turns_reach_the_model(tiny_checkpoint: Checkpoint) -> None:
+def test_system_turns_are_part_of_the_prompt(tiny_checkpoint: Checkpoint) -> None:
     backend = HuggingFaceBackend(str(tiny_checkpoint("llama")))
     (_, without) = next(backend.score(PROMPTS[:1], ("yes", "no")))
     system = Message("system", (TextPart("Always say no."),))
@@ -57,7 +57,7 @@ def test_system_turns_reach_the_model(tiny_checkpoint: Checkpoint) -> None:
     assert with_system.log_probs != without.log_probs
 
 
-def test_threads_can_be_set(tiny_checkpoint: Checkpoint) -> None:
+def test_the_number_of_threads_is_applied(tiny_checkpoint: Checkpoint) -> None:
     before = torch.get_num_threads()
     try:
         backend = HuggingFaceBackend(str(tiny_checkpoint("llama")), threads=1)
@@ -68,9 +68,22 @@ def test_threads_can_be_set(tiny_checkpoint: Checkpoint) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_raises_an_error(tmp_path: Path) -> None:
     backend = HuggingFaceBackend(str(tmp_path / "nothing"))
-    with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
-        backend.fingerprint  # noqa: B018 - asking is the test
-    with pytest.raises(BackendError, match=r"needed a checkpoint folder or hub id"):
+    with pytest.raises(BackendError, match="cannot load the checkpoint"):
+        backend.fingerprint  # noqa: B018 - the access raises
+    with pytest.raises(BackendError, match="cannot load the checkpoint"):
         backend.generate([])
+
+
+def test_fine_tuning_starts_from_the_checkpoint() -> None:
+    assert HuggingFaceBackend.trainable_checkpoint(checkpoint="org/model") == "org/model"
+    assert HuggingFaceBackend.trainable_checkpoint() is None
+
+
+def test_fine_tuned_weights_are_constructor_arguments(tmp_path: Path) -> None:
+    arguments = {"checkpoint": "org/model"}
+    lora = HuggingFaceBackend.with_adapter(arguments, tmp_path, "lora")
+    assert lora == {"checkpoint": "org/model", "adapter": tmp_path}
+    full = HuggingFaceBackend.with_adapter(arguments, tmp_path, "full")
+    assert full == {"checkpoint": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Models of one process are loaded one after another, whoever asks for them first."""
+"""Tests of the base of local backends: models of one process are loaded one at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mllm_msr.inference.engine import engine
 from mllm_msr.models import loading
 
 
-def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_work: list[str] = []
-    most: list[int] = []
+def test_models_are_not_loaded_concurrently(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading_now: list[str] = []
+    n_loading: list[int] = []
 
     def load(checkpoint: str, **_: object) -> str:
-        at_work.append(checkpoint)
+        loading_now.append(checkpoint)
         time.sleep(0.05)
-        most.append(len(at_work))
-        at_work.remove(checkpoint)
+        n_loading.append(len(loading_now))
+        loading_now.remove(checkpoint)
         return checkpoint
 
     monkeypatch.setattr(loading, "load_model", load)
@@ -41,5 +41,5 @@ def test_two_models_are_never_loaded_at_once(monkeypatch: pytest.MonkeyPatch) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1, 1, 1]
+    assert n_loading == [1, 1, 1]
     assert [model.score([], ()) for model in models] == [[(0, "one")], [(0, "two")], [(0, "three")]]

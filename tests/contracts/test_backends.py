@@ -1,17 +1,18 @@
-"""What every backend promises, checked for each one that the registry lists.
+"""Contract of `Backend`, tested for every backend in the registry.
 
-A new file in `backends/` fails here until it has a maker in `MAKERS`.
+A new file in `backends/` fails here until it has a factory in `FACTORIES`.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, cast
 
 import pytest
 
@@ -33,36 +34,36 @@ def _huggingface(checkpoint: Checkpoint, *, images: bool) -> Backend:
     return HuggingFaceBackend(str(folder), batch_size=4, device="cpu")
 
 
-def _embedded(checkpoint: Checkpoint, *, images: bool) -> Backend:
+def _demo(checkpoint: Checkpoint, *, images: bool) -> Backend:
     folder = checkpoint("qwen2_5_vl" if images else "llama")
     return DemoBackend(weights=folder, batch_size=4, device="cpu")
 
 
-def _scripted(_: Checkpoint, *, images: bool) -> Backend:
+def _mock(_: Checkpoint, *, images: bool) -> Backend:
     def answer(prompt: Prompt) -> str:
-        _refuse_missing(prompt)
+        _require_images(prompt)
         return f"I read {prompt_text(prompt)!r} and {len(prompt.images)} images"
 
     def probabilities(prompt: Prompt) -> Sequence[float]:
-        _refuse_missing(prompt)
+        _require_images(prompt)
         return (1 / (2 + len(prompt_text(prompt))), 0.5)
 
     return MockBackend(answer, scores=probabilities, images=images)
 
 
-def _refuse_missing(prompt: Prompt) -> None:
+def _require_images(prompt: Prompt) -> None:
     for path in prompt.images:
         path.stat()
 
 
 @functools.cache
 def _served(folder: Path) -> str:
-    """Address of a server of a checkpoint, which runs until the tests end."""
+    """Return the address of a server of a checkpoint, which runs until the tests end."""
     from endpoints import ModelServer, serve
 
-    running = serve(ModelServer(folder, folder))
-    atexit.register(running.__exit__, None, None, None)
-    return running.__enter__().url
+    server = serve(ModelServer(folder, folder))
+    atexit.register(server.__exit__, None, None, None)
+    return server.__enter__().url
 
 
 def _openai(checkpoint: Checkpoint, *, images: bool) -> Backend:
@@ -70,18 +71,20 @@ def _openai(checkpoint: Checkpoint, *, images: bool) -> Backend:
     return OpenAIBackend("tiny", url=_served(folder), key_variable="NO_KEY", concurrency=4)
 
 
-MAKERS: Final[Mapping[str, Callable[..., Backend]]] = {
-    "demo": _embedded,
+FACTORIES: Final[Mapping[str, Callable[..., Backend]]] = {
+    "demo": _demo,
     "huggingface": _huggingface,
     "openai": _openai,
-    "mock": _scripted,
+    "mock": _mock,
 }
 
 
 def make(name: str, checkpoint: Checkpoint, *, images: bool = True) -> Backend:
-    if name not in MAKERS:
-        pytest.fail(f"backends/{name}.py has no maker in MAKERS: add one, so that it is checked")
-    return MAKERS[name](checkpoint, images=images)
+    if name not in FACTORIES:
+        pytest.fail(
+            f"backends/{name}.py has no factory in FACTORIES. Add one to test its contract."
+        )
+    return FACTORIES[name](checkpoint, images=images)
 
 
 @pytest.fixture(scope="module", params=registry.names("backends"))
@@ -98,7 +101,7 @@ def backend(name: str, tiny_checkpoint: Checkpoint) -> Iterator[Backend]:
 
 @pytest.fixture(scope="module")
 def prompts(images: Sequence[Path]) -> Sequence[Prompt]:
-    """Ten prompts of mixed lengths, with and without images, of mixed bounds."""
+    """Return ten prompts of several lengths and limits, with and without images."""
     made = []
     for number in range(10):
         image = (ImagePart(images[number % len(images)]),) if number % 3 else ()
@@ -112,7 +115,7 @@ def test_the_registry_finds_the_class(name: str, backend: Backend) -> None:
     assert type(backend).__final__  # type: ignore[attr-defined]
 
 
-def test_every_index_comes_exactly_once(backend: Backend, prompts: Sequence[Prompt]) -> None:
+def test_every_index_is_returned_exactly_once(backend: Backend, prompts: Sequence[Prompt]) -> None:
     completions = list(backend.generate(iter(prompts)))
     scores = list(backend.score(iter(prompts), CHOICES))
     assert sorted(index for index, _ in completions) == list(range(len(prompts)))
@@ -121,7 +124,7 @@ def test_every_index_comes_exactly_once(backend: Backend, prompts: Sequence[Prom
     assert all(len(score.log_probs) == 2 and score.error is None for _, score in scores)
 
 
-def test_answers_of_a_batch_are_those_of_each_alone(
+def test_completions_do_not_depend_on_the_batch(
     backend: Backend, prompts: Sequence[Prompt]
 ) -> None:
     together = dict(backend.generate(prompts))
@@ -130,9 +133,7 @@ def test_answers_of_a_batch_are_those_of_each_alone(
     assert len({completion.text for completion in alone}) > len(prompts) // 2
 
 
-def test_scores_of_a_batch_are_those_of_each_alone(
-    backend: Backend, prompts: Sequence[Prompt]
-) -> None:
+def test_scores_do_not_depend_on_the_batch(backend: Backend, prompts: Sequence[Prompt]) -> None:
     together = dict(backend.score(prompts, CHOICES))
     for index, prompt in enumerate(prompts):
         _, alone = next(backend.score([prompt], CHOICES))
@@ -144,21 +145,21 @@ def test_scores_follow_the_order_of_the_choices(
     backend: Backend, prompts: Sequence[Prompt], name: str
 ) -> None:
     if name == "mock":
-        pytest.skip("its script speaks of places, not of words")
+        pytest.skip("its script gives probabilities by position, not by choice")
     _, forth = next(backend.score(prompts[:1], ("yes", "no")))
     _, back = next(backend.score(prompts[:1], ("no", "yes")))
     assert forth.log_probs == pytest.approx(back.log_probs[::-1], abs=1e-6)
     assert forth.log_probs[0] != forth.log_probs[1]
 
 
-def test_answers_obey_their_bound(backend: Backend, prompts: Sequence[Prompt]) -> None:
+def test_completions_respect_max_new_tokens(backend: Backend, prompts: Sequence[Prompt]) -> None:
     for index, completion in backend.generate(prompts):
         assert 0 < completion.output_tokens <= prompts[index].max_new_tokens
         assert completion.finish_reason in {"stop", "length"}
         assert completion.text == completion.text.strip()
 
 
-def test_a_prompt_that_fails_comes_back_with_the_reason(
+def test_a_failing_prompt_returns_its_error(
     backend: Backend, prompts: Sequence[Prompt], tmp_path: Path
 ) -> None:
     lost = Prompt((Message("user", (ImagePart(tmp_path / "lost.png"), TextPart("What?"))),))
@@ -173,36 +174,36 @@ def test_a_prompt_that_fails_comes_back_with_the_reason(
     assert scores[2].log_probs == ()
 
 
-def test_images_are_refused_before_any_call(
+def test_images_are_rejected_by_a_text_only_model(
     name: str, tiny_checkpoint: Checkpoint, prompts: Sequence[Prompt]
 ) -> None:
-    blind = make(name, tiny_checkpoint, images=False)
-    assert not blind.capabilities.images
+    text_only = make(name, tiny_checkpoint, images=False)
+    assert not text_only.capabilities.images
     with pytest.raises(CapabilityError, match="images"):
-        next(blind.generate(prompts[1:]))
+        next(text_only.generate(prompts[1:]))
     with pytest.raises(CapabilityError, match="images"):
-        next(blind.score(prompts[1:], CHOICES))
+        next(text_only.score(prompts[1:], CHOICES))
 
 
-def test_choices_that_are_no_single_token_are_refused(
+def test_choices_of_several_tokens_raise_an_error(
     backend: Backend, prompts: Sequence[Prompt]
 ) -> None:
     with pytest.raises(AnswerTokenError, match="zyxwvut"):
         list(backend.score(prompts[:2], ("yes", "zyxwvut")))
 
 
-def test_nothing_asked_is_nothing_answered(backend: Backend) -> None:
+def test_no_prompts_give_no_results(backend: Backend) -> None:
     assert list(backend.generate([])) == []
     assert list(backend.score([], CHOICES)) == []
 
 
-def test_endless_prompts_are_read_as_they_are_needed(
+def test_an_infinite_stream_of_prompts_is_read_lazily(
     backend: Backend, prompts: Sequence[Prompt]
 ) -> None:
     assert next(backend.generate(itertools.repeat(prompts[0])))[1].error is None
 
 
-def test_the_fingerprint_is_stable_and_names_no_path(
+def test_the_fingerprint_is_stable_and_contains_no_path(
     name: str, backend: Backend, tiny_checkpoint: Checkpoint
 ) -> None:
     assert backend.fingerprint == make(name, tiny_checkpoint).fingerprint
@@ -216,5 +217,22 @@ def test_closing_twice_is_harmless(
     backend = make(name, tiny_checkpoint)
     backend.close()
     backend.close()
-    with pytest.raises(BackendError, match="received a closed one"):
+    with pytest.raises(BackendError, match="The backend is closed"):
         next(backend.generate(prompts))
+
+
+def test_abilities_are_declared_by_the_class(name: str, tmp_path: Path) -> None:
+    kind = cast("type[Backend]", registry.find("backends", name))
+    parameters = inspect.signature(kind).parameters
+    assert kind.caches_image_prefixes == ("prefix_cache_bytes" in parameters)
+    assert kind.default_copies(device="cuda") == 1
+    arguments = {"checkpoint": "org/model"} if "checkpoint" in parameters else {}
+    if kind.trainable_checkpoint(**arguments) is None:
+        with pytest.raises(CapabilityError, match="cannot load the fine-tuned weights"):
+            kind.with_adapter(arguments, tmp_path, "lora")
+        return
+    methods: tuple[Literal["lora", "full"], ...] = ("lora", "full")
+    for method in methods:
+        tuned = kind.with_adapter(arguments, tmp_path, method)
+        assert set(tuned) <= set(parameters)
+        assert str(tmp_path) in map(str, tuned.values())

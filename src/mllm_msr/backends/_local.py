@@ -1,7 +1,7 @@
-"""A checkpoint run in this process: looked at when named, loaded when first asked.
+"""Base of the backends that run a checkpoint in this process.
 
-Checking settings and skipping finished stages need a backend's fingerprint and no weights, so
-nothing heavy is imported or loaded before there is a prompt to answer.
+The checkpoint is inspected for the fingerprint and loaded for the first prompt. Checking settings
+and skipping finished stages need no weights, so heavy modules are imported only on use.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from mllm_msr.models.loading import Attention, CheckpointInfo, Precision
 
 
-# Loading sets PyTorch's default precision for the whole process: two at once get each other's.
+# Loading sets PyTorch's default dtype for the whole process, so concurrent loads would mix them up.
 _LOADING: Final = threading.Lock()
 
 
 class LocalBackend(Backend):
-    """What the backends of this process share; its arguments are those of `load_model`.
+    """Base class of the backends of this process; its arguments are those of `load_model`.
 
     Args:
-        kind: Begins the fingerprint: the backend's name.
+        kind: Name of the backend, the first part of the fingerprint.
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: Precision of the weights.
         device: A torch device, or "auto".
         adapter: Folder of a LoRA adapter.
-        attention: Implementation of attention.
+        attention: Attention implementation.
         batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        prefix_cache_bytes: Memory for what has been read of images.
-        speculative_tokens: Most tokens of an answer that are guessed at once.
-        threads: Threads of this process on the CPU; `None` leaves them as they are.
+        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        prefix_cache_bytes: Memory for the keys and values of prompts with images.
+        speculative_tokens: Most draft tokens per sequence and step.
+        threads: Number of CPU threads of this process; None leaves it unchanged.
     """
 
     is_local = True
@@ -74,12 +74,12 @@ class LocalBackend(Backend):
         self._prefix_cache_bytes = prefix_cache_bytes
         self._speculative_tokens = speculative_tokens
         self._threads = threads
-        self._loaded: Engine | None = None
+        self._engine: Engine | None = None
         self._closed = False
 
     @functools.cached_property
-    def facts(self) -> CheckpointInfo:
-        """Identity and abilities, from the checkpoint's files.
+    def checkpoint_info(self) -> CheckpointInfo:
+        """Return the fingerprint and the modalities of the checkpoint, read from its files.
 
         Raises:
             BackendError: There is no such checkpoint or adapter.
@@ -96,50 +96,47 @@ class LocalBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """Weights by content or commit, precision and adapter."""
-        return f"{self._kind}:{self.facts.fingerprint}"
+        """Return the backend's name, the weights by content or commit, adapter and precision."""
+        return f"{self._kind}:{self.checkpoint_info.fingerprint}"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Images where the checkpoint reads them; choices and adapters always."""
-        return Capabilities(images=self.facts.supports_images, choices=True, adapters=True)
+        """Return support for choices and adapters, and for images if the checkpoint reads them."""
+        images = self.checkpoint_info.supports_images
+        return Capabilities(images=images, choices=True, adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts greedily, a batch of similar lengths at a time."""
-        return self._engine().generate(prompts)
+        """Answer prompts with greedy decoding, in batches of similar lengths."""
+        return self._open_engine().generate(prompts)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of the choices as first new token, over the whole vocabulary."""
-        return self._engine().score(prompts, choices)
+        """Compute log-probabilities of the choices over the whole vocabulary."""
+        return self._open_engine().score(prompts, choices)
 
-    def forget(self) -> None:
-        """Drop what earlier prompts have left in memory; answers do not depend on it."""
-        if self._loaded is not None:
-            self._loaded.forget()
+    def clear_caches(self) -> None:
+        """Remove everything that earlier prompts left in memory. Answers do not depend on it."""
+        if self._engine is not None:
+            self._engine.clear_caches()
 
     def close(self) -> None:
-        """Let the model go."""
+        """Free the model."""
         self._closed = True
-        if self._loaded is not None:
-            self._loaded.close()
+        if self._engine is not None:
+            self._engine.close()
 
-    def _engine(self) -> Engine:
-        if self._closed:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded
-
-    def _load(self) -> Engine:
+    def _open_engine(self) -> Engine:
+        """Return the engine; the first call loads the checkpoint."""
         import torch
 
         from mllm_msr.inference.engine.engine import Engine
         from mllm_msr.models.loading import load_model
 
+        if self._closed:
+            raise BackendError("The backend is closed. Create a new one.")
+        if self._engine is not None:
+            return self._engine
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         with _LOADING:
@@ -151,10 +148,11 @@ class LocalBackend(Backend):
                 adapter=self._adapter,
                 attention=self._attention,
             )
-        return Engine(
+        self._engine = Engine(
             loaded,
             batch_size=self._batch_size,
             max_batch_tokens=self._max_batch_tokens,
             prefix_cache_bytes=self._prefix_cache_bytes,
             speculative_tokens=self._speculative_tokens,
         )
+        return self._engine

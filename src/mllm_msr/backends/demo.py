@@ -1,7 +1,7 @@
-"""The packaged small model as a backend: no download, no GPU, a few minutes for a whole run.
+"""Backend for the packaged demo model: no download, no GPU, a few minutes for a whole run.
 
-Its weights are ordinary Hugging Face files inside this package (`embedded/weights`), read by the
-same loader and driven by the same engine as a 7B LLaVA; only the defaults differ.
+The weights are ordinary Hugging Face files inside this package (`demo_model/weights`), loaded and
+run by the same code as a 7B LLaVA. Only the defaults differ.
 """
 
 from __future__ import annotations
@@ -14,32 +14,31 @@ from typing import Any, Final, Literal, final
 from mllm_msr.backends._local import LocalBackend
 from mllm_msr.demo_model import weights_folder
 
-# With more copies the memory bandwidth of a machine is the limit, not its cores.
 _MAX_COPIES: Final = 4
 
 
 @final
 class DemoBackend(LocalBackend):
-    """The packaged model, or one of its kind, loaded when it is first asked.
+    """Packaged demo model, loaded for the first prompt.
 
     Args:
         weights: Folder of weights to use instead of the packaged ones.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        precision: "float32" (answers do not depend on batches), "bfloat16" (three times as fast
-            on CPUs that compute in it, where about one in a hundred pairs of candidates, all
-            near ties, changes its order), or "auto" for bfloat16 on such CPUs alone.
-        device: A torch device, or "auto" for the first GPU where there is one.
+        precision: "float32" (answers do not depend on the batch), "bfloat16" (three times as fast
+            on CPUs with bfloat16 instructions; about one in a hundred pairs of candidates, all
+            of them near ties, changes its order), or "auto" for bfloat16 on such CPUs only.
+        device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        prefix_cache_bytes: Memory for what the model has read of images when it scored, used
-            where later calls ask about them again, as a service does; 0 keeps nothing.
-        speculative_tokens: Most tokens of an answer that are guessed at once, from what prompts
-            and answers said before, and read in one step; 0 guesses none. What is written does
-            not depend on it.
-        threads: Threads of this process on the CPU; `None` leaves them as they are.
+        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        prefix_cache_bytes: Memory for the keys and values of scored prompts with images, which
+            later calls about the same images reuse, as in a service; 0 disables the cache.
+        speculative_tokens: Most draft tokens per sequence and decoding step, proposed from
+            earlier prompts and answers; 0 disables speculative decoding. Answers do not depend
+            on it.
+        threads: Number of CPU threads of this process; None leaves it unchanged.
 
     Raises:
-        BackendError: On first use: the weights cannot be loaded.
+        BackendError: On first use, if the weights cannot be loaded.
     """
 
     def __init__(
@@ -56,7 +55,11 @@ class DemoBackend(LocalBackend):
         threads: int | None = None,
     ) -> None:
         if precision == "auto":
-            precision = "bfloat16" if _computes_in_bfloat16() else "float32"
+            import torch  # noqa: PLC0415 - takes a second, and only "auto" needs it
+
+            cpu = torch.cpu.get_capabilities()
+            native = cpu.get("amx_bf16") or cpu.get("avx512_bf16")  # elsewhere bfloat16 is slow
+            precision = "bfloat16" if native else "float32"
         super().__init__(
             "demo",
             str(weights if weights is not None else weights_folder()),
@@ -64,7 +67,7 @@ class DemoBackend(LocalBackend):
             dtype=precision,
             device=device,
             adapter=adapter,
-            # Fused attention of one new token is four times as slow in bfloat16 on a CPU.
+            # For a single new token in bfloat16 on a CPU, fused attention takes four times as long.
             attention="eager" if precision == "bfloat16" else "auto",
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
@@ -75,7 +78,7 @@ class DemoBackend(LocalBackend):
 
     @classmethod
     def trainable_checkpoint(cls, **model_kwargs: Any) -> str:
-        """Return the folder of `weights`, by default the packaged ones."""
+        """Return `weights`, by default the packaged weights."""
         return str(model_kwargs.get("weights") or weights_folder())
 
     @classmethod
@@ -95,11 +98,3 @@ class DemoBackend(LocalBackend):
         if resolve_device(model_kwargs.get("device")) != "cpu":
             return 1
         return min(os.cpu_count() or 1, _MAX_COPIES)
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16; elsewhere that is slow."""
-    import torch  # noqa: PLC0415 - takes a second, and only "auto" needs it
-
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))

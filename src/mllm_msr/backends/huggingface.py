@@ -1,8 +1,8 @@
-"""Any Hugging Face checkpoint as a backend, run in this process.
+"""Backend for Hugging Face checkpoints, run in this process.
 
 Image-text-to-text models (the paper's LLaVA-v1.6) and text-only causal models (its Llama-3) from
-a folder or the hub, in the precision that fits the machine, with a LoRA adapter where one is
-given. Loading is `models/loading.py`, batching `_engine.py`.
+a folder or the hub, optionally with a LoRA adapter. `models/loading.py` loads the checkpoint and
+`inference/engine` runs it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @final
 class HuggingFaceBackend(LocalBackend):
-    """A model loaded by Transformers, when it is first asked.
+    """Checkpoint that Transformers loads for the first prompt.
 
     Args:
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: "auto", "bfloat16", "float16", "float32" or "4bit"; "auto" is bfloat16 on a GPU
             and float32 elsewhere.
-        device: A torch device, or "auto" for the first GPU where there is one.
+        device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         adapter: Folder of a LoRA adapter in PEFT's format.
         batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, padding and new tokens included.
-        prefix_cache_bytes: Memory for what the model has read of images when it scored, used
-            where later calls ask about them again, as a service does; 0 keeps nothing.
-        speculative_tokens: Most tokens of an answer that are guessed at once, from what prompts
-            and answers said before, and read in one step; 0 guesses none. What is written does
-            not depend on it.
-        attention: Implementation of attention; "auto" leaves it to the model.
-        threads: Threads of this process on the CPU; `None` leaves them as they are.
+        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        prefix_cache_bytes: Memory for the keys and values of scored prompts with images, which
+            later calls about the same images reuse, as in a service; 0 disables the cache.
+        speculative_tokens: Most draft tokens per sequence and decoding step, proposed from
+            earlier prompts and answers; 0 disables speculative decoding. Answers do not depend
+            on it.
+        attention: Attention implementation; "auto" is the model's default.
+        threads: Number of CPU threads of this process; None leaves it unchanged.
 
     Raises:
-        BackendError: On first use: the checkpoint cannot be loaded, or has no chat template.
-        MissingExtraError: On first use: a package for 4-bit weights or adapters is missing.
+        BackendError: On first use, if the checkpoint cannot be loaded or has no chat template.
+        MissingExtraError: On first use, if a package for 4-bit weights or adapters is missing.
     """
 
     def __init__(

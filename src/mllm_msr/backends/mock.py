@@ -1,7 +1,7 @@
-"""A backend that answers from a script, without any model: for tests, ours and yours.
+"""Mock backend with scripted answers, for tests without a model.
 
-It obeys the contract of `Backend` in full and remembers what it was asked, so that a test can
-say both what a model answers and what a stage must have asked it.
+It fulfills the contract of `Backend` and records its prompts, so that a test can specify what the
+model answers and verify what a stage asked.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _EXCERPT: Final = 60
 
 @final
 class MockBackend(Backend):
-    """Answers from a script.
+    """Backend with scripted answers.
 
     Args:
-        answers: A sequence is given out in the order of the prompts, once each, then from its
-            start again. A mapping answers with the value of the first key that the prompt's text
-            contains. A function answers anything; what it raises is that prompt's failure.
-        scores: The same three forms, giving probabilities, one per choice, each within (0, 1]; a
-            sequence of numbers is the answer to every prompt.
-        choices: Answers that count as one token; `score` refuses others.
-        images: Whether prompts may hold images.
-        fingerprint: What `fingerprint` says.
+        answers: A sequence is used in order of the prompts and repeated. A mapping answers with
+            the value of the first key that the prompt's text contains. A function may answer
+            anything; an exception that it raises is the failure of that prompt.
+        scores: Probabilities, one per choice, each within (0, 1]. A sequence of numbers applies to
+            every prompt; mappings and functions work as for `answers`.
+        choices: Answers that count as a single token; `score` rejects others.
+        images: Whether prompts may contain images.
+        fingerprint: Last part of `fingerprint`.
 
     Attributes:
-        history: Every prompt asked so far, in order, `generate` and `score` alike.
+        history: Every prompt received by `generate` or `score` so far, in order.
 
     Example:
         >>> from mllm_msr.types import Message
@@ -71,71 +71,72 @@ class MockBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """The name given to the constructor."""
+        """Return the fingerprint given to the constructor, after the backend's name."""
         return f"mock:{self._fingerprint}"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Choices always, images as constructed, no adapters."""
+        """Return support for choices, for images as constructed, and none for adapters."""
         return Capabilities(images=self._images, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts from the script, in their order."""
-        for index, prompt in enumerate(self._checked(prompts)):
+        """Answer prompts from the script, in order."""
+        for index, prompt in enumerate(self._record(prompts)):
             try:
                 text = self._answer(prompt)
-            except Exception as error:  # noqa: BLE001 - whatever a script raises is a failure
-                yield index, Completion("", finish_reason="error", error=_sentence(error))
+            except Exception as error:  # noqa: BLE001 - a script may raise anything
+                yield index, Completion("", finish_reason="error", error=_first_line(error))
                 continue
             words = text.split()
-            kept = words[: prompt.max_new_tokens]
+            output = words[: prompt.max_new_tokens]
             yield (
                 index,
                 Completion(
-                    text=text.strip() if kept == words else " ".join(kept),
-                    prompt_tokens=_n_words(prompt),
-                    output_tokens=len(kept),
-                    finish_reason="stop" if kept == words else "length",
+                    text=text.strip() if output == words else " ".join(output),
+                    prompt_tokens=len(prompt_text(prompt).split()),
+                    output_tokens=len(output),
+                    finish_reason="stop" if output == words else "length",
                 ),
             )
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Logarithms of the script's probabilities, in the prompts' order."""
+        """Return the logarithms of the script's probabilities, in order of the prompts."""
         unknown = [choice for choice in choices if choice not in self._choices]
         if unknown:
             raise AnswerTokenError(
-                needed=f"answers out of {sorted(self._choices)}",
-                received=f"{unknown}",
-                remedy="name them in the constructor's `choices`",
+                f"The mock backend does not know the choices {unknown}. Known: "
+                f"{sorted(self._choices)}. Add them to the constructor's `choices`."
             )
         return self._score(prompts, len(choices))
 
     def close(self) -> None:
-        """Refuse further prompts."""
+        """Reject further prompts."""
         self._closed = True
 
-    def _score(self, prompts: Iterable[Prompt], n: int) -> Iterator[tuple[int, ChoiceScores]]:
-        for index, prompt in enumerate(self._checked(prompts)):
+    def _score(
+        self, prompts: Iterable[Prompt], n_choices: int
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        for index, prompt in enumerate(self._record(prompts)):
             try:
-                log_probs = _logarithms(self._probabilities(prompt), n)
-            except Exception as error:  # noqa: BLE001 - whatever a script raises is a failure
-                yield index, ChoiceScores((), error=_sentence(error))
+                log_probs = tuple(map(math.log, self._probabilities(prompt, n_choices)))
+            except Exception as error:  # noqa: BLE001 - a script may raise anything
+                yield index, ChoiceScores((), error=_first_line(error))
             else:
-                yield index, ChoiceScores(log_probs, prompt_tokens=_n_words(prompt))
+                n_words = len(prompt_text(prompt).split())
+                yield index, ChoiceScores(log_probs, prompt_tokens=n_words)
 
-    def _checked(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    def _record(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+        """Yield prompts after adding them to the history."""
         if self._closed:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
+            raise BackendError("The backend is closed. Create a new one.")
         for prompt in prompts:
             if prompt.images and not self._images:
                 raise CapabilityError(
-                    needed="a backend that reads images",
-                    received=f"one of text only and a prompt with {prompt.images[0].name}",
-                    remedy="construct it with images=True, or leave the images out",
+                    "A text-only mock backend received a prompt with the image "
+                    f"{prompt.images[0].name}. Construct it with images=True or use prompts "
+                    "without images."
                 )
             self.history.append(prompt)
             yield prompt
@@ -148,14 +149,18 @@ class MockBackend(Backend):
         self._n_answers += 1
         return self._answers[(self._n_answers - 1) % len(self._answers)]
 
-    def _probabilities(self, prompt: Prompt) -> Sequence[float]:
+    def _probabilities(self, prompt: Prompt, n_choices: int) -> Sequence[float]:
         if isinstance(self._scores, Mapping):
-            return _lookup(self._scores, prompt)
-        return self._scores(prompt) if callable(self._scores) else self._scores
+            found = _lookup(self._scores, prompt)
+        else:
+            found = self._scores(prompt) if callable(self._scores) else self._scores
+        if len(found) != n_choices or not all(0 < p <= 1 for p in found):
+            raise ValueError(f"The script gives {found} for {n_choices} choices.")
+        return found
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """All text of a prompt, turn by turn, one line break between turns."""
+    """Return all text of a prompt, one line break between turns."""
     return "\n".join(
         "".join(part.text for part in message.parts if isinstance(part, TextPart))
         for message in prompt.messages
@@ -167,19 +172,9 @@ def _lookup(script: Mapping[str, _Value], prompt: Prompt) -> _Value:
     for key, value in script.items():
         if key in text:
             return value
-    raise LookupError(f"the script has no answer to {text[:_EXCERPT]!r}")
+    raise LookupError(f"The script has no answer to {text[:_EXCERPT]!r}.")
 
 
-def _logarithms(probabilities: Sequence[float], n: int) -> tuple[float, ...]:
-    if len(probabilities) != n or not all(0.0 < p <= 1.0 for p in probabilities):
-        raise ValueError(f"the script gives {probabilities} for {n} choices")
-    return tuple(math.log(p) for p in probabilities)
-
-
-def _n_words(prompt: Prompt) -> int:
-    return len(prompt_text(prompt).split())
-
-
-def _sentence(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The engine: batching, memory limits, exact scores, every family of models."""
+"""Tests of the engine: model families, scores, batches, memory limits, failures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.models.image_inputs import ImageCache
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -18,7 +19,7 @@ from tiny_checkpoints import FAMILIES, VISION_FAMILIES
 
 Load = Callable[[str], LoadedCheckpoint]
 
-# A family that never shares beginnings: its forward passes are the batches.
+# A family without prefix sharing: each forward pass is one batch.
 PLAIN = "smolvlm"
 
 
@@ -36,22 +37,22 @@ def ask(text: str, *images: Path, new: int = 6, budget: int | None = None) -> Pr
 
 
 def watch(loaded: LoadedCheckpoint, *, at_most: int = 10**6, fault: Exception | None = None) -> Any:
-    """Note the rows of every forward pass; fail where there are more than `at_most`."""
+    """Record the rows of every forward pass and raise `fault` above `at_most` rows."""
     rows: list[int] = []
 
-    def note(_: Any, args: Any, kwargs: Any) -> None:
+    def record(_: Any, args: Any, kwargs: Any) -> None:
         ids = kwargs["input_ids"]
         rows.append(len(ids))
         if len(ids) > at_most and fault is not None:
             raise fault
 
-    loaded.model.register_forward_pre_hook(note, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(record, with_kwargs=True)
     return rows
 
 
 class TestFamilies:
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_a_caption_does_not_depend_on_its_neighbours(
+    def test_a_completion_does_not_depend_on_the_batch(
         self, family: str, load: Load, images: Sequence[Path]
     ) -> None:
         prompts = [ask("Describe the picture.", path, new=12) for path in images]
@@ -60,7 +61,7 @@ class TestFamilies:
         assert together == alone
 
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_scores_of_a_batch_are_those_of_each_alone(
+    def test_scores_do_not_depend_on_the_batch(
         self, family: str, load: Load, images: Sequence[Path]
     ) -> None:
         prompts = [
@@ -77,7 +78,7 @@ class TestFamilies:
         assert len({score.log_probs for score in alone.values()}) == len(prompts)
 
     @pytest.mark.parametrize("family", VISION_FAMILIES)
-    def test_the_image_changes_the_score(
+    def test_scores_depend_on_the_image(
         self, family: str, load: Load, images: Sequence[Path]
     ) -> None:
         prompts = [ask("Yes or no?", path) for path in images[:2]]
@@ -87,7 +88,7 @@ class TestFamilies:
 
 class TestScores:
     @pytest.mark.parametrize("family", ["llava_next", "gemma3", "llama"])
-    def test_they_are_log_probabilities_over_the_whole_vocabulary(
+    def test_scores_are_log_probabilities_over_the_whole_vocabulary(
         self, family: str, load: Load
     ) -> None:
         loaded = load(family)
@@ -116,7 +117,7 @@ class TestScores:
         assert len({round(gap, 6) for gap in gaps}) == 60
         assert any(abs(gap * 8 - round(gap * 8)) > 0.01 for gap in gaps)
 
-    def test_a_model_that_gives_no_number_is_that_prompts_failure(self, load: Load) -> None:
+    def test_nan_logits_fail_the_prompt(self, load: Load) -> None:
         loaded = load("llama")
         with torch.no_grad():
             loaded.model.lm_head.weight.fill_(torch.nan)
@@ -124,7 +125,7 @@ class TestScores:
         assert scored.log_probs == ()
         assert "log-probabilities are [nan, nan]" in str(scored.error)
 
-    def test_scoring_leaves_no_hook_behind(self, load: Load) -> None:
+    def test_scoring_removes_its_hooks(self, load: Load) -> None:
         loaded = load("llama")
         next(Engine(loaded).score([ask("Yes or no?")], ("yes", "no")))
         layer = loaded.model.get_output_embeddings()
@@ -132,8 +133,8 @@ class TestScores:
         assert not layer._forward_pre_hooks
 
 
-class TestEndings:
-    def test_the_checkpoints_end_of_answer_stops(self, load: Load) -> None:
+class TestGenerationSettings:
+    def test_generation_stops_at_the_end_token_of_the_checkpoint(self, load: Load) -> None:
         loaded = load("llama")
         prompt = ask("Tell me.", new=8)
         ids = torch.tensor(
@@ -149,7 +150,7 @@ class TestEndings:
         assert completion.output_tokens == end + 1
         assert completion.text == loaded.processor.decode(written[:end]).strip()
 
-    def test_sampling_and_penalties_of_the_checkpoint_are_put_aside(self, load: Load) -> None:
+    def test_sampling_and_penalties_of_the_checkpoint_are_ignored(self, load: Load) -> None:
         plain, noisy = load("llama"), load("llama")
         noisy.model.generation_config.update(
             do_sample=True, temperature=9.0, repetition_penalty=5.0
@@ -159,7 +160,7 @@ class TestEndings:
 
 
 class TestBatches:
-    def test_rows_and_tokens_are_bounded(self, load: Load) -> None:
+    def test_rows_and_tokens_are_limited(self, load: Load) -> None:
         loaded = load(PLAIN)
         rows = watch(loaded)
         prompts = [ask("calm " * (1 + 40 * (n == 0))) for n in range(7)]
@@ -167,11 +168,11 @@ class TestBatches:
         assert rows == [4, 3]
         _, short = next(Engine(loaded).score(prompts[1:], ("yes", "no")))
         rows.clear()
-        bound = 4 * short.prompt_tokens - 1
-        list(Engine(loaded, batch_size=4, max_batch_tokens=bound).score(prompts, ("yes", "no")))
+        limit = 4 * short.prompt_tokens - 1
+        list(Engine(loaded, batch_size=4, max_batch_tokens=limit).score(prompts, ("yes", "no")))
         assert rows == [1, 3, 3]
 
-    def test_a_prompt_over_the_bound_runs_alone(self, load: Load) -> None:
+    def test_a_prompt_over_the_token_limit_runs_alone(self, load: Load) -> None:
         loaded = load("llama")
         rows = watch(loaded)
         scores = dict(
@@ -180,26 +181,26 @@ class TestBatches:
         assert rows == [1, 1]
         assert all(score.error is None for score in scores.values())
 
-    def test_results_come_before_all_prompts_are_read(self, load: Load) -> None:
+    def test_results_are_returned_before_all_prompts_are_read(self, load: Load) -> None:
         n_read = 0
 
-        def endless() -> Any:
+        def infinite() -> Any:
             nonlocal n_read
             while True:
                 n_read += 1
                 yield ask("Yes or no?")
 
-        next(Engine(load("llama"), batch_size=2).score(endless(), ("yes", "no")))
+        next(Engine(load("llama"), batch_size=2).score(infinite(), ("yes", "no")))
         assert n_read == 32
 
-    def test_a_window_closes_where_its_images_fill_the_cache(
+    def test_a_window_ends_when_its_images_fill_the_cache(
         self, load: Load, images: Sequence[Path]
     ) -> None:
         loaded = load("llava_next")
         prepared = []
         original = type(loaded.processor).__call__
         engine = Engine(loaded, batch_size=2)
-        engine._renderer.images.max_bytes = 100_000
+        engine._renderer.images = ImageCache(loaded.processor, max_bytes=100_000)
 
         def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
             prepared.append(kwargs["images"])
@@ -211,12 +212,12 @@ class TestBatches:
         assert len(scores) == len(prepared) == len(images)
 
 
-class TestFaults:
+class TestFailures:
     @pytest.mark.parametrize(
         "fault",
         [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you")],
     )
-    def test_out_of_memory_halves_the_batch_and_is_remembered(
+    def test_out_of_memory_halves_the_batch_size_permanently(
         self, fault: Exception, load: Load, caplog: pytest.LogCaptureFixture
     ) -> None:
         expected = dict(Engine(load(PLAIN)).score(prompts := many(20), ("yes", "no")))
@@ -226,40 +227,40 @@ class TestFaults:
         with caplog.at_level(logging.WARNING):
             scores = dict(engine.score(prompts, ("yes", "no")))
         assert rows == [8, 4, *[2] * 10]
-        assert "going on with 2 prompts a batch" in caplog.text
+        assert "The batch size is now 2" in caplog.text
         for index in range(20):
             assert scores[index].log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
         rows.clear()
         list(engine.score(prompts[:4], ("yes", "no")))
         assert rows == [2, 2]
 
-    def test_out_of_memory_alone_is_that_prompts_failure(self, load: Load) -> None:
+    def test_out_of_memory_of_a_single_prompt_fails_the_prompt(self, load: Load) -> None:
         loaded = load("llama")
         watch(loaded, at_most=0, fault=torch.OutOfMemoryError("CUDA out of memory"))
         completions = dict(Engine(loaded, batch_size=4).generate(many(3)))
         assert [completions[n].error for n in range(3)] == ["CUDA out of memory"] * 3
 
-    def test_a_poisoned_prompt_fails_alone(self, load: Load) -> None:
+    def test_a_failing_prompt_does_not_fail_its_batch(self, load: Load) -> None:
         loaded = load(PLAIN)
         sizes: list[int] = []
 
-        def poison(_: Any, args: Any, kwargs: Any) -> None:
+        def fail(_: Any, args: Any, kwargs: Any) -> None:
             sizes.append(len(kwargs["input_ids"]))
             if (kwargs["attention_mask"].sum(dim=1) > 60).any():
                 raise RuntimeError("the kernel says no\nand more")
 
-        loaded.model.register_forward_pre_hook(poison, with_kwargs=True)
+        loaded.model.register_forward_pre_hook(fail, with_kwargs=True)
         prompts = [*many(3), ask("calm " * 80), *many(9)]
         scores = dict(Engine(loaded, batch_size=4).score(prompts, ("yes", "no")))
         assert [n for n in range(13) if scores[n].error] == [3]
         assert scores[3].error == "the kernel says no"
         assert sizes == [4, 1, 1, 1, 1, 4, 4, 1]
 
-    def test_a_prompt_over_its_budget_fails_alone(self, load: Load) -> None:
+    def test_a_prompt_over_its_budget_does_not_fail_its_batch(self, load: Load) -> None:
         prompts = [ask("Fine."), ask("one two three " * 20, budget=10)]
         completions = dict(Engine(load("llama")).generate(prompts))
         assert completions[0].error is None
-        assert "at most 10 text tokens" in str(completions[1].error)
+        assert "limit of 10" in str(completions[1].error)
 
 
 def many(n: int) -> list[Prompt]:

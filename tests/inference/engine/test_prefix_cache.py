@@ -1,4 +1,4 @@
-"""What was read of a image serves later calls: exact, cut where prompts differ, bounded."""
+"""Tests of the prefix cache: exact scores, cut where prompts differ, limited memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLENTY = 10**9
 
 
 def questions(user: int, images: Sequence[Path]) -> list[Prompt]:
-    """One user about every item: nothing is shared inside the call."""
+    """Return prompts of one user about every item, without common prefixes."""
     taste = "calm films " * (1 + user % 3) + f"and user {user}"
     return [
         Prompt(
@@ -37,7 +37,7 @@ def rendered(ids: Sequence[int], *images: str) -> Rendered:
 
 
 def layers(n_tokens: int) -> Layers:
-    """Two layers of 2 heads and 4 numbers: 128 bytes a token."""
+    """Return two layers with 2 heads of size 4: 128 bytes per token."""
     keys = torch.arange(float(n_tokens))[None, :, None].expand(2, -1, 4)
     return [(keys, -keys), (keys + 1, keys - 1)]
 
@@ -49,27 +49,27 @@ def packaged() -> LoadedCheckpoint:
 
 class TestScores:
     @pytest.mark.parametrize("family", ["packaged", "llava_next"])
-    def test_they_are_those_of_whole_prompts(
+    def test_scores_equal_those_of_whole_prompts(
         self, family: str, tiny_checkpoint: Callable[[str], Path], images: Sequence[Path]
     ) -> None:
         checkpoint = weights_folder() if family == "packaged" else tiny_checkpoint(family)
         loaded = load_model(str(checkpoint), dtype="float32", device="cpu")
-        plain, keeping = Engine(loaded), Engine(loaded, prefix_cache_bytes=PLENTY)
+        plain, caching = Engine(loaded), Engine(loaded, prefix_cache_bytes=PLENTY)
         for user in (0, 1, 2, 1):
             prompts = questions(user, images)
             expected = dict(plain.score(prompts, ("yes", "no")))
-            found = dict(keeping.score(prompts, ("yes", "no")))
+            found = dict(caching.score(prompts, ("yes", "no")))
             for n, score in expected.items():
                 assert found[n].log_probs == pytest.approx(score.log_probs, abs=1e-4)
                 assert found[n].prompt_tokens == score.prompt_tokens
 
-    def test_later_calls_read_only_what_is_new(
+    def test_later_calls_compute_only_what_is_new(
         self, packaged: LoadedCheckpoint, images: Sequence[Path]
     ) -> None:
         engine = Engine(packaged, prefix_cache_bytes=PLENTY)
         read, seen = [], []
         tower = packaged.model.model.vision_tower
-        watches = [
+        hooks = [
             packaged.model.get_decoder().register_forward_pre_hook(
                 lambda _, __, given: read.append(given["inputs_embeds"].shape[:2].numel()),
                 with_kwargs=True,
@@ -82,13 +82,13 @@ class TestScores:
                 for prompts in (questions(user, images) for user in range(3))
             ]
         finally:
-            for watch in watches:
-                watch.remove()
+            for hook in hooks:
+                hook.remove()
         assert sum(seen) == len(images)  # each image once, all in the first call
         assert read[0] >= whole[0]
         assert sum(read[1:]) < 0.5 * sum(whole[1:])
 
-    def test_one_prompt_alone_is_served_too(
+    def test_a_single_prompt_uses_the_cache(
         self, packaged: LoadedCheckpoint, images: Sequence[Path]
     ) -> None:
         engine = Engine(packaged, prefix_cache_bytes=PLENTY)
@@ -100,59 +100,59 @@ class TestScores:
 
 
 class TestPrefixCache:
-    def test_the_second_prompt_tells_where_to_cut(self) -> None:
+    def test_an_entry_is_cut_where_the_second_prompt_differs(self) -> None:
         cache = PrefixCache(PLENTY)
         ids = [*[IMAGE] * 4, *range(20, 80)]
         cache.put((Path("a"),), ids, layers(64))
         other = rendered([*ids[:40], *range(200, 230)], "a")
-        assert cache.n_known(other, image_token_id=IMAGE) == 40
+        assert cache.match_length(other, image_token_id=IMAGE) == 40
         known = cache.get((Path("a"),), other.input_ids[:40])
         assert known is not None
         assert [keys.shape for keys, _ in known] == [(2, 40, 4)] * 2
         assert torch.equal(known[1][1], layers(40)[1][1])
         assert cache.n_bytes == 40 * 128
 
-    def test_a_image_is_never_cut(self) -> None:
+    def test_an_image_is_never_cut(self) -> None:
         cache = PrefixCache(PLENTY)
         cache.put((Path("a"),), [*[IMAGE] * 40, 1, 2, 3], layers(43))
-        assert cache.n_known(rendered([*[IMAGE] * 40, 5, 6], "a"), image_token_id=IMAGE) == 40
+        assert cache.match_length(rendered([*[IMAGE] * 40, 5, 6], "a"), image_token_id=IMAGE) == 40
         early = rendered([7, *[IMAGE] * 40, 5], "a")
-        assert cache.n_known(early, image_token_id=IMAGE) == 0
+        assert cache.match_length(early, image_token_id=IMAGE) == 0
 
-    def test_the_last_token_is_read_anew(self) -> None:
+    def test_the_last_token_is_not_matched(self) -> None:
         cache = PrefixCache(PLENTY)
         ids = [*[IMAGE] * 4, *range(20, 48)]
         cache.put((Path("a"),), ids, layers(32))
-        assert cache.n_known(rendered(ids, "a"), image_token_id=IMAGE) == 24
+        assert cache.match_length(rendered(ids, "a"), image_token_id=IMAGE) == 24
 
-    def test_other_images_and_other_beginnings_are_unknown(self) -> None:
+    def test_other_images_and_other_prefixes_do_not_match(self) -> None:
         cache = PrefixCache(PLENTY)
         ids = [*[IMAGE] * 4, *range(20, 60)]
         cache.put((Path("a"),), ids, layers(44))
-        assert cache.n_known(rendered(ids, "b"), image_token_id=IMAGE) == 0
+        assert cache.match_length(rendered(ids, "b"), image_token_id=IMAGE) == 0
         assert cache.get((Path("b"),), ids) is None
         assert cache.get((Path("a"),), [*ids[:10], 99]) is None
         assert cache.get((Path("a"),), [*ids, 99]) is None
 
-    def test_text_alone_is_not_kept(self) -> None:
+    def test_prefixes_without_images_are_not_stored(self) -> None:
         cache = PrefixCache(PLENTY)
         cache.put((), range(40), layers(40))
         assert (len(cache), cache.n_bytes) == (0, 0)
 
-    def test_memory_is_bounded_and_what_was_used_last_stays(self) -> None:
+    def test_the_least_recently_used_entry_is_evicted(self) -> None:
         cache = PrefixCache(2 * 10 * 128)
         for name in "abc":
             cache.put((Path(name),), [IMAGE] * 10, layers(10))
             cache.get((Path("a"),), [IMAGE] * 10)
         assert cache.n_bytes == cache.max_bytes
-        kept = [cache.get((Path(name),), [IMAGE] * 10) is not None for name in "abc"]
-        assert kept == [True, False, True]
-        cache.put((Path("d"),), [IMAGE] * 21, layers(21))  # larger than all of it
+        cached = [cache.get((Path(name),), [IMAGE] * 10) is not None for name in "abc"]
+        assert cached == [True, False, True]
+        cache.put((Path("d"),), [IMAGE] * 21, layers(21))  # larger than the cache
         assert len(cache) == 2
         cache.clear()
         assert (len(cache), cache.n_bytes) == (0, 0)
 
-    def test_nothing_is_kept_without_memory(self) -> None:
+    def test_a_cache_without_memory_stores_nothing(self) -> None:
         cache = PrefixCache(0)
         cache.put((Path("a"),), [IMAGE] * 10, layers(10))
         assert len(cache) == 0

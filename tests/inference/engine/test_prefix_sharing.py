@@ -1,4 +1,4 @@
-"""Shared beginnings: exact, grouped as they pay, computed once, refused where they do not hold."""
+"""Tests of prefix sharing: exact scores, groups, each prefix computed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ import transformers
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
-from mllm_msr.inference.engine.prefix_sharing import PrefixStates, arrange, prefix_of, split
+from mllm_msr.inference.engine.prefix_sharing import (
+    PrefixStates,
+    group_by_prefix,
+    prefix_key,
+    split_prefix,
+)
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.types import ChoiceScores, ImagePart, Message, Prompt, TextPart
@@ -38,7 +43,7 @@ def rendered(ids: Sequence[int], *images: str) -> Rendered:
 
 @dataclass
 class Work:
-    """What a model was given to compute."""
+    """Amount of computation of a model."""
 
     decoder_tokens: int = 0
     tower_images: int = 0
@@ -65,7 +70,7 @@ def observe(model: Any) -> Work:
     return work
 
 
-def plainly(
+def reference(
     loaded: LoadedCheckpoint, prompts: Sequence[Prompt], **options: Any
 ) -> dict[int, ChoiceScores]:
     with pytest.MonkeyPatch.context() as patch:
@@ -75,19 +80,19 @@ def plainly(
 
 class TestScores:
     @pytest.mark.parametrize("family", ["llava_next", "llama", "mistral", "packaged"])
-    def test_they_are_those_of_whole_prompts(
+    def test_scores_equal_those_of_whole_prompts(
         self, family: str, tiny_checkpoint: Checkpoint, images: Sequence[Path]
     ) -> None:
         loaded = load(family, tiny_checkpoint)
         shown: list[Path | None] = [*images, None] if loaded.supports_images else [None]
-        # Groups of several sizes, text among images, and one prompt that is like no other.
+        # Groups of several sizes, prompts with and without images, one prompt without a group.
         prompts = [
             question(user, item, shown[item % len(shown)])
             for user in range(5)
             for item in range(len(shown))
         ]
         prompts += [Prompt((Message("user", (TextPart("Well?"),)),), max_new_tokens=1), prompts[0]]
-        expected = plainly(loaded, prompts)
+        expected = reference(loaded, prompts)
         work = observe(loaded.model)
         for batch_size in (3, 16):
             scores = dict(Engine(loaded, batch_size=batch_size).score(prompts, ("yes", "no")))
@@ -97,13 +102,13 @@ class TestScores:
                 assert score.prompt_tokens == expected[index].prompt_tokens
         assert work.decoder_tokens < 2 * sum(score.prompt_tokens for score in expected.values())
 
-    def test_beginnings_are_computed_once(
+    def test_prefixes_are_computed_once(
         self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
     ) -> None:
         loaded = load("packaged", tiny_checkpoint)
         prompts = [question(user, item, images[item]) for user in range(8) for item in range(3)]
         work = observe(loaded.model)
-        plain = plainly(loaded, prompts, batch_size=6)
+        plain = reference(loaded, prompts, batch_size=6)
         whole = sum(score.prompt_tokens for score in plain.values())
         assert work.tower_images == 24
         assert work.decoder_tokens >= whole
@@ -114,22 +119,22 @@ class TestScores:
         assert work.tower_images == 3
         assert work.decoder_tokens < 0.6 * whole
 
-    def test_a_bad_prompt_fails_alone(
+    def test_a_failing_prompt_does_not_fail_its_batch(
         self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
     ) -> None:
         loaded = load("llava_next", tiny_checkpoint)
         prompts = [question(user, 0, images[0]) for user in range(6)]
-        expected = plainly(loaded, prompts)
-        poison = max(expected.values(), key=lambda score: score.prompt_tokens).prompt_tokens
+        expected = reference(loaded, prompts)
+        failing = max(expected.values(), key=lambda score: score.prompt_tokens).prompt_tokens
 
-        def refuse(_: Any, args: Any, kwargs: Any) -> None:
-            if int(kwargs["attention_mask"].sum(dim=1).max()) == poison:
+        def fail(_: Any, args: Any, kwargs: Any) -> None:
+            if int(kwargs["attention_mask"].sum(dim=1).max()) == failing:
                 raise RuntimeError("the kernel says no")
 
-        loaded.model.register_forward_pre_hook(refuse, with_kwargs=True)
+        loaded.model.register_forward_pre_hook(fail, with_kwargs=True)
         scores = dict(Engine(loaded).score(prompts, ("yes", "no")))
         for index, score in scores.items():
-            bad = expected[index].prompt_tokens == poison
+            bad = expected[index].prompt_tokens == failing
             assert score.error == ("the kernel says no" if bad else None)
             if not bad:
                 assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
@@ -139,7 +144,7 @@ class TestScores:
     ) -> None:
         loaded = load("llava_next", tiny_checkpoint)
         prompts = [question(user, 0, images[0]) for user in range(8)]
-        expected = plainly(loaded, prompts)
+        expected = reference(loaded, prompts)
 
         def small(_: Any, args: Any, kwargs: Any) -> None:
             if len(kwargs["input_ids"]) > 4:
@@ -148,13 +153,13 @@ class TestScores:
         loaded.model.register_forward_pre_hook(small, with_kwargs=True)
         work = observe(loaded.model)
         scores = dict(Engine(loaded).score(prompts, ("yes", "no")))
-        assert work.rows == [1, 1, 4, 4]  # the beginning twice, since memory was freed between
+        assert work.rows == [1, 1, 4, 4]  # the prefix twice, since memory was freed in between
         for index, score in scores.items():
             assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
 
 
-class TestArrange:
-    def test_images_make_groups_of_equal_rounded_length(self) -> None:
+class TestGroupByPrefix:
+    def test_prompts_with_equal_images_form_groups(self) -> None:
         a, b = [IMAGE] * 4 + list(range(20, 36)), [IMAGE] * 4 + list(range(40, 56))
         prompts = [
             rendered([*b, 1, 1], "b"),
@@ -164,53 +169,53 @@ class TestArrange:
             rendered([*a, 3, 2], "a"),
             rendered([*a, 3, 2], "c"),
         ]
-        places = arrange(prompts, image_token_id=IMAGE)
-        assert places == [(1, 16), (3, 16), (4, 16), (0, 16), (2, 16), (5, 0)]
+        order = group_by_prefix(prompts, image_token_id=IMAGE)
+        assert order == [(1, 16), (3, 16), (4, 16), (0, 16), (2, 16), (5, 0)]
 
-    def test_a_image_is_never_cut(self) -> None:
+    def test_an_image_is_never_cut(self) -> None:
         prompts = [rendered([*[IMAGE] * 21, n, n], "a") for n in (1, 2)]
-        assert arrange(prompts, image_token_id=IMAGE) == [(0, 21), (1, 21)]
+        assert group_by_prefix(prompts, image_token_id=IMAGE) == [(0, 21), (1, 21)]
         early = [rendered([*range(20, 40), n, *[IMAGE] * 4, 1], "a") for n in (1, 2)]
-        assert arrange(early, image_token_id=IMAGE) == [(0, 0), (1, 0)]
+        assert group_by_prefix(early, image_token_id=IMAGE) == [(0, 0), (1, 0)]
 
-    def test_users_who_share_a_history_are_not_joined_by_the_instruction(self) -> None:
+    def test_a_short_common_instruction_does_not_join_groups(self) -> None:
         instruction = list(range(100, 120))
         histories = [[*instruction, *[user] * 60] for user in range(3)]
         prompts = [rendered([*history, n]) for history in histories for n in range(4)]
-        assert {shared for _, shared in arrange(prompts, image_token_id=None)} == {80}
+        assert {shared for _, shared in group_by_prefix(prompts, image_token_id=None)} == {80}
 
     def test_the_last_token_is_never_shared(self) -> None:
         same = [rendered(range(33)) for _ in range(3)]
-        assert [shared for _, shared in arrange(same, image_token_id=None)] == [32, 32, 32]
+        assert [shared for _, shared in group_by_prefix(same, image_token_id=None)] == [32, 32, 32]
         inside = [rendered(range(32)), rendered(range(40))]
-        assert [shared for _, shared in arrange(inside, image_token_id=None)] == [16, 16]
+        assert [shared for _, shared in group_by_prefix(inside, image_token_id=None)] == [16, 16]
 
-    def test_little_in_common_is_not_worth_a_pass(self) -> None:
+    def test_short_prefixes_are_not_shared(self) -> None:
         prompts = [rendered([*range(15), n]) for n in range(5)]
-        assert arrange(prompts, image_token_id=None) == [(n, 0) for n in range(5)]
-        assert arrange([], image_token_id=None) == []
+        assert group_by_prefix(prompts, image_token_id=None) == [(n, 0) for n in range(5)]
+        assert group_by_prefix([], image_token_id=None) == []
 
-    def test_a_prompt_is_split_without_loss(self) -> None:
+    def test_prefix_and_suffix_form_the_prompt(self) -> None:
         prompt = rendered([IMAGE, IMAGE, 1, 2, 3], "a")
-        begin, rest = split(prompt, 3)
-        assert begin.input_ids + rest.input_ids == prompt.input_ids
-        assert begin.images == prompt.images
-        assert rest.images == ()
+        prefix, suffix = split_prefix(prompt, 3)
+        assert prefix.input_ids + suffix.input_ids == prompt.input_ids
+        assert prefix.images == prompt.images
+        assert suffix.images == ()
 
 
-class TestStates:
-    def test_what_the_last_batch_needed_is_kept(self) -> None:
+class TestPrefixStates:
+    def test_prefixes_of_the_previous_batch_are_reused(self) -> None:
         states, asked = PrefixStates(PrefixCache(0)), []
-        a, b, c = (prefix_of(rendered([n])) for n in range(3))
+        a, b, c = (prefix_key(rendered([n])) for n in range(3))
 
         def give(batch: Sequence[Any]) -> list[float]:
-            def run(rows: Sequence[int]) -> transformers.DynamicCache:
+            def prefill(rows: Sequence[int]) -> transformers.DynamicCache:
                 asked.append([batch[row] for row in rows])
                 values = torch.tensor([float(batch[row][1][0]) for row in rows])
                 keys = values.reshape(-1, 1, 1, 1).expand(-1, 2, 3, 4)
                 return transformers.DynamicCache([(keys, -keys)])
 
-            layer = states.for_rows(batch, run).layers[0]
+            layer = states.for_rows(batch, prefill).layers[0]
             assert layer.keys.shape == (len(batch), 2, 3, 4)
             assert torch.equal(layer.values, -layer.keys)
             return layer.keys[:, 0, 0, 0].tolist()

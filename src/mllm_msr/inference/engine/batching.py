@@ -1,8 +1,8 @@
-"""Which prompts are worked on together: the order of a window, and what fits into a batch.
+"""Scheduling of requests: their order within a window, and which ones fit into a batch.
 
-The engine's part that needs no model. Prompts are sorted by length, so that little is padding, or
-stand beside those that begin alike, so that the beginning is read once; batches and answers that
-are written side by side are bounded in rows and in tokens.
+The part of the engine that needs no model. Requests are sorted by length, to reduce padding, or
+grouped by common prefix, so that the prefix is computed once. Batches are limited in rows and
+tokens.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mllm_msr.inference.engine.prefix_sharing import arrange
+from mllm_msr.inference.engine.prefix_sharing import group_by_prefix
 from mllm_msr.models.inputs import Rendered
 
-# New answers begin when one in so many places is free: prompts are cheaper to read together.
-_FREE_PART: Final = 4
+# New requests are admitted when at least 1/4 of the rows is free, as prefill is cheaper in batches.
+_ADMISSION_DIVISOR: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Request:
     """A prompt that waits for its result.
 
     Attributes:
-        index: Its place among all prompts.
-        rendered: The prompt.
-        max_new_tokens: Tokens that may be written, 0 to score.
-        n_shared: First tokens that its neighbours have too.
+        index: Index of the prompt among all prompts.
+        rendered: The rendered prompt.
+        max_new_tokens: Most tokens to generate; 0 to score.
+        n_shared: Length of the prefix whose keys and values are shared or cached, in tokens.
     """
 
     index: int
@@ -36,99 +36,103 @@ class Job:
     n_shared: int = 0
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens that it may come to."""
+    def max_tokens(self) -> int:
+        """Return the largest number of tokens that the sequence may reach."""
         return len(self.rendered.input_ids) + self.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What may be worked on at once.
+class BatchLimits:
+    """Size limits of a batch.
 
     Attributes:
-        rows: Most jobs, at least 1.
-        tokens: Most tokens, padding and new tokens included; a longer job runs alone.
+        rows: Most requests, at least 1.
+        tokens: Most tokens, including padding and new tokens. A longer request runs alone.
     """
 
     rows: int
     tokens: int
 
-    def holds(self, n_rows: int, longest: int) -> bool:
-        """Whether so many jobs fit, the longest of so many tokens."""
+    def allow(self, n_rows: int, longest: int) -> bool:
+        """Return whether a batch of `n_rows` requests fits, the longest of `longest` tokens."""
         return n_rows == 1 or (n_rows <= self.rows and n_rows * longest <= self.tokens)
 
 
-def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs by length, so that what does not fit into memory shows at once."""
-    return sorted(jobs, key=lambda job: (job.max_new_tokens, job.n_tokens), reverse=True)
+def sort_longest_first(requests: Sequence[Request]) -> list[Request]:
+    """Sort requests by length, so that a batch that exceeds the memory fails early."""
+    return sorted(requests, key=lambda r: (r.max_new_tokens, r.max_tokens), reverse=True)
 
 
-def side_by_side(jobs: Sequence[Job], *, image_token_id: int | None) -> list[Job]:
-    """Jobs that begin alike after one another, those that stand alone last."""
-    places = arrange([job.rendered for job in jobs], image_token_id=image_token_id)
-    return [replace(jobs[place], n_shared=n_shared) for place, n_shared in places]
+def sort_by_prefix(requests: Sequence[Request], *, image_token_id: int | None) -> list[Request]:
+    """Order requests with a common prefix consecutively, those without one last."""
+    order = group_by_prefix([r.rendered for r in requests], image_token_id=image_token_id)
+    return [replace(requests[index], n_shared=n_shared) for index, n_shared in order]
 
 
-def most_shared_first(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs by what they share with others, then by length."""
-    return sorted(jobs, key=lambda job: (job.n_shared, job.n_tokens), reverse=True)
+def sort_longest_prefix_first(requests: Sequence[Request]) -> list[Request]:
+    """Sort requests by the length of their prefix, then by their own length."""
+    return sorted(requests, key=lambda r: (r.n_shared, r.max_tokens), reverse=True)
 
 
-def with_known(jobs: Sequence[Job], n_known: Callable[[Rendered], int]) -> list[Job]:
-    """Prompts that share nothing with their neighbours may have been read in part before.
+def use_cached_prefixes(
+    requests: Sequence[Request], n_cached: Callable[[Rendered], int]
+) -> list[Request]:
+    """Set the cached prefix of requests that share no prefix with their neighbors.
 
     Args:
-        jobs: Jobs, those that share side by side.
-        n_known: First tokens of a prompt that the model has read already.
+        requests: Requests, those with a common prefix consecutively.
+        n_cached: Returns how many leading tokens of a prompt are cached.
 
     Returns:
-        The jobs that share as they stand, then the others, which need not stand beside what they
-        share, sorted by length.
+        The requests with a shared prefix in their order, then the others by length.
     """
-    grouped = [job for job in jobs if job.n_shared]
-    lone = [replace(job, n_shared=n_known(job.rendered)) for job in jobs if not job.n_shared]
-    return [*grouped, *most_shared_first(lone)]
+    grouped = [r for r in requests if r.n_shared]
+    single = [replace(r, n_shared=n_cached(r.rendered)) for r in requests if not r.n_shared]
+    return [*grouped, *sort_longest_prefix_first(single)]
 
 
-def next_batch(jobs: deque[Job], room: Room) -> list[Job]:
-    """Take jobs of one kind from the front, as many as there is room for.
+def next_batch(waiting: deque[Request], limits: BatchLimits) -> list[Request]:
+    """Remove and return the next batch: requests of one kind, as many as the limits allow.
 
     Args:
-        jobs: At least one; what is returned is taken out.
-        room: Bounds of the batch.
+        waiting: At least one request.
+        limits: Size limits of the batch.
     """
-    batch = [jobs.popleft()]
-    first, longest = batch[0], batch[0].n_tokens
-    while jobs:
-        job = jobs[0]
-        longest = max(longest, job.n_tokens)
-        alike = (job.max_new_tokens, job.n_shared) == (first.max_new_tokens, first.n_shared)
-        if not alike or not room.holds(len(batch) + 1, longest):
+    batch = [waiting.popleft()]
+    first, longest = batch[0], batch[0].max_tokens
+    while waiting:
+        request = waiting[0]
+        longest = max(longest, request.max_tokens)
+        same_kind = request.max_new_tokens == first.max_new_tokens
+        same_kind = same_kind and request.n_shared == first.n_shared
+        if not same_kind or not limits.allow(len(batch) + 1, longest):
             break
-        batch.append(jobs.popleft())
+        batch.append(waiting.popleft())
     return batch
 
 
-def next_answers(jobs: deque[Job], writing: Sequence[Job], room: Room) -> list[Job]:
-    """Take the jobs that begin beside those that are being written.
+def admit(
+    waiting: deque[Request], running: Sequence[Request], limits: BatchLimits
+) -> list[Request]:
+    """Remove and return the requests to prefill next to the running ones.
 
     Args:
-        jobs: Jobs that wait; what is returned is taken out.
-        writing: Jobs whose answers are being written.
-        room: Bounds of both together.
+        waiting: Requests that have not started.
+        running: Requests that are being decoded.
+        limits: Size limits of both together.
 
     Returns:
-        None unless enough places are free to make it worth it.
+        Requests with one prefix length. Empty unless enough rows are free for a batched prefill.
     """
-    begun: list[Job] = []
-    if len(writing) + max(room.rows // _FREE_PART, 1) > room.rows:
-        return begun
-    longest = max((job.n_tokens for job in writing), default=0)
-    while jobs and len(writing) + len(begun) < room.rows:
-        if begun and jobs[0].n_shared != begun[0].n_shared:
+    admitted: list[Request] = []
+    if len(running) + max(limits.rows // _ADMISSION_DIVISOR, 1) > limits.rows:
+        return admitted
+    longest = max((request.max_tokens for request in running), default=0)
+    while waiting and len(running) + len(admitted) < limits.rows:
+        if admitted and waiting[0].n_shared != admitted[0].n_shared:
             break
-        longest = max(longest, jobs[0].n_tokens)
-        if not room.holds(len(writing) + len(begun) + 1, longest):
+        longest = max(longest, waiting[0].max_tokens)
+        if not limits.allow(len(running) + len(admitted) + 1, longest):
             break
-        begun.append(jobs.popleft())
-    return begun
+        admitted.append(waiting.popleft())
+    return admitted

@@ -1,11 +1,11 @@
-"""Runs a loaded checkpoint over many prompts: look-ahead, batches, memory limits.
+"""Inference engine: runs a loaded checkpoint on many prompts.
 
-Shared by the backends that hold a model in this process. Prompts are read a window ahead and
-worked on in the company that `_jobs.py` chooses: beside those that begin alike, where the model
-lets `_prefixes.py` share that. Answers are written side by side and make room for each other as
-they end, where it lets `_decoding.py` do so. A batch that does not fit into memory is halved, and
-the smaller size is remembered. The paper's yes / no probability (section 3.3.2) is read here, from
-the logits of the first new token.
+Shared by the backends that run a model in this process. Prompts are read in windows, ordered by
+`batching.py`, and run in batches. If the model supports it, prompts with a common prefix share its
+keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
+speculative decoding (`generation.py`). A batch that exceeds the memory is halved, and the smaller
+size is used from then on. The paper's yes / no probability (section 3.3.2) is read here, from the
+logits of the first new token.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from transformers import DynamicCache
 
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
 from mllm_msr.inference.engine.batching import (
-    Job,
-    Room,
-    longest_first,
-    most_shared_first,
-    next_answers,
+    BatchLimits,
+    Request,
+    admit,
     next_batch,
-    side_by_side,
-    with_known,
+    sort_by_prefix,
+    sort_longest_first,
+    sort_longest_prefix_first,
+    use_cached_prefixes,
 )
-from mllm_msr.inference.engine.generation import Rows, can_write
-from mllm_msr.inference.engine.logits import last_places, precise_choices
+from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
+from mllm_msr.inference.engine.logits import float32_choices, logits_at
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
-from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_of, split
-from mllm_msr.inference.engine.prompt_lookup import Speculation
+from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
+from mllm_msr.inference.engine.prompt_lookup import PromptLookup
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_sharing import can_share_prefixes
@@ -47,24 +47,25 @@ _Result = TypeVar("_Result", Completion, ChoiceScores)
 
 logger = logging.getLogger(__name__)
 
-# Batches that are sorted together: more saves padding, fewer gives first results sooner.
-_BATCHES_AHEAD: Final = 16
+# Batches per window: more reduces padding, fewer returns the first results sooner.
+_BATCHES_PER_WINDOW: Final = 16
 
-# What a model raises on prompts that it cannot take.
-_FAULTS: Final = (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError)
+# Exceptions that a model raises for single prompts.
+_PROMPT_ERRORS: Final = (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError)
 
 
 class Engine:
-    """One model, driven for its backend.
+    """Inference engine of one model.
 
     Args:
         loaded: The checkpoint.
         batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, padding and new tokens included; a prompt
-            longer than that runs alone.
-        prefix_cache_bytes: Memory for what the model has read of images that are asked about
-            again in later calls.
-        speculative_tokens: Most tokens of an answer that are guessed at once; 0 guesses none.
+        max_batch_tokens: Most tokens in a batch, including padding and new tokens. A longer prompt
+            runs alone.
+        prefix_cache_bytes: Memory for the keys and values of prompts with images that later calls
+            may reuse; 0 disables the cache.
+        speculative_tokens: Most draft tokens per sequence and step; 0 disables speculative
+            decoding.
     """
 
     def __init__(
@@ -83,14 +84,17 @@ class Engine:
         self._renderer = Renderer(
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
-        self._shares = can_share_prefixes(loaded.model.config)
-        self._writes = self._shares and can_write(loaded.model)
+        self._shares_prefixes = can_share_prefixes(loaded.model.config)
+        self._batches_continuously = self._shares_prefixes and can_batch_continuously(loaded.model)
         self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
-        self._cache = PrefixCache(prefix_cache_bytes if self._shares else 0)
+        self._cache = PrefixCache(prefix_cache_bytes if self._shares_prefixes else 0)
         self._states = PrefixStates(self._cache)
-        self._speculation = Speculation(speculative_tokens)
-        self._end_ids = _end_ids(loaded)
-        # What a checkpoint suggests about sampling and penalties is put aside: answers are greedy.
+        self._drafts = PromptLookup(speculative_tokens)
+        tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+        eos = loaded.model.generation_config.eos_token_id
+        eos_ids = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
+        self._end_ids = frozenset(int(token_id) for token_id in eos_ids if token_id is not None)
+        # Replaces the checkpoint's sampling and penalty settings: decoding is greedy.
         self._model.generation_config = transformers.GenerationConfig(
             do_sample=False,
             eos_token_id=sorted(self._end_ids) or None,
@@ -98,86 +102,73 @@ class Engine:
         )
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """See `Backend.generate`."""
+        """Generate completions; see `Backend.generate`."""
 
-        def work_off(jobs: deque[Job]) -> Iterator[tuple[int, Completion]]:
-            if self._writes:
-                return self._write(jobs)
-            return self._work_off(jobs, self._generate_batch, _failed_completion)
+        def run_window(requests: deque[Request]) -> Iterator[tuple[int, Completion]]:
+            if self._batches_continuously:
+                return self._decode_continuously(requests)
+            return self._run_batches(requests, self._generate_batch, _failed_completion)
 
-        return self._run(prompts, work_off, _failed_completion, answers=True)
+        return self._run(prompts, run_window, _failed_completion, generating=True)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """See `Backend.score`."""
+        """Score choices; see `Backend.score`."""
 
-        def work(batch: Sequence[Job]) -> list[ChoiceScores]:
+        def run_batch(batch: Sequence[Request]) -> list[ChoiceScores]:
             return self._score_batch(batch, choices)
 
-        def work_off(jobs: deque[Job]) -> Iterator[tuple[int, ChoiceScores]]:
-            return self._work_off(jobs, work, _failed_scores)
+        def run_window(requests: deque[Request]) -> Iterator[tuple[int, ChoiceScores]]:
+            return self._run_batches(requests, run_batch, _failed_scores)
 
-        return self._run(prompts, work_off, _failed_scores, answers=False)
+        return self._run(prompts, run_window, _failed_scores, generating=False)
 
-    def forget(self) -> None:
-        """Drop what earlier prompts have left in memory."""
+    def clear_caches(self) -> None:
+        """Remove everything that earlier prompts left in memory. Results do not depend on it."""
         self._states.clear()
         self._cache.clear()
-        self._speculation.clear()
+        self._drafts.clear()
 
     def close(self) -> None:
-        """Let the model go."""
+        """Free the model and all caches."""
         self._model = None
-        self.forget()
+        self.clear_caches()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _run(
         self,
         prompts: Iterable[Prompt],
-        work_off: Callable[[deque[Job]], Iterator[tuple[int, _Result]]],
+        run_window: Callable[[deque[Request]], Iterator[tuple[int, _Result]]],
         failed: Callable[[Exception], _Result],
         *,
-        answers: bool,
+        generating: bool,
     ) -> Iterator[tuple[int, _Result]]:
-        """Yield (index, result) for every prompt, window by window."""
+        """Yield the index and result of every prompt, window by window."""
         if self._model is None:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
+            raise BackendError("The backend is closed. Create a new one.")
         numbered = enumerate(prompts)
-        while window := self._read_ahead(numbered):
-            jobs = []
+        while window := self._read_window(numbered):
+            requests = []
             for index, prompt, rendered in window:
                 if isinstance(rendered, Exception):
                     yield index, failed(rendered)
                 else:
-                    jobs.append(Job(index, rendered, prompt.max_new_tokens if answers else 0))
-            yield from work_off(deque(self._arranged(jobs, answers=answers)))
+                    n_new = prompt.max_new_tokens if generating else 0
+                    requests.append(Request(index, rendered, n_new))
+            yield from run_window(deque(self._order(requests, generating=generating)))
             self._states.clear()
 
-    def _arranged(self, jobs: Sequence[Job], *, answers: bool) -> list[Job]:
-        """The jobs of a window in the order in which they are worked off."""
-        ordered = longest_first(jobs)
-        if self._shares and (self._writes or not answers):
-            ordered = side_by_side(ordered, image_token_id=self._image_token_id)
-        if self._writes and answers:  # what they share is the instruction: length matters more
-            return most_shared_first(ordered)
-        if self._cache.max_bytes:
-            n_known = functools.partial(self._cache.n_known, image_token_id=self._image_token_id)
-            return with_known(ordered, n_known)
-        return ordered
-
-    def _read_ahead(
+    def _read_window(
         self, numbered: Iterator[tuple[int, Prompt]]
     ) -> list[tuple[int, Prompt, Rendered | Exception]]:
-        """Render the next prompts, as many as are worth sorting and whose images are kept."""
+        """Render the next prompts: enough to sort, and no more than the image cache can hold."""
         window: list[tuple[int, Prompt, Rendered | Exception]] = []
         images = self._renderer.images
-        # Half of the cache, so that the last image does not push out the first.
+        # Half of the cache, so that the last image of a window does not evict the first.
         enough = images.n_prepared_bytes + images.max_bytes // 2
-        for index, prompt in itertools.islice(numbered, self._batch_size * _BATCHES_AHEAD):
+        for index, prompt in itertools.islice(numbered, self._batch_size * _BATCHES_PER_WINDOW):
             self._renderer.check(prompt)
             try:
                 window.append((index, prompt, self._renderer.render(prompt)))
@@ -187,90 +178,141 @@ class Engine:
                 break
         return window
 
-    def _work_off(
+    def _order(self, requests: Sequence[Request], *, generating: bool) -> list[Request]:
+        """Return the requests of a window in the order in which they run."""
+        ordered = sort_longest_first(requests)
+        if self._shares_prefixes and (self._batches_continuously or not generating):
+            ordered = sort_by_prefix(ordered, image_token_id=self._image_token_id)
+        if self._batches_continuously and generating:
+            # Generation prompts share only the instruction, so their length matters more.
+            return sort_longest_prefix_first(ordered)
+        if self._cache.max_bytes:
+            n_cached = functools.partial(
+                self._cache.match_length, image_token_id=self._image_token_id
+            )
+            return use_cached_prefixes(ordered, n_cached)
+        return ordered
+
+    def _run_batches(
         self,
-        jobs: deque[Job],
-        work: Callable[[Sequence[Job]], list[_Result]],
+        requests: deque[Request],
+        run_batch: Callable[[Sequence[Request]], list[_Result]],
         failed: Callable[[Exception], _Result],
     ) -> Iterator[tuple[int, _Result]]:
-        alone = 0  # jobs at the front that failed together and are tried one by one
-        while jobs:
-            batch = next_batch(jobs, self._room(alone=alone > 0))
-            alone = max(alone - 1, 0)
+        """Run requests in static batches."""
+        n_single = 0  # requests at the front whose batch failed and that now run one by one
+        while requests:
+            batch = next_batch(requests, self._limits(single=n_single > 0))
+            n_single = max(n_single - 1, 0)
             try:
-                results = work(batch)
+                results = run_batch(batch)
             except AnswerTokenError:
                 raise
-            except _FAULTS as error:
+            except _PROMPT_ERRORS as error:
                 if len(batch) > 1:
-                    jobs.extendleft(reversed(batch))
+                    requests.extendleft(reversed(batch))
                     if _is_out_of_memory(error):
-                        self._halve(len(batch))
+                        self._halve_batch_size(len(batch))
                     else:
-                        alone = len(batch)
+                        n_single = len(batch)
                     continue
                 results = [failed(error)]
-            yield from zip((job.index for job in batch), results, strict=True)
+            yield from zip((request.index for request in batch), results, strict=True)
 
-    def _write(self, jobs: deque[Job]) -> Iterator[tuple[int, Completion]]:
-        """Write answers side by side, each leaving as it ends."""
-        rows, writing = Rows(self._model, self._speculation), list[Job]()
-        alone = 0  # jobs at the front that failed together and are tried one by one
-        while jobs or writing:
+    def _decode_continuously(self, requests: deque[Request]) -> Iterator[tuple[int, Completion]]:
+        """Generate with continuous batching, yielding each completion as soon as it ends."""
+        batch, running = DecodingBatch(self._model, self._drafts), list[Request]()
+        n_single = 0  # requests at the front whose batch failed and that now run one by one
+        while requests or running:
             try:
-                begun = next_answers(jobs, writing, self._room(alone=alone > 0))
-                writing += begun
-                if begun:
-                    shared = len(begun) > 1 and begun[0].n_shared > 0
-                    inputs, last = self._continued(begun) if shared else self._whole(begun)
-                    rows.add([job.rendered.input_ids for job in begun], inputs, last)
+                admitted = admit(requests, running, self._limits(single=n_single > 0))
+                running += admitted
+                if admitted:
+                    shared = len(admitted) > 1 and admitted[0].n_shared > 0
+                    inputs, last = (self._suffix_inputs if shared else self._full_inputs)(admitted)
+                    batch.prefill([r.rendered.input_ids for r in admitted], inputs, last)
                 else:
-                    rows.step()
-            except _FAULTS as error:
-                alone = self._set_back(jobs, writing, error, alone=alone)
-                if len(writing) == 1:
-                    yield writing[0].index, _failed_completion(error)
-                rows, writing = Rows(self._model, self._speculation), []
+                    batch.decode()
+            except _PROMPT_ERRORS as error:
+                if len(running) == 1:
+                    yield running[0].index, _failed_completion(error)
+                    n_single = max(n_single - 1, 0)
+                else:
+                    requests.extendleft(reversed(running))
+                    if _is_out_of_memory(error):
+                        self._halve_batch_size(len(running))
+                    else:
+                        n_single = len(running)
+                batch, running = DecodingBatch(self._model, self._drafts), []
                 continue
-            going = [n for n, job in enumerate(writing) if not self._ended(job, rows.written[n])]
-            if len(going) == len(writing):
-                continue
-            for row in sorted(set(range(len(writing))) - set(going)):
-                job = writing[row]
-                yield job.index, self._completion(job, rows.written[row][: job.max_new_tokens])
-            alone = max(alone - len(writing) + len(going), 0)
-            writing = [writing[row] for row in going]
-            rows.keep(going)
+            unfinished = []
+            for row, (request, tokens) in enumerate(zip(running, batch.generated, strict=True)):
+                if len(tokens) < request.max_new_tokens and self._end_ids.isdisjoint(tokens):
+                    unfinished.append(row)
+                else:
+                    yield request.index, self._completion(request, tokens[: request.max_new_tokens])
+            if len(unfinished) < len(running):
+                n_single = max(n_single - (len(running) - len(unfinished)), 0)
+                running = [running[row] for row in unfinished]
+                batch.select(unfinished)
 
-    def _set_back(
-        self, jobs: deque[Job], writing: Sequence[Job], error: Exception, *, alone: int
-    ) -> int:
-        """Put answers that failed together back; returns how many are to be tried one by one."""
-        if len(writing) == 1:
-            return max(alone - 1, 0)
-        jobs.extendleft(reversed(writing))
-        if _is_out_of_memory(error):
-            self._halve(len(writing))
-            return alone
-        return len(writing)
+    def _limits(self, *, single: bool) -> BatchLimits:
+        return BatchLimits(1 if single else self._batch_size, self._max_batch_tokens)
 
-    def _ended(self, job: Job, written: Sequence[int]) -> bool:
-        return len(written) >= job.max_new_tokens or not self._end_ids.isdisjoint(written)
-
-    def _room(self, *, alone: bool) -> Room:
-        return Room(1 if alone else self._batch_size, self._max_batch_tokens)
-
-    def _halve(self, n_rows: int) -> None:
+    def _halve_batch_size(self, n_rows: int) -> None:
         self._batch_size = max(1, n_rows // 2)
-        self.forget()
+        self.clear_caches()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        logger.warning("Out of memory: going on with %d prompts a batch.", self._batch_size)
+        logger.warning("Out of memory. The batch size is now %d.", self._batch_size)
+
+    @torch.inference_mode()
+    def _generate_batch(self, batch: Sequence[Request]) -> list[Completion]:
+        inputs = self._inputs([request.rendered for request in batch], "left")
+        output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()  # [batch, new tokens]
+        return [self._completion(request, ids) for request, ids in zip(batch, new, strict=True)]
+
+    def _completion(self, request: Request, ids: list[int]) -> Completion:
+        content = list(itertools.takewhile(lambda token: token not in self._end_ids, ids))
+        text = self._renderer.tokenizer.decode(content, skip_special_tokens=True)
+        ended = len(content) < len(ids)
+        return Completion(
+            text=text.strip(),
+            prompt_tokens=len(request.rendered.input_ids),
+            output_tokens=len(content) + ended,
+            finish_reason="stop" if ended else "length",
+        )
+
+    @torch.inference_mode()
+    def _score_batch(self, batch: Sequence[Request], choices: Sequence[str]) -> list[ChoiceScores]:
+        ids = torch.tensor(
+            [self._renderer.choice_ids(request.rendered.input_ids, choices) for request in batch],
+            device=self._model.device,
+        )  # [batch, choices]
+        # A single prompt, as after a batch that failed, runs as a whole: it depends on no other.
+        shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
+        inputs, last = (self._suffix_inputs if shared else self._full_inputs)(batch)
+        if store := not shared and self._cache.max_bytes > 0:
+            inputs["past_key_values"] = DynamicCache()
+        with logits_at(self._model, last), float32_choices(self._model, ids):
+            output = self._model(**inputs, use_cache=store)
+        logits = output.logits  # [batch, 1, vocabulary]
+        if store:
+            for row, request in enumerate(batch):
+                states = inputs["past_key_values"].layers
+                layers = [(layer.keys[row], layer.values[row]) for layer in states]
+                self._cache.put(request.rendered.images, request.rendered.input_ids, layers)
+        log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
+        return [
+            _scores(request, row)
+            for request, row in zip(batch, log_probs.double().tolist(), strict=True)
+        ]
 
     def _inputs(
         self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]
     ) -> dict[str, Any]:
-        """The model's inputs on its device, images in its precision."""
+        """Return the model's inputs on its device, images in its precision."""
         inputs = self._renderer.collate(batch, pad_side=pad_side, with_answers=False)
         dtype = self._model.dtype
         return {
@@ -278,105 +320,53 @@ class Engine:
             for name, tensor in inputs.items()
         }
 
-    @torch.inference_mode()
-    def _generate_batch(self, batch: Sequence[Job]) -> list[Completion]:
-        inputs = self._inputs([job.rendered for job in batch], "left")
-        output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()  # [batch, new tokens]
-        return [self._completion(job, ids) for job, ids in zip(batch, new, strict=True)]
-
-    def _completion(self, job: Job, ids: list[int]) -> Completion:
-        words = list(itertools.takewhile(lambda token: token not in self._end_ids, ids))
-        text = self._renderer.tokenizer.decode(words, skip_special_tokens=True)
-        ended = len(words) < len(ids)
-        return Completion(
-            text=text.strip(),
-            prompt_tokens=len(job.rendered.input_ids),
-            output_tokens=len(words) + ended,
-            finish_reason="stop" if ended else "length",
-        )
-
-    @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[Job], choices: Sequence[str]) -> list[ChoiceScores]:
-        ids = torch.tensor(
-            [self._renderer.choice_ids(job.rendered.input_ids, choices) for job in batch],
-            device=self._model.device,
-        )  # [batch, choices]
-        # Alone, as after a batch that failed, a prompt depends on no other.
-        shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
-        inputs, last = self._continued(batch) if shared else self._whole(batch)
-        if keeps := not shared and self._cache.max_bytes > 0:
-            inputs["past_key_values"] = DynamicCache()
-        with last_places(self._model, last), precise_choices(self._model, ids):
-            output = self._model(**inputs, use_cache=keeps)
-        logits = output.logits  # [batch, 1, vocabulary]
-        if keeps:
-            self._keep(batch, inputs["past_key_values"])
-        log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
-        return [
-            _scores(job, row) for job, row in zip(batch, log_probs.double().tolist(), strict=True)
-        ]
-
-    def _keep(self, batch: Sequence[Job], states: DynamicCache) -> None:
-        """Remember whole prompts, padded on the right, that begin with a image."""
-        for row, job in enumerate(batch):
-            layers = [(layer.keys[row], layer.values[row]) for layer in states.layers]
-            self._cache.put(job.rendered.images, job.rendered.input_ids, layers)
-
-    def _whole(self, batch: Sequence[Job]) -> tuple[dict[str, Any], Tensor]:
-        """Inputs of whole prompts, and where in them each one ends [batch]."""
-        # Padded on the right, positions are those of the prompt alone for every kind of model.
-        inputs = self._inputs([job.rendered for job in batch], "right")
+    def _full_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor]:
+        """Return the inputs of whole prompts and the position of their last tokens [batch]."""
+        # With padding on the right, every kind of model uses the positions of the prompt alone.
+        inputs = self._inputs([request.rendered for request in batch], "right")
         return inputs, inputs["attention_mask"].sum(dim=1) - 1
 
-    def _continued(self, batch: Sequence[Job]) -> tuple[dict[str, Any], Tensor]:
-        """The same for what follows the shared beginnings, which the model has run over."""
+    def _suffix_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor]:
+        """Return the inputs of the suffixes after shared prefixes, whose states are computed."""
         n_shared = batch[0].n_shared
-        begins, rests = zip(*(split(job.rendered, n_shared) for job in batch), strict=True)
+        prefixes, suffixes = zip(*(split_prefix(r.rendered, n_shared) for r in batch), strict=True)
 
-        def run(rows: Sequence[int]) -> DynamicCache:
+        def prefill(rows: Sequence[int]) -> DynamicCache:
             cache = DynamicCache()
-            inputs = self._inputs([begins[row] for row in rows], "right")
+            inputs = self._inputs([prefixes[row] for row in rows], "right")
             last = inputs["attention_mask"].sum(dim=1) - 1
-            with last_places(self._model, last):
+            with logits_at(self._model, last):
                 self._model(**inputs, past_key_values=cache, use_cache=True)
             return cache
 
-        states = self._states.for_rows([prefix_of(begin) for begin in begins], run)
-        inputs = self._inputs(rests, "right")
+        states = self._states.for_rows([prefix_key(prefix) for prefix in prefixes], prefill)
+        inputs = self._inputs(suffixes, "right")
         mask = inputs["attention_mask"]
-        seen = mask.new_ones(len(batch), n_shared)
-        inputs["attention_mask"] = torch.cat([seen, mask], dim=1)  # [batch, shared + length]
+        prefix_mask = mask.new_ones(len(batch), n_shared)
+        inputs["attention_mask"] = torch.cat([prefix_mask, mask], dim=1)  # [batch, total length]
         return {**inputs, "past_key_values": states}, mask.sum(dim=1) - 1
-
-
-def _end_ids(loaded: LoadedCheckpoint) -> frozenset[int]:
-    """Ids that end an answer: those of the generation settings and of the tokenizer."""
-    tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
-    configured = loaded.model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _scores(job: Job, log_probs: list[float]) -> ChoiceScores:
-    n_tokens = len(job.rendered.input_ids)
+def _scores(request: Request, log_probs: list[float]) -> ChoiceScores:
+    n_tokens = len(request.rendered.input_ids)
     if not all(-float("inf") < value <= 0.0 for value in log_probs):
-        return ChoiceScores((), n_tokens, error=f"the model's log-probabilities are {log_probs}")
+        message = f"The model's log-probabilities are {log_probs}."
+        return ChoiceScores((), n_tokens, error=message)
     return ChoiceScores(tuple(log_probs), n_tokens)
 
 
 def _failed_completion(error: Exception) -> Completion:
-    return Completion("", finish_reason="error", error=_sentence(error))
+    return Completion("", finish_reason="error", error=_first_line(error))
 
 
 def _failed_scores(error: Exception) -> ChoiceScores:
-    return ChoiceScores((), error=_sentence(error))
+    return ChoiceScores((), error=_first_line(error))
 
 
-def _sentence(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,9 +1,8 @@
-"""Answers written side by side, each leaving when it is finished and making room for the next.
+"""Continuous batching: finished sequences leave the batch and waiting ones take their rows.
 
-A batch that waits for its longest answer spends most of its steps on rows that have ended; here
-the engine fills their places (continuous batching), and several tokens of an answer are read in
-one step where they can be guessed (`_speculation.py`). Greedy; the result is that of each prompt
-alone.
+A static batch that waits for its longest answer spends most of its steps on sequences that have
+ended. Here the engine refills their rows, and a decoding step verifies several draft tokens at
+once (`prompt_lookup.py`). Decoding is greedy; each result equals that of the prompt alone.
 """
 
 from __future__ import annotations
@@ -15,201 +14,207 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllm_msr.inference.engine.logits import last_places
-from mllm_msr.inference.engine.prompt_lookup import LONGEST_MATCH, Speculation
+from mllm_msr.inference.engine.logits import logits_at
+from mllm_msr.inference.engine.prompt_lookup import MAX_NGRAM, PromptLookup
 
-# Stands where a row has fewer guesses than another; no token has this id.
-_NOTHING: Final = -1
+# Fills the rows that have fewer draft tokens than others. No token has this id.
+_NO_TOKEN: Final = -1
 
-# Places by which the room of all rows grows.
-_STEP: Final = 64
+# Number of positions by which the key-value cache grows.
+_GROWTH: Final = 64
 _ATTENTION: Final = frozenset({"eager", "sdpa"})
 
 
-def can_write(model: Any) -> bool:
-    """Whether rows of different lengths may share a step: attention must take a mask of ours.
+def can_batch_continuously(model: Any) -> bool:
+    """Return whether sequences of different lengths can share a decoding step.
+
+    The attention implementation must accept a custom mask.
 
     Args:
-        model: A causal language model for which `_prefixes.can_share_prefixes` holds.
+        model: A causal language model that `models.prefix_sharing.can_share_prefixes` accepts.
     """
     attention = model.get_decoder().config._attn_implementation  # noqa: SLF001 - no public name
     return attention in _ATTENTION
 
 
-class Rows:
-    """Answers in the making: their tokens, and the keys and values of all that they look at.
+class DecodingBatch:
+    """Sequences that are being generated, with their keys and values.
 
     Args:
-        model: A causal language model for which `can_write` holds.
-        speculation: Guesses what comes next.
+        model: A causal language model that `can_batch_continuously` accepts.
+        drafts: Proposes draft tokens.
 
     Attributes:
-        written: Tokens of each answer; the last step may have written more than one, perhaps past
-            the answer's end.
+        generated: Generated tokens of each sequence. The last step may have added more than one,
+            including tokens after the end of the answer.
     """
 
-    def __init__(self, model: Any, speculation: Speculation) -> None:
+    def __init__(self, model: Any, drafts: PromptLookup) -> None:
         self._model = model
-        self._speculation = speculation
+        self._drafts = drafts
         attention = model.get_decoder().config._attn_implementation  # noqa: SLF001
-        self._states = _States(across=attention == "eager")
+        self._cache = KeyValueCache(transpose_keys=attention == "eager")
         self._lengths = torch.zeros(0, dtype=torch.long, device=model.device)  # [rows]
         self._prompts: list[Sequence[int]] = []
-        self.written: list[list[int]] = []
+        self.generated: list[list[int]] = []
 
     def __len__(self) -> int:
-        return len(self.written)
+        return len(self.generated)
 
     @torch.inference_mode()
-    def add(self, prompts: Sequence[Sequence[int]], inputs: dict[str, Any], last: Tensor) -> None:
-        """Read prompts and write the first token of each answer.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], inputs: dict[str, Any], last: Tensor
+    ) -> None:
+        """Add prompts to the batch and generate the first token of each.
 
         Args:
-            prompts: Tokens of each new prompt.
-            inputs: What the model's `forward` takes, padded on the right; with a cache where the
-                prompts' beginnings have been read.
-            last: Place of each prompt's last token in `input_ids` [new rows].
+            prompts: Token ids of each new prompt.
+            inputs: Arguments of the model's `forward`, padded on the right, with a cache if the
+                prefixes of the prompts have been computed.
+            last: Position of each prompt's last token in `input_ids` [new rows].
         """
         cache = inputs.get("past_key_values", DynamicCache())
-        with last_places(self._model, last):
+        with logits_at(self._model, last):
             output = self._model(**{**inputs, "past_key_values": cache}, use_cache=True)
         first = output.logits[:, 0].float().argmax(dim=-1)
-        self._states.add(cache, n_rows=len(self))
+        self._cache.append(cache, n_rows=len(self))
         self._lengths = torch.cat([self._lengths, inputs["attention_mask"].sum(dim=1)])
         self._prompts += prompts
-        self.written += [[token] for token in first.tolist()]
+        self.generated += [[token] for token in first.tolist()]
         for prompt in prompts:
-            self._speculation.learn(prompt)
+            self._drafts.add(prompt)
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """Write one more token of each answer, and those behind it that were guessed."""
-        endings = [self._ending(row) for row in range(len(self))]
-        guesses = self._speculation.guess(endings)
-        width = max(map(len, guesses))
-        read = [
-            [ending[-1], *guess, *[_NOTHING] * (width - len(guess))]
-            for ending, guess in zip(endings, guesses, strict=True)
+    def decode(self) -> None:
+        """Generate one token of each sequence, plus the draft tokens that are accepted."""
+        suffixes = [self._suffix(row) for row in range(len(self))]
+        drafts = self._drafts.propose(suffixes)
+        width = max(map(len, drafts))
+        inputs = [
+            [suffix[-1], *draft, *[_NO_TOKEN] * (width - len(draft))]
+            for suffix, draft in zip(suffixes, drafts, strict=True)
         ]
-        tokens = torch.tensor(read, device=self._lengths.device)  # [rows, 1 + width]
-        nexts = self._following(tokens)
-        n_right = (nexts[:, :-1] == tokens[:, 1:]).cumprod(dim=1).sum(dim=1)  # [rows]
-        self._lengths = self._lengths + n_right + 1
-        for row, (found, n) in enumerate(zip(nexts.tolist(), n_right.tolist(), strict=True)):
-            self._write(row, found[: n + 1])
-        self._speculation.judge(n_right.tolist(), width)
+        tokens = torch.tensor(inputs, device=self._lengths.device)  # [rows, 1 + width]
+        outputs = self._next_tokens(tokens)
+        matches = outputs[:, :-1] == tokens[:, 1:]  # [rows, width]
+        n_accepted = matches.cumprod(dim=1).sum(dim=1)  # [rows]
+        self._lengths = self._lengths + n_accepted + 1
+        for row, (found, n) in enumerate(zip(outputs.tolist(), n_accepted.tolist(), strict=True)):
+            self.generated[row] += found[: n + 1]
+            self._drafts.add([*suffixes[row], *found[: n + 1]], len(suffixes[row]))
+        self._drafts.update_acceptance(n_accepted.tolist(), width)
 
     @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Let all other rows go."""
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows and remove all others."""
         index = torch.tensor(rows, dtype=torch.long, device=self._lengths.device)
-        self._states.keep(index)
+        self._cache.select(index)
         self._lengths = self._lengths[index]
         self._prompts = [self._prompts[row] for row in rows]
-        self.written = [self.written[row] for row in rows]
+        self.generated = [self.generated[row] for row in rows]
 
-    def _following(self, tokens: Tensor) -> Tensor:
-        """What the model writes after each of the tokens [rows, n], were those before it right."""
-        behind = torch.arange(tokens.shape[1], device=tokens.device)
-        positions = self._lengths.unsqueeze(1) + behind  # [rows, n]
-        longest = int(self._lengths.max()) + tokens.shape[1]
-        self._states.open(positions, longest)
-        places = torch.arange(longest, device=tokens.device)
-        unseen = places > positions.unsqueeze(2)  # [rows, n, longest]
+    def _next_tokens(self, tokens: Tensor) -> Tensor:
+        """Return the model's next token after each of the tokens, both [rows, n]."""
+        offsets = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = self._lengths.unsqueeze(1) + offsets  # [rows, n]
+        length = int(self._lengths.max()) + tokens.shape[1]
+        self._cache.prepare(positions, length)
+        indices = torch.arange(length, device=tokens.device)
+        hidden = indices > positions.unsqueeze(2)  # [rows, n, length]
         dtype = self._model.dtype
-        mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
-        mask = mask.masked_fill(unseen, torch.finfo(dtype).min)
-        hidden = self._model.get_decoder()(
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        mask = mask.masked_fill(hidden, torch.finfo(dtype).min)
+        states = self._model.get_decoder()(
             input_ids=tokens.clamp(min=0),
             position_ids=positions,
-            attention_mask=mask.unsqueeze(1),  # [rows, 1, n, longest]
-            past_key_values=self._states,
+            attention_mask=mask.unsqueeze(1),  # [rows, 1, n, length]
+            past_key_values=self._cache,
             use_cache=True,
-        ).last_hidden_state  # [rows, n, hidden]
-        logits: Tensor = self._model.get_output_embeddings()(hidden)
+        ).last_hidden_state  # [rows, n, hidden size]
+        logits: Tensor = self._model.get_output_embeddings()(states)
         return logits.float().argmax(dim=-1)
 
-    def _ending(self, row: int) -> list[int]:
-        written = self.written[row][-LONGEST_MATCH:]
-        if len(written) == LONGEST_MATCH:
-            return written
-        return [*self._prompts[row][len(written) - LONGEST_MATCH :], *written]
-
-    def _write(self, row: int, tokens: Sequence[int]) -> None:
-        known = self._ending(row)
-        self.written[row] += tokens
-        self._speculation.learn([*known, *tokens], len(known))
+    def _suffix(self, row: int) -> list[int]:
+        """Return the last tokens of a sequence, those of its prompt included."""
+        generated = self.generated[row][-MAX_NGRAM:]
+        if len(generated) == MAX_NGRAM:
+            return generated
+        return [*self._prompts[row][len(generated) - MAX_NGRAM :], *generated]
 
 
-class _States:
-    """Keys and values of rows of different lengths; stands where a cache does.
+class KeyValueCache:
+    """Preallocated keys and values of sequences of different lengths.
+
+    Passed to the model in place of a Transformers cache.
 
     Args:
-        across: Keep keys as plain attention multiplies them, [rows, heads, size, places]: one
-            token's attention to them takes half the time in bfloat16 on a CPU, which copies them
-            first where they lie otherwise.
+        transpose_keys: Store keys as eager attention multiplies them, with the memory layout
+            [rows, heads, head size, positions]. In bfloat16 on a CPU, attention of a single token
+            then takes half the time, since other layouts are copied first.
     """
 
-    def __init__(self, *, across: bool) -> None:
-        self._across = across
-        # [room for rows, heads, places, size], of keys the view that may lie across.
+    def __init__(self, *, transpose_keys: bool) -> None:
+        self._transpose_keys = transpose_keys
+        # Keys and values of each layer [capacity, heads, positions, head size].
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._n_rows = 0
         self._positions = torch.zeros(0)
-        self._longest = 0
+        self._length = 0
 
-    def add(self, cache: DynamicCache, *, n_rows: int) -> None:
-        """Append the rows of a cache to the first `n_rows`."""
+    def append(self, cache: DynamicCache, *, n_rows: int) -> None:
+        """Add the rows of a cache after the first `n_rows` rows."""
         new = [(layer.keys, layer.values) for layer in cache.layers]
         rows, _, length, _ = new[0][0].shape
         self._reserve(n_rows + rows, length, like=new)
         self._n_rows = n_rows + rows
-        for kept, added in zip(self._layers, new, strict=True):
-            for room, states in zip(kept, added, strict=True):
-                room[n_rows : self._n_rows, :, :length] = states
+        for layer, added in zip(self._layers, new, strict=True):
+            for buffer, states in zip(layer, added, strict=True):
+                buffer[n_rows : self._n_rows, :, :length] = states
 
-    def open(self, positions: Tensor, longest: int) -> None:
-        """Prepare for tokens at these places of each row [rows, n], all before `longest`."""
-        self._reserve(self._n_rows, longest, like=self._layers)
-        self._positions, self._longest = positions, longest
+    def prepare(self, positions: Tensor, length: int) -> None:
+        """Set the positions of the next tokens [rows, n], all of them less than `length`."""
+        self._reserve(self._n_rows, length, like=self._layers)
+        self._positions, self._length = positions, length
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Put down the new tokens' keys and values, and give those of all."""
+        """Store the keys and values of new tokens and return those of all tokens."""
         rows = torch.arange(self._n_rows, device=keys.device).unsqueeze(1)
-        both = self._layers[layer_idx]
-        for room, states in zip(both, (keys, values), strict=True):
-            room[rows, :, self._positions] = states.transpose(1, 2)
-        first, second = (room[: self._n_rows, :, : self._longest] for room in both)
-        return first, second
+        layer = self._layers[layer_idx]
+        for buffer, states in zip(layer, (keys, values), strict=True):
+            buffer[rows, :, self._positions] = states.transpose(1, 2)
+        all_keys, all_values = (buffer[: self._n_rows, :, : self._length] for buffer in layer)
+        return all_keys, all_values
 
-    def keep(self, rows: Tensor) -> None:
-        """Let all other rows go; what is left moves to the front."""
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, moved to the front, and remove all others."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        for both in self._layers:
-            for room in both:
-                room[moved] = room[rows[moved]]
+        for layer in self._layers:
+            for buffer in layer:
+                buffer[moved] = buffer[rows[moved]]
         self._n_rows = len(rows)
 
-    @staticmethod
-    def _room(like: Tensor, shape: tuple[int, int, int, int], *, across: bool) -> Tensor:
-        rows, heads, places, size = shape
-        if across:
-            return like.new_zeros(rows, heads, size, places).transpose(2, 3)
-        return like.new_zeros(shape)
-
     def _reserve(self, n_rows: int, length: int, *, like: Sequence[tuple[Tensor, Tensor]]) -> None:
-        held = self._layers[0][0].shape if self._layers else (0, 0, 0)
-        if n_rows <= held[0] and length <= held[2]:
+        """Grow the buffers to this size, with the heads, dtype and device of other layers."""
+        capacity = self._layers[0][0].shape if self._layers else (0, 0, 0)
+        if n_rows <= capacity[0] and length <= capacity[2]:
             return
-        n_rows, places = max(n_rows, held[0]), max(length + _STEP, held[2])
-        grown = []
-        for number, both in enumerate(like):
-            pair = []
-            for which, states in enumerate(both):
-                shape = (n_rows, states.shape[1], places, states.shape[3])
-                room = self._room(states, shape, across=self._across and which == 0)
-                if self._layers:
-                    room[: held[0], :, : held[2]] = self._layers[number][which]
-                pair.append(room)
-            grown.append((pair[0], pair[1]))
-        self._layers = grown
+        n_rows, length = max(n_rows, capacity[0]), max(length + _GROWTH, capacity[2])
+        layers = []
+        for index, (keys, values) in enumerate(like):
+            buffers = (
+                _allocate(keys, n_rows, length, transpose=self._transpose_keys),
+                _allocate(values, n_rows, length, transpose=False),
+            )
+            if self._layers:
+                for buffer, old in zip(buffers, self._layers[index], strict=True):
+                    buffer[: capacity[0], :, : capacity[2]] = old
+            layers.append(buffers)
+        self._layers = layers
+
+
+def _allocate(like: Tensor, n_rows: int, length: int, *, transpose: bool) -> Tensor:
+    """Return zeros [rows, heads, positions, head size], perhaps as a transposed view."""
+    _, heads, _, size = like.shape
+    if transpose:
+        return like.new_zeros(n_rows, heads, size, length).transpose(2, 3)
+    return like.new_zeros(n_rows, heads, length, size)

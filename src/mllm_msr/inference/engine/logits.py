@@ -1,7 +1,7 @@
-"""Which logits a model computes: those of one place of each row, and of the choices precisely.
+"""Restrictions of a model's output layer: one position per row, and choices in float32.
 
-Range `_engine.py`, which asks, and the model, whose output layer alone is watched: a row of it
-for each token of the vocabulary is most of what it costs to read an answer from a long prompt.
+Used by `inference/engine/engine.py`. Computing one row of the vocabulary for each token of a long
+prompt is most of the cost of reading a single answer from it.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from mllm_msr.models.last_token import can_select_positions, select_positions
 
 
 @contextlib.contextmanager
-def last_places(model: Any, last: Tensor) -> Iterator[None]:
-    """Let a model answer for one place of each row alone: its logits are [batch, 1, vocabulary].
+def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """Make a model compute logits at one position per row: [batch, 1, vocabulary].
 
     Args:
-        model: A causal language model; its inputs are padded on the right.
-        last: The place of each row [batch].
+        model: A causal language model. Its inputs are padded on the right.
+        positions: Position of each row [batch].
     """
-    rows = torch.arange(len(last), device=last.device)
-    short = can_select_positions(model)
+    rows = torch.arange(len(positions), device=positions.device)
+    in_last_layer = can_select_positions(model)
 
-    def pick(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def select(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]  # [batch, length or 1, hidden]
-        picked = hidden[:, 0] if short else hidden[rows, last]
-        return (picked.unsqueeze(1), *arguments[1:])
+        selected = hidden[:, 0] if in_last_layer else hidden[rows, positions]
+        return (selected.unsqueeze(1), *arguments[1:])
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        with select_positions(model, last) if short else contextlib.nullcontext():
+        with select_positions(model, positions) if in_last_layer else contextlib.nullcontext():
             yield
     finally:
         hook.remove()
 
 
 @contextlib.contextmanager
-def precise_choices(model: Any, ids: Tensor) -> Iterator[None]:
-    """Let a model compute the logits of some tokens precisely.
+def float32_choices(model: Any, ids: Tensor) -> Iterator[None]:
+    """Make a model compute the logits of some tokens in float32.
 
-    In half precision logits are too coarse to tell candidates apart (near 20, bfloat16 has steps of
-    1/8), so those of the choices are computed again in float32, before whatever scaling the model
-    applies to its logits.
+    Half-precision logits are too coarse to distinguish candidates: near 20, bfloat16 has steps of
+    1/8. The logits of the choices are therefore recomputed in float32, before any scaling that the
+    model applies to its logits.
 
     Args:
-        model: A causal language model whose output layer sees one place of each row.
-        ids: The choices' token ids [batch, choices].
+        model: A causal language model whose output layer receives one position per row.
+        ids: Token ids of the choices [batch, choices].
     """
 
     def refine(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

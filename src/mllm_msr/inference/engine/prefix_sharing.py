@@ -1,9 +1,10 @@
-"""Prompts that begin alike: what they share goes through the model once.
+"""Prefix sharing: a prefix that several prompts have in common is computed once.
 
-The recommender's prompt begins with the candidate's image and the instruction (Figure 3 of the
-paper), so all users who meet an item share about half of their prompts. The engine asks here which
-prompts belong together, runs each shared beginning once, and runs the rest of every prompt upon
-the keys and values that were kept. The result is that of the whole prompt, not an approximation.
+The recommender's prompt begins with the candidate's image and the instruction (figure 3 of the
+paper), so all users who are scored for an item share about half of their prompts. The engine
+groups prompts by prefix, computes the keys and values of each prefix once, and runs the suffix of
+every prompt on top of them. The result equals that of the whole prompt; it is not an
+approximation.
 """
 
 from __future__ import annotations
@@ -22,44 +23,45 @@ from mllm_msr.inference.engine.prefix_cache import Layers, PrefixCache
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.prefix_sharing import common_prefix_length
 
-# What two prompts must have in common to share it, and what makes beginnings identical.
-Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
+# Images and token ids of a prefix. Prefixes with equal keys are identical.
+PrefixKey = tuple[tuple[Path, ...], tuple[int, ...]]
 
-# Lengths of shared text are cut to multiples of this, so that several groups fit one batch; less
-# than that is not worth a pass of its own.
-_STEP: Final = 16
+# Lengths of shared text are rounded down to multiples of this, so that several groups fit into one
+# batch. A shorter prefix is not worth a forward pass of its own.
+_BLOCK_SIZE: Final = 16
 
 
-def arrange(prompts: Sequence[Rendered], *, image_token_id: int | None) -> list[tuple[int, int]]:
-    """Put prompts that begin alike side by side.
+def group_by_prefix(
+    prompts: Sequence[Rendered], *, image_token_id: int | None
+) -> list[tuple[int, int]]:
+    """Order prompts such that those with a common prefix are consecutive.
 
-    Images and all that stands between them belong to the shared beginning or nothing does: what
-    follows it is text.
+    A prefix contains all images of its prompts and everything between them, or it is empty: only
+    text follows a prefix.
 
     Args:
         prompts: Rendered prompts.
-        image_token_id: Placeholder of a image's tokens, `None` for a text-only model.
+        image_token_id: Placeholder id of image tokens; None for a text-only model.
 
     Returns:
-        Number of each prompt, and how many of its first tokens it shares with its group: 0 for a
-        prompt that stands alone. Prompts of equal shared length are neighbours.
+        Pairs of a prompt's index and the length of the prefix that it shares with its group in
+        tokens, 0 for a prompt without a group. Prompts with equal lengths are consecutive.
     """
     order = sorted(range(len(prompts)), key=lambda n: (prompts[n].images, prompts[n].input_ids))
-    ordered = [prompts[number] for number in order]
-    shares: list[int] = []
-    for group in _groups(ordered):
-        shares += [_shared_length(group, image_token_id)] * len(group)
-    # A stable sort: groups stay together. The longest first, as what needs most memory.
-    return sorted(zip(order, shares, strict=True), key=lambda pair: -pair[1])
+    lengths: list[int] = []
+    for group in _groups([prompts[index] for index in order]):
+        lengths += [_shared_length(group, image_token_id)] * len(group)
+    # Stable, so groups stay together. The longest come first: they need the most memory.
+    return sorted(zip(order, lengths, strict=True), key=lambda pair: -pair[1])
 
 
-def prefix_of(beginning: Rendered) -> Prefix:
-    """What is equal where shared beginnings are."""
-    return beginning.images, beginning.input_ids
+def prefix_key(prefix: Rendered) -> PrefixKey:
+    """Return what identifies a prefix."""
+    return prefix.images, prefix.input_ids
 
 
-def split(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
-    """A prompt's shared beginning with its images, and the text that follows it."""
+def split_prefix(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
+    """Split a prompt into its prefix with all images, and the text that follows it."""
     return (
         replace(prompt, input_ids=prompt.input_ids[:n_shared]),
         replace(prompt, input_ids=prompt.input_ids[n_shared:], images=()),
@@ -67,68 +69,66 @@ def split(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
 
 
 class PrefixStates:
-    """Keys and values of the beginnings that the last batch needed.
+    """Keys and values of the prefixes of the previous batch.
 
     Args:
-        cache: Knows beginnings of earlier calls, and is told of new ones.
+        cache: Cache across calls. New prefixes are added to it.
     """
 
     def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
-        self._rows: dict[Prefix, int] = {}
-        self._layers: list[tuple[Tensor, Tensor]] = []  # [prefixes, heads, shared, size]
+        self._rows: dict[PrefixKey, int] = {}
+        self._layers: list[tuple[Tensor, Tensor]] = []  # [prefixes, heads, shared, head size]
 
     def clear(self) -> None:
         """Free the memory."""
         self._rows, self._layers = {}, []
 
     def for_rows(
-        self, prefixes: Sequence[Prefix], run: Callable[[Sequence[int]], DynamicCache]
+        self, prefixes: Sequence[PrefixKey], prefill: Callable[[Sequence[int]], DynamicCache]
     ) -> DynamicCache:
-        """Keys and values for a batch's rows, computed where the last batch did not need them.
+        """Return the keys and values of a batch's prefixes and compute those that are missing.
 
         Args:
-            prefixes: The beginning of every row; all of one length.
-            run: Runs the model over the beginnings of the rows with these numbers.
+            prefixes: The prefix of each row, all of the same length.
+            prefill: Runs the model on the prefixes of the rows with these indices.
 
         Returns:
-            A cache of one row per prefix given, for the model to write to.
+            A cache with one row per prefix given, which the model may extend.
         """
-        places: dict[Prefix, int] = {}
+        first_rows: dict[PrefixKey, int] = {}
         for row, prefix in enumerate(prefixes):
-            places.setdefault(prefix, row)
-        kept = [prefix for prefix in places if prefix in self._rows]
-        new = [prefix for prefix in places if prefix not in self._rows]
-        known = {prefix: self._cache.get(*prefix) for prefix in new}
-        cached = [layers for layers in known.values() if layers is not None]
-        unread = [prefix for prefix in new if known[prefix] is None]
+            first_rows.setdefault(prefix, row)
+        reused = [prefix for prefix in first_rows if prefix in self._rows]
+        others = {p: self._cache.get(*p) for p in first_rows if p not in self._rows}
+        cached = {prefix: layers for prefix, layers in others.items() if layers is not None}
+        missing = [prefix for prefix in others if prefix not in cached]
         parts = []
-        if kept:
-            parts.append(_select(self._layers, [self._rows[prefix] for prefix in kept]))
+        if reused:
+            parts.append(_select(self._layers, [self._rows[prefix] for prefix in reused]))
         if cached:
-            parts.append(_stack(cached))
-        if unread:
-            computed = run([places[prefix] for prefix in unread])
+            parts.append(_stack(list(cached.values())))
+        if missing:
+            computed = prefill([first_rows[prefix] for prefix in missing])
             parts.append([(layer.keys, layer.values) for layer in computed.layers])
-            for row, prefix in enumerate(unread):
+            for row, prefix in enumerate(missing):
                 self._cache.put(*prefix, [(k[row], v[row]) for k, v in parts[-1]])
-        self._layers = _join(parts)
-        read_before = [prefix for prefix in new if known[prefix] is not None]
-        self._rows = {prefix: row for row, prefix in enumerate(kept + read_before + unread)}
+        self._layers = _concatenate(parts)
+        self._rows = {prefix: row for row, prefix in enumerate([*reused, *cached, *missing])}
         rows = [self._rows[prefix] for prefix in prefixes]
-        if rows == list(range(len(self._rows))):  # a cache grows by copying: these stay as they are
+        if rows == list(range(len(self._rows))):  # a DynamicCache copies when it grows
             return DynamicCache(self._layers)
         return DynamicCache(_select(self._layers, rows))
 
 
 def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
-    """Cut sorted prompts where neighbours share less than half of what they share elsewhere."""
+    """Split sorted prompts where neighbors share less than half as much as on either side."""
     common = [_common_length(a, b) for a, b in itertools.pairwise(ordered)]
     padded = [0, *common, 0]
     borders = [
-        place
-        for place, length in enumerate(common, start=1)
-        if length < _STEP or 2 * length < max(padded[place - 1], padded[place + 1])
+        index
+        for index, length in enumerate(common, start=1)
+        if length < _BLOCK_SIZE or 2 * length < max(padded[index - 1], padded[index + 1])
     ]
     edges = [0, *borders, len(ordered)]
     return [ordered[start:stop] for start, stop in itertools.pairwise(edges)]
@@ -137,19 +137,21 @@ def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
 def _shared_length(group: Sequence[Rendered], image_token_id: int | None) -> int:
     if len(group) < 2:
         return 0
-    first, last = group[0], group[-1]  # sorted: what these two share, all do
-    # The last token stays outside, since the answer is read there.
+    first, last = group[0], group[-1]  # sorted: what these two share, all prompts share
+    # The last token is excluded, since the answer is read there.
     shortest = min(len(prompt.input_ids) for prompt in group)
     length = min(_common_length(first, last), shortest - 1)
     ids = first.input_ids
     after_images = len(ids) - ids[::-1].index(image_token_id) if image_token_id in ids else 0
     if length < after_images:
         return 0
-    return max(length - length % _STEP, after_images)
+    return max(length - length % _BLOCK_SIZE, after_images)
 
 
-def _common_length(one: Rendered, other: Rendered) -> int:
-    return common_prefix_length(one.input_ids, other.input_ids) if one.images == other.images else 0
+def _common_length(first: Rendered, second: Rendered) -> int:
+    if first.images != second.images:
+        return 0
+    return common_prefix_length(first.input_ids, second.input_ids)
 
 
 def _select(
@@ -159,15 +161,15 @@ def _select(
 
 
 def _stack(rows: Sequence[Layers]) -> list[tuple[Tensor, Tensor]]:
-    """Layers of single rows as layers of a batch."""
+    """Stack the layers of single rows to the layers of a batch."""
     return [
         (torch.stack([keys for keys, _ in layer]), torch.stack([values for _, values in layer]))
         for layer in zip(*rows, strict=True)
     ]
 
 
-def _join(parts: Sequence[list[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
-    """Batches below one another."""
+def _concatenate(parts: Sequence[list[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
+    """Concatenate batches along the first axis, without a copy if there is only one."""
     if len(parts) == 1:
         return parts[0]
     return [

@@ -1,10 +1,10 @@
-"""What an answer is likely to say next: what followed the same words the last time they were said.
+"""Draft tokens for speculative decoding, by prompt lookup.
 
-A preference repeats most of the one before it, a summary the item's text, and all answers to one
-instruction are phrased alike. So the tokens that once followed the last two or three are guessed,
-and the model reads several guesses in one step where it would have written one token (prompt
-lookup decoding, as in Transformers, with the words of all prompts and answers for one memory).
-Only what the model would have written itself is kept.
+A preference repeats most of the previous one, a summary repeats the item's text, and all answers
+to one instruction are phrased alike. The tokens that last followed the same n-gram are therefore
+proposed as draft tokens, and the model verifies several of them in one decoding step (prompt
+lookup decoding as in Transformers, with the n-grams of all prompts and answers so far). Only
+tokens that the model would have generated itself are accepted.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-# A longer match comes first. One token alone says too little.
-_MATCHES: Final = (3, 2)
-LONGEST_MATCH: Final = max(_MATCHES)
+# Longer n-grams are looked up first. A single token is not specific enough.
+_NGRAM_SIZES: Final = (3, 2)
+MAX_NGRAM: Final = max(_NGRAM_SIZES)
 
-# Some hundred megabytes; what is forgotten then is learned again from the next prompts.
-_MOST_ENTRIES: Final = 1_000_000
+# A few hundred megabytes. The table is emptied beyond this and filled again by later prompts.
+_MAX_ENTRIES: Final = 1_000_000
 
-# A guess costs every row of a batch a place in the step: one that is right less often than this
-# costs more than it saves on a processor that is busy already.
-_WORTH_IT: Final = 0.3
-_FADING: Final = 0.8
-# After so many steps, guesses that were given up are tried again.
-_RETRIED: Final = 8
+# A draft token costs one position in every row of the batch. With a lower acceptance rate than
+# this, it costs more time than it saves on a fully used processor.
+_MIN_ACCEPTANCE: Final = 0.3
+# Decay of the moving average of acceptance rates.
+_DECAY: Final = 0.8
+# Every so many steps, all draft tokens are proposed, whatever their acceptance rates.
+_RETRY_INTERVAL: Final = 8
 
 
-class Speculation:
-    """Guesses for answers in the making.
+class PromptLookup:
+    """Draft tokens from the n-grams of all prompts and answers so far.
 
     Args:
-        n_tokens: Most tokens guessed at once for an answer; 0 never guesses.
+        n_tokens: Most draft tokens per sequence and step; 0 disables speculative decoding.
     """
 
     def __init__(self, n_tokens: int) -> None:
@@ -39,63 +40,61 @@ class Speculation:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
-        self._followers: dict[tuple[int, ...], int] = {}
-        # Of the first, second, ... guessed token: share of answers for which it was right, of late.
-        self._hits = [1.0] * self._n_tokens
+        """Remove all n-grams and reset the acceptance rates."""
+        self._next_tokens: dict[tuple[int, ...], int] = {}
+        # Moving average of the acceptance rate of the first, second, ... draft token.
+        self._acceptance = [1.0] * self._n_tokens
         self._n_steps = 0
 
-    def learn(self, ids: Sequence[int], start: int = 0) -> None:
-        """Remember what follows what.
+    def add(self, ids: Sequence[int], start: int = 0) -> None:
+        """Add the n-grams of a sequence.
 
         Args:
-            ids: Tokens of a prompt and of what has been written behind it.
-            start: Those before this place are known already.
+            ids: Token ids of a prompt and of the tokens generated after it.
+            start: Index of the first token that is new.
         """
         if not self._n_tokens:
             return
-        if len(self._followers) > _MOST_ENTRIES:
-            self._followers.clear()
-        for place in range(start, len(ids)):
-            for length in _MATCHES:
-                if place >= length:
-                    self._followers[tuple(ids[place - length : place])] = ids[place]
+        if len(self._next_tokens) > _MAX_ENTRIES:
+            self._next_tokens.clear()
+        for index in range(start, len(ids)):
+            for size in _NGRAM_SIZES:
+                if index >= size:
+                    self._next_tokens[tuple(ids[index - size : index])] = ids[index]
 
-    def guess(self, endings: Sequence[Sequence[int]]) -> list[list[int]]:
-        """What may come next.
+    def propose(self, suffixes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Propose draft tokens.
 
         Args:
-            endings: The last tokens of each answer, or of its prompt where it is shorter.
+            suffixes: The last `MAX_NGRAM` tokens of each sequence, prompt included.
 
         Returns:
-            At most `n_tokens` for each, perhaps none.
+            At most `n_tokens` draft tokens for each sequence, possibly none.
         """
-        n_tokens = self._n_worth_it()
-        return [self._continued(list(ending), n_tokens) for ending in endings]
+        self._n_steps += 1
+        if self._n_steps % _RETRY_INTERVAL == 0:
+            n_tokens = self._n_tokens
+        else:
+            n_tokens = sum(rate >= _MIN_ACCEPTANCE for rate in self._acceptance)
+        return [self._continue(list(suffix), n_tokens) for suffix in suffixes]
 
-    def judge(self, right: Sequence[int], n_guessed: int) -> None:
-        """Say what guesses were worth.
+    def update_acceptance(self, n_accepted: Sequence[int], n_proposed: int) -> None:
+        """Update the acceptance rates after a decoding step.
 
         Args:
-            right: How many guessed tokens of each answer were right.
-            n_guessed: Most tokens that were guessed for one of them.
+            n_accepted: How many draft tokens of each sequence were accepted.
+            n_proposed: Most draft tokens that were proposed for a sequence.
         """
-        for place in range(n_guessed):
-            share = sum(n > place for n in right) / len(right)
-            self._hits[place] += (1 - _FADING) * (share - self._hits[place])
+        for index in range(n_proposed):
+            rate = sum(n > index for n in n_accepted) / len(n_accepted)
+            self._acceptance[index] += (1 - _DECAY) * (rate - self._acceptance[index])
 
-    def _n_worth_it(self) -> int:
-        self._n_steps += 1
-        if self._n_steps % _RETRIED == 0:
-            return self._n_tokens
-        return sum(hits >= _WORTH_IT for hits in self._hits)
-
-    def _continued(self, tokens: list[int], n_tokens: int) -> list[int]:
+    def _continue(self, tokens: list[int], n_tokens: int) -> list[int]:
         n_given = len(tokens)
         while len(tokens) < n_given + n_tokens:
-            found = (self._followers.get(tuple(tokens[-length:])) for length in _MATCHES)
-            following = next((token for token in found if token is not None), None)
-            if following is None:
+            found = (self._next_tokens.get(tuple(tokens[-size:])) for size in _NGRAM_SIZES)
+            token = next((token for token in found if token is not None), None)
+            if token is None:
                 break
-            tokens.append(following)
+            tokens.append(token)
         return tokens[n_given:]
