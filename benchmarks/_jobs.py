@@ -106,7 +106,7 @@ class Work:
         for example in self.training_pairs(8):
             for message in example.prompt.messages:
                 yield " ".join(getattr(part, "text", "") for part in message.parts)
-        yield from (f"{words.item_types} {words.chose}" for words in ITEM_TYPES.values())
+        yield from (f"{words.plural} {words.chose}" for words in ITEM_TYPES.values())
 
     def _preference(self, chance: np.random.Generator) -> str:
         """A user's preference of one to three sentences."""

@@ -90,7 +90,7 @@ def fusion(values: PartialValues, name: str, *, item_type: str) -> str:
 
 def preference(values: PartialValues, *, item_type: str) -> str:
     """A preference; slots that are None are left out."""
-    item_types = find_item_type(item_type).item_types
+    item_types = find_item_type(item_type).plural
     sentence = f"The user appears to have a preference for {_kind(values, item_types)}"
     if any(values[i] is not None for i in IMAGE_SLOTS):
         sentence += f" that show {_look(values)}"

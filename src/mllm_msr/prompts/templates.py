@@ -1,8 +1,8 @@
-"""Prompts: load, render and hash the files in `templates/`.
+"""Prompt templates: render the Jinja files in `templates/` to `Prompt` records.
 
-Rendering yields `Prompt` records of text and image parts; a model's markup is added later, by
-its own processor. Text that comes from items or from a model is data: `clean` makes it one
-line without control characters or double quotes, so that it cannot leave its delimiters.
+A rendered prompt consists of text and image parts; the backend adds the markup of its model later.
+Text from items and from models is untrusted data: `clean` turns it into a single line without
+control characters and double quotes, so that it cannot leave the quotes around it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import jinja2
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart
 
-# Private-use characters that stand for parts while a template is rendered; `clean` removes them
-# from all data, so that only `render` can have put them there.
+# Private-use characters that mark parts while a template is rendered. `clean` removes them from
+# all data, so that only `render` can insert them.
 _IMAGE: Final = "\ue000"
 _TRIM_START: Final = "\ue001"
 _TRIM_END: Final = "\ue002"
@@ -31,17 +31,17 @@ _TRIM_END: Final = "\ue002"
 
 @dataclass(frozen=True, slots=True)
 class ItemType:
-    """The words with which prompts speak of items.
+    """Words for a type of items in prompts.
 
     Attributes:
-        item_type: One item.
-        item_types: Several items.
+        singular: One item.
+        plural: Several items.
         choose: What a user does with an item.
-        chose: The same, in the past.
+        chose: Past tense of `choose`.
     """
 
-    item_type: str
-    item_types: str
+    singular: str
+    plural: str
     choose: str
     chose: str
 
@@ -55,31 +55,30 @@ ITEM_TYPES: Final[Mapping[str, ItemType]] = {
 
 
 def find_item_type(item_type: str) -> ItemType:
-    """The words for a item_type.
+    """Return the words for an item type.
 
     Raises:
-        UnknownNameError: The item_type has no words here.
+        UnknownNameError: The item type is not a key of `ITEM_TYPES`.
     """
     if item_type not in ITEM_TYPES:
         raise UnknownNameError(
-            needed=f"a item_type out of {', '.join(ITEM_TYPES)}",
-            received=repr(item_type),
-            remedy="choose one of them, for instance 'item'",
+            f"Unknown item type {item_type!r}. Available: {', '.join(ITEM_TYPES)}."
         )
     return ITEM_TYPES[item_type]
 
 
-@functools.lru_cache(maxsize=4096)  # one preference stands in many prompts
+@functools.lru_cache(maxsize=4096)  # the same preference occurs in many prompts
 def clean(text: str, *, max_chars: int = 2000) -> str:
-    """Make text safe to stand between double quotes inside a prompt.
+    """Make text safe to put between double quotes in a prompt.
 
     Args:
-        text: Any text, from an item or from a model.
-        max_chars: Longest result, in characters; cut at a word's end where there is one.
+        text: Any text of an item or a model.
+        max_chars: Maximum length of the result in characters. Longer text is cut at the end of a
+            word if possible.
 
     Returns:
-        One line in NFC: white space folded, control, format, private-use and unassigned
-        characters removed, double quotes made single.
+        A single line in Unicode normalization form C: runs of white space are one space; control,
+        format, private-use and unassigned characters are removed; double quotes are single quotes.
     """
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"\s+", " ", text)
@@ -94,14 +93,15 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
 
 
 def calibrate(text: str, max_words: int) -> tuple[str, bool]:
-    """Cut a model's answer to a length limit, at a sentence's end where there is one.
+    """Clean a model's answer and limit its length.
 
     Args:
         text: The answer.
-        max_words: Longest result, in words.
+        max_words: Maximum length of the result in words. Longer text is cut at the end of a
+            sentence if possible.
 
     Returns:
-        The text, cleaned, and whether something was cut.
+        The text, and whether it was cut.
     """
     text = clean(text)
     words = text.split(" ")
@@ -112,42 +112,13 @@ def calibrate(text: str, max_words: int) -> tuple[str, bool]:
     return (sentences.group(0) if sentences else cut), True
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - plain text, never HTML
-    )
-
-
-def _source(name: str) -> str | None:
-    resource = files("mllm_msr.prompts") / "templates" / name
-    return resource.read_text(encoding="utf-8") if resource.is_file() else None
-
-
 def template_hash(name: str, *, item_type: str = "item") -> str:
-    """Hexadecimal SHA-256 of a template's source, as used for a item_type."""
+    """Return the hexadecimal SHA-256 of the template that an item type uses.
+
+    Raises:
+        UnknownNameError: There is no template of this name.
+    """
     return hashlib.sha256(_template_source(name, item_type).encode()).hexdigest()
-
-
-@functools.cache
-def _template(name: str, item_type: str) -> jinja2.Template:
-    _template_source(name, item_type)
-    return _environment().select_template([f"{item_type}/{name}.jinja", f"{name}.jinja"])
-
-
-def _template_source(name: str, item_type: str) -> str:
-    source = _source(f"{item_type}/{name}.jinja") or _source(f"{name}.jinja")
-    if source is None:
-        raise UnknownNameError(
-            needed="the name of a prompt in templates/",
-            received=repr(name),
-            remedy="see templates/README.md for the names",
-        )
-    return source
 
 
 def render(
@@ -160,48 +131,75 @@ def render(
     max_new_tokens: int = 128,
     max_text_tokens: int | None = None,
 ) -> Prompt:
-    """Fill a template and make a one-turn dialogue of it.
+    """Render a template to a prompt with one turn.
 
     Args:
-        name: Template's name, without its ending.
-        data: The template's variables; strings (and strings in lists) are cleaned.
+        name: Name of the template, without ".jinja".
+        data: Variables of the template. Strings, and strings in lists, are cleaned.
         item_type: A key of `ITEM_TYPES`.
-        image: Image to show where the template says `image`.
-        trimmable: Names of the variables that a token budget may cut, the first before the second.
-        max_new_tokens: Upper bound of the answer, in tokens.
-        max_text_tokens: Budget of the prompt's text, in tokens.
+        image: Image for the variable `image` of the template.
+        trimmable: Names of the variables that may be shortened to meet a token budget, in the
+            order in which they are shortened.
+        max_new_tokens: Maximum length of the answer in tokens.
+        max_text_tokens: Maximum number of text tokens in the prompt.
 
     Raises:
-        UnknownNameError: There is no such template or item_type.
+        UnknownNameError: There is no template or no item type of this name.
     """
     words = find_item_type(item_type)
-    values = {key: _cleaned(value) for key, value in data.items()}
-    for turn, key in enumerate(trimmable, start=1):
-        values[key] = f"{_TRIM_START}{turn}{values[key]}{_TRIM_END}"
+    values = {key: _clean_value(value) for key, value in data.items()}
+    for rank, key in enumerate(trimmable, start=1):
+        values[key] = f"{_TRIM_START}{rank}{values[key]}{_TRIM_END}"
     text = _template(name, item_type).render(
         **values,
-        item_type=words.item_type,
-        item_types=words.item_types,
+        item_type=words.singular,
+        item_types=words.plural,
         choose=words.choose,
         chose=words.chose,
         image=_IMAGE if image is not None else "",
     )
     return Prompt(
-        messages=(Message("user", tuple(_parts(text.strip(), image))),),
+        messages=(Message("user", tuple(_split_parts(text.strip(), image))),),
         max_new_tokens=max_new_tokens,
         max_text_tokens=max_text_tokens,
     )
 
 
-def _cleaned(value: object) -> object:
+@functools.cache
+def _template(name: str, item_type: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - prompts are plain text, not HTML
+    )
+    return environment.from_string(_template_source(name, item_type))
+
+
+def _template_source(name: str, item_type: str) -> str:
+    """Return the source of a template, preferably the one for the item type."""
+    folder = files("mllm_msr.prompts") / "templates"
+    for path in (folder / item_type / f"{name}.jinja", folder / f"{name}.jinja"):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    known = sorted(
+        path.name.removesuffix(".jinja")
+        for path in folder.iterdir()
+        if path.name.endswith(".jinja")
+    )
+    raise UnknownNameError(f"Unknown prompt template {name!r}. Available: {', '.join(known)}.")
+
+
+def _clean_value(value: object) -> object:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list | tuple):
-        return [_cleaned(element) for element in value]
+        return [_clean_value(element) for element in value]
     return value
 
 
-def _parts(text: str, image: Path | None) -> list[Part]:
+def _split_parts(text: str, image: Path | None) -> list[Part]:
+    """Split rendered text at the markers of images and trimmable variables."""
     pieces = re.split(f"({_IMAGE}\n?|{_TRIM_START}.*?{_TRIM_END})", text)
     parts: list[Part] = []
     for piece in pieces:

@@ -1,7 +1,8 @@
-"""Cutting the trimmable parts of a prompt to a number of words, for `models/inputs.py`.
+"""Truncation of prompts: shorten their trimmable parts to a number of words.
 
-A token budget never takes from instructions, images or the answer; it takes from the end of the
-parts that may be cut, in their turn.
+`models/inputs.py` and `backends/_http/chat_format.py` search for the number of words that meets a
+token budget. Only trimmable parts are shortened, from their end and in the order of
+`TextPart.trimmable`; instructions and images are never cut.
 """
 
 from __future__ import annotations
@@ -13,37 +14,38 @@ from typing import Final
 
 from mllm_msr.types import Part, Prompt, TextPart
 
-# A word with the space before it. Long runs without a space, as in scripts that have none, are
-# cut as well.
+# A word with the space before it. Text without spaces, as in some scripts, is split into pieces of
+# 32 characters.
 _WORD: Final = re.compile(r"\s*\S{1,32}")
 
 
 def count_words(prompt: Prompt) -> int:
-    """Number of words in the trimmable parts."""
-    return sum(len(_WORD.findall(part.text)) for part in _trimmable(prompt))
+    """Return the number of words in the trimmable parts of a prompt."""
+    return sum(len(_WORD.findall(part.text)) for part in _trimmable_parts(prompt))
 
 
 def cut(prompt: Prompt, n_words: int) -> Prompt:
-    """The prompt with the first `n_words` words of its trimmable parts.
+    """Return a prompt that keeps only some words of its trimmable parts.
 
     Args:
         prompt: Any prompt.
-        n_words: How many words stay in all; those of parts whose turn is last stay longest.
+        n_words: Number of words to keep in all trimmable parts together. Parts that are last in
+            the order of `TextPart.trimmable` keep their words longest.
     """
-    left = n_words
-    kept: dict[Part, Part] = {}
-    for part in sorted(_trimmable(prompt), key=lambda part: -part.trimmable):
-        words = _WORD.findall(part.text)[:left]
-        left -= len(words)
-        kept[part] = replace(part, text="".join(words))
+    n_left = n_words
+    shortened: dict[Part, Part] = {}
+    for part in sorted(_trimmable_parts(prompt), key=lambda part: -part.trimmable):
+        words = _WORD.findall(part.text)[:n_left]
+        n_left -= len(words)
+        shortened[part] = replace(part, text="".join(words))
     messages = tuple(
-        replace(message, parts=tuple(kept.get(part, part) for part in message.parts))
+        replace(message, parts=tuple(shortened.get(part, part) for part in message.parts))
         for message in prompt.messages
     )
     return replace(prompt, messages=messages)
 
 
-def _trimmable(prompt: Prompt) -> Iterator[TextPart]:
+def _trimmable_parts(prompt: Prompt) -> Iterator[TextPart]:
     for message in prompt.messages:
         for part in message.parts:
             if isinstance(part, TextPart) and part.trimmable:

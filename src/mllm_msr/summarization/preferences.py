@@ -270,6 +270,6 @@ def _settled(step: _Step, item_type: str, words: int, flag: str) -> _Row:
     preference = step.previous
     if preference is None:
         listed = "; ".join(reversed(step.summaries)) or "an unknown kind"
-        item_types = templates.find_item_type(item_type).item_types
+        item_types = templates.find_item_type(item_type).plural
         preference = templates.calibrate(f"{OPENING} {item_types} such as: {listed}", words)[0]
     return _Row(step.user_id, step.block, step.n_items, preference, step.final, flag)
