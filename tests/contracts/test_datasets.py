@@ -1,4 +1,4 @@
-"""What every data set must keep, run over every data set that the registry lists."""
+"""Contract of data sets, tested for every data set in the registry."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.prompts.templates import ITEM_TYPES
 from mllm_msr.tables import ITEMS
 
-# Users, their items in the order of time, and one item ("9") that no items' table describes.
+# The users' items in chronological order. No table of items describes item "9".
 HISTORIES = {"1": "352", "2": "1529", "3": "42"}
 TITLES = {item: f'Item "{item}", ü' for item in "12345"}
 
@@ -25,11 +25,11 @@ def _quoted(title: str) -> str:
 
 
 def _pairs() -> list[tuple[str, str, int]]:
-    """Interactions whose rows stand in no order of time."""
+    """Return interactions whose rows are not in chronological order."""
     rows = [
-        (user, item, 1_500_000_000 + 60 * place + int(user))
+        (user, item, 1_500_000_000 + 60 * position + int(user))
         for user, items in HISTORIES.items()
-        for place, item in enumerate(items)
+        for position, item in enumerate(items)
     ]
     return sorted(rows, key=lambda row: (row[2] % 7, row[2]))
 
@@ -89,21 +89,21 @@ READ = [name for name in NAMES if name not in GENERATED]
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    chosen: str = request.param
-    if chosen not in FIXTURES:
+    param: str = request.param
+    if param not in FIXTURES:
         pytest.fail(
-            f"data set {chosen!r} has no fixture: add to FIXTURES a function that writes a small "
-            "one into a folder, so that the contract is tested for it"
+            f"The data set {param!r} has no fixture. Add a function to FIXTURES that writes a "
+            "small data set of this kind into a folder, so that the contract is tested for it."
         )
-    return chosen
+    return param
 
 
 @pytest.fixture
 def data_set(name: str, tmp_path: Path) -> Dataset:
     settings = FIXTURES[name](tmp_path)
-    made = registry.find("datasets", name)(path=tmp_path, **settings)
-    assert isinstance(made, Dataset)
-    return made
+    loaded = registry.find("datasets", name)(path=tmp_path, **settings)
+    assert isinstance(loaded, Dataset)
+    return loaded
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def raw(data_set: Dataset) -> RawData:
     return data_set.load()
 
 
-def test_settings_are_typed_keywords(name: str) -> None:
+def test_constructor_takes_typed_keywords(name: str) -> None:
     parameters = inspect.signature(registry.find("datasets", name)).parameters
     assert "path" in parameters
     for parameter in parameters.values():
@@ -125,7 +125,7 @@ def test_classes_are_final_and_documented(name: str) -> None:
     assert "Args:" in (inspect.getdoc(found) or "")
 
 
-def test_interactions_have_their_columns_and_no_gaps(raw: RawData) -> None:
+def test_interactions_have_their_columns_and_no_nulls(raw: RawData) -> None:
     frame = raw.interactions.collect()
     assert frame.columns == ["user_id", "item_id", "timestamp"]
     assert frame.schema["user_id"] == frame.schema["item_id"] == pl.String
@@ -140,12 +140,12 @@ def test_items_are_unique_and_complete(raw: RawData) -> None:
     assert raw.items.select("item_id", "title", "text").null_count().row(0) == (0, 0, 0)
 
 
-def test_the_item_type_has_words_for_prompts(raw: RawData) -> None:
+def test_the_item_type_is_known_to_the_prompts(raw: RawData) -> None:
     assert raw.item_type in ITEM_TYPES
     assert raw.ordered_by in {"time", "rank"}
 
 
-def test_loading_twice_is_the_same(data_set: Dataset) -> None:
+def test_loading_twice_gives_the_same_data(data_set: Dataset) -> None:
     first, second = data_set.load(), data_set.load()
     assert first.interactions.collect().equals(second.interactions.collect())
     assert first.items.equals(second.items)
@@ -167,12 +167,12 @@ def test_histories_are_chronological_and_all_items_have_a_row(name: str, raw: Ra
 
 
 @pytest.mark.parametrize("read", READ)
-def test_an_empty_folder_is_refused_in_one_sentence(read: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"needed a file with .* received an empty folder: put"):
+def test_an_empty_folder_is_an_error(read: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no file with .*\. It is empty\. Copy the file"):
         registry.find("datasets", read)(path=tmp_path).load()
 
 
 @pytest.mark.parametrize("read", READ)
-def test_a_missing_folder_is_refused_in_one_sentence(read: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder .*absent, received nothing .* set data\.path"):
+def test_a_missing_folder_is_an_error(read: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"folder .*absent does not exist\. Set data\.path"):
         registry.find("datasets", read)(path=tmp_path / "absent").load()

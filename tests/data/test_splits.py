@@ -80,9 +80,7 @@ def test_rows_in_any_order_give_the_same_split() -> None:
 
 
 def test_fewer_users_than_folds_are_an_error() -> None:
-    with pytest.raises(
-        DataError, match=r"3 users cannot be split into 5 folds\. Lower data\.folds"
-    ):
+    with pytest.raises(DataError, match=r"Cannot make 5 folds from 3 users\. Lower data\.folds"):
         split_users(users_with_two_items(3))
 
 
@@ -117,7 +115,7 @@ def test_an_unknown_fold_is_an_error() -> None:
 def test_a_user_without_a_split_is_an_error() -> None:
     splits = split_users(users_with_two_items(10))
     with pytest.raises(
-        DataError, match=r"1 users are not in fold 0 of the splits.* first one is 'u10'"
+        DataError, match=r"1 of 11 users have no split in fold 0 .* first one is 'u10'"
     ):
         visible_interactions(users_with_two_items(11), splits, 0)
 

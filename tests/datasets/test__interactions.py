@@ -34,7 +34,7 @@ def table(**columns: list[object]) -> pl.LazyFrame:
         ("rank", "3", 3),
     ],
 )
-def test_times_become_milliseconds(unit: str, value: str, milliseconds: int) -> None:
+def test_times_are_converted_to_milliseconds(unit: str, value: str, milliseconds: int) -> None:
     assert read(table(t=[value]), unit=unit) == [("1", "7", milliseconds)]
 
 
@@ -46,16 +46,16 @@ def test_dates_need_no_unit(value: object, milliseconds: int) -> None:
     assert read(table(t=[value])) == [("1", "7", milliseconds)]
 
 
-def test_without_a_time_rows_are_in_order() -> None:
+def test_without_a_time_the_row_order_is_used() -> None:
     frame = pl.LazyFrame({"u": ["1", "1"], "i": ["8", "7"]})
     assert read(frame, time=None) == [("1", "8", 0), ("1", "7", 1)]
 
 
-def test_numbers_as_ids_become_strings() -> None:
+def test_numeric_ids_become_strings() -> None:
     assert read(table(u=[1], i=[7])) == [("1", "7", 5000)]
 
 
-def test_low_ratings_are_left_out() -> None:
+def test_low_ratings_are_removed() -> None:
     frame = pl.LazyFrame({"u": ["1"] * 3, "i": ["a", "b", "c"], "t": [1, 2, 3], "r": [3.5, 4, 2]})
     assert [row[1] for row in read(frame, rating="r", min_rating=3.5)] == ["a", "b"]
 
@@ -65,32 +65,32 @@ def test_low_ratings_are_left_out() -> None:
     [
         (
             {"u": [None]},
-            r"an id in every row of the column u in r\.csv, received 1 .* None in data",
+            r"column u in r\.csv has invalid values in 1 of 1 rows.* None in data row 1",
         ),
-        ({"i": [None]}, r"an id in every row of the column i"),
-        ({"t": ["NaN"]}, r"a finite number .* column t .* the first is 'NaN' in data row 1"),
+        ({"i": [None]}, r"column i in r\.csv .* not an id"),
+        ({"t": ["NaN"]}, r"column t .* 'NaN' in data row 1; it is not a time"),
         ({"t": ["inf"]}, r"'inf'.*check data\.time_unit"),
         ({"t": ["2020-01-01"]}, r"'2020-01-01'.*check data\.time_unit"),
-        ({"r": ["NaN"]}, r"a finite number .* column r .* 'NaN'"),
+        ({"r": ["NaN"]}, r"column r .* 'NaN' .* not a finite number"),
         ({"r": [None]}, r"column r .* None"),
     ],
 )
-def test_values_that_cannot_be_used(columns: dict[str, list[object]], message: str) -> None:
+def test_invalid_values_are_an_error(columns: dict[str, list[object]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(table(**({"r": ["1"]} | columns)), rating="r")
 
 
-def test_the_first_bad_row_is_shown_with_their_number() -> None:
+def test_the_first_invalid_row_is_reported() -> None:
     frame = pl.LazyFrame({"u": ["1"] * 4, "i": ["a"] * 4, "t": ["1", "2", "x", "y"]})
-    with pytest.raises(DataError, match=r"received 2 without it, the first is 'x' in data row 3"):
+    with pytest.raises(DataError, match=r"in 2 of 4 rows\. The first is 'x' in data row 3"):
         read(frame)
 
 
-def test_a_table_without_rows_is_refused() -> None:
-    with pytest.raises(DataError, match=r"interactions in r\.csv, received a table without rows"):
+def test_a_table_without_rows_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"r\.csv contains no interactions"):
         read(table().filter(False))
 
 
-def test_an_unknown_unit_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"data\.time_unit must be one of s, ms, .* 'days'"):
+def test_an_unknown_unit_is_an_error() -> None:
+    with pytest.raises(SettingsError, match=r"data\.time_unit is 'days'\. Choose one of s, ms"):
         read(table(), unit="days")

@@ -8,51 +8,53 @@ from mllm_msr.datasets._readers import (
     check_text,
     find_file,
     images_by_stem,
-    join_words,
-    need_columns,
-    need_file,
+    join_sentences,
+    require_columns,
+    require_file,
     scan_table,
     to_items,
 )
 from mllm_msr.errors import DataError
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder .*nowhere, received nothing .* set data\.path"):
-        need_file(tmp_path / "nowhere", "*.csv", what="ratings")
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"folder .*nowhere does not exist\. Set data\.path"):
+        require_file(tmp_path / "nowhere", "*.csv", content="ratings")
 
 
-def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("x")
-    with pytest.raises(DataError, match="received a file"):
-        need_file(tmp_path / "data", "*.csv", what="ratings")
+    with pytest.raises(DataError, match="data is a file, not a folder"):
+        require_file(tmp_path / "data", "*.csv", content="ratings")
 
 
-def test_a_missing_file_is_answered_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_lists_the_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"with ratings \(r\.csv or r\.dat\).*only notes\.txt"):
-        need_file(tmp_path, "r.csv", "r.dat", what="ratings")
+    with pytest.raises(
+        DataError, match=r"no file with ratings \(r\.csv or r\.dat\)\. It contains notes\.txt"
+    ):
+        require_file(tmp_path, "r.csv", "r.dat", content="ratings")
 
 
-def test_patterns_are_tried_in_order_and_must_be_clear(tmp_path: Path) -> None:
+def test_patterns_are_tried_in_order_and_must_match_one_file(tmp_path: Path) -> None:
     for name in ("b.csv", "a.tsv", "c.tsv"):
         (tmp_path / name).touch()
     assert find_file(tmp_path, "*.csv", "*.tsv") == tmp_path / "b.csv"
-    with pytest.raises(DataError, match=r"one file \*\.tsv .* received 2: a\.tsv, c\.tsv"):
+    with pytest.raises(DataError, match=r"2 files .* match \*\.tsv.*: a\.tsv, c\.tsv"):
         find_file(tmp_path, "*.tsv")
     assert find_file(tmp_path, "*.json") is None
 
 
 @pytest.mark.parametrize("block", [1, 3, 1 << 22])
-def test_bytes_that_are_no_utf8_are_found_by_line(
+def test_invalid_utf8_is_an_error_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    """However the blocks cut the characters."""
+    """Characters may be split between blocks."""
     monkeypatch.setattr("mllm_msr.datasets._readers._BLOCK", block)
     path = tmp_path / "t.csv"
     path.write_bytes("id,title\n1,ü€😀\n2,".encode() + b"caf\xe9\n3,x\n")
     with pytest.raises(
-        DataError, match=r"UTF-8 in t\.csv, received the byte 0xe9 in line 3.*iconv"
+        DataError, match=r"t\.csv is not UTF-8: line 3 contains the byte 0xe9.*iconv"
     ):
         check_text(path)
     path.write_bytes("id,title\n1,ü€😀\n".encode())
@@ -62,28 +64,28 @@ def test_bytes_that_are_no_utf8_are_found_by_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"received nothing: get the file again"),
-        ("x\né".encode()[:-1], r"character cut off at the end of line 2"),
-        (b'a,b\n1,"x\n2,y\n', r"a closing double quote .* opened in line 2"),
-        (b'a,b\n1,"x"\n2,"y\n', r"opened in line 3"),
+        (b"", r"t\.csv is empty\. .* download it again"),
+        ("x\né".encode()[:-1], r"ends within a character of line 2"),
+        (b'a,b\n1,"x\n2,y\n', r"quoted value that starts in line 2 and is not closed"),
+        (b'a,b\n1,"x"\n2,"y\n', r"starts in line 3"),
     ],
 )
-def test_faults_of_text_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_faulty_text_files_are_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         scan_table(path)
 
 
-def test_a_cut_off_gz_file_is_damaged(tmp_path: Path) -> None:
+def test_a_truncated_gz_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(b"user,item\n1,2\n" * 1000)[:-20])
-    with pytest.raises(DataError, match=r"a readable file t\.csv\.gz.*damaged or incomplete"):
+    with pytest.raises(DataError, match=r"Cannot read t\.csv\.gz.*damaged or incomplete"):
         scan_table(path)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.jsonl"])
-def test_all_kinds_of_tables_say_the_same(tmp_path: Path, name: str) -> None:
+def test_all_formats_give_the_same_table(tmp_path: Path, name: str) -> None:
     frame = pl.DataFrame({"user": ["1", "ü"], "title": ['say "hi", you', "two\nlines"]})
     path = tmp_path / name
     if name == "t.csv.gz":
@@ -96,26 +98,26 @@ def test_all_kinds_of_tables_say_the_same(tmp_path: Path, name: str) -> None:
     assert scan_table(path).collect().equals(frame)
 
 
-def test_other_kinds_are_refused(tmp_path: Path) -> None:
+def test_other_formats_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").touch()
-    with pytest.raises(DataError, match=r"a \.csv, \.tsv.* received t\.xlsx"):
+    with pytest.raises(DataError, match=r"t\.xlsx has an unsupported format\. Convert it to \.csv"):
         scan_table(tmp_path / "t.xlsx")
 
 
-def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_parquet_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("<html>not found</html>")
-    with pytest.raises(DataError, match=r"a well-formed table in t\.parquet"):
-        need_columns(scan_table(tmp_path / "t.parquet"), ["a"], tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet is not a well-formed table"):
+        require_columns(scan_table(tmp_path / "t.parquet"), ["a"], tmp_path / "t.parquet")
 
 
-def test_missing_columns_are_answered_with_close_names() -> None:
+def test_missing_columns_are_an_error_that_suggests_close_names() -> None:
     table = pl.LazyFrame({"UserID": [1], "film": [2]})
     with pytest.raises(
         DataError,
-        match=r"columns user_id, item_id in r\.csv, received only UserID, film: .*"
-        r"\('UserID' looks like 'user_id'\)",
+        match=r"r\.csv has no columns user_id, item_id\. Its columns are UserID, film "
+        r"\('UserID' is similar to 'user_id'\)",
     ):
-        need_columns(table, ["user_id", "item_id"], Path("r.csv"))
+        require_columns(table, ["user_id", "item_id"], Path("r.csv"))
 
 
 def test_images_are_found_by_stem(tmp_path: Path) -> None:
@@ -136,21 +138,23 @@ def _items(*rows: tuple[str | None, str | None]) -> pl.DataFrame:
     )
 
 
-def test_items_are_tidied() -> None:
+def test_items_are_normalized() -> None:
     table = _items(("b", "  two\n\twords "), ("a", None), ("b", "  two\n\twords "))
     items = to_items(table, Path("t.csv"), images={"a": "/a.jpg"})
     assert items.rows() == [("b", "two words", "", None), ("a", "", "", "/a.jpg")]
 
 
-def test_items_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(DataError, match=r"one row per item in t\.csv.*2 rows .* the first 'a'"):
+def test_contradicting_items_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"2 rows of t\.csv share an item id but differ.* is 'a'"):
         to_items(_items(("a", "one"), ("a", "other")), Path("t.csv"), images={})
 
 
-def test_an_item_without_an_id_is_refused() -> None:
-    with pytest.raises(DataError, match=r"an item id .* 1 rows without one, the first is row 2"):
+def test_an_item_without_an_id_is_an_error() -> None:
+    with pytest.raises(
+        DataError, match=r"1 of 2 rows of t\.csv have no item id; the first is row 2"
+    ):
         to_items(_items(("a", "one"), (None, "other")), Path("t.csv"), images={})
 
 
-def test_joined_parts_are_sentences() -> None:
-    assert join_words(["Soft toy", "", "Is it? Yes!", "Red."]) == "Soft toy. Is it? Yes! Red."
+def test_join_sentences_adds_missing_periods() -> None:
+    assert join_sentences(["Soft toy", "", "Is it? Yes!", "Red."]) == "Soft toy. Is it? Yes! Red."

@@ -19,13 +19,13 @@ NEW_REVIEWS: Rows = [
 ]
 
 
-def lines(path: Path, rows: Rows) -> None:
+def write_lines(path: Path, rows: Rows) -> None:
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-def test_the_release_of_2014(tmp_path: Path) -> None:
-    lines(tmp_path / "reviews_Baby_5.json.gz", OLD_REVIEWS)
+def test_release_2014(tmp_path: Path) -> None:
+    write_lines(tmp_path / "reviews_Baby_5.json.gz", OLD_REVIEWS)
     literal = repr(
         {
             "asin": "B1",
@@ -47,8 +47,8 @@ def test_the_release_of_2014(tmp_path: Path) -> None:
     assert data.load().image_urls.rows() == [("B1", "https://i/1.jpg")]
 
 
-def test_the_release_of_2018(tmp_path: Path) -> None:
-    lines(tmp_path / "Video_Games_5.json.gz", OLD_REVIEWS)
+def test_release_2018(tmp_path: Path) -> None:
+    write_lines(tmp_path / "Video_Games_5.json.gz", OLD_REVIEWS)
     meta = {
         "asin": "B1",
         "title": "Game",
@@ -56,7 +56,7 @@ def test_the_release_of_2018(tmp_path: Path) -> None:
         "feature": ["Two players", "8 < 9 bits"],
         "imageURLHighRes": ["https://i/a.jpg", "https://i/b.jpg"],
     }
-    lines(tmp_path / "meta_Video_Games.json.gz", [meta])
+    write_lines(tmp_path / "meta_Video_Games.json.gz", [meta])
     data = AmazonReviews(path=tmp_path, category="Video_Games", min_rating=3)
     raw = data.load()
     assert raw.interactions.collect()["item_id"].to_list() == ["B1"]
@@ -64,11 +64,11 @@ def test_the_release_of_2018(tmp_path: Path) -> None:
     assert data.load().image_urls["url"].to_list() == ["https://i/a.jpg"]
 
 
-def test_the_release_of_2023(tmp_path: Path) -> None:
-    lines(tmp_path / "Video_Games.jsonl", NEW_REVIEWS)
+def test_release_2023(tmp_path: Path) -> None:
+    write_lines(tmp_path / "Video_Games.jsonl", NEW_REVIEWS)
     images = [{"thumb": "https://i/t.jpg", "large": "https://i/l.jpg", "hi_res": None}]
     meta = {"parent_asin": "B1", "title": "Game", "features": ["Fun"], "images": images}
-    lines(tmp_path / "meta_Video_Games.jsonl", [meta])
+    write_lines(tmp_path / "meta_Video_Games.jsonl", [meta])
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "B1.jpg").touch()
     data = AmazonReviews(path=tmp_path)
@@ -78,58 +78,64 @@ def test_the_release_of_2023(tmp_path: Path) -> None:
     assert data.load().image_urls.rows() == [("B1", "https://i/l.jpg")]
 
 
-def test_the_interactions_of_2023_as_csv(tmp_path: Path) -> None:
+def test_release_2023_interactions_as_csv(tmp_path: Path) -> None:
     rows = "user_id,parent_asin,rating,timestamp\nAE1,B1,5.0,1588687728923\n"
     (tmp_path / "Baby.csv.gz").write_bytes(gzip.compress(rows.encode()))
-    lines(tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": "Toy"}])
+    write_lines(tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": "Toy"}])
     raw = AmazonReviews(path=tmp_path).load()
     assert raw.interactions.collect().rows() == [("AE1", "B1", 1_588_687_728_923)]
 
 
-def test_repeated_products_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines(tmp_path / "Baby.jsonl", NEW_REVIEWS)
-    lines(tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": t} for t in ("a", "b")])
+def test_repeated_products_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_lines(tmp_path / "Baby.jsonl", NEW_REVIEWS)
+    write_lines(
+        tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": t} for t in ("a", "b")]
+    )
     assert AmazonReviews(path=tmp_path).load().items["title"].to_list() == ["a"]
-    assert "1 repeated or unnamed products left out" in caplog.text
+    assert "dropped 1 products without id or repeated" in caplog.text
 
 
-def test_a_folder_with_two_categories_needs_a_choice(tmp_path: Path) -> None:
+def test_two_categories_in_one_folder_are_an_error(tmp_path: Path) -> None:
     for name in ("meta_Baby.jsonl", "meta_Toys.jsonl"):
-        lines(tmp_path / name, [])
-    with pytest.raises(DataError, match=r"received 2: meta_Baby\.jsonl, meta_Toys\.jsonl"):
+        write_lines(tmp_path / name, [])
+    with pytest.raises(DataError, match=r"2 files .*: meta_Baby\.jsonl, meta_Toys\.jsonl"):
         AmazonReviews(path=tmp_path).load()
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    lines(tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1"}])
-    lines(tmp_path / "Baby.jsonl", NEW_REVIEWS)
+def folder(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1"}])
+    write_lines(tmp_path / "Baby.jsonl", NEW_REVIEWS)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["Baby.jsonl", "meta_Baby.jsonl"])
-def test_a_line_that_is_cut_off_is_found(broken: Path, name: str) -> None:
-    with (broken / name).open("a") as file:
+def test_a_truncated_line_is_an_error_with_its_number(folder: Path, name: str) -> None:
+    with (folder / name).open("a") as file:
         file.write('{"user_id": "AE2", "parent_as\n')
-    with pytest.raises(DataError, match=rf"one object per line in {name}.*AE2.* in line 2"):
-        AmazonReviews(path=broken).load()
+    with pytest.raises(DataError, match=rf"Line 2 of {name} is not a JSON object.*AE2"):
+        AmazonReviews(path=folder).load()
 
 
-def test_other_fields_are_named(broken: Path) -> None:
-    lines(broken / "Baby.jsonl", [{"user": "AE1", "item": "B1"}])
-    with pytest.raises(DataError, match=r"reviewerID, asin.* received only user, item"):
-        AmazonReviews(path=broken).load()
+def test_unknown_fields_are_an_error(folder: Path) -> None:
+    write_lines(folder / "Baby.jsonl", [{"user": "AE1", "item": "B1"}])
+    with pytest.raises(
+        DataError, match=r"lacks the fields reviewerID, asin.* fields are user, item"
+    ):
+        AmazonReviews(path=folder).load()
 
 
-def test_a_review_without_stars_is_refused(broken: Path) -> None:
-    lines(broken / "Baby.jsonl", [*NEW_REVIEWS, {**NEW_REVIEWS[0], "rating": None}])
-    with pytest.raises(DataError, match=r"column rating in Baby\.jsonl, received 1 .* data row 2"):
-        AmazonReviews(path=broken).load()
+def test_a_review_without_a_rating_is_an_error(folder: Path) -> None:
+    write_lines(folder / "Baby.jsonl", [*NEW_REVIEWS, {**NEW_REVIEWS[0], "rating": None}])
+    with pytest.raises(
+        DataError, match=r"column rating in Baby\.jsonl .* 1 of 2 rows.* data row 2"
+    ):
+        AmazonReviews(path=folder).load()
 
 
-def test_a_damaged_archive_is_refused(broken: Path) -> None:
-    (broken / "Baby.jsonl").unlink()
+def test_a_damaged_archive_is_an_error(folder: Path) -> None:
+    (folder / "Baby.jsonl").unlink()
     whole = gzip.compress(json.dumps(NEW_REVIEWS[0]).encode() * 99)
-    (broken / "Baby.jsonl.gz").write_bytes(whole[:-15])
-    with pytest.raises(DataError, match=r"a readable file Baby\.jsonl\.gz"):
-        AmazonReviews(path=broken).load()
+    (folder / "Baby.jsonl.gz").write_bytes(whole[:-15])
+    with pytest.raises(DataError, match=r"Cannot read Baby\.jsonl\.gz"):
+        AmazonReviews(path=folder).load()

@@ -11,7 +11,7 @@ def demo(folder, **changes):
     return Demo(path=folder, **{"n_items": 40, "n_users": 15, "cover_size": 48, **changes})
 
 
-def test_tables_keep_the_contract(tmp_path):
+def test_tables_meet_the_contract(tmp_path):
     data = demo(tmp_path).load()
     interactions = data.interactions.collect()
     assert data.items["item_id"].n_unique() == 40
@@ -19,14 +19,14 @@ def test_tables_keep_the_contract(tmp_path):
     assert set(interactions["item_id"]) <= set(data.items["item_id"])
     assert interactions.schema["timestamp"] == pl.Int64
     assert interactions["timestamp"].min() > 1_600_000_000_000
-    rising = interactions.group_by("user_id", maintain_order=True).agg(
+    is_increasing = interactions.group_by("user_id", maintain_order=True).agg(
         (pl.col("timestamp").diff().drop_nulls() > 0).all()
     )
-    assert rising["timestamp"].all()
+    assert is_increasing["timestamp"].all()
     assert (data.item_type, data.ordered_by) == ("video", "time")
 
 
-def test_same_seed_same_data(tmp_path):
+def test_data_depends_on_the_seed_alone(tmp_path):
     first, second = demo(tmp_path).load(), demo(tmp_path).load()
     assert first.items.equals(second.items)
     assert first.interactions.collect().equals(second.interactions.collect())
@@ -45,10 +45,10 @@ def test_covers_are_images_drawn_once(tmp_path):
     assert len(stamps) == 40
 
 
-def test_what_only_covers_show_is_in_no_text(tmp_path):
+def test_no_text_contains_what_only_covers_show(tmp_path):
     items = demo(tmp_path).load().items
-    said = " ".join([*items["title"], *items["text"]]).lower().replace("'", " ").split()
-    assert not set(said) & {value for i in IMAGE_SLOTS for value in SLOTS[i].values}
+    words = " ".join([*items["title"], *items["text"]]).lower().replace("'", " ").split()
+    assert not set(words) & {value for i in IMAGE_SLOTS for value in SLOTS[i].values}
 
 
 def test_the_cache_folder_is_the_default(tmp_path, monkeypatch):
@@ -57,17 +57,19 @@ def test_the_cache_folder_is_the_default(tmp_path, monkeypatch):
     assert items["image"][0].startswith(str(tmp_path / "mllm-msr" / "demo"))
 
 
-def test_a_seed_of_pre_training_is_refused():
-    with pytest.raises(UsageError, match="a seed from 0 to 999"):
+def test_a_pretraining_seed_is_an_error():
+    with pytest.raises(
+        UsageError, match=r"data\.world_seed is 1000000\. Choose a seed from 0 to 999"
+    ):
         Demo(world_seed=1_000_000)
 
 
-def test_too_small_a_catalogue_is_refused():
+def test_too_few_items_are_an_error():
     with pytest.raises(UsageError, match="at least 30 items"):
         Demo(n_items=5)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"set data\.path"):
+    with pytest.raises(DataError, match=r"Cannot write the demo's covers to .*Set data\.path"):
         demo(tmp_path / "file").load()

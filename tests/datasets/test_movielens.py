@@ -13,13 +13,13 @@ def folder(tmp_path: Path) -> Path:
     )
     (tmp_path / "movies.csv").write_text(
         "movieId,title,year,genres,user_tags\n"
-        '10,"CaseStudy, A (1995)",1995,Comedy|Drama,pixar; fun \n'
+        '10,"Story, A (1995)",1995,Comedy|Drama,pixar; fun \n'
         "20,Untold (2001),2001,(no genres listed),\n"
     )
     return tmp_path
 
 
-def test_the_csv_form(folder: Path) -> None:
+def test_csv_release(folder: Path) -> None:
     (folder / "images").mkdir()
     (folder / "images" / "10.jpg").touch()
     raw = MovieLens(path=folder).load()
@@ -31,7 +31,7 @@ def test_the_csv_form(folder: Path) -> None:
     assert raw.items.rows() == [
         (
             "10",
-            "CaseStudy, A (1995)",
+            "Story, A (1995)",
             "Genres: Comedy, Drama. Tags: pixar, fun.",
             str(folder / "images" / "10.jpg"),
         ),
@@ -39,12 +39,12 @@ def test_the_csv_form(folder: Path) -> None:
     ]
 
 
-def test_films_may_have_titles_only(folder: Path) -> None:
+def test_genres_and_tags_are_optional(folder: Path) -> None:
     (folder / "movies.csv").write_text("movieId,title\n10,One\n")
     assert MovieLens(path=folder).load().items.rows() == [("10", "One", "", None)]
 
 
-def test_the_form_of_ml_1m(tmp_path: Path) -> None:
+def test_ml_1m_release(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text("1::10::4::964980499\n2::10::5::964980501\n")
     (tmp_path / "movies.dat").write_bytes(
         "10::Misérables: Les (1995)::Drama|Musical\n".encode("latin-1")
@@ -57,33 +57,35 @@ def test_the_form_of_ml_1m(tmp_path: Path) -> None:
     assert raw.items.rows() == [("10", "Misérables: Les (1995)", "Genres: Drama, Musical.", None)]
 
 
-def test_low_ratings_may_be_left_out(folder: Path) -> None:
-    kept = MovieLens(path=folder, min_rating=3).load().interactions.collect()
-    assert kept["item_id"].to_list() == ["10"]
+def test_low_ratings_are_removed(folder: Path) -> None:
+    interactions = MovieLens(path=folder, min_rating=3).load().interactions.collect()
+    assert interactions["item_id"].to_list() == ["10"]
 
 
 @pytest.mark.parametrize("rating", ["NaN", "", "good"])
-def test_a_rating_that_is_no_number_is_refused(folder: Path, rating: str) -> None:
+def test_an_invalid_rating_is_an_error(folder: Path, rating: str) -> None:
     with (folder / "ratings.csv").open("a") as file:
         file.write(f"2,10,{rating},1\n")
-    with pytest.raises(DataError, match=r"column rating in ratings\.csv, received 1 .* data row 3"):
+    with pytest.raises(
+        DataError, match=r"column rating in ratings\.csv .* 1 of 3 rows.* data row 3"
+    ):
         MovieLens(path=folder).load()
 
 
-def test_wrong_columns_are_named(folder: Path) -> None:
+def test_wrong_columns_are_an_error(folder: Path) -> None:
     (folder / "ratings.csv").write_text("user_id,movieId,rating,timestamp\n1,10,4,1\n")
-    with pytest.raises(DataError, match=r"column userId .* \('user_id' looks like 'userId'\)"):
+    with pytest.raises(DataError, match=r"no column userId.*\('user_id' is similar to 'userId'\)"):
         MovieLens(path=folder).load()
 
 
-def test_latin1_in_the_csv_form_is_refused_by_line(folder: Path) -> None:
+def test_latin1_in_csv_files_is_an_error_with_its_line(folder: Path) -> None:
     (folder / "movies.csv").write_bytes("movieId,title\n10,Misérables\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"movies\.csv, received the byte 0xe9 in line 2"):
+    with pytest.raises(DataError, match=r"movies\.csv is not UTF-8: line 2 contains the byte 0xe9"):
         MovieLens(path=folder).load()
 
 
-def test_other_lines_among_the_films_are_refused(tmp_path: Path) -> None:
+def test_malformed_ml_1m_films_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text("1::10::4::964980499\n")
     (tmp_path / "movies.dat").write_text("10::One::Drama\n11|Two|Drama\n")
-    with pytest.raises(DataError, match=r"'11\|Two\|Drama' in line 2"):
+    with pytest.raises(DataError, match=r"Line 2 of movies\.dat is '11\|Two\|Drama'"):
         MovieLens(path=tmp_path).load()

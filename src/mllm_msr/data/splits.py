@@ -71,7 +71,7 @@ def split_users(
     users = _distinct_users(interactions)
     if len(users) < folds:
         raise DataError(
-            f"{len(users)} users cannot be split into {folds} folds. "
+            f"Cannot make {folds} folds from {len(users)} users. "
             "Lower data.folds or provide data with more users."
         )
     hashes = hash_ids(users, seed, purpose="fold")
@@ -141,8 +141,8 @@ def split_codes(users: pl.Series, splits: pl.DataFrame, fold: int) -> npt.NDArra
     unknown = joined.filter(pl.col("code").is_null())
     if unknown.height:
         raise DataError(
-            f"{unknown.height} users are not in fold {fold} of the splits, or their split is not "
-            f"one of {', '.join(_NAMES)}. The first one is {unknown['user_id'][0]!r}. "
+            f"{unknown.height} of {len(users)} users have no split in fold {fold} (one of "
+            f"{', '.join(_NAMES)}); the first one is {unknown['user_id'][0]!r}. "
             "Make the splits from these interactions."
         )
     return joined["code"].to_numpy().astype(np.int64)

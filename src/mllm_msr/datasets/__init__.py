@@ -1,1 +1,1 @@
-"""Sources of interactions and items: one file each, the file's name is the name users type."""
+"""Data sets: one file per source of interactions and items; users select it by the file's name."""

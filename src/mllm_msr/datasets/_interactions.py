@@ -1,7 +1,7 @@
-"""A source's interactions -> the three columns of `interfaces.RawData`, checked.
+"""Conversion of a source's interactions to the three columns of `interfaces.RawData`, with checks.
 
-Everything is checked in one pass over the lazy table, so that a fault is reported by the data
-set that knows the file, not by the stage that reads it later.
+All values are checked here in one pass over the lazy table, so that an error names the source
+file and its column, and not a later stage.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import polars as pl
 
-from mllm_msr.datasets._readers import need_columns, reading
+from mllm_msr.datasets._readers import require_columns, wrap_table_errors
 from mllm_msr.errors import DataError, SettingsError
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rank"]
@@ -30,18 +30,18 @@ def to_interactions(
     rating: str | None = None,
     min_rating: float = 0.0,
 ) -> pl.LazyFrame:
-    """Checked interactions of a table.
+    """Convert and check the interactions of a table.
 
     Args:
-        table: The source's rows.
-        path: The file that they come from.
-        user: Column of the user's id.
-        item: Column of the item's id.
-        time: Column of the time, `None` to take the order of the rows.
-        unit: What its numbers count; "iso" for dates as text, in UTC where they name no zone.
-            Date columns need none.
-        rating: Column of the rating, where ratings are to be checked and filtered.
-        min_rating: Rows with a lower rating are left out.
+        table: Rows of the source.
+        path: File that they come from, for error messages.
+        user: Column of the user id.
+        item: Column of the item id.
+        time: Column of the time, `None` to use the row order.
+        unit: Unit of the time column; "iso" for dates as text, in UTC if they have no time zone.
+            Ignored for columns of a date type.
+        rating: Column of the rating, `None` if ratings are neither checked nor filtered.
+        min_rating: Rows with a lower rating are removed.
 
     Returns:
         Columns `user_id`, `item_id`, `timestamp` (milliseconds, or rank), lazy.
@@ -52,8 +52,8 @@ def to_interactions(
     """
     if unit not in get_args(TimeUnit):
         known = ", ".join(get_args(TimeUnit))
-        raise SettingsError([f"data.time_unit must be one of {known}, it is {unit!r}"])
-    need_columns(table, [name for name in (user, item, time, rating) if name is not None], path)
+        raise SettingsError([f"data.time_unit is {unit!r}. Choose one of {known}."])
+    require_columns(table, [name for name in (user, item, time, rating) if name is not None], path)
     if time is None:
         table = table.with_row_index("_rank")
     columns = {
@@ -64,17 +64,16 @@ def to_interactions(
     if rating is not None:
         number = pl.col(rating).cast(pl.Float64, strict=False)
         columns["rating"] = pl.when(number.is_finite()).then(number)
-    wanted = table.select(**columns)
-    _check(
-        wanted, table, path, sources=dict(zip(columns, (user, item, time, rating), strict=False))
-    )
+    converted = table.select(**columns)
+    sources = dict(zip(columns, (user, item, time, rating), strict=False))
+    _check_values(converted, table, path, sources=sources)
     if rating is not None:
-        wanted = wanted.filter(pl.col("rating") >= min_rating).drop("rating")
-    return wanted
+        converted = converted.filter(pl.col("rating") >= min_rating).drop("rating")
+    return converted
 
 
 def _milliseconds(table: pl.LazyFrame, column: str, *, unit: TimeUnit) -> pl.Expr:
-    """Integer milliseconds, null where the value is no time."""
+    """Return an expression for integer milliseconds, null where the value is not a time."""
     value = pl.col(column)
     if table.collect_schema()[column].is_temporal():
         return value.cast(pl.Datetime("ms")).dt.timestamp("ms")
@@ -86,37 +85,42 @@ def _milliseconds(table: pl.LazyFrame, column: str, *, unit: TimeUnit) -> pl.Exp
     return pl.when(number.is_finite()).then(number.round()).cast(pl.Int64)
 
 
-def _check(
-    wanted: pl.LazyFrame, table: pl.LazyFrame, path: Path, *, sources: dict[str, str | None]
+def _check_values(
+    converted: pl.LazyFrame, table: pl.LazyFrame, path: Path, *, sources: dict[str, str | None]
 ) -> None:
-    """Raise `DataError` for the first column with a missing or unusable value."""
-    with reading(path):
-        nulls = wanted.select(pl.all().null_count(), n_rows=pl.len()).collect(engine="streaming")
-    if not nulls["n_rows"][0]:
+    """Raise `DataError` for the first column with a missing or invalid value.
+
+    Args:
+        converted: The converted columns, null where a value is missing or invalid.
+        table: The source's rows, for the original values.
+        path: File that they come from.
+        sources: Source column of each converted column, `None` for the row order.
+    """
+    with wrap_table_errors(path):
+        nulls = converted.select(pl.all().null_count(), n_rows=pl.len()).collect(engine="streaming")
+    n_rows = nulls["n_rows"][0]
+    if not n_rows:
         raise DataError(
-            needed=f"interactions in {path.name}",
-            received="a table without rows",
-            remedy="set data.path to the complete data set",
+            f"{path.name} contains no interactions. Set data.path to the complete data set."
         )
     for column, source in sources.items():
-        n_bad = nulls[column][0]
-        if not n_bad or source is None:
+        n_invalid = nulls[column][0]
+        if not n_invalid or source is None:
             continue
-        bad = wanted.select(bad=pl.col(column).is_null())
+        invalid = converted.select(invalid=pl.col(column).is_null())
         value, row = (
-            pl.concat([table.select(value=pl.col(source)), bad], how="horizontal")
+            pl.concat([table.select(value=pl.col(source)), invalid], how="horizontal")
             .with_row_index("row", offset=1)
-            .filter("bad")
+            .filter("invalid")
             .select("value", "row")
             .first()
             .collect()
             .row(0)
         )
-        kind = "an id" if column in {"user_id", "item_id"} else "a finite number or a date"
+        expected = {"timestamp": "a time", "rating": "a finite number"}.get(column, "an id")
         raise DataError(
-            needed=f"{kind} in every row of the column {source} in {path.name}",
-            received=f"{n_bad} without it, the first is {value!r} in data row {row}",
-            remedy="remove or complete these rows, or check data.time_unit"
-            if column == "timestamp"
-            else "remove or complete these rows",
+            f"The column {source} in {path.name} has invalid values in {n_invalid} of {n_rows} "
+            f"rows. The first is {value!r} in data row {row}; it is not {expected}. Remove or "
+            "correct these rows"
+            f"{', or check data.time_unit' if column == 'timestamp' else ''}."
         )

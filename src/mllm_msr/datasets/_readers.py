@@ -1,7 +1,7 @@
-"""What the data sets share: finding files, reading tables, and saying what is wrong with them.
+"""Readers shared by the data sets: find files, check them, read tables, report what is wrong.
 
-A file is checked before Polars reads it, because a stray byte or an open quotation mark
-otherwise surfaces far from its cause, or not at all.
+Text files are checked before Polars reads them. Polars reports an invalid byte or an unclosed
+quotation mark far from its cause, or not at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import gzip
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -24,27 +24,27 @@ from mllm_msr.tables import ITEMS, conform
 
 _IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
-_BLOCK: Final = 1 << 22
+_BLOCK: Final = 1 << 22  # bytes
 
 
-def need_folder(path: Path) -> Path:
-    """The folder itself, absolute.
+def require_folder(path: Path) -> Path:
+    """Return the absolute path of a folder that must exist.
 
     Raises:
-        DataError: It does not exist or is no folder.
-        RunFolderError: It is in object storage.
+        DataError: The folder does not exist or is a file.
+        RunFolderError: The path is in object storage.
     """
     if not require_local(path).is_dir():
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
         raise DataError(
-            needed=f"the data set's folder {path}",
-            received="a file" if path.exists() else "nothing of that name",
-            remedy="set data.path to the folder that holds the data set's files",
+            f"The data set's folder {path} {problem}. "
+            "Set data.path to the folder with the data set's files."
         )
     return path.absolute()
 
 
 def find_file(folder: Path, *patterns: str) -> Path | None:
-    """The one file that matches the first pattern that matches any.
+    """Return the file that matches the first pattern with a match, `None` if there is none.
 
     Raises:
         DataError: Several files match one pattern.
@@ -53,136 +53,148 @@ def find_file(folder: Path, *patterns: str) -> Path | None:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if len(found) > 1:
             raise DataError(
-                needed=f"one file {pattern} in {folder}",
-                received=f"{len(found)}: {', '.join(path.name for path in found)}",
-                remedy="leave one there or move the others to a folder of their own",
+                f"{len(found)} files in {folder} match {pattern}, but only one is allowed: "
+                f"{', '.join(path.name for path in found)}. Move the others to another folder."
             )
         if found:
             return found[0]
     return None
 
 
-def need_file(folder: Path, *patterns: str, what: str) -> Path:
-    """Like `find_file`, but there must be one.
+def require_file(folder: Path, *patterns: str, content: str) -> Path:
+    """Return the file that matches the first pattern with a match; there must be one.
 
     Args:
-        folder: Where to look.
-        patterns: Names with wildcards, in order of preference.
-        what: What the file holds, for the message.
+        folder: Folder to search.
+        patterns: File names with wildcards, in order of preference.
+        content: Name of the file's content in error messages.
 
     Raises:
         DataError: No file matches, or several match one pattern.
     """
-    found = find_file(need_folder(folder), *patterns)
+    found = find_file(require_folder(folder), *patterns)
     if found is None:
-        present = sorted(path.name for path in folder.iterdir())[:10]
+        present = ", ".join(sorted(path.name for path in folder.iterdir())[:10])
         raise DataError(
-            needed=f"a file with {what} ({' or '.join(patterns)}) in {folder}",
-            received=f"only {', '.join(present)}" if present else "an empty folder",
-            remedy="put the file there or set data.path to the folder that has it",
+            f"{folder} has no file with {content} ({' or '.join(patterns)}). "
+            f"{f'It contains {present}' if present else 'It is empty'}. "
+            "Copy the file there or set data.path to the folder that has it."
         )
     return found
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, unpacked if its name ends in .gz."""
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes; decompress it if its name ends in .gz."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def check_text(path: Path, *, quoted: bool = True) -> None:
-    """Read a text file through once, for faults that a table reader reports badly.
+    """Read a text file once to find errors that a table reader reports badly.
 
     Args:
-        path: File, possibly .gz.
-        quoted: Whether double quotes enclose values, so that they must be closed.
+        path: Text file, possibly compressed (.gz).
+        quoted: Whether double quotes enclose values, so that each one must be closed.
 
     Raises:
-        DataError: The file is empty, damaged, not UTF-8, or has an open quotation mark.
+        DataError: The file is empty, damaged, not UTF-8, or has an unclosed quotation mark.
     """
     n_quotes = n_lines = n_bytes = 0
-    rest = b""
-    with unpacking(path), open_bytes(path) as file:
+    rest = b""  # bytes of a character that continues in the next block
+    with wrap_gzip_errors(path), open_binary(path) as file:
         while block := file.read(_BLOCK):
             n_bytes += len(block)
             n_quotes += block.count(b'"')
             rest, lines = _check_utf8(rest + block, path, n_lines=n_lines)
             n_lines += lines
     if rest or not n_bytes:
-        raise DataError(
-            needed=f"text in UTF-8 in {path.name}",
-            received=f"a character cut off at the end of line {n_lines + 1}" if rest else "nothing",
-            remedy="get the file again; it is incomplete",
-        )
-    # Only an odd number can be an open one; parsing every line in Python would be too slow.
+        problem = f"ends within a character of line {n_lines + 1}" if rest else "is empty"
+        raise DataError(f"{path.name} {problem}. The file is incomplete; download it again.")
+    # Only an odd number can be unclosed. Parsing every file line by line would be too slow.
     if quoted and n_quotes % 2:
         _check_quotes(path)
 
 
 def scan_table(path: Path) -> pl.LazyFrame:
-    """A table of a CSV, TSV, Parquet or JSON-lines file; values of text files are strings.
+    """Return the lazy table of a CSV, TSV, Parquet or JSON Lines file.
+
+    Values of text files are strings.
 
     Raises:
-        DataError: The file is damaged, or of another kind.
+        DataError: The file is damaged or has another format.
     """
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
-    kind = suffixes[-1].lower() if suffixes else ""
-    with reading(path):
-        if kind in _SEPARATORS:
+    suffix = suffixes[-1].lower() if suffixes else ""
+    with wrap_table_errors(path):
+        if suffix in _SEPARATORS:
             check_text(path)
-            return pl.scan_csv(path, separator=_SEPARATORS[kind], infer_schema=False)
-        if kind in {".jsonl", ".ndjson", ".json"}:
+            return pl.scan_csv(path, separator=_SEPARATORS[suffix], infer_schema=False)
+        if suffix in {".jsonl", ".ndjson", ".json"}:
             check_text(path, quoted=False)
             return pl.scan_ndjson(path, infer_schema_length=10_000)
-        if kind == ".parquet":
+        if suffix == ".parquet":
             return pl.scan_parquet(path)
     raise DataError(
-        needed="a .csv, .tsv, .parquet or .jsonl file",
-        received=path.name,
-        remedy="convert it to one of these",
+        f"{path.name} has an unsupported format. Convert it to .csv, .tsv, .parquet or .jsonl."
     )
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what Polars says of a file into a `DataError` that names the file."""
+def wrap_table_errors(path: Path) -> Iterator[None]:
+    """Convert errors of Polars to a `DataError` that names the file."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as cause:
+        detail = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
         raise DataError(
-            needed=f"a well-formed table in {path.name}",
-            received=(str(cause).splitlines() or [type(cause).__name__])[0],
-            remedy="mend the file; values that hold separators or quotation marks must stand in "
-            'double quotes, and a double quote in them as ""',
+            f"{path.name} is not a well-formed table: {detail}. Fix the file. In CSV and TSV, put "
+            "values that contain separators or quotation marks in double quotes, and write a "
+            'double quote inside such a value as "".'
         ) from cause
 
 
-def need_columns(table: pl.LazyFrame, wanted: Iterable[str], path: Path) -> list[str]:
-    """The table's columns, if the wanted ones are among them.
+@contextmanager
+def wrap_gzip_errors(path: Path) -> Iterator[None]:
+    """Convert errors of a damaged .gz file to a `DataError` that names the file."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, OSError) as cause:
+        detail = (str(cause) or type(cause).__name__).rstrip(".")
+        raise DataError(
+            f"Cannot read {path.name}: {detail}. The file is damaged or incomplete; "
+            "download it again."
+        ) from cause
+
+
+def require_columns(table: pl.LazyFrame, wanted: Iterable[str], path: Path) -> list[str]:
+    """Return all columns of a table, which must include the wanted ones.
 
     Raises:
-        DataError: Some are not; the message lists what is there and suggests close names.
+        DataError: Columns are missing; the message lists those present and suggests close names.
     """
-    with reading(path):
+    with wrap_table_errors(path):
         present = table.collect_schema().names()
     missing = [column for column in wanted if column not in present]
     if missing:
-        lower = {column.strip().lower(): column for column in present}
+        by_lower_case = {column.strip().lower(): column for column in present}
         hints = [
-            f"{lower[close[0]]!r} looks like {column!r}"
+            f"{by_lower_case[close[0]]!r} is similar to {column!r}"
             for column in missing
-            if (close := difflib.get_close_matches(column.lower(), lower, n=1, cutoff=0.5))
+            if (close := difflib.get_close_matches(column.lower(), by_lower_case, 1, cutoff=0.5))
         ]
         hint = f" ({'; '.join(hints)})" if hints else ""
         raise DataError(
-            needed=f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {path.name}",
-            received=f"only {', '.join(present)}",
-            remedy=f"rename the columns or set their names{hint}",
+            f"{path.name} has no column{'s' * (len(missing) > 1)} {', '.join(missing)}. Its "
+            f"columns are {', '.join(present)}{hint}. Rename the columns in the file, or set "
+            "their names if the data set has settings for them."
         )
     return present
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
-    """Absolute paths of the images in a folder by file name without suffix; empty if none."""
+    """Map file names without suffix to the absolute paths of the images in a folder.
+
+    The mapping is empty if the folder does not exist.
+    """
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
@@ -197,26 +209,28 @@ def images_by_stem(folder: Path) -> dict[str, str]:
 
 
 def to_items(
-    table: pl.DataFrame, path: Path, *, images: dict[str, str] | None = None
+    table: pl.DataFrame, path: Path, *, images: Mapping[str, str | None] | None = None
 ) -> pl.DataFrame:
-    """`tables.ITEMS` from a table with item_id, title and text.
+    """Convert a table with item ids, titles and texts to `tables.ITEMS`.
+
+    Missing titles and texts become empty; runs of white space become single spaces; identical
+    rows are merged.
 
     Args:
-        table: Columns `item_id`, `title`, `text`, and `image` where `images` is not given.
-            Missing titles and texts become empty; white space is made single spaces.
-        path: The file that the rows come from.
-        images: Paths by item id.
+        table: Columns `item_id`, `title`, `text`, and `image` if `images` is not given.
+        path: File that the rows come from, for error messages.
+        images: Image paths by item id; `None` where an item has no image.
 
     Raises:
-        DataError: An item has no id, or two rows that differ.
+        DataError: A row has no id, or two different rows have the same id.
     """
-    unnamed = table["item_id"].null_count()
-    if unnamed:
+    n_missing = table["item_id"].null_count()
+    if n_missing:
+        row = int(table["item_id"].is_null().arg_max() or 0) + 1
         raise DataError(
-            needed=f"an item id in every row of {path.name}",
-            received=f"{unnamed} rows without one, the first is row "
-            f"{int(table['item_id'].is_null().arg_max() or 0) + 1}",
-            remedy="remove or complete these rows",
+            f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
+            f"{row}. "
+            "Remove these rows or fill in the id."
         )
     if images is not None:
         paths = pl.DataFrame(
@@ -224,29 +238,37 @@ def to_items(
             schema={"item_id": pl.String, "image": pl.String},
         )
         table = table.join(paths, on="item_id", how="left", maintain_order="left")
-    tidy = conform(table, ITEMS, name=path.name).with_columns(
+    items = conform(table, ITEMS, name=path.name).with_columns(
         pl.col("title", "text").fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
     )
-    distinct = tidy.unique(maintain_order=True)
-    doubled = distinct.filter(pl.col("item_id").is_duplicated())
-    if doubled.height:
+    distinct = items.unique(maintain_order=True)
+    repeated = distinct.filter(pl.col("item_id").is_duplicated())
+    if repeated.height:
         raise DataError(
-            needed=f"one row per item in {path.name}",
-            received=f"{doubled.height} rows that share an id but differ, the first "
-            f"{doubled['item_id'][0]!r}",
-            remedy="keep one row for each item",
+            f"{repeated.height} rows of {path.name} share an item id but differ. The first such "
+            f"id is {repeated['item_id'][0]!r}. Keep one row per item."
         )
     return distinct
 
 
-def join_words(parts: Sequence[str]) -> str:
-    """Non-empty parts, each closed as a sentence."""
-    closed = (part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
-    return " ".join(closed)
+def join_sentences(parts: Sequence[str]) -> str:
+    """Join the non-empty parts and end each of them with a period if it has no end mark."""
+    sentences = (part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+    return " ".join(sentences)
 
 
 def _check_utf8(block: bytes, path: Path, *, n_lines: int) -> tuple[bytes, int]:
-    """The bytes of a character cut off at the block's end, and the lines that ended in it."""
+    """Check that a block of a file is UTF-8.
+
+    Args:
+        block: Bytes of the file, starting at a character.
+        path: The file, for error messages.
+        n_lines: Number of lines that end before the block.
+
+    Returns:
+        The bytes of an incomplete character at the end of the block, and the number of lines that
+        end in the block.
+    """
     try:
         block.decode()
     except UnicodeDecodeError as fault:
@@ -254,38 +276,23 @@ def _check_utf8(block: bytes, path: Path, *, n_lines: int) -> tuple[bytes, int]:
             return block[fault.start :], block.count(b"\n")
         line = n_lines + block.count(b"\n", 0, fault.start) + 1
         raise DataError(
-            needed=f"text in UTF-8 in {path.name}",
-            received=f"the byte 0x{block[fault.start]:02x} in line {line}",
-            remedy="convert the file, for example with: iconv -f LATIN1 -t UTF-8",
+            f"{path.name} is not UTF-8: line {line} contains the byte 0x{block[fault.start]:02x}. "
+            "Convert the file, for example with: iconv -f LATIN1 -t UTF-8."
         ) from fault
     return b"", block.count(b"\n")
 
 
 def _check_quotes(path: Path) -> None:
-    """Raise `DataError` where a quoted value never ends."""
-    ended = 0
+    """Raise `DataError` if a quoted value is not closed."""
+    last_line = 0
     separator = _SEPARATORS.get(next((s for s in path.suffixes if s in _SEPARATORS), ".csv"), ",")
-    with open_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+    with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
         try:
             for _ in reader:
-                ended = reader.line_num
+                last_line = reader.line_num
         except csv.Error as cause:
             raise DataError(
-                needed=f"a closing double quote for each opening one in {path.name}",
-                received=f"a value opened in line {ended + 1} that is not closed properly",
-                remedy='close it, and write a double quote inside a quoted value as ""',
+                f"{path.name} has a quoted value that starts in line {last_line + 1} and is not "
+                'closed. Close it, and write a double quote inside a quoted value as "".'
             ) from cause
-
-
-@contextmanager
-def unpacking(path: Path) -> Iterator[None]:
-    """Turn a damaged .gz file into a `DataError`."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, OSError) as cause:
-        raise DataError(
-            needed=f"a readable file {path.name}",
-            received=str(cause) or type(cause).__name__,
-            remedy="get the file again; it is damaged or incomplete",
-        ) from cause

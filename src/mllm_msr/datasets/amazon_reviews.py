@@ -1,9 +1,10 @@
 """Amazon reviews: products with descriptions and image links, releases of 2014, 2018 and 2023.
 
-The field names differ (reviewerID / asin / unixReviewTime against user_id / parent_asin /
-timestamp in milliseconds; imUrl, imageURLHighRes, images), the meaning does not. Reviews are JSON
-lines, or the 2023 CSV of interactions; the 2014 metadata are Python literals. Images are links:
-`image_urls` lists them for the downloader, and `images/<item>.jpg` is used where it exists.
+The releases name the same fields differently: reviewerID, asin, unixReviewTime and imUrl or
+imageURLHighRes (2014, 2018); user_id, parent_asin, timestamp in milliseconds and images (2023).
+Reviews are JSON Lines files, or the CSV files of interactions of 2023. The metadata of 2014 are
+Python literals. Images are links: `image_urls` lists them for download, and `images/<item>.jpg` is
+used where it exists.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from mllm_msr.datasets._interactions import TimeUnit, to_interactions
 from mllm_msr.datasets._readers import (
     check_text,
     images_by_stem,
-    join_words,
-    need_file,
-    need_folder,
-    open_bytes,
+    join_sentences,
+    open_binary,
+    require_file,
+    require_folder,
     scan_table,
     to_items,
-    unpacking,
+    wrap_gzip_errors,
 )
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
@@ -45,8 +46,16 @@ _TAG: Final = re.compile(r"<[a-zA-Z/!]")
 
 
 @dataclass(frozen=True, slots=True)
-class _Release:
-    """How one family of releases names what is needed of a review."""
+class _FieldNames:
+    """Names of the fields of a review in one group of releases.
+
+    Attributes:
+        user: User id.
+        item: Item id.
+        time: Time of the review.
+        unit: Unit of the time.
+        rating: Number of stars.
+    """
 
     user: str
     item: str
@@ -55,8 +64,8 @@ class _Release:
     rating: str
 
 
-_NEW: Final = _Release("user_id", "parent_asin", "timestamp", "ms", "rating")
-_OLD: Final = _Release("reviewerID", "asin", "unixReviewTime", "s", "overall")
+_FIELDS_2023: Final = _FieldNames("user_id", "parent_asin", "timestamp", "ms", "rating")
+_FIELDS_2014: Final = _FieldNames("reviewerID", "asin", "unixReviewTime", "s", "overall")
 
 
 @final
@@ -64,10 +73,10 @@ class AmazonReviews(Dataset):
     """One category of the Amazon review data in a folder.
 
     Args:
-        path: Folder with the category's reviews and metadata, and `images/` if any.
-        category: Category as the files' names have it ("Baby", "Video_Games"); empty where the
-            folder holds one category only.
-        min_rating: Reviews with fewer stars are left out, 0 keeps all.
+        path: Folder with the category's reviews and metadata, and optionally `images/`.
+        category: Category as written in the file names ("Baby", "Video_Games"). May be empty if
+            the folder holds one category only.
+        min_rating: Reviews with fewer stars are removed; 0 keeps all.
     """
 
     def __init__(self, *, path: Path, category: str = "", min_rating: float = 0.0) -> None:
@@ -76,195 +85,180 @@ class AmazonReviews(Dataset):
         self.min_rating = min_rating
 
     def load(self) -> RawData:
-        """Read the source.
+        """Read the files.
 
         Raises:
             DataError: A file is missing, unreadable or not in the expected form.
         """
-        folder = need_folder(self.path)
-        metadata = self._metadata()
+        folder = require_folder(self.path)
+        stem = f"meta_{self.category or '*'}"
+        metadata = require_file(
+            folder, *(f"{stem}{suffix}" for suffix in _JSON), content="product metadata"
+        )
         rows = [
-            (_item_id(row), _title(row), _text(row), _image_url(row)) for row in _rows(metadata)
+            (
+                str(product.get("parent_asin") or product.get("asin") or ""),
+                _clean(product.get("title")),
+                _text(product),
+                _image_url(product),
+            )
+            for product in _read_objects(metadata)
         ]
         schema = dict.fromkeys(("item_id", "title", "text", "url"), pl.String)
         table = pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("item_id") != "")
         # The releases repeat some products, sometimes with small differences.
-        distinct = table.unique("item_id", keep="first", maintain_order=True)
-        if len(rows) > distinct.height:
-            n_dropped = len(rows) - distinct.height
-            logger.warning("%s: %d repeated or unnamed products left out", metadata.name, n_dropped)
+        products = table.unique("item_id", keep="first", maintain_order=True)
+        if len(rows) > products.height:
+            n_dropped = len(rows) - products.height
+            logger.warning(
+                "%s: dropped %d products without id or repeated", metadata.name, n_dropped
+            )
         return RawData(
             interactions=self._interactions(folder, metadata),
             items=to_items(
-                distinct.drop("url"), metadata, images=images_by_stem(folder / "images")
+                products.drop("url"), metadata, images=images_by_stem(folder / "images")
             ),
             item_type="product",
-            image_urls=distinct.select("item_id", "url").filter(pl.col("url") != ""),
+            image_urls=products.select("item_id", "url").filter(pl.col("url") != ""),
         )
 
-    def _metadata(self) -> Path:
-        stem = f"meta_{self.category or '*'}"
-        patterns = [f"{stem}{suffix}" for suffix in _JSON]
-        return need_file(self.path, *patterns, what="product metadata")
-
     def _interactions(self, folder: Path, metadata: Path) -> pl.LazyFrame:
-        """Reviews of whichever release is there."""
+        """Read the reviews of the release that is in the folder."""
         category = metadata.name.split(".")[0].removeprefix("meta_")
         stems = (f"reviews_{category}_5", f"{category}_5", f"reviews_{category}", category)
         patterns = [stem + suffix for stem in stems for suffix in _JSON]
         patterns += [category + suffix for suffix in _CSV]
-        path = need_file(folder, *patterns, what="reviews")
-        if ".csv" in path.suffixes:
-            table, release = scan_table(path), _NEW
-        else:
-            table, release = _scan_reviews(path)
+        path = require_file(folder, *patterns, content="reviews")
+        is_csv = ".csv" in path.suffixes
+        table, fields = (scan_table(path), _FIELDS_2023) if is_csv else _scan_reviews(path)
         try:
             return to_interactions(
                 table,
                 path,
-                user=release.user,
-                item=release.item,
-                time=release.time,
-                unit=release.unit,
-                rating=release.rating,
+                user=fields.user,
+                item=fields.item,
+                time=fields.time,
+                unit=fields.unit,
+                rating=fields.rating,
                 min_rating=self.min_rating,
             )
         except DataError as fault:
-            if ".csv" not in path.suffixes and isinstance(
-                fault.__cause__, pl.exceptions.PolarsError
-            ):
-                # Polars does not say which line it could not parse; this reading does.
-                deque(_rows(path), maxlen=0)
+            if not is_csv and isinstance(fault.__cause__, pl.exceptions.PolarsError):
+                # Polars does not report the line it cannot parse. Reading line by line does.
+                deque(_read_objects(path), maxlen=0)
             raise
 
 
-def _scan_reviews(path: Path) -> tuple[pl.LazyFrame, _Release]:
-    """Reviews as JSON lines, and the release that their field names belong to."""
+def _scan_reviews(path: Path) -> tuple[pl.LazyFrame, _FieldNames]:
+    """Scan reviews in JSON Lines, and find out which field names they use."""
     check_text(path, quoted=False)
-    first = next(_rows(path), {})
-    release = _NEW if _NEW.user in first else _OLD
+    first = next(_read_objects(path), {})
+    fields = _FIELDS_2023 if _FIELDS_2023.user in first else _FIELDS_2014
     schema = {
-        release.user: pl.String(),
-        release.item: pl.String(),
-        release.time: pl.Int64(),
-        release.rating: pl.Float64(),
+        fields.user: pl.String(),
+        fields.item: pl.String(),
+        fields.time: pl.Int64(),
+        fields.rating: pl.Float64(),
     }
     missing = [name for name in schema if name not in first]
     if missing:
         raise DataError(
-            needed=f"the fields {', '.join(schema)} in {path.name}",
-            received=f"only {', '.join(first) or 'none'}",
-            remedy="check that the file holds reviews of the 2014, 2018 or 2023 release",
+            f"The first review of {path.name} lacks the fields {', '.join(missing)}. Its fields "
+            f"are {', '.join(first) or 'none'}. Check that the file holds reviews of the 2014, "
+            "2018 or 2023 release."
         )
-    return pl.scan_ndjson(path, schema=schema), release
+    return pl.scan_ndjson(path, schema=schema), fields
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The objects of a file with one JSON object or Python literal per line.
+def _read_objects(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a file with one JSON object or Python literal per line.
 
     Raises:
         DataError: A line is neither, or the file is damaged.
     """
-    with unpacking(path), open_bytes(path) as file:
+    with wrap_gzip_errors(path), open_binary(path) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
-            row = _parse(line)
-            if row is None:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                try:
+                    row = ast.literal_eval(line.decode())
+                except (ValueError, SyntaxError, MemoryError, RecursionError):
+                    row = None
+            if not isinstance(row, dict):
                 raise DataError(
-                    needed=f"one object per line in {path.name}",
-                    received=f"{line[:60]!r} in line {number}",
-                    remedy="get the file again, or remove the line",
+                    f"Line {number} of {path.name} is not a JSON object: {line[:60]!r}. "
+                    "Download the file again, or remove the line."
                 )
             yield row
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The line's object, `None` where there is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        try:
-            row = ast.literal_eval(line.decode())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    return row if isinstance(row, dict) else None
-
-
-def _item_id(row: Mapping[str, Any]) -> str:
-    return str(row.get("parent_asin") or row.get("asin") or "")
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    return _clean(row.get("title"))
-
-
-def _text(row: Mapping[str, Any]) -> str:
-    """Description and features, each closed as a sentence."""
+def _text(product: Mapping[str, Any]) -> str:
+    """Return description and features as sentences."""
     parts: list[str] = []
     for field in ("description", "feature", "features"):
-        value = row.get(field)
+        value = product.get(field)
         parts += [_clean(part) for part in (value if isinstance(value, list) else [value])]
-    return join_words(parts)
+    return join_sentences(parts)
 
 
-def _image_url(row: Mapping[str, Any]) -> str:
-    """The first image's link in its largest version, empty where there is none."""
-    # The oldest release has links without encryption; the same hosts serve both.
-    return re.sub("^http://", "https://", _raw_image_url(row))
-
-
-def _raw_image_url(row: Mapping[str, Any]) -> str:
-    images = row.get("images")
+def _image_url(product: Mapping[str, Any]) -> str:
+    """Return the link of the first image in its largest version, empty if there is none."""
+    images = product.get("images")
+    url = ""
     if isinstance(images, list) and images and isinstance(images[0], dict):
-        first = images[0]
-        return str(first.get("hi_res") or first.get("large") or first.get("thumb") or "")
-    for field in ("imageURLHighRes", "imageURL", "imUrl"):
-        value = row.get(field)
-        if isinstance(value, list):
-            value = value[0] if value else ""
-        if value:
-            return str(value)
-    return ""
+        url = str(images[0].get("hi_res") or images[0].get("large") or images[0].get("thumb") or "")
+    else:
+        for field in ("imageURLHighRes", "imageURL", "imUrl"):
+            value = product.get(field)
+            if isinstance(value, list):
+                value = value[0] if value else ""
+            if value:
+                url = str(value)
+                break
+    # The links of the 2014 release are not encrypted. The same hosts also serve https.
+    return re.sub("^http://", "https://", url)
 
 
 def _clean(value: object) -> str:
-    """Text without markup and entities, on one line; empty for anything but text."""
+    """Return text on one line without markup and entities; empty if the value is not text."""
     if not isinstance(value, str):
         return ""
     text = html.unescape(value)
     if _TAG.search(text):
-        stripper = _Stripper()
-        stripper.feed(text)
-        stripper.close()
-        text = stripper.text
+        parser = _TextExtractor()
+        parser.feed(text)
+        parser.close()
+        text = parser.text
     return " ".join(text.split())
 
 
-class _Stripper(HTMLParser):
-    """Collects the text between tags, without scripts and styles."""
+class _TextExtractor(HTMLParser):
+    """HTML parser that collects the text between tags, without scripts and styles."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self._pieces: list[str] = []
-        self._hidden = 0
+        self._n_hidden = 0  # open script and style tags
 
     @property
     def text(self) -> str:
-        """What was between the tags."""
+        """Return the text collected so far."""
         return "".join(self._pieces)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        """A tag separates words."""
+        """Separate words at a start tag."""
         self._pieces.append(" ")
-        self._hidden += tag in {"script", "style"}
+        self._n_hidden += tag in {"script", "style"}
 
     def handle_endtag(self, tag: str) -> None:
-        """A tag separates words."""
+        """Separate words at an end tag."""
         self._pieces.append(" ")
-        self._hidden -= tag in {"script", "style"} and self._hidden > 0
+        self._n_hidden -= tag in {"script", "style"} and self._n_hidden > 0
 
     def handle_data(self, data: str) -> None:
-        """Text counts unless it is a script's or a style's."""
-        if not self._hidden:
+        """Collect text that is not part of a script or style."""
+        if not self._n_hidden:
             self._pieces.append(data)

@@ -1,9 +1,10 @@
-"""The generated data of `make demo`: items with drawn covers, users whose tastes drift.
+"""Generated data set of `make demo`: items with drawn covers, and users whose tastes drift.
 
-Start of the flow on a machine that holds no data. Titles carry two properties of an item, its
-cover shows three others (`embedded.world`), so that neither alone is enough; the ceilings of what
-can be reached are computed by `embedded.teacher`. The same seed gives the same data everywhere,
-and no item, name or seed of it occurs in the packaged model's pre-training.
+Runs without any downloaded data. Two properties of an item appear in its title and three on its
+cover (`demo_model/world.py`), so text or image alone is not enough to predict a user's choice;
+`recipes/demo_model/teacher.py` computes the highest AUC that can be reached. The same seed gives
+the same data on every machine. No item, name or seed of this data occurs in the pre-training of the
+packaged demo model.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Final, final
 import numpy as np
 import polars as pl
 
-from mllm_msr.demo_model.covers import DRAWING, draw_cover
+from mllm_msr.demo_model.covers import COVER_VERSION, draw_cover
 from mllm_msr.demo_model.language import text, title
 from mllm_msr.demo_model.world import DEMO_SEEDS, World, make_world
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.tables import ITEMS, conform
 
+_MIN_ITEMS: Final = 30
 _FIRST_DAY_MS: Final = 1_704_067_200_000  # 2024-01-01 UTC
 _DAY_MS: Final = 86_400_000
 
@@ -31,15 +33,14 @@ class Demo(Dataset):
     """Generated users, items and covers.
 
     Args:
-        path: Folder for the drawn covers, which are made once; the user's cache folder where
-            it is None.
-        n_items: Size of the catalogue.
-        n_users: Number of users.
-        world_seed: Seed of the world, 0 to 999 (not the seed that splits the data).
+        path: Folder for the covers, which are drawn once; `None` for the user's cache folder.
+        n_items: Number of items, at least 30.
+        n_users: Number of users, at least 1.
+        world_seed: Seed of the generated world, 0 to 999. It is not the seed of the split.
         cover_size: Width and height of the covers in pixels.
 
     Raises:
-        UsageError: The seed or a number is out of range.
+        UsageError: The seed or a number is out of its range.
     """
 
     def __init__(
@@ -53,17 +54,18 @@ class Demo(Dataset):
     ) -> None:
         if world_seed not in DEMO_SEEDS:
             raise UsageError(
-                needed=f"a seed from {DEMO_SEEDS.start} to {DEMO_SEEDS.stop - 1}",
-                received=str(world_seed),
-                remedy="choose another; the rest is kept for training the packaged model",
+                f"data.world_seed is {world_seed}. Choose a seed from {DEMO_SEEDS.start} to "
+                f"{DEMO_SEEDS.stop - 1}; other seeds are reserved for training the demo model."
             )
-        if n_items < 30 or n_users < 1:
+        if n_items < _MIN_ITEMS or n_users < 1:
             raise UsageError(
-                needed="at least 30 items and 1 user",
-                received=f"n_items={n_items}, n_users={n_users}",
-                remedy="raise them",
+                f"data.n_items is {n_items} and data.n_users is {n_users}. Set them to at least "
+                f"{_MIN_ITEMS} items and 1 user."
             )
-        self._folder = Path(path) if path is not None else _cache_folder()
+        if path is None:
+            cache = os.environ.get("XDG_CACHE_HOME")
+            path = (Path(cache) if cache else Path.home() / ".cache") / "mllm-msr" / "demo"
+        self._folder = Path(path)
         self._n_items, self._n_users = n_items, n_users
         self._world_seed, self._cover_size = world_seed, cover_size
 
@@ -71,19 +73,18 @@ class Demo(Dataset):
         """Generate the tables and draw the covers that do not exist yet.
 
         Raises:
-            DataError: The covers' folder cannot be written.
+            DataError: The folder of the covers cannot be written.
         """
         world = make_world(self._world_seed, n_items=self._n_items, n_users=self._n_users)
         folder = self._folder / (
-            f"{DRAWING}-{self._cover_size}px-seed{self._world_seed}-{self._n_items}items"
+            f"{COVER_VERSION}-{self._cover_size}px-seed{self._world_seed}-{self._n_items}items"
         )
         try:
             covers = _draw_covers(world, folder, size=self._cover_size)
         except OSError as cause:
             raise DataError(
-                needed=f"a folder for the demo's covers at {folder}",
-                received=f"{type(cause).__name__} ({cause})",
-                remedy="set data.path to a folder that can be written",
+                f"Cannot write the demo's covers to {folder} ({type(cause).__name__}: {cause}). "
+                "Set data.path to a writable folder."
             ) from cause
         items = pl.DataFrame(
             {
@@ -101,36 +102,33 @@ class Demo(Dataset):
         )
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "mllm-msr" / "demo"
-
-
 def _item_id(index: int) -> str:
     return f"v{index:04d}"
 
 
 def _draw_covers(world: World, folder: Path, *, size: int) -> list[Path]:
+    """Draw the missing covers and return the paths of all covers, in the order of the items."""
     folder.mkdir(parents=True, exist_ok=True)
     covers = []
     for index, item in enumerate(world.items):
         cover = (folder / f"{_item_id(index)}.png").resolve()
         if not cover.exists():
-            # Written whole or not at all: two runs may draw the same cover at once.
-            half_made = cover.with_suffix(f".{os.getpid()}.tmp")
-            draw_cover(item, size=size).save(half_made, format="PNG")
-            half_made.replace(cover)
+            # Renaming is atomic: another run may draw the same cover at the same time.
+            temporary = cover.with_suffix(f".{os.getpid()}.tmp")
+            draw_cover(item, size=size).save(temporary, format="PNG")
+            temporary.replace(cover)
         covers.append(cover)
     return covers
 
 
 def _interactions(world: World, *, seed: int) -> pl.DataFrame:
+    """Return the users' histories as interactions at random, increasing times."""
     rng = np.random.default_rng([seed, 4])
     rows: list[tuple[str, str, int]] = []
     for number, user in enumerate(world.users):
-        moment = _FIRST_DAY_MS + int(rng.integers(60 * _DAY_MS))
+        timestamp = _FIRST_DAY_MS + int(rng.integers(60 * _DAY_MS))
         for item in user.history:
-            moment += int(rng.integers(_DAY_MS // 24, 6 * _DAY_MS))
-            rows.append((f"u{number:04d}", _item_id(item), moment))
+            timestamp += int(rng.integers(_DAY_MS // 24, 6 * _DAY_MS))
+            rows.append((f"u{number:04d}", _item_id(item), timestamp))
     schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,7 +1,7 @@
-"""The user's own data: a table of interactions, a table of items, a folder of images.
+"""Data set from the user's own files: a table of interactions, a table of items, and images.
 
-Tables may be CSV, TSV, Parquet or JSON lines; the columns' names are settings. Images are
-named in the items' table, or lie in the image folder as `<item id>.jpg` (or .png, .webp, ...).
+Tables are CSV, TSV, Parquet or JSON Lines; the column names are settings. An image is either named
+in the table of items or is a file `<item id>.jpg` (or .png, .webp, ...) in the image folder.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ import polars as pl
 from mllm_msr.datasets._interactions import TimeUnit, to_interactions
 from mllm_msr.datasets._readers import (
     images_by_stem,
-    need_columns,
-    need_file,
-    need_folder,
-    reading,
+    require_columns,
+    require_file,
+    require_folder,
     scan_table,
     to_items,
+    wrap_table_errors,
 )
 from mllm_msr.interfaces import Dataset, RawData
 
-_KINDS = ("csv", "tsv", "parquet", "jsonl")
+_FORMATS = ("csv", "tsv", "parquet", "jsonl")
 _TITLE, _TEXT, _IMAGE = "title", "text", "image"
 
 
 @final
 class Files(Dataset):
-    """Interactions and items of any origin.
+    """Interactions and items from files in one folder.
 
     Args:
-        path: Folder that holds the files.
-        interactions_file: Name of the interactions' file; `interactions.*` by default.
-        items_file: Name of the items' file; `items.*` by default.
-        images_folder: Name of the folder with the images; it may be missing.
-        user_column: User id, among the interactions.
-        item_column: Item id, among the interactions and the items.
-        time_column: Time, among the interactions; `None` takes the order of the rows.
-        time_unit: What its numbers count: "s", "ms", "us", "ns"; "iso" for dates as text;
-            "rank" where they only order. Date columns of Parquet need none.
-        rating_column: Rating, among the interactions, where low ones are to be left out.
-        min_rating: Ratings below this are left out.
-        title_column: Title, among the items. The default one may be missing, and so below.
-        text_column: Longer text, among the items.
-        image_column: Image's path, among the items, relative to `images_folder` or `path`.
-        item_type: What an item is called in prompts: "video", "product", "film", "item".
+        path: Folder with the files.
+        interactions_file: File name of the interactions, `interactions.*` by default.
+        items_file: File name of the items, `items.*` by default.
+        images_folder: Name of the image folder, which may be missing.
+        user_column: User id, in the interactions.
+        item_column: Item id, in the interactions and in the items.
+        time_column: Time, in the interactions; `None` uses the row order.
+        time_unit: Unit of the time: "s", "ms", "us" or "ns"; "iso" for dates as text; "rank" for
+            numbers that only define an order. Ignored for date columns of Parquet.
+        rating_column: Rating, in the interactions; `None` if ratings are not used.
+        min_rating: Interactions with a lower rating are removed.
+        title_column: Title, in the items. If one of these three settings keeps its default, the
+            column may be missing.
+        text_column: Longer text, in the items.
+        image_column: Path of the image, in the items, relative to `images_folder` or `path`.
+        item_type: Word for an item in prompts: "video", "product", "film" or "item".
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class Files(Dataset):
         self.item_type = item_type
 
     def load(self) -> RawData:
-        """Read the source.
+        """Read the files.
 
         Raises:
             SettingsError: The time unit is unknown.
             DataError: A file is missing, unreadable or not in the expected form.
         """
-        folder = need_folder(self.path)
-        path = _file(folder, self.interactions_file, "interactions")
-        ranked = self.time_column is None or self.time_unit == "rank"
+        folder = require_folder(self.path)
+        path = _find_table(folder, self.interactions_file, "interactions")
+        is_ranked = self.time_column is None or self.time_unit == "rank"
         return RawData(
             interactions=to_interactions(
                 scan_table(path),
@@ -105,22 +106,22 @@ class Files(Dataset):
             ),
             items=self._items(folder),
             item_type=self.item_type,
-            ordered_by="rank" if ranked else "time",
+            ordered_by="rank" if is_ranked else "time",
         )
 
     def _items(self, folder: Path) -> pl.DataFrame:
-        """The items, with the paths of their images."""
-        path = _file(folder, self.items_file, "items")
+        """Read the items and find their images."""
+        path = _find_table(folder, self.items_file, "items")
         table = scan_table(path)
         defaults = {self.title_column: _TITLE, self.text_column: _TEXT, self.image_column: _IMAGE}
         required = [name for name, default in defaults.items() if name != default]
-        present = need_columns(table, [self.item_column, *required], path)
+        present = require_columns(table, [self.item_column, *required], path)
 
         def column(name: str) -> pl.Expr:
             value = pl.col(name) if name in present else pl.lit(None)
             return value.cast(pl.String)
 
-        with reading(path):
+        with wrap_table_errors(path):
             items = table.select(
                 item_id=column(self.item_column),
                 title=column(self.title_column),
@@ -129,21 +130,18 @@ class Files(Dataset):
             ).collect()
         in_folder = images_by_stem(folder / self.images_folder)
         bases = (folder / self.images_folder, folder)
-        images = {
-            item_id: _image(named, bases) if named else in_folder.get(item_id)
-            for item_id, named in items.select("item_id", "image").rows()
-        }
-        found = {item_id: image for item_id, image in images.items() if image is not None}
-        return to_items(items.drop("image"), path, images=found)
+        images: dict[str, str | None] = {}
+        for item_id, name in items.select("item_id", "image").rows():
+            if name:
+                # A file that does not exist keeps its path, so that it is reported as missing.
+                candidates = (base / name for base in bases if (base / name).is_file())
+                images[item_id] = str(next(candidates, bases[0] / name))
+            else:
+                images[item_id] = in_folder.get(item_id)
+        return to_items(items.drop("image"), path, images=images)
 
 
-def _file(folder: Path, name: str | None, default: str) -> Path:
-    """The named file, or the one that bears the default name."""
-    patterns = [name] if name else [f"{default}.{kind}" for kind in _KINDS]
-    return need_file(folder, *patterns, what=default)
-
-
-def _image(named: str, bases: tuple[Path, ...]) -> str:
-    """The named image's absolute path; one that does not exist stays named, to be reported."""
-    found = (base / named for base in bases if (base / named).is_file())
-    return str(next(found, bases[0] / named))
+def _find_table(folder: Path, name: str | None, default: str) -> Path:
+    """Return the file with the given name, or else the one with the default name."""
+    patterns = [name] if name else [f"{default}.{suffix}" for suffix in _FORMATS]
+    return require_file(folder, *patterns, content=default)

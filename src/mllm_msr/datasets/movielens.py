@@ -1,8 +1,11 @@
-"""MovieLens: film ratings (Harper & Konstan 2015), the CSV releases and ML-1M's `::` files.
+"""MovieLens (Harper and Konstan 2015): film ratings, as CSV files or as the `::` files of ML-1M.
 
-`ratings.csv` and `movies.csv` of the small and the later sets, with the optional columns `year`,
-`genres` and `user_tags`; or `ratings.dat` and `movies.dat` of ML-1M. Posters, if any, lie in
-`images/<movieId>.jpg`. Times are times of rating, not of watching.
+- `ratings.csv` and `movies.csv` of the small set and of the newer releases; `movies.csv` may have
+  the additional columns `year`, `genres` and `user_tags`.
+- `ratings.dat` and `movies.dat` of ML-1M.
+- `images/<movieId>.jpg`: posters; optional.
+
+Timestamps are the times of rating, not of watching.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from mllm_msr.datasets._interactions import to_interactions
 from mllm_msr.datasets._readers import (
     check_text,
     images_by_stem,
-    join_words,
-    need_columns,
-    need_file,
-    need_folder,
-    reading,
+    join_sentences,
+    require_columns,
+    require_file,
+    require_folder,
     scan_table,
     to_items,
+    wrap_table_errors,
 )
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
@@ -36,7 +39,7 @@ class MovieLens(Dataset):
 
     Args:
         path: Folder with `ratings.csv` and `movies.csv`, or `ratings.dat` and `movies.dat`.
-        min_rating: Ratings below this are left out, 0 keeps all.
+        min_rating: Interactions with a lower rating are removed; 0 keeps all.
     """
 
     def __init__(self, *, path: Path, min_rating: float = 0.0) -> None:
@@ -44,19 +47,18 @@ class MovieLens(Dataset):
         self.min_rating = min_rating
 
     def load(self) -> RawData:
-        """Read the source.
+        """Read the files.
 
         Raises:
             DataError: A file is missing, unreadable or not in the expected form.
         """
-        folder = need_folder(self.path)
-        ratings = need_file(folder, "ratings.csv", "ratings.dat", what="ratings")
-        movies = need_file(folder, f"movies{ratings.suffix}", what="films")
-        images = images_by_stem(folder / "images")
-        old = ratings.suffix == ".dat"
+        folder = require_folder(self.path)
+        ratings = require_file(folder, "ratings.csv", "ratings.dat", content="ratings")
+        movies = require_file(folder, f"movies{ratings.suffix}", content="films")
+        is_ml_1m = ratings.suffix == ".dat"
         return RawData(
             interactions=to_interactions(
-                _scan_double_colon(ratings) if old else scan_table(ratings),
+                _scan_dat_ratings(ratings) if is_ml_1m else scan_table(ratings),
                 ratings,
                 user="userId",
                 item="movieId",
@@ -66,18 +68,20 @@ class MovieLens(Dataset):
                 min_rating=self.min_rating,
             ),
             items=to_items(
-                _double_colon_films(movies) if old else _films(movies), movies, images=images
+                _read_dat_films(movies) if is_ml_1m else _read_csv_films(movies),
+                movies,
+                images=images_by_stem(folder / "images"),
             ),
             item_type="film",
         )
 
 
-def _films(path: Path) -> pl.DataFrame:
-    """Item id, title and text of the CSV form."""
+def _read_csv_films(path: Path) -> pl.DataFrame:
+    """Read item id, title and text of the CSV form."""
     table = scan_table(path)
-    present = need_columns(table, ("movieId", "title"), path)
+    present = require_columns(table, ("movieId", "title"), path)
     optional = {"genres": pl.lit(""), "user_tags": pl.lit("")}
-    with reading(path):
+    with wrap_table_errors(path):
         films = table.select(
             "movieId",
             "title",
@@ -90,9 +94,10 @@ def _films(path: Path) -> pl.DataFrame:
     return films.select(item_id="movieId", title="title", text=pl.Series(text, dtype=pl.String))
 
 
-def _scan_double_colon(path: Path) -> pl.LazyFrame:
-    """Ratings of ML-1M; one colon separates, so every second column is empty."""
+def _scan_dat_ratings(path: Path) -> pl.LazyFrame:
+    """Scan the ratings of ML-1M."""
     check_text(path, quoted=False)
+    # Polars allows one character as separator; with ":" every second column is empty.
     names = ["userId", "_1", "movieId", "_2", "rating", "_3", "timestamp"]
     return pl.scan_csv(
         path,
@@ -104,16 +109,15 @@ def _scan_double_colon(path: Path) -> pl.LazyFrame:
     )
 
 
-def _double_colon_films(path: Path) -> pl.DataFrame:
-    """Item id, title and text of ML-1M, which is written in Latin-1."""
+def _read_dat_films(path: Path) -> pl.DataFrame:
+    """Read item id, title and text of ML-1M, which is encoded in Latin-1."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
         fields = line.split("::")
         if len(fields) != 3:
             raise DataError(
-                needed=f"movieId::title::genres in every line of {path.name}",
-                received=f"{line!r} in line {number}",
-                remedy="get the file again; it is not that of ML-1M",
+                f"Line {number} of {path.name} is {line!r}; a line of ML-1M has the form "
+                "movieId::title::genres. Download the file again."
             )
         rows.append((fields[0], fields[1], _text(fields[2], "")))
     return pl.DataFrame(
@@ -122,7 +126,9 @@ def _double_colon_films(path: Path) -> pl.DataFrame:
 
 
 def _text(genres: str, tags: str) -> str:
-    """Genres and tags as two short sentences; empty where there are none."""
-    kinds = "" if genres == _NO_GENRES else ", ".join(filter(None, genres.split("|")))
-    words = ", ".join(tag.strip() for tag in tags.split(";") if tag.strip())
-    return join_words([f"Genres: {kinds}" if kinds else "", f"Tags: {words}" if words else ""])
+    """Return genres and tags as two short sentences, without those that are empty."""
+    genre_list = "" if genres == _NO_GENRES else ", ".join(filter(None, genres.split("|")))
+    tag_list = ", ".join(tag.strip() for tag in tags.split(";") if tag.strip())
+    return join_sentences(
+        [f"Genres: {genre_list}" if genre_list else "", f"Tags: {tag_list}" if tag_list else ""]
+    )
