@@ -1,4 +1,4 @@
-"""Histories and batches: nothing lost, nothing padded, nothing of the future."""
+"""Histories and batches lose no item, have no padding and contain no future items."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def histories(*lists: list[int]) -> Histories:
 
 
 def as_lists(found: Histories) -> list[list[int]]:
-    return [found.of(at).tolist() for at in range(len(found))]
+    return [found[at].tolist() for at in range(len(found))]
 
 
 @pytest.fixture
@@ -40,20 +40,20 @@ def interactions() -> pl.DataFrame:
 LENGTHS = st.lists(st.integers(0, 9), max_size=12)
 
 
-def test_codes_follow_the_sorted_ids_and_strangers_share_one():
-    codes = ItemCodes.of(pl.Series(["z", "x"]), pl.Series(["y", "x"]))
+def test_codes_follow_sorted_ids_and_unknown_ids_share_one():
+    codes = ItemCodes.from_ids(pl.Series(["z", "x"]), pl.Series(["y", "x"]))
     assert codes.item_ids == ("x", "y", "z")
     assert codes.encode(pl.Series(["z", "?", "x"])).tolist() == [3, UNKNOWN, 1]
     assert codes.n_codes == 4
 
 
-def test_users_and_their_items_come_in_order(interactions):
+def test_user_histories_are_in_order_of_users_and_positions(interactions):
     users, found = user_histories(interactions, ItemCodes(("x", "y", "z")))
     assert users == ("a", "b")
     assert as_lists(found) == [[1, 2], [1, 2, 3]]
 
 
-def test_a_history_ends_before_the_position_that_asks(interactions):
+def test_histories_end_before_the_given_position(interactions):
     keys = pl.DataFrame(
         {"user_id": ["b", "nobody", "a", "b", "b"], "position": [2, 5, 0, 9, 1]},
         schema_overrides={"position": pl.Int32},
@@ -62,28 +62,28 @@ def test_a_history_ends_before_the_position_that_asks(interactions):
     assert as_lists(found) == [[1, 2], [], [], [1, 2, 3], [1]]
 
 
-def test_unknown_items_leave_no_gap_in_a_history(interactions):
+def test_unknown_items_are_dropped_from_histories(interactions):
     keys = pl.DataFrame({"user_id": ["b"], "position": [3]})
     found = histories_before(keys, interactions, ItemCodes(("x", "z")))
     assert as_lists(found) == [[1, 2]]
 
 
-def test_no_interactions_are_empty_histories(interactions):
+def test_no_interactions_give_empty_histories(interactions):
     keys = pl.DataFrame({"user_id": ["b"], "position": [3]})
     assert as_lists(histories_before(keys, interactions[:0], ItemCodes(("x",)))) == [[]]
 
 
-def test_the_latest_items_stay():
+def test_latest_keeps_the_last_items():
     assert as_lists(histories([1, 2, 3], [4], []).latest(2)) == [[2, 3], [4], []]
 
 
-def test_windows_overlap_by_the_item_that_is_only_context():
+def test_windows_overlap_by_one_item():
     cut = histories([1, 2, 3, 4, 5, 6], [7], [8, 9], []).windows(3)
     assert as_lists(cut) == [[4, 5, 6], [2, 3, 4], [1, 2], [8, 9]]
 
 
 @given(LENGTHS, st.integers(2, 5))
-def test_windows_predict_every_item_but_the_first_exactly_once(lengths, size):
+def test_windows_predict_every_item_except_the_first_exactly_once(lengths, size):
     whole = histories(*(list(range(100 * at, 100 * at + n)) for at, n in enumerate(lengths)))
     cut = whole.windows(size)
     predicted = sorted(code for window in as_lists(cut) for code in window[1:])
@@ -91,31 +91,31 @@ def test_windows_predict_every_item_but_the_first_exactly_once(lengths, size):
     assert all(2 <= n <= size for n in cut.lengths)
 
 
-def test_a_shifted_batch_predicts_what_followed_and_pads_nothing():
+def test_shifted_batch_predicts_the_next_item_without_padding():
     batch = batch_of(histories([1, 2], [3, 4, 5, 6], [7, 8]), np.array([0, 1, 2]), shifted=True)
     assert batch.rows.tolist() == [1, 0, 2]
     assert batch.items.tolist() == [3, 4, 5, 1, 7]
     assert batch.targets is not None
     assert batch.targets.tolist() == [4, 5, 6, 2, 8]
-    assert batch.places.tolist() == [0, 1, 2, 0, 0]
+    assert batch.positions.tolist() == [0, 1, 2, 0, 0]
     assert batch.groups == [(1, 3), (2, 1)]
     assert batch.last.tolist() == [2, 3, 4]
 
 
 @given(LENGTHS.filter(any))
-def test_a_recurrent_network_may_read_the_tokens_by_time(lengths):
+def test_by_time_matches_torch_packed_sequences(lengths):
     whole = histories(*(list(range(100 * at, 100 * at + n)) for at, n in enumerate(lengths)))
     rows = np.flatnonzero(whole.lengths)
     batch = batch_of(whole, rows)
     order, sizes = batch.by_time()
-    ours = torch.nn.utils.rnn.PackedSequence(batch.items[order], sizes)
-    sequences = [torch.from_numpy(whole.of(row)) for row in batch.rows.tolist()]
-    theirs = torch.nn.utils.rnn.pack_sequence(sequences)
-    assert torch.equal(ours.data, theirs.data)
-    assert torch.equal(ours.batch_sizes, theirs.batch_sizes)
+    packed = torch.nn.utils.rnn.PackedSequence(batch.items[order], sizes)
+    sequences = [torch.from_numpy(whole[row]) for row in batch.rows.tolist()]
+    expected = torch.nn.utils.rnn.pack_sequence(sequences)
+    assert torch.equal(packed.data, expected.data)
+    assert torch.equal(packed.batch_sizes, expected.batch_sizes)
 
 
-def test_an_epoch_deals_every_history_out_once_in_an_order_of_its_own():
+def test_each_epoch_contains_every_history_once_in_its_own_order():
     whole = histories(*([at, at + 1] for at in range(10)))
     epochs = [TrainingBatches.shuffled(whole, batch_size=4, seed=1, epoch=e) for e in (0, 1)]
     rows = [torch.cat([batch.rows for batch in epoch]).tolist() for epoch in epochs]
@@ -126,7 +126,7 @@ def test_an_epoch_deals_every_history_out_once_in_an_order_of_its_own():
 
 
 @given(LENGTHS, st.integers(1, 20))
-def test_scoring_batches_name_every_history_that_is_not_empty_once(lengths, max_tokens):
+def test_scoring_batches_contain_every_nonempty_history_once(lengths, max_tokens):
     whole = histories(*([1] * n for n in lengths))
     batches = list(scoring_batches(whole, max_tokens=max_tokens))
     rows = sorted(row for batch in batches for row in batch.rows.tolist())

@@ -1,4 +1,4 @@
-"""What chooses the weights: validation users alone, each kind of negatives weighing the same."""
+"""The validation metric: validation users only, each kind of negatives with equal weight."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def data(rows):
     return TrainingData(empty(INTERACTIONS), empty(ITEMS), candidates, frozenset())
 
 
-def test_kinds_of_negatives_weigh_the_same_whatever_their_users():
-    users = ValidationUsers.of(data(ROWS))
+def test_kinds_of_negatives_have_equal_weight():
+    users = ValidationUsers.from_data(data(ROWS))
     assert users is not None
     assert users.rows.height == 6
     # u is right and v wrong against uniform negatives (1/2), u right against popular ones (1).
@@ -36,12 +36,12 @@ def test_kinds_of_negatives_weigh_the_same_whatever_their_users():
     assert users.value(np.array([1, 0, 0, 1, 1, 0]), metric="hr@1") == pytest.approx(0.75)
 
 
-def test_ties_earn_half():
-    users = ValidationUsers.of(data(ROWS))
+def test_ties_count_half():
+    users = ValidationUsers.from_data(data(ROWS))
     assert users is not None
     assert users.value(np.zeros(6)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("rows", [ROWS[:2], [ROWS[2]], []])
-def test_without_a_user_of_both_labels_there_is_no_judge(rows):
-    assert ValidationUsers.of(data(rows)) is None
+def test_no_user_with_both_labels_means_no_validation(rows):
+    assert ValidationUsers.from_data(data(rows)) is None

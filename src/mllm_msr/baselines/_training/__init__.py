@@ -1,1 +1,1 @@
-"""How baselines learn: histories as integers, what an epoch draws, one loop, one judge."""
+"""Training shared by the neural baselines: histories, sampling, loop, validation, checkpoints."""

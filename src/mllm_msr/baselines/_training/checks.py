@@ -1,21 +1,24 @@
-"""Whether settings lie in their ranges: one sentence for each that does not."""
+"""Range checks that the settings of several baselines share.
+
+Each function returns one sentence per problem, for `SettingsError`.
+"""
 
 from __future__ import annotations
 
 
 def too_small(settings: object, *names: str) -> list[str]:
-    """One sentence for each of some settings that is below 1; None is left to the data."""
+    """Return one sentence for each setting below 1; `None` is allowed."""
     return [
-        f"{name} must be at least 1, it is {getattr(settings, name)}"
+        f"{name} must be at least 1, but is {value}."
         for name in names
-        if getattr(settings, name) is not None and getattr(settings, name) < 1
+        if (value := getattr(settings, name)) is not None and value < 1
     ]
 
 
-def not_a_share(settings: object, *names: str) -> list[str]:
-    """One sentence for each of some settings that is not in [0, 1)."""
+def not_a_fraction(settings: object, *names: str) -> list[str]:
+    """Return one sentence for each setting outside [0, 1)."""
     return [
-        f"{name} must lie in [0, 1), it is {getattr(settings, name)}"
+        f"{name} must lie in [0, 1), but is {value}."
         for name in names
-        if not 0 <= getattr(settings, name) < 1
+        if not 0 <= (value := getattr(settings, name)) < 1
     ]

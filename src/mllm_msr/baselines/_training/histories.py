@@ -1,10 +1,11 @@
-"""Histories as integers, and batches of them in which padding costs nothing.
+"""User histories as integer codes, and batches of them without padding.
 
-Every recommender that learns from the order of a history reads it through this file: ids become
-codes, tables become `Histories` (all users' codes in one array), and these become `Batch`es: the
-codes of several histories one after the other, longest history first. Histories of equal length
-stand side by side, so that a network sees each `Batch.groups` entry as a dense block without a
-copy and computes no position for padding (real histories average 9 items where limits reach 200).
+Every recommender that learns from the order of a history reads it through this module: ids become
+codes, tables become `Histories` (the codes of all users in one array), and these become
+`HistoryBatch`es: the codes of several histories in one array, longest history first. Histories of
+equal length are adjacent, so that a network sees each entry of `HistoryBatch.groups` as a dense
+block without a copy and computes nothing for padding (real histories average 9 items, where limits
+reach 200).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch import Tensor
 
 Codes = npt.NDArray[np.int64]
 
-# The code of every item that a model has no row of its own for.
+# Code of all items that have no code of their own.
 UNKNOWN: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ItemCodes:
-    """Item ids and their codes: `item_ids[i]` has code i + 1, all others have `UNKNOWN`.
+    """Codes of item ids: `item_ids[i]` has code i + 1, all other ids have `UNKNOWN`.
 
     Attributes:
         item_ids: Distinct ids, sorted.
@@ -36,17 +37,17 @@ class ItemCodes:
     item_ids: tuple[str, ...]
 
     @classmethod
-    def of(cls, *ids: pl.Series) -> Self:
-        """Codes for all ids of some columns, whatever their order."""
+    def from_ids(cls, *ids: pl.Series) -> Self:
+        """Assign codes to all ids of some columns; the order of the rows does not matter."""
         return cls(tuple(pl.concat(list(ids)).unique().sort().to_list()))
 
     @property
     def n_codes(self) -> int:
-        """How many rows a table indexed by codes needs, that of `UNKNOWN` included."""
+        """Return the number of codes, `UNKNOWN` included."""
         return len(self.item_ids) + 1
 
     def encode(self, ids: pl.Series) -> Codes:
-        """The code of each id: [len(ids)]."""
+        """Return the code of each id: [len(ids)]."""
         known = pl.DataFrame({"id": self.item_ids}, schema={"id": pl.String}).with_row_index(
             "code", offset=1
         )
@@ -56,11 +57,11 @@ class ItemCodes:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Item codes of many histories, oldest item first, one history after the other.
+    """Item codes of many histories in one array, each with the oldest item first.
 
     Attributes:
-        items: Codes [n_tokens].
-        starts: [n_histories + 1]; history h is items[starts[h]:starts[h + 1]].
+        items: Codes: [n_tokens].
+        starts: Boundaries: [n_histories + 1]; history h is items[starts[h]:starts[h + 1]].
     """
 
     items: Codes
@@ -71,43 +72,43 @@ class Histories:
 
     @property
     def lengths(self) -> Codes:
-        """Items per history: [n_histories]."""
+        """Return the number of items per history: [n_histories]."""
         return np.diff(self.starts)
 
-    def of(self, history: int) -> Codes:
-        """One history's codes, oldest first."""
+    def __getitem__(self, history: int) -> Codes:
+        """Return the codes of one history, oldest first."""
         return self.items[self.starts[history] : self.starts[history + 1]]
 
     def latest(self, max_length: int) -> Histories:
-        """The latest `max_length` items of each history."""
+        """Return the latest `max_length` items of each history."""
         lengths = np.minimum(self.lengths, max_length)
-        return self.cut(self.starts[1:] - lengths, lengths)
+        return self.slices(self.starts[1:] - lengths, lengths)
 
     def windows(self, max_length: int) -> Histories:
-        """Every history as consecutive windows, so that long ones are learnt from as a whole.
+        """Split every history into consecutive windows, so that all of its items are learned.
 
-        Windows are cut from the end, hold at most `max_length` items and overlap by one: the last
-        item of one window is the first of the next, where it serves as context only. A window
-        of one item has nothing to predict and is left out, as are shorter histories.
+        Windows are cut from the end, have at most `max_length` items and overlap by one: the last
+        item of a window is the first of the next, where it is context only. Windows of one item
+        have nothing to predict and are left out, as are histories of one item.
 
         Args:
-            max_length: At least 2.
+            max_length: Upper bound on the items per window, at least 2.
         """
         step = max_length - 1
         counts = np.maximum(-(-(self.lengths - 1) // step), 0)
-        owner = np.repeat(np.arange(len(self)), counts)
-        # Windows of one history count from its end: 0 is the latest.
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        ends = self.starts[1:][owner] - place * step
-        begins = np.maximum(ends - max_length, self.starts[:-1][owner])
-        return self.cut(begins, ends - begins)
+        history = np.repeat(np.arange(len(self)), counts)
+        # Index of each window in its history, counted from the end: 0 is the latest.
+        index = np.arange(len(history)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ends = self.starts[1:][history] - index * step
+        begins = np.maximum(ends - max_length, self.starts[:-1][history])
+        return self.slices(begins, ends - begins)
 
-    def cut(self, begins: Codes, lengths: Codes) -> Histories:
-        """Stretches of `items`, one new history each.
+    def slices(self, begins: Codes, lengths: Codes) -> Histories:
+        """Return slices of `items` as new histories.
 
         Args:
-            begins: Where each begins among all items: [n_new].
-            lengths: Items in each, 0 or more: [n_new].
+            begins: First position of each slice in `items`: [n_new].
+            lengths: Items of each slice, 0 or more: [n_new].
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
@@ -117,14 +118,14 @@ class Histories:
 def user_histories(
     interactions: pl.DataFrame, codes: ItemCodes
 ) -> tuple[tuple[str, ...], Histories]:
-    """Everything that each user did, in the order of positions.
+    """Return the whole history of each user, in the order of positions.
 
     Args:
         interactions: `tables.INTERACTIONS`, rows in any order.
         codes: Codes of the items; rows of unknown items are dropped.
 
     Returns:
-        User ids, sorted, and one history for each.
+        Sorted user ids, and one history for each.
     """
     rows = interactions.select("user_id", "item_id", "position").sort("user_id", "position")
     users = rows["user_id"].unique(maintain_order=True)
@@ -133,16 +134,16 @@ def user_histories(
 
 
 def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: ItemCodes) -> Histories:
-    """What each user had done before a position.
+    """Return the history of each user before a position.
 
     Args:
-        keys: Columns `user_id` and `position`; one history per row. Users may come repeatedly,
-            with equal or different positions, and need not be known.
+        keys: Columns `user_id` and `position`, one history per row. Users may be repeated, with
+            equal or different positions, and may be unknown.
         interactions: `tables.INTERACTIONS`, rows in any order.
         codes: Codes of the items; rows of unknown items are dropped.
 
     Returns:
-        One history per row of `keys`, in its order, empty where nothing is known.
+        One history per row of `keys`, in the same order; empty if nothing precedes the position.
     """
     rows = (
         interactions.select("user_id", "item_id", "position")
@@ -157,10 +158,10 @@ def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: Item
         pl.col("end").cast(pl.Int64),
         length=pl.int_range(1, pl.len() + 1).over("user_id"),
     )
-    asked = keys.select("user_id", pl.col("position").cast(pl.Int64)).with_row_index("key")
-    # The latest row before the position tells where the history ends and how long it is.
+    indexed = keys.select("user_id", pl.col("position").cast(pl.Int64)).with_row_index("key")
+    # The latest row before the position has the end and the length of the history.
     found = (
-        asked.sort("position")
+        indexed.sort("position")
         .join_asof(
             ends.sort("position"),
             on="position",
@@ -173,37 +174,37 @@ def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: Item
     )
     lengths = found["length"].to_numpy()
     whole = Histories(rows["code"].to_numpy(), np.array([0, rows.height]))
-    return whole.cut(found["end"].to_numpy() - lengths, lengths)
+    return whole.slices(found["end"].to_numpy() - lengths, lengths)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class HistoryBatch:
     """Several histories as tensors, longest first, without padding.
 
     Attributes:
-        rows: Which histories these are: [n_histories], places among those batched.
-        items: Codes, one history after the other: [n_tokens].
-        targets: For each token the item that followed it: [n_tokens]; None for scoring.
-        places: Each token's place in its history, 0 the oldest: [n_tokens].
+        rows: Indices of the histories among those batched: [n_histories].
+        items: Codes of all histories in one array: [n_tokens].
+        targets: The item that followed each token: [n_tokens]; `None` for scoring.
+        positions: Position of each token in its history, 0 is the oldest: [n_tokens].
         lengths: Tokens per history, descending: [n_histories], on the CPU.
     """
 
     rows: Tensor
     items: Tensor
     targets: Tensor | None
-    places: Tensor
+    positions: Tensor
     lengths: Tensor
 
     @property
     def n_histories(self) -> int:
-        """How many histories the batch holds."""
+        """Return the number of histories."""
         return len(self.lengths)
 
     @property
     def groups(self) -> list[tuple[int, int]]:
-        """Runs of histories of equal length as (number of histories, length), in their order.
+        """Return runs of histories of equal length as (number of histories, length), in order.
 
-        A group's tokens lie side by side: `torch.split` of [n_tokens, ...] by `n * length` and a
+        The tokens of a group are adjacent: `torch.split` of [n_tokens, ...] by `n * length` and a
         view as [n, length, ...] give dense blocks.
         """
         lengths, counts = torch.unique_consecutive(self.lengths, return_counts=True)
@@ -211,53 +212,54 @@ class Batch:
 
     @property
     def last(self) -> Tensor:
-        """Where each history's latest token lies: [n_histories]."""
+        """Return the index of the latest token of each history: [n_histories]."""
         return (self.lengths.cumsum(0) - 1).to(self.items.device)
 
     def by_time(self) -> tuple[Tensor, Tensor]:
-        """The order in which a recurrent network reads the tokens.
+        """Return the order in which a recurrent network reads the tokens.
 
         Returns:
-            `order` [n_tokens], all first tokens, then all second ones, ..., and how many
-            histories are that long [longest], on the CPU: `torch.nn.utils.rnn.PackedSequence`
-            takes `items[order]` and these sizes as they are.
+            Token indices [n_tokens] (all first tokens, then all second tokens, and so on), and the
+            number of histories that have a token at each position [longest], on the CPU.
+            `torch.nn.utils.rnn.PackedSequence` takes `items[order]` and these sizes directly.
         """
         longest = int(self.lengths[0]) if self.n_histories else 0
-        order = torch.argsort(self.places, stable=True)
+        order = torch.argsort(self.positions, stable=True)
         sizes = (self.lengths[None] > torch.arange(longest)[:, None]).sum(1)
         return order, sizes
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        return Batch(
+    def to(self, device: torch.device | str) -> HistoryBatch:
+        """Copy the batch to a device."""
+        return HistoryBatch(
             rows=self.rows.to(device),
             items=self.items.to(device),
             targets=None if self.targets is None else self.targets.to(device),
-            places=self.places.to(device),
+            positions=self.positions.to(device),
             lengths=self.lengths,
         )
 
 
-def batch_of(histories: Histories, rows: Codes, *, shifted: bool = False) -> Batch:
+def batch_of(histories: Histories, rows: Codes, *, shifted: bool = False) -> HistoryBatch:
     """Put some histories into a batch.
 
     Args:
-        histories: Where they are.
-        rows: Which ones, none of them empty; with `shifted` each of at least two items.
-        shifted: Whether to predict: each history loses its last item as input and its first as
-            target.
+        histories: All histories.
+        rows: Indices of those to batch; none is empty, and with `shifted` each has at least two
+            items.
+        shifted: Make targets for next-item prediction: inputs lack the last item of each history,
+            targets the first.
     """
     lengths = histories.lengths[rows]
     order = np.argsort(-lengths, kind="stable")
     rows, lengths = rows[order], lengths[order]
     begins = histories.starts[:-1][rows]
-    inputs = histories.cut(begins, lengths - 1 if shifted else lengths)
-    targets = histories.cut(begins + 1, lengths - 1).items if shifted else None
-    return Batch(
+    inputs = histories.slices(begins, lengths - 1 if shifted else lengths)
+    targets = histories.slices(begins + 1, lengths - 1).items if shifted else None
+    return HistoryBatch(
         rows=torch.from_numpy(rows),
         items=torch.from_numpy(inputs.items),
         targets=None if targets is None else torch.from_numpy(targets),
-        places=torch.from_numpy(
+        positions=torch.from_numpy(
             np.arange(len(inputs.items)) - inputs.starts[:-1].repeat(inputs.lengths)
         ),
         lengths=torch.from_numpy(inputs.lengths),
@@ -265,12 +267,12 @@ def batch_of(histories: Histories, rows: Codes, *, shifted: bool = False) -> Bat
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingBatches(Sequence[Batch]):
-    """One epoch of shuffled next-item batches, each made when it is asked for.
+class TrainingBatches(Sequence[HistoryBatch]):
+    """Shuffled next-item batches of one epoch, each built on access.
 
     Attributes:
         histories: Windows of at least two items.
-        parts: Which of them each batch holds.
+        parts: Indices of the windows in each batch.
     """
 
     histories: Histories
@@ -278,13 +280,13 @@ class TrainingBatches(Sequence[Batch]):
 
     @classmethod
     def shuffled(cls, histories: Histories, *, batch_size: int, seed: int, epoch: int) -> Self:
-        """Deal all histories out in an order that depends on the seed and the epoch alone.
+        """Distribute all histories over batches, in an order given by the seed and the epoch.
 
         Args:
-            histories: What to learn from.
-            batch_size: Histories per batch; the last batch of an epoch may hold fewer.
+            histories: Windows of at least two items.
+            batch_size: Upper bound on the histories per batch; sizes differ by at most one.
             seed: Seed of the order.
-            epoch: Which epoch, 0 the first.
+            epoch: Number of the epoch, 0 is the first.
         """
         order = np.random.default_rng([seed, epoch]).permutation(len(histories))
         n_parts = max(1, -(-len(order) // batch_size)) if len(order) else 0
@@ -293,19 +295,19 @@ class TrainingBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, index: int) -> HistoryBatch:  # type: ignore[override]
         return batch_of(self.histories, self.parts[index], shifted=True)
 
 
-def scoring_batches(histories: Histories, *, max_tokens: int = 16_384) -> Iterator[Batch]:
-    """All histories that are not empty, in batches of similar lengths.
+def scoring_batches(histories: Histories, *, max_tokens: int = 16_384) -> Iterator[HistoryBatch]:
+    """Yield batches of all histories that are not empty, similar lengths together.
 
     Args:
-        histories: What to encode.
-        max_tokens: Tokens per batch, at least one history's.
+        histories: Histories to encode.
+        max_tokens: Approximate number of tokens per batch; a batch has at least one history.
 
     Yields:
-        Batches whose `rows` together name every history that is not empty exactly once.
+        Batches whose `rows` contain every history that is not empty exactly once.
     """
     lengths = histories.lengths
     order = np.argsort(-lengths, kind="stable")

@@ -1,10 +1,10 @@
-"""What an epoch draws: steps of a size, targets from histories, and items to compare with.
+"""Samples of an epoch: step size, targets within histories, and negative items.
 
-All baselines with a network take their steps from here. Those that cannot learn from every
-position of a history at once (`mmsr.py`, `trans2d.py`) draw a bounded number of targets from each
-user, other ones in each epoch, so that long histories do not outweigh short ones and an epoch
-takes bounded time. Those that learn from pairs (`mmgcn.py`, `mgat.py`, `trans2d.py`) draw items
-that the user did not choose.
+All baselines with a network use the step size. Those that cannot learn from every position of a
+history at once (`mmsr.py`, `trans2d.py`) sample a limited number of targets per user, different
+ones in each epoch, so that long histories do not dominate and the time of an epoch is limited.
+Those that learn from pairs (`mmgcn.py`, `mgat.py`, `trans2d.py`) sample items that the user has not
+interacted with.
 """
 
 from __future__ import annotations
@@ -17,102 +17,109 @@ import numpy.typing as npt
 
 from mllm_msr.baselines._training.histories import Codes, Histories
 
-_STEPS: Final = 16
-_SMALLEST_STEP: Final = 32
-_SMALLEST_PART: Final = 32
+_STEPS_PER_EPOCH: Final = 16
+_MIN_STEP_SIZE: Final = 32
+_MAX_REDUCTION: Final = 32
 
-# Drawings that negatives may take until they are new to their user.
-_DRAWS: Final = 100
+# Attempts to replace negatives that the user has interacted with.
+_MAX_ATTEMPTS: Final = 100
 
 
 def step_size(batch_size: int | None, n_examples: int, *, usual: int) -> int:
-    """Examples per optimiser step.
+    """Return the number of examples per optimizer step.
 
     Args:
-        batch_size: What was set; None leaves it to the data.
+        batch_size: The setting; `None` derives the size from the data.
         n_examples: Examples of an epoch.
-        usual: What suits tens of thousands of users. Fewer examples take smaller steps, down to
-            32 or a thirty-second of this, so that an epoch has 16: with one or two, validation
-            stops the training before anything is learned.
+        usual: Size that suits tens of thousands of users. Small data gets smaller steps, at
+            least 32 and `usual` / 32, so that an epoch has 16 of them: with one or two steps per
+            epoch, early stopping ends the training before anything is learned.
     """
     if batch_size is not None:
         return batch_size
-    smallest = max(_SMALLEST_STEP, usual // _SMALLEST_PART)
-    return min(usual, max(smallest, math.ceil(n_examples / _STEPS)))
+    smallest = max(_MIN_STEP_SIZE, usual // _MAX_REDUCTION)
+    return min(usual, max(smallest, math.ceil(n_examples / _STEPS_PER_EPOCH)))
 
 
-def drawn_targets(histories: Histories, per_user: int, rng: np.random.Generator) -> Codes:
-    """Places of targets among `histories.items`, in random order.
+def sample_targets(histories: Histories, per_user: int, rng: np.random.Generator) -> Codes:
+    """Sample targets from each history without replacement.
 
     Args:
-        histories: What the users chose.
-        per_user: Targets per history, without repetition; fewer where it is too short, none of
-            the first items, which have nothing before them.
-        rng: Decides.
+        histories: Items of each user.
+        per_user: Targets per history; fewer if the history is too short. The first item of a
+            history is never a target, because nothing precedes it.
+        rng: Source of randomness.
+
+    Returns:
+        Positions in `histories.items`, in random order: [n_targets].
     """
     lengths = histories.lengths
-    owners = np.repeat(np.arange(len(histories)), lengths)
+    users = np.repeat(np.arange(len(histories)), lengths)
     first = np.zeros(len(histories.items), dtype=bool)
     first[histories.starts[:-1][lengths > 0]] = True
-    order = np.lexsort((rng.random(len(owners)), first, owners))
-    rank = np.arange(len(order)) - histories.starts[:-1][owners]
-    places = order[(rank < per_user) & ~first[order]]
-    return rng.permutation(places)
+    order = np.lexsort((rng.random(len(users)), first, users))
+    rank = np.arange(len(order)) - histories.starts[:-1][users]
+    positions = order[(rank < per_user) & ~first[order]]
+    return rng.permutation(positions)
 
 
-def before(histories: Histories, places: Codes, *, max_length: int) -> Histories:
-    """The latest items before each target: one history per place, none of them empty.
+def preceding_items(histories: Histories, positions: Codes, *, max_length: int) -> Histories:
+    """Return the latest items before each target: one history per target, none of them empty.
 
     Args:
-        histories: What the users chose.
-        places: Targets, as `drawn_targets` gives them.
-        max_length: Items at most.
+        histories: Items of each user.
+        positions: Targets, as `sample_targets` returns them.
+        max_length: Upper bound on the items per history.
     """
-    lengths = np.minimum(places - histories.starts[owners_of(histories, places)], max_length)
-    return histories.cut(places - lengths, lengths)
+    starts = histories.starts[history_indices(histories, positions)]
+    lengths = np.minimum(positions - starts, max_length)
+    return histories.slices(positions - lengths, lengths)
 
 
-def owners_of(histories: Histories, places: Codes) -> Codes:
-    """The history that each place lies in."""
-    return np.searchsorted(histories.starts, places, side="right") - 1
+def history_indices(histories: Histories, positions: Codes) -> Codes:
+    """Return the index of the history that contains each position."""
+    return np.searchsorted(histories.starts, positions, side="right") - 1
 
 
-def chosen(histories: Histories, rows: Codes) -> Histories:
-    """Some of the histories, in the order given."""
-    return histories.cut(histories.starts[rows], histories.lengths[rows])
+def select_histories(histories: Histories, rows: Codes) -> Histories:
+    """Return some of the histories, in the order of `rows`."""
+    return histories.slices(histories.starts[rows], histories.lengths[rows])
 
 
 class NegativeItems:
-    """Draws items that a user did not choose among those that anybody chose.
+    """Sampler of items that a user has not interacted with, among those with interactions.
 
     Args:
-        users: Users of the interactions, in any order and possibly repeated: [n].
-        items: Their items: [n].
+        users: Users of the interactions, in any order, with repetitions: [n].
+        items: Items of the interactions: [n].
         n_items: Number of item codes.
     """
 
     def __init__(self, users: Codes, items: Codes, *, n_items: int) -> None:
         self._n_items = n_items
         self._pairs = np.unique(users * n_items + items)
-        self._chosen = np.unique(items)
+        self._items = np.unique(items)
 
     def draw(self, users: Codes, n_negatives: int, rng: np.random.Generator) -> Codes:
-        """Items for each user, equally often: [len(users), n_negatives].
+        """Sample items for each user, all items with equal probability.
 
-        A user who chose nearly everything may get one of his own items.
+        A user who has interacted with nearly every item may get one of these.
+
+        Returns:
+            Item codes: [len(users), n_negatives].
         """
-        owners = np.repeat(users, n_negatives)
-        drawn = rng.choice(self._chosen, len(owners))
-        met = np.flatnonzero(self._met(owners, drawn))
-        for _ in range(_DRAWS):
-            if not met.size:
+        repeated = np.repeat(users, n_negatives)
+        drawn = rng.choice(self._items, len(repeated))
+        positives = np.flatnonzero(self._are_positive(repeated, drawn))
+        for _ in range(_MAX_ATTEMPTS):
+            if not positives.size:
                 break
-            drawn[met] = rng.choice(self._chosen, met.size)
-            met = met[self._met(owners[met], drawn[met])]
+            drawn[positives] = rng.choice(self._items, positives.size)
+            positives = positives[self._are_positive(repeated[positives], drawn[positives])]
         return drawn.reshape(len(users), n_negatives)
 
-    def _met(self, users: Codes, items: Codes) -> npt.NDArray[np.bool_]:
-        wanted = users * self._n_items + items
-        places = np.minimum(np.searchsorted(self._pairs, wanted), len(self._pairs) - 1)
-        met: npt.NDArray[np.bool_] = self._pairs[places] == wanted
-        return met
+    def _are_positive(self, users: Codes, items: Codes) -> npt.NDArray[np.bool_]:
+        pairs = users * self._n_items + items
+        found = np.minimum(np.searchsorted(self._pairs, pairs), len(self._pairs) - 1)
+        positive: npt.NDArray[np.bool_] = self._pairs[found] == pairs
+        return positive

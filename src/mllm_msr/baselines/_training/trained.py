@@ -1,8 +1,9 @@
-"""What every baseline with a network has: settings of training, their check, and the training.
+"""Base class of every baseline with a network: training settings, their checks, and training.
 
-Two families stand on it: `_sequences/next_item.py`, whose networks turn a history into a vector,
-and `_content/baseline.py`, whose networks read content vectors. A family says what is learnt from and
-how scores come about; a baseline of it brings its network, in one file.
+Two families derive from it: `_sequences/next_item.py`, whose networks encode a history as a
+vector, and `_content/recommender.py`, whose networks read content vectors. A family defines what
+is learned from and how candidates are scored; a baseline of the family defines its network, in one
+file.
 """
 
 from __future__ import annotations
@@ -18,24 +19,30 @@ from torch import Tensor, nn
 from mllm_msr.baselines._shared.state import unfitted
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories
+from mllm_msr.baselines._training.options import (
+    LoopOptions,
+    Precision,
+    Validate,
+    changed_fields,
+)
 from mllm_msr.baselines._training.sampling import step_size
-from mllm_msr.baselines._training.train import Judge, LoopOptions, Precision, TrainingLog, train
+from mllm_msr.baselines._training.train import TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender
 
 F = TypeVar("F")
 
-# Where things lie; they change nothing about what is learnt.
-_PLACES: Final = ("content_cache", "checkpoints")
+# Paths, which do not change the trained weights.
+_PATHS: Final = ("content_cache", "checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """What a network is trained on.
+    """Batches and loss that a network is trained with.
 
     Attributes:
-        batches: The batches of an epoch, 0 the first; a function of the epoch alone.
-        loss: Mean loss of a batch.
+        batches: Returns the batches of an epoch, 0 the first; a function of the epoch alone.
+        loss: Returns the mean loss of a batch.
     """
 
     batches: Callable[[int], Sequence[Any]]
@@ -44,24 +51,25 @@ class TrainingSpec:
 
 @dataclass(kw_only=True, eq=False)
 class TrainedRecommender(Recommender, Generic[F]):
-    """A recommender whose weights `train.train` finds; `F` is what it scores with.
+    """Recommender with a network that `train.train` trains; `F` is the type of the fitted model.
 
     Attributes:
-        batch_size: Examples per optimiser step, at least 1; None for `usual_step`, or fewer in
+        batch_size: Examples per optimizer step, at least 1; `None` for `usual_step`, or less for
             small data.
-        epochs: This and the settings of the same names as in `LoopOptions` mean the same.
-        learning_rate: As `LoopOptions.learning_rate`.
-        weight_decay: As `LoopOptions.weight_decay`.
-        early_stopping_patience: As `LoopOptions.early_stopping_patience`.
-        validate_every: As `LoopOptions.validate_every`.
-        max_minutes: As `LoopOptions.max_minutes`.
-        precision: As `LoopOptions.precision`; scores are always taken in float32.
-        checkpoints: Folder from which a killed `fit` goes on; None keeps no states.
-        seed: Seed of weights, order, dropout and negatives.
-        usual_step: Examples per optimiser step that suit tens of thousands of users.
+        epochs: See `LoopOptions`, as for all settings of the same names below.
+        learning_rate: See `LoopOptions`.
+        weight_decay: See `LoopOptions`.
+        early_stopping_patience: See `LoopOptions`.
+        validate_every: See `LoopOptions`.
+        max_minutes: See `LoopOptions`.
+        precision: See `LoopOptions`; candidates are always scored in float32.
+        checkpoints: Folder of the training states, from which a killed `fit` resumes; `None`
+            saves none.
+        seed: Seed of weights, data order, dropout and negatives.
+        usual_step: Examples per optimizer step that suit tens of thousands of users.
 
     Raises:
-        SettingsError: A value is out of its range.
+        SettingsError: A value is out of range.
     """
 
     usual_step: ClassVar[int] = 256
@@ -79,7 +87,7 @@ class TrainedRecommender(Recommender, Generic[F]):
     _log: TrainingLog | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the settings, all at once."""
+        """Check all settings and report all problems at once."""
         problems = [
             *self._loop_options().problems(),
             *too_small(self, "batch_size"),
@@ -91,72 +99,72 @@ class TrainedRecommender(Recommender, Generic[F]):
 
     @abstractmethod
     def family_problems(self) -> list[str]:
-        """One sentence for each setting of the family that is out of its range."""
+        """Return one sentence for each setting of the family that is out of range."""
 
     @abstractmethod
     def own_problems(self) -> list[str]:
-        """One sentence for each setting of the baseline itself that is out of its range."""
+        """Return one sentence for each setting of the baseline itself that is out of range."""
 
     @property
     def training_log(self) -> TrainingLog | None:
-        """How training ended; None before `fit` and after `load`."""
+        """Return how training ended; `None` before `fit` and after `load`."""
         return self._log
 
     def step_size(self, n_examples: int) -> int:
-        """Examples per optimiser step of an epoch that has so many."""
+        """Return the examples per optimizer step for an epoch with this number of examples."""
         return step_size(self.batch_size, n_examples, usual=self.usual_step)
 
     def _train(
-        self, network: nn.Module, course: TrainingSpec, *, judge: Judge | None, data: str
+        self, network: nn.Module, spec: TrainingSpec, *, validate: Validate | None, data: str
     ) -> None:
-        """Train a network; `data` is a digest of what it learns from."""
+        """Train a network; `data` is a hash of the data that it learns from."""
+        settings = {k: v for k, v in changed_fields(self).items() if k not in _PATHS}
         self._log = train(
             network,
-            course.batches,
-            loss=course.loss,
-            judge=judge,
+            spec.batches,
+            loss=spec.loss,
+            validate=validate,
             options=self._loop_options(),
             folder=self.checkpoints,
-            facts={"settings": self._settings(), "data": data},
+            fingerprint={"settings": settings, "data": data},
         )
 
-    def _ready(self) -> F:
-        """What `fit` or `load` left.
+    def _require_fitted(self) -> F:
+        """Return the fitted model.
 
         Raises:
-            TrainingError: Neither has been called.
+            TrainingError: Neither `fit` nor `load` has been called.
         """
         if self._fitted is None:
             raise unfitted(type(self).__module__.rpartition(".")[2])
         return self._fitted
 
     def _settings(self) -> dict[str, Any]:
-        """Constructor arguments that matter to what is learnt."""
+        """Return the constructor arguments except paths."""
         return {
             each.name: getattr(self, each.name)
             for each in fields(self)
-            if each.init and each.name not in _PLACES
+            if each.init and each.name not in _PATHS
         }
 
     def _loop_options(self) -> LoopOptions:
-        """The settings that concern the loop; what a family does not offer keeps its default."""
-        offered = {each.name for each in fields(self)}
-        names = [each.name for each in fields(LoopOptions) if each.name in offered]
+        """Return the settings of the training loop; those that a family lacks have defaults."""
+        own = {each.name for each in fields(self)}
+        names = [each.name for each in fields(LoopOptions) if each.name in own]
         return LoopOptions(**{name: getattr(self, name) for name in names})
 
 
-def refuse_lone_interactions(histories: Histories) -> None:
-    """Refuse histories that hold nothing to predict.
+def require_two_interactions(histories: Histories) -> None:
+    """Check that at least one history has a next item to predict.
 
     Args:
-        histories: What each user chose.
+        histories: Interactions of each user.
 
     Raises:
-        TrainingError: Nobody chose two items.
+        TrainingError: No user has two interactions.
     """
     if not (histories.lengths > 1).any():
         raise TrainingError(
-            needed="at least one user with two interactions",
-            received=f"{len(histories.items)} interactions of which nobody has two",
-            remedy="bring more data or lower the filters' limits",
+            f"No user has two interactions (found {len(histories.items)} in all). Add data, or "
+            "lower data.min_user_interactions and data.min_item_interactions."
         )

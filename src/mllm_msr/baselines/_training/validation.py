@@ -1,7 +1,7 @@
-"""How well a model does on validation users, and on nobody else: what chooses its weights.
+"""Metric on validation users that selects the weights of trained baselines.
 
-The candidates are those of the split "validation" with every kind of negatives that was drawn.
-Each kind counts the same, so that neither popular nor rare items alone steer the choice.
+The candidates are those of the split "validation", with every kind of negatives that was sampled.
+Each kind has the same weight, so that neither popular nor rare items alone decide.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.evaluation.metrics import metrics_from_scores
+from mllm_msr.evaluation.per_user import metrics_from_scores
 from mllm_msr.interfaces import TrainingData
 
 
@@ -22,14 +22,15 @@ class ValidationUsers:
     """Candidates of the validation users.
 
     Attributes:
-        rows: `tables.CANDIDATES` with split "validation", at least one positive with a negative.
+        rows: `tables.CANDIDATES` with split "validation"; at least one user has a positive and a
+            negative candidate.
     """
 
     rows: pl.DataFrame
 
     @classmethod
-    def of(cls, data: TrainingData) -> Self | None:
-        """The validation users of some training data; None where there are none to judge by."""
+    def from_data(cls, data: TrainingData) -> Self | None:
+        """Return the validation users, or `None` if no user has candidates of both labels."""
         rows = data.candidates.filter(pl.col("split") == "validation")
         both = rows.group_by("fold", "negatives", "user_id").agg(
             pl.col("label").min().alias("low"), pl.col("label").max().alias("high")
@@ -37,14 +38,14 @@ class ValidationUsers:
         return cls(rows) if ((both["low"] == 0) & (both["high"] == 1)).any() else None
 
     def value(self, scores: npt.NDArray[np.floating], *, metric: str = "auc") -> float:
-        """The mean of a metric over users, then over kinds of negatives.
+        """Average a metric over users, then over kinds of negatives.
 
         Args:
             scores: Higher is better: [n_rows], in the order of `rows`.
-            metric: A name of `evaluation.metrics.metric_names`.
+            metric: Name of a metric of `evaluation.metrics`.
 
         Returns:
-            In [0, 1].
+            A value in [0, 1].
         """
         scored = self.rows.with_columns(pl.Series("score", scores, dtype=pl.Float64))
         per_user = metrics_from_scores(scored).with_columns(pl.col(metric).fill_nan(None))
