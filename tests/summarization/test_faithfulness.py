@@ -1,5 +1,12 @@
+"""Source coverage of summaries, against values computed by hand."""
+
+from __future__ import annotations
+
+import doctest
+
 import pytest
 
+from mllm_msr.summarization import faithfulness
 from mllm_msr.summarization.faithfulness import source_coverage
 
 
@@ -15,5 +22,11 @@ from mllm_msr.summarization.faithfulness import source_coverage
         ("Lantern lantern", "", 0.0),
     ],
 )
-def test_content_words_are_looked_up_in_the_source(summary, source, share):
+def test_share_of_content_words_in_the_source(
+    summary: str, source: str, share: float | None
+) -> None:
     assert source_coverage(summary, source) == pytest.approx(share)
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(faithfulness).failed == 0

@@ -1,4 +1,4 @@
-"""Summaries: three prompts per item, items that lack a side, failures that stay in their row."""
+"""Item summaries: three prompts per item, missing modalities, and failures of single prompts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def items(tmp_path: Path) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(tables.ITEMS), orient="row")
 
 
-def test_every_item_gets_a_summary_from_what_there_is(items: pl.DataFrame) -> None:
+def test_every_item_gets_a_summary_from_its_modalities(items: pl.DataFrame) -> None:
     frame = summarize(items, MockBackend(answer), item_type="film")
     assert dict(frame.schema) == dict(tables.SUMMARIES)
     rows = {row["item_id"]: row for row in frame.iter_rows(named=True)}
@@ -62,15 +62,15 @@ def test_every_item_gets_a_summary_from_what_there_is(items: pl.DataFrame) -> No
     assert rows["both"]["flags"] == ""
 
 
-def test_only_what_is_needed_is_asked(items: pl.DataFrame) -> None:
+def test_only_needed_prompts_are_sent(items: pl.DataFrame) -> None:
     backend = MockBackend(answer)
-    done: list[int] = []
-    summarize(items, backend, item_type="film", progress=done.append)
-    asked = [prompt_text(prompt).split()[0] for prompt in backend.history]
-    assert asked.count("Summarise") == 4
-    assert asked.count("Describe") == 2
-    assert asked.count("Join") == 1
-    assert sum(done) == len(backend.history) <= n_prompts(items)
+    finished: list[int] = []
+    summarize(items, backend, item_type="film", progress=finished.append)
+    first_words = [prompt_text(prompt).split()[0] for prompt in backend.history]
+    assert first_words.count("Summarise") == 4
+    assert first_words.count("Describe") == 2
+    assert first_words.count("Join") == 1
+    assert sum(finished) == len(backend.history) <= n_prompts(items)
 
 
 def test_ids_never_enter_a_prompt(items: pl.DataFrame) -> None:
@@ -79,20 +79,20 @@ def test_ids_never_enter_a_prompt(items: pl.DataFrame) -> None:
     assert not [p for p in backend.history if "SECRET" in prompt_text(p)]
 
 
-def test_without_images_no_image_is_touched(items: pl.DataFrame) -> None:
+def test_without_the_modality_no_image_is_opened(items: pl.DataFrame) -> None:
     backend = MockBackend(answer, images=False)
     frame = summarize(items, backend, modalities=["text"])
     assert frame["image_summary"].null_count() == items.height
     assert set(frame["image_status"]) == {"unused"}
 
 
-def test_a_failed_prompt_stays_in_its_row(items: pl.DataFrame) -> None:
-    def sometimes(prompt: Prompt) -> str:
+def test_a_failed_prompt_affects_only_its_row(items: pl.DataFrame) -> None:
+    def fail_on_images(prompt: Prompt) -> str:
         if prompt.images:
-            raise RuntimeError("the image burns")
+            raise RuntimeError("cannot read the image")
         return answer(prompt)
 
-    frame = summarize(items, MockBackend(sometimes), item_type="film")
+    frame = summarize(items, MockBackend(fail_on_images), item_type="film")
     rows = {row["item_id"]: row for row in frame.iter_rows(named=True)}
     assert rows["both"]["flags"] == "image_failed"
     assert rows["both"]["image_summary"] is None
@@ -101,28 +101,28 @@ def test_a_failed_prompt_stays_in_its_row(items: pl.DataFrame) -> None:
     assert rows["text only"]["flags"] == ""
 
 
-def test_a_failed_text_summary_falls_back_on_the_title(items: pl.DataFrame) -> None:
-    def never(prompt: Prompt) -> str:
-        raise RuntimeError("no")
+def test_a_failed_text_summary_falls_back_to_the_title(items: pl.DataFrame) -> None:
+    def fail(prompt: Prompt) -> str:
+        raise RuntimeError("failed")
 
-    frame = summarize(items.head(2), MockBackend(never))
+    frame = summarize(items.head(2), MockBackend(fail))
     assert frame["text_summary"].to_list() == ["Lantern", "Lantern"]
     assert frame["flags"].to_list() == ["text_failed,image_failed", "text_failed"]
 
 
-def test_flags_do_not_depend_on_which_answer_comes_first(
+def test_flags_do_not_depend_on_the_order_of_answers(
     items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"text_words": 2, "image_words": 2, "words": 2}
     expected = summarize(items, MockBackend(answer), **limits)
     backend = MockBackend(answer)
     generate = backend.generate
-    monkeypatch.setattr(backend, "generate", lambda asked: reversed(list(generate(asked))))
+    monkeypatch.setattr(backend, "generate", lambda prompts: reversed(list(generate(prompts))))
     assert summarize(items, backend, **limits).equals(expected)
     assert "text_cut,image_cut,fusion_cut" in expected["flags"].to_list()
 
 
-def test_both_sides_are_cut_to_their_limit(items: pl.DataFrame) -> None:
+def test_all_summaries_are_cut_to_their_limits(items: pl.DataFrame) -> None:
     backend = MockBackend(["One two three. Four five six."])
     frame = summarize(items.head(1), backend, text_words=4, image_words=4, words=3)
     assert frame.row(0, named=True) == {

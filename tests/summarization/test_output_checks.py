@@ -1,4 +1,4 @@
-"""Unusable answers: how they are told, asked for again, and handed on as failures."""
+"""Output checks: unusable answers are recognized, retried, and returned as failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.prompts import templates
 from mllm_msr.summarization import output_checks
-from mllm_msr.summarization.output_checks import find_fault
+from mllm_msr.summarization.output_checks import find_fault, generate_checked
 from mllm_msr.summarization.preferences import OPENING
 from mllm_msr.types import Message, Prompt, TextPart
 
@@ -40,7 +40,7 @@ PREFERENCE = templates.render("preference_first", DATA, item_type="film")
         (FRENCH, "language"),
     ],
 )
-def test_faults_are_told_by_the_answer_alone(text: str, fault: str) -> None:
+def test_faults_that_need_only_the_answer(text: str, fault: str) -> None:
     assert find_fault(text) == fault
 
 
@@ -57,11 +57,11 @@ def test_faults_are_told_by_the_answer_alone(text: str, fault: str) -> None:
         "Red, red, red: a cover all in red.",
     ],
 )
-def test_terse_clumsy_and_ordinary_answers_pass(text: str) -> None:
+def test_terse_clumsy_and_ordinary_answers_are_usable(text: str) -> None:
     assert find_fault(text, PREFERENCE) is None
 
 
-def test_repeating_the_instructions_is_an_echo_and_repeating_the_data_is_not() -> None:
+def test_repeating_the_instructions_is_an_echo_but_repeating_the_data_is_not() -> None:
     instructions = prompt_text(PREFERENCE).splitlines()[-1]
     assert find_fault(instructions, PREFERENCE) == "prompt_echo"
     long = "a calm film with a red lantern that two sisters carry through the old town at night"
@@ -71,45 +71,45 @@ def test_repeating_the_instructions_is_an_echo_and_repeating_the_data_is_not() -
     assert find_fault(f"{OPENING} {long}.", quoting) is None
 
 
-def asked(*texts: str) -> list[Prompt]:
+def prompts(*texts: str) -> list[Prompt]:
     return [Prompt((Message("user", (TextPart(text),)),)) for text in texts]
 
 
-def test_an_unusable_answer_is_asked_for_again_in_other_words() -> None:
+def test_a_prompt_with_an_unusable_answer_is_retried_with_an_instruction() -> None:
     backend = MockBackend({"plain English": "A calm film.", "bad": "", "": "A loud film."})
-    found = dict(output_checks.ask(backend, asked("good", "bad")))
+    found = dict(generate_checked(backend, prompts("good", "bad")))
     assert found[0].completion.text == "A loud film."
-    assert (found[0].new_tries, found[0].flags) == (0, ())
+    assert (found[0].n_retries, found[0].flags) == (0, ())
     assert found[1].completion.text == "A calm film."
-    assert (found[1].new_tries, found[1].flags) == (1, ("retried",))
+    assert (found[1].n_retries, found[1].flags) == (1, ("retried",))
     assert [prompt_text(prompt)[:3] for prompt in backend.history] == ["goo", "bad", "bad"]
 
 
-def test_two_new_tries_and_no_more() -> None:
+def test_a_prompt_is_retried_at_most_twice() -> None:
     backend = MockBackend({"bad": "rose " * 50, "": "A film."})
-    found = dict(output_checks.ask(backend, asked("bad", "good", "bad too")))
+    found = dict(generate_checked(backend, prompts("bad", "good", "bad too")))
     assert sorted(found) == [0, 1, 2]
     assert found[0].completion.error is not None
     assert "unusable (repetition_loop): 'rose rose" in found[0].completion.error
-    assert (found[0].new_tries, found[0].flags) == (2, ("repetition_loop",))
+    assert (found[0].n_retries, found[0].flags) == (2, ("repetition_loop",))
     assert found[0].completion.text == ""
     texts = [prompt_text(prompt) for prompt in backend.history]
     assert len(texts) == 7
     assert len(set(texts)) == 7
 
 
-def test_what_the_backend_could_not_answer_is_not_asked_again() -> None:
+def test_a_failure_of_the_backend_is_not_retried() -> None:
     backend = MockBackend({"known": "A film."})
-    found = dict(output_checks.ask(backend, asked("lost", "known")))
+    found = dict(generate_checked(backend, prompts("lost", "known")))
     assert "no answer to 'lost'" in str(found[0].completion.error)
     assert (found[0].fault, found[0].flags) == (None, ())
     assert len(backend.history) == 2
 
 
-def test_without_new_tries_the_fault_comes_at_once() -> None:
-    ((_, found),) = output_checks.ask(MockBackend([""]), asked("x"), max_new_tries=0)
+def test_without_retries_the_fault_is_returned_at_once() -> None:
+    ((_, found),) = generate_checked(MockBackend([""]), prompts("x"), max_retries=0)
     assert found.fault == "empty"
 
 
-def test_the_examples_in_its_docstrings_run() -> None:
+def test_docstring_examples() -> None:
     assert doctest.testmod(output_checks).failed == 0

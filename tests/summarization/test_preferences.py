@@ -1,4 +1,4 @@
-"""Preferences: the recurrence, the preference_history, updates that cost one block, and what may be read."""
+"""User preferences: recurrence, preference histories, updates by one block, and visible items."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from mllm_msr import tables
 from mllm_msr.backends.mock import MockBackend, prompt_text
-from mllm_msr.summarization.preferences import OPENING, infer_preferences, n_prompts
+from mllm_msr.summarization.preferences import OPENING, infer_preferences, items_read, n_prompts
 from mllm_msr.types import Prompt
 
 
 def histories(**users: str) -> pl.DataFrame:
-    """Interactions from words: histories(u="a b c")."""
+    """Return interactions with the given items: histories(u="a b c")."""
     rows = [
         (user, item, position, position)
         for user, items in users.items()
@@ -34,7 +34,7 @@ SUMMARIES = summaries(*"abcdefghij")
 
 
 def recite(prompt: Prompt) -> str:
-    """An answer that names all items that the prompt and the previous preference name."""
+    """Return an answer that names all items in the prompt and its previous preference."""
     text = prompt_text(prompt)
     seen = [item for item in "abcdefghij" if f"of {item}" in text]
     return f"{OPENING} " + " ".join(f"all of {item}" for item in seen)
@@ -68,7 +68,7 @@ def test_each_block_reads_its_items_and_the_previous_preference() -> None:
     assert '1. "all of d"\n2. "all of e"\n3. "all of f"' in prompt_text(second)
 
 
-def test_users_advance_abreast() -> None:
+def test_all_users_advance_by_one_block_per_round() -> None:
     backend = MockBackend(recite)
     infer_preferences(histories(u="a b c d e", v="f g h i"), SUMMARIES, backend)
     first = ["previous preference:" in prompt_text(p) for p in backend.history]
@@ -77,7 +77,7 @@ def test_users_advance_abreast() -> None:
 
 def test_direct_inference_reads_the_whole_history_at_once() -> None:
     backend = MockBackend(recite)
-    args = {"method": "direct", "preference_history": False}
+    args = {"method": "direct", "every_block": False}
     frame = infer_preferences(histories(u="a b c d e"), SUMMARIES, backend, **args)
     assert preference_history(frame, "u") == [(1, 5, "abcde", True)]
     assert len(backend.history) == 1
@@ -94,18 +94,18 @@ def test_without_images_only_text_summaries_are_read() -> None:
 
 
 def test_a_failed_block_keeps_the_previous_preference() -> None:
-    def fails(prompt: Prompt) -> str:
+    def fail_on_d(prompt: Prompt) -> str:
         if "of d" in prompt_text(prompt):
-            raise RuntimeError("no")
+            raise RuntimeError("failed")
         return recite(prompt)
 
-    frame = infer_preferences(histories(u="a b c d", v="d"), SUMMARIES, MockBackend(fails))
+    frame = infer_preferences(histories(u="a b c d", v="d"), SUMMARIES, MockBackend(fail_on_d))
     assert preference_history(frame, "u")[1] == (1, 4, "abc", True)
     assert frame["flags"].to_list() == ["", "failed", "failed"]
     assert preference_history(frame, "v")[0][2] == " items such as:d"
 
 
-def test_items_without_summary_are_passed_over() -> None:
+def test_items_without_a_summary_are_skipped() -> None:
     backend = MockBackend(recite)
     frame = infer_preferences(histories(u="a x", v="x y"), SUMMARIES, backend)
     assert preference_history(frame, "u") == [(0, 2, "a", True)]
@@ -113,7 +113,7 @@ def test_items_without_summary_are_passed_over() -> None:
     assert len(backend.history) == 1
 
 
-def test_remarks_are_flagged() -> None:
+def test_cut_and_unexpected_answers_are_flagged() -> None:
     backend = MockBackend(["They like lanterns and rain."])
     frame = infer_preferences(histories(u="a"), SUMMARIES, backend, words=3)
     assert frame["preference"].item() == "They like lanterns"
@@ -121,20 +121,20 @@ def test_remarks_are_flagged() -> None:
 
 
 @pytest.mark.parametrize("length", [3, 4, 5, 6, 8])
-def test_an_update_equals_starting_over_and_costs_one_prompt(length: int) -> None:
+def test_an_update_equals_a_new_start_and_costs_one_prompt(length: int) -> None:
     items = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
     before = histories(u=" ".join(items[:length]), v="a b")
     after = histories(u=" ".join(items[: length + 1]), v="a b")
-    known = infer_preferences(before, SUMMARIES, MockBackend(recite))
+    previous = infer_preferences(before, SUMMARIES, MockBackend(recite))
     backend = MockBackend(recite)
-    updated = infer_preferences(after, SUMMARIES, backend, previous=known)
+    updated = infer_preferences(after, SUMMARIES, backend, previous=previous)
     assert len(backend.history) == 1
     assert updated.equals(infer_preferences(after, SUMMARIES, MockBackend(recite)))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=5), st.integers(1, 4))
-def test_no_prompt_names_an_item_that_comes_later(lengths: list[int], block_size: int) -> None:
+def test_no_preference_depends_on_later_items(lengths: list[int], block_size: int) -> None:
     users = {f"u{i}": " ".join("abcdefghij"[:n]) for i, n in enumerate(lengths)}
     backend = MockBackend(recite)
     frame = infer_preferences(histories(**users), SUMMARIES, backend, block_size=block_size)
@@ -155,7 +155,7 @@ def test_no_prompt_names_an_item_that_comes_later(lengths: list[int], block_size
         (1, [(2, 8, "h")]),
     ],
 )
-def test_long_histories_can_be_read_from_their_latest_blocks(
+def test_only_the_latest_blocks_of_long_histories_are_read(
     max_items: int, expected: list[tuple[int, int, str]]
 ) -> None:
     history = histories(u="a b c d e f g h")
@@ -164,7 +164,14 @@ def test_long_histories_can_be_read_from_their_latest_blocks(
     assert n_prompts(history, max_items=max_items) == len(expected)
 
 
-def test_no_history_no_rows() -> None:
+def test_items_read_are_those_in_the_latest_blocks() -> None:
+    history = histories(u="a b c d e f g h", v="i a")
+    assert items_read(history).to_list() == list("abcdefghi")
+    assert items_read(history, max_items=5).to_list() == list("adefghi")
+    assert items_read(tables.empty(tables.INTERACTIONS)).to_list() == []
+
+
+def test_without_histories_there_are_no_rows() -> None:
     frame = infer_preferences(tables.empty(tables.INTERACTIONS), SUMMARIES, MockBackend(recite))
     assert frame.height == 0
     assert dict(frame.schema) == dict(tables.PREFERENCES)

@@ -1,8 +1,9 @@
-"""How much of a summary its source supports: a sign of a model that is out of its depth.
+"""Source coverage: how much of a summary occurs in the text it summarizes.
 
-A model that knows what it reads takes most words of a summary from the title and text at hand; one
-that does not invents them. The share says nothing about images, and a large model that rephrases
-well scores below 1 with good reason: compare a model with itself on other data.
+A model that understands its input takes most words of a summary from the title and text of the
+item; a model that does not invents them. The measure says nothing about images. A large model
+that rephrases well has a coverage below 1 for good reason, so compare values of the same model on
+different data, not of different models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import unicodedata
 from typing import Final
 
-# Words that carry no content, and those of the sentence around it ("a video called ...").
+# Words without content, and words of the sentence around it ("a video called ...").
 EMPTY_WORDS: Final = frozenset({
     "a", "about", "also", "an", "and", "are", "as", "at", "be", "by", "called", "can", "content",
     "entitled", "featuring", "film", "for", "from", "has", "in", "is", "it", "item", "its", "named",
@@ -22,15 +23,16 @@ _WORD: Final = re.compile(r"\w+")
 
 
 def source_coverage(summary: str, source: str) -> float | None:
-    """Share of a summary's content words that occur in what it summarises.
+    """Return the share of a summary's content words that occur in its source.
+
+    Case, accents and punctuation are ignored. A repeated word counts each time.
 
     Args:
-        summary: What a model wrote.
-        source: Title and text that it read.
+        summary: Text that a model generated.
+        source: Title and text that the model read.
 
     Returns:
-        A share in [0, 1], None where the summary has no content words. Case, accents and
-        punctuation do not matter; a word counts each time that it is said.
+        A share in [0, 1], or `None` if the summary has no content words.
 
     Examples:
         >>> source_coverage("A calm video called Velora.", "Velora on a calm sea")
@@ -38,11 +40,11 @@ def source_coverage(summary: str, source: str) -> float | None:
         >>> source_coverage("A calm video about cooking.", "Quiet harbours")
         0.0
     """
-    said = [word for word in _words(summary) if word not in EMPTY_WORDS]
-    if not said:
+    content = [word for word in _words(summary) if word not in EMPTY_WORDS]
+    if not content:
         return None
-    known = set(_words(source))
-    return sum(word in known for word in said) / len(said)
+    in_source = set(_words(source))
+    return sum(word in in_source for word in content) / len(content)
 
 
 def _words(text: str) -> list[str]:

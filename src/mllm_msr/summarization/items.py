@@ -1,18 +1,18 @@
-"""Stage "summarize": an item's title, text and image become one summary.
+"""Item summaries: the title, text and image of an item become one summary (stage "summarize").
 
-Paper, "Multimodal Item Summarization": a text-summary prompt and an image-description prompt read
-the modalities apart, their answers are calibrated to similar lengths so that neither drowns the
-other, and a fusion prompt joins both. An item without one of the two is summarised from what
-there is, and the table says so.
+Paper, section "Multimodal Item Summarization": one prompt summarizes the text and another one
+describes the image. Both answers are limited to similar lengths, so that neither modality
+dominates, and a fusion prompt combines them. An item with only one of the two gets its summary
+from that one, and the table records it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 
@@ -20,8 +20,7 @@ from mllm_msr import tables
 from mllm_msr.data.images import image_status
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
-from mllm_msr.summarization import output_checks
-from mllm_msr.summarization.output_checks import Answer
+from mllm_msr.summarization.output_checks import CheckedCompletion, generate_checked
 from mllm_msr.types import Item, Prompt
 
 logger = logging.getLogger(__name__)
@@ -29,28 +28,12 @@ logger = logging.getLogger(__name__)
 Modality = Literal["text", "image"]
 Progress = Callable[[int], None]
 
-# Answers are bounded in tokens by the model and in words here; words of names and of scripts that
-# a tokenizer knows badly take several tokens each.
-_TOKENS_PER_WORD = 3
+# The model limits answers in tokens, `templates.calibrate` in words. Names and words of scripts
+# that are rare in the tokenizer's training data take several tokens each.
+_TOKENS_PER_WORD: Final = 3
 
-# What a flag begins with, in the order of the flags of an item.
-_STEPS = ("text", "image", "fusion", "nothing")
-
-
-@dataclass(slots=True)
-class _Draft:
-    """One item's summary while it is being made."""
-
-    item: Item
-    image_status: str
-    text_summary: str | None = None
-    image_summary: str | None = None
-    summary: str = ""
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def has_text(self) -> bool:
-        return bool(templates.clean(self.item.title) or templates.clean(self.item.text))
+# First parts of flags, in the order of the flags of an item.
+_FLAG_ORDER: Final = ("text", "image", "fusion", "nothing")
 
 
 def summarize(
@@ -64,156 +47,166 @@ def summarize(
     words: int = 60,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
-    """Summarise every item.
+    """Summarize every item.
 
     Args:
-        items: `tables.ITEMS` with image paths that can be opened from here.
-        backend: Answers the prompts; must read images if "image" is among the modalities.
-        item_type: What an item is called in prompts (a key of `prompts.ITEM_TYPES`).
-        modalities: Which of an item's sides are read.
-        text_words: Length limit of the text summary, in words.
-        image_words: Length limit of the image description, in words; keep it near `text_words`
-            so that both sides weigh the same.
-        words: Length limit of the joint summary, in words.
-        progress: Called with the number of newly finished prompts.
+        items: `tables.ITEMS`, with image paths that can be opened.
+        backend: Backend that answers the prompts. It must support images if "image" is among the
+            modalities.
+        item_type: What prompts call an item, a key of `templates.ITEM_TYPES`.
+        modalities: Modalities to read.
+        text_words: Maximum length of the text summary in words.
+        image_words: Maximum length of the image description in words. Similar values of
+            `text_words` and `image_words` give both modalities the same weight.
+        words: Maximum length of the combined summary in words.
+        progress: Called with the number of prompts finished since the last call.
 
     Returns:
-        `tables.SUMMARIES`, one row per item in the order given.
+        `tables.SUMMARIES`, one row per item, in the order of `items`. If a prompt fails, the row
+        has a flag and a fallback: the title or text for the text summary, no image description,
+        and both of them joined for the combined summary.
     """
-    drafts = [_draft(row, modalities) for row in items.iter_rows(named=True)]
-    asked: list[tuple[_Draft, Modality]] = [
+    drafts = [_make_draft(row, modalities) for row in items.iter_rows(named=True)]
+    parts: list[tuple[_Draft, Modality]] = [
         (draft, "text") for draft in drafts if draft.has_text and "text" in modalities
     ]
-    asked += [(draft, "image") for draft in drafts if draft.image_status == "ok"]
-    limits = {"text": text_words, "image": image_words}
-    one_side = (_side_prompt(draft, side, item_type, limits[side]) for draft, side in asked)
-    for index, answer in _answers(backend, one_side, progress):
-        draft, side = asked[index]
-        _take_side(draft, side, answer, limits[side])
+    parts += [(draft, "image") for draft in drafts if draft.image_status == "ok"]
+    max_words = {"text": text_words, "image": image_words}
+    prompts = (
+        _render_part(draft.item, modality, item_type, max_words[modality])
+        for draft, modality in parts
+    )
+    for index, checked in _generate(backend, prompts, progress):
+        draft, modality = parts[index]
+        draft.set_part(modality, checked, max_words[modality])
     both = [draft for draft in drafts if draft.text_summary and draft.image_summary]
-    fusions = (_fusion_prompt(draft, item_type, words) for draft in both)
-    for index, answer in _answers(backend, fusions, progress):
-        _take_fusion(both[index], answer, words)
-    for draft in drafts:
-        _settle(draft, item_type)
-    return pl.DataFrame([_row(draft) for draft in drafts], schema=dict(tables.SUMMARIES))
+    fusions = (
+        templates.render(
+            "fusion",
+            {
+                "text_summary": draft.text_summary,
+                "image_summary": draft.image_summary,
+                "words": words,
+            },
+            item_type=item_type,
+            max_new_tokens=words * _TOKENS_PER_WORD,
+        )
+        for draft in both
+    )
+    for index, checked in _generate(backend, fusions, progress):
+        both[index].summary = both[index].take(checked, "fusion", words)
+    rows = [draft.finish(item_type) for draft in drafts]
+    return pl.DataFrame(rows, schema=dict(tables.SUMMARIES))
 
 
 def n_prompts(items: pl.DataFrame, modalities: Sequence[Modality] = ("text", "image")) -> int:
-    """How many prompts `summarize` will ask at most: for progress bars and plans."""
+    """Return the maximum number of prompts of `summarize`, without retries."""
     n_text = items.height if "text" in modalities else 0
     n_image = items["image"].count() if "image" in modalities else 0
     return n_text + n_image + min(n_text, n_image)
 
 
-def _draft(row: dict[str, str | None], modalities: Sequence[Modality]) -> _Draft:
+@dataclass(slots=True)
+class _Draft:
+    """The unfinished summary of one item; its fields are those of `tables.SUMMARIES`."""
+
+    item: Item
+    image_status: str
+    text_summary: str | None = None
+    image_summary: str | None = None
+    summary: str = ""
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def has_text(self) -> bool:
+        """Return whether the item has a title or text."""
+        return bool(templates.clean(self.item.title) or templates.clean(self.item.text))
+
+    def take(self, checked: CheckedCompletion, step: str, max_words: int) -> str:
+        """Return the text of an answer, empty if it failed, and add the flags of the step."""
+        completion = checked.completion
+        text, cut = templates.calibrate(completion.text, max_words)
+        flags = [f"{step}_{flag}" for flag in checked.flags]
+        if completion.error is not None or not text:
+            self.flags += [f"{step}_failed", *flags]
+            return ""
+        if cut or completion.finish_reason == "length":
+            flags.append(f"{step}_cut")
+        self.flags += flags
+        return text
+
+    def set_part(self, modality: Modality, checked: CheckedCompletion, max_words: int) -> None:
+        """Set the summary of one modality; fall back to the title or text of the item."""
+        text = self.take(checked, modality, max_words)
+        if not text:
+            logger.warning(
+                "item %s has no %s summary: %s",
+                self.item.item_id,
+                modality,
+                checked.completion.error or "empty answer",
+            )
+        if modality == "image":
+            self.image_summary = text or None
+            return
+        fallback = templates.clean(self.item.title or self.item.text)
+        self.text_summary = text or templates.calibrate(fallback, max_words)[0]
+
+    def finish(self, item_type: str) -> dict[str, str | None]:
+        """Return the row, with a fallback if there is no combined summary."""
+        if not self.summary:
+            parts = [part for part in (self.text_summary, self.image_summary) if part]
+            self.summary = " ".join(parts)
+            if not parts:
+                self.flags.append("nothing_to_read")
+                self.summary = f"A {item_type} about which nothing is known."
+        return {
+            "item_id": self.item.item_id,
+            "text_summary": self.text_summary,
+            "image_summary": self.image_summary,
+            "summary": self.summary,
+            "image_status": self.image_status,
+            # Sorted, since answers arrive in any order.
+            "flags": ",".join(
+                sorted(self.flags, key=lambda flag: _FLAG_ORDER.index(flag.partition("_")[0]))
+            ),
+        }
+
+
+def _make_draft(row: dict[str, str | None], modalities: Sequence[Modality]) -> _Draft:
     image = Path(row["image"]) if row["image"] else None
     item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
     if "image" not in modalities:
         return _Draft(item, "unused")
     found = image_status(image)
     if found.status == "unreadable":
-        logger.warning("item %s goes on without its image: %s", item.item_id, found.reason)
+        logger.warning("item %s is summarized without its image: %s", item.item_id, found.reason)
     return _Draft(item, found.status)
 
 
-def _side_prompt(draft: _Draft, side: Modality, item_type: str, words: int) -> Prompt:
-    budget = words * _TOKENS_PER_WORD
-    if side == "image":
+def _render_part(item: Item, modality: Modality, item_type: str, max_words: int) -> Prompt:
+    """Render the prompt for the summary of one modality of an item."""
+    max_new_tokens = max_words * _TOKENS_PER_WORD
+    if modality == "image":
         return templates.render(
             "image_description",
-            {"words": words},
+            {"words": max_words},
             item_type=item_type,
-            image=draft.item.image,
-            max_new_tokens=budget,
+            image=item.image,
+            max_new_tokens=max_new_tokens,
         )
-    data = {"title": draft.item.title, "text": draft.item.text, "words": words}
     return templates.render(
         "text_summary",
-        data,
+        {"title": item.title, "text": item.text, "words": max_words},
         item_type=item_type,
         trimmable=("text", "title"),
-        max_new_tokens=budget,
+        max_new_tokens=max_new_tokens,
     )
 
 
-def _fusion_prompt(draft: _Draft, item_type: str, words: int) -> Prompt:
-    data = {
-        "text_summary": draft.text_summary,
-        "image_summary": draft.image_summary,
-        "words": words,
-    }
-    return templates.render(
-        "fusion", data, item_type=item_type, max_new_tokens=words * _TOKENS_PER_WORD
-    )
-
-
-def _answers(
-    backend: Backend, asked: Iterable[Prompt], progress: Progress | None
-) -> Iterable[tuple[int, Answer]]:
-    for index, answer in output_checks.ask(backend, asked):
-        yield index, answer
+def _generate(
+    backend: Backend, prompts: Iterable[Prompt], progress: Progress | None
+) -> Iterator[tuple[int, CheckedCompletion]]:
+    for index, checked in generate_checked(backend, prompts):
+        yield index, checked
         if progress is not None:
             progress(1)
-
-
-def _take_side(draft: _Draft, side: Modality, answer: Answer, max_words: int) -> None:
-    text, flags = _taken(answer, side, max_words)
-    draft.flags += flags
-    if not text:
-        logger.warning(
-            "item %s has no %s summary: %s",
-            draft.item.item_id,
-            side,
-            answer.completion.error or "empty answer",
-        )
-        # A title is a summary of sorts; for a image there is nothing to fall back on.
-        fallback = templates.clean(draft.item.title or draft.item.text)
-        text = templates.calibrate(fallback, max_words)[0] if side == "text" else ""
-    if side == "text":
-        draft.text_summary = text
-    else:
-        draft.image_summary = text or None
-
-
-def _take_fusion(draft: _Draft, answer: Answer, max_words: int) -> None:
-    draft.summary, flags = _taken(answer, "fusion", max_words)
-    draft.flags += flags
-
-
-def _taken(answer: Answer, step: str, max_words: int) -> tuple[str, list[str]]:
-    """The text of an answer, empty where it failed, and what the table says of it."""
-    text, cut = templates.calibrate(answer.completion.text, max_words)
-    flags = [f"{step}_{flag}" for flag in answer.flags]
-    if answer.completion.error is not None or not text:
-        return "", [f"{step}_failed", *flags]
-    if cut or answer.completion.finish_reason == "length":
-        flags.append(f"{step}_cut")
-    return text, flags
-
-
-def _settle(draft: _Draft, item_type: str) -> None:
-    """Give a summary to an item that has none yet: from one side, or a declared neutral one."""
-    if draft.summary:
-        return
-    sides = [side for side in (draft.text_summary, draft.image_summary) if side]
-    draft.summary = " ".join(sides)
-    if not sides:
-        draft.flags.append("nothing_to_read")
-        draft.summary = f"A {item_type} about which nothing is known."
-
-
-def _step_of(flag: str) -> int:
-    return _STEPS.index(flag.partition("_")[0])
-
-
-def _row(draft: _Draft) -> dict[str, str | None]:
-    return {
-        "item_id": draft.item.item_id,
-        "text_summary": draft.text_summary,
-        "image_summary": draft.image_summary,
-        "summary": draft.summary,
-        "image_status": draft.image_status,
-        # Answers come in any order; what is said of them does not depend on it.
-        "flags": ",".join(sorted(draft.flags, key=_step_of)),
-    }

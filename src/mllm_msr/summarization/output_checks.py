@@ -1,10 +1,10 @@
-"""Answers that can be used: what a model wrote is looked at before a stage believes it.
+"""Checks of generated text, and retries of prompts whose answers are unusable.
 
-Between the stages that ask for text (`summarization/items.py`, `summarization/preferences.py`; the paper's first two
-steps) and whatever backend answers them, local or remote. A model may write nothing, repeat its
-instructions, repeat itself, refuse, or fall into another language or into noise. Such an answer
-is asked for again with one sentence more, at most twice; what is still unusable comes back as a
-failure of its prompt, for which each stage has a fallback of its own, and is flagged.
+Used by the two steps that generate text (`summarization/items.py`, `summarization/preferences.py`)
+with any backend. A model may answer nothing, repeat the prompt or itself, refuse, switch to another
+language, or produce noise. Such a prompt is retried with one more instruction at its end. If no
+retry gives a usable answer, the prompt fails with a fault; each step then uses its own fallback
+and records the fault as a flag.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from typing import Final, Literal
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import Completion, Message, Prompt, TextPart
 
-Fault = Literal["empty", "prompt_echo", "repetition_loop", "garbage", "refusal", "language"]
+Fault = Literal["empty", "garbage", "refusal", "repetition_loop", "language", "prompt_echo"]
 
-_REMINDERS: Final = (
+# Added to a prompt at its first and second retry. With greedy decoding, an unchanged prompt would
+# get the same answer again.
+_RETRY_INSTRUCTIONS: Final = (
     "Answer in plain English sentences, in your own words, and then stop.",
     "Write one short English sentence and nothing else.",
 )
 
-# An answer may begin as its prompt says ("The user appears to have a preference for", 7 words).
+# Longer than what an answer may repeat on purpose: its opening is given by the prompt ("The user
+# appears to have a preference for", 7 words).
 _ECHO_WORDS: Final = 12
 _LOOP_WORDS: Final = 24
-_LOOP_LETTERS: Final = 60  # no word of a language is that long
+_LOOP_LETTERS: Final = 60  # longer than the words of any language
 _LANGUAGE_WORDS: Final = 16
 _REFUSAL: Final = re.compile(
     r"\W*((i am|i'm) (very )?(sorry|unable|not able|afraid)|sorry\b|i (can ?not|can't|won't)\b"
     r"|as an? (ai|artificial|large|language)\b|unfortunately, i\b)",
     re.IGNORECASE,
 )
-_COMMON: Final = frozenset(
+_COMMON_WORDS: Final = frozenset(
     {"a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "in", "is", "it", "its"}
     | {"of", "on", "or", "that", "the", "their", "this", "to", "with"}
 )
@@ -44,76 +47,79 @@ _WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A completion and what it took to get it.
+class CheckedCompletion:
+    """A completion and the result of its check.
 
     Attributes:
-        completion: Usable, or with `error` set.
-        new_tries: How often it was asked for again.
-        fault: What is wrong with the last try where none was usable; `None` where it is, and
-            where the backend itself failed.
+        completion: A usable completion, or one with `error` set.
+        n_retries: How often the prompt was retried.
+        fault: Fault of the last answer if no answer was usable; `None` if the answer is usable or
+            the backend itself failed.
     """
 
     completion: Completion
-    new_tries: int = 0
+    n_retries: int = 0
     fault: Fault | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What a table should say of it: "retried", or the fault."""
+        """Return the flags for the table: the fault, "retried", or none."""
         if self.fault is not None:
             return (self.fault,)
-        return ("retried",) if self.new_tries and self.completion.error is None else ()
+        return ("retried",) if self.n_retries and self.completion.error is None else ()
 
 
-def ask(
-    backend: Backend, prompts: Iterable[Prompt], *, max_new_tries: int = 2
-) -> Iterator[tuple[int, Answer]]:
-    """Answers to prompts, unusable ones asked for again.
+def generate_checked(
+    backend: Backend, prompts: Iterable[Prompt], *, max_retries: int = 2
+) -> Iterator[tuple[int, CheckedCompletion]]:
+    """Generate answers, check them, and retry prompts whose answers are unusable.
 
     Args:
-        backend: Answers the prompts.
-        prompts: Any number of prompts; those that are under way are held.
-        max_new_tries: How often an unusable answer is asked for again, 0 to 2.
+        backend: Backend that answers the prompts.
+        prompts: Any number of prompts. A prompt is held in memory until its answer is usable.
+        max_retries: Maximum number of retries per prompt, 0 to 2.
 
     Yields:
-        Each prompt's index and its answer, usable ones as they come, the others at the end.
+        The index of each prompt and its checked completion, exactly once: usable ones as the
+        backend returns them, the others at the end.
     """
-    under_way: dict[int, Prompt] = {}
+    pending: dict[int, Prompt] = {}
 
-    def remembered() -> Iterator[Prompt]:
+    def remember(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
         for index, prompt in enumerate(prompts):
-            under_way[index] = prompt
+            pending[index] = prompt
             yield prompt
 
-    again: dict[int, Prompt] = {}
-    last: dict[int, Answer] = {}
-    for index, completion in backend.generate(remembered()):
-        prompt = under_way.pop(index)
-        answer = _judged(prompt, completion)
-        if answer.fault is None or not max_new_tries:
-            yield index, answer
+    to_retry: dict[int, Prompt] = {}
+    for index, completion in backend.generate(remember(prompts)):
+        prompt = pending.pop(index)
+        checked = _check(prompt, completion, n_retries=0)
+        if checked.fault is None or not max_retries:
+            yield index, checked
         else:
-            again[index], last[index] = prompt, answer
-    for new_try in range(1, max_new_tries + 1):
-        asked = list(again)
-        reminded = [_reminded(again[index], _REMINDERS[new_try - 1]) for index in asked]
-        for position, completion in backend.generate(reminded) if asked else ():
-            index = asked[position]
-            last[index] = replace(_judged(again[index], completion), new_tries=new_try)
-            if last[index].fault is None or new_try == max_new_tries:
-                yield index, last[index]
-                del again[index]
+            to_retry[index] = prompt
+    for n_retries in range(1, max_retries + 1):
+        indices = list(to_retry)
+        retries = [
+            _with_instruction(to_retry[index], _RETRY_INSTRUCTIONS[n_retries - 1])
+            for index in indices
+        ]
+        for position, completion in backend.generate(retries) if retries else ():
+            index = indices[position]
+            checked = _check(to_retry[index], completion, n_retries=n_retries)
+            if checked.fault is None or n_retries == max_retries:
+                yield index, checked
+                del to_retry[index]
 
 
 def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
-    """What makes an answer unusable, `None` where nothing does.
+    """Return what makes an answer unusable, or `None` if it is usable.
 
-    The rules are chosen to let a terse or clumsy answer pass: a wrong alarm costs a fallback.
+    The rules accept terse and clumsy answers, because a false positive costs a fallback.
 
     Args:
         text: The answer.
-        prompt: What was asked; tells an echo.
+        prompt: The prompt; needed to find a prompt echo.
 
     Example:
         >>> find_fault("A calm film with a red lantern.")
@@ -128,70 +134,65 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
     found: dict[Fault, bool] = {
         "garbage": _is_garbage(text, words),
         "refusal": _REFUSAL.match(text) is not None,
-        "repetition_loop": _is_endless(words),
-        "language": _is_external(text, words),
-        "prompt_echo": prompt is not None and _is_echo(words, prompt),
+        # The same words over and over, or the same letters within a word.
+        "repetition_loop": _repeats(words, min_length=_LOOP_WORDS)
+        or any(_repeats(word, min_length=_LOOP_LETTERS) for word in words),
+        "language": _is_other_language(text, words),
+        "prompt_echo": prompt is not None and _is_prompt_echo(words, prompt),
     }
-    return next((fault for fault, is_so in found.items() if is_so), None)
+    return next((fault for fault, is_found in found.items() if is_found), None)
 
 
-def _judged(prompt: Prompt, completion: Completion) -> Answer:
-    if completion.error is not None:
-        return Answer(completion)
-    fault = find_fault(completion.text, prompt)
-    if fault is None:
-        return Answer(completion)
-    error = f"the answer is unusable ({fault}): {completion.text[:60]!r}"
-    return Answer(replace(completion, text="", finish_reason="error", error=error), fault=fault)
+def _check(prompt: Prompt, completion: Completion, *, n_retries: int) -> CheckedCompletion:
+    fault = None if completion.error is not None else find_fault(completion.text, prompt)
+    if fault is not None:
+        error = f"the answer is unusable ({fault}): {completion.text[:60]!r}"
+        completion = replace(completion, text="", finish_reason="error", error=error)
+    return CheckedCompletion(completion, n_retries, fault)
 
 
-def _reminded(prompt: Prompt, reminder: str) -> Prompt:
-    """The same prompt with one sentence more at its end; greedy models need another question."""
-    *before, last = prompt.messages
-    parts = (*last.parts, TextPart(f"\n{reminder}"))
-    return replace(prompt, messages=(*before, Message(last.role, parts)))
+def _with_instruction(prompt: Prompt, instruction: str) -> Prompt:
+    *earlier, last = prompt.messages
+    parts = (*last.parts, TextPart(f"\n{instruction}"))
+    return replace(prompt, messages=(*earlier, Message(last.role, parts)))
 
 
-def _is_garbage(text: str, words: list[str]) -> bool:
-    """Whether most of it is no writing: replacement characters, symbols, digits alone."""
+def _is_garbage(text: str, words: Sequence[str]) -> bool:
+    """Return whether text is mostly replacement characters, symbols or digits."""
     visible = "".join(text.split())
-    letters = sum(map(str.isalpha, visible))
+    n_letters = sum(map(str.isalpha, visible))
     if visible.isascii():
-        written = sum(map(str.isalnum, visible))
+        n_written = sum(map(str.isalnum, visible))
     else:
-        written = sum(unicodedata.category(char)[0] in "LMN" for char in visible)
-    return not words or written < 0.6 * len(visible) or letters < 0.3 * len(visible)
+        n_written = sum(unicodedata.category(char)[0] in "LMN" for char in visible)
+    return not words or n_written < 0.6 * len(visible) or n_letters < 0.3 * len(visible)
 
 
-def _is_endless(words: Sequence[str]) -> bool:
-    """Whether a long answer, or a long word in it, says the same over and over."""
-    return _repeats(words, _LOOP_WORDS) or any(_repeats(word, _LOOP_LETTERS) for word in words)
-
-
-def _repeats(units: Sequence[str], at_least: int) -> bool:
+def _repeats(units: Sequence[str], *, min_length: int) -> bool:
+    """Return whether a long sequence has few distinct triples."""
     triples = list(zip(units, units[1:], units[2:], strict=False))
-    return len(units) >= at_least and len(set(triples)) < 0.4 * len(triples)
+    return len(units) >= min_length and len(set(triples)) < 0.4 * len(triples)
 
 
-def _is_external(text: str, words: list[str]) -> bool:
-    """Whether it is written in another script, or at length without any common English word."""
+def _is_other_language(text: str, words: Sequence[str]) -> bool:
+    """Return whether text is in another script, or long without any common English word."""
     if not text.isascii():
         letters = [char for char in text if char.isalpha()]
-        latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
-        if latin < 0.5 * len(letters):
+        n_latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
+        if n_latin < 0.5 * len(letters):
             return True
-    return len(words) >= _LANGUAGE_WORDS and _COMMON.isdisjoint(words)
+    return len(words) >= _LANGUAGE_WORDS and _COMMON_WORDS.isdisjoint(words)
 
 
-def _is_echo(words: list[str], prompt: Prompt) -> bool:
-    """Whether it repeats the instructions; what stands between quotes is data and may recur."""
-    asked = " ".join(
+def _is_prompt_echo(words: Sequence[str], prompt: Prompt) -> bool:
+    """Return whether words repeat the instructions of a prompt; its quoted data may recur."""
+    text = " ".join(
         part.text
         for message in prompt.messages
         for part in message.parts
         if isinstance(part, TextPart)
     )
-    instructions = [word.lower() for word in _WORD.findall(_QUOTED.sub(" | ", asked))]
+    instructions = [word.lower() for word in _WORD.findall(_QUOTED.sub(" | ", text))]
     runs = {tuple(instructions[n : n + _ECHO_WORDS]) for n in range(len(instructions))}
     return any(
         tuple(words[n : n + _ECHO_WORDS]) in runs for n in range(len(words) - _ECHO_WORDS + 1)

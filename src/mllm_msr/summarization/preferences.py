@@ -1,8 +1,9 @@
-"""Stage "infer": a user's history, read block by block, becomes a written preference.
+"""User preferences: a user's history, read block by block, becomes a text (stage "infer").
 
-Paper, "Recurrent User Preference Inference": P_t = LLM(P_{t-1}, block_t), with P_1 from the first
-block alone. All users advance abreast, and every P_t is kept: the preference_history explains the user. The
-direct form (MLLM-MSR_R) reads the whole history in one prompt instead.
+Paper, section "Recurrent User Preference Inference": P_t = LLM(P_{t-1}, block_t), and P_1 comes
+from the first block alone. All users advance together, one block per round. Every P_t is stored:
+together they are the user's preference history. The direct method (MLLM-MSR_R) reads the whole
+history in one prompt instead.
 """
 
 from __future__ import annotations
@@ -17,30 +18,18 @@ import polars as pl
 from mllm_msr import tables
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
-from mllm_msr.summarization import output_checks
-from mllm_msr.summarization.output_checks import Answer
-from mllm_msr.types import Prompt
+from mllm_msr.summarization.output_checks import CheckedCompletion, generate_checked
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["recurrent", "direct"]
 Progress = Callable[[int], None]
 
+# First words of every preference; the prompts ask for them.
 OPENING: Final = "The user appears to have a preference for"
 
+# As in `summarization/items.py`.
 _TOKENS_PER_WORD: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One prompt of one user: read `summaries`, given `previous`, and write preference_history row `block`."""
-
-    user_id: str
-    block: int
-    n_items: int
-    final: bool
-    summaries: tuple[str, ...]
-    previous: str | None
 
 
 def infer_preferences(
@@ -58,44 +47,46 @@ def infer_preferences(
     previous: pl.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
-    """Infer every user's preference.
+    """Infer the preference of every user.
 
     Args:
-        histories: `tables.INTERACTIONS`, only what may be seen (no target); positions 0, 1, ...
-        summaries: `tables.SUMMARIES`; items without a row are passed over with a warning.
-        backend: Answers the prompts; needs no images.
-        item_type: What an item is called in prompts (a key of `prompts.ITEM_TYPES`).
-        method: "recurrent" (the paper's) or "direct" (MLLM-MSR_R).
-        block_size: Items per block; the last block of a user may be shorter.
-        max_items: Read only so many items of a history, the latest; whole blocks are left out,
-            so that it may be up to `block_size` - 1 fewer.
-        words: Length limit of a preference, in words.
-        use_images: False reads text summaries alone (MLLM-MSR_T).
-        every_block: For "direct": also infer at every earlier block's end (needed where earlier
-            positions serve as training targets), not only for the whole history.
-        previous: `tables.PREFERENCES` of an earlier call over shorter histories under the same
-            settings. Its full blocks are taken over, so that a new interaction costs one prompt.
-        progress: Called with the number of newly finished prompts.
+        histories: `tables.INTERACTIONS` without the targets; positions are 0, 1, ...
+        summaries: `tables.SUMMARIES`. Items without a row are not mentioned in prompts.
+        backend: Backend that answers the prompts. It need not support images.
+        item_type: What prompts call an item, a key of `templates.ITEM_TYPES`.
+        method: "recurrent" (the paper's method) or "direct" (MLLM-MSR_R).
+        block_size: Items per block. The last block of a user may be shorter.
+        max_items: Maximum number of items to read, the latest ones. Only whole blocks are left
+            out, so up to `block_size` - 1 items fewer may be read. `None` reads all items.
+        words: Maximum length of a preference in words.
+        use_images: Whether to read the combined summaries; otherwise the text summaries
+            (MLLM-MSR_T).
+        every_block: With method "direct", whether to infer a preference at the end of every block
+            and not only of the whole history. Training needs it if earlier positions are targets.
+        previous: Result of an earlier call with shorter histories and the same settings. With
+            method "recurrent" its full blocks are reused, so that a new interaction costs one
+            prompt.
+        progress: Called with the number of prompts finished since the last call.
 
     Returns:
-        `tables.PREFERENCES`, sorted by user and block: the full preference_history of every user with a
-        history.
+        `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
+        fails, the row has a flag, and its preference is that of the previous block or, without
+        one, a list of the summaries.
     """
-    texts = _texts(summaries, "summary" if use_images else "text_summary")
-    users = _histories(histories)
-    recurrent = method == "recurrent"
-    rows = _taken_over(previous, users, block_size) if recurrent else []
-    latest = {row.user_id: row for row in rows}
-    plan = _StepPlan(
-        users,
-        texts,
-        block_size,
+    column = "summary" if use_images else "text_summary"
+    texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
+    plan = _Plan(
+        users=_items_by_user(histories),
+        texts=dict(zip(texts["item_id"], texts[column], strict=True)),
+        block_size=block_size,
         max_items=max_items,
-        recurrent=recurrent,
+        recurrent=method == "recurrent",
         every_block=every_block,
     )
-    while wave := list(plan.next_wave(latest)):
-        for row in _advance(wave, backend, item_type, words, progress):
+    rows = plan.reuse(previous) if previous is not None and plan.recurrent else []
+    latest = {row.user_id: row for row in rows}
+    while steps := list(plan.next_steps(latest)):
+        for row in _run(steps, backend, item_type, words, progress):
             rows.append(row)
             newest = latest.get(row.user_id)
             if newest is None or newest.n_items < row.n_items:
@@ -105,33 +96,42 @@ def infer_preferences(
 
 
 def n_prompts(histories: pl.DataFrame, *, block_size: int = 3, max_items: int | None = None) -> int:
-    """How many prompts a full preference_history of every user takes: for progress bars and plans."""
+    """Return the number of prompts of `infer_preferences` with every block, without retries."""
     lengths = histories.group_by("user_id").len()["len"].to_list()
-    read = (length - _start(length, block_size, max_items) for length in lengths)
-    return sum(-(-n // block_size) for n in read)
+    n_read = (length - _first_position(length, block_size, max_items) for length in lengths)
+    return sum(-(-n // block_size) for n in n_read)
 
 
 def items_read(
     histories: pl.DataFrame, *, block_size: int = 3, max_items: int | None = None
 ) -> pl.Series:
-    """Ids of the items that `infer_preferences` would read, sorted: the only ones to summarise."""
+    """Return the ids of the items that `infer_preferences` reads, sorted.
+
+    Only these items need summaries.
+    """
     read = {
         item_id
-        for item_ids in _histories(histories).values()
-        for item_id in item_ids[_start(len(item_ids), block_size, max_items) :]
+        for item_ids in _items_by_user(histories).values()
+        for item_id in item_ids[_first_position(len(item_ids), block_size, max_items) :]
     }
     return pl.Series("item_id", sorted(read), dtype=pl.String)
 
 
-def _start(length: int, block_size: int, max_items: int | None) -> int:
-    if max_items is None or length <= max_items:
-        return 0
-    return min(-(-(length - max_items) // block_size) * block_size, length - 1)
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One prompt: read `summaries` after the preference `previous`, write the row of `block`."""
+
+    user_id: str
+    block: int
+    n_items: int
+    final: bool
+    summaries: tuple[str, ...]
+    previous: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of the preference_history, `tables.PREFERENCES`."""
+    """One row of `tables.PREFERENCES`."""
 
     user_id: str
     block: int
@@ -142,8 +142,14 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _StepPlan:
-    """Which prompts can be asked next, given the newest row of every user's preference_history."""
+class _Plan:
+    """The order of the prompts of all users.
+
+    Attributes:
+        users: Item ids of each user's history, oldest first.
+        texts: Summary of each item.
+        block_size: See `infer_preferences`, as all others.
+    """
 
     users: Mapping[str, tuple[str, ...]]
     texts: Mapping[str, str]
@@ -152,69 +158,52 @@ class _StepPlan:
     recurrent: bool
     every_block: bool
 
-    def next_wave(self, latest: Mapping[str, _Row]) -> Iterator[_Step]:
+    def reuse(self, previous: pl.DataFrame) -> list[_Row]:
+        """Return the rows of an earlier call that are the same for the present histories."""
+        rows: list[_Row] = []
+        for values in previous.sort("user_id", "block").iter_rows(named=True):
+            row = _Row(**values)
+            length = len(self.users.get(row.user_id, ()))
+            is_full = row.n_items == (row.block + 1) * self.block_size
+            if row.n_items == length or (is_full and row.n_items < length):
+                rows.append(replace(row, final=row.n_items == length))
+        return rows
+
+    def next_steps(self, latest: Mapping[str, _Row]) -> Iterator[_Step]:
+        """Yield the prompts that can be answered next.
+
+        Args:
+            latest: The newest row of each user that has one.
+        """
         for user_id, item_ids in self.users.items():
             row = latest.get(user_id)
             if row is not None and row.final:
                 continue
+            length = len(item_ids)
+            start = _first_position(length, self.block_size, self.max_items)
             if self.recurrent:
-                start = row.n_items if row else self._start(len(item_ids))
-                n_items = min(start + self.block_size, len(item_ids))
-                previous = row.preference if row else None
-                yield self._step(user_id, start, n_items, previous)
+                start = row.n_items if row else start
+                stop = min(start + self.block_size, length)
+                yield self._step(user_id, start, stop, row.preference if row else None)
             else:
-                yield from self._direct(user_id)
+                ends = range(start + self.block_size, length, self.block_size)
+                for stop in (*(ends if self.every_block else ()), length):
+                    yield self._step(user_id, start, stop, None)
 
-    def _direct(self, user_id: str) -> Iterator[_Step]:
-        length = len(self.users[user_id])
-        start = self._start(length)
-        earlier = (
-            range(start + self.block_size, length, self.block_size)
-            if self.every_block
-            else ()
-        )
-        for n_items in (*earlier, length):
-            yield self._step(user_id, start, n_items, None)
-
-    def _start(self, length: int) -> int:
-        """Where reading begins: at a block's start, so that blocks are the same ever after."""
-        return _start(length, self.block_size, self.max_items)
-
-    def _step(self, user_id: str, start: int, n_items: int, previous: str | None) -> _Step:
+    def _step(self, user_id: str, start: int, stop: int, previous: str | None) -> _Step:
         item_ids = self.users[user_id]
         return _Step(
             user_id=user_id,
-            block=(n_items - 1) // self.block_size,
-            n_items=n_items,
-            final=n_items == len(item_ids),
-            summaries=tuple(self.texts[i] for i in item_ids[start:n_items] if i in self.texts),
+            block=(stop - 1) // self.block_size,
+            n_items=stop,
+            final=stop == len(item_ids),
+            summaries=tuple(self.texts[i] for i in item_ids[start:stop] if i in self.texts),
             previous=previous,
         )
 
 
-def _advance(
-    wave: Sequence[_Step], backend: Backend, item_type: str, words: int, progress: Progress | None
-) -> Iterator[_Row]:
-    """Answer one wave of steps; a step with nothing to read is settled without a prompt."""
-    asked = [step for step in wave if step.summaries]
-    for step in wave:
-        if not step.summaries:
-            yield _settled(step, item_type, words, "nothing_to_read")
-    for index, answer in output_checks.ask(
-        backend, (_prompt(step, item_type, words) for step in asked)
-    ):
-        yield _row(asked[index], answer, item_type, words)
-        if progress is not None:
-            progress(1)
-
-
-def _texts(summaries: pl.DataFrame, column: str) -> dict[str, str]:
-    # An item without text has no text summary; for MLLM-MSR_T it is then simply not mentioned.
-    known = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
-    return dict(zip(known["item_id"], known[column], strict=True))
-
-
-def _histories(histories: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+def _items_by_user(histories: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the item ids of each user, oldest first."""
     grouped = (
         histories.sort("user_id", "position")
         .group_by("user_id", maintain_order=True)
@@ -223,41 +212,51 @@ def _histories(histories: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {user: tuple(items) for user, items in grouped.iter_rows()}
 
 
-def _taken_over(
-    previous: pl.DataFrame | None, users: Mapping[str, Sequence[str]], block_size: int
-) -> list[_Row]:
-    """Rows of an earlier preference_history that the longer history leaves as they are."""
-    if previous is None:
-        return []
-    rows: list[_Row] = []
-    for values in previous.sort("user_id", "block").iter_rows(named=True):
-        row = _Row(**values)
-        length = len(users.get(row.user_id, ()))
-        full = row.n_items == (row.block + 1) * block_size
-        if row.n_items == length or (full and row.n_items < length):
-            rows.append(replace(row, final=row.n_items == length))
-    return rows
+def _first_position(length: int, block_size: int, max_items: int | None) -> int:
+    """Return the position at which reading starts.
+
+    It is the start of a block, so that blocks stay the same when the history grows.
+    """
+    if max_items is None or length <= max_items:
+        return 0
+    return min(-(-(length - max_items) // block_size) * block_size, length - 1)
 
 
-def _prompt(step: _Step, item_type: str, words: int) -> Prompt:
-    data: dict[str, object] = {"summaries": step.summaries, "words": words}
-    name = "preference_first"
-    if step.previous is not None:
-        data["preference"] = step.previous
-        name = "preference_update"
-    return templates.render(
-        name, data, item_type=item_type, max_new_tokens=words * _TOKENS_PER_WORD
+def _run(
+    steps: Sequence[_Step], backend: Backend, item_type: str, words: int, progress: Progress | None
+) -> Iterator[_Row]:
+    """Yield the rows of some steps, in any order; steps without summaries need no prompt."""
+    for step in steps:
+        if not step.summaries:
+            yield _fallback_row(step, item_type, words, "nothing_to_read")
+    prompted = [step for step in steps if step.summaries]
+    prompts = (
+        templates.render(
+            "preference_first" if step.previous is None else "preference_update",
+            {
+                "summaries": step.summaries,
+                "words": words,
+                **({} if step.previous is None else {"preference": step.previous}),
+            },
+            item_type=item_type,
+            max_new_tokens=words * _TOKENS_PER_WORD,
+        )
+        for step in prompted
     )
+    for index, checked in generate_checked(backend, prompts):
+        yield _row(prompted[index], checked, item_type, words)
+        if progress is not None:
+            progress(1)
 
 
-def _row(step: _Step, answer: Answer, item_type: str, words: int) -> _Row:
-    completion = answer.completion
+def _row(step: _Step, checked: CheckedCompletion, item_type: str, words: int) -> _Row:
+    completion = checked.completion
     preference, cut = templates.calibrate(completion.text, words)
     if completion.error is not None or not preference:
         reason = completion.error or "empty answer"
         logger.warning("user %s keeps the previous preference: %s", step.user_id, reason)
-        return _settled(step, item_type, words, ",".join(("failed", *answer.flags)))
-    flags = [*answer.flags]
+        return _fallback_row(step, item_type, words, ",".join(("failed", *checked.flags)))
+    flags = [*checked.flags]
     if cut or completion.finish_reason == "length":
         flags.append("cut")
     if not preference.startswith(OPENING):
@@ -265,11 +264,11 @@ def _row(step: _Step, answer: Answer, item_type: str, words: int) -> _Row:
     return _Row(step.user_id, step.block, step.n_items, preference, step.final, ",".join(flags))
 
 
-def _settled(step: _Step, item_type: str, words: int, flag: str) -> _Row:
-    """A row without a model's answer: the previous preference, else the summaries as they are."""
+def _fallback_row(step: _Step, item_type: str, words: int, flags: str) -> _Row:
+    """Return a row without a model's answer: the previous preference, or the summaries."""
     preference = step.previous
     if preference is None:
         listed = "; ".join(reversed(step.summaries)) or "an unknown kind"
-        item_types = templates.find_item_type(item_type).plural
-        preference = templates.calibrate(f"{OPENING} {item_types} such as: {listed}", words)[0]
-    return _Row(step.user_id, step.block, step.n_items, preference, step.final, flag)
+        plural = templates.find_item_type(item_type).plural
+        preference = templates.calibrate(f"{OPENING} {plural} such as: {listed}", words)[0]
+    return _Row(step.user_id, step.block, step.n_items, preference, step.final, flags)
