@@ -94,67 +94,7 @@ ODD_WORDS: Final = (
 )
 
 # First words of docstrings that are verbs in the imperative.
-VERBS: Final = frozenset(
-    """
-    abort accept accumulate acquire act adapt add adjust advance aggregate align allocate allow
-    announce answer append apply apportion approximate arrange ask assemble assert assign attach
-    attend await
-    average back backpropagate balance batch be begin bind block bootstrap bound bring broadcast
-    build cache calculate calibrate call cancel cap cast change check choose clamp classify clean
-    clear clip
-    clone close cluster collapse collate collect combine compare compile complete compose compress
-    compute concatenate condition configure confirm connect construct consume continue convert
-    copy correct count cover crawl create crop cross cut cycle damage deal decide declare decode
-    decompose decompress decrement deduplicate define delay delete delegate deliver demote denote
-    derive describe
-    detach detect determine dequeue deserialize destroy disable discard disconnect display
-    distinguish distribute divide do
-    double download draw drop dump duplicate embed emit empty enable encode encrypt end enforce
-    enqueue ensure enter enumerate
-    escape establish estimate evaluate evict examine exchange exclude execute exit expand expect
-    explain export
-    expose extend extract fail fall fetch fill filter finalize find finish fit fix flag flatten
-    flip flush fold follow force forget fork form format forward free freeze fuse gather generate
-    get give go group grow guard guess halve handle hash hide highlight hold identify ignore
-    implement import include
-    increment indent index infer inform init initialize inject insert inspect install interleave
-    interpolate
-    interpret intersect interrupt invalidate invert invoke iterate join jump keep kill label launch
-    lay lead leave let limit line link list listen load locate lock log look loop lower make map
-    mark
-    mask match materialize measure merge migrate minimize mirror mix mock modify monitor move
-    multiply mute
-    name narrow negate normalize note notify number observe obtain offer omit open optimize order
-    orient
-    override overwrite pack pad parse partition pass patch pause perform permute persist pick
-    place plan plot point poll pool pop populate postpone predict prefer prefix prepare
-    prepend present preserve press
-    prevent print prioritize process produce project promote propagate propose prove provide prune
-    publish pull
-    push put quantize query queue quote raise randomize rank reach react read rebuild receive
-    recode recommend
-    recompute reconnect record recover recurse redirect reduce refer refine refresh refuse register
-    reject release reload remember remove rename render reopen reorder repair repeat rephrase replace
-    replay
-    reply report represent request require rerank reschedule reserve reset reshape resize resolve
-    respond rest restart
-    restore restrict resume retrieve retry return reuse reveal reverse revert rewrite roll rotate
-    round route run sample sanitize satisfy save say scale scan schedule score search seed select
-    send separate serialize serve set settle shape share shard shift shorten show shrink shuffle
-    shut shutdown
-    signal simplify simulate skip slice smooth snap solve sort spawn specify spill split spread
-    spy stack
-    stage standardize start state stop store stream strip submit subscribe substitute subtract
-    suggest sum
-    summarize supply support suppress suspend swap switch sync synchronize take tally tear tell
-    terminate test throttle tie time tokenize total touch trace track train transfer transform
-    translate transpose traverse treat trigger trim truncate try tune turn type unescape unfold
-    unify uninstall
-    unload unlock unpack unregister unwrap update upload upsert upcast use validate vary verify
-    view visit vote wait walk warm warn watch weigh weight whiten widen wind wipe withhold work
-    wrap write yield zero zip
-    """.split()
-)
+VERBS: Final = frozenset((ROOT / "tools" / "verbs.txt").read_text(encoding="utf-8").split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +176,9 @@ def undocumented() -> list[Place]:
         if ast.get_docstring(tree) is None:
             found.append(Place(_name(path), 1, path.stem, "module"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                if ast.get_docstring(node) is None:
-                    found.append(Place(_name(path), node.lineno, node.name, "class"))
+            public_class = isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            if public_class and ast.get_docstring(node) is None:
+                found.append(Place(_name(path), node.lineno, node.name, "class"))
         for function, public in functions(path):
             if public and ast.get_docstring(function) is None:
                 found.append(Place(_name(path), function.lineno, function.name, "function"))
@@ -271,9 +211,11 @@ def single_use_functions() -> list[Place]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):
                 mentions[f"{path}:{node.id}"] += 1
-        for node in tree.body:
-            if isinstance(node, Function) and node.name.startswith("_") and node.name[1] != "_":
-                private.append(Place(_name(path), node.lineno, node.name, "private"))
+        private += [
+            Place(_name(path), node.lineno, node.name, "private")
+            for node in tree.body
+            if isinstance(node, Function) and node.name.startswith("_") and node.name[1] != "_"
+        ]
     return [p for p in private if mentions[f"{ROOT / p.file}:{p.name}"] <= 1]
 
 

@@ -1,79 +1,42 @@
-"""What a workspace hands to baselines: nothing hidden, and of items what the settings allow."""
+"""What identifies a stage: settings that differ from their defaults, templates and item type."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-import mock_runs
-from mllm_msr.config.loading import load_settings
-from mllm_msr.interfaces import TrainingData
-from mllm_msr.pipeline.context import Workspace, silent
-from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.config.settings import InferSettings
+from mllm_msr.errors import StaleStageError
+from mllm_msr.pipeline.context import RunContext, changed, silent
 from mllm_msr.storage.run_folder import RunFolder
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run folder with summaries, and its data."""
-    folder = tmp_path_factory.mktemp("workspace")
-    data = mock_runs.world(folder / "data")
-    with Pipeline.open(folder / "run", mock_runs.load(data)) as pipeline:
-        pipeline.run_until("summarize")
-    return folder / "run", data
+def test_only_changed_settings_are_returned() -> None:
+    assert changed(InferSettings()) == {}
+    section = InferSettings(block_size=5, words=40)
+    assert changed(section, "infer.") == {"infer.block_size": 5, "infer.words": 40}
+    assert changed(section, include=["block_size"]) == {"block_size": 5}
+    assert changed(section, exclude=["words"]) == {"block_size": 5}
 
 
-def training_data(run: tuple[Path, Path], *more: str) -> TrainingData:
-    folder, data = run
-    with Pipeline.open(folder, mock_runs.load(data, *more)) as pipeline:
-        return pipeline.workspace.training_data(0)
+def test_the_item_type_is_recorded_only_with_templates(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path) as run:
+        context = RunContext(run)
+        with context.stage("plain", {"k": 1}, item_type="film"):
+            pass
+        with context.stage("asks", {}, prompt_templates=["recommend"], item_type="film"):
+            pass
+        assert run.stages["plain"]["settings"] == {"k": 1}
+        assert run.stages["asks"]["settings"] == {"item_type": "film"}
+        assert set(run.stages["asks"]["templates"]) == {"recommend"}
 
 
-def test_no_test_users_target_is_among_the_training_data(run: tuple[Path, Path]) -> None:
-    given = training_data(run)
-    assert set(given.candidates["split"]) == {"train", "validation"}
-    candidates = pl.read_parquet(run[0] / "candidates.parquet")
-    targets = candidates.filter(fold=0, label=1).filter(pl.col("split") != "train")
-    assert targets.height > 0
-    seen = given.interactions.join(targets, on=["user_id", "position"], how="semi")
-    assert seen.is_empty()
-    every = pl.read_parquet(run[0] / "interactions.parquet")
-    assert given.interactions.height == every.height - targets["user_id"].n_unique()
-
-
-def test_baselines_read_of_items_what_the_settings_allow(run: tuple[Path, Path]) -> None:
-    every = training_data(run).items
-    assert every["image"].null_count() == every.height // 2
-    text = training_data(run, "baselines.content=text").items
-    assert text.drop("image").equals(every.drop("image"))
-    assert text["image"].null_count() == text.height
-    image = training_data(run, "baselines.content=image").items
-    assert image["image"].equals(every["image"])
-    assert set(image["title"]) | set(image["text"]) == {""}
-    told = training_data(run, "baselines.content=image_summary").items
-    assert told["item_id"].equals(every["item_id"])
-    assert set(told["title"]) == {""}
-    assert told["image"].null_count() == told.height
-    summaries = dict(
-        pl.read_parquet(run[0] / "summaries.parquet")["item_id", "image_summary"].iter_rows()
-    )
-    assert [summaries[row["item_id"]] or "" for row in told.iter_rows(named=True)] == told[
-        "text"
-    ].to_list()
-    assert "A plain square." in told["text"].to_list()
-
-
-def test_a_model_of_this_process_can_keep_what_it_read(run: tuple[Path, Path]) -> None:
-    settings = load_settings("default", ["dataset=demo"], environment={})
-    assert settings.model.backend == "demo"
-    here = Workspace(RunFolder.open(run[0], read_only=True), settings, force=False, progress=silent)
-    assert here.can_keep_images
-    with contextlib.closing(here.bare_backend(prefix_cache_bytes=10**6)) as backend:
-        assert backend.fingerprint == here.bare_backend().fingerprint
-    with Pipeline.open(run[0], mock_runs.load(run[1])) as pipeline:
-        elsewhere = pipeline.workspace
-        assert not elsewhere.can_keep_images
-        elsewhere.bare_backend(prefix_cache_bytes=10**6, threads=1).close()
+def test_force_runs_stale_stages_again(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path) as run:
+        with RunContext(run).stage("one", {"k": 1}):
+            pass
+        with pytest.raises(StaleStageError, match="k"), RunContext(run).stage("one", {"k": 2}):
+            pass
+        with RunContext(run, silent, force=True).stage("one", {"k": 2}) as stage:
+            assert not stage.finished

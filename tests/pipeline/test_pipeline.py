@@ -49,7 +49,7 @@ def test_a_run_leaves_the_folder_that_is_promised(tmp_path: Path, data: Path) ->
     written = run(tmp_path / "run", load(data), report=True)
     assert set(written) == {
         "candidates.parquet",
-        "cases.parquet",
+        "target_profiles.parquet",
         "interactions.parquet",
         "items.parquet",
         "metrics_per_user.parquet",

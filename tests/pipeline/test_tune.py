@@ -42,7 +42,7 @@ def test_a_search_begins_with_the_defaults_and_follows_its_seed(tmp_path: Path, 
     assert first[0].default is not None
     assert first[0].best >= first[0].default
     assert trials_of(tmp_path / "a") == trials_of(tmp_path / "b")
-    assert trials_of(tmp_path / "a")[0] == {"smoothing": 10.0, "reach": 10, "fading": 0.8}
+    assert trials_of(tmp_path / "a")[0] == {"smoothing": 10.0, "window": 10, "decay": 0.8}
     search(tmp_path / "c", data, seed=1)
     assert trials_of(tmp_path / "c")[0] == trials_of(tmp_path / "a")[0]
     assert trials_of(tmp_path / "c")[1:] != trials_of(tmp_path / "a")[1:]
@@ -137,9 +137,9 @@ def test_the_best_settings_are_read_back_as_settings(tmp_path: Path, data: Path)
 
 
 def test_what_the_settings_fix_is_not_searched(tmp_path: Path, data: Path):
-    found = search(tmp_path / "run", data, "baselines.transitions.reach=3")
-    assert found[0].settings["reach"] == 3
-    assert all("reach" not in trial for trial in trials_of(tmp_path / "run"))
+    found = search(tmp_path / "run", data, "baselines.transitions.window=3")
+    assert found[0].settings["window"] == 3
+    assert all("window" not in trial for trial in trials_of(tmp_path / "run"))
 
 
 def test_failed_trials_count_and_are_told(tmp_path: Path, data: Path, monkeypatch):

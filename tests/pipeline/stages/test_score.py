@@ -1,4 +1,4 @@
-"""Stage "score": who ranks the catalogue, what a hybrid is told, and what is kept of a kill."""
+"""Stage "score": full rankings, ensembles with the MLLM as a member, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import pytest
 
 import mock_runs
 import worlds
+from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.config.loading import load_settings
-from mllm_msr.errors import StaleStageError
+from mllm_msr.errors import SettingsError, StaleStageError
 from mllm_msr.models.encoders.hashing import HashingEncoder
+from mllm_msr.pipeline import steps
 from mllm_msr.pipeline.pipeline import Pipeline
 
 
@@ -37,7 +39,7 @@ def data(tmp_path: Path) -> Path:
     return worlds.write_files(tmp_path / "data")
 
 
-def test_a_dense_scorer_ranks_all_users_as_one_by_one_would(
+def test_scoring_the_catalog_at_once_equals_scoring_one_by_one(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = ranked(tmp_path / "dense", data, "score.full_users=2")
@@ -55,7 +57,7 @@ def test_full_rankings_can_be_left_out(tmp_path: Path, data: Path) -> None:
     assert [frame.height for frame in tables.values()] == [0, 0]
 
 
-def test_who_requires_llm_ranks_the_catalogue_only_where_that_is_wanted(
+def test_models_that_ask_an_llm_rank_the_catalog_only_on_request(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Popularity, "score_catalog")
@@ -68,74 +70,89 @@ def test_who_requires_llm_ranks_the_catalogue_only_where_that_is_wanted(
 HYBRID = (
     "score.zero_shot=false",
     "score.baselines=[hybrid]",
-    "baselines.hybrid.parts=[item_knn, popularity]",
+    "baselines.hybrid.members=[item_knn, popularity]",
+)
+WITH_MLLM = (
+    "train.enabled=true",
+    "score.zero_shot=false",
+    "score.baselines=[hybrid]",
+    "baselines.hybrid.members=[mllm_msr, item_knn, popularity]",
 )
 
 
 def score(folder: Path, data: Path, *more: str) -> dict[str, dict]:
-    """A run up to its scores; its manifest's stages."""
+    """Run up to the stage "score" and return the manifest's stages."""
     with Pipeline.open(folder, mock_runs.load(data, *more)) as pipeline:
         pipeline.run_until("score")
     return json.loads((folder / "manifest.json").read_text())["stages"]
 
 
-def test_a_hybrid_is_told_what_the_tuned_model_says(
+def test_the_mllm_as_a_member_is_asked_about_validation_candidates_once(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = mock_runs.install(monkeypatch)
     run = tmp_path / "run"
-    stages = score(run, data, "train.enabled=true", *HYBRID)
-    candidates = pl.read_parquet(run / "candidates.parquet").filter(split="validation")
-    told = pl.read_parquet(run / "validation" / "mllm_msr.parquet")
-    keys = ["fold", "negatives", "user_id", "item_id", "label"]
-    assert told.select(keys).sort(keys).equals(candidates.select(keys).sort(keys))
-    assert {"validation/mllm_msr", "scores/mllm_msr"} < {*stages["score/hybrid"]["inputs"]}
-    assert "validation/popularity" not in stages
-    # The full catalogue was not put to the model, so nobody can say how a hybrid ranks it.
+    stages = score(run, data, *WITH_MLLM)
+    conditions = stages["score/hybrid"]
+    assert {"preferences", "summaries", "folds/0/adapter"} <= set(conditions["inputs"])
+    assert conditions["model"] == stages["score/mllm_msr"]["model"]
+    n_validation = pl.read_parquet(run / "candidates.parquet").filter(split="validation").height
+    assert conditions["counts"]["misses"] == n_validation
+    # The MLLM has not ranked the full catalog, so neither does the ensemble.
     assert pl.read_parquet(run / "ranks" / "hybrid.parquet").is_empty()
     asked = dict(script.asked)
-    for made in ("validation/mllm_msr", "scores/mllm_msr"):
-        (run / f"{made}.parquet").unlink()
-    assert score(run, data, "train.enabled=true", *HYBRID)["validation/mllm_msr"]["counts"]
-    assert script.asked == asked  # all from the response cache
+    for name in ("mllm_msr", "hybrid"):
+        (run / "scores" / f"{name}.parquet").unlink()
+    score(run, data, *WITH_MLLM)
+    assert script.asked == asked  # the response cache answers
 
 
-def test_a_hybrid_is_refused_where_the_model_has_become_another_one(
+def test_an_ensemble_is_stale_if_its_mllm_has_changed(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mock_runs.install(monkeypatch)
-    score(
-        tmp_path / "run", data, "train.enabled=true", "score.zero_shot=false", "score.baselines=[]"
-    )
-    settings = mock_runs.load(data, *HYBRID, "train.enabled=false", "train.max_text_tokens=9")
+    score(tmp_path / "run", data, *WITH_MLLM)
+    settings = mock_runs.load(data, *WITH_MLLM, "train.max_text_tokens=9")
     with (
         Pipeline.open(tmp_path / "run", settings) as pipeline,
-        pytest.raises(StaleStageError, match="'score/mllm_msr' was finished under other"),
+        pytest.raises(StaleStageError, match="max_text_tokens"),
     ):
+        steps.score(pipeline.context, settings, names=["hybrid"])
+
+
+def test_the_default_members_include_the_mllm_if_it_has_scored(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_runs.install(monkeypatch)
+    settings = mock_runs.load(data, "train.enabled=true", "score.zero_shot=false")
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("train")
+        before = pipeline.recommenders.conditions("hybrid").settings["hybrid.members"]
         pipeline.run_stage("score")
+        after = pipeline.recommenders.conditions("hybrid").settings["hybrid.members"]
+    assert after == ["mllm_msr", *before]
 
 
-def test_a_hybrid_without_a_model_that_scored_is_what_it_was(tmp_path: Path, data: Path) -> None:
+def test_an_ensemble_of_baselines_asks_no_model(tmp_path: Path, data: Path) -> None:
     stages = score(tmp_path / "run", data, *HYBRID)
     assert set(stages["score/hybrid"]["inputs"]) == {
         "interactions", "items", "splits", "candidates",
     }  # fmt: skip
+    assert stages["score/hybrid"]["model"] is None
     assert pl.read_parquet(tmp_path / "run" / "ranks" / "hybrid.parquet").height > 0
 
 
-def test_a_hybrid_can_be_kept_from_the_model(
+def test_members_that_the_run_does_not_score_are_rejected(tmp_path: Path, data: Path) -> None:
+    members = "baselines.hybrid.members=[mllm_msr, popularity]"
+    with pytest.raises(SettingsError, match="names mllm_msr, which this run does not score"):
+        score(tmp_path / "run", data, "score.baselines=[hybrid]", members)
+
+
+def test_an_ensemble_ranks_the_catalog_for_the_users_that_its_mllm_ranks(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mock_runs.install(monkeypatch)
-    stages = score(tmp_path / "run", data, "train.enabled=true", "score.joined=[]", *HYBRID)
-    assert "validation/mllm_msr" not in stages
-
-
-def test_a_hybrid_ranks_the_catalogue_for_whom_the_model_did(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mock_runs.install(monkeypatch)
-    score(tmp_path / "run", data, "train.enabled=true", "score.full_users_mllm=1", *HYBRID)
+    score(tmp_path / "run", data, "score.full_users_mllm=1", *WITH_MLLM)
     keys = ["fold", "user_id"]
     ranks = {
         name: pl.read_parquet(tmp_path / "run" / "ranks" / f"{name}.parquet")
@@ -145,6 +162,20 @@ def test_a_hybrid_ranks_the_catalogue_for_whom_the_model_did(
     }
     assert ranks["hybrid"].height == 2  # one user in each fold
     assert ranks["hybrid"].equals(ranks["mllm_msr"])
+
+
+def test_members_have_the_settings_of_their_own_sections_and_are_reused(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+    fit = ItemKnn.fit
+    monkeypatch.setattr(ItemKnn, "fit", lambda self, data: fitted.append(self) or fit(self, data))
+    score(
+        tmp_path / "run", data, *HYBRID, "score.baselines=[item_knn, hybrid]",
+        "baselines.item_knn.prior=0.25",
+    )  # fmt: skip
+    assert len(fitted) == 2  # once per fold, not again for the hybrid
+    assert all(model._settings["prior"] == 0.25 for model in fitted)
 
 
 def test_content_is_encoded_once_for_all_folds_and_models(
@@ -157,14 +188,14 @@ def test_content_is_encoded_once_for_all_folds_and_models(
     )
     models = [
         "score.baselines=[content_knn, hybrid]",
-        "baselines.hybrid.parts=[content_knn, item_knn]",
+        "baselines.hybrid.members=[content_knn, item_knn]",
     ]
     score(tmp_path / "run", data, "score.zero_shot=false", *models)
     assert len(encoded) == 1
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_with_the_epoch_that_came_next(
+def test_a_killed_comparison_resumes_with_the_next_epoch(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = (

@@ -1,0 +1,84 @@
+"""Stage "prepare" over tables: counts add up, protocols differ, downloads are optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.config.settings import DataSettings, ImagesSettings
+from mllm_msr.data import image_download
+from mllm_msr.interfaces import RawData
+from mllm_msr.pipeline.stages import prepare as stage
+from mllm_msr.tables import ITEMS
+
+N_USERS, N_ITEMS, N_STEPS = 12, 10, 6
+
+
+@pytest.fixture
+def raw() -> RawData:
+    rows = [
+        (f"u{user}", f"i{(user + step) % N_ITEMS}", 1000 * user + step)
+        for user in range(N_USERS)
+        for step in range(N_STEPS)
+    ]
+    return RawData(
+        interactions=pl.LazyFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"),
+        items=pl.DataFrame(
+            [(f"i{n}", f"title {n}", "", None) for n in range(N_ITEMS)],
+            schema=dict(ITEMS),
+            orient="row",
+        ),
+        image_urls=pl.DataFrame({"item_id": ["i0", "i1"], "url": ["https://a/0", "https://a/1"]}),
+    )
+
+
+def prepared(
+    raw: RawData, folder: Path, *, download: bool = False, **data: object
+) -> stage.Prepared:
+    settings = DataSettings.model_validate(
+        {"min_user_interactions": 3, "min_item_interactions": 1, "folds": 3, **data}
+    )
+    images = ImagesSettings(download=download)
+    return stage.prepare(raw, settings, block_size=3, images=images, image_folder=folder)
+
+
+def test_tables_agree_with_each_other(raw: RawData, tmp_path: Path) -> None:
+    found = prepared(raw, tmp_path)
+    assert found.interactions.height == N_USERS * N_STEPS
+    assert set(found.interactions["item_id"]) <= set(found.items["item_id"])
+    assert found.splits["user_id"].n_unique() == N_USERS
+    assert found.counts["candidates"] == found.candidates.height
+    targets = found.candidates.filter(pl.col("label") == 1)
+    last = found.interactions.group_by("user_id").agg(position=pl.col("position").max())
+    tested = targets.filter(pl.col("split") == "test").join(last, on=["user_id", "position"])
+    assert tested["user_id"].n_unique() == N_USERS  # every user is tested on their last item
+
+
+def test_the_released_codes_protocol_has_one_fold(raw: RawData, tmp_path: Path) -> None:
+    found = prepared(raw, tmp_path, protocol="released-code", min_user_interactions=1)
+    assert found.splits["fold"].n_unique() == 1
+
+
+def test_images_are_downloaded_only_on_request(
+    raw: RawData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fetch(urls: pl.DataFrame, folder: Path, **_: object) -> pl.DataFrame:
+        ok = urls["item_id"] == "i0"
+        return urls.select(
+            "item_id",
+            image=pl.when(ok).then(pl.lit(f"{folder}/i0.jpg")),
+            status=pl.when(ok).then(pl.lit("ok")).otherwise(pl.lit("failed")),
+            reason=pl.when(~ok).then(pl.lit("status 404")),
+        )
+
+    monkeypatch.setattr(stage, "fetch_images", fetch)
+    assert prepared(raw, tmp_path).items["image"].null_count() == N_ITEMS
+    found = prepared(raw, tmp_path, download=True)
+    images = dict(found.items.select("item_id", "image").iter_rows())
+    assert images["i0"] == f"{tmp_path}/i0.jpg"
+    assert images["i1"] is None
+    assert (found.counts["download_ok"], found.counts["download_failed"]) == (1, 1)
+    assert "item i1 has no image: status 404" in caplog.text
+    assert image_download.fetch_images is not fetch

@@ -1,0 +1,93 @@
+"""Recommenders of a run by name: labels, conditions, fitting and reuse."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mock_runs
+from mllm_msr import registry
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.recommenders import label_of, remark_of
+from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return mock_runs.world(tmp_path / "data")
+
+
+def test_every_model_has_a_distinct_label() -> None:
+    names = [*VARIANTS, *registry.names("baselines")]
+    labels = [label_of(name) for name in names]
+    assert all(labels)
+    assert len(set(labels)) == len(labels)
+    assert label_of("mllm_msr") == MllmRecommender.label == "MLLM-MSR"
+    assert remark_of("zero_shot") == "without fine-tuning"
+
+
+def test_models_from_outside_show_their_own_name() -> None:
+    assert label_of("my_model") == "my_model"
+    assert remark_of("my_model") == ""
+
+
+def test_a_fitted_mllm_scores_what_the_stage_wrote(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_runs.install(monkeypatch)
+    settings = mock_runs.load(data, "train.enabled=true")
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("score")
+        for name in ("mllm_msr", "zero_shot"):
+            stored = pipeline.run.read(f"scores/{name}").filter(fold=0)
+            test = pipeline.tables.candidates(0, "test")
+            with contextlib.closing(pipeline.recommenders.fitted(name, 0)) as model:
+                scored = model.score(test, pipeline.tables.interactions())
+                assert model.usage()["misses"] == 0  # all from the response cache
+            keys = ["negatives", "user_id", "item_id"]
+            joined = scored.join(stored.select(*keys, stored="score"), on=keys)
+            assert joined.height == test.height
+            assert joined["score"].equals(joined["stored"], null_equal=True)
+
+
+def test_fine_tuning_changes_the_conditions(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_runs.install(monkeypatch)
+    settings = mock_runs.load(data, "train.enabled=true", "train.max_text_tokens=50")
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("prepare")
+        recommenders = pipeline.recommenders
+        tuned, zero_shot = (recommenders.conditions(name) for name in ("mllm_msr", "zero_shot"))
+    weights = {"folds/0/adapter", "folds/1/adapter"}
+    assert set(tuned.inputs) - set(zero_shot.inputs) == weights
+    assert tuned.settings == {"train.max_text_tokens": 50}
+    assert tuned.prompt_templates == ("recommend",)
+
+
+def test_a_baseline_is_fitted_once_and_damage_is_noticed(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mllm_msr.baselines.item_knn import ItemKnn
+
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_until("prepare")
+        recommenders = pipeline.recommenders
+        test = pipeline.tables.candidates(0, "test")
+        visible = recommenders.training_data("item_knn", 0).interactions
+        first = recommenders.fitted("item_knn", 0).score(test, visible)
+        fits = []
+        fit = ItemKnn.fit
+        monkeypatch.setattr(ItemKnn, "fit", lambda self, data: fits.append(1) or fit(self, data))
+        assert recommenders.fitted("item_knn", 0).score(test, visible).equals(first)
+        assert not fits
+        stored = next((tmp_path / "run" / "cache" / "fitted").rglob("*.safetensors"))
+        content = bytearray(stored.read_bytes())
+        content[-1] ^= 1
+        stored.write_bytes(content)
+        assert recommenders.fitted("item_knn", 0).score(test, visible).equals(first)
+        assert fits == [1]
+        assert pl.Series(first["score"]).is_finite().all()

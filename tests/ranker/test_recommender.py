@@ -1,0 +1,141 @@
+"""MLLM-MSR as a recommender: what it reads, declared fallbacks, saving and loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.config.settings import TrainSettings
+from mllm_msr.errors import CapabilityError, DamagedFileError, DataError, TrainingError
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES, SUMMARIES, empty
+
+ITEM_ROWS = [("a", "Lantern", "", "a.jpg"), ("b", "Harbor", "", "b.jpg"), ("c", "Owl", "", "c.jpg")]
+
+
+def preferences(*rows: tuple[str, int, str]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema=["user_id", "n_items", "preference"], orient="row")
+    filled = empty(PREFERENCES)
+    return pl.concat([filled, frame.with_columns(pl.col("n_items").cast(PREFERENCES["n_items"]))],
+                     how="diagonal")  # fmt: skip
+
+
+@pytest.fixture
+def data() -> TrainingData:
+    summaries = pl.DataFrame({"item_id": ["a", "b"], "image_status": ["ok", "failed"]})
+    return TrainingData(
+        interactions=empty(INTERACTIONS),
+        items=pl.DataFrame(ITEM_ROWS, schema=dict(ITEMS), orient="row"),
+        candidates=empty(CANDIDATES),
+        train_users=frozenset(),
+        preferences=preferences(("u1", 3, "early tales"), ("u1", 6, "late tales")),
+        summaries=pl.concat([empty(SUMMARIES), summaries], how="diagonal"),
+    )
+
+
+def candidates(*rows: tuple[str, int, str]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["user_id", "position", "item_id"], orient="row")
+
+
+def asked(data: TrainingData, *rows: tuple[str, int, str]) -> tuple[list[str], list, list[float]]:
+    """Return prompt texts and images in order of item ids, and the scores."""
+    backend = MockBackend(scores=(0.8, 0.2))
+    model = MllmRecommender(open_backend=lambda _: backend).fit(data)
+    scores = model.score(candidates(*rows), data.interactions)["score"].to_list()
+    texts = [prompt_text(prompt) for prompt in backend.history]
+    return texts, [prompt.images for prompt in backend.history], scores
+
+
+def test_a_candidate_sees_the_preference_before_its_position(data: TrainingData) -> None:
+    texts, _, scores = asked(data, ("u1", 4, "a"), ("u1", 6, "b"))
+    assert "early tales" in texts[0]
+    assert "late tales" in texts[1]
+    assert scores == pytest.approx([0.8, 0.8])
+
+
+def test_unknown_users_get_a_neutral_preference_and_unknown_items_one_half(
+    data: TrainingData,
+) -> None:
+    texts, _, scores = asked(data, ("new", 0, "a"), ("u1", 6, "unknown"))
+    assert len(texts) == 1
+    assert "has not shown a preference yet" in texts[0]
+    assert scores == pytest.approx([0.8, 0.5])
+
+
+def test_images_that_could_not_be_read_are_not_shown(data: TrainingData) -> None:
+    _, images, _ = asked(data, ("u1", 6, "a"), ("u1", 6, "b"), ("u1", 6, "c"))
+    assert [len(shown) for shown in images] == [1, 0, 1]
+
+
+def test_preferences_are_required(data: TrainingData) -> None:
+    without = TrainingData(data.interactions, data.items, data.candidates, data.train_users)
+    with pytest.raises(DataError, match="Run the stage 'infer' first"):
+        MllmRecommender().fit(without)
+    with pytest.raises(TrainingError, match="not fitted"):
+        MllmRecommender().score(candidates(("u1", 6, "a")), data.interactions)
+
+
+def test_a_backend_without_weights_cannot_be_fine_tuned(data: TrainingData) -> None:
+    model = MllmRecommender(backend="mock", training=TrainSettings())
+    with pytest.raises(CapabilityError, match="backend 'mock' has no weights to fine-tune"):
+        model.fit(data)
+
+
+def test_zero_shot_saves_and_loads(data: TrainingData, tmp_path: Path) -> None:
+    model = MllmRecommender(backend="mock", options={"scores": [0.7, 0.3]}).fit(data)
+    rows = candidates(("u1", 6, "a"), ("u1", 4, "b"))
+    expected = model.score(rows, data.interactions)
+    model.save(tmp_path / "model")
+    loaded = MllmRecommender.load(tmp_path / "model")
+    assert loaded.score(rows, data.interactions).equals(expected)
+    assert loaded.weights is None
+    (tmp_path / "model" / "preferences.parquet").unlink()
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        MllmRecommender.load(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: Path) -> None:
+    """Users who like lanterns get the lantern; everybody else gets the owl."""
+    users = [f"u{n}" for n in range(8)]
+    texts = ["The user likes lanterns.", "The user likes owls."]
+    rows = [
+        (0, "train", "uniform", user, 3, item, int((n % 2 == 0) == (item == "a")))
+        for n, user in enumerate(users)
+        for item in ("a", "c")
+    ]
+    training = TrainingData(
+        interactions=data.interactions,
+        items=data.items.with_columns(image=pl.lit(None, dtype=pl.String)),
+        candidates=pl.DataFrame(rows, schema=dict(CANDIDATES), orient="row"),
+        train_users=frozenset(users),
+        preferences=preferences(*((user, 3, texts[n % 2]) for n, user in enumerate(users))),
+    )
+    settings = TrainSettings(
+        epochs=12, batch_size=8, learning_rate=1e-2, dropout=0.0, precision="fp32", warmup=0.0
+    )
+    model = MllmRecommender(training=settings, output=tmp_path / "run").fit(training)
+    test = candidates(*((user, 3, item) for user in users[:2] for item in ("a", "c")))
+    scored = model.score(test, training.interactions)
+    first, second = scored.partition_by("user_id", maintain_order=True)
+    assert first["score"][0] > first["score"][1]
+    assert second["score"][0] < second["score"][1]
+    assert model.training_summary is not None
+    assert model.n_examples == len(rows)
+    assert model.weights == tmp_path / "run" / "adapter"
+    model.save(tmp_path / "model")
+    model.close()
+    loaded = MllmRecommender.load(tmp_path / "model")
+    assert loaded.score(test, training.interactions).equals(scored)
+
+
+def test_variants_differ_by_their_overrides() -> None:
+    assert {name for name, variant in VARIANTS.items() if variant.overrides} == {
+        "mllm_msr_direct",
+        "mllm_msr_text_only",
+    }
+    assert not VARIANTS["zero_shot"].fine_tuned

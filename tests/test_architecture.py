@@ -1,0 +1,117 @@
+"""The structure that `CONTRIBUTING.md` describes: layers, sizes, mirrored tests, vocabulary."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import tomllib
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import lint_imports
+
+from tools import measure
+
+# Function-level imports of own modules, allowed where the module loads Lightning, Transformers
+# or an optional dependency, which most commands do not need.
+LAZY_IMPORTS = {
+    "mllm_msr.ranker.training.trainer",
+    "mllm_msr.models.loading",
+    "mllm_msr.models.inputs",
+}
+
+# Terms that may occur in a sense that the vocabulary does not forbid: file suffix -> terms.
+PROSE = [
+    measure.ROOT / "README.md",
+    measure.ROOT / "CONTRIBUTING.md",
+    measure.ROOT / "CHANGELOG.md",
+    *sorted((measure.ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.fixture(scope="module")
+def contract() -> dict:
+    text = (measure.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["tool"]["importlinter"]["contracts"][0]
+
+
+def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(measure.ROOT)
+    assert lint_imports(no_cache=True) == 0
+
+
+def test_every_top_level_module_has_a_layer(contract: dict) -> None:
+    listed = [name for layer in contract["layers"] for name in layer.split(" : ")]
+    assert contract["exhaustive"]
+    assert len(contract["layers"]) == 11
+    assert sorted(listed) == sorted([*measure.top_entries(), "__main__"])
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = grimp.build_graph("mllm_msr", cache_dir=None)
+    # The package's own module imports all public names for type checkers only.
+    modules = {
+        module: {
+            imported
+            for imported in graph.find_modules_directly_imported_by(module)
+            if imported != "mllm_msr"
+        }
+        for module in graph.modules - {"mllm_msr"}
+    }
+    try:
+        graphlib.TopologicalSorter(modules).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_files_and_functions_are_short() -> None:
+    long_files = {str(p): n for p in measure.sources() if (n := measure.n_lines(p)) > 400}
+    assert not long_files
+    long_functions = [str(place) for place in measure.function_lengths() if int(place.value) > 60]
+    assert not long_functions
+
+
+def test_there_are_few_entries_at_the_top() -> None:
+    assert len(measure.top_entries()) <= 24
+
+
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    assert [str(place) for place in measure.unmirrored()] == []
+
+
+def test_everything_public_is_typed_and_documented() -> None:
+    assert [str(place) for place in measure.untyped_functions()] == []
+    assert [str(place) for place in measure.undocumented()] == []
+
+
+def test_function_docstrings_begin_with_a_verb() -> None:
+    total, others = len(measure.function_docstrings()), measure.not_verb_first()
+    assert len(others) <= total // 10, [str(place) for place in others]
+
+
+def test_own_modules_are_imported_at_the_top_of_a_file() -> None:
+    found = []
+    for path in measure.sources():
+        if path.is_relative_to(measure.PACKAGE / "cli"):
+            continue
+        for function, _ in measure.functions(path):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mllm_msr"):
+                    names = {node.module} | {f"{node.module}.{name.name}" for name in node.names}
+                    if not names & LAZY_IMPORTS:
+                        found.append(f"{path}:{node.lineno} {node.module}")
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "docs", "root"])
+def test_replaced_terms_do_not_come_back(folder: str) -> None:
+    if folder == "root":
+        paths = PROSE
+    else:
+        suffixes = {".py", ".md", ".jinja", ".yaml", ".js", ".html", ".css"}
+        root: Path = measure.ROOT / folder
+        paths = [p for p in sorted(root.rglob("*")) if p.suffix in suffixes]
+        paths = [p for p in paths if not p.is_relative_to(measure.PACKAGE / "prompts/templates")]
+    found = measure.words(tuple(measure.REPLACED_TERMS), paths)
+    assert [str(place) for place in found] == []
