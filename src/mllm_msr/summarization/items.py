@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import polars as pl
 
@@ -66,7 +66,7 @@ def summarize(
         has a flag and a fallback: the title or text for the text summary, no image description,
         and both of them joined for the combined summary.
     """
-    drafts = [_make_draft(row, modalities) for row in items.iter_rows(named=True)]
+    drafts = [_Draft.make(row, modalities) for row in items.iter_rows(named=True)]
     parts: list[tuple[_Draft, Modality]] = [
         (draft, "text") for draft in drafts if draft.has_text and "text" in modalities
     ]
@@ -116,6 +116,20 @@ class _Draft:
     image_summary: str | None = None
     summary: str = ""
     flags: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, row: dict[str, str | None], modalities: Sequence[Modality]) -> Self:
+        """Make the draft of a row of `tables.ITEMS` and check its image."""
+        image = Path(row["image"]) if row["image"] else None
+        item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
+        if "image" not in modalities:
+            return cls(item, "unused")
+        found = image_status(image)
+        if found.status == "unreadable":
+            logger.warning(
+                "item %s is summarized without its image: %s", item.item_id, found.reason
+            )
+        return cls(item, found.status)
 
     @property
     def has_text(self) -> bool:
@@ -170,17 +184,6 @@ class _Draft:
                 sorted(self.flags, key=lambda flag: _FLAG_ORDER.index(flag.partition("_")[0]))
             ),
         }
-
-
-def _make_draft(row: dict[str, str | None], modalities: Sequence[Modality]) -> _Draft:
-    image = Path(row["image"]) if row["image"] else None
-    item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
-    if "image" not in modalities:
-        return _Draft(item, "unused")
-    found = image_status(image)
-    if found.status == "unreadable":
-        logger.warning("item %s is summarized without its image: %s", item.item_id, found.reason)
-    return _Draft(item, found.status)
 
 
 def _render_part(item: Item, modality: Modality, item_type: str, max_words: int) -> Prompt:

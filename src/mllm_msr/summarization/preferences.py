@@ -18,7 +18,7 @@ import polars as pl
 from mllm_msr import tables
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
-from mllm_msr.summarization.output_checks import CheckedCompletion, generate_checked
+from mllm_msr.summarization.output_checks import generate_checked
 
 logger = logging.getLogger(__name__)
 
@@ -244,24 +244,23 @@ def _run(
         for step in prompted
     )
     for index, checked in generate_checked(backend, prompts):
-        yield _row(prompted[index], checked, item_type, words)
+        step, completion = prompted[index], checked.completion
+        preference, cut = templates.calibrate(completion.text, words)
+        if completion.error is not None or not preference:
+            reason = completion.error or "empty answer"
+            logger.warning("user %s keeps the previous preference: %s", step.user_id, reason)
+            yield _fallback_row(step, item_type, words, ",".join(("failed", *checked.flags)))
+        else:
+            flags = [*checked.flags]
+            if cut or completion.finish_reason == "length":
+                flags.append("cut")
+            if not preference.startswith(OPENING):
+                flags.append("unexpected_opening")
+            yield _Row(
+                step.user_id, step.block, step.n_items, preference, step.final, ",".join(flags)
+            )
         if progress is not None:
             progress(1)
-
-
-def _row(step: _Step, checked: CheckedCompletion, item_type: str, words: int) -> _Row:
-    completion = checked.completion
-    preference, cut = templates.calibrate(completion.text, words)
-    if completion.error is not None or not preference:
-        reason = completion.error or "empty answer"
-        logger.warning("user %s keeps the previous preference: %s", step.user_id, reason)
-        return _fallback_row(step, item_type, words, ",".join(("failed", *checked.flags)))
-    flags = [*checked.flags]
-    if cut or completion.finish_reason == "length":
-        flags.append("cut")
-    if not preference.startswith(OPENING):
-        flags.append("unexpected_opening")
-    return _Row(step.user_id, step.block, step.n_items, preference, step.final, ",".join(flags))
 
 
 def _fallback_row(step: _Step, item_type: str, words: int, flags: str) -> _Row:
