@@ -121,7 +121,7 @@ def _external_summary(source: Source, item_type: str) -> Example:
     words = source.external_title()
     text = language.text(source.item()) if source.chance(0.3) else ""
     data = {"title": " ".join(words), "text": text, "words": source.words(40)}
-    answer = language.called(words, item_type=item_type)
+    answer = language.quote_title(words, item_type=item_type)
     return Example(_summary_prompt(source, data, item_type=item_type), (answer,))
 
 
@@ -159,7 +159,7 @@ def fusion(source: Source) -> Example:
     item, item_type = source.item(), source.item_type()
     if source.chance(0.25):
         words = source.external_title()
-        summary = language.called(words, item_type=item_type)
+        summary = language.quote_title(words, item_type=item_type)
         answer = f"{summary[:-1]}, showing {_lowered(language.image_description(item.values))}"
     else:
         summary = language.text_summary(item.values, item.name, item_type=item_type)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mllm_msr.demo_model.covers import DRAWING, draw_cover
+from mllm_msr.demo_model.covers import COVER_VERSION, draw_cover
 from mllm_msr.demo_model.world import SLOTS, Values, decode, random_item
 
 _CHUNK = 500
@@ -47,7 +47,7 @@ def open_pool(folder: Path, *, n_covers: int, size: int, seed: int, workers: int
         seed: Seed of the items.
         workers: Processes that draw.
     """
-    place = folder / f"{DRAWING}-{size}-{seed}-{n_covers}"
+    place = folder / f"{COVER_VERSION}-{size}-{seed}-{n_covers}"
     if not place.exists():
         starts = range(0, n_covers, _CHUNK)
         jobs = [(seed, start, min(_CHUNK, n_covers - start), size) for start in starts]

@@ -7,7 +7,7 @@ from mllm_msr.demo_model.world import IMAGE_SLOTS, SLOTS, TEXT_SLOTS, make_world
 VALUES = ("cooking", "epic", "lantern", "amber", "striped")
 
 
-def test_sentences_name_every_slot_once():
+def test_sentences_contain_every_slot_once():
     assert language.text_summary(VALUES, "Velora", item_type="video") == (
         "An epic video about cooking called Velora."
     )
@@ -33,7 +33,7 @@ def test_unknown_slots_are_left_out():
     assert "for videos that show a lantern" in language.preference(image_only, item_type="video")
 
 
-def test_titles_carry_the_text_slots_and_the_name_and_nothing_of_the_cover():
+def test_titles_contain_text_slots_and_name_but_no_image_slots():
     hidden = {value for i in IMAGE_SLOTS for value in SLOTS[i].values}
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -45,7 +45,7 @@ def test_titles_carry_the_text_slots_and_the_name_and_nothing_of_the_cover():
         assert not words & hidden
 
 
-def test_titles_are_worded_in_many_ways():
+def test_titles_have_many_wordings():
     items = make_world(0, n_users=1).items[:200]
     frames = {
         language.title(i).lower().replace(i.name.lower(), "N").replace(i.values[0], "g")
@@ -56,9 +56,9 @@ def test_titles_are_worded_in_many_ways():
 
 
 @pytest.mark.parametrize("item_type", ["video", "item"])
-def test_a_title_that_says_nothing_is_quoted(item_type):
+def test_a_title_without_slot_values_is_quoted(item_type):
     article = "An" if item_type == "item" else "A"
     assert (
-        language.called(["Dark", "Moon"], item_type=item_type)
+        language.quote_title(["Dark", "Moon"], item_type=item_type)
         == f"{article} {item_type} called Dark Moon."
     )

@@ -1,4 +1,10 @@
-"""The packaged small model: its generated world, its training recipe and its weights."""
+"""The packaged demo model: the synthetic world that it knows, and its weights.
+
+- `world`: items, users and their histories.
+- `language`: titles, summaries and preferences in the world's small vocabulary.
+- `covers`, `shapes`: the items' cover images.
+- `weights/`: the model as a Hugging Face checkpoint; `recipes/demo_model` trains it.
+"""
 
 from __future__ import annotations
 
@@ -7,5 +13,5 @@ from pathlib import Path
 
 
 def weights_folder() -> Path:
-    """Folder of the packaged model's files, a Hugging Face checkpoint."""
+    """Return the folder of the packaged checkpoint."""
     return Path(str(files("mllm_msr.demo_model") / "weights"))

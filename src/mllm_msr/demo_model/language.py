@@ -1,7 +1,8 @@
-"""The small English of generated worlds: titles, summaries, preferences and questions.
+"""Texts of the synthetic world: titles, summaries and preferences in a small vocabulary.
 
-Titles are input; the sentences are what the packaged model learns to write for the prompts in
-`templates/`. Every slot's value is one word, said once.
+Titles and texts are inputs. Summaries and preferences are the sentences that the packaged model
+learns to write for the prompts in `prompts/templates/`. Each slot value is one word and occurs once
+in a sentence. These strings are training data: changing one requires new weights.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from mllm_msr.demo_model.world import (
 )
 from mllm_msr.prompts.templates import find_item_type
 
-# One value per slot; None where a slot is unknown.
+# One value per slot, None for an unknown slot.
 PartialValues = tuple[str | None, ...]
 
-# A name never opens a title: behind a space it has the same pieces as in every sentence below.
+# No title starts with the name: after a space, the name has the same tokens as in the sentences.
 _TITLES: Final = (
     "Meet {name}: {mood} {genre}", "{Mood} {genre} with {name}",
     "The {mood} side of {genre}: {name}",
@@ -43,7 +44,7 @@ NUMBERS: Final = ("zero", "one", "two", "three", "four", "five")
 
 
 def title(item: WorldItem) -> str:
-    """An item's title: its text slots and its name in one of many wordings."""
+    """Return the title of an item: its text slots and its name, in one of several wordings."""
     rng = np.random.default_rng([item.seed, 11])
     genre, mood = (item.values[i] for i in TEXT_SLOTS)
     frame = _TITLES[rng.integers(len(_TITLES))]
@@ -58,7 +59,7 @@ def title(item: WorldItem) -> str:
 
 
 def text(item: WorldItem) -> str:
-    """An item's longer text: empty for every other item, else a sentence about its origin."""
+    """Return the longer text of an item: empty for half of the items, else a sentence."""
     rng = np.random.default_rng([item.seed, 13])
     if rng.random() < 0.5:
         return ""
@@ -68,37 +69,37 @@ def text(item: WorldItem) -> str:
 
 
 def with_article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it."""
+    """Prepend "a" or "an" to a phrase."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def text_summary(values: PartialValues, name: str, *, item_type: str) -> str:
-    """What a title says: "A calm video about cooking called Velora."."""
-    return f"{_capitalised(with_article(_kind(values, item_type)))} called {name}."
+    """Return the summary of a title: "A calm video about cooking called Velora."."""
+    return f"{_capitalize(with_article(_text_phrase(values, item_type)))} called {name}."
 
 
 def image_description(values: PartialValues) -> str:
-    """What a cover shows: "A lantern in amber colours on a striped background."."""
-    return f"{_capitalised(_look(values))}."
+    """Return the description of a cover: "A lantern in amber colours on a striped background."."""
+    return f"{_capitalize(_image_phrase(values))}."
 
 
 def fusion(values: PartialValues, name: str, *, item_type: str) -> str:
-    """Both in one sentence."""
+    """Return summary and description in one sentence."""
     summary = text_summary(values, name, item_type=item_type)
-    return f"{summary[:-1]}, showing {_look(values)}."
+    return f"{summary[:-1]}, showing {_image_phrase(values)}."
 
 
 def preference(values: PartialValues, *, item_type: str) -> str:
-    """A preference; slots that are None are left out."""
-    item_types = find_item_type(item_type).plural
-    sentence = f"The user appears to have a preference for {_kind(values, item_types)}"
+    """Return the sentence for a preference, without the slots that are None."""
+    plural = find_item_type(item_type).plural
+    sentence = f"The user appears to have a preference for {_text_phrase(values, plural)}"
     if any(values[i] is not None for i in IMAGE_SLOTS):
-        sentence += f" that show {_look(values)}"
+        sentence += f" that show {_image_phrase(values)}"
     return f"{sentence}."
 
 
-def called(words: Sequence[str], *, item_type: str) -> str:
-    """Summary of any other title: the properties that it names, and its own first words."""
+def quote_title(words: Sequence[str], *, item_type: str) -> str:
+    """Return the summary of an arbitrary title: the slot values in it, and its first words."""
     found = {word.lower() for word in words}
     values = tuple(
         next((value for value in slot.values if i in TEXT_SLOTS and value in found), None)
@@ -107,23 +108,26 @@ def called(words: Sequence[str], *, item_type: str) -> str:
     return text_summary(values, " ".join(words[:8]), item_type=item_type)
 
 
-def _capitalised(sentence: str) -> str:
+def _capitalize(sentence: str) -> str:
+    """Convert the first letter to upper case (`str.capitalize` also lowers the others)."""
     return sentence[0].upper() + sentence[1:]
 
 
-def _kind(values: PartialValues, item_type: str) -> str:
-    # Each value stands behind words that are always the same, never behind another value: heads
-    # that look for what stood behind the present word then find every item's value at once.
+def _text_phrase(values: PartialValues, item_word: str) -> str:
+    """Return a phrase such as "calm video about cooking"."""
+    # Each value follows a fixed word and never another value. Induction heads, which copy what
+    # followed the current word before, then find the value of every item.
     genre, mood = (values[i] for i in TEXT_SLOTS)
-    kind = f"{mood} {item_type}" if mood else item_type
-    return f"{kind} about {genre}" if genre else kind
+    phrase = f"{mood} {item_word}" if mood else item_word
+    return f"{phrase} about {genre}" if genre else phrase
 
 
-def _look(values: PartialValues) -> str:
+def _image_phrase(values: PartialValues) -> str:
+    """Return a phrase such as "a lantern in amber colours on a striped background"."""
     shown, palette, pattern = (values[i] for i in IMAGE_SLOTS)
-    look = with_article(shown) if shown else "something"
+    phrase = with_article(shown) if shown else "something"
     if palette:
-        look += f" in {palette} colours"
+        phrase += f" in {palette} colours"
     if pattern:
-        look += f" on a {pattern} background"
-    return look
+        phrase += f" on a {pattern} background"
+    return phrase

@@ -1,7 +1,7 @@
-"""Silhouettes of the objects on generated covers, in unit coordinates.
+"""Shapes of the objects on generated covers, in unit coordinates.
 
-A shape is a list of strokes and filled outlines; x and y run from -1 to 1, y downwards. `covers`
-moves, turns, scales and paints them.
+A shape is a list of strokes and filled outlines. x and y range from -1 to 1, and y points down.
+`covers` moves, rotates, scales and colors them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One painted part of a shape.
+    """One part of a shape.
 
     Attributes:
-        points: Outline, or the line's course where `width` is set.
-        shade: Which of the palette's colours fills it: main, light, dark or glow.
-        width: Line width in unit coordinates; 0 for a filled outline.
+        points: Outline of the part, or points of a line if `width` is set.
+        shade: Color of the cover that fills it: "main", "light", "dark" or "glow".
+        width: Line width in unit coordinates, 0 for a filled outline.
     """
 
     points: tuple[Point, ...]
@@ -87,8 +87,8 @@ def _flower() -> list[Piece]:
     ]
     for k in range(6):
         angle = math.radians(60 * k)
-        centre = (0.4 * math.cos(angle), -0.3 + 0.4 * math.sin(angle))
-        pieces.append(Piece(_oval(*centre, 0.27, 0.27), "main"))
+        center = (0.4 * math.cos(angle), -0.3 + 0.4 * math.sin(angle))
+        pieces.append(Piece(_oval(*center, 0.27, 0.27), "main"))
     return [*pieces, Piece(_oval(0, -0.3, 0.25, 0.25), "light")]
 
 

@@ -1,12 +1,14 @@
-"""The generated world: items made of slots, and users whose tastes drift.
+"""The synthetic world: items described by slots, and users whose tastes drift over time.
 
-Start of the packaged model's flow: world -> covers, language -> corpus -> pretrain -> measure.
-An item has one value per slot. Two slots can only be read in its title (genre, mood), three can
-only be seen on its cover (object, palette, pattern). Items cluster into themes (a pair of text
-values together with a triple of picture values); every text pair and every picture triple
-belongs to several themes, so neither modality alone names the theme. A user follows one theme at
-a time and moves to another at change points: the drift that recurrent inference (section 3.2 of
-the paper) is made for.
+An item has one value per slot. Two slots appear only in its title (genre, mood), three only on its
+cover (object, palette, pattern). Items belong to themes; a theme is a pair of text values with a
+triple of image values. Every text pair and every image triple belongs to several themes, so
+neither modality alone identifies the theme. A user follows one theme at a time and switches to
+another one at change points. This is the preference drift that recurrent preference inference
+(section 3.2 of the paper) addresses.
+
+`datasets/demo.py` turns a world into a data set. `recipes/demo_model` trains the packaged model on
+random items of the same form.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Values = tuple[str, ...]
 
 _ONSETS: Final = (*"bdfgklmnprstvz", "br", "dr", "kr", "st", "tr", "sh", "ch")
 
-# Worlds that are shown or measured, and seeds that pre-training may use. The ranges do not meet.
+# Seeds of the demo's worlds, of the worlds that measure the model, and of pre-training. The ranges
+# are disjoint.
 DEMO_SEEDS: Final = range(1_000)
 MEASURE_SEEDS: Final = range(500_000, 600_000)
 PRETRAINING_SEEDS: Final = range(1_000_000, 2_000_000_000)
@@ -31,17 +34,17 @@ PRETRAINING_SEEDS: Final = range(1_000_000, 2_000_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A property of items with a closed set of one-word values.
+    """A property of items with a fixed set of one-word values.
 
     Attributes:
-        name: What the property is called in questions.
-        values: Its values.
-        seen: Where it can be read: in the title ("text") or on the cover ("image").
+        name: Name of the property in questions.
+        values: Possible values.
+        modality: Where the value appears: in the title ("text") or on the cover ("image").
     """
 
     name: str
     values: tuple[str, ...]
-    seen: Literal["text", "image"]
+    modality: Literal["text", "image"]
 
 
 SLOTS: Final = (
@@ -66,8 +69,8 @@ SLOTS: Final = (
     ),
     Slot("pattern", ("plain", "striped", "dotted", "checked", "wavy", "radial"), "image"),
 )  # fmt: skip
-TEXT_SLOTS: Final = tuple(i for i, slot in enumerate(SLOTS) if slot.seen == "text")
-IMAGE_SLOTS: Final = tuple(i for i, slot in enumerate(SLOTS) if slot.seen == "image")
+TEXT_SLOTS: Final = tuple(i for i, slot in enumerate(SLOTS) if slot.modality == "text")
+IMAGE_SLOTS: Final = tuple(i for i, slot in enumerate(SLOTS) if slot.modality == "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class WorldItem:
 
     Attributes:
         values: One value per slot, in the order of `SLOTS`.
-        name: Made-up name that its title carries.
-        seed: Seed of everything about it that is not a slot: its cover's details, its wording.
+        name: Invented name, part of the title.
+        seed: Seed of everything but the slots: details of the cover, wording of the title.
     """
 
     values: Values
@@ -90,8 +93,8 @@ class WorldUser:
     """One user.
 
     Attributes:
-        history: Indices into the world's items, oldest first.
-        tastes: What the user looked for at each step of the history.
+        history: Indices of items in the world, oldest first.
+        tastes: Slot values that the user looked for at each step of the history.
     """
 
     history: tuple[int, ...]
@@ -100,19 +103,19 @@ class WorldUser:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Items and users of one seed."""
+    """Items and users generated from one seed."""
 
     items: tuple[WorldItem, ...]
     users: tuple[WorldUser, ...]
 
 
 def make_name(rng: np.random.Generator, *, reserved: bool) -> str:
-    """A made-up name such as "Velora".
+    """Make up a name such as "Velora".
 
     Args:
-        rng: Source of chance.
-        reserved: Names of worlds that are shown or measured never occur in pre-training: a
-            checksum tells the two kinds apart.
+        rng: Random generator.
+        reserved: Whether to return a reserved name. Demo and measurement worlds use only reserved
+            names and pre-training only other names; a checksum distinguishes them.
     """
     while True:
         syllables = [
@@ -125,12 +128,12 @@ def make_name(rng: np.random.Generator, *, reserved: bool) -> str:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a name may only occur in worlds that are shown or measured."""
+    """Check whether a name is reserved for demo and measurement worlds."""
     return zlib.crc32(name.lower().encode()) % 5 == 0
 
 
 def random_item(rng: np.random.Generator, *, reserved: bool = False) -> WorldItem:
-    """An item whose values are drawn independently and evenly."""
+    """Draw an item whose slot values are independent and uniform."""
     values = tuple(slot.values[rng.integers(len(slot.values))] for slot in SLOTS)
     return WorldItem(values, make_name(rng, reserved=reserved), int(rng.integers(2**31)))
 
@@ -145,79 +148,66 @@ def make_world(
     n_pairs: int = 12,
     themes_per_pair: int = 3,
     sharpness: float = 2.2,
-    stray: float = 0.15,
+    noise: float = 0.15,
     drift: float = 0.15,
 ) -> World:
     """Generate a world.
 
     Args:
-        seed: A seed out of `DEMO_SEEDS` or `MEASURE_SEEDS`.
-        n_items: Size of the catalogue.
+        seed: A seed in `DEMO_SEEDS` or `MEASURE_SEEDS`.
+        n_items: Number of items.
         n_users: Number of users.
-        min_history: Fewest interactions of a user.
-        max_history: Most interactions of a user.
-        n_pairs: Number of text pairs, and of picture triples, that themes combine.
-        themes_per_pair: Themes that share one text pair (and one picture triple).
-        sharpness: Log-odds that one matching slot adds to an item's being chosen.
-        stray: Probability that a slot of an item leaves its theme.
-        drift: Probability of a change point at a step, from four steps after the last one.
+        min_history: Minimum number of interactions of a user.
+        max_history: Maximum number of interactions of a user.
+        n_pairs: Number of text pairs and of image triples.
+        themes_per_pair: Number of themes with the same text pair (or image triple).
+        sharpness: Log-odds that each slot that matches the user's taste adds to an item.
+        noise: Probability that a slot of an item is replaced by a random value.
+        drift: Probability of a change point at each step, from four steps after the last one.
 
     Raises:
-        UsageError: The seed belongs to pre-training.
+        UsageError: The seed is reserved for pre-training.
     """
-    _refuse_pretraining(seed)
+    if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
+        raise UsageError(
+            f"{seed} is not a world seed. Choose one in {DEMO_SEEDS} or {MEASURE_SEEDS}; other "
+            "seeds are reserved for pre-training."
+        )
     rng = np.random.default_rng([seed, 1])
-    sizes = np.array([len(slot.values) for slot in SLOTS])
-    themes = _themes(rng, sizes, n_pairs=n_pairs, themes_per_pair=themes_per_pair)
-    coded = _coded_items(rng, themes, sizes, n_items=n_items, stray=stray)
-    names = _distinct_names(rng, n_items)
+    themes = _themes(rng, n_pairs=n_pairs, themes_per_pair=themes_per_pair)
+    codes = _item_codes(rng, themes, n_items=n_items, noise=noise)
+    names: dict[str, None] = {}
+    while len(names) < n_items:
+        names[make_name(rng, reserved=True)] = None
     items = tuple(
         WorldItem(decode(row), name, int(rng.integers(2**31)))
-        for row, name in zip(coded, names, strict=True)
+        for row, name in zip(codes, names, strict=True)
     )
     appeal = rng.normal(0.0, 0.15, n_items)
-    first = rng.permutation(n_users) % len(themes)
     users = tuple(
-        _user(
+        _simulate_user(
             np.random.default_rng([seed, 2, index]),
-            coded,
+            codes,
             themes,
             appeal,
-            theme=int(first[index]),
+            theme=int(theme),
             lengths=(min_history, max_history),
             sharpness=sharpness,
             drift=drift,
         )
-        for index in range(n_users)
+        for index, theme in enumerate(rng.permutation(n_users) % len(themes))
     )
     return World(items, users)
 
 
 def decode(row: np.ndarray) -> Values:
-    """Words of a row of value numbers."""
+    """Convert a row of value codes, shape [slots], to words."""
     return tuple(slot.values[int(number)] for slot, number in zip(SLOTS, row, strict=True))
 
 
-def _refuse_pretraining(seed: int) -> None:
-    if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
-        raise UsageError(
-            needed=f"a world seed in {DEMO_SEEDS} or {MEASURE_SEEDS}",
-            received=str(seed),
-            remedy="choose another; the rest is kept for pre-training",
-        )
-
-
-def _distinct_names(rng: np.random.Generator, n_items: int) -> list[str]:
-    names: dict[str, None] = {}
-    while len(names) < n_items:
-        names[make_name(rng, reserved=True)] = None
-    return list(names)
-
-
-def _themes(
-    rng: np.random.Generator, sizes: np.ndarray, *, n_pairs: int, themes_per_pair: int
-) -> np.ndarray:
-    columns = [rng.permutation(np.arange(n_pairs) % size) for size in sizes]
+def _themes(rng: np.random.Generator, *, n_pairs: int, themes_per_pair: int) -> np.ndarray:
+    """Return the value codes of the themes, shape [n_pairs * themes_per_pair, slots]."""
+    columns = [rng.permutation(np.arange(n_pairs) % len(slot.values)) for slot in SLOTS]
     table = np.stack(columns, axis=1)  # [pairs, slots]
     split = len(TEXT_SLOTS)
     rows = [
@@ -228,19 +218,20 @@ def _themes(
     return np.stack(rows)
 
 
-def _coded_items(
-    rng: np.random.Generator, themes: np.ndarray, sizes: np.ndarray, *, n_items: int, stray: float
+def _item_codes(
+    rng: np.random.Generator, themes: np.ndarray, *, n_items: int, noise: float
 ) -> np.ndarray:
-    """Value numbers of items [items, slots]: each of a theme, with slots that leave it."""
-    coded: np.ndarray = themes[rng.permutation(n_items) % len(themes)].copy()
-    strays = rng.random(coded.shape) < stray
-    coded[strays] = rng.integers(np.broadcast_to(sizes, coded.shape))[strays]
-    return coded
+    """Return the value codes of the items, shape [items, slots]: a theme each, with noise."""
+    codes: np.ndarray = themes[rng.permutation(n_items) % len(themes)].copy()
+    is_noise = rng.random(codes.shape) < noise
+    sizes = np.array([len(slot.values) for slot in SLOTS])
+    codes[is_noise] = rng.integers(np.broadcast_to(sizes, codes.shape))[is_noise]
+    return codes
 
 
-def _user(
+def _simulate_user(
     rng: np.random.Generator,
-    coded: np.ndarray,
+    codes: np.ndarray,
     themes: np.ndarray,
     appeal: np.ndarray,
     *,
@@ -249,6 +240,7 @@ def _user(
     sharpness: float,
     drift: float,
 ) -> WorldUser:
+    """Simulate the history of a user who starts with a theme."""
     history: list[int] = []
     tastes: list[Values] = []
     since_change = 0
@@ -257,9 +249,9 @@ def _user(
             theme = int(rng.integers(len(themes)))
             since_change = 0
         since_change += 1
-        logits = sharpness * (coded == themes[theme]).sum(axis=1) + appeal
+        logits = sharpness * (codes == themes[theme]).sum(axis=1) + appeal
         logits[history] = -np.inf
         odds = np.exp(logits - logits.max())
-        history.append(int(rng.choice(len(coded), p=odds / odds.sum())))
+        history.append(int(rng.choice(len(codes), p=odds / odds.sum())))
         tastes.append(decode(themes[theme]))
     return WorldUser(tuple(history), tuple(tastes))
