@@ -1,4 +1,4 @@
-"""What every kind of database of the service must do, run once for each kind."""
+"""Contract of the service's database, checked for every kind of database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.tables import PREFERENCES
 
-TRAIL = pl.DataFrame(
+PREFERENCE_HISTORY = pl.DataFrame(
     [("u", 0, 3, "first", False, ""), ("u", 1, 4, "second", True, "cut")],
     schema=dict(PREFERENCES),
     orient="row",
@@ -22,32 +22,36 @@ ITEM = {
 
 
 def check_everything(open_state: Callable[[], ServiceState]) -> None:
-    """The same on every kind of database."""
+    """Check events, preferences, items and deletion, also across a restart.
+
+    Args:
+        open_state: Opens the same, initially empty database each time it is called.
+    """
     state = open_state()
     assert state.add_events([("1", "u", "a", 5), ("2", "u", "b", None)]) == [True, True]
-    # A repeated id does nothing, in the same call or later, whatever else it says.
+    # A repeated id is ignored, in the same call or later, whatever its other values are.
     assert state.add_events([("1", "v", "z", 9), ("3", "u", "a", 1), ("3", "u", "c", 1)]) == [
         False, True, False,
     ]  # fmt: skip
-    state.keep_preference_history("u", TRAIL[:1])
-    state.keep_preference_history("u", TRAIL)
+    state.set_preference_history("u", PREFERENCE_HISTORY[:1])
+    state.set_preference_history("u", PREFERENCE_HISTORY)
     assert state.add_item(ITEM)
     assert not state.add_item({**ITEM, "title": "other"})
     state.close()
     state = open_state()
     user = state.user("u")
-    assert (user.events, user.forgotten) == (("a", "b", "a"), False)
-    assert user.preference_history.equals(TRAIL)
+    assert (user.events, user.deleted) == (("a", "b", "a"), False)
+    assert user.preference_history.equals(PREFERENCE_HISTORY)
     assert state.users_with_events() == ["u"]
     assert state.item("new") == ITEM
     assert list(state.items()) == [ITEM]
     assert state.item("old") is None
-    assert state.forget("u", in_run=True) == (3, 2)
-    assert state.forget("u", in_run=True) == (0, 0)
-    assert state.forget("w", in_run=False) == (0, 0)
-    gone = state.user("u")
-    assert (gone.events, gone.preference_history.height, gone.forgotten) == ((), 0, True)
-    assert not state.user("w").forgotten
+    assert state.delete_user("u", in_run=True) == (3, 2)
+    assert state.delete_user("u", in_run=True) == (0, 0)
+    assert state.delete_user("w", in_run=False) == (0, 0)
+    deleted = state.user("u")
+    assert (deleted.events, deleted.preference_history.height, deleted.deleted) == ((), 0, True)
+    assert not state.user("w").deleted
     assert state.add_events([("4", "u", "d", None)]) == [True]
     assert state.user("u").events == ("d",)
     state.check()
