@@ -17,7 +17,7 @@ import pytest
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.serving.state import ServiceState
-from state_checks import TRAIL, check_everything
+from state_checks import PREFERENCE_HISTORY, check_everything
 
 WRITER = """
 import json, sys
@@ -133,11 +133,13 @@ def test_what_a_forgotten_user_was_like_is_not_left_in_the_file(
 ) -> None:
     texts = [f"The user appears to have a preference for secret number {n}." for n in range(200)]
     for n, text in enumerate(texts):
-        preference_history = TRAIL.with_columns(user_id=pl.lit(f"u{n}"), preference=pl.lit(text))
+        preference_history = PREFERENCE_HISTORY.with_columns(
+            user_id=pl.lit(f"u{n}"), preference=pl.lit(text)
+        )
         state.keep_preference_history(f"u{n}", preference_history)
     for n in range(199):
         state.forget(f"u{n}", in_run=False)
     state.close()
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert texts[199].encode() in kept
-    assert kept.count(b"secret number") == TRAIL.height
+    assert kept.count(b"secret number") == PREFERENCE_HISTORY.height
