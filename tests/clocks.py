@@ -1,4 +1,4 @@
-"""A clock that tests move: nobody waits, and every wait is written down."""
+"""Fake clock: sleeping advances it at once and is recorded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from mllm_msr.backends._http.retry import Timing
 
 
 class FakeClock:
-    """Time goes on only while somebody sleeps, and then at once.
+    """Clock that advances only by sleeping, without waiting.
 
     Attributes:
-        seconds: What the clock says.
-        slept: Every wait, in order.
+        seconds: Current time.
+        slept: Duration of every sleep, in order.
     """
 
-    def __init__(self, *, chance: float = 0.5) -> None:
+    def __init__(self, *, random: float = 0.5) -> None:
         self.seconds = 100.0
         self.slept: list[float] = []
-        self._chance = chance
+        self._random = random
 
     @property
     def timing(self) -> Timing:
-        return Timing(now=lambda: self.seconds, sleep=self._sleep, chance=lambda: self._chance)
+        return Timing(now=lambda: self.seconds, sleep=self._sleep, random=lambda: self._random)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

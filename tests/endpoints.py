@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as a test says: a model's replies, or faults."""
+"""HTTP server on loopback with scripted responses: completions of a model, or failures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request as the server got it."""
+class HttpRequest:
+    """A request that the server received."""
 
     path: str
     body: dict[str, Any]
@@ -25,13 +25,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the server sends, and how badly.
+class HttpResponse:
+    """Response of the server.
 
     Attributes:
-        body: JSON, or bytes as they are.
-        cut: Bytes of the body after which the connection is closed; `None` sends all.
-        delay: Seconds before anything is sent.
+        body: JSON object, or raw bytes.
+        cut: Number of bytes after which the connection is closed; None sends the whole body.
+        delay: Seconds before the response is sent.
     """
 
     body: dict[str, Any] | bytes = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Reply:
     delay: float = 0.0
 
 
-Respond = Callable[[Asked], Reply]
+RequestHandler = Callable[[HttpRequest], HttpResponse]
 
 
 @dataclass
@@ -49,24 +49,24 @@ class Server:
     """A running server.
 
     Attributes:
-        url: Its address with the version, as `OpenAIBackend` takes it.
-        history: Every request, in the order in which they came.
-        most_at_once: Most requests that were being answered at the same time.
+        url: Address with the API version, as `OpenAIBackend` expects it.
+        history: Every request, in the order of arrival.
+        max_concurrent: Most requests that were answered at the same time.
     """
 
     url: str
-    history: list[Asked] = field(default_factory=list)
-    most_at_once: int = 0
+    history: list[HttpRequest] = field(default_factory=list)
+    max_concurrent: int = 0
 
     def paths(self) -> list[str]:
-        return [asked.path for asked in self.history]
+        return [request.path for request in self.history]
 
 
 @contextlib.contextmanager
-def serve(respond: Respond) -> Iterator[Server]:
-    """Run a server for the time of the block."""
+def serve(handle: RequestHandler) -> Iterator[Server]:
+    """Run a server while the block runs."""
     lock = threading.Lock()
-    under_way = 0
+    n_running = 0
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -78,90 +78,94 @@ def serve(respond: Respond) -> Iterator[Server]:
             self.do_POST()
 
         def do_POST(self) -> None:
-            nonlocal under_way
+            nonlocal n_running
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked = Asked(self.path, json.loads(content or b"{}"), dict(self.headers))
+            request = HttpRequest(self.path, json.loads(content or b"{}"), dict(self.headers))
             with lock:
-                server.history.append(asked)
-                under_way += 1
-                server.most_at_once = max(server.most_at_once, under_way)
+                server.history.append(request)
+                n_running += 1
+                server.max_concurrent = max(server.max_concurrent, n_running)
             try:
-                self._send(respond(asked))
+                self._send(handle(request))
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
             finally:
                 with lock:
-                    under_way -= 1
+                    n_running -= 1
 
-        def _send(self, reply: Reply) -> None:
-            time.sleep(reply.delay)
-            body = reply.body
+        def _send(self, response: HttpResponse) -> None:
+            time.sleep(response.delay)
+            body = response.body
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(reply.status)
-            for name, value in reply.headers.items():
+            self.send_response(response.status)
+            for name, value in response.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: reply.cut])
-            self.close_connection = reply.cut is not None
+            self.wfile.write(content[: response.cut])
+            self.close_connection = response.cut is not None
 
-    class Quiet(ThreadingHTTPServer):
+    class QuietServer(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
             pass
 
-    listening = Quiet(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{listening.server_address[1]}/v1")
-    thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
+    http_server = QuietServer(("127.0.0.1", 0), Handler)
+    server = Server(f"http://127.0.0.1:{http_server.server_address[1]}/v1")
+    thread = threading.Thread(target=http_server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield server
     finally:
-        listening.shutdown()
-        listening.server_close()
+        http_server.shutdown()
+        http_server.server_close()
 
 
-def said(text: str, *, finish: str = "stop", read: int = 7, written: int = 3) -> Reply:
-    """A complete answer."""
-    return Reply(
+def completion_response(
+    text: str, *, finish: str = "stop", n_prompt: int = 7, n_output: int = 3
+) -> HttpResponse:
+    """Return a chat completion."""
+    return HttpResponse(
         {
             "choices": [{"message": {"content": text}, "finish_reason": finish}],
-            "usage": {"prompt_tokens": read, "completion_tokens": written},
+            "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_output},
         }
     )
 
 
-def listed(entries: Mapping[str, float], *, read: int = 7) -> Reply:
-    """An answer with the log-probabilities of the first token's baselines, the first one chosen."""
+def logprobs_response(entries: Mapping[str, float], *, n_prompt: int = 7) -> HttpResponse:
+    """Return a completion with the log-probabilities of these tokens, the first one generated."""
     top = [{"token": token, "logprob": value} for token, value in entries.items()]
-    body = dict(said(top[0]["token"], read=read).body)  # type: ignore[arg-type]
+    body = dict(completion_response(top[0]["token"], n_prompt=n_prompt).body)  # type: ignore[arg-type]
     body["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-    return Reply(body)
+    return HttpResponse(body)
 
 
-def refused(reason: str, status: int = 400, **headers: str) -> Reply:
-    """An error in the form that OpenAI gave it."""
-    return Reply({"error": {"message": reason, "code": None}}, status=status, headers=headers)
+def error_response(reason: str, status: int = 400, **headers: str) -> HttpResponse:
+    """Return an error in the format of OpenAI."""
+    return HttpResponse(
+        {"error": {"message": reason, "code": None}}, status=status, headers=headers
+    )
 
 
-def question(asked: Asked) -> str:
-    """The text of the last turn of a chat request."""
-    content = asked.body["messages"][-1]["content"]
+def last_text(request: HttpRequest) -> str:
+    """Return the text of the last turn of a chat request."""
+    content = request.body["messages"][-1]["content"]
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
 
 
 class ModelServer:
-    """Answers with a real model, in the forms of vLLM: a second road to the same weights.
+    """Request handler that answers with a real model in vLLM's format.
 
-    It computes alone and plainly: one prompt at a time, no prefix is shared, nothing is batched.
+    A reference implementation: one prompt at a time, without batching or prefix sharing.
 
     Args:
-        checkpoint: Folder of the model; its name is `name`.
-        scratch: Where images are put.
-        token_ids: Whether it knows `logprob_token_ids` and `/tokenize`.
+        checkpoint: Folder of the model, which is served under `name`.
+        scratch: Folder for received images.
+        token_ids: Whether the server supports `logprob_token_ids` and `/tokenize`.
     """
 
     name = "tiny"
@@ -178,19 +182,19 @@ class ModelServer:
         self._token_ids = token_ids
         self._lock = threading.Lock()
 
-    def __call__(self, asked: Asked) -> Reply:
-        if asked.path == "/v1/models":
-            return Reply({"data": [{"id": self.name}]})
-        if asked.body.get("model") != self.name:
-            return refused(f"the model {asked.body.get('model')!r} does not exist", 404)
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path == "/v1/models":
+            return HttpResponse({"data": [{"id": self.name}]})
+        if request.body.get("model") != self.name:
+            return error_response(f"the model {request.body.get('model')!r} does not exist", 404)
         with self._lock:
-            if asked.path == "/tokenize" and self._token_ids:
-                return self._tokenize(asked.body)
-            if asked.path == "/v1/chat/completions":
-                return self._answer(asked.body)
-        return refused("no such route", 404)
+            if request.path == "/tokenize" and self._token_ids:
+                return self._tokenize(request.body)
+            if request.path == "/v1/chat/completions":
+                return self._answer(request.body)
+        return error_response("no such route", 404)
 
-    def _tokenize(self, body: Mapping[str, Any]) -> Reply:
+    def _tokenize(self, body: Mapping[str, Any]) -> HttpResponse:
         turns = [
             {**t, "content": [{"type": "text", "text": t["content"]}]} for t in body["messages"]
         ]
@@ -205,9 +209,9 @@ class ModelServer:
             tokenize=False,
         )
         ids = self._renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Reply({"tokens": ids, "count": len(ids)})
+        return HttpResponse({"tokens": ids, "count": len(ids)})
 
-    def _answer(self, body: Mapping[str, Any]) -> Reply:
+    def _answer(self, body: Mapping[str, Any]) -> HttpResponse:
         import torch
 
         from mllm_msr.errors import CapabilityError
@@ -215,29 +219,31 @@ class ModelServer:
         try:
             rendered = self._renderer.render(self._prompt(body["messages"]))
         except CapabilityError as error:
-            return refused(str(error))
+            return error_response(str(error))
         inputs = self._renderer.collate([rendered], pad_side="right", with_answers=False)
-        n_read = inputs["input_ids"].shape[1]
+        n_prompt = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             if body.get("logprobs"):
                 logits = self._loaded.model(**inputs).logits[0, -1].double()
-                return self._listed(logits.log_softmax(-1), body, n_read)
+                return self._logprobs(logits.log_softmax(-1), body, n_prompt)
             output = self._loaded.model.generate(
                 **inputs, max_new_tokens=body["max_tokens"], do_sample=False
-            )[0, n_read:].tolist()
+            )[0, n_prompt:].tolist()
         ended = output[-1] == self._renderer.tokenizer.eos_token_id
         text = self._renderer.tokenizer.decode(output, skip_special_tokens=True)
         finish = "stop" if ended else "length"
-        return said(text, finish=finish, read=n_read, written=len(output))
+        return completion_response(text, finish=finish, n_prompt=n_prompt, n_output=len(output))
 
-    def _listed(self, log_probs: Any, body: Mapping[str, Any], n_read: int) -> Reply:
+    def _logprobs(self, log_probs: Any, body: Mapping[str, Any], n_prompt: int) -> HttpResponse:
         if ids := body.get("logprob_token_ids"):
             if not self._token_ids:
-                return refused("unexpected field logprob_token_ids", 422)
-            return listed({f"token_id:{i}": float(log_probs[i]) for i in ids}, read=n_read)
+                return error_response("unexpected field logprob_token_ids", 422)
+            return logprobs_response(
+                {f"token_id:{i}": float(log_probs[i]) for i in ids}, n_prompt=n_prompt
+            )
         values, ids = log_probs.topk(body["top_logprobs"])
         tokens = [self._renderer.tokenizer.decode([i]) for i in ids.tolist()]
-        return listed(dict(zip(tokens, values.tolist(), strict=True)), read=n_read)
+        return logprobs_response(dict(zip(tokens, values.tolist(), strict=True)), n_prompt=n_prompt)
 
     def _prompt(self, turns: Sequence[Mapping[str, Any]]) -> Any:
         from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart

@@ -1,7 +1,7 @@
-"""Another engine, the same results: summaries, preferences and scores here and behind an endpoint.
+"""Local = endpoint: both give the same summaries, preferences and scores.
 
-The server holds the same weights and computes alone, one prompt at a time, so that batching and
-sharing of prefixes on this side are compared with their absence on the other.
+The endpoint serves the same weights and computes one prompt at a time, so that batching and prefix
+sharing of the local engine are compared with an implementation that has neither.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def engines(
     tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engines]:
     folder = tiny_checkpoint("llava_next")
-    here = HuggingFaceBackend(str(folder), dtype="float32", device="cpu", batch_size=4)
+    local = HuggingFaceBackend(str(folder), dtype="float32", device="cpu", batch_size=4)
     with serve(ModelServer(folder, tmp_path_factory.mktemp("images"))) as server:
-        there = OpenAIBackend("tiny", url=server.url, key_variable="NO_KEY", concurrency=4)
-        yield here, there
-        there.close()
+        remote = OpenAIBackend("tiny", url=server.url, key_variable="NO_KEY", concurrency=4)
+        yield local, remote
+        remote.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +61,21 @@ def histories(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_summaries_are_the_same(engines: Engines, items: pl.DataFrame) -> None:
-    here, there = (summarize(items, e, text_words=4, image_words=4, words=4) for e in engines)
-    assert here.equals(there)
-    assert here["summary"].n_unique() > 1
+    local, remote = (summarize(items, e, text_words=4, image_words=4, words=4) for e in engines)
+    assert local.equals(remote)
+    assert local["summary"].n_unique() > 1
 
 
 def test_preferences_are_the_same(
     engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
 ) -> None:
-    told = summarize(items, engines[0], text_words=4, image_words=4, words=4)
-    here, there = (infer_preferences(histories, told, e, words=4) for e in engines)
-    assert here.equals(there)
-    assert here.height == 4
+    summaries = summarize(items, engines[0], text_words=4, image_words=4, words=4)
+    local, remote = (infer_preferences(histories, summaries, e, words=4) for e in engines)
+    assert local.equals(remote)
+    assert local.height == 4
 
 
-def test_scores_are_the_same_and_rank_alike(
+def test_scores_and_rankings_are_the_same(
     engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
 ) -> None:
     rows = [
@@ -84,37 +84,37 @@ def test_scores_are_the_same_and_rank_alike(
         for user in "ab" for item in items["item_id"]
     ]  # fmt: skip
     candidates = pl.DataFrame(rows, schema=dict(tables.CANDIDATES))
-    preference_history = [
+    preference_rows = [
         {"user_id": user, "block": 0, "n_items": 4, "preference": f"The user likes {what}.",
          "final": True, "flags": ""}
         for user, what in (("a", "boats and lanterns"), ("b", "songs"))
     ]  # fmt: skip
-    told = pl.DataFrame(preference_history, schema=dict(tables.PREFERENCES))
+    preferences = pl.DataFrame(preference_rows, schema=dict(tables.PREFERENCES))
 
-    def scored(engine: Backend) -> pl.DataFrame:
-        examples = build_examples(candidates, told, items, item_type="video")
+    def score(engine: Backend) -> pl.DataFrame:
+        examples = build_examples(candidates, preferences, items, item_type="video")
         return score_examples(examples, engine)[0]
 
-    here, there = (scored(engine) for engine in engines)
-    assert here.drop("score").equals(there.drop("score"))
-    assert there["score"].to_list() == pytest.approx(here["score"].to_list(), abs=1e-4)
-    order = [frame.sort("user_id", "score")["item_id"].to_list() for frame in (here, there)]
-    assert order[0] == order[1]
-    assert here["score"].n_unique() == here.height
+    local, remote = (score(engine) for engine in engines)
+    assert local.drop("score").equals(remote.drop("score"))
+    assert remote["score"].to_list() == pytest.approx(local["score"].to_list(), abs=1e-4)
+    orders = [frame.sort("user_id", "score")["item_id"].to_list() for frame in (local, remote)]
+    assert orders[0] == orders[1]
+    assert local["score"].n_unique() == local.height
 
 
-def test_every_stage_may_have_an_engine_of_its_own(tmp_path: Path) -> None:
+def test_every_stage_can_have_its_own_backend(tmp_path: Path) -> None:
     world = write_files(tmp_path / "raw", n_users=6)
     answers = next(text for text in settings(world) if text.startswith("model.answers="))
     answers = answers.partition("=")[2]
-    named = [
+    models = [
         f"{stage}.model={{backend: mock, fingerprint: {stage}, answers: {answers}}}"
         for stage in ("summarize", "infer", "score")
     ]
-    with Pipeline.open(tmp_path / "run", load_settings("default", settings(world, *named))) as run:
+    with Pipeline.open(tmp_path / "run", load_settings("default", settings(world, *models))) as run:
         run.run_until("score")
-        asked = {name: entry["model"] for name, entry in run.run.stages.items() if entry["model"]}
-    assert asked == {
+        used = {name: entry["model"] for name, entry in run.run.stages.items() if entry["model"]}
+    assert used == {
         "summarize": "mock:summarize",
         "infer": "mock:infer",
         "score/zero_shot": "mock:score",

@@ -1,10 +1,10 @@
-"""Any OpenAI-compatible endpoint as a backend: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+"""Backend for OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, Ollama, hosted services.
 
-Prompts go out beside each other, as many as the server bears, and their failures come back as
-failures of those prompts. What a server can do is asked of it, not assumed: whether it reads
-images, and how it tells the probabilities of yes and no (equation (1) of the paper). An adapter
-made by fine-tuning is a model of its own name there. The forms of requests and replies are
-`_chat.py`, the network is `_endpoint.py`, its rhythm is `_pacing.py`.
+Prompts are sent concurrently, as many as the server handles, and their failures are returned as
+failures of those prompts. The abilities of a server are probed: whether it reads images, and how
+it returns the probabilities of yes and no (equation (1) of the paper). A fine-tuned adapter is a
+model of its own name on the endpoint. `_http/chat_format.py` converts prompts and responses,
+`_http/client.py` sends requests, and `_http/retry.py` holds the retry policy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from typing import Any, Final, Literal, TypeVar, final
 from mllm_msr.backends._http import chat_format, probes
 from mllm_msr.backends._http.async_bridge import LoopThread
 from mllm_msr.backends._http.chat_format import Scoring
-from mllm_msr.backends._http.client import Endpoint, RefusedError, UnansweredError
+from mllm_msr.backends._http.client import (
+    Endpoint,
+    RequestRejectedError,
+    RetriesExhaustedError,
+)
 from mllm_msr.backends._http.retry import Timing
 from mllm_msr.errors import BackendError, CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.interfaces import Backend, Capabilities
@@ -35,37 +39,43 @@ _TOO_LONG: Final = re.compile(
     r"context.{0,20}(length|window|size)|too (long|large|many tokens)|max_model_len|longer than",
     re.IGNORECASE,
 )
-_FAILURES: Final = (RefusedError, UnansweredError, ImageError, PromptTooLongError)
+# Failures of single prompts.
+_PROMPT_ERRORS: Final = (
+    RequestRejectedError,
+    RetriesExhaustedError,
+    ImageError,
+    PromptTooLongError,
+)
 _CHOICES: Final = ("yes", "no")
 
 
 @final
 class OpenAIBackend(Backend):
-    """A model behind an endpoint; asked nothing before it has something to answer.
+    """Model behind an endpoint, connected for the first prompt.
 
     Args:
-        checkpoint: Name under which the endpoint offers the model; on vLLM, unless it was given
-            another, the checkpoint's own, so that `huggingface` takes the same setting.
-        url: The endpoint's address, up to and including its version.
-        key_variable: Environment variable that holds the key, where one is needed.
-        adapter: Folder of a LoRA adapter that fine-tuning made, or a name that the endpoint
-            knows. A folder's adapter is asked for by the name `adapter_name` gives it; if the
-            endpoint does not offer it, it is asked to load it.
-        images: Whether the model reads images; asked of the endpoint where empty.
-        scoring: How yes and no are read: "token_ids" (exact; vLLM), "top_logprobs" (exact where
-            both are among the most probable tokens, else a bound), or "auto".
-        concurrency: Most requests under way at a time.
+        checkpoint: Name of the model on the endpoint. vLLM uses the checkpoint's name by default,
+            so that the setting works for the backend `huggingface` as well.
+        url: Address of the endpoint up to and including the API version.
+        key_variable: Environment variable with the API key, if one is needed.
+        adapter: Folder of a fine-tuned LoRA adapter, or a model name that the endpoint knows. A
+            folder's adapter is requested under the name that `adapter_name` returns. If the
+            endpoint does not offer it, the backend asks it to load the adapter.
+        images: Whether the model supports images; probed if None.
+        scoring: How yes and no are scored: "token_ids" (exact; vLLM), "top_logprobs" (exact if
+            both are among the most probable tokens, otherwise an upper bound), or "auto".
+        concurrency: Most concurrent requests.
         timeout: Seconds for one attempt.
         attempts: Most attempts for one prompt.
-        total_timeout: Seconds of waiting for one prompt in all, and of failure of the endpoint as a
-            whole after which the work ends.
-        characters_per_token: From which a prompt's budget of text tokens is guessed.
-        extra: Further fields of every request ({"repetition_penalty": 1.0}); null takes a field
-            away ({"temperature": null}).
-        timing: Clock, sleep and chance: for tests.
+        total_timeout: Most seconds of waiting for one prompt in total, and of failures of the
+            endpoint as a whole before the run ends.
+        characters_per_token: Average length of a token, to estimate a prompt's text tokens.
+        extra: Additional fields of every request ({"repetition_penalty": 1.0}); null removes a
+            field ({"temperature": null}).
+        timing: Clock, sleep and randomness, for tests.
 
     Raises:
-        BackendError: The address is none, or holds a password.
+        BackendError: The address is invalid or contains a password.
     """
 
     def __init__(
@@ -97,22 +107,22 @@ class OpenAIBackend(Backend):
         self._checkpoint = checkpoint
         self._adapter = adapter
         self._images = images
-        self._scoring_form = scoring
+        self._scoring_method = scoring
         self._concurrency = concurrency
         self._characters_per_token = characters_per_token
         self._extra = dict(extra or {})
         self._length_field = "max_tokens"
         self._scorings: dict[tuple[str, ...], Scoring] = {}
-        self._probing = asyncio.Lock()
-        self._adapter_is_offered = False
+        self._probe_lock = asyncio.Lock()
+        self._adapter_verified = False
         self._loop: LoopThread | None = None
         self._closed = False
 
     @classmethod
     def trainable_checkpoint(cls, **model_kwargs: Any) -> str | None:
-        """Return `checkpoint`, as endpoints usually serve a model under its hub id.
+        """Return `checkpoint`, since endpoints usually serve a model under its hub id.
 
-        Fine-tuning runs in this process. The endpoint then serves the adapter.
+        Fine-tuning runs in this process, and the endpoint then serves the adapter.
         """
         checkpoint = model_kwargs.get("checkpoint")
         return str(checkpoint) if checkpoint else None
@@ -128,7 +138,10 @@ class OpenAIBackend(Backend):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Model, adapter and further fields; not the address, which may change between runs."""
+        """Return the model, the adapter and the extra fields.
+
+        The address is not included, since it may change between runs.
+        """
         name = self._checkpoint
         if Path(name).is_dir():
             name = f"{Path(name).resolve().name}@{atomic.content_hash(Path(name))[0][:16]}"
@@ -141,23 +154,25 @@ class OpenAIBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the endpoint turns out to do; the first use asks it.
+        """Probe what the endpoint supports; the first use sends requests.
 
         Raises:
             BackendError: The endpoint cannot be reached or does not know the model.
         """
-        return Capabilities(images=self._reads_images(), choices=self._can_score(), adapters=True)
+        return Capabilities(
+            images=self._supports_images(), choices=self._supports_scoring(), adapters=True
+        )
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts with temperature 0, as they are finished."""
-        return self._each(prompts, self._complete)
+        """Answer prompts with temperature 0, in order of completion."""
+        return self._map(prompts, self._complete)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Log-probabilities of the choices as first new token; `upper_bound` if only a bound."""
-        asked = tuple(choices)
-        return self._each(prompts, lambda prompt: self._score(prompt, asked))
+        """Compute log-probabilities of the choices, with `upper_bound` set if one is a bound."""
+        words = tuple(choices)
+        return self._map(prompts, lambda prompt: self._score(prompt, words))
 
     def close(self) -> None:
         """Close the connections."""
@@ -171,166 +186,172 @@ class OpenAIBackend(Backend):
     def _adapter_name(self) -> str:
         return adapter_name(self._adapter) if self._adapter is not None else ""
 
-    def _running(self) -> LoopThread:
+    def _open_loop(self) -> LoopThread:
         if self._closed:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
+            raise BackendError("The backend is closed. Create a new one.")
         if self._loop is None:
             self._loop = LoopThread()
         return self._loop
 
-    def _each(
+    def _map(
         self,
         prompts: Iterable[Prompt],
-        work: Callable[[Prompt], Coroutine[Any, Any, _Result]],
+        function: Callable[[Prompt], Coroutine[Any, Any, _Result]],
     ) -> Iterator[tuple[int, _Result]]:
-        running = self._running()
-        # Twice as many as are asked at once: the next ones are prepared meanwhile.
-        yield from running.each(map(self._checked, prompts), work, ahead=2 * self._concurrency)
+        # Twice the number of concurrent requests, so that the next prompts are prepared meanwhile.
+        yield from self._open_loop().map_unordered(
+            map(self._check_images, prompts), function, max_concurrent=2 * self._concurrency
+        )
 
-    def _checked(self, prompt: Prompt) -> Prompt:
-        if prompt.images and not self._reads_images():
+    def _check_images(self, prompt: Prompt) -> Prompt:
+        if prompt.images and not self._supports_images():
             raise CapabilityError(
-                needed="a model that reads images",
-                received=f"{self.fingerprint}, which refuses them, and a prompt with "
-                f"{prompt.images[0].name}",
-                remedy="choose a multimodal model, or leave the images out",
+                f"{self.fingerprint} rejects images, but the prompt has the image "
+                f"{prompt.images[0].name}. Use a multimodal model or prompts without images."
             )
         return prompt
 
-    def _reads_images(self) -> bool:
+    def _supports_images(self) -> bool:
         if self._images is None:
-            running = self._running()
-            self._images = running.run(self._probe(probes.reads_images))
+            self._images = self._open_loop().run(self._probe(probes.supports_images))
         return self._images
 
-    def _can_score(self) -> bool:
+    def _supports_scoring(self) -> bool:
         try:
-            self._running().run(self._scoring(_CHOICES))
+            self._open_loop().run(self._find_scoring(_CHOICES))
         except CapabilityError:
             return False
         return True
 
-    async def _probe(self, probe: Callable[[probes.Ask], Coroutine[Any, Any, _Result]]) -> _Result:
-        """Ask the endpoint about itself, in its own words for this model."""
+    async def _probe(self, probe: Callable[[probes.Post], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Run a probe, which posts requests for this model."""
 
-        async def ask(route: str, fields: Mapping[str, object] | None) -> dict[str, Any]:
-            body = None if fields is None else {"model": await self._model(), **fields}
-            return await self._fatal_or(self._endpoint.ask(route, body, dict), route=route)
+        async def post(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
+            return await self._post(route, {"model": await self._model_name(), **fields}, dict)
 
         try:
-            return await probe(ask)
-        except UnansweredError as error:
+            return await probe(post)
+        except RetriesExhaustedError as error:
             raise BackendError(
-                needed=f"an endpoint at {self._endpoint.name} that answers",
-                received=str(error),
-                remedy="check that the server runs, and its address",
+                f"The endpoint at {self._endpoint.name} does not answer: {error}. Check that the "
+                "server is running and that its address is correct."
             ) from None
 
-    async def _model(self) -> str:
-        """The name to ask for; the endpoint is made to offer it first where it is an adapter's."""
+    async def _model_name(self) -> str:
+        """Return the model to request, after ensuring that the endpoint offers an adapter."""
         if self._adapter is None:
             return self._checkpoint
-        if not self._adapter_is_offered and Path(self._adapter).is_dir():
-            await probes.offer_adapter(self._endpoint, self._adapter_name, Path(self._adapter))
-        self._adapter_is_offered = True
+        if not self._adapter_verified and Path(self._adapter).is_dir():
+            await probes.ensure_adapter(self._endpoint, self._adapter_name, Path(self._adapter))
+        self._adapter_verified = True
         return self._adapter_name
 
-    async def _scoring(self, choices: tuple[str, ...], *, lost: Scoring | None = None) -> Scoring:
-        """How these choices are scored; found out once, and again where the server changed."""
-        async with self._probing:
+    async def _find_scoring(
+        self, choices: tuple[str, ...], *, failed: Scoring | None = None
+    ) -> Scoring:
+        """Return how these choices are scored; probed once, and again if that method failed."""
+        async with self._probe_lock:
             known = self._scorings.get(choices)
-            if known is None or known == lost:
+            if known is None or known == failed:
                 probe = functools.partial(
-                    probes.scoring, choices=choices, form=self._scoring_form, name=self.fingerprint
+                    probes.find_scoring,
+                    choices=choices,
+                    method=self._scoring_method,
+                    name=self.fingerprint,
                 )
                 known = self._scorings[choices] = await self._probe(probe)
             return known
 
     async def _complete(self, prompt: Prompt) -> Completion:
-        fields = {"temperature": 0}
         try:
-            return await self._ask(prompt, fields, chat_format.read_completion, length=True)
-        except _FAILURES as error:
+            return await self._request(
+                prompt, {"temperature": 0}, chat_format.parse_completion, limit_length=True
+            )
+        except _PROMPT_ERRORS as error:
             return Completion("", finish_reason="error", error=str(error))
 
     async def _score(self, prompt: Prompt, choices: tuple[str, ...]) -> ChoiceScores:
-        scoring = await self._scoring(choices)
+        async def request(scoring: Scoring) -> ChoiceScores:
+            parse = functools.partial(chat_format.parse_scores, scoring=scoring)
+            return await self._request(prompt, scoring.fields(), parse, limit_length=False)
+
+        scoring = await self._find_scoring(choices)
         try:
             try:
-                return await self._score_by(prompt, scoring)
-            except RefusedError as error:
-                # It may have been restarted as another version since it was probed.
-                changed = await self._scoring(choices, lost=scoring) if error.status < 500 else None
-                if changed is None or changed == scoring:
+                return await request(scoring)
+            except RequestRejectedError as error:
+                # The server may have been restarted with another version since the probe.
+                if error.status >= 500:
                     raise
-                return await self._score_by(prompt, changed)
-        except _FAILURES as error:
+                new = await self._find_scoring(choices, failed=scoring)
+                if new == scoring:
+                    raise
+                return await request(new)
+        except _PROMPT_ERRORS as error:
             return ChoiceScores((), error=str(error))
 
-    async def _score_by(self, prompt: Prompt, scoring: Scoring) -> ChoiceScores:
-        read = functools.partial(chat_format.read_scores, scoring=scoring)
-        return await self._ask(prompt, scoring.fields(), read, length=False)
-
-    async def _ask(
+    async def _request(
         self,
         prompt: Prompt,
         fields: Mapping[str, object],
-        read: Callable[[dict[str, Any]], _Result],
+        parse: Callable[[dict[str, Any]], _Result],
         *,
-        length: bool,
+        limit_length: bool,
     ) -> _Result:
-        """Ask one prompt; shortened once where the endpoint finds it too long."""
-        prompt = chat_format.shortened(prompt, characters_per_token=self._characters_per_token)
-        shorter: Prompt | None = prompt
-        while shorter is not None:
+        """Send a prompt; truncate it once if the endpoint finds it too long."""
+        prompt = chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
+        current: Prompt | None = prompt
+        while current is not None:
             body = {
-                "model": await self._model(),
-                "messages": await asyncio.to_thread(chat_format.messages, shorter),
+                "model": await self._model_name(),
+                "messages": await asyncio.to_thread(chat_format.messages, current),
                 **fields,
-                **({self._length_field: prompt.max_new_tokens} if length else {}),
+                **({self._length_field: prompt.max_new_tokens} if limit_length else {}),
                 **self._extra,
             }
             body = {name: value for name, value in body.items() if value is not None}
             try:
-                return await self._fatal_or(self._endpoint.ask(_CHAT, body, read), route=_CHAT)
-            except RefusedError as error:
+                return await self._post(_CHAT, body, parse)
+            except RequestRejectedError as error:
                 if "max_completion_tokens" in str(error) and self._length_field in body:
                     self._length_field = "max_completion_tokens"
                     continue
-                if not _TOO_LONG.search(str(error)) or shorter is not prompt:
+                if not _TOO_LONG.search(str(error)) or current is not prompt:
                     raise
-                shorter = chat_format.halved(prompt)
-                if shorter is None:
+                current = chat_format.halve(prompt)
+                if current is None:
                     raise
         raise AssertionError  # the loop returns or raises
 
-    async def _fatal_or(self, asking: Coroutine[Any, Any, _Result], *, route: str) -> _Result:
-        """A reply; refusals that would meet every prompt end the work instead."""
+    async def _post(
+        self,
+        route: str,
+        body: Mapping[str, object],
+        parse: Callable[[dict[str, Any]], _Result],
+    ) -> _Result:
+        """Send a request; raise `BackendError` if every request would be rejected."""
         try:
-            return await asking
-        except RefusedError as error:
+            return await self._endpoint.request(route, body, parse)
+        except RequestRejectedError as error:
             if error.status in (401, 403):
                 raise BackendError(
-                    needed=f"an endpoint at {self._endpoint.name} that lets us in",
-                    received=str(error),
-                    remedy=f"set the environment variable {self._endpoint.key_variable}",
+                    f"The endpoint at {self._endpoint.name} denies access: {error}. Set the "
+                    f"environment variable {self._endpoint.key_variable} to a valid API key."
                 ) from None
             if error.status == 404 and route == _CHAT:
                 raise BackendError(
-                    needed=f"the model {self._checkpoint!r} at {self._endpoint.name}",
-                    received=str(error),
-                    remedy="check the address, which ends in its version, and the model's name",
+                    f"The endpoint at {self._endpoint.name} does not offer the model "
+                    f"{self._checkpoint!r}: {error}. Check the model's name and the address, which "
+                    "must end with the API version."
                 ) from None
             raise
 
 
 def adapter_name(adapter: Path | str) -> str:
-    """The name of an adapter on an endpoint: its own, or one made of a folder's content.
+    """Return an adapter's name on an endpoint: as given, or derived from a folder's content.
 
     Args:
-        adapter: Folder in PEFT's format, or a name that an endpoint knows.
+        adapter: Folder in PEFT's format, or a model name that the endpoint knows.
     """
     folder = Path(adapter)
     return f"mllm-msr-{atomic.content_hash(folder)[0][:12]}" if folder.is_dir() else str(adapter)

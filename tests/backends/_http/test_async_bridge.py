@@ -1,4 +1,4 @@
-"""Coroutines behind an iterator: order of finishing, laziness, errors, and an early end."""
+"""Tests of coroutines behind an iterator: order, laziness, errors, cancellation."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from mllm_msr.backends._http.async_bridge import LoopThread
 
 @pytest.fixture
 def loop() -> Iterator[LoopThread]:
-    running = LoopThread()
-    yield running
-    running.close()
+    thread = LoopThread()
+    yield thread
+    thread.close()
 
 
-def test_results_come_as_they_are_finished(loop: LoopThread) -> None:
+def test_results_are_returned_in_order_of_completion(loop: LoopThread) -> None:
     async def work(item: float) -> float:
         await asyncio.sleep(item)
         return item
 
-    assert list(loop.each([0.1, 0.0], work, ahead=2)) == [(1, 0.0), (0, 0.1)]
+    assert list(loop.map_unordered([0.1, 0.0], work, max_concurrent=2)) == [(1, 0.0), (0, 0.1)]
 
 
-def test_items_are_read_as_places_get_free(loop: LoopThread) -> None:
+def test_items_are_read_as_slots_become_free(loop: LoopThread) -> None:
     read: list[int] = []
 
     async def work(item: int) -> int:
         return item
 
-    results = loop.each((read.append(n) or n for n in itertools.count()), work, ahead=3)
+    results = loop.map_unordered(
+        (read.append(n) or n for n in itertools.count()), work, max_concurrent=3
+    )
     assert next(results)[1] in {0, 1, 2}
     assert read == [0, 1, 2]
 
 
-def test_an_error_comes_out_and_ends_the_rest(loop: LoopThread) -> None:
+def test_an_error_is_raised_and_cancels_the_rest(loop: LoopThread) -> None:
     cancelled: list[int] = []
 
     async def work(item: int) -> int:
@@ -51,7 +53,7 @@ def test_an_error_comes_out_and_ends_the_rest(loop: LoopThread) -> None:
         return item
 
     with pytest.raises(ValueError, match="broken"):
-        list(loop.each([1, 2, 0], work, ahead=3))
+        list(loop.map_unordered([1, 2, 0], work, max_concurrent=3))
     loop.run(asyncio.sleep(0))
     assert sorted(cancelled) == [1, 2]
 
@@ -61,6 +63,6 @@ def test_it_works_inside_another_event_loop(loop: LoopThread) -> None:
         return item + 1
 
     async def caller() -> list[tuple[int, int]]:
-        return list(loop.each([1], work, ahead=1))
+        return list(loop.map_unordered([1], work, max_concurrent=1))
 
     assert asyncio.run(caller()) == [(0, 2)]

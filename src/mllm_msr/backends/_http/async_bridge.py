@@ -1,13 +1,14 @@
-"""Many coroutines behind a plain iterator: what an asynchronous backend shows to its stage.
+"""Bridge from coroutines to a plain iterator, for asynchronous backends.
 
-The event loop runs in a thread of its own, so that requests go on while the stage works on what
-it has got, and so that a caller may be asynchronous himself. Items are read as places get free,
+The event loop runs in its own thread. Requests therefore continue while the stage processes
+earlier results, and the caller may itself be asynchronous. Items are read as slots become free,
 never all at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -19,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class LoopThread:
-    """An event loop that runs in a thread from construction until `close`."""
+    """Event loop in a thread, running from construction until `close`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -27,66 +28,67 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine to its end."""
+        """Run a coroutine and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def each(
+    def map_unordered(
         self,
         items: Iterable[_Item],
-        work: Callable[[_Item], Coroutine[Any, Any, _Result]],
+        function: Callable[[_Item], Coroutine[Any, Any, _Result]],
         *,
-        ahead: int,
+        max_concurrent: int,
     ) -> Iterator[tuple[int, _Result]]:
-        """Work on items beside each other.
+        """Apply a coroutine function to items concurrently.
+
+        An exception of `function` or `items` is raised here and cancels all running coroutines.
 
         Args:
             items: Any number of items; read in the caller's thread.
-            work: What is done with each.
-            ahead: Items that are worked on at a time.
+            function: Called with each item.
+            max_concurrent: Most coroutines at a time.
 
         Yields:
-            Each item's index and result, as they are finished. What `work` or `items` raises is
-            raised here, and what is under way then is cancelled.
+            Each item's index and result, in order of completion.
         """
         numbered = enumerate(items)
         done: queue.SimpleQueue[tuple[int, Future[_Result]]] = queue.SimpleQueue()
-        under_way: set[Future[_Result]] = set()
-        more = True
+        pending: set[Future[_Result]] = set()
+        exhausted = False
         try:
-            while more or under_way:
-                while more and len(under_way) < ahead:
+            while not exhausted or pending:
+                while not exhausted and len(pending) < max_concurrent:
                     entry = next(numbered, None)
                     if entry is None:
-                        more = False
+                        exhausted = True
                         break
                     index, item = entry
-                    future = asyncio.run_coroutine_threadsafe(work(item), self._loop)
-                    under_way.add(future)
-                    future.add_done_callback(_hand_over(done, index))
-                if under_way:
+                    future = asyncio.run_coroutine_threadsafe(function(item), self._loop)
+                    pending.add(future)
+                    future.add_done_callback(functools.partial(_put, done, index))
+                if pending:
                     index, future = done.get()
-                    under_way.discard(future)
+                    pending.discard(future)
                     yield index, future.result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()
 
     def close(self) -> None:
-        """Cancel what is under way, stop the loop and wait for its thread."""
-        self.run(_cancel_others())
+        """Cancel all coroutines, stop the loop and join its thread."""
+        self.run(_cancel_other_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _cancel_others() -> None:
+async def _cancel_other_tasks() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _hand_over(
-    done: queue.SimpleQueue[tuple[int, Future[_Result]]], index: int
-) -> Callable[[Future[_Result]], None]:
-    return lambda future: done.put((index, future))
+def _put(
+    done: queue.SimpleQueue[tuple[int, Future[_Result]]], index: int, future: Future[_Result]
+) -> None:
+    done.put((index, future))

@@ -1,7 +1,7 @@
-"""Questions to an endpoint about itself, asked once: what it reads, scores and offers.
+"""Probes of an endpoint's abilities: images, scoring and adapters, each tested once.
 
-No list of servers and versions could stay true, so `openai.py` tries what it needs on a tiny
-prompt and believes the answer.
+A list of servers and versions would become outdated. `openai.py` instead tries what it needs on a
+tiny prompt.
 """
 
 from __future__ import annotations
@@ -14,142 +14,144 @@ from typing import Any, Final, Literal
 
 from PIL import Image
 
-from mllm_msr.backends._http.chat_format import Scoring, read_scores
-from mllm_msr.backends._http.client import Endpoint, MalformedError, RefusedError, UnansweredError
+from mllm_msr.backends._http.chat_format import Scoring, parse_scores
+from mllm_msr.backends._http.client import (
+    Endpoint,
+    MalformedResponseError,
+    RequestRejectedError,
+    RetriesExhaustedError,
+)
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 
-# Posts fields to a route and gives its JSON; the model's name is added to the fields.
-Ask = Callable[[str, Mapping[str, object] | None], Awaitable[dict[str, Any]]]
+# Sends fields to a route, plus the model's name, and returns the response's JSON.
+Post = Callable[[str, Mapping[str, object]], Awaitable[dict[str, Any]]]
 
-_QUESTION: Final = {"role": "user", "content": "Answer only yes or no."}
-_SIDE: Final = 64
+_TURN: Final = {"role": "user", "content": "Answer only yes or no."}
+_IMAGE_SIZE: Final = 64
 
 
-async def reads_images(ask: Ask) -> bool:
-    """Whether the endpoint takes a small white image."""
+async def supports_images(post: Post) -> bool:
+    """Return whether the endpoint accepts a small white image."""
     buffer = io.BytesIO()
-    Image.new("RGB", (_SIDE, _SIDE), "white").save(buffer, "PNG")
+    Image.new("RGB", (_IMAGE_SIZE, _IMAGE_SIZE), "white").save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     parts = [
         {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": "Describe the picture."},
+        {"type": "text", "text": "Describe the image."},
     ]
     fields = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
     try:
-        await ask("chat/completions", fields)
-    except RefusedError:
+        await post("chat/completions", fields)
+    except RequestRejectedError:
         return False
     return True
 
 
-async def scoring(
-    ask: Ask,
+async def find_scoring(
+    post: Post,
     *,
     choices: tuple[str, ...],
-    form: Literal["auto", "token_ids", "top_logprobs"],
+    method: Literal["auto", "token_ids", "top_logprobs"],
     name: str,
 ) -> Scoring:
-    """How the endpoint tells the probabilities of given answers.
+    """Find how to request the log-probabilities of given answers from an endpoint.
 
     Args:
-        ask: Asks the endpoint.
+        post: Sends requests to the endpoint.
         choices: The answers.
-        form: The only form to try, or "auto".
-        name: What to call the endpoint's model in an error.
+        method: The only method to try, or "auto".
+        name: Name of the endpoint's model in errors.
 
     Raises:
-        AnswerTokenError: The server's tokenizer makes several tokens of an answer.
-        CapabilityError: It tells them in no form.
+        AnswerTokenError: The server's tokenizer splits an answer into several tokens.
+        CapabilityError: No method works.
     """
-    forms: list[Scoring] = []
-    if form != "top_logprobs":
-        ids = await _choice_ids(ask, choices)
-        forms += [Scoring(choices, token_ids=ids)] if ids else []
-    if form != "token_ids":
-        forms += [Scoring(choices, n_top=n_top) for n_top in (20, 5)]
-    for tried in forms:
+    candidates: list[Scoring] = []
+    if method != "top_logprobs":
+        ids = await _choice_ids(post, choices)
+        candidates += [Scoring(choices, token_ids=ids)] if ids else []
+    if method != "token_ids":
+        candidates += [Scoring(choices, n_top=n_top) for n_top in (20, 5)]
+    for scoring in candidates:
         try:
-            fields = {"messages": [_QUESTION], **tried.fields()}
-            read_scores(await ask("chat/completions", fields), tried)
-        except (RefusedError, MalformedError):
+            fields = {"messages": [_TURN], **scoring.fields()}
+            parse_scores(await post("chat/completions", fields), scoring)
+        except (RequestRejectedError, MalformedResponseError):
             continue
-        return tried
+        return scoring
     raise CapabilityError(
-        needed="an endpoint that gives the probabilities of given answers",
-        received=f"{name}, which gives no log-probabilities",
-        remedy="score with another engine (score.model.backend=huggingface), or serve with vLLM",
+        f"{name} returns no log-probabilities, so it cannot score answers. Score with another "
+        "backend (score.model.backend=huggingface) or serve the model with vLLM."
     )
 
 
-async def offer_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
-    """Make sure that an endpoint offers an adapter, loading it where the server allows that.
+async def ensure_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
+    """Verify that an endpoint offers an adapter; load it if the server allows that.
 
     Args:
         endpoint: The server.
-        name: The adapter's name there.
-        folder: Its files, which the server must see under the same path.
+        name: Name of the adapter on the server.
+        folder: Files of the adapter, under a path that the server can read.
 
     Raises:
-        BackendError: It does not offer it and will not load it.
+        BackendError: The server neither offers the adapter nor loads it.
     """
-    if name in await _offered(endpoint):
+    if name in await _model_names(endpoint):
         return
     reason = "not listed after loading it"
     try:
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        await endpoint.ask("load_lora_adapter", body, dict)
-    except (RefusedError, UnansweredError) as error:
+        await endpoint.request("load_lora_adapter", body, dict)
+    except (RequestRejectedError, RetriesExhaustedError) as error:
         reason = str(error)
-    if name not in await _offered(endpoint):
+    if name not in await _model_names(endpoint):
         raise BackendError(
-            needed=f"the adapter {name} at {endpoint.name}",
-            received=f"an endpoint without it ({reason})",
-            remedy=f"start the server with --enable-lora --lora-modules {name}={folder.resolve()}",
+            f"The endpoint at {endpoint.name} does not offer the adapter {name} ({reason}). Start "
+            f"the server with --enable-lora --lora-modules {name}={folder.resolve()}"
         )
 
 
-async def _offered(endpoint: Endpoint) -> set[str]:
+async def _model_names(endpoint: Endpoint) -> set[str]:
     try:
-        listed = (await endpoint.ask("models", None, dict)).get("data", [])
-    except (RefusedError, UnansweredError):
+        models = (await endpoint.request("models", None, dict)).get("data", [])
+    except (RequestRejectedError, RetriesExhaustedError):
         return set()
-    return {str(entry.get("id")) for entry in listed if isinstance(entry, dict)}
+    return {str(entry.get("id")) for entry in models if isinstance(entry, dict)}
 
 
-async def _choice_ids(ask: Ask, choices: tuple[str, ...]) -> tuple[int, ...]:
-    """Ids of the answers as the first new token; empty where the server does not tokenise.
+async def _choice_ids(post: Post, choices: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the ids of the answers as first new token; empty if the server cannot tokenize.
 
-    The answer is written where the chat template writes answers: only that tells "yes" from
-    " yes".
+    Each answer is tokenized where the chat template writes answers. Only this distinguishes "yes"
+    from " yes".
     """
     try:
-        opened = await _tokens(ask, [_QUESTION], open_answer=True)
+        opened = await _tokenize(post, [_TURN], open_answer=True)
         wholes = [
-            await _tokens(ask, [_QUESTION, {"role": "assistant", "content": c}], open_answer=False)
+            await _tokenize(post, [_TURN, {"role": "assistant", "content": c}], open_answer=False)
             for c in choices
         ]
-    except (RefusedError, MalformedError):
+    except (RequestRejectedError, MalformedResponseError):
         return ()
     found = []
     for choice, whole in zip(choices, wholes, strict=True):
         added = whole[len(opened) :]
         if whole[: len(opened)] != opened or len(added) != 1:
             raise AnswerTokenError(
-                needed="answers of exactly one token after the rendered prompt",
-                received=f"{choice!r} as the tokens {added}",
-                remedy="choose other words for the answers",
+                f"The choice {choice!r} must be exactly one token after the rendered prompt, but "
+                f"its token ids are {added}. Choose other words as answers."
             )
         found.append(added[0])
     return tuple(found)
 
 
-async def _tokens(ask: Ask, turns: list[dict[str, str]], *, open_answer: bool) -> list[int]:
+async def _tokenize(post: Post, turns: list[dict[str, str]], *, open_answer: bool) -> list[int]:
     fields = {
         "messages": turns,
         "add_generation_prompt": open_answer,
         "continue_final_message": not open_answer,
     }
-    tokens = (await ask("../tokenize", fields)).get("tokens")
+    tokens = (await post("../tokenize", fields)).get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
-        raise MalformedError("a reply without tokens")
+        raise MalformedResponseError("The response has no list of tokens")
     return tokens

@@ -1,8 +1,7 @@
-"""When to ask an endpoint again, how many at a time, and when to stop asking.
+"""Retry policy of an endpoint: backoff, adaptive concurrency and a circuit breaker.
 
-Three small machines for `_endpoint.py`, none of which knows HTTP: the wait before a new attempt,
-the number of requests under way, and the breaker that leaves a dying server alone. Time, sleep
-and chance are handed in, so that tests wait for nothing.
+Used by `client.py`. Nothing here depends on HTTP. Clock, sleep and randomness are arguments, so
+that tests do not wait.
 """
 
 from __future__ import annotations
@@ -17,83 +16,83 @@ from typing import Final
 
 from mllm_msr.errors import BackendError
 
-_BASE: Final = 0.5
-_LONGEST: Final = 60.0
+_BASE_SECONDS: Final = 0.5
+_MAX_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What tests replace.
+    """Sources of time and randomness.
 
     Attributes:
-        now: Seconds on a clock that never goes back.
-        sleep: Waits for so many seconds.
-        chance: A random number in [0, 1).
+        now: Returns the seconds of a monotonic clock.
+        sleep: Waits for a number of seconds.
+        random: Returns a random number in [0, 1).
     """
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    chance: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+    random: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
 
 
 def backoff(attempt: int, timing: Timing, *, at_least: float = 0.0) -> float:
-    """Seconds to wait after a failed attempt: full jitter, so that clients do not march in step.
+    """Return the seconds to wait after a failed attempt: exponential backoff with full jitter.
 
     Args:
         attempt: Number of the attempt that failed, from 0.
-        timing: Where chance comes from.
-        at_least: What the server asked for (Retry-After), in seconds.
+        timing: Source of randomness.
+        at_least: Seconds that the server asked for (Retry-After).
     """
-    return max(at_least, timing.chance() * min(_LONGEST, _BASE * 2.0**attempt))
+    return max(at_least, timing.random() * min(_MAX_SECONDS, _BASE_SECONDS * 2.0**attempt))
 
 
 class AdaptiveLimit:
-    """Requests under way at a time: one more after each round of successes, half when too many.
+    """Limit of concurrent requests: plus one per round of successes, halved on overload.
 
     Args:
-        most: Never more than so many.
+        maximum: Upper bound of the limit.
         timing: Clock and sleep.
     """
 
-    def __init__(self, most: int, timing: Timing) -> None:
-        self._most = most
+    def __init__(self, maximum: int, timing: Timing) -> None:
+        self._maximum = maximum
         self._timing = timing
-        self._limit = float(min(most, 4))
-        self._under_way = 0
+        self._limit = float(min(maximum, 4))
+        self._n_running = 0
         self._resume_at = 0.0
         self._halved_at = -1.0
         self._changed = asyncio.Condition()
 
     @property
     def limit(self) -> int:
-        """Requests that may be under way now, at least 1."""
+        """Return the current limit, at least 1."""
         return int(self._limit)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
-        """Wait for a free place and hold it; yields the time at which it was got."""
+        """Wait for a free slot and hold it; yield the time at which it became free."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._under_way < self.limit)
-            self._under_way += 1
+            await self._changed.wait_for(lambda: self._n_running < self.limit)
+            self._n_running += 1
         try:
             while (wait := self._resume_at - self._timing.now()) > 0:
                 await self._timing.sleep(wait)
             yield self._timing.now()
         finally:
             async with self._changed:
-                self._under_way -= 1
+                self._n_running -= 1
                 self._changed.notify_all()
 
-    def succeeded(self) -> None:
-        """A request was answered in time."""
-        self._limit = min(float(self._most), self._limit + 1.0 / self._limit)
+    def record_success(self) -> None:
+        """Raise the limit after a request that was answered in time."""
+        self._limit = min(float(self._maximum), self._limit + 1.0 / self._limit)
 
-    def overloaded(self, started: float, *, wait: float = 0.0) -> None:
-        """The server had too much to do.
+    def record_overload(self, started: float, *, wait: float = 0.0) -> None:
+        """Halve the limit after the server reported overload.
 
         Args:
-            started: When the refused request began; those that were under way together count once.
-            wait: Seconds for which the server wants to be left alone.
+            started: Start time of the request. Concurrent requests halve the limit only once.
+            wait: Seconds during which the server asked for no requests.
         """
         now = self._timing.now()
         self._resume_at = max(self._resume_at, now + wait)
@@ -102,18 +101,18 @@ class AdaptiveLimit:
             self._halved_at = now
 
 
-class Breaker:
-    """Leaves a server alone that has failed many times in a row.
+class CircuitBreaker:
+    """Circuit breaker: pauses requests after many consecutive failures of a server.
 
-    Closed, everything passes. Open, one request passes per `cooldown`; the first that succeeds
-    closes it. Open for longer than `total_timeout`, it ends the work with a clear sentence.
+    While closed, all requests pass. While open, one request passes per `cooldown`, and the first
+    success closes it. If it stays open for longer than `total_timeout`, it raises an error.
 
     Args:
-        name: What to call the server in an error.
+        name: Name of the server in errors.
         timing: Clock and sleep.
-        threshold: Failures in a row that open it.
+        threshold: Consecutive failures that open it.
         cooldown: Seconds between two requests while it is open.
-        total_timeout: Seconds of failure after which the work ends.
+        total_timeout: Seconds of failures after which an error is raised.
     """
 
     def __init__(
@@ -137,10 +136,10 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are being held back."""
+        """Return whether requests are paused."""
         return self._n_failures >= self._threshold
 
-    async def permit(self) -> None:
+    async def wait(self) -> None:
         """Wait until a request may be sent.
 
         Raises:
@@ -150,22 +149,21 @@ class Breaker:
             now = self._timing.now()
             if now - self._failing_since > self._total_timeout:
                 raise BackendError(
-                    needed=f"an endpoint at {self._name} that answers",
-                    received=f"failures alone for {now - self._failing_since:.0f} seconds "
-                    f"({self._reason})",
-                    remedy="check the server and run the same command again, no reply is lost",
+                    f"The endpoint at {self._name} has failed for "
+                    f"{now - self._failing_since:.0f} seconds: {self._reason}. Check the server "
+                    "and run the same command again. Finished responses are cached."
                 )
             if now >= self._next_at:
                 self._next_at = now + self._cooldown
                 return
             await self._timing.sleep(self._next_at - now)
 
-    def succeeded(self) -> None:
-        """The server answered, whatever it said."""
+    def record_success(self) -> None:
+        """Close the circuit after any response, including errors of single requests."""
         self._n_failures = 0
 
-    def failed(self, reason: str) -> None:
-        """The server did not answer, or answered that it cannot."""
+    def record_failure(self, reason: str) -> None:
+        """Count a request that the server did not answer or could not handle."""
         now = self._timing.now()
         if self._n_failures == 0:
             self._failing_since = now
