@@ -1,14 +1,16 @@
-"""A process that works in run folders until it is killed, for `test_kill_store.py`.
+"""Process that writes to run folders until it is killed, for `test_kill_store.py`.
 
-    python store_worker.py stages FOLDER    stages, one of them redone, and a text
-    python store_worker.py responses FOLDER   stores responses for ever, printing each key that
-                                            `put_many` has acknowledged
-    python store_worker.py deaths FOLDER    does `stages` in FOLDER/1, FOLDER/2, ..., the n-th
-                                            until kill -9 at its n-th fsync or rename
-    python store_worker.py resume FOLDER    the same again in each of these folders, killed
-                                            twice more on the way to its end
+    python store_worker.py stages FOLDER      Run some stages, one of them twice, and write a text.
+    python store_worker.py responses FOLDER   Store responses until killed, and print each key
+                                              after `put_many` returns.
+    python store_worker.py kill FOLDER        Do `stages` in FOLDER/1, FOLDER/2, ...; number n is
+                                              killed at its n-th fsync or rename. Stop at the first
+                                              that finishes.
+    python store_worker.py resume FOLDER      Do `stages` again in each of these folders: killed
+                                              twice more, then until the end.
 
-Every attempt is a child, forked before Polars has started a thread, which spares its start-up.
+Each attempt is a child process, forked before Polars starts a thread, which avoids the start-up
+time of Python.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from mllm_msr.storage.run_folder import RunFolder
 ROWS = 2_000
 
 
-def die_at(number: int) -> None:
+def kill_at(number: int) -> None:
     """Kill this process just before its `number`-th fsync or rename (0: never).
 
-    The disk itself is left in peace: what a killed process has written, the system still has;
-    forcing it out matters only when the power fails, and takes most of the time.
+    fsync does nothing else here. The operating system keeps what a killed process has written;
+    flushing it to the disk matters only for power failures, and is slow.
     """
     calls = itertools.count(1)
     replace = os.replace
@@ -39,15 +41,15 @@ def die_at(number: int) -> None:
         if next(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def dying_fsync(descriptor: int) -> None:
+    def killing_fsync(descriptor: int) -> None:
         count()
 
-    def dying_replace(source: Path, target: Path) -> None:
+    def killing_replace(source: Path, target: Path) -> None:
         count()
         replace(source, target)
 
-    os.fsync = dying_fsync
-    os.replace = dying_replace
+    os.fsync = killing_fsync
+    os.replace = killing_replace
 
 
 def stages(run: RunFolder) -> None:
@@ -73,34 +75,34 @@ def responses(run: RunFolder) -> None:
         sys.stdout.flush()
 
 
-def attempt(folder: Path, *, die_at_write: int) -> int:
-    """Do `stages` in a child; returns its exit code, negative for the signal that ended it."""
+def attempt(folder: Path, *, kill_at_write: int) -> int:
+    """Do `stages` in a child process; return its exit code, or minus the signal that ended it."""
     process = os.fork()
     if process == 0:
-        die_at(die_at_write)
+        kill_at(kill_at_write)
         with RunFolder.open(folder) as run:
             stages(run)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def deaths(folder: Path) -> None:
+def kill(folder: Path) -> None:
     for number in itertools.count(1):
-        if attempt(folder / str(number), die_at_write=number) == 0:
+        if attempt(folder / str(number), kill_at_write=number) == 0:
             return
 
 
 def resume(folder: Path) -> None:
     for run in folder.iterdir():
-        codes = [attempt(run, die_at_write=number) for number in (5, 11, 0)]
+        codes = [attempt(run, kill_at_write=number) for number in (5, 11, 0)]
         if codes != [-signal.SIGKILL, -signal.SIGKILL, 0]:
             raise SystemExit(f"{run} ended with {codes}")
 
 
 if __name__ == "__main__":
     kind, target = sys.argv[1], Path(sys.argv[2])
-    if kind in ("deaths", "resume"):
-        {"deaths": deaths, "resume": resume}[kind](target)
+    if kind in ("kill", "resume"):
+        {"kill": kill, "resume": resume}[kind](target)
     else:
         with RunFolder.open(target) as opened:
             {"stages": stages, "responses": responses}[kind](opened)

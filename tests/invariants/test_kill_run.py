@@ -1,4 +1,4 @@
-"""kill -9 in every stage of a run, again and again: the tables end as if nothing had happened."""
+"""Killed = resumed: a run that is killed in every stage ends with the same tables."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import polars as pl
 
 import worlds
 
-# The process ends itself, without any clean-up, just before its n-th rename or its n-th answer.
+# Runs the command line and kills itself just before its n-th rename or its n-th answer.
 DRIVER = """
 import os, signal, sys
 from mllm_msr import cli
-from mllm_msr.storage import atomic
 from mllm_msr.backends import mock
 
-limits = {"renames": int(sys.argv.pop(1)), "answers": int(sys.argv.pop(1))}
+remaining = {"renames": int(sys.argv.pop(1)), "answers": int(sys.argv.pop(1))}
 
-def counted(name, function):
-    def wrapper(*arguments, **more):
-        limits[name] -= 1
-        if limits[name] == 0:
+def limit(name, function):
+    def wrapper(*args, **kwargs):
+        remaining[name] -= 1
+        if remaining[name] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **more)
+        return function(*args, **kwargs)
     return wrapper
 
-os.replace = counted("renames", os.replace)
-mock.MockBackend._answer = counted("answers", mock.MockBackend._answer)
+os.replace = limit("renames", os.replace)
+mock.MockBackend._answer = limit("answers", mock.MockBackend._answer)
 cli.main()
 """
 
@@ -52,10 +51,10 @@ def test_a_run_killed_many_times_ends_with_the_same_tables(tmp_path: Path) -> No
     assert start(tmp_path / "whole", data) == 0
     codes = [start(tmp_path / "killed", data, renames=1)]
     codes += [start(tmp_path / "killed", data, answers=answers) for answers in (1, 30, 10)]
-    # More than the files of one stage, which is done wholly or not at all.
+    # More renames than any stage needs, since an interrupted stage starts again.
     while codes[-1] != 0:
         assert codes[-1] == -signal.SIGKILL
-        assert len(codes) < 20, "a killed run makes no way"
+        assert len(codes) < 20, "a killed run makes no progress"
         codes.append(start(tmp_path / "killed", data, renames=8))
     assert codes.count(-signal.SIGKILL) >= 5
     whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")

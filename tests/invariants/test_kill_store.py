@@ -1,4 +1,4 @@
-"""Killed = resumed: a process ended by kill -9 at any moment loses nothing that it acknowledged."""
+"""Killed = resumed: a process killed at any point loses no output and no stored response."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WORKER = Path(__file__).with_name("store_worker.py")
 OUTPUTS = ("items", "summaries", "notes.txt", "changed")
 
 
-def work(kind: str, folder: Path) -> subprocess.Popen[str]:
+def start(kind: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(WORKER), kind, str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def finish(kind: str, folder: Path) -> None:
-    with work(kind, folder) as process:
+    with start(kind, folder) as process:
         assert process.wait() == 0
 
 
@@ -36,21 +36,21 @@ def fingerprints(folder: Path) -> dict[str, str]:
         return {name: atomic.content_hash(run.verified(name))[0] for name in OUTPUTS}
 
 
-def test_killed_at_every_write_then_resumed_is_as_uninterrupted(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_write_resumes_to_the_same_result(tmp_path: Path) -> None:
     finish("stages", tmp_path / "whole")
     uninterrupted = fingerprints(tmp_path / "whole")
-    finish("deaths", tmp_path / "killed")
+    finish("kill", tmp_path / "killed")
     folders = list((tmp_path / "killed").iterdir())
     assert len(folders) > 30
     for folder in folders:
-        check_claims(folder)
+        check_consistency(folder)
     finish("resume", tmp_path / "killed")
     for folder in folders:
         assert fingerprints(folder) == uninterrupted
 
 
-def check_claims(folder: Path) -> None:
-    """What the manifest claims is there and whole, and nothing else is at a final name."""
+def check_consistency(folder: Path) -> None:
+    """Check that the outputs in the manifest are intact and no file is incomplete."""
     with RunFolder.open(folder) as run:
         for name in OUTPUTS:
             if run.has(name):
@@ -62,11 +62,11 @@ def check_claims(folder: Path) -> None:
         assert not config.exists() or config.stat().st_size == 500
 
 
-def test_no_acknowledged_response_is_lost_when_killed_at_a_random_moment(tmp_path: Path) -> None:
+def test_no_stored_response_is_lost_when_a_process_is_killed(tmp_path: Path) -> None:
     rng = random.Random(11)
     acknowledged: set[str] = set()
     for _ in range(6):
-        process = work("responses", tmp_path)
+        process = start("responses", tmp_path)
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         time.sleep(rng.uniform(0, 0.1))
@@ -82,16 +82,16 @@ def test_no_acknowledged_response_is_lost_when_killed_at_a_random_moment(tmp_pat
     assert not list(tmp_path.rglob("*.damaged-*"))
 
 
-def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    disk_of_one_megabyte = tmp_path / "disk"
-    disk_of_one_megabyte.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk_of_one_megabyte)]
+def test_a_full_disk_loses_no_finished_output(tmp_path: Path) -> None:
+    small_disk = tmp_path / "disk"
+    small_disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small_disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs privileges")
     try:
-        fill(disk_of_one_megabyte / "run")
+        fill(small_disk / "run")
     finally:
-        subprocess.run(["umount", str(disk_of_one_megabyte)], check=True)
+        subprocess.run(["umount", str(small_disk)], check=True)
 
 
 def store_until_full(run: RunFolder, stored: dict[str, str]) -> None:

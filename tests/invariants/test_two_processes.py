@@ -1,4 +1,4 @@
-"""Training shared by two processes: the one-process loss curve, fold after fold, by one setting."""
+"""Distributed training: two processes give the loss curve and weights of one, in every fold."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ SETTINGS = [
 
 
 def start(settings: list[str], run: Path, **variables: str) -> subprocess.Popen[str]:
-    """Fine-tune by the command."""
+    """Start the command that fine-tunes."""
     return subprocess.Popen(
         [sys.executable, "-m", "mllm_msr", "train", *settings, "--run", str(run)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Loopback by number: a machine's own name need not resolve.
+        # By number, since the machine's host name may not resolve.
         env={**os.environ, "MASTER_ADDR": "127.0.0.1", **variables},
     )
 
 
-def ended(process: subprocess.Popen[str]) -> str:
-    """What a process has printed when it ended well."""
-    printed, said = process.communicate()
-    assert process.returncode == 0, said
-    return printed
+def wait(process: subprocess.Popen[str]) -> str:
+    """Wait until a process succeeds and return its standard output."""
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output
 
 
 def curve(folder: Path, fold: int) -> list[dict[str, Any]]:
@@ -66,11 +66,11 @@ def curve(folder: Path, fold: int) -> list[dict[str, Any]]:
 def common(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Path]
 ) -> list[str]:
-    """Settings of all runs here."""
+    """Return the settings that all runs share."""
     data = worlds.write_files(tmp_path_factory.mktemp("world") / "data")
-    scripted = [text for text in worlds.settings(data) if text.startswith("model.")]
-    settings = [text for text in worlds.settings(data, *SETTINGS) if text not in scripted]
-    settings += [f"{stage}.{text}" for stage in ("summarize", "infer") for text in scripted]
+    mock = [text for text in worlds.settings(data) if text.startswith("model.")]
+    settings = [text for text in worlds.settings(data, *SETTINGS) if text not in mock]
+    settings += [f"{stage}.{text}" for stage in ("summarize", "infer") for text in mock]
     return [
         *settings,
         "model.backend=huggingface",
@@ -80,7 +80,7 @@ def common(
 
 @pytest.fixture(scope="module")
 def untrained(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder that has come as far as training."""
+    """Make a run folder that is ready for training."""
     folder = tmp_path_factory.mktemp("runs") / "untrained"
     with Pipeline.open(folder, load_settings("default", common, environment={})) as pipeline:
         pipeline.run_until("infer")
@@ -88,9 +88,9 @@ def untrained(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def alone(common: list[str], untrained: Path) -> Path:
-    """The run folder that one process has trained."""
-    folder = untrained.with_name("alone")
+def single(common: list[str], untrained: Path) -> Path:
+    """Train a copy of the run folder with one process."""
+    folder = untrained.with_name("single")
     shutil.copytree(untrained, folder)
     settings = load_settings("default", [*common, "train.batch_size=4"], environment={})
     with Pipeline.open(folder, settings) as pipeline:
@@ -98,19 +98,18 @@ def alone(common: list[str], untrained: Path) -> Path:
     return folder
 
 
-def require_equal(shared: Path, alone: Path) -> None:
-    """The loss curve of one process, and its weights, in both folds."""
+def assert_equal(shared: Path, single: Path) -> None:
+    """Compare loss curves and weights of both folds."""
     assert {"train/0", "train/1"} <= manifest.load(shared).keys()
     for fold in (0, 1):
-        rows, others = curve(alone, fold), curve(shared, fold)
+        rows, others = curve(single, fold), curve(shared, fold)
         assert len(rows) == 4 + 2
         assert rows[0]["loss"] != rows[-2]["loss"]
         for row, other in zip(rows, others, strict=True):
             assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
-    # The weights as well, not only what was logged on the way.
     weights, others = (
         load_file(folder / "folds/1/adapter/adapter_model.safetensors")
-        for folder in (alone, shared)
+        for folder in (single, shared)
     )
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -118,21 +117,21 @@ def require_equal(shared: Path, alone: Path) -> None:
 
 
 def test_two_processes_give_the_loss_curve_of_one(
-    common: list[str], untrained: Path, alone: Path
+    common: list[str], untrained: Path, single: Path
 ) -> None:
     shared = untrained.with_name("shared")
     shutil.copytree(untrained, shared)
     two = [*common, "train.batch_size=2", "train.strategy=ddp", "train.devices=2"]
-    printed = ended(start(two, shared))
-    # The follower says nothing: what the command prints, it prints once.
-    assert printed.count("train/1") == 1
-    require_equal(shared, alone)
+    output = wait(start(two, shared))
+    # Only rank 0 prints.
+    assert output.count("train/1") == 1
+    assert_equal(shared, single)
 
 
 def test_two_machines_give_the_loss_curve_of_one(
-    common: list[str], untrained: Path, alone: Path
+    common: list[str], untrained: Path, single: Path
 ) -> None:
-    """Two commands with the variables that torchrun gives them on machines of one device."""
+    """Run two commands with the variables of torchrun on two machines with one device each."""
     shared = untrained.with_name("machines")
     shutil.copytree(untrained, shared)
     two = [*common, "train.batch_size=2", "train.strategy=ddp", "train.nodes=2", "train.devices=1"]
@@ -141,9 +140,9 @@ def test_two_machines_give_the_loss_curve_of_one(
         port = free.getsockname()[1]
     variables = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2"}
     variables |= {"MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
-    follower, leader = (
+    rank_1, rank_0 = (
         start(two, shared, **variables, RANK=rank, GROUP_RANK=rank) for rank in ("1", "0")
     )
-    assert ended(leader).count("train/1") == 1
-    assert not ended(follower)
-    require_equal(shared, alone)
+    assert wait(rank_0).count("train/1") == 1
+    assert not wait(rank_1)
+    assert_equal(shared, single)
