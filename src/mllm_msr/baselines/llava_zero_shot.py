@@ -91,7 +91,7 @@ class LlavaZeroShot(Recommender):
         )
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts and scores that are lower bounds."""
+        """Return failed prompts and scores from bounds."""
         return self._scorer.usage()
 
     def close(self) -> None:

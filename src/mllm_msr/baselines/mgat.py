@@ -1,26 +1,27 @@
-"""MGAT: MMGCN's graphs with gated attention in the place of means.
+"""MGAT: multimodal graph attention network (Tao et al., IPM 2020).
 
-A baseline of the paper's Table 3 (Tao et al., IPM 2020; the paper cites another work under this
-name). A neighbour counts by the softmax of its inner product with the node, times a sigmoid gate
-of the same product: attention says which neighbours matter, the gate whether any of it should
-pass in this modality. Every layer's result is used. Fallbacks as in `_graphs/bipartite.py`.
+A baseline of the paper's Table 3 (the paper cites another work under this name). The graphs are
+those of MMGCN, with gated attention instead of means. The weight of a neighbor is the softmax of
+its inner product with the node, times a sigmoid gate of the same product: attention compares the
+neighbors, and the gate controls how much of this modality is used at all. The fallbacks for unknown
+users and items are described in `_graphs/bipartite.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_msr.baselines._graphs.edges import Edges, edge_dot, edge_softmax, edge_sum
-from mllm_msr.baselines._graphs.recommender import GraphBaseline
+from mllm_msr.baselines._graphs.graph_baseline import GraphBaseline
 
 
 class GatedAttention(nn.Module):
-    """Neighbours weighted by attention and gate.
+    """Aggregation of neighbors weighted by attention and gate.
 
     Args:
         width: Size of a state.
@@ -28,21 +29,23 @@ class GatedAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.send = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
 
     def forward(self, edges: Edges, targets: Tensor, sources: Tensor) -> Tensor:
-        """What each target gathers: [n_targets, width]."""
-        sent = self.send(sources)
-        products = edge_dot(edges, self.send(targets), sent)
+        """Aggregate the neighbors of each target, [n_targets, width]."""
+        projected = self.project(sources)
+        products = edge_dot(edges, self.project(targets), projected)
         weights = edge_softmax(edges, products) * torch.sigmoid(products)
-        return functional.leaky_relu(edge_sum(edges, weights, sent))
+        return functional.leaky_relu(edge_sum(edges, weights, projected))
 
 
 @final
 @dataclass(kw_only=True, eq=False)
 class Mgat(GraphBaseline):
-    """Gated graph attention by modality; settings as for `GraphBaseline` and `ContentBaseline`."""
+    """Gated graph attention per modality; all settings are those of `GraphBaseline`."""
+
+    label: ClassVar[str] = "MGAT"
 
     def aggregate(self, width: int) -> nn.Module:
-        """One layer's attention."""
+        """Build the attention of one layer."""
         return GatedAttention(width)

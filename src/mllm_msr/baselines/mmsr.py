@@ -1,21 +1,21 @@
-"""MMSR: a graph of items and modality clusters for each history, fused in both orders.
+"""MMSR: multimodal sequential recommendation on history graphs (Hu et al., CIKM 2023).
 
-A baseline of the paper's Table 3 (Hu et al., CIKM 2023). k-means makes clusters of each modality's
-content vectors; a history becomes a graph of its items and their nearest clusters; fusion runs
-along the history and across modalities, each node choosing the order; the state of the last item
-is compared with all items. The loss is cross-entropy over the catalog.
+A baseline of the paper's Table 3. k-means clusters the content vectors of each modality; a history
+becomes a graph of its items and their nearest clusters; fusion runs along the history and across
+modalities, and each node weights the two orders. The state of the last item is compared with all
+items. The loss is cross-entropy over the catalog.
 
-A graph has edges in both directions of time and so serves one target only: each epoch draws one
-or more targets from every user's history. Items that nobody chose are predicted by their content
-and the mean id embedding, users without a known item by the items' popularity.
+A graph has edges in both directions of time, so it can predict one target only: each epoch samples
+one or more targets from every user's history. Items without interactions are predicted by their
+content and the mean id embedding. Users without a known item get the items' popularity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import polars as pl
@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllm_msr.baselines._content.clusters import Clusters, cluster
-from mllm_msr.baselines._content.recommender import Arrays, TrainingContext
-from mllm_msr.baselines._content.tensors import settle_unchosen
-from mllm_msr.baselines._content.vector_scores import Floats, VectorBaseline, VectorModel
+from mllm_msr.baselines._content.content_baseline import Arrays, TrainingContext
+from mllm_msr.baselines._content.tensors import fill_cold_embeddings
+from mllm_msr.baselines._content.vector_baseline import Floats, VectorBaseline, VectorModel
 from mllm_msr.baselines._graphs.sequence_fusion import SequenceFusion
 from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_graph
 from mllm_msr.baselines._shared.state import State
-from mllm_msr.baselines._training.checks import not_a_share, too_small
+from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
-from mllm_msr.baselines._training.sampling import before, chosen, drawn_targets
+from mllm_msr.baselines._training.sampling import preceding_items, sample_targets, select_histories
 from mllm_msr.baselines._training.trained import TrainingSpec
 from mllm_msr.search_space import Choice, Range, Space
 
@@ -40,8 +40,8 @@ _SCORING_BATCH: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """Histories as a graph, and what followed.
+class GraphBatch:
+    """Graphs of histories with the items that followed.
 
     Attributes:
         graph: One graph per history.
@@ -51,20 +51,20 @@ class Example:
     graph: SequenceGraph
     targets: Tensor
 
-    def to(self, device: torch.device | str) -> Example:
-        """The same batch on a device."""
-        return Example(self.graph.to(device), self.targets.to(device))
+    def to(self, device: torch.device | str) -> GraphBatch:
+        """Copy the batch to a device."""
+        return GraphBatch(self.graph.to(device), self.targets.to(device))
 
 
 class FusionModel(VectorModel):
     """A fitted `SequenceFusion`.
 
     Args:
-        network: The weights.
-        codes: Codes of the catalog.
+        network: The network.
+        codes: Item codes of the catalog.
         content: Content by item code.
-        clusters: The clusters of each modality, in the order of the network's.
-        counts: float32 [n_codes]; how often each item was chosen.
+        clusters: Clusters of each modality, in the order of the network.
+        counts: float32 [n_codes]; number of interactions of each item.
         max_length: Latest items of a history that are read.
     """
 
@@ -87,39 +87,43 @@ class FusionModel(VectorModel):
         self._table: Tensor | None = None
 
     def finalize(self) -> None:
-        """Give items that nobody chose the mean id embedding."""
-        settle_unchosen(self.network.item_ids, torch.from_numpy(self._counts > 0))
+        """Give items without interactions the mean id embedding."""
+        fill_cold_embeddings(self.network.item_ids, torch.from_numpy(self._counts > 0))
 
     @torch.no_grad()
     def update_item_embeddings(self) -> None:
-        """Compute the items' vectors."""
+        """Recompute the items' vectors."""
         self._table = self.network.item_table()
 
     def item_vectors(self) -> Floats:
-        """The items' vectors, and their popularity as a further dimension."""
-        share = np.log1p(self._counts)[:, None]
-        return np.hstack([self._item_table().cpu().numpy(), share]).astype(np.float32)
+        """Return the items' vectors with their popularity as an additional dimension."""
+        popularity = np.log1p(self._counts)[:, None]
+        return np.hstack([self._item_table().cpu().numpy(), popularity]).astype(np.float32)
 
     @torch.no_grad()
     def user_vectors(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> Floats:
-        """States of last items; users without one look at popularity alone."""
+        """Compute the state of each history; empty histories select the popularity dimension."""
         histories = histories_before(targets, interactions, self.codes).latest(self._max_length)
         vectors = np.zeros((targets.height, self._item_table().shape[1] + 1), dtype=np.float32)
         vectors[:, -1] = histories.lengths == 0
-        for rows in _batches_by_length(histories):
-            graph = self.graph(chosen(histories, rows)).to(self._item_table().device)
+        # Histories of similar length share a batch.
+        order = np.argsort(histories.lengths, kind="stable")
+        order = order[histories.lengths[order] > 0]
+        for start in range(0, len(order), _SCORING_BATCH):
+            rows = order[start : start + _SCORING_BATCH]
+            graph = self.graph(select_histories(histories, rows)).to(self._item_table().device)
             vectors[rows, :-1] = self.network(graph, self._item_table()).float().cpu().numpy()
         return vectors
 
     def graph(self, histories: Histories) -> SequenceGraph:
-        """Graphs of histories, none of them empty."""
+        """Build the graphs of histories, none of them empty."""
         return sequence_graph(histories, [found.nearest for found in self.clusters])
 
     def arrays(self) -> Arrays:
-        """Clusters and counts."""
-        named = {f"centroids.{at}": found.centroids for at, found in enumerate(self.clusters)}
-        links = {f"nearest.{at}": found.nearest for at, found in enumerate(self.clusters)}
-        return {**named, **links, "counts": self._counts}
+        """Return clusters and counts."""
+        centroids = {f"centroids.{i}": found.centroids for i, found in enumerate(self.clusters)}
+        nearest = {f"nearest.{i}": found.nearest for i, found in enumerate(self.clusters)}
+        return {**centroids, **nearest, "counts": self._counts}
 
     def _item_table(self) -> Tensor:
         if self._table is None:
@@ -128,57 +132,51 @@ class FusionModel(VectorModel):
         return self._table
 
 
-def _batches_by_length(histories: Histories) -> Iterator[Codes]:
-    """Places of the histories that are not empty, similar lengths together."""
-    order = np.argsort(histories.lengths, kind="stable")
-    order = order[histories.lengths[order] > 0]
-    for at in range(0, len(order), _SCORING_BATCH):
-        yield order[at : at + _SCORING_BATCH]
-
-
 @dataclass(frozen=True, slots=True)
-class Examples(Sequence[Example]):
-    """An epoch's batches, each made when it is asked for.
+class GraphBatches(Sequence[GraphBatch]):
+    """The batches of one epoch, each built on access.
 
     Attributes:
-        model: Makes the graphs.
-        histories: What the users chose.
-        places: Targets among the histories' items, in the order of the epoch.
+        model: Builds the graphs.
+        histories: Interactions of each user.
+        targets: Positions of the targets in `histories.items`, in the order of the epoch.
         batch_size: Targets per batch.
         max_length: Latest items before a target that are read.
     """
 
     model: FusionModel
     histories: Histories
-    places: Codes
+    targets: Codes
     batch_size: int
     max_length: int
 
     def __len__(self) -> int:
-        return math.ceil(len(self.places) / self.batch_size)
+        return math.ceil(len(self.targets) / self.batch_size)
 
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+    def __getitem__(self, index: int) -> GraphBatch:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        places = self.places[index * self.batch_size : (index + 1) * self.batch_size]
-        read = before(self.histories, places, max_length=self.max_length)
-        return Example(self.model.graph(read), torch.from_numpy(self.histories.items[places]))
+        targets = self.targets[index * self.batch_size : (index + 1) * self.batch_size]
+        earlier = preceding_items(self.histories, targets, max_length=self.max_length)
+        items = torch.from_numpy(self.histories.items[targets])
+        return GraphBatch(self.model.graph(earlier), items)
 
 
 @final
 @dataclass(kw_only=True, eq=False)
 class Mmsr(VectorBaseline[FusionModel]):
-    """Fusion over the graph of a history; see `ContentBaseline` for the settings that it shares.
+    """Fusion over the graph of a history; `ContentBaseline` has further settings.
 
     Attributes:
         n_layers: Fusion layers, at least 1.
-        n_clusters: Clusters of each modality, at least 1; fewer where fewer vectors are
-            distinct.
+        n_clusters: Clusters of each modality, at least 1; fewer if fewer vectors are distinct.
         n_links: Nearest clusters that an item is linked to, at least 1.
         max_length: Latest items of a history that are read, at least 1.
-        targets_per_user: Targets that an epoch draws from each user's history, at least 1.
-        dropout: Dropout of states, in [0, 1).
+        targets_per_user: Targets that an epoch samples from each user's history, at least 1.
+        dropout: Dropout probability of states, in [0, 1).
     """
+
+    label: ClassVar[str] = "MMSR"
 
     n_layers: int = 1
     n_clusters: int = 128
@@ -191,7 +189,7 @@ class Mmsr(VectorBaseline[FusionModel]):
 
     @classmethod
     def space(cls) -> Space:
-        """What `mllm-msr tune` searches."""
+        """Return the search space of `mllm-msr tune`."""
         return {
             "width": Choice((64, 128)),
             "n_clusters": Choice((32, 64, 128, 256)),
@@ -201,13 +199,13 @@ class Mmsr(VectorBaseline[FusionModel]):
         }
 
     def own_problems(self) -> list[str]:
-        """One sentence for each setting out of its range."""
+        """Return one sentence for each setting that is out of range."""
         counts = ("n_layers", "n_clusters", "n_links", "max_length", "targets_per_user")
-        return [*too_small(self, *counts), *not_a_share(self, "dropout")]
+        return [*too_small(self, *counts), *not_a_fraction(self, "dropout")]
 
-    def build(self, lessons: TrainingContext) -> FusionModel:
-        """Clusters and fresh weights."""
-        codes, content = lessons.codes, lessons.content
+    def build(self, context: TrainingContext) -> FusionModel:
+        """Compute the clusters and build a network with initial weights."""
+        codes, content = context.codes, context.content
         clusters = [
             cluster(
                 content[name].numpy(),
@@ -217,29 +215,30 @@ class Mmsr(VectorBaseline[FusionModel]):
             )
             for name in sorted(content)
         ]
-        counts = np.bincount(lessons.histories.items, minlength=codes.n_codes)
+        counts = np.bincount(context.histories.items, minlength=codes.n_codes)
         return self._model(codes, content, clusters, counts.astype(np.float32))
 
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> FusionModel:
-        """A model with the clusters that were saved."""
+        """Rebuild a model with the saved clusters."""
         clusters = [
-            Clusters(state.arrays[f"centroids.{at}"], state.arrays[f"nearest.{at}"])
-            for at in range(len(content))
+            Clusters(state.arrays[f"centroids.{index}"], state.arrays[f"nearest.{index}"])
+            for index in range(len(content))
         ]
         return self._model(codes, content, clusters, state.arrays["counts"])
 
-    def course(self, fitted: FusionModel, histories: Histories) -> TrainingSpec:
-        """Drawn targets with the histories before them; cross-entropy over the catalog."""
+    def training_spec(self, fitted: FusionModel, histories: Histories) -> TrainingSpec:
+        """Return sampled targets with their histories, and cross-entropy over the catalog."""
         network = fitted.network
 
-        def batches(epoch: int) -> Sequence[Example]:
+        def batches(epoch: int) -> Sequence[GraphBatch]:
             rng = np.random.default_rng([self.seed, epoch])
-            places = drawn_targets(histories, self.targets_per_user, rng)
-            size = self.step_size(len(places))
-            return Examples(fitted, histories, places, size, self.max_length)
+            targets = sample_targets(histories, self.targets_per_user, rng)
+            size = self.step_size(len(targets))
+            return GraphBatches(fitted, histories, targets, size, self.max_length)
 
-        def loss(batch: Example) -> Tensor:
+        def loss(batch: GraphBatch) -> Tensor:
             items = network.item_table()
+            # Code 0, the unknown item, is not a class.
             logits = network(batch.graph, items) @ items[1:].T
             return functional.cross_entropy(logits.float(), batch.targets - 1)
 

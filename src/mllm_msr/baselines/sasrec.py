@@ -1,9 +1,9 @@
 """SASRec: causal self-attention over the history (Kang & McAuley 2018).
 
-Item embedding times the root of its size, plus learned places, then pre-norm blocks of causal
-attention and a feed-forward layer, a last norm, and the product with the same item embedding.
-Places count from the oldest item that is read, so that a prefix met in training and the same
-history met in scoring are one and the same input.
+Scaled item embeddings plus learned position embeddings, pre-norm blocks of causal attention and a
+feed-forward layer, a final layer norm, and the inner product with the same item embeddings.
+Positions count from the oldest item that is read, so a prefix of a training history and the same
+history in scoring are the same input.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mllm_msr.baselines._sequences.item_vectors import IdVectors, ItemVectors
-from mllm_msr.baselines._sequences.next_item import NextItemRecommender
-from mllm_msr.baselines._sequences.scores import SequenceNetwork
-from mllm_msr.baselines._training.checks import not_a_share
-from mllm_msr.baselines._training.histories import Batch
+from mllm_msr.baselines._sequences.item_embeddings import IdEmbedding, ItemEmbedding
+from mllm_msr.baselines._sequences.sequence_baseline import SequenceBaseline
+from mllm_msr.baselines._sequences.sequence_model import SequenceNetwork
+from mllm_msr.baselines._training.checks import not_a_fraction
+from mllm_msr.baselines._training.histories import HistoryBatch
 from mllm_msr.search_space import Choice, Range, Space
 
 
 @final
 @dataclass(kw_only=True, eq=False)
-class SasRec(NextItemRecommender):
-    """Self-attention over the ids of the history.
+class SasRec(SequenceBaseline):
+    """Self-attention over the item ids of the history.
 
     Attributes:
-        hidden: Size of the item vectors and of all states, d, at least 1.
-        n_blocks: Blocks of attention and feed-forward, at least 1.
-        n_heads: Heads of attention, at least 1; divides `hidden`.
-        dropout: Share of the numbers that are dropped in training, in [0, 1).
+        hidden: Size of the item embeddings and of all states, d, at least 1.
+        n_blocks: Transformer blocks, at least 1.
+        n_heads: Attention heads, at least 1; must divide `hidden`.
+        dropout: Dropout probability, in [0, 1).
     """
+
+    label: ClassVar[str] = "SASRec"
 
     hidden: int = 64
     n_blocks: int = 2
@@ -44,7 +46,7 @@ class SasRec(NextItemRecommender):
 
     @classmethod
     def space(cls) -> Space:
-        """What `mllm-msr tune` searches."""
+        """Return the search space of `mllm-msr tune`."""
         return {
             "hidden": Choice((64, 128)),
             "n_blocks": Range(1, 3),
@@ -53,10 +55,10 @@ class SasRec(NextItemRecommender):
             "negative_power": Range(0.0, 1.0),
         }
 
-    def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:  # noqa: ARG002 - ids alone
-        """The encoder over free item vectors."""
+    def build_network(self, n_warm: int, content: Mapping[str, Tensor]) -> SequenceNetwork:  # noqa: ARG002 - ids only
+        """Build the encoder over id embeddings."""
         return SasRecNetwork(
-            IdVectors(n_met + 1, self.hidden),
+            IdEmbedding(n_warm + 1, self.hidden),
             hidden=self.hidden,
             n_blocks=self.n_blocks,
             n_heads=self.n_heads,
@@ -65,28 +67,28 @@ class SasRec(NextItemRecommender):
         )
 
     def own_problems(self) -> list[str]:
-        """One sentence for each setting out of its range."""
+        """Return one sentence for each setting that is out of range."""
         return [
             *attention_problems(self.hidden, n_blocks=self.n_blocks, n_heads=self.n_heads),
-            *not_a_share(self, "dropout"),
+            *not_a_fraction(self, "dropout"),
         ]
 
 
 class SasRecNetwork(SequenceNetwork):
-    """The encoder.
+    """Item and position embeddings and a causal transformer.
 
     Args:
-        items: Vectors of size d by item code.
+        items: Item embeddings of size d.
         hidden: d.
-        n_blocks: Blocks.
-        n_heads: Heads of attention.
-        dropout: Share of dropped numbers.
-        max_length: Longest history.
+        n_blocks: Transformer blocks.
+        n_heads: Attention heads.
+        dropout: Dropout probability.
+        max_length: Length of the longest history.
     """
 
     def __init__(
         self,
-        items: ItemVectors,
+        items: ItemEmbedding,
         *,
         hidden: int,
         n_blocks: int,
@@ -96,18 +98,18 @@ class SasRecNetwork(SequenceNetwork):
     ) -> None:
         super().__init__()
         self.items = items
-        self.places = nn.Embedding(max_length, hidden)
+        self.positions = nn.Embedding(max_length, hidden)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(hidden, n_heads=n_heads, dropout=dropout) for _ in range(n_blocks)
         )
         self.norm = nn.LayerNorm(hidden)
-        nn.init.xavier_normal_(self.places.weight)
+        nn.init.xavier_normal_(self.positions.weight)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The state after each token: [n_tokens, d]."""
-        states = self.items(batch.items) * math.sqrt(self.places.embedding_dim)
-        states = self.dropout(states + self.places(batch.places))
+    def forward(self, batch: HistoryBatch) -> Tensor:
+        """Compute the state after each token, [n_tokens, d]."""
+        states = self.items(batch.items) * math.sqrt(self.positions.embedding_dim)
+        states = self.dropout(states + self.positions(batch.positions))
         groups = batch.groups
         for block in self.blocks:
             states = block(states, groups)
@@ -115,19 +117,19 @@ class SasRecNetwork(SequenceNetwork):
         return normed
 
     def table(self) -> Tensor:
-        """The item vectors: [n_codes, d]."""
+        """Return the item embeddings, [n_codes, d]."""
         return self.items.table()
 
 
 class Block(nn.Module):
-    """Causal attention and a feed-forward layer, each after a norm and beside a skip."""
+    """A pre-norm transformer block: causal attention and a feed-forward layer, both residual."""
 
     def __init__(self, hidden: int, *, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(hidden)
         self.attention = CausalAttention(hidden, n_heads=n_heads)
-        self.feed_norm = nn.LayerNorm(hidden)
-        self.feed = nn.Sequential(
+        self.feed_forward_norm = nn.LayerNorm(hidden)
+        self.feed_forward = nn.Sequential(
             nn.Linear(hidden, 4 * hidden),
             nn.GELU(),
             nn.Linear(4 * hidden, hidden),
@@ -135,14 +137,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """From states [n_tokens, d] to states [n_tokens, d]."""
+        """Apply the block to states [n_tokens, d]; `groups` as in `HistoryBatch`."""
         states = states + self.dropout(self.attention(self.attention_norm(states), groups))
-        fed: Tensor = states + self.dropout(self.feed(self.feed_norm(states)))
-        return fed
+        update = self.feed_forward(self.feed_forward_norm(states))
+        new_states: Tensor = states + self.dropout(update)
+        return new_states
 
 
 class CausalAttention(nn.Module):
-    """Attention of each token to itself and those before it in its own history."""
+    """Multi-head attention of each token to itself and the earlier tokens of its history."""
 
     def __init__(self, hidden: int, *, n_heads: int) -> None:
         super().__init__()
@@ -151,24 +154,32 @@ class CausalAttention(nn.Module):
         self.output = nn.Linear(hidden, hidden)
 
     def forward(self, states: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """From states [n_tokens, d] to states [n_tokens, d], one dense block per length."""
+        """Attend within each history, one dense block per history length.
+
+        Args:
+            states: [n_tokens, d].
+            groups: As in `HistoryBatch`.
+
+        Returns:
+            Shape [n_tokens, d].
+        """
         d = states.shape[1]
         parts = self.projection(states).split([n * length for n, length in groups])
         mixed = []
         for (n, length), part in zip(groups, parts, strict=True):
             # [n * length, 3 d] -> 3 x [n, heads, length, d / heads]
-            each = part.view(n, length, 3, self._n_heads, d // self._n_heads)
-            query, key, value = each.permute(2, 0, 3, 1, 4)
+            heads = part.view(n, length, 3, self._n_heads, d // self._n_heads)
+            query, key, value = heads.permute(2, 0, 3, 1, 4)
             block = scaled_dot_product_attention(query, key, value, is_causal=True)
             mixed.append(block.transpose(1, 2).reshape(n * length, d))
-        found: Tensor = self.output(torch.cat(mixed))
-        return found
+        attended: Tensor = self.output(torch.cat(mixed))
+        return attended
 
 
 def attention_problems(hidden: int, *, n_blocks: int, n_heads: int) -> list[str]:
-    """One sentence for each size of the encoder out of its range."""
+    """Return one sentence for each size of the encoder that is out of range."""
     sizes = {"hidden": hidden, "n_blocks": n_blocks, "n_heads": n_heads}
-    found = [f"{name} must be at least 1, it is {n}" for name, n in sizes.items() if n < 1]
+    found = [f"{name} must be at least 1, but is {n}." for name, n in sizes.items() if n < 1]
     if not found and hidden % n_heads:
-        found.append(f"n_heads must divide hidden ({hidden}), it is {n_heads}")
+        found.append(f"n_heads must divide hidden ({hidden}), but is {n_heads}.")
     return found

@@ -1,39 +1,42 @@
-"""SASRec_F: SASRec over item vectors that hold content (paper, section "Baseline Methods").
+"""SASRec_F: SASRec over item embeddings that include content (paper, "Baseline Methods").
 
-Frozen text and image vectors, each through a linear map and a norm, stand beside the item's own
-vector; one more linear map joins the three. The joined vector is what the encoder reads and what
-its state is compared with, so that an item which nobody has chosen is ranked by its content.
+Frozen text and image vectors, each after a linear map and a layer norm, are concatenated with the
+id embedding and fused by a linear map. The encoder reads the fused embedding, and its states are
+compared with it, so cold items are ranked by their content.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
 from mllm_msr.baselines._content.tensors import ReadsContent
-from mllm_msr.baselines._sequences.item_vectors import JoinedVectors, PartedVectors
-from mllm_msr.baselines._sequences.next_item import NextItemRecommender
-from mllm_msr.baselines._sequences.scores import SequenceNetwork
-from mllm_msr.baselines._training.checks import not_a_share
+from mllm_msr.baselines._sequences.item_embeddings import FusedEmbedding, IdContentEmbedding
+from mllm_msr.baselines._sequences.sequence_baseline import SequenceBaseline
+from mllm_msr.baselines._sequences.sequence_model import SequenceNetwork
+from mllm_msr.baselines._training.checks import not_a_fraction
 from mllm_msr.baselines.sasrec import SasRec, SasRecNetwork, attention_problems
 from mllm_msr.search_space import Space
 
 
 @final
 @dataclass(kw_only=True, eq=False)
-class SasRecF(ReadsContent, NextItemRecommender):
+class SasRecF(ReadsContent, SequenceBaseline):
     """Self-attention over ids and content of the history.
 
     Attributes:
-        id_dropout: Share of items per pass that are known by content alone, in [0, 1).
-        hidden: Size of the item vectors and of all states, d, at least 1.
-        n_blocks: Blocks of attention and feed-forward, at least 1.
-        n_heads: Heads of attention, at least 1; divides `hidden`.
-        dropout: Share of the numbers that are dropped in training, in [0, 1).
+        id_dropout: Probability that an item loses its id embedding in a training pass, in [0, 1).
+        hidden: Size of the item embeddings and of all states, d, at least 1.
+        n_blocks: Transformer blocks, at least 1.
+        n_heads: Attention heads, at least 1; must divide `hidden`.
+        dropout: Dropout probability, in [0, 1).
     """
+
+    label: ClassVar[str] = "SASRec_F"
+    remark: ClassVar[str] = "with content vectors"
 
     id_dropout: float = 0.1
     hidden: int = 64
@@ -43,14 +46,16 @@ class SasRecF(ReadsContent, NextItemRecommender):
 
     @classmethod
     def space(cls) -> Space:
-        """What `mllm-msr tune` searches: the same as for `SasRec`."""
+        """Return the search space of `mllm-msr tune`, that of `SasRec`."""
         return SasRec.space()
 
-    def network(self, n_met: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
-        """The encoder over joined item vectors."""
-        parts = PartedVectors(content, n_met=n_met, size=self.hidden, id_dropout=self.id_dropout)
+    def build_network(self, n_warm: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
+        """Build the encoder over fused embeddings."""
+        parts = IdContentEmbedding(
+            content, n_warm=n_warm, size=self.hidden, id_dropout=self.id_dropout
+        )
         return SasRecNetwork(
-            JoinedVectors(parts, self.hidden),
+            FusedEmbedding(parts, self.hidden),
             hidden=self.hidden,
             n_blocks=self.n_blocks,
             n_heads=self.n_heads,
@@ -59,8 +64,8 @@ class SasRecF(ReadsContent, NextItemRecommender):
         )
 
     def own_problems(self) -> list[str]:
-        """One sentence for each setting out of its range."""
+        """Return one sentence for each setting that is out of range."""
         return [
             *attention_problems(self.hidden, n_blocks=self.n_blocks, n_heads=self.n_heads),
-            *not_a_share(self, "dropout", "id_dropout"),
+            *not_a_fraction(self, "dropout", "id_dropout"),
         ]

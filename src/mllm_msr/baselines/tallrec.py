@@ -165,7 +165,7 @@ class Tallrec(Recommender):
         )
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts and scores that are lower bounds."""
+        """Return failed prompts and scores from bounds."""
         return self._scorer.usage()
 
     def close(self) -> None:

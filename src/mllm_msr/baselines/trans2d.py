@@ -1,12 +1,12 @@
-"""Trans2D: the candidate's attributes look at all attributes of all items of the history.
+"""Trans2D: attention over all attributes of all items of the history (Singer et al., WSDM 2022).
 
-A baseline of the paper's Table 3 (Singer et al., WSDM 2022; the paper cites another work under this
-name). Attributes are the item's id and its content in each modality. The score is the logit of a
-candidate coming next, learned with binary cross-entropy against drawn items that somebody chose.
-Since a score belongs to a pair, there is no cheap ranking of a whole catalog.
+A baseline of the paper's Table 3 (the paper cites another work under this name). Attributes are the
+item's id and its content in each modality. The score is the logit of a candidate being the next
+item, trained with binary cross-entropy against sampled items with interactions. A score depends on
+the pair of history and candidate, so a whole catalog cannot be ranked cheaply.
 
-Items that nobody chose, or that are unknown, have the mean id embedding beside their content (if
-any); users without a known item are scored by the candidate alone.
+Items without interactions and unknown items have the mean id embedding, besides their content if
+any. For users without a known item the candidate alone determines the score.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_msr.baselines._content.recommender import (
+from mllm_msr.baselines._content.content_baseline import (
     Arrays,
     ContentBaseline,
     ContentModel,
     TrainingContext,
 )
-from mllm_msr.baselines._content.tensors import settle_unchosen
+from mllm_msr.baselines._content.tensors import fill_cold_embeddings
 from mllm_msr.baselines._sequences.attention2d import Trans2dNetwork
-from mllm_msr.baselines._shared.catalog import targets_of
+from mllm_msr.baselines._shared.catalog import distinct_targets
 from mllm_msr.baselines._shared.state import State
-from mllm_msr.baselines._training.checks import not_a_share, too_small
+from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
 from mllm_msr.baselines._training.sampling import (
     NegativeItems,
-    before,
-    chosen,
-    drawn_targets,
-    owners_of,
+    history_indices,
+    preceding_items,
+    sample_targets,
+    select_histories,
 )
 from mllm_msr.baselines._training.trained import TrainingSpec
 from mllm_msr.search_space import Choice, Range, Space
 
-# Attention weights that a block may hold at once, over all heads and attributes.
-_BLOCK: Final = 1 << 22
+# Bound on the attention weights of one scoring batch, over all heads and attributes.
+_MAX_WEIGHTS: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Histories, each with its candidates.
+class PairBatch:
+    """Histories with their candidates.
 
     Attributes:
-        items: int64 [n_tokens]; item codes of the histories, one after the other.
+        items: int64 [n_tokens]; item codes of the concatenated histories.
         lengths: int64 [n]; items of each history.
-        candidates: int64 [n, m]; in training the target and then what was drawn.
+        candidates: int64 [n, m]; in training the target followed by the negatives.
     """
 
     items: Tensor
@@ -63,25 +63,25 @@ class Pairs:
     candidates: Tensor
 
     @classmethod
-    def of(cls, histories: Histories, rows: Codes, candidates: Codes) -> Pairs:
-        """Some of the histories; `candidates` are theirs [len(rows), m]."""
-        read = chosen(histories, rows)
-        arrays = read.items, read.lengths, candidates
+    def from_histories(cls, histories: Histories, rows: Codes, candidates: Codes) -> PairBatch:
+        """Build a batch of some histories with their candidates, [len(rows), m]."""
+        selected = select_histories(histories, rows)
+        arrays = selected.items, selected.lengths, candidates
         return cls(*map(torch.from_numpy, arrays))
 
-    def to(self, device: torch.device | str) -> Pairs:
-        """The same pairs on a device."""
-        return Pairs(self.items.to(device), self.lengths.to(device), self.candidates.to(device))
+    def to(self, device: torch.device | str) -> PairBatch:
+        """Copy the batch to a device."""
+        return PairBatch(self.items.to(device), self.lengths.to(device), self.candidates.to(device))
 
 
 class PairModel(ContentModel):
     """A fitted `Trans2dNetwork`.
 
     Args:
-        network: The weights.
-        codes: Codes of the catalog.
+        network: The network.
+        codes: Item codes of the catalog.
         content: Content by item code.
-        chosen: bool [n_codes]; the items that somebody chose.
+        has_interactions: bool [n_codes].
         max_length: Latest items of a history that are read.
     """
 
@@ -93,29 +93,29 @@ class PairModel(ContentModel):
         codes: ItemCodes,
         content: Mapping[str, Tensor],
         *,
-        chosen: npt.NDArray[np.bool_],
+        has_interactions: npt.NDArray[np.bool_],
         max_length: int,
     ) -> None:
         super().__init__(network, codes, content)
-        self._chosen = chosen
+        self._has_interactions = has_interactions
         self._max_length = max_length
         self._table: Tensor | None = None
 
     def finalize(self) -> None:
-        """Give items that nobody chose the mean id embedding."""
-        settle_unchosen(self.network.item_ids, torch.from_numpy(self._chosen))
+        """Give items without interactions the mean id embedding."""
+        fill_cold_embeddings(self.network.item_ids, torch.from_numpy(self._has_interactions))
 
     @torch.no_grad()
     def update_item_embeddings(self) -> None:
-        """Compute the items' tokens."""
+        """Recompute the items' tokens."""
         self._table = self.network.token_table()
 
     @torch.no_grad()
     def scores(
         self, candidates: pl.DataFrame, interactions: pl.DataFrame
     ) -> npt.NDArray[np.float64]:
-        """Logits of candidates, each target's together: [n_rows]."""
-        targets, rows = targets_of(candidates)
+        """Compute the logits of candidates, [n_candidates]."""
+        targets, rows = distinct_targets(candidates)
         histories = histories_before(targets, interactions, self.codes).latest(self._max_length)
         codes = self.codes.encode(candidates["item_id"])
         scores = np.zeros(len(codes))
@@ -123,48 +123,60 @@ class PairModel(ContentModel):
             self.update_item_embeddings()
         table = self._table
         assert table is not None
-        for who, where in self._blocks(rows, histories):
-            pairs = Pairs.of(histories, who, codes[where]).to(table.device)
-            scores[where] = self.logits(pairs, table).float().cpu().numpy()
+        for of_targets, of_candidates in self._scoring_batches(rows, histories):
+            batch = PairBatch.from_histories(histories, of_targets, codes[of_candidates])
+            logits = self.logits(batch.to(table.device), table)
+            scores[of_candidates] = logits.float().cpu().numpy()
         return scores
 
-    def logits(self, pairs: Pairs, table: Tensor) -> Tensor:
-        """Logits of the candidates, [n, m], with the tokens of all items as `table`."""
-        logits: Tensor = self.network(pairs.items, pairs.lengths, pairs.candidates, table)
+    def logits(self, batch: PairBatch, table: Tensor) -> Tensor:
+        """Compute the logits of the candidates, [n, m], given the tokens of all items."""
+        logits: Tensor = self.network(batch.items, batch.lengths, batch.candidates, table)
         return logits
 
     def arrays(self) -> Arrays:
-        """Which items somebody chose."""
-        return {"chosen": self._chosen}
+        """Return which items have interactions."""
+        return {"has_interactions": self._has_interactions}
 
-    def _blocks(self, rows: Codes, histories: Histories) -> Iterator[tuple[Codes, Codes]]:
-        """Targets of similar length and equally many candidates, and the rows of these [n, m]."""
+    def _scoring_batches(self, rows: Codes, histories: Histories) -> Iterator[tuple[Codes, Codes]]:
+        """Yield targets with similar history lengths and equal numbers of candidates.
+
+        Args:
+            rows: Target of each candidate, [n_candidates].
+            histories: One history per target.
+
+        Yields:
+            Indices of targets, [n], and of their candidates, [n, m].
+        """
         order = np.argsort(rows, kind="stable")
         counts = np.bincount(rows, minlength=len(histories))
         starts = np.cumsum(counts) - counts
         n_attributes = 1 + len(self.content)
         for count in np.unique(counts):
-            who = np.flatnonzero(counts == count)
-            who = who[np.argsort(histories.lengths[who], kind="stable")]
-            longest = int(histories.lengths[who].max())
+            targets = np.flatnonzero(counts == count)
+            targets = targets[np.argsort(histories.lengths[targets], kind="stable")]
+            longest = int(histories.lengths[targets].max())
             weights = n_attributes**2 * self.network.attention.n_heads * (longest + 1) * count
-            size = max(1, _BLOCK // int(weights))
-            for part in np.split(who, range(size, len(who), size)):
+            size = max(1, _MAX_WEIGHTS // int(weights))
+            for part in np.split(targets, range(size, len(targets), size)):
                 yield part, order[starts[part][:, None] + np.arange(count)]
 
 
 @final
 @dataclass(kw_only=True, eq=False)
 class Trans2d(ContentBaseline[PairModel]):
-    """Attention over steps and attributes; see `ContentBaseline` for the settings that it shares.
+    """Attention over steps and attributes; `ContentBaseline` has further settings.
 
     Attributes:
-        n_heads: Heads, at least 1; a divisor of `width`.
+        n_heads: Attention heads, at least 1; must divide `width`.
         max_length: Latest items of a history that are read, at least 1.
-        targets_per_user: Targets that an epoch draws from each user's history, at least 1.
-        n_negatives: Drawn items for each target, at least 1.
-        dropout: Dropout of tokens, in [0, 1).
+        targets_per_user: Targets that an epoch samples from each user's history, at least 1.
+        n_negatives: Sampled negatives per target, at least 1.
+        dropout: Dropout probability of tokens, in [0, 1).
     """
+
+    label: ClassVar[str] = "Trans2D"
+    usual_step: ClassVar[int] = 512
 
     n_heads: int = 4
     max_length: int = 20
@@ -172,11 +184,10 @@ class Trans2d(ContentBaseline[PairModel]):
     n_negatives: int = 8
     dropout: float = 0.3
     width: int = 64
-    usual_step: ClassVar[int] = 512
 
     @classmethod
     def space(cls) -> Space:
-        """What `mllm-msr tune` searches."""
+        """Return the search space of `mllm-msr tune`."""
         return {
             "width": Choice((32, 64)),
             "n_negatives": Range(2, 16),
@@ -185,42 +196,42 @@ class Trans2d(ContentBaseline[PairModel]):
         }
 
     def own_problems(self) -> list[str]:
-        """One sentence for each setting out of its range."""
+        """Return one sentence for each setting that is out of range."""
         found = too_small(self, "n_heads", "max_length", "targets_per_user", "n_negatives")
-        found += not_a_share(self, "dropout")
+        found += not_a_fraction(self, "dropout")
         if self.n_heads >= 1 and self.width % self.n_heads:
-            found.append(f"n_heads must divide width, they are {self.n_heads} and {self.width}")
+            found.append(f"n_heads must divide width ({self.width}), but is {self.n_heads}.")
         return found
 
-    def build(self, lessons: TrainingContext) -> PairModel:
-        """Fresh weights."""
-        chosen = np.bincount(lessons.histories.items, minlength=lessons.codes.n_codes) > 0
-        return self._model(lessons.codes, lessons.content, chosen)
+    def build(self, context: TrainingContext) -> PairModel:
+        """Build a network with initial weights."""
+        counts = np.bincount(context.histories.items, minlength=context.codes.n_codes)
+        return self._model(context.codes, context.content, counts > 0)
 
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> PairModel:
-        """The model that was saved."""
-        return self._model(codes, content, state.arrays["chosen"])
+        """Rebuild the saved model except its weights."""
+        return self._model(codes, content, state.arrays["has_interactions"])
 
-    def course(self, fitted: PairModel, histories: Histories) -> TrainingSpec:
-        """Drawn targets among drawn items; binary cross-entropy."""
+    def training_spec(self, fitted: PairModel, histories: Histories) -> TrainingSpec:
+        """Return sampled targets with negatives, and binary cross-entropy."""
         network = fitted.network
         owners = np.repeat(np.arange(len(histories)), histories.lengths)
         sampler = NegativeItems(owners, histories.items, n_items=fitted.codes.n_codes)
 
-        def batches(epoch: int) -> list[Pairs]:
+        def batches(epoch: int) -> list[PairBatch]:
             rng = np.random.default_rng([self.seed, epoch])
-            places = drawn_targets(histories, self.targets_per_user, rng)
-            drawn = sampler.draw(owners_of(histories, places), self.n_negatives, rng)
-            candidates = np.column_stack([histories.items[places], drawn])
-            read = before(histories, places, max_length=self.max_length)
-            size = self.step_size(len(places))
-            cuts = range(size, len(places), size)
+            targets = sample_targets(histories, self.targets_per_user, rng)
+            users = history_indices(histories, targets)
+            negatives = sampler.draw(users, self.n_negatives, rng)
+            candidates = np.column_stack([histories.items[targets], negatives])
+            earlier = preceding_items(histories, targets, max_length=self.max_length)
+            size = self.step_size(len(targets))
             return [
-                Pairs.of(read, part, candidates[part])
-                for part in np.split(np.arange(len(places)), cuts)
+                PairBatch.from_histories(earlier, part, candidates[part])
+                for part in np.split(np.arange(len(targets)), range(size, len(targets), size))
             ]
 
-        def loss(batch: Pairs) -> Tensor:
+        def loss(batch: PairBatch) -> Tensor:
             logits = fitted.logits(batch, network.token_table()).float()
             labels = torch.zeros_like(logits)
             labels[:, 0] = 1.0
@@ -229,7 +240,10 @@ class Trans2d(ContentBaseline[PairModel]):
         return TrainingSpec(batches, loss)
 
     def _model(
-        self, codes: ItemCodes, content: Mapping[str, Tensor], chosen: npt.NDArray[np.bool_]
+        self,
+        codes: ItemCodes,
+        content: Mapping[str, Tensor],
+        has_interactions: npt.NDArray[np.bool_],
     ) -> PairModel:
         network = Trans2dNetwork(
             [content[name] for name in sorted(content)],
@@ -238,4 +252,6 @@ class Trans2d(ContentBaseline[PairModel]):
             max_length=self.max_length,
             dropout=self.dropout,
         )
-        return PairModel(network, codes, content, chosen=chosen, max_length=self.max_length)
+        return PairModel(
+            network, codes, content, has_interactions=has_interactions, max_length=self.max_length
+        )

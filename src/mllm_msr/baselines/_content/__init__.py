@@ -1,1 +1,1 @@
-"""What items say and show, as vectors, and what the baselines that learn from it share."""
+"""Content of items as frozen vectors, and parts of the baselines that learn from it."""

@@ -1,12 +1,13 @@
-"""Clusters of content vectors: the modality nodes of `mmsr.py`.
+"""Clusters of content vectors: the modality nodes of MMSR.
 
-k-means groups the items of one modality; each item is linked to its nearest centroids, so that
-two items that look or read alike share a node even if nobody chose both.
+k-means groups the items of one modality, and each item is linked to its nearest centroids. Two
+items with similar content thus share a node even if no user interacted with both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -14,16 +15,16 @@ from scipy.cluster.vq import kmeans2
 from mllm_msr.baselines._training.histories import Codes
 from mllm_msr.models.encoders.base import Vectors
 
-_ITERATIONS = 20
+_ITERATIONS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Centroids and each item's nearest ones.
+    """Centroids and the nearest centroids of each item.
 
     Attributes:
         centroids: float32 [n_clusters, d].
-        nearest: int64 [n_items, n_links]; clusters from near to far, -1 for items without the
+        nearest: int64 [n_items, n_links]; clusters in order of distance, -1 for items without the
             modality.
     """
 
@@ -32,30 +33,31 @@ class Clusters:
 
 
 def cluster(vectors: Vectors, *, n_clusters: int, n_links: int, seed: int) -> Clusters:
-    """k-means over the items that have the modality.
+    """Cluster the items that have the modality by k-means.
 
     Args:
         vectors: Shape [n_items, d]; zero rows have no modality and belong to no cluster.
-        n_clusters: Centroids wanted; fewer where fewer vectors are distinct.
+        n_clusters: Number of centroids; fewer if fewer vectors are distinct.
         n_links: Nearest centroids per item.
-        seed: Seed of the first centroids.
+        seed: Seed of the initial centroids.
 
     Returns:
-        At least one centroid, and `min(n_links, n_clusters)` links for each item.
+        At least one centroid, and `min(n_links, n_clusters)` links per item.
     """
     present = vectors.any(axis=1)
-    seen = vectors[present].astype(np.float64)
-    distinct = np.unique(seen, axis=0)
+    points = vectors[present].astype(np.float64)
+    distinct = np.unique(points, axis=0)
     if len(distinct) <= n_clusters:
         centroids = distinct if len(distinct) else np.zeros((1, vectors.shape[1]))
     else:
         rng = np.random.default_rng(seed)
-        # Empty clusters keep their last centroid, which only makes a node that few items use.
+        # An empty cluster keeps its last centroid: a node that few items use, which is harmless.
         with np.errstate(all="ignore"):
             centroids, _ = kmeans2(
-                seen, n_clusters, iter=_ITERATIONS, minit="++", rng=rng, missing="warn"
+                points, n_clusters, iter=_ITERATIONS, minit="++", rng=rng, missing="warn"
             )
-    distance = (centroids**2).sum(1) - 2.0 * seen @ centroids.T
+    # Squared distances up to a constant per point.
+    distance = (centroids**2).sum(1) - 2.0 * points @ centroids.T
     order = np.argsort(distance, axis=1, kind="stable")[:, :n_links]
     nearest = np.full((len(vectors), order.shape[1]), -1, dtype=np.int64)
     nearest[present] = order

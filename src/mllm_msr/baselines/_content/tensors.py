@@ -1,8 +1,8 @@
-"""Content vectors as the neural baselines read them: one tensor per modality, one row per item code.
+"""Content vectors as tensors: standardized, one per modality, one row per item code.
 
-Encoders differ in scale and offset; here every column is brought to mean zero and variance one
-over the items that have the modality, and rows to a length of about one. Items without it keep a
-zero row, which after this is the average item and therefore says nothing.
+Encoders differ in scale and offset. Every column is scaled to mean zero and variance one over the
+items that have the modality, and rows to a length of about one. Items without the modality keep a
+zero row, which after standardization is the average item.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mllm_msr.baselines._content.features import ContentVectors, Vectors, content_vectors
-from mllm_msr.baselines._training.histories import ItemCodes
+from mllm_msr.baselines._content.features import ContentVectors, content_vectors
+from mllm_msr.baselines._training.histories import UNKNOWN, ItemCodes
 from mllm_msr.errors import DataError
+from mllm_msr.models.encoders.base import Vectors
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,25 +26,25 @@ class ReadsContent:
     """Settings of a neural baseline that reads content.
 
     Attributes:
-        text_encoder: A text encoder's name, see `features.py`.
-        image_encoder: An image encoder's name, see `features.py`.
-        content_cache: Folder for finished content vectors; None keeps none.
+        text_encoder: Name of a text encoder, see `models/encoders/factory.py`, or "none".
+        image_encoder: Name of an image encoder, or "none".
+        content_cache: Folder in which content vectors are cached; None disables caching.
     """
 
     text_encoder: str = "hashing"
-    image_encoder: str = "colours"
+    image_encoder: str = "colors"
     content_cache: Path | None = None
 
     def content(self, items: pl.DataFrame, codes: ItemCodes) -> dict[str, Tensor]:
-        """Content by modality and item code, as `content_tensors` gives it.
+        """Encode the content of items, see `content_tensors`.
 
         Args:
-            items: `tables.ITEMS`, paths of images absolute.
+            items: `tables.ITEMS` with absolute image paths.
             codes: Codes of the items.
 
         Raises:
-            DataError: All modalities were left out.
-            BackendError: There is no such encoder, or its weights cannot be read.
+            DataError: All modalities are left out.
+            BackendError: There is no such encoder, or its weights cannot be loaded.
         """
         vectors = content_vectors(
             items,
@@ -55,60 +56,58 @@ class ReadsContent:
 
 
 def content_tensors(content: ContentVectors, codes: ItemCodes) -> dict[str, Tensor]:
-    """Standardised content by item code.
+    """Standardize content vectors and arrange them by item code.
 
     Args:
-        content: Vectors of (at least) the items that have codes.
+        content: Vectors of at least the items that have codes.
         codes: Codes of the items.
 
     Returns:
-        "text" and "image", each float32 [n_codes, d]; a modality that was left out is missing.
+        "text" and "image", each float32 [n_codes, d]; modalities of width zero are missing.
 
     Raises:
-        DataError: All modalities were left out.
+        DataError: All modalities are left out.
     """
-    rows = np.zeros(len(content.item_ids), dtype=np.int64)
-    place = {item: code for code, item in enumerate(codes.item_ids, start=1)}
-    rows[:] = [place.get(item, 0) for item in content.item_ids]
-    found = {}
+    code_of = {item: code for code, item in enumerate(codes.item_ids, start=1)}
+    rows = np.array([code_of.get(item, UNKNOWN) for item in content.item_ids], dtype=np.int64)
+    tensors = {}
     for name, vectors in (("text", content.text), ("image", content.image)):
         if vectors.shape[1]:
             table = np.zeros((codes.n_codes, vectors.shape[1]), dtype=np.float32)
-            table[rows] = standardised(vectors)
-            table[0] = 0.0
-            found[name] = torch.from_numpy(table)
-    if not found:
+            table[rows] = standardize(vectors)
+            table[UNKNOWN] = 0.0
+            tensors[name] = torch.from_numpy(table)
+    if not tensors:
         raise DataError(
-            needed="content vectors of at least one modality",
-            received="text_encoder='none' and image_encoder='none'",
-            remedy="choose an encoder for text or image",
+            "The model needs content vectors of at least one modality, but text_encoder and "
+            "image_encoder are both 'none'. Choose an encoder for texts or images."
         )
-    return found
+    return tensors
 
 
 @torch.no_grad()
-def settle_unchosen(ids: Tensor, chosen: Tensor) -> None:
-    """Give items that training never met, whose id embedding learned nothing, the mean one.
+def fill_cold_embeddings(ids: Tensor, has_interactions: Tensor) -> None:
+    """Give items without interactions, whose id embeddings are untrained, the mean embedding.
 
     Args:
         ids: Id embeddings, [n_codes, width]; changed in place.
-        chosen: bool [n_codes]; the items that somebody chose. Nothing is done where it holds none.
+        has_interactions: bool [n_codes]. Nothing is changed if no item has interactions.
     """
-    if bool(chosen.any()):
-        ids[~chosen] = ids[chosen].mean(0)
+    if bool(has_interactions.any()):
+        ids[~has_interactions] = ids[has_interactions].mean(0)
 
 
-def standardised(vectors: Vectors) -> Vectors:
-    """Columns to mean zero and variance one over the non-zero rows, rows to length one or so.
+def standardize(vectors: Vectors) -> Vectors:
+    """Scale columns to mean zero and variance one over the non-zero rows, rows to length about one.
 
     Args:
-        vectors: Shape [n_items, d]; zero rows stand for a missing modality and stay zero.
+        vectors: Shape [n_items, d]; zero rows mark a missing modality and stay zero.
     """
     scaled = np.zeros_like(vectors)
     present = vectors.any(axis=1)
     if present.any():
-        seen = vectors[present]
-        spread = seen.std(axis=0)
-        centred = (seen - seen.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
-        scaled[present] = centred / np.sqrt(vectors.shape[1])
+        rows = vectors[present]
+        spread = rows.std(axis=0)
+        centered = (rows - rows.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
+        scaled[present] = centered / np.sqrt(vectors.shape[1])
     return scaled

@@ -1,1 +1,1 @@
-"""What the baselines share that send messages along the edges of a graph."""
+"""Parts of the baselines that pass messages along the edges of a graph: MMGCN, MGAT, MMSR."""

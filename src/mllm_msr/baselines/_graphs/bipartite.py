@@ -1,15 +1,15 @@
-"""Users and items as nodes of one graph for each modality: what `mmgcn.py` and `mgat.py` share.
+"""The user-item graph of each modality, and the network that MMGCN and MGAT share.
 
-A modality's network starts from a learned preference for each user and a projection of each
-item's content vector; each layer gathers neighbours (the one thing in which the two baselines
-differ), and adds the node's own state and its id embedding. Modalities are averaged; the score is
-an inner product.
+The network of a modality starts from a learned preference of each user and a projection of each
+item's content vector. Each layer aggregates the neighbors (the only difference between the two
+baselines) and combines the result with the node's own state and its id embedding. Modalities are
+averaged; the score is an inner product.
 
-A user is a node through his visible history. After training the items' states of every layer are
-kept, so that a user's state is a function of his own embeddings and of the history that he is
-scored with: for the history seen in training it equals that of the trained graph, for users that
-training never saw the mean embeddings stand in, and an item that nobody has chosen is its content
-and the mean id embedding. So everybody is served by the same formula.
+A user is a node connected to the items of their visible history. After training, the items' states
+of every layer are stored, so a user's state becomes a function of the user's own embeddings and of
+the history they are scored with (fold-in). For the training history it equals the state in the
+trained graph. Unknown users get the mean embeddings; an item without interactions has its content
+and the mean id embedding. All users and items are therefore scored by the same formula.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.nn import functional
 from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines._training.histories import Codes, Histories
 
-# Per modality, the items' states [n_codes, width] that go into each layer and the last ones.
+# Per modality, the items' states [n_codes, width] before each layer and after the last one.
 ItemStates = list[list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class Bipartite:
-    """Who chose what, in both directions.
+class BipartiteGraph:
+    """Interactions of users and items as edges in both directions.
 
     Attributes:
         to_users: Edges from items to users.
@@ -43,11 +43,11 @@ class Bipartite:
     to_items: Edges
 
     @classmethod
-    def of(cls, histories: Histories, *, n_items: int) -> Self:
-        """The graph of all histories; history h belongs to user h, repetitions count once.
+    def from_histories(cls, histories: Histories, *, n_items: int) -> Self:
+        """Build the graph of all histories; repeated interactions count once.
 
         Args:
-            histories: Item codes of each user.
+            histories: Item codes of each user; history h belongs to user h.
             n_items: Number of item codes.
         """
         users, items = distinct_pairs(histories)
@@ -58,23 +58,23 @@ class Bipartite:
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same graph on a device."""
+        """Copy the graph to a device."""
         return type(self)(self.to_users.to(device), self.to_items.to(device))
 
 
 def distinct_pairs(histories: Histories) -> tuple[Codes, Codes]:
-    """Histories' numbers and their items, each pair once, in ascending order."""
+    """Return the distinct pairs of history index and item code, in ascending order."""
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
     pairs = np.unique(np.stack([owners, histories.items]), axis=1)
     return pairs[0], pairs[1]
 
 
-class NodeLayer(nn.Module):
-    """One step: what the neighbours send, the node's own state and its id embedding.
+class GraphLayer(nn.Module):
+    """Aggregation of the neighbors, combined with the node's own state and id embedding.
 
     Args:
-        aggregate: Called with (edges, targets' states, sources' states); yields what each target
-            gathers, [n_targets, width].
+        aggregate: Module called with (edges, states of targets, states of sources); returns the
+            aggregated states, [n_targets, width].
         width: Size of a state.
     """
 
@@ -85,7 +85,7 @@ class NodeLayer(nn.Module):
         self.gathered = nn.Linear(width, width)
 
     def forward(self, edges: Edges, targets: Tensor, sources: Tensor, ids: Tensor) -> Tensor:
-        """New states of the targets.
+        """Compute new states of the targets.
 
         Args:
             edges: Edges from sources to targets.
@@ -94,18 +94,18 @@ class NodeLayer(nn.Module):
             ids: Id embeddings of the targets, [n_targets, width].
 
         Returns:
-            [n_targets, width].
+            Shape [n_targets, width].
         """
         own = functional.leaky_relu(self.own(targets)) + ids
         gathered = self.gathered(self.aggregate(edges, targets, sources))
         return functional.leaky_relu(gathered + own)
 
 
-class Modality(nn.Module):
-    """Preferences, projection and layers of one modality.
+class ModalityBranch(nn.Module):
+    """User preferences, content projection and layers of one modality.
 
     Args:
-        features: Content vectors by item code, [n_codes, d]; frozen, not part of the state.
+        features: Content vectors by item code, [n_codes, d]; frozen, not saved in the state dict.
         n_users: Number of users.
         width: Size of a state.
         layers: The layers.
@@ -114,7 +114,7 @@ class Modality(nn.Module):
     features: Tensor
 
     def __init__(
-        self, features: Tensor, n_users: int, *, width: int, layers: Sequence[NodeLayer]
+        self, features: Tensor, n_users: int, *, width: int, layers: Sequence[GraphLayer]
     ) -> None:
         super().__init__()
         self.register_buffer("features", features, persistent=False)
@@ -122,20 +122,20 @@ class Modality(nn.Module):
         self.project = nn.Linear(features.shape[1], width)
         self.layers = nn.ModuleList(layers)
 
-    def first_items(self) -> Tensor:
-        """States of the items before the first layer, [n_codes, width], of length one."""
+    def initial_item_states(self) -> Tensor:
+        """Compute the items' states before the first layer, [n_codes, width], of unit length."""
         return functional.normalize(self.project(self.features), dim=-1)
 
 
-class NodeNetwork(nn.Module):
-    """All modalities over one graph.
+class GraphNetwork(nn.Module):
+    """Branches of all modalities over one user-item graph.
 
     Args:
-        features: Content vectors by item code, one tensor [n_codes, d] for each modality.
-        n_users: Number of users that are nodes.
+        features: Content vectors by item code, one tensor [n_codes, d] per modality.
+        n_users: Number of users in the graph.
         width: Size of a state.
-        n_layers: Steps along the edges, at least 1.
-        aggregate: Makes one layer's `NodeLayer.aggregate`.
+        n_layers: Layers per modality, at least 1.
+        aggregate: Returns the aggregation module of one layer for a given width.
     """
 
     def __init__(
@@ -151,40 +151,63 @@ class NodeNetwork(nn.Module):
         self.user_ids = nn.Parameter(0.1 * torch.randn(n_users, width))
         self.item_ids = nn.Parameter(0.1 * torch.randn(len(features[0]), width))
         self.modalities = nn.ModuleList(
-            Modality(
+            ModalityBranch(
                 each,
                 n_users,
                 width=width,
-                layers=[NodeLayer(aggregate(width), width) for _ in range(n_layers)],
+                layers=[GraphLayer(aggregate(width), width) for _ in range(n_layers)],
             )
             for each in features
         )
 
-    def forward(self, graph: Bipartite) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, [n_users, width], and of all items, [n_codes, width]."""
+    def forward(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+        """Compute the vectors of all users, [n_users, width], and items, [n_codes, width]."""
         users, states = self._propagate(graph)
         return users, item_vectors(states)
 
-    def squares(self, users: Tensor, items: Tensor) -> Tensor:
-        """Half the sum of the squared embeddings of some users and items, for the L2 term."""
-        tables = [self.user_ids, *(modality.preferences for modality in self._all())]
+    def l2_penalty(self, users: Tensor, items: Tensor) -> Tensor:
+        """Compute half the sum of the squared embeddings of some users and items."""
+        tables = [self.user_ids, *(branch.preferences for branch in self._branches())]
         squares = [table[users].square().sum() for table in tables]
         return 0.5 * (torch.stack(squares).sum() + self.item_ids[items].square().sum())
 
     @torch.no_grad()
-    def item_states(self, graph: Bipartite) -> ItemStates:
-        """The items' states in every layer, for `fold_in`."""
+    def item_states(self, graph: BipartiteGraph) -> ItemStates:
+        """Compute the items' states in every layer, for `fold_in`."""
         return self._propagate(graph)[1]
 
-    def _all(self) -> list[Modality]:
-        return cast("list[Modality]", list(self.modalities))
+    @torch.no_grad()
+    def fold_in(self, users: Tensor, to_users: Edges, states: ItemStates) -> Tensor:
+        """Compute user vectors from histories and fixed item states.
 
-    def _propagate(self, graph: Bipartite) -> tuple[Tensor, ItemStates]:
+        Args:
+            users: int64 [n]; rows of known users, -1 for unknown users.
+            to_users: Edges from items to the n users.
+            states: Result of `item_states`.
+
+        Returns:
+            Shape [n, width].
+        """
+        ids = _rows_or_mean(self.user_ids, users)
+        last = []
+        for branch, items in zip(self._branches(), states, strict=True):
+            preferences = functional.normalize(branch.preferences, dim=-1)
+            vectors = _rows_or_mean(preferences, users)
+            for layer, sources in zip(branch.layers, items, strict=False):
+                vectors = layer(to_users, vectors, sources, ids)
+            last.append(vectors)
+        return torch.stack(last).mean(0)
+
+    def _branches(self) -> list[ModalityBranch]:
+        return cast("list[ModalityBranch]", list(self.modalities))
+
+    def _propagate(self, graph: BipartiteGraph) -> tuple[Tensor, ItemStates]:
+        """Return the users' vectors and the items' states in every layer."""
         last_users, states = [], []
-        for modality in self._all():
-            users = functional.normalize(modality.preferences, dim=-1)
-            items = [modality.first_items()]
-            for layer in modality.layers:
+        for branch in self._branches():
+            users = functional.normalize(branch.preferences, dim=-1)
+            items = [branch.initial_item_states()]
+            for layer in branch.layers:
                 new = layer(graph.to_items, items[-1], users, self.item_ids)
                 users = layer(graph.to_users, users, items[-1], self.user_ids)
                 items.append(new)
@@ -192,47 +215,26 @@ class NodeNetwork(nn.Module):
             states.append(items)
         return torch.stack(last_users).mean(0), states
 
-    @torch.no_grad()
-    def fold_in(self, users: Tensor, to_users: Edges, states: ItemStates) -> Tensor:
-        """Vectors of users as their histories make them, the items' states being given.
-
-        Args:
-            users: int64 [n]; rows of known users, -1 for others.
-            to_users: Edges from items to the n users.
-            states: What `item_states` gave.
-
-        Returns:
-            [n, width].
-        """
-        ids = _rows_or_mean(self.user_ids, users)
-        last = []
-        for modality, items in zip(self._all(), states, strict=True):
-            preferences = functional.normalize(modality.preferences, dim=-1)
-            vectors = _rows_or_mean(preferences, users)
-            for layer, sources in zip(modality.layers, items, strict=False):
-                vectors = layer(to_users, vectors, sources, ids)
-            last.append(vectors)
-        return torch.stack(last).mean(0)
-
 
 def item_vectors(states: ItemStates) -> Tensor:
-    """What items are scored with: [n_codes, width], the mean over modalities."""
+    """Average the last states over modalities: the vectors that score items, [n_codes, width]."""
     return torch.stack([items[-1] for items in states]).mean(0)
 
 
-def _rows_or_mean(table: Tensor, rows: Tensor) -> Tensor:
-    known = table[rows.clamp(min=0)]
-    return torch.where((rows >= 0)[:, None], known, table.mean(0))
-
-
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """Bayesian personalised ranking: how surely the positive stands above each negative.
+    """Compute the loss of Bayesian personalized ranking (Rendle et al. 2009).
 
     Args:
-        positive: Scores of the chosen items, [n, 1].
-        negative: Scores of drawn items, [n, n_negatives].
+        positive: Scores of positive items, [n, 1].
+        negative: Scores of sampled negatives, [n, n_negatives].
 
     Returns:
         A scalar, the mean of -log sigmoid(positive - negative).
     """
     return functional.softplus(negative - positive).mean()
+
+
+def _rows_or_mean(table: Tensor, rows: Tensor) -> Tensor:
+    """Select rows of a table; -1 selects the mean row."""
+    known = table[rows.clamp(min=0)]
+    return torch.where((rows >= 0)[:, None], known, table.mean(0))

@@ -1,8 +1,7 @@
-"""The network of `mmsr.py`: fusion of items and modality nodes over the graph of each history.
+"""The network of MMSR: asynchronous fusion over the graph of each history (Hu et al., CIKM 2023).
 
-A layer fuses along the order of the history (among nodes of one kind) and across kinds (among
-the nodes that describe one item), in both orders, and lets each node choose between the orders
-(Hu et al., CIKM 2023: asynchronous fusion).
+A layer fuses along the history (among nodes of one kind) and across modalities (among nodes that
+describe the same item), in both orders, and each node learns how to weight the two orders.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from mllm_msr.baselines._graphs.edges import Edges, edge_attention, edge_dot, ed
 from mllm_msr.baselines._graphs.sequence_graphs import RELATIONS, SequenceGraph
 
 
-class PerKind(nn.Module):
-    """A linear map of its own for the nodes of each kind.
+class LinearPerKind(nn.Module):
+    """A linear map with separate weights for each kind of node.
 
     Args:
         n_kinds: Kinds of nodes.
         width: Size of a state.
-        n_maps: Maps computed side by side.
+        n_maps: Number of maps computed at once.
     """
 
     def __init__(self, n_kinds: int, width: int, *, n_maps: int = 1) -> None:
@@ -34,17 +33,25 @@ class PerKind(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(width, n_maps * width) for _ in range(n_kinds))
 
     def forward(self, states: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-        """`n_maps` tensors [n_nodes, width] from states whose kinds stand one after the other."""
+        """Apply the maps to states grouped by kind.
+
+        Args:
+            states: [n_nodes, width].
+            sizes: Nodes of each kind.
+
+        Returns:
+            `n_maps` tensors [n_nodes, width].
+        """
         parts = torch.split(states, list(sizes))
         mapped = torch.cat([own(part) for own, part in zip(self.maps, parts, strict=True)])
         return torch.chunk(mapped, self.n_maps, dim=-1)
 
 
 class HomogeneousFusion(nn.Module):
-    """Graph attention among nodes of one kind, with a vector of its own for each relation.
+    """Graph attention among nodes of one kind, with an attention vector per relation.
 
-    A node weighs all its neighbours against each other: within one relation most nodes of a
-    history have a single neighbour, whose weight would always be one.
+    The softmax runs over the neighbors of all relations together: within one relation most nodes
+    have a single neighbor, whose weight would always be 1.
 
     Args:
         n_kinds: Kinds of nodes.
@@ -53,13 +60,13 @@ class HomogeneousFusion(nn.Module):
 
     def __init__(self, n_kinds: int, width: int) -> None:
         super().__init__()
-        self.values = PerKind(n_kinds, width)
+        self.values = LinearPerKind(n_kinds, width)
         self.attention = nn.ParameterDict(
             {name: nn.Parameter(torch.randn(n_kinds, width) / width) for name in RELATIONS}
         )
 
     def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
-        """New states, [n_nodes, width]."""
+        """Compute new states, [n_nodes, width]."""
         (values,) = self.values(states, graph.kind_sizes)
         sizes = torch.tensor(graph.kind_sizes, device=states.device)
         lists = [graph.relations[name] for name in RELATIONS]
@@ -74,26 +81,26 @@ class HomogeneousFusion(nn.Module):
 
 
 class HeterogeneousFusion(nn.Module):
-    """Query-key-value attention from each node to those of other kinds that share its items."""
+    """Attention from each node to the nodes of other kinds that describe its items."""
 
     def __init__(self, n_kinds: int, width: int) -> None:
         super().__init__()
-        self.maps = PerKind(n_kinds, width, n_maps=3)
+        self.maps = LinearPerKind(n_kinds, width, n_maps=3)
 
     def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
-        """New states, [n_nodes, width]."""
+        """Compute new states, [n_nodes, width]."""
         queries, keys, values = self.maps(states, graph.kind_sizes)
         return states + attend(graph.links, queries, keys, values)
 
 
 def attend(edges: Edges, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Scaled dot-product attention along edges: [n_targets, width]."""
+    """Compute scaled dot-product attention along edges, [n_targets, width]."""
     logits = edge_dot(edges, queries, keys) / math.sqrt(queries.shape[-1])
     return edge_sum(edges, edge_softmax(edges, logits), values)
 
 
 class FusionLayer(nn.Module):
-    """Both fusions in both orders, and each node's choice between the orders."""
+    """Both fusions in both orders, mixed by a gate per node."""
 
     def __init__(self, n_kinds: int, width: int, *, dropout: float) -> None:
         super().__init__()
@@ -104,30 +111,28 @@ class FusionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, graph: SequenceGraph) -> Tensor:
-        """New states, [n_nodes, width]."""
+        """Compute new states, [n_nodes, width]."""
         first = self.heterogeneous(self.homogeneous(states, graph), graph)
         second = self.homogeneous(self.heterogeneous(states, graph), graph)
-        choice = self.gate(torch.cat([states, first, second], dim=-1)).softmax(-1)
-        mixed: Tensor = self.norm(
-            states + self.dropout(choice[:, :1] * first + choice[:, 1:] * second)
-        )
+        gate = self.gate(torch.cat([states, first, second], dim=-1)).softmax(-1)
+        mixed: Tensor = self.norm(states + self.dropout(gate[:, :1] * first + gate[:, 1:] * second))
         return mixed
 
 
 class SequenceFusion(nn.Module):
-    """From the graph of a history to the vector of what comes next.
+    """Network that maps the graph of a history to the vector of the next item.
 
-    An item's vector is its id embedding plus a projection of its content, both where it is read
-    and where it is predicted: an item that nobody chose is predicted by its content. A modality
-    node starts from its centroid and an embedding of its own.
+    An item's vector is its id embedding plus a projection of its content, both as input and as
+    candidate, so items without interactions are predicted by their content. A modality node starts
+    from its projected centroid plus an embedding of the cluster.
 
     Args:
-        features: Content vectors by item code, one tensor [n_codes, d] for each modality; kept
-            in the module, not in its state.
-        clusters: The clusters of each modality.
+        features: Content vectors by item code, one tensor [n_codes, d] per modality; buffers that
+            are not saved in the state dict.
+        clusters: Clusters of each modality.
         width: Size of a state.
         n_layers: Fusion layers.
-        dropout: Dropout of states.
+        dropout: Dropout probability of states.
     """
 
     def __init__(
@@ -143,10 +148,10 @@ class SequenceFusion(nn.Module):
         self.item_ids = nn.Parameter(0.02 * torch.randn(len(features[0]), width))
         self.content = nn.ModuleList()
         self.cluster_ids = nn.ParameterList()
-        for at, (table, found) in enumerate(zip(features, clusters, strict=True)):
-            self.register_buffer(f"features{at}", table, persistent=False)
+        for index, (table, found) in enumerate(zip(features, clusters, strict=True)):
+            self.register_buffer(f"features{index}", table, persistent=False)
             centroids = torch.from_numpy(found.centroids)
-            self.register_buffer(f"centroids{at}", centroids, persistent=False)
+            self.register_buffer(f"centroids{index}", centroids, persistent=False)
             project = nn.Linear(table.shape[1], width, bias=False)
             nn.init.normal_(project.weight, std=0.02)
             self.content.append(project)
@@ -159,28 +164,28 @@ class SequenceFusion(nn.Module):
         )
 
     def item_table(self) -> Tensor:
-        """Vectors of all items: [n_codes, width]."""
+        """Compute the vectors of all items, [n_codes, width]."""
         vectors: Tensor = self.item_ids
-        for at, project in enumerate(self.content):
-            vectors = vectors + project(self.get_buffer(f"features{at}"))
+        for index, project in enumerate(self.content):
+            vectors = vectors + project(self.get_buffer(f"features{index}"))
         return vectors
 
     def forward(self, graph: SequenceGraph, items: Tensor) -> Tensor:
-        """What each history asks for.
+        """Compute the vector of each history; scores are inner products with item vectors.
 
         Args:
             graph: Graphs of histories.
-            items: What `item_table` gives.
+            items: Result of `item_table`.
 
         Returns:
-            [n_histories, width]; an item's score is the inner product with its vector.
+            Shape [n_histories, width].
         """
         tables = [items]
-        for at, (project, own) in enumerate(zip(self.content, self.cluster_ids, strict=True)):
-            tables.append(own + project(self.get_buffer(f"centroids{at}")))
+        for index, (project, own) in enumerate(zip(self.content, self.cluster_ids, strict=True)):
+            tables.append(own + project(self.get_buffer(f"centroids{index}")))
         parts = torch.split(graph.content, list(graph.kind_sizes))
-        first = [table[part] for table, part in zip(tables, parts, strict=True)]
-        states = self.dropout(self.norm(torch.cat(first)))
+        initial = [table[part] for table, part in zip(tables, parts, strict=True)]
+        states = self.dropout(self.norm(torch.cat(initial)))
         for layer in self.layers:
             states = layer(states, graph)
         last: Tensor = states[graph.last]

@@ -1,9 +1,8 @@
-"""One graph per history, many histories in one edge list: the input of `mmsr.py`.
+"""The input of MMSR: one graph per history, the graphs of a batch in one edge list.
 
 Nodes are the distinct items of a history and the distinct clusters of their modalities. Edges
-join nodes of one kind along the order of the history (relations self, in, out, both) and nodes of
-different kinds that describe the same item. Histories of any length stand side by side: nothing
-is padded.
+connect nodes of one kind along the history (relations self, in, out, both) and nodes of different
+kinds that describe the same item. Histories of different lengths need no padding.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ RELATIONS: Final = ("self", "in", "out", "both")
 
 @dataclass(frozen=True, slots=True)
 class SequenceGraph:
-    """The graphs of several histories as one.
+    """The graphs of several histories, merged into one graph.
 
     Attributes:
-        content: int64 [n_nodes]; an item code or a cluster's number.
-        kind_sizes: Nodes of each kind; kinds stand one after the other: items, then one kind for
-            each modality.
-        relations: Edges between nodes of one kind, by the names of `RELATIONS`: "in" brings what
-            stood before, "out" what stood after, "both" what stood on both sides.
+        content: int64 [n_nodes]; an item code or a cluster index.
+        kind_sizes: Nodes of each kind. Nodes are grouped by kind: items first, then the clusters
+            of each modality.
+        relations: Edges between nodes of one kind, by the names of `RELATIONS`: "in" leads from
+            the preceding node, "out" from the following node, "both" from nodes that do both.
         links: Edges between nodes of different kinds.
         last: int64 [n_histories]; the node of each history's last item.
     """
@@ -43,7 +42,7 @@ class SequenceGraph:
     last: Tensor
 
     def to(self, device: torch.device | str) -> SequenceGraph:
-        """The same graphs on a device."""
+        """Copy the graphs to a device."""
         return SequenceGraph(
             content=self.content.to(device),
             kind_sizes=self.kind_sizes,
@@ -57,23 +56,24 @@ def sequence_graph(histories: Histories, clusters: Sequence[Codes]) -> SequenceG
     """Build the graphs of histories.
 
     Args:
-        histories: Item codes, none of them empty.
-        clusters: For each modality [n_codes, n_links], clusters by item code, -1 for none.
+        histories: Item codes, no history empty.
+        clusters: For each modality, clusters by item code, [n_codes, n_links]; -1 for none.
     """
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
-    slots = [histories.items[:, None], *(table[histories.items] for table in clusters)]
-    content, nodes, sizes = _number(owners, slots, n_histories=len(histories))
+    # Per kind of node, the items or clusters of each step: [n_tokens, 1] or [n_tokens, n_links].
+    steps = [histories.items[:, None], *(table[histories.items] for table in clusters)]
+    content, nodes, sizes = _number_nodes(owners, steps, n_histories=len(histories))
     n_nodes = len(content)
-    follows = np.flatnonzero(owners[1:] == owners[:-1])
-    steps = [_pairs(kind[follows], kind[follows + 1]) for kind in nodes]
-    before, after = (np.concatenate(ends) for ends in zip(*steps, strict=True))
-    crossings = [
-        _pairs(nodes[one], nodes[other])
+    followed = np.flatnonzero(owners[1:] == owners[:-1])
+    along = [_all_pairs(kind[followed], kind[followed + 1]) for kind in nodes]
+    before, after = (np.concatenate(ends) for ends in zip(*along, strict=True))
+    across = [
+        _all_pairs(nodes[one], nodes[other])
         for one in range(len(nodes))
         for other in range(len(nodes))
         if one != other
     ]
-    sources, targets = (np.concatenate(ends) for ends in zip(*crossings, strict=True))
+    sources, targets = (np.concatenate(ends) for ends in zip(*across, strict=True))
     sources, targets = _distinct(sources, targets, n_nodes)
     return SequenceGraph(
         content=torch.from_numpy(content),
@@ -84,24 +84,24 @@ def sequence_graph(histories: Histories, clusters: Sequence[Codes]) -> SequenceG
     )
 
 
-def _number(
-    owners: Codes, slots: Sequence[Codes], *, n_histories: int
+def _number_nodes(
+    owners: Codes, steps: Sequence[Codes], *, n_histories: int
 ) -> tuple[Codes, list[Codes], tuple[int, ...]]:
-    """Node numbers for each step's items and clusters; -1 stays where there is none."""
+    """Number the distinct items and clusters of each history; -1 remains for none."""
     contents, nodes, first = [], [], 0
-    for kind in slots:
+    for kind in steps:
         width = int(kind.max(initial=0)) + 1
         keys = np.where(kind >= 0, owners[:, None] * width + kind, n_histories * width)
-        distinct, places = np.unique(keys, return_inverse=True)
+        distinct, numbers = np.unique(keys, return_inverse=True)
         distinct = distinct[distinct < n_histories * width]
-        nodes.append(np.where(kind >= 0, places.reshape(kind.shape) + first, -1))
+        nodes.append(np.where(kind >= 0, numbers.reshape(kind.shape) + first, -1))
         contents.append(distinct % width)
         first += len(distinct)
     return np.concatenate(contents), nodes, tuple(len(kind) for kind in contents)
 
 
-def _pairs(ones: Codes, others: Codes) -> tuple[Codes, Codes]:
-    """Every node of `ones` [n, a] with every node of `others` [n, b] of the same row."""
+def _all_pairs(ones: Codes, others: Codes) -> tuple[Codes, Codes]:
+    """Pair every node of `ones` [n, a] with every node of `others` [n, b] of the same row."""
     left = np.broadcast_to(ones[:, :, None], (*ones.shape, others.shape[1])).ravel()
     right = np.broadcast_to(others[:, None, :], (*ones.shape, others.shape[1])).ravel()
     present = (left >= 0) & (right >= 0)
@@ -114,8 +114,9 @@ def _distinct(sources: Codes, targets: Codes, n_nodes: int) -> tuple[Codes, Code
 
 
 def _relations(before: Codes, after: Codes, n_nodes: int) -> dict[str, Edges]:
-    apart = before != after
-    before, after = _distinct(before[apart], after[apart], n_nodes)
+    """Sort the pairs of consecutive nodes into relations."""
+    differ = before != after
+    before, after = _distinct(before[differ], after[differ], n_nodes)
     both = np.isin(before * n_nodes + after, after * n_nodes + before)
     every = np.arange(n_nodes)
     ends = {

@@ -1,1 +1,1 @@
-"""What the baselines share that read a history from left to right."""
+"""Parts of the baselines that read a history as a sequence: SASRec, GRU4Rec, Trans2D."""

@@ -1,1 +1,1 @@
-"""Parts that all baselines share: fitted state, catalogs and saving."""
+"""Parts of the baselines that need no network: histories as sparse rows, scoring, saved state."""

@@ -1,4 +1,4 @@
-"""What a fitted baseline keeps on disk: settings and items as JSON, numbers as safetensors."""
+"""Saved state of fitted baselines: settings and items as JSON, arrays as safetensors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class State:
 
     Attributes:
         settings: Constructor arguments.
-        catalog: Item ids, in the order of columns.
-        arrays: What was learnt.
+        catalog: Item ids, in column order.
+        arrays: What was learned.
     """
 
     settings: Mapping[str, Any]
@@ -40,15 +40,15 @@ class State:
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write a fitted model into a folder, which is made where it is missing.
+    """Write a fitted model into a folder, which is created if necessary.
 
     Raises:
         RunFolderError: The disk is full or the folder cannot be written.
     """
     with replace_file(folder / _ARRAYS) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in state.arrays.items()}, temporary)
-    about = {"settings": dict(state.settings), "catalog": list(state.catalog)}
-    write_text(folder / _SETTINGS, json.dumps(about, ensure_ascii=False))
+    content = {"settings": dict(state.settings), "catalog": list(state.catalog)}
+    write_text(folder / _SETTINGS, json.dumps(content, ensure_ascii=False))
 
 
 def load_state(folder: Path, *, names: Sequence[str]) -> State:
@@ -56,53 +56,51 @@ def load_state(folder: Path, *, names: Sequence[str]) -> State:
 
     Args:
         folder: The folder.
-        names: Arrays that must be there.
+        names: Required arrays.
 
     Raises:
-        DamagedFileError: A file is missing or not what was written.
+        DamagedFileError: A file is missing or its content is invalid.
     """
     try:
-        about = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         arrays = load_file(folder / _ARRAYS)
-        state = State(dict(about["settings"]), tuple(map(str, about["catalog"])), arrays)
-        absent = [name for name in names if name not in arrays]
+        state = State(dict(content["settings"]), tuple(map(str, content["catalog"])), arrays)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
         raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-    if absent:
-        raise damaged(folder, f"files without {', '.join(absent)}")
+    if missing := [name for name in names if name not in arrays]:
+        raise damaged(folder, f"{_ARRAYS} lacks {', '.join(missing)}")
     return state
 
 
-def matrix_arrays(name: str, matrix: sparse.csr_array) -> dict[str, npt.NDArray[Any]]:
-    """A sparse matrix as named arrays."""
+def pack_matrix(name: str, matrix: sparse.csr_array) -> dict[str, npt.NDArray[Any]]:
+    """Return a sparse matrix as named arrays."""
     return {f"{name}.{part}": getattr(matrix, part) for part in _PARTS}
 
 
-def matrix_names(name: str) -> list[str]:
-    """Names of the arrays that `matrix_arrays` makes."""
+def packed_names(name: str) -> list[str]:
+    """Return the names of the arrays that `pack_matrix` returns."""
     return [f"{name}.{part}" for part in _PARTS]
 
 
-def matrix_of(name: str, state: State) -> sparse.csr_array:
-    """The square sparse matrix over the catalog that `matrix_arrays` took apart."""
+def unpack_matrix(name: str, state: State) -> sparse.csr_array:
+    """Rebuild a packed sparse matrix of shape [n_items, n_items].
+
+    Raises:
+        ValueError: The arrays do not fit the catalog.
+    """
     n_items = len(state.catalog)
-    parts = tuple(state.arrays[part] for part in matrix_names(name))
+    parts = tuple(state.arrays[part] for part in packed_names(name))
     return sparse.csr_array(parts, shape=(n_items, n_items))
 
 
 def damaged(folder: Path, cause: str) -> DamagedFileError:
-    """The error for a folder that does not hold a fitted model."""
+    """Build the error for a folder that does not contain a valid fitted model."""
+    reason = (cause.splitlines() or ["unknown cause"])[0].rstrip(".")
     return DamagedFileError(
-        needed=f"a fitted model in {folder}",
-        received=cause.splitlines()[0],
-        remedy="fit the baseline again",
+        f"Cannot load the fitted baseline in {folder}: {reason}. Fit the baseline again."
     )
 
 
 def unfitted(name: str) -> TrainingError:
-    """The error for a model that is asked before it was fitted."""
-    return TrainingError(
-        needed=f"a fitted {name} model",
-        received="one that has seen no data",
-        remedy="call fit or load first",
-    )
+    """Build the error for a model that is used before it is fitted."""
+    return TrainingError(f"The baseline {name!r} is not fitted. Call fit or load first.")

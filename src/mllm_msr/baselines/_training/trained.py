@@ -1,9 +1,9 @@
 """Base class of every baseline with a network: training settings, their checks, and training.
 
-Two families derive from it: `_sequences/next_item.py`, whose networks encode a history as a
-vector, and `_content/recommender.py`, whose networks read content vectors. A family defines what
-is learned from and how candidates are scored; a baseline of the family defines its network, in one
-file.
+Two families derive from it: `_sequences/sequence_baseline.py`, whose networks encode a history as
+a vector, and `_content/content_baseline.py`, whose networks read content vectors. A family defines
+what is learned from and how candidates are scored; a baseline of the family defines its network,
+in one file.
 """
 
 from __future__ import annotations

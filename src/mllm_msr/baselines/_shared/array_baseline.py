@@ -1,7 +1,7 @@
-"""A baseline whose fit is a few arrays over its catalog: what saves, loads and scores it.
+"""Base of baselines whose fitted state is a set of arrays over the catalog.
 
-A subclass says which arrays it keeps, fills them in `fit`, and writes the scores of all items
-for a chunk of users; candidates are looked up there.
+A subclass declares the names of its arrays, computes them in `fit` and scores the whole catalog
+for a chunk of users. Scoring candidates, saving and loading are implemented here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender
 
 
-class FittedRecommender(Recommender):
-    """What such baselines share.
+class ArrayBaseline(Recommender):
+    """Recommender whose fitted state is a set of arrays; implements `CatalogScorer`.
 
     Args:
-        settings: Constructor arguments, those that change what is fitted or scored.
+        settings: Constructor arguments that affect fitting or scoring.
 
     Attributes:
-        ARRAYS: Names of the arrays that `fit` fills.
+        ARRAYS: Names of the arrays that `fit` computes.
     """
 
     ARRAYS: ClassVar[Sequence[str]]
@@ -39,23 +39,23 @@ class FittedRecommender(Recommender):
 
     @property
     def catalog(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalog`'s columns."""
+        """Return the item ids in the column order of `score_catalog`."""
         return () if self._state is None else self._state.catalog
 
     @abstractmethod
     def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """All items' scores; see `interfaces.CatalogScorer`."""
+        """Score all items for each target; see `interfaces.CatalogScorer`."""
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Each candidate's score there; 0 for items that the catalog lacks."""
-        self._fitted()
+        """Look up the candidates in the catalog's scores; items outside the catalog score 0."""
+        self._require_fitted()
         return score_candidates(self, candidates, interactions)
 
     def save(self, folder: Path) -> None:
         """Write settings, items and arrays."""
-        save_state(folder, self._fitted())
+        save_state(folder, self._require_fitted())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -63,25 +63,30 @@ class FittedRecommender(Recommender):
         state = load_state(folder, names=cls.ARRAYS)
         try:
             loaded = cls(**state.settings)
-            loaded.check(state)
+            loaded._check_arrays(state)
         except (TypeError, ValueError, SettingsError) as cause:
             raise damaged(folder, str(cause)) from cause
         loaded._state = state
         return loaded
 
-    def check(self, state: State) -> None:
-        """Refuse arrays that do not fit together.
+    def _check_arrays(self, state: State) -> None:
+        """Check that the arrays of a loaded state fit together.
 
         Raises:
             ValueError: They do not.
         """
 
-    def _keep(self, catalog: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Remember what was fitted."""
+    def _store(self, catalog: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Set the fitted state and return the model."""
         self._state = State(self._settings, tuple(catalog), arrays)
         return self
 
-    def _fitted(self) -> State:
+    def _require_fitted(self) -> State:
+        """Return the fitted state.
+
+        Raises:
+            TrainingError: Neither `fit` nor `load` has been called.
+        """
         if self._state is None:
             raise unfitted(type(self).__module__.rpartition(".")[2])
         return self._state

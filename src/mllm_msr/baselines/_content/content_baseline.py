@@ -1,7 +1,7 @@
-"""What the baselines that learn from content share: the steps of fitting, files, scoring.
+"""Base of MMGCN, MGAT, MMSR and Trans2D: fitting, validation, saving and scoring.
 
-MMGCN, MGAT, MMSR and Trans2D differ in their networks and in what a training example is; what is
-learnt from, the choice of weights by validation users and the files are the same and stand here.
+These baselines differ in their networks and in their training examples. The training data, the
+selection of weights on validation users and the files are the same and implemented here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -24,11 +24,12 @@ from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._shared.state import State, damaged, load_state, save_state
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, user_histories
-from mllm_msr.baselines._training.train import Judge, seeded
+from mllm_msr.baselines._training.options import Validate
+from mllm_msr.baselines._training.train import seeded
 from mllm_msr.baselines._training.trained import (
     TrainedRecommender,
     TrainingSpec,
-    refuse_lone_interactions,
+    require_two_interactions,
 )
 from mllm_msr.baselines._training.validation import ValidationUsers
 from mllm_msr.errors import SettingsError
@@ -41,12 +42,12 @@ _CONTENT: Final = "content."
 
 
 class ContentModel(ABC):
-    """A network with all that it needs to score.
+    """A network with everything needed for scoring.
 
     Attributes:
-        network: The weights; in evaluation mode whenever scores are asked for.
-        codes: Codes of the catalog.
-        content: Standardised content by item code, see `tensors.content_tensors`.
+        network: Network, in evaluation mode whenever it scores.
+        codes: Item codes of the catalog.
+        content: Standardized content by item code, see `tensors.content_tensors`.
     """
 
     def __init__(self, network: nn.Module, codes: ItemCodes, content: Mapping[str, Tensor]) -> None:
@@ -56,21 +57,25 @@ class ContentModel(ABC):
 
     @abstractmethod
     def finalize(self) -> None:
-        """Set, after training, the weights that no example has touched."""
+        """Set the weights that no training example has updated, after training."""
 
     @abstractmethod
     def update_item_embeddings(self) -> None:
-        """Compute what scores share, after the weights have changed."""
+        """Recompute the item embeddings that all scores share, after the weights changed."""
 
     @abstractmethod
     def scores(
         self, candidates: pl.DataFrame, interactions: pl.DataFrame
     ) -> npt.NDArray[np.float64]:
-        """Scores of candidate rows, in their order; arguments as for `Recommender.score`."""
+        """Score candidates in their order; the arguments are those of `Recommender.score`.
+
+        Returns:
+            Shape [n_candidates].
+        """
 
     @abstractmethod
     def arrays(self) -> Arrays:
-        """Further arrays to be saved, besides weights and content."""
+        """Return the arrays to save besides weights and content."""
 
 
 F = TypeVar("F", bound=ContentModel)
@@ -78,13 +83,13 @@ F = TypeVar("F", bound=ContentModel)
 
 @dataclass(frozen=True, slots=True)
 class TrainingContext:
-    """What a network learns from.
+    """Data that a network is built for and trained on.
 
     Attributes:
-        codes: Codes of the catalog.
+        codes: Item codes of the catalog.
         content: Content by item code, at least one modality.
-        users: The users that will be learnt from, sorted.
-        histories: What each of them chose.
+        users: Users of the histories, sorted.
+        histories: Interactions of each user.
     """
 
     codes: ItemCodes
@@ -93,7 +98,7 @@ class TrainingContext:
     histories: Histories
 
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of who chose what."""
+        """Return the hexadecimal SHA-256 of users, items and histories."""
         found = hashlib.sha256(json.dumps([self.users, self.codes.item_ids]).encode())
         found.update(self.histories.items.tobytes() + self.histories.starts.tobytes())
         return found.hexdigest()
@@ -101,57 +106,57 @@ class TrainingContext:
 
 @dataclass(kw_only=True, eq=False)
 class ContentBaseline(ReadsContent, TrainedRecommender[F]):
-    """Settings and steps that the baselines with content have in common, besides those of its bases.
+    """Recommender with a network that reads content; `F` is its fitted model.
 
     Attributes:
         width: Size of all states, at least 1.
 
     Raises:
-        SettingsError: A value is out of its range.
+        SettingsError: A value is out of range.
     """
 
     width: int = 64
 
     @abstractmethod
-    def build(self, lessons: TrainingContext) -> F:
-        """Fresh weights."""
+    def build(self, context: TrainingContext) -> F:
+        """Build a model with initial weights."""
 
     @abstractmethod
     def restore(self, state: State, codes: ItemCodes, content: Mapping[str, Tensor]) -> F:
-        """The object that `build` made, weights aside, from what was saved.
+        """Rebuild a saved model except its weights.
 
         Args:
-            state: What was saved.
-            codes: Codes of the catalog.
+            state: Saved state.
+            codes: Item codes of the catalog.
             content: Content by item code.
         """
 
     @abstractmethod
-    def course(self, fitted: F, histories: Histories) -> TrainingSpec:
-        """Examples and loss.
+    def training_spec(self, fitted: F, histories: Histories) -> TrainingSpec:
+        """Return training examples and loss.
 
         Args:
-            fitted: What `build` made.
-            histories: What each user chose.
+            fitted: Result of `build`.
+            histories: Interactions of each user.
         """
 
     def family_problems(self) -> list[str]:
-        """One sentence for each shared setting out of its range."""
+        """Return one sentence for each shared setting that is out of range."""
         return too_small(self, "width")
 
     def fit(self, data: TrainingData) -> Self:
-        """Learn from all visible interactions; validation users choose the weights."""
-        codes = ItemCodes.of(data.items["item_id"], data.interactions["item_id"])
+        """Learn from all visible interactions; validation users select the weights."""
+        codes = ItemCodes.from_ids(data.items["item_id"], data.interactions["item_id"])
         users, histories = user_histories(data.interactions, codes)
-        refuse_lone_interactions(histories)
-        lessons = TrainingContext(codes, self.content(data.items, codes), users, histories)
+        require_two_interactions(histories)
+        context = TrainingContext(codes, self.content(data.items, codes), users, histories)
         with seeded(self.seed):
-            fitted = self.build(lessons)
+            fitted = self.build(context)
         self._train(
             fitted.network,
-            self.course(fitted, histories),
-            judge=_judge(fitted, data),
-            data=lessons.digest(),
+            self.training_spec(fitted, histories),
+            validate=_validation(fitted, data),
+            data=context.digest(),
         )
         fitted.finalize()
         fitted.update_item_embeddings()
@@ -159,28 +164,36 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Score candidates by history and content; fallbacks as the baseline's module says."""
-        scores = self._ready().scores(candidates, interactions)
+        """Score candidates by history and content; the baseline's module states the fallbacks."""
+        scores = self._require_fitted().scores(candidates, interactions)
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
 
     def save(self, folder: Path) -> None:
         """Write settings, catalog, weights and content."""
-        fitted = self._ready()
-        parts = {
+        fitted = self._require_fitted()
+        tensors = {
             **{f"{_NETWORK}{name}": t for name, t in fitted.network.state_dict().items()},
             **{f"{_CONTENT}{name}": t for name, t in fitted.content.items()},
         }
-        arrays = {name: tensor.detach().numpy() for name, tensor in parts.items()}
+        arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
         save_state(folder, State(self._settings(), fitted.codes.item_ids, arrays | fitted.arrays()))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; the encoders are not needed again."""
+        """Read what `save` wrote; content encoders are not needed again."""
         state = load_state(folder, names=[])
+        weights, content = (
+            {
+                name.removeprefix(prefix): torch.from_numpy(array)
+                for name, array in state.arrays.items()
+                if name.startswith(prefix)
+            }
+            for prefix in (_NETWORK, _CONTENT)
+        )
         try:
             loaded = cls(**state.settings)
-            fitted = loaded.restore(state, ItemCodes(state.catalog), dict(_part(state, _CONTENT)))
-            fitted.network.load_state_dict(dict(_part(state, _NETWORK)))
+            fitted = loaded.restore(state, ItemCodes(state.catalog), content)
+            fitted.network.load_state_dict(weights)
         except (TypeError, ValueError, KeyError, IndexError, RuntimeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
         fitted.network.eval()
@@ -189,21 +202,15 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
         return loaded
 
 
-def _judge(fitted: ContentModel, data: TrainingData) -> Judge | None:
-    """AUC over the validation users, if there are any."""
-    users = ValidationUsers.of(data)
+def _validation(fitted: ContentModel, data: TrainingData) -> Validate | None:
+    """Return the AUC on validation users as a function, or None without validation users."""
+    users = ValidationUsers.from_data(data)
     if users is None:
         return None
-    before = users.rows.select("user_id", "position", "item_id")
+    candidates = users.rows.select("user_id", "position", "item_id")
 
-    def value() -> float:
+    def auc() -> float:
         fitted.update_item_embeddings()
-        return users.value(fitted.scores(before, data.interactions))
+        return users.value(fitted.scores(candidates, data.interactions))
 
-    return value
-
-
-def _part(state: State, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, array in state.arrays.items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), torch.from_numpy(array)
+    return auc

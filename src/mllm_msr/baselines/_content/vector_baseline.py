@@ -1,7 +1,7 @@
-"""Models in which a score is the product of a user's and an item's vector: full ranking is cheap.
+"""Base of models whose score is an inner product of a user and an item vector: MMGCN, MGAT, MMSR.
 
-Candidates are scored pair by pair, so that neither their order nor their company matters; whole
-catalogs by matrix products, a chunk of users at a time.
+Candidates are scored pair by pair, so neither their order nor the other candidates matter. Whole
+catalogs are scored by matrix products, a chunk of users at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.baselines._content.recommender import ContentBaseline, ContentModel
-from mllm_msr.baselines._shared.catalog import targets_of
+from mllm_msr.baselines._content.content_baseline import ContentBaseline, ContentModel
+from mllm_msr.baselines._shared.catalog import distinct_targets
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,34 +27,41 @@ class VectorModel(ContentModel):
 
     @abstractmethod
     def item_vectors(self) -> Floats:
-        """By item code, the code of unknown items included: [n_codes, width]."""
+        """Return the vectors of all item codes, including the unknown item, [n_codes, width]."""
 
     @abstractmethod
     def user_vectors(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> Floats:
-        """One for each target, whatever is known of its user: [n_targets, width].
+        """Compute a vector for each target; unknown users have one too.
 
         Args:
             targets: Columns `user_id` and `position`.
             interactions: `tables.INTERACTIONS`.
+
+        Returns:
+            Shape [n_targets, width].
         """
 
     def scores(
         self, candidates: pl.DataFrame, interactions: pl.DataFrame
     ) -> npt.NDArray[np.float64]:
-        """Inner products of users and candidates: [n_rows]."""
-        targets, rows = targets_of(candidates)
+        """Compute the inner products of users and candidates, [n_candidates]."""
+        targets, rows = distinct_targets(candidates)
         items = self.codes.encode(candidates["item_id"])
         users, table = self.user_vectors(targets, interactions), self.item_vectors()
         products = [
-            np.einsum("nd,nd->n", users[rows[at : at + _CHUNK]], table[items[at : at + _CHUNK]])
-            for at in range(0, len(items), _CHUNK)
+            np.einsum(
+                "nd,nd->n",
+                users[rows[start : start + _CHUNK]],
+                table[items[start : start + _CHUNK]],
+            )
+            for start in range(0, len(items), _CHUNK)
         ]
         return np.concatenate([np.zeros(0), *products]).astype(np.float64)
 
     def catalog_scores(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
-        """As `interfaces.CatalogScorer.score_catalog`."""
+        """Yield the scores of all items, a chunk of users at a time; see `CatalogScorer`."""
         table = self.item_vectors()[1:].T
         for chunk in users.iter_slices(_CHUNK):
             yield chunk, self.user_vectors(chunk, interactions) @ table
@@ -64,15 +71,15 @@ V = TypeVar("V", bound=VectorModel)
 
 
 class VectorBaseline(ContentBaseline[V]):
-    """A baseline with content that also scores its whole catalog; see `CatalogScorer`."""
+    """A baseline with content that also implements `CatalogScorer`."""
 
     @property
     def catalog(self) -> Sequence[str]:
-        """Item ids, in the order of `score_catalog`'s columns."""
-        return self._ready().codes.item_ids
+        """Return the item ids in the column order of `score_catalog`."""
+        return self._require_fitted().codes.item_ids
 
     def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
-        """Score every item of the catalog, a chunk of users at a time."""
-        return self._ready().catalog_scores(users, interactions)
+        """Score all items, a chunk of users at a time; see `interfaces.CatalogScorer`."""
+        return self._require_fitted().catalog_scores(users, interactions)
