@@ -29,7 +29,7 @@ def check_everything(open_state: Callable[[], ServiceState]) -> None:
     """
     state = open_state()
     assert state.add_events([("1", "u", "a", 5), ("2", "u", "b", None)]) == [True, True]
-    # A repeated id is ignored, in the same call or later, whatever its other values are.
+    # An event with a known id is ignored, in the same call or later, even if it differs.
     assert state.add_events([("1", "v", "z", 9), ("3", "u", "a", 1), ("3", "u", "c", 1)]) == [
         False, True, False,
     ]  # fmt: skip
