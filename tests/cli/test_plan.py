@@ -1,4 +1,4 @@
-"""`plan` on the command line: a table for people, one JSON object for programs."""
+"""`plan`: a cost report as a table for people, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -6,42 +6,27 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from mllm_msr.cli import app
-from worlds import settings, write_files
+STAGES = ["summarize", "infer", "score/zero_shot"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_files(tmp_path_factory.mktemp("plan") / "raw")
-
-
-def test_the_table_names_every_stage_and_says_how_it_counted(world: Path, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
-    done = CliRunner().invoke(app, ["plan", *settings(world, "plan.sample=5"), "--run", run])
+def test_the_table_has_a_line_per_stage(invoke, settings: list[str], tmp_path: Path) -> None:
+    done = invoke("plan", *settings, "plan.sample=5", "--run", tmp_path / "run")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == [
-        "stage",
-        "summarize",
-        "infer",
-        "score/zero_shot",
-    ]
-    assert "no rate known for hours" in lines[-2]
-    assert lines[-1].endswith("the settings' limits, a ceiling")
+    assert [line.split()[0] for line in lines[:4]] == ["stage", *STAGES]
+    for column in ("cached calls", "input tokens", "image tokens", "output tokens"):
+        assert column in lines[0]
+    assert "hours unknown without a rate" in lines[-2]
+    assert lines[-1].endswith("output lengths from the limits in the settings (upper bound)")
 
 
-def test_json_holds_the_stages_and_what_remains(world: Path, tmp_path: Path) -> None:
-    options = settings(world, "plan.sample=5", "plan.prompt_rate=10", "plan.output_rate=10")
-    run = str(tmp_path / "run")
-    done = CliRunner().invoke(app, ["plan", *options, "--run", run, "--json"])
-    found = json.loads(done.stdout)
-    assert [stage["stage"] for stage in found["stages"]] == [
-        "summarize",
-        "infer",
-        "score/zero_shot",
-    ]
-    assert found["remaining"]["hours"] == pytest.approx(
-        found["remaining"]["tokens"] / 36000, rel=1e-3
-    )
+def test_json_contains_the_stages_and_what_remains(
+    invoke, settings: list[str], tmp_path: Path
+) -> None:
+    rates = ["plan.sample=5", "plan.prompt_rate=10", "plan.output_rate=10"]
+    done = invoke("plan", *settings, *rates, "--run", tmp_path / "run", "--json")
+    report = json.loads(done.stdout)
+    assert [stage["stage"] for stage in report["stages"]] == STAGES
+    remaining = report["remaining"]
+    assert remaining["hours"] == pytest.approx(remaining["tokens"] / 36000, rel=1e-3)

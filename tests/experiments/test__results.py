@@ -1,4 +1,4 @@
-"""What an experiment writes: the table, the tests and the reference, as they were measured."""
+"""Results of an experiment: tables, significance tests and reference values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import pytest
 from mllm_msr import experiments
 from mllm_msr.config.loading import load_settings
 from mllm_msr.evaluation.evaluator import evaluate_scores
-from mllm_msr.experiments._results import Findings, write_results
+from mllm_msr.experiments._results import Results, write_results
 from mllm_msr.tables import SCORES
 
 
-def scored(strength: float, *, n_users: int = 40) -> pl.DataFrame:
-    """Scores of one positive and ten negatives per user; the positive is ahead by `strength`."""
+def scores(strength: float, *, n_users: int = 40) -> pl.DataFrame:
+    """Return scores of one positive and ten negatives per user; `strength` favors the positive."""
     rng = np.random.default_rng(0)
     rows = [
-        (0, "uniform", f"u{user}", f"i{at}", int(at == 0), rng.normal() + strength * (at == 0))
+        (
+            0,
+            "uniform",
+            f"u{user}",
+            f"i{item}",
+            int(item == 0),
+            rng.normal() + strength * (item == 0),
+        )
         for user in range(n_users)
-        for at in range(11)
+        for item in range(11)
     ]
     return pl.DataFrame(rows, schema=dict(SCORES), orient="row")
 
@@ -39,25 +46,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "zero_shot": -1.0,
     }
     evaluation = evaluate_scores(
-        {name: scored(strength) for name, strength in strengths.items()}, n_resamples=200
+        {name: scores(strength) for name, strength in strengths.items()}, n_resamples=200
     )
-    findings = Findings(
-        rows=experiment.rows(settings),
+    results = Results(
+        systems=experiment.systems(settings),
         evaluation=evaluation,
         per_user=evaluation.per_user.with_columns(seed=pl.lit(0)),
         seeds=(0,),
-        worlds=False,
+        data_seeds=False,
         settings=settings,
         model="a model",
     )
-    write_results(experiment, findings, folder)
+    write_results(experiment, results, folder)
     return folder
 
 
-def test_the_page_shows_what_was_measured(folder: Path) -> None:
+def test_the_page_shows_the_values_of_the_json_file(folder: Path) -> None:
     page = (folder / "figure4.md").read_text()
     record = json.loads((folder / "figure4.json").read_text())
-    cell = record["rows"][0]["results"]["uniform"]["auc"]
+    cell = record["systems"][0]["results"]["uniform"]["auc"]
     shown = f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
     assert f"| MLLM-MSR | {shown} |" in page
     assert "| random order | 0.500 |" in page
@@ -66,25 +73,25 @@ def test_the_page_shows_what_was_measured(folder: Path) -> None:
     assert "(figure4.svg)" in page
 
 
-def test_differences_are_the_first_rows_and_said_to_be_significant_or_not(folder: Path) -> None:
+def test_differences_are_those_of_the_first_system_with_their_significance(folder: Path) -> None:
     page = (folder / "figure4.md").read_text()
     lines = [line for line in page.splitlines() if line.endswith("significant |")]
     assert [line.split(" | ")[-1] for line in lines] == [
         "not significant |", "significant |", "significant |"
     ]  # fmt: skip
-    # The strongest row is ahead of all others, whichever of the two was named first.
+    # The first system is the best one, so all of its differences are positive.
     assert all(line.split(" | ")[1].startswith("+") for line in lines)
 
 
-def test_the_papers_protocol_is_told_beside_every_result(folder: Path) -> None:
+def test_the_page_warns_of_the_papers_protocol(folder: Path) -> None:
     page = (folder / "figure4.md").read_text()
     assert "the target is not the user's next item" in page
     assert "prints no numbers" in page
 
 
-def test_the_figure_is_drawn_twice(folder: Path) -> None:
+def test_the_figure_is_an_svg_and_a_png(folder: Path) -> None:
     assert (folder / "figure4.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    drawn = (folder / "figure4.svg").read_text()
-    for text in ("MLLM-MSR T (no image summaries)", "Uniform negatives", "HR@5"):
-        assert text in drawn
-    assert "Popularity negatives" not in drawn
+    text = (folder / "figure4.svg").read_text()
+    for part in ("MLLM-MSR_T (text-only preferences)", "Uniform negatives", "HR@5"):
+        assert part in text
+    assert "Popularity negatives" not in text

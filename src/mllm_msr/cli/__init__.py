@@ -1,35 +1,19 @@
-"""The command `mllm-msr`: one file per group of commands; nothing but these files prints.
+"""The command line `mllm-msr`: one module per command, named after it.
 
-A new command is a new file here that registers itself with `app`, and its name below.
+Importing a module registers its command with `app`. Every module here whose name does not start
+with an underscore is imported, so a new command is one new file. These modules import the rest of
+the package inside their functions: `mllm-msr --help` loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-from mllm_msr.cli import (
-    compare,
-    doctor,
-    experiment,
-    list_names,
-    plan,
-    recommend,
-    serve,
-    stages,
-    transfer,
-    tune,
-)
-from mllm_msr.cli.app import app, main
+import importlib
+import pkgutil
 
-__all__ = [
-    "app",
-    "compare",
-    "doctor",
-    "experiment",
-    "list_names",
-    "main",
-    "plan",
-    "recommend",
-    "serve",
-    "stages",
-    "transfer",
-    "tune",
-]
+from mllm_msr.cli._app import app, main
+
+__all__ = ["app", "main"]
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,4 +1,4 @@
-"""`compare`: several systems on the candidates of one run folder."""
+"""`compare`: several models on the candidates of one run folder."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.open_run import open_pipeline
-from mllm_msr.cli.options import (
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
     ConfigOption,
     ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
     RunOption,
-    StageCommand,
+    settings_help,
+    split_names,
 )
-from mllm_msr.cli.output import emit, result_lines
+from mllm_msr.cli._output import emit, metrics_table
 
 
-@app.command("compare", cls=StageCommand)
-def _compare(
+@app.command("compare", cls=settings_help())
+def command(
     settings: Overrides = None,
     models: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="mllm_msr, mllm_msr_direct, mllm_msr_text_only, zero_shot, or names of `list baselines`; "
-            "by default the baselines of score.baselines.",
+            help="mllm_msr, mllm_msr_direct, mllm_msr_text_only, zero_shot, or names from "
+            "`list baselines`; default: the baselines in score.baselines.",
         ),
     ] = None,
     run: RunOption = Path("runs/run"),
@@ -38,11 +39,14 @@ def _compare(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train, score and judge models on one run folder's candidates; goes on if stopped."""
+    """Train, score and evaluate models on the same candidates.
+
+    The candidates are those of the run folder. Models that have scored are skipped, so the same
+    command resumes an interrupted comparison.
+    """
     from mllm_msr.pipeline.compare import compare
 
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        named = pipeline.settings.score.baselines if models is None else models.split(",")
-        asked = list(dict.fromkeys(name.strip() for name in named if name.strip()))
-        result = compare(pipeline, asked)
-    emit(result, as_json=as_json, plain=result_lines(result))
+        baselines = pipeline.settings.score.baselines
+        result = compare(pipeline, baselines if models is None else split_names(models))
+    emit(result, as_json=as_json, plain=metrics_table(result))

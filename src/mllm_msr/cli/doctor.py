@@ -1,28 +1,27 @@
-"""`doctor`: what is installed, what is broken, and how to mend it."""
+"""`doctor`: checks of the installation and of the configured models."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.options import ConfigOption, JsonOption, Overrides, PresetOption
-from mllm_msr.cli.output import emit
+from mllm_msr.cli._app import app
+from mllm_msr.cli._options import ConfigOption, JsonOption, Overrides, PresetOption
+from mllm_msr.cli._output import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mllm_msr.pipeline.doctor import Finding
 
-_MARKS = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
+_LABELS: Final = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
 
 
 @app.command("doctor")
-def _doctor(
+def command(
     settings: Overrides = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -31,44 +30,43 @@ def _doctor(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this installation and, where settings are given, the models that they name.
+    """Check this installation and the configured models.
 
-    Ends with exit code 1 where something is broken; an extra that is absent is not.
+    Models are checked if settings are given. Exits with code 1 if something is broken; a missing
+    optional dependency is not an error.
     """
     from mllm_msr.pipeline.doctor import examine
 
     findings = list(examine(deep=not quick))
     if settings or preset or config:
-        findings += _models(settings or [], preset, config)
-    broken = [finding for finding in findings if finding.state == "broken"]
-    report = {"broken": len(broken), "findings": [asdict(finding) for finding in findings]}
-    emit(report, as_json=as_json, plain="\n".join(_lines(findings)))
-    if broken:
+        findings += _check_models(settings or [], preset, config)
+    n_broken = sum(finding.state == "broken" for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{_LABELS[finding.state]:<8}{finding.name:<22}{finding.detail}")
+        if finding.fix:
+            lines.append(f"{'':<30}-> {finding.fix}")
+    report = {"broken": n_broken, "findings": [asdict(finding) for finding in findings]}
+    emit(report, as_json=as_json, plain="\n".join(lines))
+    if n_broken:
         raise typer.Exit(1)
 
 
-def _models(settings: list[str], preset: str | None, config: Path | None) -> Iterator[Finding]:
+def _check_models(
+    overrides: Sequence[str], preset: str | None, config: Path | None
+) -> Iterator[Finding]:
     from mllm_msr import registry
     from mllm_msr.config.loading import load_settings
     from mllm_msr.pipeline.doctor import check_backend
 
-    chosen = load_settings(preset or "default", settings, file=config)
+    settings = load_settings(preset or "default", overrides, file=config)
     models = {
-        "model": chosen.model,
-        "summarize.model": chosen.summarize.model,
-        "infer.model": chosen.infer.model,
-        "score.model": chosen.score.model,
+        "model": settings.model,
+        "summarize.model": settings.summarize.model,
+        "infer.model": settings.infer.model,
+        "score.model": settings.score.model,
     }
     for name, model in models.items():
         if model is not None:
-            made = functools.partial(
-                registry.find("backends", model.backend), **model.plugin_kwargs()
-            )
-            yield check_backend(name, made)
-
-
-def _lines(findings: list[Finding]) -> Iterator[str]:
-    for finding in findings:
-        yield f"{_MARKS[finding.state]:<8}{finding.name:<22}{finding.detail}"
-        if finding.remedy:
-            yield f"{'':<8}{'':<22}-> {finding.remedy}"
+            backend = registry.find("backends", model.backend)
+            yield check_backend(name, functools.partial(backend, **model.plugin_kwargs()))

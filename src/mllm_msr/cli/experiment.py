@@ -1,4 +1,4 @@
-"""`experiment`: a table or figure of the paper."""
+"""`experiment`: a table or figure of the paper, reproduced on a run folder."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.open_run import open_pipeline
-from mllm_msr.cli.options import (
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
     ConfigOption,
     ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
     RunOption,
-    StageCommand,
+    settings_help,
+    split_names,
 )
-from mllm_msr.cli.output import emit
+from mllm_msr.cli._output import emit
 from mllm_msr.errors import UsageError
 
 
-@app.command("experiment", cls=StageCommand)
-def _experiment(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `list experiments`.")],
+@app.command("experiment", cls=settings_help())
+def command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `list experiments`.")],
     settings: Overrides = None,
     run: RunOption = Path("runs/demo"),
     seeds: Annotated[
         str | None,
         typer.Option(
-            metavar="S,S,...", help="Seeds of the generated world, or of training on other data."
+            metavar="S,S,...",
+            help="Seeds to repeat with: of the data for the generated dataset, else of training.",
         ),
     ] = None,
-    rows: Annotated[
+    systems: Annotated[
         str | None,
         typer.Option(
-            metavar="R,R,...",
-            help="Rows to do, the first tested against the others; all where it is left out.",
+            metavar="A,B,...",
+            help="Systems to score; the first is tested against the others. Default: all.",
         ),
     ] = None,
     preset: PresetOption = None,
@@ -45,18 +47,21 @@ def _experiment(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do a table or figure of the paper on a run folder; goes on where it was stopped.
+    """Reproduce a table or figure of the paper on a run folder.
 
-    Without a run in the folder, the demo's settings are taken.
+    A folder without a run gets the preset `demo`. The same command resumes an interrupted
+    experiment.
     """
     from mllm_msr import experiments
-    from mllm_msr.experiments._running import run_experiment
+    from mllm_msr.experiments._runner import run_experiment
+    from mllm_msr.storage.layout import CONFIG
 
     experiment = experiments.find(name)
-    if preset is None and not (run / "config.yaml").is_file():
+    if preset is None and not (run / CONFIG).is_file():
         preset = "demo"
+    chosen = None if systems is None else split_names(systems)
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        folder = run_experiment(experiment, pipeline, seeds=_numbers(seeds), rows=_names(rows))
+        folder = run_experiment(experiment, pipeline, seeds=_parse_seeds(seeds), systems=chosen)
     page = folder / f"{name}.md"
     emit(
         {"experiment": name, "results": str(folder), "page": str(page)},
@@ -65,20 +70,13 @@ def _experiment(
     )
 
 
-def _names(text: str | None) -> list[str] | None:
+def _parse_seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    parts = _names(text)
-    if parts is None:
-        return None
+    parts = split_names(text)
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(
-            needed="whole numbers from 0 on, separated by commas",
-            received=repr(text),
-            remedy="give seeds such as --seeds 0,1,2",
+            f"--seeds={text!r} is not a list of non-negative integers. "
+            "Separate them with commas, as in --seeds 0,1,2."
         )
     return [int(part) for part in parts]

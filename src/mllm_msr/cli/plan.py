@@ -1,30 +1,29 @@
-"""`plan`: what a run will cost, before it costs anything."""
+"""`plan`: the cost estimate of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.open_run import open_pipeline
-from mllm_msr.cli.options import (
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
     ConfigOption,
     ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
     RunOption,
-    StageCommand,
+    settings_help,
 )
-from mllm_msr.cli.output import emit
+from mllm_msr.cli._output import emit
 
 if TYPE_CHECKING:
-    from mllm_msr.pipeline.cost.report import Plan
+    from mllm_msr.pipeline.cost.report import CostReport
 
 
-@app.command("plan", cls=StageCommand)
-def _plan(
+@app.command("plan", cls=settings_help())
+def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
     preset: PresetOption = None,
@@ -32,30 +31,41 @@ def _plan(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate calls, tokens, hours, price and disk; prepares the data, asks no model.
+    """Estimate tokens, hours, price and disk space of a run.
 
-    With plan.pilot=N the models answer N items and users, for real lengths and speed; the run
-    takes these responses over.
+    Prepares the data and calls no model. With plan.pilot=N the models answer N items and users,
+    which measures real lengths and speed; the run reuses these responses.
     """
     from mllm_msr.pipeline.cost import estimate
 
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
         pipeline.run_stage("prepare")
-        found = estimate.plan(pipeline.workspace)
-    emit(found.to_dict(), as_json=as_json, plain="\n".join(_lines(found)))
+        report = estimate.plan(pipeline.context, pipeline.settings)
+    emit(report.to_dict(), as_json=as_json, plain=_format_report(report))
 
 
-def _lines(plan: Plan) -> Iterator[str]:
-    columns = ("calls", "spared", "read", "of it images", "can be shared", "written")
-    head = "".join(f"{name:>15}" for name in columns)
-    yield f"{'stage':<18}{head}{'hours':>10}{'price':>10}{'disk':>10}"
-    for s in plan.stages:
-        numbers = (s.calls, s.spared_calls, s.prompt_tokens, s.image_tokens, s.shared_tokens)
-        cells = "".join(f"{n:>15,}" for n in (*numbers, s.output_tokens))
-        hours = f"{s.seconds / 3600:>10.3f}" if s.seconds is not None else f"{'?':>10}"
-        disk = f"{s.disk_bytes / 2**20:>6.1f} MiB"
-        yield f"{s.stage:<18}{cells}{hours}{s.price:>10.2f}{disk}{' done' if s.done else ''}"
-    hours = f"{plan.hours:.3f} hours" if plan.hours is not None else "no rate known for hours"
-    yield ""
-    yield f"still to do: {plan.tokens:,} tokens, {hours}, price {plan.price:.2f}"
-    yield f"prompts counted by {plan.counted_by}; lengths of answers: {plan.lengths_by}"
+def _format_report(report: CostReport) -> str:
+    columns = ("calls", "cached calls", "input tokens", "image tokens", "shared", "output tokens")
+    header = "".join(f"{name:>15}" for name in columns)
+    lines = [f"{'stage':<18}{header}{'hours':>10}{'price':>10}{'disk':>10}"]
+    for stage in report.stages:
+        counts = (
+            stage.calls,
+            stage.cached_calls,
+            stage.prompt_tokens,
+            stage.image_tokens,
+            stage.shared_tokens,
+            stage.output_tokens,
+        )
+        cells = "".join(f"{count:>15,}" for count in counts)
+        hours = "?" if stage.seconds is None else f"{stage.seconds / 3600:.3f}"
+        disk = f"{stage.disk_bytes / 2**20:>6.1f} MiB"
+        done = " done" if stage.done else ""
+        lines.append(f"{stage.stage:<18}{cells}{hours:>10}{stage.price:>10.2f}{disk}{done}")
+    hours = "hours unknown without a rate" if report.hours is None else f"{report.hours:.3f} hours"
+    lines += [
+        "",
+        f"remaining: {report.tokens:,} tokens, {hours}, price {report.price:.2f}",
+        f"prompts counted by {report.counted_by}; output lengths from {report.lengths_by}",
+    ]
+    return "\n".join(lines)

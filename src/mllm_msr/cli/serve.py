@@ -1,64 +1,33 @@
-"""`serve`: a finished run behind HTTP, with its page."""
+"""`serve`: an HTTP service with a web page for a finished run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.options import RunOption
-from mllm_msr.errors import MissingExtraError
-
-PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any.")]
+from mllm_msr.cli._app import app
+from mllm_msr.cli._options import Overrides, PortOption, RunOption, settings_help
+from mllm_msr.cli._serve import require_serving, serve_run
 
 
-@app.command("serve")
-def _serve(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for instance serve.update=event"),
-    ] = None,
+@app.command("serve", cls=settings_help("retrieve", "serve"))
+def command(
+    settings: Overrides = None,
     run: RunOption = Path("runs/run"),
     host: Annotated[
-        str, typer.Option(help="Address; beyond this machine only with MLLM_MSR_API_KEYS set.")
+        str,
+        typer.Option(
+            help="Address to listen on; addresses other than this machine's require "
+            "MLLM_MSR_API_KEYS."
+        ),
     ] = "127.0.0.1",
     port: PortOption = 8000,
 ) -> None:
-    """Serve recommendations, events, preferences and a page over HTTP until asked to stop."""
+    """Serve a run over HTTP, with a web page, until stopped.
+
+    The service recommends items, accepts events and returns preferences.
+    """
     require_serving()
     serve_run(run, host=host, port=port, overrides=settings or ())
-
-
-def require_serving() -> None:
-    """Refuse at once where the extra `serve` is missing.
-
-    Raises:
-        MissingExtraError: One of its packages is not installed.
-    """
-    try:
-        import fastapi
-        import sqlalchemy
-        import uvicorn
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
-    del fastapi, sqlalchemy, uvicorn
-
-
-def serve_run(run: Path, *, host: str, port: int, overrides: Sequence[str]) -> None:
-    """Serve a run and say where, until the process is asked to stop.
-
-    Args:
-        run: A finished run folder.
-        host: Address to listen on.
-        port: Port, 0 for any free one.
-        overrides: Settings as `key=value`.
-    """
-    from mllm_msr.serving.server import serve
-
-    def announce(url: str) -> None:
-        typer.echo(f"serving {run} on {url}", err=True)
-
-    serve(run, host=host, port=port, overrides=overrides, announce=announce)

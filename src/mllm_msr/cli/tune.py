@@ -1,4 +1,4 @@
-"""`tune`: a search for baselines' settings on validation users."""
+"""`tune`: hyperparameter search for baselines on validation users."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli.app import app
-from mllm_msr.cli.open_run import open_pipeline
-from mllm_msr.cli.options import (
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
     ConfigOption,
     ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
     RunOption,
-    StageCommand,
+    settings_help,
+    split_names,
 )
-from mllm_msr.cli.output import emit
+from mllm_msr.cli._output import emit
 
 
-@app.command("tune", cls=StageCommand)
-def _tune(
+@app.command("tune", cls=settings_help("data", "baselines"))
+def command(
     models: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Names of `list baselines` with a space.")
+        str,
+        typer.Option(
+            metavar="A,B,...", help="Names from `list baselines` that declare a search space."
+        ),
     ],
     trials: Annotated[
-        int, typer.Option(min=1, help="Trials of each model, earlier ones included.")
+        int, typer.Option(min=1, help="Trials per model, including those of earlier searches.")
     ],
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
-    metric: Annotated[str, typer.Option(help="What is maximised on validation users.")] = "ndcg@5",
+    metric: Annotated[str, typer.Option(help="Metric to maximize on validation users.")] = "ndcg@5",
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold to search in; the first one by default.")
+        int | None, typer.Option(min=0, help="Fold to search in; default: the first one.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     preset: PresetOption = None,
@@ -42,23 +46,25 @@ def _tune(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search baselines' settings with Optuna on validation users; goes on if stopped.
+    """Search hyperparameters of baselines on validation users.
 
-    The best settings are written as tuning/best.yaml in the run folder: read it with --config.
+    Uses Optuna. The best settings are written to tuning/best.yaml in the run folder; pass that
+    file to --config. The same command resumes an interrupted search.
     """
-    from mllm_msr.pipeline.tune import FOLDER, tune
+    from mllm_msr.pipeline.tune import BEST_SETTINGS, tune
 
-    asked = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        found = tune(pipeline, asked, trials=trials, metric=metric, fold=fold, seed=seed)
-    best = run / FOLDER / "best.yaml"
+        results = tune(
+            pipeline, split_names(models), trials=trials, metric=metric, fold=fold, seed=seed
+        )
+    best = run / BEST_SETTINGS
     lines = [
         f"{tuned.model:<17}{tuned.metric} {tuned.best:.4f} after {tuned.trials} trials "
         f"(defaults: {'failed' if tuned.default is None else f'{tuned.default:.4f}'})"
-        for tuned in found
+        for tuned in results
     ]
     emit(
-        {"models": [asdict(tuned) for tuned in found], "best": str(best)},
+        {"models": [asdict(tuned) for tuned in results], "best": str(best)},
         as_json=as_json,
         plain="\n".join([*lines, f"best settings: {best}"]),
     )

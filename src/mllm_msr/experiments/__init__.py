@@ -1,39 +1,34 @@
-"""The paper's tables and figures, one file each; a file's name is the name users type.
+"""The paper's tables and figures, one module each; a module's name is the name that users type.
 
-`_common.py` says what an experiment is, `_running.py` runs it over seeds, `_results.py` writes it.
+`_experiment.py` defines what an experiment is, `_runner.py` runs it over seeds, and `_results.py`
+writes its results with the figures of `_figures.py`.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from mllm_msr.errors import UnknownNameError
+from mllm_msr import registry
 
 if TYPE_CHECKING:
-    from mllm_msr.experiments._common import Experiment
+    from mllm_msr.experiments._experiment import Experiment
 
 
 def names() -> list[str]:
-    """All experiments, in alphabetical order; nothing is imported for it."""
+    """Return the names of all experiments, in alphabetical order, without importing them."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in modules if not name.startswith("_"))
 
 
 def find(name: str) -> Experiment:
-    """The experiment of a name.
+    """Return the experiment of a name.
 
     Raises:
-        UnknownNameError: There is none; the message lists the known ones.
+        UnknownNameError: The experiment does not exist. The message lists all names.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        raise UnknownNameError(
-            needed=f"an experiment out of {', '.join(names())}",
-            received=repr(name),
-            remedy=f"did you mean {close[0]!r}" if close else "choose one of them",
-        )
-    found: Experiment = importlib.import_module(f"mllm_msr.experiments.{name}").EXPERIMENT
-    return found
+        raise registry.unknown_name_error("experiment", name, names())
+    experiment: Experiment = importlib.import_module(f"mllm_msr.experiments.{name}").EXPERIMENT
+    return experiment

@@ -1,7 +1,7 @@
-"""Draws an experiment: one panel per metric, one colour per kind of negatives.
+"""Figures of experiments: one panel per metric, one color per kind of negatives.
 
-Systems without an order are marks on lines of their own; a sweep is a line with a band. Both show
-the intervals, and dashed where random order stands.
+Systems without an order are points with intervals, one line of the panel each. A sweep is a curve
+with a band. A dashed line marks the expectation of a random order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mllm_msr.evaluation.metrics import label
 from mllm_msr.evaluation.report.tables import kind_title, ordered_kinds
-from mllm_msr.experiments._common import Row
+from mllm_msr.experiments._experiment import System
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+# A system, and mean and interval of one metric.
+Cell = tuple[System, Mapping[str, float]]
 
-_COLOURS: Final = {"uniform": "#1f5f8b", "popularity": "#c2571a", "full": "#4d7c3a"}
+_COLORS: Final = {"uniform": "#1f5f8b", "popularity": "#c2571a", "full": "#4d7c3a"}
 _MUTED: Final = "#6b6b6b"
 _STYLE: Final = {
     "svg.fonttype": "none",
@@ -41,89 +44,85 @@ _STYLE: Final = {
 
 def draw(
     path: Path,
-    kind: str,
+    file_format: str,
     *,
-    rows: Sequence[Row],
+    systems: Sequence[System],
     summary: Summary,
     chance: Mapping[str, Mapping[str, float]],
     metrics: Sequence[str],
     axis: str | None,
 ) -> None:
-    """Draw an experiment's results to a file.
+    """Draw the results of an experiment to a file.
 
     Args:
-        path: Where to.
-        kind: "svg" or "png".
-        rows: The systems, in the order of the figure.
-        summary: `{row's name: {negatives: {metric: {mean, low, high}}}}`.
-        chance: `{negatives: {metric: what random order earns}}`.
-        metrics: One panel each.
-        axis: Label of a sweep's axis; None for systems without an order.
+        path: The file.
+        file_format: "svg" or "png".
+        systems: The systems, in the order of the figure.
+        summary: `{system: {negatives: {metric: {mean, low, high}}}}`.
+        chance: `{negatives: {metric: expectation of a random order}}`.
+        metrics: Names of the metrics, one panel each.
+        axis: Label of the axis of a sweep; None for systems without an order.
     """
-    shown = {negatives for row in rows for negatives in summary[row.name]} - {"full"}
+    shown = {negatives for system in systems for negatives in summary[system.name]} - {"full"}
     kinds = ordered_kinds(sorted(shown or {"full"}))
     with mpl.rc_context(_STYLE):
         n_columns = len(metrics) if axis is None else (len(metrics) + 1) // 2
         n_lines = 1 if axis is None else -(-len(metrics) // n_columns)
-        size = (2.1 * n_columns + 2.2, 1.3 + 0.34 * len(rows)) if axis is None else (7.2, 5.0)
+        size = (2.1 * n_columns + 2.2, 1.3 + 0.34 * len(systems)) if axis is None else (7.2, 5.0)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(n_lines, n_columns, squeeze=False, sharey=axis is None).flat
         for metric, axes in zip(metrics, grid, strict=False):
-            for at, negatives in enumerate(kinds):
-                points = [(row, summary[row.name].get(negatives, {}).get(metric)) for row in rows]
-                known = [(row, cell) for row, cell in points if cell is not None]
-                style = {"color": _COLOURS.get(negatives, _MUTED), "label": kind_title(negatives)}
+            for index, negatives in enumerate(kinds):
+                cells = [
+                    (system, cell)
+                    for system in systems
+                    if (cell := summary[system.name].get(negatives, {}).get(metric)) is not None
+                ]
+                style = {"color": _COLORS.get(negatives, _MUTED), "label": kind_title(negatives)}
                 if axis is None:
-                    shift = (at - (len(kinds) - 1) / 2) * 0.26
-                    places = {row.name: place + shift for place, row in enumerate(rows)}
-                    _marks(axes, known, places, style)
+                    shift = (index - (len(kinds) - 1) / 2) * 0.26
+                    heights = {system.name: line + shift for line, system in enumerate(systems)}
+                    _draw_points(axes, cells, heights, style)
                 else:
-                    _line(axes, known, style)
-                _chance(axes, chance.get(negatives, {}).get(metric), across=axis is None)
-            _labelled(axes, metric, rows, axis)
+                    _draw_sweep(axes, cells, style)
+                level = chance.get(negatives, {}).get(metric)
+                if level is not None:
+                    draw_line = axes.axvline if axis is None else axes.axhline
+                    draw_line(level, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+            _label_axes(axes, metric, systems, axis)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(kinds))
-        figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+        # Without a date, equal results give equal files.
+        metadata = {"Date": None} if file_format == "svg" else {}
+        figure.savefig(path, format=file_format, dpi=160, metadata=metadata)
 
 
-def _marks(
-    axes: Axes,
-    known: Sequence[tuple[Row, Mapping[str, float]]],
-    places: Mapping[str, float],
-    style: Mapping[str, Any],
+def _draw_points(
+    axes: Axes, cells: Sequence[Cell], heights: Mapping[str, float], style: Mapping[str, Any]
 ) -> None:
-    for row, cell in known:
-        y = places[row.name]
+    for system, cell in cells:
+        y = heights[system.name]
         axes.plot([cell["low"], cell["high"]], [y, y], color=style["color"], alpha=0.55)
-    means = [cell["mean"] for _, cell in known]
-    heights = [places[row.name] for row, _ in known]
-    axes.plot(means, heights, marker="o", markersize=4.5, linestyle="", **style)
+    means = [cell["mean"] for _, cell in cells]
+    y_values = [heights[system.name] for system, _ in cells]
+    axes.plot(means, y_values, marker="o", markersize=4.5, linestyle="", **style)
 
 
-def _line(
-    axes: Axes, known: Sequence[tuple[Row, Mapping[str, float]]], style: Mapping[str, Any]
-) -> None:
-    x = [row.x or 0.0 for row, _ in known]
-    low, high = ([cell[end] for _, cell in known] for end in ("low", "high"))
+def _draw_sweep(axes: Axes, cells: Sequence[Cell], style: Mapping[str, Any]) -> None:
+    x = [system.x or 0.0 for system, _ in cells]
+    low, high = ([cell[bound] for _, cell in cells] for bound in ("low", "high"))
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    axes.plot(x, [cell["mean"] for _, cell in known], marker="o", markersize=4, **style)
+    axes.plot(x, [cell["mean"] for _, cell in cells], marker="o", markersize=4, **style)
 
 
-def _chance(axes: Axes, value: float | None, *, across: bool) -> None:
-    if value is not None:
-        (axes.axvline if across else axes.axhline)(
-            value, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 3))
-        )
-
-
-def _labelled(axes: Axes, metric: str, rows: Sequence[Row], axis: str | None) -> None:
+def _label_axes(axes: Axes, metric: str, systems: Sequence[System], axis: str | None) -> None:
     if axis is None:
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(metric.upper())
+        axes.set_yticks(range(len(systems)), [system.label for system in systems])
+        axes.set_ylim(len(systems) - 0.4, -0.6)
+        axes.set_xlabel(label(metric))
         axes.grid(visible=True, axis="x")
     else:
-        axes.set_xticks([row.x for row in rows if row.x is not None])
+        axes.set_xticks([system.x for system in systems if system.x is not None])
         axes.set_xlabel(axis)
-        axes.set_ylabel(metric.upper())
+        axes.set_ylabel(label(metric))
         axes.grid(visible=True, axis="y")

@@ -1,8 +1,8 @@
-"""Figure 4, "Ablation Study": recurrent against direct inference, with and without image summaries.
+"""Figure 4, "Ablation Study": direct instead of recurrent inference, no image summaries.
 
-MLLM-MSR_R infers the preference from the whole history in one prompt; MLLM-MSR_T reads no image
-summaries, while the recommender still sees the candidate's image. The recommender before
-fine-tuning stands beside them.
+MLLM-MSR_R infers the preference from the whole history in one prompt. MLLM-MSR_T infers it without
+image summaries; its ranker still sees the candidate's image. MLLM-MSR without fine-tuning is added
+for comparison.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mllm_msr.config.settings import Settings
-from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.pipeline.compare import DIRECT, MLLM_MSR, TEXT_ONLY, ZERO_SHOT
+from mllm_msr.experiments._experiment import Experiment, System
+from mllm_msr.ranker.recommender import DIRECT, MLLM_MSR, TEXT_ONLY, VARIANTS, ZERO_SHOT
 
 
-def _rows(settings: Settings) -> Sequence[Row]:
-    rows = [
-        Row(MLLM_MSR, "MLLM-MSR"),
-        Row(DIRECT.name, "MLLM-MSR R (direct inference)", variant=DIRECT),
-        Row(TEXT_ONLY.name, "MLLM-MSR T (no image summaries)", variant=TEXT_ONLY),
+def _systems(settings: Settings) -> Sequence[System]:
+    systems = [
+        System(MLLM_MSR, VARIANTS[MLLM_MSR].label),
+        System(DIRECT.name, DIRECT.label, variant=DIRECT),
+        System(TEXT_ONLY.name, TEXT_ONLY.label, variant=TEXT_ONLY),
     ]
     if settings.train.enabled:
-        rows.append(Row(ZERO_SHOT, "Zero-shot (no fine-tuning)", model=ZERO_SHOT))
-    return rows
+        systems.append(System(ZERO_SHOT, VARIANTS[ZERO_SHOT].label, model=ZERO_SHOT))
+    return systems
 
 
 EXPERIMENT = Experiment(
     name="figure4",
     title="Ablations: direct inference, no image summaries, no fine-tuning",
     claim=(
-        "The full system stands above both ablations on all three data sets of the paper; the "
+        "The full system is better than both ablations on all three datasets of the paper. The "
         "figure prints no numbers, so none are given here."
     ),
-    rows=_rows,
+    systems=_systems,
 )

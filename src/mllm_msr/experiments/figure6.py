@@ -1,6 +1,6 @@
-"""Figure 6, "Parameter Analysis": how long the preference may be.
+"""Figure 6, "Parameter Analysis": the length limit of the written preference.
 
-The limit is given to the model in its prompt, and longer answers are cut at it.
+The prompt states the limit, and longer responses are cut.
 """
 
 from __future__ import annotations
@@ -9,42 +9,38 @@ from collections.abc import Sequence
 from typing import Final
 
 from mllm_msr.config.settings import Settings
-from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.pipeline.compare import Variant
+from mllm_msr.experiments._experiment import Experiment, System
+from mllm_msr.ranker.recommender import Variant
 
-# Around what models write: the packaged one uses some 22 words, large ones fill what they get.
+# The packaged model writes about 22 words; large models write as much as the limit allows.
 LIMITS: Final = (10, 15, 20, 40)
 
 
-def _rows(settings: Settings) -> Sequence[Row]:
+def _systems(settings: Settings) -> Sequence[System]:
     own = settings.infer.words
-    shares = ("prepare", "summarize")
-    return tuple(
-        Row(
-            f"words_{words}",
-            f"{words} words",
-            x=words,
-            variant=None
-            if words == own
-            else Variant(f"words_{words}", (f"infer.words={words}",), shares),
-        )
-        for words in (own, *(words for words in LIMITS if words != own))
-    )
+    systems = []
+    for words in (own, *(words for words in LIMITS if words != own)):
+        name = f"words_{words}"
+        overrides = (f"infer.words={words}",)
+        variant = Variant(name, overrides=overrides, shares=("prepare", "summarize"))
+        label = f"{words} words"
+        systems.append(System(name, label, x=words, variant=None if words == own else variant))
+    return systems
 
 
 EXPERIMENT = Experiment(
     name="figure6",
     title="Length limit of the written preference",
     claim=(
-        "Short preferences lose information; from some length on the results stay level. The "
+        "Short preferences lose information. Beyond some length the results no longer change. The "
         "figure prints no numbers, so none are given here."
     ),
-    rows=_rows,
+    systems=_systems,
     axis="words of the preference, at most",
     caveats=(
         (
-            "A model may write less than it is allowed; limits above its habit change nothing but "
-            "its prompt."
+            "A model may write less than the limit allows. Limits above its usual length only "
+            "change its prompt."
         ),
     ),
 )

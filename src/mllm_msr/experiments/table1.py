@@ -1,8 +1,8 @@
-"""Table 1, "Effectiveness of Multiple Images Summary": summaries of images, or their features.
+"""Table 1, "Effectiveness of Multiple Images Summary": image summaries or image features.
 
-GRU4Rec reads the items of a history either as the text vectors of their image descriptions or as
-the vectors of an image encoder, and nothing else of their content. The paper's encoders (BERT and
-VGG19) are settings: `baselines.gru4rec_f.text_encoder` and `baselines.gru4rec_f.image_encoder`.
+GRU4Rec reads the items of a history as text embeddings of their image descriptions, or as features
+of an image encoder, and no other content. The paper's encoders (BERT and VGG19) can be set with
+`baselines.gru4rec_f.text_encoder` and `baselines.gru4rec_f.image_encoder`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import Final
 
 from mllm_msr.config.settings import Settings
-from mllm_msr.experiments._common import Experiment, Row
-from mllm_msr.pipeline.compare import Variant
+from mllm_msr.experiments._experiment import Experiment, System
+from mllm_msr.ranker.recommender import Variant
 
 _MODEL: Final = "gru4rec_f"
-_SUMMARIES: Final = "Image summaries as text vectors"
+_SUMMARIES: Final = "Image summaries as text embeddings"
 _FEATURES: Final = "Image features"
 
-# In hundredths, AUC alone.
+# In percent; the paper only prints AUC.
 _PAPER: Final = MappingProxyType(
     {
         "MicroLens": {_SUMMARIES: {"auc": 72.81}, _FEATURES: {"auc": 71.54}},
@@ -29,36 +29,41 @@ _PAPER: Final = MappingProxyType(
 )
 
 
-def _variant(content: str) -> Variant:
-    return Variant(
+def _system(name: str, label: str, content: str) -> System:
+    variant = Variant(
         f"{_MODEL}_{content}",
-        (f"score.baselines=[{_MODEL}]", f"baselines.content={content}", "train.enabled=false"),
-        ("prepare", "summarize", "infer"),
+        overrides=(
+            f"score.baselines=[{_MODEL}]",
+            f"baselines.content={content}",
+            "train.enabled=false",
+        ),
+        shares=("prepare", "summarize", "infer"),
     )
+    return System(name, label, variant=variant, model=_MODEL)
 
 
-def _rows(settings: Settings) -> Sequence[Row]:
+def _systems(settings: Settings) -> Sequence[System]:
     del settings
     return (
-        Row("image_summaries", _SUMMARIES, variant=_variant("image_summary"), model=_MODEL),
-        Row("image_features", _FEATURES, variant=_variant("image"), model=_MODEL),
+        _system("image_summaries", _SUMMARIES, "image_summary"),
+        _system("image_features", _FEATURES, "image"),
     )
 
 
 EXPERIMENT = Experiment(
     name="table1",
-    title="GRU4Rec on image summaries and on image features",
+    title="GRU4Rec with image summaries and with image features",
     claim=(
-        "Image summaries do about as well as the features of an image network: better on one "
-        "data set of three, worse on two. AUC in hundredths:"
+        "Image summaries are about as good as the features of an image network: better on one "
+        "dataset of three, worse on two. AUC in percent:"
     ),
-    rows=_rows,
+    systems=_systems,
     reference=_PAPER,
     caveats=(
         (
-            "The encoders are those of the settings; without any, texts are hashed words and "
-            "images are colours, which are far from BERT and VGG19."
+            "The encoders are those of the settings. By default texts are hashed words and images "
+            "are color and edge statistics, which are much weaker than BERT and VGG19."
         ),
-        "Beside the content, the model here reads item ids; of its own the paper says nothing.",
+        "The model also reads item ids; the paper does not say whether its model does.",
     ),
 )

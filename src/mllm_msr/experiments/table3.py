@@ -1,26 +1,29 @@
 """Table 3, "Performance Analysis": all systems on the same candidates, over folds and seeds.
 
-The folds are those of the run (`data.run_folds`), the seeds those asked for. Systems that the
-paper does not have (counts, neighbours, the hybrid) stand below those that it has.
+The folds are those of the run (`data.run_folds`). Systems that the paper does not contain
+(popularity, neighborhood models, the hybrid) follow those that it contains.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from mllm_msr import registry
+from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.report import paper_results
-from mllm_msr.evaluation.report.tables import label
-from mllm_msr.experiments._common import Experiment, Measured, Row, measured
-from mllm_msr.pipeline.compare import MLLM_MSR, ZERO_SHOT, recommender
+from mllm_msr.experiments._experiment import Experiment, System, SystemScores, read_scores
+from mllm_msr.pipeline.compare import recommender
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.recommenders import label_of
+from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 
-# Those of the paper, in its order.
+# Baselines of the paper, in its order.
 _PAPER: Final = (
     "gru4rec",
     "sasrec",
@@ -33,46 +36,51 @@ _PAPER: Final = (
     "llava_zero_shot",
     "tallrec",
 )
-# Baselines that ask a model; they get the run's.
-_ASKING: Final = ("llava_zero_shot", "tallrec")
 
 
-def _rows(settings: Settings) -> Sequence[Row]:
-    # TALLRec is fine-tuned as the recommender is.
-    left_out = set() if settings.train.enabled else {"tallrec"}
-    known = [name for name in registry.names("baselines") if name not in left_out]
-    baselines = [name for name in _PAPER if name in known]
+def _systems(settings: Settings) -> Sequence[System]:
+    # TALLRec is a fine-tuned MLLM, like MLLM-MSR.
+    excluded = set() if settings.train.enabled else {"tallrec"}
+    known = [name for name in registry.names("baselines") if name not in excluded]
+    in_paper = [name for name in _PAPER if name in known]
     others = [name for name in known if name not in _PAPER]
-    main = recommender(settings)
-    own = [main] if main == ZERO_SHOT else [main, ZERO_SHOT]
-    return tuple(Row(name, label(name), model=name) for name in (*own, *baselines, *others))
+    own = [MLLM_MSR, ZERO_SHOT] if recommender(settings) == MLLM_MSR else [ZERO_SHOT]
+    return tuple(System(name, label_of(name), model=name) for name in (*own, *in_paper, *others))
 
 
-def _measure(pipeline: Pipeline, rows: Sequence[Row]) -> Mapping[str, Measured]:
-    """All models in one run folder beside the run, so that its own judgement stays as it is."""
-    models = [row.model or row.name for row in rows]
+def _score(pipeline: Pipeline, systems: Sequence[System]) -> Mapping[str, SystemScores]:
+    """Score all systems in a variant, so that the evaluation of the run itself stays unchanged."""
+    models = [system.model or system.name for system in systems]
     baselines = [name for name in models if name not in {MLLM_MSR, ZERO_SHOT}]
-    changes = [f"score.baselines=[{', '.join(baselines)}]", "score.zero_shot=true"]
-    changes += _arguments(pipeline.settings, baselines)
+    changes = [
+        f"score.baselines=[{', '.join(baselines)}]",
+        "score.zero_shot=true",
+        *_baseline_arguments(pipeline.settings, baselines),
+    ]
     pipeline.run_until("train")
-    shares = ("prepare", "summarize", "infer", "train", "validation", "score")
-    with pipeline.fork("table3", override(pipeline.settings, changes), shares=shares) as run:
-        run.run_until("score")
-        return {row.name: measured(run.run, row.model or row.name) for row in rows}
+    shares = ("prepare", "summarize", "infer", "train", "score")
+    with pipeline.fork("table3", override(pipeline.settings, changes), shares=shares) as variant:
+        variant.run_until("score")
+        return {
+            system.name: read_scores(variant.run, system.model or system.name) for system in systems
+        }
 
 
-def _arguments(settings: Settings, baselines: Sequence[str]) -> list[str]:
-    """Each baseline starts from the run's seed, and those that ask a model ask the run's."""
+def _baseline_arguments(settings: Settings, baselines: Sequence[str]) -> list[str]:
+    """Return overrides that give baselines the run's seed, and MLLM baselines the run's model."""
     changes = []
     for name in baselines:
-        given: dict[str, object] = {"seed": settings.train.seed} if settings.train.seed else {}
-        if name in _ASKING:
-            given["backend"] = settings.model.backend
-            given["options"] = settings.model.plugin_kwargs()
+        arguments: dict[str, object] = {}
+        if settings.train.seed:
+            arguments["seed"] = settings.train.seed
+        if "backend" in inspect.signature(baseline_class(name)).parameters:
+            arguments["backend"] = settings.model.backend
+            arguments["options"] = settings.model.plugin_kwargs()
+        own = settings.baselines.arguments(name)
         changes += [
             f"baselines.{name}.{key}={json.dumps(value)}"
-            for key, value in given.items()
-            if key not in settings.baselines.arguments(name)
+            for key, value in arguments.items()
+            if key not in own
         ]
     return changes
 
@@ -80,8 +88,8 @@ def _arguments(settings: Settings, baselines: Sequence[str]) -> list[str]:
 EXPERIMENT = Experiment(
     name="table3",
     title="All systems on the same candidates",
-    claim="MLLM-MSR stands above all other systems on all three data sets. In hundredths:",
-    rows=_rows,
+    claim="MLLM-MSR is better than all other systems on all three datasets. In percent:",
+    systems=_systems,
     reference=MappingProxyType(
         {
             dataset: {
@@ -92,5 +100,5 @@ EXPERIMENT = Experiment(
         }
     ),
     caveats=paper_results.CAVEATS[1:],
-    measure=_measure,
+    score=_score,
 )

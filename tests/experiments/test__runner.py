@@ -1,4 +1,4 @@
-"""Experiments end to end without a model: forked, resumed, repeated over seeds and worlds."""
+"""Experiments end to end with a mock model: variants, resuming, training seeds and data seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import mock_runs
 from mllm_msr import experiments
 from mllm_msr.experiments import _results
-from mllm_msr.experiments._running import own_seed, run_experiment
+from mllm_msr.experiments._runner import own_seed, run_experiment
 from mllm_msr.pipeline.pipeline import Pipeline
 
 
@@ -29,10 +29,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> mock_runs.Script:
     return mock_runs.install(monkeypatch)
 
 
-def run(name: str, folder: Path, data: Path, *more: str, seeds=None, rows=None) -> dict:
+def run(name: str, folder: Path, data: Path, *more: str, seeds=None, systems=None) -> dict:
     settings = mock_runs.load(data, *more)
     with Pipeline.open(folder, settings) as pipeline:
-        results = run_experiment(experiments.find(name), pipeline, seeds=seeds, rows=rows)
+        results = run_experiment(experiments.find(name), pipeline, seeds=seeds, systems=systems)
     assert {path.name for path in results.iterdir()} == {
         f"{name}.{ending}" for ending in ("md", "svg", "png", "parquet", "json")
     }
@@ -40,45 +40,43 @@ def run(name: str, folder: Path, data: Path, *more: str, seeds=None, rows=None) 
 
 
 def means(found: dict) -> dict[str, float]:
-    return {row["name"]: row["results"]["uniform"]["auc"]["mean"] for row in found["rows"]}
+    systems = found["systems"]
+    return {system["name"]: system["results"]["uniform"]["auc"]["mean"] for system in systems}
 
 
-def test_ablations_are_judged_on_common_users_and_leave_the_run_alone(
+def test_ablations_have_the_same_users_and_leave_the_run_unchanged(
     tmp_path: Path, data: Path, script
 ) -> None:
     folder = tmp_path / "run"
     found = run("figure4", folder, data, "train.enabled=true")
     names = ["mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot"]
-    assert [row["name"] for row in found["rows"]] == names
+    assert [system["name"] for system in found["systems"]] == names
     assert len(set(means(found).values())) == 4
-    assert {row["results"]["uniform"]["auc"]["n"] for row in found["rows"]} == {8}
+    cells = [system["results"]["uniform"]["auc"] for system in found["systems"]]
+    assert {cell["n"] for cell in cells} == {8}
     pairs = {(c["first"], c["second"]) for c in found["comparisons"]}
     assert len(pairs) == 6
-    # The run itself is not judged anew, nor does it list the variants among its models.
+    # The run itself is not evaluated, and the variants are not among its models.
     stages = json.loads((folder / "manifest.json").read_text())["stages"]
     assert "evaluate" not in stages
     assert not any(name.startswith("score/mllm_msr_") for name in stages)
-    # What is printed can be recomputed from the values per user.
-    kept = pl.read_parquet(folder / "experiments" / "figure4" / "figure4.parquet")
-    values = kept.filter(model="mllm_msr_direct", metric="auc", negatives="uniform", seed=0)[
-        "value"
-    ]
-    assert values.mean() == pytest.approx(means(found)["mllm_msr_direct"])
+    # The means can be recomputed from the values per user.
+    per_user = pl.read_parquet(folder / "experiments" / "figure4" / "figure4.parquet")
+    direct = per_user.filter(model="mllm_msr_direct", metric="auc", negatives="uniform", seed=0)
+    assert direct["value"].mean() == pytest.approx(means(found)["mllm_msr_direct"])
 
 
-def test_rows_are_those_asked_for_and_the_first_is_tested_against_the_others(
-    tmp_path: Path, data: Path, script
-) -> None:
+def test_only_selected_systems_are_scored(tmp_path: Path, data: Path, script) -> None:
     names = ["mllm_msr_text_only", "mllm_msr"]
-    found = run("figure4", tmp_path / "run", data, "train.enabled=true", rows=names)
-    assert [row["name"] for row in found["rows"]] == names
+    found = run("figure4", tmp_path / "run", data, "train.enabled=true", systems=names)
+    assert [system["name"] for system in found["systems"]] == names
     assert {(c["first"], c["second"]) for c in found["comparisons"]} == {tuple(names)}
     variants = {path.name for path in (tmp_path / "run" / "variants").iterdir()}
     assert "mllm_msr_text_only" in variants
     assert "mllm_msr_direct" not in variants
 
 
-def test_a_second_experiment_asks_only_for_what_is_new(tmp_path: Path, data: Path, script) -> None:
+def test_a_second_experiment_reuses_responses(tmp_path: Path, data: Path, script) -> None:
     run("figure4", tmp_path / "run", data)
     images, asked = script.asked["image"], dict(script.asked)
     run("figure5", tmp_path / "run", data)
@@ -87,15 +85,15 @@ def test_a_second_experiment_asks_only_for_what_is_new(tmp_path: Path, data: Pat
     asked = dict(script.asked)
     first = run("figure5", tmp_path / "run", data)
     assert script.asked == asked
-    assert [row["x"] for row in first["rows"]] == [3, 1, 2, 4, 5, 6]
+    assert [system["x"] for system in first["systems"]] == [3, 1, 2, 4, 5, 6]
 
 
-def test_an_experiment_that_died_ends_like_one_that_did_not(
+def test_a_resumed_experiment_has_the_results_of_an_uninterrupted_one(
     tmp_path: Path, data: Path, script
 ) -> None:
     whole = run("figure6", tmp_path / "whole", data)
     asked, script.asked = script.asked, dict.fromkeys(script.asked, 0)
-    # Half-way: the run itself is done, and the variants are not.
+    # In the middle: the run itself is finished, its variants are not.
     script.stop_at = sum(asked.values()) // 2
     with pytest.raises(KeyboardInterrupt):
         run("figure6", tmp_path / "cut", data)
@@ -105,11 +103,11 @@ def test_an_experiment_that_died_ends_like_one_that_did_not(
     assert sum(script.asked.values()) == sum(asked.values()) + 1
 
 
-def test_seeds_of_training_are_averaged_user_by_user(tmp_path: Path, data: Path, script) -> None:
+def test_training_seeds_are_averaged_per_user(tmp_path: Path, data: Path, script) -> None:
     more = "train.enabled=true"
     one = run("figure4", tmp_path / "run", data, more)
     two = run("figure4", tmp_path / "run", data, more, seeds=[0, 1])
-    assert two["seeds_are"] == "starts of training"
+    assert two["seeds_of"] == "training"
     by_seed = {
         record["seed"]: record["mean"]
         for record in two["by_seed"]
@@ -119,19 +117,19 @@ def test_seeds_of_training_are_averaged_user_by_user(tmp_path: Path, data: Path,
     assert by_seed[0] == pytest.approx(means(one)["mllm_msr"])
     assert by_seed[1] != pytest.approx(by_seed[0])
     assert means(two)["mllm_msr"] == pytest.approx((by_seed[0] + by_seed[1]) / 2)
-    assert two["rows"][0]["results"]["uniform"]["auc"]["n"] == 8
+    assert two["systems"][0]["results"]["uniform"]["auc"]["n"] == 8
 
 
-def test_seeds_of_the_demo_are_worlds_whose_users_are_pooled(tmp_path: Path, script) -> None:
+def test_seeds_of_the_demo_generate_data_and_their_users_are_pooled(tmp_path: Path, script) -> None:
     small = ("dataset=demo", "data.n_items=30", "data.n_users=6", "data.cover_size=32")
     covers = tmp_path / "covers"
     assert own_seed(mock_runs.load(covers, *small)) == 0
     two = run("figure4", tmp_path / "run", covers, *small, seeds=[0, 2])
-    assert two["seeds_are"] == "worlds"
-    # Both worlds name their users alike, but they are others.
-    assert two["rows"][0]["results"]["uniform"]["auc"]["n"] == 12
-    kept = pl.read_parquet(tmp_path / "run" / "experiments" / "figure4" / "figure4.parquet")
-    assert kept.select("seed", "user_id").unique().height == 12
-    assert kept["user_id"].n_unique() == 6
-    other = tmp_path / "run" / "variants" / "world2"
+    assert two["seeds_of"] == "data"
+    # Both datasets use the same user ids for different users.
+    assert two["systems"][0]["results"]["uniform"]["auc"]["n"] == 12
+    per_user = pl.read_parquet(tmp_path / "run" / "experiments" / "figure4" / "figure4.parquet")
+    assert per_user.select("seed", "user_id").unique().height == 12
+    assert per_user["user_id"].n_unique() == 6
+    other = tmp_path / "run" / "variants" / "data_seed_2"
     assert (other / "variants" / "mllm_msr_direct" / "scores" / "zero_shot.parquet").is_file()

@@ -1,0 +1,77 @@
+"""Option types that several commands share, and the list of settings below a command's help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+# Sections that only commands for a finished run read.
+_ONLINE_SECTIONS: Final = ("retrieve", "serve")
+
+RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder.")]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="NAME", help="Short for executor.name=NAME: local or ray."),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Redo finished stages whose settings have changed.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="Preset to start from; see `mllm-msr list presets`."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")
+]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")
+]
+AddressArgument = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="Address in object storage: s3://..., gs://...")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+]
+
+
+def settings_help(*sections: str) -> type[TyperCommand]:
+    """Return a command class whose help ends with the settings that the command reads.
+
+    The settings are only loaded when the help is shown.
+
+    Args:
+        *sections: Sections to list ("data"); "" stands for settings without a section. Without
+            any, all sections of the offline pipeline.
+    """
+
+    class CommandWithSettings(TyperCommand):
+        """Command whose help lists settings with their defaults."""
+
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+            """Append the settings."""
+            from mllm_msr.config.reference import reference
+
+            rows = []
+            for key, _, default, description in reference():
+                section = key.rpartition(".")[0]
+                listed = section in sections if sections else section not in _ONLINE_SECTIONS
+                if listed:
+                    rows.append((f"{key}={default}", description))
+            with formatter.section("Settings (key=value, with their defaults)"):
+                formatter.write_dl(rows)
+
+    return CommandWithSettings
+
+
+def with_executor(settings: list[str] | None, name: str | None) -> list[str] | None:
+    """Add the value of `--executor` to the settings, if the option is given."""
+    return settings if name is None else [*(settings or ()), f"executor.name={name}"]
+
+
+def split_names(text: str) -> list[str]:
+    """Split comma-separated names, without blanks and duplicates, in their order."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

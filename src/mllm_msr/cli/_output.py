@@ -1,0 +1,52 @@
+"""What commands print: one JSON object with `--json`, else text for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+
+def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) -> None:
+    """Print values as JSON, or else as `plain`, or else one `key: value` per line."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=2, default=str))
+    elif plain is not None:
+        typer.echo(plain)
+    else:
+        for key, value in values.items():
+            typer.echo(f"{key}: {value}")
+
+
+def metrics_table(result: Mapping[str, Any]) -> str:
+    """Return a run's main metrics as a plain table, followed by the path of its report.
+
+    Args:
+        result: What `Pipeline.result` returns.
+
+    Returns:
+        One line per model and kind of negatives: number of users, then mean and interval of each
+        metric, "-" if the metric was not computed.
+    """
+    from mllm_msr.evaluation.metrics import summary_names
+
+    names = summary_names()
+    header = "".join(f"{name:>24}" for name in names)
+    lines = [f"{'model':<17}{'negatives':<12}{'users':>6}{header}"]
+    for model, by_negatives in result["metrics"].items():
+        for negatives, values in by_negatives.items():
+            n_users = max((values[name]["n"] for name in names if name in values), default=0)
+            cells = ""
+            for name in names:
+                value = values.get(name)
+                interval = (
+                    value and f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+                )
+                cells += f"{interval or '-':>24}"
+            lines.append(f"{model:<17}{negatives:<12}{n_users:>6}{cells}")
+    lines.append("")
+    if result.get("report"):
+        lines.append(f"report: {result['report']}")
+    return "\n".join(lines)

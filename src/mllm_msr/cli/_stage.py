@@ -1,0 +1,47 @@
+"""What the commands of single stages share: each runs one stage and prints its counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
+    ConfigOption,
+    ExecutorOption,
+    ForceOption,
+    JsonOption,
+    Overrides,
+    PresetOption,
+    RunOption,
+    settings_help,
+    with_executor,
+)
+from mllm_msr.cli._output import emit
+
+
+def add_stage_command(name: str, summary: str, *, sections: tuple[str, ...]) -> None:
+    """Register the command that runs one stage of the pipeline.
+
+    Args:
+        name: Name of the stage and of the command.
+        summary: Help of the command.
+        sections: Sections of the settings that the stage reads.
+    """
+
+    def command(
+        settings: Overrides = None,
+        run: RunOption = Path("runs/run"),
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        executor: ExecutorOption = None,
+        force: ForceOption = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        overrides = with_executor(settings, executor)
+        with open_pipeline(run, preset, config, overrides, force=force) as pipeline:
+            pipeline.run_stage(name)
+            counts = pipeline.counts(name)
+        emit(counts, as_json=as_json)
+
+    app.command(name, cls=settings_help(*sections), help=summary)(command)

@@ -1,0 +1,44 @@
+"""`demo`: the whole pipeline on generated data with the packaged model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
+    ForceOption,
+    JsonOption,
+    Overrides,
+    PortOption,
+    RunOption,
+    settings_help,
+)
+from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.cli._serve import require_serving, serve_run
+
+
+@app.command("demo", cls=settings_help())
+def command(
+    settings: Overrides = None,
+    run: RunOption = Path("runs/demo"),
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve the run with its page on this machine.")
+    ] = False,
+    port: PortOption = 8000,
+) -> None:
+    """Run the pipeline on generated data with the packaged model."""
+    if serve:
+        require_serving()
+    with open_pipeline(run, "demo", None, settings, force=force) as pipeline:
+        pipeline.run_all()
+        result = pipeline.result()
+    emit(result, as_json=as_json, plain=metrics_table(result))
+    if serve:
+        # Update preferences after every event, so that a single like visibly changes them.
+        serve_run(run, host="127.0.0.1", port=port, overrides=["serve.update=event"])

@@ -1,0 +1,11 @@
+"""`prepare`: read, filter and split the data, and sample the candidates."""
+
+from __future__ import annotations
+
+from mllm_msr.cli._stage import add_stage_command
+
+add_stage_command(
+    "prepare",
+    "Read, filter and split the data, and sample the candidates.",
+    sections=("", "data", "images"),
+)

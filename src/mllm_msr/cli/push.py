@@ -1,0 +1,27 @@
+"""`push`: a folder to object storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._options import AddressArgument, JsonOption
+from mllm_msr.cli._output import emit
+
+
+@app.command("push")
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Local folder to copy.")],
+    address: AddressArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a run folder, or any other folder, to object storage.
+
+    A run folder is copied with its caches.
+    """
+    from mllm_msr.storage.transfer import push_folder
+
+    emit({"address": address, "files": push_folder(folder, address)}, as_json=as_json)

@@ -1,0 +1,41 @@
+"""`run`: every stage, from raw data to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import (
+    ConfigOption,
+    ExecutorOption,
+    ForceOption,
+    JsonOption,
+    Overrides,
+    PresetOption,
+    RunOption,
+    settings_help,
+    with_executor,
+)
+from mllm_msr.cli._output import emit, metrics_table
+
+
+@app.command("run", cls=settings_help())
+def command(
+    settings: Overrides = None,
+    run: RunOption = Path("runs/run"),
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    executor: ExecutorOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage, from raw data to the report.
+
+    Finished stages are skipped, so the same command resumes an interrupted run.
+    """
+    overrides = with_executor(settings, executor)
+    with open_pipeline(run, preset, config, overrides, force=force) as pipeline:
+        pipeline.run_all()
+        result = pipeline.result()
+    emit(result, as_json=as_json, plain=metrics_table(result))

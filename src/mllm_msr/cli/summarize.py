@@ -1,0 +1,11 @@
+"""`summarize`: summarize items from their text and image."""
+
+from __future__ import annotations
+
+from mllm_msr.cli._stage import add_stage_command
+
+add_stage_command(
+    "summarize",
+    "Summarize every item from its text and its image.",
+    sections=("model", "executor", "summarize"),
+)

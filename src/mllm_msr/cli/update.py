@@ -1,0 +1,29 @@
+"""`update`: new interactions for a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.cli._options import JsonOption, RunOption
+from mllm_msr.cli._output import emit
+
+
+@app.command("update")
+def command(
+    interactions: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Parquet or CSV: user_id, item_id, timestamp.")
+    ],
+    run: RunOption = Path("runs/run"),
+    as_json: JsonOption = False,
+) -> None:
+    """Add new interactions to a run and update preferences.
+
+    Takes one prompt per unfinished block.
+    """
+    with open_pipeline(run, None, None, None, force=False) as pipeline:
+        emit(pipeline.update(interactions), as_json=as_json)

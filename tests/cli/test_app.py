@@ -1,0 +1,98 @@
+"""The program: exit codes, one message per error, quick help, and a clean stop on SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import worlds
+from mllm_msr import cli
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mllm_msr", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_every_module_is_a_command_of_its_name() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
+    commands = set(typer.main.get_command(cli.app).commands)
+    assert commands == {name for name in modules if not name.startswith("_")}
+
+
+def test_results_go_to_stdout_and_nothing_to_stderr(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    done = call("run", *worlds.settings(data), "--run", "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["metrics"]) == {"zero_shot", "popularity"}
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "train.rank=0"], 2, "train.rank=0: must be greater than 0."),
+        (["run", "--preset", "defualt"], 2, "Did you mean 'default'?"),
+        (["evaluate", "--candidates", "x.parquet", "--scores", "y.parquet"], 1, "x.parquet"),
+        (["prepare", "dataset=files", "data.path=nowhere"], 1, "nowhere"),
+        (["summarize", "--run", "empty"], 1, "prepare"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_errors_are_messages_with_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_torchrun_may_only_start_distributed_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    done = call("experiment", "figure4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "torchrun cannot start the command 'experiment'" in done.stderr
+    assert "Start only train or run with torchrun" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_loads_no_heavy_packages() -> None:
+    code = (
+        "import sys\n"
+        "from mllm_msr.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'polars', 'pydantic')))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_a_terminated_run_can_be_resumed(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data", n_users=200, n_items=60)
+    command = [sys.executable, "-m", "mllm_msr", "run", *worlds.settings(data), "--run", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "candidates.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    done = call("run", *worlds.settings(data), "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith(".tmp")]
+    assert (tmp_path / "run" / "report.html").exists()

@@ -1,0 +1,41 @@
+"""Opening run folders: which settings apply, and progress without a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.cli._open_run import open_pipeline, show_progress
+
+
+def test_settings_come_from_the_folder_unless_a_preset_is_given(
+    settings: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with open_pipeline(run, None, None, [*settings, "train.rank=4"], force=False) as pipeline:
+        pipeline.run_stage("prepare")
+    with open_pipeline(run, None, None, ["train.seed=7"], force=False) as pipeline:
+        assert (pipeline.settings.train.rank, pipeline.settings.train.seed) == (4, 7)
+    with open_pipeline(run, "default", None, None, force=False) as pipeline:
+        assert pipeline.settings.train.rank == 8
+
+
+def test_a_settings_file_takes_precedence_over_the_folder(
+    settings: list[str], tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "mine.yaml"
+    with open_pipeline(run, None, None, [*settings, "train.rank=4"], force=False) as pipeline:
+        pipeline.run_stage("prepare")
+    file.write_text("train: {rank: 2}\n")
+    with open_pipeline(run, None, file, None, force=False) as pipeline:
+        assert pipeline.settings.train.rank == 2
+        assert pipeline.settings.dataset == "files"
+    with open_pipeline(tmp_path / "new", None, file, ["train.seed=3"], force=False) as pipeline:
+        assert (pipeline.settings.preset, pipeline.settings.train.rank) == ("default", 2)
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress("infer", 3) as advance:
+        advance(3)
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,31 @@
+"""Output: JSON for programs, text for people, and the table of metrics."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mllm_msr.cli._output import emit, metrics_table
+
+CELL = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 40}
+
+
+def test_values_are_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"a": 1, "b": "x"}, as_json=True, plain="text")
+    assert json.loads(capsys.readouterr().out) == {"a": 1, "b": "x"}
+    emit({"a": 1}, as_json=False, plain="text")
+    assert capsys.readouterr().out == "text\n"
+    emit({"a": 1, "b": "x"}, as_json=False)
+    assert capsys.readouterr().out == "a: 1\nb: x\n"
+
+
+def test_the_table_has_a_line_per_model_and_kind_of_negatives() -> None:
+    metrics = {"sasrec": {"uniform": {"auc": CELL, "hr@5": CELL}, "popularity": {}}}
+    lines = metrics_table({"metrics": metrics, "report": "run/report.html"}).splitlines()
+    assert lines[0].split() == ["model", "negatives", "users", "auc", "hr@5", "mrr@5", "ndcg@5"]
+    interval = ["0.500", "[0.250,", "0.750]"]
+    assert lines[1].split() == ["sasrec", "uniform", "40", *interval, *interval, "-", "-"]
+    assert lines[2].split() == ["sasrec", "popularity", "0", "-", "-", "-", "-"]
+    assert lines[-1] == "report: run/report.html"
+    assert "report" not in metrics_table({"metrics": metrics, "report": None})

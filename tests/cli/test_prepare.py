@@ -1,0 +1,16 @@
+"""`prepare`: creates a run folder with its tables and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_it_creates_a_run_folder(invoke, settings: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = invoke("prepare", "--run", run, "--json", *settings)
+    assert done.exit_code == 0, done.output
+    outputs = json.loads(done.stdout)["prepare"]["outputs"]
+    assert {"interactions", "items", "splits", "candidates"} <= {Path(o).stem for o in outputs}
+    assert (run / "config.yaml").is_file()
+    assert not (run / "summaries.parquet").exists()

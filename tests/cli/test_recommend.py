@@ -1,0 +1,35 @@
+"""`recommend`: items for a user of a run, or for a list of items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.errors import UsageError
+
+
+def test_a_user_gets_k_items(invoke, finished: Path) -> None:
+    done = invoke("recommend", "--user", "user0", "-k", 3, "--run", finished, "--json")
+    assert done.exit_code == 0, done.output
+    items = json.loads(done.stdout)["items"]
+    assert [item["rank"] for item in items] == [1, 2, 3]
+
+
+def test_the_text_names_preference_ranks_and_titles(invoke, finished: Path) -> None:
+    done = invoke("recommend", "--history", "item1,item2", "-k", 2, "--run", finished)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "The user appears to have a preference for things."
+    assert lines[-1].split()[0] == "2"
+    assert "Thing" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [([], "neither is given"), (["--user", "u", "--history", "i"], "both are given")],
+)
+def test_exactly_one_of_user_and_history_is_required(fail, options: list[str], given: str) -> None:
+    with pytest.raises(UsageError, match=given):
+        fail("recommend", *options)

@@ -1,0 +1,22 @@
+"""`run`: every stage; a finished run only prints its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_it_prints_the_metrics_and_the_path_of_the_report(invoke, finished: Path) -> None:
+    done = invoke("run", "--run", finished)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["model", "negatives", "users", "auc", "hr@5", "mrr@5", "ndcg@5"]
+    assert {line.split()[0] for line in lines[1:5]} == {"zero_shot", "popularity"}
+    assert lines[-1] == f"report: {finished / 'report.html'}"
+
+
+def test_json_contains_the_metrics(invoke, finished: Path) -> None:
+    result = json.loads(invoke("run", "--run", finished, "--json").stdout)
+    assert result["run"] == str(finished)
+    assert set(result["metrics"]) == {"zero_shot", "popularity"}
+    assert result["metrics"] == json.loads((finished / "metrics.json").read_text())

@@ -1,0 +1,30 @@
+"""Commands of single stages: they run one stage and print its counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.errors import RunFolderError, SettingsError
+
+
+def test_a_stage_prints_its_counts_from_the_manifest(invoke, finished: Path) -> None:
+    counts = json.loads(invoke("score", "--run", finished, "--json").stdout)
+    assert set(counts) == {"score/zero_shot", "score/popularity"}
+    assert counts["score/popularity"]["outputs"]
+    plain = invoke("score", "--run", finished).stdout
+    assert [line.split(":")[0] for line in plain.splitlines()] == list(counts)
+
+
+@pytest.mark.parametrize("stage", ["summarize", "infer", "score", "report"])
+def test_a_stage_does_not_run_earlier_stages(fail, tmp_path: Path, stage: str) -> None:
+    with pytest.raises(RunFolderError):
+        fail(stage, "--run", tmp_path / "empty", "model.backend=mock", "train.enabled=false")
+
+
+def test_settings_are_validated_before_a_folder_is_made(fail, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"executor\.name='spark': must be 'local' or 'ray'"):
+        fail("prepare", "--run", tmp_path / "run", "--executor", "spark")
+    assert not (tmp_path / "run").exists()
