@@ -15,7 +15,7 @@ from mllm_msr.ranker.recommender import MllmRecommender
 
 
 def overrides(data: Path, *more: str) -> list[str]:
-    """Settings of a run over `world`, with few of everything: each response is forced to the disk."""
+    """Return settings of a small run over `world`; every response is synced to disk."""
     few = [
         "data.folds=2",
         "data.validation_fraction=0.4",
@@ -27,7 +27,7 @@ def overrides(data: Path, *more: str) -> list[str]:
 
 
 def load(data: Path, *more: str) -> Settings:
-    """The same as an object."""
+    """Return the same settings as an object."""
     return load_settings("default", overrides(data, *more), environment={})
 
 
@@ -74,7 +74,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Script:
         number = zlib.crc32(text.encode()) % 1000
         return f"The user appears to have a preference for things like {number}."
 
-    def probabilities(self, prompt) -> tuple[float, float]:
+    def probabilities(self, prompt, n_choices) -> tuple[float, float]:
         counted.count("score")
         drawn = zlib.crc32((self._weights + mock.prompt_text(prompt)).encode()) % 997 / 1000
         return (drawn + 0.001, 0.999 - drawn)
@@ -89,4 +89,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(kind, "_answer", answer)
     monkeypatch.setattr(kind, "_probabilities", probabilities)
     monkeypatch.setattr(MllmRecommender, "_fine_tune", fine_tune)
+    monkeypatch.setattr(
+        kind,
+        "with_adapter",
+        classmethod(
+            lambda cls, model_kwargs, adapter, method: {**model_kwargs, "adapter": adapter}
+        ),
+    )
     return counted

@@ -1,4 +1,4 @@
-"""Comparisons: only what is asked for is done, variants share work, all meet the same rows."""
+"""Comparisons: only requested work is done, variants share stages, all use the same rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 import mock_runs
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
-from mllm_msr.pipeline.compare import ABLATIONS, Variant, compare, known_models, run_variant
+from mllm_msr.pipeline.compare import ABLATIONS, compare, known_models, run_variant
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.stages import report
+from mllm_msr.ranker.recommender import Variant
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_baselines_alone_ask_no_model(tmp_path: Path, data: Path, script) -> Non
     }  # fmt: skip
 
 
-def test_a_later_call_adds_models_and_judges_all_of_them(tmp_path: Path, data: Path, script):
+def test_a_later_call_adds_models_and_evaluates_all_of_them(tmp_path: Path, data: Path, script):
     first = run(tmp_path / "run", data, ["popularity"])
     before = stages(tmp_path / "run")["score/popularity"]
     second = run(tmp_path / "run", data, ["item_knn", "popularity"])
@@ -66,7 +67,9 @@ def test_a_later_call_adds_models_and_judges_all_of_them(tmp_path: Path, data: P
     assert stages(tmp_path / "run") == again
 
 
-def test_ablations_share_what_comes_before_them(tmp_path: Path, data: Path, script) -> None:
+def test_ablations_share_the_stages_before_the_difference(
+    tmp_path: Path, data: Path, script
+) -> None:
     models = ["mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot"]
     found = run(tmp_path / "run", data, models, "train.enabled=true")
     assert list(found["metrics"]) == models
@@ -88,7 +91,9 @@ def test_ablations_share_what_comes_before_them(tmp_path: Path, data: Path, scri
     assert script.asked == asked
 
 
-def test_a_run_that_died_goes_on_without_asking_twice(tmp_path: Path, data: Path, script) -> None:
+def test_a_killed_comparison_resumes_without_asking_twice(
+    tmp_path: Path, data: Path, script
+) -> None:
     models = ["mllm_msr", "mllm_msr_direct"]
     whole = run(tmp_path / "whole", data, models, "train.enabled=true")
     asked, script.asked = script.asked, dict.fromkeys(script.asked, 0)
@@ -102,18 +107,18 @@ def test_a_run_that_died_goes_on_without_asking_twice(tmp_path: Path, data: Path
     assert sum(script.asked.values()) == sum(asked.values()) + 1
 
 
-def test_a_variant_of_other_candidates_is_refused(tmp_path: Path, data: Path, script) -> None:
-    other = Variant("other", ("data.n_negatives=4",), ())
+def test_a_variant_with_other_candidates_is_rejected(tmp_path: Path, data: Path, script) -> None:
+    other = Variant("other", overrides=("data.n_negatives=4",))
     with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
         pipeline.run_stage("prepare")
         with (
-            pytest.raises(DataError, match="tested on the candidates of its run"),
+            pytest.raises(DataError, match="has other test candidates than its run"),
             run_variant(pipeline, other),
         ):
             pass
 
 
-def test_changed_arguments_of_a_baseline_are_refused_by_name(tmp_path: Path, data: Path, script):
+def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, data: Path, script):
     run(tmp_path / "run", data, ["item_knn"])
     with pytest.raises(StaleStageError, match=r"item_knn\.decay was absent and is now 0\.5"):
         run(tmp_path / "run", data, ["item_knn"], "baselines.item_knn.decay=0.5")
@@ -121,8 +126,8 @@ def test_changed_arguments_of_a_baseline_are_refused_by_name(tmp_path: Path, dat
     assert set(found["metrics"]) == {"item_knn"}
 
 
-def test_unknown_models_are_refused_before_anything_is_done(tmp_path: Path, data: Path, script):
-    with pytest.raises(UnknownNameError, match="received sasrek"):
+def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path, script):
+    with pytest.raises(UnknownNameError, match="Unknown model 'sasrek'. Did you mean 'sasrec'"):
         run(tmp_path / "run", data, ["popularity", "sasrek"])
     assert not (tmp_path / "run" / "manifest.json").exists()
     assert {"mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot", "popularity"} <= {

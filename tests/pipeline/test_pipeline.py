@@ -14,11 +14,11 @@ import worlds
 from mllm_msr import tables
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
-from mllm_msr.data import image_download
 from mllm_msr.datasets.files import Files
 from mllm_msr.errors import DataError, RunFolderError, RunLockedError, StaleStageError
 from mllm_msr.interfaces import RawData
-from mllm_msr.pipeline.pipeline import STAGES, Pipeline, judge_files
+from mllm_msr.pipeline.pipeline import STAGES, Pipeline, evaluate_files
+from mllm_msr.pipeline.stages import prepare
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -45,7 +45,7 @@ def run(
     }
 
 
-def test_a_run_leaves_the_folder_that_is_promised(tmp_path: Path, data: Path) -> None:
+def test_a_run_writes_the_documented_files(tmp_path: Path, data: Path) -> None:
     written = run(tmp_path / "run", load(data), report=True)
     assert set(written) == {
         "candidates.parquet",
@@ -88,13 +88,13 @@ def test_finished_stages_are_skipped(tmp_path: Path, data: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")} == before
 
 
-def test_the_kept_settings_start_the_same_run(tmp_path: Path, data: Path) -> None:
+def test_the_saved_settings_start_the_same_run(tmp_path: Path, data: Path) -> None:
     run(tmp_path / "run", load(data))
     kept = load_settings(None, file=tmp_path / "run" / "config.yaml", environment={})
     assert kept == load(data)
 
 
-def test_other_settings_are_refused_by_name_and_forced_on_request(
+def test_changed_settings_are_rejected_by_name_and_forced_on_request(
     tmp_path: Path, data: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -113,7 +113,7 @@ def test_a_stage_without_its_inputs_names_the_stage_to_run(tmp_path: Path, data:
         pipeline.run_stage("summarize")
 
 
-def test_a_second_process_is_refused(tmp_path: Path, data: Path) -> None:
+def test_a_second_process_is_rejected(tmp_path: Path, data: Path) -> None:
     with (
         RunFolder.open(tmp_path / "run"),
         pytest.raises(RunLockedError, match=r"process \d+|\d+"),
@@ -144,7 +144,9 @@ def test_no_target_is_read_by_its_own_preference(tmp_path: Path, data: Path) -> 
     assert (final["n_items"] == final["len"].cast(pl.Int32) - 1).all()
 
 
-def test_an_update_moves_one_user_and_leaves_what_was_judged(tmp_path: Path, data: Path) -> None:
+def test_an_update_changes_its_users_and_leaves_the_evaluated_tables(
+    tmp_path: Path, data: Path
+) -> None:
     folder = tmp_path / "run"
     before = run(folder, load(data))
     news = tmp_path / "news.csv"
@@ -167,17 +169,17 @@ def test_an_update_moves_one_user_and_leaves_what_was_judged(tmp_path: Path, dat
     [
         (
             "user_id,item_id,timestamp\nuser1,nothing,9000000\n",
-            "unknown ones, for instance 'nothing'",
+            "1 items are not in this run, for example 'nothing'",
         ),
         (
             "user_id,item_id,timestamp\nuser1,item3,5\n",
-            "1 older ones, for instance of user 'user1'",
+            "1 interactions are older .* of user 'user1'",
         ),
         ("user_id,item_id,timestamp\nuser1,,9000000\n", "1 empty cells"),
         ("user,item\n1,2\n", "user_id"),
     ],
 )
-def test_unusable_updates_are_refused(tmp_path: Path, data: Path, text: str, message: str) -> None:
+def test_unusable_updates_are_rejected(tmp_path: Path, data: Path, text: str, message: str) -> None:
     run(tmp_path / "run", load(data))
     news = tmp_path / "news.csv"
     news.write_text(text)
@@ -188,24 +190,24 @@ def test_unusable_updates_are_refused(tmp_path: Path, data: Path, text: str, mes
         pipeline.update(news)
 
 
-def test_external_scores_are_judged_as_our_own(tmp_path: Path, data: Path) -> None:
+def test_external_scores_are_evaluated_like_our_own(tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "run"
     run(folder, load(data))
-    found = judge_files(
+    found = evaluate_files(
         folder / "candidates.parquet", [folder / "scores/popularity.parquet"], load(data)
     )
     own = json.loads((folder / "metrics.json").read_text())["popularity"]
     assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
 
 
-def test_only_items_that_are_read_can_be_summarised(tmp_path: Path, data: Path) -> None:
+def test_scope_read_summarizes_only_items_that_preferences_read(tmp_path: Path, data: Path) -> None:
     whole = run(tmp_path / "whole", load(data, "infer.max_items=3"))
     part = run(tmp_path / "part", load(data, "infer.max_items=3", "summarize.scope=read"))
     assert part["summaries.parquet"].height < whole["summaries.parquet"].height
     assert part["preferences.parquet"].equals(whole["preferences.parquet"])
 
 
-def test_linked_images_are_fetched_on_request(
+def test_linked_images_are_downloaded_on_request(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -227,7 +229,7 @@ def test_linked_images_are_fetched_on_request(
         links = raw.items.select("item_id", url=pl.lit("https://host/a.png"))
         return replace(raw, image_urls=links)
 
-    monkeypatch.setattr(image_download, "fetch_images", fetch)
+    monkeypatch.setattr(prepare, "fetch_images", fetch)
     monkeypatch.setattr(Files, "load", load_with_links)
     with Pipeline.open(tmp_path / "run", load(data, "images.download=true")) as pipeline:
         pipeline.run_stage("prepare")
@@ -241,7 +243,7 @@ def test_linked_images_are_fetched_on_request(
     assert (counts["download_ok"], counts["download_refused"]) == (1, len(asked) - 1)
 
 
-def test_a_refused_stage_leaves_the_kept_settings_alone(tmp_path: Path) -> None:
+def test_a_rejected_stage_leaves_the_saved_settings_unchanged(tmp_path: Path) -> None:
     data = worlds.write_files(tmp_path / "data")
     first = load_settings("default", worlds.settings(data), environment={})
     with Pipeline.open(tmp_path / "run", first) as pipeline:

@@ -8,8 +8,7 @@ differ in the prompt that they build for a row.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
@@ -51,7 +50,7 @@ class PromptScorer:
         self._max_error_rate = max_error_rate
         self._progress = progress
         self._backend: Backend | None = None
-        self._usage = Counter[str]()
+        self._usage = {"failed": 0, "upper_bound": 0}
 
     def score(
         self, candidates: pl.DataFrame, examples: Callable[[pl.DataFrame], Iterable[Example]]
@@ -88,23 +87,28 @@ class PromptScorer:
                 max_error_rate=self._max_error_rate,
                 progress=advance,
             )
-        self._usage.update(failed=counts.failed, lower_bound=counts.lower_bound)
+        self._add({"failed": counts.failed, "upper_bound": counts.upper_bound})
         scores = rows.select("fold").join(
             scored.select("fold", "score"), on="fold", how="left", maintain_order="left"
         )
         return candidates.with_columns(scores["score"].fill_null(NEUTRAL_SCORE))
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts, lower-bound scores and, behind a cache, calls and tokens."""
-        current = self._backend.usage() if isinstance(self._backend, CachedBackend) else {}
-        return dict(self._usage + Counter(current)) | {
-            name: 0 for name in ("failed", "lower_bound") if not self._usage[name]
-        }
+        """Return failed prompts, scores from bounds and, behind a cache, calls and tokens."""
+        total = dict(self._usage)
+        if isinstance(self._backend, CachedBackend):
+            for name, value in self._backend.usage().items():
+                total[name] = total.get(name, 0) + value
+        return total
 
     def close(self) -> None:
         """Close the backend; the next call of `score` opens it again."""
         if self._backend is not None:
             if isinstance(self._backend, CachedBackend):
-                self._usage.update(self._backend.usage())
+                self._add(self._backend.usage())
             self._backend.close()
             self._backend = None
+
+    def _add(self, usage: Mapping[str, int]) -> None:
+        for name, value in usage.items():
+            self._usage[name] = self._usage.get(name, 0) + value

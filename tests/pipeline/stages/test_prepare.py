@@ -38,7 +38,13 @@ def prepared(
     raw: RawData, folder: Path, *, download: bool = False, **data: object
 ) -> stage.Prepared:
     settings = DataSettings.model_validate(
-        {"min_user_interactions": 3, "min_item_interactions": 1, "folds": 3, **data}
+        {
+            "min_user_interactions": 3,
+            "min_item_interactions": 1,
+            "folds": 3,
+            "n_negatives": 3,
+            **data,
+        }
     )
     images = ImagesSettings(download=download)
     return stage.prepare(raw, settings, block_size=3, images=images, image_folder=folder)

@@ -96,8 +96,9 @@ def test_the_mllm_as_a_member_is_asked_about_validation_candidates_once(
     conditions = stages["score/hybrid"]
     assert {"preferences", "summaries", "folds/0/adapter"} <= set(conditions["inputs"])
     assert conditions["model"] == stages["score/mllm_msr"]["model"]
-    n_validation = pl.read_parquet(run / "candidates.parquet").filter(split="validation").height
-    assert conditions["counts"]["misses"] == n_validation
+    asked_about = pl.read_parquet(run / "candidates.parquet").filter(pl.col("split") != "train")
+    counts = conditions["counts"]
+    assert counts["hits"] + counts["misses"] == asked_about.height
     # The MLLM has not ranked the full catalog, so neither does the ensemble.
     assert pl.read_parquet(run / "ranks" / "hybrid.parquet").is_empty()
     asked = dict(script.asked)
@@ -217,7 +218,7 @@ def test_a_killed_comparison_resumes_with_the_next_epoch(
     score(tmp_path / "whole", data, "score.zero_shot=false", "score.baselines=[sasrec]", *few)
     with caplog.at_level(logging.INFO, logger="mllm_msr"):
         score(cut, data, "score.zero_shot=false", "score.baselines=[sasrec]", *few)
-    assert "going on from epoch" in caplog.text
+    assert "Resuming training after" in caplog.text
     for table in ("scores", "ranks"):
         found = [
             pl.read_parquet(tmp_path / run / table / "sasrec.parquet") for run in ("cut", "whole")
