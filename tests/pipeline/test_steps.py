@@ -1,0 +1,73 @@
+"""Steps connect stages to the run folder: conditions, outputs, and reuse of finished work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mock_runs
+from mllm_msr.errors import StaleStageError
+from mllm_msr.pipeline import steps
+from mllm_msr.pipeline.pipeline import STAGES, Pipeline
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return mock_runs.world(tmp_path / "data")
+
+
+def recorded(folder: Path, stage: str) -> dict:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return manifest["stages"][stage]["settings"]
+
+
+def test_the_steps_are_the_stages_of_the_pipeline() -> None:
+    assert [step.__name__ for step in STAGES.values()] == list(STAGES)
+
+
+def test_stages_record_only_settings_that_differ_from_the_defaults(
+    tmp_path: Path, data: Path
+) -> None:
+    folder = tmp_path / "run"
+    settings = mock_runs.load(data, "infer.words=33", "summarize.scope=read", "infer.max_items=6")
+    with Pipeline.open(folder, settings) as pipeline:
+        pipeline.run_until("infer")
+    assert recorded(folder, "infer") == {"item_type": "item", "max_items": 6, "words": 33}
+    assert recorded(folder, "summarize") == {
+        "item_type": "item", "scope": "read", "infer.max_items": 6,
+    }  # fmt: skip
+    assert "infer.block_size" not in recorded(folder, "prepare")
+
+
+def test_settings_of_later_stages_do_not_invalidate_earlier_ones(
+    tmp_path: Path, data: Path
+) -> None:
+    folder = tmp_path / "run"
+    with Pipeline.open(folder, mock_runs.load(data)) as pipeline:
+        pipeline.run_until("infer")
+    changed = mock_runs.load(data, "evaluate.ks=[1, 5]", "score.full_users=3", "train.rank=4")
+    with Pipeline.open(folder, changed) as pipeline:
+        pipeline.run_until("infer")
+    other = mock_runs.load(data, "infer.block_size=2")
+    with (
+        Pipeline.open(folder, other) as pipeline,
+        pytest.raises(StaleStageError, match="block_size"),
+    ):
+        pipeline.run_stage("prepare")  # training targets follow blocks
+
+
+def test_score_can_be_limited_to_some_models(tmp_path: Path, data: Path) -> None:
+    settings = mock_runs.load(data, "score.baselines=[popularity, item_knn]")
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("infer")
+        steps.score(pipeline.context, pipeline.settings, names=["item_knn"])
+        assert pipeline.tables.scored_models() == ["item_knn"]
+        assert not (tmp_path / "run" / "cache" / "baselines").exists()
+
+
+def test_training_is_skipped_unless_enabled(tmp_path: Path, data: Path) -> None:
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data, "train.enabled=false")) as pipeline:
+        pipeline.run_until("train")
+        assert not any(name.startswith("train/") for name in pipeline.run.stages)
