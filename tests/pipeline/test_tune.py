@@ -1,4 +1,4 @@
-"""Searches: the same by seed, resumed as if never stopped, blind to test users."""
+"""Hyperparameter search: reproducible by seed, resumable, and without rows of test users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, StaleStageError, TrainingError, UsageError
 from mllm_msr.models.encoders.hashing import HashingEncoder
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.tune import Tuned, tune
+from mllm_msr.pipeline.tune import TuningResult, tune
 
 pytest.importorskip("optuna")
 
@@ -26,16 +26,16 @@ def data(tmp_path: Path) -> Path:
     return mock_runs.world(tmp_path / "data")
 
 
-def search(folder: Path, data: Path, *more: str, trials: int = 4, **options) -> list[Tuned]:
+def search(folder: Path, data: Path, *more: str, trials: int = 4, **options) -> list[TuningResult]:
     with Pipeline.open(folder, mock_runs.load(data, *more)) as pipeline:
         return tune(pipeline, ["transitions"], trials=trials, metric="auc", **options)
 
 
-def without_seconds(found: list[Tuned]) -> list[tuple]:
+def without_seconds(found: list[TuningResult]) -> list[tuple]:
     return [(t.model, t.trials, t.failed, t.default, t.best, t.settings) for t in found]
 
 
-def test_a_search_begins_with_the_defaults_and_follows_its_seed(tmp_path: Path, data: Path):
+def test_a_search_starts_with_the_defaults_and_is_reproducible_by_seed(tmp_path: Path, data: Path):
     first = search(tmp_path / "a", data)
     assert without_seconds(first) == without_seconds(search(tmp_path / "b", data))
     assert first[0].trials == 4
@@ -69,7 +69,7 @@ def trials_of(folder: Path) -> list[dict]:
     return [trial.params for trial in study.trials if trial.value is not None]
 
 
-def test_a_search_that_was_killed_ends_like_one_that_was_not(
+def test_a_killed_search_resumes_with_the_same_trials(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = search(tmp_path / "whole", data)
@@ -90,13 +90,13 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(
     assert len(fitted) == 4 + 2
 
 
-def test_more_trials_go_on_from_those_that_are_done(tmp_path: Path, data: Path):
+def test_more_trials_continue_an_earlier_search(tmp_path: Path, data: Path):
     search(tmp_path / "run", data, trials=2)
     found = search(tmp_path / "run", data, trials=4)
     assert without_seconds(found) == without_seconds(search(tmp_path / "new", data, trials=4))
 
 
-def test_test_users_rows_are_never_read(tmp_path: Path, data: Path):
+def test_rows_of_test_users_are_not_read(tmp_path: Path, data: Path):
     found = search(tmp_path / "clean", data)
     folder = tmp_path / "poisoned"
     with Pipeline.open(folder, mock_runs.load(data)) as pipeline:
@@ -106,7 +106,7 @@ def test_test_users_rows_are_never_read(tmp_path: Path, data: Path):
 
 
 def poison(pipeline: Pipeline) -> None:
-    """Other candidates and another hidden item for every test user of the first fold."""
+    """Change the candidates and the hidden item of every test user of the first fold."""
     run, conditions = pipeline.run, pipeline.run.stages["prepare"]["settings"]
     tables = {name: run.read(name) for name in ("interactions", "items", "splits", "candidates")}
     tested = tables["splits"].filter(fold=0, split="test")["user_id"]
@@ -126,7 +126,7 @@ def poison(pipeline: Pipeline) -> None:
         stage.write_text("dataset.json", about)
 
 
-def test_the_best_settings_are_read_back_as_settings(tmp_path: Path, data: Path):
+def test_the_best_settings_are_a_settings_file(tmp_path: Path, data: Path):
     found = search(tmp_path / "run", data)
     best = tmp_path / "run" / "tuning" / "best.yaml"
     settings = load_settings(None, file=[tmp_path / "run" / "config.yaml", best], environment={})
@@ -136,37 +136,44 @@ def test_the_best_settings_are_read_back_as_settings(tmp_path: Path, data: Path)
     assert yaml.safe_load(best.read_text())["baselines"]["transitions"] == found[0].settings
 
 
-def test_what_the_settings_fix_is_not_searched(tmp_path: Path, data: Path):
+def test_arguments_in_the_settings_are_not_searched(tmp_path: Path, data: Path):
     found = search(tmp_path / "run", data, "baselines.transitions.window=3")
     assert found[0].settings["window"] == 3
     assert all("window" not in trial for trial in trials_of(tmp_path / "run"))
 
 
-def test_failed_trials_count_and_are_told(tmp_path: Path, data: Path, monkeypatch):
+def test_failed_trials_count(tmp_path: Path, data: Path, monkeypatch):
     def fail(self, given):
-        raise TrainingError(needed="a fit", received="none", remedy="try again")
+        raise TrainingError("The loss is not finite.")
 
     monkeypatch.setattr(Transitions, "fit", fail)
-    with pytest.raises(TrainingError, match=r"succeeds, received 2 that failed"):
+    with pytest.raises(
+        TrainingError, match=r"All 2 trials of 'transitions' failed\..*The loss is not finite"
+    ):
         search(tmp_path / "run", data, trials=2)
 
 
-def test_a_study_of_other_conditions_is_refused(tmp_path: Path, data: Path):
+def test_a_search_with_other_conditions_cannot_resume(tmp_path: Path, data: Path):
     search(tmp_path / "run", data, trials=1)
-    with pytest.raises(StaleStageError, match=r"received another seed: .*transitions\.sqlite"):
+    with pytest.raises(
+        StaleStageError, match=r"have changed since its start: seed\. .*transitions\.sqlite"
+    ):
         search(tmp_path / "run", data, trials=1, seed=1)
 
 
-def test_wrong_requests_are_refused(tmp_path: Path, data: Path):
+def test_unknown_metrics_and_models_without_a_search_space_are_rejected(tmp_path: Path, data: Path):
     with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
-        with pytest.raises(UsageError, match="received 'hybrid', which has nothing to search"):
+        assert "hybrid" in registry.names("baselines")
+        with pytest.raises(UsageError, match="'hybrid' declares no search space"):
             tune(pipeline, ["hybrid"], trials=1)
-        with pytest.raises(UsageError, match="received 'acc'"):
+        with pytest.raises(UsageError, match="Unknown metric 'acc'"):
             tune(pipeline, ["transitions"], trials=1, metric="acc")
+
+
+def test_a_fold_without_validation_users_is_rejected(tmp_path: Path, data: Path):
     settings = mock_runs.load(data, "data.validation_fraction=0")
     with (
         Pipeline.open(tmp_path / "other", settings) as pipeline,
-        pytest.raises(DataError, match="validation users in fold 0"),
+        pytest.raises(DataError, match="Fold 0 has no validation users"),
     ):
         tune(pipeline, ["transitions"], trials=1)
-    assert "hybrid" in registry.names("baselines")

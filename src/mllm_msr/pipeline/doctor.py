@@ -1,9 +1,9 @@
-"""What is installed, what is broken, and how to mend it: the checks of `mllm-msr doctor`.
+"""Checks of the installation and of configured models: `mllm-msr doctor`.
 
-Each check ends in a finding with a state and, where something is amiss, the command that mends
-it. Packages are imported in a process of their own, since a broken one may take its importer
-along. The one known to break others is torchvision: built for another torch, it cannot be
-imported, and then Transformers' own image processors cannot either.
+Each check returns a finding with a state and, if something is wrong, how to fix it. Packages are
+imported in a separate process, because a broken one can crash the process that imports it.
+torchvision is known to break others: a build for another torch version cannot be imported, and
+then neither can the image processors of Transformers.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from mllm_msr.interfaces import Backend
 State = Literal["ok", "absent", "broken"]
 
 _OLDEST_PYTHON: Final = (3, 11)
+# The tested versions of Transformers: at least the first, below the second.
 _TRANSFORMERS: Final = ((5, 19), (6, 0))
-_ENOUGH_DISK: Final = 2 * 2**30
-_IMPORT_SECONDS: Final = 120
+_MIN_DISK_BYTES: Final = 2 * 2**30
+_IMPORT_TIMEOUT: Final = 120
 
-# Import names by what they are needed for; "" is the core.
+# Import names by the extra that requires them; "" is the package itself.
 _PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "": ("torch", "transformers", "polars", "pyarrow", "PIL", "httpx2", "safetensors"),
     "train": ("lightning", "peft", "tensorboard"),
@@ -40,30 +41,30 @@ _PACKAGES: Final[Mapping[str, Sequence[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check.
+    """Result of one check.
 
     Attributes:
-        name: What was looked at.
-        state: "ok", "absent" (an extra that is not installed) or "broken".
+        name: What was checked.
+        state: "ok", "absent" (an optional package that is not installed) or "broken".
         detail: What was found, in a few words.
-        remedy: What mends it, where something is amiss.
+        fix: How to fix it; empty if nothing is wrong or `detail` says it.
     """
 
     name: str
     state: State
     detail: str
-    remedy: str = ""
+    fix: str = ""
 
 
 def examine(*, deep: bool = True) -> Iterator[Finding]:
     """Check this environment.
 
     Args:
-        deep: Import every package that is there (some seconds each); without it they are only
-            looked for.
+        deep: Import every installed package, which takes some seconds each. False only looks for
+            the packages.
 
     Yields:
-        Findings, as they are made.
+        Findings, as soon as they are available.
     """
     yield check_python(sys.version_info[:2])
     for extra, names in _PACKAGES.items():
@@ -76,34 +77,34 @@ def examine(*, deep: bool = True) -> Iterator[Finding]:
 
 
 def check_python(version: tuple[int, int]) -> Finding:
-    """Whether the interpreter is new enough."""
-    found = ".".join(map(str, version))
+    """Check that the Python version is supported."""
+    text = ".".join(map(str, version))
     if version >= _OLDEST_PYTHON:
-        return Finding("python", "ok", found)
-    return Finding("python", "broken", found, "install Python 3.11 or newer")
+        return Finding("python", "ok", text)
+    return Finding("python", "broken", text, "install Python 3.11 or newer")
 
 
 def check_package(name: str, *, extra: str = "", deep: bool = True) -> Finding:
-    """Whether a package is there and can be imported.
+    """Check that a package is installed and can be imported.
 
     Args:
         name: Import name.
-        extra: Extra of this project that brings it; "" for the core, whose absence is a fault.
-        deep: Import it, in a process of its own.
+        extra: Extra of this project that requires it; "" for a required package.
+        deep: Import it, in a separate process.
     """
-    wanted = f"mllm-msr[{extra}]" if extra else "mllm-msr"
+    requirement = f"mllm-msr[{extra}]" if extra else "mllm-msr"
     if importlib.util.find_spec(name) is None:
         state: State = "absent" if extra else "broken"
-        return Finding(name, state, "not installed", f"pip install '{wanted}'")
-    reason = _import_fault(name) if deep else ""
-    if reason:
-        remedy = f"pip install --force-reinstall --no-deps {name}, or '{wanted}' anew"
-        return Finding(name, "broken", f"cannot be imported: {reason}", remedy)
+        return Finding(name, state, "not installed", f"pip install '{requirement}'")
+    error = _import_error(name) if deep else ""
+    if error:
+        fix = f"pip install --force-reinstall --no-deps {name}, or reinstall '{requirement}'"
+        return Finding(name, "broken", f"cannot be imported: {error}", fix)
     return Finding(name, "ok", _version(name) or "installed")
 
 
 def check_transformers(version: str) -> Finding:
-    """Whether Transformers' version is one that this project is tested with."""
+    """Check that the version of Transformers is one that this project is tested with."""
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     oldest, too_new = _TRANSFORMERS
     if oldest <= numbers < too_new:
@@ -112,69 +113,73 @@ def check_transformers(version: str) -> Finding:
 
 
 def check_torchvision(*, deep: bool = True) -> Finding:
-    """Whether torchvision, which this project does without, stands in Transformers' way."""
+    """Check that torchvision, which this project does not need, does not break Transformers."""
     if importlib.util.find_spec("torchvision") is None:
         return Finding("torchvision", "ok", "not installed, and not needed")
-    reason = _import_fault("torchvision") if deep else ""
-    if not reason:
+    error = _import_error("torchvision") if deep else ""
+    if not error:
         return Finding("torchvision", "ok", f"{_version('torchvision')}, not needed")
-    detail = f"cannot be imported, and breaks image processors of Transformers: {reason}"
+    detail = f"cannot be imported, which breaks image processors of Transformers: {error}"
     return Finding("torchvision", "broken", detail, "pip uninstall -y torchvision")
 
 
 def check_weights(folder: Path) -> Finding:
-    """Whether the packaged model's files are complete."""
-    wanted = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    """Check that all files of the packaged model exist."""
+    expected = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
+    missing = [name for name in expected if not (folder / name).is_file()]
     if not missing:
         return Finding("packaged model", "ok", str(folder))
-    remedy = "install the package anew, or use another model.backend"
-    return Finding("packaged model", "broken", f"without {', '.join(missing)}", remedy)
+    fix = "reinstall mllm-msr, or set another model.backend"
+    return Finding("packaged model", "broken", f"missing {', '.join(missing)} in {folder}", fix)
 
 
-def check_disk(folder: Path, *, needed: int = _ENOUGH_DISK) -> Finding:
-    """Whether there is room for a run."""
+def check_disk(folder: Path, *, min_bytes: int = _MIN_DISK_BYTES) -> Finding:
+    """Check that the disk has enough space for a run."""
     free = shutil.disk_usage(folder).free
     detail = f"{free / 2**30:,.1f} GiB free in {folder}"
-    if free >= needed:
+    if free >= min_bytes:
         return Finding("disk", "ok", detail)
-    return Finding("disk", "broken", detail, f"make room, {needed / 2**30:,.0f} GiB is little")
+    return Finding("disk", "broken", detail, f"free at least {min_bytes / 2**30:,.0f} GiB")
 
 
 def check_backend(name: str, make: Callable[[], Backend]) -> Finding:
-    """Whether the model of some settings can be reached, and what it can do.
+    """Check that a configured model is available, and report its capabilities.
 
     Args:
-        name: Which settings ("model", "infer.model").
-        make: Makes the backend; closed here.
+        name: Setting of the model ("model", "infer.model").
+        make: Creates the backend, which is closed here.
     """
     try:
         backend = make()
         try:
-            able = backend.capabilities
+            capabilities = backend.capabilities
             fingerprint = backend.fingerprint
         finally:
             backend.close()
     except MllmMsrError as error:
-        return Finding(name, "broken", f"received {error.received}", error.remedy)
-    skills = {"images": able.images, "yes/no scores": able.choices, "adapters": able.adapters}
+        return Finding(name, "broken", str(error))
+    skills = {
+        "images": capabilities.images,
+        "yes/no scores": capabilities.choices,
+        "adapters": capabilities.adapters,
+    }
     listed = ", ".join(f"{skill} {'yes' if has else 'no'}" for skill, has in skills.items())
     return Finding(name, "ok", f"{fingerprint} ({listed})")
 
 
-def _import_fault(name: str) -> str:
-    """The last line of what importing a package says, empty where it works."""
+def _import_error(name: str) -> str:
+    """Import a package in a separate process and return the last line of its error, if any."""
     command = [sys.executable, "-c", f"import {name}"]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, names from the table above
-            command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {_IMPORT_SECONDS} seconds"
+        return f"no result after {_IMPORT_TIMEOUT} seconds"
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"it ended with exit code {done.returncode}"
+    return lines[-1] if lines else f"the process ended with exit code {done.returncode}"
 
 
 def _version(name: str) -> str | None:

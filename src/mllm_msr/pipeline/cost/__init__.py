@@ -1,1 +1,1 @@
-"""Cost estimates before a run, and the cost report after it."""
+"""Cost estimate of a run: token counting, estimation and the report."""

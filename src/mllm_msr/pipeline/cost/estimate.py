@@ -1,9 +1,9 @@
-"""The bill before the run: calls, tokens, hours, price and disk of every stage that asks a model.
+"""Cost estimate of a run: calls, tokens, hours, price and disk space of stages that call a model.
 
-Each stage's own code is run on a sample of a prepared run folder against a `CountingBackend`, which counts
-what it would ask; what a sample gives is scaled to the whole. How long answers will be is known
-only from answers: those that the run has already, those of a pilot (kept in the response cache, so
-that nothing is paid for twice), or else the length that the settings allow, a ceiling.
+The stages' own code runs on samples of a prepared run folder with a `CountingBackend`, and the
+counts are scaled to the whole run. Lengths of responses come from the run's own responses, from a
+pilot (whose responses stay in the cache for the run), or else from the limits in the settings,
+which give an upper bound.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import polars as pl
 
-from mllm_msr import registry
-from mllm_msr.config.settings import ModelSettings
+from mllm_msr.baselines._factory import baseline_class
+from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.data._hashing import hash_ids
 from mllm_msr.inference.cached import CachedBackend
-from mllm_msr.interfaces import Backend, Joiner
-from mllm_msr.pipeline.context import Workspace, before_last
-from mllm_msr.pipeline.cost.report import Plan, StageCost
-from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, counter_for
+from mllm_msr.interfaces import Backend
+from mllm_msr.pipeline.backends import backend_class, open_cached
+from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
+from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stages.summarize import items_to_summarize
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
+from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 from mllm_msr.summarization import items as item_summaries
 from mllm_msr.summarization import preferences
 from mllm_msr.types import Completion, Item, Prompt
@@ -34,48 +38,54 @@ from mllm_msr.types import Completion, Item, Prompt
 _ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
-# A response's key twice (row and index), its checksum and the names of its fields.
-_BYTES_PER_REPLY: Final = 300
+# The key of a cached response (in its row and in the index), its checksum and its field names.
+_BYTES_PER_RESPONSE: Final = 300
 
 
-def plan(work: Workspace) -> Plan:
-    """Estimate what the run's stages will cost.
+def plan(context: RunContext, settings: Settings) -> CostReport:
+    """Estimate the cost of a run.
 
     Args:
-        work: A run folder whose stage "prepare" is done.
+        context: A run folder whose stage "prepare" is finished.
+        settings: The run's settings.
 
     Raises:
-        RunFolderError: It is not.
-        BackendError: The pilot's model cannot be asked.
+        RunFolderError: The stage "prepare" is not finished.
+        BackendError: The model of the pilot failed.
     """
-    return _Planner(work).plan()
+    return _CostEstimator(context, settings).estimate()
 
 
-def warnings(work: Workspace) -> list[str]:
-    """One sentence for each budget of `plan.*` that the rest of the run would exceed."""
-    settings = work.settings.plan
-    budgets = (settings.budget_price, settings.budget_hours, settings.budget_tokens)
-    if budgets == (None, None, None):
+def warnings(context: RunContext, settings: Settings) -> list[str]:
+    """Return one sentence for each budget of `plan.*` that the rest of the run would exceed."""
+    budgets = {
+        "price": settings.plan.budget_price,
+        "hours": settings.plan.budget_hours,
+        "tokens": settings.plan.budget_tokens,
+    }
+    if not any(budgets.values()):
         return []
-    bill = plan(work)
+    report = plan(context, settings)
+    estimates = {"price": report.price, "hours": report.hours, "tokens": report.tokens}
     found = []
-    names = ("price", "hours", "tokens")
-    for name, budget, value in zip(
-        names, budgets, (bill.price, bill.hours, bill.tokens), strict=True
-    ):
-        if budget is not None and value is None:
-            found.append(f"plan.budget_{name}={budget:g} cannot be checked without a rate")
-        elif budget is not None and value is not None and value > budget:
+    for name, budget in budgets.items():
+        estimate = estimates[name]
+        if budget is not None and estimate is None:
             found.append(
-                f"the run is estimated at {value:,.2f} {name}, above plan.budget_{name}={budget:g} "
-                f"({bill.lengths_by})"
+                f"Cannot check plan.budget_{name}={budget:g} without a rate. Set plan.prompt_rate "
+                "and plan.output_rate, or plan.pilot."
+            )
+        elif budget is not None and estimate is not None and estimate > budget:
+            found.append(
+                f"The run is estimated at {estimate:,.2f} {name}, above "
+                f"plan.budget_{name}={budget:g} (output lengths from {report.lengths_by})."
             )
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """Tokens per second, read and written; `None` where unknown."""
+    """Input and output tokens per second; None if unknown."""
 
     prompt: float | None
     output: float | None
@@ -86,269 +96,276 @@ class _Rates:
         return n_prompt / self.prompt + (n_output / self.output if self.output else 0.0)
 
 
-class _Planner:
-    """One plan in the making: its samples and the answers collected so far."""
-
-    def __init__(self, work: Workspace) -> None:
-        self._work = work
-        self._settings = work.settings
-        self._items = self._items_read(work.items())
-        self._histories = before_last(work.run.read("interactions"))
-        self._counters: dict[str, TokenCounter] = {}
-        self._pools: dict[str, list[Completion]] = {}
-        self._rates = _Rates(self._settings.plan.prompt_rate, self._settings.plan.output_rate)
-        self._lengths_by = "the settings' limits, a ceiling"
-
-    def plan(self) -> Plan:
-        if self._settings.plan.pilot:
-            self._pilot(self._settings.plan.pilot)
-        size = self._settings.plan.sample
-        stages = [self._summarize(size), self._infer(size)]
-        if self._settings.train.enabled:
-            stages += [self._train(fold) for fold in self._work.folds()]
-        names = ["zero_shot"] if self._settings.score.zero_shot else []
-        names += ["mllm_msr"] if self._settings.train.enabled else []
-        stages += [self._score(name) for name in names]
-        stages += [self._score(name, split="validation") for name in self._joined(names)]
-        basis = sorted({counter.basis for counter in self._counters.values()})
-        return Plan(tuple(stages), "; ".join(basis), self._lengths_by)
-
-    def _pilot(self, size: int) -> None:
-        """Let the models answer samples: their answers' lengths, and their speed."""
-        prices = self._settings.plan
-        written = _Clock()
-        with self._work.backend(self._settings.summarize.model) as engine:
-            counting_backend = self._meter(self._settings.summarize.model, engine)
-            items = _sample(self._items, "item_id", size + 1)
-            summaries_of(items[:1], counting_backend, self._work)  # the model is loaded now
-            with written.running(counting_backend, engine):
-                self._summaries = summaries_of(items, counting_backend, self._work)
-        with self._work.backend(self._settings.infer.model) as engine:
-            other = self._meter(self._settings.infer.model, engine)
-            histories = _sample(self._histories, "user_id", size)
-            with written.running(other, engine):
-                preference_history = preferences_of(histories, self._told(), other, self._work)
-        self._pools = {**counting_backend.pool, **other.pool}
-        self._lengths_by = f"a pilot of {size} items and users"
-        read = _Clock()
-        with self._work.backend(self._settings.score.model) as engine:
-            counting_backend = self._meter(self._settings.score.model, engine)
-            questions = list(
-                self._questions(self._rows("test")[: 4 * size], [*preference_history["preference"]])
-            )
-            list(counting_backend.score(questions[:1], _ANSWERS))
-            with read.running(counting_backend, engine):
-                list(counting_backend.score(questions[1:], _ANSWERS))
-        prompt_rate = prices.prompt_rate or read.prompt_rate()
-        self._rates = _Rates(prompt_rate, prices.output_rate or written.output_rate(prompt_rate))
-
-    def _items_read(self, items: pl.DataFrame) -> pl.DataFrame:
-        """The items that will be summarised."""
-        infer = self._settings.infer
-        if self._settings.summarize.scope == "all":
-            return items
-        histories = before_last(self._work.run.read("interactions"))
-        read = preferences.items_read(
-            histories, block_size=infer.block_size, max_items=infer.max_items
-        )
-        return items.filter(pl.col("item_id").is_in(read.implode()))
-
-    def _summarize(self, size: int) -> StageCost:
-        model = self._settings.summarize.model
-        counting_backend, sample = self._meter(model), _sample(self._items, "item_id", size)
-        self._summaries = summaries_of(sample, counting_backend, self._work)
-        if self._work.run.has("summaries"):
-            self._summaries = self._work.run.read("summaries")
-            self._lengths_by = "answers of this run"
-        sides = self._settings.summarize.modalities
-        n_calls, n_sampled = (
-            item_summaries.n_prompts(items, sides) for items in (self._items, sample)
-        )
-        return self._cost(
-            "summarize", model, counting_backend.calls, scale=n_calls / max(1, n_sampled)
-        )
-
-    def _infer(self, size: int) -> StageCost:
-        model = self._settings.infer.model
-        counting_backend, sample = self._meter(model), _sample(self._histories, "user_id", size)
-        preference_history = preferences_of(sample, self._told(), counting_backend, self._work)
-        if self._work.run.has("preferences"):
-            preference_history = self._work.run.read("preferences")
-        self._texts = preference_history["preference"].to_list()
-        scale = self._n_steps(self._histories) / max(1, self._n_steps(sample))
-        return self._cost("infer", model, counting_backend.calls, scale=scale)
-
-    def _n_steps(self, histories: pl.DataFrame) -> int:
-        """What the number of prompts grows with."""
-        settings = self._settings.infer
-        if settings.method == "direct":
-            return histories.height
-        return preferences.n_prompts(
-            histories, block_size=settings.block_size, max_items=settings.max_items
-        )
-
-    def _told(self) -> pl.DataFrame:
-        """A summary for every item: its own where there is one, else one of another item."""
-        missing = self._items.join(self._summaries, on="item_id", how="anti")["item_id"]
-        if missing.is_empty() or self._summaries.is_empty():
-            return self._summaries
-        turns = pl.Series([n % self._summaries.height for n in range(missing.len())])
-        lent = self._summaries[turns].with_columns(item_id=missing)
-        return pl.concat([self._summaries, lent])
-
-    def _rows(self, split: str) -> pl.DataFrame:
-        """The questions of the stage "score" about one split, each once."""
-        every = pl.concat(self._work.candidates(fold) for fold in self._work.folds())
-        rows = every.filter(pl.col("split") == split)
-        asked = rows.unique(["user_id", "position", "item_id"], maintain_order=True)
-        return asked.sample(fraction=1.0, shuffle=True, seed=0)
-
-    def _train(self, fold: int) -> StageCost:
-        rows = self._work.candidates(fold).filter(pl.col("split") == "train")
-        calls, _ = self._asked(rows, None)
-        n_examples = rows.height * self._settings.train.epochs
-        cost = self._cost(f"train/{fold}", None, calls, scale=n_examples / max(1, len(calls)))
-        seconds = self._rates.seconds(_TRAINING_PASSES * cost.prompt_tokens, 0)
-        # Nobody is paid for it by tokens, and it leaves no responses.
-        return replace(cost, price=0.0, disk_bytes=0, output_tokens=0, seconds=seconds)
-
-    def _joined(self, names: Sequence[str]) -> list[str]:
-        """The MLLMs that score validation users too, because a baseline joins them."""
-        kinds = [registry.find("baselines", name) for name in self._settings.score.baselines]
-        joins = any(issubclass(kind, Joiner) for kind in kinds)
-        return [name for name in self._settings.score.joined if joins and name in names]
-
-    def _score(self, name: str, *, split: str = "test") -> StageCost:
-        model, asked = self._settings.score.model, self._rows(split)
-        folds = self._work.folds()
-        n_rows = sum(
-            self._work.candidates(fold).filter(pl.col("split") == split).height for fold in folds
-        )
-        n_users = self._settings.score.full_users_mllm if split == "test" else 0
-        n_full = n_users * len(folds) * self._work.items().height
-        n_calls = asked.height + n_full
-        calls, n_prefix = self._asked(asked, model)
-        stage = f"score/{name}" if split == "test" else f"validation/{name}"
-        cost = self._cost(stage, model, calls, scale=n_calls / max(1, len(calls)))
-        return replace(
-            cost,
-            calls=n_calls,
-            spared_calls=n_rows - asked.height,
-            shared_tokens=round(n_prefix * max(0, n_calls - asked["item_id"].n_unique())),
-        )
-
-    def _asked(self, rows: pl.DataFrame, model: ModelSettings | None) -> tuple[list[Call], float]:
-        """The recommender's questions for a sample of rows, and how many tokens an item's share."""
-        counting_backend, others = self._meter(model), self._meter(model)
-        sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
-        list(counting_backend.score(self._questions(sample, self._texts), _ANSWERS))
-        list(others.score(self._questions(sample, ["Something else."]), _ANSWERS))
-        pairs = zip(counting_backend.calls, others.calls, strict=False)
-        shared = [_n_common(one.counted.ids, other.counted.ids) for one, other in pairs]
-        return counting_backend.calls, sum(shared) / max(1, len(shared))
-
-    def _questions(self, rows: pl.DataFrame, texts: Sequence[str]) -> Iterator[Prompt]:
-        """The rows' questions, with preferences from all over the preference_history."""
-        named = rows.select("item_id").join(
-            self._work.items(), on="item_id", how="left", maintain_order="left"
-        )
-        step = max(1, len(texts) // max(1, rows.height))
-        spread = itertools.cycle(texts[::step] or ("",))
-        for row, text in zip(named.iter_rows(named=True), spread, strict=False):
-            image = Path(row["image"]) if row["image"] else None
-            yield build_prompt(
-                text,
-                Item(row["item_id"], row["title"] or "", row["text"] or "", image),
-                item_type=self._work.item_type,
-                max_text_tokens=self._settings.train.max_text_tokens,
-            )
-
-    def _cost(
-        self, stage: str, model: ModelSettings | None, calls: Sequence[Call], *, scale: float
-    ) -> StageCost:
-        backend = (model or self._settings.model).backend
-        kind = cast("type[Backend]", registry.find("backends", backend))
-        n_prompt = scale * sum(call.counted.n_tokens for call in calls)
-        n_output = scale * sum(call.n_output for call in calls)
-        prices = self._settings.plan
-        price = (n_prompt * prices.prompt_price + n_output * prices.output_price) / 1e6
-        size = sum(_BYTES_PER_REPLY + call.n_characters for call in calls)
-        return StageCost(
-            stage,
-            backend,
-            calls=round(scale * len(calls)),
-            prompt_tokens=round(n_prompt),
-            image_tokens=round(scale * sum(call.counted.n_image_tokens for call in calls)),
-            output_tokens=round(n_output),
-            seconds=self._rates.seconds(n_prompt, n_output),
-            price=0.0 if kind.is_local else price,
-            disk_bytes=round(scale * size),
-            done=stage in self._work.run.stages,
-        )
-
-    def _meter(self, model: ModelSettings | None, engine: Backend | None = None) -> CountingBackend:
-        chosen = model or self._settings.model
-        key = chosen.model_dump_json()
-        if key not in self._counters:
-            self._counters[key] = counter_for(chosen.backend, chosen.plugin_kwargs())
-        return CountingBackend(self._counters[key], engine=engine, pool=self._pools)
-
-
-class _Clock:
-    """What models that were asked for real have read and written, and in which time."""
+class _Throughput:
+    """Measures tokens per second of a backend."""
 
     def __init__(self) -> None:
         self._seconds = self._n_prompt = self._n_output = 0.0
 
     @contextlib.contextmanager
-    def running(self, counting_backend: CountingBackend, engine: CachedBackend) -> Iterator[None]:
-        """Time a block; it counts only where the cache had nothing to answer in it."""
-        start, known, hits = time.perf_counter(), len(counting_backend.calls), engine.hits
+    def measure(self, counting: CountingBackend, backend: CachedBackend) -> Iterator[None]:
+        """Measure a block, unless the cache answered more than half of its prompts."""
+        start, n_before, hits = time.perf_counter(), len(counting.calls), backend.hits
         yield
-        calls = counting_backend.calls[known:]
-        if engine.hits - hits <= len(calls) // 2:
+        calls = counting.calls[n_before:]
+        if backend.hits - hits <= len(calls) // 2:
             self._seconds += time.perf_counter() - start
-            self._n_prompt += sum(call.counted.n_tokens for call in calls)
+            self._n_prompt += sum(call.prompt.n_tokens for call in calls)
             self._n_output += sum(call.n_output for call in calls)
 
     def prompt_rate(self) -> float | None:
-        """Tokens read per second."""
+        """Return input tokens per second."""
         return self._n_prompt / self._seconds if self._seconds else None
 
     def output_rate(self, prompt_rate: float | None) -> float | None:
-        """Tokens written per second, once reading is taken off."""
+        """Return output tokens per second, after subtracting the time for the input."""
         if prompt_rate is None or not self._seconds:
             return None
         seconds = self._seconds - self._n_prompt / prompt_rate
         return self._n_output / max(seconds, 0.1 * self._seconds)
 
 
-def summaries_of(items: pl.DataFrame, backend: Backend, work: Workspace) -> pl.DataFrame:
-    """The stage "summarize" over some items, without its run folder."""
-    arguments = work.settings.summarize.model_dump(mode="json", exclude={"model", "scope"})
-    return item_summaries.summarize(items, backend, item_type=work.item_type, **arguments)
+class _CostEstimator:
+    """Estimates one run, stage by stage; later stages read the sampled texts of earlier ones."""
 
+    def __init__(self, context: RunContext, settings: Settings) -> None:
+        self._run = context.run
+        self._settings = settings
+        self._tables = RunTables(context.run)
+        self._item_type = self._tables.item_type(settings.item_type)
+        self._catalog = self._tables.items()
+        self._histories = self._tables.histories()
+        self._items = items_to_summarize(
+            self._catalog, self._histories, settings.summarize, settings.infer
+        )
+        self._candidates = pl.concat(self._tables.candidates(fold) for fold in self._tables.folds())
+        self._counters: dict[str, TokenCounter] = {}
+        self._responses: dict[str, list[Completion]] = {}
+        self._rates = _Rates(settings.plan.prompt_rate, settings.plan.output_rate)
+        self._lengths_by = "the limits in the settings (upper bound)"
 
-def preferences_of(
-    histories: pl.DataFrame, told: pl.DataFrame, backend: Backend, work: Workspace
-) -> pl.DataFrame:
-    """The stage "infer" over some histories, without its run folder."""
-    arguments = work.settings.infer.model_dump(mode="json", exclude={"model"})
-    arguments["preference_history"] = work.settings.data.train_targets != "last"
-    return preferences.infer_preferences(
-        histories, told, backend, item_type=work.item_type, **arguments
-    )
+    def estimate(self) -> CostReport:
+        """Return the costs of all stages."""
+        settings = self._settings
+        if settings.plan.pilot:
+            self._run_pilot(settings.plan.pilot)
+        stages = [self._summarize(), self._infer()]
+        names = [ZERO_SHOT] if settings.score.zero_shot else []
+        if settings.train.enabled:
+            stages += [self._train(fold) for fold in self._tables.folds()]
+            names.append(MLLM_MSR)
+        stages += [self._score(name) for name in names]
+        stages += self._score_members(names)
+        basis = sorted({counter.basis for counter in self._counters.values()})
+        return CostReport(tuple(stages), "; ".join(basis), self._lengths_by)
+
+    def _run_pilot(self, size: int) -> None:
+        """Let the models answer samples, to measure the lengths of responses and the speed."""
+        settings = self._settings
+        generation = _Throughput()
+        with self._open(settings.summarize.model) as backend:
+            counting = self._counting(settings.summarize.model, backend)
+            items = _sample(self._items, "item_id", size + 1)
+            self._summarize_items(items[:1], counting)  # loads the model before the measurement
+            with generation.measure(counting, backend):
+                self._summaries = self._summarize_items(items, counting)
+            self._responses |= counting.responses
+        with self._open(settings.infer.model) as backend:
+            counting = self._counting(settings.infer.model, backend)
+            histories = _sample(self._histories, "user_id", size)
+            with generation.measure(counting, backend):
+                texts = self._infer_preferences(histories, counting)["preference"].to_list()
+            self._responses |= counting.responses
+        self._lengths_by = f"a pilot of {size} items and users"
+        scoring = _Throughput()
+        with self._open(settings.score.model) as backend:
+            counting = self._counting(settings.score.model, backend)
+            prompts = list(self._ranking_prompts(self._prompt_rows("test")[: 4 * size], texts))
+            list(counting.score(prompts[:1], _ANSWERS))
+            with scoring.measure(counting, backend):
+                list(counting.score(prompts[1:], _ANSWERS))
+        prompt_rate = settings.plan.prompt_rate or scoring.prompt_rate()
+        output_rate = settings.plan.output_rate or generation.output_rate(prompt_rate)
+        self._rates = _Rates(prompt_rate, output_rate)
+
+    def _summarize(self) -> StageCost:
+        settings = self._settings.summarize
+        sample = _sample(self._items, "item_id", self._settings.plan.sample)
+        counting = self._counting(settings.model)
+        self._summaries = self._summarize_items(sample, counting)
+        if self._run.has("summaries"):
+            self._summaries = self._tables.summaries()
+            self._lengths_by = "responses of this run"
+        n_calls, n_sampled = (
+            item_summaries.n_prompts(items, settings.modalities) for items in (self._items, sample)
+        )
+        scale = n_calls / max(1, n_sampled)
+        return self._cost("summarize", settings.model, counting.calls, scale=scale)
+
+    def _infer(self) -> StageCost:
+        settings = self._settings.infer
+        sample = _sample(self._histories, "user_id", self._settings.plan.sample)
+        counting = self._counting(settings.model)
+        inferred = self._infer_preferences(sample, counting)
+        if self._run.has("preferences"):
+            inferred = self._tables.preferences()
+        self._texts = inferred["preference"].to_list()
+        if settings.method == "direct":
+            n_calls, n_sampled = self._histories.height, sample.height
+        else:
+            n_calls, n_sampled = (
+                preferences.n_prompts(
+                    histories, block_size=settings.block_size, max_items=settings.max_items
+                )
+                for histories in (self._histories, sample)
+            )
+        scale = n_calls / max(1, n_sampled)
+        return self._cost("infer", settings.model, counting.calls, scale=scale)
+
+    def _train(self, fold: int) -> StageCost:
+        rows = self._candidates.filter(fold=fold, split="train")
+        calls, _ = self._sample_calls(rows, None)
+        n_examples = rows.height * self._settings.train.epochs
+        scale = n_examples / max(1, len(calls))
+        cost = self._cost(f"train/{fold}", None, calls, scale=scale)
+        seconds = self._rates.seconds(_TRAINING_PASSES * cost.prompt_tokens, 0)
+        # Training has no price per token and caches no responses.
+        return replace(cost, price=0.0, disk_bytes=0, output_tokens=0, seconds=seconds)
+
+    def _score(self, name: str) -> StageCost:
+        """Return the cost of scoring test candidates and full rankings with an MLLM."""
+        n_users = self._settings.score.full_users_mllm * len(self._tables.folds())
+        return self._ranking_cost(f"score/{name}", "test", n_extra=n_users * self._catalog.height)
+
+    def _score_members(self, names: Sequence[str]) -> Iterator[StageCost]:
+        """Yield the cost of ensembles: their MLLM members score validation candidates as well.
+
+        Test candidates cost nothing more, because the members have scored them before.
+        """
+        counted: set[str] = set()
+        for baseline in self._settings.score.baselines:
+            if getattr(baseline_class(baseline), "default_members", None) is None:
+                continue
+            given = self._settings.baselines.arguments(baseline).get("members")
+            members = {MLLM_MSR} if given is None else set(given)
+            for name in names:
+                if name in members - counted:
+                    yield self._ranking_cost(f"score/{baseline}", "validation")
+            counted |= members
+
+    def _ranking_cost(self, stage: str, split: str, *, n_extra: int = 0) -> StageCost:
+        """Return the cost of scoring all candidates of a split, and some more rows."""
+        model = self._settings.score.model
+        rows = self._prompt_rows(split)
+        n_calls = rows.height + n_extra
+        calls, n_shared = self._sample_calls(rows, model)
+        cost = self._cost(stage, model, calls, scale=n_calls / max(1, len(calls)))
+        return replace(
+            cost,
+            calls=n_calls,
+            cached_calls=self._candidates.filter(split=split).height - rows.height,
+            shared_tokens=round(n_shared * max(0, n_calls - rows["item_id"].n_unique())),
+        )
+
+    def _prompt_rows(self, split: str) -> pl.DataFrame:
+        """Return a split's rows of candidates in random order, one for each distinct prompt."""
+        rows = self._candidates.filter(split=split)
+        distinct = rows.unique(["user_id", "position", "item_id"], maintain_order=True)
+        return distinct.sample(fraction=1.0, shuffle=True, seed=0)
+
+    def _sample_calls(
+        self, rows: pl.DataFrame, model: ModelSettings | None
+    ) -> tuple[list[Call], float]:
+        """Return the ranker's calls for a sample of rows, and the mean length of shared prefixes.
+
+        The prompts of an item share a prefix for all preferences.
+        """
+        sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
+        counting, others = self._counting(model), self._counting(model)
+        list(counting.score(self._ranking_prompts(sample, self._texts), _ANSWERS))
+        list(others.score(self._ranking_prompts(sample, ["Something else."]), _ANSWERS))
+        n_shared = 0
+        for call, other in zip(counting.calls, others.calls, strict=False):
+            pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
+            n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return counting.calls, n_shared / max(1, len(counting.calls))
+
+    def _ranking_prompts(self, rows: pl.DataFrame, texts: Sequence[str]) -> Iterator[Prompt]:
+        """Yield the ranker's prompts of candidate rows, with preferences spread over `texts`."""
+        items = rows.select("item_id").join(
+            self._catalog, on="item_id", how="left", maintain_order="left"
+        )
+        step = max(1, len(texts) // max(1, rows.height))
+        spread = itertools.cycle(texts[::step] or ("",))
+        for row, text in zip(items.iter_rows(named=True), spread, strict=False):
+            image = Path(row["image"]) if row["image"] else None
+            yield build_prompt(
+                text,
+                Item(row["item_id"], row["title"] or "", row["text"] or "", image),
+                item_type=self._item_type,
+                max_text_tokens=self._settings.train.max_text_tokens,
+            )
+
+    def _cost(
+        self, stage: str, model: ModelSettings | None, calls: Sequence[Call], *, scale: float
+    ) -> StageCost:
+        """Return the cost of a stage, given sampled calls and the factor to scale them by."""
+        used = model or self._settings.model
+        n_prompt = scale * sum(call.prompt.n_tokens for call in calls)
+        n_output = scale * sum(call.n_output for call in calls)
+        prices = self._settings.plan
+        price = (n_prompt * prices.prompt_price + n_output * prices.output_price) / 1e6
+        n_bytes = sum(_BYTES_PER_RESPONSE + call.n_characters for call in calls)
+        return StageCost(
+            stage,
+            used.backend,
+            calls=round(scale * len(calls)),
+            prompt_tokens=round(n_prompt),
+            image_tokens=round(scale * sum(call.prompt.n_image_tokens for call in calls)),
+            output_tokens=round(n_output),
+            seconds=self._rates.seconds(n_prompt, n_output),
+            price=0.0 if backend_class(used).is_local else price,
+            disk_bytes=round(scale * n_bytes),
+            done=stage in self._run.stages,
+        )
+
+    def _summarize_items(self, items: pl.DataFrame, backend: Backend) -> pl.DataFrame:
+        options = self._settings.summarize.model_dump(exclude={"model", "scope"})
+        return item_summaries.summarize(items, backend, item_type=self._item_type, **options)
+
+    def _infer_preferences(self, histories: pl.DataFrame, backend: Backend) -> pl.DataFrame:
+        """Infer preferences; items without a summary borrow that of another item."""
+        summaries = self._summaries
+        missing = self._items.join(summaries, on="item_id", how="anti")["item_id"]
+        if not missing.is_empty() and not summaries.is_empty():
+            rows = pl.Series([n % summaries.height for n in range(missing.len())])
+            summaries = pl.concat([summaries, summaries[rows].with_columns(item_id=missing)])
+        return preferences.infer_preferences(
+            histories,
+            summaries,
+            backend,
+            item_type=self._item_type,
+            every_block=self._settings.data.train_targets != "last",
+            **self._settings.infer.model_dump(exclude={"model"}),
+        )
+
+    def _open(self, model: ModelSettings | None) -> contextlib.closing[CachedBackend]:
+        used = model or self._settings.model
+        return contextlib.closing(open_cached(used, self._run.cache, self._settings.executor))
+
+    def _counting(
+        self, model: ModelSettings | None, backend: Backend | None = None
+    ) -> CountingBackend:
+        used = model or self._settings.model
+        key = used.model_dump_json()
+        if key not in self._counters:
+            self._counters[key] = token_counter(used.backend, used.plugin_kwargs())
+        return CountingBackend(self._counters[key], backend=backend, responses=self._responses)
 
 
 def _sample(frame: pl.DataFrame, column: str, size: int) -> pl.DataFrame:
-    """All rows of so many users or items, whose choice depends on their ids alone."""
+    """Return all rows of `size` users or items, chosen by a hash of their ids."""
     ids = frame[column].unique()
     hashes = pl.Series("hash", hash_ids(ids, 0, purpose="plan"))
     chosen = pl.DataFrame({column: ids, "hash": hashes}).sort("hash", column).head(size)
     return frame.join(chosen, on=column, how="semi", maintain_order="left")
-
-
-def _n_common(one: Sequence[object], other: Sequence[object]) -> int:
-    """Length of the common beginning."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,4 +1,4 @@
-"""What a run will cost, as `pipeline/cost/estimate.py` finds it and the command line shows it."""
+"""Cost report of a run: what `pipeline/cost/estimate.py` returns and `mllm-msr plan` prints."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """What a stage will ask of its model.
+    """Estimated cost of one stage.
 
     Attributes:
-        stage: Name in the manifest.
-        backend: Name of the backend that answers.
-        calls: Questions, equal ones counted once where that is known beforehand.
-        spared_calls: Questions that the response cache answers, being equal to others.
-        prompt_tokens: Tokens read, images included.
-        image_tokens: Those of them that are images.
-        shared_tokens: Those of them that sharing of prefixes spares an engine that has it.
-        output_tokens: Tokens written.
-        seconds: At the given or measured rate; `None` without one.
-        price: In the currency of the prices; 0 where the model runs here.
-        disk_bytes: What its responses take.
-        done: Whether it is finished already; then it costs nothing any more.
+        stage: Name of the stage in the manifest.
+        backend: Name of the backend that answers its prompts.
+        calls: Model calls. Equal prompts count once if they are known to be equal.
+        cached_calls: Prompts that the response cache answers because an equal one was answered.
+        prompt_tokens: Input tokens, including image tokens.
+        image_tokens: Input tokens that belong to images.
+        shared_tokens: Input tokens that a backend with prefix sharing does not compute again.
+        output_tokens: Generated tokens.
+        seconds: Duration at the given or measured rate; None without a rate.
+        price: Price in the currency of `plan.*_price`; 0 if the model runs locally.
+        disk_bytes: Size of the cached responses.
+        done: Whether the stage is finished, so that it costs nothing more.
     """
 
     stage: str
     backend: str
     calls: int = 0
-    spared_calls: int = 0
+    cached_calls: int = 0
     prompt_tokens: int = 0
     image_tokens: int = 0
     shared_tokens: int = 0
@@ -40,14 +40,14 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The bill.
+class CostReport:
+    """Estimated cost of a run.
 
     Attributes:
-        stages: Every stage that asks a model, in order.
+        stages: Every stage that calls a model, in the order of the pipeline.
         counted_by: How prompts were counted.
-        lengths_by: Where the lengths of answers come from: "answers of this run", "a pilot", or
-            "the settings' limits, a ceiling".
+        lengths_by: Where the lengths of outputs come from: "responses of this run", a pilot, or
+            the limits in the settings.
     """
 
     stages: tuple[StageCost, ...]
@@ -56,23 +56,27 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Tokens read and written by the stages that are still to do, but for training."""
-        asked = (s for s in self.stages if not s.done and not s.stage.startswith("train"))
-        return sum(stage.prompt_tokens + stage.output_tokens for stage in asked)
+        """Return the input and output tokens of unfinished stages, training excluded."""
+        stages = (s for s in self.stages if not s.done and not s.stage.startswith("train"))
+        return sum(stage.prompt_tokens + stage.output_tokens for stage in stages)
 
     @property
     def price(self) -> float:
-        """Price of the stages that are still to do."""
+        """Return the price of unfinished stages."""
         return sum(stage.price for stage in self.stages if not stage.done)
 
     @property
     def hours(self) -> float | None:
-        """Hours of the stages that are still to do; `None` without a rate."""
-        seconds = [stage.seconds for stage in self.stages if not stage.done]
-        known = [value for value in seconds if value is not None]
-        return sum(known) / 3600 if len(known) == len(seconds) else None
+        """Return the hours of unfinished stages; None if a rate is unknown."""
+        total = 0.0
+        for stage in self.stages:
+            if not stage.done:
+                if stage.seconds is None:
+                    return None
+                total += stage.seconds
+        return total / 3600
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        totals = {"tokens": self.tokens, "price": self.price, "hours": self.hours}
-        return {**asdict(self), "remaining": totals}
+        """Return the report as JSON-serializable values."""
+        remaining = {"tokens": self.tokens, "price": self.price, "hours": self.hours}
+        return {**asdict(self), "remaining": remaining}

@@ -1,8 +1,8 @@
-"""A backend that answers nothing and counts everything: the scales on which `pipeline/cost/estimate.py` weighs.
+"""Token counters, and a backend that counts the prompts of a stage instead of answering them.
 
-Stages are run on samples against a `CountingBackend`: their real prompts are rendered by the model's own
-tokenizer and counted, and answers are taken from a pool of what the model wrote in a pilot, or
-from filler text as long as the stage allows. So the bill follows the code that will be run.
+`pipeline/cost/estimate.py` runs the stages' own code on samples with a `CountingBackend`. Prompts
+are rendered and counted by the model's own tokenizer. Responses are recycled from a pilot, or are
+filler text as long as the stage allows.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
-# Stages bound answers by three tokens for each word that they allow.
+# Stages allow three new tokens per word of their length limit.
 _TOKENS_PER_ALLOWED_WORD: Final = 3
-_CHARACTERS_PER_TOKEN: Final = 4.0
+_CHARACTERS_PER_TOKEN: Final = 4
 _TOKENS_PER_IMAGE: Final = 576
 _FILLER: Final = (
-    "a calm case_study about two friends who travel through old towns with warm colours and quiet "
+    "a calm story about two friends who travel through old towns with warm colors and quiet "
     "music while their parents look for work in the city and the image shows red lanterns"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """A prompt on the scales.
+class TokenCount:
+    """The tokens of a prompt.
 
     Attributes:
-        ids: Its tokens, images expanded; any values that are equal where tokens are.
+        ids: Its tokens with images expanded, as any values that are equal for equal tokens.
         n_image_tokens: How many of them belong to images.
     """
 
@@ -42,193 +42,217 @@ class Counted:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in all."""
+        """Return the number of tokens."""
         return len(self.ids)
 
 
 class TokenCounter(Protocol):
-    """Counts as the model that will answer counts."""
+    """Counts tokens the way the model does."""
 
     @property
     def basis(self) -> str:
-        """How it counts, in a few words."""
+        """Describe in a few words how tokens are counted."""
 
-    def count(self, prompt: Prompt) -> Counted:
-        """A prompt's tokens; raises `MllmMsrError` or `ValueError` where it cannot be rendered."""
+    def count(self, prompt: Prompt) -> TokenCount:
+        """Count the tokens of a prompt.
+
+        Raises:
+            BackendError: The prompt cannot be rendered.
+            ValueError: The prompt cannot be rendered.
+        """
 
     def count_text(self, text: str) -> int:
-        """Tokens of an answer."""
+        """Count the tokens of a response."""
 
 
-def counter_for(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
-    """The best counter that can be had without the model's weights.
+def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
+    """Return the most exact counter that is available without the model's weights.
 
     Args:
         backend: Name of the backend.
-        arguments: Its arguments.
+        arguments: Constructor arguments of the backend.
 
     Returns:
-        The checkpoint's own tokenizer where its files can be read; else a guess by characters.
+        The checkpoint's own tokenizer if its files can be read; else an estimate by characters.
     """
+    if backend == "mock":
+        return WordCounter()
+    from mllm_msr.models.inputs import Renderer  # noqa: PLC0415 - takes seconds
+    from mllm_msr.models.loading import load_processor  # noqa: PLC0415
+
     kind = cast("type[Backend]", registry.find("backends", backend))
     checkpoint = kind.trainable_checkpoint(**arguments)
-    if checkpoint is None and kind.is_local:
-        return _Words()
-    from mllm_msr.models.inputs import Renderer  # noqa: PLC0415
-    from mllm_msr.models.loading import load_processor  # noqa: PLC0415 - takes seconds
-
+    if checkpoint is None:
+        return CharacterCounter()
     try:
-        processor = load_processor(str(checkpoint), revision=arguments.get("revision"))
-        reads_images = hasattr(processor, "image_processor")
-        return _Tokens(Renderer(processor, supports_images=reads_images))
+        processor = load_processor(checkpoint, revision=arguments.get("revision"))
+        supports_images = hasattr(processor, "image_processor")
+        return TokenizerCounter(Renderer(processor, supports_images=supports_images))
     except BackendError:
-        return _Guess()
+        return CharacterCounter()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question that a stage asked.
+    """One counted model call.
 
     Attributes:
-        counted: Its prompt.
-        n_output: Tokens of its answer.
-        n_characters: Characters of its answer.
+        prompt: Tokens of the prompt.
+        n_output: Tokens of the response.
+        n_characters: Characters of the response.
     """
 
-    counted: Counted
+    prompt: TokenCount
     n_output: int
     n_characters: int
 
 
 @final
 class CountingBackend(Backend):
-    """Counts what stages ask, and answers from a pool.
+    """Backend that counts prompts and answers them with recycled or filler responses.
 
     Args:
         counter: Counts tokens.
-        engine: Answers for real, if the lengths of its answers are wanted; not closed.
-        pool: Answers to give by the kind of prompt, of an earlier counting_backend with an engine.
+        backend: Answers the prompts, to measure real lengths; it is not closed. None answers
+            with `responses` or filler text.
+        responses: Responses by kind of prompt, from an earlier instance with a `backend`.
 
     Attributes:
-        calls: Every question so far that could be rendered.
-        n_failed: Questions that could not.
-        pool: Answers by the kind of prompt; the engine's are added.
+        calls: Every prompt so far that could be rendered.
+        n_failed: Number of prompts that could not be rendered.
+        responses: Responses by kind of prompt; those of `backend` are added.
     """
 
     def __init__(
         self,
         counter: TokenCounter,
         *,
-        engine: Backend | None = None,
-        pool: Mapping[str, Sequence[Completion]] | None = None,
+        backend: Backend | None = None,
+        responses: Mapping[str, Sequence[Completion]] | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self.n_failed = 0
-        self.pool = {kind: list(answers) for kind, answers in (pool or {}).items()}
+        self.responses = {kind: list(known) for kind, known in (responses or {}).items()}
         self._counter = counter
-        self._engine = engine
+        self._backend = backend
         self._turn = itertools.count()
 
     @property
     def fingerprint(self) -> str:
-        """Of the engine, if there is one."""
-        return self._engine.fingerprint if self._engine else "counting_backend"
+        """Return the fingerprint of the backend that answers."""
+        return self._backend.fingerprint if self._backend else "counting"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Everything: what an engine cannot do is its own to refuse."""
+        """Return all capabilities: the backend itself rejects what it does not support."""
         return Capabilities(images=True, choices=True, adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answers of the engine, of the pool, or filler; each is counted."""
-        if self._engine is None:
+        """Count prompts and yield real, recycled or filler responses."""
+        if self._backend is None:
             for index, prompt in enumerate(prompts):
-                yield index, self._noted(prompt, self._pooled(prompt))
+                completion = self._recycle(prompt)
+                self._count(prompt, completion)
+                yield index, completion
             return
-        asked = list(prompts)
-        for index, completion in self._engine.generate(asked):
+        pending = list(prompts)
+        for index, completion in self._backend.generate(pending):
             if completion.error is None:
-                self.pool.setdefault(_kind(asked[index]), []).append(completion)
-            yield index, self._noted(asked[index], completion)
+                self.responses.setdefault(_kind(pending[index]), []).append(completion)
+            self._count(pending[index], completion)
+            yield index, completion
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Scores of the engine, or even ones; each prompt is counted."""
-        if self._engine is None:
+        """Count prompts and yield real or equal scores."""
+        answer = Completion("no", output_tokens=0)
+        if self._backend is None:
             for index, prompt in enumerate(prompts):
-                self._noted(prompt, Completion("no", output_tokens=0))
+                self._count(prompt, answer)
                 yield index, ChoiceScores((-1.0,) * len(choices))
             return
-        asked = list(prompts)
-        for index, scores in self._engine.score(asked, choices):
-            self._noted(asked[index], Completion("no", output_tokens=0))
+        pending = list(prompts)
+        for index, scores in self._backend.score(pending, choices):
+            self._count(pending[index], answer)
             yield index, scores
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the backend belongs to the caller."""
 
-    def _noted(self, prompt: Prompt, completion: Completion) -> Completion:
+    def _count(self, prompt: Prompt, completion: Completion) -> None:
         try:
-            counted = self._counter.count(prompt)
+            count = self._counter.count(prompt)
         except (BackendError, ValueError):
             self.n_failed += 1
-            return completion
-        self.calls.append(Call(counted, completion.output_tokens, len(completion.text)))
-        return completion
+        else:
+            self.calls.append(Call(count, completion.output_tokens, len(completion.text)))
 
-    def _pooled(self, prompt: Prompt) -> Completion:
-        known = self.pool.get(_kind(prompt))
-        if not known:
-            n_words = max(1, prompt.max_new_tokens // _TOKENS_PER_ALLOWED_WORD)
-            # One drawing for each prompt, or answers would look like endless repetition.
-            drawn = random.Random(n_words + 1000 * next(self._turn))  # noqa: S311
-            text = " ".join(drawn.choices(_FILLER.split(), k=n_words))
-            return Completion(text, output_tokens=self._counter.count_text(text))
-        return known[next(self._turn) % len(known)]
+    def _recycle(self, prompt: Prompt) -> Completion:
+        known = self.responses.get(_kind(prompt))
+        if known:
+            return known[next(self._turn) % len(known)]
+        n_words = max(1, prompt.max_new_tokens // _TOKENS_PER_ALLOWED_WORD)
+        # Words in random order: the output checks would reject a repetition loop.
+        generator = random.Random(n_words + 1000 * next(self._turn))  # noqa: S311
+        text = " ".join(generator.choices(_FILLER.split(), k=n_words))
+        return Completion(text, output_tokens=self._counter.count_text(text))
 
 
-class _Tokens:
-    """Counts with the model's own tokenizer and image processor."""
+class TokenizerCounter:
+    """Counts with the model's own tokenizer and image processor.
+
+    Args:
+        renderer: A `models.inputs.Renderer`.
+    """
 
     basis = "the model's own tokenizer"
 
     def __init__(self, renderer: Any) -> None:
         self._renderer = renderer
 
-    def count(self, prompt: Prompt) -> Counted:
+    def count(self, prompt: Prompt) -> TokenCount:
+        """Count the tokens of the rendered prompt."""
         rendered = self._renderer.render(prompt)
-        return Counted(rendered.input_ids, len(rendered.input_ids) - rendered.n_text_tokens)
+        return TokenCount(rendered.input_ids, len(rendered.input_ids) - rendered.n_text_tokens)
 
     def count_text(self, text: str) -> int:
-        # One more: the mark with which an answer ends.
+        """Count the tokens of a response, including its end-of-sequence token."""
         return len(self._renderer.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 
 
-class _Words:
-    """Counts words, as the scripted backend does."""
+class WordCounter:
+    """Counts words, as the mock backend does."""
 
     basis = "words"
 
-    def count(self, prompt: Prompt) -> Counted:
-        return Counted(tuple(_text(prompt).split()))
+    def count(self, prompt: Prompt) -> TokenCount:
+        """Count the words of a prompt."""
+        return TokenCount(tuple(_text(prompt).split()))
 
     def count_text(self, text: str) -> int:
+        """Count the words of a response."""
         return len(text.split())
 
 
-class _Guess:
-    """Counts characters, where no tokenizer can be read."""
+class CharacterCounter:
+    """Estimates tokens from characters, for models without a readable tokenizer."""
 
-    basis = f"a guess: {_CHARACTERS_PER_TOKEN:g} characters a token, {_TOKENS_PER_IMAGE} a image"
+    basis = (
+        f"an estimate of {_CHARACTERS_PER_TOKEN} characters per token and {_TOKENS_PER_IMAGE} "
+        "tokens per image"
+    )
 
-    def count(self, prompt: Prompt) -> Counted:
-        n_image_tokens = _TOKENS_PER_IMAGE * len(prompt.images)
-        text, step = _text(prompt), int(_CHARACTERS_PER_TOKEN)
-        pieces = (text[start : start + step] for start in range(0, len(text), step))
-        return Counted((*[*prompt.images] * _TOKENS_PER_IMAGE, *pieces), n_image_tokens)
+    def count(self, prompt: Prompt) -> TokenCount:
+        """Estimate the tokens of a prompt."""
+        text = _text(prompt)
+        starts = range(0, len(text), _CHARACTERS_PER_TOKEN)
+        pieces = (text[start : start + _CHARACTERS_PER_TOKEN] for start in starts)
+        ids = (*[*prompt.images] * _TOKENS_PER_IMAGE, *pieces)
+        return TokenCount(ids, _TOKENS_PER_IMAGE * len(prompt.images))
 
     def count_text(self, text: str) -> int:
+        """Estimate the tokens of a response."""
         return round(len(text) / _CHARACTERS_PER_TOKEN) + 1
 
 
@@ -240,5 +264,5 @@ def _text(prompt: Prompt) -> str:
 
 
 def _kind(prompt: Prompt) -> str:
-    """Prompts of one template begin alike and have one bound."""
+    """Return a key that prompts of one template share: length limit and first characters."""
     return f"{prompt.max_new_tokens} {_text(prompt).strip()[:16]}"
