@@ -1,4 +1,4 @@
-"""Cached = uncached: the same responses, each computed once, kept at once, failures never."""
+"""Tests of cached responses: equal to uncached ones, computed once, stored at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mllm_msr.types import ChoiceScores, Completion, ImagePart, Message, Prompt,
 
 
 class EchoBackend(Backend):
-    """Answers with the prompt's words, in reverse order of asking, and remembers what it read."""
+    """Backend that answers with the prompt's text, in reverse order, and records its prompts."""
 
     def __init__(self, name: str = "echo@1") -> None:
         self.name = name
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
         self.closed = False
 
     @property
@@ -39,7 +39,7 @@ class EchoBackend(Backend):
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         for index, prompt in reversed(list(enumerate(prompts))):
             words = text_of(prompt)
-            self.asked.append(words)
+            self.prompts.append(words)
             if words.startswith("fail"):
                 yield index, Completion("", 1, 0, "error", error="this prompt fails")
             else:
@@ -49,7 +49,7 @@ class EchoBackend(Backend):
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
         for index, prompt in enumerate(prompts):
-            self.asked.append(text_of(prompt))
+            self.prompts.append(text_of(prompt))
             values = [-1 / 3 - len(text_of(prompt)) - number for number in range(len(choices))]
             yield index, ChoiceScores((*values[:-1], -math.inf), 10)
 
@@ -74,7 +74,7 @@ def cache(tmp_path: Path) -> Iterator[ResponseCache]:
     cache.close()
 
 
-def test_responses_are_those_of_the_backend_now_and_later(cache: ResponseCache) -> None:
+def test_responses_equal_those_of_the_backend(cache: ResponseCache) -> None:
     prompts = [prompt(f"words \ud800 {number}") for number in range(10)]
     plain = dict(EchoBackend().generate(prompts))
     for expected in ((0, 10), (10, 0)):
@@ -85,28 +85,28 @@ def test_responses_are_those_of_the_backend_now_and_later(cache: ResponseCache) 
         assert (backend.hits, backend.misses) == expected
 
 
-def test_scores_survive_to_the_last_digit(cache: ResponseCache) -> None:
+def test_cached_scores_are_exact(cache: ResponseCache) -> None:
     prompts = [prompt("a"), prompt("bb")]
     plain = dict(EchoBackend().score(prompts, ["yes", "no"]))
     for _ in range(2):
         assert dict(CachedBackend(EchoBackend(), cache).score(prompts, ["yes", "no"])) == plain
     inner = EchoBackend()
     list(CachedBackend(inner, cache).score(prompts, ["no", "yes"]))
-    assert inner.asked == ["a", "bb"], "the order of choices is part of the question"
+    assert inner.prompts == ["a", "bb"], "the order of choices is part of the key"
 
 
-def test_identical_prompts_are_computed_once_and_all_are_answered(cache: ResponseCache) -> None:
+def test_identical_prompts_are_computed_once(cache: ResponseCache) -> None:
     inner = EchoBackend()
     backend = CachedBackend(inner, cache, chunk_size=4)
     words = ["a", "b", "a", "a", "b", "c"]
     responses = sorted(backend.generate(map(prompt, words)))
     assert [(i, r.text) for i, r in responses] == [(i, f"{w}!") for i, w in enumerate(words)]
-    assert sorted(inner.asked) == ["a", "b", "c"]
+    assert sorted(inner.prompts) == ["a", "b", "c"]
     assert (backend.hits, backend.misses) == (3, 3)
     assert (backend.prompt_tokens, backend.output_tokens) == (30, 6)
 
 
-def test_failures_are_passed_on_and_never_kept(cache: ResponseCache) -> None:
+def test_failures_are_returned_and_not_cached(cache: ResponseCache) -> None:
     inner = EchoBackend()
     for _ in range(2):
         responses = dict(CachedBackend(inner, cache).generate(map(prompt, ["fail", "a", "fail"])))
@@ -115,61 +115,63 @@ def test_failures_are_passed_on_and_never_kept(cache: ResponseCache) -> None:
             None,
             "this prompt fails",
         ]
-    assert sorted(inner.asked) == ["a", "fail", "fail"]
+    assert sorted(inner.prompts) == ["a", "fail", "fail"]
 
 
 def variants(image: Path) -> dict[str, Callable[[ResponseCache, EchoBackend], object]]:
-    """Questions that must not share a response with the plain question of the test below."""
+    """Return requests that must not share a response with the plain request of the test below."""
     plain = prompt("a", image=image)
 
-    def ask(changed: Prompt) -> Callable[[ResponseCache, EchoBackend], object]:
+    def generate(changed: Prompt) -> Callable[[ResponseCache, EchoBackend], object]:
         return lambda cache, inner: list(CachedBackend(inner, cache).generate([changed]))
 
     def other_model(cache: ResponseCache, inner: EchoBackend) -> object:
         inner.name = "echo@2"
-        return ask(plain)(cache, inner)
+        return generate(plain)(cache, inner)
 
     def other_image(cache: ResponseCache, inner: EchoBackend) -> object:
         image.write_bytes(b"other pixels")
-        return ask(plain)(cache, inner)
+        return generate(plain)(cache, inner)
 
     return {
         "other model": other_model,
         "other image under the same name": other_image,
         "other salt": lambda c, i: list(CachedBackend(i, c, salt="again").generate([plain])),
         "score": lambda c, i: list(CachedBackend(i, c).score([plain], ["yes", "no"])),
-        "other text": ask(prompt("b", image=image)),
-        "no image": ask(prompt("a")),
-        "trimmable": ask(prompt("a", image=image, trimmable=1)),
-        "longer answer": ask(Prompt(plain.messages, max_new_tokens=9)),
-        "budget": ask(Prompt(plain.messages, max_text_tokens=9)),
-        "other role": ask(Prompt((Message("system", plain.messages[0].parts),))),
-        "two turns": ask(Prompt(plain.messages * 2)),
-        "parts in another order": ask(Prompt((Message("user", plain.messages[0].parts[::-1]),))),
+        "other text": generate(prompt("b", image=image)),
+        "no image": generate(prompt("a")),
+        "trimmable": generate(prompt("a", image=image, trimmable=1)),
+        "longer answer": generate(Prompt(plain.messages, max_new_tokens=9)),
+        "budget": generate(Prompt(plain.messages, max_text_tokens=9)),
+        "other role": generate(Prompt((Message("system", plain.messages[0].parts),))),
+        "two turns": generate(Prompt(plain.messages * 2)),
+        "parts in another order": generate(
+            Prompt((Message("user", plain.messages[0].parts[::-1]),))
+        ),
     }
 
 
 @pytest.mark.parametrize("name", variants(Path()))
-def test_other_questions_are_asked_anew(cache: ResponseCache, tmp_path: Path, name: str) -> None:
+def test_other_requests_are_not_cached(cache: ResponseCache, tmp_path: Path, name: str) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"pixels")
     inner = EchoBackend()
     list(CachedBackend(inner, cache).generate([prompt("a", image=image)]))
     variants(image)[name](cache, inner)
-    assert len(inner.asked) == 2
+    assert len(inner.prompts) == 2
 
 
-def test_the_same_image_at_another_place_is_the_same_question(
+def test_the_same_image_in_another_file_has_the_same_key(
     cache: ResponseCache, tmp_path: Path
 ) -> None:
     inner = EchoBackend()
     for name in ("first", "second"):
         (tmp_path / name).write_bytes(b"pixels")
         list(CachedBackend(inner, cache).generate([prompt("a", image=tmp_path / name)]))
-    assert len(inner.asked) == 1
+    assert len(inner.prompts) == 1
 
 
-def test_a_image_is_hashed_once_however_often_it_is_shown(
+def test_an_image_is_hashed_once(
     cache: ResponseCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = tmp_path / "image"
@@ -188,33 +190,35 @@ def test_a_image_is_hashed_once_however_often_it_is_shown(
     assert hashed == [image, image]
 
 
-def test_a_missing_image_is_left_to_the_backend(cache: ResponseCache, tmp_path: Path) -> None:
+def test_the_backend_receives_prompts_with_missing_images(
+    cache: ResponseCache, tmp_path: Path
+) -> None:
     backend = CachedBackend(EchoBackend(), cache)
     assert dict(backend.generate([prompt("fail", image=tmp_path / "none")]))[0].error
 
 
-def test_an_endless_stream_is_answered_as_it_comes(cache: ResponseCache) -> None:
+def test_an_infinite_stream_is_answered_in_chunks(cache: ResponseCache) -> None:
     taken = itertools.count()
-    endless = (prompt(str(next(taken))) for _ in itertools.repeat(None))
+    infinite = (prompt(str(next(taken))) for _ in itertools.repeat(None))
     backend = CachedBackend(EchoBackend(), cache, chunk_size=8)
-    assert len(list(itertools.islice(backend.generate(endless), 12))) == 12
+    assert len(list(itertools.islice(backend.generate(infinite), 12))) == 12
     assert next(taken) <= 16
 
 
-def test_hits_come_before_the_backend_is_asked(cache: ResponseCache) -> None:
+def test_hits_are_returned_before_the_backend_runs(cache: ResponseCache) -> None:
     list(CachedBackend(EchoBackend(), cache).generate([prompt("known")]))
     inner = EchoBackend()
     responses = CachedBackend(inner, cache).generate([prompt("new"), prompt("known")])
     assert next(responses)[0] == 1
-    assert inner.asked == []
+    assert inner.prompts == []
 
 
-def test_each_response_is_on_the_disk_soon_after_it_came(
+def test_each_response_is_stored_soon_after_it_arrived(
     cache: ResponseCache, tmp_path: Path
 ) -> None:
     responses = CachedBackend(EchoBackend(), cache).generate(map(prompt, "abc"))
     next(responses)
-    # Another connection sees only what is stored.
+    # Another connection sees only committed responses.
     with contextlib.closing(sqlite3.connect(tmp_path / "responses.sqlite")) as database:
         deadline = time.monotonic() + 10
         while not database.execute("SELECT count(*) FROM responses").fetchone()[0]:
@@ -224,34 +228,34 @@ def test_each_response_is_on_the_disk_soon_after_it_came(
 
 
 @pytest.mark.parametrize("end", ["closed", "failed"])
-def test_what_came_before_an_abrupt_end_is_kept(cache: ResponseCache, end: str) -> None:
+def test_responses_before_an_abrupt_end_are_stored(cache: ResponseCache, end: str) -> None:
     class Failing(EchoBackend):
         def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
             yield from itertools.islice(super().generate(prompts), 2)
-            raise BackendError(needed="a model", received="none", remedy="start it")
+            raise BackendError("The model has stopped.")
 
     responses = CachedBackend(Failing(), cache).generate(map(prompt, "abc"))
     assert [next(responses)[1].text, next(responses)[1].text] == ["c!", "b!"]
     if end == "closed":
         responses.close()  # type: ignore[attr-defined]
     else:
-        with pytest.raises(BackendError, match="start it"):
+        with pytest.raises(BackendError, match="The model has stopped"):
             next(responses)
     inner = EchoBackend()
     list(CachedBackend(inner, cache).generate(map(prompt, "abc")))
-    assert inner.asked == ["a"]
+    assert inner.prompts == ["a"]
 
 
-def test_a_backend_that_forgets_a_prompt_is_told(cache: ResponseCache) -> None:
-    class Forgetful(EchoBackend):
+def test_a_missing_response_raises_an_error(cache: ResponseCache) -> None:
+    class Incomplete(EchoBackend):
         def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
             return itertools.islice(super().generate(prompts), 2)
 
-    with pytest.raises(BackendError, match="response to each of 3 prompts, received none to 1"):
-        list(CachedBackend(Forgetful(), cache).generate(map(prompt, "abc")))
+    with pytest.raises(BackendError, match="returned no response to 1 of 3 prompts"):
+        list(CachedBackend(Incomplete(), cache).generate(map(prompt, "abc")))
 
 
-def test_a_cache_that_cannot_be_written_stops_the_work(cache: ResponseCache) -> None:
+def test_a_cache_that_cannot_be_written_raises_an_error(cache: ResponseCache) -> None:
     responses = CachedBackend(EchoBackend(), cache).generate(map(prompt, "abc"))
     next(responses)
     cache.close()
@@ -259,7 +263,7 @@ def test_a_cache_that_cannot_be_written_stops_the_work(cache: ResponseCache) -> 
         list(responses)
 
 
-def test_the_rest_passes_through(cache: ResponseCache) -> None:
+def test_other_members_are_delegated(cache: ResponseCache) -> None:
     inner = EchoBackend()
     backend = CachedBackend(inner, cache)
     assert backend.fingerprint == "echo@1"

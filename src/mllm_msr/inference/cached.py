@@ -1,8 +1,8 @@
-"""A backend that remembers: any `Backend` in front of which stands the run's response cache.
+"""Backend wrapper that caches responses in the run folder.
 
-Stages hand their prompts to this one instead of the model's own backend. Identical prompts are
-computed once, and a process that was killed goes on where it stopped: the stage asks everything
-again, and what was answered comes from the disk. Backends know nothing of it.
+Stages send their prompts to this wrapper instead of the model's backend. Identical prompts are
+computed once. After a process was killed, the stage sends all its prompts again, and those that
+were answered before come from the disk. The wrapped backend does not know about the cache.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.types import ChoiceScores, Completion, Part, Prompt, TextPart
 
-# Part of every key: another form of the records or of the key makes old responses unknown.
-_FORMAT: Final = 1
+# Part of every key. Increase it if the records or the key change, to invalidate old responses.
+_FORMAT: Final = 2
 
-_Reply = TypeVar("_Reply", Completion, ChoiceScores)
+_Response = TypeVar("_Response", Completion, ChoiceScores)
 
 
 @final
 class CachedBackend(Backend):
-    """Answers from the cache what was asked before, and asks the backend the rest.
+    """Backend wrapper that caches responses.
 
     Args:
-        backend: Computes what the cache does not hold; closed with this one.
-        cache: Keeps the responses; not closed.
-        salt: Responses under another salt are not used ("second try").
-        chunk_size: Prompts that are looked up, and handed to the backend, at a time.
+        backend: Answers the prompts that are not cached; closed with the wrapper.
+        cache: Stores the responses; not closed with the wrapper.
+        salt: Part of the key. Responses with another salt are not used, for instance to retry.
+        chunk_size: Number of prompts that are looked up and sent to the backend at a time.
     """
 
     def __init__(
@@ -53,32 +53,32 @@ class CachedBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """The backend's own fingerprint."""
+        """Return the fingerprint of the wrapped backend."""
         return self._backend.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
-        """The backend's own capabilities."""
+        """Return the capabilities of the wrapped backend."""
         return self._backend.capabilities
 
     @property
     def hits(self) -> int:
-        """Prompts answered without the backend: kept from before, or equal to another one."""
+        """Return the number of prompts that were cached or equal to another prompt."""
         return self._hits
 
     @property
     def misses(self) -> int:
-        """Prompts that the backend was asked, failures included."""
+        """Return the number of prompts that the backend received, failures included."""
         return self._misses
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens that the backend has read for the misses, image tokens included."""
+        """Return the number of prompt tokens of the misses, image tokens included."""
         return self._prompt_tokens
 
     @property
     def output_tokens(self) -> int:
-        """Tokens that the backend has written for the misses."""
+        """Return the number of generated tokens of the misses."""
         return self._output_tokens
 
     def usage(self) -> dict[str, int]:
@@ -91,29 +91,29 @@ class CachedBackend(Backend):
         }
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts, as `Backend.generate` says; failures are never kept."""
+        """Answer prompts as in `Backend.generate`. Failures are not cached."""
         return self._answer(
             prompts,
             kind=["generate"],
-            ask=self._backend.generate,
+            compute=self._backend.generate,
             decode=lambda fields: Completion(**fields),
         )
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Score choices, as `Backend.score` says; failures are never kept."""
+        """Score choices as in `Backend.score`. Failures are not cached."""
         return self._answer(
             prompts,
             kind=["score", *choices],
-            ask=lambda missing: self._backend.score(missing, choices),
+            compute=lambda missing: self._backend.score(missing, choices),
             decode=lambda fields: ChoiceScores(
                 **{**fields, "log_probs": tuple(fields["log_probs"])}
             ),
         )
 
     def close(self) -> None:
-        """Close the backend; the cache stays open."""
+        """Close the backend but not the cache."""
         self._backend.close()
 
     def _answer(
@@ -121,14 +121,14 @@ class CachedBackend(Backend):
         prompts: Iterable[Prompt],
         *,
         kind: Sequence[str],
-        ask: Callable[[Sequence[Prompt]], Iterator[tuple[int, _Reply]]],
-        decode: Callable[[dict[str, Any]], _Reply],
-    ) -> Iterator[tuple[int, _Reply]]:
+        compute: Callable[[Sequence[Prompt]], Iterator[tuple[int, _Response]]],
+        decode: Callable[[dict[str, Any]], _Response],
+    ) -> Iterator[tuple[int, _Response]]:
         numbered = enumerate(prompts)
         while chunk := list(itertools.islice(numbered, self._chunk_size)):
             keys = [self._key(kind, prompt) for _, prompt in chunk]
             known = self._cache.get_many(set(keys))
-            waiting: dict[str, list[int]] = {}  # indices that wait for the response to a key
+            waiting: dict[str, list[int]] = {}  # prompt indices by key
             missing: dict[str, Prompt] = {}
             for key, (index, prompt) in zip(keys, chunk, strict=True):
                 if key in known:
@@ -138,7 +138,7 @@ class CachedBackend(Backend):
                     waiting.setdefault(key, []).append(index)
                     missing.setdefault(key, prompt)
             if missing:
-                for key, response in self._compute(missing, ask):
+                for key, response in self._compute(missing, compute):
                     self._hits += len(waiting[key]) - 1
                     for index in waiting[key]:
                         yield index, response
@@ -146,12 +146,12 @@ class CachedBackend(Backend):
     def _compute(
         self,
         missing: dict[str, Prompt],
-        ask: Callable[[Sequence[Prompt]], Iterator[tuple[int, _Reply]]],
-    ) -> Iterator[tuple[str, _Reply]]:
+        compute: Callable[[Sequence[Prompt]], Iterator[tuple[int, _Response]]],
+    ) -> Iterator[tuple[str, _Response]]:
         keys = list(missing)
         unanswered = set(keys)
         with _Writer(self._cache) as writer:
-            for position, response in ask(list(missing.values())):
+            for position, response in compute(list(missing.values())):
                 key = keys[position]
                 unanswered.discard(key)
                 self._count(response)
@@ -160,9 +160,8 @@ class CachedBackend(Backend):
                 yield key, response
         if unanswered:
             raise BackendError(
-                needed=f"one response to each of {len(keys)} prompts",
-                received=f"none to {len(unanswered)} of them from {self.fingerprint}",
-                remedy="mend the backend, it must yield every index once",
+                f"The backend {self.fingerprint} returned no response to {len(unanswered)} of "
+                f"{len(keys)} prompts. A backend must yield every index exactly once."
             )
 
     def _count(self, response: Completion | ChoiceScores) -> None:
@@ -172,7 +171,7 @@ class CachedBackend(Backend):
             self._output_tokens += response.output_tokens
 
     def _key(self, kind: Sequence[str], prompt: Prompt) -> str:
-        question = {
+        fields = {
             "format": _FORMAT,
             "salt": self._salt,
             "model": self.fingerprint,
@@ -184,7 +183,7 @@ class CachedBackend(Backend):
             "max_new_tokens": prompt.max_new_tokens,
             "max_text_tokens": prompt.max_text_tokens,
         }
-        text = json.dumps(question, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     def _key_of_part(self, part: Part) -> dict[str, str | int]:
@@ -195,23 +194,23 @@ class CachedBackend(Backend):
     def _image_hash(self, path: Path) -> str:
         try:
             state = path.stat()
-            known = (path, state.st_size, state.st_mtime_ns)
-            if known not in self._image_hashes:
-                self._image_hashes[known] = images.content_hash(path)
-            return self._image_hashes[known]
+            version = (path, state.st_size, state.st_mtime_ns)
+            if version not in self._image_hashes:
+                self._image_hashes[version] = images.content_hash(path)
+            return self._image_hashes[version]
         except (OSError, ValueError, ImageError):
-            # The backend fails on it, and failures are not kept: any mark will do.
+            # The backend will fail for this prompt. Failures are not cached, so any value works.
             return f"unreadable {path}"
 
 
 class _Writer:
-    """Stores responses in a thread, as many in one transaction as have come meanwhile.
+    """Writer thread that stores responses, all that are waiting in one transaction.
 
-    So each is on the disk a moment after it came, however fast they come, and the model never
-    waits for the disk. Leaving the block waits until all are stored.
+    Each response is on the disk shortly after it arrived, and the model never waits for the disk.
+    Leaving the `with` block waits until all responses are stored.
     """
 
-    _MOST_AT_ONCE: Final = 64
+    _MAX_PER_TRANSACTION: Final = 64
 
     def __init__(self, cache: ResponseCache) -> None:
         self._cache = cache
@@ -235,7 +234,7 @@ class _Writer:
             raise self._error
 
     def put(self, key: str, text: str) -> None:
-        """Hand over a response; raises what storing an earlier one has raised."""
+        """Queue a response; raise the error of an earlier response that could not be stored."""
         if self._error is not None:
             raise self._error
         self._queue.put((key, text))
@@ -244,11 +243,11 @@ class _Writer:
         more = True
         while more:
             entries = [self._queue.get()]
-            while len(entries) < self._MOST_AT_ONCE and not self._queue.empty():
+            while len(entries) < self._MAX_PER_TRANSACTION and not self._queue.empty():
                 entries.append(self._queue.get())
             more = entries[-1] is not None
             try:
                 self._cache.put_many(dict(entry for entry in entries if entry is not None))
-            except Exception as error:  # noqa: BLE001 - raised again where the responses come from
+            except Exception as error:  # noqa: BLE001 - raised again by `put`
                 self._error = error
                 return

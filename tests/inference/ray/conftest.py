@@ -1,4 +1,4 @@
-"""One small Ray instance for all tests of this folder."""
+"""A small Ray instance for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Answer = Callable[[Prompt], str]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ray_ends() -> Iterator[None]:
-    """Leave no Ray behind; the first test that asks a worker starts it."""
+def _shut_down_ray() -> Iterator[None]:
+    """Shut Ray down after the session. The first test with a worker starts it."""
     yield
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
@@ -24,7 +24,7 @@ def _ray_ends() -> Iterator[None]:
 
 @pytest.fixture
 def prompts() -> list[Prompt]:
-    """Twelve different questions."""
+    """Return twelve different prompts."""
     return [
         Prompt((Message("user", (TextPart(f"Question {number}."),)),), max_new_tokens=8)
         for number in range(12)
@@ -32,16 +32,16 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture
-def written_down(tmp_path: Path) -> Callable[[Answer], Answer]:
-    """An answer that leaves a line in `asked.txt` for every prompt, whichever process is asked."""
-    asked = tmp_path / "asked.txt"
+def logged(tmp_path: Path) -> Callable[[Answer], Answer]:
+    """Wrap an answer function so that every process logs its prompts in `prompts.txt`."""
+    log = tmp_path / "prompts.txt"
 
     def wrap(answer: Answer) -> Answer:
-        def noting(prompt: Prompt) -> str:
-            with asked.open("a") as file:
+        def logging_answer(prompt: Prompt) -> str:
+            with log.open("a") as file:
                 file.write(f"{prompt_text(prompt)}\n")
             return answer(prompt)
 
-        return noting
+        return logging_answer
 
     return wrap

@@ -1,8 +1,7 @@
-"""Prompts over Ray's actors: the same responses, whoever dies, and each asked once."""
+"""Tests of the Ray backend: equal responses, killed workers, errors."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -24,12 +23,12 @@ from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 pytest.importorskip("ray")
 
 Wrap = Callable[[Callable[[Prompt], str]], Callable[[Prompt], str]]
-Spread = Callable[[Mapping[str, Any]], RayBackend]
+MakeRay = Callable[[Mapping[str, Any]], RayBackend]
 
 
 @pytest.fixture
-def spread() -> Iterator[Spread]:
-    """Makes scripted backends on two workers, with three prompts in a batch."""
+def ray_backend() -> Iterator[MakeRay]:
+    """Return a factory of mock backends with two workers and batches of three prompts."""
     made: list[RayBackend] = []
 
     def make(arguments: Mapping[str, Any]) -> RayBackend:
@@ -41,17 +40,19 @@ def spread() -> Iterator[Spread]:
         backend.close()
 
 
-def test_responses_are_those_of_the_backend_itself(spread: Spread, prompts: list[Prompt]) -> None:
+def test_responses_equal_those_of_the_wrapped_backend(
+    ray_backend: MakeRay, prompts: list[Prompt]
+) -> None:
     def answer(prompt: Prompt) -> str:
         if "Question 5." in prompt_text(prompt):
-            raise ValueError("no answer to this one")
+            raise ValueError("no answer to this prompt")
         return f"It is {prompt_text(prompt)}"
 
-    def odds(prompt: Prompt) -> Sequence[float]:
+    def probabilities(prompt: Prompt) -> Sequence[float]:
         return (1 / (2 + len(prompt_text(prompt))), 0.25)
 
-    arguments = {"answers": answer, "scores": odds}
-    many, one = spread(arguments), MockBackend(**arguments)
+    arguments = {"answers": answer, "scores": probabilities}
+    many, one = ray_backend(arguments), MockBackend(**arguments)
     assert many.fingerprint == one.fingerprint
     assert many.capabilities == one.capabilities
     completions = dict(many.generate(prompts))
@@ -62,7 +63,7 @@ def test_responses_are_those_of_the_backend_itself(spread: Spread, prompts: list
 
 
 @pytest.mark.slow
-def test_a_models_responses_are_those_of_one_process(
+def test_responses_of_a_model_equal_those_of_one_process(
     prompts: list[Prompt], tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     arguments = {"checkpoint": str(tiny_checkpoint("llama")), "device": "cpu"}
@@ -70,26 +71,28 @@ def test_a_models_responses_are_those_of_one_process(
     one = HuggingFaceBackend(**arguments)
     assert many.fingerprint == one.fingerprint
     assert dict(many.generate(prompts)) == dict(one.generate(prompts))
-    spread, together = (dict(b.score(prompts, ("yes", "no"))) for b in (many, one))
+    distributed, local = (dict(b.score(prompts, ("yes", "no"))) for b in (many, one))
     for index in range(len(prompts)):
-        assert spread[index].log_probs == pytest.approx(together[index].log_probs, abs=1e-4)
+        assert distributed[index].log_probs == pytest.approx(local[index].log_probs, abs=1e-4)
     many.close()
     one.close()
 
 
-def test_what_a_backend_refuses_is_refused_here(spread: Spread, prompts: list[Prompt]) -> None:
-    blind = spread({"images": False})
+def test_errors_of_the_wrapped_backend_are_raised(
+    ray_backend: MakeRay, prompts: list[Prompt]
+) -> None:
+    text_only = ray_backend({"images": False})
     image = Prompt((Message("user", (ImagePart(Path("a.png")), TextPart("What?"))),))
-    with pytest.raises(AnswerTokenError, match=r"received \['maybe'\]"):
-        list(blind.score(prompts, ("yes", "maybe")))
-    with pytest.raises(CapabilityError, match=r"a prompt with a\.png"):
-        list(blind.generate([*prompts, image]))
-    # What was under way is let go, and the workers answer again.
-    assert len(list(blind.generate(prompts))) == len(prompts)
+    with pytest.raises(AnswerTokenError, match=r"does not know the choices \['maybe'\]"):
+        list(text_only.score(prompts, ("yes", "maybe")))
+    with pytest.raises(CapabilityError, match=r"a prompt with the image a\.png"):
+        list(text_only.generate([*prompts, image]))
+    # Running batches are canceled, and the workers accept new prompts.
+    assert len(list(text_only.generate(prompts))) == len(prompts)
 
 
-def test_a_killed_worker_costs_nothing_but_what_it_was_at(
-    spread: Spread, prompts: list[Prompt], written_down: Wrap, tmp_path: Path
+def test_a_killed_worker_repeats_only_its_unfinished_prompts(
+    ray_backend: MakeRay, prompts: list[Prompt], logged: Wrap, tmp_path: Path
 ) -> None:
     fatal = tmp_path / "fatal"
     fatal.touch()
@@ -100,86 +103,88 @@ def test_a_killed_worker_costs_nothing_but_what_it_was_at(
             os.kill(os.getpid(), signal.SIGKILL)
         return prompt_text(prompt)
 
-    responses = list(spread({"answers": written_down(answer)}).generate(prompts))
+    responses = list(ray_backend({"answers": logged(answer)}).generate(prompts))
     assert sorted(index for index, _ in responses) == list(range(12))
     assert all(response.text == f"Question {index}." for index, response in responses)
-    asked = (tmp_path / "asked.txt").read_text().splitlines()
-    again = {line for line in asked if asked.count(line) > 1}
-    assert "Question 4." in again
-    assert again <= {"Question 3.", "Question 4.", "Question 5."}
+    log = (tmp_path / "prompts.txt").read_text().splitlines()
+    repeated = {line for line in log if log.count(line) > 1}
+    assert "Question 4." in repeated
+    assert repeated <= {"Question 3.", "Question 4.", "Question 5."}
 
 
-def test_a_row_that_kills_every_worker_is_given_up_alone(
-    spread: Spread, prompts: list[Prompt]
+def test_a_prompt_that_kills_every_worker_is_abandoned(
+    ray_backend: MakeRay, prompts: list[Prompt]
 ) -> None:
     def answer(prompt: Prompt) -> str:
         if "Question 7." in prompt_text(prompt):
             os.kill(os.getpid(), signal.SIGKILL)
         return prompt_text(prompt)
 
-    responses = dict(spread({"answers": answer}).generate(prompts[6:]))
-    assert responses[1].error == "3 workers died over this prompt alone"
+    responses = dict(ray_backend({"answers": answer}).generate(prompts[6:]))
+    assert responses[1].error == "3 workers died while running only this prompt."
     assert responses[1].finish_reason == "error"
     assert [responses[index].error for index in (0, 2, 3, 4, 5)] == [None] * 5
 
 
-def test_workers_that_only_die_end_the_run(
-    spread: Spread, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+def test_consecutive_deaths_end_the_run(
+    ray_backend: MakeRay, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_msr.inference.ray.backend._DEATHS_IN_A_ROW", 2)
-    dying = spread({"answers": lambda _: os.kill(os.getpid(), signal.SIGKILL)})
-    with pytest.raises(BackendError, match="3 deaths without an answer in between"):
+    monkeypatch.setattr("mllm_msr.inference.ray.backend._MAX_CONSECUTIVE_DEATHS", 2)
+    dying = ray_backend({"answers": lambda _: os.kill(os.getpid(), signal.SIGKILL)})
+    with pytest.raises(BackendError, match="3 workers died in a row without a response"):
         list(dying.generate(prompts))
 
 
-def test_each_response_is_kept_the_moment_it_comes(
-    spread: Spread, prompts: list[Prompt], written_down: Wrap, tmp_path: Path
+def test_each_response_is_cached_at_once(
+    ray_backend: MakeRay, prompts: list[Prompt], logged: Wrap, tmp_path: Path
 ) -> None:
-    answers = {"answers": written_down(prompt_text)}
+    answers = {"answers": logged(prompt_text)}
     cache = ResponseCache(tmp_path / "responses.sqlite")
-    first = CachedBackend(spread(answers), cache)
-    stopped = first.generate(prompts)
-    early = dict(next(stopped) for _ in range(2))
-    stopped.close()
+    first = CachedBackend(ray_backend(answers), cache)
+    interrupted = first.generate(prompts)
+    early = dict(next(interrupted) for _ in range(2))
+    interrupted.close()
     first.close()
-    again = CachedBackend(spread(answers), cache)
+    again = CachedBackend(ray_backend(answers), cache)
     responses = dict(again.generate(prompts))
     assert {index: responses[index] for index in early} == early
     assert again.hits >= 2
     assert again.hits + again.misses == 12
 
 
-def test_workers_with_other_weights_are_refused(
-    spread: Spread, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+def test_workers_with_other_weights_raise_an_error(
+    ray_backend: MakeRay, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = spread({"fingerprint": "here"})
+    backend = ray_backend({"fingerprint": "here"})
     monkeypatch.setattr(backend, "_arguments", {"fingerprint": "there"})
-    with pytest.raises(BackendError, match="workers with mock:here, received one with mock:there"):
+    with pytest.raises(BackendError, match="model mock:there, but the driver expects mock:here"):
         list(backend.generate(prompts))
 
 
-def test_a_wish_that_no_cluster_meets_ends_in_a_sentence(prompts: list[Prompt]) -> None:
+def test_unavailable_resources_raise_an_error(prompts: list[Prompt]) -> None:
     greedy = RayBackend("mock", {}, workers=1, cpus=1000, startup_timeout=2)
-    with pytest.raises(BackendError, match=r"1 workers with 1000 cores .* within 2 s"):
+    with pytest.raises(
+        BackendError, match=r"within 2 seconds. Requested: 1 workers with 1000 cores"
+    ):
         list(greedy.generate(prompts))
     greedy.close()
 
 
-def test_an_address_without_a_cluster_is_said(
+def test_an_address_without_a_cluster_raises_an_error(
     prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(BackendError, match=r"executor\.address=auto, received Could not find"):
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(BackendError, match=r"executor\.address=auto: Could not find"):
         list(RayBackend("mock", {}, address="auto").generate(prompts))
 
 
-def test_its_absence_is_one_sentence(
+def test_a_missing_ray_package_raises_an_error(
     prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = RayBackend("mock", {})
@@ -188,20 +193,20 @@ def test_its_absence_is_one_sentence(
         list(backend.generate(prompts))
 
 
-def test_started_means_that_all_workers_wait_for_work(
-    spread: Spread, prompts: list[Prompt], tmp_path: Path
+def test_start_waits_for_all_workers(
+    ray_backend: MakeRay, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     once = tmp_path / "once"
     once.touch()
 
-    def made_in_a_worker() -> Callable[[Prompt], str]:
+    def make_in_worker() -> Callable[[Prompt], str]:
         if os.getpid() != driver and once.exists():
             once.unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return prompt_text
 
     driver = os.getpid()
-    backend = spread({"answers": Unpacked(made_in_a_worker)})
+    backend = ray_backend({"answers": Unpickled(make_in_worker)})
     backend.start()
     assert backend._pool is not None
     assert len(backend._pool.idle()) == 2
@@ -210,38 +215,38 @@ def test_started_means_that_all_workers_wait_for_work(
     assert dict(backend.generate(prompts))[3].text == "Question 3."
 
 
-def test_workers_that_never_start_end_the_start(
-    spread: Spread, monkeypatch: pytest.MonkeyPatch
+def test_workers_that_never_start_raise_an_error(
+    ray_backend: MakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_msr.inference.ray.backend._DEATHS_IN_A_ROW", 1)
-    dying = spread({"answers": Unpacked(lambda: os.kill(os.getpid(), signal.SIGKILL))})
-    with pytest.raises(BackendError, match="2 deaths without an answer in between"):
+    monkeypatch.setattr("mllm_msr.inference.ray.backend._MAX_CONSECUTIVE_DEATHS", 1)
+    dying = ray_backend({"answers": Unpickled(lambda: os.kill(os.getpid(), signal.SIGKILL))})
+    with pytest.raises(BackendError, match="2 workers died in a row without a response"):
         dying.start()
     dying.close()
-    with pytest.raises(BackendError, match="received a closed one"):
+    with pytest.raises(BackendError, match="The backend is closed"):
         dying.start()
 
 
-def test_a_closed_one_is_refused(spread: Spread, prompts: list[Prompt]) -> None:
-    backend = spread({})
+def test_a_closed_backend_raises_an_error(ray_backend: MakeRay, prompts: list[Prompt]) -> None:
+    backend = ray_backend({})
     backend.close()
     backend.close()
-    with pytest.raises(BackendError, match="received a closed one"):
+    with pytest.raises(BackendError, match="The backend is closed"):
         list(backend.generate(prompts))
 
 
-def test_errors_cross_processes_with_their_words() -> None:
-    for error in (MissingExtraError("peft", "train"), math_error()):
-        back = actors.Refusal.of(error).error()
-        assert type(back) is type(error)
-        assert str(back) == str(error)
+def test_errors_keep_their_type_and_message_between_processes() -> None:
+    for error in (MissingExtraError("peft", "train"), BackendError("No model.")):
+        restored = actors.RemoteError.from_error(error).to_error()
+        assert type(restored) is type(error)
+        assert str(restored) == str(error)
 
 
-class Unpacked:
-    """Becomes, in the process that it is sent to, what a function makes there.
+class Unpickled:
+    """Object that a function replaces when it is unpickled in another process.
 
     Args:
-        make: The function.
+        make: Returns the replacement.
     """
 
     def __init__(self, make: Callable[[], object]) -> None:
@@ -251,8 +256,4 @@ class Unpacked:
         return self._make, ()
 
     def __call__(self, prompt: Prompt) -> str:
-        raise AssertionError("it is asked in the workers only")
-
-
-def math_error() -> BackendError:
-    return BackendError(needed="a number", received=str(math.nan), remedy="give one")
+        raise AssertionError("only workers call this object")

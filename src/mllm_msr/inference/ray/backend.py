@@ -1,9 +1,9 @@
-"""A backend on many machines: prompts are spread over Ray's actors, each holding the same backend.
+"""Distributed backend: prompts are spread over Ray actors, each with the same backend.
 
-It is a `Backend` like any other, so the bulk stages (summarize, infer, score) know nothing of it,
-and the run's response cache stands in front of it: each response is on the driver's disk a moment after
-a worker has sent it. A driver that is killed therefore asks only what was under way again, and a
-second one is refused by the run folder's lock. Rows fail alone: see `_scheduler.py`.
+It implements `Backend`, so the stages that use it (summarize, infer, score) do not depend on Ray.
+The run's response cache wraps it, so each response is on the driver's disk shortly after a worker
+sent it. If the driver is killed, the next run repeats only the prompts that were running. The lock
+of the run folder prevents a second driver. `scheduler.py` handles rows that kill their workers.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from typing import Any, Final, cast, final
 
 from mllm_msr import registry
 from mllm_msr.errors import BackendError
-from mllm_msr.inference.ray.actors import ActorPool, Answered, CachedResponse, Died, Finished, Ready
+from mllm_msr.inference.ray.actors import ActorPool, Answered, Died, Finished, Ready, Response
 from mllm_msr.inference.ray.scheduler import Scheduler
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 logger = logging.getLogger(__name__)
 
-# Workers that may die over one prompt, and one after another without any answer in between.
-_LIVES: Final = 3
-_DEATHS_IN_A_ROW: Final = 10
+# Deaths of workers that one prompt may cause, and consecutive deaths without a response.
+_MAX_DEATHS_PER_PROMPT: Final = 3
+_MAX_CONSECUTIVE_DEATHS: Final = 10
 
 
 @final
 class RayBackend(Backend):
-    """Any backend, several times, on the machines of a Ray cluster.
+    """Backend that runs copies of another backend on the machines of a Ray cluster.
 
-    Weights, adapters and images are read by the workers under the paths that they have here, so
-    on a cluster the run folder and the model lie on a file system that all machines share.
+    Workers read weights, adapters and images from the same paths as the driver. On a cluster, the
+    run folder and the model must therefore be on a shared file system.
 
     Args:
-        name: Name of the backend that each worker holds.
-        arguments: Its constructor's arguments.
-        address: "local" for processes of this machine, "auto" for the cluster that it belongs
-            to, or a cluster's address.
-        workers: How many workers.
-        cpus: Cores that Ray sets aside for each.
-        gpus: GPUs that Ray sets aside for each; may be a part of one.
-        batch: Prompts that a worker is given at a time.
-        startup_timeout: Seconds within which the first worker must have started.
+        name: Name of the backend in each worker.
+        arguments: Constructor arguments of that backend.
+        address: "local" for processes of this machine, "auto" for the cluster of this machine, or
+            the address of a cluster.
+        workers: Number of workers.
+        cpus: CPU cores that Ray reserves for each worker.
+        gpus: GPUs that Ray reserves for each worker; may be a fraction.
+        batch: Number of prompts that a worker receives at a time.
+        startup_timeout: Most seconds until the first worker has started.
 
     Raises:
         UnknownNameError: There is no such backend.
@@ -60,132 +60,133 @@ class RayBackend(Backend):
         batch: int = 64,
         startup_timeout: float = 300.0,
     ) -> None:
-        # Never asked: it says what the workers' answers may be kept under, and what they can do.
-        self._here = cast("Backend", registry.find("backends", name)(**arguments))
+        # Receives no prompts; it only provides the fingerprint and the capabilities.
+        self._local = cast("Backend", registry.find("backends", name)(**arguments))
         self._name = name
         self._arguments = arguments
-        self._place: dict[str, Any] = {
+        self._pool_options: dict[str, Any] = {
             "address": address,
             "workers": workers,
             "cpus": cpus,
             "gpus": gpus,
             "startup_timeout": startup_timeout,
         }
-        self._batch = batch
+        self._batch_size = batch
         self._pool: ActorPool | None = None
         self._closed = False
 
     @property
     def fingerprint(self) -> str:
-        """That of the workers' backend: where it runs does not change its answers."""
-        return self._here.fingerprint
+        """Return the fingerprint of the workers' backend, as answers do not depend on the place."""
+        return self._local.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the workers' backend."""
-        return self._here.capabilities
+        """Return the capabilities of the workers' backend."""
+        return self._local.capabilities
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts, each as soon as a worker has."""
-        return cast("Iterator[tuple[int, Completion]]", self._spread(prompts, None))
+        """Answer prompts, in order of completion."""
+        return cast("Iterator[tuple[int, Completion]]", self._run(prompts, None))
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Score choices, each prompt's as soon as a worker has."""
-        return cast("Iterator[tuple[int, ChoiceScores]]", self._spread(prompts, tuple(choices)))
+        """Score choices, in order of completion."""
+        return cast("Iterator[tuple[int, ChoiceScores]]", self._run(prompts, tuple(choices)))
 
     def start(self) -> None:
-        """Wait until every worker has started; without it, work begins with the first that has.
+        """Wait until every worker has started. Without it, work begins with the first worker.
 
         Raises:
-            MllmMsrError: What a worker's backend raises while it is made.
-            BackendError: The backend is closed, no worker starts in time, or workers die again
-                and again while they start.
+            MllmMsrError: Raised by a worker's backend while it is constructed.
+            BackendError: The backend is closed, no worker starts in time, or workers repeatedly
+                die while they start.
         """
-        pool = self._working_pool()
+        pool = self._open_pool()
         deaths = 0
-        while len(pool.idle()) < self._place["workers"]:
+        while len(pool.idle()) < self._pool_options["workers"]:
             match pool.next_event():
                 case Ready(_, fingerprint):
-                    self._check(fingerprint)
+                    self._check_fingerprint(fingerprint)
                 case Died(worker, reason):
                     deaths += 1
                     _replace(pool, worker, reason, deaths=deaths)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._closed = True
-        self._here.close()
+        self._local.close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
 
-    def _spread(
+    def _run(
         self, prompts: Iterable[Prompt], choices: Sequence[str] | None
-    ) -> Iterator[tuple[int, CachedResponse]]:
-        self._refuse_closed()
-        scheduler = Scheduler(prompts, size=self._batch, lives=_LIVES)
+    ) -> Iterator[tuple[int, Response]]:
+        self._check_open()
+        scheduler = Scheduler(
+            prompts, batch_size=self._batch_size, max_deaths=_MAX_DEATHS_PER_PROMPT
+        )
         if scheduler.done:
             return
-        pool = self._working_pool()
+        pool = self._open_pool()
         deaths = 0
         try:
             while not scheduler.done:
                 for worker in pool.idle():
-                    if batch := scheduler.take(worker):
-                        pool.ask(worker, batch, choices)
+                    if batch := scheduler.next_batch(worker):
+                        pool.submit(worker, batch, choices)
                 match pool.next_event():
-                    case Answered(worker, place, response):
+                    case Answered(worker, position, response):
                         deaths = 0
-                        yield scheduler.settle(worker, place), response
+                        yield scheduler.complete(worker, position), response
                     case Finished(worker):
-                        scheduler.finish(worker)
+                        scheduler.finish_batch(worker)
                     case Ready(_, fingerprint):
-                        self._check(fingerprint)
+                        self._check_fingerprint(fingerprint)
                     case Died(worker, reason):
                         deaths += 1
                         _replace(pool, worker, reason, deaths=deaths)
-                        for index in scheduler.bury(worker):
-                            yield index, _given_up(choices)
+                        for index in scheduler.record_death(worker):
+                            yield index, _failure(choices)
         finally:
-            pool.abandon()
+            pool.cancel()
 
-    def _refuse_closed(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
-            raise BackendError(
-                needed="an open backend", received="a closed one", remedy="make a new one"
-            )
+            raise BackendError("The backend is closed. Create a new one.")
 
-    def _working_pool(self) -> ActorPool:
-        self._refuse_closed()
+    def _open_pool(self) -> ActorPool:
+        self._check_open()
         if self._pool is None:
-            self._pool = ActorPool(self._name, self._arguments, **self._place)
+            self._pool = ActorPool(self._name, self._arguments, **self._pool_options)
         return self._pool
 
-    def _check(self, fingerprint: str) -> None:
+    def _check_fingerprint(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
             raise BackendError(
-                needed=f"workers with {self.fingerprint}",
-                received=f"one with {fingerprint}",
-                remedy="give all machines the same weights, and set precision or dtype by name",
+                f"A worker runs the model {fingerprint}, but the driver expects "
+                f"{self.fingerprint}. Use the same weights on all machines, and set precision or "
+                "dtype explicitly."
             )
 
 
 def _replace(pool: ActorPool, worker: int, reason: str, *, deaths: int) -> None:
-    """Hire another worker, unless too many have died in a row."""
-    logger.warning("worker %d has died, another one starts: %s", worker, reason)
-    if deaths > _DEATHS_IN_A_ROW:
+    """Replace a worker that died, unless too many have died in a row."""
+    logger.warning("Worker %d died and is replaced: %s", worker, reason)
+    if deaths > _MAX_CONSECUTIVE_DEATHS:
         raise BackendError(
-            needed="workers that live",
-            received=f"{deaths} deaths without an answer in between, the last: {reason}",
-            remedy="give each more memory (fewer executor.workers, smaller batches), and go on",
+            f"{deaths} workers died in a row without a response, the last one because of: "
+            f"{reason}. Give each worker more memory (fewer executor.workers, smaller batches) and "
+            "run the same command again."
         )
     pool.replace(worker)
 
 
-def _given_up(choices: Sequence[str] | None) -> CachedResponse:
-    reason = f"{_LIVES} workers died over this prompt alone"
+def _failure(choices: Sequence[str] | None) -> Response:
+    """Return the response to a prompt that repeatedly killed its worker."""
+    message = f"{_MAX_DEATHS_PER_PROMPT} workers died while running only this prompt."
     if choices is None:
-        return Completion("", finish_reason="error", error=reason)
-    return ChoiceScores((), error=reason)
+        return Completion("", finish_reason="error", error=message)
+    return ChoiceScores((), error=message)

@@ -1,7 +1,7 @@
-"""Which prompts are out with which worker: the half of an executor that knows no cluster.
+"""Assignment of prompts to workers, independent of Ray.
 
-A prompt is handed out, answered once, or handed out again because its worker died. One over which
-workers die again and again is given up, so that a single row cannot stop a run.
+A prompt is assigned to a worker, answered once, or assigned again if its worker died. A prompt
+that repeatedly kills its worker is abandoned, so that a single row cannot stop a run.
 """
 
 from __future__ import annotations
@@ -15,80 +15,82 @@ from mllm_msr.types import Prompt
 
 
 class Scheduler:
-    """Prompts on their way through workers.
+    """Batches of prompts for workers, and their state.
 
     Args:
-        prompts: Any number of prompts; read a batch ahead of what is handed out.
-        size: Most prompts in a batch.
-        lives: Workers that may die over a prompt asked alone before it is given up.
+        prompts: Any number of prompts; read one batch ahead.
+        batch_size: Most prompts in a batch.
+        max_deaths: A prompt is abandoned after it was alone in its batch this many times when the
+            worker died.
     """
 
-    def __init__(self, prompts: Iterable[Prompt], *, size: int, lives: int) -> None:
+    def __init__(self, prompts: Iterable[Prompt], *, batch_size: int, max_deaths: int) -> None:
         self._source: Final = enumerate(prompts)
-        self._size = size
-        self._lives = lives
+        self._batch_size = batch_size
+        self._max_deaths = max_deaths
         self._next: dict[int, Prompt] = {}
-        self._suspects: deque[tuple[int, Prompt]] = deque()
+        self._retries: deque[tuple[int, Prompt]] = deque()
         self._deaths: Counter[int] = Counter()
-        self._asked: dict[int, list[int]] = {}
-        self._out: dict[int, dict[int, Prompt]] = {}
+        self._batches: dict[int, list[int]] = {}  # indices of each worker's batch
+        self._pending: dict[int, dict[int, Prompt]] = {}  # unanswered prompts of each worker
 
     @property
     def done(self) -> bool:
-        """Whether no prompt is out or waits."""
+        """Return whether no prompt is waiting or assigned."""
         self._read_ahead()
-        return not (self._out or self._suspects or self._next)
+        return not (self._pending or self._retries or self._next)
 
-    def take(self, worker: int) -> list[Prompt]:
-        """The next prompts for a worker that has none; empty where none wait.
+    def next_batch(self, worker: int) -> list[Prompt]:
+        """Assign the next prompts to an idle worker; empty if none are waiting.
 
-        Prompts whose worker died come alone, so that the one at fault takes no other with it.
+        Prompts whose worker died are assigned one at a time, so that the one that causes the
+        deaths does not affect others.
         """
         self._read_ahead()
-        if self._suspects:
-            batch = dict([self._suspects.popleft()])
+        if self._retries:
+            batch = dict([self._retries.popleft()])
         else:
             batch, self._next = self._next, {}
         if batch:
-            self._asked[worker] = list(batch)
-            self._out[worker] = batch
+            self._batches[worker] = list(batch)
+            self._pending[worker] = batch
         return list(batch.values())
 
-    def settle(self, worker: int, place: int) -> int:
-        """Note an answer.
+    def complete(self, worker: int, position: int) -> int:
+        """Record a response.
 
         Args:
-            worker: Whose it is.
-            place: Place of the prompt in the worker's batch.
+            worker: The worker that answered.
+            position: Position of the prompt in the worker's batch.
 
         Returns:
             The prompt's index.
         """
-        index = self._asked[worker][place]
-        del self._out[worker][index]
+        index = self._batches[worker][position]
+        del self._pending[worker][index]
         return index
 
-    def finish(self, worker: int) -> None:
-        """Note that a worker has ended its batch."""
-        del self._out[worker], self._asked[worker]
+    def finish_batch(self, worker: int) -> None:
+        """Record that a worker has finished its batch."""
+        del self._pending[worker], self._batches[worker]
 
-    def bury(self, worker: int) -> list[int]:
-        """Note a worker's death: what it had not answered will be asked again.
+    def record_death(self, worker: int) -> list[int]:
+        """Record the death of a worker and queue its unanswered prompts again.
 
         Returns:
-            Indices of prompts that are given up instead.
+            Indices of the prompts that are abandoned instead.
         """
-        lost = self._out.pop(worker, {})
-        alone = len(self._asked.pop(worker, ())) == 1
-        given_up = []
-        for index, prompt in lost.items():
+        unanswered = self._pending.pop(worker, {})
+        alone = len(self._batches.pop(worker, ())) == 1
+        abandoned = []
+        for index, prompt in unanswered.items():
             self._deaths[index] += alone
-            if self._deaths[index] >= self._lives:
-                given_up.append(index)
+            if self._deaths[index] >= self._max_deaths:
+                abandoned.append(index)
             else:
-                self._suspects.append((index, prompt))
-        return given_up
+                self._retries.append((index, prompt))
+        return abandoned
 
     def _read_ahead(self) -> None:
         if not self._next:
-            self._next = dict(itertools.islice(self._source, self._size))
+            self._next = dict(itertools.islice(self._source, self._batch_size))
