@@ -1,1 +1,1 @@
-"""Scripts that produce artifacts of the package; not part of the wheel."""
+"""Recipes that produce files of the package; not part of the wheel."""

@@ -1,8 +1,8 @@
-"""The packaged model's parts: configuration, tokenizer, processor, initial weights.
+"""Parts of the demo model: configuration, tokenizer, processor and initial weights.
 
-A LLaVA in standard Hugging Face classes: SigLIP-type vision tower, two-layer projector, Llama-type
-decoder, byte-level BPE tokenizer and a chat template of its own. Saved with `save_pretrained`, it
-loads through the same code as a model a thousand times its size.
+The model is a small LLaVA in standard Hugging Face classes: a SigLIP vision tower, a two-layer
+projector, a Llama decoder, a byte-level BPE tokenizer and its own chat template. The pipeline loads
+it with the same code as a full-size model.
 """
 
 from __future__ import annotations
@@ -60,7 +60,20 @@ def make_config(
     patch_size: int = 16,
     context: int = 2048,
 ) -> LlavaConfig:
-    """The model's configuration; the defaults are the packaged model's."""
+    """Return the configuration of a model; the defaults are those of the packaged model.
+
+    Args:
+        vocabulary: Number of tokens.
+        width: Hidden size of the decoder.
+        layers: Layers of the decoder.
+        heads: Attention heads of the decoder.
+        inner: Inner size of the decoder's feed-forward layers.
+        vision_width: Hidden size of the vision tower.
+        vision_layers: Layers of the vision tower.
+        image_size: Width and height of the input image in pixels.
+        patch_size: Width and height of a patch in pixels.
+        context: Maximum number of tokens.
+    """
     vision = SiglipVisionConfig(
         hidden_size=vision_width,
         intermediate_size=4 * vision_width,
@@ -81,7 +94,7 @@ def make_config(
         eos_token_id=SPECIAL_TOKENS.index(END),
         pad_token_id=SPECIAL_TOKENS.index(PAD),
         tie_word_embeddings=False,
-        # Heads that look at a fixed distance need a constant in queries and keys (`induction`).
+        # The previous-token head of `induction` needs biases in queries and keys.
         attention_bias=True,
     )
     return LlavaConfig(
@@ -99,8 +112,8 @@ def make_tokenizer(texts: Iterable[str], *, vocabulary: int = 2048) -> PreTraine
     """Train a byte-level BPE tokenizer.
 
     Args:
-        texts: Lines to learn merges from; a word that must be one piece has to be frequent.
-        vocabulary: Number of tokens, special ones included.
+        texts: Training texts. A word must be frequent in them to become a single token.
+        vocabulary: Number of tokens, special tokens included.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -127,7 +140,7 @@ def make_tokenizer(texts: Iterable[str], *, vocabulary: int = 2048) -> PreTraine
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast, config: LlavaConfig) -> LlavaProcessor:
-    """The processor that turns dialogues and pictures into the model's input."""
+    """Return the processor that converts dialogues and images to model inputs."""
     size = config.vision_config.image_size
     return LlavaProcessor(
         image_processor=SiglipImageProcessorPil(size={"height": size, "width": size}),
@@ -141,11 +154,16 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, config: LlavaConfig) -> L
 
 
 def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGeneration:
-    """A model with initial weights.
+    """Return a model with initial weights.
 
-    Standard deviations are 1/sqrt(fan-in), smaller by depth where a layer writes to the residual
-    stream, and positions of patches start as sines and cosines: at these widths the usual .02
-    learns several times slower. Some heads start as copying heads (`induction`).
+    Weights have a standard deviation of 1/sqrt(fan-in), divided by sqrt(2 * layers) in layers that
+    write to the residual stream; at these widths, training with the usual 0.02 is several times
+    slower. Position embeddings of patches start as sines and cosines. Some attention heads start
+    as copying heads (`induction`).
+
+    Args:
+        config: Result of `make_config`.
+        seed: Seed of the weights; sets PyTorch's global generator.
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration._from_config(  # noqa: SLF001 - the public way reads files
@@ -163,7 +181,7 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(std=0.5)
         _set_patch_positions(model, config.vision_config)
-        # Output rows start as the input rows, so that what is attended to can be said at once.
+        # Output embeddings start as input embeddings, so an attended token is predicted directly.
         decoder = model.model.language_model
         model.lm_head.weight.copy_(0.2 * decoder.embed_tokens.weight)
         decoder.norm.weight.fill_(0.15)
@@ -172,26 +190,28 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
     return model
 
 
-def start_forms_alike(model: Any, tokenizer: Any, words: Iterable[str]) -> None:
-    """Give every form of a word ("Calm", "calm", " Calm") half of the embedding of " calm".
+def tie_word_forms(model: Any, tokenizer: Any, words: Iterable[str]) -> None:
+    """Mix the embedding of " calm" into those of "calm", "Calm" and " Calm", for each word.
 
-    Else that a capital means the same has to be learnt for each word alone, and late.
+    Otherwise the model has to learn for each word separately, and late in training, that
+    capitalization does not change the meaning.
 
     Args:
-        model: A model with initial weights; changed in place.
-        tokenizer: Its tokenizer.
+        model: A model with initial weights, changed in place.
+        tokenizer: Tokenizer of the model.
         words: Words whose forms are single tokens.
     """
     table = model.get_input_embeddings().weight
     with torch.no_grad():
         for word in words:
-            usual = table[tokenizer.encode(f" {word}")[0]]
+            base = table[tokenizer.encode(f" {word}")[0]]
             for form in (word, word.capitalize(), f" {word.capitalize()}"):
                 row = table[tokenizer.encode(form)[0]]
-                row.add_(usual).mul_(0.5**0.5)
+                row.add_(base).mul_(0.5**0.5)
 
 
 def _set_patch_positions(model: Any, config: SiglipVisionConfig) -> None:
+    """Set the position embeddings of patches to sines and cosines of their row and column."""
     side = config.image_size // config.patch_size
     quarter = config.hidden_size // 4
     rates = 0.5 ** (torch.arange(quarter) * (4.0 / quarter))
@@ -204,14 +224,14 @@ def _set_patch_positions(model: Any, config: SiglipVisionConfig) -> None:
 
 
 def dialogue_text(first: str, turns: Iterable[str]) -> list[tuple[str, bool]]:
-    """A dialogue as the chat template renders it, cut where answers begin and end.
+    """Render a dialogue like the chat template, split where answers start and end.
 
     Args:
         first: Content of the first user turn.
         turns: Answer, question, answer, ...
 
     Returns:
-        Pieces of text, each with whether the model has to learn it.
+        Pieces of text, each with whether it is a target of the loss.
     """
     pieces = [(f"{USER}{first}{END}{ASSISTANT}", False)]
     for number, turn in enumerate(turns):

@@ -1,7 +1,7 @@
-"""Examples to tensors: the training batches of the packaged model.
+"""Training batches: the curriculum over families, and examples as tensors.
 
-A batch is a pure function of (seed, step, part), so that a run that was stopped continues with the
-batches it would have seen.
+A batch is a pure function of (seed, step, part), so a resumed run sees the same batches as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from recipes.demo_model.architecture import IMAGE, SPECIAL_TOKENS, dialogue_text
 from recipes.demo_model.corpus import FAMILIES, Example, Source
 from recipes.demo_model.pool import CoverPool
 
-LABELS: Final = "cover_labels"  # covers without text: a cover's slots by classification
-REPEATS: Final = "repeats"  # random tokens, then the same again: copying in its purest form
+# Two families without text, besides those of `corpus.FAMILIES`.
+LABELS: Final = "cover_labels"  # classification of the image slots of covers
+REPEATS: Final = "repeats"  # random tokens that are repeated, the simplest form of copying
 
-# The step from which titles are like those of the world outside (`corpus.Source`).
-OUTSIDE_FROM: Final = 5000
+# Step from which titles imitate real catalogs (`corpus.Source.realistic`).
+REAL_TITLES_FROM: Final = 5000
 
-# From which step on which mixture of families is trained: to see, to repeat, to compare, and last
-# to leave the generated world.
+# Mixture of families by first step: learn to see, then to copy, then to compare, and last to read
+# titles that are not from the synthetic world. The order of the names affects random draws.
 CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
     (0, {LABELS: 1}),
     (600, {LABELS: 0.3, REPEATS: 1.5, "copying": 2, "text_summary": 2, "fusion": 1.5,
-           "picture_questions": 2, "presence": 2, "image_description": 1, "preference_first": 1,
+           "image_questions": 2, "presence": 2, "image_description": 1, "preference_first": 1,
            "text_comparison": 1.5}),
     (1200, {LABELS: 0.1, REPEATS: 0.6, "copying": 1, "text_summary": 1.4, "fusion": 0.7,
-            "picture_questions": 2.5, "presence": 1.5, "image_description": 0.3,
+            "image_questions": 2.5, "presence": 1.5, "image_description": 0.3,
             "preference_first": 1.2, "preference_update": 2.5, "preference_direct": 0.4,
             "text_comparison": 2, "comparison": 4, "choice_of_two": 0.2}),
     (3000, {LABELS: 0.1, REPEATS: 0.4, "copying": 1, "text_summary": 1.4, "fusion": 0.7,
-            "picture_questions": 1.5, "presence": 0.8, "image_description": 0.3,
+            "image_questions": 1.5, "presence": 0.8, "image_description": 0.3,
             "preference_first": 1.6, "preference_update": 3, "preference_direct": 0.8,
             "text_comparison": 2.5, "comparison": 5.5, "choice_of_two": 0.2}),
-    (OUTSIDE_FROM, {LABELS: 0.1, REPEATS: 0.4, "copying": 1, "text_summary": 6, "fusion": 2,
-                    "picture_questions": 1.5, "presence": 1.2, "image_description": 0.3,
+    (REAL_TITLES_FROM, {LABELS: 0.1, REPEATS: 0.4, "copying": 1, "text_summary": 6, "fusion": 2,
+                    "image_questions": 1.5, "presence": 1.2, "image_description": 0.3,
                     "preference_first": 1.6, "preference_update": 3, "preference_direct": 0.8,
                     "text_comparison": 2.5, "comparison": 5, "choice_of_two": 0.2}),
 )  # fmt: skip
@@ -51,35 +52,35 @@ _BATCH_STREAM: Final = 101
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One family's examples as tensors.
+    """Examples of one family as tensors.
 
     Attributes:
         family: Name of the family.
-        input_ids: int64 [batch, length], padded right.
-        learn: bool [batch, length], True where a token has to be predicted.
-        pixels: float32 [pictures, 3, size, size], normalised to [-1, 1]; None without pictures.
-        codes: int64 [pictures, slots], what the pictures show.
+        input_ids: int64 [batch, length], padded on the right.
+        loss_mask: bool [batch, length], True where a token is a target of the loss.
+        pixels: float32 [images, 3, size, size], normalized to [-1, 1]; `None` without images.
+        codes: int64 [images, slots], the values that the images show.
     """
 
     family: str
     input_ids: Tensor
-    learn: Tensor
+    loss_mask: Tensor
     pixels: Tensor | None
     codes: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """Copy the batch to a device."""
         return Batch(
             self.family,
             self.input_ids.to(device),
-            self.learn.to(device),
+            self.loss_mask.to(device),
             None if self.pixels is None else self.pixels.to(device),
             None if self.codes is None else self.codes.to(device),
         )
 
 
 def family_at(step: int, *, seed: int, part: int = 0) -> str:
-    """The family that a part of a step trains."""
+    """Draw the family that a part of a step trains."""
     mixture = next(mix for start, mix in reversed(CURRICULUM) if step >= start)
     weights = np.array(list(mixture.values()))
     rng = np.random.default_rng([seed, _BATCH_STREAM, step, part])
@@ -96,27 +97,27 @@ def training_batch(
     n_tokens: int,
     part: int = 0,
 ) -> Batch:
-    """The batch of a step, or of one part of it.
+    """Make the batch of one part of a step.
 
     Args:
         step: Number of the step.
-        part: Number of the part; a step may train several families.
-        seed: Seed of the run, out of `world.PRETRAINING_SEEDS`.
-        pool: Covers to show.
+        seed: Seed of the run, in `world.PRETRAINING_SEEDS`.
+        pool: Pool of covers.
         covers: `pool.values()`, computed once.
-        tokenizer: The model's tokenizer.
-        n_tokens: About how many tokens the batch should hold, padding included.
+        tokenizer: Tokenizer of the model.
+        n_tokens: Approximate number of tokens in the batch, padding included.
+        part: Number of the part; each part of a step may train another family.
     """
     rng = np.random.default_rng([seed, _BATCH_STREAM + 1, step, part])
     family = family_at(step, seed=seed, part=part)
     if family == LABELS:
-        chosen = rng.integers(len(covers), size=max(2, n_tokens // 40))
-        return label_batch(pool, chosen, rng=rng)
+        indices = rng.integers(len(covers), size=max(2, n_tokens // 40))
+        return label_batch(pool, indices, rng=rng)
     if family == REPEATS:
         return repeat_batch(len(tokenizer), n_tokens=n_tokens, rng=rng)
     examples: list[Example] = []
     longest = 0
-    source = Source(rng, covers, outside=step >= OUTSIDE_FROM)
+    source = Source(rng, covers, realistic=step >= REAL_TITLES_FROM)
     encoded: list[tuple[list[int], list[bool]]] = []
     while True:
         example = FAMILIES[family](source)
@@ -130,12 +131,21 @@ def training_batch(
 
 
 def image_tokens(pool: CoverPool, *, patch_size: int = 16) -> int:
-    """Number of tokens that one cover takes."""
+    """Return the number of tokens of one cover."""
     return int((pool.pixels.shape[1] // patch_size) ** 2)
 
 
 def encode(example: Example, tokenizer: Any, *, image_tokens: int) -> tuple[list[int], list[bool]]:
-    """Token ids of a dialogue, and which of them are to be learnt."""
+    """Tokenize a dialogue.
+
+    Args:
+        example: The dialogue.
+        tokenizer: Tokenizer of the model.
+        image_tokens: Number of tokens of a cover.
+
+    Returns:
+        Token ids, and whether each of them is a target of the loss.
+    """
     first = "".join(
         part.text if isinstance(part, TextPart) else IMAGE * image_tokens
         for part in example.prompt.messages[0].parts
@@ -143,11 +153,11 @@ def encode(example: Example, tokenizer: Any, *, image_tokens: int) -> tuple[list
     pieces = dialogue_text(first, example.turns)
     encodings = tokenizer.backend_tokenizer.encode_batch([text for text, _ in pieces])
     ids: list[int] = []
-    learn: list[bool] = []
-    for encoding, (_, wanted) in zip(encodings, pieces, strict=True):
+    loss_mask: list[bool] = []
+    for encoding, (_, is_target) in zip(encodings, pieces, strict=True):
         ids += encoding.ids
-        learn += [wanted] * len(encoding.ids)
-    return ids, learn
+        loss_mask += [is_target] * len(encoding.ids)
+    return ids, loss_mask
 
 
 def collate(
@@ -158,44 +168,53 @@ def collate(
     pool: CoverPool,
     rng: np.random.Generator | None,
 ) -> Batch:
-    """Pad and stack; covers are varied a little where a generator is given."""
+    """Pad and stack encoded examples.
+
+    Args:
+        family: Name of their family.
+        examples: The dialogues.
+        encoded: Result of `encode` for each of them.
+        pool: Pool of covers.
+        rng: Generator for image augmentation, `None` for none.
+    """
     length = -(-max(len(ids) for ids, _ in encoded) // 16) * 16
     input_ids = torch.zeros(len(encoded), length, dtype=torch.long)
-    learn = torch.zeros(len(encoded), length, dtype=torch.bool)
-    for row, (ids, wanted) in enumerate(encoded):
+    loss_mask = torch.zeros(len(encoded), length, dtype=torch.bool)
+    for row, (ids, is_target) in enumerate(encoded):
         input_ids[row, : len(ids)] = torch.tensor(ids)
-        learn[row, : len(ids)] = torch.tensor(wanted)
+        loss_mask[row, : len(ids)] = torch.tensor(is_target)
     shown = [example.cover for example in examples if example.cover is not None]
     pixels = _pixels(pool, np.array(shown), rng) if shown else None
     codes = torch.from_numpy(pool.codes[shown].astype(np.int64)) if shown else None
-    return Batch(family, input_ids, learn, pixels, codes)
+    return Batch(family, input_ids, loss_mask, pixels, codes)
 
 
-def label_batch(pool: CoverPool, chosen: np.ndarray, *, rng: np.random.Generator | None) -> Batch:
-    """Covers alone, for classification."""
+def label_batch(pool: CoverPool, indices: np.ndarray, *, rng: np.random.Generator | None) -> Batch:
+    """Make a batch of covers without text, for classification."""
     none = torch.zeros(0, 0)
-    codes = torch.from_numpy(pool.codes[chosen].astype(np.int64))
-    return Batch(LABELS, none.long(), none.bool(), _pixels(pool, chosen, rng), codes)
+    codes = torch.from_numpy(pool.codes[indices].astype(np.int64))
+    return Batch(LABELS, none.long(), none.bool(), _pixels(pool, indices, rng), codes)
 
 
 def repeat_batch(vocabulary: int, *, n_tokens: int, rng: np.random.Generator) -> Batch:
-    """Random ordinary tokens repeated twice or more; all but the first round is learnt."""
+    """Make a batch of random tokens that repeat; all but the first repetition are targets."""
     length = int(rng.integers(4, 65))
-    rounds = max(2, 64 // length)
-    shape = (max(1, n_tokens // (length * rounds)), length)
+    n_repeats = max(2, 64 // length)
+    shape = (max(1, n_tokens // (length * n_repeats)), length)
     once = torch.from_numpy(rng.integers(len(SPECIAL_TOKENS), vocabulary, size=shape))
-    input_ids = once.repeat(1, rounds)  # [batch, rounds * length]
-    learn = torch.zeros_like(input_ids, dtype=torch.bool)
-    learn[:, length:] = True
-    return Batch(REPEATS, input_ids, learn, None, None)
+    input_ids = once.repeat(1, n_repeats)  # [batch, n_repeats * length]
+    loss_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    loss_mask[:, length:] = True
+    return Batch(REPEATS, input_ids, loss_mask, None, None)
 
 
-def _pixels(pool: CoverPool, chosen: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-    images = pool.pixels[chosen]
+def _pixels(pool: CoverPool, indices: np.ndarray, rng: np.random.Generator | None) -> Tensor:
+    """Normalize covers; with a generator, also flip and shift them at random."""
+    images = pool.pixels[indices]
     if rng is not None:
         flipped = rng.random(len(images)) < 0.5
         images[flipped] = images[flipped, :, ::-1]
         down, right = (int(n) for n in rng.integers(-4, 5, 2))
         images = np.roll(images, (down, right), axis=(1, 2))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # [pictures, 3, size, size]
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # [images, 3, size, size]
     return pixels / 127.5 - 1.0

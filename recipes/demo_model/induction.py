@@ -1,9 +1,9 @@
-"""A start for copying: attention heads that can repeat what stands in the text, set by hand.
+"""Initial weights for copying: attention heads that repeat earlier text, set by hand.
 
-Part of the packaged model's initial weights. Repeating a name takes two heads in a row: one that
-looks one token back, and one that finds the place where the present token stood before and takes
-what followed it ("induction heads", Olsson et al. 2022, arXiv:2209.11895). A small model finds
-them late or never; here some heads start as such a pair and training bends them as it likes.
+Repeating a name takes two heads in a row: a previous-token head, and an induction head, which finds
+the earlier occurrence of the current token and attends to the token after it (Olsson et al. 2022,
+arXiv:2209.11895). A small model learns such heads late or never. Here some heads start as such a
+pair; training may change them freely.
 """
 
 from __future__ import annotations
@@ -13,65 +13,76 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-# How sharply the first head looks one token back, and the others look for their own token; how
-# loudly each writes to the residual stream. Found by trial: the untrained model then repeats
-# about half of a text of random tokens.
-_BACK: Final = 7.0
-_MATCH: Final = 3.0
-_TAG: Final = 1.5
-_COPY: Final = 3.0
-_N_COPYING: Final = 3
+# Scales of the hand-set weights, found by trial: the untrained model then repeats about half of a
+# text of random tokens.
+_PREVIOUS_SHARPNESS: Final = 7.0  # attention of the previous-token head
+_MATCH_SHARPNESS: Final = 3.0  # attention of the induction heads
+_PREVIOUS_OUTPUT: Final = 1.5  # output of the previous-token head
+_COPY_OUTPUT: Final = 3.0  # output of the induction heads
+_N_INDUCTION_HEADS: Final = 3
 
 
 def can_copy(config: Any) -> bool:
-    """Whether a decoder is large enough for `start_copying`: two layers of four heads."""
-    return bool(config.num_hidden_layers > 1 and config.num_attention_heads > _N_COPYING)
+    """Check that a decoder has enough layers (2) and heads (4) for `start_copying`."""
+    return bool(config.num_hidden_layers > 1 and config.num_attention_heads > _N_INDUCTION_HEADS)
 
 
 def start_copying(decoder: Any) -> None:
-    """Set one head of the first layer and three of the second, in place.
+    """Set a previous-token head in the first layer and three induction heads in the second.
 
     Args:
-        decoder: A Llama decoder with biases in its attention; `can_copy` holds for its
-            configuration.
+        decoder: A Llama decoder with attention biases, changed in place. `can_copy` must be true
+            for its configuration.
     """
     first, second = (layer.self_attn for layer in decoder.layers[:2])
     size = first.head_dim
     rates = decoder.rotary_emb.inv_freq.float()  # [size / 2]
     width = first.q_proj.in_features
     with torch.no_grad():
-        read, write = _rows(size, width), _rows(size, width)
-        _look_back(first, rates)
+        # The previous-token head reads the token with `read` and stores it with `write`.
+        read, write = _orthonormal_rows(size, width), _orthonormal_rows(size, width)
+        _set_previous_token_attention(first, rates)
         first.v_proj.weight[:size] = read
-        first.o_proj.weight[:, :size] = _TAG * write.T
-        # Rotary positions hardly turn the second half of the pairs: what is equal stays equal.
+        first.o_proj.weight[:, :size] = _PREVIOUS_OUTPUT * write.T
+        # Rotary embeddings hardly rotate the second half of the pairs, so equal content stays equal
+        # there at any distance.
         slow = torch.arange(size // 4, size // 2)
         dims = torch.cat([slow, slow + size // 2])
-        for head in range(_N_COPYING):
+        for head in range(_N_INDUCTION_HEADS):
+            # The query is the current token; the key is the token before each position.
             rows = (torch.arange(len(dims)) + head * len(dims)) % size
-            _match(second, head, dims, read[rows], write[rows])
-            values = _rows(size, width)
-            place = slice(head * size, (head + 1) * size)
-            second.v_proj.weight[place] = values
-            second.o_proj.weight[:, place] = _COPY * values.T
+            _set_match_attention(second, head, dims, read[rows], write[rows])
+            values = _orthonormal_rows(size, width)
+            head_rows = slice(head * size, (head + 1) * size)
+            second.v_proj.weight[head_rows] = values
+            second.o_proj.weight[:, head_rows] = _COPY_OUTPUT * values.T
 
 
-def _look_back(attention: Any, rates: Tensor) -> None:
-    # Constant queries and keys, turned against each other by the distance of one token.
+def _set_previous_token_attention(attention: Any, rates: Tensor) -> None:
+    """Make the first head attend to the previous token.
+
+    Queries and keys are constants, rotated against each other by the distance of one token.
+    """
     half = len(rates)
     attention.q_proj.weight[: 2 * half] = 0
     attention.k_proj.weight[: 2 * half] = 0
-    attention.q_proj.bias[: 2 * half] = _BACK * torch.cat([rates.cos(), -rates.sin()])
-    attention.k_proj.bias[: 2 * half] = _BACK * torch.cat([torch.ones(half), torch.zeros(half)])
+    query = torch.cat([rates.cos(), -rates.sin()])
+    key = torch.cat([torch.ones(half), torch.zeros(half)])
+    attention.q_proj.bias[: 2 * half] = _PREVIOUS_SHARPNESS * query
+    attention.k_proj.bias[: 2 * half] = _PREVIOUS_SHARPNESS * key
 
 
-def _match(attention: Any, head: int, dims: Tensor, token: Tensor, tag: Tensor) -> None:
-    places = dims + head * attention.head_dim
-    for projection, rows in ((attention.q_proj, token), (attention.k_proj, tag)):
-        projection.weight[head * attention.head_dim : (head + 1) * attention.head_dim] = 0
-        projection.weight[places] = _MATCH * rows
+def _set_match_attention(
+    attention: Any, head: int, dims: Tensor, query: Tensor, key: Tensor
+) -> None:
+    """Make a head attend to positions whose key projection equals its query projection."""
+    head_rows = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+    for projection, rows in ((attention.q_proj, query), (attention.k_proj, key)):
+        projection.weight[head_rows] = 0
+        projection.weight[dims + head * attention.head_dim] = _MATCH_SHARPNESS * rows
 
 
-def _rows(n: int, width: int) -> Tensor:
+def _orthonormal_rows(n: int, width: int) -> Tensor:
+    """Draw n random orthonormal rows, shape [n, width]."""
     columns: Tensor = torch.linalg.qr(torch.randn(width, n))[0]
-    return columns.T  # [n, width], orthonormal
+    return columns.T

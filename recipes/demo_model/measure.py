@@ -1,8 +1,10 @@
-"""What the packaged model can do, on worlds it never saw: `python -m recipes.demo_model.measure`.
+"""Evaluation of the demo model on worlds that it never saw: the last step of the recipe.
 
-The last step of the model's own flow. The model answers the pipeline's prompts greedily; its
-words are compared with what the world's items show and with what the symbolic teacher says. The
-result goes to standard output as JSON, next to the ceilings of the same world.
+The model answers the pipeline's prompts greedily. Its answers are compared with the slot values of
+the world's items and with the preferences of the symbolic teacher. Run it from the repository root;
+it prints JSON:
+
+    python -m recipes.demo_model.measure --weights build/weights
 """
 
 from __future__ import annotations
@@ -38,16 +40,16 @@ from mllm_msr.types import Prompt
 from recipes.demo_model.quiz import quiz
 from recipes.demo_model.teacher import ceilings, recurrent_preference
 
-_NOUN: Final = "video"
-_BLOCK: Final = 3
+_ITEM_TYPE: Final = "video"
+_BLOCK_SIZE: Final = 3
 
 
 class Writer:
-    """The model as a writer of greedy answers.
+    """Model that answers prompts greedily.
 
     Args:
-        folder: Hugging Face files of the model.
-        batch_size: Prompts in a batch.
+        folder: Checkpoint of the model.
+        batch_size: Prompts per batch.
     """
 
     def __init__(self, folder: Path, *, batch_size: int = 50) -> None:
@@ -57,7 +59,7 @@ class Writer:
         self._batch_size = batch_size
 
     def write(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Answers, in the order of the prompts."""
+        """Answer prompts, in their order."""
         rendered = [self._renderer.render(prompt) for prompt in prompts]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i].input_ids))
         answers = [""] * len(rendered)
@@ -76,7 +78,7 @@ class Writer:
 
 
 def read_values(text: str) -> PartialValues:
-    """The first value of each slot that a text names, None where it names none."""
+    """Return the first value of each slot that occurs in a text, `None` if there is none."""
     words = re.findall(r"[a-z]+", text.lower())
     return tuple(next((word for word in words if word in slot.values), None) for slot in SLOTS)
 
@@ -90,141 +92,141 @@ def measure(
     n_questions: int = 400,
     titles: Sequence[str] = (),
 ) -> Mapping[str, Any]:
-    """Run the pipeline's prompts over an unseen world and count what is right.
+    """Run the pipeline's prompts on an unseen world and compute accuracies.
 
     Args:
-        folder: Hugging Face files of the model.
-        seed: Seed of the world, out of `MEASURE_SEEDS`.
-        n_items: Size of its catalogue.
-        n_users: Number of its users.
-        n_questions: Questions of each family.
-        titles: Titles of the world outside, to be summarised.
+        folder: Checkpoint of the model.
+        seed: Seed of the world, in `MEASURE_SEEDS`.
+        n_items: Number of items.
+        n_users: Number of users.
+        n_questions: Questions per family.
+        titles: Titles from real catalogs, to summarize.
 
     Returns:
-        Shares in [0, 1]: per slot for image descriptions, text summaries and fused summaries; of
-        names carried over; of preferences that agree with the teacher's, after the last block of
-        the whole recurrent chain; answers to single questions (`quiz`); of outside titles, the
-        share of a summary's content words that occur in its title; some texts as samples; the
-        world's ceilings.
+        Accuracies in [0, 1]: by slot for image descriptions, text summaries and fused summaries;
+        of names in summaries; by slot for the preferences after the last block, against the
+        teacher's; of single questions (`quiz`). Further the source coverage of the summaries of
+        `titles`, samples of the texts, and the ceilings of the world.
     """
     world = make_world(seed, n_items=n_items, n_users=n_users)
     writer = Writer(folder)
-    with tempfile.TemporaryDirectory() as place:
-        covers = _draw(world.items, Path(place))
-        pictures, texts, fused = _summaries(writer, world.items, covers)
-        truth = [item.values for item in world.items]
-        answers = quiz(writer.write, covers, truth, seed=seed, n_examples=n_questions)
-    outside = _outside(writer, titles)
+    values = [item.values for item in world.items]
+    with tempfile.TemporaryDirectory() as folder_name:
+        covers = [Path(folder_name) / f"{number}.png" for number in range(n_items)]
+        for item, cover in zip(world.items, covers, strict=True):
+            draw_cover(item).save(cover)
+        descriptions, summaries, fused = _summaries(writer, world.items, covers)
+        questions = quiz(writer.write, covers, values, seed=seed, n_examples=n_questions)
+    prompts = [_title_prompt(title) for title in titles]
+    title_summaries = writer.write(prompts)
     names = [item.name for item in world.items]
-    preference_history = _preferences(writer, fused, [user.history[:-1] for user in world.users])
-    wanted = [
-        recurrent_preference([truth[i] for i in user.history[:-1]], block_size=_BLOCK)[-1]
+    preferences = _preferences(writer, fused, [user.history[:-1] for user in world.users])
+    expected = [
+        recurrent_preference([values[i] for i in user.history[:-1]], block_size=_BLOCK_SIZE)[-1]
         for user in world.users
     ]
+    all_slots = range(len(SLOTS))
     return {
-        "image_description": _agreement(pictures, truth, IMAGE_SLOTS),
-        "text_summary": _agreement(texts, truth, TEXT_SLOTS),
-        "fusion": _agreement(fused, truth, range(len(SLOTS))),
-        "names_in_text_summary": _carried(texts, names),
-        "names_in_fusion": _carried(fused, names),
-        "preference": _agreement([texts[-1] for texts in preference_history], wanted, range(len(SLOTS))),
-        "questions": answers,
-        "outside_titles": _carried_shares(outside, titles),
+        "image_description": _slot_accuracy(descriptions, values, IMAGE_SLOTS),
+        "text_summary": _slot_accuracy(summaries, values, TEXT_SLOTS),
+        "fusion": _slot_accuracy(fused, values, all_slots),
+        "names_in_text_summary": _share_with_name(summaries, names),
+        "names_in_fusion": _share_with_name(fused, names),
+        "preference": _slot_accuracy([texts[-1] for texts in preferences], expected, all_slots),
+        "questions": questions,
+        "external_titles": _mean_coverage(title_summaries, titles),
         "samples": {
-            "text_summary": texts[:3], "image_description": pictures[:40], "fusion": fused[:3],
-            "preferences": preference_history[:20], "outside_titles": outside[:10],
+            "text_summary": summaries[:3], "image_description": descriptions[:40],
+            "fusion": fused[:3], "preferences": preferences[:20],
+            "external_titles": title_summaries[:10],
         },
         "ceilings": ceilings(world),
     }  # fmt: skip
 
 
-def _draw(items: Sequence[WorldItem], place: Path) -> list[Path]:
-    covers = [place / f"{number}.png" for number in range(len(items))]
-    for item, cover in zip(items, covers, strict=True):
-        draw_cover(item).save(cover)
-    return covers
+def _title_prompt(title: str, text: str = "") -> Prompt:
+    data = {"title": title, "text": text, "words": 40}
+    return render("text_summary", data, item_type=_ITEM_TYPE)
 
 
 def _summaries(
     writer: Writer, items: Sequence[WorldItem], covers: Sequence[Path]
 ) -> tuple[list[str], list[str], list[str]]:
-    pictures = writer.write(
+    """Return image descriptions, text summaries and fused summaries of items."""
+    descriptions = writer.write(
         [
-            render("image_description", {"words": 40}, item_type=_NOUN, image=cover)
+            render("image_description", {"words": 40}, item_type=_ITEM_TYPE, image=cover)
             for cover in covers
         ]
     )
-    titles = [
-        {"title": language.title(item), "text": language.text(item), "words": 40} for item in items
-    ]
-    texts = writer.write([render("text_summary", data, item_type=_NOUN) for data in titles])
-    pairs = [
-        {"text_summary": text, "image_summary": picture, "words": 60}
-        for text, picture in zip(texts, pictures, strict=True)
-    ]
-    return (
-        pictures,
-        texts,
-        writer.write([render("fusion", data, item_type=_NOUN) for data in pairs]),
+    summaries = writer.write(
+        [_title_prompt(language.title(item), language.text(item)) for item in items]
     )
+    pairs = [
+        {"text_summary": summary, "image_summary": description, "words": 60}
+        for summary, description in zip(summaries, descriptions, strict=True)
+    ]
+    fused = writer.write([render("fusion", data, item_type=_ITEM_TYPE) for data in pairs])
+    return descriptions, summaries, fused
 
 
-def _outside(writer: Writer, titles: Sequence[str]) -> list[str]:
-    asked = [{"title": title, "text": "", "words": 40} for title in titles]
-    return writer.write([render("text_summary", data, item_type=_NOUN) for data in asked])
-
-
-def _carried_shares(texts: Sequence[str], titles: Sequence[str]) -> dict[str, float]:
-    shares = [source_coverage(text, title) for text, title in zip(texts, titles, strict=True)]
+def _mean_coverage(summaries: Sequence[str], titles: Sequence[str]) -> dict[str, float]:
+    """Return the mean source coverage of summaries with content words, and their number."""
+    pairs = zip(summaries, titles, strict=True)
+    shares = [source_coverage(summary, title) for summary, title in pairs]
     known = [share for share in shares if share is not None]
-    return {"carried": round(float(np.mean(known)), 3), "n": len(known)} if known else {"n": 0}
+    if not known:
+        return {"n": 0}
+    return {"source_coverage": round(float(np.mean(known)), 3), "n": len(known)}
 
 
 def _preferences(
     writer: Writer, summaries: Sequence[str], histories: Sequence[Sequence[int]]
 ) -> list[list[str]]:
-    preference_histories: list[list[str]] = [[] for _ in histories]
-    for start in range(0, max(len(history) for history in histories), _BLOCK):
+    """Infer the preference of each user after each block of the history."""
+    preferences: list[list[str]] = [[] for _ in histories]
+    for start in range(0, max(len(history) for history in histories), _BLOCK_SIZE):
         active = [user for user, history in enumerate(histories) if len(history) > start]
-        asked = []
+        prompts = []
         for user in active:
-            block = [summaries[i] for i in histories[user][start : start + _BLOCK]]
+            block = [summaries[i] for i in histories[user][start : start + _BLOCK_SIZE]]
             data: dict[str, object] = {"summaries": block, "words": 80}
             if start:
-                data["preference"] = preference_histories[user][-1]
+                data["preference"] = preferences[user][-1]
             name = "preference_update" if start else "preference_first"
-            asked.append(render(name, data, item_type=_NOUN))
-        for user, text in zip(active, writer.write(asked), strict=True):
-            preference_histories[user].append(text)
-    return preference_histories
+            prompts.append(render(name, data, item_type=_ITEM_TYPE))
+        for user, text in zip(active, writer.write(prompts), strict=True):
+            preferences[user].append(text)
+    return preferences
 
 
-def _agreement(
-    texts: Sequence[str], truth: Sequence[PartialValues], slots: Sequence[int]
+def _slot_accuracy(
+    texts: Sequence[str], expected: Sequence[PartialValues], slots: Sequence[int]
 ) -> dict[str, float]:
-    said = [read_values(text) for text in texts]
+    """Return for each slot the share of texts with the expected value."""
+    found = [read_values(text) for text in texts]
     return {
         SLOTS[slot].name: round(
-            float(np.mean([a[slot] == b[slot] for a, b in zip(said, truth, strict=True)])), 3
+            float(np.mean([a[slot] == b[slot] for a, b in zip(found, expected, strict=True)])), 3
         )
         for slot in slots
     }
 
 
-def _carried(texts: Sequence[str], names: Sequence[str]) -> float:
+def _share_with_name(texts: Sequence[str], names: Sequence[str]) -> float:
     return round(float(np.mean([n in text for n, text in zip(names, texts, strict=True)])), 3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the packaged model, or the one in a folder, and print JSON."""
+    """Evaluate the packaged model, or another checkpoint, and print JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--weights", type=Path, help="folder of the model [the packaged one]")
-    parser.add_argument("--seed", type=int, default=MEASURE_SEEDS.start)
-    parser.add_argument("--items", type=int, default=200)
-    parser.add_argument("--users", type=int, default=100)
-    parser.add_argument("--questions", type=int, default=400, help="of each family")
-    parser.add_argument("--titles", type=Path, help="text file of outside titles, one per line")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", type=Path, help="checkpoint folder [packaged model]")
+    parser.add_argument("--seed", type=int, default=MEASURE_SEEDS.start, help="world seed")
+    parser.add_argument("--items", type=int, default=200, help="number of items")
+    parser.add_argument("--users", type=int, default=100, help="number of users")
+    parser.add_argument("--questions", type=int, default=400, help="questions per family")
+    parser.add_argument("--titles", type=Path, help="file with real titles, one per line")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = args.weights or weights_folder()

@@ -1,7 +1,7 @@
-"""A pool of drawn covers on disk, so that training never waits for drawing.
+"""Pool of covers on disk, so that training never waits for drawing.
 
-Two NumPy arrays in a folder, `covers.npy` [n, size, size, 3] and `values.npy` [n, slots], both
-uint8 and read by memory map. The folder lies outside the package and can be drawn again at will.
+A pool is a folder with two NumPy arrays of type uint8: `covers.npy` [n, size, size, 3], opened as a
+memory map, and `values.npy` [n, slots]. It can be deleted at any time; it is then drawn again.
 """
 
 from __future__ import annotations
@@ -22,49 +22,52 @@ _CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class CoverPool:
-    """Covers and what they show.
+    """Covers and the slot values that they show.
 
     Attributes:
         pixels: uint8 [n, size, size, 3].
-        codes: uint8 [n, slots], numbers of the slots' values.
+        codes: uint8 [n, slots]. Index of each value in its slot's values.
     """
 
     pixels: np.ndarray
     codes: np.ndarray
 
     def values(self) -> list[Values]:
-        """Slot values of each cover, in words."""
+        """Return the slot values of each cover as words."""
         return [decode(row) for row in self.codes]
 
 
 def open_pool(folder: Path, *, n_covers: int, size: int, seed: int, workers: int = 1) -> CoverPool:
-    """Open a pool, drawing it first where it does not exist.
+    """Open a pool, and draw it first if it does not exist.
 
     Args:
-        folder: Where it lies; one subfolder per size, seed and number.
+        folder: Parent folder; each combination of size, seed and number has its own subfolder.
         n_covers: Number of covers.
-        size: Width and height in pixels; drawn at 256 and reduced, as the processor does.
+        size: Width and height in pixels. Covers are drawn at 256 pixels and reduced, as the
+            model's processor does.
         seed: Seed of the items.
-        workers: Processes that draw.
+        workers: Number of processes that draw.
     """
-    place = folder / f"{COVER_VERSION}-{size}-{seed}-{n_covers}"
-    if not place.exists():
+    path = folder / f"{COVER_VERSION}-{size}-{seed}-{n_covers}"
+    if not path.exists():
         starts = range(0, n_covers, _CHUNK)
         jobs = [(seed, start, min(_CHUNK, n_covers - start), size) for start in starts]
         with ProcessPoolExecutor(workers) as executor:
             parts = list(executor.map(_draw_chunk, jobs))
-        half_made = place.with_name(f"{place.name}.{os.getpid()}")
-        half_made.mkdir(parents=True)
-        np.save(half_made / "covers.npy", np.concatenate([pixels for pixels, _ in parts]))
-        np.save(half_made / "values.npy", np.concatenate([codes for _, codes in parts]))
-        half_made.rename(place)
+        # Renaming is atomic, so an interrupted run leaves no incomplete pool.
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.mkdir(parents=True)
+        np.save(temporary / "covers.npy", np.concatenate([pixels for pixels, _ in parts]))
+        np.save(temporary / "values.npy", np.concatenate([codes for _, codes in parts]))
+        temporary.rename(path)
     return CoverPool(
-        np.load(place / "covers.npy", mmap_mode="r", allow_pickle=False),
-        np.load(place / "values.npy", allow_pickle=False),
+        np.load(path / "covers.npy", mmap_mode="r", allow_pickle=False),
+        np.load(path / "values.npy", allow_pickle=False),
     )
 
 
 def _draw_chunk(job: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the covers of one job (seed, start, number, size) and return pixels and codes."""
     seed, start, n_covers, size = job
     rng = np.random.default_rng([seed, 5, start])
     pixels = np.empty((n_covers, size, size, 3), dtype=np.uint8)

@@ -1,10 +1,15 @@
-"""The training recipe of the packaged model: `python -m recipes.demo_model.pretrain`.
+"""Pre-training of the demo model on a curriculum of generic skills (`batches.CURRICULUM`).
 
-One loop over a curriculum of generic skills (`batches.CURRICULUM`). Hidden matrices are trained
-by Muon, everything else by AdamW, under a schedule of the learning rate in two parts: warm-up,
-constant, linear decay; then, for the last skill, a lower start and another decay. A run can be
-stopped at any moment and continued by the same command; `--export` writes the running average of
-the weights as standard Hugging Face files.
+Muon trains the hidden matrices and AdamW all other parameters. The learning rate follows two
+phases: warm-up, constant and linear decay; then, for the last skill, a lower start and another
+decay. Run it from the repository root; interrupt it at any time and continue with the same command:
+
+    python -m recipes.demo_model.pretrain --output build/demo-model --resume
+
+`--export FOLDER` writes the moving average of the newest checkpoint as Hugging Face files, in the
+form of the packaged `src/mllm_msr/demo_model/weights`:
+
+    python -m recipes.demo_model.pretrain --output build/demo-model --export build/weights
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from recipes.demo_model.architecture import (
     make_model,
     make_processor,
     make_tokenizer,
-    start_forms_alike,
+    tie_word_forms,
 )
 from recipes.demo_model.corpus import FAMILIES, Source
 from recipes.demo_model.learner import Learner
@@ -41,34 +46,37 @@ from recipes.demo_model.probes import probe, probe_batches
 
 logger = logging.getLogger(__name__)
 
-_WARM_UP: Final = 50
-_DECAY_SHARE: Final = 0.4
-# The second part is as long as the curriculum's last row of 1,000 steps in 6,000.
-_SECOND_SHARE: Final = 1 / 6
-_SECOND_START: Final = 0.4
-# Families in one step. With one alone, and at twice the rate, repeating was unlearnt while
-# comparing was learnt; which of the two did it was not isolated.
+_WARM_UP_STEPS: Final = 50
+_DECAY_SHARE: Final = 0.4  # of the first phase
+# The second phase is the last row of the curriculum: 1,000 of 6,000 steps.
+_SECOND_PHASE_SHARE: Final = 1 / 6
+_SECOND_PHASE_START: Final = 0.4  # of the peak learning rate
+# Number of families per step. With one family per step and twice the learning rate, the model
+# forgot copying while it learned comparing; the two changes were not tested separately.
 _N_PARTS: Final = 3
 _AVERAGE_DECAY: Final = 0.995
 
 
 class Run:
-    """A training run in a folder: model, optimisers, data, step.
+    """A training run in a folder: model, optimizers, data and step.
 
     Args:
-        output: Folder of the run; checkpoints, tokenizer and log lie in it.
-        pool_folder: Folder of the drawn covers.
-        n_steps: Length of the schedule.
-        n_tokens: Tokens per batch, about.
-        n_covers: Number of covers to draw for training.
-        n_unseen: Number of covers to draw for the probes.
-        n_tokenizer: Examples of each family that the tokenizer is trained on.
-        learning_rate: Peak rate of AdamW.
-        matrix_rate: Peak rate of Muon.
+        output: Folder of the run, for checkpoints, tokenizer and log.
+        pool_folder: Folder of the cover pools.
+        n_steps: Number of steps of the learning-rate schedule.
+        n_tokens: Approximate number of tokens per step.
+        n_covers: Number of covers for training.
+        n_held_out: Number of covers for the probes.
+        n_tokenizer: Number of examples per family for training the tokenizer.
+        learning_rate: Peak learning rate of AdamW.
+        matrix_rate: Peak learning rate of Muon.
         device: "cpu" or "cuda".
-        seed: Seed of weights and batches.
-        workers: Processes that draw covers.
-        shape: Arguments of `make_config` that differ from its defaults.
+        seed: Seed of weights and batches, in `world.PRETRAINING_SEEDS`.
+        workers: Number of processes that draw covers.
+        shape: Arguments of `make_config` that differ from the defaults.
+
+    Raises:
+        UsageError: The seed is reserved for demo and measurement worlds.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Run:
         n_steps: int,
         n_tokens: int = 3072,
         n_covers: int = 20_000,
-        n_unseen: int = 1_000,
+        n_held_out: int = 1_000,
         n_tokenizer: int = 1_500,
         learning_rate: float = 1.5e-3,
         matrix_rate: float = 1e-2,
@@ -90,9 +98,8 @@ class Run:
     ) -> None:
         if seed not in PRETRAINING_SEEDS:
             raise UsageError(
-                needed=f"a seed in {PRETRAINING_SEEDS}",
-                received=str(seed),
-                remedy="choose another; the rest is kept for worlds that are shown or measured",
+                f"{seed} is not a pre-training seed. Choose one in {PRETRAINING_SEEDS}; other "
+                "seeds are reserved for demo and measurement worlds."
             )
         self.output, self.n_steps, self.n_tokens, self.seed = output, n_steps, n_tokens, seed
         self.device = torch.device(device)
@@ -101,32 +108,39 @@ class Run:
         size = shape.get("image_size", 96)
         self.pool = open_pool(pool_folder, n_covers=n_covers, size=size, seed=seed, workers=workers)
         self.covers = self.pool.values()
-        unseen = open_pool(pool_folder, n_covers=n_unseen, size=size, seed=MEASURE_SEEDS.start)
+        held_out = open_pool(pool_folder, n_covers=n_held_out, size=size, seed=MEASURE_SEEDS.start)
         self.tokenizer = open_tokenizer(
             output / "tokenizer", self.pool, seed=seed, n_examples=n_tokenizer
         )
         config = make_config(vocabulary=len(self.tokenizer), **shape)
         model = make_model(config, seed=seed)
-        start_forms_alike(model, self.tokenizer, [v for slot in SLOTS for v in slot.values])
+        tie_word_forms(model, self.tokenizer, [v for slot in SLOTS for v in slot.values])
         self.learner = Learner(model).to(self.device)
-        self.probes = probe_batches(unseen, self.tokenizer)
+        self.probes = probe_batches(held_out, self.tokenizer)
         self.average = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
-        self.optimisers, self.rates = make_optimisers(
+        self.optimizers, self.rates = make_optimizers(
             self.learner, learning_rate=learning_rate, matrix_rate=matrix_rate
         )
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, where there is one."""
-        place = training_state.newest(self.output)
-        if place is not None:
-            facts = training_state.load(
-                place, module=self.learner, average=self.average, optimisers=self.optimisers
+        """Load the newest checkpoint, if there is one."""
+        checkpoint = training_state.newest(self.output)
+        if checkpoint is not None:
+            state = training_state.load(
+                checkpoint, module=self.learner, average=self.average, optimizers=self.optimizers
             )
-            self.step = int(facts["step"])
+            self.step = int(state["step"])
             logger.info("resumed at step %d", self.step)
 
     def train_step(self) -> tuple[list[tuple[str, float]], int]:
-        """One step over parts of several families: each one's loss, and the number of tokens."""
+        """Train one step, which has several parts.
+
+        Returns:
+            Family and loss of each part, and the number of tokens.
+
+        Raises:
+            NonFiniteLossError: The loss is NaN or infinite.
+        """
         losses: list[tuple[str, float]] = []
         n_tokens = 0
         for part in range(_N_PARTS):
@@ -139,11 +153,11 @@ class Run:
             losses.append((batch.family, float(loss.detach())))
             n_tokens += batch.input_ids.numel()
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * schedule(self.step, n_steps=self.n_steps)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
         return losses, n_tokens
@@ -153,9 +167,8 @@ class Run:
             loss: Tensor = self.learner(batch.to(self.device))[0]
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
-                needed="a finite loss",
-                received=f"{loss.item()} at step {self.step}",
-                remedy="resume with a lower learning rate",
+                f"The loss is {loss.item()} at step {self.step}. "
+                "Resume from the last checkpoint with a lower learning rate."
             )
         return loss
 
@@ -167,51 +180,59 @@ class Run:
                     self.average[name].lerp_(tensor, 1 - decay)
 
     def probe(self) -> dict[str, float]:
-        """Accuracies of the running average on unseen material."""
-        mine = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
+        """Compute the accuracies of the averaged weights on held-out material."""
+        weights = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
         self.learner.load_state_dict(self.average)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             found = probe(self.learner, [b.to(self.device) for b in self.probes], self.tokenizer)
-        self.learner.load_state_dict(mine)
+        self.learner.load_state_dict(weights)
         return found
 
     def save(self) -> Path:
-        """Write a checkpoint."""
+        """Write a checkpoint and return its folder."""
         return training_state.save(
             self.output, self.step, module=self.learner, average=self.average,
-            optimisers=self.optimisers, facts={"seed": self.seed, "n_steps": self.n_steps},
+            optimizers=self.optimizers, metadata={"seed": self.seed, "n_steps": self.n_steps},
         )  # fmt: skip
 
     def export(self, folder: Path) -> None:
-        """Write the averaged model in bfloat16 as Hugging Face files."""
-        mine = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
+        """Write the averaged weights in bfloat16 as Hugging Face files."""
+        weights = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
         self.learner.load_state_dict(self.average)
         model: Any = self.learner.model
         model.to(torch.bfloat16).save_pretrained(folder)
         make_processor(self.tokenizer, model.config).save_pretrained(folder)
         model.to(torch.float32)
-        self.learner.load_state_dict(mine)
+        self.learner.load_state_dict(weights)
 
 
 def schedule(step: int, *, n_steps: int) -> float:
-    """Factor of the learning rate: warm-up, constant, decay to zero; a lower start, decay again."""
-    first = round(n_steps * (1 - _SECOND_SHARE))
+    """Return the factor of the learning rate at a step, in [0, 1].
+
+    First phase: warm-up, constant, linear decay to zero. Second phase: a lower start and linear
+    decay to zero.
+    """
+    first = round(n_steps * (1 - _SECOND_PHASE_SHARE))
     if step >= first:
-        return _SECOND_START * (n_steps - step) / max(1, n_steps - first)
+        return _SECOND_PHASE_START * (n_steps - step) / max(1, n_steps - first)
     decay = (first - step) / max(1.0, _DECAY_SHARE * first)
-    return float(max(0.0, min(1.0, (step + 1) / _WARM_UP, decay)))
+    return float(max(0.0, min(1.0, (step + 1) / _WARM_UP_STEPS, decay)))
 
 
-def make_optimisers(
+def make_optimizers(
     learner: Learner, *, learning_rate: float, matrix_rate: float
 ) -> tuple[dict[str, torch.optim.Optimizer], dict[str, float]]:
-    """Muon for the hidden matrices, AdamW for the rest, and the peak rate of each."""
+    """Make Muon for the hidden matrices and AdamW for all other parameters.
+
+    Returns:
+        The optimizers and their peak learning rates, by name.
+    """
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in learner.named_parameters():
         hidden = ".layers." in name and parameter.ndim == 2
         (matrices if hidden else others).append(parameter)
-    optimisers: dict[str, torch.optim.Optimizer] = {
+    optimizers: dict[str, torch.optim.Optimizer] = {
         "adamw": torch.optim.AdamW(
             others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         ),
@@ -219,13 +240,13 @@ def make_optimisers(
             matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="original"
         ),
     }
-    return optimisers, {"adamw": learning_rate, "muon": matrix_rate}
+    return optimizers, {"adamw": learning_rate, "muon": matrix_rate}
 
 
 def open_tokenizer(folder: Path, pool: CoverPool, *, seed: int, n_examples: int) -> Any:
-    """The run's tokenizer, trained on examples of every family where it does not exist."""
+    """Load the tokenizer of a run; if it does not exist, train it on examples of every family."""
     if not folder.exists():
-        source = Source(np.random.default_rng([seed, 23]), pool.values(), outside=False)
+        source = Source(np.random.default_rng([seed, 23]), pool.values(), realistic=False)
         texts: list[str] = []
         for _ in range(n_examples):
             for family in FAMILIES.values():
@@ -241,16 +262,23 @@ def open_tokenizer(folder: Path, pool: CoverPool, *, seed: int, n_examples: int)
 
 
 def train(run: Run, *, minutes: float, probe_every: int = 200, save_every: int = 200) -> None:
-    """Train until the schedule's end or the time's, logging to `log.jsonl`."""
+    """Train until the end of the schedule or of the time, with a log in `log.jsonl`.
+
+    Args:
+        run: The run.
+        minutes: Time limit in minutes.
+        probe_every: Steps between two log entries.
+        save_every: Steps between two checkpoints.
+    """
     started = time.monotonic()
     losses: dict[str, list[float]] = {}
     n_tokens, since = 0, time.monotonic()
     with (run.output / "log.jsonl").open("a", encoding="utf-8") as log:
         while run.step < run.n_steps and time.monotonic() - started < 60 * minutes:
-            found, count = run.train_step()
-            for family, loss in found:
+            step_losses, n_step_tokens = run.train_step()
+            for family, loss in step_losses:
                 losses.setdefault(family, []).append(loss)
-            n_tokens += count
+            n_tokens += n_step_tokens
             if run.step % probe_every == 0:
                 rate = n_tokens / (time.monotonic() - since)
                 entry = {
@@ -268,20 +296,20 @@ def train(run: Run, *, minutes: float, probe_every: int = 200, save_every: int =
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train the packaged model, or export a run's newest checkpoint."""
+    """Train the demo model, or export the newest checkpoint of a run."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pool", type=Path, help="folder of drawn covers [OUTPUT/pool]")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
-    parser.add_argument("--steps", type=int, default=6_000, help="length of the schedule")
-    parser.add_argument("--tokens", type=int, default=3072, help="tokens per batch")
-    parser.add_argument("--covers", type=int, default=20_000, help="covers to draw")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--matrix-rate", type=float, default=1e-2)
+    parser.add_argument("--pool", type=Path, help="folder of the cover pools [OUTPUT/pool]")
+    parser.add_argument("--minutes", type=float, default=1e9, help="time limit in minutes")
+    parser.add_argument("--steps", type=int, default=6_000, help="steps of the schedule")
+    parser.add_argument("--tokens", type=int, default=3072, help="tokens per step")
+    parser.add_argument("--covers", type=int, default=20_000, help="number of covers")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak rate of AdamW")
+    parser.add_argument("--matrix-rate", type=float, default=1e-2, help="peak rate of Muon")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
-    parser.add_argument("--export", type=Path, help="write the newest checkpoint here and stop")
+    parser.add_argument("--export", type=Path, help="export the newest checkpoint here and stop")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)

@@ -1,7 +1,8 @@
-"""What is logged all the time: accuracy per slot, word and family, on unseen material.
+"""Accuracies on held-out material that are logged during training.
 
-Mean loss hides a slot that stays at chance, so every kind of word is counted alone: each slot's
-value, yes / no, names and other words. Predictions are teacher-forced; `measure` generates.
+The mean loss hides a slot that stays at chance. Accuracy is therefore reported by family and kind
+of word: the values of each slot, yes / no, and other words. Predictions use teacher forcing;
+`measure` generates instead.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ from recipes.demo_model.pool import CoverPool
 
 
 def probe_batches(pool: CoverPool, tokenizer: Any, *, n_examples: int = 32) -> list[Batch]:
-    """Fixed examples of every family, with names and covers that training never shows."""
+    """Make fixed examples of every family, with names and covers that training never shows.
+
+    Args:
+        pool: Pool of held-out covers.
+        tokenizer: Tokenizer of the model.
+        n_examples: Examples per family.
+    """
     covers = pool.values()
     batches = [label_batch(pool, np.arange(min(256, len(covers))), rng=None)]
     rng = np.random.default_rng(MEASURE_SEEDS.start)
@@ -38,44 +45,41 @@ def probe_batches(pool: CoverPool, tokenizer: Any, *, n_examples: int = 32) -> l
     for number, (name, family) in enumerate(FAMILIES.items()):
         source = Source(np.random.default_rng([MEASURE_SEEDS.start, number]), covers, reserved=True)
         examples = [family(source) for _ in range(n_examples)]
-        encoded = [encode(one, tokenizer, image_tokens=image_tokens(pool)) for one in examples]
+        n_image_tokens = image_tokens(pool)
+        encoded = [encode(one, tokenizer, image_tokens=n_image_tokens) for one in examples]
         batches.append(collate(name, examples, encoded, pool=pool, rng=None))
     return batches
 
 
 def probe(learner: Learner, batches: Sequence[Batch], tokenizer: Any) -> dict[str, float]:
-    """Accuracies in [0, 1], keyed "family/kind"."""
-    kinds = _kinds(tokenizer)
-    found: dict[str, list[bool]] = defaultdict(list)
-    learner.eval()
-    with torch.no_grad():
-        for batch in batches:
-            _, predicted, truths = learner(batch)
-            for kind, hit in _judged(batch, predicted, truths, kinds):
-                found[f"{batch.family}/{kind}"].append(hit)
-    learner.train()
-    return {name: round(float(np.mean(hits)), 3) for name, hits in sorted(found.items())}
-
-
-def _kinds(tokenizer: Any) -> Mapping[int, str]:
-    kinds = {}
+    """Compute accuracies in [0, 1], with keys "family/kind of word"."""
+    kinds: dict[int, str] = {}
     for slot in SLOTS:
         for value in slot.values:
             for form in (value, f" {value}", value.capitalize()):
                 kinds[tokenizer.encode(form)[0]] = slot.name
     for word in ("yes", "no"):
         kinds[tokenizer.encode(word)[0]] = "yes_no"
-    return kinds
+    found: dict[str, list[bool]] = defaultdict(list)
+    learner.eval()
+    with torch.no_grad():
+        for batch in batches:
+            _, predicted, targets = learner(batch)
+            for kind, is_correct in _compare(batch, predicted, targets, kinds):
+                found[f"{batch.family}/{kind}"].append(is_correct)
+    learner.train()
+    return {name: round(float(np.mean(values)), 3) for name, values in sorted(found.items())}
 
 
-def _judged(
-    batch: Batch, predicted: torch.Tensor, truths: torch.Tensor, kinds: Mapping[int, str]
+def _compare(
+    batch: Batch, predicted: torch.Tensor, targets: torch.Tensor, kinds: Mapping[int, str]
 ) -> Iterator[tuple[str, bool]]:
+    """Yield for each target its kind and whether the prediction is correct."""
     if batch.family == LABELS:
         for column, slot in enumerate(IMAGE_SLOTS):
-            for hit in (predicted[:, column] == truths[:, column]).tolist():
-                yield SLOTS[slot].name, hit
+            for is_correct in (predicted[:, column] == targets[:, column]).tolist():
+                yield SLOTS[slot].name, is_correct
         return
-    for guess, truth in zip(predicted.tolist(), truths.tolist(), strict=True):
-        kind = "token" if batch.family == REPEATS else kinds.get(truth, "other")
-        yield kind, guess == truth
+    for prediction, target in zip(predicted.tolist(), targets.tolist(), strict=True):
+        kind = "token" if batch.family == REPEATS else kinds.get(target, "other")
+        yield kind, prediction == target

@@ -1,8 +1,8 @@
-"""Short factual questions about items, pictures, lists and pairs, with their answers.
+"""Training questions about items, images, lists and pairs, with their answers.
 
-Questions come as a flat list: question, answer, question, answer, ... All answers are facts of
-the material ("is there a lantern?", "do both share at least three of these?"); none is about a
-user's next choice.
+Functions return a flat list: question, answer, question, answer, ... All answers are facts about
+the material ("is there a lantern?", "do both share at least three of these?"). No question is about
+the next choice of a user.
 """
 
 from __future__ import annotations
@@ -38,24 +38,25 @@ _SAME: Final = (
 
 @functools.cache
 def plain_words() -> tuple[str, ...]:
-    """Plain words for copying and for titles that say nothing about any slot (`words.txt`)."""
-    source = Path(__file__).with_name("words.txt")
-    return tuple(source.read_text(encoding="utf-8").split())
+    """Return the English words of `words.txt`, none of which is a slot value."""
+    path = Path(__file__).with_name("words.txt")
+    return tuple(path.read_text(encoding="utf-8").split())
 
 
 def random_words(rng: np.random.Generator, n: int) -> list[str]:
-    """Plain English words in random order, each capitalised or not."""
-    known = plain_words()
-    words = [known[i] for i in rng.integers(len(known), size=n)]
+    """Draw plain English words, each capitalized or not."""
+    vocabulary = plain_words()
+    words = [vocabulary[i] for i in rng.integers(len(vocabulary), size=n)]
     return [word.capitalize() if rng.random() < 0.5 else word for word in words]
 
 
 def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
-    """A word as titles of the world outside hold them: a sign, a number, letters in any order.
+    """Draw an irregular word as in real titles: a sign, a number, or random letters.
 
     Args:
-        rng: Source of chance.
-        reserved: Whether letters spell what is kept for shown and measured worlds (`make_name`).
+        rng: Random generator.
+        reserved: Whether words of letters are reserved for demo and measurement worlds (see
+            `world.make_name`).
     """
     draw = rng.random()
     if draw < 0.2:
@@ -70,16 +71,19 @@ def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
             return word.capitalize() if rng.random() < 0.4 else word
 
 
-def external_title(rng: np.random.Generator, *, reserved: bool, outside: bool = True) -> list[str]:
-    """Words of a title that follows no grammar of the world; now and then one names a value.
+def random_title(rng: np.random.Generator, *, reserved: bool, realistic: bool = True) -> list[str]:
+    """Draw the words of a title that is not from the synthetic world.
+
+    Sometimes a word is a value of a text slot.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         reserved: As for `odd_word`.
-        outside: Whether it may be long, capitalised, hyphenated or tagged as titles outside are.
+        realistic: Whether the title imitates real catalogs: it may be long, and words may be
+            capitalized, hyphenated or tagged.
     """
     words: list[str] = []
-    for _ in range(int(rng.integers(1, 31 if outside and rng.random() < 0.3 else 13))):
+    for _ in range(int(rng.integers(1, 31 if realistic and rng.random() < 0.3 else 13))):
         draw = rng.random()
         if draw < 0.25:
             word = make_name(rng, reserved=reserved)
@@ -88,8 +92,8 @@ def external_title(rng: np.random.Generator, *, reserved: bool, outside: bool = 
         else:
             word = random_words(rng, 1)[0]
         words.append(f"{word}{',:!?'[rng.integers(4)]}" if rng.random() < 0.12 else word)
-    if outside:
-        words = _dressed(rng, words)
+    if realistic:
+        words = _decorate(rng, words)
     for slot in TEXT_SLOTS:
         if rng.random() < 0.2:
             value = str(rng.choice(SLOTS[slot].values))
@@ -98,27 +102,27 @@ def external_title(rng: np.random.Generator, *, reserved: bool, outside: bool = 
     return words
 
 
-def _dressed(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
-    """The words, some of them written as titles of the world outside write theirs."""
-    headline = rng.random() < 0.5
-    dressed: list[str] = []
+def _decorate(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
+    """Capitalize, tag, join and inflect some words, as in real titles."""
+    title_case = rng.random() < 0.5
+    decorated: list[str] = []
     for word in words:
         draw = rng.random()
-        own = word[:1].upper() + word[1:] if headline and draw < 0.8 else word
+        new = word[:1].upper() + word[1:] if title_case and draw < 0.8 else word
         if draw < 0.06:
-            own = f"#{own}"
-        elif draw < 0.1 and dressed:
-            own = f"{dressed.pop()}{'-/.'[rng.integers(3)]}{own}"
+            new = f"#{new}"
+        elif draw < 0.1 and decorated:
+            new = f"{decorated.pop()}{'-/.'[rng.integers(3)]}{new}"
         elif draw < 0.13:
-            own = f"{own}'s"
-        dressed.append(own)
-    return dressed
+            new = f"{new}'s"
+        decorated.append(new)
+    return decorated
 
 
 def about_words(
     rng: np.random.Generator, present: Sequence[str], absent: Sequence[str], *, n: int
 ) -> list[str]:
-    """Questions whether a text names a word; half of the answers are yes."""
+    """Ask whether a text contains a word; half of the answers are yes."""
     asked: list[str] = []
     for _ in range(n):
         named = rng.random() < 0.5
@@ -128,31 +132,34 @@ def about_words(
 
 
 def about_text(rng: np.random.Generator, values: Values, *, n: int) -> list[str]:
-    """Questions about the slots that a title shows."""
+    """Ask about the slots in a title."""
     return _slot_questions(rng, values, TEXT_SLOTS, n)
 
 
-def about_picture(rng: np.random.Generator, values: Values, *, n: int) -> list[str]:
-    """Questions about the slots that a cover shows."""
+def about_image(rng: np.random.Generator, values: Values, *, n: int) -> list[str]:
+    """Ask about the slots on a cover."""
     return _slot_questions(rng, values, IMAGE_SLOTS, n)
 
 
 def _slot_questions(
     rng: np.random.Generator, values: Values, slots: Sequence[int], n: int
 ) -> list[str]:
+    """Ask open and closed questions about some slots of an item."""
     asked: list[str] = []
     for _ in range(n):
         slot = int(rng.choice(slots))
         if rng.random() < 0.2:
             asked += [_OPEN[slot], values[slot]]
             continue
-        named = values[slot] if rng.random() < 0.5 else _another(rng, slot, values[slot])
-        asked += [_CLOSED[slot].format(named), _yes_no(named == values[slot])]
+        value = values[slot]
+        if rng.random() >= 0.5:
+            value = str(rng.choice([other for other in SLOTS[slot].values if other != value]))
+        asked += [_CLOSED[slot].format(value), _yes_no(value == values[slot])]
     return asked
 
 
 def about_list(rng: np.random.Generator, block: Sequence[PartialValues]) -> list[str]:
-    """One question about a list of summaries: how often a value occurs in it."""
+    """Ask one question about a list of summaries: how often a value occurs in it."""
     slots = [i for i, value in enumerate(block[0]) if value is not None]
     slot = int(rng.choice(slots))
     present = [row[slot] for row in block]
@@ -164,7 +171,7 @@ def about_list(rng: np.random.Generator, block: Sequence[PartialValues]) -> list
 
 
 def about_both(rng: np.random.Generator, first: Values, second: Values, *, n: int) -> list[str]:
-    """Questions about what two things share."""
+    """Ask which slot values two items share."""
     shared = [a for a, b in zip(first, second, strict=True) if a == b]
     asked: list[str] = []
     for _ in range(n):
@@ -186,7 +193,7 @@ def about_both(rng: np.random.Generator, first: Values, second: Values, *, n: in
 
 
 def comparison_opening(rng: np.random.Generator, sentence: str, title: str) -> str:
-    """A text and a title to be compared, in one of several layouts."""
+    """Return a text and a title to compare, in one of several layouts."""
     frames = (
         'Text: "{0}"\nTitle of the picture: "{1}"',
         'The picture is called "{1}". The text says "{0}"',
@@ -197,20 +204,15 @@ def comparison_opening(rng: np.random.Generator, sentence: str, title: str) -> s
 
 
 def text_opening(rng: np.random.Generator, first: str, second: str) -> str:
-    """Two texts to be compared, in one of several layouts."""
+    """Return two texts to compare, in one of several layouts."""
     frames = ('First: "{}"\nSecond: "{}"', 'One text: "{}"\nAnother text: "{}"')
     return frames[rng.integers(len(frames))].format(first, second)
 
 
 def choice_question(sentences: Sequence[str]) -> str:
-    """Which of two texts fits the picture better."""
+    """Ask which of two texts fits the image better."""
     first, second = sentences
     return f'First: "{first}"\nSecond: "{second}"\nWhich text fits the picture better?'
-
-
-def _another(rng: np.random.Generator, slot: int, value: str) -> str:
-    others = [other for other in SLOTS[slot].values if other != value]
-    return str(rng.choice(others))
 
 
 def _yes_no(fact: bool) -> str:

@@ -1,15 +1,15 @@
-"""Single questions about unseen covers and texts: what the packaged model knows when it is asked.
+"""Accuracy on single questions about held-out covers and texts; part of `measure`.
 
-Part of `measure`. Every question is asked alone, with its picture or text, as the recommendation
-question is; the share of the most frequent answer stands beside the share of right ones, so that
-always saying the same cannot pass for knowledge.
+Each question is a prompt of its own with its image or text, like the recommendation prompt. The
+accuracy is reported with the share of the most frequent answer, which a model reaches that always
+gives the same answer.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from mllm_msr.demo_model.world import SLOTS, Values
 from mllm_msr.types import ImagePart, Prompt, TextPart
 from recipes.demo_model.corpus import FAMILIES, Example, Source
 
-_ASKED: Final = ("picture_questions", "comparison", "text_comparison", "presence")
+_FAMILY_NAMES: Final = ("image_questions", "comparison", "text_comparison", "presence")
 _VALUES: Final = "|".join(value for slot in SLOTS for value in slot.values)
 
 
@@ -31,37 +31,45 @@ def quiz(
     *,
     seed: int,
     n_examples: int = 400,
-    fewest: int = 20,
+    min_count: int = 20,
 ) -> dict[str, dict[str, float]]:
-    """Ask questions of several families and count what is right.
+    """Ask questions of several families and compute the accuracy by kind of question.
 
     Args:
-        answer: Greedy answers to prompts, in their order.
-        covers: Files of covers that pre-training never shows.
-        shown: What each cover shows.
+        answer: Function that answers prompts greedily, in their order.
+        covers: Image files of covers that pre-training never shows.
+        shown: Slot values of each cover.
         seed: Seed of the questions.
         n_examples: Questions per family.
-        fewest: Kinds of question asked less often are left out.
+        min_count: Kinds of questions that are asked less often are left out.
 
     Returns:
-        For each kind of question, "family: question", the shares `right` and `majority` and the
-        number `n`.
+        For each kind of question, "family: question", its `accuracy`, the share of the most
+        frequent answer (`majority`) and the number of questions (`n`).
     """
     found: dict[str, dict[str, float]] = {}
-    for number, family in enumerate(_ASKED):
+    for number, family in enumerate(_FAMILY_NAMES):
         source = Source(np.random.default_rng([seed, 31, number]), shown, reserved=True)
         examples = [FAMILIES[family](source) for _ in range(n_examples)]
-        said = answer([_with_cover(example, covers) for example in examples])
-        kinds: dict[str, list[tuple[bool, str]]] = defaultdict(list)
-        for example, text in zip(examples, said, strict=True):
-            kinds[_kind(example)].append((text == example.turns[0], example.turns[0]))
-        for kind, hits in sorted(kinds.items()):
-            if len(hits) >= fewest:
-                found[f"{family}: {kind}"] = _shares(hits)
+        texts = answer([_with_cover(example, covers) for example in examples])
+        pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for example, text in zip(examples, texts, strict=True):
+            pairs[_kind(example)].append((text, example.turns[0]))
+        for kind, of_kind in sorted(pairs.items()):
+            if len(of_kind) >= min_count:
+                counts = Counter(expected for _, expected in of_kind)
+                found[f"{family}: {kind}"] = {
+                    "accuracy": round(
+                        float(np.mean([text == expected for text, expected in of_kind])), 3
+                    ),
+                    "majority": round(max(counts.values()) / len(of_kind), 3),
+                    "n": len(of_kind),
+                }
     return found
 
 
 def _with_cover(example: Example, covers: Sequence[Path]) -> Prompt:
+    """Return the prompt with the file of its cover instead of the placeholder."""
     if example.cover is None:
         return example.prompt
     (message,) = example.prompt.messages
@@ -71,16 +79,8 @@ def _with_cover(example: Example, covers: Sequence[Path]) -> Prompt:
 
 
 def _kind(example: Example) -> str:
+    """Return the question with an ellipsis in place of slot values and other words."""
     texts = [p.text for p in example.prompt.messages[0].parts if isinstance(p, TextPart)]
     question = texts[-1].rpartition("\n")[2]
     question = re.sub(rf"\b({_VALUES})\b", "...", question)
     return re.sub(r"(Does it name|Is) [a-z]+( named in it)?\?$", r"\1 ...\2?", question)
-
-
-def _shares(hits: Sequence[tuple[bool, str]]) -> dict[str, float]:
-    answers: Mapping[str, int] = Counter(truth for _, truth in hits)
-    return {
-        "right": round(float(np.mean([hit for hit, _ in hits])), 3),
-        "majority": round(max(answers.values()) / len(hits), 3),
-        "n": len(hits),
-    }

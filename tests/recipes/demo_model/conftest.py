@@ -1,6 +1,7 @@
 from functools import partial
 
 import pytest
+
 from recipes.demo_model.pretrain import Run
 
 TINY = {"width": 32, "layers": 1, "heads": 2, "inner": 48, "vision_width": 32, "vision_layers": 1,
@@ -14,7 +15,7 @@ def pool_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory, pool_folder):
-    """A run folder that holds nothing but the tokenizer."""
+    """Return the tokenizer of a tiny run."""
     folder = tmp_path_factory.mktemp("tokenizer")
     _run(folder, pool_folder=pool_folder)
     return folder / "tokenizer"
@@ -22,7 +23,7 @@ def tokenizer_folder(tmp_path_factory, pool_folder):
 
 @pytest.fixture
 def tiny_run(pool_folder, tokenizer_folder):
-    """Makes a tiny run in a folder."""
+    """Return a function that makes a tiny run in a folder."""
 
     def make(folder):
         folder.mkdir(exist_ok=True)
@@ -33,4 +34,6 @@ def tiny_run(pool_folder, tokenizer_folder):
     return make
 
 
-_run = partial(Run, n_steps=20, n_tokens=400, n_covers=40, n_unseen=30, n_tokenizer=100, shape=TINY)
+_run = partial(
+    Run, n_steps=20, n_tokens=400, n_covers=40, n_held_out=30, n_tokenizer=100, shape=TINY
+)

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from recipes.demo_model.architecture import IMAGE, SPECIAL_TOKENS, dialogue_text
-from recipes.demo_model.batches import encode
-from recipes.demo_model.corpus import FAMILIES, Source
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from mllm_msr.demo_model.covers import draw_cover
 from mllm_msr.demo_model.language import NUMBERS
 from mllm_msr.demo_model.world import SLOTS, random_item
+from recipes.demo_model.architecture import IMAGE, SPECIAL_TOKENS, dialogue_text
+from recipes.demo_model.batches import encode
+from recipes.demo_model.corpus import FAMILIES, Source
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def exported(tiny_run, tmp_path):
     return run, tmp_path / "weights"
 
 
-def test_attribute_words_and_answers_are_single_tokens(tokenizer_folder):
+def test_slot_values_and_answers_are_single_tokens(tokenizer_folder):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     words = [value for slot in SLOTS for value in slot.values]
     for word in (*words, "yes", "no", "first", "second", *NUMBERS):
@@ -26,13 +26,13 @@ def test_attribute_words_and_answers_are_single_tokens(tokenizer_folder):
             assert len(tokenizer.encode(form)) == 1, form
 
 
-def test_any_script_survives_the_tokenizer(tokenizer_folder):
+def test_tokenizer_round_trips_any_script(tokenizer_folder):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     line = "Żółć 東京 🎈 ﷺ"
     assert tokenizer.decode(tokenizer.encode(line)) == line
 
 
-def test_exported_files_load_and_write_through_the_standard_classes(exported):
+def test_an_exported_model_loads_with_the_standard_classes(exported):
     _, folder = exported
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
@@ -50,7 +50,7 @@ def test_exported_files_load_and_write_through_the_standard_classes(exported):
     assert (inputs["input_ids"] == image_id).sum() == (32 // 16) ** 2
 
 
-def test_training_and_the_processor_agree_on_every_token(exported):
+def test_training_and_processor_use_the_same_tokens(exported):
     run, folder = exported
     processor = AutoProcessor.from_pretrained(folder)
     cover = draw_cover(random_item(np.random.default_rng(0)))
@@ -65,12 +65,12 @@ def test_training_and_the_processor_agree_on_every_token(exported):
             [{"role": "user", "content": content}],
             tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
         )  # fmt: skip
-        ids, learn = encode(example, run.tokenizer, image_tokens=4)
-        first_answer = learn.index(True)
+        ids, loss_mask = encode(example, run.tokenizer, image_tokens=4)
+        first_answer = loss_mask.index(True)
         assert inputs["input_ids"][0].tolist() == ids[:first_answer]
 
 
-def test_the_trained_module_and_the_exported_model_say_the_same(exported):
+def test_the_exported_model_predicts_like_the_trained_module(exported):
     run, folder = exported
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     run.learner.load_state_dict(
@@ -83,24 +83,24 @@ def test_the_trained_module_and_the_exported_model_say_the_same(exported):
             input_ids=batch.input_ids, pixel_values=batch.pixels,
             attention_mask=(batch.input_ids != 0).long(),
         ).logits  # fmt: skip
-    same = logits[:, :-1][batch.learn[:, 1:]].argmax(-1)
+    same = logits[:, :-1][batch.loss_mask[:, 1:]].argmax(-1)
     assert torch.isfinite(loss)
     assert (same == predicted).float().mean() > 0.99
 
 
-def test_forms_of_a_word_start_alike_and_words_apart(tiny_run, tmp_path):
+def test_forms_of_a_word_have_similar_initial_embeddings(tiny_run, tmp_path):
     run = tiny_run(tmp_path)
     table = run.learner.model.get_input_embeddings().weight
 
     def row(form):
         return table[run.tokenizer.encode(form)[0]]
 
-    alike = torch.cosine_similarity(row(" calm"), row("Calm"), dim=0)
-    apart = torch.cosine_similarity(row(" calm"), row("Epic"), dim=0)
-    assert alike > apart + 0.3
+    same_word = torch.cosine_similarity(row(" calm"), row("Calm"), dim=0)
+    other_word = torch.cosine_similarity(row(" calm"), row("Epic"), dim=0)
+    assert same_word > other_word + 0.3
 
 
-def test_a_dialogue_is_cut_where_answers_begin_and_end():
+def test_dialogues_are_split_into_targets_and_context():
     pieces = dialogue_text("Hello?", ["yes", "Sure?", "no"])
-    assert [text for text, learn in pieces if learn] == ["yes<|end|>", "no<|end|>"]
+    assert [text for text, is_target in pieces if is_target] == ["yes<|end|>", "no<|end|>"]
     assert pieces[0][0] == "<|user|>Hello?<|end|><|assistant|>"

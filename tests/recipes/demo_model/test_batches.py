@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+
 from recipes.demo_model.batches import (
     CURRICULUM,
     LABELS,
@@ -18,7 +19,7 @@ def batch(run, step):
     )  # fmt: skip
 
 
-def test_a_batch_is_a_function_of_seed_and_step(tiny_run, tmp_path):
+def test_a_batch_depends_on_seed_and_step_alone(tiny_run, tmp_path):
     run = tiny_run(tmp_path)
     for step in (0, 601, 605, 2000):
         first, second = batch(run, step), batch(run, step)
@@ -29,28 +30,28 @@ def test_a_batch_is_a_function_of_seed_and_step(tiny_run, tmp_path):
             assert torch.equal(first.pixels, second.pixels)
 
 
-def test_answers_alone_are_learnt_and_padding_never(tiny_run, tmp_path):
+def test_only_answers_are_targets(tiny_run, tmp_path):
     run = tiny_run(tmp_path)
-    made = next(b for b in (batch(run, s) for s in range(600, 700)) if b.family == "fusion")
-    assert not made.learn[made.input_ids == 0].any()
-    said = run.tokenizer.decode(made.input_ids[0][made.learn[0]])
-    assert ", showing " in said
-    assert said.endswith("<|end|>")
-    assert "Join both" not in said
+    fusion = next(b for b in (batch(run, s) for s in range(600, 700)) if b.family == "fusion")
+    assert not fusion.loss_mask[fusion.input_ids == 0].any()
+    target = run.tokenizer.decode(fusion.input_ids[0][fusion.loss_mask[0]])
+    assert ", showing " in target
+    assert target.endswith("<|end|>")
+    assert "Join both" not in target
 
 
-def test_the_curriculum_begins_with_seeing_and_ends_with_every_family():
+def test_the_curriculum_starts_with_covers_and_ends_with_every_family():
     assert set(CURRICULUM[0][1]) == {LABELS}
     assert "preference_update" not in CURRICULUM[1][1]
     assert set(CURRICULUM[-1][1]) == {LABELS, REPEATS, *FAMILIES}
-    seen = {family_at(step, seed=1_000_000) for step in range(1800, 2400)}
-    assert seen == {LABELS, REPEATS, *FAMILIES}
+    drawn = {family_at(step, seed=1_000_000) for step in range(1800, 2400)}
+    assert drawn == {LABELS, REPEATS, *FAMILIES}
 
 
-def test_repeats_are_learnt_after_their_first_round():
+def test_targets_of_repeats_start_with_the_second_round():
     batch = repeat_batch(500, n_tokens=400, rng=np.random.default_rng(0))
-    period = int(batch.learn[0].float().argmax())
-    assert not batch.learn[:, :period].any()
-    assert batch.learn[:, period:].all()
+    period = int(batch.loss_mask[0].float().argmax())
+    assert not batch.loss_mask[:, :period].any()
+    assert batch.loss_mask[:, period:].all()
     assert torch.equal(batch.input_ids[:, period:], batch.input_ids[:, :-period])
     assert batch.input_ids.min() >= 5

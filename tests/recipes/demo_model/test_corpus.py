@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from recipes.demo_model.corpus import FAMILIES, PICTURE, Source
-from recipes.demo_model.measure import read_values
-from recipes.demo_model.teacher import update_preference
 
 from mllm_msr.demo_model.world import IMAGE_SLOTS, SLOTS, is_reserved, random_item
 from mllm_msr.prompts.templates import render
 from mllm_msr.types import TextPart
+from recipes.demo_model.corpus import COVER, FAMILIES, Source
+from recipes.demo_model.measure import read_values
+from recipes.demo_model.teacher import update_preference
 
 
 def source(seed=0):
@@ -14,12 +14,12 @@ def source(seed=0):
     return Source(rng, [random_item(rng).values for _ in range(20)])
 
 
-def words(prompt):
+def prompt_text(prompt):
     return "".join(p.text for p in prompt.messages[0].parts if isinstance(p, TextPart))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_example_is_a_function_of_its_seed_and_alternates_turns(family):
+def test_examples_depend_on_the_seed_alone_and_end_with_an_answer(family):
     examples = [FAMILIES[family](source(seed)) for seed in range(30)]
     assert examples == [FAMILIES[family](source(seed)) for seed in range(30)]
     assert all(len(example.turns) % 2 == 1 and all(example.turns) for example in examples)
@@ -29,47 +29,49 @@ def test_an_example_is_a_function_of_its_seed_and_alternates_turns(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recommendation_prompt_never_occurs(family):
     template = render("recommend", {"preference": "P", "title": "T"}, item_type="video")
-    marks = [line for line in words(template).splitlines() if len(line) > 20]
-    said = " ".join(
-        words(example.prompt) + " ".join(example.turns)
+    phrases = [line for line in prompt_text(template).splitlines() if len(line) > 20]
+    text = " ".join(
+        prompt_text(example.prompt) + " ".join(example.turns)
         for example in (FAMILIES[family](source(seed)) for seed in range(60))
     )
-    assert not any(mark in said for mark in marks)
-    assert "Predict whether" not in said
-    assert "Answer only yes or no" not in said
+    assert not any(phrase in text for phrase in phrases)
+    assert "Predict whether" not in text
+    assert "Answer only yes or no" not in text
 
 
-def test_pipeline_prompts_are_the_templates_own():
+def test_pipeline_prompts_equal_the_rendered_templates():
     example = FAMILIES["image_description"](source())
-    item_type = next(n for n in ("video", "film", "product", "item") if n in words(example.prompt))
-    limit = int(words(example.prompt).split("at most ")[1].split()[0])
-    expected = render("image_description", {"words": limit}, item_type=item_type, image=PICTURE)
+    item_type = next(
+        n for n in ("video", "film", "product", "item") if n in prompt_text(example.prompt)
+    )
+    limit = int(prompt_text(example.prompt).split("at most ")[1].split()[0])
+    expected = render("image_description", {"words": limit}, item_type=item_type, image=COVER)
     assert example.prompt == expected
 
 
-def test_descriptions_say_what_the_cover_shows():
+def test_descriptions_match_the_cover():
     covers = source(3).covers
     for seed in range(20):
         draw = Source(np.random.default_rng(seed), covers)
         example = FAMILIES["image_description"](draw)
-        said = read_values(example.turns[0])
-        assert all(said[i] == covers[example.cover][i] for i in IMAGE_SLOTS)
+        values = read_values(example.turns[0])
+        assert all(values[i] == covers[example.cover][i] for i in IMAGE_SLOTS)
 
 
 @pytest.mark.parametrize("family", ["preference_first", "preference_update", "preference_direct"])
-def test_preferences_are_the_teachers(family):
+def test_preferences_equal_the_teachers(family):
     for seed in range(30):
         example = FAMILIES[family](source(seed))
-        lines = words(example.prompt).splitlines()
+        lines = prompt_text(example.prompt).splitlines()
         block = [read_values(line.split('"')[1]) for line in lines if line[:1].isdigit()]
         before = [line for line in lines if line.startswith("The user's previous")]
         previous = read_values(before[0].split('"')[1]) if before else None
         assert read_values(example.turns[0]) == update_preference(previous, block)
 
 
-def test_training_never_shows_a_reserved_name():
+def test_training_never_contains_a_reserved_name():
     for seed in range(50):
-        title = words(FAMILIES["copying"](source(seed)).prompt).split('"')[1]
+        title = prompt_text(FAMILIES["copying"](source(seed)).prompt).split('"')[1]
         names = [w.strip(",:!?") for w in title.split()]
         names = [w for w in names if w.isalpha() and w.istitle()]
         plain = FAMILIES["text_summary"](source(seed))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from recipes.demo_model.architecture import make_config, make_model
 from recipes.demo_model.induction import can_copy
 
@@ -10,7 +11,7 @@ def untrained():
     return make_model(config, seed=1)
 
 
-def share_repeated(model, length):
+def copy_accuracy(model, length):
     generator = torch.Generator().manual_seed(0)
     once = torch.randint(5, 500, (8, length), generator=generator)
     with torch.no_grad():
@@ -20,18 +21,18 @@ def share_repeated(model, length):
 
 @pytest.mark.parametrize("length", [6, 20])
 def test_an_untrained_model_repeats_random_tokens(untrained, length):
-    assert share_repeated(untrained, length) > 0.3  # by chance: 0.002
+    assert copy_accuracy(untrained, length) > 0.3  # chance level: 0.002
 
 
-def test_one_head_looks_one_token_back(untrained):
+def test_one_head_attends_to_the_previous_token(untrained):
     ids = torch.randint(5, 500, (2, 30), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         attention = untrained(input_ids=ids, output_attentions=True).attentions[0]
-    back = attention[:, 0].diagonal(offset=-1, dim1=-2, dim2=-1)
-    assert back.min() > 0.9
+    previous = attention[:, 0].diagonal(offset=-1, dim1=-2, dim2=-1)
+    assert previous.min() > 0.9
 
 
-def test_a_model_of_one_layer_or_few_heads_cannot_copy():
+def test_copying_needs_two_layers_and_four_heads():
     assert can_copy(make_config(vocabulary=500).text_config)
     assert not can_copy(make_config(vocabulary=500, layers=1).text_config)
     assert not can_copy(make_config(vocabulary=500, heads=2).text_config)

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
-from recipes.demo_model.pretrain import Run, schedule, train
 
 from mllm_msr.demo_model.world import MEASURE_SEEDS
 from mllm_msr.errors import NonFiniteLossError, UsageError
 from recipes.demo_model import pretrain, training_state
+from recipes.demo_model.pretrain import Run, schedule, train
 
 
 def weights(run):
@@ -14,25 +14,25 @@ def weights(run):
 
 
 @pytest.mark.parametrize("start", [0, 1100])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, tmp_path, start):
-    whole = tiny_run(tmp_path / "whole")
-    whole.n_steps, whole.step = 2000, start
+def test_a_resumed_run_equals_an_uninterrupted_run(tiny_run, tmp_path, start):
+    uninterrupted = tiny_run(tmp_path / "uninterrupted")
+    uninterrupted.n_steps, uninterrupted.step = 2000, start
     for _ in range(4):
-        whole.train_step()
-    half = tiny_run(tmp_path / "halves")
-    half.n_steps, half.step = 2000, start
+        uninterrupted.train_step()
+    interrupted = tiny_run(tmp_path / "resumed")
+    interrupted.n_steps, interrupted.step = 2000, start
     for _ in range(2):
-        half.train_step()
-    half.save()
-    rest = tiny_run(tmp_path / "halves")
-    rest.n_steps = 2000
-    rest.resume()
-    assert rest.step == start + 2
+        interrupted.train_step()
+    interrupted.save()
+    resumed = tiny_run(tmp_path / "resumed")
+    resumed.n_steps = 2000
+    resumed.resume()
+    assert resumed.step == start + 2
     for _ in range(2):
-        rest.train_step()
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, weights(rest)[name]), name
-        assert torch.equal(whole.average[name], rest.average[name]), name
+        resumed.train_step()
+    for name, tensor in weights(uninterrupted).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+        assert torch.equal(uninterrupted.average[name], resumed.average[name]), name
 
 
 def test_a_step_trains_several_families_and_changes_the_weights(tiny_run, tmp_path):
@@ -48,7 +48,7 @@ def test_a_step_trains_several_families_and_changes_the_weights(tiny_run, tmp_pa
     assert any("language_model" in name for name in changed)
 
 
-def test_training_writes_a_log_with_accuracy_per_slot(tiny_run, tmp_path):
+def test_training_logs_the_accuracy_per_slot(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
     train(run, minutes=1, probe_every=10, save_every=10)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -57,16 +57,16 @@ def test_training_writes_a_log_with_accuracy_per_slot(tiny_run, tmp_path):
     assert training_state.newest(tmp_path / "run").name == "step-0000020"
 
 
-def test_only_the_newest_checkpoints_stay(tiny_run, tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
     for step in (1, 2, 3):
         run.step = step
         run.save()
-    kept = sorted(place.name for place in (tmp_path / "run").glob("step-*"))
-    assert kept == ["step-0000002", "step-0000003"]
+    names = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
+    assert names == ["step-0000002", "step-0000003"]
 
 
-def test_a_half_made_checkpoint_is_not_read(tiny_run, tmp_path):
+def test_an_incomplete_checkpoint_is_ignored(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
     run.step = 1
     run.save()
@@ -74,7 +74,7 @@ def test_a_half_made_checkpoint_is_not_read(tiny_run, tmp_path):
     assert training_state.newest(tmp_path / "run").name == "step-0000001"
 
 
-def test_the_schedule_warms_up_stays_falls_and_starts_again():
+def test_the_schedule_has_two_phases():
     factors = [schedule(step, n_steps=1200) for step in range(1201)]
     assert factors[0] < 0.1
     assert set(factors[60:600]) == {1.0}
@@ -85,25 +85,27 @@ def test_the_schedule_warms_up_stays_falls_and_starts_again():
     assert factors[1200] == 0.0
 
 
-def test_a_seed_of_shown_worlds_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="kept for worlds that are shown"):
+def test_a_world_seed_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match=r"500000 is not a pre-training seed.*reserved for demo"):
         Run(tmp_path, pool_folder=tmp_path, n_steps=1, seed=MEASURE_SEEDS.start)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_run, tmp_path):
+def test_a_non_finite_loss_is_an_error(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
     with torch.no_grad():
         for parameter in run.learner.parameters():
             parameter.fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match="resume with a lower learning rate"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is nan at step 0\. Resume .* lower learning rate"
+    ):
         run.train_step()
 
 
-def test_every_hidden_matrix_is_muons_and_the_rest_adamws(tiny_run, tmp_path):
+def test_optimizers_own_every_parameter_once(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
-    owned = [p for o in run.optimisers.values() for g in o.param_groups for p in g["params"]]
+    owned = [p for o in run.optimizers.values() for g in o.param_groups for p in g["params"]]
     assert len(owned) == len(list(run.learner.parameters()))
-    assert pretrain.make_optimisers(run.learner, learning_rate=1.0, matrix_rate=2.0)[1] == {
+    assert pretrain.make_optimizers(run.learner, learning_rate=1.0, matrix_rate=2.0)[1] == {
         "adamw": 1.0,
         "muon": 2.0,
     }
