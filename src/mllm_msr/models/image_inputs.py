@@ -92,9 +92,12 @@ class ImageCache:
         inputs.pop("attention_mask", None)
         type_name = next((name for name in inputs if name.endswith("token_type_ids")), None)
         types = inputs.pop(type_name)[0].tolist() if type_name else []
+        tokenizer = self._processor.tokenizer
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        is_exact = tokenizer(text, add_special_tokens=False)["input_ids"] == ids
         return Images(
             inputs=inputs,
-            expansion=_as_text(self._processor.tokenizer, ids) if len(paths) == 1 else None,
+            expansion=text if is_exact and len(paths) == 1 else None,
             type_name=type_name,
             typed_ids=frozenset(itertools.compress(ids, types)),
         )
@@ -118,13 +121,7 @@ def stack_images(batch: Sequence[Images]) -> dict[str, Tensor]:
 
 
 def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zero-pad all axes of a tensor but the first at their end."""
+    """Pad all axes of a tensor but the first with zeros at their end."""
     gaps = [target - size for size, target in zip(tensor.shape[1:], shape, strict=True)]
     widths = [width for gap in reversed(gaps) for width in (0, gap)]
     return torch.nn.functional.pad(tensor, widths) if any(widths) else tensor
-
-
-def _as_text(tokenizer: Any, ids: list[int]) -> str | None:
-    """Return text that tokenizes to these ids; None if decoding does not yield such a text."""
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text if tokenizer(text, add_special_tokens=False)["input_ids"] == ids else None

@@ -15,7 +15,6 @@ from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MissingExtraError
 from mllm_msr.inference.cached import CachedBackend
-from mllm_msr.inference.ray import actors
 from mllm_msr.inference.ray.backend import RayBackend
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -233,13 +232,6 @@ def test_a_closed_backend_raises_an_error(ray_backend: MakeRay, prompts: list[Pr
     backend.close()
     with pytest.raises(BackendError, match="The backend is closed"):
         list(backend.generate(prompts))
-
-
-def test_errors_keep_their_type_and_message_between_processes() -> None:
-    for error in (MissingExtraError("peft", "train"), BackendError("No model.")):
-        restored = actors.RemoteError.from_error(error).to_error()
-        assert type(restored) is type(error)
-        assert str(restored) == str(error)
 
 
 class Unpickled:

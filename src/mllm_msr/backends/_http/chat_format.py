@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from mllm_msr.types import (
     Completion,
     FinishReason,
     ImagePart,
-    Message,
     Prompt,
     TextPart,
 )
@@ -69,7 +69,24 @@ def messages(prompt: Prompt) -> list[dict[str, object]]:
     Raises:
         ImageError: An image cannot be opened.
     """
-    return [_turn(message) for message in prompt.messages]
+    turns: list[dict[str, object]] = []
+    for message in prompt.messages:
+        parts: list[dict[str, object]] = []
+        for is_image, group in itertools.groupby(
+            message.parts, lambda part: isinstance(part, ImagePart)
+        ):
+            if is_image:
+                urls = [image_url(part.path) for part in group if isinstance(part, ImagePart)]
+                parts += [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            # Adjacent parts are joined first: a special token may span their border.
+            elif text := "".join(part.text for part in group if isinstance(part, TextPart)):
+                parts.append({"type": "text", "text": escape_markup(text)})
+        if any(part["type"] == "image_url" for part in parts):
+            turns.append({"role": message.role, "content": parts})
+        else:
+            text = "".join(str(part["text"]) for part in parts)
+            turns.append({"role": message.role, "content": text})
+    return turns
 
 
 def fit_budget(prompt: Prompt, *, characters_per_token: float) -> Prompt:
@@ -173,38 +190,15 @@ def image_url(path: Path) -> str:
     """
     image = open_image(path)
     content, kind = path.read_bytes(), "jpeg"
-    if not _is_plain_jpeg(content):
+    with Image.open(io.BytesIO(content)) as raw:
+        # Every decoder yields the same pixels of such a file: no rotation and no conversion.
+        is_upright = raw.getexif().get(_EXIF_ORIENTATION, 1) == 1
+        is_plain_jpeg = raw.format == "JPEG" and raw.mode == "RGB" and is_upright
+    if not is_plain_jpeg:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
         content, kind = buffer.getvalue(), "png"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _is_plain_jpeg(content: bytes) -> bool:
-    """Return whether every decoder yields the same pixels: no rotation and no conversion."""
-    with Image.open(io.BytesIO(content)) as raw:
-        upright = raw.getexif().get(_EXIF_ORIENTATION, 1) == 1
-        return raw.format == "JPEG" and raw.mode == "RGB" and upright
-
-
-def _turn(message: Message) -> dict[str, object]:
-    parts: list[dict[str, object]] = []
-    text = ""
-    for part in message.parts:
-        if isinstance(part, TextPart):
-            text += part.text  # joined first: a special token may span adjacent parts
-            continue
-        parts += _text_parts(text)
-        text = ""
-        parts.append({"type": "image_url", "image_url": {"url": image_url(part.path)}})
-    parts += _text_parts(text)
-    if any(isinstance(part, ImagePart) for part in message.parts):
-        return {"role": message.role, "content": parts}
-    return {"role": message.role, "content": "".join(str(part["text"]) for part in parts)}
-
-
-def _text_parts(text: str) -> list[dict[str, object]]:
-    return [{"type": "text", "text": escape_markup(text)}] if text else []
 
 
 def escape_markup(text: str) -> str:

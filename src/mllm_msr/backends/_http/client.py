@@ -200,7 +200,11 @@ class Endpoint:
         except httpx2.TransportError as error:
             reason = self._redact(f"{type(error).__name__}: {error}")
             raise _TransientError(reason, is_outage=True) from None
-        parsed = _parse_object(content)
+        try:
+            value = json.loads(content)
+        except ValueError:
+            value = None
+        parsed = value if isinstance(value, dict) else None
         if status == 200:
             if parsed is None and content[:1] == b"{":
                 raise MalformedResponseError(
@@ -271,15 +275,6 @@ def _parse_url(url: str) -> httpx2.URL:
             "into the environment."
         )
     return parsed
-
-
-def _parse_object(content: bytes) -> dict[str, Any] | None:
-    """Parse a JSON object; None if the content is something else."""
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _error_details(parsed: dict[str, Any] | None, content: bytes) -> tuple[object, str]:

@@ -304,10 +304,15 @@ class Engine:
                 layers = [(layer.keys[row], layer.values[row]) for layer in states]
                 self._cache.put(request.rendered.images, request.rendered.input_ids, layers)
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
-        return [
-            _scores(request, row)
-            for request, row in zip(batch, log_probs.double().tolist(), strict=True)
-        ]
+        scores = []
+        for request, row in zip(batch, log_probs.double().tolist(), strict=True):
+            n_tokens = len(request.rendered.input_ids)
+            if all(-float("inf") < value <= 0.0 for value in row):
+                scores.append(ChoiceScores(tuple(row), n_tokens))
+            else:
+                message = f"The model's log-probabilities are {row}."
+                scores.append(ChoiceScores((), n_tokens, error=message))
+        return scores
 
     def _inputs(
         self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]
@@ -349,14 +354,6 @@ class Engine:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _scores(request: Request, log_probs: list[float]) -> ChoiceScores:
-    n_tokens = len(request.rendered.input_ids)
-    if not all(-float("inf") < value <= 0.0 for value in log_probs):
-        message = f"The model's log-probabilities are {log_probs}."
-        return ChoiceScores((), n_tokens, error=message)
-    return ChoiceScores(tuple(log_probs), n_tokens)
 
 
 def _failed_completion(error: Exception) -> Completion:

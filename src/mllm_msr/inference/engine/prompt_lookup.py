@@ -24,7 +24,7 @@ _MAX_ENTRIES: Final = 1_000_000
 _MIN_ACCEPTANCE: Final = 0.3
 # Decay of the moving average of acceptance rates.
 _DECAY: Final = 0.8
-# Every so many steps, all draft tokens are proposed, whatever their acceptance rates.
+# Every so many steps, all draft tokens are proposed, regardless of their acceptance rates.
 _RETRY_INTERVAL: Final = 8
 
 
