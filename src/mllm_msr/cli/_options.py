@@ -44,8 +44,8 @@ def settings_help(*sections: str) -> type[TyperCommand]:
     The settings are only loaded when the help is shown.
 
     Args:
-        *sections: Sections to list ("data"); "" stands for settings without a section. Without
-            any, all sections of the offline pipeline.
+        *sections: Sections to list ("data"); "" lists settings without a section. By default all
+            sections of the offline pipeline.
     """
 
     class CommandWithSettings(TyperCommand):

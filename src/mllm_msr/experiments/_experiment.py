@@ -31,7 +31,7 @@ class System:
         label: Name in tables and figures.
         x: Position on the axis of a sweep; None for systems without an order.
         variant: The run that scores it; None for the run folder itself.
-        model: Name of its scores in that run. None stands for the run's own MLLM recommender:
+        model: Name of its scores in that run. If None, the run's own MLLM recommender:
             fine-tuned, or zero-shot if the run does not train.
     """
 

@@ -20,7 +20,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.evaluation.aggregation import SEED_MARK
 from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
-from mllm_msr.experiments._experiment import Experiment, System, SystemScores
+from mllm_msr.experiments._experiment import Experiment, SystemScores
 from mllm_msr.experiments._results import Results, write_results
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.storage import layout
@@ -53,19 +53,27 @@ def run_experiment(
         UnknownNameError: The experiment has no system of a name.
     """
     settings = pipeline.settings
-    selected = _select(experiment.systems(settings), systems)
+    selected = experiment.systems(settings)
+    if systems is not None:
+        by_name = {system.name: system for system in selected}
+        if not systems:
+            raise UnknownNameError(f"Name at least one system. Available: {', '.join(by_name)}.")
+        for name in systems:
+            if name not in by_name:
+                raise registry.unknown_name_error("system", name, list(by_name))
+        selected = [by_name[name] for name in dict.fromkeys(systems)]
     generated = settings.dataset == "demo"
     used_seeds = list(dict.fromkeys(seeds or [own_seed(settings)]))
     scores: dict[int, Mapping[str, SystemScores]] = {}
     for seed in used_seeds:
         with _open_seed(pipeline, seed) as run:
             scores[seed] = experiment.score(run, selected)
-    evaluation = _evaluate(scores, settings, pool_users=generated)
+    evaluation, per_user = _evaluate(scores, settings, pool_users=generated)
     models = (entry["model"] for entry in pipeline.run.stages.values())
     results = Results(
         systems=selected,
         evaluation=evaluation,
-        per_user=_with_seeds(evaluation.per_user, used_seeds, pooled_users=generated),
+        per_user=per_user,
         seeds=tuple(used_seeds),
         data_seeds=generated,
         settings=settings,
@@ -83,18 +91,6 @@ def own_seed(settings: Settings) -> int:
     return settings.train.seed
 
 
-def _select(systems: Sequence[System], names: Sequence[str] | None) -> Sequence[System]:
-    if names is None:
-        return systems
-    by_name = {system.name: system for system in systems}
-    if not names:
-        raise UnknownNameError(f"Name at least one system. Available: {', '.join(by_name)}.")
-    for name in names:
-        if name not in by_name:
-            raise registry.unknown_name_error("system", name, list(by_name))
-    return [by_name[name] for name in dict.fromkeys(names)]
-
-
 @contextlib.contextmanager
 def _open_seed(pipeline: Pipeline, seed: int) -> Iterator[Pipeline]:
     """Open the run with another seed, a run folder in `variants/`, or the run itself."""
@@ -102,8 +98,9 @@ def _open_seed(pipeline: Pipeline, seed: int) -> Iterator[Pipeline]:
     if seed == own_seed(settings):
         yield pipeline
         return
+    shares: tuple[str, ...] = ()
     if settings.dataset == "demo":
-        name, change, shares = f"data_seed_{seed}", f"data.world_seed={seed}", ()
+        name, change = f"data_seed_{seed}", f"data.world_seed={seed}"
     else:
         pipeline.run_until("infer")
         name, change = f"train_seed_{seed}", f"train.seed={seed}"
@@ -114,7 +111,7 @@ def _open_seed(pipeline: Pipeline, seed: int) -> Iterator[Pipeline]:
 
 def _evaluate(
     by_seed: Mapping[int, Mapping[str, SystemScores]], settings: Settings, *, pool_users: bool
-) -> Evaluation:
+) -> tuple[Evaluation, pl.DataFrame]:
     """Evaluate the scores of all seeds together.
 
     Args:
@@ -122,9 +119,13 @@ def _evaluate(
         settings: `evaluate` is read.
         pool_users: Whether the users of each seed are different users. Otherwise each user's
             values are averaged over the seeds.
+
+    Returns:
+        The evaluation, and `tables.METRICS_PER_USER` with a column `seed`.
     """
     scores: dict[str, list[pl.DataFrame]] = {}
     ranks: dict[str, list[pl.DataFrame]] = {}
+    # The seed is evaluated as a part of the user id, or of the model's name.
     for seed, systems in by_seed.items():
         for name, system in systems.items():
             if pool_users:
@@ -135,22 +136,18 @@ def _evaluate(
                 user_id = pl.col("user_id")
             scores.setdefault(key, []).append(system.scores.with_columns(user_id=user_id))
             ranks.setdefault(key, []).append(system.ranks.with_columns(user_id=user_id))
-    return evaluate_scores(
+    evaluation = evaluate_scores(
         {name: pl.concat(frames) for name, frames in scores.items()},
         ranks={name: pl.concat(frames) for name, frames in ranks.items()},
         **settings.evaluate.model_dump(mode="json"),
     )
-
-
-def _with_seeds(
-    per_user: pl.DataFrame, seeds: Sequence[int], *, pooled_users: bool
-) -> pl.DataFrame:
-    """Move the seed from the user id or the model's name into a column `seed`."""
-    if pooled_users:
+    if pool_users:
         parts = pl.col("user_id").str.splitn(_SEED_SEPARATOR, 2).struct
-        return per_user.with_columns(
+        return evaluation, evaluation.per_user.with_columns(
             seed=parts.field("field_0").cast(pl.Int64), user_id=parts.field("field_1")
         )
     parts = pl.col("model").str.splitn(SEED_MARK, 2).struct
-    seed = parts.field("field_1").cast(pl.Int64).fill_null(seeds[0])
-    return per_user.with_columns(seed=seed, model=parts.field("field_0"))
+    return evaluation, evaluation.per_user.with_columns(
+        seed=parts.field("field_1").cast(pl.Int64).fill_null(next(iter(by_seed))),
+        model=parts.field("field_0"),
+    )

@@ -14,7 +14,8 @@ from mllm_msr.experiments._experiment import Experiment, System
 from mllm_msr.ranker.recommender import DIRECT, MLLM_MSR, TEXT_ONLY, VARIANTS, ZERO_SHOT
 
 
-def _systems(settings: Settings) -> Sequence[System]:
+def list_systems(settings: Settings) -> Sequence[System]:
+    """Return MLLM-MSR, its two ablations and, if the run trains, the zero-shot ranker."""
     systems = [
         System(MLLM_MSR, VARIANTS[MLLM_MSR].label),
         System(DIRECT.name, DIRECT.label, variant=DIRECT),
@@ -32,5 +33,5 @@ EXPERIMENT = Experiment(
         "The full system is better than both ablations on all three datasets of the paper. The "
         "figure prints no numbers, so none are given here."
     ),
-    systems=_systems,
+    systems=list_systems,
 )

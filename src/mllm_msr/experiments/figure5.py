@@ -16,7 +16,8 @@ from mllm_msr.ranker.recommender import Variant
 SIZES: Final = (1, 2, 3, 4, 5, 6)
 
 
-def _systems(settings: Settings) -> Sequence[System]:
+def list_systems(settings: Settings) -> Sequence[System]:
+    """Return one system per block size, the run's own size first."""
     own = settings.infer.block_size
     systems = []
     for size in (own, *(size for size in SIZES if size != own)):
@@ -36,7 +37,7 @@ EXPERIMENT = Experiment(
         "Very small and very large blocks are both worse than blocks of a few items; the paper "
         "uses three. The figure prints no numbers, so none are given here."
     ),
-    systems=_systems,
+    systems=list_systems,
     axis="items per block",
     caveats=(
         (

@@ -16,7 +16,8 @@ from mllm_msr.ranker.recommender import Variant
 LIMITS: Final = (10, 15, 20, 40)
 
 
-def _systems(settings: Settings) -> Sequence[System]:
+def list_systems(settings: Settings) -> Sequence[System]:
+    """Return one system per length limit, the run's own limit first."""
     own = settings.infer.words
     systems = []
     for words in (own, *(words for words in LIMITS if words != own)):
@@ -35,7 +36,7 @@ EXPERIMENT = Experiment(
         "Short preferences lose information. Beyond some length the results no longer change. The "
         "figure prints no numbers, so none are given here."
     ),
-    systems=_systems,
+    systems=list_systems,
     axis="words of the preference, at most",
     caveats=(
         (

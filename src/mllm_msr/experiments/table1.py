@@ -42,7 +42,8 @@ def _system(name: str, label: str, content: str) -> System:
     return System(name, label, variant=variant, model=_MODEL)
 
 
-def _systems(settings: Settings) -> Sequence[System]:
+def list_systems(settings: Settings) -> Sequence[System]:
+    """Return GRU4Rec with image summaries and with image features."""
     del settings
     return (
         _system("image_summaries", _SUMMARIES, "image_summary"),
@@ -57,7 +58,7 @@ EXPERIMENT = Experiment(
         "Image summaries are about as good as the features of an image network: better on one "
         "dataset of three, worse on two. AUC in percent:"
     ),
-    systems=_systems,
+    systems=list_systems,
     reference=_PAPER,
     caveats=(
         (

@@ -38,7 +38,8 @@ _PAPER: Final = (
 )
 
 
-def _systems(settings: Settings) -> Sequence[System]:
+def list_systems(settings: Settings) -> Sequence[System]:
+    """Return MLLM-MSR, the baselines of the paper in its order, and all other baselines."""
     # TALLRec is a fine-tuned MLLM, like MLLM-MSR.
     excluded = set() if settings.train.enabled else {"tallrec"}
     known = [name for name in registry.names("baselines") if name not in excluded]
@@ -48,7 +49,7 @@ def _systems(settings: Settings) -> Sequence[System]:
     return tuple(System(name, label_of(name), model=name) for name in (*own, *in_paper, *others))
 
 
-def _score(pipeline: Pipeline, systems: Sequence[System]) -> Mapping[str, SystemScores]:
+def score_all(pipeline: Pipeline, systems: Sequence[System]) -> Mapping[str, SystemScores]:
     """Score all systems in a variant, so that the evaluation of the run itself stays unchanged."""
     models = [system.model or system.name for system in systems]
     baselines = [name for name in models if name not in {MLLM_MSR, ZERO_SHOT}]
@@ -89,7 +90,7 @@ EXPERIMENT = Experiment(
     name="table3",
     title="All systems on the same candidates",
     claim="MLLM-MSR is better than all other systems on all three datasets. In percent:",
-    systems=_systems,
+    systems=list_systems,
     reference=MappingProxyType(
         {
             dataset: {
@@ -100,5 +101,5 @@ EXPERIMENT = Experiment(
         }
     ),
     caveats=paper_results.CAVEATS[1:],
-    score=_score,
+    score=score_all,
 )

@@ -134,28 +134,16 @@ def tune(
             f"Fold {fold} has no validation users to evaluate trials with. Prepare the run with a "
             "larger data.validation_fraction, or search in another fold."
         )
-    stages = pipeline.run.stages
-    inputs = {name: manifest.require(stages, name).sha256 for name in _INPUTS}
+    inputs = {name: manifest.require(pipeline.run.stages, name).sha256 for name in _INPUTS}
+    folders = _factory.Folders(pipeline.run.inside(layout.CONTENT_CACHE))
     folder = pipeline.run.inside(layout.TUNING)
     results = []
     for name in models:
         search = _Search(
-            model=name,
-            space=spaces[name],
-            fixed=fixed[name],
-            data=data,
-            folders=_factory.Folders(pipeline.run.inside(layout.CONTENT_CACHE)),
-            metric=metric,
-            fold=fold,
-            seed=seed,
+            name, spaces[name], fixed[name], data, folders, metric=metric, fold=fold, seed=seed
         )
-        with (
-            pipeline.context.progress(f"tune {name}", trials) as advance,
-            search.open_study(folder) as study,
-        ):
-            search.check_conditions(study, inputs)
-            search.run(study, trials, advance)
-            results.append(search.result(study))
+        with pipeline.context.progress(f"tune {name}", trials) as advance:
+            results.append(search.run(folder, inputs, trials, advance))
         _write_results(folder, results)
     return results
 
@@ -173,8 +161,36 @@ class _Search:
     fold: int
     seed: int
 
+    def run(
+        self,
+        folder: Path,
+        inputs: Mapping[str, str],
+        trials: int,
+        advance: Callable[[int], object],
+    ) -> TuningResult:
+        """Run trials until the model's study has `trials` of them.
+
+        Args:
+            folder: Folder of the studies.
+            inputs: Hashes of the tables that trials read.
+            trials: Total number of trials, including those of earlier calls.
+            advance: Called with numbers of finished trials, including earlier ones.
+
+        Raises:
+            StaleStageError: Earlier trials had other conditions.
+            TrainingError: All trials failed.
+        """
+        with self._open_study(folder) as study:
+            self._check_conditions(study, inputs)
+            n_finished = len(_finished_trials(study))
+            advance(n_finished)
+            for number in range(n_finished, trials):
+                self._run_trial(study, number)
+                advance(1)
+            return self._result(study)
+
     @contextlib.contextmanager
-    def open_study(self, folder: Path) -> Iterator[optuna.Study]:
+    def _open_study(self, folder: Path) -> Iterator[optuna.Study]:
         """Open the model's study, or create it."""
         import optuna  # noqa: PLC0415 - an extra, and slow to import
 
@@ -198,16 +214,8 @@ class _Search:
             storage.remove_session()
             optuna_logger.setLevel(level)
 
-    def check_conditions(self, study: optuna.Study, inputs: Mapping[str, str]) -> None:
-        """Store in a new study what its trials depend on, or compare it.
-
-        Args:
-            study: The model's study.
-            inputs: Hashes of the tables that trials read.
-
-        Raises:
-            StaleStageError: The study's trials had other conditions.
-        """
+    def _check_conditions(self, study: optuna.Study, inputs: Mapping[str, str]) -> None:
+        """Store what trials depend on in a new study, or compare it with an existing study."""
         conditions = {
             "search space": {key: str(values) for key, values in sorted(self.space.items())},
             "fixed settings": dict(self.fixed),
@@ -226,14 +234,6 @@ class _Search:
                 f"its start: {', '.join(changed)}. Restore the old values, or delete "
                 f"{layout.TUNING}/{self.model}.sqlite to start again."
             )
-
-    def run(self, study: optuna.Study, trials: int, advance: Callable[[int], object]) -> None:
-        """Run trials until the study has `trials` of them, and report each to `advance`."""
-        n_finished = len(_finished_trials(study))
-        advance(n_finished)
-        for number in range(n_finished, trials):
-            self._run_trial(study, number)
-            advance(1)
 
     def _run_trial(self, study: optuna.Study, number: int) -> None:
         import optuna  # noqa: PLC0415 - an extra, and slow to import
@@ -256,12 +256,7 @@ class _Search:
         trial.set_user_attr(_SECONDS, round(time.perf_counter() - start, 3))
         study.tell(trial, value)
 
-    def result(self, study: optuna.Study) -> TuningResult:
-        """Return the result of the study.
-
-        Raises:
-            TrainingError: All trials failed.
-        """
+    def _result(self, study: optuna.Study) -> TuningResult:
         finished = _finished_trials(study)
         succeeded = [trial for trial in finished if trial.value is not None]
         if not succeeded:
