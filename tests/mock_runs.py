@@ -1,4 +1,4 @@
-"""Runs without a model: a scripted backend that counts, and training that only pretends."""
+"""Runs without a model: a mock backend that counts prompts, and fine-tuning replaced by a file."""
 
 from __future__ import annotations
 
@@ -32,19 +32,16 @@ def load(data: Path, *more: str) -> Settings:
 
 
 def world(folder: Path) -> Path:
-    """A small world of files."""
+    """Write the files of a small data set."""
     return worlds.write_files(folder, n_users=8, n_items=16)
 
 
 class Script:
-    """Stands in for the scripted backend's answers and scores; counts what is asked.
-
-    Preferences name the number of summaries that were read and whether images were mentioned,
-    so that variants differ; scores are drawn from the prompt's text and the adapter's content.
+    """Counter of the prompts of a mock backend.
 
     Attributes:
-        asked: How often each kind of prompt was asked.
-        stop_at: A count of all prompts at which the process "dies".
+        asked: Number of prompts by kind.
+        stop_at: Number of prompts after which the process is interrupted.
     """
 
     def __init__(self) -> None:
@@ -58,7 +55,10 @@ class Script:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Replace what the scripted backend says, and fine-tuning by a file."""
+    """Make the mock backend answer and score by hashes of prompts, and replace fine-tuning.
+
+    Scores also depend on the content of the adapter.
+    """
     counted = Script()
     kind = mock.MockBackend
     begin = kind.__init__

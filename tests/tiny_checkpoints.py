@@ -1,9 +1,9 @@
-"""Tiny random checkpoints of five model families, built offline in a folder of the caller's.
+"""Tiny random checkpoints of five model families, built offline.
 
-Each function writes a complete checkpoint (weights, tokenizer, processor, chat template) of a
-few hundred kilobytes that loads like the real ones of its family, with a byte-level tokenizer
-trained on a few lines here. Weights are random but scaled so that outputs differ from prompt to
-prompt. Run it as a script to look at one: `python tests/tiny_checkpoints.py FOLDER`.
+Each function writes a complete checkpoint (weights, tokenizer, processor, chat template) of a few
+hundred kilobytes that loads like the real ones of its family. The byte-level tokenizer is trained
+on a few lines below. Weights are random, but scaled so that outputs differ between prompts. To
+inspect the checkpoints, run `python tests/tiny_checkpoints.py FOLDER`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def build(family: str, folder: Path) -> Path:
 
 
 def llava_next(folder: Path) -> None:
-    """LLaVA-NeXT: CLIP tower, any-resolution tiles, one token for each patch, Llama decoder."""
+    """Write LLaVA-NeXT: CLIP tower, any-resolution tiles, one token per patch, Llama decoder."""
     tokenizer = _tokenizer(["<image>"], bos="<s>", eos="</s>", pad="<pad>")
     config = transformers.LlavaNextConfig(
         vision_config=transformers.CLIPVisionConfig(
@@ -125,7 +125,7 @@ def llava_next(folder: Path) -> None:
 
 
 def qwen2_5_vl(folder: Path) -> None:
-    """Qwen2.5-VL: patch grids of native resolution, multimodal rotary positions."""
+    """Write Qwen2.5-VL: patch grids of native resolution, multimodal rotary positions."""
     marks = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = _tokenizer(marks, bos=None, eos="<|im_end|>", pad="<|endoftext|>")
     ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in marks}
@@ -166,7 +166,7 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def smolvlm(folder: Path) -> None:
-    """SmolVLM: Idefics3's split images with row and column marks, pixel shuffle."""
+    """Write SmolVLM: Idefics3 image splitting with row and column tokens, pixel shuffle."""
     marks = ["<|im_start|>", "<image>", "<fake_token_around_image>", "<global-img>"]
     marks += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = _tokenizer(marks, bos=None, eos="<end_of_utterance>", pad="<|im_end|>")
@@ -189,7 +189,7 @@ def smolvlm(folder: Path) -> None:
 
 
 def gemma3(folder: Path) -> None:
-    """Gemma 3: SigLIP tower, pooled image tokens, two-way attention inside a image."""
+    """Write Gemma 3: SigLIP tower, pooled image tokens, bidirectional attention within an image."""
     marks = ["<start_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     tokenizer = _tokenizer(
         marks,
@@ -232,7 +232,7 @@ def gemma3(folder: Path) -> None:
 
 
 def llama(folder: Path) -> None:
-    """Llama 3: text only, contents of turns are plain strings."""
+    """Write Llama 3: text only, contents of turns are plain strings."""
     marks = ["<|start_header_id|>", "<|end_header_id|>"]
     tokenizer = _tokenizer(marks, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|pad|>")
     tokenizer.chat_template = _LLAMA_TEMPLATE
@@ -266,7 +266,7 @@ def _tokenizer(
     pad: str,
     named: Mapping[str, str] | None = None,
 ) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer; `marks` become special tokens beside the three named ones."""
+    """Return a byte-level BPE tokenizer with `marks` as additional special tokens."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

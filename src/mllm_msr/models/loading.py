@@ -98,7 +98,12 @@ def inspect_checkpoint(
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
     precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
-    name = _name(checkpoint, config)
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        name = f"{folder.resolve().name}@{_folder_digest(folder)}"
+    else:
+        commit = getattr(config, "_commit_hash", None)
+        name = f"{checkpoint}@{commit[:16]}" if commit else checkpoint
     if adapter is not None:
         if not (adapter / "adapter_config.json").is_file():
             raise BackendError(
@@ -301,15 +306,6 @@ def _loading_errors(checkpoint: str) -> Iterator[None]:
             f"Transformers cannot load the checkpoint {checkpoint!r}: {lines[0].rstrip('.')}. "
             "Check the name, the revision and the folder's files."
         ) from cause
-
-
-def _name(checkpoint: str, config: Any) -> str:
-    """Return the folder's name and content digest, or the hub id and commit."""
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        return f"{folder.resolve().name}@{_folder_digest(folder)}"
-    commit = getattr(config, "_commit_hash", None)
-    return f"{checkpoint}@{commit[:16]}" if commit else checkpoint
 
 
 def _folder_digest(folder: Path) -> str:

@@ -130,6 +130,10 @@ class RayBackend(Backend):
         )
         if scheduler.done:
             return
+        message = f"{_MAX_DEATHS_PER_PROMPT} workers died while running only this prompt."
+        failure: Response = ChoiceScores((), error=message)
+        if choices is None:
+            failure = Completion("", finish_reason="error", error=message)
         pool = self._open_pool()
         deaths = 0
         try:
@@ -149,7 +153,7 @@ class RayBackend(Backend):
                         deaths += 1
                         _replace(pool, worker, reason, deaths=deaths)
                         for index in scheduler.record_death(worker):
-                            yield index, _failure(choices)
+                            yield index, failure
         finally:
             pool.cancel()
 
@@ -182,11 +186,3 @@ def _replace(pool: ActorPool, worker: int, reason: str, *, deaths: int) -> None:
             "run the same command again."
         )
     pool.replace(worker)
-
-
-def _failure(choices: Sequence[str] | None) -> Response:
-    """Return the response to a prompt that repeatedly killed its worker."""
-    message = f"{_MAX_DEATHS_PER_PROMPT} workers died while running only this prompt."
-    if choices is None:
-        return Completion("", finish_reason="error", error=message)
-    return ChoiceScores((), error=message)
