@@ -21,8 +21,8 @@ from scipy import stats
 from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.significance import bootstrap_interval
-from mllm_msr.ranker.scoring import probability
-from mllm_msr.recommend.explanations import parts, without
+from mllm_msr.ranker.scoring import yes_probability
+from mllm_msr.recommend.explanations import preference_parts, without_part
 from mllm_msr.recommend.recommender import CHOICES, MllmMsr
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.types import Prompt
@@ -130,9 +130,9 @@ def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dic
 def _questions(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator[_Question]:
     """A user's recommendations that cite some parts of the preference and not others."""
     found = model.recommend(user_id, k, budget=budget)
-    cut = parts(found.preference)
+    cut = preference_parts(found.preference)
     for item in found.items:
-        cited = tuple(bool(model.catalogue.answers(part, item.item_id)) for part in cut)
+        cited = tuple(bool(model.catalog.matches(part, item.item_id)) for part in cut)
         if any(cited) and not all(cited):
             yield _Question(user_id, item.item_id, found.preference, cut, cited)
 
@@ -140,14 +140,14 @@ def _questions(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator
 def _cases(model: MllmMsr, questions: Sequence[_Question]) -> Iterator[Case]:
     prompts: list[Prompt] = []
     for one in questions:
-        texts = [one.preference, *(without(one.preference, part) for part in one.parts)]
-        prompts += [model.catalogue.prompt(text, one.item_id) for text in texts]
-    backend = model.open_backend()
+        texts = [one.preference, *(without_part(one.preference, part) for part in one.parts)]
+        prompts += [model.catalog.prompt(text, one.item_id) for text in texts]
+    backend = model.models.open_ranker()
     try:
         found = dict(backend.score(prompts, CHOICES))
     finally:
         backend.close()
-    scores = iter([probability(found[place])[0] for place in range(len(prompts))])
+    scores = iter([yes_probability(found[place])[0] for place in range(len(prompts))])
     for one in questions:
         whole = next(scores)
         cut = [(next(scores), cited) for cited in one.is_cited]

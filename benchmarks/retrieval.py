@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from mllm_msr.data.full_ranking import sample_targets
-from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.reranking import Order, assemble
-from mllm_msr.recommend.retrieval import Profile, Retriever
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.recommender import MllmMsr, Order, build_list
+from mllm_msr.recommend.retrieval import Retriever
 from mllm_msr.storage.run_folder import RunFolder
 
 BUDGETS: Final = (0, 20, 50, 100, 200)
@@ -56,7 +56,7 @@ def run(
         targets = sample_targets(asked, users, seed=seed).select("user_id", "item_id").rows()
         recall: dict[str, dict[int, float]] = {}
         for name, retriever in _retrievers(model).items():
-            ranks = [_rank(retriever, _profile(model, user), item) for user, item in targets]
+            ranks = [_rank(retriever, model.users.profile(user), item) for user, item in targets]
             recall[name] = {
                 n: round(sum(rank <= n for rank in ranks) / len(ranks), 4) for n in BUDGETS[1:]
             }
@@ -65,11 +65,11 @@ def run(
         }
         started = time.perf_counter()
         for user, item in targets:
-            for order, budget, values in _ranked(model, _profile(model, user), item):
+            for order, budget, values in _ranked(model, model.users.profile(user), item):
                 quality[order][budget].append(values)
         seconds = time.perf_counter() - started
     return {
-        "items": len(model.catalogue),
+        "items": len(model.catalog),
         "users": len(targets),
         "recall": recall,
         "quality": {
@@ -86,12 +86,6 @@ def _retrievers(model: MllmMsr) -> dict[str, Retriever]:
     return {**alone, "fusion": model.retriever}
 
 
-def _profile(model: MllmMsr, user_id: str) -> Profile:
-    preference_history = model.preference_history(user_id).sort("n_items")
-    preference = preference_history["preference"][-1] if preference_history.height else ""
-    return Profile(user_id, model.history(user_id), preference)
-
-
 def _rank(retriever: Retriever, profile: Profile, item_id: str) -> float:
     found = [c.item_id for c in retriever.retrieve(profile, BUDGETS[-1])]
     return found.index(item_id) + 1 if item_id in found else math.inf
@@ -106,8 +100,8 @@ def _ranked(
     scores = dict(zip(asked, model.score(profile.preference, asked), strict=True))
     for order, budget in itertools.product(ORDERS, BUDGETS):
         kept = {one: scores[one] for one in asked[:budget]}
-        listed = assemble(
-            model.catalogue, profile, candidates, kept, k=_K, diversity=0.0, order=order
+        listed = build_list(
+            model.catalog, profile, candidates, kept, k=_K, diversity=0.0, order=order
         )
         rank = next((one.rank for one in listed.items if one.item_id == item_id), None)
         yield order, budget, (float(rank is not None), 1 / math.log2(1 + rank) if rank else 0.0)

@@ -1,4 +1,4 @@
-"""A finished run with a scripted model, and backends that misbehave on request."""
+"""A finished run with the mock model, and a fake backend whose failures tests control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
 def make_run(folder: Path) -> Path:
-    """A run folder that has been prepared, summarised and inferred, without fine-tuning."""
+    """Return a run folder with the stages prepare, summarize and infer, without fine-tuning."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
     settings = load_settings(
         "default",
@@ -30,18 +30,23 @@ def make_run(folder: Path) -> Path:
 
 
 @final
-class MoodyBackend(Backend):
-    """Likes items by the number in their title; can fail, and hangs while its gate is shut.
+class FakeBackend(Backend):
+    """Backend that scores items by the number in their title; it can fail or block.
+
+    Item 13 always fails.
 
     Attributes:
-        fails: Whether it fails as a whole.
-        spoils: Says of the text of a prompt whether its answer is noise.
-        gate: Shut, it hangs.
+        fails: Whether every call raises `BackendError`.
+        is_garbled: Function that decides from a prompt's text whether its answer is noise.
+        gate: Calls block while this event is not set.
+        batches: Number of prompts of each call.
+        threads: Names of the threads that called.
+        closed: Whether `close` was called.
     """
 
     def __init__(self) -> None:
         self.fails = False
-        self.spoils: Callable[[str], bool] = lambda _: False
+        self.is_garbled: Callable[[str], bool] = lambda _: False
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[int] = []
@@ -50,42 +55,42 @@ class MoodyBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        return "moody"
+        return "fake"
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(images=True, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        for index, prompt in enumerate(self._taken(prompts)):
-            noise = self.spoils(_text(prompt))
-            words = (
-                "#?! " * 9 if noise else f"The user appears to have a preference for mood {index}."
-            )
-            yield index, Completion(words)
+        for index, prompt in enumerate(self._receive(prompts)):
+            if self.is_garbled(_text(prompt)):
+                yield index, Completion("#?! " * 9)
+            else:
+                text = f"The user appears to have a preference for mood {index}."
+                yield index, Completion(text)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        for index, prompt in enumerate(self._taken(prompts)):
+        for index, prompt in enumerate(self._receive(prompts)):
             text = _text(prompt)
             number = int(text.rpartition("Thing ")[2].split('"')[0]) if "Thing " in text else 0
             if number == 13:
-                yield index, ChoiceScores((), error="thirteen is refused")
+                yield index, ChoiceScores((), error="item 13 fails")
             else:
                 yield index, ChoiceScores((-0.01 * (40 - number), -1.0))
 
     def close(self) -> None:
         self.closed = True
 
-    def _taken(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        taken = list(prompts)
-        self.batches.append(len(taken))
+    def _receive(self, prompts: Iterable[Prompt]) -> list[Prompt]:
+        received = list(prompts)
+        self.batches.append(len(received))
         self.threads.add(threading.current_thread().name)
         self.gate.wait(60)
         if self.fails:
-            raise BackendError(needed="mood", received="none", remedy="wait")
-        return taken
+            raise BackendError("The fake model is out of order. Wait.")
+        return received
 
 
 def _text(prompt: Prompt) -> str:

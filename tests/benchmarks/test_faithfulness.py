@@ -12,8 +12,8 @@ import online_worlds
 import worlds
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.recommend.catalog import Catalogue
-from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 FAITHFUL = [Case(f"u{n}", 0.9, cited=(0.2, 0.3), others=(0.8,)) for n in range(9)]
@@ -82,8 +82,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_whose_explanations_cite_one_clause(
     folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
 ) -> None:
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: OneWordReader(word))
-    monkeypatch.setattr(Catalogue, "answers", lambda self, part, _: ("calm",) * ("calm" in part))
+    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: OneWordReader(word))
+    monkeypatch.setattr(ItemCatalog, "matches", lambda self, part, _: ("calm",) * ("calm" in part))
     found = run(folder=str(folder), users=3, k=2, budget=2)
     assert found["n_users"] == 3
     assert found["share"] == share

@@ -1,4 +1,4 @@
-"""The catalogue: what it holds, what it refuses, how it grows."""
+"""Tests for the item catalog: records, summaries, prompts, matches and added items."""
 
 from __future__ import annotations
 
@@ -10,102 +10,102 @@ import polars as pl
 import pytest
 
 from mllm_msr import tables
-from mllm_msr.recommend.catalog import Catalogue
+from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.types import Item, Prompt
 
 
 def summaries(*rows: tuple[str, str, str]) -> pl.DataFrame:
-    """`tables.SUMMARIES` of ids, summaries and how it stands with their images."""
-    found = [(item_id, text, None, text, status, "") for item_id, text, status in rows]
-    return pl.DataFrame(found, schema=dict(tables.SUMMARIES), orient="row")
+    """Return `tables.SUMMARIES` of ids, summaries and image statuses."""
+    values = [(item_id, text, None, text, status, "") for item_id, text, status in rows]
+    return pl.DataFrame(values, schema=dict(tables.SUMMARIES), orient="row")
 
 
 @pytest.fixture
-def catalogue() -> Catalogue:
+def catalog() -> ItemCatalog:
     items = pl.DataFrame(
         [
             ("boat", "The boat", "A text.", "boat.png"),
             ("song", "A song", None, "song.png"),
-            ("bare", "Untold lantern", None, None),
+            ("lamp", "Quiet lantern", None, None),
         ],
         schema=dict(tables.ITEMS),
         orient="row",
     )
-    told = summaries(("boat", "a calm boat", "ok"), ("song", "a loud song", "unreadable"))
-    return Catalogue(items, told, encoder="hashing", item_type="item", max_text_tokens=None)
+    table = summaries(("boat", "a calm boat", "ok"), ("song", "a loud song", "unreadable"))
+    return ItemCatalog(items, table, encoder="hashing", item_type="item", max_text_tokens=None)
 
 
 def text_of(prompt: Prompt) -> str:
     return "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
 
 
-def test_items_keep_their_order_and_only_images_that_can_be_opened(catalogue: Catalogue) -> None:
-    assert (list(catalogue), len(catalogue)) == (["boat", "song", "bare"], 3)
-    assert catalogue.item("boat") == Item("boat", "The boat", "A text.", Path("boat.png"))
-    assert catalogue.item("song") == Item("song", "A song", "", None)
+def test_items_keep_their_order_and_unreadable_images_are_left_out(catalog: ItemCatalog) -> None:
+    assert (list(catalog), len(catalog)) == (["boat", "song", "lamp"], 3)
+    assert catalog.item("boat") == Item("boat", "The boat", "A text.", Path("boat.png"))
+    assert catalog.item("song") == Item("song", "A song", "", None)
 
 
-def test_an_item_without_a_summary_is_told_by_its_title(catalogue: Catalogue) -> None:
-    assert [catalogue.summary(one) for one in catalogue] == [
-        "a calm boat", "a loud song", "Untold lantern",
+def test_title_replaces_a_missing_summary(catalog: ItemCatalog) -> None:
+    assert [catalog.summary(item_id) for item_id in catalog] == [
+        "a calm boat", "a loud song", "Quiet lantern",
     ]  # fmt: skip
-    nearest = catalogue.index.nearest(catalogue.encoder.encode(["an untold lantern"])[0], 1)
-    assert nearest == ["bare"]
+    nearest = catalog.index.nearest(catalog.encoder.encode(["a quiet lantern"])[0], 1)
+    assert nearest == ["lamp"]
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call",
     [
-        lambda known: known.item("?"),
-        lambda known: known.summary("?"),
-        lambda known: known.prompt("calm", "?"),
-        lambda known: known.answers("calm", "?"),
+        lambda catalog: catalog.item("?"),
+        lambda catalog: catalog.summary("?"),
+        lambda catalog: catalog.prompt("calm", "?"),
+        lambda catalog: catalog.matches("calm", "?"),
     ],
-    ids=["item", "summary", "prompt", "answers"],
+    ids=["item", "summary", "prompt", "matches"],
 )
-def test_an_unknown_id_is_never_made_up(
-    catalogue: Catalogue, ask: Callable[[Catalogue], Any]
+def test_unknown_id_raises_key_error(
+    catalog: ItemCatalog, call: Callable[[ItemCatalog], Any]
 ) -> None:
-    assert "?" not in catalogue
+    assert "?" not in catalog
     with pytest.raises(KeyError, match=r"\?"):
-        ask(catalogue)
-    assert "?" not in catalogue
+        call(catalog)
+    assert "?" not in catalog
 
 
-def test_the_prompt_holds_preference_title_and_image(catalogue: Catalogue) -> None:
-    prompt = catalogue.prompt("likes calm boats", "boat")
+def test_prompt_contains_preference_title_and_image(catalog: ItemCatalog) -> None:
+    prompt = catalog.prompt("likes calm boats", "boat")
     assert "likes calm boats" in text_of(prompt)
     assert "The boat" in text_of(prompt)
     assert Path("boat.png") in prompt.images
-    assert not catalogue.prompt("likes calm boats", "song").images
+    assert not catalog.prompt("likes calm boats", "song").images
 
 
-def test_an_item_answers_what_its_summary_shares_with_the_preference(catalogue: Catalogue) -> None:
-    assert catalogue.answers("The user likes calm boats and songs.", "boat") == ("calm boats",)
-    assert catalogue.answers("The user likes calm boats and songs.", "song") == ("songs",)
+def test_matches_are_shared_by_summary_and_preference(catalog: ItemCatalog) -> None:
+    assert catalog.matches("The user likes calm boats and songs.", "boat") == ("calm boats",)
+    assert catalog.matches("The user likes calm boats and songs.", "song") == ("songs",)
 
 
-def test_a_new_item_is_found_asked_about_and_explained(catalogue: Catalogue) -> None:
-    catalogue.add(Item("new", "Calm lantern"), summaries(("new", "a calm lantern", "missing")))
-    assert "new" in catalogue
-    assert list(catalogue)[-1] == "new"
-    assert "Calm lantern" in text_of(catalogue.prompt("calm", "new"))
-    assert catalogue.answers("loves a lantern", "new") == ("lantern",)
-    assert "new" in catalogue.index.nearest(catalogue.encoder.encode(["calm lantern"])[0], 4)
-    assert catalogue.summaries["item_id"].to_list() == ["boat", "song", "new"]
+def test_added_item_is_retrieved_prompted_and_explained(catalog: ItemCatalog) -> None:
+    catalog.add(Item("new", "Calm lantern"), summaries(("new", "a calm lantern", "missing")))
+    assert "new" in catalog
+    assert list(catalog)[-1] == "new"
+    assert "Calm lantern" in text_of(catalog.prompt("calm", "new"))
+    assert catalog.matches("loves a lantern", "new") == ("lantern",)
+    assert "new" in catalog.index.nearest(catalog.encoder.encode(["calm lantern"])[0], 4)
+    assert catalog.summaries["item_id"].to_list() == ["boat", "song", "new"]
 
 
-def test_a_replaced_item_leaves_nothing_of_the_old_one(catalogue: Catalogue) -> None:
-    catalogue.add(Item("boat", "The ship", "", Path("ship.png")), summaries(("boat", "ship", "ok")))
-    assert (len(catalogue), next(iter(catalogue))) == (3, "boat")
-    assert catalogue.item("boat") == Item("boat", "The ship", "", Path("ship.png"))
-    assert catalogue.summary("boat") == "ship"
-    assert "The boat" not in text_of(catalogue.prompt("calm", "boat"))
-    kept = catalogue.summaries.filter(pl.col("item_id") == "boat")
-    assert kept["summary"].to_list() == ["ship"]
+def test_replaced_item_leaves_nothing_of_the_old_one(catalog: ItemCatalog) -> None:
+    catalog.add(Item("boat", "The ship", "", Path("ship.png")), summaries(("boat", "ship", "ok")))
+    assert (len(catalog), next(iter(catalog))) == (3, "boat")
+    assert catalog.item("boat") == Item("boat", "The ship", "", Path("ship.png"))
+    assert catalog.summary("boat") == "ship"
+    assert "The boat" not in text_of(catalog.prompt("calm", "boat"))
+    rows = catalog.summaries.filter(pl.col("item_id") == "boat")
+    assert rows["summary"].to_list() == ["ship"]
 
 
-def test_a_new_items_unreadable_image_is_left_out(catalogue: Catalogue) -> None:
-    shown = Item("new", "New", "", Path("new.png"))
-    catalogue.add(shown, summaries(("new", "new", "unreadable")))
-    assert catalogue.item("new").image is None
+def test_unreadable_image_of_an_added_item_is_left_out(catalog: ItemCatalog) -> None:
+    item = Item("new", "New", "", Path("new.png"))
+    catalog.add(item, summaries(("new", "new", "unreadable")))
+    assert catalog.item("new").image is None

@@ -1,10 +1,10 @@
-"""What a preference and a summary share, as the preference writes it."""
+"""Tests for the phrases that a preference and a summary share, and for splitting preferences."""
 
 from __future__ import annotations
 
 import pytest
 
-from mllm_msr.recommend.explanations import Explainer, parts, without
+from mllm_msr.recommend.explanations import Explainer, preference_parts, without_part
 
 CORPUS = [
     "A calm film that shows a lantern in red colours.",
@@ -14,60 +14,61 @@ CORPUS = [
 PREFERENCE = "The user appears to have a preference for calm films that show a boat in Red colours."
 
 
-def test_shared_phrases_in_the_preferences_words_and_order() -> None:
+def test_matches_keep_the_words_and_order_of_the_preference() -> None:
     explainer = Explainer(CORPUS, common=0.7)
-    assert explainer.shared(PREFERENCE, CORPUS[0]) == ("calm films", "Red")
-    assert explainer.shared(PREFERENCE, CORPUS[1]) == ("boat",)
+    assert explainer.matches(PREFERENCE, CORPUS[0]) == ("calm films", "Red")
+    assert explainer.matches(PREFERENCE, CORPUS[1]) == ("boat",)
 
 
-def test_words_of_nearly_every_summary_say_nothing() -> None:
-    assert "colours" in " ".join(Explainer(CORPUS, common=1.0).shared(PREFERENCE, CORPUS[0]))
-    assert Explainer(CORPUS, common=0.3).shared(PREFERENCE, CORPUS[1]) == ()
+def test_words_that_most_summaries_contain_do_not_match() -> None:
+    assert "colours" in " ".join(Explainer(CORPUS, common=1.0).matches(PREFERENCE, CORPUS[0]))
+    assert Explainer(CORPUS, common=0.3).matches(PREFERENCE, CORPUS[1]) == ()
 
 
-def test_nothing_shared_and_repeated_phrases() -> None:
+def test_empty_texts_and_repeated_phrases() -> None:
     explainer = Explainer(CORPUS)
-    assert explainer.shared("", CORPUS[0]) == ()
-    assert explainer.shared(PREFERENCE, "") == ()
-    assert explainer.shared("lantern, Lantern; a lantern", CORPUS[0]) == (
+    assert explainer.matches("", CORPUS[0]) == ()
+    assert explainer.matches(PREFERENCE, "") == ()
+    assert explainer.matches("lantern, Lantern; a lantern", CORPUS[0]) == (
         "lantern Lantern",
         "lantern",
     )
 
 
-def test_a_single_sentence_consists_of_its_clauses() -> None:
-    found = parts(PREFERENCE)
-    assert found == ("for calm films", "that show a boat", "in Red colours")
-    assert [without(PREFERENCE, part) for part in found] == [
+def test_stop_words_do_not_match_in_a_small_catalog() -> None:
+    explainer = Explainer(["The bell for the sea", "A lamp"])
+    assert explainer.matches("The user likes the sea, for a start.", "The bell for the sea") == (
+        "sea",
+    )
+
+
+def test_parts_of_a_single_sentence_are_its_clauses() -> None:
+    parts = preference_parts(PREFERENCE)
+    assert parts == ("for calm films", "that show a boat", "in Red colours")
+    assert [without_part(PREFERENCE, part) for part in parts] == [
         "The user appears to have a preference that show a boat in Red colours.",
         "The user appears to have a preference for calm films in Red colours.",
         "The user appears to have a preference for calm films that show a boat.",
     ]
 
 
-def test_several_sentences_are_the_parts_themselves() -> None:
-    text = "The user likes calm films. He avoids loud songs! Boats interest him."
-    assert parts(text) == (
+def test_parts_of_several_sentences_are_the_sentences() -> None:
+    text = "The user likes calm films. They avoid loud songs! Boats interest them."
+    assert preference_parts(text) == (
         "The user likes calm films.",
-        "He avoids loud songs!",
-        "Boats interest him.",
+        "They avoid loud songs!",
+        "Boats interest them.",
     )
     assert (
-        without(text, "He avoids loud songs!") == "The user likes calm films. Boats interest him."
+        without_part(text, "They avoid loud songs!")
+        == "The user likes calm films. Boats interest them."
     )
 
 
 @pytest.mark.parametrize("text", ["", " ", "Nothing.", "The user likes films"])
-def test_what_cannot_be_cut_has_no_parts(text: str) -> None:
-    assert parts(text) == ()
+def test_text_without_clauses_has_no_parts(text: str) -> None:
+    assert preference_parts(text) == ()
 
 
-def test_words_that_only_begin_like_a_joint_are_no_joint() -> None:
-    assert parts("The user likes indoor androids and forests.") == ("and forests",)
-
-
-def test_words_without_content_are_no_reason_in_a_small_catalogue() -> None:
-    explainer = Explainer(["The bell for the sea", "A lamp"])
-    assert explainer.shared("The user likes the sea, for a start.", "The bell for the sea") == (
-        "sea",
-    )
+def test_clauses_begin_at_whole_words_only() -> None:
+    assert preference_parts("The user likes indoor androids and forests.") == ("and forests",)

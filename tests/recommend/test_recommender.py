@@ -1,38 +1,43 @@
-"""A run put to use: lists, cold users, unknown ids, budgets, what stays hidden."""
+"""Tests for recommending from a finished run: lists, new users, unknown ids, budgets, order."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
 import online_worlds
-from mllm_msr.config.loading import load_settings
-from mllm_msr.errors import DataError, RunFolderError, SettingsError
-from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.errors import DataError
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.recommender import MllmMsr, build_list, missing_input
+from mllm_msr.recommend.retrieval import Candidate
+from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
 from mllm_msr.types import Item
+
+CANDIDATES = [Candidate(item_id, 1.0 / (n + 1), ("recent",)) for n, item_id in enumerate("abcde")]
+SCORES = {"a": 0.1, "b": 0.5, "c": 0.9}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return online_worlds.make_run(tmp_path_factory.mktemp("recommending"))
+    return online_worlds.make_run(tmp_path_factory.mktemp("recommender"))
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> online_worlds.MoodyBackend:
-    made = online_worlds.MoodyBackend()
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: made)
-    return made
+def backend(monkeypatch: pytest.MonkeyPatch) -> online_worlds.FakeBackend:
+    fake = online_worlds.FakeBackend()
+    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: fake)
+    return fake
 
 
-def test_the_model_ranks_the_budget_and_the_rest_follows(
-    run: Path, backend: online_worlds.MoodyBackend
+def test_scored_candidates_come_first_and_the_others_follow(
+    run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
         found = model.recommend("user3", 12, budget=5)
@@ -43,91 +48,73 @@ def test_the_model_ranks_the_budget_and_the_rest_follows(
         numbers = [int(item.item_id.removeprefix("item")) for item in found.items[:5]]
         assert numbers == sorted(numbers, reverse=True)
         assert [item.rank for item in found.items] == list(range(1, 13))
-        assert not {item.item_id for item in found.items} & set(model.history("user3"))
+        assert not {item.item_id for item in found.items} & set(model.users.history("user3"))
         everything = model.recommend("user3", 100, budget=0, exclude_seen=False)
-        assert {item.item_id for item in everything.items} == set(model.catalogue)
+        assert {item.item_id for item in everything.items} == set(model.catalog)
         assert everything.fallback_reason is None
     assert backend.closed
 
 
-def test_the_preference_is_brought_up_to_the_whole_history(
-    run: Path, backend: online_worlds.MoodyBackend
+def test_preference_is_updated_to_the_full_history(
+    run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        before = model.preference_history("user3")
-        assert before["n_items"].max() == len(model.history("user3")) - 1
+        before = model.users.preference_history("user3")
+        assert before["n_items"].max() == len(model.users.history("user3")) - 1
         model.recommend("user3", 1, budget=1)
-        after = model.preference_history("user3")
-        assert after["n_items"].max() == len(model.history("user3"))
+        after = model.users.preference_history("user3")
+        assert after["n_items"].max() == len(model.users.history("user3"))
         full = before.filter(pl.col("n_items") % 3 == 0).select("n_items", "preference")
         assert after.join(full, on=["n_items", "preference"], how="semi").height == full.height
 
 
-def test_cold_users_get_popular_items_and_the_reason(
-    run: Path, backend: online_worlds.MoodyBackend
+def test_new_users_get_popular_items_and_the_reason(
+    run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        cold = model.recommend("nobody", 4)
-        assert (cold.fallback_reason, cold.model_calls, cold.preference) == ("unknown_user", 0, "")
-        assert [item.generators for item in cold.items] == [("recent",)] * 4
-        assert model.recommend_to(["what?"], 4).fallback_reason == "no_history"
-        with pytest.raises(DataError, match=r"user of the run.*'nobody'.*strict"):
+        new = model.recommend("nobody", 4)
+        assert (new.fallback_reason, new.model_calls, new.preference) == ("unknown_user", 0, "")
+        assert [item.generators for item in new.items] == [("recent",)] * 4
+        assert model.recommend_for_history(["what?"], 4).fallback_reason == "no_history"
+        with pytest.raises(DataError, match="Unknown user 'nobody'"):
             model.recommend("nobody", strict=True)
     assert backend.batches == []
 
 
-def test_a_given_history_serves_without_its_unknown_items(
-    run: Path, backend: online_worlds.MoodyBackend
+def test_unknown_items_of_a_given_history_are_ignored(
+    run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        known = model.recommend_to(["item1", "item2"], 3, budget=3)
-        mixed = model.recommend_to(["item1", "?", "item2"], 3, budget=3)
+        known = model.recommend_for_history(["item1", "item2"], 3, budget=3)
+        mixed = model.recommend_for_history(["item1", "?", "item2"], 3, budget=3)
     assert known == mixed
     assert known.preference.startswith("The user appears to have a preference")
     assert known.fallback_reason is None
 
 
-def test_a_new_item_with_a_title_and_a_image_alone_can_be_found(
-    run: Path, backend: online_worlds.MoodyBackend, images: list[Path]
+def test_added_item_with_title_and_image_is_recommended(
+    run: Path, backend: online_worlds.FakeBackend, images: list[Path]
 ) -> None:
     row = dict.fromkeys(SUMMARIES, None) | {
         "item_id": "new", "summary": "A zebra", "image_status": "ok", "flags": ""
     }  # fmt: skip
     with MllmMsr.from_run(run) as model:
-        model.catalogue.add(
+        model.catalog.add(
             Item("new", "Thing 39", "", images[0]), pl.DataFrame([row], schema=dict(SUMMARIES))
         )
-        found = model.recommend_to(["item1"], 1, budget=40)
+        found = model.recommend_for_history(["item1"], 1, budget=40)
         assert [item.item_id for item in found.items] == ["new"]
-        assert model.catalogue.prompt("x", "new").images == (images[0],)
+        assert model.catalog.prompt("x", "new").images == (images[0],)
 
 
-def test_an_item_whose_prompt_fails_counts_as_undecided(
-    run: Path, backend: online_worlds.MoodyBackend
+def test_failed_prompt_gets_the_neutral_score(
+    run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
         assert model.score("x", ["item13", "item20"])[0] == 0.5
 
 
-def test_hidden_targets_are_in_no_history(run: Path) -> None:
-    with RunFolder.open(run, read_only=True) as folder:
-        rows = folder.read("candidates").filter(split="test", label=1, fold=0)
-    with MllmMsr.from_run(run, hide_targets=True) as hidden, MllmMsr.from_run(run) as whole:
-        for user, target in rows.select("user_id", "item_id").unique().iter_rows():
-            assert whole.history(user) == (*hidden.history(user), target)
-
-
-def test_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="mllm-msr run"):
-        MllmMsr.from_run(tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(RunFolderError, match="prepare"):
-        MllmMsr.from_run(tmp_path / "empty")
-    with pytest.raises(SettingsError, match=r"retrieve\.budget"):
-        MllmMsr.from_run(run, overrides=["retrieve.budget=-1"])
-
-
-def test_listing_and_retrieval_load_no_model_library() -> None:
+def test_importing_the_recommender_loads_no_model_library() -> None:
     code = (
         "import sys, mllm_msr.recommend.recommender\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'faiss')))"
@@ -135,34 +122,59 @@ def test_listing_and_retrieval_load_no_model_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_adapter_is_not_put_on_other_weights_than_its_own(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    with RunFolder.open(copy) as folder, folder.stage("train/0", model="mock:others"):
-        pass
-    with (
-        MllmMsr.from_run(copy, overrides=["train.enabled=true"]) as model,
-        pytest.raises(RunFolderError, match=r"fine-tuned from, mock:others, received mock"),
-    ):
-        model.open_backend()
-
-
-def test_the_most_popular_items_come_first(run: Path) -> None:
+def test_most_popular_items_come_first(run: Path) -> None:
     with MllmMsr.from_run(run) as model:
-        found = model.popular_items()
-        met = [item_id for user in model.users for item_id in model.history(user)]
-        assert set(found) == set(model.catalogue)
-        counts = [met.count(item_id) for item_id in found]
+        popular = model.popular_items()
+        seen = [item_id for user in model.users for item_id in model.users.history(user)]
+        assert set(popular) == set(model.catalog)
+        counts = [seen.count(item_id) for item_id in popular]
         assert counts == sorted(counts, reverse=True)
-        assert not model.keeps_images  # a scripted model has no memory
 
 
-def test_only_a_small_model_on_a_cpu_is_worth_copies(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
-    with MllmMsr.from_run(run) as model:
-        assert model.useful_copies == 1  # a scripted model
-        for device, copies in (("cpu", 4), ("cuda:1", 1)):
-            settings = load_settings("demo", [f"model.device={device}"], environment={})
-            monkeypatch.setattr(model, "settings", settings)
-            assert model.useful_copies == copies
+def fake_catalog() -> SimpleNamespace:
+    """Return a catalog of identical items, each of which matches its own letter."""
+    index = SimpleNamespace(vectors=lambda ids: np.ones((len(ids), 2), dtype=np.float32))
+    return SimpleNamespace(index=index, matches=lambda preference, item_id: (item_id,))
+
+
+def order_of(**options) -> str:
+    found = build_list(
+        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES,
+        **{"k": 5, "diversity": 0.0, **options},
+    )  # fmt: skip
+    return "".join(item.item_id for item in found.items)
+
+
+def test_order_model_sorts_scored_candidates_by_score() -> None:
+    assert order_of() == "cbade"
+    assert order_of(k=4) == "cbad"
+
+
+def test_order_fusion_adds_the_models_ranking_to_the_relevance() -> None:
+    # The relevance values are far apart; the model counts like one more candidate generator.
+    assert order_of(order="fusion") == "abcde"
+
+
+def test_each_recommendation_has_score_generators_and_matches() -> None:
+    found = build_list(
+        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES, k=5, diversity=0.0
+    )
+    first, last = found.items[0], found.items[-1]
+    assert (first.rank, first.score, first.generators) == (1, 0.9, ("recent",))
+    assert first.matches == ("c",)
+    assert (last.rank, last.score) == (5, None)
+    assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "x")
+
+
+@pytest.mark.parametrize(
+    ("profile", "known", "reason"),
+    [
+        (Profile("u", ("z",), "x"), True, None),
+        (Profile("u", ("z",), " "), True, "no_preference"),
+        (Profile("u"), True, "no_history"),
+        (Profile("u"), False, "unknown_user"),
+        (Profile(""), False, "no_history"),
+    ],
+)
+def test_missing_input(profile: Profile, known: bool, reason: str | None) -> None:
+    assert missing_input(profile, known_user=known) == reason

@@ -1,4 +1,4 @@
-"""A served run: the application with models that obey the test."""
+"""Fixtures of a served run with fake models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 import online_worlds
 from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.server import make_app
@@ -26,27 +27,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scorer(monkeypatch: pytest.MonkeyPatch) -> online_worlds.MoodyBackend:
-    made = online_worlds.MoodyBackend()
-    monkeypatch.setattr(MllmMsr, "open_backend", lambda self, **_: made)
-    return made
+def ranker(monkeypatch: pytest.MonkeyPatch) -> online_worlds.FakeBackend:
+    """Replace the ranker of the run."""
+    fake = online_worlds.FakeBackend()
+    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: fake)
+    return fake
 
 
 @pytest.fixture
-def writer(monkeypatch: pytest.MonkeyPatch) -> online_worlds.MoodyBackend:
-    made = online_worlds.MoodyBackend()
-    monkeypatch.setattr(MllmMsr, "open_writer", lambda self: made)
-    return made
+def preference_model(monkeypatch: pytest.MonkeyPatch) -> online_worlds.FakeBackend:
+    """Replace the model that writes preferences and summaries."""
+    fake = online_worlds.FakeBackend()
+    monkeypatch.setattr(RunModels, "open_preference_model", lambda self: fake)
+    return fake
 
 
 @pytest.fixture
 def serve(
     run: Path,
     tmp_path: Path,
-    scorer: online_worlds.MoodyBackend,
-    writer: online_worlds.MoodyBackend,
+    ranker: online_worlds.FakeBackend,
+    preference_model: online_worlds.FakeBackend,
 ) -> Iterator[Serve]:
-    """Starts the application over one database, after stopping the one started before."""
+    """Return a function that starts the application on one database and stops the previous one."""
     with ExitStack() as started:
 
         def start(*overrides: str, key: str = "") -> TestClient:
@@ -59,18 +62,18 @@ def serve(
             return started.enter_context(TestClient(app, base_url="http://localhost"))
 
         yield start
-        scorer.gate.set()
-        writer.gate.set()
+        ranker.gate.set()
+        preference_model.gate.set()
 
 
 @pytest.fixture
 def start(
     run: Path,
     tmp_path: Path,
-    scorer: online_worlds.MoodyBackend,
-    writer: online_worlds.MoodyBackend,
+    ranker: online_worlds.FakeBackend,
+    preference_model: online_worlds.FakeBackend,
 ) -> Iterator[Start]:
-    """Makes an engine over one database; to be called in an event loop."""
+    """Return a function that creates an engine on one database, in an event loop."""
     with ExitStack() as opened:
 
         def make() -> OnlineEngine:
@@ -86,5 +89,5 @@ def start(
             )
 
         yield make
-        scorer.gate.set()
-        writer.gate.set()
+        ranker.gate.set()
+        preference_model.gate.set()

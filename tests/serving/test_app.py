@@ -1,4 +1,4 @@
-"""The routes, over real HTTP messages: what is answered, what is refused, what survives."""
+"""Tests for the routes over HTTP: responses, rejected requests, restarts, failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from mllm_msr.errors import RunFolderError
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.state import ServiceState
-from online_worlds import MoodyBackend
+from online_worlds import FakeBackend
 
 Serve = Callable[..., TestClient]
 
@@ -37,7 +37,7 @@ def ask(web: TestClient, **body: Any) -> dict[str, Any]:
 
 
 def preference(web: TestClient, user_id: str, n_items: int) -> dict[str, Any]:
-    """A user's preference once it has read so many items."""
+    """Wait until a user's preference has read a number of items, and return the response."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = web.get(f"/v1/users/{user_id}/preference").json()
@@ -47,7 +47,7 @@ def preference(web: TestClient, user_id: str, n_items: int) -> dict[str, Any]:
     raise AssertionError(f"the preference never read {n_items} items: {found}")
 
 
-def test_a_list_with_its_reasons(serve: Serve, run: Path) -> None:
+def test_list_contains_scores_titles_and_matches(serve: Serve, run: Path) -> None:
     web = serve()
     found = ask(web, user_id="user3", k=4, budget=6)
     assert found["fallback_reason"] is None
@@ -55,17 +55,17 @@ def test_a_list_with_its_reasons(serve: Serve, run: Path) -> None:
     assert [item["rank"] for item in found["items"]] == [1, 2, 3, 4]
     assert all(0 < item["score"] < 1 for item in found["items"])
     assert found["items"][0]["title"].startswith("Thing ")
-    # Every summary of this world says "thing", so that it explains nothing.
-    assert found["items"][0]["explanation"] == []
+    # The word "thing" is in every summary, so it does not match.
+    assert found["items"][0]["matches"] == []
     with MllmMsr.from_run(run) as model:
-        assert not {item["item_id"] for item in found["items"]} & set(model.history("user3"))
-    assert ask(web, user_id="user3", explain=False)["items"][0]["explanation"] is None
+        assert not {item["item_id"] for item in found["items"]} & set(model.users.history("user3"))
+    assert ask(web, user_id="user3", explain=False)["items"][0]["matches"] is None
     again = ask(web, user_id="user3", k=4, budget=6)
     assert again["items"] == found["items"]
     assert again["recommendation_id"] != found["recommendation_id"]
 
 
-def test_given_candidates_are_ranked(serve: Serve, scorer: MoodyBackend) -> None:
+def test_given_candidates_are_ranked_by_the_model(serve: Serve, ranker: FakeBackend) -> None:
     web = serve()
     given = ["item4", "item29", "?", "item8", "item29"]
     found = ask(web, user_id="newcomer", candidate_ids=given)
@@ -76,41 +76,43 @@ def test_given_candidates_are_ranked(serve: Serve, scorer: MoodyBackend) -> None
     assert ask(web, history=["item1", "item2"], candidate_ids=given)["items"][0]["score"] > 0.5
 
 
-def test_cold_users(serve: Serve, scorer: MoodyBackend) -> None:
+def test_new_users_get_popular_items(serve: Serve, ranker: FakeBackend) -> None:
     web = serve()
-    cold = ask(web, user_id="newcomer", k=3)
-    assert cold["fallback_reason"] == "unknown_user"
-    assert [item["generators"] for item in cold["items"]] == [["recent"]] * 3
+    new = ask(web, user_id="newcomer", k=3)
+    assert new["fallback_reason"] == "unknown_user"
+    assert [item["generators"] for item in new["items"]] == [["recent"]] * 3
     strict = web.post("/v1/recommendations", json={"user_id": "newcomer", "strict": True})
     assert strict.status_code == 404
-    assert "send events of this user first" in strict.json()["detail"]
+    assert "Send events of this user first" in strict.json()["detail"]
     assert web.get("/v1/users/newcomer/preference").status_code == 404
-    assert sum(scorer.batches) <= 1  # the model was asked to warm up, and for nobody
+    assert sum(ranker.batches) <= 1  # only the warm-up
 
 
-def test_scores_are_kept_until_the_preference_moves(serve: Serve, scorer: MoodyBackend) -> None:
+def test_scores_are_cached(serve: Serve, ranker: FakeBackend) -> None:
     web = serve()
     body = {"user_id": "user3", "item_ids": ["item20", "?", "item13", "item2"]}
     first = web.post("/v1/scores", json=body).json()
     values = [one["score"] for one in first["scores"]]
     assert values[0] > values[3] > 0
-    assert values[1:3] == [None, None]  # unknown, and one that the model refuses
-    n_batches = len(scorer.batches)
-    kept = {**body, "item_ids": ["item20", "item2"]}
-    assert [one["score"] for one in web.post("/v1/scores", json=kept).json()["scores"]] == [
+    assert values[1:3] == [None, None]  # unknown, and one whose prompt fails
+    n_batches = len(ranker.batches)
+    known = {**body, "item_ids": ["item20", "item2"]}
+    assert [one["score"] for one in web.post("/v1/scores", json=known).json()["scores"]] == [
         values[0], values[3],
     ]  # fmt: skip
-    assert len(scorer.batches) == n_batches
+    assert len(ranker.batches) == n_batches
     unknown = web.post("/v1/scores", json={**body, "user_id": "newcomer"}).json()
     assert unknown["fallback_reason"] == "unknown_user"
 
 
-def test_events_count_once_and_close_blocks(serve: Serve, writer: MoodyBackend) -> None:
+def test_events_count_once_and_full_blocks_are_read(
+    serve: Serve, preference_model: FakeBackend
+) -> None:
     web = serve()
     assert send(web, event("1", "item1"), event("2", "?"), event("1", "item9")) == [
         "accepted", "unknown_item", "duplicate",
     ]  # fmt: skip
-    # The first preference does not wait for a full block; the next ones do.
+    # Only the first preference does not wait for a full block.
     assert preference(web, "newcomer", 1)["history"] == ["item1"]
     assert send(web, event("3", "item2"), event("4", "item3")) == ["accepted"] * 2
     found = preference(web, "newcomer", 3)
@@ -122,28 +124,30 @@ def test_events_count_once_and_close_blocks(serve: Serve, writer: MoodyBackend) 
     assert ask(web, user_id="newcomer", k=2)["items"][0]["item_id"] not in {"item1", "item6"}
 
 
-def test_each_event_can_move_the_preference(serve: Serve) -> None:
+def test_preference_can_be_updated_after_each_event(serve: Serve) -> None:
     web = serve("serve.update=event")
     for n in range(1, 6):
         send(web, event(str(n), f"item{n}"))
         preference(web, "newcomer", n)
 
 
-def test_a_restarted_service_knows_what_it_was_told(serve: Serve, writer: MoodyBackend) -> None:
+def test_restarted_service_has_all_events_and_items(
+    serve: Serve, preference_model: FakeBackend
+) -> None:
     web = serve()
     new = {"item_id": "late", "title": "Thing 35"}
     assert web.post("/v1/items", json=new).status_code == 201
-    writer.fails = True
+    preference_model.fails = True
     send(web, *(event(str(n), f"item{n}") for n in range(3)))
-    writer.fails = False
+    preference_model.fails = False
     web = serve()
     assert send(web, event("0", "item8")) == ["duplicate"]
-    # The update that could not be done is made up for.
+    # The failed update is done after the restart.
     assert preference(web, "newcomer", 3)["history"] == ["item0", "item1", "item2"]
     assert ask(web, user_id="newcomer", candidate_ids=["late"])["items"][0]["item_id"] == "late"
 
 
-def test_a_deleted_user_is_unknown_and_stays_so(serve: Serve) -> None:
+def test_deleted_user_is_unknown_after_a_restart_too(serve: Serve) -> None:
     web = serve()
     send(web, event("1", "item1", "user3"))
     found = web.delete("/v1/users/user3").json()
@@ -157,19 +161,21 @@ def test_a_deleted_user_is_unknown_and_stays_so(serve: Serve) -> None:
     assert web.delete("/v1/users/nobody").json()["events"] == 0
 
 
-def test_an_update_at_work_does_not_bring_a_deleted_user_back(
-    serve: Serve, writer: MoodyBackend
+def test_running_update_does_not_restore_a_deleted_user(
+    serve: Serve, preference_model: FakeBackend
 ) -> None:
     web = serve()
-    writer.gate.clear()
+    preference_model.gate.clear()
     send(web, event("1", "item1"))
     assert web.delete("/v1/users/newcomer").status_code == 200
-    writer.gate.set()
+    preference_model.gate.set()
     send(web, event("2", "item2"))
     assert preference(web, "newcomer", 1)["history"] == ["item2"]
 
 
-def test_new_items(serve: Serve, images: list[Path], writer: MoodyBackend) -> None:
+def test_new_items_are_added_once_and_recommended(
+    serve: Serve, images: list[Path], preference_model: FakeBackend
+) -> None:
     web = serve()
     image = base64.b64encode(images[0].read_bytes()).decode()
     body = {"item_id": "fresh", "title": "Thing 39", "image": image}
@@ -179,20 +185,20 @@ def test_new_items(serve: Serve, images: list[Path], writer: MoodyBackend) -> No
     assert web.post("/v1/items", json=body).status_code == 200
     for other in ({**body, "title": "Other"}, {"item_id": "item1", "title": "Thing 1"}):
         taken = web.post("/v1/items", json=other)
-        assert (taken.status_code, "choose another id" in taken.json()["detail"]) == (409, True)
+        assert (taken.status_code, "Choose another id" in taken.json()["detail"]) == (409, True)
     found = ask(web, user_id="user3", candidate_ids=["item5", "fresh"], exclude_seen=False)
     assert found["items"][0]["item_id"] == "fresh"
-    writer.fails = True
+    preference_model.fails = True
     refused = web.post("/v1/items", json={"item_id": "plain", "title": "Thing 38"})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    writer.fails = False
+    preference_model.fails = False
     assert web.post("/v1/items", json={"item_id": "plain", "title": "Thing 38"}).status_code == 201
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"<svg/>", b"https://example.org/a.png", b"/etc/passwd", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_image_is_refused_and_never_opened(serve: Serve, content: bytes) -> None:
+def test_content_that_is_not_an_image_is_rejected(serve: Serve, content: bytes) -> None:
     body = {"item_id": "x", "title": "X", "image": base64.b64encode(content).decode()}
     answer = serve().post("/v1/items", json=body)
     if content:
@@ -223,7 +229,7 @@ def test_what_is_no_image_is_refused_and_never_opened(serve: Serve, content: byt
         ("items", {"item_id": "i", "title": "t", "image": "https://example.org/a.png"}),
     ],
 )
-def test_malformed_bodies_are_answered_in_one_sentence(
+def test_malformed_bodies_get_a_short_message(
     serve: Serve, route: str, body: dict[str, Any]
 ) -> None:
     answer = serve().post(f"/v1/{route}", json=body)
@@ -233,17 +239,50 @@ def test_malformed_bodies_are_answered_in_one_sentence(
 
 
 @pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"user_id": "u", "k": 0}, "body.k: Input should be greater than or equal to 1."),
+        ({"history": ["item1"], "k": 0}, "body.k: Input should be greater than or equal to 1."),
+        ({}, "body.user_id: Field required."),
+        ([], "body: Input should be a JSON object."),
+        (
+            {"user_id": "u", "history": ["item1"]},
+            "body.user_id: Extra inputs are not permitted.",
+        ),
+    ],
+)
+def test_validation_errors_name_fields_and_no_classes(
+    serve: Serve, body: object, detail: str
+) -> None:
+    answer = serve().post("/v1/recommendations", json=body)
+    assert (answer.status_code, answer.json()["detail"]) == (422, detail)
+
+
+def test_failures_of_the_model_name_no_classes(
+    serve: Serve, preference_model: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("out of memory")
+
+    monkeypatch.setattr(FakeBackend, "generate", fail)
+    answer = serve().post("/v1/items", json={"item_id": "new", "title": "Thing 38"})
+    assert answer.status_code == 503
+    assert "The model failed: out of memory." in answer.json()["detail"]
+    assert "Error" not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
     "content",
     [b"{", b"[]", b"null", b"\xff\xfe", b'{"a\\ud800": 1}', b"[" * 100_000, b'{"events": NaN}'],
 )
-def test_hostile_bodies_are_answered_too(serve: Serve, content: bytes) -> None:
+def test_hostile_bodies_are_rejected(serve: Serve, content: bytes) -> None:
     web = serve()
     answer = web.post("/v1/events", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
     assert web.get("/healthz").json() == {"status": "ok"}
 
 
-def test_hostile_ids_are_just_ids(serve: Serve) -> None:
+def test_hostile_ids_are_ordinary_ids(serve: Serve) -> None:
     web = serve()
     for user in ("'; DROP TABLE events; --", "../../etc/passwd", "<script>", "\U0001f600"):
         assert send(web, event(f"e{user}", "item1", user)) == ["accepted"]
@@ -252,10 +291,10 @@ def test_hostile_ids_are_just_ids(serve: Serve) -> None:
     assert web.post("/v1/events", content=b"{}").status_code == 422
 
 
-def test_a_slow_model_is_not_waited_for(serve: Serve, scorer: MoodyBackend) -> None:
+def test_slow_model_is_replaced_by_a_fallback(serve: Serve, ranker: FakeBackend) -> None:
     web = serve("serve.model_timeout=0.05")
     ask(web, user_id="user3", k=1, budget=1)
-    scorer.gate.clear()
+    ranker.gate.clear()
     found = ask(web, user_id="user4", k=3)
     assert found["fallback_reason"] == "model_slow"
     assert [item["score"] for item in found["items"]] == [None] * 3
@@ -265,18 +304,18 @@ def test_a_slow_model_is_not_waited_for(serve: Serve, scorer: MoodyBackend) -> N
     assert web.get("/readyz").json()["status"] == "fallback"
 
 
-def test_it_is_ready_once_the_model_has_answered(serve: Serve, scorer: MoodyBackend) -> None:
-    scorer.gate.clear()
+def test_service_is_ready_when_the_model_has_answered(serve: Serve, ranker: FakeBackend) -> None:
+    ranker.gate.clear()
     web = serve()
-    assert web.get("/readyz").json()["model"] == "being loaded"
+    assert web.get("/readyz").json()["model"] == "loading"
     assert web.get("/readyz").json()["status"] == "fallback"
-    scorer.gate.set()
+    ranker.gate.set()
     while web.get("/readyz").json()["status"] != "ready":
         pass
 
 
-def test_a_dead_model_is_replaced_by_the_generators(serve: Serve, scorer: MoodyBackend) -> None:
-    scorer.fails = True
+def test_failing_model_is_replaced_by_a_fallback(serve: Serve, ranker: FakeBackend) -> None:
+    ranker.fails = True
     web = serve()
     reasons = [ask(web, user_id="user3", k=2)["fallback_reason"] for _ in range(4)]
     assert set(reasons) <= {"model_failed", "model_circuit_open"}
@@ -285,10 +324,10 @@ def test_a_dead_model_is_replaced_by_the_generators(serve: Serve, scorer: MoodyB
     assert 'mllm_msr_fallbacks_total{reason="model_circuit_open"}' in text
 
 
-def test_a_flood_is_refused_and_passes(serve: Serve, scorer: MoodyBackend) -> None:
+def test_requests_beyond_the_queue_limit_get_429(serve: Serve, ranker: FakeBackend) -> None:
     web = serve("serve.max_queue=8", "serve.model_timeout=30")
     ask(web, user_id="user1", k=1, budget=1)
-    scorer.gate.clear()
+    ranker.gate.clear()
     statuses: list[int] = []
 
     def flood(user: int) -> None:
@@ -303,27 +342,25 @@ def test_a_flood_is_refused_and_passes(serve: Serve, scorer: MoodyBackend) -> No
     full = web.post("/v1/recommendations", json={"user_id": "user9", "budget": 6})
     assert (full.status_code, full.headers["retry-after"]) == (429, "1")
     assert send(web, event("1", "item1")) == ["accepted"]
-    scorer.gate.set()
+    ranker.gate.set()
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [200, 200, 429, 429, 429, 429]
     assert ask(web, user_id="user9", budget=6)["fallback_reason"] is None
 
 
-def test_without_room_for_events_nothing_is_acknowledged(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_acknowledges_no_events(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     web = serve()
 
     def full(*_: object) -> None:
-        raise RunFolderError(needed="room", received="a full disk", remedy="make room")
+        raise RunFolderError("The disk is full. Free disk space.")
 
     with monkeypatch.context() as patch:
         patch.setattr(ServiceState, "add_events", full)
         patch.setattr(ServiceState, "check", full)
         answer = web.post("/v1/events", json={"events": [event("1", "item1")]})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "make room" in answer.json()["detail"]
+        assert "Free disk space" in answer.json()["detail"]
         assert web.get("/readyz").status_code == 503
         assert web.get("/healthz").status_code == 200
         assert ask(web, user_id="user3", k=1)["items"]
@@ -331,14 +368,14 @@ def test_without_room_for_events_nothing_is_acknowledged(
     assert web.get("/readyz").json()["status"] == "ready"
 
 
-def test_a_key_guards_every_route(serve: Serve) -> None:
+def test_every_route_requires_the_key(serve: Serve) -> None:
     web = serve(key="secret")
     for route in ("/v1/users/u/preference", "/metrics", "/openapi.json"):
         assert web.get(route).status_code == 401
         assert web.get(route, headers={"X-API-Key": "secret"}).status_code in {200, 404}
 
 
-def test_metrics_name_routes_and_never_users(serve: Serve) -> None:
+def test_metrics_contain_routes_but_no_user_ids(serve: Serve) -> None:
     web = serve()
     web.get("/v1/users/somebody/preference")
     ask(web, user_id="somebody")

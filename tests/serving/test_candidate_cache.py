@@ -1,4 +1,4 @@
-"""Candidates are found once for each state of a user, and anew when anything has changed."""
+"""Tests for cached candidate retrieval."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from mllm_msr import tables
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Candidate, Profile, Retriever
-from mllm_msr.serving.candidate_cache import Retrieval
+from mllm_msr.recommend.retrieval import Candidate, Retriever
+from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.types import Item
 
 
@@ -24,78 +25,74 @@ def model(run: Path) -> Iterator[MllmMsr]:
 
 
 @pytest.fixture
-def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
-    """Whose candidates the retriever was asked for."""
-    asked: list[Profile] = []
+def retrieved(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
+    """Record the profiles for which the retriever is called."""
+    profiles: list[Profile] = []
     retrieve = Retriever.retrieve
 
-    def watched(self: Retriever, profile: Profile, n: int, **options: Any) -> list[Candidate]:
-        asked.append(profile)
+    def recorded(self: Retriever, profile: Profile, n: int, **options: Any) -> list[Candidate]:
+        profiles.append(profile)
         return retrieve(self, profile, n, **options)
 
-    monkeypatch.setattr(Retriever, "retrieve", watched)
-    return asked
+    monkeypatch.setattr(Retriever, "retrieve", recorded)
+    return profiles
 
 
-def profile_of(model: MllmMsr, user_id: str) -> Profile:
-    return Profile(user_id, model.history(user_id), model.preference(user_id))
-
-
-def test_the_same_question_is_answered_from_memory(
-    model: MllmMsr, looked_for: list[Profile]
+def test_repeated_request_is_answered_from_the_cache(
+    model: MllmMsr, retrieved: list[Profile]
 ) -> None:
-    retrieval, profile = Retrieval(model), profile_of(model, "user3")
-    first = retrieval.candidates(profile, 5, exclude_seen=True)
-    again = retrieval.candidates(profile_of(model, "user3"), 5, exclude_seen=True)
+    cache, profile = CandidateCache(model), model.users.profile("user3")
+    first = cache.retrieve(profile, 5, exclude_seen=True)
+    again = cache.retrieve(model.users.profile("user3"), 5, exclude_seen=True)
     assert again == first == model.retriever.retrieve(profile, 5)
-    assert len(looked_for) == 2  # one of them in this test
+    assert len(retrieved) == 2  # one of them by this test
 
 
-def test_whatever_changes_the_answer_is_looked_at(
-    model: MllmMsr, looked_for: list[Profile]
+def test_changed_profile_or_argument_is_retrieved_again(
+    model: MllmMsr, retrieved: list[Profile]
 ) -> None:
-    retrieval, profile = Retrieval(model), profile_of(model, "user3")
+    cache, profile = CandidateCache(model), model.users.profile("user3")
     longer = replace(profile, history=(*profile.history, "item1"))
-    for asked, n, exclude_seen in [
+    for changed, n, exclude_seen in [
         (profile, 5, True),
         (profile, 6, True),
         (profile, 6, False),
         (longer, 6, False),
         (replace(longer, preference="squares"), 6, False),
     ]:
-        found = retrieval.candidates(asked, n, exclude_seen=exclude_seen)
-        assert found == model.retriever.retrieve(asked, n, exclude_seen=exclude_seen)
-    assert len(looked_for) == 2 * 5
+        candidates = cache.retrieve(changed, n, exclude_seen=exclude_seen)
+        assert candidates == model.retriever.retrieve(changed, n, exclude_seen=exclude_seen)
+    assert len(retrieved) == 2 * 5
 
 
-def test_a_new_item_is_found_at_once(model: MllmMsr) -> None:
-    retrieval, profile = Retrieval(model), Profile("u", (), "a zebra")
-    before = retrieval.candidates(profile, 100, exclude_seen=True)
-    told = dict.fromkeys(tables.SUMMARIES, None) | {
+def test_new_item_is_retrieved_at_once(model: MllmMsr) -> None:
+    cache, profile = CandidateCache(model), Profile("u", (), "a zebra")
+    before = cache.retrieve(profile, 100, exclude_seen=True)
+    row = dict.fromkeys(tables.SUMMARIES, None) | {
         "item_id": "new", "summary": "A zebra", "image_status": "missing", "flags": ""
     }  # fmt: skip
-    model.catalogue.add(Item("new", "Zebra"), pl.DataFrame([told], schema=dict(tables.SUMMARIES)))
-    after = retrieval.candidates(profile, 100, exclude_seen=True)
+    model.catalog.add(Item("new", "Zebra"), pl.DataFrame([row], schema=dict(tables.SUMMARIES)))
+    after = cache.retrieve(profile, 100, exclude_seen=True)
     assert {one.item_id for one in after} == {one.item_id for one in before} | {"new"}
 
 
-def test_nothing_stays_of_the_forgotten_and_of_those_without_a_name(
-    model: MllmMsr, looked_for: list[Profile]
+def test_deleted_and_anonymous_users_are_not_cached(
+    model: MllmMsr, retrieved: list[Profile]
 ) -> None:
-    retrieval = Retrieval(model)
+    cache = CandidateCache(model)
     for _ in range(2):
-        for profile in (profile_of(model, "user3"), Profile("", ("item1",))):
-            retrieval.candidates(profile, 5, exclude_seen=True)
-        retrieval.forget("user3")
-        retrieval.forget("nobody")
-    assert len(looked_for) == 4
+        for profile in (model.users.profile("user3"), Profile("", ("item1",))):
+            cache.retrieve(profile, 5, exclude_seen=True)
+        cache.delete_user("user3")
+        cache.delete_user("nobody")
+    assert len(retrieved) == 4
 
 
-def test_it_remembers_those_who_were_asked_for_last(
-    model: MllmMsr, looked_for: list[Profile], monkeypatch: pytest.MonkeyPatch
+def test_least_recently_used_user_is_evicted(
+    model: MllmMsr, retrieved: list[Profile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_msr.serving.candidate_cache._USERS", 2)
-    retrieval = Retrieval(model)
+    monkeypatch.setattr("mllm_msr.serving.candidate_cache._MAX_USERS", 2)
+    cache = CandidateCache(model)
     for user_id in ("user1", "user2", "user1", "user3", "user1", "user2"):
-        retrieval.candidates(profile_of(model, user_id), 5, exclude_seen=True)
-    assert [profile.user_id for profile in looked_for] == ["user1", "user2", "user3", "user2"]
+        cache.retrieve(model.users.profile(user_id), 5, exclude_seen=True)
+    assert [profile.user_id for profile in retrieved] == ["user1", "user2", "user3", "user2"]

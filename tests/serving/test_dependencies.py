@@ -1,4 +1,4 @@
-"""Ids in paths, and which engine and which errors a route has."""
+"""Tests for ids in paths, foreign origins, and the errors that routes describe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from starlette.testclient import TestClient
 
-from mllm_msr.serving.dependencies import problems
+from mllm_msr.serving.dependencies import error_responses
 
 Serve = Callable[..., TestClient]
 
 
-def test_every_id_that_events_may_hold_can_be_asked_for_and_forgotten(serve: Serve) -> None:
+def test_every_valid_user_id_works_in_paths(serve: Serve) -> None:
     web = serve()
     for user_id in ("a/b", "a/preference", "50%", "a b?c#d", "\U0001f600", "a\\b"):
         event = {"event_id": user_id, "user_id": user_id, "item_id": "item1"}
@@ -22,12 +22,12 @@ def test_every_id_that_events_may_hold_can_be_asked_for_and_forgotten(serve: Ser
         path = f"/v1/users/{quote(user_id, safe='')}"
         found = web.get(f"{path}/preference")
         assert (found.status_code, found.json().get("user_id")) == (200, user_id)
-        gone = web.delete(path)
-        assert (gone.json()["user_id"], gone.json()["events"]) == (user_id, 1)
+        deleted = web.delete(path)
+        assert (deleted.json()["user_id"], deleted.json()["events"]) == (user_id, 1)
         assert web.get(f"{path}/preference").status_code == 404
 
 
-def test_an_items_id_may_hold_a_slash_too(serve: Serve, images: Sequence[Path]) -> None:
+def test_item_id_may_contain_a_slash(serve: Serve, images: Sequence[Path]) -> None:
     web = serve()
     image = base64.b64encode(images[0].read_bytes()).decode()
     body = {"item_id": "films/new", "title": "Thing 7", "image": image}
@@ -36,7 +36,7 @@ def test_an_items_id_may_hold_a_slash_too(serve: Serve, images: Sequence[Path]) 
     assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
 
 
-def test_ids_that_no_event_may_hold_are_refused(serve: Serve) -> None:
+def test_invalid_ids_in_paths_are_rejected(serve: Serve) -> None:
     web = serve()
     for user_id in ("u" * 201, "a%00b", "a%1Fb", "a%7Fb"):
         path = f"/v1/users/{user_id}"
@@ -46,15 +46,15 @@ def test_ids_that_no_event_may_hold_are_refused(serve: Serve) -> None:
     assert web.delete("/v1/users/a%0Ab").status_code == 404
 
 
-def test_a_external_page_cannot_send_what_a_browser_lets_it_send(serve: Serve) -> None:
-    """Without asking first, a page of another origin may send bodies of these kinds alone."""
+def test_pages_of_other_origins_cannot_send_events(serve: Serve) -> None:
+    """Send bodies of the types that a browser sends to other origins without a preflight."""
     web = serve()
     content = b'{"events": [{"event_id": "1", "user_id": "newcomer", "item_id": "item1"}]}'
-    for kind in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "multipart/form-data"}):
-        assert web.post("/v1/events", content=content, headers=kind).status_code == 422
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "multipart/form-data"}):
+        assert web.post("/v1/events", content=content, headers=headers).status_code == 422
     assert web.get("/v1/users/newcomer/preference").status_code == 404
 
 
-def test_a_route_promises_the_common_errors_and_its_own() -> None:
-    assert set(problems(404)) - set(problems()) == {404}
-    assert {401, 413, 422, 503} <= set(problems())
+def test_routes_describe_the_common_errors_and_their_own() -> None:
+    assert set(error_responses(404)) - set(error_responses()) == {404}
+    assert {401, 413, 422, 503} <= set(error_responses())

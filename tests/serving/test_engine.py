@@ -1,4 +1,4 @@
-"""Requests that meet: items and events at the same time, updates beside lists, forgotten users."""
+"""Tests for concurrent requests: items and events, lists during updates, deleted users."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
+from mllm_msr.recommend.profiles import Profile, UserProfiles
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Profile
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.scoring import Judge
+from mllm_msr.serving.scoring import CandidateScorer
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.types import Item
 
@@ -28,25 +28,25 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
-def test_an_item_that_arrives_while_events_wait_changes_no_status(
+def test_item_added_while_events_wait_does_not_change_their_status(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
     add_item = ServiceState.add_item
 
-    def slowly(self: ServiceState, row: Mapping[str, Any]) -> bool:
+    def slow_add(self: ServiceState, row: Mapping[str, Any]) -> bool:
         gate.wait(20)
         return add_item(self, row)
 
-    monkeypatch.setattr(ServiceState, "add_item", slowly)
+    monkeypatch.setattr(ServiceState, "add_item", slow_add)
 
     async def main() -> None:
         engine = start()
         adding = asyncio.create_task(engine.add_item(Item("late", "Thing 7"), None))
-        await until(engine._writes.locked)
+        await until(engine._database_lock.locked)
         events = [("1", "u", "late", None), ("2", "u", "item1", None)]
         sending = asyncio.create_task(engine.add_events(events))
-        await asyncio.sleep(0)  # it has seen that the item is unknown, and waits
+        await asyncio.sleep(0)  # the item was looked up and is unknown; the events wait
         gate.set()
         assert (await adding)[1]
         assert await sending == ["unknown_item", "accepted"]
@@ -56,22 +56,24 @@ def test_an_item_that_arrives_while_events_wait_changes_no_status(
     asyncio.run(main())
 
 
-def test_the_model_is_not_warmed_up_with_a_forgotten_users_preference(
+def test_warm_up_does_not_use_the_preference_of_a_deleted_user(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
 
-    async def warm_up(self: Judge, item_ids: Any, preference: str) -> None:
+    async def warm_up(self: CandidateScorer, item_ids: Any, preference: str) -> None:
         shown.append(preference)
 
-    monkeypatch.setattr(Judge, "warm_up", warm_up)
-    monkeypatch.setattr(MllmMsr, "preference", lambda self, user_id: f"what {user_id} likes")
+    monkeypatch.setattr(CandidateScorer, "warm_up", warm_up)
+    monkeypatch.setattr(
+        UserProfiles, "profile", lambda self, user_id: Profile(user_id, (), f"what {user_id} likes")
+    )
 
     async def main() -> None:
         engine = start()
         await engine.start()
         await asyncio.sleep(0)
-        await engine.forget("user0")
+        await engine.delete_user("user0")
         await engine.stop()
         engine = start()
         await engine.start()
@@ -82,29 +84,29 @@ def test_the_model_is_not_warmed_up_with_a_forgotten_users_preference(
     assert shown == ["what user0 likes", "what user1 likes"]
 
 
-def test_somebody_who_waits_does_not_stand_behind_updates(
+def test_anonymous_request_does_not_wait_for_updates(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    infer = MllmMsr.infer
+    update = MllmMsr.update_preferences
 
-    def slow_for_users(
-        self: MllmMsr, profile: Profile, preference_history: pl.DataFrame, backend: Backend
+    def slow_for_known_users(
+        self: MllmMsr, profile: Profile, preferences: pl.DataFrame, backend: Backend
     ) -> pl.DataFrame:
         if profile.user_id:
             gate.wait(20)
-        return infer(self, profile, preference_history, backend)
+        return update(self, profile, preferences, backend)
 
-    monkeypatch.setattr(MllmMsr, "infer", slow_for_users)
+    monkeypatch.setattr(MllmMsr, "update_preferences", slow_for_known_users)
 
     async def main() -> None:
         engine = start()
         events = [(str(n), f"late{n}", "item1", None) for n in range(20)]
         await engine.add_events(events)
-        found = await engine.anonymous(["item1", "item2"])
+        found = await engine.anonymous_user(["item1", "item2"])
         assert found.profile.preference.startswith("The user appears")
         gate.set()
-        await until(lambda: not any(engine.users.updating(event[1]) for event in events))
+        await until(lambda: not any(engine.updates.is_running(event[1]) for event in events))
         await engine.stop()
 
     try:
@@ -113,21 +115,21 @@ def test_somebody_who_waits_does_not_stand_behind_updates(
         gate.set()
 
 
-def test_an_event_whose_acknowledgement_got_lost_is_known_all_the_same(
+def test_event_is_known_even_if_its_acknowledgment_is_lost(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_events = ServiceState.add_events
 
-    def kept_but_lost(self: ServiceState, events: Any) -> list[bool]:
+    def store_and_fail(self: ServiceState, events: Any) -> list[bool]:
         add_events(self, events)
-        raise RunFolderError(needed="an answer", received="none", remedy="ask again")
+        raise RunFolderError("The connection is lost. Try again.")
 
     async def main() -> None:
         engine = start()
         assert not (await engine.users.get("new")).known
         with monkeypatch.context() as patch:
-            patch.setattr(ServiceState, "add_events", kept_but_lost)
-            with pytest.raises(RunFolderError):
+            patch.setattr(ServiceState, "add_events", store_and_fail)
+            with pytest.raises(RunFolderError, match="connection is lost"):
                 await engine.add_events([("1", "new", "item1", None)])
         assert (await engine.users.get("new")).profile.history == ("item1",)
         assert await engine.add_events([("1", "new", "item1", None)]) == ["duplicate"]

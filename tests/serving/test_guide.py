@@ -1,4 +1,4 @@
-"""The guide to the service is true: its requests work as written, its tables are complete."""
+"""Tests that the guide to the service is correct: its requests work, its tables are complete."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GUIDE = PAGE.read_text(encoding="utf-8")
 
 
 def requests(image: bytes) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
-    """The words of every `curl` in the guide, and the answer that is shown below it."""
-    # The demo's ids are made those of this world.
+    """Yield the arguments of every `curl` in the guide, and the response that it shows."""
+    # Replace the demo's ids by those of this run.
     text = re.sub(r"\bv000(\d)\b", r"item\1", re.sub(r"\bu000(\d)\b", r"user\1", GUIDE))
     text = re.sub(r"\$\(base64[^)]*\)", base64.b64encode(image).decode(), text)
     blocks = re.findall(r"```sh\n(.*?)```(?:\n\n```json\n(.*?)```)?", text, re.DOTALL)
@@ -35,40 +35,40 @@ def requests(image: bytes) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
 
 
 def sent(web: TestClient, words: Sequence[str]) -> Any:
-    """What curl would get."""
-    places = iter(words)
+    """Send the request that curl would send."""
+    arguments = iter(words)
     method, headers, body, url = "GET", {}, None, ""
-    for word in places:
+    for word in arguments:
         if word == "-X":
-            method = next(places)
+            method = next(arguments)
         elif word == "-H":
-            name, _, value = next(places).partition(": ")
+            name, _, value = next(arguments).partition(": ")
             headers[name] = value
         elif word == "-d":
-            method, body = "POST", next(places)
+            method, body = "POST", next(arguments)
         else:
             url = word.removeprefix("http://127.0.0.1:8000")
     return web.request(method, url, headers=headers, content=body)
 
 
 def names(value: Any) -> Any:
-    """The names in an answer, and in the first place of each of its lists."""
+    """Return the field names of a response, with the first element of each list."""
     if isinstance(value, dict):
         return {name: names(one) for name, one in value.items()}
     return names(value[0]) if isinstance(value, list) and value else None
 
 
-def test_every_request_works_as_it_is_written(serve: Serve, images: Sequence[Path]) -> None:
+def test_every_request_works_as_written(serve: Serve, images: Sequence[Path]) -> None:
     web = serve()
-    sent_so_far = compared = 0
+    n_sent = n_compared = 0
     for words, shown in requests(images[0].read_bytes()):
         answer = sent(web, words)
         assert answer.is_success, (words, answer.text)
-        sent_so_far += 1
+        n_sent += 1
         if shown is not None:
             assert names(answer.json()) == names(shown)
-            compared += 1
-    assert (sent_so_far, compared) == (GUIDE.count("\ncurl "), 2)
+            n_compared += 1
+    assert (n_sent, n_compared) == (GUIDE.count("\ncurl "), 2)
 
 
 def test_every_route_is_in_the_table(serve: Serve) -> None:
@@ -77,17 +77,17 @@ def test_every_route_is_in_the_table(serve: Serve) -> None:
         written = re.sub(r"\{\w+\}", "{id}", path)
         for method in methods:
             lines = [line for line in named.splitlines() if line.startswith("| `")]
-            told = [line for line in lines if f"{written}`" in line]
-            assert told, f"{written} is missing"
-            assert any(method.upper() in line for line in told), f"{method} {written} is missing"
+            rows = [line for line in lines if f"{written}`" in line]
+            assert rows, f"{written} is missing"
+            assert any(method.upper() in line for line in rows), f"{method} {written} is missing"
 
 
 @pytest.mark.parametrize("name", list(Settings().serve.model_dump()))
-def test_every_setting_is_explained(name: str) -> None:
+def test_every_setting_is_described(name: str) -> None:
     assert f"`serve.{name}" in GUIDE
 
 
-def test_limits_are_those_of_the_code() -> None:
+def test_limits_equal_the_defaults() -> None:
     rows = re.findall(r"^\| `(serve|retrieve)\.(\w+)` \| ([\d,]+) ", GUIDE, re.MULTILINE)
     assert len(rows) >= 8
     for section, name, shown in rows:

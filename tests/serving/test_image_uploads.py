@@ -1,4 +1,4 @@
-"""Images that are written anew: sizes, names, what is not passed on, no room."""
+"""Tests for uploaded images and thumbnails: sizes, metadata, atomic writes, full disks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mllm_msr.errors import ImageError, RunFolderError
-from mllm_msr.serving.image_uploads import as_png, as_shown, keep_image
+from mllm_msr.serving.image_uploads import store_image, thumbnail, to_png
 
 
 def encoded(size: tuple[int, int], **options: object) -> bytes:
@@ -19,72 +19,72 @@ def encoded(size: tuple[int, int], **options: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("size", "kept"), [((1024, 512), (512, 256)), ((100, 40), (100, 40))], ids=["large", "small"]
+    ("size", "stored"), [((1024, 512), (512, 256)), ((100, 40), (100, 40))], ids=["large", "small"]
 )
-def test_a_clients_image_becomes_a_png_of_bounded_size(
-    size: tuple[int, int], kept: tuple[int, int]
+def test_uploaded_image_becomes_a_png_of_limited_size(
+    size: tuple[int, int], stored: tuple[int, int]
 ) -> None:
-    with Image.open(io.BytesIO(as_png(encoded(size, format="JPEG"), "x"))) as image:
-        assert (image.format, image.size) == ("PNG", kept)
+    with Image.open(io.BytesIO(to_png(encoded(size, format="JPEG"), "x"))) as image:
+        assert (image.format, image.size) == ("PNG", stored)
 
 
-def test_what_a_image_says_besides_its_pixels_is_not_kept(tmp_path: Path) -> None:
+def test_metadata_of_an_image_is_removed(tmp_path: Path) -> None:
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Comment", "taken at home")
-    place = Image.Exif()
-    place[0x010E] = "taken at home"
+    exif = Image.Exif()
+    exif[0x010E] = "taken at home"
     for content in (
-        encoded((10, 10), format="PNG", pnginfo=notes, exif=place),
-        encoded((10, 10), format="JPEG", exif=place),
+        encoded((10, 10), format="PNG", pnginfo=notes, exif=exif),
+        encoded((10, 10), format="JPEG", exif=exif),
     ):
         assert b"taken at home" in content
-        assert b"taken at home" not in as_png(content, "x")
+        assert b"taken at home" not in to_png(content, "x")
         path = tmp_path / "image"
         path.write_bytes(content)
-        assert b"taken at home" not in as_shown(path)
+        assert b"taken at home" not in thumbnail(path)
 
 
-def test_what_is_no_image_is_named_by_its_item() -> None:
+def test_error_names_the_item() -> None:
     with pytest.raises(ImageError, match=r"the image of 'x'.*HTML"):
-        as_png(b"<html></html>", "x")
+        to_png(b"<html></html>", "x")
 
 
-def test_a_image_is_kept_under_its_hash_and_made_again_where_it_is_damaged(
+def test_image_is_stored_under_its_hash_and_replaced_if_damaged(
     tmp_path: Path,
 ) -> None:
     png = encoded((10, 10), format="PNG")
     folder = tmp_path / "images"
-    assert keep_image(folder, "abc", None) is None
-    path = keep_image(folder, "abc", png)
+    assert store_image(folder, "abc", None) is None
+    path = store_image(folder, "abc", png)
     assert path == folder / "abc.png"
     path.write_bytes(png[:-1])
-    assert keep_image(folder, "abc", png) == path
+    assert store_image(folder, "abc", png) == path
     assert path.read_bytes() == png
-    kept_since = path.stat().st_mtime_ns
-    keep_image(folder, "abc", png)
-    assert path.stat().st_mtime_ns == kept_since
+    written = path.stat().st_mtime_ns
+    store_image(folder, "abc", png)
+    assert path.stat().st_mtime_ns == written
     assert list(folder.iterdir()) == [path]
 
 
-def test_a_reader_never_meets_half_a_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     png = encoded((10, 10), format="PNG")
-    path = keep_image(tmp_path, "abc", png[:-1])
+    path = store_image(tmp_path, "abc", png[:-1])
     assert path is not None
     seen = []
     write_bytes = Path.write_bytes
 
-    def watched(self: Path, content: bytes) -> int:
+    def write_in_two_parts(self: Path, content: bytes) -> int:
         written = write_bytes(self, content[:20])
         seen.append(path.read_bytes())
         return written + write_bytes(self, content)
 
-    monkeypatch.setattr(Path, "write_bytes", watched)
-    keep_image(tmp_path, "abc", png)
+    monkeypatch.setattr(Path, "write_bytes", write_in_two_parts)
+    store_image(tmp_path, "abc", png)
     assert seen == [png[:-1]]
     assert path.read_bytes() == png
 
 
-def test_no_room_for_a_image_is_one_sentence(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RunFolderError, match=r"file.*check the folder"):
-        keep_image(tmp_path / "file" / "images", "abc", b"png")
+        store_image(tmp_path / "file" / "images", "abc", b"png")

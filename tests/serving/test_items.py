@@ -1,4 +1,4 @@
-"""Items that come: kept once, told anew at the next start, made up for where adding them failed."""
+"""Tests for new items: stored once, restored at the next start, repaired after failures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 
 from mllm_msr.errors import RunFolderError
-from mllm_msr.recommend.catalog import Catalogue
-from mllm_msr.recommend.retrieval import VectorIndex
+from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.vector_index import VectorIndex
 from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.users import ItemExistsError
+from mllm_msr.serving.items import ItemExistsError
 from mllm_msr.types import Item
-from online_worlds import MoodyBackend
+from online_worlds import FakeBackend
 
 Start = Callable[[], OnlineEngine]
 
@@ -27,18 +27,18 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_of_two_items_under_one_id_at_the_same_time_one_is_kept(
-    start: Start, writer: MoodyBackend, same: bool
+def test_one_of_two_concurrent_items_with_the_same_id_is_stored(
+    start: Start, preference_model: FakeBackend, same: bool
 ) -> None:
     async def main() -> None:
         engine = start()
-        writer.gate.clear()
+        preference_model.gate.clear()
         items = [Item("twin", "Thing 7"), Item("twin", "Thing 7" if same else "Thing 8")]
         asked = [asyncio.create_task(engine.add_item(item, None)) for item in items]
-        await until(lambda: engine._writer.waiting + sum(writer.batches) == 2)
-        writer.gate.set()
+        await until(lambda: engine._preference_queue.waiting + sum(preference_model.batches) == 2)
+        preference_model.gate.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
-        kept = engine.catalogue.item("twin").title
+        kept = engine.catalog.item("twin").title
         refused = [one for one in found if isinstance(one, ItemExistsError)]
         added = [one for one in found if not isinstance(one, BaseException)]
         assert [len(refused), len(added)] == ([0, 2] if same else [1, 1])
@@ -49,7 +49,7 @@ def test_of_two_items_under_one_id_at_the_same_time_one_is_kept(
     asyncio.run(main())
 
 
-def test_items_of_an_earlier_service_are_there_with_their_images(
+def test_restart_restores_items_with_their_images(
     start: Start, images: list[Path], tmp_path: Path
 ) -> None:
     async def main() -> None:
@@ -61,7 +61,7 @@ def test_items_of_an_earlier_service_are_there_with_their_images(
             path.unlink()
         engine = start()
         await engine.start()
-        path = engine.catalogue.item("shown").image
+        path = engine.catalog.item("shown").image
         assert path is not None
         assert path.read_bytes() == row["image"]
         assert await engine.add_item(Item("shown", "Thing 7"), images[0].read_bytes()) == (
@@ -72,7 +72,7 @@ def test_items_of_an_earlier_service_are_there_with_their_images(
     asyncio.run(main())
 
 
-def test_an_item_that_is_kept_but_could_not_be_added_is_added_by_the_same_request(
+def test_repeated_request_adds_a_stored_item_to_the_catalog(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = VectorIndex.add
@@ -83,16 +83,19 @@ def test_an_item_that_is_kept_but_could_not_be_added_is_added_by_the_same_reques
     async def main() -> None:
         engine = start()
         monkeypatch.setattr(VectorIndex, "add", fail)
-        with pytest.raises(RunFolderError, match=r"'late'.*MemoryError: no room.*send the item"):
+        with pytest.raises(
+            RunFolderError,
+            match=r"^Item 'late' is stored but .* catalog: no room\. Send the same request",
+        ):
             await engine.add_item(Item("late", "Thing 7"), None)
-        assert "late" not in engine.catalogue
+        assert "late" not in engine.catalog
         monkeypatch.setattr(VectorIndex, "add", add)
-        with pytest.raises(ItemExistsError):
+        with pytest.raises(ItemExistsError, match="Another item has the id 'late'"):
             await engine.add_item(Item("late", "Thing 8"), None)
         _, new = await engine.add_item(Item("late", "Thing 7"), None)
         assert not new
-        assert engine.catalogue.item("late").title == "Thing 7"
-        user = await engine.anonymous(["item1"])
+        assert engine.catalog.item("late").title == "Thing 7"
+        user = await engine.anonymous_user(["item1"])
         found = await engine.recommend(user, k=100, budget=0, exclude_seen=True)
         assert "late" in {one.item_id for one in found.items}
         await engine.stop()
@@ -100,12 +103,12 @@ def test_an_item_that_is_kept_but_could_not_be_added_is_added_by_the_same_reques
     asyncio.run(main())
 
 
-def test_an_item_that_cannot_be_taken_up_keeps_no_service_from_starting(
+def test_service_starts_even_if_an_item_cannot_be_restored(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    add = Catalogue.add
+    add = ItemCatalog.add
 
-    def fail_once(self: Catalogue, item: Item, summaries: pl.DataFrame) -> None:
+    def fail_once(self: ItemCatalog, item: Item, summaries: pl.DataFrame) -> None:
         if item.item_id == "bad":
             raise OSError("no room")
         add(self, item, summaries)
@@ -115,11 +118,12 @@ def test_an_item_that_cannot_be_taken_up_keeps_no_service_from_starting(
         for name in ("bad", "good"):
             await engine.add_item(Item(name, f"Thing {name}"), None)
         await engine.stop()
-        monkeypatch.setattr(Catalogue, "add", fail_once)
+        monkeypatch.setattr(ItemCatalog, "add", fail_once)
         engine = start()
         await engine.start()
-        assert ["bad" in engine.catalogue, "good" in engine.catalogue] == [False, True]
+        assert ["bad" in engine.catalog, "good" in engine.catalog] == [False, True]
         await engine.stop()
 
     asyncio.run(main())
-    assert "needed the item 'bad'" in caplog.text
+    assert "Item 'bad' could not be added" in caplog.text
+    assert "no room" in caplog.text

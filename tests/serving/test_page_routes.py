@@ -1,4 +1,4 @@
-"""What the page asks for: files, users, items, images by id alone, models."""
+"""Tests for the routes of the page: files, users, items, images, models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from mllm_msr.recommend.recommender import MllmMsr
-from online_worlds import MoodyBackend
+from mllm_msr.recommend.run_models import RunModels
+from online_worlds import FakeBackend
 
 Serve = Callable[..., TestClient]
 
@@ -21,7 +21,7 @@ def users(web: TestClient, contains: str = "", **query: int) -> tuple[list[str],
     return found["users"], found["total"]
 
 
-def test_the_page_comes_from_here_alone(serve: Serve) -> None:
+def test_page_loads_nothing_from_other_servers(serve: Serve) -> None:
     web = serve(key="secret")
     page = web.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -38,7 +38,7 @@ def test_the_page_comes_from_here_alone(serve: Serve) -> None:
     assert web.get("/page/index.html", headers={"X-API-Key": "secret"}).status_code == 404
 
 
-def test_users_are_found_by_a_part_of_their_id(serve: Serve) -> None:
+def test_users_are_found_by_part_of_their_id(serve: Serve) -> None:
     web = serve()
     everyone, total = users(web)
     assert (len(everyone), total) == (12, 12)
@@ -55,7 +55,7 @@ def test_users_are_found_by_a_part_of_their_id(serve: Serve) -> None:
     assert users(web, "user1")[1] == 3
 
 
-def test_items_are_told_in_the_order_asked(serve: Serve) -> None:
+def test_items_are_returned_in_the_order_of_the_request(serve: Serve) -> None:
     web = serve()
     asked = {"item_id": ["item3", "?", "item2", "item3"]}
     found = web.get("/v1/items", params=asked).json()["items"]
@@ -68,7 +68,7 @@ def test_items_are_told_in_the_order_asked(serve: Serve) -> None:
     assert web.get("/v1/items").status_code == 422
 
 
-def test_a_image_is_written_anew_and_kept_by_the_browser(serve: Serve) -> None:
+def test_image_is_encoded_again_and_cached_by_the_browser(serve: Serve) -> None:
     web = serve()
     answer = web.get("/v1/items/item2/image")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -80,10 +80,10 @@ def test_a_image_is_written_anew_and_kept_by_the_browser(serve: Serve) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_large_images_become_small_and_broken_ones_stay_here(serve: Serve, run: Path) -> None:
+def test_large_images_are_scaled_down_and_broken_ones_rejected(serve: Serve, run: Path) -> None:
     web = serve()
-    path = web.app.state.engine.catalogue.item("item4").image
-    kept = path.read_bytes()
+    path = web.app.state.engine.catalog.item("item4").image
+    original = path.read_bytes()
     try:
         Image.new("RGB", (1400, 700), "red").save(path, format="PNG")
         with Image.open(io.BytesIO(web.get("/v1/items/item4/image").content)) as image:
@@ -93,7 +93,7 @@ def test_large_images_become_small_and_broken_ones_stay_here(serve: Serve, run: 
         assert broken.status_code == 422
         assert "<script>" not in broken.text
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(original)
 
 
 @pytest.mark.parametrize(
@@ -106,40 +106,45 @@ def test_only_images_of_items_are_opened(serve: Serve, item_id: str) -> None:
 
 
 def test_models_that_can_be_compared(
-    serve: Serve, scorer: MoodyBackend, writer: MoodyBackend, monkeypatch: pytest.MonkeyPatch
+    serve: Serve,
+    ranker: FakeBackend,
+    preference_model: FakeBackend,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = {"user_id": "user3", "k": 2, "budget": 2, "model": "untuned"}
+    asked = {"user_id": "user3", "k": 2, "budget": 2, "model": "zero_shot"}
     web = serve()
     only = web.get("/v1/models").json()["models"]
     assert [(one["name"], one["fine_tuned"]) for one in only] == [("run", False)]
-    # Without fine-tuning there is one model, under both names.
+    # Without fine-tuning both names mean the same model.
     assert web.post("/v1/recommendations", json=asked).json()["model_version"] == only[0]["version"]
 
-    monkeypatch.setattr(MllmMsr, "trained", True)
+    monkeypatch.setattr(RunModels, "fine_tuned", True)
     web = serve()
     both = web.get("/v1/models").json()["models"]
     assert [(one["name"], one["fine_tuned"]) for one in both] == [
-        ("run", True), ("untuned", False),
+        ("run", True), ("zero_shot", False),
     ]  # fmt: skip
-    scorer.batches.clear()
-    writer.batches.clear()
+    ranker.batches.clear()
+    preference_model.batches.clear()
     assert web.post("/v1/recommendations", json=asked).json()["items"][0]["score"] is not None
-    # The other model may be warming up, with one prompt at a time.
-    assert (2 in scorer.batches, 2 in writer.batches) == (False, True)
+    # The ranker may be warming up, with one prompt.
+    assert (2 in ranker.batches, 2 in preference_model.batches) == (False, True)
 
-    monkeypatch.setattr(MllmMsr, "writes_untuned", False)
-    refused = serve().post("/v1/recommendations", json=asked)
-    assert refused.status_code == 404
-    assert "/v1/models" in refused.json()["detail"]
+    monkeypatch.setattr(RunModels, "has_zero_shot", False)
+    rejected = serve().post("/v1/recommendations", json=asked)
+    assert rejected.status_code == 404
+    assert "/v1/models" in rejected.json()["detail"]
 
 
-def test_it_is_said_while_a_preference_is_being_written(serve: Serve, writer: MoodyBackend) -> None:
+def test_response_tells_that_a_preference_is_being_updated(
+    serve: Serve, preference_model: FakeBackend
+) -> None:
     web = serve("serve.update=event")
-    writer.gate.clear()
+    preference_model.gate.clear()
     event = {"event_id": "1", "user_id": "user3", "item_id": "item1"}
     web.post("/v1/events", json={"events": [event]})
     assert web.get("/v1/users/user3/preference").json()["updating"] is True
-    writer.gate.set()
+    preference_model.gate.set()
     while web.get("/v1/users/user3/preference").json()["updating"]:
         pass
     found = web.get("/v1/users/user3/preference").json()

@@ -1,4 +1,4 @@
-"""The same database tests against a real PostgreSQL server, where one is installed."""
+"""The database tests against a real PostgreSQL server, if one is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytest.importorskip("psycopg")
 
 
 def programs() -> Path | None:
-    """Folder of the server's programs, which Debian keeps off the path."""
+    """Return the folder of the server's programs, which is not on the path on Debian."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
@@ -51,19 +51,21 @@ def url() -> Iterator[str]:
             call(*control, "-m", "immediate", "stop")
 
 
-def test_it_keeps_everything_that_sqlite_keeps(url: str) -> None:
+def test_postgres(url: str) -> None:
     check_everything(lambda: ServiceState(url))
 
 
-def test_a_second_service_is_refused_by_the_firsts_process_id(url: str) -> None:
+def test_second_service_is_rejected_with_the_process_id_of_the_first(url: str) -> None:
     state = ServiceState(url)
     code = f"from mllm_msr.serving.state import ServiceState; ServiceState({url!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"process {os.getpid()} works" in done.stderr
+    assert f"process id {os.getpid()} uses the database" in done.stderr
     state.close()
     ServiceState(url).close()
 
 
-def test_a_server_that_is_away_is_one_sentence(url: str) -> None:
-    with pytest.raises(RunFolderError, match=r"postgresql.*mend the connection"):
+def test_unreachable_server_is_reported(url: str) -> None:
+    with pytest.raises(
+        RunFolderError, match=r"database postgresql.* failed: .*restore the connection"
+    ):
         ServiceState(url.replace("host=", "host=/nowhere"))

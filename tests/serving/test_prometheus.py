@@ -1,4 +1,4 @@
-"""What `/metrics` shows: each request once, under its route, refused ones included."""
+"""Tests for the metrics: requests by route, rejected ones included, events, queues, batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from mllm_msr.serving.prometheus import Measured, Metrics
+from mllm_msr.serving.prometheus import Metrics, MetricsMiddleware
 
 Serve = Callable[..., TestClient]
 
 
 def requests(metrics: Metrics | str) -> dict[str, float]:
-    """How many requests were counted, by the labels of their series."""
+    """Return the number of requests by the labels of their time series."""
     text = metrics if isinstance(metrics, str) else metrics.text().decode()
     name = "mllm_msr_requests_total"
     series = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
@@ -36,13 +36,11 @@ def web(metrics: Metrics) -> TestClient:
             raise ValueError(name)
         return name
 
-    app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     return TestClient(app, raise_server_exceptions=False)
 
 
-def test_each_request_counts_once_under_its_routes_pattern(
-    web: TestClient, metrics: Metrics
-) -> None:
+def test_each_request_is_counted_once_under_its_route(web: TestClient, metrics: Metrics) -> None:
     for name in ("a", "b/c", "broken"):
         web.get(f"/things/{name}")
     web.get("/nowhere/1")
@@ -57,13 +55,13 @@ def test_each_request_counts_once_under_its_routes_pattern(
     assert "nowhere" not in text
 
 
-def test_starting_and_stopping_are_no_requests(web: TestClient, metrics: Metrics) -> None:
+def test_startup_and_shutdown_are_not_counted(web: TestClient, metrics: Metrics) -> None:
     with web:
         pass
     assert requests(metrics) == {}
 
 
-def test_refusals_count_too(serve: Serve) -> None:
+def test_rejected_requests_are_counted(serve: Serve) -> None:
     web = serve(key="secret")
     key = {"X-API-Key": "secret"}
     body = {"user_id": "newcomer"}
@@ -81,7 +79,7 @@ def test_refusals_count_too(serve: Serve) -> None:
     assert 'mllm_msr_fallbacks_total{reason="unknown_user"} 1.0' in text
 
 
-def test_each_event_counts_once_by_what_became_of_it(serve: Serve) -> None:
+def test_each_event_is_counted_once_by_status(serve: Serve) -> None:
     web = serve()
     event = {"event_id": "1", "user_id": "newcomer", "item_id": "item1"}
     unknown = {**event, "event_id": "2", "item_id": "?"}
@@ -92,7 +90,7 @@ def test_each_event_counts_once_by_what_became_of_it(serve: Serve) -> None:
         assert f'mllm_msr_events_total{{status="{status}"}} {n:.1f}' in text
 
 
-def test_a_queue_is_looked_at_when_it_is_asked_for(metrics: Metrics) -> None:
+def test_queue_length_is_read_on_demand(metrics: Metrics) -> None:
     waiting = [3]
     metrics.watch_queue("writer", lambda: waiting[0])
     assert "mllm_msr_writer_waiting 3.0" in metrics.text().decode()
@@ -100,7 +98,7 @@ def test_a_queue_is_looked_at_when_it_is_asked_for(metrics: Metrics) -> None:
     assert "mllm_msr_writer_waiting 0.0" in metrics.text().decode()
 
 
-def test_batches_are_told_apart_by_model(metrics: Metrics) -> None:
+def test_batches_are_counted_by_model(metrics: Metrics) -> None:
     metrics.batch("scorer")(20)
     metrics.batch("scorer")(600)
     metrics.batch("writer")(1)

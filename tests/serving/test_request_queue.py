@@ -1,4 +1,4 @@
-"""The queue: batches across requests, bounds, failures, hanging models, shutting down."""
+"""Tests for the queue: batches of several requests, limits, failures, blocked models, closing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from mllm_msr.errors import BackendError
-from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend, RestingError
+from mllm_msr.serving.request_queue import (
+    CircuitOpenError,
+    ModelQueue,
+    OverloadedError,
+    QueuedBackend,
+)
 from mllm_msr.types import Message, Prompt, TextPart
-from online_worlds import MoodyBackend
+from online_worlds import FakeBackend
 
 CHOICES = ("yes", "no")
 
@@ -22,88 +27,88 @@ def prompts(n: int, start: int = 0) -> list[Prompt]:
 
 
 @pytest.fixture
-def backend() -> MoodyBackend:
-    return MoodyBackend()
+def backend() -> FakeBackend:
+    return FakeBackend()
 
 
 @pytest.fixture
-def queue(backend: MoodyBackend) -> Iterator[ModelQueue]:
-    made = ModelQueue(lambda: backend, max_queue=20, max_batch=8, rest=0.3)
+def queue(backend: FakeBackend) -> Iterator[ModelQueue]:
+    made = ModelQueue(lambda: backend, max_queue=20, max_batch=8, cooldown=0.3)
     yield made
     backend.gate.set()
     made.close()
 
 
-def busy(queue: ModelQueue, backend: MoodyBackend) -> None:
-    """Give the model work that lasts until its gate is opened."""
+def block(queue: ModelQueue, backend: FakeBackend) -> None:
+    """Give the model a job that lasts until its gate is opened."""
     backend.gate.clear()
     queue.score(prompts(1), CHOICES)
     while not backend.batches:
         time.sleep(0.001)
 
 
-def test_prompts_that_gather_become_one_batch_and_everyone_gets_his_own(
-    queue: ModelQueue, backend: MoodyBackend
+def test_waiting_prompts_become_one_batch_and_each_job_gets_its_results(
+    queue: ModelQueue, backend: FakeBackend
 ) -> None:
-    busy(queue, backend)
+    block(queue, backend)
     futures = [queue.score(prompts(3, start), CHOICES) for start in (0, 10, 20)]
     backend.gate.set()
     answers = [[one.log_probs[0] for one in future.result(60)] for future in futures]  # type: ignore[union-attr]
     for start, found in zip((0, 10, 20), answers, strict=True):
         assert found == pytest.approx([-0.01 * (40 - start - i) for i in range(3)])
-    assert backend.batches == [1, 6, 3]  # eight fit, and nobody's prompts are split
+    assert backend.batches == [1, 6, 3]  # eight fit, and jobs are not split
     assert backend.threads == {"model-0"}
 
 
-def test_scores_and_texts_are_never_one_batch(queue: ModelQueue, backend: MoodyBackend) -> None:
-    busy(queue, backend)
+def test_scores_and_texts_are_separate_batches(queue: ModelQueue, backend: FakeBackend) -> None:
+    block(queue, backend)
     scores, texts = queue.score(prompts(1), CHOICES), queue.generate(prompts(2))
     backend.gate.set()
     assert len(scores.result(60)) == 1
     assert [answer.text[-2] for answer in texts.result(60)] == ["0", "1"]  # type: ignore[union-attr]
 
 
-def test_a_full_queue_refuses_at_once(queue: ModelQueue, backend: MoodyBackend) -> None:
-    busy(queue, backend)
-    kept = queue.score(prompts(20), CHOICES)
-    with pytest.raises(OverloadedError, match=r"at most 20.*20 and 1 more.*in a moment"):
+def test_full_queue_rejects_at_once(queue: ModelQueue, backend: FakeBackend) -> None:
+    block(queue, backend)
+    queued = queue.score(prompts(20), CHOICES)
+    with pytest.raises(
+        OverloadedError, match=r"At most 20 .*20 are waiting and 1 more .*in a moment"
+    ):
         queue.score(prompts(1), CHOICES)
     assert queue.waiting == 20
     backend.gate.set()
-    assert len(kept.result(60)) == 20
+    assert len(queued.result(60)) == 20
 
 
-def test_whoever_gives_up_is_not_worked_for(queue: ModelQueue, backend: MoodyBackend) -> None:
-    busy(queue, backend)
+def test_cancelled_jobs_are_not_done(queue: ModelQueue, backend: FakeBackend) -> None:
+    block(queue, backend)
     assert queue.score(prompts(5), CHOICES).cancel()
-    kept = queue.score(prompts(2), CHOICES)
+    queued = queue.score(prompts(2), CHOICES)
     backend.gate.set()
-    assert len(kept.result(60)) == 2
+    assert len(queued.result(60)) == 2
     assert backend.batches == [1, 2]
 
 
-def test_those_who_gave_up_on_a_hanging_model_take_nobodys_place(
-    queue: ModelQueue, backend: MoodyBackend
-) -> None:
-    busy(queue, backend)
+def test_cancelled_jobs_do_not_count_as_waiting(queue: ModelQueue, backend: FakeBackend) -> None:
+    block(queue, backend)
     for _ in range(3):
         assert queue.score(prompts(20), CHOICES).cancel()
         assert queue.waiting == 0
-    kept = queue.score(prompts(20), CHOICES)
+    queued = queue.score(prompts(20), CHOICES)
     assert queue.waiting == 20
     backend.gate.set()
-    assert len(kept.result(60)) == 20
+    assert len(queued.result(60)) == 20
 
 
-def test_a_failing_model_is_left_alone_and_then_tried_again(
-    queue: ModelQueue, backend: MoodyBackend
+def test_circuit_opens_after_failures_and_closes_again(
+    queue: ModelQueue, backend: FakeBackend
 ) -> None:
     backend.fails = True
     for _ in range(3):
-        with pytest.raises(BackendError, match="mood"):
+        with pytest.raises(BackendError, match="out of order"):
             queue.score(prompts(1), CHOICES).result(60)
     assert queue.circuit_open
-    with pytest.raises(RestingError, match="3 failures in a row"):
+    with pytest.raises(CircuitOpenError, match="failed 3 times in a row"):
         queue.score(prompts(1), CHOICES)
     backend.fails = False
     time.sleep(0.35)
@@ -111,35 +116,35 @@ def test_a_failing_model_is_left_alone_and_then_tried_again(
     assert not queue.circuit_open
 
 
-def test_those_who_waited_in_vain_count_as_failures(queue: ModelQueue) -> None:
+def test_timeouts_count_as_failures(queue: ModelQueue) -> None:
     for _ in range(3):
-        queue.note_timeout()
+        queue.record_timeout()
     assert queue.circuit_open
 
 
-def test_closing_fails_the_waiting_and_frees_the_model(
-    queue: ModelQueue, backend: MoodyBackend
+def test_closing_cancels_waiting_jobs_and_frees_the_model(
+    queue: ModelQueue, backend: FakeBackend
 ) -> None:
-    busy(queue, backend)
+    block(queue, backend)
     waiting = queue.score(prompts(2), CHOICES)
     threading.Timer(0.05, backend.gate.set).start()
     queue.close()
     assert waiting.cancelled()
     assert backend.closed
-    with pytest.raises(RestingError, match="shut down"):
+    with pytest.raises(CircuitOpenError, match="shutting down"):
         queue.score(prompts(1), CHOICES)
 
 
-def test_as_a_backend_it_serves_many_threads_and_loses_patience(
-    queue: ModelQueue, backend: MoodyBackend
+def test_queued_backend_serves_many_threads_and_times_out(
+    queue: ModelQueue, backend: FakeBackend
 ) -> None:
     queued = QueuedBackend(queue, fingerprint="x", timeout=20)
     found: dict[int, int] = {}
 
-    def ask(place: int) -> None:
-        found[place] = len(list(queued.generate(prompts(2))))
+    def generate(thread: int) -> None:
+        found[thread] = len(list(queued.generate(prompts(2))))
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(4)]
+    threads = [threading.Thread(target=generate, args=(thread,)) for thread in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -147,19 +152,19 @@ def test_as_a_backend_it_serves_many_threads_and_loses_patience(
     assert found == dict.fromkeys(range(4), 2)
     assert list(queued.score([], CHOICES)) == []
     backend.gate.clear()
-    impatient = QueuedBackend(queue, fingerprint="x", timeout=0.05)
+    short = QueuedBackend(queue, fingerprint="x", timeout=0.05)
     with pytest.raises(BackendError, match=r"within 0\.05 s"):
-        list(impatient.score(prompts(1), CHOICES))
+        list(short.score(prompts(1), CHOICES))
 
 
-def test_copies_of_a_model_work_side_by_side_and_are_loaded_one_after_the_other() -> None:
-    made: list[MoodyBackend] = []
+def test_copies_work_in_parallel_and_are_loaded_one_after_the_other() -> None:
+    made: list[FakeBackend] = []
     loading = threading.Lock()
 
-    def load() -> MoodyBackend:
-        assert loading.acquire(blocking=False), "two copies are loaded at the same time"
+    def load() -> FakeBackend:
+        assert loading.acquire(blocking=False), "two copies are loaded at once"
         time.sleep(0.02)
-        made.append(MoodyBackend())
+        made.append(FakeBackend())
         loading.release()
         return made[-1]
 
@@ -183,20 +188,20 @@ def test_copies_of_a_model_work_side_by_side_and_are_loaded_one_after_the_other(
     assert [backend.closed for backend in made] == [True, True]
 
 
-def test_what_one_copy_must_do_no_other_takes() -> None:
-    made = [MoodyBackend(), MoodyBackend()]
-    left = list(made)
-    queue = ModelQueue(lambda: left.pop(0), copies=2)
+def test_job_of_one_copy_is_not_done_by_another() -> None:
+    made = [FakeBackend(), FakeBackend()]
+    unopened = list(made)
+    queue = ModelQueue(lambda: unopened.pop(0), copies=2)
     queue.score(prompts(1), CHOICES, copy=0).result(60)
     queue.score(prompts(1), CHOICES, copy=1).result(60)
     made[0].gate.clear()
-    kept = [queue.score(prompts(2), CHOICES, copy=0)]
+    own = [queue.score(prompts(2), CHOICES, copy=0)]
     while made[0].batches == [1]:
         time.sleep(0.001)
-    kept.append(queue.score(prompts(2), CHOICES, copy=0))
+    own.append(queue.score(prompts(2), CHOICES, copy=0))
     assert len(queue.score(prompts(4), CHOICES).result(60)) == 4  # the other copy's
-    assert not any(future.done() for future in kept)
+    assert not any(future.done() for future in own)
     made[0].gate.set()
-    assert [len(future.result(60)) for future in kept] == [2, 2]
+    assert [len(future.result(60)) for future in own] == [2, 2]
     queue.close()
     assert made[1].batches == [1, 4]

@@ -1,4 +1,4 @@
-"""A model's scores: asked once, kept within bounds, forgotten, or missing for a reason."""
+"""Tests for scoring candidates: cached scores, deleted users, fallback reasons, warm-up."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import pytest
 
 from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
-from mllm_msr.recommend.retrieval import Profile
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue
-from mllm_msr.serving.scoring import Judge
+from mllm_msr.serving.scoring import CandidateScorer
 from mllm_msr.serving.users import User
 from mllm_msr.types import Message, Prompt, TextPart
-from online_worlds import MoodyBackend
+from online_worlds import FakeBackend
 
-CATALOGUE: Any = SimpleNamespace(
+CATALOG: Any = SimpleNamespace(
     prompt=lambda preference, item_id: Prompt((Message("user", (TextPart(f'Thing {item_id}"'),)),))
 )
 
 
 @pytest.fixture
-def backend() -> Iterator[MoodyBackend]:
-    made = MoodyBackend()
-    yield made
-    made.gate.set()
+def backend() -> Iterator[FakeBackend]:
+    fake = FakeBackend()
+    yield fake
+    fake.gate.set()
 
 
-def judge(backend: MoodyBackend, *, copies: int = 1, **settings: Any) -> Judge:
+def make_scorer(backend: FakeBackend, *, copies: int = 1, **settings: Any) -> CandidateScorer:
     queue = ModelQueue(lambda: backend, copies=copies)
-    return Judge(
+    return CandidateScorer(
         queue,
         fingerprint=backend.fingerprint,
-        catalogue=CATALOGUE,
+        catalog=CATALOG,
         settings=ServeSettings(**settings),
         metrics=Metrics(),
     )
@@ -48,101 +48,110 @@ def user(preference: str = "calm", user_id: str = "u") -> User:
     return User(profile, tables.empty(tables.PREFERENCES), known=True)
 
 
-def test_what_was_asked_once_is_remembered(backend: MoodyBackend) -> None:
-    asked = judge(backend)
-    first, reason = asyncio.run(asked.ask(user(), ["1", "2"]))
+def item_ids(start: int, stop: int) -> list[str]:
+    return [str(n) for n in range(start, stop)]
+
+
+def test_scores_are_cached_per_item_and_preference(backend: FakeBackend) -> None:
+    scorer = make_scorer(backend)
+    first, reason = asyncio.run(scorer.score(user(), ["1", "2"]))
     assert (sorted(first), reason) == (["1", "2"], None)
-    assert asyncio.run(asked.ask(user(), ["2", "1", "3"]))[0].items() >= first.items()
+    assert asyncio.run(scorer.score(user(), ["2", "1", "3"]))[0].items() >= first.items()
     assert backend.batches == [2, 1]
-    asyncio.run(asked.ask(user("loud"), ["1"]))
+    asyncio.run(scorer.score(user("loud"), ["1"]))
     assert backend.batches == [2, 1, 1]
 
 
-def test_a_forgotten_users_scores_are_gone_whatever_his_preference_was(
-    backend: MoodyBackend,
-) -> None:
-    asked = judge(backend)
-    ones = [user("calm"), user("loud"), user("calm", "other")]
-    for one in ones:
-        asyncio.run(asked.ask(one, ["1"]))
-    asked.forget("u")
-    assert {key.user_id for key in asked._scores} == {"other"}
-    for one in ones:
-        asyncio.run(asked.ask(one, ["1"]))
+def test_all_scores_of_a_deleted_user_are_dropped(backend: FakeBackend) -> None:
+    scorer = make_scorer(backend)
+    users = [user("calm"), user("loud"), user("calm", "other")]
+    for one in users:
+        asyncio.run(scorer.score(one, ["1"]))
+    scorer.delete_user("u")
+    assert {key.user_id for key in scorer._cache} == {"other"}
+    for one in users:
+        asyncio.run(scorer.score(one, ["1"]))
     assert backend.batches == [1] * 5
 
 
-def test_scores_that_arrive_for_a_user_who_was_forgotten_meanwhile_are_not_kept(
-    backend: MoodyBackend,
-) -> None:
-    async def forgotten_meanwhile() -> None:
-        asked = judge(backend)
-        asking = asyncio.create_task(asked.ask(user(), ["1"]))
+def test_scores_that_arrive_after_a_deletion_are_not_cached(backend: FakeBackend) -> None:
+    async def delete_meanwhile() -> None:
+        scorer = make_scorer(backend)
+        scoring = asyncio.create_task(scorer.score(user(), ["1"]))
         while not backend.batches:
             await asyncio.sleep(0.001)
-        asked.forget("u")
+        scorer.delete_user("u")
         backend.gate.set()
-        assert (await asking)[1] is None
-        assert not asked._scores
+        assert (await scoring)[1] is None
+        assert not scorer._cache
 
     backend.gate.clear()
-    asyncio.run(forgotten_meanwhile())
+    asyncio.run(delete_meanwhile())
 
 
-def test_the_oldest_scores_leave_first(backend: MoodyBackend) -> None:
-    asked = judge(backend, score_cache_size=2)
-    asyncio.run(asked.ask(user(), ["1", "2", "3"]))
-    asyncio.run(asked.ask(user(), ["2", "3"]))
+def test_least_recently_used_scores_are_evicted(backend: FakeBackend) -> None:
+    scorer = make_scorer(backend, score_cache_size=2)
+    asyncio.run(scorer.score(user(), ["1", "2", "3"]))
+    asyncio.run(scorer.score(user(), ["2", "3"]))
     assert backend.batches == [3]
-    asyncio.run(asked.ask(user(), ["1"]))
+    asyncio.run(scorer.score(user(), ["1"]))
     assert backend.batches == [3, 1]
 
 
-def test_single_failures_are_left_out_and_not_remembered(backend: MoodyBackend) -> None:
-    asked = judge(backend)
+@pytest.mark.parametrize("size", [0, 1])
+def test_more_scores_than_the_cache_holds_are_all_returned(backend: FakeBackend, size: int) -> None:
+    scorer = make_scorer(backend, score_cache_size=size)
     for _ in range(2):
-        found, reason = asyncio.run(asked.ask(user(), ["13", "4"]))
-        assert (list(found), reason) == (["4"], None)
-    assert asyncio.run(asked.ask(user(), ["13"])) == ({}, "model_failed")
+        scores, reason = asyncio.run(scorer.score(user(), item_ids(0, 9)))
+        assert (sorted(scores), reason) == (item_ids(0, 9), None)
+    assert backend.batches == [9, 9 - size]
+
+
+def test_single_failures_are_left_out_and_not_cached(backend: FakeBackend) -> None:
+    scorer = make_scorer(backend)
+    for _ in range(2):
+        scores, reason = asyncio.run(scorer.score(user(), ["13", "4"]))
+        assert (list(scores), reason) == (["4"], None)
+    assert asyncio.run(scorer.score(user(), ["13"])) == ({}, "model_failed")
     assert backend.batches == [2, 1, 1]
 
 
-def test_reasons(backend: MoodyBackend) -> None:
-    asked = judge(backend, model_timeout=0.02)
-    assert asyncio.run(asked.ask(user(" "), ["1"])) == ({}, "no_preference")
+def test_fallback_reasons(backend: FakeBackend) -> None:
+    scorer = make_scorer(backend, model_timeout=0.02)
+    assert asyncio.run(scorer.score(user(" "), ["1"])) == ({}, "no_preference")
     backend.gate.clear()
-    found = [asyncio.run(asked.ask(user(), ["1"]))[1] for _ in range(4)]
-    assert found == ["model_slow"] * 3 + ["model_circuit_open"]
+    reasons = [asyncio.run(scorer.score(user(), ["1"]))[1] for _ in range(4)]
+    assert reasons == ["model_slow"] * 3 + ["model_circuit_open"]
 
 
-def test_warming_up_begins_with_one_item_and_leaves_room_for_users(backend: MoodyBackend) -> None:
-    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)], "calm"))
+def test_warm_up_starts_with_one_item_and_continues_in_small_batches(backend: FakeBackend) -> None:
+    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), "calm"))
     assert backend.batches == [1, 8, 8, 3]
 
 
-def test_every_copy_reads_the_items(backend: MoodyBackend) -> None:
-    asyncio.run(judge(backend, copies=2).warm_up([str(n) for n in range(9)], "calm"))
+def test_every_copy_warms_up(backend: FakeBackend) -> None:
+    asyncio.run(make_scorer(backend, copies=2).warm_up(item_ids(0, 9), "calm"))
     assert backend.batches == [1, 1, 8, 8]
     assert backend.threads == {"model-0", "model-1"}
 
 
-def test_warming_up_gives_way_to_users(backend: MoodyBackend) -> None:
-    async def both() -> None:
-        asked = judge(backend)
-        warming = asyncio.create_task(asked.warm_up([str(n) for n in range(20)], "calm"))
-        await asyncio.sleep(0)  # its first item is with the model
-        found, _ = await asked.ask(user(), [str(n) for n in range(30, 35)])
-        assert len(found) == 5
-        await warming
+def test_requests_come_before_the_warm_up(backend: FakeBackend) -> None:
+    async def warm_up_and_score() -> None:
+        scorer = make_scorer(backend)
+        warming_up = asyncio.create_task(scorer.warm_up(item_ids(0, 20), "calm"))
+        await asyncio.sleep(0)  # the model now reads the first item
+        scores, _ = await scorer.score(user(), item_ids(30, 35))
+        assert len(scores) == 5
+        await warming_up
 
     backend.gate.clear()
     threading.Timer(0.2, backend.gate.set).start()
-    asyncio.run(both())
-    *first, one, two, three = backend.batches  # what waits with the first item may go with it
+    asyncio.run(warm_up_and_score())
+    *first, one, two, three = backend.batches  # the first item may share a batch with the request
     assert (sum(first), one, two, three) == (6, 8, 8, 3)
 
 
-def test_a_failing_model_is_not_warmed_up_further(backend: MoodyBackend) -> None:
+def test_warm_up_stops_if_the_model_fails(backend: FakeBackend) -> None:
     backend.fails = True
-    asyncio.run(judge(backend).warm_up([str(n) for n in range(20)], "calm"))
+    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), "calm"))
     assert backend.batches == [1]

@@ -1,4 +1,4 @@
-"""Keys, addresses, names, sizes: what the guard lets through."""
+"""Tests for API keys, addresses, host names, request sizes and security headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from mllm_msr.errors import UsageError
-from mllm_msr.serving.security import Guard, Keys, check_address
+from mllm_msr.serving.security import ApiKeys, SecurityMiddleware, check_address
 
 
 async def echo(request: Request) -> PlainTextResponse:
@@ -19,36 +19,38 @@ async def echo(request: Request) -> PlainTextResponse:
 
 def client(*keys: str, base_url: str = "http://localhost") -> TestClient:
     routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/healthz", "/v1/users")]
-    guarded = Guard(Starlette(routes=routes), keys=Keys(keys), max_body=1000)
-    return TestClient(guarded, base_url=base_url)
+    app = SecurityMiddleware(Starlette(routes=routes), keys=ApiKeys(keys), max_body=1000)
+    return TestClient(app, base_url=base_url)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_loopback_needs_no_key(host: str) -> None:
-    check_address(host, Keys())
+def test_loopback_requires_no_key(host: str) -> None:
+    check_address(host, ApiKeys())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", "127.0.0.1.nip"])
-def test_other_addresses_need_one(host: str) -> None:
-    with pytest.raises(UsageError, match=r"MLLM_MSR_API_KEYS.*leave --host out"):
-        check_address(host, Keys())
-    check_address(host, Keys(["secret"]))
+def test_other_addresses_require_a_key(host: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"requires an API key.*MLLM_MSR_API_KEYS.*leave out --host"
+    ):
+        check_address(host, ApiKeys())
+    check_address(host, ApiKeys(["secret"]))
 
 
-def test_keys_come_from_the_environment_and_blank_ones_do_not_count() -> None:
-    keys = Keys.from_environment({"MLLM_MSR_API_KEYS": " one, ,two,"})
-    assert [keys.admits(key) for key in ("one", "two", "", " one", None)] == [True] * 2 + [
+def test_keys_are_read_from_the_environment_without_blank_ones() -> None:
+    keys = ApiKeys.from_environment({"MLLM_MSR_API_KEYS": " one, ,two,"})
+    assert [keys.accepts(key) for key in ("one", "two", "", " one", None)] == [True] * 2 + [
         False
     ] * 3
-    assert not Keys.from_environment({"MLLM_MSR_API_KEYS": " , "})
+    assert not ApiKeys.from_environment({"MLLM_MSR_API_KEYS": " , "})
 
 
-def test_a_key_is_asked_for_everywhere_but_at_the_probes_and_the_bare_page() -> None:
+def test_all_paths_but_probes_and_page_files_require_the_key() -> None:
     with client("secret", base_url="http://shop.example") as web:
         assert web.get("/healthz").status_code == 200
         assert web.get("/").status_code == 200  # the page, which asks for the key
-        refused = web.get("/v1/users", headers={"X-API-Key": "guess"})
-        assert (refused.status_code, "X-API-Key" in refused.json()["detail"]) == (401, True)
+        rejected = web.get("/v1/users", headers={"X-API-Key": "guess"})
+        assert (rejected.status_code, "X-API-Key" in rejected.json()["detail"]) == (401, True)
         assert web.get("/v1/users", headers={"X-API-Key": "secret"}).status_code == 200
         assert web.get("/v1/users", headers={"X-API-Key": b"s\xe9cret"}).status_code == 401
 
@@ -63,12 +65,12 @@ def test_a_key_is_asked_for_everywhere_but_at_the_probes_and_the_bare_page() -> 
         ("", 421),
     ],
 )
-def test_without_a_key_only_names_of_loopback_are_answered(name: str, status: int) -> None:
+def test_without_a_key_only_loopback_host_names_are_accepted(name: str, status: int) -> None:
     with client() as web:
         assert web.get("/", headers={"Host": name}).status_code == status
 
 
-def test_large_bodies_are_refused_announced_or_not() -> None:
+def test_large_bodies_are_rejected_with_and_without_content_length() -> None:
     with client() as web:
         assert web.post("/", content=b"x" * 1000).text == "1000"
         announced = web.post("/", content=b"x" * 1001)
@@ -78,7 +80,7 @@ def test_large_bodies_are_refused_announced_or_not() -> None:
     assert "1,000 bytes" in in_pieces.json()["detail"]
 
 
-def test_every_answer_forbids_external_content() -> None:
+def test_every_response_has_security_headers() -> None:
     with client("secret") as web:
         for answer in (web.get("/healthz"), web.get("/")):
             assert answer.headers["content-security-policy"].startswith("default-src 'self'")

@@ -1,4 +1,4 @@
-"""A real server in a process of its own: kills under load, requests to stop, refusals."""
+"""Tests with a real server process: killed under load, stopped, rejected addresses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mllm_msr.serving.server import serve
 
 @contextmanager
 def served(run: Path, state: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server and its URL, once it answers."""
+    """Start a server, wait until it answers, and yield the process and its URL."""
     command = [sys.executable, "-m", "mllm_msr", "serve", "--run", str(run), "--port", "0"]
     process = subprocess.Popen(
         [*command, f"serve.state=sqlite:///{state}", *more], stderr=subprocess.PIPE, text=True
@@ -46,7 +46,7 @@ def served(run: Path, state: Path, *more: str) -> Iterator[tuple[subprocess.Pope
         process.wait()
 
 
-def test_killed_under_load_it_has_lost_no_acknowledged_event(run: Path, tmp_path: Path) -> None:
+def test_killed_server_has_lost_no_acknowledged_event(run: Path, tmp_path: Path) -> None:
     state = tmp_path / "state.sqlite"
     acknowledged: list[str] = []
 
@@ -76,23 +76,23 @@ def test_killed_under_load_it_has_lost_no_acknowledged_event(run: Path, tmp_path
     with served(run, state) as (process, url):
         for worker, n_acknowledged in counts.items():
             answer = httpx2.get(f"{url}/v1/users/u{worker}/preference", timeout=30)
-            kept = answer.json().get("history", [])
-            # One more may have been kept whose answer the kill has cut off.
-            assert len(kept) - n_acknowledged in {0, 1}
-            assert kept == [f"item{n % 30}" for n in range(len(kept))]
+            stored = answer.json().get("history", [])
+            # One more may be stored whose response was cut off.
+            assert len(stored) - n_acknowledged in {0, 1}
+            assert stored == [f"item{n % 30}" for n in range(len(stored))]
         second = subprocess.run(
             [sys.executable, "-m", "mllm_msr", "serve", "--run", str(run), "--port", "0",
              f"serve.state=sqlite:///{state}"],
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert second.returncode == 1
-        assert f"process {process.pid} works" in second.stderr
+        assert f"process id {process.pid} uses the database" in second.stderr
         assert "Traceback" not in second.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
-def test_strange_addresses_are_refused_before_anything_is_opened(
+def test_address_is_checked_before_the_run_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLLM_MSR_API_KEYS", raising=False)
@@ -100,29 +100,29 @@ def test_strange_addresses_are_refused_before_anything_is_opened(
         serve(tmp_path / "nothing", host="0.0.0.0", port=0)
 
 
-def test_a_taken_port_is_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_port_in_use_is_reported(run: Path, tmp_path: Path) -> None:
     with ExitStack() as held:
         taken = held.enter_context(socket.socket())
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
-        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}.*--port"):
+        with pytest.raises(UsageError, match=rf"Cannot listen on 127\.0\.0\.1:{port}.*--port"):
             serve(run, host="127.0.0.1", port=port, overrides=[state])
 
 
-def test_an_answer_in_two_pieces_is_not_held_back(
+def test_responses_are_sent_without_delay(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
-    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    def inspect(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
         with socket.create_connection(sockets[0].getsockname()):
             accepted, _ = sockets[0].accept()
             with accepted:
                 seen.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    monkeypatch.setattr(uvicorn.Server, "run", look)
+    monkeypatch.setattr(uvicorn.Server, "run", inspect)
     monkeypatch.setattr(uvicorn.Config, "bind_socket", listening)
     state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
     serve(run, host="127.0.0.1", port=0, overrides=[state])
@@ -136,15 +136,15 @@ def listening(config: uvicorn.Config) -> socket.socket:
     return bound
 
 
-def test_a_shutdown_waits_as_long_as_the_setting_says(
+def test_shutdown_timeout_is_passed_to_the_server(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[int | None] = []
 
-    def look(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    def inspect(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
         waits.append(self.config.timeout_graceful_shutdown)
 
-    monkeypatch.setattr(uvicorn.Server, "run", look)
+    monkeypatch.setattr(uvicorn.Server, "run", inspect)
     state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
     serve(run, host="127.0.0.1", port=0, overrides=[state, "serve.shutdown_timeout=6.5"])
     assert waits == [7]

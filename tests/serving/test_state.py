@@ -1,4 +1,4 @@
-"""The database: first id wins, order of arrival, kills, full disks, one service at a time."""
+"""Tests for the database: order of events, killed processes, full disks, locking, deletion."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_sqlite(tmp_path: Path) -> None:
     check_everything(lambda: ServiceState(url_in(tmp_path / "deeper")))
 
 
-def test_a_clock_that_jumps_changes_no_order(
+def test_order_does_not_depend_on_the_clock(
     state: ServiceState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n, now in enumerate((2e9, 1.0, 3e9)):
@@ -53,20 +53,20 @@ def test_a_clock_that_jumps_changes_no_order(
     assert state.user("u").events == ("i0", "i1", "i2")
 
 
-def test_a_second_service_is_refused_by_the_firsts_process_id(
+def test_second_service_is_rejected_with_the_process_id_of_the_first(
     tmp_path: Path, state: ServiceState
 ) -> None:
     code = f"from mllm_msr.serving.state import ServiceState; ServiceState({url_in(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"process {os.getpid()} works" in done.stderr
+    assert f"process id {os.getpid()} uses the database" in done.stderr
     assert "serve.state" in done.stderr
     assert state.add_events([("1", "u", "a", None)]) == [True]
     state.close()
     ServiceState(url_in(tmp_path)).close()
 
 
-def test_a_killed_service_has_lost_no_acknowledged_event(tmp_path: Path) -> None:
+def test_killed_process_has_lost_no_acknowledged_event(tmp_path: Path) -> None:
     total = 0
     for round_ in range(3):
         folder = tmp_path / str(round_)
@@ -79,23 +79,23 @@ def test_a_killed_service_has_lost_no_acknowledged_event(tmp_path: Path) -> None
         acknowledged += [json.loads(line) for line in process.stdout if line.endswith("]\n")]
         process.wait()
         state = ServiceState(url_in(folder))
-        kept = [item for user in ("u0", "u1", "u2") for item in state.user(user).events]
+        stored = [item for user in ("u0", "u1", "u2") for item in state.user(user).events]
         state.close()
         assert all(new == [True, True] for _, new in acknowledged)
         for n, _ in acknowledged:
-            assert kept.count(str(n)) == 2
-        # At most the transaction that was not acknowledged any more is there besides, whole.
-        assert len(kept) - 2 * len(acknowledged) in (0, 2)
+            assert stored.count(str(n)) == 2
+        # At most one further transaction is stored, completely: its acknowledgment was cut off.
+        assert len(stored) - 2 * len(acknowledged) in (0, 2)
         total += len(acknowledged)
     assert total >= 75
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     state = ServiceState(url_in(tmp_path))
     state.add_events([("1", "u", "a", None)])
     with state._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-    # SQLite's own bound fails like a full disk does, with SQLITE_FULL.
+    # SQLite's page limit fails like a full disk, with SQLITE_FULL.
     state._engine.dispose()
     import sqlalchemy as sql
 
@@ -103,7 +103,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
         state._engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}")
     )
     many = [(f"more{n}", "u", "x" * 200, None) for n in range(500)]
-    with pytest.raises(RunFolderError, match=r"database or disk is full.*acknowledged is kept"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"database or disk is full\. Free disk space.*acknowledged data is not lost",
+    ):
         state.add_events(many)
     assert state.user("u").events == ("a",)
     state.close()
@@ -112,7 +115,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_damaged_or_unreachable_database_is_one_sentence(tmp_path: Path) -> None:
+def test_damaged_or_unreachable_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(RunFolderError, match=r"state\.sqlite.*not a database"):
         ServiceState(url_in(tmp_path))
@@ -121,14 +124,14 @@ def test_a_damaged_or_unreachable_database_is_one_sentence(tmp_path: Path) -> No
         ServiceState(url_in(tmp_path / "file"))
 
 
-def test_it_is_an_ordinary_file_that_waits_in_wal_mode(tmp_path: Path, state: ServiceState) -> None:
+def test_database_is_an_sqlite_file_in_wal_mode(tmp_path: Path, state: ServiceState) -> None:
     state.add_events([("1", "u", "a", 7)])
     with sqlite3.connect(tmp_path / "state.sqlite") as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert database.execute("SELECT event_id, timestamp FROM events").fetchall() == [("1", 7)]
 
 
-def test_what_a_forgotten_user_was_like_is_not_left_in_the_file(
+def test_preferences_of_deleted_users_are_erased_from_the_file(
     tmp_path: Path, state: ServiceState
 ) -> None:
     texts = [f"The user appears to have a preference for secret number {n}." for n in range(200)]
@@ -136,10 +139,10 @@ def test_what_a_forgotten_user_was_like_is_not_left_in_the_file(
         preference_history = PREFERENCE_HISTORY.with_columns(
             user_id=pl.lit(f"u{n}"), preference=pl.lit(text)
         )
-        state.keep_preference_history(f"u{n}", preference_history)
+        state.set_preference_history(f"u{n}", preference_history)
     for n in range(199):
-        state.forget(f"u{n}", in_run=False)
+        state.delete_user(f"u{n}", in_run=False)
     state.close()
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert texts[199].encode() in kept
-    assert kept.count(b"secret number") == PREFERENCE_HISTORY.height
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert texts[199].encode() in content
+    assert content.count(b"secret number") == PREFERENCE_HISTORY.height

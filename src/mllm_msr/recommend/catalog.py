@@ -1,6 +1,7 @@
-"""The catalogue as recommendations need it: items, summaries, vectors, prompts; it grows.
+"""Catalog of items that can be recommended: records, summaries, vectors and prompts.
 
-Built from a run's tables; `recommend/recommender.py` and the service retrieve, ask and explain through it.
+Built from a run's tables. `recommend/recommender.py` and the service retrieve, score and explain
+items through it, and the service adds new items.
 """
 
 from __future__ import annotations
@@ -12,24 +13,31 @@ from typing import Any
 import polars as pl
 
 from mllm_msr import tables
-from mllm_msr.models.text_encoders import TextEncoder, text_encoder
+from mllm_msr.models.encoders.base import TextEncoder
+from mllm_msr.models.encoders.factory import open_retrieval_encoder
 from mllm_msr.ranker.examples import build_prompt
 from mllm_msr.recommend.explanations import Explainer
-from mllm_msr.recommend.retrieval import VectorIndex
+from mllm_msr.recommend.vector_index import VectorIndex
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 from mllm_msr.types import Item, Prompt
 
 
-class Catalogue:
-    """Every item that can be recommended, with its summary; grows while a service runs.
+class ItemCatalog:
+    """All items that can be recommended, with their summaries; items can be added.
 
     Args:
-        items: `tables.ITEMS` with image paths that can be opened from here.
-        summaries: `tables.SUMMARIES`; items without a row have their title as summary.
+        items: `tables.ITEMS` with image paths that can be opened in this process.
+        summaries: `tables.SUMMARIES`; the title is the summary of an item without a row.
         encoder: Name of the text encoder.
         item_type: What an item is called in prompts.
-        max_text_tokens: Budget for the text of the recommender's prompt.
-        artifact_cache: Where vectors are kept for the next time.
+        max_text_tokens: Token budget for the text of the ranker's prompt.
+        artifact_cache: Cache for the vectors of the summaries.
+
+    Attributes:
+        item_type: As given.
+        summaries: As given, with the rows of added items.
+        encoder: The text encoder of summaries and preferences.
+        index: Vectors of the summaries.
     """
 
     def __init__(
@@ -49,13 +57,15 @@ class Catalogue:
         self._summaries: dict[str, str] = {}
         rows = items.join(summaries, on="item_id", how="left", maintain_order="left")
         for row in rows.iter_rows(named=True):
-            self._keep(row)
+            self._store(row)
         texts = list(self._summaries.values())
         artifact_cache = artifact_cache or ArtifactCache()
-        self.encoder: TextEncoder = text_encoder(encoder, texts, artifact_cache=artifact_cache)
+        self.encoder: TextEncoder = open_retrieval_encoder(
+            encoder, texts, artifact_cache=artifact_cache
+        )
         self._explainer = Explainer(texts)
-        made_of = digest(encoder=self.encoder.fingerprint, texts=texts)
-        vectors = artifact_cache.array("vectors", made_of, lambda: self.encoder.encode(texts))
+        key = digest(encoder=self.encoder.fingerprint, texts=texts)
+        vectors = artifact_cache.array("vectors", key, lambda: self.encoder.encode(texts))
         self.index = VectorIndex(vectors.shape[1])
         self.index.add(list(self._items), vectors)
 
@@ -69,33 +79,35 @@ class Catalogue:
         return iter(self._items)
 
     def item(self, item_id: str) -> Item:
-        """An item's record; its image is left out where it cannot be opened."""
+        """Return an item's record, without an image if the image cannot be opened."""
         return self._items[item_id]
 
     def summary(self, item_id: str) -> str:
-        """An item's summary."""
+        """Return an item's summary."""
         return self._summaries[item_id]
 
     def add(self, item: Item, summaries: pl.DataFrame) -> None:
-        """Add an item that is not there; it is found when all that is known of it has been kept.
-
-        Whatever goes wrong, the item is not there afterwards, and may be added again.
+        """Add an item. If this fails, the catalog is unchanged and the item can be added again.
 
         Args:
-            item: The item, its image under a path that can be opened.
-            summaries: `tables.SUMMARIES` with its one row.
+            item: The item; its image path can be opened in this process.
+            summaries: `tables.SUMMARIES` with the item's row.
         """
-        new = tables.conform(summaries, tables.SUMMARIES, name="new")
-        image = str(item.image) if item.image else None
-        plain = {"item_id": item.item_id, "title": item.title, "text": item.text, "image": image}
-        row = {**plain, **summaries.row(0, named=True)}
-        self.index.add([item.item_id], self.encoder.encode([_summary(row)]))
-        rest = self.summaries.filter(pl.col("item_id") != item.item_id)
-        self.summaries = pl.concat([rest, new])
-        self._keep(row)
+        summaries = tables.conform(summaries, tables.SUMMARIES, name="new")
+        row = {
+            "item_id": item.item_id,
+            "title": item.title,
+            "text": item.text,
+            "image": str(item.image) if item.image else None,
+            **summaries.row(0, named=True),
+        }
+        self.index.add([item.item_id], self.encoder.encode([_summary_text(row)]))
+        others = self.summaries.filter(pl.col("item_id") != item.item_id)
+        self.summaries = pl.concat([others, summaries])
+        self._store(row)
 
     def prompt(self, preference: str, item_id: str) -> Prompt:
-        """The recommender's question about one item."""
+        """Build the ranker's prompt for an item, given a user's preference."""
         return build_prompt(
             preference,
             self._items[item_id],
@@ -103,17 +115,17 @@ class Catalogue:
             max_text_tokens=self._max_text_tokens,
         )
 
-    def answers(self, preference: str, item_id: str) -> tuple[str, ...]:
-        """What in a preference an item answers; see `recommend/explanations.py`."""
-        return self._explainer.shared(preference, self._summaries[item_id])
+    def matches(self, preference: str, item_id: str) -> tuple[str, ...]:
+        """Return the phrases of a preference that an item matches, see `Explainer.matches`."""
+        return self._explainer.matches(preference, self._summaries[item_id])
 
-    def _keep(self, row: Mapping[str, Any]) -> None:
+    def _store(self, row: Mapping[str, Any]) -> None:
         item_id, image = row["item_id"], row["image"]
-        usable = image and row["image_status"] in {None, "ok", "unused"}
-        path = Path(image) if usable else None
-        self._summaries[item_id] = _summary(row)
+        readable = image and row["image_status"] in {None, "ok", "unused"}
+        path = Path(image) if readable else None
+        self._summaries[item_id] = _summary_text(row)
         self._items[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
 
 
-def _summary(row: Mapping[str, Any]) -> str:
+def _summary_text(row: Mapping[str, Any]) -> str:
     return row["summary"] or row["title"] or ""

@@ -1,9 +1,9 @@
-"""What in a user's preference an item answers: the words that both texts share.
+"""Explain recommendations: find the phrases of a preference that match an item's summary.
 
-The recommender's probability says how likely an item is; these phrases say which part of the
-written preference the item's summary meets. They are read off the two texts, no model is asked.
-Whether they say what moves the model is measured by taking parts of the preference away
-(`benchmarks/faithfulness.py`), for which `parts` cuts it up.
+The ranker's probability states how likely an item is; the matching phrases show which part of the
+written preference the item fits. They are computed from the two texts without a model call. Whether
+these phrases drive the model's score is measured by removing parts of the preference
+(`benchmarks/faithfulness.py`), for which `preference_parts` splits the text.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 from mllm_msr.summarization.faithfulness import EMPTY_WORDS
 
 _WORD: Final = re.compile(r"[^\W_]+")
-_LETTERS: Final = 3
-_MOST_PHRASES: Final = 5
+_MIN_LETTERS: Final = 3
+_MAX_PHRASES: Final = 5
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 # A clause begins with one of these words, or after a comma or semicolon.
@@ -25,77 +25,81 @@ _CLAUSE: Final = re.compile(
     r"(?<=[,;])\s+|\s+(?=(?:about|and|by|featuring|for|from|in|on|or|showing|that|which|who|with)\b)",
     re.IGNORECASE,
 )
-_END: Final = ".!?"
+_SENTENCE_END: Final = ".!?"
 
 
 class Explainer:
-    """Finds what a preference and a summary share, except for what nearly all summaries say.
+    """Finder of phrases that a preference and a summary share.
+
+    Words that occur in most summaries of the catalog are ignored.
 
     Args:
-        corpus: Summaries of the catalogue.
-        common: Share of the summaries, in (0, 1], from which on a word says nothing.
+        corpus: Summaries of the catalog.
+        common: Share of the summaries, in (0, 1], above which a word is ignored.
     """
 
     def __init__(self, corpus: Sequence[str], *, common: float = 0.5) -> None:
-        found = Counter(stem for text in corpus for stem in {_stem(w) for w in _words(text)})
-        self._idle = frozenset(stem for stem, n in found.items() if n > common * len(corpus))
+        counts = Counter(stem for text in corpus for stem in _stems(text))
+        self._ignored = frozenset(stem for stem, n in counts.items() if n > common * len(corpus))
 
-    def shared(self, preference: str, summary: str) -> tuple[str, ...]:
-        """Phrases of the preference that the summary holds too.
+    def matches(self, preference: str, summary: str) -> tuple[str, ...]:
+        """Return the phrases of a preference that also occur in a summary.
+
+        Singular and plural of a word match.
 
         Args:
             preference: A written preference.
             summary: An item's summary.
 
         Returns:
-            At most five phrases as the preference writes them, in its order, each once.
+            At most five phrases in the words and order of the preference, without duplicates.
 
         Example:
             >>> explainer = Explainer(["a calm film", "a loud song", "a calm song"], common=0.9)
-            >>> explainer.shared("The user likes calm films.", "a calm film")
+            >>> explainer.matches("The user likes calm films.", "a calm film")
             ('calm films',)
         """
-        held = {_stem(word) for word in _words(summary)} - self._idle
+        in_summary = _stems(summary) - self._ignored
         phrases: dict[str, str] = {}
-        run: list[str] = []
-        for word in [*_words(preference), ""]:
-            telling = len(word) >= _LETTERS and word.casefold() not in EMPTY_WORDS
-            if telling and _stem(word) in held:
-                run.append(word)
-            elif run:
-                phrase = " ".join(run)
-                phrases.setdefault(phrase.casefold(), phrase)
-                run = []
-        return tuple(phrases.values())[:_MOST_PHRASES]
+        phrase: list[str] = []
+        for word in [*_WORD.findall(preference), ""]:
+            has_content = len(word) >= _MIN_LETTERS and word.casefold() not in EMPTY_WORDS
+            if has_content and _stem(word) in in_summary:
+                phrase.append(word)
+            elif phrase:
+                text = " ".join(phrase)
+                phrases.setdefault(text.casefold(), text)
+                phrase = []
+        return tuple(phrases.values())[:_MAX_PHRASES]
 
 
-def parts(preference: str) -> tuple[str, ...]:
-    """What a preference consists of: its sentences or, of a single one, its clauses.
+def preference_parts(preference: str) -> tuple[str, ...]:
+    """Split a preference into its sentences or, if it is a single sentence, into its clauses.
 
-    The beginning of a single sentence is no part, since nothing could stand without it.
+    The beginning of a single sentence is not a part, because the rest depends on it.
 
     Args:
         preference: A written preference.
 
     Returns:
-        The parts as they are written, in their order, each of which `without` can take away.
+        The parts as written, in order. `without_part` removes one of them.
 
     Example:
-        >>> parts("The user has a preference for calm films that show a boat in Red colours.")
-        ('for calm films', 'that show a boat', 'in Red colours')
+        >>> preference_parts("The user has a preference for calm films that show a boat in Red.")
+        ('for calm films', 'that show a boat', 'in Red')
     """
     sentences = [part for part in _SENTENCE.split(preference.strip()) if part]
     if len(sentences) > 1:
         return tuple(sentences)
-    clauses = _CLAUSE.split(preference.strip().rstrip(_END))[1:]
+    clauses = _CLAUSE.split(preference.strip().rstrip(_SENTENCE_END))[1:]
     return tuple(clause for clause in clauses if clause)
 
 
-def without(preference: str, part: str) -> str:
-    """A preference without one of its `parts`, its other words as they were.
+def without_part(preference: str, part: str) -> str:
+    """Remove one part, see `preference_parts`, from a preference.
 
     Example:
-        >>> without("The user likes films about boats, and songs.", "about boats,")
+        >>> without_part("The user likes films about boats, and songs.", "about boats,")
         'The user likes films and songs.'
     """
     before, _, after = preference.partition(part)
@@ -103,11 +107,11 @@ def without(preference: str, part: str) -> str:
     return re.sub(r"\s+([.!?])", r"\1", rest)
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
+def _stems(text: str) -> set[str]:
+    return {_stem(word) for word in _WORD.findall(text)}
 
 
 def _stem(word: str) -> str:
-    """Singular and plural of most English item_types as one; other languages are left as they are."""
+    """Map singular and plural of most English nouns to one form."""
     folded = word.casefold()
-    return folded[:-1] if len(folded) > _LETTERS and folded[-1] == "s" else folded
+    return folded[:-1] if len(folded) > _MIN_LETTERS and folded[-1] == "s" else folded

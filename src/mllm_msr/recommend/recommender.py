@@ -1,88 +1,119 @@
-"""Recommendations out of the whole catalogue: a finished run, put to use.
+"""Recommend items of the full catalog to a user of a finished run.
 
-`MllmMsr.from_run(folder).recommend(user_id, k)` retrieves candidates (`recommend/retrieval.py`), lets the
-fine-tuned model rank as many of them as its budget of calls allows, and says what in the user's
-preference each one answers. The service does the same steps with its own queue in front of the
-model. Beyond the paper, which ranks 21 given items.
+`MllmMsr.from_run(folder).recommend(user_id, k)` takes these steps, in the order of this file:
 
-Declared behaviour: an unknown user, or one without a history, gets recent popularity and the
-reason for it (`strict` makes it an error); an item of a given history that is not in the
-catalogue is passed over; a user whose preference lags behind his history has it brought up to
-date first, at one prompt per open block.
+1. Profile: the user's history and latest preference. A preference that lags behind the history is
+   brought up to date first, with one prompt per missing block.
+2. Candidates: generators propose items of the catalog (`recommend/retrieval.py`).
+3. Scores: the ranker scores the first `budget` candidates, equation (1) of the paper.
+4. List: the ranker's ranking is fused with the candidates' relevance, the best k items are
+   selected, and each is explained by the phrases of the preference that it matches.
+
+The service (`serving/engine.py`) takes the same steps, with a queue in front of the models. The
+paper ranks 21 given items; ranking the full catalog goes beyond it.
+
+Without a history there is nothing to rank by: the list contains recently popular items and the
+reason, or an unknown user is an error (`strict`). Items of a given history that are not in the
+catalog are ignored.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Final, Literal, Self
 
 import polars as pl
 
-from mllm_msr import registry, tables
-from mllm_msr.config.loading import load_settings
-from mllm_msr.data.splits import visible_interactions
-from mllm_msr.errors import DataError, RunFolderError
+from mllm_msr import tables
+from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend
-from mllm_msr.pipeline.context import Workspace, silent
-from mllm_msr.pipeline.stages.update import current
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
-from mllm_msr.ranker.scoring import probability
-from mllm_msr.recommend.catalog import Catalogue
-from mllm_msr.recommend.reranking import RecommendationList, assemble, missing
-from mllm_msr.recommend.retrieval import Profile, history_frame
-from mllm_msr.recommend.retriever_factory import make_retriever
-from mllm_msr.storage.artifact_cache import ArtifactCache
-from mllm_msr.storage.layout import CONFIG, RETRIEVAL_CACHE
-from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.ranker.scoring import yes_probability
+from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.loading import LoadedRun, load_run
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.retrieval import Candidate, diversify, fuse
+from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
 
+# Answers whose probabilities give the score of an item.
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
+
+Order = Literal["fusion", "model"]
+FallbackReason = Literal[
+    "unknown_user",
+    "no_history",
+    "no_preference",
+    "model_failed",
+    "model_slow",
+    "model_circuit_open",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item_id: The item.
+        rank: Position in the list, from 1.
+        score: P(yes) in [0, 1]; `None` if the model did not score the item.
+        generators: Names of the candidate generators that proposed it.
+        matches: Phrases of the preference that the item's summary shares.
+    """
+
+    item_id: str
+    rank: int
+    score: float | None
+    generators: tuple[str, ...]
+    matches: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationList:
+    """Recommendations for one user.
+
+    Attributes:
+        items: The recommendations, best first.
+        preference: The user's preference; blank if there is none.
+        fallback_reason: Why the model scored no candidates; `None` if it did or was not asked to.
+        model_calls: Number of candidates that the model scored.
+    """
+
+    items: tuple[Recommendation, ...]
+    preference: str
+    fallback_reason: FallbackReason | None
+    model_calls: int
 
 
 class MllmMsr:
-    """A finished run as a recommender over its whole catalogue.
+    """A finished run as a recommender over its full catalog.
 
-    Made by `from_run`; `close` (or a `with` block) lets the model go. Used from one thread.
+    Created by `from_run`. `close` (or a `with` block) frees the models. Not thread-safe.
 
     Args:
-        work: The run, opened for reading.
-        fold: Fold whose adapter ranks; the first one that was prepared where empty.
-        hide_targets: Whether the fold's targets stay hidden, as for an evaluation; else every
-            interaction counts.
+        run: The parts of the run.
+
+    Attributes:
+        settings: The run's settings.
+        fold: Fold whose fine-tuned weights rank.
+        catalog: The items.
+        users: Profiles of the run's users.
+        retriever: The candidate generators.
+        models: Opens the ranker and the preference model.
     """
 
-    def __init__(
-        self, work: Workspace, *, fold: int | None = None, hide_targets: bool = False
-    ) -> None:
-        settings = work.settings
-        artifact_cache = ArtifactCache(work.run.inside(RETRIEVAL_CACHE))
-        self.settings = settings
-        self.fold = work.folds()[0] if fold is None else fold
-        self.catalogue = Catalogue(
-            work.items(),
-            work.run.read("summaries"),
-            encoder=settings.retrieve.encoder,
-            item_type=work.item_type,
-            max_text_tokens=settings.train.max_text_tokens,
-            artifact_cache=artifact_cache,
-        )
-        interactions = current(work, "interactions", work.run.read("interactions"))
-        if hide_targets:
-            interactions, _ = visible_interactions(interactions, work.run.read("splits"), self.fold)
-        grouped = interactions.sort("user_id", "position").group_by("user_id").agg("item_id")
-        self._histories = {user: tuple(item_ids) for user, item_ids in grouped.iter_rows()}
-        self._preference_histories = current(
-            work, "preferences", work.run.read("preferences")
-        ).partition_by("user_id", as_dict=True)
-        self.retriever = make_retriever(
-            work, self.catalogue, interactions, fold=self.fold, artifact_cache=artifact_cache
-        )
-        self._work = work
-        self._backend: Backend | None = None
-        self._writer: Backend | None = None
+    def __init__(self, run: LoadedRun) -> None:
+        self.settings = run.settings
+        self.fold = run.fold
+        self.catalog = run.catalog
+        self.users = run.users
+        self.retriever = run.retriever
+        self.models = run.models
+        self._ranker: Backend | None = None
+        self._preference_model: Backend | None = None
 
     @classmethod
     def from_run(
@@ -93,25 +124,23 @@ class MllmMsr:
         fold: int | None = None,
         hide_targets: bool = False,
     ) -> Self:
-        """Open a run that has at least been inferred; trained or not.
+        """Open a run whose preferences have been inferred.
+
+        The run folder is only read, except for the cache in `cache/retrieval`; other processes may
+        read it at the same time.
 
         Args:
-            path: The run folder. It is only read, but for `cache/retrieval`, where what retrieval
-                has made is kept for the next time: other processes may read it too.
-            overrides: Settings as `key=value` ("retrieve.budget=100").
-            fold: See the class.
-            hide_targets: See the class.
+            path: The run folder.
+            overrides: Settings as `key=value`, for instance "retrieve.budget=100".
+            fold: Fold whose fine-tuned weights rank; by default the first one.
+            hide_targets: Whether the fold's targets are hidden, as in the evaluation. By default
+                all interactions are used.
 
         Raises:
-            RunFolderError: A stage that is needed has not been done; the message names it.
-            SettingsError: An override is wrong.
+            RunFolderError: A required stage has not been run; the message names it.
+            SettingsError: An override is invalid.
         """
-        folder = Path(path)
-        run = RunFolder.open(folder, read_only=True)
-        kept = folder / CONFIG
-        settings = load_settings(None, overrides, file=kept if kept.is_file() else None)
-        work = Workspace(run, settings, force=False, progress=silent)
-        return cls(work, fold=fold, hide_targets=hide_targets)
+        return cls(load_run(Path(path), overrides=overrides, fold=fold, hide_targets=hide_targets))
 
     def __enter__(self) -> Self:
         return self
@@ -120,90 +149,16 @@ class MllmMsr:
         self.close()
 
     def close(self) -> None:
-        """Let the model go. Calling it twice is harmless."""
-        for backend in (self._backend, self._writer):
+        """Free the models. Calling it twice is harmless."""
+        for backend in (self._ranker, self._preference_model):
             if backend is not None:
                 backend.close()
-        self._backend = self._writer = None
-
-    @property
-    def users(self) -> list[str]:
-        """Ids of the run's users, sorted."""
-        return sorted(self._histories)
-
-    @property
-    def trained(self) -> bool:
-        """Whether the run's model was fine-tuned."""
-        return self.settings.train.enabled
-
-    @property
-    def writes_untuned(self) -> bool:
-        """Whether preferences are written by the ranking model as it is without fine-tuning."""
-        return self.settings.infer.model is None
-
-    def open_backend(self, *, threads: int | None = None) -> Backend:
-        """A new backend with what fine-tuning made, for the caller to close.
-
-        Args:
-            threads: Threads of a model in this process, unless the run's settings name them.
-
-        Raises:
-            RunFolderError: Fine-tuning began with other weights than those of today.
-        """
-        wished: dict[str, Any] = {"prefix_cache_bytes": self.settings.retrieve.prefix_cache_bytes}
-        if threads is not None:
-            wished["threads"] = threads
-        if not self.trained:
-            return self._work.bare_backend(**wished)
-        stage = self._work.run.stages.get(f"train/{self.fold}")
-        begun_with = stage["model"] if stage else None
-        with contextlib.closing(self._work.bare_backend()) as bare:
-            if begun_with not in (None, bare.fingerprint):
-                raise RunFolderError(
-                    needed=f"the model that the run was fine-tuned from, {begun_with}",
-                    received=bare.fingerprint,
-                    remedy="bring that model back, or do the run again with --force",
-                )
-        adapter = self._work.run.folder / self._work.adapter(self.fold)
-        return self._work.bare_backend(adapter=adapter, **wished)
-
-    def open_writer(self) -> Backend:
-        """A new backend that writes summaries and preferences, for the caller to close."""
-        return self._work.bare_backend(self.settings.infer.model)
-
-    @property
-    def useful_copies(self) -> int:
-        """Return how many copies of the ranking model a service on this machine should run.
-
-        Several copies of a small model with one thread each answer more requests than one copy
-        with as many threads (`benchmarks serving --copies`).
-        """
-        model = self.settings.model
-        kind = cast("type[Backend]", registry.find("backends", model.backend))
-        return kind.default_copies(**model.plugin_kwargs())
-
-    @property
-    def keeps_images(self) -> bool:
-        """Whether the ranking model remembers what it has read of the items' images."""
-        return self._work.can_keep_images and self.settings.retrieve.prefix_cache_bytes > 0
+        self._ranker = self._preference_model = None
 
     def popular_items(self) -> list[str]:
-        """The catalogue, what most users of the run have met first."""
-        counts = Counter(item_id for history in self._histories.values() for item_id in history)
-        return sorted(self.catalogue, key=lambda item_id: (-counts[item_id], item_id))
-
-    def history(self, user_id: str) -> tuple[str, ...]:
-        """A user's items in the run, oldest first; empty for an unknown user."""
-        return self._histories.get(user_id, ())
-
-    def preference_history(self, user_id: str) -> pl.DataFrame:
-        """A user's rows of `tables.PREFERENCES` in the run; empty for an unknown user."""
-        found = self._preference_histories.get((user_id,), tables.empty(tables.PREFERENCES))
-        return found.filter(pl.col("n_items") <= len(self.history(user_id))).sort("block")
-
-    def preference(self, user_id: str) -> str:
-        """A user's latest preference in the run; blank for one without any."""
-        return _latest(self.preference_history(user_id))
+        """Return all items of the catalog, those with the most interactions first."""
+        counts = self.users.item_counts()
+        return sorted(self.catalog, key=lambda item_id: (-counts[item_id], item_id))
 
     def recommend(
         self,
@@ -218,35 +173,31 @@ class MllmMsr:
 
         Args:
             user_id: The user.
-            k: Length of the list; shorter where the catalogue has no more.
-            budget: Candidates that the model ranks; the setting `retrieve.budget` if empty, and 0
-                for the generators alone.
-            exclude_seen: Whether items of the history are left out.
+            k: Length of the list; shorter if the catalog has fewer items.
+            budget: Number of candidates that the model scores; `retrieve.budget` by default, 0 for
+                retrieval only.
+            exclude_seen: Whether items of the history are excluded.
             strict: Whether an unknown user is an error.
 
         Raises:
-            DataError: `strict`, and the user is unknown.
+            DataError: `strict` is set and the user is unknown.
             BackendError: The model failed.
         """
-        history = self.history(user_id)
+        history = self.users.history(user_id)
         if strict and not history:
             raise DataError(
-                needed="a user of the run",
-                received=repr(user_id),
-                remedy="name one of its users, or leave strict out for a popularity list",
+                f"Unknown user {user_id!r}. Use the id of a user of the run, or leave out strict "
+                "to get popular items."
             )
-        spend = self.settings.retrieve.budget if budget is None else budget
-        preference_history = self.preference_history(user_id)
-        if history and spend:
-            preference_history = self.infer(
-                Profile(user_id, history), preference_history, self._writing()
-            )
-            self._preference_histories[user_id,] = preference_history
-        return self._list(
-            _with_preference(user_id, history, preference_history), k, spend, exclude_seen
-        )
+        budget = self.settings.retrieve.budget if budget is None else budget
+        profile = self.users.profile(user_id)
+        if history and budget:
+            preferences = self.update_preferences(profile, self.users.preference_history(user_id))
+            self.users.set_preference_history(user_id, preferences)
+            profile = self.users.profile(user_id)
+        return self._recommend(profile, k, budget, exclude_seen)
 
-    def recommend_to(
+    def recommend_for_history(
         self,
         history: Sequence[str],
         k: int = 10,
@@ -254,10 +205,10 @@ class MllmMsr:
         budget: int | None = None,
         exclude_seen: bool = True,
     ) -> RecommendationList:
-        """Recommend items to somebody who is not in the run, by what he has met.
+        """Recommend items to a user who is not in the run, given their history.
 
         Args:
-            history: Item ids, oldest first; unknown ones are passed over.
+            history: Item ids, oldest first; unknown ones are ignored.
             k: As for `recommend`.
             budget: As for `recommend`.
             exclude_seen: As for `recommend`.
@@ -265,84 +216,155 @@ class MllmMsr:
         Raises:
             BackendError: The model failed.
         """
-        known = tuple(item_id for item_id in history if item_id in self.catalogue)
-        spend = self.settings.retrieve.budget if budget is None else budget
-        preference_history = tables.empty(tables.PREFERENCES)
+        known = tuple(item_id for item_id in history if item_id in self.catalog)
+        budget = self.settings.retrieve.budget if budget is None else budget
+        preferences = tables.empty(tables.PREFERENCES)
         if known:
-            preference_history = self.infer(Profile("", known), preference_history, self._writing())
-        return self._list(_with_preference("", known, preference_history), k, spend, exclude_seen)
+            preferences = self.update_preferences(Profile("", known), preferences)
+        profile = Profile("", known, latest_preference(preferences))
+        return self._recommend(profile, k, budget, exclude_seen)
 
-    def infer(
-        self, profile: Profile, preference_history: pl.DataFrame, backend: Backend
+    def update_preferences(
+        self, profile: Profile, preferences: pl.DataFrame, backend: Backend | None = None
     ) -> pl.DataFrame:
-        """A user's preference_history brought up to his history, at one prompt for each block that it lacks.
+        """Bring a preference history up to date, with one prompt for each missing block.
 
         Args:
             profile: The user.
-            preference_history: `tables.PREFERENCES` of him so far.
-            backend: Writes the preferences.
+            preferences: Their rows of `tables.PREFERENCES` so far.
+            backend: Backend that writes the preferences; by default the run's own.
 
         Returns:
-            `tables.PREFERENCES`, his whole preference_history, the last row final.
+            `tables.PREFERENCES`: the full preference history; the last row is final.
         """
-        if preference_history.height and preference_history["n_items"].max() == len(
-            profile.history
-        ):
-            return preference_history
-        arguments = self.settings.infer.model_dump(exclude={"model", "preference_history"})
+        if n_items_read(preferences) == len(profile.history):
+            return preferences
+        if backend is None:
+            if self._preference_model is None:
+                self._preference_model = self.models.open_preference_model()
+            backend = self._preference_model
         return infer_preferences(
-            history_frame(profile),
-            self.catalogue.summaries,
+            profile.history_frame(),
+            self.catalog.summaries,
             backend,
-            item_type=self.catalogue.item_type,
-            previous=preference_history,
-            **arguments,
+            item_type=self.catalog.item_type,
+            previous=preferences,
+            **self.settings.infer.model_dump(exclude={"model"}),
         )
 
-    def score(self, preference: str, item_ids: Sequence[str]) -> list[float]:
-        """P(yes) of items for a preference, in the order given.
-
-        Raises:
-            BackendError: The model failed as a whole; single failures get 0.5.
-        """
-        if self._backend is None:
-            self._backend = self.open_backend()
-        prompts = [self.catalogue.prompt(preference, item_id) for item_id in item_ids]
-        found = dict(self._backend.score(prompts, CHOICES))
-        return [probability(found[place])[0] for place in range(len(prompts))]
-
-    def _writing(self) -> Backend:
-        if self._writer is None:
-            self._writer = self.open_writer()
-        return self._writer
-
-    def _list(
+    def _recommend(
         self, profile: Profile, k: int, budget: int, exclude_seen: bool
     ) -> RecommendationList:
+        """Take the steps after the profile: candidates, scores, list."""
         candidates = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
-        reason = missing(profile, known_user=profile.user_id in self._histories)
-        spend = 0 if reason else budget
-        asked = [candidate.item_id for candidate in candidates[:spend]]
-        scores = dict(
-            zip(asked, self.score(profile.preference, asked) if asked else [], strict=True)
-        )
-        return assemble(
-            self.catalogue,
+        reason = None
+        scores: dict[str, float] = {}
+        if budget:
+            reason = missing_input(profile, known_user=profile.user_id in self.users)
+            if reason is None and candidates:
+                item_ids = [candidate.item_id for candidate in candidates[:budget]]
+                values = self.score(profile.preference, item_ids)
+                scores = dict(zip(item_ids, values, strict=True))
+        return build_list(
+            self.catalog,
             profile,
             candidates,
             scores,
             k=k,
             diversity=self.settings.retrieve.diversity,
             order=self.settings.retrieve.order,
-            reason=reason if budget else None,
+            fallback_reason=reason,
         )
 
+    def score(self, preference: str, item_ids: Sequence[str]) -> list[float]:
+        """Return P(yes) of items for a preference, in the order given.
 
-def _with_preference(
-    user_id: str, history: tuple[str, ...], preference_history: pl.DataFrame
-) -> Profile:
-    return Profile(user_id, history, _latest(preference_history))
+        An item whose prompt fails gets 0.5.
+
+        Raises:
+            BackendError: The model as a whole failed.
+        """
+        if self._ranker is None:
+            self._ranker = self.models.open_ranker()
+        prompts = [self.catalog.prompt(preference, item_id) for item_id in item_ids]
+        scores = dict(self._ranker.score(prompts, CHOICES))
+        return [yes_probability(scores[index])[0] for index in range(len(prompts))]
 
 
-def _latest(preference_history: pl.DataFrame) -> str:
-    return preference_history.sort("n_items")["preference"][-1] if preference_history.height else ""
+def missing_input(profile: Profile, *, known_user: bool) -> FallbackReason | None:
+    """Return why the model cannot score candidates for a user; `None` if it can.
+
+    Args:
+        profile: The user.
+        known_user: Whether the run or the service has seen the user.
+    """
+    if profile.preference.strip():
+        return None
+    if profile.history:
+        return "no_preference"
+    return "no_history" if known_user or not profile.user_id else "unknown_user"
+
+
+def build_list(
+    catalog: ItemCatalog,
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    scores: Mapping[str, float],
+    *,
+    k: int,
+    diversity: float,
+    order: Order = "model",
+    fallback_reason: FallbackReason | None = None,
+) -> RecommendationList:
+    """Build the list: first the scored candidates, then the others by relevance.
+
+    Args:
+        catalog: The items.
+        profile: The user.
+        candidates: Candidates, most relevant first.
+        scores: P(yes) of the candidates that the model scored.
+        k: Length of the list.
+        diversity: Weight of diversity, see `diversify`; applied to the scored candidates, or to
+            all candidates if none is scored.
+        order: Order of the scored candidates: by score ("model"), or by the fusion of the model's
+            ranking with the candidates' relevance, as if the model were one more candidate
+            generator ("fusion").
+        fallback_reason: Why the model scored no candidates, if it should have.
+    """
+    scored = [candidate for candidate in candidates if candidate.item_id in scores]
+    others = [candidate for candidate in candidates if candidate.item_id not in scores]
+
+    # Rank fusion.
+    relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
+    if order == "model":
+        relevance |= scores
+    else:
+        ranking = sorted((one.item_id for one in scored), key=lambda item_id: -scores[item_id])
+        for model_candidate in fuse({"model": ranking}):
+            relevance[model_candidate.item_id] += model_candidate.relevance
+
+    # Selection.
+    selected: list[str] = []
+    for group in (scored, others):
+        item_ids = [candidate.item_id for candidate in group]
+        selected += diversify(
+            item_ids,
+            [relevance[item_id] for item_id in item_ids],
+            vectors=catalog.index.vectors,
+            k=k - len(selected),
+            diversity=diversity,
+        )
+
+    # Explanation.
+    generators = {candidate.item_id: candidate.generators for candidate in candidates}
+    items = tuple(
+        Recommendation(
+            item_id,
+            rank,
+            scores.get(item_id),
+            generators[item_id],
+            catalog.matches(profile.preference, item_id),
+        )
+        for rank, item_id in enumerate(selected, start=1)
+    )
+    return RecommendationList(items, profile.preference, fallback_reason, len(scores))

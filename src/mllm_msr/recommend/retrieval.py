@@ -1,9 +1,9 @@
-"""Candidates out of the whole catalogue, for the recommender to rank.
+"""Retrieve candidates from the full catalog, for the ranker to score.
 
-The paper ranks 21 given items (section "Experimental Setup"). Here several generators propose items
-of the whole catalogue, their rankings are fused by reciprocal rank, and what the user has met is
-left out; `recommend/recommender.py` then spends its model calls on the first of them. `diversify` trades a
-little relevance for variety at the very end.
+The paper ranks 21 given items (section "Experimental Setup"). Here several candidate generators
+propose items of the full catalog, `fuse` combines their rankings by reciprocal rank fusion, and
+items that the user has interacted with are excluded. `recommend/recommender.py` scores the first
+candidates with the ranker and applies `diversify` at the end.
 """
 
 from __future__ import annotations
@@ -19,40 +19,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.errors import MissingExtraError
 from mllm_msr.interfaces import CatalogScorer, Recommender
-from mllm_msr.models.text_encoders import TextEncoder, Vectors
-from mllm_msr.tables import INTERACTIONS
+from mllm_msr.models.encoders.base import TextEncoder, Vectors
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.vector_index import VectorIndex
 
 # Cormack, Clarke and Buettcher (2009), "Reciprocal rank fusion": 60 was best over many tasks.
 _RANK_CONSTANT: Final = 60
 
-_NEIGHBOURS: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What is known of a user at one moment.
-
-    Attributes:
-        user_id: The user; never part of a prompt.
-        history: Ids of the items met, oldest first.
-        preference: The newest written preference, blank where there is none.
-    """
-
-    user_id: str
-    history: tuple[str, ...] = ()
-    preference: str = ""
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposed item.
+    """An item proposed by at least one candidate generator.
 
     Attributes:
         item_id: The item.
-        relevance: Fused reciprocal ranks; only its order means something.
-        generators: Names of the generators that proposed it, the most convinced one first.
+        relevance: Fused reciprocal ranks; only comparable within one list.
+        generators: Names of the generators that proposed it, largest contribution first.
     """
 
     item_id: str
@@ -61,87 +44,19 @@ class Candidate:
 
 
 class CandidateGenerator(Protocol):
-    """One opinion on which items a user may want."""
+    """A method that proposes items for a user."""
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """The best `n` items or fewer, best first; empty where it has nothing to go by."""
-
-
-class VectorIndex:
-    """Items by their vectors, the nearest ones to be asked for; grows with new items.
-
-    Up to `exact_limit` items are compared one by one (14,000 take about 10 ms); beyond, a graph of
-    neighbours (HNSW of FAISS) finds nearly the same ones in a time that hardly grows.
-
-    Args:
-        width: Length of the vectors.
-        exact_limit: Most items that are compared one by one.
-
-    Raises:
-        MissingExtraError: On growing beyond `exact_limit`: FAISS is not installed.
-    """
-
-    def __init__(self, width: int, *, exact_limit: int = 50_000) -> None:
-        self._item_ids: list[str] = []
-        self._rows: dict[str, int] = {}
-        self._vectors: Vectors = np.zeros((0, width), dtype=np.float32)
-        self._exact_limit = exact_limit
-        self._graph: Any = None
-
-    def __len__(self) -> int:
-        return len(self._item_ids)
-
-    def add(self, item_ids: Sequence[str], vectors: Vectors) -> None:
-        """Add items that the index does not hold; those that it holds keep their vectors.
-
-        Args:
-            item_ids: Their ids.
-            vectors: float32 [n_items, width], rows of length one or zero.
-        """
-        new = [row for row, item_id in enumerate(item_ids) if item_id not in self._rows]
-        together = np.concatenate([self._vectors, vectors[new]])
-        # First what may fail, so that afterwards either all of it knows the items or nothing.
-        if self._graph is not None:
-            self._graph.add(vectors[new])
-        elif len(together) > self._exact_limit:
-            self._graph = _graph(together)
-        self._vectors = together
-        for row in new:
-            self._rows[item_ids[row]] = len(self._item_ids)
-            self._item_ids.append(item_ids[row])
-
-    def nearest(self, vector: Vectors, n: int) -> list[str]:
-        """Ids of the items with the largest inner product, largest first; ties by age in the index.
-
-        Args:
-            vector: float32 [width]. A zero vector is near to nothing.
-            n: How many at most.
-        """
-        if not vector.any() or n < 1 or not len(self):
-            return []
-        if self._graph is not None:
-            _, rows = self._graph.search(vector[None], min(n, len(self)))
-            return [self._item_ids[row] for row in rows[0] if row >= 0]
-        products = self._vectors @ vector
-        best = np.argsort(-products, kind="stable")[:n]
-        return [self._item_ids[row] for row in best]
-
-    def vectors(self, item_ids: Sequence[str]) -> Vectors:
-        """Vectors of known items, float32 [n_items, width]; zero rows for unknown ones."""
-        found = np.zeros((len(item_ids), self._vectors.shape[1]), dtype=np.float32)
-        for place, item_id in enumerate(item_ids):
-            if item_id in self._rows:
-                found[place] = self._vectors[self._rows[item_id]]
-        return found
+        """Return at most `n` item ids, best first; none if the profile lacks what it needs."""
 
 
 @final
-class PreferenceSource:
-    """Items whose summaries are most like the user's written preference.
+class PreferenceGenerator:
+    """Candidate generator: items whose summaries are most similar to the user's preference.
 
     Args:
-        encoder: Encodes preferences as it encoded the summaries.
-        index: The items' summaries.
+        encoder: Encoder of preferences; the same that encoded the summaries.
+        index: Vectors of the summaries.
     """
 
     def __init__(self, encoder: TextEncoder, index: VectorIndex) -> None:
@@ -149,18 +64,18 @@ class PreferenceSource:
         self._index = index
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `CandidateGenerator.propose`; nothing for a user without a preference."""
+        """Return the items nearest to the preference; none without a preference."""
         if not profile.preference.strip():
             return []
         return self._index.nearest(self._encoder.encode([profile.preference])[0], n)
 
 
 @final
-class CollaborativeSource:
-    """Items that a fitted recommender puts first.
+class CollaborativeGenerator:
+    """Candidate generator: the highest-scored items of a fitted recommender.
 
     Args:
-        recommender: Any fitted one.
+        recommender: Any fitted recommender.
         item_ids: Items that it may propose.
     """
 
@@ -169,21 +84,16 @@ class CollaborativeSource:
         self._items = pl.DataFrame({"item_id": sorted(item_ids)})
         self._columns: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         if isinstance(recommender, CatalogScorer):
-            places = {item_id: place for place, item_id in enumerate(recommender.catalog)}
-            known = [item_id for item_id in self._items["item_id"] if item_id in places]
-            self._columns = np.array([places[item_id] for item_id in known], dtype=np.int64)
+            columns = {item_id: column for column, item_id in enumerate(recommender.catalog)}
+            known = [item_id for item_id in self._items["item_id"] if item_id in columns]
+            self._columns = np.array([columns[item_id] for item_id in known], dtype=np.int64)
             self._items = pl.DataFrame({"item_id": known})
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `CandidateGenerator.propose`; nothing for a user without a history."""
+        """Return the highest-scored items, ties by id; none without a history."""
         if not profile.history:
             return []
-        best = np.argsort(-self._scores(profile), kind="stable")[:n]  # ties by id
-        return self._items["item_id"].gather(best).to_list()
-
-    def _scores(self, profile: Profile) -> npt.NDArray[np.floating[Any]]:
-        """Scores of the items, in their order."""
-        history = history_frame(profile)
+        history = profile.history_frame()
         user = pl.DataFrame(
             {"user_id": [profile.user_id], "position": [len(profile.history)]},
             schema={"user_id": pl.String, "position": pl.Int32},
@@ -193,41 +103,42 @@ class CollaborativeSource:
             _, rows = next(iter(self._recommender.score_catalog(user, history)))
             scores = rows[0, self._columns]
         else:
-            asked = user.join(self._items, how="cross")
-            scores = self._recommender.score(asked, history)["score"].to_numpy()
-        return scores
+            candidates = user.join(self._items, how="cross")
+            scores = self._recommender.score(candidates, history)["score"].to_numpy()
+        best = np.argsort(-scores, kind="stable")[:n]
+        return self._items["item_id"].gather(best).to_list()
 
 
 @final
-class PopularSource:
-    """What many users chose lately; the same for everyone, and all there is for a new user.
+class RecentPopularityGenerator:
+    """Candidate generator: the items with the most recent interactions, the same for all users.
+
+    It is the only generator that proposes items to a new user.
 
     Args:
         interactions: `tables.INTERACTIONS` that may be counted.
-        recent_share: Share of the interactions that counts, the latest, in (0, 1].
+        recent_share: Share of the interactions that counts, the latest ones, in (0, 1].
     """
 
     def __init__(self, interactions: pl.DataFrame, *, recent_share: float = 0.2) -> None:
-        newest = interactions.sort("timestamp", descending=True)
-        counted = newest.head(math.ceil(recent_share * newest.height))
-        by_count = (
-            counted.group_by("item_id").len().sort("len", "item_id", descending=[True, False])
-        )
+        latest_first = interactions.sort("timestamp", descending=True)
+        recent = latest_first.head(math.ceil(recent_share * latest_first.height))
+        by_count = recent.group_by("item_id").len().sort("len", "item_id", descending=[True, False])
         self._item_ids: list[str] = by_count["item_id"].to_list()
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """See `CandidateGenerator.propose`; what the user has met does not take others' places."""
+        """Return the most popular items that are not in the history."""
         seen = set(profile.history)
         return [item_id for item_id in self._item_ids if item_id not in seen][:n]
 
 
 class Retriever:
-    """Asks every generator and fuses what they say.
+    """Candidate generators and the fusion of their rankings.
 
     Args:
         generators: The generators by name.
-        depth: Items asked of each generator, besides those that the user has met.
-        weights: How much a generator's vote counts, 1 where nothing is said.
+        depth: Items that each generator is asked for, in addition to the length of the history.
+        weights: Weight of a generator in the fusion; 1 if not given.
 
     Attributes:
         generators: As given.
@@ -245,19 +156,19 @@ class Retriever:
         self._weights = weights
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool = True) -> list[Candidate]:
-        """The best `n` candidates or fewer, best first.
+        """Return at most `n` candidates, best first.
 
         Args:
             profile: The user.
-            n: How many at most.
-            exclude_seen: Whether items of the history are left out.
+            n: Largest number of candidates.
+            exclude_seen: Whether items of the history are excluded.
         """
         depth = max(self._depth, n) + len(profile.history)
         rankings = {
             name: generator.propose(profile, depth) for name, generator in self.generators.items()
         }
-        left_out = frozenset(profile.history if exclude_seen else ())
-        return fuse(rankings, exclude=left_out, weights=self._weights, n=n)
+        excluded = frozenset(profile.history if exclude_seen else ())
+        return fuse(rankings, exclude=excluded, weights=self._weights, n=n)
 
 
 def fuse(
@@ -267,33 +178,39 @@ def fuse(
     weights: Mapping[str, float] = MappingProxyType({}),
     n: int | None = None,
 ) -> list[Candidate]:
-    """Fuse rankings: an item's relevance is the sum of weight / (60 + rank) over the generators.
+    """Combine rankings by reciprocal rank fusion.
+
+    An item's relevance is the sum of weight / (60 + rank) over the generators that rank it.
 
     Args:
-        rankings: Item ids by generator, best first; ranks count from one, excluded items not.
+        rankings: Item ids by generator, best first. Ranks start at 1 and skip excluded items.
         exclude: Items that are left out.
-        weights: Of the generators, 1 where nothing is said.
-        n: How many at most; all where it is `None`.
+        weights: Weight of each generator; 1 if not given.
+        n: Largest number of candidates; `None` for all.
 
     Returns:
-        The other items, the most relevant first, ties by id.
+        Candidates in descending order of relevance, ties by id.
 
     Example:
         >>> [c.item_id for c in fuse({"a": ["x", "y"], "b": ["y", "z"]})]
         ['y', 'x', 'z']
     """
-    totals: dict[str, float] = {}
-    votes: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+    relevance: defaultdict[str, float] = defaultdict(float)
+    contributions: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, ranking in rankings.items():
-        kept = (item_id for item_id in ranking if item_id not in exclude)
+        included = (item_id for item_id in ranking if item_id not in exclude)
         weight = weights.get(name, 1.0)
-        for rank, item_id in enumerate(kept, start=1):
-            share = weight / (_RANK_CONSTANT + rank)
-            totals[item_id] = totals.get(item_id, 0.0) + share
-            votes[item_id].append((-share, name))
-    best = sorted(totals, key=lambda item_id: (-totals[item_id], item_id))
+        for rank, item_id in enumerate(included, start=1):
+            contribution = weight / (_RANK_CONSTANT + rank)
+            relevance[item_id] += contribution
+            contributions[item_id].append((-contribution, name))
+    best = sorted(relevance, key=lambda item_id: (-relevance[item_id], item_id))
     return [
-        Candidate(item_id, totals[item_id], tuple(name for _, name in sorted(votes[item_id])))
+        Candidate(
+            item_id,
+            relevance[item_id],
+            tuple(name for _, name in sorted(contributions[item_id])),
+        )
         for item_id in best[:n]
     ]
 
@@ -306,59 +223,33 @@ def diversify(
     k: int,
     diversity: float,
 ) -> list[str]:
-    """Maximal marginal relevance (Carbonell and Goldstein 1998): relevant, yet not all the same.
+    """Select items by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
     Args:
         item_ids: The items.
-        relevance: Their relevance, any scale; it is brought to [0, 1].
-        vectors: Gives items' vectors, whose inner product is their likeness.
-        k: How many to choose at most.
-        diversity: Weight of not being like those already chosen, in [0, 1]; 0 sorts by relevance
-            alone (ties in the order given).
+        relevance: Their relevance on any scale; it is normalized to [0, 1].
+        vectors: Function that returns item vectors; their inner product is the similarity.
+        k: Largest number of items to select.
+        diversity: Weight of dissimilarity to the items selected so far, in [0, 1]. 0 sorts by
+            relevance alone, ties in the order given.
 
     Returns:
-        The chosen items in the order of their choice.
+        The selected items in the order of selection.
     """
-    order = sorted(range(len(item_ids)), key=lambda place: -relevance[place])
+    order = sorted(range(len(item_ids)), key=lambda index: -relevance[index])
     if diversity <= 0.0 or len(order) < 2:
-        return [item_ids[place] for place in order[:k]]
+        return [item_ids[index] for index in order[:k]]
     low, high = min(relevance), max(relevance)
     scale = (high - low) or 1.0
-    worth = np.array([(relevance[place] - low) / scale for place in order])
-    rows = vectors([item_ids[place] for place in order])  # [n_items, width]
-    likeness = np.zeros(len(order))
-    chosen: list[int] = []
-    free = np.ones(len(order), dtype=bool)
-    while len(chosen) < min(k, len(order)):
-        value = (1.0 - diversity) * worth - diversity * likeness
-        pick = int(np.argmax(np.where(free, value, -np.inf)))
-        chosen.append(pick)
-        free[pick] = False
-        likeness = np.maximum(likeness, rows @ rows[pick])
-    return [item_ids[order[pick]] for pick in chosen]
-
-
-def history_frame(profile: Profile) -> pl.DataFrame:
-    """A profile's history as `tables.INTERACTIONS`, with its order as time."""
-    n_items = len(profile.history)
-    return pl.DataFrame(
-        {
-            "user_id": [profile.user_id] * n_items,
-            "item_id": list(profile.history),
-            "timestamp": range(n_items),
-            "position": range(n_items),
-        },
-        schema=dict(INTERACTIONS),
-    )
-
-
-def _graph(vectors: Vectors) -> Any:
-    try:
-        import faiss  # noqa: PLC0415 - an extra, and only large catalogues need it
-    except ImportError as error:
-        raise MissingExtraError("faiss", "serve") from error
-    graph = faiss.IndexHNSWFlat(vectors.shape[1], _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 80
-    graph.hnsw.efSearch = 256
-    graph.add(vectors)
-    return graph
+    normalized = np.array([(relevance[index] - low) / scale for index in order])
+    rows = vectors([item_ids[index] for index in order])  # [n_items, width]
+    similarity = np.zeros(len(order))  # to the most similar selected item
+    available = np.ones(len(order), dtype=bool)
+    selected: list[int] = []
+    while len(selected) < min(k, len(order)):
+        value = (1.0 - diversity) * normalized - diversity * similarity
+        pick = int(np.argmax(np.where(available, value, -np.inf)))
+        selected.append(pick)
+        available[pick] = False
+        similarity = np.maximum(similarity, rows @ rows[pick])
+    return [item_ids[order[pick]] for pick in selected]

@@ -1,1 +1,1 @@
-"""The service: a finished run behind HTTP, with users who move and items that arrive."""
+"""HTTP service for a finished run: recommendations, events, preferences, new items, a page."""

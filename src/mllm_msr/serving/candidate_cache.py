@@ -1,64 +1,65 @@
-"""Candidates for users of the service: found once for each state of a user, until an item comes.
+"""Cached candidate retrieval.
 
-Range `engine.py` and the run's retriever. A list asked for again, as by a page that is opened
-twice, finds its candidates in memory; an event, a new preference or a new item makes them anew.
+Sits between `engine.py` and the run's retriever. A repeated request of a user, for instance when
+the page is opened twice, finds its candidates in memory. A new event, preference or item makes
+them be retrieved again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, final
 
-from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Candidate, Profile
+from cachetools import LRUCache
 
-# Users whose candidates are remembered, those asked for last: some 10 kB each.
-_USERS: Final = 2000
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.recommend.retrieval import Candidate
+
+_MAX_USERS: Final = 2000  # about 10 kB each
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Key:
+    """What the candidates of a user depend on."""
+
     profile: Profile
     n: int
     exclude_seen: bool
+    n_catalog_items: int
 
 
 @final
-class Retrieval:
-    """The retriever of a run, whose catalogue grows; threads may share it.
+class CandidateCache:
+    """Retriever that caches the candidates of recent users; thread-safe.
 
     Args:
         model: The run.
 
     Attributes:
-        changing: Held while the catalogue is changed.
+        catalog_lock: Held while the catalog is changed or searched.
     """
 
     def __init__(self, model: MllmMsr) -> None:
-        self.changing = threading.Lock()
+        self.catalog_lock = threading.Lock()
         self._model = model
-        self._found: OrderedDict[str, tuple[_Asked, int, list[Candidate]]] = OrderedDict()
+        # One entry per user, so that outdated candidates do not take up space.
+        self._cache: LRUCache[str, tuple[_Key, list[Candidate]]] = LRUCache(_MAX_USERS)
 
-    def candidates(self, profile: Profile, n: int, *, exclude_seen: bool) -> list[Candidate]:
-        """The best `n` candidates or fewer, best first; see `Retriever.retrieve`."""
-        asked = _Asked(profile, n, exclude_seen)
-        with self.changing:
-            n_items = len(self._model.catalogue)
-            kept = self._found.get(profile.user_id)
-            if kept is not None and kept[:2] == (asked, n_items):
-                self._found.move_to_end(profile.user_id)
-                return kept[2]
-            found = self._model.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
-            if profile.user_id:  # else somebody of whom nothing is kept
-                self._found[profile.user_id] = (asked, n_items, found)
-                self._found.move_to_end(profile.user_id)
-                while len(self._found) > _USERS:
-                    self._found.popitem(last=False)
-            return found
+    def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool) -> list[Candidate]:
+        """Return at most `n` candidates, best first; see `Retriever.retrieve`."""
+        with self.catalog_lock:
+            key = _Key(profile, n, exclude_seen, len(self._model.catalog))
+            cached = self._cache.get(profile.user_id)
+            if cached is not None and cached[0] == key:
+                return cached[1]
+            candidates = self._model.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
+            if profile.user_id:  # nothing of an anonymous user is stored
+                self._cache[profile.user_id] = (key, candidates)
+            return candidates
 
-    def forget(self, user_id: str) -> None:
-        """Forget a user's candidates; waits for those that are being looked for."""
-        with self.changing:
-            self._found.pop(user_id, None)
+    def delete_user(self, user_id: str) -> None:
+        """Drop a user's candidates, also those that are being retrieved."""
+        with self.catalog_lock:
+            self._cache.pop(user_id, None)

@@ -1,4 +1,4 @@
-"""What routes share: the engine behind a request, ids in paths, and errors as described."""
+"""What routes share: the engine of a request, ids in paths, and descriptions of errors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from fastapi import Path, Request
 from mllm_msr.serving import schemas
 from mllm_msr.serving.engine import OnlineEngine
 
-# In the routes' patterns these are of the kind `path`: an id may hold a slash.
+# The routes use Starlette's converter `path` for these, because an id may contain a slash.
 UserPath = Annotated[schemas.Id, Path()]
 ItemPath = Annotated[schemas.Id, Path()]
 
 Responses = dict[int | str, dict[str, Any]]
 
 
-def engine_of(request: Request) -> OnlineEngine:
-    """The engine of the application that got the request."""
+def get_engine(request: Request) -> OnlineEngine:
+    """Return the engine of the application that received a request."""
     engine: OnlineEngine = request.app.state.engine
     return engine
 
 
-def problems(*statuses: int) -> Responses:
-    """Descriptions of the errors that any route may answer with, and of further ones."""
-    return {
-        status: {"model": schemas.Problem} for status in (400, 401, 413, 421, 422, 503, *statuses)
-    }
+def error_responses(*statuses: int) -> Responses:
+    """Describe the errors of a route for OpenAPI: those of every route, and further ones."""
+    common = (400, 401, 413, 421, 422, 503)
+    return {status: {"model": schemas.Problem} for status in (*common, *statuses)}

@@ -1,8 +1,8 @@
-"""The online flow: events -> preference, user -> candidates -> scores -> list.
+"""The online flow: events update preferences; a user's profile leads to a list of items.
 
-The same steps as offline (`summarization/preferences.py`, `recommend/retrieval.py`, the recommender's prompt), with the
-queue of `batching.py` in front of the models and the database of `state.py` behind. A request
-never waits for a preference: it gets the newest one there is, while an update runs beside it.
+The steps are those of `recommend/recommender.py`, with queues (`request_queue.py`) in front of the
+models, caches for candidates and scores, and a database (`state.py`). A request never waits for a
+preference: it uses the latest one while an update runs in the background.
 """
 
 from __future__ import annotations
@@ -19,40 +19,48 @@ from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
-from mllm_msr.recommend.catalog import Catalogue
-from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.reranking import FallbackReason, RecommendationList, assemble
-from mllm_msr.recommend.retrieval import Candidate, Profile
-from mllm_msr.serving.candidate_cache import Retrieval
+from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.recommender import (
+    FallbackReason,
+    MllmMsr,
+    RecommendationList,
+    build_list,
+)
+from mllm_msr.recommend.retrieval import Candidate
+from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.serving.items import NewItems
-from mllm_msr.serving.preference_updates import Users
+from mllm_msr.serving.preference_updates import PreferenceUpdates
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend
-from mllm_msr.serving.scoring import Judge, ModelName
+from mllm_msr.serving.scoring import CandidateScorer, ModelName, ModelNotServedError
 from mllm_msr.serving.state import ServiceState
-from mllm_msr.serving.users import ModelNotServedError, User
+from mllm_msr.serving.users import User, UserStore
+from mllm_msr.summarization.preference_history import latest_preference
 from mllm_msr.types import Item
 
 logger = logging.getLogger(__name__)
 
-_WRITING_TIMEOUT: Final = 120.0
-_ANSWERS_AT_ONCE: Final = 8
+_TEXT_TIMEOUT: Final = 120.0  # seconds for a preference or a summary
+_TEXT_THREADS: Final = 8
 
 
 class OnlineEngine:
-    """Everything that the routes do.
+    """Everything that the HTTP routes do.
 
     Args:
         model: The run.
-        state: What must not be lost; closed with the engine.
+        state: The service's database; closed with the engine.
         settings: The section `serve`.
         images: Folder for the images of new items.
-        metrics: Told what happens.
+        metrics: Counts what happens.
 
     Attributes:
-        judges: The models that rank, by name: "run" is what the run made; "untuned" the same
-            without fine-tuning, where that is in memory anyway, since it writes the preferences.
-        users: Who is known, and preferences that follow.
+        scorers: The ranking models by name. "run" is the run's model. "zero_shot" is the same
+            model without fine-tuning; it is served if it is in memory anyway, to write preferences.
+        users: The users that the service knows.
+        updates: Background updates of preferences.
+        catalog: The items.
     """
 
     def __init__(
@@ -68,129 +76,173 @@ class OnlineEngine:
         self._state = state
         self._settings = settings
         self._metrics = metrics
-        copies = settings.copies or model.useful_copies
-        open_scorer = functools.partial(model.open_backend, threads=1 if copies > 1 else None)
-        scorer, writer = open_scorer(), model.open_writer()
-        queue = functools.partial(_queue, settings=settings, metrics=metrics)
-        self._scorer = queue(open_scorer, name="scorer", copies=copies)
-        self._writer = queue(lambda: writer, name="writer")
-        judge = functools.partial(
-            Judge, catalogue=model.catalogue, settings=settings, metrics=metrics
+        self.catalog: ItemCatalog = model.catalog
+
+        models = model.models
+        copies = settings.copies or models.default_copies
+        open_ranker = functools.partial(models.open_ranker, threads=1 if copies > 1 else None)
+        ranker, preference_model = open_ranker(), models.open_preference_model()
+        self._ranker_queue = self._queue("scorer", open_ranker, copies=copies)
+        self._preference_queue = self._queue("writer", lambda: preference_model)
+        make_scorer = functools.partial(
+            CandidateScorer, catalog=model.catalog, settings=settings, metrics=metrics
         )
-        self.judges: dict[ModelName, Judge] = {
-            "run": judge(self._scorer, fingerprint=scorer.fingerprint)
+        self.scorers: dict[ModelName, CandidateScorer] = {
+            "run": make_scorer(self._ranker_queue, fingerprint=ranker.fingerprint)
         }
-        if model.trained and model.writes_untuned:
-            self.judges["untuned"] = judge(self._writer, fingerprint=writer.fingerprint)
-        self._writing = QueuedBackend(
-            self._writer, fingerprint=writer.fingerprint, timeout=_WRITING_TIMEOUT
+        if models.has_zero_shot:
+            self.scorers["zero_shot"] = make_scorer(
+                self._preference_queue, fingerprint=preference_model.fingerprint
+            )
+        self._preference_backend = QueuedBackend(
+            self._preference_queue,
+            fingerprint=preference_model.fingerprint,
+            timeout=_TEXT_TIMEOUT,
         )
-        # Apart from the updates: whoever waits for an answer does not stand behind all of them.
-        self._threads = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
-        self._warming: asyncio.Task[None] | None = None
-        self._retrieval = Retrieval(model)
-        self._writes = asyncio.Lock()
+
+        # Separate from the threads of updates, so that requests do not wait for all updates.
+        self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
+        self._candidates = CandidateCache(model)
+        self._database_lock = asyncio.Lock()
+        self._warming_up: asyncio.Task[None] | None = None
         self._items = NewItems(
             model,
             state,
-            retrieval=self._retrieval,
-            writing=self._writing,
-            writes=self._writes,
+            candidates=self._candidates,
+            backend=self._preference_backend,
+            database_lock=self._database_lock,
             threads=self._threads,
             images=images,
         )
-        self.users = Users(
+        self.users = UserStore(model.users, state, database_lock=self._database_lock)
+        self.updates = PreferenceUpdates(
             model,
+            self.users,
             state,
-            writer=self._writer,
-            writing=self._writing,
-            writes=self._writes,
+            queue=self._preference_queue,
+            backend=self._preference_backend,
+            database_lock=self._database_lock,
             settings=settings,
             metrics=metrics,
         )
 
+    def _queue(
+        self, name: str, open_backend: Callable[[], Backend], *, copies: int = 1
+    ) -> ModelQueue:
+        queue = ModelQueue(
+            open_backend,
+            copies=copies,
+            max_queue=self._settings.max_queue,
+            max_batch=self._settings.max_batch,
+            on_batch=self._metrics.batch(name),
+        )
+        self._metrics.watch_queue(name, lambda: queue.waiting)
+        return queue
+
     async def start(self) -> None:
-        """Take up what an earlier service left: its items, and updates that it did not finish."""
-        await asyncio.to_thread(self._items.take_up)
-        self.users.resume()
-        first = self._model.popular_items()
-        if first:
-            known = first[: 1 + self._settings.warm_items * self._model.keeps_images]
-            gone = await asyncio.to_thread(self._state.forgotten_users)
-            users = (user_id for user_id in self._model.users if user_id not in gone)
-            somebody = self._model.preference(next(users, ""))
-            warming = self.judges["run"].warm_up(known, somebody)
-            self._warming = asyncio.create_task(warming)
+        """Restore added items, resume unfinished updates, and warm up the ranker."""
+        await asyncio.to_thread(self._items.restore)
+        self.updates.resume()
+        popular = self._model.popular_items()
+        if popular:
+            n_items = self._settings.warm_items if self._model.models.caches_images else 0
+            deleted = await asyncio.to_thread(self._state.deleted_users)
+            user_id = next((one for one in self._model.users if one not in deleted), "")
+            preference = self._model.users.profile(user_id).preference
+            warm_up = self.scorers["run"].warm_up(popular[: 1 + n_items], preference)
+            self._warming_up = asyncio.create_task(warm_up)
 
     async def stop(self) -> None:
-        """Let updates at work end, within the shutdown_timeout; then close everything."""
-        if self._warming is not None:
-            self._warming.cancel()
-        await self.users.stop()
-        await asyncio.to_thread(self._scorer.close)
-        await asyncio.to_thread(self._writer.close)
+        """Let running updates finish within the shutdown timeout, then close everything."""
+        if self._warming_up is not None:
+            self._warming_up.cancel()
+        await self.updates.stop()
+        await asyncio.to_thread(self._ranker_queue.close)
+        await asyncio.to_thread(self._preference_queue.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._state.close()
 
     @property
     def readiness(self) -> tuple[bool, str]:
-        """Whether the model takes part, and a word on it."""
-        if self._scorer.circuit_open:
-            return False, "circuit_open after failures"
-        if not self._scorer.answered:
-            return False, "being loaded"
-        return True, self.judges["run"].version
+        """Return whether the ranker scores requests, and its version or why it does not."""
+        if self._ranker_queue.circuit_open:
+            return False, "circuit open after repeated failures"
+        if not self._ranker_queue.answered:
+            return False, "loading"
+        return True, self.scorers["run"].version
 
     @property
     def waiting(self) -> int:
-        """Prompts that wait for the recommender."""
-        return self._scorer.waiting
+        """Return the number of prompts that wait for the ranker."""
+        return self._ranker_queue.waiting
 
     @property
-    def n_items(self) -> int:
-        """Items that can be recommended."""
-        return len(self._model.catalogue)
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """What is known of the items."""
-        return self._model.catalogue
-
-    @property
-    def trained(self) -> bool:
-        """Whether the run's model was fine-tuned."""
-        return self._model.trained
+    def fine_tuned(self) -> bool:
+        """Return whether the run's model is fine-tuned."""
+        return self._model.models.fine_tuned
 
     async def check(self) -> None:
-        """Make sure that the database answers; see `ServiceState.check`."""
+        """Check that the database answers; see `ServiceState.check`."""
         await asyncio.to_thread(self._state.check)
 
     async def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[str]:
-        """Keep events and let the preferences of their users follow.
+        """Store events and update the preferences of their users.
 
         Args:
             events: As for `ServiceState.add_events`.
 
         Returns:
-            "accepted", "duplicate" or "unknown_item" for each.
+            "accepted", "duplicate" or "unknown_item" for each event.
         """
-        # Looked up once: an item may arrive while the database is written.
-        known = [place for place, event in enumerate(events) if event[2] in self._model.catalogue]
-        async with self._writes:
-            user_ids = [events[at][1] for at in known]
+        # Looked up once: an item may be added while the database is written.
+        known = [index for index, event in enumerate(events) if event[2] in self.catalog]
+        async with self._database_lock:
+            user_ids = [events[index][1] for index in known]
             try:
-                new = await asyncio.to_thread(self._state.add_events, [events[at] for at in known])
-            finally:  # where the answer got lost, they may have been kept all the same
-                self.users.read_again(user_ids)
-            self.users.note(user_ids)
+                new = await asyncio.to_thread(
+                    self._state.add_events, [events[index] for index in known]
+                )
+            finally:  # events may be stored even if the database's answer is lost
+                self.users.invalidate(user_ids)
+            self.users.add_to_index(user_ids)
         statuses = ["unknown_item"] * len(events)
-        for place, is_new in zip(known, new, strict=True):
-            statuses[place] = "accepted" if is_new else "duplicate"
+        for index, is_new in zip(known, new, strict=True):
+            statuses[index] = "accepted" if is_new else "duplicate"
         for status in statuses:
             self._metrics.event(status)
-        for user_id in dict.fromkeys(events[place][1] for place in known):
-            self.users.follow(await self.users.get(user_id))
+        for user_id in dict.fromkeys(user_ids):
+            self.updates.start(await self.users.get(user_id))
         return statuses
+
+    async def anonymous_user(self, history: Sequence[str]) -> User:
+        """Return a user described by a history; the preference is inferred, nothing is stored.
+
+        The preference is blank if the model does not answer in time.
+
+        Args:
+            history: Item ids, oldest first; unknown ones are ignored.
+
+        Raises:
+            OverloadedError: Too many prompts wait for the model.
+        """
+        known = tuple(item_id for item_id in history if item_id in self.catalog)
+        preferences = tables.empty(tables.PREFERENCES)
+        if known:
+            try:
+                inference = asyncio.get_running_loop().run_in_executor(
+                    self._threads,
+                    self._model.update_preferences,
+                    Profile("", known),
+                    preferences,
+                    self._preference_backend,
+                )
+                preferences = await asyncio.wait_for(inference, self._settings.model_timeout)
+            except OverloadedError:
+                raise
+            except (TimeoutError, BackendError) as error:
+                logger.warning("No preference was inferred for a given history: %r", error)
+        profile = Profile("", known, latest_preference(preferences))
+        return User(profile, preferences, known=True)
 
     async def recommend(
         self,
@@ -202,128 +254,98 @@ class OnlineEngine:
         candidate_ids: Sequence[str] | None = None,
         model: ModelName = "run",
     ) -> RecommendationList:
-        """A list for a user.
+        """Recommend items to a user.
+
+        Args:
+            user: The user.
+            k: Length of the list.
+            budget: Number of candidates that the model scores; by default `retrieve.budget`, or
+                all given candidates.
+            exclude_seen: Whether items of the history are excluded.
+            candidate_ids: Candidates to rank instead of retrieved ones; unknown ones are ignored.
+            model: The model that scores.
 
         Raises:
-            OverloadedError: Too many prompts wait.
-            ModelNotServedError: The model is not among those that are served.
+            OverloadedError: Too many prompts wait for the model.
+            ModelNotServedError: The model is not loaded.
         """
-        judge = self.judge(model)
-        if user.profile.user_id:
-            self.users.follow(user)
-        spend = self._model.settings.retrieve.budget if budget is None else budget
+        scorer = self.scorer(model)
+        settings = self._model.settings.retrieve
+        profile = user.profile
+        if profile.user_id:
+            self.updates.start(user)
         if candidate_ids is None:
+            budget = settings.budget if budget is None else budget
             candidates = await asyncio.to_thread(
-                self._retrieval.candidates, user.profile, max(k, spend), exclude_seen=exclude_seen
+                self._candidates.retrieve, profile, max(k, budget), exclude_seen=exclude_seen
             )
         else:
-            candidates = self._given(user.profile, candidate_ids, exclude_seen=exclude_seen)
-            spend = len(candidates) if budget is None else budget
+            excluded = set(profile.history if exclude_seen else ())
+            given = [
+                item_id
+                for item_id in dict.fromkeys(candidate_ids)
+                if item_id in self.catalog and item_id not in excluded
+            ]
+            candidates = [
+                Candidate(item_id, 1.0 / rank, ("given",))
+                for rank, item_id in enumerate(given, start=1)
+            ]
+            budget = len(candidates) if budget is None else budget
         reason: FallbackReason | None = None
         scores: dict[str, float] = {}
-        if spend:
-            asked = [candidate.item_id for candidate in candidates[:spend]]
-            scores, reason = await judge.ask(user, asked)
-        return assemble(
-            self._model.catalogue,
-            user.profile,
+        if budget:
+            item_ids = [candidate.item_id for candidate in candidates[:budget]]
+            scores, reason = await scorer.score(user, item_ids)
+        return build_list(
+            self.catalog,
+            profile,
             candidates,
             scores,
             k=k,
-            diversity=self._model.settings.retrieve.diversity,
-            # Where the client has chosen the candidates, their order says nothing.
-            order=self._model.settings.retrieve.order if candidate_ids is None else "model",
-            reason=reason,
+            diversity=settings.diversity,
+            # The order of given candidates means nothing.
+            order=settings.order if candidate_ids is None else "model",
+            fallback_reason=reason,
         )
 
-    def judge(self, name: ModelName) -> Judge:
-        """The model of that name.
+    def scorer(self, name: ModelName) -> CandidateScorer:
+        """Return the ranking model of a name.
 
         Raises:
-            ModelNotServedError: It is not served.
+            ModelNotServedError: The model is not loaded.
         """
-        if name == "untuned" and not self.trained:
-            name = "run"  # what was not fine-tuned is the same model
-        if name not in self.judges:
+        if name == "zero_shot" and not self.fine_tuned:
+            name = "run"  # without fine-tuning both names mean the same model
+        if name not in self.scorers:
             raise ModelNotServedError(
-                needed="a model that this service has loaded",
-                received=f"{name!r}, while another model writes the preferences",
-                remedy="ask /v1/models which ones there are",
+                f"The model {name!r} is not loaded, because another model writes the preferences. "
+                "Use a model that /v1/models lists."
             )
-        return self.judges[name]
-
-    async def anonymous(self, history: Sequence[str]) -> User:
-        """Somebody described by what he has met; his preference is inferred, nothing is kept.
-
-        Where the model does not answer in time there is no preference.
-        """
-        known = tuple(item_id for item_id in history if item_id in self._model.catalogue)
-        profile = Profile("", known)
-        preference_history = tables.empty(tables.PREFERENCES)
-        if known:
-            try:
-                work = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._model.infer, profile, preference_history, self._writing
-                )
-                preference_history = await asyncio.wait_for(work, self._settings.model_timeout)
-            except OverloadedError:
-                raise
-            except (TimeoutError, BackendError) as error:
-                logger.warning("no preference for a given history: %s", repr(error))
-        preference = preference_history["preference"][-1] if preference_history.height else ""
-        return User(Profile("", known, preference), preference_history, known=True)
+        return self.scorers[name]
 
     async def score(
         self, user_id: str, item_ids: Sequence[str]
     ) -> tuple[dict[str, float], FallbackReason | None]:
-        """P(yes) of those of the items that are known, and why they are missing if they are.
+        """Return P(yes) of items for a user, and the reason if there are no scores.
+
+        Unknown items are left out.
 
         Raises:
-            OverloadedError: Too many prompts wait.
+            OverloadedError: Too many prompts wait for the model.
         """
         user = await self.users.get(user_id)
-        known = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self._model.catalogue]
-        return await self.judge("run").ask(user, known)
+        known = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self.catalog]
+        return await self.scorer("run").score(user, known)
 
-    async def forget(self, user_id: str) -> tuple[int, int]:
-        """Delete a user everywhere; returns how many events and preferences that were."""
-        counts = await self.users.forget(user_id)
-        await asyncio.to_thread(self._retrieval.forget, user_id)
-        for judge in self.judges.values():
-            judge.forget(user_id)
+    async def delete_user(self, user_id: str) -> tuple[int, int]:
+        """Delete a user everywhere; return the number of deleted events and preferences."""
+        counts = await self.users.delete(user_id)
+        self.updates.clear_failure(user_id)
+        await asyncio.to_thread(self._candidates.delete_user, user_id)
+        for scorer in self.scorers.values():
+            scorer.delete_user(user_id)
         return counts
 
     async def add_item(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
-        """See `NewItems.add`."""
+        """Add an item, see `NewItems.add`."""
         return await self._items.add(item, image)
-
-    def _given(
-        self, profile: Profile, item_ids: Sequence[str], *, exclude_seen: bool
-    ) -> list[Candidate]:
-        seen = set(profile.history if exclude_seen else ())
-        known = [
-            item_id
-            for item_id in dict.fromkeys(item_ids)
-            if item_id in self._model.catalogue and item_id not in seen
-        ]
-        return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
-
-
-def _queue(
-    open_backend: Callable[[], Backend],
-    *,
-    name: str,
-    settings: ServeSettings,
-    metrics: Metrics,
-    copies: int = 1,
-) -> ModelQueue:
-    """A queue in front of a model, which its first prompt loads."""
-    queue = ModelQueue(
-        open_backend,
-        copies=copies,
-        max_queue=settings.max_queue,
-        max_batch=settings.max_batch,
-        on_batch=metrics.batch(name),
-    )
-    metrics.watch_queue(name, lambda: queue.waiting)
-    return queue

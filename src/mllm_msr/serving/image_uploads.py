@@ -1,4 +1,4 @@
-"""Images: a client's as it comes in, an item's as it is shown; each opened and written anew."""
+"""Read uploaded images and show images of items. Both are decoded and encoded again."""
 
 from __future__ import annotations
 
@@ -9,46 +9,56 @@ from typing import Final
 from mllm_msr.data.images import decode_image, open_image
 from mllm_msr.storage.atomic import replace_file
 
-_SIDE: Final = 512
-_SHOWN_SIDE: Final = 320
+_MAX_SIDE: Final = 512
+_MAX_THUMBNAIL_SIDE: Final = 320
 
 
-def as_png(content: bytes, item_id: str) -> bytes:
-    """A client's image as a PNG of at most 512 pixels a side.
+def to_png(content: bytes, item_id: str) -> bytes:
+    """Convert an uploaded image to a PNG of at most 512 pixels per side.
+
+    Args:
+        content: Content of the image file.
+        item_id: Item that error messages name.
 
     Raises:
-        ImageError: It is no image, or exceeds a limit of `data/images.py`.
+        ImageError: The content is not an image, or exceeds a limit of `data/images.py`.
     """
-    image = decode_image(content, name=f"the image of {item_id!r}", max_side=_SIDE)
+    image = decode_image(content, name=f"the image of {item_id!r}", max_side=_MAX_SIDE)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def keep_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
-    """A image as a file for the model; its name is a hash, never a client's.
+def store_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
+    """Write an image for the model, unless it is there; return its path.
+
+    Args:
+        folder: Folder of the images.
+        digest: Hash of the item, the name of the file; nothing that a client chooses.
+        png: The image; `None` returns `None`.
 
     Raises:
-        RunFolderError: There is no room for it, or the folder cannot be written.
+        RunFolderError: The disk is full, or the folder cannot be written.
     """
     if png is None:
         return None
     path = folder / f"{digest}.png"
     if not path.is_file() or path.stat().st_size != len(png):
-        # At once: a request with the same content may be reading it.
+        # Atomically: a request with the same content may be reading the file.
         with replace_file(path) as temporary:
             temporary.write_bytes(png)
     return path
 
 
-def as_shown(path: Path) -> bytes:
-    """An item's image for the page: a JPEG of at most 320 pixels a side, some 20 kB.
+def thumbnail(path: Path) -> bytes:
+    """Convert an item's image to a JPEG of at most 320 pixels per side, about 20 kB.
 
-    What the file holds is never passed on as it is: a page instead of a image stays here.
+    The content of the file is never sent as it is, so that a file that is not an image, such as an
+    HTML page, does not reach the browser.
 
     Raises:
-        ImageError: It is no image, is gone, or exceeds a limit of `data/images.py`.
+        ImageError: The file is missing or not an image, or exceeds a limit of `data/images.py`.
     """
     buffer = io.BytesIO()
-    open_image(path, max_side=_SHOWN_SIDE).save(buffer, format="JPEG", quality=85)
+    open_image(path, max_side=_MAX_THUMBNAIL_SIDE).save(buffer, format="JPEG", quality=85)
     return buffer.getvalue()

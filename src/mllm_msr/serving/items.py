@@ -1,12 +1,13 @@
-"""Items that come while the service runs: summarised, kept, and made candidates for everyone.
+"""Add items while the service runs: summarize them, store them, and make them candidates.
 
-`engine.py` hands them on. An item is acknowledged when it is in the database and can be
-recommended; where the second fails, the same request again makes up for it, as the next start does.
+An item is acknowledged when it is in the database and can be recommended. If the second step
+fails, it is made up for by the same request sent again, or by the next start of the service.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -17,30 +18,37 @@ from typing import Any, final
 import polars as pl
 
 from mllm_msr import tables
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import DataError, RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.serving.candidate_cache import Retrieval
-from mllm_msr.serving.image_uploads import as_png, keep_image
+from mllm_msr.serving.candidate_cache import CandidateCache
+from mllm_msr.serving.image_uploads import store_image, to_png
 from mllm_msr.serving.state import ServiceState
-from mllm_msr.serving.users import ItemExistsError
 from mllm_msr.summarization.items import summarize
 from mllm_msr.types import Item
 
 logger = logging.getLogger(__name__)
 
 
+class UnknownItemError(DataError):
+    """An item that is not in the catalog, or that has no image although one was requested."""
+
+
+class ItemExistsError(DataError):
+    """An item id that belongs to another item."""
+
+
 @final
 class NewItems:
-    """Adds items, used from the service's event loop.
+    """Adds items to the service, for use from its event loop.
 
     Args:
-        model: The run, whose catalogue grows.
-        state: Keeps the items.
-        retrieval: Finds them from then on.
-        writing: The model that writes summaries.
-        writes: Held while the database is written.
-        threads: Where a request waits for the model.
+        model: The run, whose catalog grows.
+        state: The service's database.
+        candidates: Retrieves candidates from the catalog.
+        backend: Backend that writes summaries.
+        database_lock: Held while the database is written.
+        threads: Threads in which requests wait for the model.
         images: Folder for the images.
     """
 
@@ -49,106 +57,103 @@ class NewItems:
         model: MllmMsr,
         state: ServiceState,
         *,
-        retrieval: Retrieval,
-        writing: Backend,
-        writes: asyncio.Lock,
+        candidates: CandidateCache,
+        backend: Backend,
+        database_lock: asyncio.Lock,
         threads: Executor,
         images: Path,
     ) -> None:
         self._model = model
         self._state = state
-        self._retrieval = retrieval
-        self._writing = writing
-        self._writes = writes
+        self._candidates = candidates
+        self._backend = backend
+        self._database_lock = database_lock
         self._threads = threads
         self._images = images
 
-    def take_up(self) -> None:
-        """Make what an earlier service kept candidates again; blocks.
+    def restore(self) -> None:
+        """Add the items of the database to the catalog; blocks.
 
-        An item with which that fails waits for its request to come again.
+        An item for which this fails can be added by sending its request again.
         """
         for row in self._state.items():
-            try:
-                self._enlist(row)
-            except RunFolderError as error:
-                logger.error("%s", error)
+            with contextlib.suppress(RunFolderError):  # logged
+                self._add_to_catalog(row)
 
     async def add(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
-        """Summarise a new item and make it a candidate for everyone.
+        """Summarize a new item and make it a candidate.
 
         Args:
             item: Id, title and text.
-            image: A image's file, `None` without one.
+            image: Content of an image file, if there is one.
 
         Returns:
-            Its row in the database, and whether it is new (else it was there, the same).
+            The item's row in the database, and whether it is new; otherwise the same item was
+            added before.
 
         Raises:
-            ItemExistsError: There is another item under this id.
+            ItemExistsError: Another item has this id.
             ImageError: The image cannot be opened safely.
-            RunFolderError: It cannot be kept, or was kept and is not a candidate yet.
+            RunFolderError: The item cannot be stored, or is stored but could not be added to the
+                catalog.
         """
         content = repr((item.title, item.text, image)).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()
         row = await asyncio.to_thread(self._state.item, item.item_id)
-        new = row is None
+        is_new = row is None
         if row is None:
-            if item.item_id in self._model.catalogue:
-                raise _taken(item.item_id)
-            understood = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._understood, item, image, digest
+            if item.item_id in self._model.catalog:
+                raise _item_exists(item.item_id)
+            summarized = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._summarize, item, image, digest
             )
-            async with self._writes:
-                new = await asyncio.to_thread(self._state.add_item, understood)
-            # Somebody else may have been faster.
-            kept = None if new else await asyncio.to_thread(self._state.item, item.item_id)
-            row = kept or understood
+            async with self._database_lock:
+                is_new = await asyncio.to_thread(self._state.add_item, summarized)
+            # Another request may have added the item meanwhile.
+            stored = None if is_new else await asyncio.to_thread(self._state.item, item.item_id)
+            row = stored or summarized
         if row["digest"] != digest:
-            raise _taken(item.item_id)
-        await asyncio.to_thread(self._enlist, row)
-        return dict(row), new
+            raise _item_exists(item.item_id)
+        await asyncio.to_thread(self._add_to_catalog, row)
+        return dict(row), is_new
 
-    def _understood(self, item: Item, image: bytes | None, digest: str) -> dict[str, Any]:
-        png = as_png(image, item.item_id) if image else None
-        path = keep_image(self._images, digest, png)
-        said = {"item_id": item.item_id, "title": item.title, "text": item.text}
+    def _summarize(self, item: Item, image: bytes | None, digest: str) -> dict[str, Any]:
+        png = to_png(image, item.item_id) if image else None
+        path = store_image(self._images, digest, png)
+        record = {"item_id": item.item_id, "title": item.title, "text": item.text}
         frame = pl.DataFrame(
-            [{**said, "image": str(path) if path else None}], schema=dict(tables.ITEMS)
+            [{**record, "image": str(path) if path else None}], schema=dict(tables.ITEMS)
         )
-        arguments = self._model.settings.summarize.model_dump(exclude={"model", "scope"})
-        item_type = self._model.catalogue.item_type
-        summary = summarize(frame, self._writing, item_type=item_type, **arguments).row(
-            0, named=True
+        summaries = summarize(
+            frame,
+            self._backend,
+            item_type=self._model.catalog.item_type,
+            **self._model.settings.summarize.model_dump(exclude={"model", "scope"}),
         )
-        return {**summary, **said, "image": png, "digest": digest}
+        return {**summaries.row(0, named=True), **record, "image": png, "digest": digest}
 
-    def _enlist(self, row: Mapping[str, Any]) -> None:
-        """Make a kept item a candidate, unless it is one."""
-        catalogue = self._model.catalogue
-        summary = {name: row[name] for name in tables.SUMMARIES}
+    def _add_to_catalog(self, row: Mapping[str, Any]) -> None:
+        """Add a stored item to the catalog, if it is not there."""
+        catalog = self._model.catalog
         try:
-            with self._retrieval.changing:
-                if row["item_id"] in catalogue:
+            with self._candidates.catalog_lock:
+                if row["item_id"] in catalog:
                     return
-                item = Item(
-                    row["item_id"],
-                    row["title"],
-                    row["text"],
-                    keep_image(self._images, row["digest"], row["image"]),
-                )
-                catalogue.add(item, pl.DataFrame([summary], schema=dict(tables.SUMMARIES)))
+                image = store_image(self._images, row["digest"], row["image"])
+                item = Item(row["item_id"], row["title"], row["text"], image)
+                summary = {name: row[name] for name in tables.SUMMARIES}
+                catalog.add(item, pl.DataFrame([summary], schema=dict(tables.SUMMARIES)))
         except Exception as error:
+            item_id = row["item_id"]
+            logger.exception("Item %r could not be added to the catalog.", item_id)
             raise RunFolderError(
-                needed=f"the item {row['item_id']!r}, which is kept, among those recommended",
-                received=f"{type(error).__name__}: {error}",
-                remedy="mend that and send the item again, or start the service anew",
+                f"Item {item_id!r} is stored but could not be added to the catalog: "
+                f"{str(error) or 'unknown error'}. Send the same request again, or restart the "
+                "service."
             ) from error
 
 
-def _taken(item_id: str) -> ItemExistsError:
+def _item_exists(item_id: str) -> ItemExistsError:
     return ItemExistsError(
-        needed="an id that no item has",
-        received=repr(item_id),
-        remedy="choose another id; items are not changed",
+        f"Another item has the id {item_id!r}. Choose another id; items cannot be changed."
     )

@@ -1,7 +1,7 @@
-"""What the page needs besides the service's own routes: its files, users, items, images, models.
+"""Routes of the web page: its files, users, items, images and models.
 
-The page is static (`page/`): one document, one style sheet, one script, nothing from elsewhere.
-Images are asked for by an item's id alone; which file that is, the run's table of items says.
+The page consists of static files (`page/`) and loads nothing from other servers. Images are
+requested by item id; the run's table of items determines the file.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Annotated, Final
 from fastapi import FastAPI, Query, Request, Response
 
 from mllm_msr.serving import schemas
-from mllm_msr.serving.dependencies import ItemPath, Responses, engine_of, problems
-from mllm_msr.serving.image_uploads import as_shown
-from mllm_msr.serving.users import UnknownItemError
+from mllm_msr.serving.dependencies import ItemPath, Responses, error_responses, get_engine
+from mllm_msr.serving.image_uploads import thumbnail
+from mllm_msr.serving.items import UnknownItemError
 
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -25,14 +25,14 @@ _FILES: Final = {
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-_IMAGE: Final[Responses] = {
-    200: {"content": {"image/jpeg": {}}, "description": "at most 320 pixels a side"},
-    304: {"description": "it is as it was"},
+_IMAGE_RESPONSES: Final[Responses] = {
+    200: {"content": {"image/jpeg": {}}, "description": "JPEG of at most 320 pixels per side"},
+    304: {"description": "Not modified"},
 }
 
 
-def add_browsing(app: FastAPI) -> None:
-    """Add the page and its routes to the application."""
+def add_page_routes(app: FastAPI) -> None:
+    """Add the page and the routes that it needs to the application."""
     for path, (name, media_type) in _FILES.items():
         _add_file(app, path, name, media_type)
     _add_lookups(app)
@@ -48,45 +48,47 @@ def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
 
 
 def _add_lookups(app: FastAPI) -> None:
-    @app.get("/v1/users", responses=problems())
+    @app.get("/v1/users", responses=error_responses())
     async def users(
         request: Request,
         contains: Annotated[str, Query(max_length=200, description="part of the id")] = "",
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> schemas.UsersResponse:
-        """Ids of users, to choose one."""
-        found, total = await engine_of(request).users.find(contains, limit=limit)
-        return schemas.UsersResponse(users=found, total=total)
+        """Search the ids of known users."""
+        user_ids, total = await get_engine(request).users.find(contains, limit=limit)
+        return schemas.UsersResponse(users=user_ids, total=total)
 
-    @app.get("/v1/items", responses=problems())
+    @app.get("/v1/items", responses=error_responses())
     async def items(
         request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
     ) -> schemas.ItemsResponse:
-        """Titles and summaries of items; unknown ones are passed over."""
-        catalogue = engine_of(request).catalogue
+        """Return titles and summaries of items; unknown items are left out."""
+        catalog = get_engine(request).catalog
         return schemas.ItemsResponse(
             items=[
                 schemas.ListedItem(
                     item_id=one,
-                    title=catalogue.item(one).title,
-                    summary=catalogue.summary(one),
-                    image=catalogue.item(one).image is not None,
+                    title=catalog.item(one).title,
+                    summary=catalog.summary(one),
+                    image=catalog.item(one).image is not None,
                 )
                 for one in dict.fromkeys(item_id)
-                if one in catalogue
+                if one in catalog
             ]
         )
 
-    @app.get("/v1/models", responses=problems())
+    @app.get("/v1/models", responses=error_responses())
     async def models(request: Request) -> schemas.ModelsResponse:
-        """The models that rank; a list can be asked of each."""
-        engine = engine_of(request)
+        """Return the ranking models that a request can choose from."""
+        engine = get_engine(request)
         return schemas.ModelsResponse(
             models=[
                 schemas.ServedModel(
-                    name=name, version=judge.version, fine_tuned=engine.trained and name == "run"
+                    name=name,
+                    version=scorer.version,
+                    fine_tuned=engine.fine_tuned and name == "run",
                 )
-                for name, judge in engine.judges.items()
+                for name, scorer in engine.scorers.items()
             ]
         )
 
@@ -95,25 +97,21 @@ def _add_images(app: FastAPI) -> None:
     @app.get(
         "/v1/items/{item_id:path}/image",
         response_class=Response,
-        responses={**problems(404), **_IMAGE},
+        responses={**error_responses(404), **_IMAGE_RESPONSES},
     )
     async def image(item_id: ItemPath, request: Request) -> Response:
-        """An item's image, small."""
-        catalogue = engine_of(request).catalogue
-        path = catalogue.item(item_id).image if item_id in catalogue else None
+        """Return an item's image as a thumbnail."""
+        catalog = get_engine(request).catalog
+        path = catalog.item(item_id).image if item_id in catalog else None
         if path is None:
             raise UnknownItemError(
-                needed="an item with a image",
-                received=repr(item_id),
-                remedy="ask /v1/items whether it has one",
+                f"Item {item_id!r} is unknown or has no image. /v1/items tells which items have "
+                "an image."
             )
-        content = await asyncio.to_thread(as_shown, path)
-        # Private: what a service with keys shows is not for caches that many share.
-        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{_digest(content)}"'}
+        content = await asyncio.to_thread(thumbnail, path)
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        # Private: shared caches must not keep what requires a key.
+        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{digest}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type="image/jpeg", headers=headers)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]

@@ -1,10 +1,10 @@
-"""The queue in front of a model: prompts of several requests become one batch.
+"""Queue in front of a model: prompts of several requests are answered in one batch.
 
-A backend is asked from one thread only; a small model may stand in memory several times, so that
-several batches are worked on side by side. While all are at work, prompts gather; the next batch
-takes as many as there is room for, whoever sent them. The queue is bounded: beyond, requests are
-refused at once instead of waiting for an answer that comes too late. A model that fails or hangs
-again and again is left alone for a while, so that requests fall back without waiting.
+Each copy of the model is used by one thread only; a small model may be loaded several times, so
+that several batches run in parallel. While all copies are busy, prompts wait; the next batch takes
+as many as fit, from any request. The length of the queue is limited: further requests fail at once
+instead of waiting for an answer that comes too late. After repeated failures or timeouts the
+circuit opens: for some seconds requests fail without waiting.
 """
 
 from __future__ import annotations
@@ -24,41 +24,52 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 logger = logging.getLogger(__name__)
 
-_Kind = Literal["score", "generate"]
+_Method = Literal["score", "generate"]
+_Results = list[ChoiceScores] | list[Completion]
 
-_FAILURES: Final = 3
+_MAX_FAILURES: Final = 3  # in a row, before the circuit opens
 
 
 class OverloadedError(BackendError):
     """The queue is full."""
 
 
-class RestingError(BackendError):
-    """The model has failed again and again and is left alone for a while."""
+class CircuitOpenError(BackendError):
+    """The model is not asked for some seconds after repeated failures, or is shut down."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    kind: _Kind
+    """Prompts of one request.
+
+    Attributes:
+        method: Method of the backend to call.
+        prompts: The prompts.
+        choices: Choices to score.
+        copy: Index of the copy that must do the job; any copy if `None`.
+        future: Receives one result per prompt.
+    """
+
+    method: _Method
     prompts: Sequence[Prompt]
     choices: tuple[str, ...] = ()
-    copy: int | None = None  # who must do it, if it may not be anybody
-    future: Future[list[ChoiceScores] | list[Completion]] = field(default_factory=Future)
+    copy: int | None = None
+    future: Future[_Results] = field(default_factory=Future)
 
 
 class ModelQueue:
-    """One model, its threads and its queue.
+    """Queue and threads of one model; thread-safe.
 
     Args:
-        open_backend: Makes the backend; called in each copy's thread when its first prompt comes.
-        copies: How many backends there are, each with a thread.
-        max_queue: Prompts that may wait.
-        max_batch: Prompts asked at a time.
-        rest: Seconds for which a failing model is left alone.
-        on_batch: Told the number of prompts of every batch.
+        open_backend: Opens a backend; called in each copy's thread at its first job.
+        copies: Number of backends, each with its own thread.
+        max_queue: Largest number of waiting prompts.
+        max_batch: Largest number of prompts per batch.
+        cooldown: Seconds for which the circuit stays open.
+        on_batch: Called with the number of prompts of each batch.
 
     Attributes:
-        answered: Whether the model has ever answered, so that it is in memory.
+        answered: Whether the model has answered at least once, and is therefore loaded.
         copies: As given.
     """
 
@@ -69,20 +80,20 @@ class ModelQueue:
         copies: int = 1,
         max_queue: int = 2000,
         max_batch: int = 64,
-        rest: float = 10.0,
+        cooldown: float = 10.0,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._open_backend = open_backend
         self._max_queue = max_queue
         self._max_batch = max_batch
-        self._rest = rest
+        self._cooldown = cooldown
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._failures = 0
         self._circuit_open_until = 0.0
-        self._opening = threading.Lock()
+        self._loading = threading.Lock()
         self.answered = False
         self.copies = copies
         self._threads = [
@@ -94,49 +105,49 @@ class ModelQueue:
 
     @property
     def waiting(self) -> int:
-        """Prompts that wait."""
+        """Return the number of waiting prompts."""
         with self._changed:
             return self._n_waiting()
 
     @property
     def circuit_open(self) -> bool:
-        """Whether the model is left alone at the moment."""
+        """Return whether the circuit is open: jobs are rejected after repeated failures."""
         return time.monotonic() < self._circuit_open_until
 
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str], *, copy: int | None = None
-    ) -> Future[list[ChoiceScores] | list[Completion]]:
-        """Queue prompts to be scored; the future yields one `ChoiceScores` per prompt.
+    ) -> Future[_Results]:
+        """Queue prompts for scoring; the future's result has one `ChoiceScores` per prompt.
 
         Args:
             prompts: The prompts.
             choices: See `Backend.score`.
-            copy: Number of the copy that must do it, from 0; whoever is free where left out.
+            copy: Index of the copy that must score them; any copy by default.
 
         Raises:
             OverloadedError: The queue is full.
-            RestingError: The model is left alone for a while.
+            CircuitOpenError: The circuit is open, or the queue is closed.
         """
         return self._submit(_Job("score", prompts, tuple(choices), copy))
 
-    def generate(self, prompts: Sequence[Prompt]) -> Future[list[ChoiceScores] | list[Completion]]:
-        """Queue prompts to be answered; the future yields one `Completion` per prompt.
+    def generate(self, prompts: Sequence[Prompt]) -> Future[_Results]:
+        """Queue prompts for generation; the future's result has one `Completion` per prompt.
 
         Raises:
-            OverloadedError: As for `score`.
-            RestingError: As for `score`.
+            OverloadedError: The queue is full.
+            CircuitOpenError: The circuit is open, or the queue is closed.
         """
         return self._submit(_Job("generate", prompts))
 
-    def note_timeout(self) -> None:
-        """Somebody gave up waiting: counts like a failure."""
-        self._note(failed=True)
+    def record_timeout(self) -> None:
+        """Count a caller's timeout as a failure of the model."""
+        self._record(failed=True)
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Refuse new prompts, fail the waiting ones, finish the batches at work, free the model.
+        """Reject new jobs, cancel the waiting ones, finish the running batches, free the model.
 
         Args:
-            timeout: Seconds that the batches at work may take; a hanging model is left behind.
+            timeout: Seconds to wait for the running batches; a blocked model is abandoned.
         """
         with self._changed:
             self._closed = True
@@ -144,37 +155,32 @@ class ModelQueue:
             self._changed.notify_all()
         for job in waiting:
             job.future.cancel()
-        until = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(until - time.monotonic(), 0.0))
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _submit(self, job: _Job) -> Future[list[ChoiceScores] | list[Completion]]:
+    def _submit(self, job: _Job) -> Future[_Results]:
         with self._changed:
             if self._closed:
-                raise RestingError(
-                    needed="a service that runs",
-                    received="one that is being shut down",
-                    remedy="ask again when it is back",
-                )
+                raise CircuitOpenError("The service is shutting down. Try again later.")
             if self.circuit_open:
-                raise RestingError(
-                    needed="a model that answers",
-                    received=f"{self._failures} failures in a row",
-                    remedy="look at its messages; it is tried again in a moment",
+                raise CircuitOpenError(
+                    f"The model has failed {self._failures} times in a row and is not asked for a "
+                    "few seconds. Check the log of the service."
                 )
             waiting = self._n_waiting()
             if waiting + len(job.prompts) > self._max_queue:
                 raise OverloadedError(
-                    needed=f"at most {self._max_queue} prompts that wait for the model",
-                    received=f"{waiting} and {len(job.prompts)} more",
-                    remedy="ask again in a moment, or ask less",
+                    f"At most {self._max_queue} prompts may wait for the model; {waiting} are "
+                    f"waiting and {len(job.prompts)} more were requested. Try again in a moment, "
+                    "or ask for fewer items."
                 )
             self._jobs.append(job)
             self._changed.notify_all()
         return job.future
 
     def _n_waiting(self) -> int:
-        # Those who gave up on a model that hangs take nobody's place.
+        # Jobs that callers gave up on while the model was blocked do not count.
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
         return sum(len(job.prompts) for job in self._jobs)
 
@@ -183,20 +189,21 @@ class ModelQueue:
         while batch := self._next_batch(copy):
             try:
                 if backend is None:
-                    # Loading a model changes settings of the whole process for a moment.
-                    with self._opening:
+                    # One at a time: loading a model temporarily changes global settings.
+                    with self._loading:
                         backend = self._open_backend()
-                        results = self._ask(backend, batch)
+                        results = self._answer(backend, batch)
                 else:
-                    results = self._ask(backend, batch)
-            except Exception as error:  # noqa: BLE001 - told to everyone who waits for it
-                logger.warning("the model failed: %s", error)
-                self._note(failed=True)
+                    results = self._answer(backend, batch)
+            except Exception as error:
+                unexpected = not isinstance(error, MllmMsrError)
+                logger.warning("The model failed: %s", error, exc_info=unexpected)
+                self._record(failed=True)
                 for job in batch:
                     job.future.set_exception(error)
             else:
                 self.answered = True
-                self._note(failed=False)
+                self._record(failed=False)
                 for job in batch:
                     job.future.set_result(results[: len(job.prompts)])  # type: ignore[arg-type]
                     results = results[len(job.prompts) :]
@@ -204,7 +211,7 @@ class ModelQueue:
             backend.close()
 
     def _next_batch(self, copy: int) -> list[_Job]:
-        """Jobs of one kind that a copy may do, as many as fit; none when the queue is closed."""
+        """Wait for jobs of one kind that a copy may do; return none if the queue is closed."""
         batch: list[_Job] = []
         with self._changed:
             while not batch:
@@ -213,10 +220,11 @@ class ModelQueue:
                     return []
                 room = self._max_batch
                 for job in self._jobs_for(copy):
-                    if not _fits(job, batch, room):
+                    # A job larger than a batch is a batch of its own.
+                    if batch and not (_is_alike(job, batch[0]) and len(job.prompts) <= room):
                         break
                     self._jobs.remove(job)
-                    # Whoever gave up has cancelled his future.
+                    # False if the caller has cancelled the future.
                     if job.future.set_running_or_notify_cancel():
                         batch.append(job)
                         room -= len(job.prompts)
@@ -225,40 +233,37 @@ class ModelQueue:
     def _jobs_for(self, copy: int) -> list[_Job]:
         return [job for job in self._jobs if job.copy in {None, copy}]
 
-    def _ask(self, backend: Backend, batch: Sequence[_Job]) -> list[ChoiceScores | Completion]:
+    def _answer(self, backend: Backend, batch: Sequence[_Job]) -> list[ChoiceScores | Completion]:
         prompts = [prompt for job in batch for prompt in job.prompts]
         self._on_batch(len(prompts))
         answers: Iterable[tuple[int, ChoiceScores]] | Iterable[tuple[int, Completion]]
-        if batch[0].kind == "score":
+        if batch[0].method == "score":
             answers = backend.score(prompts, batch[0].choices)
         else:
             answers = backend.generate(prompts)
-        found: dict[int, ChoiceScores | Completion] = dict(answers)
-        return [found[place] for place in range(len(prompts))]
+        by_index: dict[int, ChoiceScores | Completion] = dict(answers)
+        return [by_index[index] for index in range(len(prompts))]
 
-    def _note(self, *, failed: bool) -> None:
+    def _record(self, *, failed: bool) -> None:
         with self._changed:
             self._failures = self._failures + 1 if failed else 0
             self._circuit_open_until = 0.0
-            if self._failures >= _FAILURES:
-                self._circuit_open_until = time.monotonic() + self._rest
+            if self._failures >= _MAX_FAILURES:
+                self._circuit_open_until = time.monotonic() + self._cooldown
 
 
-def _fits(job: _Job, batch: Sequence[_Job], room: int) -> bool:
-    if not batch:
-        return True
-    alike = (job.kind, job.choices) == (batch[0].kind, batch[0].choices)
-    return alike and len(job.prompts) <= room
+def _is_alike(job: _Job, other: _Job) -> bool:
+    return (job.method, job.choices) == (other.method, other.choices)
 
 
 @final
 class QueuedBackend(Backend):
-    """A queue as a backend, for the stages' own functions (summaries, preferences) in a thread.
+    """A queue as a backend, so that stage functions can use it from a thread.
 
     Args:
-        queue: Where the prompts wait.
-        fingerprint: What `fingerprint` says.
-        timeout: Seconds that an answer may take.
+        queue: The queue.
+        fingerprint: Fingerprint of the model.
+        timeout: Seconds to wait for the answers of a call.
     """
 
     def __init__(self, queue: ModelQueue, *, fingerprint: str, timeout: float) -> None:
@@ -268,48 +273,43 @@ class QueuedBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """The name given to the constructor."""
+        """Return the fingerprint of the model."""
         return self._fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
-        """Everything may be asked; a model that cannot says so when it is."""
+        """Return all capabilities; a model without one raises an error when it is used."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Queue the prompts and wait for their answers."""
-        asked = list(prompts)
-        answers = self._wait(self._queue.generate(asked)) if asked else []
-        yield from enumerate(answers)
+        """Queue the prompts and wait for their completions."""
+        queued = list(prompts)
+        answers = self._wait(self._queue.generate(queued)) if queued else []
+        yield from enumerate(answers)  # type: ignore[misc]
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
         """Queue the prompts and wait for their scores."""
-        asked = list(prompts)
-        answers = self._wait(self._queue.score(asked, choices)) if asked else []
-        yield from enumerate(answers)
+        queued = list(prompts)
+        answers = self._wait(self._queue.score(queued, choices)) if queued else []
+        yield from enumerate(answers)  # type: ignore[misc]
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Do nothing: the queue is closed by its owner."""
 
-    def _wait(
-        self, future: Future[list[ChoiceScores] | list[Completion]]
-    ) -> list[ChoiceScores] | list[Completion]:
+    def _wait(self, future: Future[_Results]) -> _Results:
         try:
             return future.result(self._timeout)
         except (TimeoutError, CancelledError) as error:
             future.cancel()
             raise BackendError(
-                needed=f"an answer of the model within {self._timeout:g} s",
-                received="none",
-                remedy="look at the model, or raise the limit",
+                f"The model did not answer within {self._timeout:g} s. Check the log of the "
+                "service and the load of the model."
             ) from error
         except MllmMsrError:
             raise
         except Exception as error:
             raise BackendError(
-                needed="an answer of the model",
-                received=f"{type(error).__name__}: {error}",
-                remedy="look at the model's messages",
+                f"The model failed: {str(error) or 'unknown error'}. Check the log of the service."
             ) from error

@@ -1,16 +1,24 @@
-"""Bodies of requests and responses, version 1: what `/openapi.json` shows.
+"""Bodies of requests and responses, version 1, as shown by `/openapi.json`.
 
-Everything has a bound. Texts with control characters and unknown keys are refused; an image comes
-as its bytes, so that no path or address of a client is ever opened.
+All sizes are limited. Control characters and unknown fields are rejected. An image is sent as its
+bytes, so that the service never opens a path or URL of a client.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
 
-# No control characters: they are of no use in ids, and databases refuse some of them.
+# No control characters: ids do not need them, and databases reject some of them.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Title = Annotated[
     str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -18,112 +26,139 @@ Title = Annotated[
 Text = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
 
 
-class _In(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Out(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Event(_In):
-    """A user met an item."""
+class Event(_Request):
+    """An interaction of a user with an item."""
 
-    event_id: Id = Field(description="chosen by the client; a repeated id does nothing")
+    event_id: Id = Field(description="chosen by the client; a repeated id has no effect")
     user_id: Id
     item_id: Id
     timestamp: int | None = Field(
-        None, ge=0, le=2**53, description="milliseconds since 1970; kept, but order is by arrival"
+        None,
+        ge=0,
+        le=2**53,
+        description="milliseconds since 1970; stored, but events are ordered by arrival",
     )
 
 
-class EventsRequest(_In):
+class EventsRequest(_Request):
     """Events in the order in which they happened."""
 
     events: Annotated[list[Event], Field(min_length=1, max_length=1000)]
 
 
-class EventStatus(_Out):
-    """What became of one event."""
+class EventStatus(_Response):
+    """Result of one event."""
 
     event_id: str
     status: Literal["accepted", "duplicate", "unknown_item"]
 
 
-class EventsResponse(_Out):
+class EventsResponse(_Response):
     """One status per event, in the order of the request."""
 
     events: list[EventStatus]
 
 
-class _List(_In):
+class _ListRequest(_Request):
     k: int = Field(10, ge=1, le=100, description="length of the list")
     candidate_ids: Annotated[list[Id], Field(min_length=1, max_length=500)] | None = Field(
-        None, description="rank these instead of the catalogue; unknown ones are passed over"
+        None, description="items to rank instead of the full catalog; unknown ones are ignored"
     )
     budget: int | None = Field(
-        None, ge=0, le=500, description="candidates that the model ranks; a setting if empty"
+        None,
+        ge=0,
+        le=500,
+        description="number of candidates that the model scores; by default retrieve.budget; 0 for "
+        "retrieval only",
     )
-    exclude_seen: bool = True
-    explain: bool = True
-    model: Literal["run", "untuned"] = Field(
+    exclude_seen: bool = Field(True, description="whether items of the history are excluded")
+    explain: bool = Field(True, description="whether to return matches")
+    model: Literal["run", "zero_shot"] = Field(
         "run",
-        description="what the run made, or the same model without fine-tuning; /v1/models says "
-        "which ones there are",
+        description="the run's model, or the same model without fine-tuning; /v1/models lists the "
+        "available ones",
     )
 
 
-class UserListRequest(_List):
-    """A list for a user."""
+class UserListRequest(_ListRequest):
+    """Request of a list for a user."""
 
     user_id: Id
     strict: bool = Field(False, description="404 for an unknown user instead of popular items")
 
 
-class HistoryListRequest(_List):
-    """A list for somebody who is described by what he has met; nothing of it is kept."""
+class HistoryListRequest(_ListRequest):
+    """Request of a list for an anonymous user, given their history; nothing is stored."""
 
     history: Annotated[list[Id], Field(min_length=1, max_length=200)]
 
 
-class RecommendedItem(_Out):
-    """One place of a list."""
+# Tags of the two kinds of list requests. Pydantic inserts them in the location of an error.
+_USER_TAG: Final = "<user>"
+_HISTORY_TAG: Final = "<history>"
+LIST_REQUEST_TAGS: Final = frozenset({_USER_TAG, _HISTORY_TAG})
+
+
+def _list_request_tag(body: Any) -> str:
+    has_history = "history" in body if isinstance(body, dict) else hasattr(body, "history")
+    return _HISTORY_TAG if has_history else _USER_TAG
+
+
+# Decided by a field, so that errors concern one kind of request and not both.
+ListRequest = Annotated[
+    Annotated[UserListRequest, Tag(_USER_TAG)] | Annotated[HistoryListRequest, Tag(_HISTORY_TAG)],
+    Discriminator(_list_request_tag),
+]
+
+
+class RecommendedItem(_Response):
+    """One item of a list."""
 
     item_id: str
     rank: int
-    score: float | None = Field(description="P(yes); null where the model was not asked")
+    score: float | None = Field(description="P(yes); null if the model did not score the item")
     title: str
-    generators: list[str]
-    explanation: list[str] | None = Field(
-        description="phrases of the (generated) preference that the item answers"
+    generators: list[str] = Field(description="candidate generators that proposed the item")
+    matches: list[str] | None = Field(
+        description="phrases of the preference that the item's summary shares"
     )
 
 
-class ListResponse(_Out):
+class ListResponse(_Response):
     """A list of recommendations."""
 
     recommendation_id: str
     model_version: str
-    fallback_reason: str | None = Field(description="why the model ranked nothing, else null")
-    preference: str = Field(description="text written by a model")
+    fallback_reason: str | None = Field(
+        description="why the model scored no candidates; null if it did or was not asked to"
+    )
+    preference: str = Field(description="text generated by a model")
     items: list[RecommendedItem]
 
 
-class ScoresRequest(_In):
-    """Scores of given items."""
+class ScoresRequest(_Request):
+    """Request of scores of given items."""
 
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=500)]
 
 
-class ItemScore(_Out):
-    """One score."""
+class ItemScore(_Response):
+    """Score of one item."""
 
     item_id: str
     score: float | None = Field(description="P(yes); null for unknown items and in a fallback")
 
 
-class ScoresResponse(_Out):
+class ScoresResponse(_Response):
     """Scores in the order of the request."""
 
     model_version: str
@@ -131,42 +166,44 @@ class ScoresResponse(_Out):
     scores: list[ItemScore]
 
 
-class TrailRow(_Out):
-    """A preference as it once stood."""
+class PreferenceRow(_Response):
+    """The preference after one block of the history."""
 
     block: int
-    n_items: int = Field(description="items read by then")
+    n_items: int = Field(description="number of items read so far")
     preference: str
     flags: list[str] = Field(
-        description="what was special: retried, cut, failed (a block that the model has no usable "
-        "answer for; the former preference stands), and why"
+        description="remarks: retried, cut, or failed (no usable answer for the block, the former "
+        "preference is kept) and the reason"
     )
 
 
-class UpdateFailure(_Out):
+class UpdateFailure(_Response):
     """Why a newer preference could not be written so far."""
 
     reason: str = Field(
-        description="what was wrong with the model's answer; error where it gave none, "
-        "unavailable where it failed as a whole"
+        description="fault of the model's answer; error if it gave none, unavailable if it failed "
+        "as a whole"
     )
     tries: int
 
 
-class PreferenceResponse(_Out):
-    """A user's preference and how it came about."""
+class PreferenceResponse(_Response):
+    """A user's preference and its history."""
 
     user_id: str
-    preference: str = Field(description="text written by a model; blank where there is none yet")
-    n_items: int = Field(description="items that the preference has read")
+    preference: str = Field(description="text generated by a model; blank if there is none yet")
+    n_items: int = Field(description="number of items that the preference has read")
     history: list[str]
-    preference_history: list[TrailRow]
-    updating: bool = Field(description="a newer preference is being written, or will be again")
-    failure: UpdateFailure | None = Field(description="why it lags behind, where trying failed")
+    preference_history: list[PreferenceRow]
+    updating: bool = Field(description="whether a newer preference is being written or retried")
+    failure: UpdateFailure | None = Field(
+        description="why the preference lags behind, if it failed"
+    )
     generated: Literal[True] = True
 
 
-class DeletedResponse(_Out):
+class DeletedResponse(_Response):
     """What was deleted."""
 
     user_id: str
@@ -174,8 +211,8 @@ class DeletedResponse(_Out):
     preferences: int
 
 
-class NewItem(_In):
-    """An item that is not in the catalogue yet."""
+class NewItem(_Request):
+    """An item that is not in the catalog yet."""
 
     item_id: Id
     title: Title
@@ -185,66 +222,68 @@ class NewItem(_In):
     )
 
 
-class ItemResponse(_Out):
-    """An item as the service has understood it."""
+class ItemResponse(_Response):
+    """The summary of an added item."""
 
     item_id: str
-    summary: str = Field(description="text written by a model")
+    summary: str = Field(description="text generated by a model")
     image_status: str
 
 
-class ListedItem(_Out):
-    """An item of the catalogue, as it is shown."""
+class ListedItem(_Response):
+    """An item of the catalog."""
 
     item_id: str
     title: str
-    summary: str = Field(description="text written by a model")
-    image: bool = Field(description="whether it has one, under /v1/items/{item_id}/image")
+    summary: str = Field(description="text generated by a model")
+    image: bool = Field(description="whether it has an image, at /v1/items/{item_id}/image")
 
 
-class ItemsResponse(_Out):
-    """Those of the items that are known, in the order of the request, each once."""
+class ItemsResponse(_Response):
+    """The known items of a request, in its order, without duplicates."""
 
     items: list[ListedItem]
 
 
-class UsersResponse(_Out):
-    """Users whose ids match, the first ones in their order."""
+class UsersResponse(_Response):
+    """The first matching user ids in sorted order."""
 
     users: list[str]
-    total: int = Field(description="how many match")
+    total: int = Field(description="number of all matching users")
 
 
-class ServedModel(_Out):
-    """A model that ranks."""
+class ServedModel(_Response):
+    """A ranking model."""
 
-    name: Literal["run", "untuned"]
+    name: Literal["run", "zero_shot"]
     version: str
     fine_tuned: bool
 
 
-class ModelsResponse(_Out):
-    """The models that this service has loaded."""
+class ModelsResponse(_Response):
+    """The ranking models that the service has loaded."""
 
     models: list[ServedModel]
 
 
-class Health(_Out):
-    """Whether the process lives."""
+class Health(_Response):
+    """State of the process."""
 
     status: Literal["ok"]
 
 
-class Readiness(_Out):
-    """Whether requests are served in full."""
+class Readiness(_Response):
+    """State of the service."""
 
-    status: Literal["ready", "fallback"] = Field(description="fallback: lists without the model")
-    model: str
-    items: int
-    waiting: int = Field(description="prompts that wait for the model")
+    status: Literal["ready", "fallback"] = Field(
+        description="fallback: lists are made without the model"
+    )
+    model: str = Field(description="version of the model, or why it does not score")
+    items: int = Field(description="number of items in the catalog")
+    waiting: int = Field(description="number of prompts that wait for the model")
 
 
-class Problem(_Out):
-    """An error: one sentence, and what to do."""
+class Problem(_Response):
+    """An error: what is wrong, and what to do."""
 
     detail: str

@@ -1,8 +1,8 @@
-"""Who may ask, from where, and how much: keys, addresses, sizes, headers.
+"""Access control: API keys, addresses, request sizes and security headers.
 
-Keys come from the environment alone (`MLLM_MSR_API_KEYS`, separated by commas). Without one the
-service answers on loopback only, and only under loopback's names, so that no web page can reach
-it through a name of its own.
+Keys are only read from the environment (`MLLM_MSR_API_KEYS`, separated by commas). Without a key
+the service listens on loopback addresses only and answers requests for loopback host names only,
+so that no web page can reach it through DNS rebinding.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mllm_msr.errors import UsageError
 KEYS_VARIABLE: Final = "MLLM_MSR_API_KEYS"
 KEY_HEADER: Final = "X-API-Key"
 
-# Probes of an orchestrator carry no key, nor does a browser that opens the page, which asks for
-# it; none of these says anything about users.
-_OPEN: Final = frozenset({
+# Probes of an orchestrator send no key, nor does a browser that opens the page, which then asks
+# for the key. None of these paths reveals anything about users.
+_PUBLIC_PATHS: Final = frozenset({
     "/healthz", "/readyz", "/", "/page/page.css", "/page/page.js", "/page/icon.svg",
 })  # fmt: skip
 
 _HEADERS: Final = {
-    # Images that are fetched with a key are shown from memory, as blobs.
+    # The page shows images that need a key from memory, as blobs.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -38,86 +38,86 @@ _HEADERS: Final = {
 }
 
 
-class Keys:
-    """The keys that open the service; kept as hashes and compared in constant time.
+class ApiKeys:
+    """Accepted API keys, stored as hashes and compared in constant time.
 
     Args:
-        keys: The keys; none at all opens it to everyone who can reach it.
+        keys: The keys. Without any, every request is accepted.
     """
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [_digest(key) for key in keys]
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Keys:
-        """The keys of `MLLM_MSR_API_KEYS`; blank ones do not count."""
-        given = environment.get(KEYS_VARIABLE, "").split(",")
-        return cls(key.strip() for key in given if key.strip())
+    def from_environment(cls, environment: Mapping[str, str]) -> ApiKeys:
+        """Read the keys from `MLLM_MSR_API_KEYS`; blank ones are ignored."""
+        keys = environment.get(KEYS_VARIABLE, "").split(",")
+        return cls(key.strip() for key in keys if key.strip())
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def admits(self, key: str | None) -> bool:
-        """Whether a key opens the service."""
+    def accepts(self, key: str | None) -> bool:
+        """Return whether a request with this key is accepted."""
         if not self._digests:
             return True
         digest = _digest(key or "")
-        # Every key is compared, so that the time does not tell which one was near.
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return key is not None and any(found)
+        # All keys are compared, so that the time does not depend on which one matches.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return key is not None and any(matches)
 
 
-def check_address(host: str, keys: Keys) -> None:
-    """Refuse to listen where strangers are, unless there is a key.
+def check_address(host: str, keys: ApiKeys) -> None:
+    """Check that the service only listens beyond this machine if there is a key.
 
     Raises:
-        UsageError: The address is not loopback and there is no key.
+        UsageError: The address is not a loopback address and there is no key.
     """
     if not keys and not _is_loopback(host):
         raise UsageError(
-            needed=f"an API key in {KEYS_VARIABLE} to listen beyond this machine",
-            received=f"--host {host} without one",
-            remedy="set the variable, or leave --host out to listen on 127.0.0.1",
+            f"Listening on {host} requires an API key. Set {KEYS_VARIABLE}, or leave out --host to "
+            "listen on 127.0.0.1."
         )
 
 
-class Guard:
-    """What every request meets first: name, key, size, headers.
+class SecurityMiddleware:
+    """ASGI middleware that checks host name, key and size, and adds security headers.
 
     Args:
-        app: What it protects.
-        keys: Who may ask.
-        max_body: Largest body, in bytes.
+        app: The wrapped application.
+        keys: Accepted keys.
+        max_body: Largest request body, in bytes.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body: int) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
+        self._too_large = f"The request body is larger than {max_body:,} bytes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it here."""
+        """Pass a request on, or reject it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await _answer(send, *refusal)
+        rejection = self._check(scope)
+        if rejection is not None:
+            await _send_error(send, *rejection)
             return
         size = 0
         too_large = started = False
 
-        async def counted() -> Message:
+        async def limited_receive() -> Message:
             nonlocal size, too_large
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body:
-                # The rest is not read: what is behind sees a client that has gone away.
+                # Stop reading: the application sees a client that has disconnected.
                 too_large = True
                 return {"type": "http.disconnect"}
             return message
 
-        async def with_headers(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if too_large and not started:
                 return
@@ -128,28 +128,26 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, counted, with_headers)
+            await self._app(scope, limited_receive, send_with_headers)
         except Exception:
             if not too_large:
                 raise
         if too_large and not started:
-            await _answer(send, 413, self._size_sentence())
+            await _send_error(send, 413, self._too_large)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _check(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and message of a rejection; `None` if the request is accepted."""
         headers = Headers(scope=scope)
-        if not self._keys and not _is_loopback(_name(headers.get("host", ""))):
-            return 421, "Ask under a name of loopback (localhost), or serve with an API key."
-        if scope["path"] not in _OPEN and not self._keys.admits(headers.get(KEY_HEADER)):
-            return 401, f"A valid key in the header {KEY_HEADER} is needed."
+        if not self._keys and not _is_loopback(_host_name(headers.get("host", ""))):
+            return 421, "Without an API key the service answers on localhost only."
+        if scope["path"] not in _PUBLIC_PATHS and not self._keys.accepts(headers.get(KEY_HEADER)):
+            return 401, f"The header {KEY_HEADER} must contain a valid API key."
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
-            return 400, "Content-Length must be a number."
+            return 400, "The header Content-Length must be a number."
         if int(length) > self._max_body:
-            return 413, self._size_sentence()
+            return 413, self._too_large
         return None
-
-    def _size_sentence(self) -> str:
-        return f"The body may have at most {self._max_body:,} bytes."
 
 
 def _digest(key: str) -> bytes:
@@ -165,14 +163,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
+def _host_name(host: str) -> str:
+    """Return a Host header without its port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
 
 
-async def _answer(send: Send, status: int, detail: str) -> None:
+async def _send_error(send: Send, status: int, detail: str) -> None:
     body = json.dumps({"detail": detail}).encode("ascii")
     headers = {**_HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -1,4 +1,4 @@
-"""From a run folder to a server that listens."""
+"""Serve a run folder over HTTP: build the application and listen on a socket."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,32 +17,33 @@ from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.app import create_app
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.prometheus import Metrics
-from mllm_msr.serving.security import Keys, check_address
+from mllm_msr.serving.security import ApiKeys, check_address
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.storage import layout
 
-_CONNECTIONS = 512
+_MAX_CONNECTIONS: Final = 512
 
 
 def make_app(
     run: Path, *, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> FastAPI:
-    """The application of a run folder.
+    """Build the application of a run folder.
 
-    The run folder is only read, but for the folder `service` in it: the database, unless
-    `serve.state` names another one, and images of new items.
+    The run folder is only read, except for its cache and the folder `service` in it, which
+    contains the database (unless `serve.state` names another one) and images of new items.
 
     Args:
-        run: A run that has been inferred, and trained unless its settings say otherwise.
+        run: A run whose preferences have been inferred, and that has been fine-tuned unless its
+            settings disable training.
         overrides: Settings as `key=value`.
-        environment: Where the keys are read from; the process's own by default.
+        environment: Where API keys are read from; by default the environment of the process.
 
     Raises:
-        RunFolderError: A stage that is needed has not been done.
-        RunLockedError: Another service works on the database.
-        SettingsError: A setting is wrong.
+        RunFolderError: A required stage has not been run.
+        RunLockedError: Another service uses the database.
+        SettingsError: A setting is invalid.
     """
-    keys = Keys.from_environment(os.environ if environment is None else environment)
+    keys = ApiKeys.from_environment(os.environ if environment is None else environment)
     model = MllmMsr.from_run(run, overrides=overrides)
     settings = model.settings.serve
     folder = run.absolute() / layout.SERVICE
@@ -66,20 +68,20 @@ def serve(
     overrides: Sequence[str] = (),
     announce: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve a run until the process is asked to stop; requests at work are finished first.
+    """Serve a run until the process is asked to stop; running requests are finished first.
 
     Args:
         run: As for `make_app`.
-        host: Address to listen on; beyond loopback only with an API key.
-        port: Port, 0 for any free one.
+        host: Address to listen on; other than loopback only with an API key.
+        port: Port; 0 for any free one.
         overrides: As for `make_app`.
-        announce: Told the service's URL once the port is bound.
+        announce: Called with the URL of the service when the port is bound.
 
     Raises:
-        UsageError: The address is refused, or taken.
+        UsageError: The address is not allowed, or in use.
         RunFolderError: As for `make_app`.
     """
-    check_address(host, Keys.from_environment(os.environ))
+    check_address(host, ApiKeys.from_environment(os.environ))
     app = make_app(run, overrides=overrides)
     config = uvicorn.Config(
         app,
@@ -88,7 +90,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=math.ceil(app.state.shutdown_timeout),
     )
@@ -96,13 +98,12 @@ def serve(
         bound = config.bind_socket()
     except SystemExit as error:
         raise UsageError(
-            needed="a free address to listen on",
-            received=f"{host}:{port}, which is taken or not this machine's",
-            remedy="choose another --port",
+            f"Cannot listen on {host}:{port}: the address is in use or not one of this machine. "
+            "Choose another --port or --host."
         ) from error
     with bound:
-        # An answer is written in two pieces, and asyncio sets this only on sockets that it has
-        # opened itself: the second piece would wait 40 ms for the client's acknowledgement.
+        # Responses are sent in two parts, and asyncio sets this only on sockets that it opened.
+        # Without it the second part waits up to 40 ms for the client's acknowledgment.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         announce(f"http://{host}:{bound.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[bound])

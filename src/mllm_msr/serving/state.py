@@ -1,9 +1,10 @@
-"""What the service must not lose: events, preferences, new items, deleted users.
+"""Database of the service: events, preferences, new items and deleted users.
 
-One transactional database: an SQLite file in WAL mode by default, PostgreSQL by its URL, through
-the same statements. An event is acknowledged after its transaction is on the disk, so that a
-process killed at any moment loses none. Order is the order of arrival, counted by the database:
-a clock that jumps changes nothing. One service owns a database at a time.
+Everything that must survive a restart is in one transactional database: by default an SQLite file
+in WAL mode, or PostgreSQL given its URL, through the same statements. An event is acknowledged
+after its transaction is on the disk, so that a process killed at any moment loses no acknowledged
+event. Events are ordered by arrival, counted by the database; a clock that jumps does not change
+the order. Only one service uses a database at a time.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ from sqlalchemy.dialects import postgresql, sqlite
 from mllm_msr.errors import RunFolderError, RunLockedError
 from mllm_msr.tables import PREFERENCES
 
-_LOCK_NUMBER: Final = 0x6D6C6C6D  # any number that others are unlikely to lock
+_ADVISORY_LOCK: Final = 0x6D6C6C6D  # any number that other programs are unlikely to lock
 
-_ITEMS_AT_ONCE: Final = 100
+_ITEMS_PER_FETCH: Final = 100  # rows contain images
 
-_META: Final = sql.MetaData()
+_METADATA: Final = sql.MetaData()
 
 _EVENTS: Final = sql.Table(
     "events",
-    _META,
+    _METADATA,
     sql.Column("sequence", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True),
     sql.Column("event_id", sql.Text, nullable=False, unique=True),
     sql.Column("user_id", sql.Text, nullable=False, index=True),
     sql.Column("item_id", sql.Text, nullable=False),
     sql.Column("timestamp", sql.BigInteger),
     sql.Column("received", sql.BigInteger, nullable=False),
-    sqlite_autoincrement=True,  # a number is never given twice, even after deletions
+    sqlite_autoincrement=True,  # numbers are never reused, even after deletions
 )
 _PREFERENCES: Final = sql.Table(
     "preferences",
-    _META,
+    _METADATA,
     sql.Column("user_id", sql.Text, primary_key=True),
     sql.Column("block", sql.Integer, primary_key=True),
     sql.Column("n_items", sql.Integer, nullable=False),
@@ -51,11 +52,13 @@ _PREFERENCES: Final = sql.Table(
     sql.Column("final", sql.Boolean, nullable=False),
     sql.Column("flags", sql.Text, nullable=False),
 )
-# Users of the run folder who asked to be forgotten: what the folder knows of them is not used.
-_FORGOTTEN: Final = sql.Table("forgotten", _META, sql.Column("user_id", sql.Text, primary_key=True))
+# Deleted users of the run folder, whose history and preferences there are not used.
+_DELETED_USERS: Final = sql.Table(
+    "deleted_users", _METADATA, sql.Column("user_id", sql.Text, primary_key=True)
+)
 _ITEMS: Final = sql.Table(
     "items",
-    _META,
+    _METADATA,
     sql.Column("item_id", sql.Text, primary_key=True),
     sql.Column("title", sql.Text, nullable=False),
     sql.Column("text", sql.Text, nullable=False),
@@ -71,70 +74,77 @@ _ITEMS: Final = sql.Table(
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """What the database adds to the run folder's knowledge of a user.
+    """What the database adds to the run folder's data on a user.
 
     Attributes:
-        events: Ids of the items met since, in the order of arrival.
-        preference_history: `tables.PREFERENCES`, empty where nothing was inferred since.
-        forgotten: Whether the run folder's history and preferences are not to be used.
+        events: Ids of the items that the user has interacted with since, in the order of arrival.
+        preference_history: `tables.PREFERENCES` inferred since, or an empty table.
+        deleted: Whether the history and preferences in the run folder must not be used.
     """
 
     events: tuple[str, ...]
     preference_history: pl.DataFrame
-    forgotten: bool
+    deleted: bool
 
 
 class ServiceState:
-    """The database; threads may share it, services may not.
+    """The database of one service; thread-safe.
 
     Args:
         url: SQLAlchemy URL, "sqlite:///PATH" or "postgresql+psycopg://...".
 
     Raises:
-        RunLockedError: Another service works on it; the message names its process.
-        RunFolderError: It cannot be opened.
+        RunLockedError: Another service uses the database; the message names its process.
+        RunFolderError: The database cannot be opened.
     """
 
     def __init__(self, url: str) -> None:
         self._name = sql.make_url(url).render_as_string(hide_password=True)
-        self._held = contextlib.ExitStack()
-        with self._explained():
-            self._engine = sql.create_engine(url, **_options(url))
-        self._insert: Any = sqlite.insert if url.startswith("sqlite") else postgresql.insert
+        self._lock = contextlib.ExitStack()
+        is_sqlite = url.startswith("sqlite")
+        options: dict[str, Any] = {
+            "pool_pre_ping": True,
+            "connect_args": {"application_name": f"mllm-msr {os.getpid()}"},
+        }
+        if is_sqlite:  # a transaction of another thread may lock the file for a moment
+            options = {"connect_args": {"timeout": 10}}
+        with self._translate_errors():
+            self._engine = sql.create_engine(url, **options)
+        self._insert: Any = sqlite.insert if is_sqlite else postgresql.insert
         try:
-            if url.startswith("sqlite"):
-                self._held.enter_context(_file_lock(Path(sql.make_url(url).database or "")))
+            if is_sqlite:
+                self._lock.enter_context(_file_lock(Path(sql.make_url(url).database or "")))
                 sql.event.listen(self._engine, "connect", _prepare_sqlite)
             else:
-                with self._explained():
-                    self._held.enter_context(_server_lock(self._engine))
-            with self._explained():
-                _META.create_all(self._engine)
+                with self._translate_errors():
+                    self._lock.enter_context(_server_lock(self._engine))
+            with self._translate_errors():
+                _METADATA.create_all(self._engine)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close the database and give it free. Calling it twice is harmless."""
-        self._held.close()
+        """Close the database and release its lock. Calling it twice is harmless."""
+        self._lock.close()
         self._engine.dispose()
 
     def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[bool]:
-        """Keep events; when it returns they are on the disk.
+        """Store events; they are on the disk when this returns.
 
         Args:
             events: Event, user and item ids and the client's time (milliseconds or `None`), in
                 order.
 
         Returns:
-            Whether each was new; the first one of an event id stays.
+            Whether each event is new; of several events with one id the first is stored.
 
         Raises:
-            RunFolderError: The disk is full or the database cannot be reached; none was kept.
+            RunFolderError: The disk is full or the database cannot be reached; nothing is stored.
         """
         received = int(time.time() * 1000)
         names = ("event_id", "user_id", "item_id", "timestamp")
-        with self._explained(), self._engine.begin() as connection:
+        with self._translate_errors(), self._engine.begin() as connection:
             return [
                 connection.execute(
                     self._insert(_EVENTS)
@@ -147,181 +157,173 @@ class ServiceState:
             ]
 
     def user(self, user_id: str) -> UserState:
-        """What is kept of a user.
+        """Return what is stored of a user.
 
         Raises:
             RunFolderError: The database cannot be read.
         """
         events = sql.select(_EVENTS.c.item_id).where(_EVENTS.c.user_id == user_id)
-        preference_history = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
-        gone = sql.select(_FORGOTTEN).where(_FORGOTTEN.c.user_id == user_id)
-        with self._explained(), self._engine.connect() as connection:
+        preferences = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
+        deletion = sql.select(_DELETED_USERS).where(_DELETED_USERS.c.user_id == user_id)
+        with self._translate_errors(), self._engine.connect() as connection:
             item_ids = connection.execute(events.order_by(_EVENTS.c.sequence)).scalars().all()
-            rows = connection.execute(preference_history.order_by(_PREFERENCES.c.block)).all()
-            forgotten = connection.execute(gone).first() is not None
+            rows = connection.execute(preferences.order_by(_PREFERENCES.c.block)).all()
+            deleted = connection.execute(deletion).first() is not None
         table = pl.DataFrame([tuple(row) for row in rows], schema=dict(PREFERENCES), orient="row")
-        return UserState(tuple(item_ids), table, forgotten)
+        return UserState(tuple(item_ids), table, deleted)
 
     def users_with_events(self) -> list[str]:
-        """Ids of all users with events, sorted."""
+        """Return the ids of all users with events, sorted."""
         query = sql.select(_EVENTS.c.user_id).distinct().order_by(_EVENTS.c.user_id)
-        with self._explained(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
-    def forgotten_users(self) -> set[str]:
-        """Ids of the run folder's users who asked to be forgotten."""
-        with self._explained(), self._engine.connect() as connection:
-            return set(connection.execute(sql.select(_FORGOTTEN.c.user_id)).scalars())
+    def deleted_users(self) -> set[str]:
+        """Return the ids of the run folder's users that were deleted."""
+        with self._translate_errors(), self._engine.connect() as connection:
+            return set(connection.execute(sql.select(_DELETED_USERS.c.user_id)).scalars())
 
-    def keep_preference_history(self, user_id: str, preference_history: pl.DataFrame) -> None:
-        """Replace a user's preference_history.
+    def set_preference_history(self, user_id: str, preference_history: pl.DataFrame) -> None:
+        """Replace a user's preference history.
 
         Args:
             user_id: The user.
-            preference_history: `tables.PREFERENCES`, all of his rows.
+            preference_history: All rows of the user's `tables.PREFERENCES`.
 
         Raises:
-            RunFolderError: The disk is full or the database cannot be reached; the old one stays.
+            RunFolderError: The disk is full or the database cannot be reached; the old history
+                remains.
         """
-        with self._explained(), self._engine.begin() as connection:
+        with self._translate_errors(), self._engine.begin() as connection:
             connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             if preference_history.height:
                 connection.execute(_PREFERENCES.insert(), preference_history.to_dicts())
 
-    def forget(self, user_id: str, *, in_run: bool) -> tuple[int, int]:
+    def delete_user(self, user_id: str, *, in_run: bool) -> tuple[int, int]:
         """Delete a user.
 
         Args:
             user_id: The user.
-            in_run: Whether the run folder knows him, so that it must be remembered that what it
-                knows is not to be used.
+            in_run: Whether the run folder contains the user, so that the deletion is recorded.
 
         Returns:
-            How many events and preferences were deleted.
+            The number of deleted events and preferences.
         """
-        with self._explained(), self._engine.begin() as connection:
+        with self._translate_errors(), self._engine.begin() as connection:
             events = connection.execute(_EVENTS.delete().where(_EVENTS.c.user_id == user_id))
-            rows = connection.execute(
+            preferences = connection.execute(
                 _PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id)
             )
             if in_run:
-                note = self._insert(_FORGOTTEN).values(user_id=user_id)
-                connection.execute(note.on_conflict_do_nothing(index_elements=["user_id"]))
-            return events.rowcount, rows.rowcount
+                record = self._insert(_DELETED_USERS).values(user_id=user_id)
+                connection.execute(record.on_conflict_do_nothing(index_elements=["user_id"]))
+            return events.rowcount, preferences.rowcount
 
     def add_item(self, item: Mapping[str, Any]) -> bool:
-        """Keep a new item.
+        """Store a new item; an item that is already stored does not change.
 
         Args:
-            item: The columns of the items' table; `image` holds a PNG's bytes or `None`.
+            item: The columns of the items' table; `image` is the content of a PNG file or `None`.
 
         Returns:
-            Whether it was new; an item that is there stays as it is.
+            Whether the item was new.
         """
         insert = self._insert(_ITEMS).values(dict(item))
-        unless_known = insert.on_conflict_do_nothing(index_elements=["item_id"])
-        with self._explained(), self._engine.begin() as connection:
-            done = connection.execute(unless_known.returning(_ITEMS.c.item_id))
-            return done.first() is not None
+        unless_stored = insert.on_conflict_do_nothing(index_elements=["item_id"])
+        with self._translate_errors(), self._engine.begin() as connection:
+            result = connection.execute(unless_stored.returning(_ITEMS.c.item_id))
+            return result.first() is not None
 
     def items(self) -> Iterator[Mapping[str, Any]]:
-        """All items that were added, by id."""
-        with self._explained(), self._engine.connect() as connection:
-            # A few at a time: they hold images.
-            portions = connection.execution_options(yield_per=_ITEMS_AT_ONCE)
-            rows = portions.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
+        """Yield all stored items, by id."""
+        with self._translate_errors(), self._engine.connect() as connection:
+            streaming = connection.execution_options(yield_per=_ITEMS_PER_FETCH)
+            rows = streaming.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
             yield from (dict(row) for row in rows.mappings())
 
     def item(self, item_id: str) -> Mapping[str, Any] | None:
-        """An item that was added, `None` where it was not."""
+        """Return a stored item, `None` if it is not stored."""
         query = sql.select(_ITEMS).where(_ITEMS.c.item_id == item_id)
-        with self._explained(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
             return dict(row) if row is not None else None
 
     def check(self) -> None:
-        """Make sure that the database answers.
+        """Check that the database answers.
 
         Raises:
-            RunFolderError: It does not.
+            RunFolderError: The database does not answer.
         """
-        with self._explained(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection.execute(sql.select(1))
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (sql.exc.SQLAlchemyError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
+            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise RunFolderError(
-                needed=f"the service's database {self._name} to answer",
-                received=str(cause).splitlines()[0],
-                remedy="make room on its disk or mend the connection; "
-                "what was acknowledged is kept",
+                f"The database {self._name} of the service failed: {cause.rstrip('.')}. Free disk "
+                "space or restore the connection; acknowledged data is not lost."
             ) from error
-
-
-def _options(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
-        # A transaction of another thread may hold the file for a moment.
-        return {"connect_args": {"timeout": 10}}
-    return {"pool_pre_ping": True, "connect_args": {"application_name": f"mllm-msr {os.getpid()}"}}
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
-    # With NORMAL a power cut may lose the newest transactions, and they were acknowledged.
+    # With NORMAL, a power failure could lose the latest transactions, which were acknowledged.
     connection.execute("PRAGMA synchronous=FULL")
-    # What a forgotten user's preferences said is overwritten, not only given free.
+    # Overwrite what was deleted, such as the preferences of a deleted user.
     connection.execute("PRAGMA secure_delete=ON")
 
 
 @contextlib.contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     lock = filelock.FileLock(f"{path}.lock", timeout=0, thread_local=False)
-    holder = path.with_name(f"{path.name}.lock.pid")
+    owner = path.with_name(f"{path.name}.lock.pid")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
+        process = ""
         with contextlib.suppress(OSError):
-            raise _locked(str(path), holder.read_text(encoding="ascii")) from error
-        raise _locked(str(path), "of unknown id") from error
+            process = owner.read_text(encoding="ascii")
+        raise _locked(str(path), process) from error
     except OSError as error:
         raise RunFolderError(
-            needed="a folder for the service's state that can be written",
-            received=f"{path.parent} ({error.strerror})",
-            remedy="check its permissions, or name another place with serve.state",
+            f"The folder {path.parent} for the service's database cannot be written: "
+            f"{error.strerror}. Check its permissions, or set serve.state to another database."
         ) from error
     try:
-        holder.write_text(str(os.getpid()), encoding="ascii")
+        owner.write_text(str(os.getpid()), encoding="ascii")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        owner.unlink(missing_ok=True)
         lock.release()
 
 
 @contextlib.contextmanager
 def _server_lock(engine: sql.Engine) -> Iterator[None]:
-    """PostgreSQL frees this lock by itself when the connection ends, however it ends."""
+    """Hold a PostgreSQL advisory lock, which the server releases when the connection ends."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Out of the pool, so that the end of this block ends the connection, and the lock.
+        # Detached from the pool, so that leaving this block ends the connection and the lock.
         connection.detach()
-        if not connection.execute(sql.select(sql.func.pg_try_advisory_lock(_LOCK_NUMBER))).scalar():
+        if not connection.execute(
+            sql.select(sql.func.pg_try_advisory_lock(_ADVISORY_LOCK))
+        ).scalar():
             query = sql.text(
                 "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
                 "WHERE locktype = 'advisory' AND objid = :number AND granted"
             )
-            holder = connection.execute(query, {"number": _LOCK_NUMBER}).scalar()
-            process = str(holder or "").removeprefix("mllm-msr ") or "of unknown id"
+            owner = connection.execute(query, {"number": _ADVISORY_LOCK}).scalar()
+            process = str(owner or "").removeprefix("mllm-msr ")
             raise _locked(engine.url.render_as_string(hide_password=True), process)
         yield
 
 
 def _locked(name: str, process: str) -> RunLockedError:
+    owner = f"with process id {process}" if process else "with an unknown process id"
     return RunLockedError(
-        needed=f"{name} for this service alone",
-        received=f"a database on which the service of process {process} works",
-        remedy="end that one, or name another database with serve.state",
+        f"Another service {owner} uses the database {name}. Stop that service, or set serve.state "
+        "to another database."
     )

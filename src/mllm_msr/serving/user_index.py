@@ -1,7 +1,7 @@
-"""Ids of everybody whom the service knows, in order and searchable, without asking the database.
+"""Searchable index of the ids of all users that the service knows.
 
-`following.py` fills it once, from the run folder and the database, and tells it of new and of
-forgotten users; one service owns a database, so that nobody else changes who is known.
+`users.py` builds it once from the run folder and the database, and then adds and removes users.
+Only one service uses a database, so the index stays complete without further queries.
 """
 
 from __future__ import annotations
@@ -13,54 +13,54 @@ from typing import final
 
 
 @final
-class Directory:
-    """Sorted ids; threads may share it.
+class UserIndex:
+    """Sorted, searchable user ids; thread-safe.
 
     Args:
-        user_ids: Who is known, in any order.
+        user_ids: The known users, in any order.
 
     Example:
-        >>> directory = Directory(["b", "Ab", "c"])
-        >>> directory.find("B", limit=1)
+        >>> index = UserIndex(["b", "Ab", "c"])
+        >>> index.find("B", limit=1)
         (['Ab'], 2)
     """
 
     def __init__(self, user_ids: Iterable[str]) -> None:
         self._lock = threading.Lock()
         self._ids = sorted(set(user_ids))
-        self._folded = [user_id.casefold() for user_id in self._ids]  # beside the ids
+        self._folded = [user_id.casefold() for user_id in self._ids]  # in the order of the ids
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def add(self, user_id: str) -> None:
-        """Add a user; one who is there stays."""
+        """Add a user, if the user is not in the index."""
         with self._lock:
-            place = bisect.bisect_left(self._ids, user_id)
-            if self._ids[place : place + 1] != [user_id]:
-                self._ids.insert(place, user_id)
-                self._folded.insert(place, user_id.casefold())
+            index = bisect.bisect_left(self._ids, user_id)
+            if self._ids[index : index + 1] != [user_id]:
+                self._ids.insert(index, user_id)
+                self._folded.insert(index, user_id.casefold())
 
     def remove(self, user_id: str) -> None:
-        """Remove a user; one who is not there is passed over."""
+        """Remove a user, if the user is in the index."""
         with self._lock:
-            place = bisect.bisect_left(self._ids, user_id)
-            if self._ids[place : place + 1] == [user_id]:
-                del self._ids[place], self._folded[place]
+            index = bisect.bisect_left(self._ids, user_id)
+            if self._ids[index : index + 1] == [user_id]:
+                del self._ids[index], self._folded[index]
 
     def find(self, contains: str, *, limit: int) -> tuple[list[str], int]:
-        """Ids that contain a text, case apart, and how many there are of them.
+        """Find ids that contain a text, ignoring case.
 
         Args:
-            contains: The text; everybody where it is empty.
-            limit: Most ids to give.
+            contains: The text; an empty one matches all users.
+            limit: Largest number of ids to return.
 
         Returns:
-            The first ids in their order, and the number of all that match.
+            The first matching ids in sorted order, and the number of all matching ids.
         """
         wanted = contains.casefold()
         with self._lock:
             if not wanted:
                 return self._ids[:limit], len(self._ids)
-            places = [place for place, folded in enumerate(self._folded) if wanted in folded]
-            return [self._ids[place] for place in places[:limit]], len(places)
+            matching = [index for index, folded in enumerate(self._folded) if wanted in folded]
+            return [self._ids[index] for index in matching[:limit]], len(matching)

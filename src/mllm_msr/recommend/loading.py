@@ -1,0 +1,165 @@
+"""Load a finished run for recommendation: its settings, catalog, users, retriever and models.
+
+`MllmMsr.from_run` and thereby the service start here. Vectors of the catalog and the baseline of
+the collaborative candidate generator are cached in the run folder for the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mllm_msr import __version__, registry
+from mllm_msr.baselines import _factory
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import Settings
+from mllm_msr.data.splits import visible_interactions
+from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.profiles import UserProfiles
+from mllm_msr.recommend.retrieval import (
+    CandidateGenerator,
+    CollaborativeGenerator,
+    PreferenceGenerator,
+    RecentPopularityGenerator,
+    Retriever,
+)
+from mllm_msr.recommend.run_models import RunModels
+from mllm_msr.storage import layout, manifest
+from mllm_msr.storage.artifact_cache import ArtifactCache, digest
+from mllm_msr.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """The parts of a run that recommendation needs.
+
+    Attributes:
+        settings: The run's settings.
+        fold: Fold whose fine-tuned weights rank.
+        catalog: The items.
+        users: Profiles of the run's users.
+        retriever: The candidate generators.
+        models: Opens the ranker and the preference model.
+    """
+
+    settings: Settings
+    fold: int
+    catalog: ItemCatalog
+    users: UserProfiles
+    retriever: Retriever
+    models: RunModels
+
+
+def load_run(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    fold: int | None = None,
+    hide_targets: bool = False,
+) -> LoadedRun:
+    """Load a run, see `MllmMsr.from_run`."""
+    run = RunFolder.open(path, read_only=True)
+    config = path / layout.CONFIG
+    settings = load_settings(None, overrides, file=config if config.is_file() else None)
+    recommenders = Recommenders(RunContext(run), settings)
+    run_tables = recommenders.tables
+    used_fold = run_tables.folds()[0] if fold is None else fold
+    interactions = run_tables.current("interactions")
+    if hide_targets:
+        interactions, _ = visible_interactions(interactions, run.read("splits"), used_fold)
+    artifact_cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
+    catalog = ItemCatalog(
+        run_tables.items(),
+        run_tables.summaries(),
+        encoder=settings.retrieve.encoder,
+        item_type=recommenders.item_type,
+        max_text_tokens=settings.train.max_text_tokens,
+        artifact_cache=artifact_cache,
+    )
+
+    def fit_baseline(name: str) -> Recommender:
+        candidates = run_tables.candidates(used_fold).filter(pl.col("split") != "test")
+        users = frozenset(interactions["user_id"].unique())
+        data = TrainingData(interactions, run_tables.items(), candidates, users)
+        # The run's training states belong to other data; only content vectors are shared.
+        folders = _factory.Folders(run.inside(layout.CONTENT_CACHE))
+        arguments = settings.baselines.arguments(name)
+        return _factory.make(name, arguments, folders=folders).fit(data)
+
+    inputs = [manifest.require(run.stages, name).sha256 for name in ("items", "candidates")]
+    retriever = make_retriever(
+        settings,
+        catalog,
+        interactions,
+        fit_baseline=fit_baseline,
+        inputs_digest=digest(fold=used_fold, inputs=inputs),
+        artifact_cache=artifact_cache,
+    )
+    training = run.stages.get(f"train/{used_fold}")
+    models = RunModels(
+        settings,
+        weights=run.folder / recommenders.weights(used_fold),
+        base_fingerprint=training["model"] if training else None,
+    )
+    users = UserProfiles(interactions, run_tables.current("preferences"))
+    return LoadedRun(settings, used_fold, catalog, users, retriever, models)
+
+
+def make_retriever(
+    settings: Settings,
+    catalog: ItemCatalog,
+    interactions: pl.DataFrame,
+    *,
+    fit_baseline: Callable[[str], Recommender],
+    inputs_digest: str,
+    artifact_cache: ArtifactCache,
+) -> Retriever:
+    """Build the retriever of a run from its settings.
+
+    Args:
+        settings: The run's settings.
+        catalog: The items.
+        interactions: `tables.INTERACTIONS` that may be seen.
+        fit_baseline: Function that fits a baseline, given its name, on these interactions.
+        inputs_digest: Digest of everything else that `fit_baseline` reads.
+        artifact_cache: Cache for the fitted baseline.
+    """
+    retrieve = settings.retrieve
+
+    def collaborative() -> CandidateGenerator:
+        name = retrieve.collaborative
+        if name is None:
+            name = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
+        key = digest(
+            name=name,
+            arguments=settings.baselines.arguments(name),
+            version=__version__,
+            interactions=interactions,
+            inputs=inputs_digest,
+        )
+        baseline = artifact_cache.recommender(
+            f"collaborative-{name}",
+            key,
+            _factory.baseline_class(name),
+            lambda: fit_baseline(name),
+        )
+        return CollaborativeGenerator(baseline, sorted(set(interactions["item_id"])))
+
+    makers: dict[str, Callable[[], CandidateGenerator]] = {
+        "preference": lambda: PreferenceGenerator(catalog.encoder, catalog.index),
+        "collaborative": collaborative,
+        "recent": lambda: RecentPopularityGenerator(
+            interactions, recent_share=retrieve.recent_share
+        ),
+    }
+    return Retriever(
+        {name: makers[name]() for name in retrieve.generators},
+        depth=retrieve.depth,
+        weights={"recent": retrieve.recent_weight},
+    )

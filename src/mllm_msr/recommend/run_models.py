@@ -1,0 +1,90 @@
+"""Open the models of a finished run: the ranker, and the model that writes preferences.
+
+`recommend/recommender.py` opens one of each; the service may open several copies of the ranker and
+puts a queue in front of each model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import final
+
+from mllm_msr.config.settings import Settings
+from mllm_msr.errors import RunFolderError
+from mllm_msr.interfaces import Backend
+from mllm_msr.pipeline.backends import backend_class, open_backend
+
+
+@final
+class RunModels:
+    """Factory of the backends of a run.
+
+    Args:
+        settings: The run's settings.
+        weights: Folder of the fine-tuned weights; not read if `train.enabled` is false.
+        base_fingerprint: Fingerprint of the model that fine-tuning started from, if known.
+    """
+
+    def __init__(
+        self, settings: Settings, *, weights: Path, base_fingerprint: str | None = None
+    ) -> None:
+        self._settings = settings
+        self._weights = weights
+        self._base_fingerprint = base_fingerprint
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Return whether the ranker is fine-tuned."""
+        return self._settings.train.enabled
+
+    @property
+    def has_zero_shot(self) -> bool:
+        """Return whether the preference model is the ranker without fine-tuning.
+
+        The service then offers it for comparison, because it is in memory anyway.
+        """
+        return self.fine_tuned and self._settings.infer.model is None
+
+    @property
+    def default_copies(self) -> int:
+        """Return how many copies of the ranker a service on this machine runs by default."""
+        model = self._settings.model
+        return backend_class(model).default_copies(**model.plugin_kwargs())
+
+    @property
+    def caches_images(self) -> bool:
+        """Return whether the ranker caches the attention states of item images."""
+        return (
+            backend_class(self._settings.model).caches_image_prefixes
+            and self._settings.retrieve.prefix_cache_bytes > 0
+        )
+
+    def open_ranker(self, *, threads: int | None = None) -> Backend:
+        """Open a backend with the fine-tuned weights; the caller closes it.
+
+        Args:
+            threads: Threads of a model in this process, unless the run's settings set them.
+
+        Raises:
+            RunFolderError: Fine-tuning started from another model than the settings name now.
+        """
+        model = self._settings.model
+        optional: dict[str, int] = {
+            "prefix_cache_bytes": self._settings.retrieve.prefix_cache_bytes
+        }
+        if threads is not None:
+            optional["threads"] = threads
+        if not self.fine_tuned:
+            return open_backend(model, optional=optional)
+        with contextlib.closing(open_backend(model)) as base:
+            if self._base_fingerprint not in (None, base.fingerprint):
+                raise RunFolderError(
+                    f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
+                    f"name {base.fingerprint}. Restore that model, or run again with --force."
+                )
+        return open_backend(model, self._weights, self._settings.train.method, optional=optional)
+
+    def open_preference_model(self) -> Backend:
+        """Open a backend that writes preferences and summaries; the caller closes it."""
+        return open_backend(self._settings.infer.model or self._settings.model)

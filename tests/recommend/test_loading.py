@@ -1,0 +1,105 @@
+"""Tests for loading a run: missing stages, hidden targets, cached vectors and baselines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import online_worlds
+from mllm_msr.baselines.sasrec import SasRec
+from mllm_msr.errors import RunFolderError, SettingsError
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.models.encoders import lsa
+from mllm_msr.models.encoders.base import Vectors
+from mllm_msr.models.encoders.lsa import LsaEncoder
+from mllm_msr.recommend.loading import load_run
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.storage.run_folder import RunFolder
+
+SASREC = (
+    "retrieve.collaborative=sasrec",
+    "baselines.sasrec.epochs=1",
+    "baselines.sasrec.hidden=8",
+)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return online_worlds.make_run(tmp_path_factory.mktemp("loading"))
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record what is computed, in order."""
+    calls: list[str] = []
+    fit, encode, directions = SasRec.fit, LsaEncoder.encode, lsa.main_directions
+
+    def recorded_fit(self: SasRec, data: TrainingData) -> SasRec:
+        calls.append("fit")
+        return fit(self, data)
+
+    def recorded_encode(self: LsaEncoder, texts: Sequence[str]) -> Vectors:
+        calls.append("encode")
+        return encode(self, texts)
+
+    def recorded_directions(*arguments: object) -> Vectors:
+        calls.append("directions")
+        return directions(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SasRec, "fit", recorded_fit)
+    monkeypatch.setattr(LsaEncoder, "encode", recorded_encode)
+    monkeypatch.setattr(lsa, "main_directions", recorded_directions)
+    return calls
+
+
+def lists_of(model: MllmMsr) -> list[object]:
+    return [model.recommend(user_id, 12, budget=0) for user_id in list(model.users)[:4]]
+
+
+def test_second_start_reuses_vectors_and_baseline(run: Path, computed: list[str]) -> None:
+    with MllmMsr.from_run(run, overrides=SASREC) as model:
+        assert sorted(computed) == ["directions", "encode", "fit"]
+        first = lists_of(model)
+    computed.clear()
+    with MllmMsr.from_run(run, overrides=SASREC) as model:
+        assert computed == []
+        assert lists_of(model) == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hide_targets"),
+    [((*SASREC, "baselines.sasrec.hidden=16"), False), (SASREC, True)],
+)
+def test_other_settings_or_histories_fit_the_baseline_again(
+    run: Path, computed: list[str], overrides: tuple[str, ...], hide_targets: bool
+) -> None:
+    load_run(run, overrides=SASREC)
+    computed.clear()
+    load_run(run, overrides=overrides, hide_targets=hide_targets)
+    assert computed == ["fit"]
+
+
+def test_hidden_targets_are_in_no_history(run: Path) -> None:
+    with RunFolder.open(run, read_only=True) as folder:
+        rows = folder.read("candidates").filter(split="test", label=1, fold=0)
+    hidden, full = load_run(run, hide_targets=True).users, load_run(run).users
+    for user, target in rows.select("user_id", "item_id").unique().iter_rows():
+        assert full.history(user) == (*hidden.history(user), target)
+
+
+def test_missing_stages_and_invalid_settings_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="mllm-msr run"):
+        load_run(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunFolderError, match="prepare"):
+        load_run(tmp_path / "empty")
+    with pytest.raises(SettingsError, match=r"retrieve\.budget"):
+        load_run(run, overrides=["retrieve.budget=-1"])

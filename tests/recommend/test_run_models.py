@@ -1,0 +1,53 @@
+"""Tests for opening the models of a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import online_worlds
+from mllm_msr.config.loading import load_settings
+from mllm_msr.errors import RunFolderError
+from mllm_msr.recommend.loading import load_run
+from mllm_msr.recommend.run_models import RunModels
+from mllm_msr.storage.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return online_worlds.make_run(tmp_path_factory.mktemp("models"))
+
+
+def models_of(*overrides: str) -> RunModels:
+    settings = load_settings("demo", overrides, environment={})
+    return RunModels(settings, weights=Path("adapter"))
+
+
+def test_adapter_is_not_applied_to_another_base_model(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    with RunFolder.open(copy) as folder, folder.stage("train/0", model="mock:others"):
+        pass
+    models = load_run(copy, overrides=["train.enabled=true"]).models
+    with pytest.raises(RunFolderError, match=r"fine-tuned from mock:others, but .* mock"):
+        models.open_ranker()
+
+
+def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:
+    assert models_of().has_zero_shot
+    assert not models_of("train.enabled=false").has_zero_shot
+    assert not models_of("infer.model.backend=demo").has_zero_shot
+
+
+def test_image_cache_needs_a_backend_that_has_one(run: Path) -> None:
+    assert models_of().caches_images
+    assert not models_of("retrieve.prefix_cache_bytes=0").caches_images
+    assert not load_run(run).models.caches_images  # mock backend
+
+
+def test_default_number_of_copies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert load_run(run).models.default_copies == 1  # mock backend
+    assert models_of("model.device=cpu").default_copies == 4
+    assert models_of("model.device=cuda:1").default_copies == 1
