@@ -15,6 +15,7 @@ from mllm_msr.errors import UsageError
         ("datasets", "movielens"),
         ("backends", "openai"),
         ("baselines", "sasrec"),
+        ("metrics", "ndcg"),
         ("presets", "paper"),
         ("experiments", "figure4"),
     ],

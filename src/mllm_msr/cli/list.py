@@ -18,7 +18,8 @@ def command(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="datasets, backends, baselines, presets or experiments."
+            metavar="KIND",
+            help="datasets, backends, baselines, metrics, presets or experiments.",
         ),
     ],
     as_json: JsonOption = False,
