@@ -23,8 +23,8 @@ import torch
 from benchmarks._measure import apart, peak_gb
 from mllm_msr import registry
 from mllm_msr.data.splits import visible_interactions
-from mllm_msr.evaluation.metrics import metrics_from_counts
-from mllm_msr.evaluation.ranking import rank_catalogue
+from mllm_msr.evaluation.per_user import metrics_from_counts
+from mllm_msr.evaluation.ranking import rank_catalog
 from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.tables import CANDIDATES, empty
 
@@ -124,10 +124,10 @@ def _ours(
         "processor_per_epoch": round((time.process_time() - processor) / epochs, 2),
     }
     scorer = cast("CatalogScorer", model)
-    ranks = rank_catalogue(
+    ranks = rank_catalog(
         scorer.score_catalog(targets.select("user_id", "position"), visible),
         targets,
-        catalogue=scorer.catalog,
+        catalog=scorer.catalog,
         interactions=visible,
     ).ranks
     values = metrics_from_counts(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.evaluation.ranking import rank_catalogue
+from mllm_msr.evaluation.ranking import rank_catalog
 from mllm_msr.tables import CANDIDATES, INTERACTIONS
 
 Vectors = npt.NDArray[np.float32]
@@ -65,7 +65,7 @@ def run(
             yield targets.slice(start, chunk), user_vectors[start : start + chunk] @ item_vectors.T
 
     def rank() -> None:
-        rank_catalogue(chunks(), targets, catalogue=catalogue, interactions=interactions)
+        rank_catalog(chunks(), targets, catalog=catalogue, interactions=interactions)
 
     def score() -> None:
         for _ in chunks():

@@ -14,7 +14,7 @@ from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.interfaces import Recommender
 
-KINDS: tuple[registry.Kind, ...] = ("datasets", "backends", "baselines")
+KINDS: tuple[registry.Kind, ...] = ("datasets", "backends", "baselines", "metrics")
 
 
 def test_a_name_resolves_to_the_class_in_the_file_of_that_name() -> None:
@@ -30,7 +30,7 @@ def test_modules_with_an_underscore_are_not_listed(kind: registry.Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "label"), [("datasets", "dataset"), ("backends", "backend"), ("baselines", "baseline")]
+    ("kind", "label"), list(zip(KINDS, ("dataset", "backend", "baseline", "metric"), strict=True))
 )
 def test_an_unknown_name_lists_all_names(kind: registry.Kind, label: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
@@ -68,7 +68,7 @@ def test_a_module_without_exactly_one_class_is_an_error(monkeypatch: pytest.Monk
 def test_listing_names_loads_no_model_library() -> None:
     code = (
         "import sys, mllm_msr; from mllm_msr import registry;"
-        "[registry.names(k) for k in ('datasets', 'backends', 'baselines')];"
+        "[registry.names(k) for k in ('datasets', 'backends', 'baselines', 'metrics')];"
         "heavy = {'torch', 'transformers', 'lightning', 'peft'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

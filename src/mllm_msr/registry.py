@@ -1,10 +1,10 @@
-"""Lookup of datasets, backends and baselines by the names that users type.
+"""Lookup of datasets, backends, baselines and metrics by the names that users type.
 
 The name of a built-in plugin is the name of its module: "sasrec" is the one `Recommender` in
 `baselines/sasrec.py`. Other packages add plugins with the entry points `mllm_msr.datasets`,
-`mllm_msr.backends` and `mllm_msr.baselines`. `names` reads file names and entry points and imports
-nothing; `find` imports only the plugin that is asked for. Modules whose names begin with an
-underscore are not plugins.
+`mllm_msr.backends`, `mllm_msr.baselines` and `mllm_msr.metrics`. `names` reads file names and entry
+points and imports nothing; `find` imports only the plugin that is asked for. Modules whose names
+begin with an underscore are not plugins.
 """
 
 from __future__ import annotations
@@ -14,29 +14,47 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
 from mllm_msr.errors import UnknownNameError
-from mllm_msr.interfaces import Backend, Dataset, Recommender
 
-Kind = Literal["datasets", "backends", "baselines"]
+Kind = Literal["datasets", "backends", "baselines", "metrics"]
 
-# For each kind: what one plugin of it is called in messages, and its base class.
+
+@dataclass(frozen=True, slots=True)
+class _Plugins:
+    """One kind of plugin.
+
+    Attributes:
+        label: What one plugin is called in messages.
+        package: Package whose modules are the built-in plugins, relative to this one.
+        base: Module and name of the base class, relative to this package. The class is imported
+            on demand, because some of the packages are in layers above this module.
+    """
+
+    label: str
+    package: str
+    base: tuple[str, str]
+
+
 _KINDS: Final = MappingProxyType(
     {
-        "datasets": ("dataset", Dataset),
-        "backends": ("backend", Backend),
-        "baselines": ("baseline", Recommender),
+        "datasets": _Plugins("dataset", "datasets", ("interfaces", "Dataset")),
+        "backends": _Plugins("backend", "backends", ("interfaces", "Backend")),
+        "baselines": _Plugins("baseline", "baselines", ("interfaces", "Recommender")),
+        "metrics": _Plugins("metric", "evaluation.metrics", ("evaluation.metrics._base", "Metric")),
     }
 )
 
 
 def names(kind: Kind) -> list[str]:
     """Return the names of all plugins of a kind, in alphabetical order."""
-    modules = pkgutil.iter_modules([str(Path(__file__).parent / kind)])
+    folder = Path(__file__).parent.joinpath(*_KINDS[kind].package.split("."))
+    modules = pkgutil.iter_modules([str(folder)])
     built_in = {module.name for module in modules if not module.name.startswith("_")}
     external = {point.name for point in entry_points(group=f"mllm_msr.{kind}")}
     return sorted(built_in | external)
@@ -46,25 +64,26 @@ def find(kind: Kind, name: str) -> type:
     """Import a plugin and return its class.
 
     Args:
-        kind: "datasets", "backends" or "baselines".
+        kind: "datasets", "backends", "baselines" or "metrics".
         name: One of `names(kind)`.
 
     Returns:
-        A subclass of `Dataset`, `Backend` or `Recommender`.
+        A subclass of `Dataset`, `Backend`, `Recommender` or `Metric`.
 
     Raises:
         UnknownNameError: No plugin of this kind has the name. The message lists all names.
         TypeError: The plugin's module does not define exactly one class of its kind.
     """
-    label, base = _KINDS[kind]
-    known = names(kind)
+    plugins, known = _KINDS[kind], names(kind)
     if name not in known:
-        raise unknown_name_error(label, name, known)
+        raise unknown_name_error(plugins.label, name, known)
     for point in entry_points(group=f"mllm_msr.{kind}"):
         if point.name == name:
             external: type = point.load()
             return external
-    module = importlib.import_module(f"mllm_msr.{kind}.{name}")
+    base_module, base_name = plugins.base
+    base: type = getattr(importlib.import_module(f"mllm_msr.{base_module}"), base_name)
+    module = importlib.import_module(f"mllm_msr.{plugins.package}.{name}")
     found = [
         member
         for member in vars(module).values()

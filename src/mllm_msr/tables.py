@@ -99,7 +99,7 @@ TOP: Final = _schema(
 # of interactions before it. n_target: how often it occurs in the visible data of the fold.
 # percentile: its popularity, as the share of the catalog that occurs less often, ties counted
 # half, in (0, 1). history_percentile: mean over the history, null if the history is empty.
-CASES: Final = _schema(
+TARGET_PROFILES: Final = _schema(
     fold=pl.Int32(),
     user_id=pl.String(),
     item_id=pl.String(),
@@ -130,7 +130,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
         "scores": SCORES,
         "ranks": RANKS,
         "top": TOP,
-        "cases": CASES,
+        "target_profiles": TARGET_PROFILES,
         "metrics_per_user": METRICS_PER_USER,
     }
 )

@@ -1,4 +1,4 @@
-"""Seeds and folds: a user counts once, whatever the number of runs."""
+"""Aggregation: a user counts once for any number of seeds and folds."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def frame(values, *, fold=0):
     )
 
 
-def test_runs_are_averaged_user_by_user():
+def test_runs_are_averaged_per_user():
     mean = mean_of_runs([frame({"a": 1.0, "b": 0.5}), frame({"b": 0.0, "a": 0.5, "c": 0.25})])
     assert dict(mean.select("user_id", "auc").iter_rows()) == {"a": 0.75, "b": 0.25, "c": 0.25}
 
 
-def test_a_single_run_stays_as_it_is():
+def test_a_single_run_is_unchanged():
     only = frame({"b": 0.5, "a": 1.0})
     assert mean_of_runs([only]) is only
 
 
-def test_counts_stay_counts():
+def test_counts_keep_their_type():
     counted = frame({"a": 1.0}).with_columns(n_negatives=pl.lit(20, dtype=pl.Int64))
     assert mean_of_runs([counted, counted]).schema == counted.schema
 
@@ -41,13 +41,13 @@ def test_a_user_of_two_folds_counts_once():
     assert (cell["n"], cell["mean"]) == (2, pytest.approx(0.375))
 
 
-def test_intervals_do_not_depend_on_the_models_beside():
-    ours = frame({f"u{at:02}": at / 30 for at in range(30)})
-    other = frame({f"u{at:02}": (at % 3) / 2 for at in range(30)})
+def test_intervals_do_not_depend_on_other_models():
+    ours = frame({f"u{user:02}": user / 30 for user in range(30)})
+    other = frame({f"u{user:02}": (user % 3) / 2 for user in range(30)})
     fewer = other.head(9)
     alone = means_with_intervals({"ours": ours}, ["auc"], seed=4)["ours"]
-    beside = means_with_intervals({"x": other, "few": fewer, "ours": ours}, ["auc"], seed=4)["ours"]
-    assert beside == alone
+    models = {"x": other, "few": fewer, "ours": ours}
+    assert means_with_intervals(models, ["auc"], seed=4)["ours"] == alone
     low, high = bootstrap_interval(ours.select("auc").to_numpy(), seed=4)
     cell = alone["uniform"]["auc"]
     assert (cell["low"], cell["high"]) == (low[0], high[0])

@@ -1,4 +1,4 @@
-"""Reliability by hand, and which models count as giving probabilities."""
+"""Reliability by hand, and only for models whose scores are probabilities."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_perfect_probabilities_have_no_error():
     assert reliability([1, 0, 0], [1.0, 0.0, 0.0])["ece"] == 0.0
 
 
-def test_classes_weigh_the_same_however_many_negatives_there_are():
-    # Half of the positives' weight and a quarter of the negatives' stand at 0.8.
+def test_classes_have_equal_weight_for_any_number_of_negatives():
+    # At 0.8: half of the weight of the positives and a quarter of that of the negatives.
     labels, values = [1, 1, 0, 0, 0, 0], [0.8, 0.2, 0.8, 0.2, 0.2, 0.2]
     found = reliability(labels, values)
     low, high = found["bins"]
@@ -28,7 +28,7 @@ def test_classes_weigh_the_same_however_many_negatives_there_are():
     assert (low["n"], high["n"]) == (4, 2)
 
 
-def test_calibrated_by_construction_is_found_calibrated():
+def test_calibrated_scores_have_a_small_error():
     rng = np.random.default_rng(0)
     p = rng.random(20000)
     found = reliability(rng.random(20000) < p, p)
@@ -41,7 +41,7 @@ def test_one_class_has_no_calibration():
     assert found == {"ece": None, "bins": []}
 
 
-def test_only_probabilities_are_judged():
+def test_only_scores_in_the_unit_interval_count_as_probabilities():
     tables = {"yes": scores([0.0, 1.0], [0, 1]), "counts": scores([0.0, 17.0], [0, 1])}
     assert list(calibration(tables)) == ["yes"]
     shares = histogram(tables, n_bins=4)

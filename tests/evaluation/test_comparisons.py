@@ -1,18 +1,18 @@
-"""Paired comparisons: the better model is named, and the number of tests is corrected for."""
+"""Paired comparisons: direction, common users, and correction for the number of tests."""
 
 from __future__ import annotations
 
 import polars as pl
 import pytest
 
-import judged
-from judged import N_USERS, scored
+import scored_candidates
 from mllm_msr.evaluation.evaluator import evaluate_scores
+from scored_candidates import N_USERS, scored
 
 
 @pytest.fixture
 def test_rows():
-    return judged.tested_rows()
+    return scored_candidates.evaluated_rows()
 
 
 def test_comparisons_name_the_better_model_and_correct_for_their_number(test_rows):

@@ -1,4 +1,4 @@
-"""The evaluation as a whole: the shape of its result, seeds, slices, faults of scores."""
+"""The whole evaluation: shape of its result, seeds, slices and unusable scores."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-import judged
-from judged import N_USERS, scored
+import scored_candidates
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.evaluator import Context, evaluate_scores
-from mllm_msr.evaluation.metrics import ROW, metrics_from_scores, rank_counts
+from mllm_msr.evaluation.per_user import metrics_from_scores, rank_counts
 from mllm_msr.evaluation.slices import TARGETS, with_slices
-from mllm_msr.tables import CANDIDATES, CASES, METRICS_PER_USER, SCORES, TOP, conform
+from mllm_msr.tables import METRICS_PER_USER, TARGET_PROFILES, TOP, conform
+from scored_candidates import N_USERS, scored
 
 
 @pytest.fixture
 def test_rows():
-    return judged.tested_rows()
+    return scored_candidates.evaluated_rows()
 
 
-def test_result_has_the_contract_s_shape(test_rows):
+def test_result_has_the_documented_shape(test_rows):
     found = evaluate_scores(
         {"ours": scored(test_rows, signal=1.0), "popularity": scored(test_rows, seed=1)},
         n_resamples=200,
@@ -38,7 +38,7 @@ def test_result_has_the_contract_s_shape(test_rows):
     json.dumps([found.summary, found.details], allow_nan=False)
 
 
-def test_means_are_those_of_the_users_and_folds_are_kept(test_rows):
+def test_means_are_over_users_and_folds_are_reported(test_rows):
     frame = scored(test_rows, signal=0.5)
     found = evaluate_scores({"ours": frame}, n_resamples=50)
     wide = metrics_from_scores(frame).filter(pl.col("negatives") == "uniform")
@@ -49,16 +49,16 @@ def test_means_are_those_of_the_users_and_folds_are_kept(test_rows):
     assert found.details["chance"]["uniform"]["hr@5"] == pytest.approx(5 / 21)
 
 
-def test_order_of_rows_and_other_models_change_nothing(test_rows):
+def test_row_order_and_other_models_do_not_matter(test_rows):
     frame = scored(test_rows, signal=0.5)
     alone = evaluate_scores({"ours": frame}, n_resamples=50)
-    beside = evaluate_scores(
+    together = evaluate_scores(
         {"other": scored(test_rows, seed=9), "ours": frame.reverse()}, n_resamples=50
     )
-    assert beside.summary["ours"] == alone.summary["ours"]
+    assert together.summary["ours"] == alone.summary["ours"]
 
 
-def test_full_catalogue_ranks_join_the_model_s_other_results(test_rows):
+def test_full_catalog_ranks_are_added_to_the_sampled_results(test_rows):
     frame = scored(test_rows.filter(pl.col("negatives") == "uniform"))
     ranks = rank_counts(frame).with_columns(negatives=pl.lit("full"))
     found = evaluate_scores({"ours": frame}, ranks={"ours": ranks}, n_resamples=50)
@@ -66,7 +66,7 @@ def test_full_catalogue_ranks_join_the_model_s_other_results(test_rows):
     assert by_kind["full"]["mrr@10"]["mean"] == pytest.approx(by_kind["uniform"]["mrr@10"]["mean"])
 
 
-def test_users_without_a_value_are_counted_not_averaged(test_rows):
+def test_users_without_a_value_are_counted_but_not_averaged(test_rows):
     frame = scored(test_rows)
     lost = (pl.col("user_id") == "u0") & (pl.col("label") == 1)
     found = evaluate_scores({"ours": frame.filter(~lost)}, n_resamples=50)
@@ -85,7 +85,7 @@ def test_a_constant_score_earns_chance(test_rows):
     assert entries["ties"]["mean"] == 1.0
 
 
-def test_seeds_of_a_model_are_averaged_user_by_user(test_rows):
+def test_seeds_of_a_model_are_averaged_per_user(test_rows):
     first, second = scored(test_rows, signal=0.6, seed=1), scored(test_rows, signal=0.6, seed=2)
     found = evaluate_scores(
         {"sasrec@0": first, "other": scored(test_rows, seed=7), "sasrec@1": second}, n_resamples=50
@@ -111,25 +111,25 @@ def test_seeds_of_a_model_are_averaged_user_by_user(test_rows):
 
 @pytest.fixture
 def context(test_rows):
-    """Users of two kinds of history and target; lists of the catalogue's first two items."""
+    """Return profiles with two history lengths and two kinds of target, and lists of two items."""
     targets = test_rows.filter((pl.col("label") == 1) & (pl.col("negatives") == "uniform"))
-    place = pl.int_range(pl.len())
-    cases = targets.with_columns(
-        n_history=4 + 10 * (place % 2),
-        n_target=3 + 20 * (place % 2),
+    odd = pl.int_range(pl.len()) % 2
+    profiles = targets.with_columns(
+        n_history=4 + 10 * odd,
+        n_target=3 + 20 * odd,
         percentile=0.5,
         history_percentile=0.25,
     )
     popularity = pl.DataFrame(
-        {"fold": fold, "item_id": f"i{at}", "n": at, "percentile": at / 90, "bits": 1.0}
+        {"fold": fold, "item_id": f"i{item}", "n": item, "percentile": item / 90, "bits": 1.0}
         for fold in range(5)
-        for at in range(90)
+        for item in range(90)
     ).with_columns(pl.col("fold").cast(pl.Int32))
     top = targets.select("fold", "user_id").join(
         pl.DataFrame({"rank": [1, 2], "item_id": ["i45", "i0"], "score": [1.0, 0.5]}), how="cross"
     )
     return Context(
-        cases=conform(cases, CASES, name="cases"),
+        profiles=conform(profiles, TARGET_PROFILES, name="profiles"),
         popularity=popularity,
         top={"ours": conform(top, TOP, name="top")},
     )
@@ -150,18 +150,18 @@ def test_slices_and_exposure_come_from_the_context(test_rows, context):
     json.dumps(found.details, allow_nan=False)
 
 
-def test_every_figure_of_a_slice_can_be_recomputed_from_the_tables(test_rows, context):
+def test_slice_means_can_be_recomputed_from_the_tables(test_rows, context):
     found = evaluate_scores(
         {"ours": scored(test_rows, signal=0.5)}, context=context, n_resamples=50
     )
-    joined = found.per_user.join(with_slices(context.cases), on=["fold", "user_id"])
+    joined = found.per_user.join(with_slices(context.profiles), on=["fold", "user_id"])
     again = joined.filter(
         (pl.col("metric") == "ndcg@5")
         & (pl.col("negatives") == "popularity")
         & (pl.col("target") == TARGETS[0])
     )["value"].mean()
-    kept = found.details["slices"]["target"][TARGETS[0]]["ours"]["popularity"]["ndcg@5"]["mean"]
-    assert again == pytest.approx(kept)
+    reported = found.details["slices"]["target"][TARGETS[0]]["ours"]["popularity"]["ndcg@5"]["mean"]
+    assert again == pytest.approx(reported)
     assert set(found.per_user.filter(pl.col("negatives") == "full")["metric"]) >= {"bias@5"}
 
 
@@ -171,17 +171,12 @@ def test_without_a_context_there_are_no_slices(test_rows):
     assert "exposure" not in details
 
 
-def test_faults_of_scores_name_the_model(test_rows):
+def test_unusable_scores_are_reported_with_the_model(test_rows):
     frame = scored(test_rows)
-    with pytest.raises(DataError, match="once in the scores of 'ours', received 2 duplicate rows"):
+    with pytest.raises(DataError, match="scores of 'ours' contain 2 duplicate rows"):
         evaluate_scores({"ours": pl.concat([frame, frame[:1]])})
     broken = pl.when(pl.col("negatives") == "uniform").then(float("nan")).otherwise("score")
-    with pytest.raises(DataError, match="the model 'ours', received 840 of 1680"):
+    with pytest.raises(DataError, match="840 of 1680 scores of the model 'ours'"):
         evaluate_scores({"ours": frame.with_columns(score=broken)})
-    with pytest.raises(DataError, match="at least one scored candidate"):
+    with pytest.raises(DataError, match="None of the 1 models has a scored candidate"):
         evaluate_scores({"ours": frame[:0]})
-
-
-def test_row_keys_are_columns_of_both_tables():
-    assert set(ROW) <= set(CANDIDATES)
-    assert set(ROW) <= set(SCORES)

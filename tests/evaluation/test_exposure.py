@@ -1,4 +1,4 @@
-"""Coverage, novelty and bias: by hand, and what the same list for everybody looks like."""
+"""Coverage, novelty, popularity and bias, computed by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from mllm_msr.errors import DataError
-from mllm_msr.evaluation.exposure import coverage, exposure_per_user
-from mllm_msr.tables import CASES, TOP
+from mllm_msr.evaluation.exposure import coverage, exposure_means, exposure_per_user
+from mllm_msr.tables import TARGET_PROFILES, TOP
 
 
 def top(**lists):
@@ -29,15 +29,15 @@ POPULARITY = pl.DataFrame(
     },
     schema_overrides={"fold": pl.Int32},
 )
-CASES_OF_USERS = pl.DataFrame(
+PROFILES = pl.DataFrame(
     [(0, "u", "a", 3, 8, 0.875, 0.5), (0, "new", "a", 0, 8, 0.875, None)],
-    schema=dict(CASES),
+    schema=dict(TARGET_PROFILES),
     orient="row",
 )
 
 
 def exposed(lists, ks=(1, 2)):
-    return exposure_per_user(lists, popularity=POPULARITY, cases=CASES_OF_USERS, ks=ks)
+    return exposure_per_user(lists, popularity=POPULARITY, profiles=PROFILES, ks=ks)
 
 
 def test_values_by_hand():
@@ -69,6 +69,21 @@ def test_coverage_is_the_mean_over_folds():
     assert coverage(lists, n_items=4, ks=(2,)) == {"coverage@2": pytest.approx((0.5 + 0.25) / 2)}
 
 
-def test_items_outside_the_catalogue_are_refused():
-    with pytest.raises(DataError, match="1 rows of others, such as 'zz'"):
+def test_items_outside_the_catalog_are_rejected():
+    with pytest.raises(DataError, match="have an item outside the catalog, such as 'zz'"):
         exposed(top(u=["a", "zz"]))
+
+
+def test_means_are_averaged_over_the_seeds_of_a_model():
+    first, second = top(u="ac", new="ab"), top(u="bd", new="bd")
+    runs = {"m@0": first, "m@1": second}
+    found = exposure_means(
+        {run: exposed(lists) for run, lists in runs.items()},
+        runs,
+        n_items=4,
+        ks=(1,),
+        seed=0,
+        n_resamples=20,
+    )
+    assert found["m"]["coverage@1"] == {"mean": 0.25}
+    assert found["m"]["popularity@1"]["mean"] == pytest.approx((0.875 + 0.625) / 2)

@@ -1,4 +1,4 @@
-"""Full ranking: the same as candidate by candidate, however it is cut, and nothing seen on top."""
+"""Full-catalog ranking: independent of chunks, equal to scoring each candidate, no seen items."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from mllm_msr.data.full_ranking import full_candidates
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation import ranking
-from mllm_msr.evaluation.ranking import rank_catalogue, rank_scores
+from mllm_msr.evaluation.ranking import rank_catalog, rank_scores
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, RANKS, TOP
 
 
 class World:
-    """Random users, histories with a repeated item, targets, and integer scores full of ties."""
+    """Random users, histories with a repeated item, targets, and integer scores with many ties."""
 
     def __init__(self, *, n_users=9, n_items=30, levels=4, seed=0):
         rng = np.random.default_rng(seed)
-        self.catalogue = [f"i{at}" for at in rng.permutation(n_items)]
+        self.catalog = [f"i{at}" for at in rng.permutation(n_items)]
         users = [f"u{at}" for at in rng.permutation(n_users)]
         self.scores = rng.integers(0, levels, (n_users, n_items)).astype(np.float32)
         histories = [rng.permutation(n_items)[: rng.integers(2, 6)] for _ in users]
         rows = [
-            (user, self.catalogue[item], step, step)
+            (user, self.catalog[item], step, step)
             for user, items in zip(users, histories, strict=True)
             for step, item in enumerate([*items, items[0], items[-1]])
         ]
@@ -36,7 +36,7 @@ class World:
             (user, len(items) - 1, items[-1]) for user, items in zip(users, histories, strict=True)
         ]
         self.targets = pl.DataFrame(
-            [(3, "test", "uniform", user, at, self.catalogue[item], 1) for user, at, item in last],
+            [(3, "test", "uniform", user, at, self.catalog[item], 1) for user, at, item in last],
             schema=dict(CANDIDATES),
             orient="row",
         )
@@ -47,18 +47,18 @@ class World:
             yield self.users[start : start + size], self.scores[start : start + size]
 
     def rank(self, *, size=4, **changes):
-        given = {"catalogue": self.catalogue, "interactions": self.interactions} | changes
-        return rank_catalogue(given.pop("chunks", self.chunks(size)), self.targets, **given)
+        given = {"catalog": self.catalog, "interactions": self.interactions} | changes
+        return rank_catalog(given.pop("chunks", self.chunks(size)), self.targets, **given)
 
-    def one_by_one(self, depth=20):
-        """The same ranking from a table of every candidate."""
+    def from_tables(self, depth=20):
+        """Compute the same ranking from a table of all candidates."""
         blocks = list(
             full_candidates(
-                self.targets, self.interactions, pl.Series("item_id", self.catalogue), max_rows=50
+                self.targets, self.interactions, pl.Series("item_id", self.catalog), max_rows=50
             )
         )
         rows = {user: at for at, user in enumerate(self.users["user_id"])}
-        columns = {item: at for at, item in enumerate(self.catalogue)}
+        columns = {item: at for at, item in enumerate(self.catalog)}
         ranked = [
             rank_scores(
                 block.with_columns(
@@ -79,17 +79,17 @@ class World:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 10), st.integers(1, 40))
-def test_dense_ranking_is_that_of_every_candidate(seed, levels, size, depth):
+def test_dense_ranking_equals_the_ranking_of_all_candidates(seed, levels, size, depth):
     world = World(levels=levels, seed=seed)
     found = world.rank(size=size, depth=depth)
-    ranks, top = world.one_by_one(depth)
+    ranks, top = world.from_tables(depth)
     assert found.ranks.equals(ranks)
     assert found.top.equals(top)
     assert dict(found.ranks.schema) == dict(RANKS)
     assert dict(found.top.schema) == dict(TOP)
 
 
-def test_a_list_worked_out_by_hand():
+def test_a_list_by_hand():
     targets = pl.DataFrame(
         [(0, "test", "uniform", "u", 2, "d", 1)], schema=dict(CANDIDATES), orient="row"
     )
@@ -98,11 +98,11 @@ def test_a_list_worked_out_by_hand():
         schema=dict(INTERACTIONS),
         orient="row",
     )
-    scores = np.array([[9, 8, 5, 5, 7, 5]], dtype=np.float32)  # f c d of one score, by id c d f
-    found = rank_catalogue(
+    scores = np.array([[9, 8, 5, 5, 7, 5]], dtype=np.float32)  # f, c and d tie; by id: c d f
+    found = rank_catalog(
         [(targets.select("user_id", "position"), scores)],
         targets,
-        catalogue=["a", "b", "f", "c", "e", "d"],
+        catalog=["a", "b", "f", "c", "e", "d"],
         interactions=history,
         depth=3,
     )
@@ -112,7 +112,7 @@ def test_a_list_worked_out_by_hand():
     assert found.ranks.row(0) == (0, "full", "u", 1, 2, 3)
 
 
-def test_the_scorer_s_array_is_not_written_to():
+def test_the_array_of_the_scorer_is_not_modified():
     world = World()
     before = world.scores.copy()
     world.scores.flags.writeable = False
@@ -120,7 +120,7 @@ def test_the_scorer_s_array_is_not_written_to():
     np.testing.assert_array_equal(world.scores, before)
 
 
-def test_memory_is_that_of_a_block_not_of_all_users(monkeypatch):
+def test_memory_is_bounded_by_one_block(monkeypatch):
     monkeypatch.setattr(ranking, "_BLOCK_BYTES", 2**18)
     world = World(n_users=3000, n_items=1000, levels=1000)
     whole = world.scores.nbytes
@@ -135,25 +135,31 @@ def test_memory_is_that_of_a_block_not_of_all_users(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda w: {"catalogue": [f"x{at}" for at in range(30)]}, "9 outside, such as 'i"),
-        (lambda w: {"chunks": [(w.users, w.scores[:, 1:])]}, r"shape \(9, 30\), .* \(9, 29\)"),
+        (
+            lambda w: {"catalog": [f"x{at}" for at in range(30)]},
+            "9 targets are not in the catalog of 'mine' .* such as 'i",
+        ),
+        (
+            lambda w: {"chunks": [(w.users, w.scores[:, 1:])]},
+            r"shape \(9, 29\) instead of \(9, 30\)",
+        ),
         (lambda w: {"chunks": [(w.users, np.where(w.scores == 3, np.nan, w.scores))]}, "NaN"),
         (lambda w: {"chunks": [(w.users, np.where(w.scores == 3, np.inf, w.scores))]}, "infinite"),
         (lambda w: {"chunks": [(w.users[1:], w.scores[1:])]}, "8 rows for 9 users"),
         (lambda w: {"chunks": [*w.chunks(9), *w.chunks(9)]}, "18 rows for 9 users"),
         (
             lambda w: {"chunks": [(w.users.with_columns(user_id=pl.lit("nobody")), w.scores)]},
-            "9 others in a chunk",
+            "9 users of a chunk have no target",
         ),
     ],
 )
-def test_faults_of_a_scorer_are_named(changes, message):
+def test_wrong_chunks_are_rejected(changes, message):
     world = World()
     with pytest.raises(DataError, match=f"(?s){message}"):
         world.rank(**changes(world), model="mine")
 
 
-def test_a_constant_score_ranks_by_nothing():
+def test_a_constant_score_ties_all_items():
     world = World(levels=1)
     found = world.rank(depth=30)
     assert (found.ranks["n_better"] == 0).all()

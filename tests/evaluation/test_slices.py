@@ -1,4 +1,4 @@
-"""Slices: bounds, empty ones left out, and the means those of the users in them."""
+"""Slices: bounds, means of the users in a slice, and no empty slices."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import polars as pl
 import pytest
 
 from mllm_msr.evaluation.slices import HISTORY, LENGTHS, TARGET, TARGETS, slice_means, with_slices
-from mllm_msr.tables import CASES
+from mllm_msr.tables import TARGET_PROFILES
 
 
-def cases(*rows):
-    full = [(0, f"u{at}", "i", *row, 0.5) for at, row in enumerate(rows)]
-    return pl.DataFrame(full, schema=dict(CASES), orient="row")
+def profiles(*rows):
+    full = [(0, f"u{user}", "i", *row, 0.5) for user, row in enumerate(rows)]
+    return pl.DataFrame(full, schema=dict(TARGET_PROFILES), orient="row")
 
 
 @pytest.mark.parametrize(
-    ("n_history", "place"),
+    ("n_history", "slice_index"),
     [(0, 0), (5, 0), (6, 1), (10, 1), (11, 2), (20, 2), (21, 3), (50, 3), (51, 4), (999, 4)],
 )
-def test_bounds_of_histories(n_history, place):
-    assert with_slices(cases((n_history, 9, 0.5)))[HISTORY][0] == LENGTHS[place]
+def test_bounds_of_histories(n_history, slice_index):
+    assert with_slices(profiles((n_history, 9, 0.5)))[HISTORY][0] == LENGTHS[slice_index]
 
 
 @pytest.mark.parametrize(
-    ("n_target", "percentile", "place"),
+    ("n_target", "percentile", "slice_index"),
     [(0, 0.1, 0), (5, 0.5, 0), (6, 0.5, 1), (6, 0.9, 1), (6, 0.91, 2), (5, 0.95, 0)],
 )
-def test_a_cold_target_is_cold_even_where_all_are(n_target, percentile, place):
-    assert with_slices(cases((9, n_target, percentile)))[TARGET][0] == TARGETS[place]
+def test_cold_targets_are_cold_at_any_percentile(n_target, percentile, slice_index):
+    assert with_slices(profiles((9, n_target, percentile)))[TARGET][0] == TARGETS[slice_index]
 
 
-def test_means_are_those_of_the_slice():
+def test_means_are_over_the_users_of_the_slice():
     wide = {
         "ours": pl.DataFrame(
             {
@@ -43,7 +43,7 @@ def test_means_are_those_of_the_slice():
     }
     found = slice_means(
         wide,
-        cases((5, 2, 0.1), (3, 99, 0.99), (7, 2, 0.1)),
+        profiles((5, 2, 0.1), (3, 99, 0.99), (7, 2, 0.1)),
         metrics=["auc"],
         seed=0,
         n_resamples=50,

@@ -1,1 +1,1 @@
-"""The judge: metrics per user, intervals, tests and the report."""
+"""Evaluation of models: metrics per user, means with intervals, significance tests, report."""

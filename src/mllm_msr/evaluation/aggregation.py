@@ -1,18 +1,18 @@
-"""From values per user to means with intervals, folds and seeds pooled.
+"""Means over users with intervals; folds and seeds are pooled.
 
-The user is the unit of chance: a user who was tested in several folds or by several seeds of one
-model counts once, with the mean of his values. A model that was run with several seeds is one
-that has several tables of scores, named "name@seed".
+The user is the unit of resampling. A user who was tested in several folds or under several seeds
+of a model counts once, with the mean of their values. A model with several seeds has one score
+table per seed, named "model@seed"; each such table is called a run here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
-from mllm_msr.evaluation.metrics import KEYS
+from mllm_msr.evaluation.score_checks import KEYS
 from mllm_msr.evaluation.significance import Floats, bootstrap_intervals
 
 SEED_MARK: Final = "@"
@@ -21,7 +21,7 @@ Cells = dict[str, dict[str, float]]
 
 
 def model_of(run: str) -> str:
-    """The model of a run.
+    """Return the model of a run.
 
     >>> model_of("sasrec@3"), model_of("sasrec")
     ('sasrec', 'sasrec')
@@ -30,7 +30,7 @@ def model_of(run: str) -> str:
 
 
 def runs_by_model(runs: Sequence[str]) -> dict[str, list[str]]:
-    """The runs of each model, both in the order given.
+    """Group runs by their model, both in the order given.
 
     >>> runs_by_model(["a@0", "b", "a@1"])
     {'a': ['a@0', 'a@1'], 'b': ['b']}
@@ -42,11 +42,11 @@ def runs_by_model(runs: Sequence[str]) -> dict[str, list[str]]:
 
 
 def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> pl.DataFrame:
-    """One frame of per-user values out of those of several seeds.
+    """Average the values per user of several seeds.
 
     Args:
-        frames: Frames with the same columns: `keys`, and numbers.
-        keys: What makes a row.
+        frames: Frames with the same columns: `keys` and numbers.
+        keys: Columns that identify a row.
 
     Returns:
         One row per key, sorted; each value is the mean over the frames that have the key.
@@ -54,7 +54,7 @@ def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> 
     if len(frames) == 1:
         return frames[0]
     stacked = pl.concat(frames)
-    # Summed in a fixed order: Polars' threads would change the last digit.
+    # Sorted before summation: the order in Polars' threads would change the last digit.
     values = [
         pl.col(name).sort().mean().cast(dtype)
         for name, dtype in stacked.schema.items()
@@ -64,7 +64,7 @@ def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> 
 
 
 def by_user(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """One row per user, sorted: a user who was tested in several folds is still one user."""
+    """Average columns over the folds of each user; one row per user, sorted."""
     return frame.group_by("user_id").agg(pl.col(columns).mean()).sort("user_id")
 
 
@@ -76,14 +76,14 @@ def means_with_intervals(
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, Cells]]:
-    """Means over users and percentile bootstrap intervals.
+    """Compute means over users and percentile bootstrap intervals.
 
     Args:
         wide: For each model a frame with `negatives`, `user_id` and one column per metric.
-        metrics: Metrics to average; users for whom one is NaN are left out of all.
+        metrics: Metrics to average; users with NaN in one of them are left out of all.
         seed: Seed of the bootstrap.
-        n_resamples: Resamples of users.
-        level: Level of the intervals.
+        n_resamples: Number of resamples of users.
+        level: Level of the intervals, in (0, 1).
 
     Returns:
         `{model: {negatives: {metric: {mean, low, high, n}}}}`, negatives in alphabetical order.
@@ -96,22 +96,66 @@ def means_with_intervals(
             users = by_user(part, metrics)
             tables[model, str(kind)] = users
             groups.setdefault(tuple(users["user_id"]), []).append((model, str(kind)))
+    # Tables over the same users share their resamples, which are therefore drawn once.
     bounds: dict[tuple[str, str], tuple[Floats, Floats]] = {}
-    for places in groups.values():
-        values = [tables[place].select(metrics).to_numpy() for place in places]
-        drawn = bootstrap_intervals(values, seed=seed, n_resamples=n_resamples, level=level)
-        bounds.update(zip(places, drawn, strict=True))
+    for keys in groups.values():
+        values = [tables[key].select(metrics).to_numpy() for key in keys]
+        intervals = bootstrap_intervals(values, seed=seed, n_resamples=n_resamples, level=level)
+        bounds.update(zip(keys, intervals, strict=True))
     found: dict[str, dict[str, Cells]] = {}
     for (model, kind), users in tables.items():
         means = users.select(metrics).to_numpy().mean(axis=0)
         low, high = bounds[model, kind]
         found.setdefault(model, {})[kind] = {
             name: {
-                "mean": float(means[at]),
-                "low": float(low[at]),
-                "high": float(high[at]),
+                "mean": float(means[column]),
+                "low": float(low[column]),
+                "high": float(high[column]),
                 "n": users.height,
             }
-            for at, name in enumerate(metrics)
+            for column, name in enumerate(metrics)
         }
     return found
+
+
+def fold_means(
+    wide: pl.DataFrame, metrics: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Compute the means of one model in each fold.
+
+    Args:
+        wide: Columns `score_checks.KEYS` and one per metric, without NaN.
+        metrics: Metrics to average.
+
+    Returns:
+        `{negatives: {metric: {fold: mean}}}`.
+    """
+    # Summed by NumPy in a fixed order: the order in Polars' threads would change the last digit.
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    groups = wide.sort(KEYS).partition_by("negatives", "fold", as_dict=True)
+    for (kind, fold), frame in sorted(groups.items()):
+        means = frame.select(metrics).to_numpy().mean(axis=0)
+        for name, mean in zip(metrics, means, strict=True):
+            result.setdefault(str(kind), {}).setdefault(name, {})[str(fold)] = float(mean)
+    return result
+
+
+def seed_means(wide: Mapping[str, pl.DataFrame], metrics: Sequence[str]) -> dict[str, Any]:
+    """Compute the means of each seed of the models with several seeds.
+
+    Args:
+        wide: For each run a frame with `score_checks.KEYS` and one column per metric, without NaN.
+        metrics: Metrics to average.
+
+    Returns:
+        `{model: {negatives: {metric: {seed: mean}}}}`.
+    """
+    result: dict[str, Any] = {}
+    for model, runs in runs_by_model(list(wide)).items():
+        for run in runs if len(runs) > 1 else []:
+            for (kind,), frame in sorted(wide[run].partition_by("negatives", as_dict=True).items()):
+                means = frame.sort(KEYS).select(metrics).to_numpy().mean(axis=0)
+                by_metric = result.setdefault(model, {}).setdefault(str(kind), {})
+                for name, mean in zip(metrics, means, strict=True):
+                    by_metric.setdefault(name, {})[run.partition(SEED_MARK)[2]] = float(mean)
+    return result

@@ -1,8 +1,8 @@
-"""Whether probabilities mean what they say: reliability bins, ECE and score histograms.
+"""Calibration of probabilities: reliability bins, expected calibration error, score histograms.
 
-Part of the evaluation's third step. Models are fine-tuned on one negative per positive and judged
-on twenty, so that frequencies are read with both classes weighted equally: P(yes) = 0.7 is
-calibrated where, out of as many positives as negatives, 70 % of such rows are positive.
+Part of the third step of the evaluation. Models are fine-tuned with one negative per positive and
+evaluated with twenty. The bins therefore weight both classes equally: a probability of 0.7 is
+calibrated if 70 % of such rows are positive among as many positives as negatives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import polars as pl
 def reliability(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, n_bins: int = 10
 ) -> dict[str, Any]:
-    """Reliability of probabilities in bins of equal width, classes weighted equally.
+    """Compute the reliability of probabilities in bins of equal width, classes weighted equally.
 
     Args:
         labels: 0 or 1, shape [n_rows].
@@ -26,10 +26,9 @@ def reliability(
         n_bins: Number of bins over [0, 1].
 
     Returns:
-        `ece`, the expected calibration error in [0, 1], and `bins`, one record for each bin
-        that holds rows: `predicted` (weighted mean), `observed` (weighted share of positives),
-        `weight` (share of all rows' weight) and `n`. With only one class `ece` is None and
-        there are no bins.
+        `ece`, the expected calibration error in [0, 1], and `bins`, one record per non-empty bin:
+        `predicted` (weighted mean), `observed` (weighted share of positives), `weight` (share of
+        the total weight) and `n`. With only one class `ece` is None and there are no bins.
 
     >>> round(reliability([1, 0], [0.9, 0.1])["ece"], 3)
     0.1
@@ -46,26 +45,25 @@ def reliability(
         for column in (weight, weight * p, weight * y)
     )
     rows = np.bincount(index, minlength=n_bins)
-    used = np.flatnonzero(rows)
     return {
         "ece": float(np.abs(predicted - observed).sum()),
         "bins": [
             {
-                "predicted": float(predicted[at] / mass[at]),
-                "observed": float(observed[at] / mass[at]),
-                "weight": float(mass[at]),
-                "n": int(rows[at]),
+                "predicted": float(predicted[b] / mass[b]),
+                "observed": float(observed[b] / mass[b]),
+                "weight": float(mass[b]),
+                "n": int(rows[b]),
             }
-            for at in used
+            for b in np.flatnonzero(rows)
         ],
     }
 
 
 def calibration(tables: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Reliability of every model whose scores all lie in [0, 1].
+    """Compute the reliability of every model whose scores are all in [0, 1].
 
     Args:
-        tables: For each model's name a frame of `tables.SCORES`.
+        tables: `tables.SCORES` by model.
 
     Returns:
         `{model: {negatives: reliability(...)}}`.
@@ -78,26 +76,26 @@ def calibration(tables: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, dict[
             )
         }
         for model, frame in tables.items()
-        if _probabilities(frame)
+        if _has_probabilities(frame)
     }
 
 
 def histogram(
     tables: Mapping[str, pl.DataFrame], *, n_bins: int = 24
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """How scores of positives and of negatives are spread, for models that score in [0, 1].
+    """Compute histograms of the scores of positives and negatives, for scores in [0, 1].
 
     Args:
-        tables: For each model's name a frame of `tables.SCORES`.
+        tables: `tables.SCORES` by model.
         n_bins: Number of bins of equal width over [0, 1].
 
     Returns:
-        `{model: {negatives: {positives: [...], negatives: [...]}}}`, shares per bin, each
-        list summing to 1 (or to 0 without such rows).
+        `{model: {negatives: {positives: [...], negatives: [...]}}}`. Each list holds shares per
+        bin and sums to 1, or to 0 if there are no such rows.
     """
     result: dict[str, dict[str, dict[str, list[float]]]] = {}
     for model, frame in tables.items():
-        if not _probabilities(frame):
+        if not _has_probabilities(frame):
             continue
         kinds = result.setdefault(model, {})
         for (kind,), group in sorted(frame.group_by("negatives"), key=lambda group: str(group[0])):
@@ -110,5 +108,5 @@ def histogram(
     return result
 
 
-def _probabilities(frame: pl.DataFrame) -> bool:
+def _has_probabilities(frame: pl.DataFrame) -> bool:
     return frame.height > 0 and bool(frame["score"].is_between(0.0, 1.0).all())

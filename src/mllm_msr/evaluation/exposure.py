@@ -1,27 +1,37 @@
-"""What a model shows beside whether it is right: coverage, novelty and popularity bias @k.
+"""Exposure metrics of the recommended lists: coverage, novelty and popularity bias @k.
 
-Read off the lists at the top of the full-catalogue ranking. The paper does not report these; they
-tell a recommender that knows its users from one that serves everybody the same hits.
+Part of the third step of the evaluation, computed from the first k of the full-catalog ranking.
+The paper does not report these metrics. They distinguish a recommender that adapts to its users
+from one that shows everyone the same popular items.
 
-- `coverage@k`: share of the catalogue that stands in at least one user's first k. It grows with
-  the number of users, so that only models ranked for the same users compare.
-- `novelty@k`: mean self-information of a user's first k, in bits (`cases.item_popularity`).
+- `coverage@k`: share of the catalog in at least one user's first k. It grows with the number of
+  users, so that only models with the same users compare.
+- `novelty@k`: mean self-information of a user's first k, in bits
+  (`target_profiles.item_popularity`).
 - `popularity@k`: their mean popularity percentile, in (0, 1).
-- `bias@k`: the same minus the mean percentile of the user's history: above 0 where the list is
-  more mainstream than its reader.
+- `bias@k`: the same minus the mean percentile of the user's history; above 0 if the list is more
+  mainstream than the user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from mllm_msr.errors import DataError
+from mllm_msr.evaluation.aggregation import (
+    Cells,
+    mean_of_runs,
+    means_with_intervals,
+    runs_by_model,
+)
+from mllm_msr.evaluation.ranking import FULL
 
 
 def exposure_names(ks: Sequence[int]) -> list[str]:
-    """Names of the metrics that have a value per user.
+    """Return the names of the exposure metrics that have a value per user.
 
     >>> exposure_names([5])
     ['novelty@5', 'popularity@5', 'bias@5']
@@ -30,30 +40,29 @@ def exposure_names(ks: Sequence[int]) -> list[str]:
 
 
 def exposure_per_user(
-    top: pl.DataFrame, *, popularity: pl.DataFrame, cases: pl.DataFrame, ks: Sequence[int]
+    top: pl.DataFrame, *, popularity: pl.DataFrame, profiles: pl.DataFrame, ks: Sequence[int]
 ) -> pl.DataFrame:
-    """Novelty, popularity and bias of each user's list.
+    """Compute novelty, popularity and bias of each user's list.
 
     Args:
-        top: `tables.TOP`, at least `max(ks)` deep where the catalogue allows it.
-        popularity: `cases.item_popularity` of every fold.
-        cases: `tables.CASES`.
+        top: `tables.TOP`, at least `max(ks)` deep if the catalog is large enough.
+        popularity: `target_profiles.item_popularity` of every fold.
+        profiles: `tables.TARGET_PROFILES`.
         ks: Cut-offs.
 
     Returns:
-        One row per fold and user, sorted by these, with a column for each of
-        `exposure_names(ks)`; `bias@k` is NaN for users without a history.
+        One row per fold and user, sorted by these, with `negatives` ("full") and a column per
+        name in `exposure_names(ks)`. `bias@k` is NaN for users without a history.
 
     Raises:
-        DataError: A list holds an item that is not in the catalogue.
+        DataError: A list contains an item that is not in the catalog.
     """
     rows = top.join(popularity, on=["fold", "item_id"], how="left").sort("fold", "user_id", "rank")
     unknown = rows.filter(pl.col("percentile").is_null())
     if unknown.height:
         raise DataError(
-            needed="lists of items of the catalogue",
-            received=f"{unknown.height} rows of others, such as {unknown['item_id'][0]!r}",
-            remedy="rank the items of the run and no others",
+            f"{unknown.height} rows of the recommended lists have an item outside the catalog, "
+            f"such as {unknown['item_id'][0]!r}. Rank the items of the run only."
         )
     first = {k: pl.col("rank") <= k for k in ks}
     return (
@@ -63,7 +72,7 @@ def exposure_per_user(
             *(pl.col("percentile").filter(first[k]).mean().alias(f"popularity@{k}") for k in ks),
         )
         .join(
-            cases.select("fold", "user_id", "history_percentile"),
+            profiles.select("fold", "user_id", "history_percentile"),
             on=["fold", "user_id"],
             how="left",
         )
@@ -73,17 +82,39 @@ def exposure_per_user(
             .alias(f"bias@{k}")
             for k in ks
         )
-        .select("fold", "user_id", *exposure_names(ks))
+        .select("fold", pl.lit(FULL).alias("negatives"), "user_id", *exposure_names(ks))
         .sort("fold", "user_id")
     )
 
 
+def exposure_by_run(
+    top: Mapping[str, pl.DataFrame],
+    *,
+    popularity: pl.DataFrame,
+    profiles: pl.DataFrame,
+    ks: Sequence[int],
+) -> dict[str, pl.DataFrame]:
+    """Compute `exposure_per_user` of each run that ranked the full catalog.
+
+    Args:
+        top: `tables.TOP` by run; runs without rows are left out.
+        popularity: `target_profiles.item_popularity` of every fold.
+        profiles: `tables.TARGET_PROFILES`.
+        ks: Cut-offs.
+    """
+    return {
+        run: exposure_per_user(frame, popularity=popularity, profiles=profiles, ks=ks)
+        for run, frame in top.items()
+        if frame.height
+    }
+
+
 def coverage(top: pl.DataFrame, *, n_items: int, ks: Sequence[int]) -> dict[str, float]:
-    """Share of the catalogue in at least one user's first k, the mean over folds.
+    """Compute the share of the catalog in at least one user's first k, averaged over folds.
 
     Args:
         top: `tables.TOP` with at least one row.
-        n_items: Size of the catalogue.
+        n_items: Size of the catalog.
         ks: Cut-offs.
 
     Returns:
@@ -97,3 +128,43 @@ def coverage(top: pl.DataFrame, *, n_items: int, ks: Sequence[int]) -> dict[str,
         / len(folds)
         for k in ks
     }
+
+
+def exposure_means(
+    per_user: Mapping[str, pl.DataFrame],
+    top: Mapping[str, pl.DataFrame],
+    *,
+    n_items: int,
+    ks: Sequence[int],
+    seed: int,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> dict[str, Cells]:
+    """Compute the coverage and the means of the other exposure metrics of each model.
+
+    Args:
+        per_user: `exposure_per_user` by run.
+        top: `tables.TOP` of the same runs.
+        n_items: Size of the catalog.
+        ks: Cut-offs.
+        seed: Seed of the bootstrap.
+        n_resamples: Number of resamples of each interval.
+        level: Level of the intervals, in (0, 1).
+
+    Returns:
+        `{model: {metric: {mean, low, high, n}}}`; coverage has only a mean.
+    """
+    runs = runs_by_model(list(per_user))
+    models = {
+        model: mean_of_runs([per_user[run] for run in names]) for model, names in runs.items()
+    }
+    cells = means_with_intervals(
+        models, exposure_names(ks), seed=seed, n_resamples=n_resamples, level=level
+    )
+    found: dict[str, Cells] = {}
+    for model, names in runs.items():
+        values = [coverage(top[run], n_items=n_items, ks=ks) for run in names]
+        found[model] = {
+            name: {"mean": float(np.mean([value[name] for value in values]))} for name in values[0]
+        } | cells[model][FULL]
+    return found

@@ -1,7 +1,7 @@
-"""Judging tables of scores that were made elsewhere, against the candidates of a run.
+"""Evaluation of external score tables against the candidates of a run.
 
-A door of the evaluation for other people's models: rows are matched by their keys, labels are
-taken from the candidates alone, and whatever does not match is refused with its number.
+Entry point of the evaluation for models outside this package. Rows are matched by their keys and
+labels come from the candidates alone. Rows that do not match raise an error with their number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import polars as pl
 
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
-from mllm_msr.evaluation.metrics import KS, ROW, refuse_duplicates
+from mllm_msr.evaluation.metrics import KS
+from mllm_msr.evaluation.score_checks import ROW, check_unique_rows
 from mllm_msr.tables import CANDIDATES, SCORES, conform
 
 logger = logging.getLogger(__name__)
@@ -29,48 +30,49 @@ def evaluate_external(
     seed: int = 0,
     n_resamples: int = 2000,
 ) -> Evaluation:
-    """Judge any table of scores, ours or not, against a run's test candidates.
+    """Evaluate a score table from any source against a run's test candidates.
 
     Args:
-        candidates_path: Parquet or CSV with the columns of `tables.CANDIDATES`.
-        scores_path: Parquet or CSV with `fold`, `negatives`, `user_id`, `item_id` and `score`;
-            rows of training and validation candidates are left out.
+        candidates_path: Parquet, CSV or TSV with the columns of `tables.CANDIDATES`.
+        scores_path: Parquet, CSV or TSV with `fold`, `negatives`, `user_id`, `item_id` and
+            `score`; rows of training and validation candidates are ignored.
         model: Name of the scores in the result.
-        ks: Cut-offs of the ranked metrics.
+        ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap.
-        n_resamples: Resamples of the intervals.
+        n_resamples: Number of resamples of each interval.
 
     Raises:
         DataError: A file or column cannot be read, or the rows do not match the test candidates
-            one to one; the message counts them and shows the first.
+            one to one. The message counts such rows and shows the first.
     """
-    candidates = conform(_read(candidates_path), CANDIDATES, name=candidates_path.name)
+    candidates = conform(_read_table(candidates_path), CANDIDATES, name=candidates_path.name)
     schema = {**{name: SCORES[name] for name in ROW}, "score": SCORES["score"]}
-    scores = conform(_read(scores_path), schema, name=scores_path.name)
+    scores = conform(_read_table(scores_path), schema, name=scores_path.name)
     test = candidates.filter(pl.col("split") == "test")
     others = candidates.filter(pl.col("split") != "test").join(test, on=ROW, how="anti")
-    left_out = scores.join(others, on=ROW, how="semi").height
-    if left_out:
-        logger.info("%d scores of training and validation rows left out", left_out)
+    n_ignored = scores.join(others, on=ROW, how="semi").height
+    if n_ignored:
+        logger.info("Ignored %d scores of training and validation rows", n_ignored)
         scores = scores.join(others, on=ROW, how="anti")
-    refuse_duplicates(scores, model=model)
-    _refuse_rows(
-        scores.join(test, on=ROW, how="anti").select(ROW),
-        needed="only rows that are candidates",
-        what="unknown",
-        remedy="take (fold, negatives, user_id, item_id) from the candidates file",
-    )
-    _refuse_rows(
-        test.join(scores, on=ROW, how="anti").select(ROW),
-        needed=f"a score for each of the {test.height} test candidates",
-        what="missing",
-        remedy="score every candidate, the easy ones too",
-    )
+    check_unique_rows(scores, model=model)
+    unknown = scores.join(test, on=ROW, how="anti").select(ROW).sort(ROW)
+    if unknown.height:
+        raise DataError(
+            f"{unknown.height} rows of {scores_path.name} are no test candidates, such as "
+            f"{unknown.row(0, named=True)}. Take fold, negatives, user_id and item_id from "
+            f"{candidates_path.name}."
+        )
+    missing = test.join(scores, on=ROW, how="anti").select(ROW).sort(ROW)
+    if missing.height:
+        raise DataError(
+            f"{missing.height} of {test.height} test candidates have no score in "
+            f"{scores_path.name}, such as {missing.row(0, named=True)}. Score every candidate."
+        )
     joined = test.join(scores, on=ROW, how="inner", validate="1:1")
     return evaluate_scores({model: joined}, ks=ks, seed=seed, n_resamples=n_resamples)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read_table(path: Path) -> pl.DataFrame:
     try:
         if path.suffix in {".csv", ".tsv"}:
             return pl.read_csv(
@@ -80,16 +82,8 @@ def _read(path: Path) -> pl.DataFrame:
             )
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as cause:
+        reason = str(cause).splitlines()[0]
         raise DataError(
-            needed=f"a readable Parquet or CSV file at {path}",
-            received=str(cause).splitlines()[0],
-            remedy="check the path and write the file again",
+            f"{path} cannot be read as a Parquet, CSV or TSV file: {reason}. Check the path, or "
+            "write the file again."
         ) from cause
-
-
-def _refuse_rows(rows: pl.DataFrame, *, needed: str, what: str, remedy: str) -> None:
-    if rows.height:
-        example = dict(zip(rows.columns, rows.sort(rows.columns).row(0), strict=True))
-        raise DataError(
-            needed=needed, received=f"{rows.height} {what}, such as {example}", remedy=remedy
-        )

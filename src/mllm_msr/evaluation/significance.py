@@ -1,8 +1,8 @@
 """Intervals and tests over users: bootstrap, sign-flip permutation, Wilcoxon, Holm.
 
-Second step of the evaluation: from values per user to what may be claimed. The user is the unit
-of chance throughout; the paper reports 95 % confidence over seeds and folds (section
-"Experiments"), which says nothing about other users.
+Second step of the evaluation: from values per user to intervals and p-values. The user is the unit
+of resampling. The paper reports 95 % confidence over seeds and folds (section "Experiments"),
+which does not cover the variation between users.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Comparison:
         difference: Mean difference, first minus second.
         low: Lower end of its bootstrap interval.
         high: Upper end.
-        p_value: Two-sided, of the hypothesis that the difference is symmetric around zero; not
-            corrected for the number of comparisons (see `holm`).
+        p_value: Two-sided p-value of the hypothesis that the difference is symmetric around zero,
+            not corrected for the number of comparisons (see `holm`).
         better: Share of users for whom the first is higher.
         worse: Share of users for whom the first is lower.
         n_users: Number of users compared.
@@ -50,11 +50,11 @@ class Comparison:
 def bootstrap_interval(
     values: npt.ArrayLike, *, seed: int, n_resamples: int = 2000, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Percentile bootstrap interval of means over users.
+    """Compute the percentile bootstrap interval of means over users.
 
     Args:
-        values: Finite values of shape [n_users, n_columns]; one resample draws whole rows, so
-            that a user's metrics stay together.
+        values: Finite values of shape [n_users, n_columns]. A resample draws whole rows, so that
+            the metrics of a user stay together.
         seed: Seed of the resampling.
         n_resamples: Number of resamples.
         level: Share of resampled means between the two ends, in (0, 1).
@@ -63,7 +63,7 @@ def bootstrap_interval(
         Lower and upper ends, each of shape [n_columns].
 
     Raises:
-        DataError: No users, or a value that is not finite.
+        DataError: There are no users, or a value is not finite.
     """
     return bootstrap_intervals([values], seed=seed, n_resamples=n_resamples, level=level)[0]
 
@@ -71,7 +71,7 @@ def bootstrap_interval(
 def bootstrap_intervals(
     tables: Sequence[npt.ArrayLike], *, seed: int, n_resamples: int = 2000, level: float = 0.95
 ) -> list[tuple[Floats, Floats]]:
-    """`bootstrap_interval` of several tables over the same users, drawn once for all.
+    """Compute `bootstrap_interval` of several tables that share their users and resamples.
 
     Args:
         tables: Finite values, each of shape [n_users, n_columns].
@@ -80,25 +80,24 @@ def bootstrap_intervals(
         level: Share of resampled means between the two ends, in (0, 1).
 
     Returns:
-        Lower and upper ends of each table, the same as if it had been alone.
+        Lower and upper ends of each table, equal to those of `bootstrap_interval`.
 
     Raises:
-        DataError: No users, a value that is not finite, or another number of users.
+        DataError: There are no users, a value is not finite, or the tables differ in length.
     """
     checked = [_finite_table(values) for values in tables]
     n_users = len(checked[0])
     if any(len(table) != n_users for table in checked):
         raise DataError(
-            needed="tables over the same users",
-            received=f"{sorted({len(table) for table in checked})} rows",
-            remedy="group the tables by their users first",
+            "Tables with shared resamples must have the same users, but have "
+            f"{sorted({len(table) for table in checked})} rows. Group the tables by their users."
         )
     rng = np.random.default_rng(seed)
     means = [np.empty((n_resamples, table.shape[1])) for table in checked]
     chunk = max(1, _CHUNK_BYTES // (8 * n_users))
     for start in range(0, n_resamples, chunk):
         stop = min(start + chunk, n_resamples)
-        weights = np.empty((stop - start, n_users))  # how often each user is drawn
+        weights = np.empty((stop - start, n_users))  # how often a resample draws each user
         for row in weights:
             row[:] = np.bincount(rng.integers(0, n_users, size=n_users), minlength=n_users)
         for mean, table in zip(means, checked, strict=True):
@@ -122,30 +121,35 @@ def compare(
 
     Args:
         first: Finite values of shape [n_users, n_columns].
-        second: The same users' values under the other model, in the same order.
+        second: Values of the same users under the other model, in the same order.
         seed: Seed of the resampling.
         test: "permutation" flips the sign of each user's difference at random, "wilcoxon" is the
-            signed-rank test (zeros split, normal approximation where it needs one).
+            signed-rank test (zeros split, normal approximation for many users).
         n_resamples: Number of resamples for the interval.
-        n_flips: Number of sign flips; no p-value is below 1 / (n_flips + 1).
+        n_flips: Number of sign flips; p-values are at least 1 / (n_flips + 1).
         level: Level of the interval of the difference.
 
     Raises:
-        DataError: No users, a value that is not finite, or shapes that differ.
+        DataError: There are no users, a value is not finite, or the shapes differ.
     """
-    ours, theirs = _finite_table(first), _finite_table(second)
-    if ours.shape != theirs.shape:
+    first, second = _finite_table(first), _finite_table(second)
+    if first.shape != second.shape:
         raise DataError(
-            needed="values of the same users and columns for both models",
-            received=f"the shapes {ours.shape} and {theirs.shape}",
-            remedy="align both by user before comparing",
+            "Two models can only be compared on the same users and columns, but their values "
+            f"have the shapes {first.shape} and {second.shape}. Align both by user."
         )
-    difference = ours - theirs
+    difference = first - second
     low, high = bootstrap_interval(difference, seed=seed, n_resamples=n_resamples, level=level)
     if test == "permutation":
-        p_value = _sign_flip(difference, seed=seed + 1, n_flips=n_flips)
+        p_value = sign_flip_p_values(difference, seed=seed + 1, n_flips=n_flips)
     else:
-        p_value = np.array([_wilcoxon(column) for column in difference.T])
+        # The test is undefined if all differences are zero.
+        p_value = np.array(
+            [
+                float(stats.wilcoxon(column, zero_method="zsplit").pvalue) if column.any() else 1.0
+                for column in difference.T
+            ]
+        )
     return Comparison(
         difference=difference.mean(axis=0),
         low=low,
@@ -158,7 +162,7 @@ def compare(
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """Holm's step-down correction of a family of p-values.
+    """Correct a family of p-values with Holm's step-down method.
 
     Args:
         p_values: Shape [n_tests], in any order.
@@ -177,11 +181,20 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     return corrected
 
 
-def _sign_flip(difference: Floats, *, seed: int, n_flips: int) -> Floats:
-    """Two-sided p-values; the observed signs count as one of the resamples."""
+def sign_flip_p_values(difference: Floats, *, seed: int, n_flips: int) -> Floats:
+    """Test each column for a mean of zero by flipping the signs of its values at random.
+
+    Args:
+        difference: Finite values of shape [n_users, n_columns].
+        seed: Seed of the flips.
+        n_flips: Number of sign flips; the observed signs count as one more.
+
+    Returns:
+        Two-sided p-values of shape [n_columns], at least 1 / (n_flips + 1).
+    """
     n_users, n_columns = difference.shape
     observed = np.abs(difference.sum(axis=0))
-    # Sums of the same terms in another order must count as equal.
+    # Tolerance, because sums of the same terms in a different order can differ in the last digit.
     slack = 1e-9 * np.abs(difference).sum(axis=0)
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_BYTES // (8 * n_users))
@@ -195,24 +208,16 @@ def _sign_flip(difference: Floats, *, seed: int, n_flips: int) -> Floats:
     return np.asarray(as_extreme / (n_flips + 1))
 
 
-def _wilcoxon(difference: Floats) -> float:
-    if not difference.any():
-        return 1.0
-    return float(stats.wilcoxon(difference, zero_method="zsplit").pvalue)
-
-
 def _finite_table(values: npt.ArrayLike) -> Floats:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or len(table) == 0:
         raise DataError(
-            needed="values of the shape [n_users, n_columns] with at least one user",
-            received=f"the shape {table.shape}",
-            remedy="hand over one row per user",
+            "Values must have the shape [n_users, n_columns] with at least one user, but have the "
+            f"shape {table.shape}. Pass one row per user."
         )
     if not np.isfinite(table).all():
         raise DataError(
-            needed="finite values for every user",
-            received=f"{int((~np.isfinite(table)).sum())} that are NaN or infinite",
-            remedy="leave out users without a defined value and say how many they are",
+            f"{int((~np.isfinite(table)).sum())} values are NaN or infinite. Leave out users "
+            "without a defined value and report their number."
         )
     return table

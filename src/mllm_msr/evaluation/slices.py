@@ -1,8 +1,8 @@
-"""For whom a model works: means over users with short and long histories, rare and popular targets.
+"""Means within groups of users: by length of the history and by popularity of the target.
 
-Cuts the values per user by what `tables.CASES` says of each user, so that the same figures can be
-recomputed from `metrics_per_user.parquet` and `cases.parquet` alone. The bounds are the same for
-every data set, so that reports compare.
+Part of the third step of the evaluation. The slices come from `tables.TARGET_PROFILES`, so that
+the same means can be recomputed from `metrics_per_user.parquet` and `target_profiles.parquet`. The
+bounds are the same for every data set, so that reports compare.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mllm_msr.evaluation.aggregation import Cells, means_with_intervals
 HISTORY: Final = "history"
 TARGET: Final = "target"
 
-# Upper bounds of the history's length; the shortest that a 5-core leaves are the cold users.
+# Upper bounds of the history's length. Users with the shortest histories that 5-core filtering
+# leaves are the cold users.
 _LENGTHS: Final = ((5, "up to 5 (cold)"), (10, "6 to 10"), (20, "11 to 20"), (50, "21 to 50"))
 _LONGEST: Final = "over 50"
 
@@ -30,16 +31,16 @@ ORDER: Final[Mapping[str, Sequence[str]]] = {HISTORY: LENGTHS, TARGET: TARGETS}
 Slices = dict[str, dict[str, dict[str, dict[str, Cells]]]]
 
 
-def with_slices(cases: pl.DataFrame) -> pl.DataFrame:
-    """Add the name of each user's slices.
+def with_slices(profiles: pl.DataFrame) -> pl.DataFrame:
+    """Add the names of each user's slices.
 
     Args:
-        cases: `tables.CASES`.
+        profiles: `tables.TARGET_PROFILES`.
 
     Returns:
-        The same rows with the columns `history` (bucket of `n_history`, interactions before the
-        target) and `target` (cold: chosen at most five times; popular: in the most popular tenth
-        of the catalogue, unless cold).
+        The same rows with the columns `history` (range of `n_history`, the number of interactions
+        before the target) and `target` (cold: at most five interactions; popular: in the most
+        popular tenth of the catalog, unless cold).
     """
     length = pl.lit(_LONGEST)
     for bound, name in reversed(_LENGTHS):
@@ -52,34 +53,34 @@ def with_slices(cases: pl.DataFrame) -> pl.DataFrame:
         .then(popular)
         .otherwise(between)
     )
-    return cases.with_columns(length.alias(HISTORY), target.alias(TARGET))
+    return profiles.with_columns(length.alias(HISTORY), target.alias(TARGET))
 
 
 def slice_means(
     wide: Mapping[str, pl.DataFrame],
-    cases: pl.DataFrame,
+    profiles: pl.DataFrame,
     *,
     metrics: Sequence[str],
     seed: int,
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> Slices:
-    """Means and intervals in every slice.
+    """Compute means and intervals in every slice.
 
     Args:
         wide: For each model a frame with `fold`, `negatives`, `user_id` and one column per
             metric, without NaN.
-        cases: `tables.CASES`.
+        profiles: `tables.TARGET_PROFILES`.
         metrics: Metrics to average.
         seed: Seed of the bootstrap.
-        n_resamples: Resamples of the intervals.
-        level: Level of the intervals.
+        n_resamples: Number of resamples of each interval.
+        level: Level of the intervals, in (0, 1).
 
     Returns:
         `{"history" | "target": {slice: {model: {negatives: {metric: {mean, low, high, n}}}}}}`,
-        without slices that hold nobody.
+        without empty slices.
     """
-    known = with_slices(cases).select("fold", "user_id", HISTORY, TARGET)
+    known = with_slices(profiles).select("fold", "user_id", HISTORY, TARGET)
     joined = {
         model: frame.join(known, on=["fold", "user_id"], how="inner", maintain_order="left")
         for model, frame in wide.items()
@@ -87,11 +88,14 @@ def slice_means(
     found: Slices = {}
     for by, names in ORDER.items():
         for name in names:
-            part = {m: frame.filter(pl.col(by) == name) for m, frame in joined.items()}
+            part = {model: frame.filter(pl.col(by) == name) for model, frame in joined.items()}
             cells = means_with_intervals(
                 {model: frame for model, frame in part.items() if frame.height},
-                metrics, seed=seed, n_resamples=n_resamples, level=level,
-            )  # fmt: skip
+                metrics,
+                seed=seed,
+                n_resamples=n_resamples,
+                level=level,
+            )
             if cells:
                 found.setdefault(by, {})[name] = cells
     return found

@@ -1,4 +1,4 @@
-"""CaseStudies: users by rule, histories before the target only, preference_histories cut where they changed."""
+"""Case studies: users selected by rule, and histories that end before the target."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from mllm_msr.evaluation.report.case_studies import (
     MEDIAN,
     RANDOM,
     WORST,
-    Words,
+    TextSpan,
     build_case_studies,
-    changed_words,
+    changed_spans,
 )
 from mllm_msr.tables import INTERACTIONS, ITEMS, PREFERENCES, SCORES
 
 
 @pytest.fixture
 def tables():
-    """Eleven users who chose a, b, c and then t; user u10 ranks t last, u0 first."""
-    users = [f"u{at:02}" for at in range(11)]
+    """Return tables of eleven users with the history a, b, c, t; u00 ranks t first, u10 last."""
+    users = [f"u{user:02}" for user in range(11)]
     interactions = [
-        (user, item, at, at)
+        (user, item, position, position)
         for user in users
-        for at, item in enumerate(["a", "b", "c", "t", "later"])
+        for position, item in enumerate(["a", "b", "c", "t", "later"])
     ]
     scores = [
         (0, "uniform", user, item, int(item == "t"), value)
-        for place, user in enumerate(users)
+        for number, user in enumerate(users)
         for item, value in [
-            ("t", 1 - place / 10),
-            *((f"n{at}", at / 10 + 0.05) for at in range(10)),
+            ("t", 1 - number / 10),
+            *((f"n{negative}", negative / 10 + 0.05) for negative in range(10)),
         ]
     ]
-    preference_history = [
+    preferences = [
         ("u00", 0, 2, "likes calm films", False, ""),
         ("u00", 1, 3, "likes loud films", True, ""),
         ("u00", 2, 4, "knows the target", True, ""),
@@ -45,7 +45,7 @@ def tables():
         "interactions": pl.DataFrame(interactions, schema=dict(INTERACTIONS), orient="row"),
         "items": pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
         "scores": pl.DataFrame(scores, schema=dict(SCORES), orient="row"),
-        "preferences": pl.DataFrame(preference_history, schema=dict(PREFERENCES), orient="row"),
+        "preferences": pl.DataFrame(preferences, schema=dict(PREFERENCES), orient="row"),
     }
 
 
@@ -54,7 +54,7 @@ def build(tables, **changes):
     return build_case_studies(given.pop("interactions"), given.pop("items"), **given)
 
 
-def test_users_are_chosen_by_rule(tables):
+def test_users_are_selected_by_rule(tables):
     case_studies = build(tables, users=5, seed=1)
     assert [case_study.reason for case_study in case_studies] == [
         RANDOM,
@@ -72,12 +72,12 @@ def test_users_are_chosen_by_rule(tables):
 
 
 @pytest.mark.parametrize(("users", "found"), [(0, 0), (1, 1), (2, 2), (99, 11)])
-def test_no_more_users_than_asked_for_or_known(tables, users, found):
+def test_no_more_users_than_requested_or_available(tables, users, found):
     case_studies = build(tables, users=users)
     assert len(case_studies) == found
 
 
-def test_one_single_user_gets_one_case_study(tables):
+def test_a_single_user_gets_one_case_study(tables):
     alone = tables["scores"].filter(pl.col("user_id") == "u03")
     assert [case_study.user_id for case_study in build(tables, scores=alone, users=4)] == ["u03"]
 
@@ -96,51 +96,55 @@ def test_long_histories_show_the_latest(tables):
     assert case_study.n_earlier == 1
 
 
-def test_ranking_marks_the_truth(tables):
+def test_ranking_marks_the_target(tables):
     case_study = next(s for s in build(tables, users=11) if s.user_id == "u00")
-    assert [place.rank for place in case_study.ranking] == list(range(1, 12))
-    assert [place.item.item_id for place in case_study.ranking if place.truth] == ["t"]
-    assert case_study.ranking[0].truth
-    assert (case_study.truth_rank, case_study.auc) == ("1", 1.0)
+    assert [ranked.rank for ranked in case_study.ranking] == list(range(1, 12))
+    assert [ranked.item.item_id for ranked in case_study.ranking if ranked.is_target] == ["t"]
+    assert case_study.ranking[0].is_target
+    assert (case_study.target_rank, case_study.value) == ("1", 1.0)
 
 
-def test_a_tied_truth_has_a_range_of_places(tables):
+def test_a_tied_target_has_a_range_of_ranks(tables):
     flat = tables["scores"].with_columns(score=pl.lit(0.5))
-    assert build(tables, scores=flat, users=1)[0].truth_rank == "1-11"
+    assert build(tables, scores=flat, users=1)[0].target_rank == "1-11"
 
 
-def test_standings_show_the_same_candidates_by_every_model(tables):
+def test_every_model_ranks_the_same_candidates(tables):
     best = pl.when(pl.col("label") == 1).then(2.0).otherwise(pl.col("score"))
     flat = tables["scores"].with_columns(score=pl.lit(0.5))
-    every = {
+    all_scores = {
         "mllm_msr": tables["scores"].lazy(),
         "good": tables["scores"].with_columns(score=best).lazy(),
         "flat": flat.lazy(),
         "absent": tables["scores"].filter(pl.col("user_id") != "u10").lazy(),
     }
-    case_study = next(s for s in build(tables, users=11, every=every) if s.user_id == "u10")
-    ours, good, constant = case_study.standings
-    assert [standing.model for standing in case_study.standings] == ["mllm_msr", "good", "flat"]
-    assert (ours.truth_rank, ours.share) == (case_study.truth_rank, case_study.auc) == ("11", 0.0)
-    assert (good.truth_rank, good.share, good.top[0].truth) == ("1", 1.0, True)
-    assert (constant.truth_rank, constant.share) == ("1-11", 0.5)
-    assert [place.rank for place in ours.top] == [1, 2, 3]
-    assert not any(place.truth for place in ours.top)
+    case_study = next(
+        s for s in build(tables, users=11, all_scores=all_scores) if s.user_id == "u10"
+    )
+    main, good, constant = case_study.model_rankings
+    assert [ranking.model for ranking in case_study.model_rankings] == ["mllm_msr", "good", "flat"]
+    assert (main.target_rank, main.share_below) == (case_study.target_rank, case_study.value)
+    assert (main.target_rank, main.share_below) == ("11", 0.0)
+    assert (good.target_rank, good.share_below, good.top[0].is_target) == ("1", 1.0, True)
+    assert (constant.target_rank, constant.share_below) == ("1-11", 0.5)
+    assert [ranked.rank for ranked in main.top] == [1, 2, 3]
+    assert not any(ranked.is_target for ranked in main.top)
 
 
-def test_one_model_alone_has_no_standings(tables):
-    assert build(tables, users=1, every={"only": tables["scores"].lazy()})[0].standings == ()
+def test_a_single_model_has_no_model_rankings(tables):
+    only = {"only": tables["scores"].lazy()}
+    assert build(tables, users=1, all_scores=only)[0].model_rankings == ()
 
 
 def test_models_without_preferences_have_no_preference_history(tables):
     assert build(tables, preferences=None, users=1)[0].preference_history == ()
 
 
-def test_changed_words():
-    assert changed_words("", "a b") == (Words("a b", new=False),)
-    assert changed_words("a b c", "a x c") == (
-        Words("a", new=False),
-        Words("x", new=True),
-        Words("c", new=False),
+def test_changed_spans():
+    assert changed_spans("", "a b") == (TextSpan("a b", is_new=False),)
+    assert changed_spans("a b c", "a x c") == (
+        TextSpan("a", is_new=False),
+        TextSpan("x", is_new=True),
+        TextSpan("c", is_new=False),
     )
-    assert changed_words("a b", "") == ()
+    assert changed_spans("a b", "") == ()

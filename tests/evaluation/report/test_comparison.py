@@ -1,10 +1,11 @@
-"""Models beside each other: signs, verdicts, orders; what was not measured is absent."""
+"""Comparison of all models: signs, outcomes, order, and parts without data."""
 
 from __future__ import annotations
 
 import pytest
 
 from mllm_msr.evaluation.report.comparison import (
+    CalibrationRow,
     calibration_rows,
     exposure_rows,
     matrices,
@@ -31,21 +32,21 @@ def record(first, second, difference, p_holm):
     }  # fmt: skip
 
 
-def test_a_matrix_is_read_from_row_to_column():
+def test_a_matrix_compares_the_row_with_the_column():
     records = [
         record("popularity", "mllm_msr", -0.3, 0.01),
         record("sasrec", "popularity", 0.2, 0.05),
     ]
     (matrix,) = matrices(METRICS, records)
-    assert matrix.models == ("MLLM-MSR", "SASRec", "Popularity")
-    ours, sasrec, popularity = matrix.rows
-    assert [pair and pair.verdict for pair in ours] == [None, None, "better"]
-    assert [pair and pair.verdict for pair in popularity] == ["worse", "not significant", None]
+    assert matrix.models == ("mllm_msr", "sasrec", "popularity")
+    main, sasrec, popularity = matrix.rows
+    assert [pair and pair.outcome for pair in main] == [None, None, "better"]
+    assert [pair and pair.outcome for pair in popularity] == ["worse", "not significant", None]
     assert popularity[0].difference == -0.3
-    assert (sasrec[2].difference, sasrec[2].verdict) == (0.2, "not significant")
+    assert (sasrec[2].difference, sasrec[2].outcome) == (0.2, "not significant")
 
 
-def test_one_model_alone_has_no_matrix():
+def test_a_single_model_has_no_matrix():
     assert matrices({"sasrec": METRICS["sasrec"]}, []) == []
 
 
@@ -67,8 +68,8 @@ def test_slice_panels_keep_the_order_of_slices_and_mark_the_best():
     }
     (panel,) = slice_panels(METRICS, slices, main="mllm_msr")
     assert panel.columns == (("cold (at most 5)", 3), ("popular (top tenth)", 7))
-    assert [row.label for row in panel.rows] == ["MLLM-MSR", "SASRec", "Popularity"]
-    assert [row.role for row in panel.rows] == ["ours", "baseline", "floor"]
+    assert [row.model for row in panel.rows] == ["mllm_msr", "sasrec", "popularity"]
+    assert [row.role for row in panel.rows] == ["main", "baseline", "popularity"]
     assert [[c.mean for c in row.cells] for row in panel.rows] == [
         [0.6, None],
         [None, None],
@@ -82,12 +83,12 @@ def test_slice_panels_keep_the_order_of_slices_and_mark_the_best():
 
 
 def test_exposure_shows_the_widest_coverage_first():
-    def entry(covered):
+    def entry(coverage):
         names = ("novelty@10", "popularity@10", "bias@10")
-        return {"coverage@10": {"mean": covered}} | {name: cell(0.5) for name in names}
+        return {"coverage@10": {"mean": coverage}} | {name: cell(0.5) for name in names}
 
     rows = exposure_rows({"popularity": entry(0.01), "sasrec": entry(0.4)}, main="mllm_msr")
-    assert [row.label for row in rows] == ["SASRec", "Popularity"]
+    assert [row.model for row in rows] == ["sasrec", "popularity"]
     assert (rows[0].cells[0].mean, rows[0].cells[0].low, rows[0].n) == (0.4, None, 50)
     assert exposure_rows({"sasrec": entry(0.4)}, main="", k=7) == []
 
@@ -102,4 +103,4 @@ def test_calibration_without_both_classes_is_left_out():
         },
         main="mllm_msr",
     )
-    assert found == [("MLLM-MSR", "ours", "uniform", pytest.approx(0.04), 42)]
+    assert found == [CalibrationRow("mllm_msr", "main", "uniform", pytest.approx(0.04), 42)]

@@ -1,4 +1,4 @@
-"""The paper's table: complete, and its known contradiction is where the caveat says."""
+"""The paper's table is complete and has exactly the contradiction that the caveats name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def test_every_data_set_has_the_same_eleven_models():
     assert len(models[0]) == 11
 
 
-def test_only_the_cell_named_in_the_caveats_contradicts_itself():
+def test_only_the_cell_in_the_caveats_contradicts_itself():
     at_hr, at_mrr = METRICS.index("hr@5"), METRICS.index("mrr@5")
     contradictions = [
         (data, model)
@@ -23,7 +23,7 @@ def test_only_the_cell_named_in_the_caveats_contradicts_itself():
     assert any("Trans2D on Amazon Baby" in caveat for caveat in CAVEATS)
 
 
-def test_a_popularity_count_stands_above_five_microlens_rows():
+def test_a_popularity_count_is_above_five_microlens_rows():
     counted = (76.0, 58.8, 34.4)
     below = [
         model

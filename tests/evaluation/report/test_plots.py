@@ -1,4 +1,4 @@
-"""Plots: themeable, small, deterministic SVG that holds no markup from data."""
+"""Plots: small, deterministic SVG that follows the theme and escapes data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ ROWS = {
     "Ours": {"uniform": (0.8, 0.7, 0.9), "popularity": (0.6, 0.5, 0.7)},
     "<b>$x_1$</b>": {"uniform": (0.5, 0.4, 0.6)},
 }
+
+
+def intervals(chance):
+    kinds = ["uniform", "popularity"]
+    return plots.intervals(ROWS, label="AUC", kinds=kinds, chance=chance, main="Ours")
+
+
 FIGURES = {
-    "intervals": lambda: plots.intervals(ROWS, label="AUC", chance=[0.5], ours="Ours"),
+    "intervals": lambda: intervals(chance=[0.5]),
     "curves": lambda: plots.curves(
-        {"Ours": [0.2, 0.5]}, ks=[1, 5], ours="Ours", chance=[0.05, 0.24]
+        {"Ours": [0.2, 0.5]}, ks=[1, 5], main="Ours", chance=[0.05, 0.24]
     ),
     "histogram": lambda: plots.score_histogram({"positives": [0, 1.0], "negatives": [0.5, 0.5]}),
     "reliability": lambda: plots.reliability_diagram(
@@ -38,11 +45,11 @@ def test_svg_is_well_formed_small_and_follows_the_theme(name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_svg_is_the_same_every_time(name):
+def test_svg_is_deterministic(name):
     assert FIGURES[name]() == FIGURES[name]()
 
 
-def test_text_stays_text_and_is_escaped():
+def test_text_is_kept_as_escaped_text():
     svg = FIGURES["intervals"]()
     assert "&lt;b&gt;$x_1$&lt;/b&gt;" in svg
     assert "<b>" not in svg
@@ -51,7 +58,7 @@ def test_text_stays_text_and_is_escaped():
     assert "popularity" in texts
 
 
-def test_chance_is_drawn_where_it_stands():
-    with_line = plots.intervals(ROWS, label="AUC", chance=[0.5], ours="Ours")
-    without = plots.intervals(ROWS, label="AUC", chance=[], ours="Ours")
+def test_chance_is_drawn_as_a_line():
+    with_line = intervals(chance=[0.5])
+    without = intervals(chance=[])
     assert with_line.count("stroke-dasharray") == without.count("stroke-dasharray") + 1

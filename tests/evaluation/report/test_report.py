@@ -1,4 +1,4 @@
-"""The report is one file, escapes whatever comes from data, and says what was measured."""
+"""The report is one file, escapes text from data, and shows the results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from PIL import Image
 
 from mllm_msr.evaluation.evaluator import Context, evaluate_scores
 from mllm_msr.evaluation.report.case_studies import build_case_studies
-from mllm_msr.evaluation.report.report import duration, write_report
-from mllm_msr.tables import CASES, INTERACTIONS, ITEMS, PREFERENCES, SCORES, SUMMARIES, TOP
+from mllm_msr.evaluation.report.report import write_report
+from mllm_msr.tables import (
+    INTERACTIONS,
+    ITEMS,
+    PREFERENCES,
+    SCORES,
+    SUMMARIES,
+    TARGET_PROFILES,
+    TOP,
+)
 
 EVIL = "<script>alert(1)</script>"
 EVIL_MARKDOWN = "a | b\n# c [x](http://evil)"
 
 
 class Page(HTMLParser):
-    """Collects tags, attributes and text, as a browser would see them."""
+    """Parser that collects tags, attributes and text, as a browser sees them."""
 
     def __init__(self, text):
         super().__init__()
@@ -44,12 +52,12 @@ class Page(HTMLParser):
 
 
 def context(users):
-    """Cold and popular targets, and lists of one item for everybody."""
-    cases = [(0, u, "i5", 6, at % 2 * 30, 0.95, 0.5) for at, u in enumerate(users)]
+    """Return cold and popular targets, and the same list of one item for every user."""
+    profiles = [(0, u, "i5", 6, n % 2 * 30, 0.95, 0.5) for n, u in enumerate(users)]
     popularity = {"fold": [0], "item_id": ["i5"], "n": [30], "percentile": [0.95], "bits": [1.0]}
     top = [(0, u, 1, "i5", 0.5) for u in users]
     return Context(
-        cases=pl.DataFrame(cases, schema=dict(CASES), orient="row"),
+        profiles=pl.DataFrame(profiles, schema=dict(TARGET_PROFILES), orient="row"),
         popularity=pl.DataFrame(popularity, schema_overrides={"fold": pl.Int32}),
         top={"popularity": pl.DataFrame(top, schema=dict(TOP), orient="row")},
     )
@@ -57,7 +65,7 @@ def context(users):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A small run with two models, images of which some are missing, and hostile texts."""
+    """Return a small run with two models, some missing images, and texts that need escaping."""
     folder = tmp_path_factory.mktemp("run")
     Image.new("RGB", (40, 40), (200, 30, 30)).save(folder / "cover.png")
     (folder / "broken.png").write_bytes(b"<html>")
@@ -80,19 +88,17 @@ def run(tmp_path_factory):
         )
         for name, scale in (("mllm_msr", 1.0), ("popularity", 9.0))
     }
-    preference_history = [
-        (u, b, 3 + b, f"likes {EVIL} {b}", b == 2, "") for u in users for b in range(3)
-    ]
+    preferences = [(u, b, 3 + b, f"likes {EVIL} {b}", b == 2, "") for u in users for b in range(3)]
     tables = {
         "interactions": pl.DataFrame(interactions, schema=dict(INTERACTIONS), orient="row"),
         "items": pl.DataFrame(items, schema=dict(ITEMS), orient="row"),
-        "preferences": pl.DataFrame(preference_history, schema=dict(PREFERENCES), orient="row"),
+        "preferences": pl.DataFrame(preferences, schema=dict(PREFERENCES), orient="row"),
     }
     evaluation = evaluate_scores(scores, context=context(users), n_resamples=50)
     case_studies = build_case_studies(
         tables["interactions"], tables["items"], scores=scores["mllm_msr"],
         preferences=tables["preferences"], users=3, root=folder,
-        every={name: frame.lazy() for name, frame in scores.items()},
+        all_scores={name: frame.lazy() for name, frame in scores.items()},
     )  # fmt: skip
     summaries = pl.DataFrame(
         [("i0", "t", None, "s", "missing", f"odd{EVIL}")], schema=dict(SUMMARIES), orient="row"
@@ -115,6 +121,8 @@ def run(tmp_path_factory):
             "dataset": EVIL_MARKDOWN,
             "data": {"protocol": "leave-last-out"},
         },
+        "labels": {"mllm_msr": "MLLM-MSR", "popularity": "Popularity", "sasrec": "SASRec"},
+        "remarks": {"popularity": "interaction counts"},
         "case_studies": case_studies,
         "summaries": summaries,
         "preferences": tables["preferences"],
@@ -131,7 +139,7 @@ def page(written):
     return Page(written.html.read_text(encoding="utf-8"))
 
 
-def test_the_page_needs_nothing_else(page, written):
+def test_the_page_is_self_contained(page, written):
     sources = [value for _, name, value in page.attributes if name in {"src", "srcset"}]
     assert sources
     assert all(value.startswith("data:image/") for value in sources)
@@ -150,33 +158,47 @@ def test_everything_from_data_is_escaped(page, written):
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 
 
-def test_the_truth_is_marked_in_every_case_study(page, run):
+def test_the_target_is_marked_in_every_case_study(page, run):
     marked = [value for tag, name, value in page.attributes if (tag, name) == ("li", "class")]
-    assert marked.count("truth") >= len(run["case_studies"])
+    assert marked.count("target") >= len(run["case_studies"])
     assert page.text.count("the true next item") >= len(run["case_studies"])
-    assert page.text.count("the worst user by AUC") == 1
+    assert page.text.count("worst user by AUC") == 1
 
 
-def test_results_and_yardsticks_are_shown(page, run):
+def test_results_and_references_are_shown(page, run):
     cell = run["metrics"]["mllm_msr"]["uniform"]["auc"]
     assert f"{cell['mean']:.3f} {cell['low']:.3f} – {cell['high']:.3f}" in page.text
-    for words in ("Popularity negatives", "Random order", "0.238", "Ties", "Trans2D"):
+    for words in (
+        "Popularity negatives",
+        "Random order",
+        "0.238",
+        "Ties",
+        "Trans2D",
+        "Precision@5",
+    ):
         assert words in page.text
 
 
-def test_costs_and_health_are_shown(page):
+def test_models_without_a_label_are_shown_by_their_name(run, tmp_path):
+    files = write_report(tmp_path, **run | {"labels": {}, "remarks": {}})
+    text = Page(files.html.read_text("utf-8")).text
+    assert text.startswith("mllm_msr on")
+    assert "interaction counts" not in text
+
+
+def test_costs_and_warnings_are_shown(page):
     for words in ("1 min 15 s", "4,321", "25%", "missing", "12 users", "no image"):
         assert words in page.text
 
 
-def test_both_themes_and_narrow_screens_are_served(written):
+def test_the_page_supports_both_themes_and_narrow_screens(written):
     text = written.html.read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
     assert "max-width: 760px" in text
     assert 'name="viewport"' in text
 
 
-def test_markdown_says_the_same(written, run):
+def test_markdown_shows_the_same_results(written, run):
     text = written.markdown.read_text(encoding="utf-8")
     mean = run["metrics"]["mllm_msr"]["uniform"]["auc"]["mean"]
     assert f"| MLLM-MSR | **{mean:.3f}** (" in text
@@ -196,7 +218,7 @@ def test_markdown_escapes_data(written):
     assert EVIL not in text
 
 
-def test_no_significance_is_said_to_be_none(run, tmp_path):
+def test_differences_that_are_not_significant_are_named_so(run, tmp_path):
     flat = [record | {"p_holm": 0.4} for record in run["details"]["comparisons"]]
     changed = run | {"details": run["details"] | {"comparisons": flat}}
     files = write_report(tmp_path, **changed)
@@ -204,36 +226,39 @@ def test_no_significance_is_said_to_be_none(run, tmp_path):
     assert "not significant (p = 0.400)" in files.markdown.read_text(encoding="utf-8")
 
 
-def test_an_unsound_protocol_is_marked_at_the_top(run, tmp_path):
+def test_a_biased_protocol_is_marked_at_the_top(run, tmp_path):
     config = {"preset": "released-code", "data": {"protocol": "released-code"}}
     text = Page(write_report(tmp_path, **run | {"config": config}).html.read_text("utf-8")).text
-    assert text.index("Unsound protocol") < text.index("Results")
+    assert text.index("Biased protocol") < text.index("Results")
 
 
-def test_without_the_mllm_the_best_model_heads_the_page_and_the_page_says_so(tmp_path):
+def test_without_mllm_msr_the_page_is_about_the_best_model(tmp_path):
     def auc(mean):
         return {"uniform": {"auc": {"mean": mean, "low": mean, "high": mean, "n": 9}}}
 
     metrics = {"popularity": auc(0.9), "item_knn": auc(0.6), "sasrec": auc(0.7)}
-    files = write_report(tmp_path, metrics=metrics, details={}, manifest={}, config={})
+    labels = {"sasrec": "SASRec"}
+    files = write_report(
+        tmp_path, metrics=metrics, details={}, manifest={}, config={}, labels=labels
+    )
     text = Page(files.html.read_text("utf-8")).text
     assert "SASRec on unknown data" in text
-    assert "the best of 2 models by AUC, the yardsticks aside" in text
+    assert "the best of 2 models by AUC, excluding popularity and zero-shot" in text
     assert "the best of 2 models" in files.markdown.read_text("utf-8")
 
 
-def test_the_least_that_a_report_can_be_made_of(tmp_path):
+def test_a_report_of_the_smallest_possible_run(tmp_path):
     metrics = {"sasrec": {"full": {"auc": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 5}}}}
     files = write_report(
-        tmp_path, metrics=metrics, details={}, manifest={}, config={}, show_reference=False
+        tmp_path, metrics=metrics, details={}, manifest={}, config={}, show_paper_results=False
     )
     text = Page(files.html.read_text(encoding="utf-8")).text
-    assert "SASRec on unknown data" in text
+    assert "sasrec on unknown data" in text
     assert "Popularity was not evaluated" in text
     assert "Trans2D" not in text
 
 
-def test_the_same_run_gives_the_same_report(run, written, tmp_path):
+def test_the_report_is_deterministic(run, written, tmp_path):
     again = write_report(tmp_path, **run)
     assert again.html.read_bytes() == written.html.read_bytes()
     assert again.markdown.read_bytes() == written.markdown.read_bytes()
@@ -241,9 +266,13 @@ def test_the_same_run_gives_the_same_report(run, written, tmp_path):
 
 def test_the_page_compares_models(page, run):
     text = page.text
-    for words in ("Every model against every other", "For whom it works", "What the models show"):
+    for words in (
+        "All pairs of models",
+        "Results by user group",
+        "Coverage, novelty and popularity bias",
+    ):
         assert words in text
-    assert "The same candidates by every model" in text
+    assert "The same candidates ranked by every model" in text
     difference = next(
         r for r in run["details"]["comparisons"]
         if (r["negatives"], r["metric"]) == ("uniform", "auc")
@@ -253,14 +282,14 @@ def test_the_page_compares_models(page, run):
         assert words in text
 
 
-def test_markdown_compares_models_too(written):
+def test_markdown_compares_models(written):
     text = written.markdown.read_text(encoding="utf-8")
-    assert "### Every model against every other: uniform negatives, AUC" in text
+    assert "### All pairs of models: uniform negatives, AUC" in text
     assert "| model | cold (at most 5), 6 users | popular (top tenth), 6 users |" in text
     assert "| Popularity | 1.000 |" in text
 
 
-def test_only_our_script_may_run(written, page):
+def test_only_the_page_s_own_script_is_allowed(written, page):
     text = written.html.read_text(encoding="utf-8")
     script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
     policy = next(v for _, name, v in page.attributes if name == "content" and "default-src" in v)
@@ -290,7 +319,7 @@ def digest(script):
 
 
 def browse(path, profile):
-    """The page's document after its scripts have run."""
+    """Return the document of the page after its scripts have run."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
     command = ["chromium", *flags, "--dump-dom", path.as_uri()]
@@ -299,9 +328,9 @@ def browse(path, profile):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
-def test_in_a_browser_tables_sort_and_choices_choose(written, tmp_path):
+def test_tables_sort_and_panels_switch_in_a_browser(written, tmp_path):
     text = written.html.read_text(encoding="utf-8")
-    # The policy stays in force: it allows our script as written, and this one beside it.
+    # The policy stays in force; it allows the page's script and this additional one.
     text = text.replace("script-src ", f"script-src {digest(_CLICKS)} ")
     text = text.replace("</body>", f"<script>{_CLICKS}</script></body>")
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
@@ -314,11 +343,3 @@ def test_in_a_browser_tables_sort_and_choices_choose(written, tmp_path):
     assert before.split(",").count("true") == after.split(",").count("true") == 1
     assert before != after
     assert n_sorted == "1"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.04, "0.0 s"), (59.9, "59.9 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")],
-)
-def test_duration(seconds, words):
-    assert duration(seconds) == words

@@ -1,1 +1,1 @@
-"""The HTML and Markdown report of a run, and the report that compares runs."""
+"""The HTML and Markdown report of a run."""

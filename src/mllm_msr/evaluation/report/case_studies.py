@@ -1,8 +1,8 @@
-"""Some users in full: what they chose, what the model wrote of them, how it ranked, what was true.
+"""Case studies of the report: history, generated preferences and ranking of some test users.
 
-Feeds the report. No user is picked by hand: they are drawn at random by seed, except that one
-stands at the median and one is the worst of all, and each case_study says which. The
-preference preference_history is that of the paper's recurrent inference (section "User Preference Inference").
+The users are not selected by hand: most are drawn at random, one is the median user and one the
+worst by the headline metric, and each case study states which. The preference history is that of
+the paper's recurrent inference (section "User Preference Inference").
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from mllm_msr.evaluation.metrics import metrics_from_scores
+from mllm_msr.evaluation.metrics import HEADLINE, label
+from mllm_msr.evaluation.per_user import metrics_from_scores
 
-RANDOM: Final = "drawn at random"
-MEDIAN: Final = "the median user by AUC"
-WORST: Final = "the worst user by AUC"
+RANDOM: Final = "random user"
+MEDIAN: Final = f"median user by {label(HEADLINE)}"
+WORST: Final = f"worst user by {label(HEADLINE)}"
 
 _MAX_PREFERENCE_CHARS: Final = 1200
-_STANDING_TOP: Final = 3
+_N_TOP: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class StoryItem:
-    """An item as a case_study shows it.
+class ShownItem:
+    """An item in a case study.
 
     Attributes:
         item_id: Identifier.
-        title: Title; the identifier where there is none.
-        image: Path of the image, `None` where there is none.
+        title: Title, or the identifier if there is none.
+        image: Path of the image, or None.
     """
 
     item_id: str
@@ -42,62 +43,62 @@ class StoryItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A run of words in a preference text.
+class TextSpan:
+    """Consecutive words of a preference text.
 
     Attributes:
         text: The words.
-        new: Whether the previous preference did not have them in this place.
+        is_new: Whether they differ from the previous preference.
     """
 
     text: str
-    new: bool
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
-class TrailStep:
-    """The preference after one block.
+class PreferenceStep:
+    """The preference after one block of the history.
 
     Attributes:
         n_items: Interactions read so far.
-        words: The text, cut where it changed.
+        spans: The text, split where it changed.
     """
 
     n_items: int
-    words: tuple[Words, ...]
+    spans: tuple[TextSpan, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RankedItem:
-    """A candidate at its place.
+    """A candidate and its rank.
 
     Attributes:
-        rank: 1 for the highest score; equal scores in the order of item ids.
+        rank: 1 for the highest score; ties are broken by item id.
         item: The candidate.
         score: The model's score.
-        truth: Whether it is the item that the user really chose next.
+        is_target: Whether it is the true next item.
     """
 
     rank: int
-    item: StoryItem
+    item: ShownItem
     score: float
-    truth: bool
+    is_target: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How one of the models ranks a case_study's candidates.
+class ModelRanking:
+    """Ranking of a user's candidates by one of the models.
 
     Attributes:
         model: Name of the model.
-        truth_rank: Place of the true next item, a range where it ties.
-        share: Share of the other candidates that stand below it, ties half, in [0, 1].
+        target_rank: Rank of the true next item, a range if it ties.
+        share_below: Share of the other candidates that rank below it, ties half, in [0, 1].
         top: The first candidates.
     """
 
     model: str
-    truth_rank: str
-    share: float
+    target_rank: str
+    share_below: float
     top: tuple[RankedItem, ...]
 
 
@@ -109,27 +110,27 @@ class CaseStudy:
         user_id: Identifier.
         reason: Why this user is shown: `RANDOM`, `MEDIAN` or `WORST`.
         model: Name of the model whose ranking is shown.
-        negatives: How the other candidates were drawn.
-        auc: The user's AUC under that model.
-        n_earlier: Interactions before the first that is shown.
+        negatives: Kind of the other candidates.
+        value: The user's value of the headline metric under that model.
+        n_earlier: Interactions before the first one shown.
         history: The latest interactions before the target, oldest first.
         preference_history: The preference after each block; empty for models without one.
         ranking: All candidates, best first.
-        truth_rank: Place of the true next item, a range where it ties ("3" or "3-7").
-        standings: The same candidates as each model ranks them; empty where there is but one.
+        target_rank: Rank of the true next item, a range if it ties ("3" or "3-7").
+        model_rankings: Rankings of the same candidates by every model; empty for a single model.
     """
 
     user_id: str
     reason: str
     model: str
     negatives: str
-    auc: float
+    value: float
     n_earlier: int
-    history: tuple[StoryItem, ...]
-    preference_history: tuple[TrailStep, ...]
+    history: tuple[ShownItem, ...]
+    preference_history: tuple[PreferenceStep, ...]
     ranking: tuple[RankedItem, ...]
-    truth_rank: str
-    standings: tuple[Standing, ...] = ()
+    target_rank: str
+    model_rankings: tuple[ModelRanking, ...] = ()
 
 
 def build_case_studies(
@@ -138,7 +139,7 @@ def build_case_studies(
     *,
     scores: pl.DataFrame,
     preferences: pl.DataFrame | None = None,
-    every: Mapping[str, pl.LazyFrame] | None = None,
+    all_scores: Mapping[str, pl.LazyFrame] | None = None,
     model: str = "mllm_msr",
     negatives: str = "uniform",
     users: int = 4,
@@ -146,174 +147,183 @@ def build_case_studies(
     root: Path = Path(),
     max_history: int = 24,
 ) -> list[CaseStudy]:
-    """Choose users by rule and collect what the report shows of them.
+    """Select users by a fixed rule and collect their case studies.
 
     Args:
-        interactions: `tables.INTERACTIONS`, targets included.
+        interactions: `tables.INTERACTIONS`, including the targets.
         items: `tables.ITEMS`.
         scores: `tables.SCORES` of one model.
-        preferences: `tables.PREFERENCES`, where the model reads them.
-        every: `tables.SCORES` of all models by name, in the order to show them.
-        model: The model's name.
+        preferences: `tables.PREFERENCES`, if the model reads them.
+        all_scores: `tables.SCORES` of all models by name, in the order to show them.
+        model: Name of the model of `scores`.
         negatives: Kind of candidate list to show.
-        users: Number of case_studies: one drawn at random, then the median and the worst user, all
-            further ones drawn at random.
-        seed: Seed of the draw.
-        root: Folder that relative paths of images start from.
-        max_history: Most interactions to show of one user.
-
-    Returns:
-        At most `users` case_studies; fewer where fewer users have a defined AUC.
+        users: Number of case studies; of several, the last two are the median and the worst user.
+        seed: Seed of the random selection.
+        root: Folder that relative image paths start from.
+        max_history: Maximum number of interactions to show of one user.
 
     Raises:
         DataError: A score is not finite.
     """
     shown = scores.filter(pl.col("negatives") == negatives)
-    chosen = _choose(metrics_from_scores(shown, model=model), users=users, seed=seed)
-    catalogue = _catalogue(items, root)
-    lists = _lists(every or {}, [user_id for user_id, *_ in chosen], negatives=negatives)
+    per_user = metrics_from_scores(shown, model=model, ks=())
+    selected = _select_users(per_user, n_users=users, seed=seed)
+    user_ids = [user_id for user_id, *_ in selected]
+    candidates = _candidates_of(user_ids, all_scores or {}, negatives=negatives)
+    catalog = _shown_items(items, root)
     case_studies = []
-    for user_id, fold, auc, reason in chosen:
+    for user_id, fold, value, reason in selected:
         ranked = _ranked(shown, user_id, fold)
-        past = _past(interactions, user_id, target=_truth(ranked)["item_id"][0])
+        past = _items_before(interactions, user_id, target=_target(ranked)["item_id"][0])
         case_studies.append(
             CaseStudy(
                 user_id=user_id,
                 reason=reason,
                 model=model,
                 negatives=negatives,
-                auc=auc,
+                value=value,
                 n_earlier=max(0, len(past) - max_history),
-                history=tuple(_item(catalogue, item) for item in past[-max_history:]),
+                history=tuple(_item(catalog, item) for item in past[-max_history:]),
                 preference_history=_preference_history(preferences, user_id, n_items=len(past)),
-                ranking=_ranking(ranked, catalogue),
-                truth_rank=_truth_rank(ranked),
-                standings=_standings(lists, user_id, fold=fold, catalogue=catalogue),
+                ranking=_ranking(ranked, catalog),
+                target_rank=_target_rank(ranked),
+                model_rankings=_model_rankings(candidates, user_id, fold=fold, catalog=catalog),
             )
         )
     return case_studies
 
 
-def changed_words(before: str, after: str) -> tuple[Words, ...]:
-    """Cut a text where it differs from its predecessor, by words.
+def changed_spans(before: str, after: str) -> tuple[TextSpan, ...]:
+    """Split a text where it differs from its predecessor, by words.
 
     Args:
-        before: The previous text; empty for the first one, of which nothing is called new.
-        after: The text to cut.
+        before: The previous text; if it is empty, nothing of `after` is new.
+        after: The text to split.
 
-    >>> [words.text for words in changed_words("likes calm films", "likes loud films") if words.new]
+    >>> [span.text for span in changed_spans("likes calm films", "likes loud films") if span.is_new]
     ['loud']
     """
     old, new = before.split(), after.split()
     if not old:
-        return (Words(" ".join(new), new=False),) if new else ()
+        return (TextSpan(" ".join(new), is_new=False),) if new else ()
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     return tuple(
-        Words(" ".join(new[start:stop]), new=kind != "equal")
+        TextSpan(" ".join(new[start:stop]), is_new=kind != "equal")
         for kind, _, _, start, stop in matcher.get_opcodes()
         if stop > start
     )
 
 
-def _choose(per_user: pl.DataFrame, *, users: int, seed: int) -> list[tuple[str, int, float, str]]:
-    """Rows (user_id, fold, auc, reason): the random ones first, then the median, then the worst."""
-    ordered = per_user.filter(pl.col("auc").is_not_nan()).sort("auc", "user_id", descending=True)
-    rows: Sequence[tuple[str, int, float]] = ordered.select("user_id", "fold", "auc").rows()
-    if not rows or users < 1:
+def _select_users(
+    per_user: pl.DataFrame, *, n_users: int, seed: int
+) -> list[tuple[str, int, float, str]]:
+    """Return (user_id, fold, value, reason): random users, then the median, then the worst."""
+    ordered = per_user.filter(pl.col(HEADLINE).is_not_nan())
+    ordered = ordered.sort(HEADLINE, "user_id", descending=True)
+    rows: Sequence[tuple[str, int, float]] = ordered.select("user_id", "fold", HEADLINE).rows()
+    if not rows or n_users < 1:
         return []
-    marked = [((len(rows) - 1) // 2, MEDIAN), (len(rows) - 1, WORST)] if len(rows) > 1 else []
-    marked = marked[: users - 1]
-    taken = {at for at, _ in marked}
-    free = [at for at in range(len(rows)) if at not in taken]
-    n_random = min(users - len(marked), len(free))
+    by_rule = [((len(rows) - 1) // 2, MEDIAN), (len(rows) - 1, WORST)] if len(rows) > 1 else []
+    by_rule = by_rule[: n_users - 1]
+    taken = {index for index, _ in by_rule}
+    free = [index for index in range(len(rows)) if index not in taken]
+    n_random = min(n_users - len(by_rule), len(free))
     drawn = np.random.default_rng(seed).permutation(len(free))[:n_random]
-    picked = [(free[at], RANDOM) for at in drawn] + marked
-    return [(*rows[at], reason) for at, reason in picked]
+    return [
+        (*rows[index], reason)
+        for index, reason in [*((free[at], RANDOM) for at in drawn), *by_rule]
+    ]
 
 
-def _lists(
-    every: Mapping[str, pl.LazyFrame], users: Sequence[str], *, negatives: str
+def _candidates_of(
+    user_ids: Sequence[str], all_scores: Mapping[str, pl.LazyFrame], *, negatives: str
 ) -> dict[str, pl.DataFrame]:
-    """The chosen users' candidates as each model scored them, read once."""
-    if len(every) < 2:
+    """Read the users' scored candidates of each model; empty for a single model."""
+    if len(all_scores) < 2:
         return {}
-    wanted = (pl.col("negatives") == negatives) & pl.col("user_id").is_in(list(users))
-    return {name: frame.filter(wanted).collect() for name, frame in every.items()}
+    wanted = (pl.col("negatives") == negatives) & pl.col("user_id").is_in(list(user_ids))
+    return {name: frame.filter(wanted).collect() for name, frame in all_scores.items()}
 
 
-def _standings(
-    lists: Mapping[str, pl.DataFrame], user_id: str, *, fold: int, catalogue: dict[str, StoryItem]
-) -> tuple[Standing, ...]:
-    """How each model that scored the user's candidates ranks them."""
+def _model_rankings(
+    candidates: Mapping[str, pl.DataFrame],
+    user_id: str,
+    *,
+    fold: int,
+    catalog: Mapping[str, ShownItem],
+) -> tuple[ModelRanking, ...]:
+    """Rank the user's candidates by each model that scored them."""
     found = []
-    for name, frame in lists.items():
+    for name, frame in candidates.items():
         ranked = _ranked(frame, user_id, fold)
-        if _truth(ranked).is_empty():
+        if _target(ranked).is_empty():
             continue
-        score = _truth(ranked)["score"][0]
+        score = _target(ranked)["score"][0]
         others = ranked.filter(pl.col("label") == 0)["score"]
-        below = (others < score).sum() + 0.5 * (others == score).sum()
-        top = _ranking(ranked.head(_STANDING_TOP), catalogue)
-        share = float(below / max(1, others.len()))
-        found.append(Standing(name, _truth_rank(ranked), share, top))
+        n_below = (others < score).sum() + 0.5 * (others == score).sum()
+        top = _ranking(ranked.head(_N_TOP), catalog)
+        share_below = float(n_below / max(1, others.len()))
+        found.append(ModelRanking(name, _target_rank(ranked), share_below, top))
     return tuple(found)
 
 
 def _ranked(scores: pl.DataFrame, user_id: str, fold: int) -> pl.DataFrame:
-    """One user's candidates, best first; equal scores in the order of item ids."""
+    """Return one user's candidates, best first; ties in the order of item ids."""
     rows = scores.filter((pl.col("user_id") == user_id) & (pl.col("fold") == fold))
     return rows.sort("score", "item_id", descending=[True, False])
 
 
-def _catalogue(items: pl.DataFrame, root: Path) -> dict[str, StoryItem]:
+def _shown_items(items: pl.DataFrame, root: Path) -> dict[str, ShownItem]:
+    """Return all items by their id."""
     return {
-        item_id: StoryItem(item_id, title or item_id, root / image if image else None)
+        item_id: ShownItem(item_id, title or item_id, root / image if image else None)
         for item_id, title, image in items.select("item_id", "title", "image").iter_rows()
     }
 
 
-def _item(catalogue: dict[str, StoryItem], item_id: str) -> StoryItem:
-    return catalogue.get(item_id) or StoryItem(item_id, item_id)
+def _item(catalog: Mapping[str, ShownItem], item_id: str) -> ShownItem:
+    return catalog.get(item_id) or ShownItem(item_id, item_id)
 
 
-def _past(interactions: pl.DataFrame, user_id: str, *, target: str) -> list[str]:
-    """Items before the target's latest occurrence, oldest first."""
+def _items_before(interactions: pl.DataFrame, user_id: str, *, target: str) -> list[str]:
+    """Return the items before the target's last occurrence, oldest first."""
     rows = interactions.filter(pl.col("user_id") == user_id).sort("position")["item_id"].to_list()
-    places = [at for at, item in enumerate(rows) if item == target]
-    return rows[: places[-1]] if places else rows
+    occurrences = [index for index, item in enumerate(rows) if item == target]
+    return rows[: occurrences[-1]] if occurrences else rows
 
 
 def _preference_history(
     preferences: pl.DataFrame | None, user_id: str, *, n_items: int
-) -> tuple[TrailStep, ...]:
+) -> tuple[PreferenceStep, ...]:
+    """Return the user's preferences that were written from at most `n_items` interactions."""
     if preferences is None:
         return ()
-    rows = preferences.filter(
-        (pl.col("user_id") == user_id) & (pl.col("n_items") <= n_items)
-    ).sort("n_items", "block")  # fmt: skip
+    rows = preferences.filter((pl.col("user_id") == user_id) & (pl.col("n_items") <= n_items))
     steps, before = [], ""
-    for n_read, preference in rows.select("n_items", "preference").iter_rows():
+    for n_read, preference in (
+        rows.sort("n_items", "block").select("n_items", "preference").iter_rows()
+    ):
         text = (preference or "")[:_MAX_PREFERENCE_CHARS]
-        steps.append(TrailStep(n_read, changed_words(before, text)))
+        steps.append(PreferenceStep(n_read, changed_spans(before, text)))
         before = text
     return tuple(steps)
 
 
-def _ranking(ranked: pl.DataFrame, catalogue: dict[str, StoryItem]) -> tuple[RankedItem, ...]:
+def _ranking(ranked: pl.DataFrame, catalog: Mapping[str, ShownItem]) -> tuple[RankedItem, ...]:
     rows = ranked.select("item_id", "score", "label").iter_rows()
     return tuple(
-        RankedItem(rank, _item(catalogue, item_id), score, truth=label == 1)
+        RankedItem(rank, _item(catalog, item_id), score, is_target=label == 1)
         for rank, (item_id, score, label) in enumerate(rows, start=1)
     )
 
 
-def _truth(ranked: pl.DataFrame) -> pl.DataFrame:
-    """The row of the item that was chosen, if it is there."""
+def _target(ranked: pl.DataFrame) -> pl.DataFrame:
+    """Return the row of the true next item, empty if it is not among the candidates."""
     return ranked.filter(pl.col("label") == 1)
 
 
-def _truth_rank(ranked: pl.DataFrame) -> str:
-    score = _truth(ranked)["score"][0]
+def _target_rank(ranked: pl.DataFrame) -> str:
+    score = _target(ranked)["score"][0]
     first = int((ranked["score"] > score).sum()) + 1
     last = int((ranked["score"] >= score).sum())
     return str(first) if first == last else f"{first}-{last}"

@@ -1,7 +1,7 @@
-"""All models beside each other, as plain records: significance, slices, exposure, calibration.
+"""Comparison part of the report: significance, slices, exposure and calibration of all models.
 
-The comparison part of the report; like `views` it sits between the evaluation's results and the
-templates, and leaves out what was not measured.
+Like `report.tables`, this module turns results of the evaluation into plain records for the
+templates. Parts without data are empty.
 """
 
 from __future__ import annotations
@@ -10,11 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mllm_msr.evaluation.report.tables import ALPHA, Cell, kind_title, label, ordered_kinds
+from mllm_msr.evaluation.metrics import FULL_K, HEADLINE, SECONDARY
+from mllm_msr.evaluation.report.tables import (
+    Cell,
+    Outcome,
+    Role,
+    best_first,
+    best_value,
+    cell,
+    kind_title,
+    ordered_kinds,
+    outcome,
+    role_of,
+)
 from mllm_msr.evaluation.slices import ORDER
 
-PANELS: Final = ("auc", "ndcg@5")
-EXPOSED_AT: Final = 10
+PANELS: Final = (HEADLINE, SECONDARY)
 
 _SLICE_TITLES: Final[Mapping[str, str]] = {
     "history": "By length of the history",
@@ -29,24 +40,19 @@ class Pair:
     Attributes:
         difference: Mean of the row's model minus the column's.
         p: Holm-corrected p-value.
-        n: Users that both ranked.
+        n: Number of common users.
+        outcome: Whether the row's model is significantly better or worse.
     """
 
     difference: float
     p: float
     n: int
-
-    @property
-    def verdict(self) -> str:
-        """better, worse or "not significant"."""
-        if self.p >= ALPHA:
-            return "not significant"
-        return "better" if self.difference > 0 else "worse"
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Every model against every other one; None on the diagonal and without common users."""
+    """Comparisons of every two models; None on the diagonal and without common users."""
 
     kind: str
     title: str
@@ -57,23 +63,23 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class SliceRow:
-    """One model's means in the slices of a panel."""
+    """Means of one model in the slices of a panel."""
 
-    label: str
-    role: str
+    model: str
+    role: Role
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SlicePanel:
-    """One way of cutting the users, under one kind of negatives, in one metric.
+    """One partition of the users, under one kind of negatives, in one metric.
 
     Attributes:
-        title: How the cut is called.
+        title: Name of the partition.
         kind: Kind of negatives.
         metric: The metric.
-        columns: Slices as (name, users in it).
-        rows: Models, the best over all first.
+        columns: Slices as (name, number of users).
+        rows: Models, the best over all users first.
     """
 
     title: str
@@ -85,22 +91,33 @@ class SlicePanel:
 
 @dataclass(frozen=True, slots=True)
 class ExposureRow:
-    """What one model puts on top; cells in the order coverage, novelty, popularity, bias."""
+    """Exposure metrics of one model; cells in the order coverage, novelty, popularity, bias."""
 
-    label: str
-    role: str
+    model: str
+    role: Role
     n: int
     cells: tuple[Cell, ...]
 
 
-def ordered_models(metrics: Mapping[str, Any], kind: str, *, metric: str = "auc") -> list[str]:
-    """Models that were judged under a kind of negatives, the highest mean first."""
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """Expected calibration error of one model under one kind of negatives, over `n` scores."""
+
+    model: str
+    role: Role
+    kind: str
+    ece: float
+    n: int
+
+
+def ordered_models(metrics: Mapping[str, Any], kind: str, *, metric: str = HEADLINE) -> list[str]:
+    """Return the models that were evaluated under a kind of negatives, the best mean first."""
     means = {
         model: by_kind[kind][metric]["mean"]
         for model, by_kind in metrics.items()
         if metric in by_kind.get(kind, {})
     }
-    return sorted(means, key=lambda model: (-means[model], model))
+    return sorted(means, key=lambda model: (best_first(means[model], metric), model))
 
 
 def matrices(
@@ -109,7 +126,7 @@ def matrices(
     *,
     shown: Sequence[str] = PANELS,
 ) -> list[Matrix]:
-    """Significance matrices for each kind of negatives and metric with at least two models.
+    """Build a significance matrix for each kind of negatives and metric with several models.
 
     Args:
         metrics: `Evaluation.summary`.
@@ -118,20 +135,19 @@ def matrices(
     """
     pairs: dict[tuple[str, str], dict[tuple[str, str], Pair]] = {}
     for record in comparisons:
-        found = pairs.setdefault((record["negatives"], record["metric"]), {})
-        first, second = record["first"], record["second"]
-        difference, p, n = record["difference"], record["p_holm"], record["n"]
-        found[first, second] = Pair(difference, p, n)
-        found[second, first] = Pair(-difference, p, n)
+        metric, difference = record["metric"], record["difference"]
+        found = pairs.setdefault((record["negatives"], metric), {})
+        first, second, p, n = record["first"], record["second"], record["p_holm"], record["n"]
+        found[first, second] = Pair(difference, p, n, outcome(difference, p, metric=metric))
+        found[second, first] = Pair(-difference, p, n, outcome(-difference, p, metric=metric))
     result = []
     for kind in ordered_kinds(list({kind for kind, _ in pairs})):
         for metric in shown:
             known = pairs.get((kind, metric), {})
-            models = ordered_models(metrics, kind, metric=metric)
+            models = tuple(ordered_models(metrics, kind, metric=metric))
             if known and len(models) > 1:
-                rows = tuple(tuple(known.get((ours, other)) for other in models) for ours in models)
-                names = tuple(label(model) for model in models)
-                result.append(Matrix(kind, kind_title(kind), metric, names, rows))
+                rows = tuple(tuple(known.get((row, column)) for column in models) for row in models)
+                result.append(Matrix(kind, kind_title(kind), metric, models, rows))
     return result
 
 
@@ -142,12 +158,12 @@ def slice_panels(
     main: str,
     shown: Sequence[str] = PANELS,
 ) -> list[SlicePanel]:
-    """Tables of means per slice.
+    """Build tables of means per slice.
 
     Args:
-        metrics: `Evaluation.summary`; orders the models.
+        metrics: `Evaluation.summary`; defines the order of the models.
         slices: `details["slices"]`.
-        main: The model to set off.
+        main: The model to highlight.
         shown: Metrics to show.
     """
     kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
@@ -164,61 +180,70 @@ def slice_panels(
 
 
 def _slice_panel(
-    metrics: Mapping[str, Any], parts: Mapping[str, Any], *,
-    by: str, kind: str, metric: str, main: str,
-) -> SlicePanel:  # fmt: skip
+    metrics: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    *,
+    by: str,
+    kind: str,
+    metric: str,
+    main: str,
+) -> SlicePanel:
     models = ordered_models(metrics, kind, metric=metric)
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name in (name for name in ORDER[by] if name in parts):
-        cells = {m: parts[name].get(m, {}).get(kind, {}).get(metric) for m in models}
-        if any(cells.values()):
-            found[name] = {model: cell for model, cell in cells.items() if cell}
-    best = {name: max(cell["mean"] for cell in cells.values()) for name, cells in found.items()}
+        means = {m: parts[name].get(m, {}).get(kind, {}).get(metric) for m in models}
+        if any(means.values()):
+            found[name] = {model: mean for model, mean in means.items() if mean}
+    best = {
+        name: best_value([mean["mean"] for mean in means.values()], metric)
+        for name, means in found.items()
+    }
     rows = tuple(
         SliceRow(
-            label(model),
-            _role(model, main),
-            tuple(_cell(cells.get(model), best[name]) for name, cells in found.items()),
+            model,
+            role_of(model, main),
+            tuple(cell(means.get(model), best[name]) for name, means in found.items()),
         )
         for model in models
     )
     columns = tuple(
-        (name, max(int(cell["n"]) for cell in cells.values())) for name, cells in found.items()
+        (name, max(int(mean["n"]) for mean in means.values())) for name, means in found.items()
     )
     return SlicePanel(_SLICE_TITLES[by], kind, metric, columns, rows)
 
 
-def exposure_rows(
-    exposure: Mapping[str, Any], *, main: str, k: int = EXPOSED_AT
-) -> list[ExposureRow]:
-    """Coverage, novelty, popularity and bias at one cut-off, the widest coverage first.
+def exposure_rows(exposure: Mapping[str, Any], *, main: str, k: int = FULL_K) -> list[ExposureRow]:
+    """Return the exposure metrics at one cut-off, the widest coverage first.
 
     Args:
         exposure: `details["exposure"]`.
-        main: The model to set off.
-        k: The cut-off; models that were not judged at it are left out.
+        main: The model to highlight.
+        k: The cut-off; models without values at it are left out.
     """
     names = [f"{name}@{k}" for name in ("coverage", "novelty", "popularity", "bias")]
-    known = {model: cells for model, cells in exposure.items() if names[0] in cells}
+    known = {model: values for model, values in exposure.items() if names[0] in values}
     return [
         ExposureRow(
-            label(model),
-            _role(model, main),
+            model,
+            role_of(model, main),
             int(known[model][names[1]]["n"]),
-            tuple(_cell(known[model][name]) for name in names),
+            tuple(cell(known[model][name]) for name in names),
         )
         for model in sorted(known, key=lambda model: (-known[model][names[0]]["mean"], model))
     ]
 
 
-def calibration_rows(
-    calibration: Mapping[str, Any], *, main: str
-) -> list[tuple[str, str, str, float, int]]:
-    """Rows (label, role, kind of negatives, ECE, rows) of the models that give probabilities."""
+def calibration_rows(calibration: Mapping[str, Any], *, main: str) -> list[CalibrationRow]:
+    """Return the calibration error of the models with probabilities.
+
+    Args:
+        calibration: `details["calibration"]`.
+        main: The model to highlight.
+    """
     return [
-        (
-            label(model),
-            _role(model, main),
+        CalibrationRow(
+            model,
+            role_of(model, main),
             kind,
             by_kind[kind]["ece"],
             sum(part["n"] for part in by_kind[kind]["bins"]),
@@ -227,13 +252,3 @@ def calibration_rows(
         for kind in ordered_kinds(list(by_kind))
         if by_kind[kind]["ece"] is not None
     ]
-
-
-def _role(model: str, main: str) -> str:
-    return "ours" if model == main else "floor" if model == "popularity" else "baseline"
-
-
-def _cell(found: Mapping[str, Any] | None, best: float | None = None) -> Cell:
-    if found is None:
-        return Cell(None)
-    return Cell(found["mean"], found.get("low"), found.get("high"), best=found["mean"] == best)

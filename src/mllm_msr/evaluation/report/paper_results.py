@@ -1,8 +1,8 @@
-"""The paper's own results, for reference beside a run's: never a target.
+"""Results that the paper reports in its Table 3, for reference next to a run's results.
 
-Table 3 of the paper, in hundredths. Its protocol differs from this package's (which items make a
-sequence, how candidates and ties are treated), and some of its cells contradict each other; the
-report prints `CAVEATS` with it.
+Values are times 100. The paper's protocol differs from this package's (which items make a sequence,
+how candidates and ties are treated), and some of its cells contradict each other. The report prints
+`CAVEATS` with the table.
 """
 
 from __future__ import annotations
@@ -64,13 +64,16 @@ TABLE_3: Final[Mapping[str, Mapping[str, tuple[float, float, float]]]] = Mapping
 )
 
 CAVEATS: Final = (
-    "These figures come from another protocol; no row compares with the tables above.",
+    "The paper uses a different protocol. Do not compare its rows with the tables above.",
     (
-        "In the code released with the paper the target is not the user's next item, and items "
-        "are chosen by their global frequency: under that protocol a mere popularity count reaches "
-        "AUC 76, HR@5 59 and MRR@5 34 on MicroLens, above five of these eleven rows in all three "
-        "columns."
+        "In the code released with the paper, the target is not the user's next item, and items "
+        "are selected by their global frequency. Under that protocol a popularity count reaches "
+        "AUC 76, HR@5 59 and MRR@5 34 on MicroLens, which is above five of these eleven rows in "
+        "all three columns."
     ),
-    "Trans2D on Amazon Baby shows HR@5 below MRR@5, which cannot be.",
-    "How graph models serve test users, the shortest history and the rule for ties are not stated.",
+    "Trans2D on Amazon Baby has an HR@5 below its MRR@5, which is impossible.",
+    (
+        "The paper does not state how graph models serve test users, what the shortest history is "
+        "or how ties are ranked."
+    ),
 )

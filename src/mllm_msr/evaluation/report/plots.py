@@ -1,7 +1,7 @@
-"""The report's plots as inline SVG whose colours follow the page's light or dark theme.
+"""Plots of the report as inline SVG that follows the light or dark theme of the page.
 
-Matplotlib draws with stand-in colours, which are then replaced by the style sheet's variables;
-text stays text, so that a plot weighs a few kilobytes.
+Matplotlib draws with placeholder colors, which are then replaced by the variables of the style
+sheet. Text stays text, so that a plot takes only a few kilobytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 INK: Final = "#010101"
 MUTED: Final = "#020202"
 RULE: Final = "#030303"
-OURS: Final = "#040404"
+ACCENT: Final = "#040404"
 OTHER: Final = "#050505"
 THIRD: Final = "#060606"
 
@@ -26,7 +26,7 @@ _VARIABLES: Final = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     RULE: "var(--rule)",
-    OURS: "var(--accent)",
+    ACCENT: "var(--accent)",
     OTHER: "var(--second)",
     THIRD: "var(--third)",
 }
@@ -56,36 +56,41 @@ Interval = tuple[float, float, float]  # mean, low, high
 
 
 def intervals(
-    rows: Mapping[str, Mapping[str, Interval]], *, label: str, chance: Sequence[float], ours: str
+    rows: Mapping[str, Mapping[str, Interval]],
+    *,
+    label: str,
+    kinds: Sequence[str],
+    chance: Sequence[float],
+    main: str,
 ) -> str:
-    """Means with intervals, one line per model and one mark per kind of negatives.
+    """Draw means with intervals, one row per model and one mark per kind of negatives.
 
     Args:
         rows: `{model label: {negatives: (mean, low, high)}}`, top row first.
         label: Label of the axis.
-        chance: Where random order stands, drawn as dashed lines.
-        ours: Label of the row to set off.
+        kinds: Kinds of negatives, in the order of their colors.
+        chance: Values of a random order, drawn as dashed lines.
+        main: Label of the row to highlight.
     """
-    kinds = sorted({kind for row in rows.values() for kind in row}, key=_kind_order)
 
     def draw(axes: Axes) -> None:
         spread = 0.0 if len(kinds) == 1 else 0.28
-        for at, kind in enumerate(kinds):
-            offset = (at - (len(kinds) - 1) / 2) * spread
-            colour = (OURS, OTHER, THIRD)[at % 3]
-            for place, row in enumerate(rows.values()):
+        for index, kind in enumerate(kinds):
+            offset = (index - (len(kinds) - 1) / 2) * spread
+            color = (ACCENT, OTHER, THIRD)[index % 3]
+            for position, row in enumerate(rows.values()):
                 if kind not in row:
                     continue
                 mean, low, high = row[kind]
-                y = place + offset
-                axes.plot([low, high], [y, y], color=colour, linewidth=1.6, alpha=0.55)
-                axes.plot([mean], [y], color=colour, marker="o", markersize=4.5, linestyle="")
-            axes.plot([], [], color=colour, marker="o", markersize=4.5, linestyle="", label=kind)
+                y = position + offset
+                axes.plot([low, high], [y, y], color=color, linewidth=1.6, alpha=0.55)
+                axes.plot([mean], [y], color=color, marker="o", markersize=4.5, linestyle="")
+            axes.plot([], [], color=color, marker="o", markersize=4.5, linestyle="", label=kind)
         for value in chance:
             axes.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
         axes.set_yticks(range(len(rows)), list(rows))
         for tick, name in zip(axes.get_yticklabels(), rows, strict=True):
-            tick.set_fontweight("bold" if name == ours else "normal")
+            tick.set_fontweight("bold" if name == main else "normal")
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(label)
         axes.grid(visible=True, axis="x")
@@ -96,29 +101,29 @@ def intervals(
 
 
 def curves(
-    lines: Mapping[str, Sequence[float]], *, ks: Sequence[int], ours: str, chance: Sequence[float]
+    lines: Mapping[str, Sequence[float]], *, ks: Sequence[int], main: str, chance: Sequence[float]
 ) -> str:
-    """HR@k over k for several models.
+    """Draw the hit rate over k for several models.
 
     Args:
-        lines: `{model label: HR at each of ks}`.
+        lines: `{model label: hit rate at each of ks}`.
         ks: Cut-offs.
-        ours: Label of the line to set off.
-        chance: What random order reaches at each of `ks`.
+        main: Label of the line to highlight.
+        chance: Value of a random order at each of `ks`.
     """
 
     def draw(axes: Axes) -> None:
         others = iter((OTHER, THIRD, MUTED))
         for name, values in lines.items():
-            colour = OURS if name == ours else next(others, MUTED)
-            width = 2.2 if name == ours else 1.4
+            color = ACCENT if name == main else next(others, MUTED)
+            width = 2.2 if name == main else 1.4
             axes.plot(
-                ks, values, color=colour, linewidth=width, marker="o", markersize=3, label=name
+                ks, values, color=color, linewidth=width, marker="o", markersize=3, label=name
             )
         axes.plot(ks, chance, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), label="random")
         axes.set_xticks(ks)
         axes.set_ylim(0.0, 1.02)
-        axes.set_xlabel("k: true next item among the first k")
+        axes.set_xlabel("k")
         axes.grid(visible=True, axis="y")
         _legend_above(axes)
 
@@ -126,18 +131,18 @@ def curves(
 
 
 def score_histogram(shares: Mapping[str, Sequence[float]]) -> str:
-    """Scores of positives and of negatives over [0, 1].
+    """Draw histograms of the scores of positives and negatives over [0, 1].
 
     Args:
-        shares: `positives` and `negatives`: share of rows in each of equally wide bins.
+        shares: `positives` and `negatives`: share of rows in each bin, bins of equal width.
     """
 
     def draw(axes: Axes) -> None:
-        for name, colour in (("negatives", OTHER), ("positives", OURS)):
+        for name, color in (("negatives", OTHER), ("positives", ACCENT)):
             values = list(shares[name])
-            edges = [at / len(values) for at in range(len(values) + 1)]
-            axes.stairs(values, edges, color=colour, fill=True, alpha=0.22)
-            axes.stairs(values, edges, color=colour, linewidth=1.4, label=name)
+            edges = [edge / len(values) for edge in range(len(values) + 1)]
+            axes.stairs(values, edges, color=color, fill=True, alpha=0.22)
+            axes.stairs(values, edges, color=color, linewidth=1.4, label=name)
         axes.set_xlim(0.0, 1.0)
         axes.set_xlabel("P(yes)")
         axes.set_yticks([])
@@ -147,7 +152,9 @@ def score_histogram(shares: Mapping[str, Sequence[float]]) -> str:
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
-    """Observed share of positives over predicted probability; the diagonal is perfect.
+    """Draw the observed share of positives over the predicted probability.
+
+    Points on the diagonal are perfectly calibrated.
 
     Args:
         bins: Records with `predicted`, `observed` and `weight`.
@@ -156,20 +163,15 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
         x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
-        axes.plot(x, y, color=OURS, linewidth=1.4)
-        axes.scatter(x, y, color=OURS, s=[12 + 220 * b["weight"] for b in bins], alpha=0.8)
+        axes.plot(x, y, color=ACCENT, linewidth=1.4)
+        axes.scatter(x, y, color=ACCENT, s=[12 + 220 * b["weight"] for b in bins], alpha=0.8)
         axes.set_xlim(0.0, 1.0)
         axes.set_ylim(0.0, 1.02)
         axes.set_xlabel("predicted P(yes)")
-        axes.set_ylabel("share that is true")
+        axes.set_ylabel("share of positives")
         axes.grid(visible=True)
 
     return _svg(draw, height=2.7, alt="Reliability of probabilities")
-
-
-def _kind_order(kind: str) -> tuple[int, str]:
-    known = ("uniform", "popularity", "full")
-    return (known.index(kind) if kind in known else len(known), kind)
 
 
 def _legend_above(axes: Axes) -> None:
@@ -179,7 +181,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
-    """Draw on one pair of axes, five inches wide, and give SVG for use inside a page."""
+    """Draw on one pair of axes, five inches wide, and return SVG to embed in a page."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure.subplots())
@@ -194,6 +196,6 @@ def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
     box = opening.group(0) if opening else ""
     text = re.sub(r"^<svg[^>]*>", f'<svg {box} role="img" aria-label="{alt}">', text)
     text = text.replace("xlink:href", "href")
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
     return text

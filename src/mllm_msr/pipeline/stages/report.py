@@ -13,6 +13,8 @@ from mllm_msr.evaluation.aggregation import model_of, runs_by_model
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.comparison import ordered_models
 from mllm_msr.evaluation.report.report import write_report
+from mllm_msr.evaluation.report.tables import POPULARITY
+from mllm_msr.pipeline.recommenders import label_of, remark_of
 
 
 def main_model(scored: Sequence[str]) -> str:
@@ -56,17 +58,20 @@ def report(
         items,
         scores=scores[shown].collect(),
         preferences=preferences,
-        every={model: scores[runs[model]] for model in ordered},
+        all_scores={model: scores[runs[model]] for model in ordered},
         model=model_of(shown),
         users=settings.report.case_studies,
         seed=settings.report.seed,
     )
+    models = [*metrics, POPULARITY]
     write_report(
         folder,
         metrics=metrics,
         details=details,
         manifest=manifest,
         config=settings.model_dump(mode="json"),
+        labels={model: label_of(model) for model in models},
+        remarks={model: remark_of(model) for model in models},
         case_studies=case_studies,
         summaries=summaries,
         preferences=preferences,

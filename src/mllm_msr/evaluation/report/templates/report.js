@@ -1,4 +1,4 @@
-// Sorting of tables and choice of panels. Without it the page shows everything, in a fixed order.
+// Sorts tables and switches panels. Without scripts the page shows all panels in a fixed order.
 document.documentElement.classList.add("live");
 
 function value(row, column) {
@@ -10,13 +10,13 @@ function sortBy(table, column, descending) {
   const body = table.tBodies[0];
   const order = (a, b) => {
     const [x, y] = [value(a, column), value(b, column)];
-    if (x === null || y === null) return (x === null) - (y === null); // what is missing stands last
-    const way = typeof x === "string" || typeof y === "string" ? String(x).localeCompare(String(y)) : x - y;
-    return descending ? -way : way;
+    if (x === null || y === null) return (x === null) - (y === null); // missing values last
+    const ascending = typeof x === "string" || typeof y === "string" ? String(x).localeCompare(String(y)) : x - y;
+    return descending ? -ascending : ascending;
   };
   body.append(...[...body.rows].sort(order));
-  table.querySelectorAll("thead th").forEach((head, at) => {
-    if (at === column) head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  table.querySelectorAll("thead th").forEach((head, index) => {
+    if (index === column) head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   });
 }
@@ -25,7 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {
     head.querySelector("button").addEventListener("click", () => {
       const before = head.getAttribute("aria-sort");
-      // Numbers begin with the highest, names with the first.
+      // The first click sorts numbers in descending order and names in ascending order.
       const first = column === 0 ? "ascending" : "descending";
       const next = before === null ? first : before === "ascending" ? "descending" : "ascending";
       sortBy(table, column, next === "descending");

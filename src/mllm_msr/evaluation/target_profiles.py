@@ -1,8 +1,8 @@
-"""What is known of test users and items before anything is scored: histories and popularity.
+"""Profiles of the test targets: length of the user's history and popularity of the items.
 
-Input of the slices (which users, which targets) and of the exposure metrics (how popular is what
-a model puts on top). Popularity is counted in what the recommenders of a fold could learn from:
-all interactions but the hidden targets.
+Known before anything is scored. The profiles define the slices (which users, which targets) and
+the item popularity defines the exposure metrics. Popularity counts the interactions that the
+recommenders of a fold can learn from, which are all but the hidden targets.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from mllm_msr.tables import CASES, conform
+from mllm_msr.tables import TARGET_PROFILES, conform
 
 
 def item_popularity(visible: pl.DataFrame, item_ids: pl.Series, *, fold: int) -> pl.DataFrame:
-    """How often each item of the catalogue was chosen.
+    """Count the interactions of each item of the catalog.
 
     Args:
         visible: `tables.INTERACTIONS` of one fold without any hidden target.
-        item_ids: The catalogue, distinct ids; the never chosen count as well.
+        item_ids: Distinct ids of the catalog, including items without interactions.
         fold: The fold.
 
     Returns:
         One row per item with `fold`, `item_id`, `n` (interactions), `percentile` (share of the
-        catalogue that was chosen less often, ties half, in (0, 1)) and `bits`, the
-        self-information -log2(n / n_users); an item nobody chose counts as chosen once.
+        catalog with fewer interactions, ties half, in (0, 1)) and `bits` (self-information
+        -log2(n / n_users); an item without interactions counts as having one).
     """
     counts = visible.group_by("item_id").agg(n=pl.len().cast(pl.Int64))
     items = pl.DataFrame({"item_id": item_ids}).join(counts, on="item_id", how="left")
@@ -40,10 +40,10 @@ def item_popularity(visible: pl.DataFrame, item_ids: pl.Series, *, fold: int) ->
     )
 
 
-def build_cases(
+def build_target_profiles(
     targets: pl.DataFrame, interactions: pl.DataFrame, *, popularity: pl.DataFrame
 ) -> pl.DataFrame:
-    """Describe each test user of each fold.
+    """Describe the target and the history of each test user of each fold.
 
     Args:
         targets: Rows of `tables.CANDIDATES` with label 1, one per fold and user.
@@ -51,7 +51,7 @@ def build_cases(
         popularity: `item_popularity` of every fold.
 
     Returns:
-        `tables.CASES`, sorted by fold and user.
+        `tables.TARGET_PROFILES`, sorted by fold and user.
     """
     before = targets.select("fold", "user_id", before="position")
     histories = (
@@ -62,10 +62,10 @@ def build_cases(
         .group_by("fold", "user_id")
         .agg(n_history=pl.len(), history_percentile=pl.col("percentile").sort().mean())
     )
-    cases = (
+    profiles = (
         targets.select("fold", "user_id", "item_id")
         .join(popularity, on=["fold", "item_id"], how="left")
         .join(histories, on=["fold", "user_id"], how="left")
         .with_columns(pl.col("n_history").fill_null(0), n_target=pl.col("n").fill_null(0))
     )
-    return conform(cases, CASES, name="cases").sort("fold", "user_id")
+    return conform(profiles, TARGET_PROFILES, name="target_profiles").sort("fold", "user_id")

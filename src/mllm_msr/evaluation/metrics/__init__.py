@@ -1,0 +1,128 @@
+"""Ranking metrics of one user's list, one per file (paper, section "Experiments").
+
+The file name is the metric's name: `hr.py` defines "hr@1", "hr@5", ... A new file is a new metric;
+no other file has to change. All metrics follow these rules:
+
+- **Ties.** A value is the expectation over all orders in which equal scores can appear. A constant
+  score therefore earns chance: AUC 1/2, HR@5 of 5/21 against 20 negatives.
+- **Several positives.** Every metric is defined for any number of positives; each file states how.
+- **One class.** A list without a positive or without a negative has no defined value: NaN in every
+  metric. The evaluator counts such lists and leaves them out of the means.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Final, cast
+
+from mllm_msr import registry
+from mllm_msr.evaluation.metrics._base import Metric
+
+__all__ = [
+    "FULL_K",
+    "HEADLINE",
+    "KS",
+    "SECONDARY",
+    "SUMMARY_K",
+    "TIES",
+    "Metric",
+    "configured",
+    "descriptions",
+    "find",
+    "higher_is_better",
+    "label",
+    "metric_names",
+    "summary_names",
+]
+
+KS: Final = (1, 3, 5, 10, 20)
+# Cut-off of the summary tables, and the one for rankings of the full catalog.
+SUMMARY_K: Final = 5
+FULL_K: Final = 10
+
+# The metric that orders the models in every table, and the one with a cut-off that is shown next
+# to it where there is room for two. Tuning maximizes the latter by default.
+HEADLINE: Final = "auc"
+SECONDARY: Final = f"ndcg@{SUMMARY_K}"
+TIES: Final = "ties"
+
+
+def configured(ks: Sequence[int] = KS) -> dict[str, Metric]:
+    """Return all metrics at all cut-offs by name: the headline metric first, then alphabetical.
+
+    Args:
+        ks: Cut-offs, in the order wanted; metrics without a cut-off occur once.
+    """
+    return {
+        name if not metric.takes_k else f"{name}@{k}": metric(k) if metric.takes_k else metric()
+        for name, metric in _classes().items()
+        for k in (ks if metric.takes_k else (1,))
+    }
+
+
+def metric_names(ks: Sequence[int] = KS) -> list[str]:
+    """Return the names of all metrics for some cut-offs, in the order of the tables.
+
+    >>> metric_names([5])
+    ['auc', 'hr@5', 'map@5', 'mrr@5', 'ndcg@5', 'precision@5', 'ties']
+    """
+    return list(configured(ks))
+
+
+def summary_names(k: int = SUMMARY_K) -> tuple[str, ...]:
+    """Return the names of the metrics in the main tables at one cut-off, the headline metric first.
+
+    >>> summary_names()
+    ('auc', 'hr@5', 'mrr@5', 'ndcg@5')
+    """
+    return tuple(name for name, metric in configured([k]).items() if metric.in_summary)
+
+
+def find(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Args:
+        name: "auc", or with any cut-off "ndcg@5".
+
+    Raises:
+        UnknownNameError: No metric has the name. The message lists all names.
+    """
+    cut_off = name.partition("@")[2]
+    ks = [int(cut_off)] if cut_off.isdecimal() and int(cut_off) > 0 else []
+    known = configured(ks)
+    if name not in known:
+        raise registry.unknown_name_error("metric", name, metric_names())
+    return known[name]
+
+
+def label(name: str) -> str:
+    """Return the name of a metric in tables; unknown names are returned as they are.
+
+    >>> label("auc"), label("precision@5")
+    ('AUC', 'Precision@5')
+    """
+    prefix, mark, cut_off = name.partition("@")
+    metric = _classes().get(prefix)
+    return name if metric is None else f"{metric.label}{mark}{cut_off}"
+
+
+def higher_is_better(name: str) -> bool:
+    """Return whether larger values of a metric are better; unknown metrics count as such."""
+    metric = _classes().get(name.partition("@")[0])
+    return metric is None or metric.higher_is_better
+
+
+def descriptions() -> dict[str, str]:
+    """Return the meaning of each metric by its label, such as "HR@k"."""
+    return {
+        f"{metric.label}@k" if metric.takes_k else metric.label: metric.description
+        for metric in _classes().values()
+    }
+
+
+@functools.cache
+def _classes() -> dict[str, type[Metric]]:
+    """Return the classes of all metrics by name, the headline metric first."""
+    names = sorted(registry.names("metrics"), key=lambda name: (name != HEADLINE, name))
+    return {name: cast("type[Metric]", registry.find("metrics", name)) for name in names}

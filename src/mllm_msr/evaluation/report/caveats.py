@@ -1,0 +1,98 @@
+"""Caveats of the report: what limits the conclusions from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mllm_msr.evaluation.report.tables import POPULARITY, ResultTable
+
+_FEW_USERS: Final = 200
+_MANY_TIES: Final = 0.05
+# Well below the source coverage of the demo model on its own data (docs/model-card.md).
+_DEMO_SOURCE_COVERAGE: Final = 0.8
+
+
+def caveats(
+    config: Mapping[str, Any],
+    *,
+    tables: Sequence[ResultTable],
+    undefined: Mapping[str, int],
+    labels: Mapping[str, str],
+    source_coverage: float | None = None,
+) -> list[str]:
+    """Return the caveats that apply to a run, the most important ones first.
+
+    Args:
+        config: The run's settings.
+        tables: The result tables.
+        undefined: Number of lists left out, by model.
+        labels: Labels by model name.
+        source_coverage: Share of the words of the text summaries that occur in the items' texts.
+    """
+    notes = _data_caveats(config, source_coverage)
+    if any(table.kind != "full" for table in tables):
+        notes.append(
+            "Metrics on sampled candidates can rank models differently from metrics on the full "
+            "catalog. Read both if both are shown."
+        )
+    smallest = min((table.n_users for table in tables), default=0)
+    if smallest < _FEW_USERS:
+        notes.append(
+            f"One of the tables has only {smallest} test users, so its intervals are wide."
+        )
+    notes += [
+        f"{labels.get(row.model, row.model)}, {table.title.lower()}: for {row.ties:.0%} of the "
+        "users the true item has the same score as another candidate. Ties count by their "
+        "expected value."
+        for table in tables
+        for row in table.rows
+        if row.role != "popularity" and (row.ties or 0.0) > _MANY_TIES
+    ]
+    notes += [
+        f"{labels.get(model, model)}: {count} lists without a positive or without a negative were "
+        "left out."
+        for model, count in undefined.items()
+        if count
+    ]
+    evaluated = {
+        row.model for table in tables for row in table.rows if any(c.mean for c in row.cells)
+    }
+    if POPULARITY not in evaluated:
+        notes.append(
+            "Popularity was not evaluated. Without this baseline the results are hard to interpret."
+        )
+    return notes
+
+
+def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> list[str]:
+    """Return the caveats that follow from the settings."""
+    data = config.get("data", {})
+    notes = []
+    is_demo_model = config.get("model", {}).get("backend") == "demo"
+    if is_demo_model and source_coverage is not None and source_coverage < _DEMO_SOURCE_COVERAGE:
+        notes.append(
+            "THE DEMO MODEL DOES NOT KNOW THIS DATA. Only "
+            f"{source_coverage:.0%} of the words of its text summaries occur in the items' texts; "
+            f"on its own data it is more than {_DEMO_SOURCE_COVERAGE:.0%}. It also describes "
+            "unknown images as objects of its own data. Use these results to test the software, "
+            "and a larger model for recommendations."
+        )
+    if data.get("protocol") == "released-code":
+        notes.append(
+            "BIASED PROTOCOL. This run uses the protocol of the released code: it selects items by "
+            "global frequency, and the target is not the user's next item, which favors popular "
+            "items. Use it to reproduce results, not to compare methods."
+        )
+    if config.get("dataset") == "demo":
+        notes.append(
+            "The data are synthetic. They show that every part of the pipeline works, but say "
+            "nothing about real users."
+        )
+    folds, ran = data.get("folds"), data.get("run_folds")
+    n_ran = len(ran) if isinstance(ran, (list, tuple)) else ran
+    if isinstance(folds, int) and isinstance(n_ran, int) and n_ran < folds:
+        notes.append(
+            f"{n_ran} of {folds} folds were run. The users of the other folds were not tested."
+        )
+    return notes

@@ -1,0 +1,162 @@
+"""Selection of the report's figures: which plots are drawn, of which models and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mllm_msr.evaluation import metrics as metric_registry
+from mllm_msr.evaluation.metrics import FULL_K, summary_names
+from mllm_msr.evaluation.report import plots
+from mllm_msr.evaluation.report.comparison import ordered_models
+from mllm_msr.evaluation.report.tables import (
+    POPULARITY,
+    best_first,
+    kind_title,
+    ordered_kinds,
+)
+
+# The metric that is drawn over the cut-offs.
+_CURVE: Final = "hr"
+_N_CURVES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A plot of the report.
+
+    Attributes:
+        title: Heading.
+        svg: The plot.
+        note: Caption.
+    """
+
+    title: str
+    svg: str
+    note: str
+
+
+def build_figures(
+    metrics: Mapping[str, Any],
+    details: Mapping[str, Any],
+    *,
+    main: str,
+    labels: Mapping[str, str],
+) -> list[Figure]:
+    """Draw all figures for which the run has data.
+
+    Args:
+        metrics: `Evaluation.summary`.
+        details: `Evaluation.details`.
+        main: The main model.
+        labels: Labels by model name; models without one are shown by their name.
+    """
+    names = {model: labels.get(model, model) for model in (*metrics, POPULARITY, main)}
+    chance = details.get("chance", {})
+    all_kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
+    sampled = [kind for kind in all_kinds if kind != "full"]
+    full = [name for name in summary_names(FULL_K) if name not in summary_names()]
+    panels = [*((name, sampled) for name in summary_names()), *((name, ["full"]) for name in full)]
+    figures = [
+        figure
+        for metric, kinds in panels
+        if (
+            figure := _intervals(
+                metrics, chance, metric=metric, kinds=kinds, main=main, names=names
+            )
+        )
+    ]
+    kind = next((kind for kind in sampled if kind in metrics.get(main, {})), None)
+    if kind is None:
+        return figures
+    curve = _curve(metrics, chance.get(kind, {}), kind=kind, main=main, names=names)
+    figures += [curve] if curve else []
+    shares = details.get("histograms", {}).get(main, {}).get(kind)
+    if shares:
+        note = f"{names[main]}, {kind_title(kind).lower()}. Each histogram sums to one."
+        figures.append(Figure("Scores", plots.score_histogram(shares), note))
+    reliability = details.get("calibration", {}).get(main, {}).get(kind)
+    if reliability and reliability["bins"]:
+        note = (
+            f"{names[main]}, {kind_title(kind).lower()}. Share of positives over P(yes), both "
+            "classes weighted equally as in training; the diagonal is perfect calibration. "
+            f"Expected calibration error: {reliability['ece']:.3f}."
+        )
+        svg = plots.reliability_diagram(reliability["bins"])
+        figures.append(Figure("Reliability", svg, note))
+    return figures
+
+
+def _intervals(
+    metrics: Mapping[str, Any],
+    chance: Mapping[str, Mapping[str, float]],
+    *,
+    metric: str,
+    kinds: Sequence[str],
+    main: str,
+    names: Mapping[str, str],
+) -> Figure | None:
+    """Draw one metric of all models under some kinds of negatives, the best model on top."""
+    models = dict.fromkeys(
+        model for kind in kinds for model in ordered_models(metrics, kind, metric=metric)
+    )
+    if not models:
+        return None
+    rows = {
+        names[model]: {
+            kind: (entry[metric]["mean"], entry[metric]["low"], entry[metric]["high"])
+            for kind, entry in metrics[model].items()
+            if kind in kinds and metric in entry
+        }
+        for model in models
+    }
+    title = metric_registry.label(metric)
+    svg = plots.intervals(
+        rows,
+        label=title,
+        kinds=[kind for kind in kinds if any(kind in row for row in rows.values())],
+        chance=sorted({chance[kind][metric] for kind in kinds if metric in chance.get(kind, {})}),
+        main=names[main],
+    )
+    title += ", full catalog" if list(kinds) == ["full"] else ""
+    return Figure(title, svg, "Mean over users and 95% interval. Dashed: random order.")
+
+
+def _curve(
+    metrics: Mapping[str, Any],
+    chance: Mapping[str, float],
+    *,
+    kind: str,
+    main: str,
+    names: Mapping[str, str],
+) -> Figure | None:
+    """Draw the hit rate over the cut-offs for the main model, the best others and popularity."""
+    by_k = {
+        int(cut_off): name
+        for name in chance
+        for metric, mark, cut_off in [name.partition("@")]
+        if metric == _CURVE and mark
+    }
+    ks = sorted(by_k)
+    lines = {
+        model: [by_kind[kind][by_k[k]]["mean"] for k in ks]
+        for model, by_kind in metrics.items()
+        if kind in by_kind and all(by_k[k] in by_kind[kind] for k in ks)
+    }
+    if len(ks) < 2 or not lines:
+        return None
+    others = [model for model in lines if model not in {main, POPULARITY}]
+    others.sort(key=lambda model: best_first(lines[model][0], by_k[ks[0]]))
+    svg = plots.curves(
+        {
+            names[model]: lines[model]
+            for model in (main, *others[:_N_CURVES], POPULARITY)
+            if model in lines
+        },
+        ks=ks,
+        main=names[main],
+        chance=[chance[by_k[k]] for k in ks],
+    )
+    label = metric_registry.label(f"{_CURVE}@k")
+    return Figure(f"{label} by cut-off", svg, f"{label}, {kind_title(kind).lower()}.")

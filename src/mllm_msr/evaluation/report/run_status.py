@@ -1,0 +1,95 @@
+"""Costs and warnings of a run, as plain records for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+_MODEL_COUNTS: Final = ("prompt_tokens", "output_tokens", "hits", "misses")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one stage.
+
+    Attributes:
+        stage: Name of the stage.
+        seconds: Wall-clock time.
+        calls: Model calls; None for stages without a model.
+        prompt_tokens: Tokens read by the model.
+        output_tokens: Tokens written by the model.
+        cached: Share of the responses that came from the response cache.
+        details: All other counts of the stage, by name.
+    """
+
+    stage: str
+    seconds: float
+    calls: int | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    cached: float | None
+    details: tuple[tuple[str, float], ...]
+
+
+def costs(stages: Mapping[str, Any]) -> list[Cost]:
+    """Return the cost of each finished stage, in the order of the manifest.
+
+    Args:
+        stages: Entries of the manifest by stage, with `seconds` and `counts`.
+    """
+    found = []
+    for stage, entry in stages.items():
+        counts = entry.get("counts", {})
+        calls, prompt_tokens, output_tokens = (
+            None if counts.get(name) is None else int(counts[name])
+            for name in ("misses", "prompt_tokens", "output_tokens")
+        )
+        hits = counts.get("hits")
+        n_responses = (hits or 0) + (calls or 0)
+        found.append(
+            Cost(
+                stage=stage,
+                seconds=float(entry.get("seconds", 0.0)),
+                calls=calls,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                cached=hits / n_responses if hits is not None and n_responses else None,
+                details=tuple(
+                    (name, value) for name, value in counts.items() if name not in _MODEL_COUNTS
+                ),
+            )
+        )
+    return found
+
+
+def warning_counts(
+    summaries: pl.DataFrame | None, preferences: pl.DataFrame | None
+) -> list[tuple[str, str, int, float]]:
+    """Count readable images and the warnings of generated texts.
+
+    Args:
+        summaries: `tables.SUMMARIES`, if there are any.
+        preferences: `tables.PREFERENCES`, if there are any.
+
+    Returns:
+        Rows (table, status or warning, number of rows, share of the table's rows).
+    """
+    rows: list[tuple[str, str, int, float]] = []
+    if summaries is not None and summaries.height:
+        counts = summaries["image_status"].fill_null("missing").value_counts(sort=True)
+        rows += [
+            ("images", status, count, count / summaries.height)
+            for status, count in counts.iter_rows()
+        ]
+    for name, frame in (("summaries", summaries), ("preferences", preferences)):
+        if frame is None or not frame.height:
+            continue
+        flags = frame["flags"].fill_null("").str.split(",").explode(empty_as_null=True)
+        counts = flags.filter(flags.fill_null("") != "").value_counts(sort=True)
+        none = int((frame["flags"].fill_null("") == "").sum())
+        rows.append((name, "no warning", none, none / frame.height))
+        rows += [(name, flag, count, count / frame.height) for flag, count in counts.iter_rows()]
+    return rows

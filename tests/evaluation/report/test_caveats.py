@@ -1,0 +1,77 @@
+"""Caveats: only those that apply to the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from mllm_msr.evaluation.report.caveats import caveats
+from mllm_msr.evaluation.report.tables import result_tables
+
+
+def entry(value, *, ties=0.0, n=300):
+    def cell(mean):
+        return {"mean": mean, "low": mean - 0.02, "high": mean + 0.02, "n": n}
+
+    return {"auc": cell(value), "ties": cell(ties)}
+
+
+def tables_of(metrics):
+    return result_tables(metrics, chance={"uniform": {"auc": 0.5}}, main="mllm_msr")
+
+
+TABLES = tables_of(
+    {
+        "popularity": {"uniform": entry(0.6, ties=0.5)},
+        "mllm_msr": {"uniform": entry(0.8)},
+        "my_model": {"uniform": entry(0.7, ties=0.3)},
+    }
+)
+
+
+def text_of(config=None, *, tables=TABLES, undefined=None, **changes):
+    labels = {"mllm_msr": "MLLM-MSR"}
+    return "\n".join(
+        caveats(config or {}, tables=tables, undefined=undefined or {}, labels=labels, **changes)
+    )
+
+
+def test_the_protocol_the_data_and_the_folds_are_named():
+    data = {"protocol": "released-code", "folds": 5, "run_folds": 1}
+    text = text_of({"dataset": "demo", "data": data})
+    assert "BIASED PROTOCOL" in text
+    assert "The data are synthetic" in text
+    assert "1 of 5 folds were run" in text
+
+
+def test_a_complete_run_has_no_such_caveats():
+    data = {"protocol": "leave-last-out", "folds": 5, "run_folds": [0, 1, 2, 3, 4]}
+    text = text_of({"data": data})
+    assert "PROTOCOL" not in text
+    assert "folds were run" not in text
+
+
+def test_ties_and_lists_without_a_value_are_named():
+    text = text_of(undefined={"mllm_msr": 3, "my_model": 0})
+    assert "my_model, uniform negatives: for 30% of the users the true item has the same" in text
+    assert "popularity, uniform" not in text
+    assert "MLLM-MSR: 3 lists without a positive" in text
+    assert "my_model: 0" not in text
+    assert "Popularity was not evaluated" not in text
+
+
+def test_a_missing_baseline_and_few_users_are_named():
+    text = text_of(tables=tables_of({"mllm_msr": {"uniform": entry(0.8, n=90)}}))
+    assert "Popularity was not evaluated" in text
+    assert "only 90 test users" in text
+
+
+def test_low_source_coverage_of_the_demo_model_comes_first():
+    demo = {"model": {"backend": "demo"}}
+    text = text_of(demo, source_coverage=0.26)
+    assert text.startswith("THE DEMO MODEL DOES NOT KNOW THIS DATA. Only 26%")
+
+
+@pytest.mark.parametrize(("backend", "coverage"), [("demo", 0.97), ("demo", None), ("mock", 0.26)])
+def test_other_models_and_high_coverage_have_no_such_caveat(backend, coverage):
+    text = text_of({"model": {"backend": backend}}, source_coverage=coverage)
+    assert "DEMO MODEL" not in text

@@ -1,0 +1,40 @@
+"""Costs of the stages, and warnings of images and texts."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mllm_msr.evaluation.report.run_status import costs, warning_counts
+from mllm_msr.tables import PREFERENCES, SUMMARIES
+
+
+def test_costs_distinguish_model_calls_from_cached_responses():
+    counts = {"hits": 30, "misses": 10, "prompt_tokens": 500, "items": 7}
+    summarize, prepare = costs({"summarize": {"seconds": 2.5, "counts": counts}, "prepare": {}})
+    assert (summarize.calls, summarize.cached, summarize.prompt_tokens) == (10, 0.75, 500)
+    assert summarize.output_tokens is None
+    assert summarize.details == (("items", 7),)
+    assert (prepare.calls, prepare.cached, prepare.seconds) == (None, None, 0.0)
+
+
+def test_images_and_warnings_are_counted():
+    summaries = pl.DataFrame(
+        [
+            ("a", "t", "i", "s", "ok", ""),
+            ("b", "t", None, "s", "missing", "image_cut,fusion_cut"),
+            ("c", "t", None, "s", "ok", "image_cut"),
+        ],
+        schema=dict(SUMMARIES),
+        orient="row",
+    )
+    preferences = pl.DataFrame(
+        [("u", 0, 3, "p", True, None)], schema=dict(PREFERENCES), orient="row"
+    )
+    rows = warning_counts(summaries, preferences)
+    assert ("images", "ok", 2, pytest.approx(2 / 3)) in rows
+    assert ("images", "missing", 1, pytest.approx(1 / 3)) in rows
+    assert ("summaries", "no warning", 1, pytest.approx(1 / 3)) in rows
+    assert ("summaries", "image_cut", 2, pytest.approx(2 / 3)) in rows
+    assert ("preferences", "no warning", 1, 1.0) in rows
+    assert warning_counts(None, None) == []
