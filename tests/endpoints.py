@@ -1,4 +1,4 @@
-"""HTTP server on loopback with scripted responses: completions of a model, or failures."""
+"""HTTP server on loopback with predefined responses: completions of a model, or failures."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class TestFamilies:
     def test_a_completion_does_not_depend_on_the_batch(
         self, family: str, load: Load, images: Sequence[Path]
     ) -> None:
-        prompts = [ask("Describe the picture.", path, new=12) for path in images]
+        prompts = [ask("Describe the image.", path, new=12) for path in images]
         together = dict(Engine(load(family), batch_size=8).generate(prompts))
         alone = dict(Engine(load(family), batch_size=1).generate(prompts))
         assert together == alone

@@ -15,7 +15,7 @@ from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
-INSTRUCTION = "You are given the picture and the title of a video. Answer only yes or no. "
+INSTRUCTION = "You are given the image and the title of a video. Answer only yes or no. "
 IMAGE = 9
 PLENTY = 10**9
 

@@ -26,7 +26,7 @@ from mllm_msr.types import ChoiceScores, ImagePart, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
 
-INSTRUCTION = "You are given the picture and the title of a video. Answer only yes or no. "
+INSTRUCTION = "You are given the image and the title of a video. Answer only yes or no. "
 IMAGE = 9
 
 
@@ -205,12 +205,12 @@ class TestGroupByPrefix:
 
 class TestPrefixStates:
     def test_prefixes_of_the_previous_batch_are_reused(self) -> None:
-        states, asked = PrefixStates(PrefixCache(0)), []
+        states, computed = PrefixStates(PrefixCache(0)), []
         a, b, c = (prefix_key(rendered([n])) for n in range(3))
 
         def give(batch: Sequence[Any]) -> list[float]:
             def prefill(rows: Sequence[int]) -> transformers.DynamicCache:
-                asked.append([batch[row] for row in rows])
+                computed.append([batch[row] for row in rows])
                 values = torch.tensor([float(batch[row][1][0]) for row in rows])
                 keys = values.reshape(-1, 1, 1, 1).expand(-1, 2, 3, 4)
                 return transformers.DynamicCache([(keys, -keys)])
@@ -223,10 +223,10 @@ class TestPrefixStates:
         assert give([b, a, b]) == [1.0, 0.0, 1.0]
         assert give([a, c, a]) == [0.0, 2.0, 0.0]
         assert give([c, b]) == [2.0, 1.0]
-        assert [sorted(batch) for batch in asked] == [[a, b], [c], [b]]
+        assert [sorted(batch) for batch in computed] == [[a, b], [c], [b]]
         states.clear()
         assert give([c]) == [2.0]
-        assert asked[-1] == [c]
+        assert computed[-1] == [c]
 
 
 def load(family: str, tiny_checkpoint: Checkpoint) -> LoadedCheckpoint:

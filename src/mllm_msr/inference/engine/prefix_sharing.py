@@ -56,7 +56,7 @@ def group_by_prefix(
 
 
 def prefix_key(prefix: Rendered) -> PrefixKey:
-    """Return what identifies a prefix."""
+    """Return the key of a prefix."""
     return prefix.images, prefix.input_ids
 
 

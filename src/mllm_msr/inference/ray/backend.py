@@ -77,7 +77,7 @@ class RayBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """Return the fingerprint of the workers' backend, as answers do not depend on the place."""
+        """Return the fingerprint of the workers' backend."""
         return self._local.fingerprint
 
     @property

@@ -75,15 +75,14 @@ def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
     Returns:
         The checkpoint's own tokenizer if its files can be read; else an estimate by characters.
     """
-    if backend == "mock":
-        return WordCounter()
-    from mllm_msr.models.inputs import Renderer  # noqa: PLC0415 - takes seconds
-    from mllm_msr.models.loading import load_processor  # noqa: PLC0415
-
     kind = cast("type[Backend]", registry.find("backends", backend))
     checkpoint = kind.trainable_checkpoint(**arguments)
     if checkpoint is None:
-        return CharacterCounter()
+        # A local backend without weights, such as the mock backend, counts words.
+        return WordCounter() if kind.is_local else CharacterCounter()
+    from mllm_msr.models.inputs import Renderer  # noqa: PLC0415 - takes seconds
+    from mllm_msr.models.loading import load_processor  # noqa: PLC0415
+
     try:
         processor = load_processor(checkpoint, revision=arguments.get("revision"))
         supports_images = hasattr(processor, "image_processor")
