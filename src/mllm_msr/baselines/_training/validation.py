@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.evaluation.per_user import metrics_from_scores
 from mllm_msr.interfaces import TrainingData
 
@@ -37,7 +38,7 @@ class ValidationUsers:
         )
         return cls(rows) if ((both["low"] == 0) & (both["high"] == 1)).any() else None
 
-    def value(self, scores: npt.NDArray[np.floating], *, metric: str = "auc") -> float:
+    def value(self, scores: npt.NDArray[np.floating], *, metric: str = HEADLINE) -> float:
         """Average a metric over users, then over kinds of negatives.
 
         Args:

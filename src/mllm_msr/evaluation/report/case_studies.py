@@ -157,7 +157,8 @@ def build_case_studies(
         all_scores: `tables.SCORES` of all models by name, in the order to show them.
         model: Name of the model of `scores`.
         negatives: Kind of candidate list to show.
-        users: Number of case studies; of several, the last two are the median and the worst user.
+        users: Maximum number of case studies, each of a user with a defined metric. Of several, the
+            last two are the median and the worst user.
         seed: Seed of the random selection.
         root: Folder that relative image paths start from.
         max_history: Maximum number of interactions to show of one user.
