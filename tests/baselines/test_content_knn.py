@@ -1,4 +1,4 @@
-"""Content-kNN: likeness by words, new items included, weights of the two modalities."""
+"""Content-kNN: similarity by texts and images, new items, weights of the modalities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from mllm_msr.interfaces import TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 TITLES = {
-    "r1": "river boats at dawn", "r2": "boats on the river", "r3": "river dawn",
-    "m1": "snowy mountain peaks", "m2": "mountain peaks in snow", "m3": "peaks of a mountain",
-}  # fmt: skip
+    "r1": "river boats at dawn",
+    "r2": "boats on the river",
+    "r3": "river dawn",
+    "m1": "snowy mountain peaks",
+    "m2": "mountain peaks in snow",
+    "m3": "peaks of a mountain",
+}
 SHADES = {"r": (220, 30, 30), "m": (20, 40, 200)}
 
 
@@ -22,7 +26,7 @@ SHADES = {"r": (220, 30, 30), "m": (20, 40, 200)}
 def data(tmp_path):
     rows = []
     for item, title in TITLES.items():
-        # Images go across the titles: r1, m2, r3 are red, the others blue.
+        # Images contradict the titles: r1, m2, r3 are red, the others blue.
         path = tmp_path / f"{item}.png"
         red = item in {"r1", "m2", "r3"}
         Image.new("RGB", (20, 20), SHADES["r" if red else "m"]).save(path)
@@ -38,12 +42,12 @@ def scores(model, data, *items, user="u"):
     return dict(zip(items, found["score"], strict=True))
 
 
-def test_texts_decide_where_images_weigh_nothing(data):
+def test_without_image_weight_texts_decide(data):
     found = scores(ContentKnn(image_weight=0.0).fit(data), data, *TITLES)
     assert min(found["r2"], found["r3"]) > max(found["m1"], found["m2"], found["m3"])
 
 
-def test_images_decide_where_they_weigh_all(data):
+def test_with_image_weight_1_images_decide(data):
     found = scores(ContentKnn(image_weight=1.0).fit(data), data, *TITLES)
     assert min(found["m2"], found["r3"]) > max(found["r2"], found["m1"], found["m3"])
 
@@ -65,13 +69,13 @@ def test_a_loaded_model_needs_no_encoder(data, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("image_weight", 1.5), ("decay", 0.0), ("n_last", 0)])
-def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(SettingsError, match=rf"{name} must .*, it is {value}"):
+def test_settings_out_of_range_are_rejected(name, value):
+    with pytest.raises(SettingsError, match=rf"{name} must .*, but is {value}"):
         ContentKnn(**{name: value})
 
 
-def test_damage_and_missing_fits_are_told(tmp_path):
-    with pytest.raises(TrainingError, match="a fitted content_knn model"):
+def test_unfitted_and_missing_models_are_rejected(tmp_path):
+    with pytest.raises(TrainingError, match="'content_knn' is not fitted"):
         ContentKnn().save(tmp_path)
-    with pytest.raises(DamagedFileError, match="a fitted model in"):
+    with pytest.raises(DamagedFileError, match="Cannot load the fitted baseline"):
         ContentKnn.load(tmp_path)

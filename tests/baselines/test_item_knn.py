@@ -1,4 +1,4 @@
-"""Item-kNN against values worked out by hand."""
+"""Item-kNN against values computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
-# x and y share users a and b, y and z share user c; w is chosen by nobody else.
+# x and y share users a and b, y and z share user c; w shares its user with no other item.
 ROWS = [
     *(("a", "x", 0, 0), ("a", "y", 1, 1)),
     *(("b", "x", 0, 0), ("b", "y", 1, 1)),
@@ -32,15 +32,15 @@ def scores(model, data, user, position, *items):
     return model.score(candidates, data.interactions)["score"].to_list()
 
 
-def test_likeness_is_the_cosine_of_columns(data):
+def test_similarity_is_the_cosine_of_columns(data):
     model = ItemKnn(**PLAIN).fit(data)
     found = scores(model, data, "a", 1, "y", "z", "x", "w")
     assert found == pytest.approx([2 / np.sqrt(2 * 3), 0.0, 0.0, 0.0])
 
 
-def test_earlier_items_of_a_history_weigh_less(data):
+def test_older_items_of_a_history_have_lower_weight(data):
     model = ItemKnn(**PLAIN).fit(data)
-    # History of c: z then y. x is like y alone; y is like z, one step back.
+    # History of c: z then y. x is similar to y only; y is similar to z, one step back.
     assert scores(model, data, "c", 2, "x", "y") == pytest.approx(
         [2 / np.sqrt(6), 0.5 / np.sqrt(3)]
     )
@@ -48,22 +48,22 @@ def test_earlier_items_of_a_history_weigh_less(data):
     assert scores(short, data, "c", 2, "y") == [0.0]
 
 
-def test_shrinkage_takes_more_from_what_few_users_share(data):
+def test_shrinkage_lowers_similarity_by_few_common_users(data):
     model = ItemKnn(**{**PLAIN, "shrinkage": 1.0}).fit(data)
     assert scores(model, data, "a", 1, "y") == pytest.approx([2 / (np.sqrt(6) + 1)])
 
 
-def test_only_the_nearest_neighbours_stay(data):
-    model = ItemKnn(**PLAIN, n_neighbours=1).fit(data)
+def test_only_the_most_similar_items_are_kept(data):
+    model = ItemKnn(**PLAIN, n_neighbors=1).fit(data)
     assert scores(model, data, "b", 2, "x", "z") == pytest.approx([2 / np.sqrt(6), 0.0])
 
 
-def test_the_prior_orders_what_resembles_nothing(data):
+def test_the_prior_ranks_items_without_similarity(data):
     model = ItemKnn(**{**PLAIN, "prior": 0.7}).fit(data)
     assert scores(model, data, "nobody", 0, "y", "w", "strange") == pytest.approx([0.3, 0.1, 0.0])
 
 
-def test_the_catalog_in_one_piece_has_the_same_scores(data):
+def test_catalog_scores_equal_candidate_scores(data):
     model = ItemKnn().fit(data)
     users = pl.DataFrame({"user_id": ["a", "c"], "position": [1, 2]})
     ((chunk, whole),) = model.score_catalog(users, data.interactions)
@@ -74,23 +74,30 @@ def test_the_catalog_in_one_piece_has_the_same_scores(data):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("n_neighbours", 0), ("n_last", 0), ("decay", 0.0), ("decay", 1.1), ("balance", -0.1),
-     ("shrinkage", -1.0), ("prior", float("nan"))],
-)  # fmt: skip
-def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(SettingsError, match=rf"{name} must .*, it is {value}"):
+    [
+        ("n_neighbors", 0),
+        ("n_last", 0),
+        ("decay", 0.0),
+        ("decay", 1.1),
+        ("balance", -0.1),
+        ("shrinkage", -1.0),
+        ("prior", float("nan")),
+    ],
+)
+def test_settings_out_of_range_are_rejected(name, value):
+    with pytest.raises(SettingsError, match=rf"{name} must .*, but is {value}"):
         ItemKnn(**{name: value})
 
 
-def test_an_empty_world_is_served():
+def test_empty_data_gives_zero_scores():
     nothing = TrainingData(empty(INTERACTIONS), empty(ITEMS), empty(CANDIDATES), frozenset())
     assert scores(ItemKnn().fit(nothing), nothing, "a", 0, "x") == [0.0]
 
 
-def test_damage_and_missing_fits_are_told(data, tmp_path):
-    with pytest.raises(TrainingError, match="a fitted item_knn model"):
+def test_unfitted_and_damaged_models_are_rejected(data, tmp_path):
+    with pytest.raises(TrainingError, match="'item_knn' is not fitted"):
         ItemKnn().save(tmp_path)
     ItemKnn().fit(data).save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+    with pytest.raises(DamagedFileError, match="Cannot load the fitted baseline"):
         ItemKnn.load(tmp_path)

@@ -1,4 +1,4 @@
-"""MMSR: reads the order of a history, predicts cold items by content, falls back to popularity."""
+"""MMSR: order of the history, cold items by content, popularity as the fallback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mllm_msr.baselines._training.histories import Histories
-from mllm_msr.baselines.mmsr import Examples, Mmsr
+from mllm_msr.baselines.mmsr import GraphBatches, Mmsr
 from mllm_msr.errors import DamagedFileError, SettingsError
 from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
@@ -17,7 +17,7 @@ N_USERS, N_ITEMS, N_STEPS = 24, 6, 5
 
 @pytest.fixture(scope="module")
 def data():
-    """Everybody walks round a circle of items; item 0 is where most begin. Item 6 is cold."""
+    """Users who follow a circle of items; most start at item 0. Item 6 is cold."""
     rows = [
         (f"u{user}", f"i{(max(user - 12, 0) + step) % N_ITEMS}", step, step)
         for user in range(N_USERS)
@@ -38,7 +38,7 @@ def fitted(data):
 
 
 def make(**settings):
-    given = {
+    defaults = {
         "width": 16,
         "epochs": 20,
         "batch_size": 48,
@@ -48,7 +48,7 @@ def make(**settings):
         "image_encoder": "none",
         "seed": 1,
     }
-    return Mmsr(**(given | settings))
+    return Mmsr(**(defaults | settings))
 
 
 def history(*items):
@@ -62,14 +62,14 @@ def best(model, interactions):
     return model.catalog[int(values[0].argmax())]
 
 
-def test_the_next_station_follows_from_the_last_ones(fitted):
+def test_it_learns_the_next_item_on_a_circle(fitted):
     assert isinstance(fitted, CatalogScorer)
     for last in range(N_ITEMS):
         read = history((last - 1) % N_ITEMS, last)
         assert best(fitted, read) == f"i{(last + 1) % N_ITEMS}"
 
 
-def test_without_a_history_popularity_decides(fitted, data):
+def test_without_a_history_the_score_is_popularity(fitted, data):
     counts = data.interactions["item_id"].value_counts().sort("count", "item_id")
     candidates = pl.DataFrame(
         {"user_id": "nobody", "position": 0, "item_id": ["i6", *counts["item_id"]]}
@@ -89,39 +89,39 @@ def test_only_the_latest_items_are_read(data):
     assert np.array_equal(one, other)
 
 
-def test_batches_of_an_epoch_hold_every_target_with_what_came_before():
+def test_the_batches_of_an_epoch_have_every_target_with_the_items_before_it():
     histories = Histories(np.array([1, 2, 3, 4, 5]), np.array([0, 3, 5]))
-    examples = Examples(Recorder(), histories, np.array([2, 4, 1]), 2, 1)
-    assert len(examples) == 2
-    found = list(examples)
+    batches = GraphBatches(ListsAsGraphs(), histories, np.array([2, 4, 1]), 2, 1)
+    assert len(batches) == 2
+    found = list(batches)
     assert [each.targets.tolist() for each in found] == [[3, 5], [2]]
     assert [each.graph for each in found] == [[[2], [4]], [[1]]]
 
 
-class Recorder:
-    """Stands for a model: a graph is the histories themselves."""
+class ListsAsGraphs:
+    """Stub model whose graphs are the histories as lists."""
 
     def graph(self, histories):
-        return [histories.of(at).tolist() for at in range(len(histories))]
+        return [histories[at].tolist() for at in range(len(histories))]
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"n_clusters": 0}, "n_clusters must be at least 1, it is 0"),
-        ({"n_links": 0}, "n_links must be at least 1, it is 0"),
-        ({"targets_per_user": 0}, "targets_per_user must be at least 1, it is 0"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), it is 1.0"),
+        ({"n_clusters": 0}, "n_clusters must be at least 1, but is 0"),
+        ({"n_links": 0}, "n_links must be at least 1, but is 0"),
+        ({"targets_per_user": 0}, "targets_per_user must be at least 1, but is 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
     ],
 )
-def test_bad_settings_are_refused_with_one_sentence(settings, problem):
+def test_settings_out_of_range_are_rejected(settings, problem):
     with pytest.raises(SettingsError, match=problem):
         make(**settings)
 
 
-def test_files_of_another_shape_are_refused(fitted, tmp_path):
+def test_saved_state_with_another_number_of_layers_is_rejected(fitted, tmp_path):
     fitted.save(tmp_path)
-    about = tmp_path / "model.json"
-    about.write_text(about.read_text().replace('"n_layers": 1', '"n_layers": 2'))
-    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+    path = tmp_path / "model.json"
+    path.write_text(path.read_text().replace('"n_layers": 1', '"n_layers": 2'))
+    with pytest.raises(DamagedFileError, match=r"Cannot load .*Fit the baseline again"):
         Mmsr.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Popularity counts training users only, and says so when it cannot be loaded."""
+"""Popularity: counts of training users only, recent shares, damaged files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scores(model, *items):
 
 
 def test_counts_come_from_training_users_only(data):
-    assert scores(Popularity().fit(data), "x", "y", "z", "unheard") == [2.0, 1.0, 1.0, 0.0]
+    assert scores(Popularity().fit(data), "x", "y", "z", "unknown") == [2.0, 1.0, 1.0, 0.0]
 
 
 def test_a_recent_share_counts_the_latest_interactions(data):
@@ -44,32 +44,32 @@ def test_a_recent_share_counts_the_latest_interactions(data):
     assert scores(Popularity(recent_share=0.01).fit(data), "x", "y", "z") == [0.0, 0.0, 1.0]
 
 
-def test_fitting_again_starts_anew(data):
+def test_a_second_fit_starts_from_scratch(data):
     model = Popularity().fit(data)
     assert scores(model.fit(data), "x") == [2.0]
 
 
-def test_no_training_users_score_nothing(data):
-    nobody = TrainingData(data.interactions, data.items, data.candidates, frozenset())
-    assert scores(Popularity(recent_share=0.5).fit(nobody), "x") == [0.0]
+def test_all_items_score_0_without_training_users(data):
+    no_users = TrainingData(data.interactions, data.items, data.candidates, frozenset())
+    assert scores(Popularity(recent_share=0.5).fit(no_users), "x") == [0.0]
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
-def test_impossible_shares_are_refused(share):
-    with pytest.raises(SettingsError, match=r"recent_share must lie in \(0, 1\], it is"):
+def test_shares_out_of_range_are_rejected(share):
+    with pytest.raises(SettingsError, match=rf"recent_share must lie in \(0, 1\], but is {share}"):
         Popularity(recent_share=share)
 
 
-def test_scoring_before_fitting_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="call fit or load first"):
+def test_scoring_and_saving_before_fitting_is_rejected(tmp_path):
+    with pytest.raises(TrainingError, match=r"'popularity' is not fitted\. Call fit"):
         scores(Popularity(), "x")
-    with pytest.raises(TrainingError, match="call fit or load first"):
+    with pytest.raises(TrainingError, match="is not fitted"):
         Popularity().save(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b'{"counts": {"x": "many"}}', b"\xff"])
-def test_damaged_files_are_refused(tmp_path, content):
+def test_damaged_files_are_rejected(tmp_path, content):
     if content is not None:
         (tmp_path / "popularity.json").write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"a popularity table at .*popularity\.json"):
+    with pytest.raises(DamagedFileError, match=r"Cannot load .*popularity\.json"):
         Popularity.load(tmp_path)

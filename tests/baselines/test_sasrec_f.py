@@ -1,4 +1,4 @@
-"""SASRec_F ranks what nobody has chosen by its content, which SASRec cannot."""
+"""SASRec_F and GRU4Rec_F rank cold items by their content; SASRec cannot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT = {"image_encoder": "none", "id_dropout": 0.3}
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """Users love either cats or ships; two items of the catalog have never been chosen."""
+    """Users who like either cats or ships; two items of the catalog have no interactions."""
     topics = [("cat", "kitten whiskers purring"), ("ship", "harbour anchor sailing")]
     items = [
         (f"{name}{at}", f"{name} number {at}", text, None)
@@ -40,6 +40,7 @@ def data() -> TrainingData:
 
 @pytest.fixture
 def cold() -> pl.DataFrame:
+    """Two cold items as candidates of a user of each topic."""
     rows = [("u0", 5, "cat7"), ("u0", 5, "ship7"), ("u1", 5, "cat7"), ("u1", 5, "ship7")]
     schema = {"user_id": pl.String, "position": pl.Int32, "item_id": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -52,7 +53,7 @@ def test_cold_items_are_ranked_by_their_content(data, cold, model):
     assert scores[3] > scores[2]
 
 
-def test_to_a_model_of_ids_cold_items_are_all_alike(data, cold):
+def test_without_content_all_cold_items_have_the_same_score(data, cold):
     scores = SasRec(**SMALL).fit(data).score(cold, data.interactions)["score"].to_list()
     assert scores[0] == pytest.approx(scores[1])
 
@@ -65,6 +66,6 @@ def test_loading_needs_no_encoder(data, cold, tmp_path):
 
 
 @pytest.mark.parametrize("model", [SasRecF, Gru4RecF])
-def test_an_impossible_share_is_refused(model):
-    with pytest.raises(SettingsError, match=r"id_dropout must lie in \[0, 1\), it is 1"):
+def test_id_dropout_of_1_is_rejected(model):
+    with pytest.raises(SettingsError, match=r"id_dropout must lie in \[0, 1\), but is 1"):
         model(id_dropout=1)

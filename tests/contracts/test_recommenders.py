@@ -1,9 +1,9 @@
-"""What every recommender keeps, run over all that the registry lists under `baselines`.
+"""Contract of every recommender, checked for all baselines in the registry.
 
-The world is a checkerboard: users of one colour choose only items of that colour, all items
-equally often. A model that reads a user's history or his neighbours knows the answer; one that
-only counts cannot. A new baseline is judged by this file as soon as its file exists; what it
-needs to be fast on a small world, or cannot learn, is declared in `DECLARED`.
+The data are a checkerboard: users of one color interact only with items of that color, with all
+items equally often. A model that reads a user's history or similar users can learn this; a model
+that only counts cannot. A new baseline is tested as soon as its file exists. `DECLARED` has the
+settings that make a baseline fast on this small data set, and whether it can learn it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ N_USERS, N_ITEMS, N_STEPS, N_TEST = 60, 24, 8, 12
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a baseline declares about itself.
+    """How the contract is checked for one baseline.
 
     Attributes:
-        learns: Whether it can know the checkerboard's answer.
-        settings: Constructor arguments that suit so small a world.
+        learns: Whether the baseline can learn the checkerboard.
+        settings: Constructor arguments that suit the small data set.
     """
 
     learns: bool = True
@@ -36,11 +36,11 @@ class Declaration:
 
 DECLARED = {
     "popularity": Declaration(learns=False),
-    # Titles that are numbers say nothing about colours.
+    # Titles are numbers, which do not reveal the color.
     "content_knn": Declaration(learns=False, settings={"image_encoder": "none"}),
-    "hybrid": Declaration(settings={"parts": ("item_knn", "transitions")}),
+    "hybrid": Declaration(settings={"members": ("item_knn", "transitions")}),
     "llava_zero_shot": Declaration(learns=False, settings={"backend": "mock"}),
-    # Two steps of learning: enough to see that they are the same two steps again.
+    # Two training steps suffice to compare two runs with the same seed.
     "tallrec": Declaration(
         learns=False,
         settings={
@@ -116,18 +116,18 @@ class World:
     candidates: pl.DataFrame
 
 
-def colour(name: str) -> int:
+def color(name: str) -> int:
     return int(name[1:]) % 2
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     rng = np.random.default_rng(0)
-    by_colour = [[f"i{at}" for at in range(N_ITEMS) if at % 2 == side] for side in (0, 1)]
+    by_color = [[f"i{at}" for at in range(N_ITEMS) if at % 2 == side] for side in (0, 1)]
     rows = [
         (f"u{user}", item, step, step)
         for user in range(N_USERS)
-        for step, item in enumerate(rng.choice(by_colour[user % 2], N_STEPS, replace=False))
+        for step, item in enumerate(rng.choice(by_color[user % 2], N_STEPS, replace=False))
     ]
     interactions = pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
     test_users = [f"u{user}" for user in range(N_USERS - N_TEST, N_USERS)]
@@ -150,10 +150,10 @@ def world() -> World:
 
 
 def candidate_rows(interactions, split, rng, *, n_negatives=1):
-    """Each user's last item against items of the other colour."""
+    """Return candidates: each user's last item and items of the other color."""
     rows = []
     for user, item, _, position in interactions.filter(position=N_STEPS - 1).iter_rows():
-        others = [f"i{at}" for at in range(N_ITEMS) if at % 2 != colour(user)]
+        others = [f"i{at}" for at in range(N_ITEMS) if at % 2 != color(user)]
         drawn = rng.choice(others, n_negatives, replace=False)
         listed = [(item, 1), *((other, 0) for other in drawn)]
         rows += [(0, split, "uniform", user, position, what, label) for what, label in listed]
@@ -166,7 +166,7 @@ def make(name: str) -> Recommender:
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    """One fitted model per name, so that each is trained once for most tests."""
+    """Return a function that fits each baseline once for most tests."""
     models: dict[str, Recommender] = {}
 
     def get(name: str) -> Recommender:
@@ -182,7 +182,7 @@ def score(model, world, candidates=None, interactions=None):
     return model.score(frame, world.interactions if interactions is None else interactions)
 
 
-def test_scores_come_in_the_rows_order_with_all_columns(name, fitted, world):
+def test_scores_keep_the_rows_order_and_all_columns(name, fitted, world):
     given = world.candidates.with_columns(remark=pl.lit("passed through"))
     found = score(fitted(name), world, given)
     assert found.drop("score").equals(given)
@@ -190,17 +190,17 @@ def test_scores_come_in_the_rows_order_with_all_columns(name, fitted, world):
     assert found["score"].is_finite().all()
 
 
-def test_learns_the_checkerboard_where_it_can(name, fitted, world):
+def test_learns_the_checkerboard_if_it_can(name, fitted, world):
     found = score(fitted(name), world)
     per_user = found.group_by("user_id").agg(
-        # Among equal scores the positive counts as last: a constant score must not pass.
+        # The positive ranks last among equal scores, so a constant score does not pass.
         label=pl.col("label").sort_by("score", "label", descending=[False, True]).last(),
     )
     hits = per_user["label"].mean()
     if DECLARED.get(name, Declaration()).learns:
         assert hits >= 0.9
     else:
-        assert hits < 0.6, f"{name} declares that it cannot learn this world, yet it does"
+        assert hits < 0.6, f"{name} is declared unable to learn these data, but learns them"
 
 
 def test_the_same_seed_gives_the_same_scores(name, fitted, world):
@@ -208,13 +208,13 @@ def test_the_same_seed_gives_the_same_scores(name, fitted, world):
     assert score(again, world).equals(score(fitted(name), world))
 
 
-def test_saved_and_loaded_is_the_same_model(name, fitted, world, tmp_path):
+def test_a_loaded_model_has_the_same_scores(name, fitted, world, tmp_path):
     fitted(name).save(tmp_path / "model")
     loaded = type(fitted(name)).load(tmp_path / "model")
     assert score(loaded, world).equals(score(fitted(name), world))
 
 
-def test_neither_order_nor_company_of_candidates_matters(name, fitted, world):
+def test_scores_depend_neither_on_order_nor_on_other_candidates(name, fitted, world):
     whole = score(fitted(name), world)
     keys = ["user_id", "item_id"]
     shuffled = world.candidates.sample(fraction=1.0, shuffle=True, seed=5)
@@ -236,12 +236,12 @@ def test_interactions_at_or_after_the_target_are_not_read(name, fitted, world):
         assert np.allclose(found, with_all, atol=1e-6)
 
 
-def test_the_order_in_which_interactions_are_stored_does_not_matter(name, fitted, world):
+def test_the_order_of_the_interactions_table_does_not_matter(name, fitted, world):
     found = score(fitted(name), world, interactions=world.interactions.reverse())
     assert np.allclose(found["score"], score(fitted(name), world)["score"], atol=1e-6)
 
 
-def test_unknown_users_and_items_are_served(name, fitted, world):
+def test_unknown_users_and_items_get_finite_scores(name, fitted, world):
     strange = pl.DataFrame(
         {
             "user_id": ["nobody", "nobody", "u50", "u50"],
@@ -254,26 +254,33 @@ def test_unknown_users_and_items_are_served(name, fitted, world):
     assert score(fitted(name), world, strange[:0]).height == 0
 
 
-def test_the_whole_catalog_is_scored_as_candidates_are(name, fitted, world):
+def test_catalog_scores_equal_candidate_scores(name, fitted, world):
     model = fitted(name)
     if not isinstance(model, CatalogScorer):
-        pytest.skip(f"{name} offers no fast way to score its catalog")
+        pytest.skip(f"{name} does not implement CatalogScorer")
     users = pl.DataFrame(
         {"user_id": ["u50", "nobody", "u3", "u50"], "position": [7, 2, 0, 3]},
         schema_overrides={"position": pl.Int32},
     )
     assert set(model.catalog) == set(world.data.items["item_id"])
-    asked = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
-    wanted = score(model, world, asked)["score"].to_numpy().reshape(users.height, -1)
+    candidates = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
+    expected = score(model, world, candidates)["score"].to_numpy().reshape(users.height, -1)
     chunks = [
         (chunk, values.copy()) for chunk, values in model.score_catalog(users, world.interactions)
     ]
     assert pl.concat(chunk.select(users.columns) for chunk, _ in chunks).equals(users)
-    assert np.allclose(np.concatenate([values for _, values in chunks]), wanted, atol=1e-4)
+    assert np.allclose(np.concatenate([values for _, values in chunks]), expected, atol=1e-4)
 
 
-def test_fitting_does_not_change_its_tables(name, world):
+def test_fit_does_not_change_the_data(name, world):
     before = [world.data.interactions.clone(), world.data.candidates.clone()]
     make(name).fit(world.data)
     assert world.data.interactions.equals(before[0])
     assert world.data.candidates.equals(before[1])
+
+
+def test_every_baseline_has_a_label_of_its_own(name):
+    labels = {each: find("baselines", each).label for each in names("baselines")}
+    assert labels[name].strip()
+    assert list(labels.values()).count(labels[name]) == 1
+    assert isinstance(find("baselines", name).remark, str)

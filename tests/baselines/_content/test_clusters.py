@@ -1,4 +1,4 @@
-"""Clusters of content vectors: near things together, missing modalities nowhere."""
+"""Clusters of content vectors: similar items together, no links without the modality."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mllm_msr.baselines._content.clusters import cluster
 
 @pytest.fixture
 def clouds():
-    """Three clouds of ten, and two items without the modality."""
+    """Three clouds of ten items, and two items without the modality."""
     rng = np.random.default_rng(0)
-    centres = 10.0 * np.eye(3, 4)
-    points = np.repeat(centres, 10, axis=0) + 0.1 * rng.normal(size=(30, 4))
+    centers = 10.0 * np.eye(3, 4)
+    points = np.repeat(centers, 10, axis=0) + 0.1 * rng.normal(size=(30, 4))
     return np.vstack([points, np.zeros((2, 4))]).astype(np.float32)
 
 
@@ -25,14 +25,14 @@ def test_clouds_become_clusters(clouds):
     assert np.allclose(found.centroids[labels[:, 0]], 10.0 * np.eye(3, 4), atol=0.2)
 
 
-def test_links_go_from_near_to_far_and_not_where_the_modality_is_missing(clouds):
+def test_links_are_ordered_by_distance_and_missing_without_the_modality(clouds):
     found = cluster(clouds, n_clusters=3, n_links=2, seed=0)
     distance = np.linalg.norm(clouds[:30, None] - found.centroids[found.nearest[:30]], axis=-1)
     assert (distance[:, 0] < distance[:, 1]).all()
     assert (found.nearest[30:] == -1).all()
 
 
-def test_the_seed_decides(clouds):
+def test_the_same_seed_gives_the_same_clusters(clouds):
     one, other = (cluster(clouds, n_clusters=5, n_links=2, seed=4) for _ in range(2))
     assert np.array_equal(one.centroids, other.centroids)
     assert np.array_equal(one.nearest, other.nearest)

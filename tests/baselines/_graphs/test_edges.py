@@ -1,4 +1,4 @@
-"""Edge operations against dense matrices, values and gradients alike."""
+"""Edge operations against dense matrices, both values and gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N_TARGETS, N_SOURCES, WIDTH = 5, 7, 3
 
 @pytest.fixture
 def graph():
-    """Edges in a random order, target 2 without any, and the same graph as a dense mask."""
+    """Edges in random order, none to target 2, and the same graph as a dense mask."""
     rng = np.random.default_rng(0)
     mask = rng.random((N_TARGETS, N_SOURCES)) < 0.4
     mask[2] = False
@@ -50,7 +50,7 @@ def test_sums_equal_a_product_with_the_dense_matrix(graph):
         assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_inner_products_equal_those_of_the_gathered_ends(graph):
+def test_inner_products_equal_those_of_gathered_ends(graph):
     edges, _ = graph
     x, y = random(N_TARGETS, WIDTH), random(N_SOURCES, WIDTH)
     ours, theirs = edge_dot(edges, x, y), (x[edges.targets] * y[edges.sources]).sum(-1)
@@ -89,27 +89,27 @@ def test_attention_over_two_lists_is_attention_over_their_union(graph):
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert not ours[2].any()
     found = gradients(ours, logits, values)
-    wanted = gradients(edge_sum(edges, edge_softmax(edges, logits), values), logits, values)
-    for one, other in zip(found, wanted, strict=True):
+    expected = gradients(edge_sum(edges, edge_softmax(edges, logits), values), logits, values)
+    for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_mean_weights_make_sums_to_means(graph):
+def test_mean_weights_turn_sums_into_means(graph):
     edges, mask = graph
     means = edge_sum(edges, edges.mean_weights(), torch.ones(N_SOURCES, WIDTH))
     assert torch.equal(means[:, 0] > 0.5, mask.any(1))
     assert torch.allclose(means[mask.any(1)], torch.ones(()), atol=1e-6)
 
 
-def test_every_edge_is_kept_whatever_the_order(graph):
+def test_edges_are_complete_in_any_order(graph):
     edges, mask = graph
     assert torch.equal(dense(edges, torch.ones(len(edges.sources))) > 0, mask)
     assert edges.n_targets == N_TARGETS
 
 
-def test_a_graph_without_edges_sends_nothing():
-    nothing = np.zeros(0, dtype=np.int64)
-    edges = Edges.between(nothing, nothing, n_sources=N_SOURCES, n_targets=N_TARGETS)
+def test_a_graph_without_edges_gives_zeros():
+    none = np.zeros(0, dtype=np.int64)
+    edges = Edges.between(none, none, n_sources=N_SOURCES, n_targets=N_TARGETS)
     x = random(N_SOURCES, WIDTH)
     summed = edge_sum(edges, torch.zeros(0), x)
     assert summed.shape == (N_TARGETS, WIDTH)
@@ -118,7 +118,7 @@ def test_a_graph_without_edges_sends_nothing():
     assert edge_dot(edges, random(N_TARGETS, WIDTH), x).shape == (0,)
 
 
-def test_half_precision_regions_compute_in_full_precision(graph):
+def test_autocast_does_not_affect_the_precision(graph):
     edges, _ = graph
     weights, x = random(len(edges.sources)), random(N_SOURCES, WIDTH)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The fusion network: what it reads, what it is trained in, what batches may not change."""
+"""The fusion network: its inputs, trained weights, independence of batches."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def single(*items):
     return Histories(np.array(items), np.array([0, len(items)]))
 
 
-def test_a_batch_of_histories_is_each_history_alone(network, clusters):
+def test_batched_histories_equal_single_histories(network, clusters):
     together = states(network, clusters, HISTORIES)
     for at in range(3):
-        alone = states(network, clusters, single(*HISTORIES.of(at)))
+        alone = states(network, clusters, single(*HISTORIES[at]))
         assert torch.allclose(together[at], alone[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("other", [(8, 2, 3), (2, 1, 3), (1, 2, 4)], ids=["item", "order", "last"])
-def test_items_and_their_order_are_read(network, clusters, other):
+def test_vectors_depend_on_items_and_their_order(network, clusters, other):
     one, another = (
         states(network, clusters, single(1, 2, 3)),
         states(network, clusters, single(*other)),
@@ -68,16 +68,16 @@ def test_items_and_their_order_are_read(network, clusters, other):
     assert not torch.allclose(one, another, atol=1e-3)
 
 
-def test_every_weight_that_the_histories_touch_is_trained(network, clusters):
-    # The last item of the first history, 3, has neighbours by "in" and "out"; 1, 2, 1 is "both".
+def test_every_weight_is_trained(network, clusters):
+    # Item 3 of the first history has neighbors by "in" and "out"; 1, 2, 1 gives "both".
     histories = Histories(np.array([1, 2, 1, 3, 2, 4, 5, 3, 8, 9, 10, 11]), np.array([0, 8, 12]))
     found = states(network, clusters, histories)
     (found @ network.item_table().T).square().sum().backward()
-    still = {name for name, weight in network.named_parameters() if not weight.grad.any()}
-    assert not still
+    untrained = {name for name, weight in network.named_parameters() if not weight.grad.any()}
+    assert not untrained
 
 
-def test_an_items_vector_is_its_id_and_its_content(network, features):
+def test_an_item_vector_is_the_id_embedding_plus_projected_content(network, features):
     table = network.item_table()
     ids = table - sum(
         project(torch.from_numpy(each))
@@ -95,5 +95,7 @@ def test_attention_along_edges_is_attention(clusters):
     )
     mask = torch.zeros(n_nodes, n_nodes, dtype=torch.bool)
     mask[graph.links.targets, graph.links.sources] = True
-    wanted = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    assert torch.allclose(attend(graph.links, queries, keys, values), wanted, atol=1e-5)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask
+    )
+    assert torch.allclose(attend(graph.links, queries, keys, values), expected, atol=1e-5)

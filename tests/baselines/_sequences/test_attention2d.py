@@ -1,4 +1,4 @@
-"""Two-dimensional attention against one written out step by step."""
+"""Two-dimensional attention against a step-by-step implementation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from mllm_msr.baselines._sequences.attention2d import Attention2d, Linear2d, Trans2dNetwork
+from mllm_msr.baselines._sequences.attention2d import (
+    Attention2d,
+    Linear2d,
+    Trans2dNetwork,
+    pad_histories,
+)
 from mllm_msr.baselines._training.train import seeded
 
 N_CODES, WIDTH, N_ATTRIBUTES, N_HEADS = 9, 8, 3, 2
@@ -30,10 +35,10 @@ def network():
 
 
 def logits(network, history, candidates):
-    return all_logits(network, [history], [candidates])[0]
+    return batch_logits(network, [history], [candidates])[0]
 
 
-def all_logits(network, histories, candidates):
+def batch_logits(network, histories, candidates):
     items = torch.tensor([item for history in histories for item in history], dtype=torch.int64)
     lengths = torch.tensor([len(history) for history in histories])
     return network(items, lengths, torch.tensor(candidates), network.token_table())
@@ -43,8 +48,8 @@ def test_each_attribute_has_its_own_map():
     layer = Linear2d(N_ATTRIBUTES, 4, 5)
     tokens = random(2, 7, N_ATTRIBUTES, 4)
     for at in range(N_ATTRIBUTES):
-        wanted = tokens[..., at, :] @ layer.weight[at] + layer.bias[at]
-        assert torch.allclose(layer(tokens)[..., at, :], wanted, atol=1e-6)
+        expected = tokens[..., at, :] @ layer.weight[at] + layer.bias[at]
+        assert torch.allclose(layer(tokens)[..., at, :], expected, atol=1e-6)
 
 
 def test_scores_mix_pairs_steps_and_attributes():
@@ -66,25 +71,25 @@ def test_scores_mix_pairs_steps_and_attributes():
     assert torch.allclose(found[0, 0], layer.out(gathered), atol=1e-5)
 
 
-def test_a_candidates_logit_does_not_depend_on_the_others(network):
+def test_a_logit_does_not_depend_on_the_other_candidates(network):
     together = logits(network, [1, 2, 3], [4, 5, 6])
     assert torch.allclose(together[1], logits(network, [1, 2, 3], [5])[0], atol=1e-6)
 
 
-def test_a_history_does_not_depend_on_the_others(network):
+def test_a_logit_does_not_depend_on_the_other_histories(network):
     histories = [[1, 2, 7], [], [3], [4, 3, 2, 1]]
-    together = all_logits(network, histories, [[5, 1], [6, 2], [7, 3], [8, 4]])
-    alone = [logits(network, read, [at + 5, at + 1]) for at, read in enumerate(histories)]
+    together = batch_logits(network, histories, [[5, 1], [6, 2], [7, 3], [8, 4]])
+    alone = [logits(network, history, [at + 5, at + 1]) for at, history in enumerate(histories)]
     assert torch.allclose(together, torch.stack(alone), atol=1e-6)
 
 
 @pytest.mark.parametrize("other", [[1, 2, 4], [2, 1, 3], [2, 3]], ids=["item", "order", "length"])
-def test_items_and_their_order_are_read(network, other):
+def test_logits_depend_on_items_order_and_length(network, other):
     one, another = logits(network, [1, 2, 3], [5]), logits(network, other, [5])
     assert not torch.allclose(one, another, atol=1e-4)
 
 
-def test_steps_count_back_from_the_candidate(network):
+def test_steps_are_counted_backward_from_the_candidate(network):
     push = random(N_ATTRIBUTES, WIDTH)
     with torch.no_grad():
         network.steps[2] += push
@@ -95,7 +100,7 @@ def test_steps_count_back_from_the_candidate(network):
     assert not torch.allclose(moved[1], logits(network, [2, 3], [5]), atol=1e-4)
 
 
-def test_without_a_history_the_candidate_speaks_for_itself(network):
+def test_without_a_history_the_candidate_alone_determines_the_logit(network):
     found = logits(network, [], [1, 2])
     assert torch.isfinite(found).all()
     assert not torch.allclose(found[0], found[1], atol=1e-4)
@@ -103,6 +108,13 @@ def test_without_a_history_the_candidate_speaks_for_itself(network):
 
 def test_every_weight_is_trained(network):
     logits(network, [1, 2, 3, 4, 5], [6, 7, 8, 0]).square().sum().backward()
-    still = {name for name, weight in network.named_parameters() if not weight.grad.any()}
-    assert not still
+    untrained = {name for name, weight in network.named_parameters() if not weight.grad.any()}
+    assert not untrained
     assert network.item_ids.grad.any(dim=1).all()
+
+
+def test_concatenated_histories_are_padded():
+    tokens = torch.tensor([[1.0], [2.0], [3.0]])
+    padded, is_padding = pad_histories(tokens, torch.tensor([2, 0, 1]))
+    assert padded[..., 0].tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 0.0]]
+    assert is_padding.tolist() == [[False, False], [True, True], [False, True]]

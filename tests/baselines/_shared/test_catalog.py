@@ -1,4 +1,4 @@
-"""Histories stop before the target, weights fall with age, and candidates find their columns."""
+"""Histories before a target, decayed weights, and candidates looked up in catalog scores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pytest
 
 from mllm_msr.baselines._shared.catalog import (
     CHUNK,
-    chosen_matrix,
+    catalog_of,
+    distinct_targets,
     histories,
     history_matrix,
-    item_codes,
+    interaction_matrix,
+    item_columns,
     score_candidates,
 )
-from mllm_msr.tables import INTERACTIONS
+from mllm_msr.interfaces import TrainingData
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 ROWS = [("a", "x", 1, 0), ("a", "y", 2, 1), ("a", "z", 3, 2), ("b", "y", 4, 0), ("b", "y", 5, 1)]
 
@@ -28,27 +31,40 @@ def targets(*pairs):
     return pl.DataFrame(pairs, schema={"user_id": pl.String, "position": pl.Int32}, orient="row")
 
 
+def test_catalog_has_all_items_with_a_record_or_an_interaction(interactions):
+    items = pl.DataFrame([("new", "", "", None)], schema=dict(ITEMS), orient="row")
+    data = TrainingData(interactions, items, empty(CANDIDATES), frozenset())
+    assert catalog_of(data) == ("new", "x", "y", "z")
+
+
+def test_distinct_targets_keep_the_order_of_first_appearance():
+    found, rows = distinct_targets(targets(("b", 1), ("a", 2), ("b", 1), ("b", 0)))
+    assert list(found.iter_rows()) == [("b", 1), ("a", 2), ("b", 0)]
+    assert rows.tolist() == [0, 1, 0, 2]
+
+
 def test_only_earlier_items_are_read_and_the_latest_has_age_0(interactions):
     found = histories(targets(("a", 2), ("b", 0), ("nobody", 5)), interactions.reverse())
     assert sorted(found.iter_rows()) == [(0, "x", 1), (0, "y", 0)]
 
 
-def test_n_last_keeps_the_latest(interactions):
+def test_n_last_keeps_the_latest_items(interactions):
     found = histories(targets(("a", 3)), interactions, n_last=2)
     assert sorted(found["item_id"]) == ["y", "z"]
 
 
-def test_weights_fall_and_repeats_add_up(interactions):
+def test_weights_decay_with_age_and_add_up_for_repeated_items(interactions):
     found = history_matrix(targets(("a", 3), ("b", 2)), interactions, ["y", "x"], decay=0.5)
     assert found.toarray().tolist() == [[0.5, 0.25], [1.5, 0.0]]
 
 
-def test_repeated_choices_count_once_where_only_who_matters(interactions):
-    assert chosen_matrix(interactions, ["x", "y", "z"]).toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
+def test_repeated_interactions_count_once_in_the_interaction_matrix(interactions):
+    found = interaction_matrix(interactions, ["x", "y", "z"])
+    assert found.toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
 
 
-def test_codes_are_places_in_the_catalog():
-    assert item_codes(pl.Series(["y", "strange", "x"]), ["x", "y"]).tolist() == [1, -1, 0]
+def test_item_columns_are_indices_of_the_catalog():
+    assert item_columns(pl.Series(["y", "strange", "x"]), ["x", "y"]).tolist() == [1, -1, 0]
 
 
 class Grid:
@@ -74,7 +90,7 @@ def test_candidates_find_their_rows_and_columns_across_chunks(interactions):
     assert found["score"].to_list() == [2.0, 10.0, 21.0, 0.0, -1.0, 12.0]
 
 
-def test_more_targets_than_a_chunk_holds_keep_their_histories():
+def test_more_targets_than_a_chunk_keep_their_histories():
     n = CHUNK + 3
     interactions = pl.DataFrame(
         {

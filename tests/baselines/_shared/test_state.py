@@ -1,4 +1,4 @@
-"""Fitted models on disk: the same again, and one sentence for damage."""
+"""Saved state of fitted models: round trip, and clear errors for damage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from scipy import sparse
 
 from mllm_msr.baselines._shared.state import (
     State,
+    damaged,
     load_state,
-    matrix_arrays,
-    matrix_names,
-    matrix_of,
+    pack_matrix,
+    packed_names,
     save_state,
+    unpack_matrix,
 )
 from mllm_msr.errors import DamagedFileError
 
@@ -22,29 +23,33 @@ def matrix():
     return sparse.csr_array(np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]))
 
 
-def test_what_is_saved_is_loaded(tmp_path, matrix):
-    state = State({"decay": 0.1, "seed": 3}, ("a", "ä", "日"), matrix_arrays("m", matrix))
+def test_a_saved_state_is_loaded_unchanged(tmp_path, matrix):
+    state = State({"decay": 0.1, "seed": 3}, ("a", "ä", "日"), pack_matrix("m", matrix))
     save_state(tmp_path, state)
-    found = load_state(tmp_path, names=matrix_names("m"))
+    found = load_state(tmp_path, names=packed_names("m"))
     assert (found.settings, found.catalog) == (state.settings, state.catalog)
-    assert np.array_equal(matrix_of("m", found).toarray(), matrix.toarray())
+    assert np.array_equal(unpack_matrix("m", found).toarray(), matrix.toarray())
 
 
-def test_arrays_that_are_views_keep_their_order(tmp_path):
+def test_non_contiguous_arrays_keep_their_values(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     save_state(tmp_path, State({}, (), {"a": array}))
     assert np.array_equal(load_state(tmp_path, names=["a"]).arrays["a"], array)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"settings": 3, "catalog": []}'])
-def test_damaged_settings_are_refused(tmp_path, content):
+def test_damaged_settings_are_rejected(tmp_path, content):
     save_state(tmp_path, State({}, (), {}))
     (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+    with pytest.raises(DamagedFileError, match=r"Cannot load .*Fit the baseline again"):
         load_state(tmp_path, names=[])
 
 
 def test_missing_arrays_are_named(tmp_path):
     save_state(tmp_path, State({}, (), {}))
-    with pytest.raises(DamagedFileError, match=r"files without shares"):
+    with pytest.raises(DamagedFileError, match="lacks shares"):
         load_state(tmp_path, names=["shares"])
+
+
+def test_an_error_without_a_cause_is_readable(tmp_path):
+    assert str(damaged(tmp_path, "")).endswith(": unknown cause. Fit the baseline again.")

@@ -1,4 +1,4 @@
-"""What the sequence models share, seen through GRU4Rec: settings, fallbacks, files, resuming."""
+"""The base of the sequence models, tested with GRU4Rec: settings, fallbacks, files, resuming."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """After each item comes the next one on a ring; item 8 was never chosen."""
+    """Items on a ring, each followed by the next one; item 8 has no interactions."""
     rows = [
         (f"u{user}", f"i{(user + at) % N_ITEMS}", at, at)
         for user in range(21)
@@ -58,46 +58,47 @@ def model(data) -> Gru4Rec:
     return Gru4Rec(**SMALL, epochs=40, early_stopping_patience=40).fit(data)
 
 
-def asked(*rows):
+def candidates(*rows):
     schema = {"user_id": pl.String, "position": pl.Int32, "item_id": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def best(model, data, user, position):
-    rows = asked(*((user, position, f"i{at}") for at in range(N_ITEMS)))
+    rows = candidates(*((user, position, f"i{at}") for at in range(N_ITEMS)))
     return model.score(rows, data.interactions).sort("score")["item_id"][-1]
 
 
-def test_it_overfits_a_ring_to_the_right_next_item(model, data):
+def test_it_learns_the_next_item_on_a_ring(model, data):
     assert [best(model, data, f"u{user}", 5) for user in (1, 2, 4)] == ["i6", "i0", "i2"]
     assert best(model, data, "u0", 2) == "i2"
     assert model.training_log is not None
     assert model.training_log.best_value == 1.0
 
 
-def test_the_catalog_is_scored_as_candidates_are(model, data):
+def test_catalog_scores_equal_candidate_scores(model, data):
     assert isinstance(model, CatalogScorer)
     assert list(model.catalog) == [f"i{at}" for at in [*range(N_ITEMS), 8]]
     users = pl.DataFrame({"user_id": ["u2", "nobody", "u1", "u2"], "position": [4, 3, 0, 2]})
     rows = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
-    slow = model.score(rows, data.interactions)["score"].to_numpy().reshape(4, -1)
-    (chunk, fast), *rest = model.score_catalog(users, data.interactions)
-    assert not rest
+    expected = model.score(rows, data.interactions)["score"].to_numpy().reshape(4, -1)
+    ((chunk, found),) = model.score_catalog(users, data.interactions)
     assert chunk.equals(users)
-    assert fast == pytest.approx(slow, abs=1e-5)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_without_a_history_popularity_decides(model, data):
+def test_without_a_history_the_score_is_popularity(model, data):
     counts = dict(data.interactions.group_by("item_id").len().iter_rows())
-    rows = asked(("nobody", 0, "i0"), ("u1", 0, "i3"), ("nobody", 0, "i8"), ("nobody", 0, "new"))
+    rows = candidates(
+        ("nobody", 0, "i0"), ("u1", 0, "i3"), ("nobody", 0, "i8"), ("nobody", 0, "new")
+    )
     scores = model.score(rows, data.interactions)["score"].exp() - 1
     assert scores.to_list() == pytest.approx([counts["i0"], counts["i3"], 0, 0], abs=1e-4)
 
 
-def test_what_nobody_chose_and_what_nobody_knows_score_alike_and_low(model, data):
-    rows = asked(("u1", 5, "i8"), ("u1", 5, "new"), ("u1", 5, "i6"))
-    unchosen, unknown, right = model.score(rows, data.interactions)["score"]
-    assert unchosen == unknown < right
+def test_cold_and_unknown_items_have_the_same_low_score(model, data):
+    rows = candidates(("u1", 5, "i8"), ("u1", 5, "new"), ("u1", 5, "i6"))
+    cold, unknown, next_item = model.score(rows, data.interactions)["score"]
+    assert cold == unknown < next_item
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -108,74 +109,77 @@ def test_every_loss_learns_the_ring(loss, data):
     assert best(model.fit(data), data, "u1", 5) == "i6"
 
 
-def test_a_killed_fit_goes_on_where_it_was(data, tmp_path):
+def test_a_killed_fit_resumes_to_the_same_weights(data, tmp_path, monkeypatch):
     settings = {**SMALL, "epochs": 3, "dropout": 0.2}
-    whole = Gru4Rec(**settings).fit(data)
+    uninterrupted = Gru4Rec(**settings).fit(data)
     killed = Gru4Rec(**settings, checkpoints=tmp_path)
-    judge = killed._judge
+    validation = killed._validation
 
-    def die_at_the_second(*given):
-        value, calls = judge(*given), []
+    def interrupted_in_the_second_epoch(*arguments):
+        value, calls = validation(*arguments), []
 
-        def judged():
+        def validate():
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt
             return value()
 
-        return judged
+        return validate
 
-    killed._judge = die_at_the_second
+    monkeypatch.setattr(killed, "_validation", interrupted_in_the_second_epoch)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         killed.fit(data)
-    again = Gru4Rec(**settings, checkpoints=tmp_path).fit(data)
-    weights = [list(m._ready().network.state_dict().values()) for m in (whole, again)]
+    resumed = Gru4Rec(**settings, checkpoints=tmp_path).fit(data)
+    weights = [
+        list(m._require_fitted().network.state_dict().values()) for m in (uninterrupted, resumed)
+    ]
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
-    with pytest.raises(StaleStageError, match="another settings"):
+    with pytest.raises(StaleStageError, match="settings"):
         Gru4Rec(**{**settings, "hidden": 4}, checkpoints=tmp_path).fit(data)
 
 
-def test_places_of_files_are_no_settings(model, data, tmp_path):
+def test_paths_are_not_saved_as_settings(model, data, tmp_path):
     model.save(tmp_path)
-    about = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
-    assert "checkpoints" not in about["settings"]
-    assert about["settings"]["embedding"] == 8
+    saved = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    assert "checkpoints" not in saved["settings"]
+    assert saved["settings"]["embedding"] == 8
 
 
-@pytest.mark.parametrize("fault", ["cut", "other sizes", "other class"])
-def test_a_damaged_model_is_refused(model, tmp_path, fault):
+@pytest.mark.parametrize("fault", ["truncated", "other sizes", "other class"])
+def test_a_damaged_model_is_rejected(model, tmp_path, fault):
     model.save(tmp_path)
-    about = tmp_path / "model.json"
-    text = about.read_text(encoding="utf-8")
+    path = tmp_path / "model.json"
+    text = path.read_text(encoding="utf-8")
     changed = {
-        "cut": text[:50],
+        "truncated": text[:50],
         "other sizes": text.replace('"embedding": 8', '"embedding": 9'),
         "other class": text.replace('"embedding"', '"n_heads"'),
     }[fault]
-    about.write_text(changed, encoding="utf-8")
-    with pytest.raises(DamagedFileError, match="fit the baseline again"):
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"Cannot load .*Fit the baseline again"):
         Gru4Rec.load(tmp_path)
 
 
-def test_nothing_to_learn_from_is_said(data):
-    alone = data.interactions.filter(pl.col("position") == 0)
-    lonely = TrainingData(alone, data.items, empty(CANDIDATES), data.train_users)
-    with pytest.raises(TrainingError, match="at least one user with two interactions"):
+def test_data_without_a_next_item_is_rejected(data):
+    first_only = data.interactions.filter(pl.col("position") == 0)
+    lonely = TrainingData(first_only, data.items, empty(CANDIDATES), data.train_users)
+    with pytest.raises(TrainingError, match="No user has two interactions"):
         Gru4Rec(**SMALL).fit(lonely)
 
 
-def test_an_unfitted_model_is_refused(data):
-    with pytest.raises(TrainingError, match="call fit or load first"):
-        Gru4Rec().score(asked(), data.interactions)
+def test_an_unfitted_model_is_rejected(data):
+    with pytest.raises(TrainingError, match="'gru4rec' is not fitted"):
+        Gru4Rec().score(candidates(), data.interactions)
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "message"),
     [
-        ({"max_length": 0}, "max_length must be at least 1, it is 0"),
-        ({"negative_power": 2.0}, r"negative_power must lie in \[0, 1\], it is 2.0"),
+        ({"max_length": 0}, "max_length must be at least 1, but is 0"),
+        ({"negative_power": 2.0}, r"negative_power must lie in \[0, 1\], but is 2.0"),
+        ({"loss": "mse"}, "loss must be one of softmax, .*, but is 'mse'"),
     ],
 )
-def test_shared_settings_out_of_range_are_refused(settings, named):
-    with pytest.raises(SettingsError, match=named):
+def test_shared_settings_out_of_range_are_rejected(settings, message):
+    with pytest.raises(SettingsError, match=message):
         Gru4Rec(**settings)
