@@ -59,7 +59,7 @@ def test_second_service_is_rejected_with_the_process_id_of_the_first(url: str) -
     state = ServiceState(url)
     code = f"from mllm_msr.serving.state import ServiceState; ServiceState({url!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"process id {os.getpid()} uses the database" in done.stderr
+    assert f"is in use by process {os.getpid()}." in done.stderr
     state.close()
     ServiceState(url).close()
 

@@ -86,7 +86,7 @@ def test_killed_server_has_lost_no_acknowledged_event(run: Path, tmp_path: Path)
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert second.returncode == 1
-        assert f"process id {process.pid} uses the database" in second.stderr
+        assert f"is in use by process {process.pid}." in second.stderr
         assert "Traceback" not in second.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM

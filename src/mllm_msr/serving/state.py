@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import filelock
 import polars as pl
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mllm_msr.errors import RunFolderError, RunLockedError
+from mllm_msr.storage.process_lock import ProcessLock
 from mllm_msr.tables import PREFERENCES
 
+_LOCKED_FIX: Final = "Stop that service, or set serve.state to another database."
 _ADVISORY_LOCK: Final = 0x6D6C6C6D  # any number that other programs are unlikely to lock
 
 _ITEMS_PER_FETCH: Final = 100  # rows contain images
@@ -113,7 +114,8 @@ class ServiceState:
         self._insert: Any = sqlite.insert if is_sqlite else postgresql.insert
         try:
             if is_sqlite:
-                self._lock.enter_context(_file_lock(Path(sql.make_url(url).database or "")))
+                lock = _lock_file(Path(sql.make_url(url).database or ""))
+                self._lock.callback(lock.release)
                 sql.event.listen(self._engine, "connect", _prepare_sqlite)
             else:
                 with self._translate_errors():
@@ -277,29 +279,21 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA secure_delete=ON")
 
 
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(f"{path}.lock", timeout=0, thread_local=False)
-    owner = path.with_name(f"{path.name}.lock.pid")
+def _lock_file(path: Path) -> ProcessLock:
+    lock = ProcessLock(
+        path.with_name(f"{path.name}.lock"),
+        subject=f"The service's database {path}",
+        fix=_LOCKED_FIX,
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except filelock.Timeout as error:
-        process = ""
-        with contextlib.suppress(OSError):
-            process = owner.read_text(encoding="ascii")
-        raise _locked(str(path), process) from error
-    except OSError as error:
+    except RunLockedError:
+        raise
+    except RunFolderError as error:
         raise RunFolderError(
-            f"The folder {path.parent} for the service's database cannot be written: "
-            f"{error.strerror}. Check its permissions, or set serve.state to another database."
+            f"{error} You can also set serve.state to another database."
         ) from error
-    try:
-        owner.write_text(str(os.getpid()), encoding="ascii")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
+    return lock
 
 
 @contextlib.contextmanager
@@ -316,14 +310,10 @@ def _server_lock(engine: sql.Engine) -> Iterator[None]:
                 "WHERE locktype = 'advisory' AND objid = :number AND granted"
             )
             owner = connection.execute(query, {"number": _ADVISORY_LOCK}).scalar()
-            process = str(owner or "").removeprefix("mllm-msr ")
-            raise _locked(engine.url.render_as_string(hide_password=True), process)
+            number = str(owner or "").removeprefix("mllm-msr ")
+            process = f"process {number}" if number else "an unknown process"
+            name = engine.url.render_as_string(hide_password=True)
+            raise RunLockedError(
+                f"The service's database {name} is in use by {process}. {_LOCKED_FIX}"
+            )
         yield
-
-
-def _locked(name: str, process: str) -> RunLockedError:
-    owner = f"with process id {process}" if process else "with an unknown process id"
-    return RunLockedError(
-        f"Another service {owner} uses the database {name}. Stop that service, or set serve.state "
-        "to another database."
-    )
