@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,12 +182,7 @@ def load_model(
             output_loading_info=True,
             **options,
         )
-    if missing := sorted(report["missing_keys"]):  # Transformers initialized these at random
-        raise BackendError(
-            f"The checkpoint {checkpoint!r} lacks {len(missing)} weights "
-            f"({', '.join(missing[:3])}, ...). Download it again, or install the version of "
-            "Transformers that wrote it."
-        )
+    _require_complete(checkpoint, report["missing_keys"])
     if dtype != "4bit":
         model = model.to(device)
     if adapter is not None:
@@ -277,6 +272,16 @@ def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
     # Separate adapter layers take half of the time of a small model's forward pass.
     # Unmerged layers stay in the base model, which has its own `generate` and `forward`.
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
+
+
+def _require_complete(checkpoint: str, missing: Collection[str]) -> None:
+    """Raise an error if weights are missing, which Transformers would initialize at random."""
+    if missing:
+        names = sorted(missing)
+        raise BackendError(
+            f"The checkpoint {checkpoint!r} lacks {len(names)} weights ({', '.join(names[:3])}, "
+            "...). Download it again, or install the version of Transformers that wrote it."
+        )
 
 
 def _require_safetensors(checkpoint: str, pattern: str) -> None:
