@@ -8,7 +8,6 @@ from typing import Any, Final, final
 import torch
 import transformers
 from PIL import Image
-from torch import Tensor
 
 from mllm_msr.models.encoders.base import Vectors
 from mllm_msr.models.encoders.checkpoint import EncoderCheckpoint
@@ -61,9 +60,5 @@ class TransformersImageEncoder:
                 states = model(**inputs).last_hidden_state
                 # [n, patches, hidden] or [n, channels, height, width]
                 pooled = states.mean(dim=1) if states.ndim == 3 else states.flatten(2).mean(dim=2)
-        return _to_numpy(pooled)
-
-
-def _to_numpy(tensor: Tensor) -> Vectors:
-    array: Vectors = tensor.float().cpu().numpy()
-    return array
+        vectors: Vectors = pooled.float().cpu().numpy()
+        return vectors
