@@ -8,14 +8,14 @@
     ├── DataError                 a file, a column or a value that cannot be used
     │   └── ImageError            an image that cannot be opened safely
     ├── RunFolderError            the run folder itself
-    │   ├── RunLockedError        another process holds it
-    │   ├── StaleStageError       finished work that was made under other settings
-    │   └── DamagedFileError      a file whose content is not what was written
+    │   ├── RunLockedError        another process has locked it
+    │   ├── StaleStageError       a stage that was finished under other settings
+    │   └── DamagedFileError      a file that differs from what was written
     ├── BackendError              the model or the endpoint
-    │   ├── CapabilityError       it cannot do what was asked of it
+    │   ├── CapabilityError       it does not support what was requested
     │   ├── AnswerTokenError      yes / no are not one token each
-    │   └── PromptTooLongError    a prompt that does not fit, even trimmed
-    └── TrainingError             fine-tuning cannot go on
+    │   └── PromptTooLongError    a prompt that does not fit even after trimming
+    └── TrainingError             training cannot continue
         └── NonFiniteLossError    the loss is NaN or infinite
 
 A message states the problem first, then the value received and how to fix it, in natural sentences:
@@ -74,6 +74,7 @@ class UnknownNameError(UsageError):
     """A name that the registry does not know."""
 
 
+
 class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 
@@ -101,7 +102,7 @@ class RunFolderError(MllmMsrError):
 
 
 class RunLockedError(RunFolderError):
-    """Another process works in the run folder."""
+    """Another process has locked the run folder."""
 
 
 class StaleStageError(RunFolderError):
@@ -109,7 +110,7 @@ class StaleStageError(RunFolderError):
 
 
 class DamagedFileError(RunFolderError):
-    """A file's content is not what the manifest says was written."""
+    """A file differs from what the manifest recorded."""
 
 
 class BackendError(MllmMsrError):
@@ -117,7 +118,7 @@ class BackendError(MllmMsrError):
 
 
 class CapabilityError(BackendError):
-    """A backend was asked for something that it does not do."""
+    """A backend does not support what was requested."""
 
 
 class AnswerTokenError(BackendError):
@@ -125,11 +126,11 @@ class AnswerTokenError(BackendError):
 
 
 class PromptTooLongError(BackendError):
-    """A prompt exceeds its budget and has nothing left that may be trimmed."""
+    """A prompt exceeds its token budget, and its trimmable parts are empty already."""
 
 
 class TrainingError(MllmMsrError):
-    """Fine-tuning cannot go on."""
+    """Training cannot continue."""
 
 
 class NonFiniteLossError(TrainingError):

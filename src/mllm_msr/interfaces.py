@@ -1,11 +1,12 @@
-"""The three things that one can add: a data set, a backend, a recommender.
+"""The extension points: data sets, backends and recommenders.
 
-Each is one abstract class on this page, and each implementation is one file: `datasets/NAME.py`,
-`backends/NAME.py` or `baselines/NAME.py` holds exactly one public, final subclass, and NAME is
-what users type. Packages outside this one register the same classes under the entry points
-`mllm_msr.datasets`, `mllm_msr.backends` and `mllm_msr.baselines`.
+Each is one abstract class in this module, and each implementation is one file:
+`datasets/NAME.py`, `backends/NAME.py` or `baselines/NAME.py` contains exactly one public, final
+subclass, and NAME is what users type. Other packages register their classes under the entry points
+`mllm_msr.datasets`, `mllm_msr.backends` and `mllm_msr.baselines`. Metrics are the fourth extension
+point, see `evaluation/metrics/`.
 
-A class here is abstract or final, nothing between: implementations are not subclassed.
+Every class here is abstract and every implementation is final: implementations are not subclassed.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 @dataclass(frozen=True, slots=True)
 class RawData:
-    """What a data set yields, before any filtering.
+    """Content of a data set before any filtering.
 
     Attributes:
         interactions: Columns `user_id` (string), `item_id` (string), `timestamp` (integer,
-            milliseconds since 1970, or the rank where the source only gives an order). Lazy.
-            Rows may stand in any order; rows with equal user and timestamp keep theirs.
-        items: Columns of `tables.ITEMS`, ids unique, one row for each item that is known.
+            milliseconds since 1970, or a rank if the source only has an order). Lazy, in any row
+            order; rows with equal user and timestamp keep their order.
+        items: Columns of `tables.ITEMS` with distinct ids, one row per known item.
         item_type: What an item is called in prompts: "video", "product", "film", "item".
-        ordered_by: "time" where timestamps are real times, "rank" where they only order.
-        image_urls: Columns `item_id` and `url`: links to images that `items` lacks, where the
-            source names them. They are followed only if `images.download` says so.
+        ordered_by: "time" if timestamps are times, "rank" if they only order.
+        image_urls: Columns `item_id` and `url`: links to images that `items` lacks. They are
+            downloaded only with `images.download`.
     """
 
     interactions: pl.LazyFrame
@@ -50,8 +51,8 @@ class RawData:
 class Dataset(ABC):
     """A source of interactions and items.
 
-    The constructor takes flat keyword arguments (`path`, and what the source needs besides),
-    each with a type and a default where there is a sensible one; they are the `data.*` settings.
+    The constructor takes flat, typed keyword arguments (`path` and what else the source needs),
+    with defaults where they make sense; they are the `data.*` settings.
     """
 
     @abstractmethod
@@ -59,7 +60,7 @@ class Dataset(ABC):
         """Read the source.
 
         Raises:
-            DataError: A file is missing, unreadable or not in the expected form.
+            DataError: A file is missing, unreadable or has another format.
         """
 
 
@@ -282,7 +283,7 @@ class Recommender(ABC):
         """
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - optional, most recommenders hold nothing
         """Free what scoring holds, such as a loaded model; `score` opens it again on demand."""
 
 
@@ -296,9 +297,9 @@ class CatalogScorer(Protocol):
 
     @property
     def catalog(self) -> Sequence[str]:
-        """Item ids, distinct, in the order of the columns that `score_catalog` yields.
+        """Return distinct item ids in the order of the columns that `score_catalog` yields.
 
-        Every item of `TrainingData.items` is among them, also where nobody has chosen it.
+        It contains every item of `TrainingData.items`, also those without interactions.
         """
 
     def score_catalog(
@@ -326,4 +327,4 @@ class Tunable(Protocol):
 
     @classmethod
     def space(cls) -> Space:
-        """Arguments of the constructor and the values to try; the defaults are among them."""
+        """Return the constructor arguments to search and their values, which include the defaults."""

@@ -65,7 +65,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
         pipeline.run_stage("infer")
     if MLLM_MSR in models:
         pipeline.run_stage("train")
-    # Score only the requested models, whatever else the run's settings list.
+    # Score only the requested models, not all that the run's settings list.
     for name in models:
         if name in ABLATIONS:
             with run_variant(pipeline, ABLATIONS[name]) as variant:
