@@ -56,8 +56,8 @@ def summarize(
         item_type: What prompts call an item, a key of `templates.ITEM_TYPES`.
         modalities: Modalities to read.
         text_words: Maximum length of the text summary in words.
-        image_words: Maximum length of the image description in words. Similar values of
-            `text_words` and `image_words` give both modalities the same weight.
+        image_words: Maximum length of the image description in words; close to `text_words`, so
+            that both modalities have the same weight.
         words: Maximum length of the combined summary in words.
         progress: Called with the number of prompts finished since the last call.
 
@@ -83,11 +83,7 @@ def summarize(
     fusions = (
         templates.render(
             "fusion",
-            {
-                "text_summary": draft.text_summary,
-                "image_summary": draft.image_summary,
-                "words": words,
-            },
+            draft.summaries | {"words": words},
             item_type=item_type,
             max_new_tokens=words * _TOKENS_PER_WORD,
         )
@@ -135,6 +131,11 @@ class _Draft:
     def has_text(self) -> bool:
         """Return whether the item has a title or text."""
         return bool(templates.clean(self.item.title) or templates.clean(self.item.text))
+
+    @property
+    def summaries(self) -> dict[str, object]:
+        """Return the summaries of both modalities as variables of the fusion prompt."""
+        return {"text_summary": self.text_summary, "image_summary": self.image_summary}
 
     def take(self, checked: CheckedCompletion, step: str, max_words: int) -> str:
         """Return the text of an answer, empty if it failed, and add the flags of the step."""

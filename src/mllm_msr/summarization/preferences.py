@@ -70,8 +70,7 @@ def infer_preferences(
 
     Returns:
         `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
-        fails, the row has a flag, and its preference is that of the previous block or, without
-        one, a list of the summaries.
+        fails, the row has a flag and the preference of the previous block, or the summaries.
     """
     column = "summary" if use_images else "text_summary"
     texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
