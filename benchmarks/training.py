@@ -22,7 +22,7 @@ from mllm_msr.models.inputs import Renderer
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import language_layers, load_trainable, trainable_tensors
-from mllm_msr.ranker.training.sampler import Schedule
+from mllm_msr.ranker.training.sampler import StepSampler
 from mllm_msr.ranker.training.trainer import train
 
 _LORA: Final[dict[str, Any]] = {"rank": 8, "alpha": 16, "dropout": 0.0, "seed": 0}
@@ -201,14 +201,14 @@ def _batches(
     """The batches that our trainer makes of some examples, for both to learn alike."""
     collator = Collator(renderer, examples)
     n_steps = -(-len(examples) // batch_size)
-    schedule = Schedule(
+    sampler = StepSampler(
         collator.lengths(),
         batch_size,
         n_steps=n_steps,
         seed=_LORA["seed"],
-        images=collator.images(),
+        image_groups=collator.image_groups(),
     )
-    return [[examples[i] for i in schedule.step(step)] for step in range(n_steps)]
+    return [[examples[i] for i in sampler.indices(step)] for step in range(n_steps)]
 
 
 def _unique(renderer: Renderer, batch: Sequence[Example]) -> int:

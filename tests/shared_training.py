@@ -1,9 +1,9 @@
-"""Fine-tune in processes of their own, interrupted and resumed, and compare with one process.
+"""Fine-tune in several processes, interrupted and resumed, and compare with one process.
 
 Usage: python shared_training.py CHECKPOINT OUTPUT OPTIONS
 
-OPTIONS are those that differ from `OPTIONS` below, as JSON. Lightning starts the script once more
-for each further device, with the same arguments.
+OPTIONS are the settings that differ from `OPTIONS` below, as JSON. Lightning starts the script
+again for each further device, with the same arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.trainer import train
 from mllm_msr.ranker.training.validation import auc_per_user
 
-# Clipping and accumulation scale gradients, which strategies do each in its own way.
+# Clipping and accumulation scale gradients, which each strategy does differently.
 OPTIONS = {
     "rank": 2,
     "alpha": 8,
@@ -44,11 +44,11 @@ OPTIONS = {
 
 
 class InterruptError(Exception):
-    """Stands for whatever ends a training."""
+    """Simulates an interruption of training."""
 
 
 def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 0) -> None:
-    """Train on the examples of the recommender's tests; fail at the n-th validation (0: never)."""
+    """Train on the examples of the ranker's tests; fail at the n-th validation (0: never)."""
     calls = 0
 
     def metric(labels: Any, scores: Any, users: Any) -> float:
@@ -59,16 +59,16 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
         return auc_per_user(labels, scores, users)
 
     path = Path(__file__).with_name("ranker") / "conftest.py"
-    spec = importlib.util.spec_from_file_location("recommender_conftest", path)
+    spec = importlib.util.spec_from_file_location("ranker_conftest", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # The fixture reads images only for examples that show them, and these do not.
+    # These examples have no images, so the fixture needs none.
     make = module.make_examples.__wrapped__([])
     train(
         make(24),
-        # Not as many batches as a multiple of two processes.
+        # The number of validation batches is not a multiple of two processes.
         make(20, split="validation", seed=1),
         checkpoint=checkpoint,
         output=output,
@@ -79,7 +79,7 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
 
 
 def require_equal(strategy: str, checkpoint: Path, folder: Path) -> None:
-    """Two processes give the loss curve, the state and the weights of one, also when resumed."""
+    """Check that two processes give the loss curve, state and weights of one, also when resumed."""
     alone, shared = folder / "alone", folder / "shared"
     fit(str(checkpoint), alone, {})
     halves = {"strategy": strategy, "devices": 2, "batch_size": 2}
@@ -118,7 +118,7 @@ def _require_close(tensors: Any, others: Any) -> None:
 
 
 def main(checkpoint: str, output: str, options: str) -> None:
-    """Train until the last validation fails, then go on from the state before it."""
+    """Train until the last validation fails, then resume from the state before it."""
     try:
         fit(checkpoint, Path(output), json.loads(options), fatal=2)
     except InterruptError:

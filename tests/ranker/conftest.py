@@ -1,4 +1,4 @@
-"""Examples of a tiny world: the answer is a function of the preference and the candidate."""
+"""Examples of a tiny world, in which preference and candidate determine the answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_examples(images: Sequence[Path]) -> MakeExamples:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Models this small only lose by sharing their work among threads."""
+    """Use one thread, because models this small are slower with several."""
     import torch
 
     before = torch.get_num_threads()

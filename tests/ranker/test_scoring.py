@@ -21,17 +21,17 @@ def example(user: str, item: str, label: int = 0) -> Example:
 
 
 @final
-class Answering(Backend):
-    """Yields given scores, last prompt first."""
+class FakeBackend(Backend):
+    """Backend that returns given scores, last prompt first."""
 
-    def __init__(self, answers: dict[str, ChoiceScores], *, choices: bool = True) -> None:
-        self.answers = answers
-        self.asked: list[str] = []
+    def __init__(self, scores: dict[str, ChoiceScores], *, choices: bool = True) -> None:
+        self.scores = scores
+        self.texts: list[str] = []
         self._choices = choices
 
     @property
     def fingerprint(self) -> str:
-        return "answering"
+        return "fake"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -45,10 +45,10 @@ class Answering(Backend):
     ) -> Iterator[tuple[int, ChoiceScores]]:
         assert tuple(choices) == ("yes", "no")
         texts = [prompt_text(prompt) for prompt in prompts]
-        self.asked += texts
+        self.texts += texts
         for index in reversed(range(len(texts))):
-            name = next(key for key in self.answers if f'"{key}"' in texts[index])
-            yield index, self.answers[name]
+            name = next(key for key in self.scores if f'"{key}"' in texts[index])
+            yield index, self.scores[name]
 
     def close(self) -> None:
         pass
@@ -58,7 +58,7 @@ def logs(yes: float, no: float) -> ChoiceScores:
     return ChoiceScores((yes, no), prompt_tokens=10)
 
 
-def test_score_is_the_share_of_yes() -> None:
+def test_score_is_p_yes_over_p_yes_plus_p_no() -> None:
     backend = MockBackend(
         scores=lambda prompt: (0.3, 0.1) if "b" in prompt_text(prompt) else (0.1, 0.1)
     )
@@ -70,8 +70,8 @@ def test_score_is_the_share_of_yes() -> None:
     assert counts.failed == 0
 
 
-def test_rows_return_in_the_order_given_whatever_the_backend_does() -> None:
-    backend = Answering({f"i{n}": logs(math.log(0.1 + 0.1 * n), math.log(0.4)) for n in range(5)})
+def test_rows_are_in_the_given_order_regardless_of_the_backend() -> None:
+    backend = FakeBackend({f"i{n}": logs(math.log(0.1 + 0.1 * n), math.log(0.4)) for n in range(5)})
     order = [3, 0, 4, 1, 2]
     examples = [example("u", f"i{n}") for n in order]
     for window in (2, 100):
@@ -82,10 +82,10 @@ def test_rows_return_in_the_order_given_whatever_the_backend_does() -> None:
         assert counts.prompt_tokens == 50
 
 
-def test_the_backend_sees_equal_items_next_to_each_other() -> None:
-    backend = Answering({"a": logs(0, 0), "b": logs(0, 0)})
+def test_backend_gets_prompts_sorted_by_item() -> None:
+    backend = FakeBackend({"a": logs(0, 0), "b": logs(0, 0)})
     score_examples([example(u, i) for u in ("u1", "u2") for i in ("b", "a")], backend)
-    assert [text.rsplit('"', 2)[1] for text in backend.asked] == ["a", "a", "b", "b"]
+    assert [text.rsplit('"', 2)[1] for text in backend.texts] == ["a", "a", "b", "b"]
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_the_backend_sees_equal_items_next_to_each_other() -> None:
     [(-800.0, 0.0, 0.0), (0.0, -800.0, 1.0), (-math.inf, 0.0, 0.0), (-50.0, -49.0, 0.2689414214)],
 )
 def test_extreme_log_probabilities_stay_finite(yes: float, no: float, expected: float) -> None:
-    frame, _ = score_examples([example("u", "a")], Answering({"a": logs(yes, no)}))
+    frame, _ = score_examples([example("u", "a")], FakeBackend({"a": logs(yes, no)}))
     assert frame["score"][0] == pytest.approx(expected)
 
 
-def test_tiny_differences_do_not_become_ties() -> None:
-    backend = Answering({"a": logs(-20.0, -20.0 - 1e-9), "b": logs(-20.0, -20.0)})
+def test_tiny_differences_are_no_ties() -> None:
+    backend = FakeBackend({"a": logs(-20.0, -20.0 - 1e-9), "b": logs(-20.0, -20.0)})
     frame, _ = score_examples([example("u", "a"), example("u", "b")], backend)
     assert frame["score"][0] > frame["score"][1]
 
@@ -106,31 +106,31 @@ def test_tiny_differences_do_not_become_ties() -> None:
 @pytest.mark.parametrize(
     ("failure", "sentence"),
     [
-        (ChoiceScores((), error="the image is torn"), "the image is torn"),
+        (ChoiceScores((), error="the image is damaged"), "the image is damaged"),
         (logs(-math.inf, -math.inf), "have no ratio"),
         (logs(math.nan, 0.0), "have no ratio"),
     ],
 )
-def test_failures_are_counted_and_bounded(failure: ChoiceScores, sentence: str) -> None:
-    backend = Answering({"a": logs(0, 0), "bad": failure})
+def test_failures_are_counted_and_limited(failure: ChoiceScores, sentence: str) -> None:
+    backend = FakeBackend({"a": logs(0, 0), "bad": failure})
     examples = [example("u", "a"), example("u", "bad")]
-    with pytest.raises(BackendError, match=f"received 1 failures, the first: .*{sentence}"):
+    with pytest.raises(BackendError, match=f"1 of 2 examples failed.* first failure: .*{sentence}"):
         score_examples(examples, backend, max_error_rate=0.49)
     frame, counts = score_examples(examples, backend, max_error_rate=0.5)
     assert frame["score"].to_list() == [0.5, NEUTRAL_SCORE]
     assert counts.failed == 1
 
 
-def test_a_backend_without_choices_is_refused_before_the_first_call() -> None:
-    backend = Answering({"a": logs(0, 0)}, choices=False)
-    with pytest.raises(CapabilityError, match="answering, which only writes text"):
+def test_backend_without_choices_is_rejected_before_the_first_call() -> None:
+    backend = FakeBackend({"a": logs(0, 0)}, choices=False)
+    with pytest.raises(CapabilityError, match="backend fake only generates text"):
         score_examples([example("u", "a")], backend)
-    assert not backend.asked
+    assert not backend.texts
 
 
-def test_progress_adds_up_and_nothing_is_fine() -> None:
+def test_progress_counts_all_examples_and_no_examples_are_allowed() -> None:
     seen: list[int] = []
-    backend = Answering({"a": logs(0, 0)})
+    backend = FakeBackend({"a": logs(0, 0)})
     score_examples([example("u", "a")] * 3, backend, progress=seen.append)
     assert sum(seen) == 3
     frame, counts = score_examples([], backend)

@@ -1,8 +1,8 @@
-"""The recommender's dialogue (Figure 3), built in this one place for training, scoring and serving.
+"""Examples: the prompt of the MLLM ranker (Figure 3) for training, scoring and serving.
 
-A candidate row becomes an `Example`: the user's preference as it stood before the target, the
-candidate's title and image, and the question whether it comes next. Free of tensors and of any
-model's markup. Section "Tuning MLLM based Recommender" of the paper.
+A candidate row becomes an `Example`: the preference of the user before the target, the title and
+image of the candidate, and the question whether the user interacts with it next. Examples contain
+no tensors and no markup of a model. Section "Tuning MLLM based Recommender" of the paper.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from mllm_msr.types import Item, Prompt
 POSITIVE_ANSWER: Final = "yes"
 NEGATIVE_ANSWER: Final = "no"
 
-# What the prompt says of a user before whose target no preference was inferred.
+# Preference in the prompt of a user for whom none was inferred before the target.
 NEUTRAL_PREFERENCE: Final = "The user has not shown a preference yet."
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One candidate row and the dialogue that asks about it.
+    """A candidate row and its prompt.
 
     Attributes:
         fold: Fold of the row.
         split: "train", "validation" or "test".
-        negatives: How the row's label-0 neighbours were drawn ("uniform", "popularity").
+        negatives: How the negatives of the target were sampled ("uniform" or "popularity").
         user_id: The user; never part of the prompt.
         position: The target's position in the user's history.
         item_id: The candidate; never part of the prompt.
-        label: 1 where the candidate is the target, else 0.
-        prompt: The question.
+        label: 1 if the candidate is the target, else 0.
+        prompt: Question whether the user interacts with the candidate next.
     """
 
     fold: int
@@ -53,7 +53,7 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The answer that training teaches."""
+        """Return the answer that the model is trained to give."""
         return POSITIVE_ANSWER if self.label == 1 else NEGATIVE_ANSWER
 
 
@@ -65,18 +65,18 @@ def build_prompt(
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Prompt:
-    """The question whether an item comes next for a user of this preference.
+    """Build the question whether a user with this preference interacts with an item next.
 
     Args:
-        preference: The user's preference; blank stands for `NEUTRAL_PREFERENCE`.
-        item: The candidate. Its id and its text stay out, as in the paper.
-        item_type: What the domain calls an item.
-        max_text_tokens: Budget for the text; the preference is cut to meet it, and after all
-            of it the title.
-        use_images: Whether the image is shown where there is one.
+        preference: Preference of the user; `NEUTRAL_PREFERENCE` if blank.
+        item: Candidate. Its id and its text are not part of the prompt, as in the paper.
+        item_type: What the data set calls an item.
+        max_text_tokens: Upper bound on the text tokens; the preference is trimmed first, then the
+            title.
+        use_images: Show the image of the item if it has one.
 
     Returns:
-        A one-turn dialogue, of which one new token is read.
+        A dialogue of one turn; one new token is read as the answer.
     """
     return render(
         "recommend",
@@ -100,41 +100,40 @@ def build_examples(
     image_status: Mapping[str, str] | None = None,
     image_root: Path | None = None,
 ) -> Iterator[Example]:
-    """Examples of candidate rows, lazily and in the rows' order.
+    """Build examples of candidate rows lazily, in the order of the rows.
 
-    A row sees the latest preference of its user that has read no interaction at or after the
-    row's position; a user without one gets `NEUTRAL_PREFERENCE`.
+    A row gets the latest preference of its user that was inferred from interactions before the
+    row's position; without one, `NEUTRAL_PREFERENCE`.
 
     Args:
         candidates: `tables.CANDIDATES`.
-        preferences: `tables.PREFERENCES`, the whole preference_history in any order.
-        items: `tables.ITEMS`; a null image makes the text-only form of the question.
-        item_type: What the domain calls an item.
-        max_text_tokens: Budget for the text of each prompt.
-        use_images: Whether images are shown at all.
-        image_status: `image_status` of `tables.SUMMARIES` by item; items whose status is not
-            "ok" get the text-only form. Items that it does not name count as "ok".
-        image_root: Folder to which relative image paths belong.
+        preferences: `tables.PREFERENCES`: all preferences of each user, in any order.
+        items: `tables.ITEMS`; items without an image get the text-only prompt.
+        item_type: What the data set calls an item.
+        max_text_tokens: Upper bound on the text tokens of each prompt.
+        use_images: Show images.
+        image_status: `image_status` of `tables.SUMMARIES` by item id. Items whose status is not
+            "ok" get the text-only prompt; missing items count as "ok".
+        image_root: Folder that relative image paths refer to.
 
     Raises:
         DataError: A column is missing, or a candidate is not among the items.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
-    catalogue = _catalogue(items, image_status=image_status or {}, image_root=image_root)
-    unknown = rows.filter(~pl.col("item_id").is_in(list(catalogue)))
+    catalog = _catalog(items, image_status=image_status or {}, image_root=image_root)
+    unknown = rows.filter(~pl.col("item_id").is_in(list(catalog)))
     if unknown.height:
         raise DataError(
-            needed="candidates that the items table knows",
-            received=f"{unknown.height} others, such as {unknown['item_id'][0]!r}",
-            remedy="add them to the items, or draw the candidates again",
+            f"{unknown.height} candidates are not in the items table, such as "
+            f"{unknown['item_id'][0]!r}. Add them to the items, or prepare the candidates again."
         )
-    preference_histories = _Trails(preferences)
+    histories = _PreferenceHistories(preferences)
     return (
         Example(
             **row,
             prompt=build_prompt(
-                preference_histories.before(row["user_id"], row["position"]),
-                catalogue[row["item_id"]],
+                histories.before(row["user_id"], row["position"]),
+                catalog[row["item_id"]],
                 item_type=item_type,
                 max_text_tokens=max_text_tokens,
                 use_images=use_images,
@@ -144,33 +143,33 @@ def build_examples(
     )
 
 
-def _catalogue(
+def _catalog(
     items: pl.DataFrame, *, image_status: Mapping[str, str], image_root: Path | None
 ) -> dict[str, Item]:
-    known: dict[str, Item] = {}
+    catalog: dict[str, Item] = {}
     for row in conform(items, ITEMS, name="items").iter_rows(named=True):
         item_id, image = row["item_id"], row["image"]
         path = None
         if image and image_status.get(item_id, "ok") == "ok":
             path = Path(image) if image_root is None else image_root / image
-        known[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
-    return known
+        catalog[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
+    return catalog
 
 
-class _Trails:
-    """Preference texts by user, each with the number of interactions that it has read."""
+class _PreferenceHistories:
+    """Preferences of each user with the number of interactions that each was inferred from."""
 
     def __init__(self, preferences: pl.DataFrame) -> None:
         table = conform(preferences, PREFERENCES, name="preferences").sort(
             "user_id", "n_items", "block"
         )
-        self._read: dict[str, list[int]] = {}
+        self._n_items: dict[str, list[int]] = {}
         self._texts: dict[str, list[str]] = {}
         for user, n_items, text in table.select("user_id", "n_items", "preference").iter_rows():
-            self._read.setdefault(user, []).append(n_items)
+            self._n_items.setdefault(user, []).append(n_items)
             self._texts.setdefault(user, []).append(text or "")
 
     def before(self, user_id: str, position: int) -> str:
-        """The user's latest preference that read at most `position` interactions, or ""."""
-        index = bisect.bisect_right(self._read.get(user_id, []), position)
+        """Return the latest preference from at most `position` interactions, or ""."""
+        index = bisect.bisect_right(self._n_items.get(user_id, []), position)
         return self._texts[user_id][index - 1] if index else ""

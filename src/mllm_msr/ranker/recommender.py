@@ -28,7 +28,7 @@ from mllm_msr.storage.atomic import replace_file, sync_tree
 from mllm_msr.tables import PREFERENCES, conform
 
 if TYPE_CHECKING:
-    from mllm_msr.ranker.training.trainer import Show, TrainingSummary
+    from mllm_msr.ranker.training.trainer import TrainingProgress, TrainingSummary
 
 MLLM_MSR: Final = "mllm_msr"
 ZERO_SHOT: Final = "zero_shot"
@@ -137,7 +137,7 @@ class MllmRecommender(Recommender):
         resume: bool = True,
         is_worker: bool = False,
         scoring_progress: ScoringProgress = no_progress,
-        training_progress: Show | None = None,
+        training_progress: TrainingProgress | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "backend": backend,
@@ -264,7 +264,7 @@ class MllmRecommender(Recommender):
 
     def _fine_tune(self, data: TrainingData) -> Path:
         # Lightning takes seconds to import; constructing or loading a recommender must not.
-        from mllm_msr.ranker.training.trainer import train, unseen  # noqa: PLC0415
+        from mllm_msr.ranker.training.trainer import hide_progress, train  # noqa: PLC0415
 
         assert self._training is not None
         backend, options = self._trains
@@ -290,7 +290,7 @@ class MllmRecommender(Recommender):
             revision=options.get("revision"),
             resume=self._resume,
             is_worker=self._is_worker,
-            show=self._training_progress or unseen,
+            show=self._training_progress or hide_progress,
         )
         return self.training_summary.weights
 

@@ -1,7 +1,7 @@
-"""Score examples with a backend: P = p(yes) / (p(yes) + p(no)), equation (1) of the paper.
+"""Scoring of examples with a backend: P = p(yes) / (p(yes) + p(no)), equation (1) of the paper.
 
-Stage `score`: takes examples, yields `tables.SCORES`. One forward pass per example; the ids of the
-answers are the backend's business, since it renders the prompts.
+One forward pass per example. The backend renders the prompts, so it also finds the token ids of the
+answers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ScoreCounts:
-    """What scoring cost, and what failed.
+    """Counts of one call of `score_examples`.
 
     Attributes:
-        examples: Examples scored, failed ones included.
-        failed: Examples that got `NEUTRAL_SCORE` because their prompt failed.
-        prompt_tokens: Tokens read, image tokens included.
-        upper_bound: Examples whose score is only bounded, since one answer was not among the tokens
-            that the endpoint lists.
+        examples: Examples scored, including failed ones.
+        failed: Examples whose prompt failed; they have `NEUTRAL_SCORE`.
+        prompt_tokens: Prompt tokens, including image tokens.
+        upper_bound: Examples whose score is inexact, because an endpoint lists only the most
+            probable tokens and an answer was not among them.
     """
 
     examples: int
@@ -53,50 +53,50 @@ def score_examples(
     window: int = 50_000,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[pl.DataFrame, ScoreCounts]:
-    """Probabilities that the examples' candidates come next.
+    """Score the probability that each candidate is the next item.
 
-    Within a window the backend sees the examples ordered by image and title, so that it can
-    share what candidates have in common: the prompt begins with the image.
+    Within a window, the backend gets the examples sorted by item, so that it can share work among
+    prompts of one item: they begin with the same image and title.
 
     Args:
-        examples: Any number of examples; at most `window` of them are held at a time.
-        backend: The fine-tuned model, or any other that scores choices.
-        choices: The answers for and against, each one token.
-        max_error_rate: Share of failed examples, in [0, 1], up to which they get
-            `NEUTRAL_SCORE`; above it scoring fails.
-        window: Examples that are ordered together.
+        examples: Any number of examples; at most `window` of them are in memory at a time.
+        backend: Backend that scores choices, with or without fine-tuned weights.
+        choices: Positive and negative answer, each a single token.
+        max_error_rate: Fraction of examples in [0, 1] that may fail; these get `NEUTRAL_SCORE`.
+        window: Examples that are sorted together.
         progress: Called with the number of examples finished since the last call.
 
     Returns:
-        `tables.SCORES` with one row per example, in the order given, `score` in [0, 1]; and the
+        `tables.SCORES` with one row per example in the order given and `score` in [0, 1], and the
         counts.
 
     Raises:
         CapabilityError: The backend cannot score choices.
-        BackendError: More examples failed than `max_error_rate` allows.
+        BackendError: More examples failed than `max_error_rate` allows, or the backend did not
+            return a result for every prompt.
     """
     if not backend.capabilities.choices:
         raise CapabilityError(
-            needed="a backend that scores given answers",
-            received=f"{backend.fingerprint}, which only writes text",
-            remedy="choose another backend for the recommender",
+            f"The backend {backend.fingerprint} only generates text and cannot score answers. "
+            "Choose another backend for the ranker."
         )
     rows: list[tuple[object, ...]] = []
     failures: list[str] = []
     tokens = upper_bound = 0
-    for chunk in _chunks(examples, window):
-        for example, answer in zip(
-            chunk, _answers(chunk, backend, choices, progress=progress), strict=True
+    stream = iter(examples)
+    while chunk := list(itertools.islice(stream, window)):
+        for example, scores in zip(
+            chunk, _choice_scores(chunk, backend, choices, progress=progress), strict=True
         ):
-            score, error = probability(answer)
-            tokens += answer.prompt_tokens
-            upper_bound += answer.upper_bound
+            score, error = yes_probability(scores)
+            tokens += scores.prompt_tokens
+            upper_bound += scores.upper_bound
             if error is not None:
                 failures.append(error)
             keys = (example.fold, example.negatives, example.user_id, example.item_id)
             rows.append((*keys, example.label, score))
     if failures:
-        _judge(failures, n_examples=len(rows), max_error_rate=max_error_rate)
+        _check_failures(failures, n_examples=len(rows), max_error_rate=max_error_rate)
     frame = pl.DataFrame(rows, schema=dict(SCORES), orient="row")
     counts = ScoreCounts(
         examples=len(rows), failed=len(failures), prompt_tokens=tokens, upper_bound=upper_bound
@@ -104,57 +104,53 @@ def score_examples(
     return frame, counts
 
 
-def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    stream = iter(examples)
-    while chunk := list(itertools.islice(stream, size)):
-        yield chunk
-
-
-def _answers(
+def _choice_scores(
     chunk: Sequence[Example],
     backend: Backend,
     choices: tuple[str, str],
     *,
     progress: Callable[[int], None] | None,
 ) -> list[ChoiceScores]:
+    """Return the backend's result for each example, in the order of the examples."""
     order = sorted(range(len(chunk)), key=lambda index: (chunk[index].item_id, index))
-    answers: dict[int, ChoiceScores] = {}
-    for place, answer in backend.score((chunk[index].prompt for index in order), choices):
-        answers[order[place]] = answer
+    found: dict[int, ChoiceScores] = {}
+    for index, scores in backend.score((chunk[index].prompt for index in order), choices):
+        found[order[index]] = scores
         if progress is not None:
             progress(1)
-    if len(answers) != len(chunk):
+    if len(found) != len(chunk):
         raise BackendError(
-            needed=f"an answer to each of {len(chunk)} prompts",
-            received=f"{len(answers)} from {backend.fingerprint}",
-            remedy="report this backend as broken",
+            f"The backend {backend.fingerprint} returned {len(found)} results for {len(chunk)} "
+            "prompts. This is a bug of the backend; please report it."
         )
-    return [answers[index] for index in range(len(chunk))]
+    return [found[index] for index in range(len(chunk))]
 
 
-def probability(answer: ChoiceScores) -> tuple[float, str | None]:
-    """Equation (1) of the paper from the log-probabilities of the answers for and against.
+def yes_probability(scores: ChoiceScores) -> tuple[float, str | None]:
+    """Compute equation (1) of the paper from the log-probabilities of both answers.
+
+    Args:
+        scores: Log-probabilities of the positive and the negative answer.
 
     Returns:
-        P(yes) in [0, 1] and `None`; or, where there is none, the neutral score and the reason.
+        P(yes) in [0, 1] and `None`; if there is no result, `NEUTRAL_SCORE` and the reason.
     """
-    if answer.error is not None:
-        return NEUTRAL_SCORE, answer.error
-    positive, negative = answer.log_probs
+    if scores.error is not None:
+        return NEUTRAL_SCORE, scores.error
+    positive, negative = scores.log_probs
     difference = positive - negative
     if math.isnan(difference):
-        return NEUTRAL_SCORE, f"log-probabilities {positive} and {negative} have no ratio"
-    # exp of a non-positive number only: no overflow at either end.
+        return NEUTRAL_SCORE, f"the log-probabilities {positive} and {negative} have no ratio"
+    # exp of a non-positive number only, so that neither end overflows.
     decay = math.exp(-abs(difference))
     return (1.0 if difference >= 0 else decay) / (1.0 + decay), None
 
 
-def _judge(failures: Sequence[str], *, n_examples: int, max_error_rate: float) -> None:
-    share = len(failures) / n_examples
-    if share > max_error_rate:
+def _check_failures(failures: Sequence[str], *, n_examples: int, max_error_rate: float) -> None:
+    """Raise an error if too many examples failed, else log a warning."""
+    if len(failures) / n_examples > max_error_rate:
         raise BackendError(
-            needed=f"at most {max_error_rate:.1%} of {n_examples} examples to fail",
-            received=f"{len(failures)} failures, the first: {failures[0]}",
-            remedy="mend the cause, or raise the error rate that scoring allows",
+            f"{len(failures)} of {n_examples} examples failed, more than the {max_error_rate:.1%} "
+            f"that score.max_error_rate allows. The first failure: {failures[0]}"
         )
-    logger.warning("%d examples failed and got the neutral score", len(failures))
+    logger.warning("%d examples failed and got the neutral score.", len(failures))

@@ -10,10 +10,10 @@ import shared_training
 
 
 @pytest.mark.slow
-# DeepSpeed compiles a part of itself when it first meets a CPU.
+# DeepSpeed compiles an extension on first use on a CPU.
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra 'deepspeed' is not installed")
-def test_two_processes_give_the_training_of_one(
+def test_two_processes_train_like_one(
     tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     shared_training.require_equal("deepspeed_stage_2", tiny_checkpoint("llama"), tmp_path)

@@ -9,7 +9,7 @@ import shared_training
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_training_of_one(
+def test_two_processes_train_like_one(
     tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     shared_training.require_equal("fsdp", tiny_checkpoint("llama"), tmp_path)

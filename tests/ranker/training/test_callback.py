@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from mllm_msr.ranker.training.callback import Keeper
+from mllm_msr.ranker.training.callback import TrainingCallback
 from mllm_msr.ranker.training.checkpoint import Progress, load_newest
 from mllm_msr.ranker.training.lora import trainable_tensors
 
 
 class Run:
-    """Just enough of a trainer and a module for the callback: one weight that counts steps."""
+    """Minimal trainer and module for the callback, with one weight that counts the steps."""
 
     def __init__(self, folder: Path, values: list[float], *, n_steps: int, **options: Any) -> None:
         self.progress = Progress()
@@ -27,25 +27,25 @@ class Run:
         )
         self.module: Any = SimpleNamespace(
             accumulate=2,
-            schedule=SimpleNamespace(n_steps=n_steps),
+            sampler=SimpleNamespace(n_steps=n_steps),
             take_loss=self._take_loss,
             take_gradient_norm=lambda: 0.0,
-            rate=0.1,
+            learning_rate=0.1,
             model=torch.nn.Linear(1, 1, bias=False),
             validation_scores=lambda batch_size: [float(batch_size)],
-            weights=lambda: trainable_tensors(self.module.model),
-            optimizer_tensors=dict,
+            trainable_weights=lambda: trainable_tensors(self.module.model),
+            state_tensors=lambda: {"model.weight": self.module.model.weight},
         )
         self.losses: list[float] = []
-        self.shown: list[int] = []
-        answers = iter(values)
-        self.keeper = Keeper(
+        self.advanced: list[int] = []
+        remaining = iter(values)
+        self.callback = TrainingCallback(
             folder,
             self.progress,
-            facts={"seed": 3},
-            judge=(lambda _: next(answers)) if values else None,
+            fingerprint={"seed": 3},
+            metric=(lambda _: next(remaining)) if values else None,
             batch_size=4,
-            advance=self.shown.append,
+            advance=self.advanced.append,
             **options,
         )
 
@@ -54,14 +54,14 @@ class Run:
         self.losses.clear()
         return mean
 
-    def go(self) -> None:
-        self.keeper.on_train_start(self.trainer, self.module)
-        for index in range(2 * self.module.schedule.n_steps):
+    def run(self) -> None:
+        self.callback.on_train_start(self.trainer, self.module)
+        for index in range(2 * self.module.sampler.n_steps):
             step, part = divmod(index, 2)
             self.losses.append(float(index))
             self.module.model.weight.data.fill_(step + 1)
             batch: Any = {"step": step, "part": part}
-            self.keeper.on_train_batch_end(self.trainer, self.module, None, batch, index)
+            self.callback.on_train_batch_end(self.trainer, self.module, None, batch, index)
             if self.trainer.should_stop:
                 break
 
@@ -71,19 +71,19 @@ class Run:
         return [json.loads(line) for line in lines]
 
 
-def test_it_acts_at_whole_steps_only(tmp_path: Path) -> None:
+def test_steps_are_logged_and_saved_at_whole_steps_only(tmp_path: Path) -> None:
     run = Run(
         tmp_path, [], n_steps=3, validate_every=1, checkpoint_every=2, early_stopping_patience=1
     )
-    run.go()
+    run.run()
     assert [row["step"] for row in run.log] == [1, 2, 3]
     assert [row["loss"] for row in run.log] == [0.5, 2.5, 4.5]
     assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-00000002", "state-00000003"]
     assert run.progress.stopped_because == "all steps done"
-    assert run.shown == [1, 1, 1]
+    assert run.advanced == [1, 1, 1]
 
 
-def test_the_best_weights_stay_and_early_stopping_patience_ends_the_run(tmp_path: Path) -> None:
+def test_best_weights_are_saved_and_patience_stops_training(tmp_path: Path) -> None:
     values = [0.5, 0.7, 0.7, 0.6, 0.9]
     run = Run(
         tmp_path,
@@ -93,20 +93,20 @@ def test_the_best_weights_stay_and_early_stopping_patience_ends_the_run(tmp_path
         checkpoint_every=100,
         early_stopping_patience=2,
     )
-    run.go()
+    run.run()
     assert run.trainer.should_stop
     assert (run.progress.best, run.progress.best_step, run.progress.step) == (0.7, 2, 4)
     assert float(run.progress.best_weights["weight"]) == 2.0
     state = load_newest(tmp_path)
     assert state is not None
-    assert state.facts["seed"] == 3
+    assert state.fingerprint == {"seed": 3}
     assert float(state.part("best.")["weight"]) == 2.0
     assert float(state.part("model.")["weight"]) == 4.0
-    restored = Progress.of(state)
-    assert restored.stopped_because == "no gain in 2 validations"
+    restored = Progress.from_state(state)
+    assert restored.stopped_because == "no improvement in 2 validations"
 
 
-def test_validation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
+def test_validation_runs_when_due_and_at_the_end(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         [0.1] * 9,
@@ -115,12 +115,12 @@ def test_validation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
         checkpoint_every=0,
         early_stopping_patience=9,
     )
-    run.go()
+    run.run()
     assert [row["step"] for row in run.log if "validation_auc" in row] == [2, 4, 5]
     assert not list(tmp_path.glob("state-*"))
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
+def test_only_rank_zero_writes(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         [0.1] * 9,
@@ -130,5 +130,5 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
         early_stopping_patience=9,
     )
     run.trainer.is_global_zero = False
-    run.go()
+    run.run()
     assert not list(tmp_path.iterdir())

@@ -22,24 +22,22 @@ def collator(folder: Path, examples: Any, **options: Any) -> Collator:
     return Collator(Renderer(processor, supports_images=images), examples, **options)
 
 
-def test_answer_loss_covers_the_answer_alone(
+def test_answer_loss_labels_the_answer_alone(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     examples = make_examples(6)
     made = collator(tiny_checkpoint("llama"), examples)
     batch = made.training_batch(range(6))
-    labelled = batch["labels"] != IGNORED_LABEL
-    assert labelled.sum(dim=1).tolist() == [1] * 6
-    # Each answer stands at the end of its row, and is the token that scoring reads.
-    assert labelled.int().argmax(dim=1).tolist() == (batch["attention_mask"].sum(1) - 1).tolist()
-    taught = batch["labels"][labelled].tolist()
+    is_labeled = batch["labels"] != IGNORED_LABEL
+    assert is_labeled.sum(dim=1).tolist() == [1] * 6
+    # Each answer is the last token of its row, and the token that scoring reads.
+    assert is_labeled.int().argmax(dim=1).tolist() == (batch["attention_mask"].sum(1) - 1).tolist()
+    labels = batch["labels"][is_labeled].tolist()
     yes, no = made.choice_ids
-    assert taught == [yes if example.label else no for example in examples]
+    assert labels == [yes if example.label else no for example in examples]
 
 
-def test_full_loss_leaves_out_images_and_padding(
-    tiny_checkpoint: Checkpoint, make_examples: Any
-) -> None:
+def test_full_loss_labels_all_text(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
     folder = tiny_checkpoint("llava_next")
     placeholder = load_processor(str(folder)).tokenizer.convert_tokens_to_ids("<image>")
     examples = make_examples(6, shown=True)
@@ -77,39 +75,41 @@ def test_pixels_can_be_left_out(tiny_checkpoint: Checkpoint, make_examples: Any)
     assert torch.equal(whole["input_ids"], without["input_ids"])
 
 
-def test_rendering_happens_once(
+def test_examples_are_rendered_once_while_there_is_room(
     tiny_checkpoint: Checkpoint, make_examples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = collator(tiny_checkpoint("llama"), make_examples(2))
     first = made.rendered(0)
     assert made.rendered(0) is first
-    roomless = collator(tiny_checkpoint("llama"), make_examples(2))
-    monkeypatch.setattr(roomless, "_room", 3)
-    assert roomless.rendered(0) == first
-    assert roomless.rendered(0) is not roomless.rendered(0)
+    full = collator(tiny_checkpoint("llama"), make_examples(2))
+    monkeypatch.setattr(full, "_free_tokens", 3)
+    assert full.rendered(0) == first
+    assert full.rendered(0) is not full.rendered(0)
 
 
-def test_length_orders_like_the_tokens(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+def test_lengths_order_like_token_counts(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
     made = collator(tiny_checkpoint("llama"), make_examples(40))
-    lengths = [made.length(index) for index in range(len(made))]
+    lengths = made.lengths()
     tokens = [len(made.rendered(index).input_ids) for index in range(len(made))]
     shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
     assert tokens[shortest] < tokens[longest]
 
 
-def test_images_are_told_apart_by_number(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+def test_image_groups_are_equal_for_equal_images(
+    tiny_checkpoint: Checkpoint, make_examples: Any
+) -> None:
     examples = [*make_examples(6, shown=True), *make_examples(2)]
-    numbers = collator(tiny_checkpoint("llava_next"), examples).images()
+    numbers = collator(tiny_checkpoint("llava_next"), examples).image_groups()
     images = [example.prompt.images for example in examples]
     for one, number in zip(images, numbers, strict=True):
         assert [n == number for n in numbers] == [other == one for other in images]
 
 
-def test_an_answer_that_would_not_be_scored_is_refused(
+def test_answer_that_scoring_does_not_read_is_rejected(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     made = collator(tiny_checkpoint("llama"), [replace(e, label=0) for e in make_examples(2)])
     yes, no = made.choice_ids
     made.__dict__["choice_ids"] = (no, yes)
-    with pytest.raises(AnswerTokenError, match="'no' to be trained as the token that is scored"):
+    with pytest.raises(AnswerTokenError, match="answer 'no' would be trained as the tokens"):
         made.rendered(0)

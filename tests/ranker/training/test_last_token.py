@@ -1,4 +1,4 @@
-"""The shortened last layer in training: the same losses and gradients, for less work."""
+"""Training with the last layer at selected positions gives the same losses and gradients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def learn(model: Any, collator: Collator) -> tuple[torch.Tensor, dict[str, torch
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["llava_next", "llama"])
-def test_losses_gradients_and_scores_are_the_same(
+def test_losses_gradients_and_scores_equal_those_of_the_whole_layer(
     family: str,
     attention: str,
     tiny_checkpoint: Checkpoint,
@@ -67,7 +67,7 @@ def test_losses_gradients_and_scores_are_the_same(
         assert torch.allclose(gradient, whole_gradients[name], atol=1e-5), name
 
 
-def test_only_the_last_layer_is_short(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+def test_only_the_last_layer_is_shortened(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
     model, collator = prepared("llama", tiny_checkpoint, make_examples)
     lengths: list[int] = []
     for layer in model.model.layers:
@@ -79,7 +79,7 @@ def test_only_the_last_layer_is_short(tiny_checkpoint: Checkpoint, make_examples
     assert not model.model.layers[-1]._forward_pre_hooks
 
 
-def test_several_labels_of_a_row_take_the_whole_layer(
+def test_rows_with_several_labels_need_the_whole_layer(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     model, collator = prepared("llama", tiny_checkpoint, make_examples)
@@ -94,7 +94,7 @@ def test_several_labels_of_a_row_take_the_whole_layer(
     assert lengths == [labels.shape[1]]
 
 
-def test_layers_wrapped_for_lora_are_shortened_too(
+def test_layers_with_lora_are_shortened_too(
     tiny_checkpoint: Checkpoint, make_examples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, collator = prepared("llava_next", tiny_checkpoint, make_examples)
@@ -110,11 +110,13 @@ def test_layers_wrapped_for_lora_are_shortened_too(
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
-def test_other_decoders_are_left_alone(family: str, tiny_checkpoint: Checkpoint) -> None:
+def test_other_decoders_are_not_supported(family: str, tiny_checkpoint: Checkpoint) -> None:
     assert not can_select_positions(load_model(str(tiny_checkpoint(family)), device="cpu").model)
 
 
-def test_windows_and_gradient_checkpointing_are_left_alone(tiny_checkpoint: Checkpoint) -> None:
+def test_sliding_windows_and_gradient_checkpointing_are_not_supported(
+    tiny_checkpoint: Checkpoint,
+) -> None:
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
     for window, short in ((None, True), (16, False)):
         config = transformers.MistralConfig(
@@ -126,7 +128,7 @@ def test_windows_and_gradient_checkpointing_are_left_alone(tiny_checkpoint: Chec
     assert not can_select_positions(model)
 
 
-def test_mistral_answers_at_one_place_as_at_all() -> None:
+def test_mistral_has_the_same_logits_at_selected_positions() -> None:
     sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
     model = transformers.MistralForCausalLM(
@@ -144,7 +146,7 @@ def test_mistral_answers_at_one_place_as_at_all() -> None:
     assert torch.allclose(short[:, 0], whole, atol=1e-6)
 
 
-def test_the_layer_is_whole_again_after_a_failure(tiny_checkpoint: Checkpoint) -> None:
+def test_the_layer_is_restored_after_an_error(tiny_checkpoint: Checkpoint) -> None:
     model = load_model(str(tiny_checkpoint("llama")), device="cpu").model
 
     def fail(positions: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Lightning is quiet within the block, and as it was afterwards."""
+"""Lightning's messages are hidden within the block and restored afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def warn_as(module: str) -> None:
     warnings.warn_explicit("few workers", UserWarning, "file.py", 1, module=module)
 
 
-def test_remarks_are_dropped_and_warnings_of_others_are_not(
+def test_messages_of_lightning_are_hidden_and_others_are_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO), quiet_lightning():
@@ -29,13 +29,13 @@ def test_remarks_are_dropped_and_warnings_of_others_are_not(
     assert len(caught) == 1
 
 
-def break_off() -> None:
+def fail() -> None:
     assert LOGGER.level == logging.WARNING
     raise RuntimeError("training broke")
 
 
-def test_the_level_comes_back_after_an_error() -> None:
+def test_log_level_is_restored_after_an_error() -> None:
     before = LOGGER.level
     with pytest.raises(RuntimeError, match="training broke"), quiet_lightning():
-        break_off()
+        fail()
     assert LOGGER.level == before

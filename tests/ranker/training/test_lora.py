@@ -27,7 +27,7 @@ from mllm_msr.ranker.training.lora import (
 
 Checkpoint = Callable[[str], Path]
 
-# Where each family keeps its language model, so that the test does not trust the code's own rule.
+# Prefix of each family's language model, independent of the code under test.
 LANGUAGE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "llava_next": "model.language_model.",
@@ -48,13 +48,13 @@ def lora(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
 
 
 def perturb(model: torch.nn.Module) -> None:
-    """Move every weight that learns, as training would."""
+    """Change every trainable weight, as training does."""
     for tensor in trainable_tensors(model).values():
         tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
-def test_lora_lands_on_the_language_model_alone(tiny_checkpoint: Checkpoint, family: str) -> None:
+def test_lora_is_added_to_the_language_model_only(tiny_checkpoint: Checkpoint, family: str) -> None:
     wrapped = lora(loaded(tiny_checkpoint(family)).model)
     names = adapted_layers(wrapped)
     # Two layers of q, k, v, o, gate, up, down.
@@ -65,7 +65,7 @@ def test_lora_lands_on_the_language_model_alone(tiny_checkpoint: Checkpoint, fam
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)
-def test_the_vision_tower_learns_only_when_asked(tiny_checkpoint: Checkpoint, family: str) -> None:
+def test_all_linear_adds_lora_to_the_vision_tower(tiny_checkpoint: Checkpoint, family: str) -> None:
     wrapped = lora(loaded(tiny_checkpoint(family)).model, target="all-linear")
     outside = [n for n in adapted_layers(wrapped) if not n.startswith(LANGUAGE[family])]
     assert any("vis" in name for name in outside)
@@ -73,21 +73,21 @@ def test_the_vision_tower_learns_only_when_asked(tiny_checkpoint: Checkpoint, fa
     assert not learns_language_only(wrapped)
 
 
-def test_named_layers_are_those_of_the_language_model(tiny_checkpoint: Checkpoint) -> None:
+def test_target_names_select_layers_of_the_language_model(tiny_checkpoint: Checkpoint) -> None:
     wrapped = lora(loaded(tiny_checkpoint("llava_next")).model, target=("q_proj", "v_proj"))
     names = adapted_layers(wrapped)
     assert len(names) == 4
     assert all(name.startswith("model.language_model.") for name in names)
 
 
-def test_names_that_do_not_exist_are_refused(tiny_checkpoint: Checkpoint) -> None:
+def test_unknown_target_names_are_rejected(tiny_checkpoint: Checkpoint) -> None:
     model = loaded(tiny_checkpoint("llama")).model
-    with pytest.raises(SettingsError, match="names wq, the language model has down_proj, "):
+    with pytest.raises(SettingsError, match=r"no linear layer 'wq'\. Available: down_proj, "):
         lora(model, target=("wq", "v_proj"))
 
 
-def test_a_model_without_a_language_model_is_refused() -> None:
-    with pytest.raises(TrainingError, match="received Linear"):
+def test_model_without_a_language_model_is_rejected() -> None:
+    with pytest.raises(TrainingError, match="Linear does not name its language model"):
         language_layers(torch.nn.Linear(2, 2))
 
 
@@ -117,7 +117,7 @@ def test_full_training_freezes_tower_and_projector(
     assert learns_language_only(model)
 
 
-def test_weights_can_be_swapped_and_come_back(tiny_checkpoint: Checkpoint) -> None:
+def test_swapped_weights_are_restored(tiny_checkpoint: Checkpoint) -> None:
     model = lora(loaded(tiny_checkpoint("llama")).model)
     before = {name: tensor.clone() for name, tensor in trainable_tensors(model).items()}
     others = {name: torch.full_like(tensor, 0.5) for name, tensor in before.items()}
@@ -125,11 +125,11 @@ def test_weights_can_be_swapped_and_come_back(tiny_checkpoint: Checkpoint) -> No
         assert all((tensor == 0.5).all() for tensor in trainable_tensors(model).values())
     after = trainable_tensors(model)
     assert all(torch.equal(after[name], before[name]) for name in before)
-    with pytest.raises(TrainingError, match="received 1 weights of other names or shapes"):
-        load_trainable(model, {"strange": torch.ones(1)})
+    with pytest.raises(TrainingError, match="1 weights whose names or shapes differ"):
+        load_trainable(model, {"unknown": torch.ones(1)})
 
 
-def test_a_saved_adapter_answers_like_the_trained_model(
+def test_saved_adapter_gives_the_logits_of_the_trained_model(
     tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint("llama")
@@ -148,7 +148,7 @@ def test_a_saved_adapter_answers_like_the_trained_model(
     assert not torch.allclose(plain, expected, atol=1e-2)
 
 
-def test_full_weights_are_a_checkpoint_of_their_own(
+def test_full_weights_are_a_complete_checkpoint(
     tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     base = loaded(tiny_checkpoint("llava_next"))
@@ -162,18 +162,16 @@ def test_full_weights_are_a_checkpoint_of_their_own(
     assert all(torch.equal(own[name], found[name]) for name in own)
 
 
-def test_weights_that_are_not_finite_are_never_saved(
-    tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_weights_with_nan_are_never_saved(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     base = loaded(tiny_checkpoint("llama"))
     model = lora(base.model)
     save_weights(model, None, tmp_path / "adapter", method="lora", step=1)
-    sound = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    intact = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     next(iter(trainable_tensors(model).values())).fill_(float("inf"))
     with pytest.raises(NonFiniteLossError, match="step 7"):
         save_weights(model, None, tmp_path / "adapter", method="lora", step=7)
     kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert all(torch.equal(sound[name], kept[name]) for name in sound)
+    assert all(torch.equal(intact[name], kept[name]) for name in intact)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +184,7 @@ def test_weights_that_are_not_finite_are_never_saved(
         ("llama", None),
     ],
 )
-def test_image_placeholders_are_known(
+def test_image_placeholder_ids_are_found(
     tiny_checkpoint: Checkpoint, family: str, placeholder: str | None
 ) -> None:
     base = loaded(tiny_checkpoint(family))

@@ -1,4 +1,4 @@
-"""The layer that `add_lora` puts in: PEFT's results, parameters and gradients."""
+"""The layer that `add_lora` inserts gives the results, parameters and gradients of PEFT's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def adapted(*, ours: bool, dtype: torch.dtype = torch.float32, **options: Any) -
 
 
 def learn(model: Any, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    torch.manual_seed(2)  # of the dropout's mask
+    torch.manual_seed(2)  # of the dropout mask
     output = model(x)
     output.square().sum().backward()
     return output.detach(), {n: w.grad for n, w in model.named_parameters() if w.requires_grad}
@@ -49,15 +49,15 @@ def learn(model: Any, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Te
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("shape", [(7, 6), (2, 3, 6)])
-def test_outputs_and_gradients_are_pefts(shape: tuple[int, ...], dropout: float) -> None:
+def test_outputs_and_gradients_equal_pefts(shape: tuple[int, ...], dropout: float) -> None:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(3), requires_grad=True)
     ours = adapted(ours=True, lora_dropout=dropout).train()
-    theirs = adapted(ours=False, lora_dropout=dropout).train()
+    reference = adapted(ours=False, lora_dropout=dropout).train()
     assert isinstance(ours.base_model.model.first, LowRankLinear)
-    assert not isinstance(theirs.base_model.model.first, LowRankLinear)
+    assert not isinstance(reference.base_model.model.first, LowRankLinear)
     output, gradients = learn(ours, x)
     own_input_gradient, x.grad = x.grad, None
-    expected, expected_gradients = learn(theirs, x)
+    expected, expected_gradients = learn(reference, x)
     assert output.shape == (*shape[:-1], 4)
     assert torch.allclose(output, expected, atol=1e-5)
     assert own_input_gradient is not None
@@ -69,7 +69,7 @@ def test_outputs_and_gradients_are_pefts(shape: tuple[int, ...], dropout: float)
 
 
 @pytest.mark.parametrize("autocast", [True, False])
-def test_a_frozen_half_precision_layer_keeps_its_precision(autocast: bool) -> None:
+def test_frozen_half_precision_layer_keeps_its_dtype(autocast: bool) -> None:
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(3)).bfloat16()
     models = [adapted(ours=ours, dtype=torch.bfloat16) for ours in (True, False)]
     assert models[0].base_model.model.first.lora_A["default"].weight.dtype == torch.float32
@@ -79,12 +79,12 @@ def test_a_frozen_half_precision_layer_keeps_its_precision(autocast: bool) -> No
     assert torch.allclose(output.float(), expected.float(), rtol=0.05, atol=0.1)
 
 
-def test_merged_and_switched_off_layers_are_pefts() -> None:
+def test_merged_and_disabled_adapters_are_left_to_peft() -> None:
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(3))
     model = adapted(ours=True)
     with torch.no_grad():
-        apart = model(x)
+        unmerged = model(x)
         with model.disable_adapter():
             assert torch.allclose(model(x), Two()(x))
         model.merge_adapter()
-        assert torch.allclose(model(x), apart, atol=1e-4)
+        assert torch.allclose(model(x), unmerged, atol=1e-4)

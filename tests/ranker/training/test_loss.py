@@ -25,7 +25,7 @@ def parts(folder: Path, examples: Any, **options: Any) -> tuple[Any, Collator]:
 
 @pytest.mark.parametrize("loss", ["answer", "full"])
 @torch.no_grad()
-def test_losses_are_those_of_the_whole_forward_pass(
+def test_losses_equal_those_of_the_full_logits(
     tiny_checkpoint: Checkpoint, make_examples: Any, loss: Any
 ) -> None:
     model, collator = parts(tiny_checkpoint("llama"), make_examples(4), loss=loss)
@@ -56,7 +56,7 @@ def test_choice_logits_do_not_depend_on_the_batch(
 
 
 @torch.no_grad()
-def test_logits_keep_their_digits_under_autocast(
+def test_choice_logits_are_float32_under_autocast(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     model, collator = parts(tiny_checkpoint("llama"), make_examples(4))

@@ -15,8 +15,8 @@ from mllm_msr.ranker.training import module
 from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.loss import example_losses
-from mllm_msr.ranker.training.module import Batches
-from mllm_msr.ranker.training.sampler import Schedule
+from mllm_msr.ranker.training.module import MicroBatches
+from mllm_msr.ranker.training.sampler import StepSampler
 from mllm_msr.ranker.training.trainer import train
 
 Checkpoint = Callable[[str], Path]
@@ -37,11 +37,11 @@ def broken_gradient(losses: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (infinite_loss, "received a loss of inf in optimiser step 3"),
-        (broken_gradient, "received a gradient of norm nan in optimiser step 3"),
+        (infinite_loss, "loss is inf in optimizer step 3"),
+        (broken_gradient, "gradient norm is nan in optimizer step 3"),
     ],
 )
-def test_nothing_that_is_not_finite_reaches_the_weights(
+def test_nan_never_reaches_the_weights(
     tiny_checkpoint: Checkpoint,
     make_examples: Any,
     tmp_path: Path,
@@ -78,12 +78,14 @@ def test_nothing_that_is_not_finite_reaches_the_weights(
     assert run().steps == 6
 
 
-def test_devices_share_each_step(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
+def test_ranks_divide_each_step(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
     processor = load_processor(str(tiny_checkpoint("llama")))
     collator = Collator(Renderer(processor, supports_images=False), make_examples(32))
-    schedule = Schedule([collator.length(i) for i in range(32)], 8, n_steps=5, seed=0)
+    sampler = StepSampler(collator.lengths(), 8, n_steps=5, seed=0)
     ranks = [
-        Batches(collator, schedule, first_step=1, accumulate=2, rank=rank, n_ranks=2, pixels=True)
+        MicroBatches(
+            collator, sampler, first_step=1, accumulate=2, rank=rank, n_ranks=2, pixels=True
+        )
         for rank in range(2)
     ]
     assert [len(rank) for rank in ranks] == [8, 8]
@@ -93,7 +95,7 @@ def test_devices_share_each_step(tiny_checkpoint: Checkpoint, make_examples: Any
         assert [batch["part"] for batch in seen] == [0, 1, 0, 1]
         assert all(len(batch["indices"]) == len(batch["labels"]) == 2 for batch in seen)
         indices = sorted(index for batch in seen for index in batch["indices"])
-        assert indices == sorted(schedule.step(step).tolist())
+        assert indices == sorted(sampler.indices(step).tolist())
 
 
 def test_dropout_masks_are_a_function_of_the_seed(

@@ -1,4 +1,4 @@
-"""Beginnings that are read once: the same losses, gradients and scores, for less work."""
+"""Shared prefixes that are read once give the same losses, gradients and scores."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from mllm_msr.models.loading import load_model
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import add_lora, image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
-from mllm_msr.ranker.training.prefix_sharing import Beginnings, can_read_beginnings, find_beginnings
+from mllm_msr.ranker.training.prefix_sharing import (
+    SharedPrefixes,
+    find_shared_prefixes,
+    supports_shared_prefixes,
+)
 from mllm_msr.ranker.training.vision_cache import VisionCache
 
 Checkpoint = Callable[[str], Path]
 
-IMAGE = 9
-IMAGE = (IMAGE,) * 10
+PLACEHOLDER = 9
+IMAGE = (PLACEHOLDER,) * 10
 
 
 def rendered(image: str | None, *ids: int) -> Rendered:
@@ -28,30 +32,30 @@ def rendered(image: str | None, *ids: int) -> Rendered:
     return Rendered((1, *(IMAGE if image else ()), *ids), shown, len(ids), trimmed=False)
 
 
-def find(*prompts: Rendered) -> Beginnings | None:
-    return find_beginnings(prompts, frozenset({IMAGE}))
+def find(*prompts: Rendered) -> SharedPrefixes | None:
+    return find_shared_prefixes(prompts, frozenset({PLACEHOLDER}))
 
 
 class TestFind:
-    def test_prompts_of_one_image_share_what_they_begin_with(self) -> None:
+    def test_prompts_of_one_image_share_their_prefix(self) -> None:
         found = find(
             rendered("a", 5, 6, 2),
             rendered("b", 5, 7, 2),
             rendered("a", 5, 7, 2, 3),
             rendered("b", 5, 7, 3),
         )
-        assert found == Beginnings(rows=(0, 1), owners=(0, 1, 0, 1), lengths=(12, 13))
+        assert found == SharedPrefixes(rows=(0, 1), prefix_of_row=(0, 1, 0, 1), lengths=(12, 13))
 
-    def test_one_that_stands_alone_leaves_no_longer_rest_than_the_others(self) -> None:
+    def test_single_prompt_is_split_to_the_longest_rest_of_the_others(self) -> None:
         group = [rendered("a", 5, n, 2) for n in range(10, 16)]
         found = find(*group, rendered("b", *range(20, 28)))
         assert found is not None
-        assert found.owners == (0,) * 6 + (1,)
+        assert found.prefix_of_row == (0,) * 6 + (1,)
         assert found.lengths == (12, 19 - 2)
 
-    def test_the_last_token_stays_outside(self) -> None:
+    def test_last_token_is_never_in_the_prefix(self) -> None:
         found = find(*[rendered("a", 5, 6)] * 3)
-        assert found == Beginnings(rows=(0,), owners=(0, 0, 0), lengths=(12,))
+        assert found == SharedPrefixes(rows=(0,), prefix_of_row=(0, 0, 0), lengths=(12,))
 
     @pytest.mark.parametrize(
         "prompts",
@@ -60,13 +64,13 @@ class TestFind:
             [rendered("a", 5, 6), rendered("a", 5, 7), rendered(None, 5, 6)],
             [rendered("a", 5, 6), *[rendered(str(n), 5, 6) for n in range(8)], rendered("a", 5, 7)],
         ],
-        ids=["no two of a image", "one without a image", "little to save"],
+        ids=["all images differ", "one has no image", "little to save"],
     )
-    def test_whole_prompts_where_that_is_no_worse(self, prompts: Sequence[Rendered]) -> None:
+    def test_prompts_are_not_split_if_little_is_saved(self, prompts: Sequence[Rendered]) -> None:
         assert find(*prompts) is None
 
-    def test_a_image_behind_what_differs_is_not_cut(self) -> None:
-        ids = [(1, taste, *IMAGE, 5) for taste in (20, 21, 22)]
+    def test_image_after_differing_text_is_not_shared(self) -> None:
+        ids = [(1, word, *IMAGE, 5) for word in (20, 21, 22)]
         prompts = [Rendered(row, (Path("a"),), 3, trimmed=False) for row in ids]
         assert find(*prompts) is None
 
@@ -86,23 +90,23 @@ def prepared(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_losses_gradients_and_scores_are_those_of_whole_prompts(
+def test_losses_gradients_and_scores_equal_those_of_whole_prompts(
     attention: str, tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     model, collator, vision = prepared(tiny_checkpoint, make_examples, attention)
-    assert can_read_beginnings(model)
+    assert supports_shared_prefixes(model)
     prompts = [collator.rendered(index) for index in range(10)]
-    # Their texts, and so what they share, are of several lengths.
-    beginnings = find_beginnings(prompts, image_token_ids(model))
-    assert beginnings is not None
-    assert len(set(beginnings.lengths)) > 1
+    # The titles, and so the prefixes, have several lengths.
+    prefixes = find_shared_prefixes(prompts, image_token_ids(model))
+    assert prefixes is not None
+    assert len(set(prefixes.lengths)) > 1
     read: list[int] = []
     model.get_decoder().register_forward_pre_hook(
         lambda _, __, given: read.append(given["inputs_embeds"][..., 0].numel()), with_kwargs=True
     )
 
     def learn(
-        shared: Beginnings | None,
+        shared: SharedPrefixes | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, int]:
         shown = prompts if shared is None else [prompts[row] for row in shared.rows]
         batch = collator.training_batch(range(10), pixels=False)
@@ -118,7 +122,7 @@ def test_losses_gradients_and_scores_are_those_of_whole_prompts(
         gradients = {n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad}
         return losses.detach(), gradients, scores, n_read
 
-    losses, gradients, scores, n_read = learn(beginnings)
+    losses, gradients, scores, n_read = learn(prefixes)
     whole_losses, whole_gradients, whole_scores, n_whole = learn(None)
     assert n_read < 0.9 * n_whole
     assert torch.allclose(losses, whole_losses, atol=1e-4)
@@ -128,6 +132,6 @@ def test_losses_gradients_and_scores_are_those_of_whole_prompts(
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
-def test_other_models_read_whole_prompts(family: str, tiny_checkpoint: Checkpoint) -> None:
+def test_other_models_are_not_supported(family: str, tiny_checkpoint: Checkpoint) -> None:
     model = load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
-    assert not can_read_beginnings(model)
+    assert not supports_shared_prefixes(model)

@@ -80,7 +80,7 @@ def run(
     return train(train_examples, validation, **arguments)
 
 
-def test_it_learns_and_says_how_it_went(uninterrupted: Path) -> None:
+def test_training_improves_and_writes_a_summary(uninterrupted: Path) -> None:
     summary = json.loads((uninterrupted / "training" / "summary.json").read_text())
     assert summary["steps"] == 12
     assert summary["stopped_because"] == "all steps done"
@@ -99,10 +99,10 @@ def test_it_learns_and_says_how_it_went(uninterrupted: Path) -> None:
     assert not [p for p in uninterrupted.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
 
 
-def test_killed_is_resumed_to_the_same_result(
+def test_killed_run_resumes_to_the_same_result(
     tiny_checkpoint: Checkpoint, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """A process that is really killed in the middle of an epoch, then the same call again."""
+    """Kill the process in the middle of an epoch, then run the same call again."""
     script = Path(__file__).with_name("train_and_die.py")
     command = [sys.executable, str(script), str(tiny_checkpoint("llama")), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -117,11 +117,11 @@ def test_killed_is_resumed_to_the_same_result(
 
 
 class InterruptError(Exception):
-    """Stands for whatever ends a process."""
+    """Simulates an interruption."""
 
 
 @pytest.mark.parametrize("validation", [1, 4])
-def test_interrupted_anywhere_is_resumed_to_the_same_result(
+def test_interrupted_run_resumes_to_the_same_result(
     tiny_checkpoint: Checkpoint,
     make_examples: Any,
     uninterrupted: Path,
@@ -147,7 +147,7 @@ def test_interrupted_anywhere_is_resumed_to_the_same_result(
     assert log_rows(tmp_path) == log_rows(uninterrupted)
 
 
-def test_a_finished_run_is_not_trained_again(
+def test_finished_run_is_not_trained_again(
     tiny_checkpoint: Checkpoint,
     make_examples: Any,
     tmp_path: Path,
@@ -161,15 +161,15 @@ def test_a_finished_run_is_not_trained_again(
     assert same(weights(tmp_path), before)
 
 
-def test_a_state_of_other_settings_is_refused_by_name(
+def test_states_of_other_settings_or_examples_are_rejected_by_name(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     settings = changed(SETTINGS, max_steps=2)
     run(tiny_checkpoint, make_examples, tmp_path, settings=settings)
     other = changed(settings, learning_rate=1e-3, checkpoint_every=1)
-    with pytest.raises(StaleStageError, match="one made with another learning_rate: take"):
+    with pytest.raises(StaleStageError, match="another run: different learning_rate"):
         run(tiny_checkpoint, make_examples, tmp_path, settings=other)
-    with pytest.raises(StaleStageError, match="one made with another train_examples: take"):
+    with pytest.raises(StaleStageError, match="another run: different train_examples"):
         train(
             make_examples(24, seed=5),
             make_examples(16, split="validation", seed=1),
@@ -177,12 +177,12 @@ def test_a_state_of_other_settings_is_refused_by_name(
             output=tmp_path,
             settings=settings,
         )
-    anew = run(tiny_checkpoint, make_examples, tmp_path, settings=other, resume=False)
-    assert anew.steps == 2
+    restarted = run(tiny_checkpoint, make_examples, tmp_path, settings=other, resume=False)
+    assert restarted.steps == 2
 
 
 @pytest.mark.parametrize("loss", ["answer", "full"])
-def test_eight_at_once_equal_eight_in_turn(
+def test_one_batch_of_eight_equals_eight_batches_of_one(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path, loss: Any
 ) -> None:
     base = changed(SETTINGS, dropout=0.0, loss=loss, max_steps=3, validate_every=3)
@@ -213,7 +213,7 @@ def test_cached_features_train_the_same_weights(
         assert torch.allclose(tensor, found[1][name], atol=1e-5), name
 
 
-def test_a_tiny_llava_learns_sixteen_examples_by_heart(
+def test_tiny_llava_overfits_sixteen_examples(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     examples = make_examples(16, shown=True)
@@ -238,7 +238,7 @@ def test_a_tiny_llava_learns_sixteen_examples_by_heart(
     assert (tmp_path / "model" / "model.safetensors").exists()
 
 
-def test_it_stops_without_gain_and_keeps_the_best(
+def test_training_stops_without_improvement_and_keeps_the_best(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     values = iter([0.5, 0.6, 0.9, 0.8, 0.9, 0.7])  # the first one only checks the examples
@@ -251,7 +251,7 @@ def test_it_stops_without_gain_and_keeps_the_best(
         validation_metric=lambda *_: next(values),
     )
     assert (summary.best_auc, summary.best_step, summary.steps) == (0.9, 2, 5)
-    assert summary.stopped_because == "no gain in 3 validations"
+    assert summary.stopped_because == "no improvement in 3 validations"
     state = load_newest(tmp_path / "training")
     assert state is not None
     kept = weights(tmp_path)
@@ -276,7 +276,7 @@ def test_without_validation_the_last_weights_are_kept(
     assert list((tmp_path / "training" / "tensorboard").rglob("events.*"))
 
 
-def test_impossible_wishes_are_refused_in_a_sentence(
+def test_unusable_arguments_are_rejected(
     tiny_checkpoint: Checkpoint,
     make_examples: Any,
     tmp_path: Path,
@@ -284,9 +284,9 @@ def test_impossible_wishes_are_refused_in_a_sentence(
 ) -> None:
     checkpoint = str(tiny_checkpoint("llama"))
     arguments: dict[str, Any] = {"checkpoint": checkpoint, "output": tmp_path, "settings": SETTINGS}
-    with pytest.raises(DataError, match="at least one training example, received none"):
+    with pytest.raises(DataError, match="There are no training examples"):
         train([], [], **arguments)
-    with pytest.raises(DataError, match="a positive and a negative candidate"):
+    with pytest.raises(DataError, match="both a positive and a negative candidate"):
         train(make_examples(4), [replace(make_examples(1)[0], label=1)], **arguments)
     if not torch.cuda.is_available():
         half = changed(SETTINGS, precision="fp16")
@@ -298,7 +298,7 @@ def test_impossible_wishes_are_refused_in_a_sentence(
     assert not list(tmp_path.rglob("adapter*"))
 
 
-def test_scores_reach_the_metric_in_the_examples_order(
+def test_metric_gets_scores_in_the_order_of_the_examples(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
     seen: list[Any] = []

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from mllm_msr.errors import DataError
 from mllm_msr.ranker.examples import Example, build_prompt
-from mllm_msr.ranker.training.validation import auc_per_user, judge_of
+from mllm_msr.ranker.training.validation import auc_per_user, bind_metric
 from mllm_msr.types import Item
 
 
@@ -17,15 +17,15 @@ def example(user: str, label: int, *, negatives: str = "uniform", position: int 
     return Example(0, "validation", negatives, user, position, "i", label, prompt)
 
 
-def test_by_hand() -> None:
+def test_auc_matches_a_hand_computed_value() -> None:
     labels = np.array([1, 0, 0, 0, 1, 0, 1])
     scores = np.array([0.9, 0.1, 0.95, 0.9, 0.2, 0.3, 0.5])
     users = ["a", "a", "a", "a", "b", "b", "c"]
-    # a: beats one of three and ties with one: 1.5 / 3; b: 0; c has no negative and is left out.
+    # a: above one of three and tied with one: 1.5 / 3; b: 0; c has no negative and is left out.
     assert auc_per_user(labels, scores, users) == pytest.approx((0.5 + 0.0) / 2)
 
 
-def test_agrees_with_scikit_learn() -> None:
+def test_auc_agrees_with_scikit_learn() -> None:
     noise = np.random.default_rng(0)
     users = [f"u{n % 7}" for n in range(210)]
     labels = (noise.random(210) < 0.3).astype(np.int64)
@@ -35,12 +35,12 @@ def test_agrees_with_scikit_learn() -> None:
     assert auc_per_user(labels, scores, users) == pytest.approx(expected)
 
 
-def test_a_constant_score_is_worth_a_half_and_nothing_is_nan() -> None:
+def test_constant_scores_give_one_half_and_no_user_gives_nan() -> None:
     assert auc_per_user(np.array([1, 0, 0]), np.full(3, 0.7), ["a"] * 3) == 0.5
     assert math.isnan(auc_per_user(np.array([1, 1]), np.zeros(2), ["a", "b"]))
 
 
-def test_targets_and_kinds_of_negatives_are_judged_apart() -> None:
+def test_targets_and_kinds_of_negatives_count_as_different_users() -> None:
     examples = [
         example("a", 1),
         example("a", 0),
@@ -49,12 +49,12 @@ def test_targets_and_kinds_of_negatives_are_judged_apart() -> None:
         example("a", 1, position=6),
         example("a", 0, position=6),
     ]
-    judge = judge_of(examples, auc_per_user)
-    assert judge is not None
-    assert judge([0.2, 0.1, 0.9, 0.8, 0.05, 0.01]) == 1.0
-    assert judge_of([], auc_per_user) is None
+    metric = bind_metric(examples, auc_per_user)
+    assert metric is not None
+    assert metric([0.2, 0.1, 0.9, 0.8, 0.05, 0.01]) == 1.0
+    assert bind_metric([], auc_per_user) is None
 
 
-def test_one_sided_validation_is_refused() -> None:
-    with pytest.raises(DataError, match="received 2 examples without one, 2 of them positive"):
-        judge_of([example("a", 1), example("b", 1)], auc_per_user)
+def test_validation_without_negatives_is_rejected() -> None:
+    with pytest.raises(DataError, match=r"\(2 examples, 2 of them positive\)"):
+        bind_metric([example("a", 1), example("b", 1)], auc_per_user)

@@ -25,15 +25,15 @@ def parts(folder: Path, examples: Any) -> tuple[Any, Renderer, Collator]:
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)
-def test_features_give_what_pixels_give(
+def test_cached_features_give_the_losses_of_pixels(
     tiny_checkpoint: Checkpoint, make_examples: Any, family: str
 ) -> None:
     examples = [*make_examples(5, shown=True), *make_examples(2, shown=False)]
     model, renderer, collator = parts(tiny_checkpoint(family), examples)
-    assert VisionCache.fits(model)
+    assert VisionCache.supports(model)
     cache = VisionCache(model, renderer)
     rows = [0, 5, 1, 2, 6, 3, 4]
-    for _ in range(2):  # filled, then read
+    for _ in range(2):  # the first pass fills the cache
         plain = collator.training_batch(rows)
         labels = plain.pop("labels")
         lean = collator.training_batch(rows, pixels=False)
@@ -63,7 +63,7 @@ def test_each_image_is_encoded_once(tiny_checkpoint: Checkpoint, make_examples: 
     assert calls == len({row.images for row in rows}) == 4
 
 
-def test_without_room_features_are_right_all_the_same(
+def test_features_are_correct_without_room_in_the_cache(
     tiny_checkpoint: Checkpoint, make_examples: Any
 ) -> None:
     examples = make_examples(6, shown=True)
@@ -79,11 +79,13 @@ def test_without_room_features_are_right_all_the_same(
             assert torch.equal(found, expected)
 
 
-def test_it_does_not_fit_where_images_do_not_stay_the_same(tiny_checkpoint: Checkpoint) -> None:
+def test_trainable_vision_towers_and_text_models_are_not_supported(
+    tiny_checkpoint: Checkpoint,
+) -> None:
     def loaded(family: str) -> Any:
         return load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
 
-    learning = add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0, target="all-linear")
-    assert not VisionCache.fits(learning)
-    assert not VisionCache.fits(add_lora(loaded("llama"), rank=2, alpha=2, dropout=0.0))
-    assert VisionCache.fits(add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0))
+    trainable = add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0, target="all-linear")
+    assert not VisionCache.supports(trainable)
+    assert not VisionCache.supports(add_lora(loaded("llama"), rank=2, alpha=2, dropout=0.0))
+    assert VisionCache.supports(add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0))

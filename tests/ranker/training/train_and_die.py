@@ -1,4 +1,4 @@
-"""Fine-tune in a process of its own that kills itself at the n-th validation (0: never).
+"""Fine-tune in a separate process that kills itself at the n-th validation (0: never).
 
 Usage: python train_and_die.py CHECKPOINT OUTPUT N
 """
@@ -26,7 +26,7 @@ def _module(path: Path) -> Any:
 
 
 def main(checkpoint: str, output: str, fatal: int) -> None:
-    """Train as `test_trainer.run` does."""
+    """Train like `test_trainer.run`."""
     calls = 0
 
     def metric(labels: Any, scores: Any, users: Any) -> float:
@@ -37,7 +37,7 @@ def main(checkpoint: str, output: str, fatal: int) -> None:
         return auc_per_user(labels, scores, users)
 
     here = Path(__file__).parent
-    # The fixture reads images only for examples that show them, and these do not.
+    # These examples have no images, so the fixture needs none.
     make = _module(here.parent / "conftest.py").make_examples.__wrapped__([])
     train(
         make(24),

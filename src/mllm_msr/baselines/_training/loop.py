@@ -133,7 +133,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
                 value = self._validate()
             self.network.train()
             progress.record_validation(
-                value, self.network.state_dict(), patience=options.early_stopping_patience
+                value, self.network.state_dict, patience=options.early_stopping_patience
             )
         if progress.step == options.epochs:
             progress.stopped_because = progress.stopped_because or "all epochs done"

@@ -81,19 +81,16 @@ def train(
     """Train a network in place and give it the weights with the best validation metric.
 
     Args:
-        network: Network to train: all parameters that require gradients. It is left on the CPU,
-            in evaluation mode.
+        network: Network to train; left on the CPU, in evaluation mode.
         epoch_batches: Returns the batches of an epoch, 0 the first; a function of the epoch
-            alone. Batches are tensors or have a `to` method that moves them to a device.
+            alone. Batches are tensors or have a method `to` like them.
         loss: Returns the mean loss of a batch; called in training mode and under autocast.
-        validate: Returns the metric of the network on validation users, higher is better; called
-            in evaluation mode, without gradients and in float32. `None` keeps the weights of the
-            last epoch.
+        validate: Returns the metric on validation users, higher is better; called in evaluation
+            mode, without gradients and in float32. `None` keeps the last weights.
         options: How to train.
         folder: Folder for a state after each epoch; a killed run with the same folder resumes
             from it. `None` saves nothing.
-        fingerprint: What the weights depend on besides `options` (JSON-able: settings, hashes of
-            the data).
+        fingerprint: JSON-able settings and hashes of data that the weights depend on, too.
 
     Raises:
         MissingExtraError: Lightning is not installed.

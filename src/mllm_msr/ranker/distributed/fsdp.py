@@ -1,9 +1,9 @@
-"""Full sharding (PyTorch's FSDP2): weights, gradients and optimiser are cut among the processes.
+"""Fully sharded training (PyTorch's FSDP2): weights, gradients and optimizer state are divided.
 
-Each layer of the decoder is put together when its turn comes and cut again after it, so that a
-model that no device could hold alone can be trained. What is frozen outside those layers (vision
-tower, projector, embeddings under LoRA) is small beside them and stays whole on every device,
-which lets the features of images be cached. Imported only where a training asks for it.
+Each decoder layer is gathered when it runs and sharded again afterwards, so that a model can be
+trained that does not fit on one device. Frozen weights outside these layers (vision tower,
+projector, embeddings under LoRA) are small in comparison and stay whole on every device, so that
+image features can be cached. This module is imported only if a training uses it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mllm_msr.ranker.distributed.base import Sharing, learning, saved_of, tensors_of
+from mllm_msr.ranker.distributed.base import (
+    DistributedStrategy,
+    optimizer_tensors,
+    saved_optimizer_tensors,
+    trainable_parameters,
+)
 from mllm_msr.ranker.training.lora import decoder_prefix
 
 
 @final
-class FullShards(Sharing):
-    """Every process holds one part of each weight.
+class FullySharded(DistributedStrategy):
+    """Every process has a shard of each weight.
 
     Args:
         devices: Devices per machine.
@@ -36,80 +41,85 @@ class FullShards(Sharing):
         self._n_processes = devices * nodes
 
     @property
-    def reads_beginnings(self) -> bool:
-        """No: a layer is cut again between its two passes, and its keys' gradients come later."""
+    def supports_prefix_sharing(self) -> bool:
+        """Return False: a layer is sharded between its two passes, before all gradients exist."""
         return False
 
-    def lightning(self) -> ModelParallelStrategy:
-        """Lightning's strategy, all devices in one dimension."""
+    def lightning_strategy(self) -> ModelParallelStrategy:
+        """Return Lightning's strategy with all devices in one dimension."""
         return ModelParallelStrategy(data_parallel_size=self._n_processes, tensor_parallel_size=1)
 
-    def divide(self, model: nn.Module, mesh: Any) -> None:
-        """Cut the decoder's layers, and what learns outside of them as one more unit."""
-        along = mesh["data_parallel"]
+    def shard(self, model: nn.Module, mesh: Any) -> None:
+        """Shard the decoder layers, and the other trainable weights as one more unit."""
+        data_parallel = mesh["data_parallel"]
         layers = getattr(model.get_submodule(decoder_prefix(model)), "layers", [])
         for layer in layers:
-            fully_shard(layer, mesh=along)
-        inside = {id(weight) for layer in layers for weight in layer.parameters()}
+            fully_shard(layer, mesh=data_parallel)
+        in_layers = {id(weight) for layer in layers for weight in layer.parameters()}
         whole = {
             weight
             for weight in model.parameters()
-            if id(weight) not in inside and not weight.requires_grad
+            if id(weight) not in in_layers and not weight.requires_grad
         }
-        fully_shard(model, mesh=along, ignored_params=whole)
+        fully_shard(model, mesh=data_parallel, ignored_params=whole)
 
-    def gradient_norm(self, optimizer: Any) -> float:
-        """Norm of all gradients, over all parts."""
+    def gradient_norm_before_step(self, optimizer: Any) -> float:
+        """Return the norm of all gradients, over all shards."""
         gradients = [w.grad for group in optimizer.param_groups for w in group["params"]]
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
         return float(_whole(norm))
 
-    def norm_of_last_step(self, optimizer: Any) -> None:
-        """It was known before."""
+    def gradient_norm_after_step(self, optimizer: Any) -> None:
+        """Return `None`: the norm is known before the step."""
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The parts put together; on the leader alone, since they may be many."""
-        _cut_again(model)
-        return _gathered({name: weight.data for name, weight in learning(model).items()})
+    def trainable_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Gather the weights, on rank 0 only, because they may be large."""
+        _reshard(model)
+        return _gathered({name: w.data for name, w in trainable_parameters(model).items()})
 
-    def optimizer_tensors(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-        """The parts put together, as `weights`."""
-        _cut_again(model)
-        return _gathered(tensors_of(model, optimizer))
+    def optimizer_state(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+        """Gather the optimizer state, on rank 0 only."""
+        _reshard(model)
+        return _gathered(optimizer_tensors(model, optimizer))
 
-    def restore(self, model: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Cut the tensors as the weights are cut."""
-        for name, weight in learning(model).items():
-            part: Any = weight
-            kept = {
+    def restore_optimizer(
+        self, model: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Shard the saved tensors like the weights."""
+        for name, weight in trainable_parameters(model).items():
+            shard: Any = weight
+            saved = {
                 kind: tensor
                 if kind == "step"
-                else distribute_tensor(tensor.to(weight.device), part.device_mesh, part.placements)
-                for kind, tensor in saved_of(name, tensors).items()
+                else distribute_tensor(
+                    tensor.to(weight.device), shard.device_mesh, shard.placements
+                )
+                for kind, tensor in saved_optimizer_tensors(name, tensors).items()
             }
-            if kept:
-                optimizer.state[weight] = kept
+            if saved:
+                optimizer.state[weight] = saved
 
-    def join(self, model: nn.Module) -> None:
-        """Put whole weights in the place of the parts, on the leader's CPU."""
-        _cut_again(model)
-        joined: dict[nn.Parameter, nn.Parameter] = {}  # by part: tied weights stay tied
+    def gather(self, model: nn.Module) -> None:
+        """Replace the shards by whole weights, on the CPU of rank 0."""
+        _reshard(model)
+        wholes: dict[nn.Parameter, nn.Parameter] = {}  # by shard, so that tied weights stay tied
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 if isinstance(weight, DTensor):
-                    if weight not in joined:
-                        joined[weight] = _joined(weight)
-                    # Not by assignment, which FSDP watches.
-                    module._parameters[name] = joined[weight]  # noqa: SLF001
+                    if weight not in wholes:
+                        wholes[weight] = _whole_parameter(weight)
+                    # FSDP intercepts the assignment of attributes.
+                    module._parameters[name] = wholes[weight]  # noqa: SLF001
 
 
-def _joined(part: nn.Parameter) -> nn.Parameter:
-    whole = _whole(part.data)
-    kept = whole.cpu() if _leads() else torch.empty_like(whole, device="meta")
-    return nn.Parameter(kept, requires_grad=part.requires_grad)
+def _whole_parameter(shard: nn.Parameter) -> nn.Parameter:
+    """Return the whole parameter on rank 0, and a placeholder without data on other ranks."""
+    whole = _whole(shard.data)
+    data = whole.cpu() if _is_rank_zero() else torch.empty_like(whole, device="meta")
+    return nn.Parameter(data, requires_grad=shard.requires_grad)
 
 
-def _leads() -> bool:
+def _is_rank_zero() -> bool:
     return torch.distributed.get_rank() == 0
 
 
@@ -118,16 +128,16 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    kept = {}
+    gathered = {}
     for name, tensor in tensors.items():
         whole = _whole(tensor)
-        if _leads():
-            kept[name] = whole.detach().cpu()
-    return kept
+        if _is_rank_zero():
+            gathered[name] = whole.detach().cpu()
+    return gathered
 
 
-def _cut_again(model: nn.Module) -> None:
-    """After a pass without gradients the outermost unit is still whole."""
+def _reshard(model: nn.Module) -> None:
+    """Shard all units: after a pass without gradients the outermost one is still whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -1,9 +1,10 @@
-"""Training by several processes: who leads, who follows, and what is left of it afterwards.
+"""Processes of distributed training: who starts them, and which one is rank 0.
 
-On one machine Lightning runs the same command again, once for each further device, with LOCAL_RANK
-above 0; such copies end with the fold that they were started for. On several machines torchrun
-starts all processes at once, and they stay for all folds: the leader names each that it is about
-to train. Either way a follower takes no lock, writes nothing and passes all other stages by.
+On one machine, Lightning runs the same command again for each further device, with LOCAL_RANK above
+0; these workers end with the fold that they were started for. On several machines, torchrun starts
+all processes at once, and they stay for all folds: rank 0 announces each fold that it is about to
+train. In both cases a worker (any rank except 0) takes no lock, writes nothing and skips all other
+stages.
 """
 
 from __future__ import annotations
@@ -18,67 +19,85 @@ from mllm_msr.errors import SettingsError, TrainingError
 
 _RANK: Final = "RANK"
 _LOCAL_RANK: Final = "LOCAL_RANK"
-_SIZE: Final = "WORLD_SIZE"
-_TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
-# What Lightning and DeepSpeed set in the leader's own environment, and leave there.
-_LEFT_BEHIND: Final = (_RANK, _LOCAL_RANK, "NODE_RANK", _SIZE, "MASTER_ADDR", "MASTER_PORT")
+_WORLD_SIZE: Final = "WORLD_SIZE"
+_TORCHRUN_ID: Final = "TORCHELASTIC_RUN_ID"
+# Variables that Lightning and DeepSpeed set in the environment of rank 0 and do not remove.
+_SET_BY_TRAINING: Final = (
+    _RANK,
+    _LOCAL_RANK,
+    "NODE_RANK",
+    _WORLD_SIZE,
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def launched_by_torchrun(variables: Mapping[str, str]) -> bool:
-    """Whether torchrun has started the process, and others with it."""
-    return _TORCHRUN in variables and variables.get(_SIZE, "1") != "1"
+    """Check whether torchrun started the process together with others.
+
+    Args:
+        variables: Environment variables of the process.
+    """
+    return _TORCHRUN_ID in variables and variables.get(_WORLD_SIZE, "1") != "1"
 
 
 def is_worker(variables: Mapping[str, str]) -> bool:
-    """Whether a process with these environment variables was started to join another's training."""
+    """Check whether the process was started to join a training as a rank other than 0.
+
+    Args:
+        variables: Environment variables of the process.
+    """
     rank = _RANK if launched_by_torchrun(variables) else _LOCAL_RANK
     return variables.get(rank, "0") != "0"
 
 
 def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
-    """Refuse what the settings and the launcher say differently.
+    """Check that the settings agree with how the process was launched.
 
     Args:
-        nodes: Machines that shall train together.
-        devices: Devices of each.
+        nodes: Machines that train together.
+        devices: Devices per machine.
 
     Raises:
-        SettingsError: Several machines without torchrun, or other numbers than it has started.
+        SettingsError: Several machines without torchrun, or other numbers than torchrun started.
         TrainingError: The command was started several times, but not by torchrun.
     """
-    size = os.environ.get(_SIZE, "1")
+    world_size = os.environ.get(_WORLD_SIZE, "1")
     if launched_by_torchrun(os.environ):
         local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-        if devices not in ("auto", int(local)) or nodes * int(local) != int(size):
-            received = f"train.nodes={nodes} train.devices={devices}"
-            problem = f"torchrun has started {size} processes, {local} of them here: {received}"
-            raise SettingsError([f"{problem} must say the same"])
-    elif size != "1":
+        if devices not in ("auto", int(local)) or nodes * int(local) != int(world_size):
+            started = f"torchrun started {world_size} processes, {local} of them on this machine"
+            raise SettingsError(
+                [f"train.nodes={nodes} train.devices={devices} do not match: {started}."]
+            )
+    elif world_size != "1":
         raise TrainingError(
-            needed="a command that is started once, or by torchrun",
-            received=f"one that another launcher has started ({_SIZE}={size})",
-            remedy="start it without that launcher, with train.strategy=ddp train.devices=N",
+            "The command was started several times by a launcher other than torchrun "
+            f"({_WORLD_SIZE}={world_size}). Start it once with train.strategy=ddp train.devices=N, "
+            "or use torchrun."
         )
     elif nodes > 1:
         command = f"torchrun --nnodes={nodes} ... -m -- mllm_msr train"
-        raise SettingsError([f"train.nodes={nodes} needs '{command}' on each of the machines"])
+        raise SettingsError(
+            [f"train.nodes={nodes} needs torchrun. Start '{command}' on each machine."]
+        )
 
 
 @contextlib.contextmanager
 def temporary_process_group() -> Iterator[None]:
-    """Train as the only process or as the leader of others, and be alone again afterwards.
+    """Leave the process group and restore the environment variables at the end of the block.
 
-    Each fold's training starts followers of its own: without this, the second one would wait for
-    those of the first, which have ended. Those of torchrun stay.
+    Each fold's training starts workers of its own. Without this, the second fold would wait for
+    the workers of the first, which have ended. Workers of torchrun stay.
     """
     if launched_by_torchrun(os.environ):
         yield
         return
-    before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    before = {name: os.environ.get(name) for name in _SET_BY_TRAINING}
     try:
         yield
     finally:
-        _leave_group()
+        _leave_process_group()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -87,55 +106,55 @@ def temporary_process_group() -> Iterator[None]:
 
 
 class ProcessGroup:
-    """The folds that the leader of processes started by torchrun is about to train.
+    """Channel by which rank 0 announces folds to the workers that torchrun started.
 
-    Without torchrun there is nobody to tell, and a follower joins the one fold at hand.
+    Without torchrun there are no such workers, and announcements do nothing.
     """
 
-    def __init__(self, *, shared: bool) -> None:
-        self._shared = shared
+    def __init__(self, *, has_workers: bool) -> None:
+        self._has_workers = has_workers
 
     def announce_fold(self, fold: int | None) -> None:
-        """Tell all followers the next fold; `None` for no further one."""
-        if self._shared:
+        """Send the next fold to all workers; `None` after the last fold."""
+        if self._has_workers:
             _broadcast(fold)
 
     def announced_folds(self) -> Iterator[int]:
-        """What the leader tells, as a follower hears it."""
+        """Yield the folds that rank 0 announces; for workers."""
         while (fold := _broadcast(None)) is not None:
             yield fold
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """Form the group of the processes that torchrun has started, for the time of a block.
+    """Create the process group of the processes that torchrun started, within the block.
 
-    A follower waits here until its leader arrives, half an hour at most.
+    A worker waits here for rank 0, half an hour at most.
     """
     if not launched_by_torchrun(os.environ):
-        yield ProcessGroup(shared=False)
+        yield ProcessGroup(has_workers=False)
         return
     import torch  # noqa: PLC0415 - takes seconds, and few commands train
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend)
     try:
-        yield ProcessGroup(shared=True)
+        yield ProcessGroup(has_workers=True)
     finally:
-        _leave_group()
+        _leave_process_group()
 
 
 def _broadcast(fold: int | None) -> int | None:
     import torch  # noqa: PLC0415 - as above
 
-    # A tensor, since objects would travel as pickles.
-    told = torch.tensor([-1 if fold is None else fold])
-    torch.distributed.broadcast(told, src=0)
-    return int(told) if int(told) >= 0 else None
+    # A tensor, because other objects are sent as pickles.
+    message = torch.tensor([-1 if fold is None else fold])
+    torch.distributed.broadcast(message, src=0)
+    return int(message) if int(message) >= 0 else None
 
 
-def _leave_group() -> None:
-    # Where nothing has imported torch, nothing has formed a group.
+def _leave_process_group() -> None:
+    # If torch has not been imported, there is no process group.
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available():
         return

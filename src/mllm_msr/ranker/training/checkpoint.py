@@ -1,8 +1,9 @@
-"""The state of an interrupted training run on disk: whole or not at all, and never a pickle.
+"""Training states on disk: the one checkpoint format of the ranker and the neural baselines.
 
-A state is a folder `state-STEP/` of one safetensors file and one JSON file that holds its hash.
-It is written under another name, forced to disk and renamed, so that a process killed at any
-instant leaves either the state before or the state after. A damaged newest one is passed over.
+A state is a folder `state-STEP/` with one safetensors file and one JSON file that holds the hash
+of the first; there is no pickle. The folder is written under a temporary name, flushed to the disk
+and renamed, so that a process killed at any time leaves complete states only. The newest intact
+state is the one that training resumes from.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,56 +21,58 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mllm_msr.errors import NonFiniteLossError
+from mllm_msr.errors import NonFiniteLossError, StaleStageError
 from mllm_msr.storage.atomic import content_hash, sync, wrap_os_errors
 
-# The trainer's log, one JSON object a line, beside the states.
+# Log of the ranker's training, one JSON object per line, in the folder of the states.
 LOG_FILE: Final = "log.jsonl"
 
-_KEPT: Final = 2
+_MAX_STATES: Final = 2
 _TENSORS: Final = "tensors.safetensors"
-_FACTS: Final = "state.json"
+_STATE: Final = "state.json"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything that a run needs to go on as if nothing had happened.
+    """Everything that is needed to resume a training run exactly.
 
-    The order of the data and the dropout masks are functions of the seed and the step, so neither
-    stands here.
+    The order of the data and the dropout masks are functions of the seed and the step, so they
+    are not part of the state.
 
     Attributes:
-        step: Optimiser steps done.
-        tensors: Trainable weights ("model.NAME"), the best ones so far ("best.NAME"), and the
-            optimiser's ("optimizer.KIND.NAME").
-        facts: JSON-able rest: best value and its step, early_stopping_patience, settings, ...
+        step: Units of training done: optimizer steps of the ranker, epochs of a baseline.
+        tensors: Current weights ("model.NAME"), best weights so far ("best.NAME"), and optimizer
+            state ("optimizer.*").
+        fingerprint: JSON-able settings, model and data that the run depends on.
+        progress: JSON-able part of `Progress`.
     """
 
     step: int
     tensors: Mapping[str, torch.Tensor]
-    facts: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+    progress: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors whose names start with a prefix, under their names without it."""
+        """Return the tensors whose names start with a prefix, without it in their names."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
 
 @dataclass
 class Progress:
-    """Where a run stands; changed as it goes, saved with every state.
+    """Progress of a training run; updated during training and saved with every state.
 
     Attributes:
-        step: Optimiser steps done.
-        examples_per_step: Examples that each of them saw, on all devices.
-        best: Best validation value so far, `None` before the first.
-        best_step: The step that reached it.
-        waited: Validations since then.
-        seconds: Time in the training loop, over all processes that took part.
-        stopped_because: Why the run ended, empty while it goes on.
-        scaler: State of the loss scaler, empty but for fp16.
-        best_weights: The weights at `best_step`, on the CPU.
+        step: Optimizer steps (ranker) or epochs (baselines) done.
+        examples_per_step: Examples of one optimizer step, over all devices; 0 for baselines.
+        best: Best validation value so far, `None` before the first validation.
+        best_step: Step of the best validation value.
+        waited: Validations since the best one.
+        seconds: Time in the training loop, over all interrupted and resumed processes.
+        stopped_because: Why training ended; empty while it is running.
+        scaler: State of the loss scaler; empty except for fp16.
+        best_weights: Weights at `best_step`, on the CPU.
     """
 
     step: int = 0
@@ -83,106 +86,171 @@ class Progress:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, state: TrainingState | None) -> Self:
-        """Where a saved run stood, or the beginning."""
+    def from_state(cls, state: TrainingState | None) -> Self:
+        """Return the progress of a saved state, or of a run that has not started."""
         if state is None:
             return cls()
-        return cls(**state.facts["progress"], best_weights=state.part("best."))
+        return cls(**state.progress, best_weights=state.part("best."))
 
-    def facts(self) -> dict[str, Any]:
-        """The JSON-able part, for `TrainingState.facts`."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        del values["best_weights"]
-        return {"progress": values}
+    def record_validation(
+        self,
+        value: float,
+        get_weights: Callable[[], Mapping[str, torch.Tensor]],
+        *,
+        patience: int,
+    ) -> None:
+        """Record a validation value and decide on early stopping.
+
+        Args:
+            value: Validation value, higher is better.
+            get_weights: Returns the weights that reached it; called, and the weights copied to
+                the CPU, only if the value is the best so far.
+            patience: Validations without improvement after which training stops.
+        """
+        if self.best is None or value > self.best:
+            self.best, self.best_step, self.waited = value, self.step, 0
+            self.best_weights = {
+                name: tensor.detach().cpu().clone() for name, tensor in get_weights().items()
+            }
+            return
+        self.waited += 1
+        if self.waited >= patience:
+            self.stopped_because = f"no improvement in {self.waited} validations"
+
+    def to_state(
+        self, tensors: Mapping[str, torch.Tensor], fingerprint: Mapping[str, Any]
+    ) -> TrainingState:
+        """Return a state with the current weights, the optimizer tensors and this progress."""
+        best = {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        progress = {each.name: getattr(self, each.name) for each in fields(self)}
+        del progress["best_weights"]
+        return TrainingState(self.step, {**tensors, **best}, fingerprint, progress)
 
 
 def save_state(folder: Path, state: TrainingState) -> Path:
-    """Write a state, then drop all but the newest two.
+    """Write a state, then delete all but the newest two.
 
     Args:
-        folder: Folder of the states, made where missing.
-        state: What to write.
+        folder: Folder of the states; created if missing.
+        state: State to write.
 
     Returns:
-        The state's own folder.
+        The folder of this state.
 
     Raises:
-        NonFiniteLossError: A tensor holds NaN or infinity; nothing was written.
-        RunFolderError: The disk is full or the folder cannot be written.
+        NonFiniteLossError: A tensor contains NaN or infinity; nothing is written.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    refuse_non_finite(state.tensors, step=state.step)
-    final = folder / f"state-{state.step:08d}"
-    with draft_folder(final) as draft:
+    require_finite(state.tensors, step=state.step)
+    path = folder / f"state-{state.step:08d}"
+    with replace_folder(path) as draft:
         tensors = {name: tensor.detach().cpu() for name, tensor in state.tensors.items()}
-        save_file(_unshared(tensors), draft / _TENSORS)
-        sha256, _ = content_hash(draft / _TENSORS)
-        stored = {"step": state.step, "sha256": sha256, "facts": dict(state.facts)}
-        (draft / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    for old in _newest_first(folder)[_KEPT:]:
+        save_file(_without_aliases(tensors), draft / _TENSORS)
+        content = {
+            "step": state.step,
+            "sha256": content_hash(draft / _TENSORS)[0],
+            "fingerprint": dict(state.fingerprint),
+            "progress": dict(state.progress),
+        }
+        (draft / _STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for old in _newest_first(folder)[_MAX_STATES:]:
         shutil.rmtree(old, ignore_errors=True)
-    return final
+    return path
 
 
 def load_newest(folder: Path) -> TrainingState | None:
-    """The newest state that is whole, or `None`; damaged ones are passed over with a warning."""
-    for candidate in _newest_first(folder):
+    """Load the newest intact state, or return `None`; damaged states are skipped with a warning."""
+    for path in _newest_first(folder):
         try:
-            stored = json.loads((candidate / _FACTS).read_text(encoding="utf-8"))
-            if content_hash(candidate / _TENSORS)[0] != stored["sha256"]:
-                logger.warning("%s is damaged and is passed over", candidate)
+            content = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            if content_hash(path / _TENSORS)[0] != content["sha256"]:
+                logger.warning("Skipping the damaged training state %s.", path)
                 continue
-            tensors = load_file(candidate / _TENSORS)
-            return TrainingState(step=stored["step"], tensors=tensors, facts=stored["facts"])
+            return TrainingState(
+                step=content["step"],
+                tensors=load_file(path / _TENSORS),
+                fingerprint=content["fingerprint"],
+                progress=content["progress"],
+            )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            logger.warning("%s cannot be read and is passed over: %s", candidate, error)
+            logger.warning("Skipping the unreadable training state %s: %s", path, error)
     return None
 
 
-def refuse_non_finite(tensors: Mapping[str, torch.Tensor], *, step: int) -> None:
-    """Refuse tensors that hold NaN or infinity.
+def load_matching(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState | None:
+    """Load the newest intact state of this run.
+
+    Args:
+        folder: Folder of the states.
+        fingerprint: JSON-able settings, model and data of the run that would resume.
+
+    Returns:
+        The state, or `None` if there is none.
 
     Raises:
-        NonFiniteLossError: One does.
+        StaleStageError: The state belongs to a run with another fingerprint.
+    """
+    state = load_newest(folder)
+    if state is None:
+        return None
+    # Through JSON, as the saved fingerprint has lists for tuples.
+    expected = json.loads(json.dumps(dict(fingerprint)))
+    names = {*expected, *state.fingerprint}
+    changed = sorted(n for n in names if expected.get(n) != state.fingerprint.get(n))
+    if changed:
+        raise StaleStageError(
+            f"The training state in {folder} belongs to another run: different "
+            f"{', '.join(changed)}. Restore the old settings and data, or train from scratch "
+            "(--force, or delete the folder)."
+        )
+    logger.info("Resuming training after %d steps or epochs.", state.step)
+    return state
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], *, step: int) -> None:
+    """Check that tensors contain finite numbers only.
+
+    Raises:
+        NonFiniteLossError: A tensor contains NaN or infinity.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteLossError(
-                needed=f"finite numbers at step {step}",
-                received=f"NaN or infinity in {name}",
-                remedy="lower the learning rate or train in fp32; nothing of this was saved",
+                f"{name} contains NaN or infinity at step {step}. Lower the learning rate or "
+                "train in fp32. Nothing was saved at this step."
             )
 
 
 @contextmanager
-def draft_folder(final: Path) -> Iterator[Path]:
-    """Fill a folder under another name; when the block ends normally it takes its final name.
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Replace a folder atomically with what the `with` block writes.
 
     Args:
-        final: The folder's name; one that exists is replaced as a whole.
+        path: Folder to create or replace as a whole.
 
     Yields:
-        An empty folder beside it.
+        An empty temporary folder in the same parent, renamed to `path` if the block succeeds.
 
     Raises:
-        RunFolderError: The disk is full or the folder cannot be written.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    draft = final.with_name(f".{final.name}.draft")
-    retired = final.with_name(f".{final.name}.retired")
-    with wrap_os_errors(final):
-        for leftover in (draft, retired):
+    draft = path.with_name(f".{path.name}.draft")
+    replaced = path.with_name(f".{path.name}.replaced")
+    with wrap_os_errors(path):
+        for leftover in (draft, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
             yield draft
-            for path in sorted(draft.rglob("*")):
-                sync(path)
+            for file in sorted(draft.rglob("*")):
+                sync(file)
             sync(draft)
-            if final.exists():
-                final.rename(retired)
-            draft.rename(final)
-            sync(final.parent)
+            if path.exists():
+                path.rename(replaced)
+            draft.rename(path)
+            sync(path.parent)
         finally:
-            for leftover in (draft, retired):
+            for leftover in (draft, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -190,8 +258,8 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"), reverse=True)
 
 
-def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies of tensors that share memory with another one, which safetensors refuses."""
+def _without_aliases(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors that share memory with another one, which safetensors does not accept."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""From examples to the tensors of a training batch.
+"""Collator: renders examples and stacks them into batches for training and validation.
 
-Range `examples.py` (dialogues) and `trainer.py`. Rendering, special tokens and the text budget
-are the renderer's business; what stands here is which positions the loss covers and that the
-answer taught is the very token that scoring reads.
+It stands between `examples.py` (dialogues) and `trainer.py`. The renderer of the model handles
+chat template, special tokens and text budget; the collator decides which tokens are labeled and
+checks that the answer token that is trained is the one that scoring reads.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
 from mllm_msr.types import TextPart
 
-# Rendered examples are kept up to this many tokens in all, so that later epochs need not render.
-_KEPT_TOKENS: Final = 5_000_000
+# Rendered examples are cached up to this total number of tokens, for later epochs. They are never
+# evicted: epochs repeat all examples, so evicting the least recent one would always miss.
+_CACHED_TOKENS: Final = 5_000_000
 
 
 class Collator:
-    """Renders examples, each once while there is room, and stacks them.
+    """Renders examples and stacks them into batches.
 
     Args:
         renderer: Renderer of the model that is trained.
-        examples: The examples that batches are made of, by number.
-        loss: "answer" teaches the answer alone. "full" teaches every text token of prompt and
-            answer, as the paper's equation (2) has it; images and padding are left out of both.
-        image_token_ids: Placeholders of images.
+        examples: Examples that batches refer to by index.
+        loss: "answer" labels the answer alone. "full" labels every text token of prompt and
+            answer, as equation (2) of the paper; image tokens and padding are never labeled.
+        image_token_ids: Ids of image placeholder tokens.
     """
 
     def __init__(
@@ -49,56 +50,59 @@ class Collator:
         self._loss = loss
         self._image_token_ids = torch.tensor(sorted(image_token_ids), dtype=torch.long)
         self._rendered: dict[int, Rendered] = {}
-        self._room = _KEPT_TOKENS
+        self._free_tokens = _CACHED_TOKENS
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def length(self, index: int) -> int:
-        """Length of an example's text in characters: near enough to sort by, without rendering."""
-        messages = self._examples[index].prompt.messages
-        parts = (part for message in messages for part in message.parts)
-        return sum(len(part.text) for part in parts if isinstance(part, TextPart))
-
     def lengths(self) -> list[int]:
-        """`length` of every example."""
-        return [self.length(index) for index in range(len(self))]
+        """Return the number of text characters of every example, to sort by without rendering."""
+        return [
+            sum(
+                len(part.text)
+                for message in example.prompt.messages
+                for part in message.parts
+                if isinstance(part, TextPart)
+            )
+            for example in self._examples
+        ]
 
-    def images(self) -> list[int]:
-        """A number for what every example shows: equal where the images are the same."""
-        numbers: dict[tuple[Path, ...], int] = {}
-        shown = (example.prompt.images for example in self._examples)
-        return [numbers.setdefault(images, len(numbers)) for images in shown]
+    def image_groups(self) -> list[int]:
+        """Return a group number per example; examples with the same images have the same number."""
+        groups: dict[tuple[Path, ...], int] = {}
+        images = (example.prompt.images for example in self._examples)
+        return [groups.setdefault(shown, len(groups)) for shown in images]
 
     def rendered(self, index: int) -> Rendered:
-        """One example, its answer beside it.
+        """Render one example with its answer, or return it from the cache.
 
         Raises:
-            AnswerTokenError: The answer is not the token that scoring would read.
+            AnswerTokenError: The answer is not the token that scoring reads.
         """
-        known = self._rendered.get(index)
-        if known is not None:
-            return known
+        cached = self._rendered.get(index)
+        if cached is not None:
+            return cached
         example = self._examples[index]
         rendered = self._renderer.render(example.prompt, example.answer)
         positive, negative = self.choice_ids
-        if rendered.answer_ids != (positive if example.label == 1 else negative,):
+        expected = positive if example.label == 1 else negative
+        if rendered.answer_ids != (expected,):
             raise AnswerTokenError(
-                needed=f"the answer {example.answer!r} to be trained as the token that is scored",
-                received=f"the ids {rendered.answer_ids}",
-                remedy="check the model's chat template",
+                f"The answer {example.answer!r} would be trained as the tokens "
+                f"{rendered.answer_ids}, but scoring reads the token {expected}. Check the chat "
+                "template of the model."
             )
-        if self._room >= len(rendered.input_ids):
-            self._room -= len(rendered.input_ids)
+        if self._free_tokens >= len(rendered.input_ids):
+            self._free_tokens -= len(rendered.input_ids)
             self._rendered[index] = rendered
         return rendered
 
     @functools.cached_property
     def choice_ids(self) -> tuple[int, int]:
-        """Ids of the answers for and against, as they follow the first example's prompt.
+        """Return the token ids of the positive and the negative answer.
 
         Raises:
-            AnswerTokenError: One of them is not a single token there.
+            AnswerTokenError: An answer is not a single token after the first example's prompt.
         """
         prompt = self._renderer.render(self._examples[0].prompt)
         choices = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
@@ -106,22 +110,25 @@ class Collator:
         return positive, negative
 
     def training_batch(self, indices: Sequence[int], *, pixels: bool = True) -> dict[str, Tensor]:
-        """Inputs and labels of some examples, padded on the right.
+        """Return inputs and labels of some examples, padded on the right.
 
         Args:
-            indices: Numbers of examples.
-            pixels: False leaves the images' pixels out, for a caller that has their features.
+            indices: Indices of the examples.
+            pixels: Include the pixels of the images; False if the caller has their features.
 
         Returns:
             What the model's `forward` takes, and `labels`: [batch, length].
         """
         batch = self._collate(indices, pixels=pixels, with_answers=True)
         if self._loss == "full":
-            batch["labels"] = self._all_text(batch)
+            input_ids = batch["input_ids"]
+            is_image = torch.isin(input_ids, self._image_token_ids)
+            is_text = batch["attention_mask"].bool() & ~is_image
+            batch["labels"] = torch.where(is_text, input_ids, IGNORED_LABEL)
         return batch
 
     def scoring_batch(self, indices: Sequence[int], *, pixels: bool = True) -> dict[str, Tensor]:
-        """Inputs of some examples without their answers, padded on the right."""
+        """Return inputs of some examples without their answers, padded on the right."""
         return self._collate(indices, pixels=pixels, with_answers=False)
 
     def _collate(
@@ -130,8 +137,3 @@ class Collator:
         rows = [self.rendered(index) for index in indices]
         batch = self._renderer.collate(rows, pad_side="right", with_answers=with_answers)
         return {k: v for k, v in batch.items() if pixels or not k.startswith("pixel_")}
-
-    def _all_text(self, batch: dict[str, Tensor]) -> Tensor:
-        input_ids = batch["input_ids"]
-        text = batch["attention_mask"].bool() & ~torch.isin(input_ids, self._image_token_ids)
-        return torch.where(text, input_ids, IGNORED_LABEL)

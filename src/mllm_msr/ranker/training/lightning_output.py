@@ -1,4 +1,4 @@
-"""Lightning's voice turned down, for all that trains: the recommender and its baselines."""
+"""Lightning without its terminal output and files, for the ranker and the baselines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+# Arguments of `lightning.Trainer`: validation, logging, checkpoints and the order of the data are
+# our own.
+QUIET_TRAINER: Final = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's remarks about devices and loader processes off the terminal."""
+    """Hide Lightning's messages about devices and data loader processes."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

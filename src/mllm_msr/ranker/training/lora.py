@@ -1,9 +1,9 @@
-"""The model that is fine-tuned: what of it learns, how it is wrapped, and how it is saved.
+"""The model that is fine-tuned: trainable weights, LoRA layers, and saving.
 
-Range `models/loading.py`, which loads any Hugging Face checkpoint, and `trainer.py`. LoRA goes on
-the linear layers of the language model and never on the vision tower or the projector unless
-that is asked for: serving engines ignore such adapters, so training and serving would differ in
-silence. Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
+It stands between `models/loading.py`, which loads any Hugging Face checkpoint, and `trainer.py`.
+By default LoRA is added to the linear layers of the language model only, never to the vision tower
+or the projector: serving engines ignore such adapters without a message, so training and serving
+would differ. Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import nn
 
 from mllm_msr.config.settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
-from mllm_msr.ranker.training.checkpoint import draft_folder, refuse_non_finite
+from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
 
-# Name of the folder that a method's weights end in.
+# Folder of the trained weights by method.
 WEIGHT_FOLDERS: Final[Mapping[TuningMethod, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
 
 
 def decoder_prefix(model: nn.Module) -> str:
-    """Name of the language model inside a model, as `named_modules` spells it.
+    """Return the name of the language model inside a model, as in `named_modules`.
 
     Raises:
-        TrainingError: The model does not say where its language model is.
+        TrainingError: The model does not name its language model.
     """
     get_decoder: Any = getattr(model, "get_decoder", None)
     decoder = get_decoder() if get_decoder is not None else None
@@ -39,14 +39,13 @@ def decoder_prefix(model: nn.Module) -> str:
         if module is decoder and name:
             return str(name)
     raise TrainingError(
-        needed="a model that names its language model (`get_decoder`)",
-        received=type(model).__name__,
-        remedy="give the names of the layers to train as `target`",
+        f"{type(model).__name__} does not name its language model (`get_decoder`), so it cannot be "
+        "fine-tuned. Use another model type of Transformers."
     )
 
 
 def language_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers of a model's language model, output layer excluded."""
+    """Return the names of the linear layers of the language model, without the output layer."""
     prefix = f"{decoder_prefix(model)}."
     return [
         name
@@ -65,26 +64,26 @@ def add_lora(
     target: LoraTarget = "language",
     seed: int = 0,
 ) -> nn.Module:
-    """Freeze a model and put LoRA matrices on some of its linear layers.
+    """Freeze a model and add LoRA matrices to some of its linear layers.
 
     Args:
-        model: A loaded model.
+        model: Loaded model.
         rank: Rank of the matrices.
-        alpha: Their scale is alpha / rank.
-        dropout: Dropout before them, in [0, 1).
-        init: PEFT's default (Kaiming, zero) or Gaussian (normal, zero).
-        target: "language" for the language model's linear layers; last parts of layers' names
-            ("q_proj", "v_proj") for those among them; "all-linear" for every linear layer but the
-            output, the vision tower's and the projector's among them.
+        alpha: The scale of their product is alpha / rank.
+        dropout: Dropout before the matrices, in [0, 1).
+        init: PEFT's default initialization (Kaiming and zero), or Gaussian (normal and zero).
+        target: "language" for all linear layers of the language model; last parts of layer names
+            ("q_proj", "v_proj") for some of them; "all-linear" for every linear layer except the
+            output layer, including the vision tower and the projector.
         seed: Seed of the initial matrices.
 
     Returns:
-        The model as PEFT wraps it; only the matrices require gradients.
+        The model in PEFT's wrapper; only the matrices require gradients.
 
     Raises:
         MissingExtraError: PEFT is not installed.
-        SettingsError: `target` names no layer of the language model.
-        TrainingError: A layer got an adapter that was not asked for.
+        SettingsError: `target` names a layer that the language model does not have.
+        TrainingError: LoRA was added to other layers than requested.
     """
     if find_spec("peft") is None:
         raise MissingExtraError("peft", "train")
@@ -101,59 +100,54 @@ def add_lora(
         init_lora_weights="gaussian" if init == "gaussian" else True,
         target_modules=pattern,
     )
-    # PEFT's way to bring a layer of one's own has no public name yet.
+    # PEFT has no public method yet to register a custom layer.
     config._register_custom_module({nn.Linear: LowRankLinear})  # noqa: SLF001
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wrapped: nn.Module = peft.get_peft_model(model, config)
-    _verify(wrapped, allowed)
+    adapted = adapted_layers(wrapped)
+    unexpected = sorted(set(adapted) - allowed) if allowed is not None else []
+    if not adapted or unexpected:
+        raise TrainingError(
+            f"LoRA was added to {len(adapted)} layers, of which outside of the language model: "
+            f"{', '.join(unexpected[:3]) or 'none'}. Set train.target to names of its layers."
+        )
     return wrapped
 
 
 def _language_pattern(model: nn.Module, target: LoraTarget) -> str:
-    """A regular expression for full names: suffixes alone would match the vision tower too."""
-    names = language_layers(model)
-    last_parts = sorted({name.rpartition(".")[2] for name in names})
-    wanted = last_parts if target == "language" else sorted(set(target))
-    missing = [part for part in wanted if part not in last_parts]
-    if missing or not wanted:
-        known = ", ".join(last_parts)
-        strange = ", ".join(missing) or "nothing"
-        raise SettingsError([f"train.target names {strange}, the language model has {known}"])
-    prefix = re.escape(decoder_prefix(model))
-    return rf"{prefix}\.(?:.*\.)?(?:{'|'.join(map(re.escape, wanted))})"
-
-
-def _verify(wrapped: nn.Module, allowed: set[str] | None) -> None:
-    adapted = set(adapted_layers(wrapped))
-    strange = sorted(adapted - allowed) if allowed is not None else []
-    if not adapted or strange:
-        raise TrainingError(
-            needed="LoRA on the language model's linear layers and nowhere else",
-            received=f"{len(adapted)} layers, outside: {', '.join(strange[:3]) or 'none'}",
-            remedy="give the layers' names as `target`",
+    """Return a regular expression for full names; suffixes alone also match the vision tower."""
+    last_parts = sorted({name.rpartition(".")[2] for name in language_layers(model)})
+    requested = last_parts if target == "language" else sorted(set(target))
+    missing = [part for part in requested if part not in last_parts]
+    if missing or not requested:
+        problem = f"the language model has no linear layer {', '.join(map(repr, missing))}"
+        raise SettingsError(
+            [f"train.target={target!r}: {problem}. Available: {', '.join(last_parts)}."]
         )
+    prefix = re.escape(decoder_prefix(model))
+    return rf"{prefix}\.(?:.*\.)?(?:{'|'.join(map(re.escape, requested))})"
 
 
 def adapted_layers(wrapped: nn.Module) -> list[str]:
-    """Names of the layers that carry LoRA matrices, as the unwrapped model spells them."""
-    ending = ".lora_A.default"
+    """Return the names of the layers with LoRA matrices, as in the unwrapped model."""
+    suffix = ".lora_A.default"
     return [
-        name.removeprefix("base_model.model.").removesuffix(ending)
+        name.removeprefix("base_model.model.").removesuffix(suffix)
         for name, _ in wrapped.named_modules()
-        if name.endswith(ending)
+        if name.endswith(suffix)
     ]
 
 
 def unfreeze_language(model: nn.Module) -> nn.Module:
-    """Let the language model and the output layer learn; vision tower and projector stay.
+    """Make language model and output layer trainable; freeze vision tower and projector.
 
     Returns:
         The same model.
     """
-    learning = {id(weight) for weight in _language_weights(model)}
+    trainable = {id(weight) for weight in _language_weights(model)}
     for weight in model.parameters():
-        weight.requires_grad = id(weight) in learning
+        weight.requires_grad = id(weight) in trainable
     return model
 
 
@@ -166,13 +160,13 @@ def _language_weights(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def learns_language_only(model: nn.Module) -> bool:
-    """Whether all that learns belongs to the language model, so that images' features stay."""
+    """Check whether only the language model is trainable, so that image features are constant."""
     language = {id(weight) for weight in _language_weights(model)}
     return all(id(weight) in language for weight in model.parameters() if weight.requires_grad)
 
 
 def image_token_ids(model: nn.Module) -> frozenset[int]:
-    """Ids of the placeholders that features of images take the place of."""
+    """Return the ids of the placeholder tokens that image features replace."""
     config: Any = getattr(model, "config", None)
     names = ("image_token_id", "image_token_index")
     found = {getattr(config, name, None) for name in names}
@@ -180,22 +174,21 @@ def image_token_ids(model: nn.Module) -> frozenset[int]:
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that learn, by name, sharing the model's memory."""
+    """Return the trainable weights by name; the tensors share memory with the model."""
     return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def load_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy weights into those that learn.
+    """Copy tensors into the trainable weights of a model.
 
     Raises:
-        TrainingError: The names or the shapes are not the model's.
+        TrainingError: The names or the shapes differ from the model's.
     """
     own = trainable_tensors(model)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
         raise TrainingError(
-            needed=f"the {len(own)} weights that learn here",
-            received=f"{len(tensors)} weights of other names or shapes",
-            remedy="start anew with resume=False",
+            f"The saved state has {len(tensors)} weights whose names or shapes differ from the "
+            f"{len(own)} trainable weights of the model. Train from scratch (--force)."
         )
     for name, weight in own.items():
         weight.copy_(tensors[name])
@@ -203,7 +196,7 @@ def load_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Non
 
 @contextmanager
 def swapped_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let a model hold other values in the weights that learn, for the time of a block."""
+    """Replace the trainable weights of a model within the block."""
     before = {name: tensor.clone() for name, tensor in trainable_tensors(model).items()}
     load_trainable(model, tensors)
     try:
@@ -215,22 +208,22 @@ def swapped_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> It
 def save_weights(
     model: nn.Module, processor: Any, folder: Path, *, method: TuningMethod, step: int
 ) -> None:
-    """Write what was learned: an adapter in PEFT's format, or a whole Hugging Face folder.
+    """Write the trained weights: an adapter in PEFT's format, or a complete Hugging Face folder.
 
     Args:
-        model: The trained model, as `add_lora` or `unfreeze_language` returned it.
-        processor: Saved beside full weights, so that the folder stands alone.
-        folder: Final folder; replaced as a whole.
+        model: Trained model, as `add_lora` or `unfreeze_language` returned it.
+        processor: Processor of the model; saved with full weights, so that the folder is complete.
+        folder: Folder to write; replaced as a whole.
         method: "lora" or "full".
-        step: Optimiser step that the weights come from, for messages.
+        step: Optimizer step of the weights, for messages.
 
     Raises:
-        NonFiniteLossError: A weight is NaN or infinite; nothing was written.
-        RunFolderError: The disk is full or the folder cannot be written.
+        NonFiniteLossError: A weight is NaN or infinite; nothing is written.
+        RunFolderError: The disk is full or the folder is not writable.
     """
-    refuse_non_finite(trainable_tensors(model), step=step)
+    require_finite(trainable_tensors(model), step=step)
     saver: Any = model
-    with draft_folder(folder) as draft:
+    with replace_folder(folder) as draft:
         saver.save_pretrained(draft)
         if method == "full":
             processor.save_pretrained(draft)

@@ -1,10 +1,10 @@
-"""LoRA's linear layer with fewer passes over memory: what `add_lora` puts into a model.
+"""Linear layer with LoRA that passes over memory fewer times than PEFT's; used by `add_lora`.
 
-PEFT's own layer writes the product of the two matrices, scales it and adds it to the frozen
-layer's output in three passes, and under autocast it turns its input to float32 and back. For
-small and middling widths that costs as much as the frozen product. Here the second matrix's
-product is added where the frozen layer's output lies. Parameters, their names and what is saved
-are PEFT's. Imported only where training starts, since it imports PEFT.
+PEFT's own layer writes the product of the two matrices, scales it and adds it to the output of the
+frozen layer in three passes, and converts its input to float32 and back under autocast. For small
+and medium widths this costs as much as the frozen product. Here the product of the second matrix is
+added to the output of the frozen layer in place. Parameters, their names and saved files are
+PEFT's. This module imports PEFT, so it is imported only when training starts.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch import Tensor, nn
 
 @final
 class LowRankLinear(lora.Linear):  # type: ignore[misc]
-    """A frozen linear layer W and two learning matrices A, B: W x + scale * B A x.
+    """A frozen linear layer W with trainable matrices A and B: W x + scale * B A x.
 
-    Whatever is more than that (merged or several adapters, variants of LoRA, a frozen layer of
-    another kind) is left to PEFT's layer.
+    Everything else (merged or several adapters, variants of LoRA, a frozen layer of another type)
+    is left to PEFT's layer.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Outputs [..., out] of inputs [..., in], in the precision of the frozen layer's output."""
-        if args or kwargs or not self._plain(x):
+        """Map inputs [..., in] to outputs [..., out] in the dtype of the frozen layer's output."""
+        if args or kwargs or not self._is_plain(x):
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
         (name,) = self.active_adapters
         rows = x.flatten(0, -2)  # [tokens, in]
         output: Tensor = self.base_layer(rows)
         inner = self.lora_A[name](self.lora_dropout[name](rows)).to(output.dtype)
         second = self.lora_B[name].weight.to(output.dtype)
-        # In place under autograd too: a linear layer's backward pass does not read its output.
+        # In place is safe: the backward pass of a linear layer does not read its output.
         output.addmm_(inner, second.T, alpha=self.scaling[name])
         return output.view(*x.shape[:-1], -1)
 
-    def _plain(self, x: Tensor) -> bool:
+    def _is_plain(self, x: Tensor) -> bool:
         names = self.active_adapters
         return (
             len(names) == 1

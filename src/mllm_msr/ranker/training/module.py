@@ -1,9 +1,9 @@
-"""The Lightning module of fine-tuning: batches, loss, optimiser and P(yes).
+"""Lightning module of fine-tuning: batches, loss, optimizer and validation scores.
 
-Only `trainer.py` imports this file and `keeper.py`, and only when training starts, since importing
-Lightning takes seconds. Lightning brings devices, precision, accumulation, clipping and
-strategies; the order of the data, validation, stopping and checkpoints are ours, because a run
-that is killed anywhere must go on to the same result.
+Only `trainer.py` imports this module and `callback.py`, and only when training starts, because
+importing Lightning takes seconds. Lightning provides devices, precision, accumulation, clipping and
+strategies. The order of the data, validation, early stopping and checkpoints are our own, because a
+run that is killed at any time must resume to the same result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
-from mllm_msr.ranker.distributed.base import Sharing
+from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
-from mllm_msr.ranker.training.prefix_sharing import Beginnings, can_read_beginnings, find_beginnings
-from mllm_msr.ranker.training.sampler import Schedule, rate_factor, side_by_side
+from mllm_msr.ranker.training.prefix_sharing import (
+    SharedPrefixes,
+    find_shared_prefixes,
+    supports_shared_prefixes,
+)
+from mllm_msr.ranker.training.sampler import StepSampler, group_by_image, learning_rate_factor
 from mllm_msr.ranker.training.vision_cache import VisionCache
 
 
-class Batch(TypedDict):
-    """One forward pass: which step it belongs to, its examples and its tensors."""
+class MicroBatch(TypedDict):
+    """Batch of one forward pass.
+
+    `step` is its optimizer step and `part` its index among the forward passes of the step.
+    """
 
     step: int
     part: int
@@ -39,13 +46,23 @@ class Batch(TypedDict):
     labels: Tensor
 
 
-class Batches(Dataset[Batch]):
-    """The forward passes that are left of one process, in order."""
+class MicroBatches(Dataset[MicroBatch]):
+    """Remaining forward passes of one process, in order.
+
+    Args:
+        collator: Renders and stacks the training examples.
+        sampler: Examples of each optimizer step.
+        first_step: First optimizer step that is not done yet.
+        accumulate: Forward passes per optimizer step and process.
+        rank: Rank of the process.
+        n_ranks: Number of processes.
+        pixels: Include the pixels of the images.
+    """
 
     def __init__(
         self,
         collator: Collator,
-        schedule: Schedule,
+        sampler: StepSampler,
         *,
         first_step: int,
         accumulate: int,
@@ -54,7 +71,7 @@ class Batches(Dataset[Batch]):
         pixels: bool,
     ) -> None:
         self._collator = collator
-        self._schedule = schedule
+        self._sampler = sampler
         self._first_step = first_step
         self._accumulate = accumulate
         self._rank = rank
@@ -62,33 +79,32 @@ class Batches(Dataset[Batch]):
         self._pixels = pixels
 
     def __len__(self) -> int:
-        return (self._schedule.n_steps - self._first_step) * self._accumulate
+        return (self._sampler.n_steps - self._first_step) * self._accumulate
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> MicroBatch:
         offset, part = divmod(index, self._accumulate)
         step = self._first_step + offset
-        examples = self._schedule.step(step)
-        n_parts = self._accumulate * self._n_ranks
-        size = len(examples) // n_parts
-        place = part * self._n_ranks + self._rank
-        indices = examples[place * size : (place + 1) * size].tolist()
+        examples = self._sampler.indices(step)
+        size = len(examples) // (self._accumulate * self._n_ranks)
+        start = (part * self._n_ranks + self._rank) * size
+        indices = examples[start : start + size].tolist()
         inputs = self._collator.training_batch(indices, pixels=self._pixels)
         labels = inputs.pop("labels")
-        return Batch(step=step, part=part, indices=indices, inputs=inputs, labels=labels)
+        return MicroBatch(step=step, part=part, indices=indices, inputs=inputs, labels=labels)
 
 
-class FineTuning(lightning.LightningModule):  # type: ignore[misc]
-    """Loss, optimiser and P(yes) of the model that learns.
+class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
+    """Loss, optimizer and validation scores of the model that is fine-tuned.
 
     Args:
-        model: The model, wrapped or unfrozen.
+        model: Model with its trainable weights, see `lora.py`.
         collator: Renders and stacks the training examples.
-        validation: The same for the validation examples, `None` where there are none.
-        schedule: Which examples each step sees.
-        vision: Features of images, `None` to encode them every time.
-        settings: Learning rate, accumulation and the like.
-        sharing: How several processes share the work.
-        start: State to go on from.
+        validation: Collator of the validation examples, `None` without any.
+        sampler: Examples of each optimizer step.
+        vision: Cache of image features; `None` to encode images every time.
+        settings: Learning rate, accumulation and so on.
+        strategy: How several processes divide the training.
+        start: State to resume from, `None` for a new run.
     """
 
     def __init__(
@@ -97,110 +113,119 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         collator: Collator,
         *,
         validation: Collator | None,
-        schedule: Schedule,
+        sampler: StepSampler,
         vision: VisionCache | None,
         settings: TrainSettings,
-        sharing: Sharing,
+        strategy: DistributedStrategy,
         start: TrainingState | None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.schedule = schedule
+        self.sampler = sampler
         self.accumulate = settings.accumulate
+        self.learning_rate = 0.0
         self._losses: list[float] = []
         self._gradient_norm = 0.0
-        self.rate = 0.0
         self._collator = collator
         self._validation = validation
         self._vision = vision
         self._settings = settings
-        self._sharing = sharing
+        self._strategy = strategy
         self._start = start
-        self._answers_only = settings.loss == "answer"
-        apart = sharing.reads_beginnings and can_read_beginnings(model)
-        self._shares = vision is not None and apart
+        self._first_step = start.step if start is not None else 0
+        self._shares_prefixes = (
+            vision is not None
+            and strategy.supports_prefix_sharing
+            and supports_shared_prefixes(model)
+        )
         self._image_token_ids = image_token_ids(model)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """The forward passes that are left."""
-        batches = Batches(
+    def train_dataloader(self) -> DataLoader[MicroBatch]:
+        """Return the remaining forward passes."""
+        batches = MicroBatches(
             self._collator,
-            self.schedule,
-            first_step=self._start.step if self._start else 0,
+            self.sampler,
+            first_step=self._first_step,
             accumulate=self.accumulate,
             rank=self.global_rank,
             n_ranks=self.trainer.world_size,
             pixels=self._vision is None,
         )
-        # A generator of its own: the loader must not draw from the one that makes dropout masks.
+        # The loader must not draw from the global generator, which makes the dropout masks.
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def configure_model(self) -> None:
-        """Cut the weights into the processes' shares, where the strategy does that."""
-        self._sharing.divide(self.model, self.device_mesh)
+        """Divide the weights among the processes, if the strategy does so."""
+        self._strategy.shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, and a learning rate that is a function of the step alone."""
+        """Create AdamW and a learning rate that is a function of the step alone."""
         settings = self._settings
-        first = self._start.step if self._start else 0
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(
             weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda done: rate_factor(
-                first + done,
-                n_steps=self.schedule.n_steps,
+            lambda n_done: learning_rate_factor(
+                self._first_step + n_done,
+                n_steps=self.sampler.n_steps,
                 warmup=settings.warmup,
                 scheduler=settings.scheduler,
             ),
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def on_train_start(self) -> None:
-        """Give the optimiser what it had when the state was saved."""
-        if self._start is None:
-            return
-        self._sharing.restore(self.model, self._optimizer(), self._start.tensors)
+        """Restore the optimizer state."""
+        if self._start is not None:
+            tensors = self._start.tensors
+            self._strategy.restore_optimizer(self.model, self._optimizer(), tensors)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights that learn, by name and whole; called by all processes at once."""
-        return self._sharing.weights(self.model)
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return weights and optimizer state for a `TrainingState`; called on all ranks."""
+        weights = {f"model.{name}": t for name, t in self.trainable_weights().items()}
+        return {**weights, **self._strategy.optimizer_state(self.model, self._optimizer())}
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's state as named tensors; called by all processes at once."""
-        return self._sharing.optimizer_tensors(self.model, self._optimizer())
+    def trainable_weights(self) -> dict[str, Tensor]:
+        """Return the whole trainable weights by name; called on all ranks."""
+        return self._strategy.trainable_weights(self.model)
 
     def _optimizer(self) -> Any:
-        # DeepSpeed's is none of PyTorch's, and Lightning then hands it over in a list.
+        # DeepSpeed's is not a PyTorch optimizer, and Lightning then returns it in a list.
         found = self.optimizers(use_pl_optimizer=False)
         return found[0] if isinstance(found, list) else found
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout masks a function of seed and place, so that no state of chance is kept."""
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        """Seed dropout by seed, step, part and rank, so that states need no generator."""
         _ = batch_idx
-        place = (batch["step"] * self.accumulate + batch["part"]) * self.trainer.world_size
-        torch.manual_seed((self._settings.seed << 32) + place + self.global_rank)
+        index = (batch["step"] * self.accumulate + batch["part"]) * self.trainer.world_size
+        torch.manual_seed((self._settings.seed << 32) + index + self.global_rank)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of the batch's examples.
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        """Return the mean loss of the batch's examples.
 
         Raises:
-            NonFiniteLossError: It is NaN or infinite.
+            NonFiniteLossError: The loss is NaN or infinite.
         """
         _ = batch_idx
-        shared = self._shared(self._collator, batch["indices"]) if self._answers_only else None
-        inputs = self._with_images(batch["inputs"], self._collator, batch["indices"], shared)
-        loss = example_losses(self.model, inputs, batch["labels"], shared).mean()
+        indices, prefixes = batch["indices"], None
+        # With loss "full", tokens of the prefixes are labeled, too.
+        if self._settings.loss == "answer":
+            prefixes = self._shared_prefixes(self._collator, indices)
+        inputs = self._with_images(batch["inputs"], self._collator, indices, prefixes)
+        loss = example_losses(self.model, inputs, batch["labels"], prefixes).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise _non_finite(f"a loss of {value}", step=batch["step"])
+            raise _non_finite(f"The loss is {value}", step=batch["step"])
         self._losses.append(value)
         return loss
 
     def take_loss(self) -> float:
-        """Mean loss since the last call, over all processes that train together."""
+        """Return the mean loss since the last call, over all processes."""
         loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         if self.trainer.world_size == 1:
@@ -209,75 +234,76 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         return float(self.trainer.strategy.reduce(own, reduce_op="mean"))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before a NaN reaches the weights; in fp16 the scaler skips such steps itself.
+        """Record learning rate and gradient norm, and stop before NaN reaches the weights.
 
         Raises:
             NonFiniteLossError: A gradient is NaN or infinite.
         """
-        self.rate = optimizer.param_groups[0]["lr"]
-        norm = self._sharing.gradient_norm(optimizer)
+        self.learning_rate = optimizer.param_groups[0]["lr"]
+        norm = self._strategy.gradient_norm_before_step(optimizer)
         if norm is not None:
-            self._accept(norm)
+            self._record_gradient_norm(norm)
 
     def take_gradient_norm(self) -> float:
-        """Norm of the last optimiser step's gradients, before they were clipped.
+        """Return the gradient norm of the last optimizer step, before clipping.
 
         Raises:
-            NonFiniteLossError: It is NaN or infinite, and could not be known before the step.
+            NonFiniteLossError: The norm is NaN or infinite and is known only after the step.
         """
-        norm = self._sharing.norm_of_last_step(self._optimizer())
+        norm = self._strategy.gradient_norm_after_step(self._optimizer())
         if norm is not None:
-            self._accept(norm)
+            self._record_gradient_norm(norm)
         return self._gradient_norm
 
-    def _accept(self, norm: float) -> None:
+    def _record_gradient_norm(self, norm: float) -> None:
         self._gradient_norm = norm
-        if not (self._settings.precision == "fp16" or math.isfinite(norm)):
-            step = self.trainer.global_step + (self._start.step if self._start else 0)
-            raise _non_finite(f"a gradient of norm {norm}", step=step)
+        # In fp16, the loss scaler skips steps with such gradients itself.
+        if self._settings.precision != "fp16" and not math.isfinite(norm):
+            step = self._first_step + self.trainer.global_step
+            raise _non_finite(f"The gradient norm is {norm}", step=step)
 
-    def _shared(self, collator: Collator, indices: Sequence[int]) -> Beginnings | None:
-        if not self._shares:
+    def _shared_prefixes(self, collator: Collator, indices: Sequence[int]) -> SharedPrefixes | None:
+        if not self._shares_prefixes:
             return None
         prompts = [collator.rendered(index) for index in indices]
-        return find_beginnings(prompts, self._image_token_ids)
+        return find_shared_prefixes(prompts, self._image_token_ids)
 
     def _with_images(
         self,
         inputs: Mapping[str, Any],
         collator: Collator,
         indices: Sequence[int],
-        shared: Beginnings | None,
+        prefixes: SharedPrefixes | None,
     ) -> dict[str, Any]:
+        """Add image features to inputs without pixels: of each prefix, or of each example."""
         if self._vision is None:
             return dict(inputs)
-        shown = indices if shared is None else [indices[row] for row in shared.rows]
+        shown = indices if prefixes is None else [indices[row] for row in prefixes.rows]
         return {**inputs, **self._vision.inputs([collator.rendered(index) for index in shown])}
 
     @torch.no_grad()
     def validation_scores(self, *, batch_size: int) -> list[float]:
-        """P(yes) of every validation example, in their order, on every process alike."""
+        """Return P(yes) of every validation example in order, the same list on every rank."""
         collator = self._validation
         if collator is None:
             return []
-        order = side_by_side(collator.lengths(), collator.images()).tolist()
+        order = group_by_image(collator.lengths(), collator.image_groups()).tolist()
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         scores = torch.zeros(len(order), dtype=torch.float64, device=self.device)
         self.model.eval()
-        for number in range(
-            self.global_rank, len(batches) + self.global_rank, self.trainer.world_size
-        ):
-            # Where weights are shared, a process with nothing left must keep the others company.
+        n_ranks = self.trainer.world_size
+        for number in range(self.global_rank, len(batches) + self.global_rank, n_ranks):
+            # With sharded weights, a rank without batches must still take part in forward passes.
             indices = batches[min(number, len(batches) - 1)]
             inputs = collator.scoring_batch(indices, pixels=self._vision is None)
             moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            shared = self._shared(collator, indices)
+            prefixes = self._shared_prefixes(collator, indices)
             with self.trainer.precision_plugin.forward_context():
                 logits = choice_logits(
                     self.model,
-                    self._with_images(moved, collator, indices, shared),
+                    self._with_images(moved, collator, indices, prefixes),
                     collator.choice_ids,
-                    shared,
+                    prefixes,
                 ).double()
             if number < len(batches):
                 scores[indices] = torch.sigmoid(logits[:, 0] - logits[:, 1])
@@ -286,9 +312,8 @@ class FineTuning(lightning.LightningModule):  # type: ignore[misc]
         return [float(score) for score in total.cpu()]
 
 
-def _non_finite(what: str, *, step: int) -> NonFiniteLossError:
+def _non_finite(problem: str, *, step: int) -> NonFiniteLossError:
     return NonFiniteLossError(
-        needed="a finite loss and finite gradients",
-        received=f"{what} in optimiser step {step}",
-        remedy="lower the learning rate or train in fp32; the last saved state is untouched",
+        f"{problem} in optimizer step {step}. Lower train.learning_rate or set "
+        "train.precision=fp32. The last saved state is intact."
     )

@@ -1,10 +1,11 @@
-"""What the prompts of one image share in a batch: read once, and learned from once.
+"""Shared prefixes of training prompts: prompts of one image are read and back-propagated once.
 
-The recommender's prompt begins with the candidate's image, the instruction and the title (Figure
-3 of the paper): of the packaged model's prompts three quarters. Examples of one image stand
-side by side (`schedule`); their beginning goes through the model once, the rest of each prompt
-looks at its keys and values, and the gradients of all of them go back through it together. Losses
-and gradients are those of whole prompts but for rounding and for dropout, whose mask they share.
+The ranker's prompt begins with the candidate's image, the instruction and the title (Figure 3 of
+the paper), which is three quarters of the prompts of the packaged model. Examples of one image are
+adjacent in a step (`sampler.py`); the model reads their prefix once, the rest of each prompt
+attends to its keys and values, and the gradients of all of them flow back through it together.
+Losses and gradients equal those of whole prompts, except for rounding and for dropout, whose mask
+the prompts of a prefix share.
 """
 
 from __future__ import annotations
@@ -22,127 +23,126 @@ from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.last_token import can_select_positions, select_positions
 from mllm_msr.models.prefix_sharing import can_share_prefixes, common_prefix_length
 
-# Two passes must read this much less than one, or they are not worth their own cost.
-_WORTH: Final = 0.9
+# Two passes are used only if they read at most this fraction of the tokens of one pass.
+_MAX_COST: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Beginnings:
-    """The different beginnings of a batch's prompts.
+class SharedPrefixes:
+    """Distinct prefixes of the prompts in a batch.
 
     Attributes:
-        rows: Of each beginning, the first row that has it: [beginnings].
-        owners: Of each row, the number of its beginning: [batch].
-        lengths: Tokens of each beginning: [beginnings].
+        rows: First row of the batch with each prefix: [prefixes].
+        prefix_of_row: Index of each row's prefix: [batch].
+        lengths: Tokens of each prefix: [prefixes].
     """
 
     rows: tuple[int, ...]
-    owners: tuple[int, ...]
+    prefix_of_row: tuple[int, ...]
     lengths: tuple[int, ...]
 
 
-def can_read_beginnings(model: nn.Module) -> bool:
-    """Whether a model may read beginnings apart from what follows them.
+def supports_shared_prefixes(model: nn.Module) -> bool:
+    """Check whether a model can read prefixes separately from the rest of the prompts.
 
     Args:
-        model: A model of Transformers, perhaps wrapped by PEFT.
+        model: Transformers model, with or without PEFT's wrapper.
     """
     return can_select_positions(model) and can_share_prefixes(model.config)
 
 
-def find_beginnings(
+def find_shared_prefixes(
     prompts: Sequence[Rendered], image_token_ids: frozenset[int]
-) -> Beginnings | None:
-    """What prompts of one image share, wherever reading that apart saves work.
+) -> SharedPrefixes | None:
+    """Find the prefixes that prompts of one image share, if reading them once saves work.
 
-    A prompt whose image no other one shows is cut as well, so that its rest is no longer than
-    those of the others.
+    A prompt whose image appears once is split, too, so that its rest is no longer than those of
+    the others.
 
     Args:
-        prompts: Rendered prompts, a batch.
-        image_token_ids: Placeholders of images' tokens.
+        prompts: Rendered prompts of a batch.
+        image_token_ids: Ids of image placeholder tokens.
 
     Returns:
-        `None` where a prompt has no image or several, where text stands before a image that
-        is not shared, and where little is saved.
+        `None` if a prompt does not have exactly one image, if text that differs precedes an image,
+        or if too little work is saved.
     """
     groups: dict[tuple[Path, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(prompt.images, []).append(row)
     if any(len(images) != 1 for images in groups) or len(groups) == len(prompts):
         return None
-    lengths = {
-        images: _shared_length([prompts[row].input_ids for row in rows])
-        for images, rows in groups.items()
-        if len(rows) > 1
-    }
-    kin = [prompt for prompt in prompts if prompt.images in lengths]
-    rest = max(len(prompt.input_ids) - lengths[prompt.images] for prompt in kin)
+    lengths: dict[tuple[Path, ...], int] = {}
+    for images, rows in groups.items():
+        if len(rows) > 1:
+            ids = [prompts[row].input_ids for row in rows]
+            shared = common_prefix_length(min(ids), max(ids))
+            # The last token is never part of the prefix: the answer is predicted from it.
+            lengths[images] = min(shared, min(map(len, ids)) - 1)
+    repeated = [prompt for prompt in prompts if prompt.images in lengths]
+    rest = max(len(prompt.input_ids) - lengths[prompt.images] for prompt in repeated)
     for prompt in prompts:
         lengths.setdefault(prompt.images, max(1, len(prompt.input_ids) - rest))
-    cut = any(
+    image_in_rest = any(
         not image_token_ids.isdisjoint(prompt.input_ids[lengths[prompt.images] :])
         for prompt in prompts
     )
-    whole = len(prompts) * max(len(prompt.input_ids) for prompt in prompts)
-    apart = len(groups) * max(lengths.values()) + len(prompts) * rest
-    if cut or apart > _WORTH * whole:
+    one_pass = len(prompts) * max(len(prompt.input_ids) for prompt in prompts)
+    two_passes = len(groups) * max(lengths.values()) + len(prompts) * rest
+    if image_in_rest or two_passes > _MAX_COST * one_pass:
         return None
-    numbers = {images: number for number, images in enumerate(groups)}
-    return Beginnings(
+    indices = {images: index for index, images in enumerate(groups)}
+    return SharedPrefixes(
         rows=tuple(rows[0] for rows in groups.values()),
-        owners=tuple(numbers[prompt.images] for prompt in prompts),
+        prefix_of_row=tuple(indices[prompt.images] for prompt in prompts),
         lengths=tuple(lengths[images] for images in groups),
     )
 
 
-def _shared_length(group: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that several prompts begin with: the last of each, to be answered, stays outside."""
-    return min(common_prefix_length(min(group), max(group)), min(map(len, group)) - 1)
-
-
-def read_beginnings(
-    model: nn.Module, inputs: Mapping[str, Any], beginnings: Beginnings
+def read_shared_prefixes(
+    model: nn.Module, inputs: Mapping[str, Any], prefixes: SharedPrefixes
 ) -> tuple[dict[str, Any], Tensor]:
-    """Run a model over the beginnings of a batch's prompts.
+    """Run a model over the shared prefixes of a batch.
 
     Args:
-        model: One for which `can_read_beginnings` holds.
+        model: Model that supports it, see `supports_shared_prefixes`.
         inputs: `input_ids` and `attention_mask` of whole prompts, padded on the right [batch,
-            length], and what `forward` takes for the images of `beginnings.rows`, in order.
-        beginnings: Of these prompts.
+            length], and what `forward` takes for the images of `prefixes.rows`, in order.
+        prefixes: Prefixes of these prompts.
 
     Returns:
-        What `forward` takes for the rest of every prompt, keys and values of its beginning with
-        it, and the place in the prompt where that rest starts [batch].
+        What `forward` takes for the rest of every prompt, with the keys and values of its prefix,
+        and the position in the prompt where that rest starts [batch].
     """
     images = dict(inputs)
     ids, mask = images.pop("input_ids"), images.pop("attention_mask")
     device = ids.device
-    owners = torch.tensor(beginnings.owners, device=device)
-    lengths = torch.tensor(beginnings.lengths, device=device)
-    places = torch.arange(max(beginnings.lengths), device=device)
-    seen = (places < lengths.unsqueeze(1)).long()  # [beginnings, longest]
-    states = DynamicCache()
+    prefix_of_row = torch.tensor(prefixes.prefix_of_row, device=device)
+    lengths = torch.tensor(prefixes.lengths, device=device)
+    positions = torch.arange(max(prefixes.lengths), device=device)
+    prefix_mask = (positions < lengths.unsqueeze(1)).long()  # [prefixes, longest prefix]
+    cache = DynamicCache()
     with select_positions(model, lengths - 1):
         model(
-            input_ids=ids[list(beginnings.rows), : seen.shape[1]],
-            attention_mask=seen,
-            past_key_values=states,
+            input_ids=ids[list(prefixes.rows), : prefix_mask.shape[1]],
+            attention_mask=prefix_mask,
+            past_key_values=cache,
             use_cache=True,
             **images,
         )
-    for layer in states.layers:
+    for layer in cache.layers:
         layer.keys, layer.values = (
-            tensor.index_select(0, owners) for tensor in (layer.keys, layer.values)
+            tensor.index_select(0, prefix_of_row) for tensor in (layer.keys, layer.values)
         )
-    starts, ends = lengths[owners], mask.sum(dim=1)
-    places = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
+    starts, ends = lengths[prefix_of_row], mask.sum(dim=1)
+    # [batch, longest rest]
+    positions = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
+    rest_mask = (positions < ends.unsqueeze(1)).long()
     rest = {
-        "input_ids": ids.gather(1, places.clamp(max=ids.shape[1] - 1)),  # [batch, longest rest]
-        "attention_mask": torch.cat([seen[owners], (places < ends.unsqueeze(1)).long()], dim=1),
-        "position_ids": places,
-        "past_key_values": states,
+        "input_ids": ids.gather(1, positions.clamp(max=ids.shape[1] - 1)),
+        "attention_mask": torch.cat([prefix_mask[prefix_of_row], rest_mask], dim=1),
+        "position_ids": positions,
+        "past_key_values": cache,
         "use_cache": True,
     }
     return rest, starts

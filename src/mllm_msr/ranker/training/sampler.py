@@ -1,8 +1,7 @@
-"""Which examples each optimiser step sees, and at which learning rate: pure functions of a seed.
+"""Examples and learning rate of each optimizer step, as functions of the seed and the step.
 
-The trainer asks by step number, so that a resumed run sees exactly what an uninterrupted one
-would have seen, and the batch size and the number of accumulated batches only matter through
-their product.
+The trainer asks by step number, so that a resumed run sees exactly what an uninterrupted run sees,
+and batch size and accumulation matter through their product only.
 """
 
 from __future__ import annotations
@@ -16,25 +15,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from mllm_msr.config.settings import LearningRateScheduler
 
-# Steps whose examples are sorted together: enough to make batches even, few enough to leave their
-# order random. Of a short epoch it is a part, so that hardly an example meets itself in a step.
-_WINDOW: Final = 16
-_PARTS_OF_EPOCH: Final = 4
+# Steps whose examples are sorted together: enough to fill batches with prompts of similar length,
+# few enough to keep the order random. In short epochs the window is a fraction of the epoch, so
+# that a step rarely contains the same example twice.
+_WINDOW_STEPS: Final = 16
+_WINDOWS_PER_EPOCH: Final = 4
 
 
-class Schedule:
-    """The order of the examples.
+class StepSampler:
+    """Sampler of the examples of each optimizer step.
 
-    Epochs follow each other as one endless stream, each in its own random order, and every step
-    takes the same number of examples from it. Within a window of steps the examples are put
-    `side_by_side` and the steps shuffled.
+    Epochs form one stream, each in its own random order, and every step takes the same number of
+    examples from it. Within a window of steps, examples are sorted by `group_by_image` and the
+    steps are shuffled.
 
     Args:
         lengths: Length of each example, in any unit: [n_examples].
         examples_per_step: Batch size x accumulated batches x devices.
-        n_steps: Optimiser steps in all.
+        n_steps: Number of optimizer steps.
         seed: Seed of the order.
-        images: Number of what each example shows: [n_examples]; all the same where left out.
+        image_groups: Group number of each example, equal for equal images: [n_examples]; without
+            it, all examples are in one group.
     """
 
     def __init__(
@@ -44,44 +45,46 @@ class Schedule:
         *,
         n_steps: int,
         seed: int,
-        images: Sequence[int] | None = None,
+        image_groups: Sequence[int] | None = None,
     ) -> None:
         self._lengths = np.asarray(lengths)
-        self._images = np.zeros_like(self._lengths) if images is None else np.asarray(images)
+        self._groups = (
+            np.zeros_like(self._lengths) if image_groups is None else np.asarray(image_groups)
+        )
         self.examples_per_step = examples_per_step
         self.n_steps = n_steps
         self._seed = seed
-        steps_of_epoch = len(self._lengths) // examples_per_step
-        self._window_steps = min(_WINDOW, max(1, steps_of_epoch // _PARTS_OF_EPOCH))
+        steps_per_epoch = len(self._lengths) // examples_per_step
+        self._window_steps = min(_WINDOW_STEPS, max(1, steps_per_epoch // _WINDOWS_PER_EPOCH))
         self._window: tuple[int, NDArray[np.int64]] | None = None
 
-    def step(self, index: int) -> NDArray[np.int64]:
-        """Example numbers of a step, as `side_by_side` has them: [examples_per_step].
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Return the indices of a step's examples, sorted by `group_by_image`: [examples_per_step].
 
         Raises:
-            IndexError: The step is not one of `n_steps`.
+            IndexError: The step is not in [0, n_steps).
         """
-        if not 0 <= index < self.n_steps:
-            raise IndexError(f"step {index} of {self.n_steps}")
-        number, place = divmod(index, self._window_steps)
-        if self._window is None or self._window[0] != number:
-            self._window = (number, self._sorted_window(number))
-        steps: NDArray[np.int64] = self._window[1][place]
+        if not 0 <= step < self.n_steps:
+            raise IndexError(f"Step {step} is not in [0, {self.n_steps}).")
+        window, offset = divmod(step, self._window_steps)
+        if self._window is None or self._window[0] != window:
+            self._window = (window, self._sorted_window(window))
+        steps: NDArray[np.int64] = self._window[1][offset]
         return steps
 
-    def _sorted_window(self, number: int) -> NDArray[np.int64]:
+    def _sorted_window(self, window: int) -> NDArray[np.int64]:
         size = self.examples_per_step
-        first = number * self._window_steps
+        first = window * self._window_steps
         n_steps = min(self._window_steps, self.n_steps - first)
         indices = self._stream(first * size, (first + n_steps) * size)
-        order = side_by_side(self._lengths[indices], self._images[indices])
+        order = group_by_image(self._lengths[indices], self._groups[indices])
         steps = indices[order].reshape(n_steps, size)  # [steps, examples_per_step]
-        shuffled = np.random.default_rng([self._seed, 1, number]).permutation(n_steps)
-        window: NDArray[np.int64] = steps[shuffled]
-        return window
+        permutation = np.random.default_rng([self._seed, 1, window]).permutation(n_steps)
+        shuffled: NDArray[np.int64] = steps[permutation]
+        return shuffled
 
     def _stream(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Example numbers at places `start` to `stop` of the endless stream."""
+        """Return the example indices at positions `start` to `stop` of the stream of epochs."""
         n_examples = len(self._lengths)
         epochs = range(start // n_examples, (stop - 1) // n_examples + 1)
         orders = np.concatenate(
@@ -94,33 +97,33 @@ class Schedule:
         return orders[start - offset : stop - offset]
 
 
-def side_by_side(lengths: ArrayLike, images: ArrayLike) -> NDArray[np.int64]:
-    """Put examples of one image next to each other, and images of like prompts.
+def group_by_image(lengths: ArrayLike, image_groups: ArrayLike) -> NDArray[np.int64]:
+    """Sort examples so that those of one image are adjacent, images of similar prompts together.
 
-    What the prompts of one image share is then read once (`beginnings`), and little of a batch
-    is padding.
+    The prefix that prompts of one image share can then be read once (`prefix_sharing.py`), and
+    batches have little padding.
 
     Args:
         lengths: Length of each example: [n].
-        images: Number of what each example shows: [n].
+        image_groups: Group number of each example, equal for equal images: [n].
 
     Returns:
-        Places of the examples, images of short prompts first: [n].
+        Indices of the examples, images of short prompts first: [n].
     """
     lengths = np.asarray(lengths)
-    image = np.unique(images, return_inverse=True)[1]
-    means = np.bincount(image, weights=lengths) / np.bincount(image)
-    return np.lexsort((lengths, image, means[image]))
+    groups = np.unique(image_groups, return_inverse=True)[1]
+    means = np.bincount(groups, weights=lengths) / np.bincount(groups)
+    return np.lexsort((lengths, groups, means[groups]))
 
 
 def count_steps(
     n_examples: int, *, examples_per_step: int, epochs: float, max_steps: int | None
 ) -> int:
-    """Optimiser steps of a training run, at least one.
+    """Return the number of optimizer steps of a training run, at least one.
 
     Args:
         n_examples: Training examples.
-        examples_per_step: Examples that one step sees.
+        examples_per_step: Examples per step.
         epochs: Passes over the examples; fractions are allowed.
         max_steps: Upper bound, `None` for none.
     """
@@ -128,21 +131,21 @@ def count_steps(
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def rate_factor(
+def learning_rate_factor(
     step: int, *, n_steps: int, warmup: float, scheduler: LearningRateScheduler
 ) -> float:
-    """Factor of the learning rate at a step, in [0, 1].
+    """Return the factor of the learning rate at a step, in [0, 1].
 
     Args:
         step: Steps done so far.
-        n_steps: Steps in all.
-        warmup: Share of the steps over which the rate rises from near zero, in [0, 1).
-        scheduler: What follows: "cosine" falls to zero, "constant" stays at one.
+        n_steps: Number of steps.
+        warmup: Fraction of the steps over which the rate rises linearly, in [0, 1).
+        scheduler: What follows the warm-up: "cosine" falls to zero, "constant" stays at one.
     """
-    rising = math.ceil(n_steps * warmup)
-    if step < rising:
-        return (step + 1) / rising
+    warmup_steps = math.ceil(n_steps * warmup)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
     if scheduler == "constant":
         return 1.0
-    done = min((step - rising) / max(1, n_steps - rising), 1.0)
-    return 0.5 * (1.0 + math.cos(math.pi * done))
+    fraction = min((step - warmup_steps) / max(1, n_steps - warmup_steps), 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * fraction))

@@ -1,36 +1,42 @@
-"""Supervised fine-tuning of the recommender: the stage `train`.
+"""Supervised fine-tuning of the MLLM ranker.
 
-Takes examples with their labels, yields an adapter (or whole weights) that the backends load. The
-checkpoint with the best validation AUC is the one that stays. A run that is killed goes on from
-its last state, to the same weights as if it had never stopped. Sections "Tuning MLLM based
-Recommender" and "Implementation Details" of the paper.
+`train` takes examples with labels and writes an adapter (or whole weights) that the backends load.
+The weights with the best validation AUC are kept. A killed run resumes from its last state, to the
+same weights as an uninterrupted run. Sections "Tuning MLLM based Recommender" and "Implementation
+Details" of the paper.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import torch
 
 from mllm_msr.config.settings import Precision, TrainSettings
-from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
+from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
-from mllm_msr.ranker.distributed.base import Sharing, sharing_of
+from mllm_msr.ranker.distributed.base import DistributedStrategy
+from mllm_msr.ranker.distributed.strategies import make_strategy
 from mllm_msr.ranker.examples import Example
-from mllm_msr.ranker.training.checkpoint import LOG_FILE, Progress, TrainingState, load_newest
+from mllm_msr.ranker.training.checkpoint import (
+    LOG_FILE,
+    Progress,
+    TrainingState,
+    load_matching,
+    load_newest,
+)
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
-from mllm_msr.ranker.training.lightning_output import quiet_lightning
+from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
     add_lora,
@@ -41,8 +47,13 @@ from mllm_msr.ranker.training.lora import (
     trainable_tensors,
     unfreeze_language,
 )
-from mllm_msr.ranker.training.sampler import Schedule, count_steps
-from mllm_msr.ranker.training.validation import Judge, ValidationMetric, auc_per_user, judge_of
+from mllm_msr.ranker.training.sampler import StepSampler, count_steps
+from mllm_msr.ranker.training.validation import (
+    ScoreMetric,
+    ValidationMetric,
+    auc_per_user,
+    bind_metric,
+)
 from mllm_msr.ranker.training.vision_cache import VisionCache
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import write_text
@@ -60,29 +71,29 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
 }
 _SUMMARY: Final = "summary.json"
 
-logger = logging.getLogger(__name__)
-
-Show = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+# Shows progress: called with the number of optimizer steps and of those that are already done, it
+# returns a context manager whose value is called with 1 after each further step.
+TrainingProgress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def unseen(n_steps: int, done: int) -> Iterator[Callable[[int], None]]:
-    """Progress that nobody watches."""
-    del n_steps, done
+def hide_progress(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing: the default `TrainingProgress`."""
+    del n_steps, n_done
     yield lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """How a training run ended.
+    """Result of a training run.
 
     Attributes:
         best_auc: Best validation value, `None` without validation examples.
-        best_step: The optimiser step whose weights were kept.
-        steps: Optimiser steps done.
-        seconds: Time in the training loop, validation included, interruptions not.
-        samples_per_second: Training examples seen per such second.
-        stopped_because: One phrase.
+        best_step: Optimizer step whose weights are kept.
+        steps: Optimizer steps done.
+        seconds: Time in the training loop with validation, without interruptions.
+        samples_per_second: Training examples per such second.
+        stopped_because: Why training ended, one phrase.
         weights: Folder of the adapter (PEFT) or of the whole model (Hugging Face).
     """
 
@@ -93,6 +104,31 @@ class TrainingSummary:
     samples_per_second: float
     stopped_because: str
     weights: Path
+
+    @classmethod
+    def from_progress(cls, progress: Progress, weights: Path) -> Self:
+        """Return the summary of a run that has ended."""
+        n_examples = progress.step * progress.examples_per_step
+        return cls(
+            best_auc=progress.best,
+            best_step=progress.step if progress.best is None else progress.best_step,
+            steps=progress.step,
+            seconds=progress.seconds,
+            samples_per_second=n_examples / progress.seconds if progress.seconds else 0.0,
+            stopped_because=progress.stopped_because,
+            weights=weights,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One training run: its settings, and where it stands."""
+
+    settings: TrainSettings
+    folder: Path
+    fingerprint: Mapping[str, Any]
+    start: TrainingState | None
+    progress: Progress
 
 
 def train(
@@ -106,81 +142,57 @@ def train(
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
     is_worker: bool = False,
-    show: Show = unseen,
+    show: TrainingProgress = hide_progress,
 ) -> TrainingSummary:
     """Fine-tune a checkpoint to answer yes or no.
 
     Args:
         train_examples: Examples to learn from.
-        validation_examples: Examples that choose the checkpoint; may be empty, then the last
-            weights are kept.
+        validation_examples: Examples that select the weights; without any, the last are kept.
         checkpoint: Folder or hub id of the model.
-        output: Folder for `adapter/` or `model/`, and for `training/` (states, log, summary).
+        output: Folder for the weights (`adapter/` or `model/`) and for states, log and summary
+            (`training/`).
         settings: How to train.
         revision: Branch, tag or commit on the hub.
-        validation_metric: From labels, P(yes) and users to a value, higher is better.
-        resume: Go on from the newest sound state; `False` starts anew.
-        is_worker: This process joins a training that another one leads: it writes nothing, and goes
-            on from the state that its leader has left in place.
-        show: Shows progress: called with the number of optimiser steps and of those done
-            before, it yields what is called with 1 after each further step.
-
-    Returns:
-        What happened, and where the weights are.
+        validation_metric: Metric of labels, P(yes) and users, higher is better.
+        resume: Resume from the newest intact state; False trains from scratch.
+        is_worker: This process is a rank other than 0 of a distributed training.
+        show: Shows progress.
 
     Raises:
-        DataError: There is nothing to learn from, or no validation user has both labels.
+        DataError: There are no training examples, or no validation user has both labels.
         SettingsError: A setting cannot be used on this machine.
         MissingExtraError: Lightning, PEFT, TensorBoard or DeepSpeed is not installed.
-        StaleStageError: The saved state was made under other settings or examples.
-        AnswerTokenError: Yes and no are not one token each.
-        NonFiniteLossError: The loss became NaN or infinite; the last state is untouched.
+        StaleStageError: The saved state has other settings, another model or other examples.
+        AnswerTokenError: Yes or no is not a single token.
+        NonFiniteLossError: The loss became NaN or infinite; the last state is intact.
     """
-    _refuse(settings, train_examples)
-    judge = judge_of(validation_examples, validation_metric)
-    loaded = _load(checkpoint, revision, settings)
-    facts = {
+    _check_requirements(settings, train_examples)
+    metric = bind_metric(validation_examples, validation_metric)
+    loaded = _load_base_model(checkpoint, revision, settings)
+    fingerprint = {
         "model": loaded.fingerprint,
         "train_examples": _digest(train_examples),
         "validation_examples": _digest(validation_examples),
         **training_fingerprint(settings),
     }
     folder = output / layout.TRAINING
-    start = None if is_worker else _start(folder, facts, resume=resume)
-    _meet()
-    if is_worker:
-        start = load_newest(folder)
-    progress = Progress.of(start)
-    model = _learning_model(loaded.model, settings)
-    if start is not None:
-        load_trainable(model, start.part("model."))
-    writes = True
-    if not progress.stopped_because:
-        writes = _fit(
-            model,
-            loaded,
-            train_examples=train_examples,
-            validation_examples=validation_examples,
-            judge=judge,
-            settings=settings,
-            folder=folder,
-            facts=facts,
-            start=start,
-            progress=progress,
-            show=show,
+    start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
+    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start))
+    model = _make_trainable(loaded.model, settings, start)
+    is_rank_zero = not is_worker
+    if not run.progress.stopped_because:
+        renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
+        is_rank_zero = _fit(
+            model, renderer, train_examples, validation_examples, metric=metric, run=run, show=show
         )
-    weights = output / WEIGHT_FOLDERS[settings.method]
-    summary = _summary(progress, weights)
-    if writes:
-        with swapped_weights(model, progress.best_weights or trainable_tensors(model)):
-            save_weights(
-                model, loaded.processor, weights, method=settings.method, step=summary.best_step
-            )
-        _write_summary(folder, summary)
+    summary = TrainingSummary.from_progress(run.progress, output / WEIGHT_FOLDERS[settings.method])
+    if is_rank_zero:
+        _save_result(model, loaded.processor, run, summary)
     return summary
 
 
-def _refuse(settings: TrainSettings, train_examples: Sequence[Example]) -> None:
+def _check_requirements(settings: TrainSettings, train_examples: Sequence[Example]) -> None:
     extras = {"lightning": "train"}
     if settings.tensorboard:
         extras["tensorboard"] = "train"
@@ -191,16 +203,17 @@ def _refuse(settings: TrainSettings, train_examples: Sequence[Example]) -> None:
             raise MissingExtraError(package, extra)
     if not train_examples:
         raise DataError(
-            needed="at least one training example",
-            received="none",
-            remedy="check the candidates: every training user should have rows of split 'train'",
+            "There are no training examples. Every training user should have candidates with "
+            "split 'train'; prepare the data again."
         )
     if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise SettingsError(["train.precision fp16 needs a GPU, use bf16 or fp32 here"])
+        raise SettingsError(["train.precision=fp16 needs a GPU. Use bf16 or fp32."])
 
 
-def _load(checkpoint: str, revision: str | None, settings: TrainSettings) -> LoadedCheckpoint:
-    """The base model, frozen weights in the precision of the matrix products."""
+def _load_base_model(
+    checkpoint: str, revision: str | None, settings: TrainSettings
+) -> LoadedCheckpoint:
+    """Load the model with frozen weights in the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
     return load_model(
         checkpoint,
@@ -213,7 +226,7 @@ def _load(checkpoint: str, revision: str | None, settings: TrainSettings) -> Loa
 
 
 def _digest(examples: Iterable[Example]) -> str:
-    """Hexadecimal SHA-256 of what the examples say, images by their file's name."""
+    """Return the hexadecimal SHA-256 of the prompts and labels; images enter by file name."""
     digest = hashlib.sha256()
     for example in examples:
         parts = [part for message in example.prompt.messages for part in message.parts]
@@ -222,39 +235,39 @@ def _digest(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _start(folder: Path, facts: dict[str, Any], *, resume: bool) -> TrainingState | None:
-    """The state to go on from; the log is cut back to it."""
+def _find_start(
+    folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, is_worker: bool
+) -> TrainingState | None:
+    """Return the state to resume from, on all ranks the same; rank 0 cuts the log back to it."""
+    if is_worker:
+        _wait_for_ranks()
+        return load_newest(folder)
     if not resume and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = load_newest(folder)
+    state = load_matching(folder, fingerprint)
     log = folder / LOG_FILE
     if state is None:
         log.unlink(missing_ok=True)
-        return None
-    saved = {name: value for name, value in state.facts.items() if name != "progress"}
-    changed = sorted(n for n in {*facts, *saved} if facts.get(n) != saved.get(n))
-    if changed:
-        raise StaleStageError(
-            needed=f"the training state in {folder} to be of this run",
-            received=f"one made with another {', '.join(changed)}",
-            remedy="take the old settings back, or start anew (--force, resume=False)",
-        )
-    rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
-    write_text(log, "".join(f"{row}\n" for row in kept))
-    logger.info("going on from step %d", state.step)
+    else:
+        rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        # A killed process may have left an incomplete last line.
+        rows = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
+        write_text(log, "".join(f"{row}\n" for row in rows))
+    _wait_for_ranks()
     return state
 
 
-def _meet() -> None:
-    """Where torchrun has started all at once: nobody reads the state before the leader says so."""
+def _wait_for_ranks() -> None:
+    """Wait until rank 0 has prepared the folder, if torchrun started all ranks at once."""
     if torch.distributed.is_torchelastic_launched() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(torch.zeros(1))
 
 
-def _learning_model(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
-    """The model with what learns unfrozen, and everything else frozen."""
+def _make_trainable(
+    model: torch.nn.Module, settings: TrainSettings, start: TrainingState | None
+) -> torch.nn.Module:
+    """Return the model with trainable weights from the state, and everything else frozen."""
     if settings.method == "full":
         model = unfreeze_language(model)
     else:
@@ -270,92 +283,87 @@ def _learning_model(model: torch.nn.Module, settings: TrainSettings) -> torch.nn
     if settings.gradient_checkpointing:
         enable: Any = model.gradient_checkpointing_enable
         enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if start is not None:
+        load_trainable(model, start.part("model."))
     return model
 
 
+@quiet_lightning()
 def _fit(
     model: torch.nn.Module,
-    loaded: LoadedCheckpoint,
-    *,
+    renderer: Renderer,
     train_examples: Sequence[Example],
     validation_examples: Sequence[Example],
-    judge: Judge | None,
-    settings: TrainSettings,
-    folder: Path,
-    facts: dict[str, Any],
-    start: TrainingState | None,
-    progress: Progress,
-    show: Show,
+    *,
+    metric: ScoreMetric | None,
+    run: _Run,
+    show: TrainingProgress,
 ) -> bool:
-    """Run Lightning's loop over the steps that are left; `progress` and `model` change in place.
+    """Run Lightning over the remaining steps; `model` and `run.progress` change in place.
 
     Returns:
-        Whether this process is the one, of all that trained together, that writes the result.
+        Whether this process is rank 0.
     """
-    # Only here, because these two import Lightning, which takes seconds.
-    from mllm_msr.ranker.training.callback import Keeper  # noqa: PLC0415
-    from mllm_msr.ranker.training.module import FineTuning  # noqa: PLC0415
+    # These import Lightning, which takes seconds.
+    from mllm_msr.ranker.training.callback import TrainingCallback  # noqa: PLC0415
+    from mllm_msr.ranker.training.module import FineTuningModule  # noqa: PLC0415
 
-    renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
+    settings = run.settings
+    strategy = make_strategy(settings)
+    trainer = _lightning_trainer(settings, strategy, run.folder)
     collator = Collator(
-        renderer,
-        train_examples,
-        loss=settings.loss,
-        image_token_ids=image_token_ids(loaded.model),
+        renderer, train_examples, loss=settings.loss, image_token_ids=image_token_ids(model)
     )
-    with quiet_lightning():
-        sharing = sharing_of(settings)
-        trainer = _lightning_trainer(settings, sharing, folder)
-        schedule = _schedule(collator, settings, n_devices=trainer.world_size)
-        progress.examples_per_step = schedule.examples_per_step
-        cached = settings.cache_vision and VisionCache.fits(model)
-        module = FineTuning(
-            model,
-            collator,
-            validation=Collator(renderer, validation_examples) if validation_examples else None,
-            schedule=schedule,
-            vision=VisionCache(model, renderer) if cached else None,
-            settings=settings,
-            sharing=sharing,
-            start=start,
+    sampler = _step_sampler(collator, settings, n_devices=trainer.world_size)
+    run.progress.examples_per_step = sampler.examples_per_step
+    caches_vision = settings.cache_vision and VisionCache.supports(model)
+    module = FineTuningModule(
+        model,
+        collator,
+        validation=Collator(renderer, validation_examples) if validation_examples else None,
+        sampler=sampler,
+        vision=VisionCache(model, renderer) if caches_vision else None,
+        settings=settings,
+        strategy=strategy,
+        start=run.start,
+    )
+    model.train()
+    with show(sampler.n_steps, run.progress.step) as advance:
+        steps_per_epoch = max(1, round(sampler.n_steps / settings.epochs))
+        callback = TrainingCallback(
+            run.folder,
+            run.progress,
+            fingerprint=run.fingerprint,
+            metric=metric,
+            validate_every=settings.validate_every or steps_per_epoch,
+            checkpoint_every=settings.checkpoint_every,
+            early_stopping_patience=settings.early_stopping_patience,
+            batch_size=settings.batch_size,
+            advance=advance,
         )
-        per_epoch = max(1, round(schedule.n_steps / settings.epochs))
-        model.train()
-        with show(schedule.n_steps, progress.step) as advance:
-            keeper = Keeper(
-                folder,
-                progress,
-                facts=facts,
-                judge=judge,
-                validate_every=settings.validate_every or per_epoch,
-                checkpoint_every=settings.checkpoint_every,
-                early_stopping_patience=settings.early_stopping_patience,
-                batch_size=settings.batch_size,
-                advance=advance,
-            )
-            trainer.callbacks.append(keeper)
-            trainer.fit(module)
-        sharing.join(model)
+        trainer.callbacks.append(callback)
+        trainer.fit(module)
+    strategy.gather(model)
     return bool(trainer.is_global_zero)
 
 
-def _schedule(collator: Collator, settings: TrainSettings, *, n_devices: int) -> Schedule:
-    per_step = settings.batch_size * settings.accumulate * n_devices
-    return Schedule(
+def _step_sampler(collator: Collator, settings: TrainSettings, *, n_devices: int) -> StepSampler:
+    examples_per_step = settings.batch_size * settings.accumulate * n_devices
+    return StepSampler(
         collator.lengths(),
-        per_step,
+        examples_per_step,
         n_steps=count_steps(
             len(collator),
-            examples_per_step=per_step,
+            examples_per_step=examples_per_step,
             epochs=settings.epochs,
             max_steps=settings.max_steps,
         ),
         seed=settings.seed,
-        images=collator.images(),
+        image_groups=collator.image_groups(),
     )
 
 
-def _lightning_trainer(settings: TrainSettings, sharing: Sharing, folder: Path) -> Any:
+def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, folder: Path) -> Any:
     import lightning  # noqa: PLC0415 - takes seconds
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
 
@@ -363,33 +371,24 @@ def _lightning_trainer(settings: TrainSettings, sharing: Sharing, folder: Path) 
         accelerator="auto",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=sharing.lightning(),
+        strategy=strategy.lightning_strategy(),
         precision=_LIGHTNING_PRECISION[settings.precision],
         max_epochs=1,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
         logger=TensorBoardLogger(folder, name="tensorboard") if settings.tensorboard else False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=folder,
+        **QUIET_TRAINER,
     )
 
 
-def _summary(progress: Progress, weights: Path) -> TrainingSummary:
-    examples = progress.step * progress.examples_per_step
-    return TrainingSummary(
-        best_auc=progress.best,
-        best_step=progress.best_step if progress.best is not None else progress.step,
-        steps=progress.step,
-        seconds=progress.seconds,
-        samples_per_second=examples / progress.seconds if progress.seconds else 0.0,
-        stopped_because=progress.stopped_because,
-        weights=weights,
-    )
-
-
-def _write_summary(folder: Path, summary: TrainingSummary) -> None:
+def _save_result(
+    model: torch.nn.Module, processor: Any, run: _Run, summary: TrainingSummary
+) -> None:
+    """Write the best weights (without validation, the last ones) and the summary."""
+    with swapped_weights(model, run.progress.best_weights or trainable_tensors(model)):
+        save_weights(
+            model, processor, summary.weights, method=run.settings.method, step=summary.best_step
+        )
     values = {**asdict(summary), "weights": summary.weights.name}
-    write_text(folder / _SUMMARY, json.dumps(values, indent=1) + "\n")
+    write_text(run.folder / _SUMMARY, json.dumps(values, indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""The value that chooses the checkpoint: AUC per user on the validation examples.
+"""Validation metric that selects the weights: AUC per user on the validation examples.
 
-The trainer takes any other metric of the same form; the evaluation of a finished run is elsewhere.
+The trainer takes any metric of this form. The evaluation of a finished run is in `evaluation/`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from scipy.stats import rankdata
 from mllm_msr.errors import DataError
 from mllm_msr.ranker.examples import Example
 
+# Metric of labels, scores and users, higher is better.
 ValidationMetric = Callable[[NDArray[np.int64], NDArray[np.float64], Sequence[str]], float]
-Judge = Callable[[Sequence[float]], float]
+# Metric of the scores of a fixed set of examples.
+ScoreMetric = Callable[[Sequence[float]], float]
 
 
 def auc_per_user(
     labels: NDArray[np.int64], scores: NDArray[np.float64], users: Sequence[str]
 ) -> float:
-    """Mean over users of the area under the ROC curve, ties counted half.
+    """Return the mean over users of the area under the ROC curve; ties count half.
 
     Args:
         labels: 0 or 1: [rows].
         scores: Higher is better: [rows].
-        users: Whose row it is: [rows].
+        users: User of each row: [rows].
 
     Returns:
-        In [0, 1]; users without both labels are left out, NaN where nobody is left.
+        A value in [0, 1]. Users without both labels are left out; NaN if no user is left.
     """
     rows: dict[str, list[int]] = {}
     for row, user in enumerate(users):
@@ -46,16 +48,16 @@ def auc_per_user(
     return float(np.mean(values)) if values else math.nan
 
 
-def judge_of(examples: Sequence[Example], metric: ValidationMetric) -> Judge | None:
-    """A validation metric as a function of the scores alone.
+def bind_metric(examples: Sequence[Example], metric: ValidationMetric) -> ScoreMetric | None:
+    """Return a validation metric as a function of the scores alone.
 
     Args:
-        examples: The validation examples.
-        metric: From labels, scores and users to a value; a user's rows under different
-            negatives, or for different targets, count as different users.
+        examples: Validation examples.
+        metric: Metric of labels, scores and users. Rows of a user with different negatives or
+            different targets count as different users.
 
     Returns:
-        A function of one score for each example, in their order; `None` without examples.
+        A function of one score per example, in the same order; `None` without examples.
 
     Raises:
         DataError: No user has both labels.
@@ -66,8 +68,8 @@ def judge_of(examples: Sequence[Example], metric: ValidationMetric) -> Judge | N
     users = [f"{e.fold}/{e.negatives}/{e.position}/{e.user_id}" for e in examples]
     if math.isnan(metric(labels, np.zeros(len(examples)), users)):
         raise DataError(
-            needed="a validation user with a positive and a negative candidate",
-            received=f"{len(examples)} examples without one, {int(labels.sum())} of them positive",
-            remedy="draw validation candidates with negatives, or pass no validation examples",
+            "No validation user has both a positive and a negative candidate "
+            f"({len(examples)} examples, {int(labels.sum())} of them positive). Prepare validation "
+            "candidates with negatives, or pass no validation examples."
         )
     return lambda scores: metric(labels, np.asarray(scores, dtype=np.float64), users)

@@ -1,8 +1,8 @@
-"""Features of images, computed once for each image while the vision tower stays as it is.
+"""Cache of image features for training with a frozen vision tower.
 
-In training every image returns with many users and in every epoch, and encoding it costs more
-than the language model does. Transformers' models take ready features through `forward`
-(`mm_encoder_outputs`); models that do not are simply given the pixels again.
+In training, every image occurs with many users and in every epoch, and encoding it costs more than
+the language model does. Models of Transformers take ready features through `forward`
+(`mm_encoder_outputs`); other models get the pixels every time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -21,19 +22,19 @@ from mllm_msr.ranker.training.lora import learns_language_only
 
 _MAX_BYTES: Final = 2 * 2**30
 
-# Inputs that describe the text; the others describe the images.
+# Inputs that describe the text; all others describe the images.
 _TEXT_INPUTS: Final = frozenset(
     {"input_ids", "attention_mask", "labels", "position_ids", "token_type_ids", "mm_token_type_ids"}
 )
 
 
 class VisionCache:
-    """Features by image, oldest dropped first when there is no more room.
+    """Image features by image file.
 
     Args:
-        model: The model that is trained, on its device.
-        renderer: Its renderer.
-        max_bytes: Room for features.
+        model: Model that is trained, on its device.
+        renderer: Renderer of the model.
+        max_bytes: Upper bound on the memory for features.
     """
 
     def __init__(
@@ -41,38 +42,42 @@ class VisionCache:
     ) -> None:
         self._model = model
         self._renderer = renderer
-        self._room = max_bytes
-        self._features: dict[Path, Tensor] = {}
+        self._features: LRUCache[Path, Tensor] = LRUCache(
+            max_bytes, getsizeof=lambda features: features.nbytes
+        )
         self._one_tensor = False
 
     @staticmethod
-    def fits(model: nn.Module) -> bool:
-        """Whether a model takes ready features and its vision tower does not learn."""
+    def supports(model: nn.Module) -> bool:
+        """Check whether a model takes ready features and its vision tower is frozen."""
         inner: Any = getattr(model, "get_base_model", lambda: model)()
-        takes = "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
-        return takes and hasattr(inner, "get_image_features") and learns_language_only(model)
+        takes_features = "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
+        return (
+            takes_features and hasattr(inner, "get_image_features") and learns_language_only(model)
+        )
 
     def inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
-        """What `forward` takes in place of the pixels of some rows; empty without images.
+        """Return what `forward` takes in place of the rows' pixels; empty without images.
 
         Args:
-            rows: Rendered prompts of at most one image each.
+            rows: Rendered prompts with at most one image each.
         """
-        features: Any = tuple(self._of(row) for row in rows if row.images)
+        features: Any = tuple(self._image_features(row) for row in rows if row.images)
         if not features:
             return {}
         if self._one_tensor:
             features = torch.cat(features)
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
 
-    def _of(self, row: Rendered) -> Tensor:
-        """Features of a row's image: [tokens, hidden]."""
+    def _image_features(self, row: Rendered) -> Tensor:
+        """Return the features of a row's image, encoding it if necessary: [tokens, hidden]."""
         (path,) = row.images
-        known = self._features.get(path)
-        if known is None:
-            known = self._encode(row)
-            self._keep(path, known)
-        return known
+        features = self._features.get(path)
+        if features is None:
+            features = self._encode(row)
+            if features.nbytes <= self._features.maxsize:
+                self._features[path] = features
+        return features
 
     def _encode(self, row: Rendered) -> Tensor:
         device = next(self._model.parameters()).device
@@ -81,13 +86,6 @@ class VisionCache:
         model: Any = self._model
         with torch.no_grad():
             features = model.get_image_features(**images, return_dict=True).pooler_output
-        # Some models hand all images' features on as one tensor, others as one for each.
+        # Some models return the features of all images as one tensor, others one tensor per image.
         self._one_tensor = isinstance(features, Tensor)
         return torch.cat(tuple(features))
-
-    def _keep(self, path: Path, features: Tensor) -> None:
-        while self._features and self._room < features.nbytes:
-            self._room += self._features.pop(next(iter(self._features))).nbytes
-        if self._room >= features.nbytes:
-            self._features[path] = features
-            self._room -= features.nbytes
