@@ -113,11 +113,8 @@ def test_the_documented_presets_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ["movielens", "microlens"])
-def test_members_of_the_hybrid_use_the_settings_of_the_models_alone(name: str) -> None:
+def test_presets_configure_the_baselines_that_they_score(name: str) -> None:
     settings = load_settings(name, ["data.path=x"], environment={})
-    alone = settings.baselines.arguments("sasrec")
-    assert alone
-    assert settings.baselines.arguments("hybrid")["settings"] == {"sasrec": alone}
     # TALLRec takes hours on these datasets, so it is configured but not scored by default.
     assert {*settings.baselines.plugin_kwargs()} <= {*settings.score.baselines, "tallrec"}
 

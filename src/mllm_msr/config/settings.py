@@ -214,24 +214,21 @@ class TrainSettings(_Section):
 
 
 class ScoreSettings(_Section):
-    """Scoring of candidates."""
+    """Scoring of test candidates."""
 
     zero_shot: bool = Field(True, description="also score with the model before fine-tuning")
-    baselines: tuple[str, ...] = Field(("popularity",), description="baselines scored beside it")
-    joined: tuple[Literal["mllm_msr", "zero_shot"], ...] = Field(
-        ("mllm_msr",), description="MLLM recommenders that hybrid joins, where they have scored"
-    )
+    baselines: tuple[str, ...] = Field(("popularity",), description="baselines to score")
     full_users: NonNegativeInt = Field(
         500,
-        description="test users per fold for whom baselines rank the full catalogue; 0 for none",
+        description="test users per fold for whom baselines rank the full catalog; 0 for none",
     )
     full_users_mllm: NonNegativeInt = Field(
         0,
-        description="the same for the MLLM and baselines that ask one, a model call per item each",
+        description="the same for recommenders that ask a language model, one call per item",
     )
-    max_error_rate: Fraction = Field(0.01, description="failed prompts that are tolerated")
+    max_error_rate: Fraction = Field(0.01, description="share of prompts that may fail")
     model: ModelSettings | None = Field(
-        None, description="another engine for the recommender's weights and adapters"
+        None, description="another backend for the recommender's weights and adapters"
     )
 
 
@@ -239,7 +236,8 @@ class BaselinesSettings(_OpenSection):
     """Arguments of baselines. Additional keys are their names ("baselines.sasrec.epochs=8")."""
 
     content: Literal["all", "text", "image", "image_summary"] = Field(
-        "all", description="what baselines may read of items; image_summary replaces all the rest"
+        "all",
+        description="what baselines read of items; image_summary replaces text and image",
     )
 
     def arguments(self, name: str) -> dict[str, Any]:
@@ -250,9 +248,7 @@ class BaselinesSettings(_OpenSection):
 class EvaluateSettings(_Section):
     """Metrics and confidence intervals."""
 
-    ks: tuple[PositiveInt, ...] = Field(
-        (1, 3, 5, 10, 20), description="cut-offs of HR, MRR and NDCG"
-    )
+    ks: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 20), description="cut-offs k of the metrics")
     n_resamples: PositiveInt = Field(2000, description="bootstrap samples of users")
     seed: NonNegativeInt = Field(0, description="seed of the bootstrap")
 

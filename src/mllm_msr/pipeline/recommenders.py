@@ -242,12 +242,11 @@ class Recommenders:
         missing = [member for member in members if member in VARIANTS]
         missing = [member for member in missing if member not in self.mllm_names()]
         if missing:
-            raise SettingsError(
-                [
-                    f"baselines.{name}.members names {', '.join(missing)}, which this run does "
-                    "not score. Set train.enabled=true or score.zero_shot=true, or remove it."
-                ]
+            problem = (
+                f"baselines.{name}.members names {', '.join(missing)}, which this run does not "
+                "score. Set train.enabled=true or score.zero_shot=true, or remove it."
             )
+            raise SettingsError([problem])
         return members
 
     def _ensemble(
