@@ -124,12 +124,11 @@ class Run:
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
-        checkpoint = training_state.newest(self.output)
-        if checkpoint is not None:
-            state = training_state.load(
-                checkpoint, module=self.learner, average=self.average, optimizers=self.optimizers
-            )
-            self.step = int(state["step"])
+        state = training_state.load(
+            self.output, module=self.learner, average=self.average, optimizers=self.optimizers
+        )
+        if state is not None:
+            self.step = state.step
             logger.info("resumed at step %d", self.step)
 
     def train_step(self) -> tuple[list[tuple[str, float]], int]:

@@ -1,22 +1,19 @@
-"""Checkpoints of a training run: safetensors and JSON, no pickle.
+"""Checkpoints of a training run of the demo model, in the format of the ranker's training states.
 
-A checkpoint is a folder `step-0000500` with the weights, their moving average, the state of the
-optimizers and `state.json`. It is written under a temporary name and renamed when it is complete,
-so the newest checkpoint is always readable.
+`mllm_msr.ranker.training.checkpoint` writes the files; this module collects and restores the
+weights, their moving average and the state of several optimizers.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from mllm_msr.ranker.training.checkpoint import TrainingState, load_newest, save_state
 
 
 def save(
@@ -27,81 +24,64 @@ def save(
     average: Mapping[str, Tensor],
     optimizers: Mapping[str, torch.optim.Optimizer],
     metadata: Mapping[str, Any],
-    keep: int = 2,
 ) -> Path:
-    """Write a checkpoint and delete all but the newest ones.
+    """Write a checkpoint and delete all but the newest two.
 
     Args:
         folder: Folder of the run.
         step: Number of finished steps.
         module: Module whose weights are saved.
         average: Moving average of the weights.
-        optimizers: Optimizers by name.
-        metadata: Further values for `state.json`.
-        keep: Number of checkpoints to keep.
+        optimizers: Optimizers over the module's parameters, by name.
+        metadata: JSON-able values to save with the tensors.
 
     Returns:
         Folder of the checkpoint.
+
+    Raises:
+        NonFiniteLossError: A tensor contains NaN or infinity; nothing is written.
     """
-    checkpoint = folder / f"step-{step:07d}"
-    temporary = folder / f".{checkpoint.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(_contiguous(module.state_dict()), temporary / "weights.safetensors")
-    save_file(_contiguous(average), temporary / "average.safetensors")
+    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
-    for name, optimizer in optimizers.items():
-        state = {
-            f"{names[parameter]}|{key}": torch.as_tensor(value)
+    for optimizer_name, optimizer in optimizers.items():
+        tensors |= {
+            f"optimizer.{optimizer_name}.{names[parameter]}|{field}": torch.as_tensor(value)
             for parameter, values in optimizer.state.items()
-            for key, value in values.items()
+            for field, value in values.items()
         }
-        save_file(_contiguous(state), temporary / f"{name}.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, **metadata}, indent=2))
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    temporary.rename(checkpoint)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
-    return checkpoint
-
-
-def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a run, `None` if there is none."""
-    found = sorted(folder.glob("step-*"))
-    return found[-1] if found else None
+    return save_state(folder, TrainingState(step, tensors, metadata, progress={}))
 
 
 def load(
-    checkpoint: Path,
+    folder: Path,
     *,
     module: nn.Module,
     average: dict[str, Tensor],
     optimizers: Mapping[str, torch.optim.Optimizer],
-) -> Mapping[str, Any]:
-    """Load a checkpoint into the given objects, in place.
+) -> TrainingState | None:
+    """Load the newest intact checkpoint of a run into the given objects, in place.
 
     Args:
-        checkpoint: Folder of the checkpoint.
+        folder: Folder of the run.
         module: Module to load the weights into.
         average: Moving average to update.
         optimizers: Optimizers over the module's parameters, by name.
 
     Returns:
-        The content of `state.json`: step and metadata.
+        The checkpoint, `None` if there is none.
     """
-    module.load_state_dict(load_file(checkpoint / "weights.safetensors"))
-    average.update(load_file(checkpoint / "average.safetensors"))
+    state = load_newest(folder)
+    if state is None:
+        return None
+    module.load_state_dict(state.part("model."))
+    average.update(state.part("average."))
     parameters = dict(module.named_parameters())
-    for name, optimizer in optimizers.items():
-        for key, tensor in load_file(checkpoint / f"{name}.safetensors").items():
+    for optimizer_name, optimizer in optimizers.items():
+        for key, tensor in state.part(f"optimizer.{optimizer_name}.").items():
             parameter_name, _, field = key.partition("|")
             parameter = parameters[parameter_name]
             # Step counts stay on the CPU, where the optimizers expect them.
             value = tensor if field == "step" else tensor.to(parameter.device)
             optimizer.state[parameter][field] = value
-    state: Mapping[str, Any] = json.loads((checkpoint / "state.json").read_text())
     return state
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

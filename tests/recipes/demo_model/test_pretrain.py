@@ -5,7 +5,8 @@ import torch
 
 from mllm_msr.demo_model.world import MEASURE_SEEDS
 from mllm_msr.errors import NonFiniteLossError, UsageError
-from recipes.demo_model import pretrain, training_state
+from mllm_msr.ranker.training.checkpoint import load_newest
+from recipes.demo_model import pretrain
 from recipes.demo_model.pretrain import Run, schedule, train
 
 
@@ -54,7 +55,7 @@ def test_training_logs_the_accuracy_per_slot(tiny_run, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20]
     assert {"cover_labels/object", "fusion/mood", "comparison/yes_no"} <= set(lines[0]["accuracy"])
-    assert training_state.newest(tmp_path / "run").name == "step-0000020"
+    assert load_newest(tmp_path / "run").step == 20
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_run, tmp_path):
@@ -62,16 +63,17 @@ def test_only_the_newest_checkpoints_are_kept(tiny_run, tmp_path):
     for step in (1, 2, 3):
         run.step = step
         run.save()
-    names = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
-    assert names == ["step-0000002", "step-0000003"]
+    names = sorted(path.name for path in (tmp_path / "run").glob("state-*"))
+    assert names == ["state-00000002", "state-00000003"]
 
 
 def test_an_incomplete_checkpoint_is_ignored(tiny_run, tmp_path):
     run = tiny_run(tmp_path / "run")
     run.step = 1
     run.save()
-    (tmp_path / "run" / ".step-0000002.99").mkdir()
-    assert training_state.newest(tmp_path / "run").name == "step-0000001"
+    (tmp_path / "run" / ".state-00000002.draft").mkdir()
+    (tmp_path / "run" / "state-00000003").mkdir()
+    assert load_newest(tmp_path / "run").step == 1
 
 
 def test_the_schedule_has_two_phases():

@@ -1,5 +1,3 @@
-import json
-
 import torch
 from torch import nn
 
@@ -21,14 +19,14 @@ def train_step(module, optimizers):
 def test_loading_restores_weights_average_and_optimizer(tmp_path):
     module, average, optimizers = make_parts()
     train_step(module, optimizers)
-    checkpoint = training_state.save(
+    training_state.save(
         tmp_path, 7, module=module, average=average, optimizers=optimizers, metadata={"seed": 3}
     )
     other, other_average, other_optimizers = make_parts()
     state = training_state.load(
-        checkpoint, module=other, average=other_average, optimizers=other_optimizers
+        tmp_path, module=other, average=other_average, optimizers=other_optimizers
     )
-    assert state == {"step": 7, "seed": 3}
+    assert (state.step, state.fingerprint) == (7, {"seed": 3})
     train_step(module, optimizers)
     train_step(other, other_optimizers)
     for name, tensor in module.state_dict().items():
@@ -40,10 +38,13 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     module, average, optimizers = make_parts()
     parts = {"module": module, "average": average, "optimizers": optimizers}
     for seed in (1, 2):
-        checkpoint = training_state.save(tmp_path, 1, **parts, metadata={"seed": seed})
-    assert json.loads((checkpoint / "state.json").read_text())["seed"] == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+        training_state.save(tmp_path, 1, **parts, metadata={"seed": seed})
+    assert training_state.load(tmp_path, **parts).fingerprint == {"seed": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000001"]
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
-    assert training_state.newest(tmp_path) is None
+    module, average, optimizers = make_parts()
+    assert (
+        training_state.load(tmp_path, module=module, average=average, optimizers=optimizers) is None
+    )
