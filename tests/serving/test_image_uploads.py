@@ -86,5 +86,5 @@ def test_images_are_written_atomically(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RunFolderError, match=r"file.*check the folder"):
+    with pytest.raises(RunFolderError, match=r"Cannot write .*file.*Check the folder"):
         store_image(tmp_path / "file" / "images", "abc", b"png")

@@ -112,6 +112,6 @@ def _stems(text: str) -> set[str]:
 
 
 def _stem(word: str) -> str:
-    """Map singular and plural of most English nouns to one form."""
+    """Map the singular and plural of most English words to one form."""
     folded = word.casefold()
     return folded[:-1] if len(folded) > _MIN_LETTERS and folded[-1] == "s" else folded

@@ -324,11 +324,9 @@ def build_list(
         candidates: Candidates, most relevant first.
         scores: P(yes) of the candidates that the model scored.
         k: Length of the list.
-        diversity: Weight of diversity, see `diversify`; applied to the scored candidates, or to
-            all candidates if none is scored.
-        order: Order of the scored candidates: by score ("model"), or by the fusion of the model's
-            ranking with the candidates' relevance, as if the model were one more candidate
-            generator ("fusion").
+        diversity: Weight of diversity, see `diversify`.
+        order: Order of the scored candidates: by score ("model"), or with the model's ranking as
+            that of one more candidate generator ("fusion").
         fallback_reason: Why the model scored no candidates, if it should have.
     """
     scored = [candidate for candidate in candidates if candidate.item_id in scores]

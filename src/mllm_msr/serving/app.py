@@ -15,16 +15,15 @@ from dataclasses import asdict
 from typing import Final
 
 import polars as pl
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from mllm_msr import __version__
 from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderError
-from mllm_msr.serving import schemas
+from mllm_msr.serving import page_routes, schemas
 from mllm_msr.serving.dependencies import UserPath, error_responses, get_engine
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.items import ItemExistsError, UnknownItemError
-from mllm_msr.serving.page_routes import add_page_routes
 from mllm_msr.serving.prometheus import Metrics, MetricsMiddleware
 from mllm_msr.serving.request_queue import OverloadedError
 from mllm_msr.serving.scoring import ModelNotServedError
@@ -49,6 +48,8 @@ _MAX_PROBLEM_LENGTH: Final = 200
 
 # Pydantic's messages for a value that is not an object; they name classes of this package.
 _NOT_AN_OBJECT: Final = frozenset({"model_type", "model_attributes_type"})
+
+router = APIRouter()
 
 
 def create_app(
@@ -81,173 +82,174 @@ def create_app(
         docs_url=None,  # the page would load files from a CDN
         redoc_url=None,
     )
-    _add_user_routes(app)
-    _add_recommendation_routes(app)
-    _add_item_routes(app)
-    add_page_routes(app)
-    _add_health_routes(app, metrics)
-    _add_error_handlers(app)
+    app.state.metrics = metrics
+    app.include_router(router)
+    app.include_router(page_routes.router)
+    app.exception_handler(MllmMsrError)(handle_package_error)
+    app.exception_handler(RequestValidationError)(handle_invalid_request)
     app.add_middleware(SecurityMiddleware, keys=keys, max_body=max_body)
     # Outermost, so that requests that the security middleware rejects are counted, too.
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app
 
 
-def _add_user_routes(app: FastAPI) -> None:
-    @app.post("/v1/events", status_code=202, responses=error_responses())
-    async def events(body: schemas.EventsRequest, request: Request) -> schemas.EventsResponse:
-        """Send interactions of users with items. Acknowledged events survive a crash."""
-        rows = [(e.event_id, e.user_id, e.item_id, e.timestamp) for e in body.events]
-        statuses = await get_engine(request).add_events(rows)
-        return schemas.EventsResponse.model_validate(
-            {
-                "events": [
-                    {"event_id": row[0], "status": status}
-                    for row, status in zip(rows, statuses, strict=True)
-                ]
-            }
-        )
-
-    @app.get("/v1/users/{user_id:path}/preference", responses=error_responses(404))
-    async def preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
-        """Return a user's preference and its history."""
-        engine = get_engine(request)
-        user = await engine.users.get(user_id)
-        if not user.known:
-            raise _unknown_user(user_id)
-        rows = user.preference_history.sort("block").select(
-            "block", "n_items", "preference", flags=pl.col("flags").str.extract_all("[^,]+")
-        )
-        failure = engine.updates.failure(user_id)
-        return schemas.PreferenceResponse(
-            user_id=user_id,
-            preference=user.profile.preference,
-            n_items=user.n_items,
-            history=list(user.profile.history),
-            preference_history=[schemas.PreferenceRow(**row) for row in rows.iter_rows(named=True)],
-            updating=engine.updates.is_running(user_id),
-            failure=schemas.UpdateFailure(**asdict(failure)) if failure else None,
-        )
-
-    # 404 as well: with a line break in the id, the path matches no route.
-    @app.delete("/v1/users/{user_id:path}", responses=error_responses(404))
-    async def delete(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
-        """Delete a user's events, preferences and cached scores. The user may be unknown."""
-        events, preferences = await get_engine(request).delete_user(user_id)
-        return schemas.DeletedResponse(user_id=user_id, events=events, preferences=preferences)
+@router.post("/v1/events", status_code=202, responses=error_responses())
+async def add_events(body: schemas.EventsRequest, request: Request) -> schemas.EventsResponse:
+    """Send interactions of users with items. Acknowledged events survive a crash."""
+    rows = [(e.event_id, e.user_id, e.item_id, e.timestamp) for e in body.events]
+    statuses = await get_engine(request).add_events(rows)
+    return schemas.EventsResponse.model_validate(
+        {
+            "events": [
+                {"event_id": row[0], "status": status}
+                for row, status in zip(rows, statuses, strict=True)
+            ]
+        }
+    )
 
 
-def _add_recommendation_routes(app: FastAPI) -> None:
-    @app.post("/v1/recommendations", responses=error_responses(404, 429))
-    async def recommendations(body: schemas.ListRequest, request: Request) -> schemas.ListResponse:
-        """Recommend items of the full catalog, or rank given items."""
-        engine = get_engine(request)
-        if isinstance(body, schemas.UserListRequest):
-            user = await engine.users.get(body.user_id)
-            if body.strict and not user.known:
-                raise _unknown_user(body.user_id)
-        else:
-            user = await engine.anonymous_user(body.history)
-        recommendations = await engine.recommend(
-            user,
-            k=body.k,
-            budget=body.budget,
-            exclude_seen=body.exclude_seen,
-            candidate_ids=body.candidate_ids,
-            model=body.model,
-        )
-        return schemas.ListResponse(
-            recommendation_id=str(uuid.uuid4()),
-            model_version=engine.scorer(body.model).version,
-            fallback_reason=recommendations.fallback_reason,
-            preference=recommendations.preference,
-            items=[
-                schemas.RecommendedItem(
-                    item_id=one.item_id,
-                    rank=one.rank,
-                    score=one.score,
-                    title=engine.catalog.item(one.item_id).title,
-                    generators=list(one.generators),
-                    matches=list(one.matches) if body.explain else None,
-                )
-                for one in recommendations.items
-            ],
-        )
-
-    @app.post("/v1/scores", responses=error_responses(429))
-    async def scores(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
-        """Return P(yes) of given items for a user."""
-        engine = get_engine(request)
-        by_item, reason = await engine.score(body.user_id, body.item_ids)
-        return schemas.ScoresResponse(
-            model_version=engine.scorer("run").version,
-            fallback_reason=reason,
-            scores=[
-                schemas.ItemScore(item_id=item_id, score=by_item.get(item_id))
-                for item_id in body.item_ids
-            ],
-        )
+@router.get("/v1/users/{user_id:path}/preference", responses=error_responses(404))
+async def get_preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
+    """Return a user's preference and its history."""
+    engine = get_engine(request)
+    user = await engine.users.get(user_id)
+    if not user.known:
+        raise _unknown_user(user_id)
+    rows = user.preference_history.sort("block").select(
+        "block", "n_items", "preference", flags=pl.col("flags").str.extract_all("[^,]+")
+    )
+    failure = engine.updates.failure(user_id)
+    return schemas.PreferenceResponse(
+        user_id=user_id,
+        preference=user.profile.preference,
+        n_items=user.n_items,
+        history=list(user.profile.history),
+        preference_history=[schemas.PreferenceRow(**row) for row in rows.iter_rows(named=True)],
+        updating=engine.updates.is_running(user_id),
+        failure=schemas.UpdateFailure(**asdict(failure)) if failure else None,
+    )
 
 
-def _add_item_routes(app: FastAPI) -> None:
-    @app.post("/v1/items", status_code=201, responses=error_responses(409))
-    async def items(
-        body: schemas.NewItem, request: Request, response: Response
-    ) -> schemas.ItemResponse:
-        """Add an item; it can be recommended at once. A repeated request returns 200."""
-        item = Item(body.item_id, body.title, body.text)
-        row, is_new = await get_engine(request).add_item(item, body.image)
-        if not is_new:
-            response.status_code = 200
-        return schemas.ItemResponse(
-            item_id=body.item_id, summary=row["summary"], image_status=row["image_status"]
-        )
+# 404 as well: with a line break in the id, the path matches no route.
+@router.delete("/v1/users/{user_id:path}", responses=error_responses(404))
+async def delete_user(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
+    """Delete a user's events, preferences and cached scores. The user may be unknown."""
+    events, preferences = await get_engine(request).delete_user(user_id)
+    return schemas.DeletedResponse(user_id=user_id, events=events, preferences=preferences)
 
 
-def _add_health_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz")
-    async def healthz() -> schemas.Health:
-        """Return 200 while the process is alive."""
-        return schemas.Health(status="ok")
+@router.post("/v1/recommendations", responses=error_responses(404, 429))
+async def recommend(body: schemas.ListRequest, request: Request) -> schemas.ListResponse:
+    """Recommend items of the full catalog, or rank given items."""
+    engine = get_engine(request)
+    if isinstance(body, schemas.UserListRequest):
+        user = await engine.users.get(body.user_id)
+        if body.strict and not user.known:
+            raise _unknown_user(body.user_id)
+    else:
+        user = await engine.anonymous_user(body.history)
+    recommendations = await engine.recommend(
+        user,
+        k=body.k,
+        budget=body.budget,
+        exclude_seen=body.exclude_seen,
+        candidate_ids=body.candidate_ids,
+        model=body.model,
+    )
+    return schemas.ListResponse(
+        recommendation_id=str(uuid.uuid4()),
+        model_version=engine.scorer(body.model).version,
+        fallback_reason=recommendations.fallback_reason,
+        preference=recommendations.preference,
+        items=[
+            schemas.RecommendedItem(
+                item_id=one.item_id,
+                rank=one.rank,
+                score=one.score,
+                title=engine.catalog.item(one.item_id).title,
+                generators=list(one.generators),
+                matches=list(one.matches) if body.explain else None,
+            )
+            for one in recommendations.items
+        ],
+    )
 
-    @app.get("/readyz", responses=error_responses())
-    async def readyz(request: Request) -> schemas.Readiness:
-        """Return whether the model scores requests; 503 if the database does not answer."""
-        engine = get_engine(request)
-        await engine.check()
-        ready, model = engine.readiness
-        return schemas.Readiness(
-            status="ready" if ready else "fallback",
-            model=model,
-            items=len(engine.catalog),
-            waiting=engine.waiting,
-        )
 
-    @app.get("/metrics", response_class=Response)
-    async def show_metrics() -> Response:
-        """Return counters in Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+@router.post("/v1/scores", responses=error_responses(429))
+async def score(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
+    """Return P(yes) of given items for a user."""
+    engine = get_engine(request)
+    by_item, reason = await engine.score(body.user_id, body.item_ids)
+    return schemas.ScoresResponse(
+        model_version=engine.scorer("run").version,
+        fallback_reason=reason,
+        scores=[
+            schemas.ItemScore(item_id=item_id, score=by_item.get(item_id))
+            for item_id in body.item_ids
+        ],
+    )
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(MllmMsrError)
-    async def package_error(_: Request, error: MllmMsrError) -> Response:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        headers = {"Retry-After": "1"} if status in {429, 503} else None
-        return _error_response(status, str(error), headers)
+@router.post("/v1/items", status_code=201, responses=error_responses(409))
+async def add_item(
+    body: schemas.NewItem, request: Request, response: Response
+) -> schemas.ItemResponse:
+    """Add an item; it can be recommended at once. A repeated request returns 200."""
+    item = Item(body.item_id, body.title, body.text)
+    row, is_new = await get_engine(request).add_item(item, body.image)
+    if not is_new:
+        response.status_code = 200
+    return schemas.ItemResponse(
+        item_id=body.item_id, summary=row["summary"], image_status=row["image_status"]
+    )
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
-        # Values are not repeated: they may be large, or not even text.
-        problems = []
-        for problem in error.errors()[:_MAX_PROBLEMS]:
-            parts = [str(part) for part in problem["loc"] if part not in schemas.LIST_REQUEST_TAGS]
-            message = str(problem["msg"])
-            if problem["type"] in _NOT_AN_OBJECT:
-                message = "Input should be a JSON object"
-            name = ".".join(parts)[:_MAX_PROBLEM_LENGTH]
-            problems.append(f"{name}: {message[:_MAX_PROBLEM_LENGTH].rstrip('.')}.")
-        return _error_response(422, " ".join(problems))
+
+@router.get("/healthz")
+async def get_health() -> schemas.Health:
+    """Return 200 while the process is alive."""
+    return schemas.Health(status="ok")
+
+
+@router.get("/readyz", responses=error_responses())
+async def get_readiness(request: Request) -> schemas.Readiness:
+    """Return whether the model scores requests; 503 if the database does not answer."""
+    engine = get_engine(request)
+    await engine.check()
+    ready, model = engine.readiness
+    return schemas.Readiness(
+        status="ready" if ready else "fallback",
+        model=model,
+        items=len(engine.catalog),
+        waiting=engine.waiting,
+    )
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(request: Request) -> Response:
+    """Return counters in Prometheus' text format."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def handle_package_error(_: Request, error: MllmMsrError) -> Response:
+    """Answer an error of this package with its status and message."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    headers = {"Retry-After": "1"} if status in {429, 503} else None
+    return _error_response(status, str(error), headers)
+
+
+async def handle_invalid_request(_: Request, error: RequestValidationError) -> Response:
+    """Answer an invalid request with the fields that are wrong and why."""
+    # Values are not repeated: they may be large, or not even text.
+    problems = []
+    for problem in error.errors()[:_MAX_PROBLEMS]:
+        parts = [str(part) for part in problem["loc"] if part not in schemas.LIST_REQUEST_TAGS]
+        message = str(problem["msg"])
+        if problem["type"] in _NOT_AN_OBJECT:
+            message = "Input should be a JSON object"
+        name = ".".join(parts)[:_MAX_PROBLEM_LENGTH]
+        problems.append(f"{name}: {message[:_MAX_PROBLEM_LENGTH].rstrip('.')}.")
+    return _error_response(422, " ".join(problems))
 
 
 def _error_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:

@@ -19,7 +19,6 @@ from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
-from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import (
     FallbackReason,
@@ -76,8 +75,7 @@ class OnlineEngine:
         self._state = state
         self._settings = settings
         self._metrics = metrics
-        self.catalog: ItemCatalog = model.catalog
-
+        self.catalog = model.catalog
         models = model.models
         copies = settings.copies or models.default_copies
         open_ranker = functools.partial(models.open_ranker, threads=1 if copies > 1 else None)
@@ -95,11 +93,8 @@ class OnlineEngine:
                 self._preference_queue, fingerprint=preference_model.fingerprint
             )
         self._preference_backend = QueuedBackend(
-            self._preference_queue,
-            fingerprint=preference_model.fingerprint,
-            timeout=_TEXT_TIMEOUT,
+            self._preference_queue, fingerprint=preference_model.fingerprint, timeout=_TEXT_TIMEOUT
         )
-
         # Separate from the threads of updates, so that requests do not wait for all updates.
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
         self._candidates = CandidateCache(model)
@@ -280,16 +275,7 @@ class OnlineEngine:
                 self._candidates.retrieve, profile, max(k, budget), exclude_seen=exclude_seen
             )
         else:
-            excluded = set(profile.history if exclude_seen else ())
-            given = [
-                item_id
-                for item_id in dict.fromkeys(candidate_ids)
-                if item_id in self.catalog and item_id not in excluded
-            ]
-            candidates = [
-                Candidate(item_id, 1.0 / rank, ("given",))
-                for rank, item_id in enumerate(given, start=1)
-            ]
+            candidates = self._given_candidates(profile, candidate_ids, exclude_seen=exclude_seen)
             budget = len(candidates) if budget is None else budget
         reason: FallbackReason | None = None
         scores: dict[str, float] = {}
@@ -307,6 +293,17 @@ class OnlineEngine:
             order=settings.order if candidate_ids is None else "model",
             fallback_reason=reason,
         )
+
+    def _given_candidates(
+        self, profile: Profile, item_ids: Sequence[str], *, exclude_seen: bool
+    ) -> list[Candidate]:
+        excluded = set(profile.history if exclude_seen else ())
+        known = [
+            item_id
+            for item_id in dict.fromkeys(item_ids)
+            if item_id in self.catalog and item_id not in excluded
+        ]
+        return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
 
     def scorer(self, name: ModelName) -> CandidateScorer:
         """Return the ranking model of a name.

@@ -7,11 +7,12 @@ requested by item id; the run's table of items determines the file.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import importlib.resources
 from typing import Annotated, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from mllm_msr.serving import schemas
 from mllm_msr.serving.dependencies import ItemPath, Responses, error_responses, get_engine
@@ -31,87 +32,90 @@ _IMAGE_RESPONSES: Final[Responses] = {
 }
 
 
-def add_page_routes(app: FastAPI) -> None:
-    """Add the page and the routes that it needs to the application."""
-    for path, (name, media_type) in _FILES.items():
-        _add_file(app, path, name, media_type)
-    _add_lookups(app)
-    _add_images(app)
+router = APIRouter()
 
 
-def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
-    content = importlib.resources.files(__package__).joinpath("page", name).read_bytes()
-
-    @app.get(path, include_in_schema=False)
-    async def file() -> Response:
-        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+@functools.cache
+def _read_file(name: str) -> bytes:
+    return importlib.resources.files(__package__).joinpath("page", name).read_bytes()
 
 
-def _add_lookups(app: FastAPI) -> None:
-    @app.get("/v1/users", responses=error_responses())
-    async def users(
-        request: Request,
-        contains: Annotated[str, Query(max_length=200, description="part of the id")] = "",
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> schemas.UsersResponse:
-        """Search the ids of known users."""
-        user_ids, total = await get_engine(request).users.find(contains, limit=limit)
-        return schemas.UsersResponse(users=user_ids, total=total)
-
-    @app.get("/v1/items", responses=error_responses())
-    async def items(
-        request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
-    ) -> schemas.ItemsResponse:
-        """Return titles and summaries of items; unknown items are left out."""
-        catalog = get_engine(request).catalog
-        return schemas.ItemsResponse(
-            items=[
-                schemas.ListedItem(
-                    item_id=one,
-                    title=catalog.item(one).title,
-                    summary=catalog.summary(one),
-                    image=catalog.item(one).image is not None,
-                )
-                for one in dict.fromkeys(item_id)
-                if one in catalog
-            ]
-        )
-
-    @app.get("/v1/models", responses=error_responses())
-    async def models(request: Request) -> schemas.ModelsResponse:
-        """Return the ranking models that a request can choose from."""
-        engine = get_engine(request)
-        return schemas.ModelsResponse(
-            models=[
-                schemas.ServedModel(
-                    name=name,
-                    version=scorer.version,
-                    fine_tuned=engine.fine_tuned and name == "run",
-                )
-                for name, scorer in engine.scorers.items()
-            ]
-        )
+@router.get("/", include_in_schema=False)
+@router.get("/page/page.css", include_in_schema=False)
+@router.get("/page/page.js", include_in_schema=False)
+@router.get("/page/icon.svg", include_in_schema=False)
+async def get_page_file(request: Request) -> Response:
+    """Return a file of the page."""
+    name, media_type = _FILES[request.scope["route"].path]
+    headers = {"Cache-Control": "no-cache"}
+    return Response(_read_file(name), media_type=media_type, headers=headers)
 
 
-def _add_images(app: FastAPI) -> None:
-    @app.get(
-        "/v1/items/{item_id:path}/image",
-        response_class=Response,
-        responses={**error_responses(404), **_IMAGE_RESPONSES},
-    )
-    async def image(item_id: ItemPath, request: Request) -> Response:
-        """Return an item's image as a thumbnail."""
-        catalog = get_engine(request).catalog
-        path = catalog.item(item_id).image if item_id in catalog else None
-        if path is None:
-            raise UnknownItemError(
-                f"Item {item_id!r} is unknown or has no image. /v1/items tells which items have "
-                "an image."
+@router.get("/v1/users", responses=error_responses())
+async def find_users(
+    request: Request,
+    contains: Annotated[str, Query(max_length=200, description="part of the id")] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> schemas.UsersResponse:
+    """Search the ids of known users."""
+    user_ids, total = await get_engine(request).users.find(contains, limit=limit)
+    return schemas.UsersResponse(users=user_ids, total=total)
+
+
+@router.get("/v1/items", responses=error_responses())
+async def get_items(
+    request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
+) -> schemas.ItemsResponse:
+    """Return titles and summaries of items; unknown items are left out."""
+    catalog = get_engine(request).catalog
+    return schemas.ItemsResponse(
+        items=[
+            schemas.ListedItem(
+                item_id=one,
+                title=catalog.item(one).title,
+                summary=catalog.summary(one),
+                image=catalog.item(one).image is not None,
             )
-        content = await asyncio.to_thread(thumbnail, path)
-        digest = hashlib.sha256(content).hexdigest()[:32]
-        # Private: shared caches must not keep what requires a key.
-        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{digest}"'}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(content, media_type="image/jpeg", headers=headers)
+            for one in dict.fromkeys(item_id)
+            if one in catalog
+        ]
+    )
+
+
+@router.get("/v1/models", responses=error_responses())
+async def get_models(request: Request) -> schemas.ModelsResponse:
+    """Return the ranking models that a request can choose from."""
+    engine = get_engine(request)
+    return schemas.ModelsResponse(
+        models=[
+            schemas.ServedModel(
+                name=name,
+                version=scorer.version,
+                fine_tuned=engine.fine_tuned and name == "run",
+            )
+            for name, scorer in engine.scorers.items()
+        ]
+    )
+
+
+@router.get(
+    "/v1/items/{item_id:path}/image",
+    response_class=Response,
+    responses={**error_responses(404), **_IMAGE_RESPONSES},
+)
+async def get_image(item_id: ItemPath, request: Request) -> Response:
+    """Return an item's image as a thumbnail."""
+    catalog = get_engine(request).catalog
+    path = catalog.item(item_id).image if item_id in catalog else None
+    if path is None:
+        raise UnknownItemError(
+            f"Item {item_id!r} is unknown or has no image. /v1/items tells which items have "
+            "an image."
+        )
+    content = await asyncio.to_thread(thumbnail, path)
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    # Private: shared caches must not keep what requires a key.
+    headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{digest}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="image/jpeg", headers=headers)

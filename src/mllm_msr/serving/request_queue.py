@@ -221,7 +221,10 @@ class ModelQueue:
                 room = self._max_batch
                 for job in self._jobs_for(copy):
                     # A job larger than a batch is a batch of its own.
-                    if batch and not (_is_alike(job, batch[0]) and len(job.prompts) <= room):
+                    if batch and (
+                        len(job.prompts) > room
+                        or (job.method, job.choices) != (batch[0].method, batch[0].choices)
+                    ):
                         break
                     self._jobs.remove(job)
                     # False if the caller has cancelled the future.
@@ -250,10 +253,6 @@ class ModelQueue:
             self._circuit_open_until = 0.0
             if self._failures >= _MAX_FAILURES:
                 self._circuit_open_until = time.monotonic() + self._cooldown
-
-
-def _is_alike(job: _Job, other: _Job) -> bool:
-    return (job.method, job.choices) == (other.method, other.choices)
 
 
 @final
@@ -285,7 +284,7 @@ class QueuedBackend(Backend):
         """Queue the prompts and wait for their completions."""
         queued = list(prompts)
         answers = self._wait(self._queue.generate(queued)) if queued else []
-        yield from enumerate(answers)  # type: ignore[misc]
+        yield from enumerate(answers)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
@@ -293,7 +292,7 @@ class QueuedBackend(Backend):
         """Queue the prompts and wait for their scores."""
         queued = list(prompts)
         answers = self._wait(self._queue.score(queued, choices)) if queued else []
-        yield from enumerate(answers)  # type: ignore[misc]
+        yield from enumerate(answers)
 
     def close(self) -> None:
         """Do nothing: the queue is closed by its owner."""

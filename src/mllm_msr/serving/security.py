@@ -138,7 +138,10 @@ class SecurityMiddleware:
     def _check(self, scope: Scope) -> tuple[int, str] | None:
         """Return the status and message of a rejection; `None` if the request is accepted."""
         headers = Headers(scope=scope)
-        if not self._keys and not _is_loopback(_host_name(headers.get("host", ""))):
+        host = headers.get("host", "")
+        # Without the port; an IPv6 address is in brackets.
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if not self._keys and not _is_loopback(name.lower()):
             return 421, "Without an API key the service answers on localhost only."
         if scope["path"] not in _PUBLIC_PATHS and not self._keys.accepts(headers.get(KEY_HEADER)):
             return 401, f"The header {KEY_HEADER} must contain a valid API key."
@@ -161,13 +164,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _host_name(host: str) -> str:
-    """Return a Host header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
 
 
 async def _send_error(send: Send, status: int, detail: str) -> None:
