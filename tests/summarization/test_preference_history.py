@@ -8,10 +8,14 @@ from mllm_msr.summarization.preference_history import latest_preference, n_items
 from mllm_msr.tables import PREFERENCES, empty
 
 HISTORY = pl.DataFrame(
-    [("u", 0, 3, "first", False, ""), ("u", 1, 6, "second", False, ""), ("u", 2, 7, "third", True, "")],
+    [
+        ("u", 0, 3, "first", False, ""),
+        ("u", 1, 6, "second", False, ""),
+        ("u", 2, 7, "third", True, ""),
+    ],
     schema=dict(PREFERENCES),
     orient="row",
-)  # fmt: skip
+)
 
 
 def test_latest_preference_does_not_depend_on_row_order() -> None:
