@@ -8,9 +8,6 @@ import polars as pl
 import pytest
 
 from mllm_msr.evaluation.report.case_studies import (
-    MEDIAN,
-    RANDOM,
-    WORST,
     TextSpan,
     build_case_studies,
     changed_spans,
@@ -57,11 +54,11 @@ def build(tables, **changes):
 def test_users_are_selected_by_rule(tables):
     case_studies = build(tables, users=5, seed=1)
     assert [case_study.reason for case_study in case_studies] == [
-        RANDOM,
-        RANDOM,
-        RANDOM,
-        MEDIAN,
-        WORST,
+        "random",
+        "random",
+        "random",
+        "median",
+        "worst",
     ]
     assert case_studies[3].user_id == "u05"
     assert case_studies[4].user_id == "u10"

@@ -11,17 +11,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
 
-from mllm_msr.evaluation.metrics import HEADLINE, label
+from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.evaluation.per_user import metrics_from_scores
 
-RANDOM: Final = "random user"
-MEDIAN: Final = f"median user by {label(HEADLINE)}"
-WORST: Final = f"worst user by {label(HEADLINE)}"
+Reason = Literal["random", "median", "worst"]
 
 _MAX_PREFERENCE_CHARS: Final = 1200
 _N_TOP: Final = 3
@@ -108,7 +106,8 @@ class CaseStudy:
 
     Attributes:
         user_id: Identifier.
-        reason: Why this user is shown: `RANDOM`, `MEDIAN` or `WORST`.
+        reason: Why this user is shown: at random, or as the median or worst user by the headline
+            metric.
         model: Name of the model whose ranking is shown.
         negatives: Kind of the other candidates.
         value: The user's value of the headline metric under that model.
@@ -121,7 +120,7 @@ class CaseStudy:
     """
 
     user_id: str
-    reason: str
+    reason: Reason
     model: str
     negatives: str
     value: float
@@ -217,23 +216,23 @@ def changed_spans(before: str, after: str) -> tuple[TextSpan, ...]:
 
 def _select_users(
     per_user: pl.DataFrame, *, n_users: int, seed: int
-) -> list[tuple[str, int, float, str]]:
+) -> list[tuple[str, int, float, Reason]]:
     """Return (user_id, fold, value, reason): random users, then the median, then the worst."""
     ordered = per_user.filter(pl.col(HEADLINE).is_not_nan())
     ordered = ordered.sort(HEADLINE, "user_id", descending=True)
     rows: Sequence[tuple[str, int, float]] = ordered.select("user_id", "fold", HEADLINE).rows()
     if not rows or n_users < 1:
         return []
-    by_rule = [((len(rows) - 1) // 2, MEDIAN), (len(rows) - 1, WORST)] if len(rows) > 1 else []
+    by_rule: list[tuple[int, Reason]] = []
+    if len(rows) > 1:
+        by_rule = [((len(rows) - 1) // 2, "median"), (len(rows) - 1, "worst")]
     by_rule = by_rule[: n_users - 1]
     taken = {index for index, _ in by_rule}
     free = [index for index in range(len(rows)) if index not in taken]
     n_random = min(n_users - len(by_rule), len(free))
     drawn = np.random.default_rng(seed).permutation(len(free))[:n_random]
-    return [
-        (*rows[index], reason)
-        for index, reason in [*((free[at], RANDOM) for at in drawn), *by_rule]
-    ]
+    at_random: list[tuple[int, Reason]] = [(free[draw], "random") for draw in drawn]
+    return [(*rows[index], reason) for index, reason in (*at_random, *by_rule)]
 
 
 def _candidates_of(
