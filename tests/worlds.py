@@ -1,4 +1,4 @@
-"""Small raw data of known content, written as files that the data set `files` reads."""
+"""Small data set with known content, in files for the data set `files`, and settings for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+# Answers of the mock model by a phrase of the prompt.
 ANSWERS = {
     "Describe the picture": "A plain square.",
     "Summarise this": "A thing.",
@@ -17,7 +18,7 @@ ANSWERS = {
 
 
 def write_files(folder: Path, *, n_users: int = 12, n_items: int = 30, seed: int = 0) -> Path:
-    """Users with 6 to 8 random items each, items with titles and every second with a image."""
+    """Write users with 6 to 8 random items each, and items, every second one with an image."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -32,13 +33,13 @@ def write_files(folder: Path, *, n_users: int = 12, n_items: int = 30, seed: int
     ]
     pl.DataFrame(items).write_csv(folder / "items.csv")
     for i in range(0, n_items, 2):
-        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
-        Image.new("RGB", (16, 16), colour).save(folder / "images" / f"item{i}.png")
+        color = tuple(int(c) for c in rng.integers(0, 256, 3))
+        Image.new("RGB", (16, 16), color).save(folder / "images" / f"item{i}.png")
     return folder
 
 
 def settings(folder: Path, *more: str) -> list[str]:
-    """Overrides for a run over `write_files` with the scripted backend: quick and without torch."""
+    """Return overrides for a fast run on the files with the mock backend, without torch."""
     answers = "{" + ", ".join(f'"{key}": "{value}"' for key, value in ANSWERS.items()) + "}"
     return [
         "dataset=files",

@@ -103,7 +103,7 @@ def random_title(rng: np.random.Generator, *, reserved: bool, realistic: bool = 
 
 
 def _decorate(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
-    """Capitalize, tag, join and inflect some words, as in real titles."""
+    """Change some words as in real titles: capitalize, tag, join or inflect them."""
     title_case = rng.random() < 0.5
     decorated: list[str] = []
     for word in words:
