@@ -37,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests[self.path] += 1
         self.server.hosts.add(self.headers["Host"])
+        self.server.encodings.add(self.headers["Accept-Encoding"])
         kind, _, argument = self.path.strip("/").partition("/")
         getattr(self, f"send_{kind.partition('.')[0]}")(argument)
 
@@ -106,6 +107,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: Counter[str] = Counter()
         self.hosts: set[str] = set()
+        self.encodings: set[str] = set()
         self.stopping = threading.Event()
 
     def handle_error(self, *_: object) -> None:
@@ -158,6 +160,7 @@ def test_results_have_the_order_of_the_items(server: Server, tmp_path: Path) -> 
     assert Path(table["image"][2]).read_bytes() == image("red")
     assert server.requests == {"/image/blue.jpg": 1, "/image/red": 1}
     assert server.hosts == {f"images.test:{server.server_port}"}
+    assert server.encodings == {"identity"}
     assert len(list(tmp_path.iterdir())) == 2
 
 
