@@ -327,4 +327,4 @@ class Tunable(Protocol):
 
     @classmethod
     def space(cls) -> Space:
-        """Return the constructor arguments to search and their values, which include the defaults."""
+        """Return the arguments to search and their values, which include the defaults."""

@@ -120,7 +120,7 @@ def test_a_variant_with_other_candidates_is_rejected(tmp_path: Path, data: Path,
 
 def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, data: Path, script):
     run(tmp_path / "run", data, ["item_knn"])
-    with pytest.raises(StaleStageError, match=r"item_knn\.decay was absent and is now 0\.5"):
+    with pytest.raises(StaleStageError, match=r"item_knn\.decay was the default and is now 0\.5"):
         run(tmp_path / "run", data, ["item_knn"], "baselines.item_knn.decay=0.5")
     found = run(tmp_path / "new", data, ["item_knn"], "baselines.item_knn.decay=0.5")
     assert set(found["metrics"]) == {"item_knn"}

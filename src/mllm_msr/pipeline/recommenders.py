@@ -203,12 +203,12 @@ class Recommenders:
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""
-        folder = {"lora": "adapter", "full": "model"}[self._settings.train.method]
+        folder = {"lora": layout.ADAPTER, "full": layout.MODEL}[self._settings.train.method]
         return f"{self._training_folder(fold)}{folder}"
 
     def _training_folder(self, fold: int) -> str:
         # A run of a single fold trains in the run folder itself: its adapter is `adapter/`.
-        return "" if len(self.tables.folds()) == 1 else f"folds/{fold}/"
+        return "" if len(self.tables.folds()) == 1 else f"{layout.FOLDS}/{fold}/"
 
     @contextlib.contextmanager
     def _shown_training(self, fold: int, total: int, done: int) -> Iterator[Callable[[int], None]]:

@@ -9,7 +9,7 @@ import polars as pl
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.storage.layout import DATASET
+from mllm_msr.storage.layout import DATASET, UPDATES
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -125,7 +125,7 @@ class RunTables:
         """
         frame = self._run.read(name)
         for number in range(1, self.n_updates() + 1):
-            newer = self._run.read(f"updates/{number}/{name}")
+            newer = self._run.read(f"{UPDATES}/{number}/{name}")
             unchanged = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
             frame = pl.concat([unchanged, newer])
         return frame

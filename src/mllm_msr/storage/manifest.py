@@ -223,7 +223,8 @@ def _differences(
 ) -> Iterator[str]:
     def shown(values: Mapping[str, object], key: str) -> str:
         if key not in values:
-            return "absent"
+            # Stages record only the settings that differ from their defaults.
+            return "the default" if kind == "setting" else "absent"
         return f"{values[key]!s:.12}..." if shorten else repr(values[key])
 
     for key in sorted(old.keys() | new.keys()):
