@@ -7,11 +7,11 @@ import pytest
 from mllm_msr.recommend.explanations import Explainer, preference_parts, without_part
 
 CORPUS = [
-    "A calm film that shows a lantern in red colours.",
-    "A loud song that shows a boat in green colours.",
-    "A calm song that shows a boat in red colours.",
+    "A calm film that shows a lantern in red colors.",
+    "A loud song that shows a boat in green colors.",
+    "A calm song that shows a boat in red colors.",
 ]
-PREFERENCE = "The user appears to have a preference for calm films that show a boat in Red colours."
+PREFERENCE = "The user appears to have a preference for calm films that show a boat in Red colors."
 
 
 def test_matches_keep_the_words_and_order_of_the_preference() -> None:
@@ -21,7 +21,7 @@ def test_matches_keep_the_words_and_order_of_the_preference() -> None:
 
 
 def test_words_that_most_summaries_contain_do_not_match() -> None:
-    assert "colours" in " ".join(Explainer(CORPUS, common=1.0).matches(PREFERENCE, CORPUS[0]))
+    assert "colors" in " ".join(Explainer(CORPUS, common=1.0).matches(PREFERENCE, CORPUS[0]))
     assert Explainer(CORPUS, common=0.3).matches(PREFERENCE, CORPUS[1]) == ()
 
 
@@ -44,10 +44,10 @@ def test_stop_words_do_not_match_in_a_small_catalog() -> None:
 
 def test_parts_of_a_single_sentence_are_its_clauses() -> None:
     parts = preference_parts(PREFERENCE)
-    assert parts == ("for calm films", "that show a boat", "in Red colours")
+    assert parts == ("for calm films", "that show a boat", "in Red colors")
     assert [without_part(PREFERENCE, part) for part in parts] == [
-        "The user appears to have a preference that show a boat in Red colours.",
-        "The user appears to have a preference for calm films in Red colours.",
+        "The user appears to have a preference that show a boat in Red colors.",
+        "The user appears to have a preference for calm films in Red colors.",
         "The user appears to have a preference for calm films that show a boat.",
     ]
 

@@ -72,12 +72,12 @@ def test_new_users_get_popular_items_and_the_reason(
     run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        new = model.recommend("nobody", 4)
+        new = model.recommend("unknown", 4)
         assert (new.fallback_reason, new.model_calls, new.preference) == ("unknown_user", 0, "")
         assert [item.generators for item in new.items] == [("recent",)] * 4
         assert model.recommend_for_history(["what?"], 4).fallback_reason == "no_history"
-        with pytest.raises(DataError, match="Unknown user 'nobody'"):
-            model.recommend("nobody", strict=True)
+        with pytest.raises(DataError, match="Unknown user 'unknown'"):
+            model.recommend("unknown", strict=True)
     assert backend.batches == []
 
 

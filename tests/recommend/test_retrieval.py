@@ -104,7 +104,7 @@ def test_user_without_history_or_preference_gets_popular_items_only() -> None:
             "recent": RecentPopularityGenerator(WORLD, recent_share=1.0),
         }
     )
-    new = retriever.retrieve(Profile("nobody"), 5)
+    new = retriever.retrieve(Profile("unknown"), 5)
     assert {generator for candidate in new for generator in candidate.generators} == {"recent"}
     warm = retriever.retrieve(Profile("u", ("a", "b"), "calm songs and a calm film"), 5)
     assert [candidate.item_id for candidate in warm] == ["c"]

@@ -158,7 +158,7 @@ def test_deleted_user_is_unknown_after_a_restart_too(serve: Serve) -> None:
     assert ask(web, user_id="user3")["fallback_reason"] == "unknown_user"
     send(web, event("2", "item2", "user3"))
     assert preference(web, "user3", 1)["history"] == ["item2"]
-    assert web.delete("/v1/users/nobody").json()["events"] == 0
+    assert web.delete("/v1/users/unknown").json()["events"] == 0
 
 
 def test_running_update_does_not_restore_a_deleted_user(

@@ -84,7 +84,7 @@ def test_deleted_and_anonymous_users_are_not_cached(
         for profile in (model.users.profile("user3"), Profile("", ("item1",))):
             cache.retrieve(profile, 5, exclude_seen=True)
         cache.delete_user("user3")
-        cache.delete_user("nobody")
+        cache.delete_user("unknown")
     assert len(retrieved) == 4
 
 

@@ -1,4 +1,4 @@
-"""Tests for ids in paths, foreign origins, and the errors that routes describe."""
+"""Tests for ids in paths, other origins, and the errors that routes describe."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_up_to_date_preference_is_not_updated(service: Service) -> None:
     async def work(updates: Updates) -> None:
         await updates.start("user3")
         await updates.finished("user3")
-        for user_id in ("user3", "nobody"):
+        for user_id in ("user3", "unknown"):
             await updates.start(user_id)
             assert not updates.updates.is_running(user_id)
 

@@ -331,7 +331,6 @@ def build_list(
     """
     scored = [candidate for candidate in candidates if candidate.item_id in scores]
     others = [candidate for candidate in candidates if candidate.item_id not in scores]
-
     # Rank fusion.
     relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
     if order == "model":

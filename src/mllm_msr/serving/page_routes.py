@@ -31,7 +31,6 @@ _IMAGE_RESPONSES: Final[Responses] = {
     304: {"description": "Not modified"},
 }
 
-
 router = APIRouter()
 
 
