@@ -54,11 +54,13 @@ def configured(ks: Sequence[int] = KS) -> dict[str, Metric]:
     Args:
         ks: Cut-offs, in the order wanted; metrics without a cut-off occur once.
     """
-    return {
-        name if not metric.takes_k else f"{name}@{k}": metric(k) if metric.takes_k else metric()
-        for name, metric in _classes().items()
-        for k in (ks if metric.takes_k else (1,))
-    }
+    found: dict[str, Metric] = {}
+    for name, metric in _classes().items():
+        if metric.takes_k:
+            found |= {f"{name}@{k}": metric(k) for k in ks}
+        else:
+            found[name] = metric()
+    return found
 
 
 def metric_names(ks: Sequence[int] = KS) -> list[str]:
