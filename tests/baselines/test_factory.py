@@ -1,4 +1,4 @@
-"""How baselines are made: with their arguments, and folders for those that keep something."""
+"""Constructing baselines: their arguments, and folders for those that store something."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from typing import Any, cast
 import pytest
 
 from mllm_msr.baselines import _factory
-from mllm_msr.baselines._factory import Places
+from mllm_msr.baselines._factory import Folders
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 
-def made(name: str, arguments: dict[str, Any], places: Places | None) -> Any:
-    return cast("Any", _factory.make(name, arguments, places=places))
+def made(name: str, arguments: dict[str, Any], folders: Folders | None) -> Any:
+    return cast("Any", _factory.make(name, arguments, folders=folders))
 
 
-def test_folders_reach_those_that_keep_something(tmp_path: Path) -> None:
-    places = Places(content=tmp_path / "content", states=tmp_path / "states")
-    model = made("sasrec_f", {"epochs": 3}, places)
+def test_folders_reach_the_baselines_that_store_something(tmp_path: Path) -> None:
+    folders = Folders(content=tmp_path / "content", states=tmp_path / "states")
+    model = made("sasrec_f", {"epochs": 3}, folders)
     assert (model.epochs, model.content_cache) == (3, tmp_path / "content")
     assert model.checkpoints.parent == tmp_path / "states"
-    assert made("sasrec_f", {}, Places(tmp_path)).checkpoints is None
+    assert made("sasrec_f", {}, Folders(tmp_path)).checkpoints is None
     assert made("sasrec_f", {}, None).content_cache is None
-    _factory.make("popularity", {}, places=places)  # keeps nothing, and is told of nothing
+    _factory.make("popularity", {}, folders=folders)  # takes no folder
 
 
-def test_arguments_win_over_places(tmp_path: Path) -> None:
-    model = made("sasrec", {"checkpoints": tmp_path / "own"}, Places(tmp_path, tmp_path / "states"))
+def test_arguments_take_precedence_over_folders(tmp_path: Path) -> None:
+    folders = Folders(tmp_path, tmp_path / "states")
+    model = made("sasrec", {"checkpoints": tmp_path / "own"}, folders)
     assert model.checkpoints == tmp_path / "own"
 
 
-def test_equal_models_share_a_folder_of_states_and_others_do_not(tmp_path: Path) -> None:
-    places = Places(tmp_path, tmp_path / "states")
-    plain = made("sasrec", {}, places).checkpoints
-    assert made("sasrec", {"seed": 0}, places).checkpoints == plain  # its default, spelt out
-    assert made("sasrec", {"seed": 1}, places).checkpoints != plain
-    assert made("gru4rec", {}, places).checkpoints != plain
+def test_only_equal_models_share_a_folder_of_states(tmp_path: Path) -> None:
+    folders = Folders(tmp_path, tmp_path / "states")
+    plain = made("sasrec", {}, folders).checkpoints
+    assert made("sasrec", {"seed": 0}, folders).checkpoints == plain  # the default
+    assert made("sasrec", {"seed": 1}, folders).checkpoints != plain
+    assert made("gru4rec", {}, folders).checkpoints != plain
 
 
-def test_unknown_names_and_bad_arguments_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="sasrek"):
+def test_unknown_names_and_invalid_arguments_are_rejected() -> None:
+    with pytest.raises(UnknownNameError, match="Unknown baseline 'sasrek'. Did you mean 'sasrec'"):
         _factory.make("sasrek", {})
-    with pytest.raises(SettingsError, match="epochs must be at least 1, it is 0"):
+    with pytest.raises(SettingsError, match="epochs must be at least 1, but is 0"):
         _factory.make("sasrec", {"epochs": 0})

@@ -1,4 +1,4 @@
-"""The untuned model: what it is asked, and the packaged model's answer to it."""
+"""LLaVA zero-shot: what the model is asked, and the demo model's answers."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def test_the_history_and_the_candidate_reach_the_model(data):
     assert scores(model, data) == pytest.approx([0.5, 0.75])
 
 
-def test_the_packaged_model_answers(data):
+def test_the_demo_model_answers(data):
     found = scores(LlavaZeroShot().fit(data), data)
     assert all(0.0 < value < 1.0 for value in found)
     assert found[0] != found[1]
 
 
-def test_impossible_settings_are_refused():
-    with pytest.raises(SettingsError, match="n_last must be at least 1, it is 0"):
+def test_invalid_settings_are_rejected():
+    with pytest.raises(SettingsError, match="n_last must be at least 1, but is 0"):
         LlavaZeroShot(n_last=0)
 
 
-def test_damage_and_missing_fits_are_told(data, tmp_path):
-    with pytest.raises(TrainingError, match="a fitted llava_zero_shot model"):
+def test_damage_and_missing_fits_are_reported(data, tmp_path):
+    with pytest.raises(TrainingError, match="'llava_zero_shot' is not fitted"):
         LlavaZeroShot().save(tmp_path)
     LlavaZeroShot().fit(data).save(tmp_path / "model")
-    (tmp_path / "model" / "items.parquet").write_bytes(b"torn")
-    with pytest.raises(DamagedFileError, match="a fitted model in"):
+    (tmp_path / "model" / "items.parquet").write_bytes(b"damaged")
+    with pytest.raises(DamagedFileError, match="cannot be read"):
         LlavaZeroShot.load(tmp_path / "model")
