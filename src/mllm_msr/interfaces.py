@@ -207,7 +207,7 @@ class TrainingData:
     Attributes:
         interactions: `tables.INTERACTIONS` without any hidden target: all interactions of the
             training users, and those of validation and test users before their target.
-        items: `tables.ITEMS`, the whole catalogue.
+        items: `tables.ITEMS`, the whole catalog.
         candidates: This fold's rows of `tables.CANDIDATES` with split train or validation.
         train_users: Users whose last interaction is visible as well (the training fold).
         preferences: `tables.PREFERENCES`, for recommenders that read written preferences.
@@ -233,7 +233,7 @@ class Recommender(ABC):
         label: Name in tables and reports ("SASRec").
         remark: Note below the tables in which the model appears; may be empty.
         requires_llm: Whether each score costs a call of a language model. Such a recommender
-            ranks the full catalogue for a sample of users only.
+            ranks the full catalog for a sample of users only.
     """
 
     label: ClassVar[str]
@@ -289,10 +289,10 @@ class Recommender(ABC):
 
 @runtime_checkable
 class CatalogScorer(Protocol):
-    """A recommender that can also score its whole catalogue for many users quickly.
+    """A recommender that can also score its whole catalog for many users quickly.
 
     Optional: full ranking checks `isinstance(model, CatalogScorer)` and otherwise passes every
-    item of the catalogue to `Recommender.score` as a candidate.
+    item of the catalog to `Recommender.score` as a candidate.
     """
 
     @property
@@ -305,7 +305,7 @@ class CatalogScorer(Protocol):
     def score_catalog(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
-        """Score every item of the catalogue, a chunk of users at a time.
+        """Score every item of the catalog, a chunk of users at a time.
 
         Args:
             users: Columns `user_id` and `position`, one row per ranking wanted.
@@ -313,7 +313,7 @@ class CatalogScorer(Protocol):
 
         Yields:
             Consecutive rows of `users`, in the order given, and their scores
-            [rows, len(catalogue)], equal up to rounding to those of `Recommender.score`. The
+            [rows, len(catalog)], equal up to rounding to those of `Recommender.score`. The
             array may be reused for the next chunk. Items of the history are scored like others.
         """
 
