@@ -53,7 +53,12 @@ class Dataset(ABC):
 
     The constructor takes flat, typed keyword arguments (`path` and what else the source needs),
     with defaults where they make sense; they are the `data.*` settings.
+
+    Attributes:
+        caveat: Sentence that reports show about results on this data set; may be empty.
     """
+
+    caveat: ClassVar[str] = ""
 
     @abstractmethod
     def load(self) -> RawData:
@@ -129,6 +134,17 @@ class Backend(ABC):
             f"{cls.__name__} cannot load the fine-tuned weights in {adapter} (method {method!r}). "
             "Use another backend or set train.enabled=false."
         )
+
+    @classmethod
+    def caveat(cls, source_coverage: float | None) -> str | None:
+        """Return what reports must say about results with this backend, or None.
+
+        Args:
+            source_coverage: Share of the words of the text summaries that occur in the items'
+                texts; None if the run has no summaries.
+        """
+        del source_coverage
+        return None
 
     @classmethod
     def default_copies(cls, **model_kwargs: Any) -> int:

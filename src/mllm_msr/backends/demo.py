@@ -15,6 +15,8 @@ from mllm_msr.backends._local import LocalBackend
 from mllm_msr.demo_model import weights_folder
 
 _MAX_COPIES: Final = 4
+# Well below the source coverage of the demo model on its own data (docs/model-card.md).
+_MIN_SOURCE_COVERAGE: Final = 0.8
 
 
 @final
@@ -89,6 +91,19 @@ class DemoBackend(LocalBackend):
         if method == "lora":
             return {**model_kwargs, "adapter": adapter}
         return {**model_kwargs, "weights": adapter}
+
+    @classmethod
+    def caveat(cls, source_coverage: float | None) -> str | None:
+        """Warn about data that the demo model does not know."""
+        if source_coverage is None or source_coverage >= _MIN_SOURCE_COVERAGE:
+            return None
+        return (
+            "THE DEMO MODEL DOES NOT KNOW THIS DATA. Only "
+            f"{source_coverage:.0%} of the words of its text summaries occur in the items' texts; "
+            f"on its own data it is more than {_MIN_SOURCE_COVERAGE:.0%}. It also describes "
+            "unknown images as objects of its own data. Use these results to test the software, "
+            "and a larger model for recommendations."
+        )
 
     @classmethod
     def default_copies(cls, **model_kwargs: Any) -> int:

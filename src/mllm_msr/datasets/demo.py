@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,11 @@ class Demo(Dataset):
     Raises:
         UsageError: The seed or a number is out of its range.
     """
+
+    caveat: ClassVar[str] = (
+        "The data are synthetic. They show that every part of the pipeline works, but say "
+        "nothing about real users."
+    )
 
     def __init__(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from mllm_msr import registry
 from mllm_msr.evaluation.report.tables import POPULARITY, ResultTable
+from mllm_msr.interfaces import Backend, Dataset
 
 _FEW_USERS: Final = 200
 _MANY_TIES: Final = 0.05
-# Well below the source coverage of the demo model on its own data (docs/model-card.md).
-_DEMO_SOURCE_COVERAGE: Final = 0.8
 
 
 def caveats(
@@ -69,26 +69,19 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
     """Return the caveats that follow from the settings."""
     data = config.get("data", {})
     notes = []
-    is_demo_model = config.get("model", {}).get("backend") == "demo"
-    if is_demo_model and source_coverage is not None and source_coverage < _DEMO_SOURCE_COVERAGE:
-        notes.append(
-            "THE DEMO MODEL DOES NOT KNOW THIS DATA. Only "
-            f"{source_coverage:.0%} of the words of its text summaries occur in the items' texts; "
-            f"on its own data it is more than {_DEMO_SOURCE_COVERAGE:.0%}. It also describes "
-            "unknown images as objects of its own data. Use these results to test the software, "
-            "and a larger model for recommendations."
-        )
+    backend, dataset = config.get("model", {}).get("backend"), config.get("dataset")
+    if backend in registry.names("backends"):
+        kind = cast("type[Backend]", registry.find("backends", backend))
+        notes += [note] if (note := kind.caveat(source_coverage)) else []
     if data.get("protocol") == "released-code":
         notes.append(
             "BIASED PROTOCOL. This run uses the protocol of the released code: it selects items by "
             "global frequency, and the target is not the user's next item, which favors popular "
             "items. Use it to reproduce results, not to compare methods."
         )
-    if config.get("dataset") == "demo":
-        notes.append(
-            "The data are synthetic. They show that every part of the pipeline works, but say "
-            "nothing about real users."
-        )
+    if dataset in registry.names("datasets"):
+        source = cast("type[Dataset]", registry.find("datasets", dataset))
+        notes += [source.caveat] if source.caveat else []
     folds, ran = data.get("folds"), data.get("run_folds")
     n_ran = len(ran) if isinstance(ran, (list, tuple)) else ran
     if isinstance(folds, int) and isinstance(n_ran, int) and n_ran < folds:
