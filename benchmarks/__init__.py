@@ -1,4 +1,4 @@
-"""What is claimed about speed and memory, each claim a module with a function `run`.
+"""Benchmarks of speed, memory and quality, one module with a function `run` each.
 
-`python -m benchmarks NAME --json` runs one. The arguments of its `run` are options.
+`python -m benchmarks NAME --json` runs one of them; the arguments of its `run` are its options.
 """

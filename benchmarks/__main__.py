@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME] [--json] [--save] [--option value ...]`: run benchmarks."""
+"""Run benchmarks: `python -m benchmarks [NAME] [--json] [--save] [--option VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from mllm_msr.models import cpu_runtime
 
 RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
+# Values that are not part of a result's file name.
+_DEFAULTS: Final = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark that the arguments name and print its result.
+    """Run the named benchmark, or all of them, and print the results.
 
     Returns:
         The exit code: 0 done, 2 wrong usage.
@@ -33,34 +35,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for module in pkgutil.iter_modules(benchmarks.__path__)
         if not module.name.startswith("_")
     )
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=names, help="all of them where left out")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, add_help=False
+    )
+    parser.add_argument("name", nargs="?", choices=names, help="benchmark to run; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
-    chosen, rest = parser.parse_known_args(arguments)
-    for name in [chosen.name] if chosen.name else names:
+    parser.add_argument("--save", action="store_true", help="save it in benchmarks/results/")
+    parser.add_argument("--help", action="store_true", help="with NAME: show its options")
+    selected, rest = parser.parse_known_args(arguments)
+    if selected.help and not selected.name:
+        parser.print_help()
+        return 0
+    rest += ["--help"] if selected.help else []
+    for name in [selected.name] if selected.name else names:
         result = _run(name, rest)
         text = json.dumps(result, indent=2)
-        if chosen.save:
+        if selected.save:
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{_stem(name, result)}.json").write_text(text + "\n", encoding="utf-8")
+            (RESULTS / f"{result_name(name, result)}.json").write_text(text + "\n", "utf-8")
             _PAGE.write_text(page(RESULTS), encoding="utf-8")
-        print(text if chosen.json else "\n".join(f"{k:28} {v}" for k, v in result.items()))
+        print(text if selected.json else "\n".join(f"{k:28} {v}" for k, v in result.items()))
     return 0
 
 
-def _stem(name: str, result: Mapping[str, Any]) -> str:
-    """Name of a result's file: other models, devices and precisions have files of their own."""
-    usual = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
-    given = (str(result.get(key, value)) for key, value in usual.items())
-    return "-".join([name, *(value for value in given if value not in usual.values())])
+def result_name(name: str, result: Mapping[str, Any]) -> str:
+    """Return the name of a result's file: the benchmark and its non-default model and precision."""
+    values = (str(result.get(key, default)) for key, default in _DEFAULTS.items())
+    return "-".join([name, *(value for value in values if value not in _DEFAULTS.values())])
 
 
 def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run one benchmark; its function's parameters are its options."""
+    """Run one benchmark; the parameters of its function `run` are its options."""
     run = importlib.import_module(f"benchmarks.{name}").run
     options = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {name}", description=inspect.getdoc(run)
+        prog=f"python -m benchmarks {name}",
+        description=inspect.getdoc(run),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for option, parameter in inspect.signature(run).parameters.items():
         flag = f"--{option.replace('_', '-')}"
@@ -70,6 +80,6 @@ def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # Leaves by the way of errors, so that a server that a benchmark has started ends with it.
+    # Exits through the `finally` blocks, so that servers started by a benchmark end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""How the speed benchmarks measure: ways in turn on the same work, medians, the machine's own rate.
+"""Timing, memory and repeats of the speed benchmarks.
 
-Elapsed times on a machine that does other things say little. On a CPU, time is therefore the
-processor time of this process, all threads, and of a server that it asks; every repeat runs all
-ways one after another, and the ratio of each repeat is taken before the median. Memory and growth
-are measured in processes of their own.
+Elapsed times on a machine with other load say little. On a CPU, time is therefore the processor
+time of all threads of this process and of a server that it calls. Every repeat runs all
+implementations one after another, and the ratio of each repeat is taken before the median. Peak
+memory and growth are measured in fresh processes.
 """
 
 from __future__ import annotations
@@ -28,30 +28,34 @@ R = TypeVar("R")
 OURS: Final = "ours"
 _CAVEATS: Final = {
     "cpu": (
-        "Seconds are processor seconds of all threads: on a machine that does other work they "
-        "say more than elapsed ones. Ratios are medians of repeats that run all ways in turn."
+        "Seconds are processor seconds of all threads, because elapsed seconds depend on other "
+        "load. Ratios are medians over repeats that run all implementations in turn."
     ),
-    "cuda": "Seconds are elapsed ones. Ratios are medians of repeats that run all ways in turn.",
+    "cuda": (
+        "Seconds are elapsed seconds. Ratios are medians over repeats that run all "
+        "implementations in turn."
+    ),
 }
 
 
 class Clock(Protocol):
-    """Knows how long the part that counts took."""
+    """Clock that times a part of an implementation."""
 
     @property
     def seconds(self) -> float:
-        """The latest duration."""
+        """Return the latest duration in seconds."""
 
 
-class TreeClock:
-    """Times what this process does together with servers that it has started.
+class ProcessTreeClock:
+    """Clock of this process together with the servers that it has started.
 
-    While some of their processes wait for others they may spin, and on a busy machine the clock
-    runs on: neither is held against them.
+    Server processes may spin while they wait for each other, which costs processor time, and a
+    busy machine costs elapsed time. The smaller value counts, so that neither is held against
+    them.
 
     Attributes:
-        processor: Processor seconds of this process and all that it has started, of each block.
-        elapsed: Seconds that passed in each block.
+        processor: Processor seconds of this process and all its children, one per block.
+        elapsed: Elapsed seconds, one per block.
     """
 
     def __init__(self) -> None:
@@ -60,28 +64,29 @@ class TreeClock:
 
     @property
     def seconds(self) -> float:
-        """Of the latest block, whichever of the two is less."""
+        """Return the smaller of both durations of the latest block."""
         return min(self.processor[-1], self.elapsed[-1])
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time a block."""
-        used, begun = tree_seconds(), time.perf_counter()
+        used, start = process_tree_seconds(), time.perf_counter()
         yield
-        self.elapsed.append(time.perf_counter() - begun)
-        self.processor.append(tree_seconds() - used)
+        self.elapsed.append(time.perf_counter() - start)
+        self.processor.append(process_tree_seconds() - used)
 
 
 @dataclass(slots=True)
-class Way:
-    """One way to do the work.
+class Implementation:
+    """One implementation of the measured work.
 
     Attributes:
-        run: Does it, and returns the tokens that it read and wrote.
-        units: Pairs, items, users or samples that it handles: slow ways do a part of the work.
-        clock: Tells the seconds of `run` where not all of it counts.
+        run: Does the work and returns the number of tokens read and written.
+        units: Pairs, items, users or samples that it processes; slow implementations process a
+            part of the work.
+        clock: Clock with the seconds of `run`, if not all of it counts.
         seconds: Duration of each repeat.
-        tokens: What `run` returned last.
+        tokens: Latest return value of `run`.
     """
 
     run: Callable[[], int]
@@ -92,97 +97,99 @@ class Way:
 
     @property
     def rates(self) -> list[float]:
-        """Units per second of each repeat."""
+        """Return the units per second of each repeat."""
         return [self.units / seconds for seconds in self.seconds]
 
 
-def alternate(
-    ways: Mapping[str, Way], *, repeats: int, device: str, dtype: str, flops: float
+def run_in_turn(
+    implementations: Mapping[str, Implementation],
+    *,
+    repeats: int,
+    device: str,
+    dtype: str,
+    flops: float,
 ) -> dict[str, Any]:
-    """Run all ways in turn.
+    """Run all implementations in turn and compare their rates.
 
     Args:
-        ways: By name, `OURS` among them.
-        repeats: Rounds, of which medians are given.
-        device: Where the models are.
-        dtype: Their precision, in which the machine's rate is measured.
-        flops: Floating-point operations of our way's work, each different token read once.
+        implementations: Implementations by name, `OURS` among them.
+        repeats: Repeats; medians over them are returned.
+        device: Device of the models.
+        dtype: Precision of the models, in which the matrix product rate is measured.
+        flops: Floating-point operations of our implementation if each distinct token is read once.
 
     Returns:
-        `ratios`: our rate over each other way's, and all else that was measured.
+        `ratios`, our rate divided by each other rate, and all other measurements.
     """
     load = os.getloadavg()[0]
-    peak = []
+    matmul_rates = []
     for _ in range(repeats):
-        peak.append(matmul_rate(device, dtype))
-        for way in ways.values():
-            start = now(device)
-            way.tokens = way.run()
-            elapsed = now(device) - start
-            way.seconds.append(way.clock.seconds if way.clock else elapsed)
-    ours = ways[OURS]
-    needed = flops / statistics.median(ours.seconds)
-    matmul = statistics.median(peak)
+        matmul_rates.append(matmul_rate(device, dtype))
+        for implementation in implementations.values():
+            start = seconds_used(device)
+            implementation.tokens = implementation.run()
+            used = seconds_used(device) - start
+            clock = implementation.clock
+            implementation.seconds.append(clock.seconds if clock else used)
+    ours = implementations[OURS]
+    ratios = {
+        name: [a / b for a, b in zip(ours.rates, other.rates, strict=True)]
+        for name, other in implementations.items()
+        if name != OURS
+    }
+    achieved = flops / statistics.median(ours.seconds)
+    matmul = statistics.median(matmul_rates)
     return {
-        "ratios": {
-            name: _rounded(statistics.median(_ratios(ours, way)))
-            for name, way in ways.items()
-            if name != OURS
+        "ratios": {n: round_digits(statistics.median(values)) for n, values in ratios.items()},
+        "ratios_of_repeats": {n: list(map(round_digits, values)) for n, values in ratios.items()},
+        "per_second": {
+            n: round_digits(statistics.median(one.rates)) for n, one in implementations.items()
         },
-        "ratios_of_repeats": {
-            name: [_rounded(ratio) for ratio in _ratios(ours, way)]
-            for name, way in ways.items()
-            if name != OURS
-        },
-        "per_second": {n: _rounded(statistics.median(way.rates)) for n, way in ways.items()},
         "tokens_per_second": {
-            n: _rounded(way.tokens / statistics.median(way.seconds)) for n, way in ways.items()
+            n: round_digits(one.tokens / statistics.median(one.seconds))
+            for n, one in implementations.items()
         },
-        "units_measured": {n: way.units for n, way in ways.items()},
-        "matmul_gflops": _rounded(matmul / 1e9),
-        "unique_gflops": _rounded(needed / 1e9),
-        "share_of_matmul": _rounded(needed / matmul),
+        "units_measured": {n: one.units for n, one in implementations.items()},
+        "matmul_gflops": round_digits(matmul / 1e9),
+        "unique_gflops": round_digits(achieved / 1e9),
+        "share_of_matmul": round_digits(achieved / matmul),
         "load_before": round(load, 2),
         "load_after": round(os.getloadavg()[0], 2),
         "caveat": _CAVEATS[device.partition(":")[0]],
     }
 
 
-def _ratios(ours: Way, other: Way) -> list[float]:
-    return [a / b for a, b in zip(ours.rates, other.rates, strict=True)]
-
-
-def _rounded(value: float) -> float:
-    """Three digits are all that such measurements carry."""
+def round_digits(value: float) -> float:
+    """Round to three significant digits, the precision of these measurements."""
     return float(f"{value:.3g}")
 
 
 def matmul_rate(device: str, dtype: str) -> float:
-    """Floating-point operations per second of large matrix products here and now."""
+    """Measure the floating-point operations per second of large matrix products."""
     size = 8192 if device.startswith("cuda") else 1024
     square = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
-    square @ square  # warms up
-    start, n_products = now(device), 0
-    while (elapsed := now(device) - start) < 0.3:
+    square @ square  # warm-up
+    start, n_products = seconds_used(device), 0
+    while (elapsed := seconds_used(device) - start) < 0.3:
         for _ in range(4):
             square @ square
         n_products += 4
     return 2.0 * size**3 * n_products / elapsed
 
 
-def now(device: str) -> float:
-    """Seconds of this process's threads on a CPU; of a clock, once a GPU has finished."""
+def seconds_used(device: str) -> float:
+    """Return processor seconds of all threads on a CPU, or elapsed seconds of a finished GPU."""
     if not device.startswith("cuda"):
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def tree_seconds() -> float:
-    """Processor time of this process and all that it has started: servers and workers included."""
-    here = psutil.Process()
+def process_tree_seconds() -> float:
+    """Return the processor seconds of this process and all its children (servers, workers)."""
+    this = psutil.Process()
     total = 0.0
-    for process in (here, *here.children(recursive=True)):
+    for process in (this, *this.children(recursive=True)):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -191,34 +198,33 @@ def tree_seconds() -> float:
     return total
 
 
-def apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function in a fresh process."""
+def in_new_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function in a new process and return its result."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *args, **kwargs).result()
 
 
 def peak_gb(device: str) -> float:
-    """Most memory that this process has held so far: a GPU's, or resident, in GB."""
+    """Return the peak memory of this process in GB: allocated on a GPU, or resident."""
     if device.startswith("cuda"):
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
-    # Not getrusage: its figure is inherited from the process that started this one.
+    # Not getrusage, whose value is inherited from the parent process.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return round(int(line.split()[1]) * 1024 / 1e9, 3)
 
 
-def growth_of(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, Any]:
-    """How time and memory grew between two amounts of work.
+def growth_between(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, Any]:
+    """Return how time and memory grow between two amounts of work.
 
     Args:
-        small: `units`, `seconds` and `peak_gb` of the small amount.
-        large: Those of the large one.
+        small: `units`, `seconds` and `peak_gb` of the smaller amount.
+        large: The same of the larger amount.
     """
-    times = large["units"] / small["units"]
     return {
-        "work_times": _rounded(times),
-        "time_times": _rounded(large["seconds"] / small["seconds"]),
+        "work_times": round_digits(large["units"] / small["units"]),
+        "time_times": round_digits(large["seconds"] / small["seconds"]),
         "peak_gb": [small["peak_gb"], large["peak_gb"]],
-        "seconds": [_rounded(small["seconds"]), _rounded(large["seconds"])],
+        "seconds": [round_digits(small["seconds"]), round_digits(large["seconds"])],
     }

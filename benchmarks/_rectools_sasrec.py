@@ -1,8 +1,8 @@
-"""RecTools' SASRec at given settings, run by the interpreter of an environment of its own.
+"""RecTools' SASRec with given settings, run by the Python of a separate environment.
 
-RecTools wants an older numpy than ours, so nothing of this project is imported here. Arguments:
-a folder with `interactions.csv` (user_id, item_id, timestamp) and `targets.csv` (user_id, item_id),
-and the settings as JSON; the last line of the output is the result as JSON.
+RecTools needs an older numpy than this project, so nothing of the project is imported here.
+Arguments: a folder with `interactions.csv` (user_id, item_id, timestamp) and `targets.csv`
+(user_id, item_id), and the settings as JSON. The last line of the output is the result as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IDS = {"user_id": str, "item_id": str}
 
 
 def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Fit on the interactions and recommend to the targets' users."""
+    """Fit on the interactions and recommend to the users of the targets."""
     rows = pd.read_csv(folder / "interactions.csv", dtype=_IDS)
     rows = rows.rename(columns={"timestamp": Columns.Datetime})
     rows[Columns.Datetime] = pd.to_datetime(rows[Columns.Datetime], unit="s")

@@ -1,9 +1,9 @@
-"""The released way, written anew: how the paper's published code spends its time.
+"""Baseline "released": our implementation of how the paper's published code computes.
 
-Six pairs a batch in the order of the table, every image encoded again for every pair, thirty
-tokens generated where the logits of the first are read; captions six at a time, padded to the
-longest; preferences one user after another; fine-tuning one example at a time on the loss of the
-whole prompt, images encoded in every step.
+Scoring takes six pairs per batch in the order of the table, encodes the image again for every
+pair, and generates thirty tokens, of which it reads the logits of the first. Captions are written
+six at a time, padded to the longest, and preferences one user after another. Fine-tuning takes one
+example per step, computes the loss of the whole prompt, and encodes the images in every step.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import Autocast, PlainModel, batched, fine_tune
+from benchmarks._transformers_model import Autocast, TransformersModel, batched, fine_tune
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.ranker.examples import Example
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
-_BATCH: Final = 6
+_BATCH_SIZE: Final = 6
 _NEW_TOKENS: Final = 30
 
 
 @final
 class Released(Backend):
-    """The released code's inference as a backend.
+    """Inference of the released code.
 
-    Thirty tokens are written for each answer, as by a model that was not taught to end one.
+    Every answer takes thirty tokens, as from a model that was not trained to end its answer.
 
     Args:
         loaded: The checkpoint.
-        answer_ids: Token ids of the choices, in the order in which `score` is asked for them.
-        at_once: Prompts that `generate` takes together: 1 in the stage of preferences.
+        answer_ids: Token ids of the choices, in the order of the choices given to `score`.
+        generation_batch: Prompts that `generate` takes together; 1 for preferences.
         new_tokens: Tokens generated to read one answer.
     """
 
@@ -42,43 +42,43 @@ class Released(Backend):
         loaded: LoadedCheckpoint,
         *,
         answer_ids: Sequence[int],
-        at_once: int = _BATCH,
+        generation_batch: int = _BATCH_SIZE,
         new_tokens: int = _NEW_TOKENS,
     ) -> None:
-        self._plain = PlainModel(loaded)
+        self._model = TransformersModel(loaded)
         self._answer_ids = list(answer_ids)
-        self._at_once = at_once
+        self._generation_batch = generation_batch
         self._new_tokens = new_tokens
 
     @property
     def fingerprint(self) -> str:
-        """Name of this way."""
+        """Return the name of this baseline."""
         return "released"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Images and choices."""
+        """Return support for images and choices."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     @torch.no_grad()
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer in the order given."""
-        for batch in batched(enumerate(prompts), self._at_once):
-            inputs = self._plain.inputs([prompt for _, prompt in batch])
-            bound = max(prompt.max_new_tokens for _, prompt in batch)
-            output = self._plain.model.generate(**inputs, max_new_tokens=bound, do_sample=False)
-            answers = self._plain.completions(output, inputs)
+        """Answer prompts in the order given."""
+        for batch in batched(enumerate(prompts), self._generation_batch):
+            inputs = self._model.inputs([prompt for _, prompt in batch])
+            limit = max(prompt.max_new_tokens for _, prompt in batch)
+            output = self._model.model.generate(**inputs, max_new_tokens=limit, do_sample=False)
+            answers = self._model.completions(output, inputs)
             yield from zip((index for index, _ in batch), answers, strict=True)
 
     @torch.no_grad()
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Write an answer and look at its first token's logits."""
+        """Generate an answer and read the logits of its first token."""
         del choices
-        for batch in batched(enumerate(prompts), _BATCH):
-            inputs = self._plain.inputs([prompt for _, prompt in batch])
-            output = self._plain.model.generate(
+        for batch in batched(enumerate(prompts), _BATCH_SIZE):
+            inputs = self._model.inputs([prompt for _, prompt in batch])
+            output = self._model.model.generate(
                 **inputs,
                 min_new_tokens=self._new_tokens,
                 max_new_tokens=self._new_tokens,
@@ -92,7 +92,7 @@ class Released(Backend):
                 yield index, ChoiceScores(tuple(row), prompt_tokens=n)
 
     def close(self) -> None:
-        """Nothing is held that others do not share."""
+        """Do nothing: the model is shared with the other baseline."""
 
 
 def train_released(
@@ -100,16 +100,19 @@ def train_released(
     loaded: LoadedCheckpoint,
     examples: Sequence[Example],
     *,
-    rate: float,
+    learning_rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Fine-tune on some examples, one a step, without a loader's workers; see `fine_tune`."""
-    plain = PlainModel(loaded)
+    """Fine-tune with one example per step, without worker processes; see `fine_tune`."""
+    transformers_model = TransformersModel(loaded)
 
-    def loss(batch: Sequence[Example]) -> Tensor:
-        inputs = plain.inputs([one.prompt for one in batch], answers=[one.answer for one in batch])
+    def compute_loss(batch: Sequence[Example]) -> Tensor:
+        inputs = transformers_model.inputs(
+            [example.prompt for example in batch], answers=[example.answer for example in batch]
+        )
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-        found: Tensor = model(**inputs, labels=labels).loss
-        return found
+        loss: Tensor = model(**inputs, labels=labels).loss
+        return loss
 
-    return fine_tune(model, [[one] for one in examples], loss, rate=rate, autocast=autocast)
+    batches = [[example] for example in examples]
+    return fine_tune(model, batches, compute_loss, learning_rate=learning_rate, autocast=autocast)

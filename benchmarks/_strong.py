@@ -1,8 +1,9 @@
-"""The strong way: what a good engineer writes with Transformers, without sharing among prompts.
+"""Baseline "strong": well-written Transformers code that shares no work among prompts.
 
-All prompts are sorted by length and cut to batches, one forward pass reads an answer and makes
-logits of the last position alone; fine-tuning makes batches of like lengths, reads the loss of
-the answer alone and makes no logits elsewhere. Users advance abreast, as the stage hands them over.
+All prompts are sorted by length and split into batches. One forward pass scores an answer and
+computes logits of the last position only. Fine-tuning takes batches of similar lengths and
+computes the loss and the logits of the answer only. Users advance together, as the stage passes
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from benchmarks._plain import Autocast, PlainModel, batched, fine_tune, shows_image
+from benchmarks._transformers_model import (
+    Autocast,
+    TransformersModel,
+    batched,
+    fine_tune,
+    has_image,
+)
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.ranker.examples import Example
@@ -23,71 +30,71 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 @final
 class Strong(Backend):
-    """Batched inference as a backend.
+    """Batched inference.
 
     Args:
         loaded: The checkpoint.
-        answer_ids: Token ids of the choices, in the order in which `score` is asked for them.
-        batch_size: Prompts in a batch.
+        answer_ids: Token ids of the choices, in the order of the choices given to `score`.
+        batch_size: Prompts per batch.
     """
 
     def __init__(
         self, loaded: LoadedCheckpoint, *, answer_ids: Sequence[int], batch_size: int
     ) -> None:
-        self._plain = PlainModel(loaded)
+        self._model = TransformersModel(loaded)
         self._answer_ids = list(answer_ids)
         self._batch_size = batch_size
 
     @property
     def fingerprint(self) -> str:
-        """Name of this way."""
+        """Return the name of this baseline."""
         return "strong"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Images and choices."""
+        """Return support for images and choices."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts of like lengths together."""
+        """Answer prompts of similar lengths together."""
         for batch in self._batches(prompts):
-            inputs = self._plain.inputs([prompt for _, prompt in batch])
-            output = self._plain.model.generate(
+            inputs = self._model.inputs([prompt for _, prompt in batch])
+            output = self._model.model.generate(
                 **inputs, max_new_tokens=batch[0][1].max_new_tokens, do_sample=False
             )
-            answers = self._plain.completions(output, inputs)
+            answers = self._model.completions(output, inputs)
             yield from zip((index for index, _ in batch), answers, strict=True)
 
     @torch.inference_mode()
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """One forward pass for each batch, logits of its last position."""
+        """Read the logits of the last position from one forward pass per batch."""
         del choices
         for batch in self._batches(prompts):
-            inputs = self._plain.inputs([prompt for _, prompt in batch])
-            logits = self._plain.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+            inputs = self._model.inputs([prompt for _, prompt in batch])
+            logits = self._model.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
             log_probs = logits.float().log_softmax(-1)[:, self._answer_ids]
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
             for (index, _), row, n in zip(batch, log_probs.tolist(), lengths, strict=True):
                 yield index, ChoiceScores(tuple(row), prompt_tokens=n)
 
     def close(self) -> None:
-        """Nothing is held that others do not share."""
+        """Do nothing: the model is shared with the other baseline."""
 
     def _batches(self, prompts: Iterable[Prompt]) -> Iterator[list[tuple[int, Prompt]]]:
-        """Batches of like kind, bound and length, the longest first."""
+        """Yield batches of equal modality and token limit, sorted by length, longest first."""
 
-        def kind(pair: tuple[int, Prompt]) -> tuple[bool, int]:
-            return shows_image(pair[1]), pair[1].max_new_tokens
+        def group(indexed: tuple[int, Prompt]) -> tuple[bool, int]:
+            return has_image(indexed[1]), indexed[1].max_new_tokens
 
-        def length(pair: tuple[int, Prompt]) -> tuple[bool, int, int]:
-            return *kind(pair), len(self._plain.text(pair[1]))
+        def length(indexed: tuple[int, Prompt]) -> tuple[bool, int, int]:
+            return *group(indexed), len(self._model.text(indexed[1]))
 
         ordered = sorted(enumerate(prompts), key=length, reverse=True)
-        for _, alike in itertools.groupby(ordered, key=kind):
-            yield from batched(alike, self._batch_size)
+        for _, similar in itertools.groupby(ordered, key=group):
+            yield from batched(similar, self._batch_size)
 
 
 def train_strong(
@@ -95,16 +102,18 @@ def train_strong(
     loaded: LoadedCheckpoint,
     batches: Sequence[Sequence[Example]],
     *,
-    rate: float,
+    learning_rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Fine-tune on batches of like lengths; see `fine_tune`."""
-    plain = PlainModel(loaded)
+    """Fine-tune on batches of similar lengths; see `fine_tune`."""
+    transformers_model = TransformersModel(loaded)
 
-    def loss(batch: Sequence[Example]) -> Tensor:
-        inputs = plain.inputs([one.prompt for one in batch], answers=[one.answer for one in batch])
-        # Padded on the left, every answer is the last token, told by the position before it.
+    def compute_loss(batch: Sequence[Example]) -> Tensor:
+        inputs = transformers_model.inputs(
+            [example.prompt for example in batch], answers=[example.answer for example in batch]
+        )
+        # With padding on the left, the answer is the last token; the position before predicts it.
         logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2]
         return torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, -1])
 
-    return fine_tune(model, batches, loss, rate=rate, autocast=autocast)
+    return fine_tune(model, batches, compute_loss, learning_rate=learning_rate, autocast=autocast)

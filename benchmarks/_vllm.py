@@ -1,9 +1,8 @@
-"""vLLM's server on this machine's processor, in an environment of its own.
+"""vLLM's server on this machine's CPU, in a separate environment.
 
-vLLM pins its own versions of what this package needs too, so that both cannot live in one
-environment: `make vllm` makes `build/vllm/` out of `vllm-requirements.txt` and runs this file,
-which does what that build needs besides (`mend`). The server stands behind the backend `openai`,
-as anybody's would.
+vLLM pins versions that conflict with those of this package. `make vllm` therefore creates the
+environment `build/vllm/` from `vllm-requirements.txt` and runs this module, which patches it
+(`patch_environment`). The server is called through the backend `openai`, like any endpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Final
 
 import httpx2
 
-from benchmarks._loopback import free_address, running
+from benchmarks._server_process import free_address, run_server
 from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.errors import UsageError
 
@@ -25,13 +24,13 @@ ENVIRONMENT: Final = Path(__file__).parents[1] / "build" / "vllm"
 READY: Final = ENVIRONMENT / "ready"
 MODEL: Final = "served"
 
-_PATIENCE: Final = 300.0
-_RANK: Final = 16
+_STARTUP_SECONDS: Final = 300.0
+_MAX_LORA_RANK: Final = 16
 _KEY_VARIABLE: Final = "MLLM_MSR_BENCHMARK_HAS_NO_KEY"
-# torchvision's compiled half, which cannot be loaded beside PyTorch's build for CPUs, would define
-# these; its Python half gives them meanings at its import, and nothing here calls them.
+# torchvision's compiled part defines these operators, but does not load with PyTorch's CPU build.
+# Its Python part registers implementations on import. Nothing here calls them.
 _OPERATORS: Final = '''\
-"""Defines two operators without which torchvision cannot be imported."""
+"""Define two operators without which torchvision cannot be imported."""
 
 import sys
 from importlib.abc import MetaPathFinder
@@ -51,7 +50,7 @@ class _BeforeTorchvision(MetaPathFinder):
         return None
 
 
-_finder = _BeforeTorchvision()  # keeps the library alive
+_finder = _BeforeTorchvision()  # holds a reference to the library
 sys.meta_path.insert(0, _finder)
 '''
 
@@ -61,17 +60,17 @@ class Server:
     """A running server.
 
     Attributes:
-        root: Its address without a version.
+        root: URL without the API version.
     """
 
     root: str
 
     def backend(self, *, clients: int, adapter: Path | str | None = None) -> OpenAIBackend:
-        """The backend `openai` before it.
+        """Return a backend that calls this server.
 
         Args:
-            clients: Most requests under way.
-            adapter: Folder of an adapter, or a name under which one is served.
+            clients: Most concurrent requests.
+            adapter: Folder of an adapter, or a name under which the server offers one.
         """
         return OpenAIBackend(
             MODEL,
@@ -82,15 +81,15 @@ class Server:
             concurrency=clients,
         )
 
-    def forget(self) -> None:
-        """Let it forget what it has read: prefixes, and what it has made of images."""
+    def reset_caches(self) -> None:
+        """Clear the server's caches of prefixes, prepared images and image features."""
         for cache in ("prefix", "mm", "encoder"):
             url = f"{self.root}/reset_{cache}_cache"
             httpx2.post(url, trust_env=False, timeout=60).raise_for_status()
 
 
 @contextmanager
-def serving(
+def serve(
     checkpoint: Path,
     *,
     threads: int,
@@ -98,26 +97,22 @@ def serving(
     clients: int = 64,
     adapters: Mapping[str, Path] | None = None,
 ) -> Iterator[Server]:
-    """Serve a checkpoint with prefix caching for the time of a block.
+    """Serve a checkpoint with prefix caching for the duration of a block.
 
     Args:
-        checkpoint: Folder in a form that it reads: see `_vllm_checkpoint.readable`.
-        threads: Threads that compute.
+        checkpoint: Folder in a form that vLLM reads: see `_vllm_checkpoint.convert_checkpoint`.
+        threads: Number of compute threads.
         dtype: Precision of the weights.
-        clients: Most prompts that it computes together.
-        adapters: Folders of adapters by the names under which they are served; others can be
+        clients: Most prompts in a batch.
+        adapters: Folders of adapters by the names under which they are offered; others can be
             loaded later.
 
     Raises:
-        UsageError: The environment is not there.
+        UsageError: The environment does not exist.
         BackendError: The server does not start.
     """
     if not READY.is_file():
-        raise UsageError(
-            needed=f"vLLM in {ENVIRONMENT}",
-            received="nothing there",
-            remedy="run: make vllm",
-        )
+        raise UsageError(f"vLLM is not installed in {ENVIRONMENT}. Run: make vllm")
     address = free_address()
     host, _, port = address.partition(":")
     modules = [f"{name}={folder}" for name, folder in (adapters or {}).items()]
@@ -127,9 +122,9 @@ def serving(
         "--port": port,
         "--dtype": dtype,
         "--max-num-seqs": clients,
-        "--max-lora-rank": _RANK,
+        "--max-lora-rank": _MAX_LORA_RANK,
         "--generation-config": "vllm",
-        # Images are made smaller by Pillow, as here; torchvision makes other pixels of them.
+        # Resize images with Pillow, as this package does; torchvision computes other pixels.
         "--mm-processor-kwargs": '{"backend": "pil"}',
     }
     command: list[str | Path] = [
@@ -142,45 +137,42 @@ def serving(
         "--enable-lora",
         *(["--lora-modules", *modules] if modules else []),
     ]
-    with running(
-        command,
-        _variables(threads),
-        name="vLLM's server",
-        health=f"http://{address}/health",
-        early_stopping_patience=_PATIENCE,
-    ):
-        yield Server(f"http://{address}")
-
-
-def _variables(threads: int) -> dict[str, str]:
-    return {
+    variables = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_SERVER_DEV_MODE": "1",  # for the routes that `Server.forget` calls
+        "VLLM_SERVER_DEV_MODE": "1",  # for the routes that `Server.reset_caches` calls
         "VLLM_NO_USAGE_STATS": "1",
     }
+    with run_server(
+        command,
+        variables,
+        name="vLLM's server",
+        health_url=f"http://{address}/health",
+        startup_timeout=_STARTUP_SECONDS,
+    ):
+        yield Server(f"http://{address}")
 
 
-def mend(environment: Path) -> None:
-    """Make a fresh environment's packages work together.
+def patch_environment(environment: Path) -> None:
+    """Make the packages of a fresh environment work together.
 
     Args:
-        environment: Where `vllm-requirements.txt` was installed.
+        environment: Environment in which `vllm-requirements.txt` is installed.
     """
     (packages,) = environment.glob("lib/python3.*/site-packages")
     (packages / "torchvision_operators.py").write_text(_OPERATORS, encoding="utf-8")
     (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")
-    # vLLM looks itself up under its own name, which the package of its build for CPUs has not.
-    (described,) = packages.glob("vllm_cpu-*.dist-info")
-    version = described.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
-    own = packages / f"vllm-{version}.dist-info"
-    own.mkdir(exist_ok=True)
+    # vLLM looks up its version under the name "vllm"; the package of its CPU build is "vllm-cpu".
+    (metadata_folder,) = packages.glob("vllm_cpu-*.dist-info")
+    version = metadata_folder.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
+    alias = packages / f"vllm-{version}.dist-info"
+    alias.mkdir(exist_ok=True)
     metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
-    (own / "METADATA").write_text(metadata, encoding="utf-8")
+    (alias / "METADATA").write_text(metadata, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    mend(Path(sys.argv[1]))
+    patch_environment(Path(sys.argv[1]))

@@ -1,9 +1,8 @@
-"""A checkpoint as vLLM's build for CPUs reads it: the same function, other names and head sizes.
+"""Convert a checkpoint into a form that vLLM's CPU build reads, without changing its function.
 
-Transformers 5.23 leaves a level out of the names of a vision tower's weights, under which vLLM
-looks for them. And vLLM's attention on a CPU knows few sizes of heads: others are filled up with
-zeros, which adds nothing to any product, and their rotary embedding goes on turning the part that
-it turned before.
+Transformers 5.23 omits one level of the names of a vision tower's weights that vLLM expects. And
+vLLM's attention on CPUs supports few head sizes. Other heads are padded with zeros, which adds
+nothing to any product, and the rotary embedding still rotates only the original part.
 """
 
 from __future__ import annotations
@@ -20,78 +19,78 @@ from torch import Tensor
 
 from mllm_msr.errors import DataError
 
-# What vLLM 0.32 lists for its attention on CPUs.
+# Head sizes that vLLM 0.32 lists for its attention on CPUs.
 HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 _TOWER: Final = "vision_tower."
 _WEIGHTS: Final = "model.safetensors"
 
 
-def readable(checkpoint: Path, folder: Path) -> Path:
-    """Copy a checkpoint into a form that vLLM's build for CPUs serves.
+def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Copy a checkpoint in a form that vLLM's CPU build serves.
 
     Args:
-        checkpoint: Folder of a LLaVA or LLaVA-NeXT with its weights in one file.
+        checkpoint: Folder of a LLaVA or LLaVA-NeXT checkpoint with its weights in one file.
         folder: New folder.
 
     Returns:
-        That folder.
+        The new folder.
 
     Raises:
-        DataError: The decoder's heads are larger than any that vLLM knows.
+        DataError: The decoder's heads are larger than any that vLLM supports.
     """
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights = {_name(name): weight for name, weight in load_file(folder / _WEIGHTS).items()}
+    weights = {_tower_name(name): weight for name, weight in load_file(folder / _WEIGHTS).items()}
     text = config["text_config"]
-    heads = text["num_attention_heads"]
-    size = text.get("head_dim") or text["hidden_size"] // heads
-    wide = _wide(size)
-    if wide != size:
+    size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    padded = _padded_size(size)
+    if padded != size:
         weights = {
-            name: _widened(name, weight.float(), size=size, wide=wide)
+            name: _pad_attention(name, weight.float(), size=size, padded=padded)
             for name, weight in weights.items()
         }
-        text["head_dim"] = wide
-        text["rope_parameters"]["partial_rotary_factor"] = size / wide
-        config["dtype"] = text["dtype"] = "float32"  # scaled weights would be rounded again
+        text["head_dim"] = padded
+        text["rope_parameters"]["partial_rotary_factor"] = size / padded
+        config["dtype"] = text["dtype"] = "float32"  # bfloat16 would round the scaled weights
     save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
 
-def _name(name: str) -> str:
+def _tower_name(name: str) -> str:
+    """Return the name under which vLLM looks for a weight."""
     inner = name.removeprefix(_TOWER)
     if inner == name or inner.startswith("vision_model."):
         return name
     return f"{_TOWER}vision_model.{inner}"
 
 
-def _wide(size: int) -> int:
-    for known in HEAD_SIZES:
-        if known >= size:
-            return known
+def _padded_size(size: int) -> int:
+    """Return the smallest supported head size that is not below `size`."""
+    for supported in HEAD_SIZES:
+        if supported >= size:
+            return supported
     raise DataError(
-        needed=f"heads of at most {HEAD_SIZES[-1]} numbers, for vLLM on a CPU",
-        received=f"a checkpoint with heads of {size}",
-        remedy="serve it on a GPU",
+        f"The checkpoint has attention heads of size {size}. vLLM's CPU build supports at most "
+        f"{HEAD_SIZES[-1]}. Serve the checkpoint on a GPU."
     )
 
 
-def _widened(name: str, weight: Tensor, *, size: int, wide: int) -> Tensor:
-    """A weight of the decoder's attention with zeros after each head; any other as it is."""
+def _pad_attention(name: str, weight: Tensor, *, size: int, padded: int) -> Tensor:
+    """Append zeros to each head of the decoder's attention; return other weights unchanged."""
     if name.startswith(_TOWER) or ".self_attn." not in name:
         return weight
     layer, kind = name.split(".")[-2:]
     if layer == "o_proj":
-        return weight if kind == "bias" else _filled(weight.T, size, wide).T.contiguous()
-    filled = _filled(weight, size, wide)
-    # Scores are divided by the square root of the size of a head, which has grown.
-    return filled * math.sqrt(wide / size) if layer == "q_proj" else filled
+        return weight if kind == "bias" else _pad_heads(weight.T, size, padded).T.contiguous()
+    heads = _pad_heads(weight, size, padded)
+    # Scores are divided by the square root of the head size, which is larger now.
+    return heads * math.sqrt(padded / size) if layer == "q_proj" else heads
 
 
-def _filled(rows: Tensor, size: int, wide: int) -> Tensor:
-    """Rows of heads, or a bias, with zero rows after each head."""
+def _pad_heads(rows: Tensor, size: int, padded: int) -> Tensor:
+    """Append zero rows to each head of a weight [heads * size, ...] or a bias."""
     by_head = rows.reshape(-1, size, *rows.shape[1:])  # [heads, size, ...]
-    zeros = by_head.new_zeros(len(by_head), wide - size, *rows.shape[1:])
+    zeros = by_head.new_zeros(len(by_head), padded - size, *rows.shape[1:])
     return torch.cat([by_head, zeros], dim=1).reshape(-1, *rows.shape[1:])

@@ -1,9 +1,9 @@
-"""SASRec and GRU4Rec beside RecTools' SASRec: seconds per epoch, peak memory, quality.
+"""SASRec and GRU4Rec against RecTools' SASRec: seconds per epoch, peak memory, quality.
 
-All learn from the same interactions of one fold of a prepared run folder, at equal settings, for
-equally many epochs and without validation, each in a process of its own. Quality is the ranking
-of the whole catalogue for the fold's test users. RecTools runs in an environment of its own under
-`build/`, which is made on demand.
+All learn from the same interactions of one fold of a prepared run folder, with equal settings and
+epochs and without validation, each in a new process. Quality is the full-catalog ranking for the
+fold's test users. RecTools runs in a separate environment under `build/`, which is created on
+demand.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, Final, cast
 import polars as pl
 import torch
 
-from benchmarks._measure import apart, peak_gb
-from mllm_msr import registry
+from benchmarks._measure import in_new_process, peak_gb
+from mllm_msr.baselines import _factory
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.evaluation.per_user import metrics_from_counts
 from mllm_msr.evaluation.ranking import rank_catalog
-from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
+from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.tables import CANDIDATES, empty
 
 _ENVIRONMENT: Final = Path("build/rectools")
 _PACKAGES: Final = ("torch", "rectools[torch]==0.19.0")
-_PEER: Final = Path(__file__).with_name("_rectools_sasrec.py")
+_RECTOOLS_SCRIPT: Final = Path(__file__).with_name("_rectools_sasrec.py")
 
 
 def run(
@@ -45,24 +45,24 @@ def run(
     peer: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure training.
+    """Measure the training of baselines.
 
     Args:
         folder: A prepared run folder.
-        models: Baselines of ours, separated by commas.
-        fold: Which fold is learnt from and tested.
-        epochs: Epochs of each.
+        models: Our baselines, separated by commas.
+        fold: Fold for training and testing.
+        epochs: Epochs of each model.
         max_length: Latest items of a history that are read.
         batch_size: Histories per step.
-        threads: Threads of each; more than one wait for each other where the machine does other
-            work, and processor seconds then count the waiting.
+        threads: Threads of each model. Several threads wait for each other on a machine with
+            other load, and processor seconds then include the waiting.
         peer: 1 to run RecTools as well, 0 not to.
-        seed: Seed of each.
+        seed: Seed of each model.
 
     Returns:
-        Settings, the machine's load before, and per model elapsed and processor seconds of an
-        epoch (all threads), peak resident memory in GB, HR@10 and NDCG@10 over the catalogue; and
-        RecTools' processor seconds over ours.
+        Settings, load average before, and per model elapsed and processor seconds per epoch (all
+        threads), peak resident memory in GB, HR@10 and NDCG@10 over the catalog; and RecTools'
+        processor seconds divided by ours.
     """
     settings = {
         "epochs": epochs,
@@ -79,21 +79,23 @@ def run(
         "threads": threads,
         **settings,
     }
-    for name in models.split(","):
-        own = {**settings, **(attention if name == "sasrec" else {})}
-        result[name] = apart(_ours, Path(folder), name, fold, own, threads)
+    names = models.split(",")
+    for name in names:
+        arguments = {**settings, **(attention if name == "sasrec" else {})}
+        result[name] = in_new_process(_measure_ours, Path(folder), name, fold, arguments, threads)
     if peer:
-        result["rectools"] = _rectools(Path(folder), fold, {**settings, **attention}, threads)
+        result["rectools"] = _measure_rectools(
+            Path(folder), fold, {**settings, **attention}, threads
+        )
         theirs = result["rectools"]["processor_per_epoch"]
         result["times_faster"] = {
-            name: round(theirs / result[name]["processor_per_epoch"], 1)
-            for name in models.split(",")
+            name: round(theirs / result[name]["processor_per_epoch"], 1) for name in names
         }
     return result
 
 
-def _fold(folder: Path, fold: int) -> tuple[pl.DataFrame, frozenset[str], pl.DataFrame]:
-    """What may be learnt from, the training users, and the targets of the test users."""
+def _read_fold(folder: Path, fold: int) -> tuple[pl.DataFrame, frozenset[str], pl.DataFrame]:
+    """Return the visible interactions, the training users, and the targets of the test users."""
     visible, users = visible_interactions(
         pl.read_parquet(folder / "interactions.parquet"),
         pl.read_parquet(folder / "splits.parquet"),
@@ -106,21 +108,21 @@ def _fold(folder: Path, fold: int) -> tuple[pl.DataFrame, frozenset[str], pl.Dat
     return visible, users, targets
 
 
-def _ours(
-    folder: Path, name: str, fold: int, settings: dict[str, Any], threads: int
+def _measure_ours(
+    folder: Path, name: str, fold: int, arguments: dict[str, Any], threads: int
 ) -> dict[str, Any]:
-    import lightning  # noqa: F401, PLC0415 - its import is not what is measured
+    import lightning  # noqa: F401, PLC0415 - imported before the clock starts
 
     torch.set_num_threads(threads)
-    visible, users, targets = _fold(folder, fold)
+    visible, users, targets = _read_fold(folder, fold)
     items = pl.read_parquet(folder / "items.parquet")
     data = TrainingData(visible, items, empty(CANDIDATES), users)
-    model = cast("Recommender", registry.find("baselines", name)(**settings))
-    start, processor = time.perf_counter(), time.process_time()
+    model = _factory.make(name, arguments)
+    elapsed, processor = time.perf_counter(), time.process_time()
     model.fit(data)
-    epochs = settings["epochs"]
+    epochs = arguments["epochs"]
     seconds = {
-        "elapsed_per_epoch": round((time.perf_counter() - start) / epochs, 2),
+        "elapsed_per_epoch": round((time.perf_counter() - elapsed) / epochs, 2),
         "processor_per_epoch": round((time.process_time() - processor) / epochs, 2),
     }
     scorer = cast("CatalogScorer", model)
@@ -137,26 +139,28 @@ def _ours(
     return {**seconds, "peak_gb": peak_gb("cpu"), **quality}
 
 
-def _rectools(folder: Path, fold: int, settings: dict[str, Any], threads: int) -> dict[str, Any]:
+def _measure_rectools(
+    folder: Path, fold: int, settings: dict[str, Any], threads: int
+) -> dict[str, Any]:
     python = _ENVIRONMENT.absolute() / "bin" / "python"
     ready = _ENVIRONMENT / "ready"
     if not ready.exists():
         subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *_PACKAGES], check=True)
         ready.touch()
-    visible, _, targets = _fold(folder, fold)
-    with tempfile.TemporaryDirectory() as place:
-        # The position is the order that both sides learn.
+    visible, _, targets = _read_fold(folder, fold)
+    with tempfile.TemporaryDirectory() as exchange:
+        # The position is the order from which both sides learn.
         visible.select("user_id", "item_id", timestamp="position").write_csv(
-            Path(place) / "interactions.csv"
+            Path(exchange) / "interactions.csv"
         )
-        targets.select("user_id", "item_id").write_csv(Path(place) / "targets.csv")
+        targets.select("user_id", "item_id").write_csv(Path(exchange) / "targets.csv")
         done = subprocess.run(
-            [str(python), str(_PEER), place, json.dumps(settings)],
+            [str(python), str(_RECTOOLS_SCRIPT), exchange, json.dumps(settings)],
             check=True,
             capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result

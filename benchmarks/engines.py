@@ -1,9 +1,9 @@
-"""The same prompts through every engine that needs no GPU, and what Ray costs.
+"""The same prompts through every engine that needs no GPU, and the overhead of Ray.
 
-The packaged model's weights in float32 everywhere, without a response cache: in this process, as a
-checkpoint of the backend `huggingface`, behind `transformers serve` and vLLM's server by the
-backend `openai`, and in Ray's workers. All run beside each other and are asked in turn, so that
-other work on the machine meets all of them.
+All engines run the packaged model's weights in float32 without a response cache: in this process,
+as a checkpoint of the backend `huggingface`, behind `transformers serve` and vLLM's server through
+the backend `openai`, and in Ray workers. They run at the same time and are called in turn, so that
+other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -23,35 +23,37 @@ import polars as pl
 import torch
 import transformers
 
-from benchmarks._measure import tree_seconds
-from benchmarks._starting import Engine, huggingface, in_process, ray, transformers_serve, vllm
+from benchmarks._engines import Engine, huggingface, in_process, ray, transformers_serve, vllm
+from benchmarks._measure import process_tree_seconds, round_digits
 from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import InferSettings
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Backend
-from mllm_msr.pipeline.context import Workspace, before_last, silent
+from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.ranker.examples import build_examples
 from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
-from mllm_msr.summarization.preferences import infer_preferences
+from mllm_msr.summarization.preferences import OPENING, infer_preferences
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 REFERENCE: Final = "in_process"
 
-# Any answer that the stage takes, so that it asks each prompt once.
-_ANSWER: Final = "The user appears to have a preference for calm things that show boats."
+# An answer that the stage accepts, so that it asks each prompt once.
+_ACCEPTED_ANSWER: Final = f"{OPENING} calm things that show boats."
 
-CachedResponse = Completion | ChoiceScores
+Response = Completion | ChoiceScores
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """What every engine is asked.
+class Prompts:
+    """Prompts for every engine.
 
     Attributes:
-        preferences: Prompts of text that are answered by a user's preference.
-        recommend: Prompts with images that ask whether a candidate comes next; item by item.
-        users: Whose candidate it is, for each of them.
+        preferences: Text prompts that ask for a user's preference.
+        recommend: Prompts with images that ask whether a candidate is the next item, by item.
+        users: User of each prompt in `recommend`.
     """
 
     preferences: Sequence[Prompt]
@@ -60,7 +62,7 @@ class Questions:
 
     @property
     def kinds(self) -> Mapping[str, Sequence[Prompt]]:
-        """Prompts of each kind of work: texts written, one word written, two words scored."""
+        """Return the prompts of each kind of work: texts, one-word answers, scores of two words."""
         return {
             "preferences": self.preferences,
             "answers": self.recommend,
@@ -79,39 +81,38 @@ def run(
     clients: int = 2,
     engines: str = "all",
 ) -> dict[str, Any]:
-    """Measure the engines with a run's own prompts.
+    """Measure engines with the prompts of a run.
 
     Args:
         folder: A run folder whose preferences are inferred; only read.
-        prompts: Prompts of each kind: a block of a user's history, and a candidate of a test user.
-        repeats: Rounds, of which medians are given; a first one is not timed.
-        threads: Threads of each engine and of each of Ray's workers. More than one wait for each
-            other where the machine does other work, and times then say nothing.
-        workers: Ray's workers; a single one is measured as well, which shows Ray's own cost.
-        batch: Prompts that Ray gives a worker at a time.
-        clients: Requests under way at `transformers serve`, which computes them one by one; at
-            vLLM's server, which computes them together, there are `batch`.
-        engines: Names of the engines to measure beside `in_process`, joined by commas.
+        prompts: Prompts of each kind: blocks of users' histories, and candidates of test users.
+        repeats: Timed repeats, of which medians are returned, after a warm-up.
+        threads: Threads of each engine and of each Ray worker. Several threads wait for each
+            other on a machine with other load, and times then say little.
+        workers: Ray workers; a single one is measured as well, for Ray's own overhead.
+        batch: Prompts that a Ray worker receives at a time.
+        clients: Concurrent requests to `transformers serve`, which computes them one by one.
+            vLLM's server, which batches them, gets `batch`.
+        engines: Names of the engines to measure beside `in_process`, separated by commas.
 
     Returns:
-        For each engine what `measure` says; what was asked of them; and the machine's load before
-        and after, above whose cores times say little.
+        The result of `measure`, the settings, and the load average before and after; above the
+        number of cores, times say little.
 
     Raises:
-        UsageError: There is no engine of a name.
+        UsageError: An engine does not exist.
         DataError: The run has no test candidates.
     """
     load = os.getloadavg()[0]
-    known = _engines(threads, workers=workers, batch=batch, clients=clients)
-    chosen = _chosen(known, engines)
+    selected = _select(engines, threads=threads, workers=workers, batch=batch, clients=clients)
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    asked = questions(Path(folder), prompts)
-    found = measure(asked, chosen, repeats=repeats)
+    given = read_prompts(Path(folder), prompts)
+    found = measure(given, selected, repeats=repeats)
     return {
         "dtype": "float32",
-        "prompts": {"preferences": len(asked.preferences), "recommend": len(asked.recommend)},
-        "images": len({image for prompt in asked.recommend for image in prompt.images}),
+        "prompts": {"preferences": len(given.preferences), "recommend": len(given.recommend)},
+        "images": len({image for prompt in given.recommend for image in prompt.images}),
         "repeats": repeats,
         "threads": threads,
         "batch": batch,
@@ -123,234 +124,234 @@ def run(
     }
 
 
-def questions(folder: Path, n_prompts: int) -> Questions:
-    """The prompts of a run folder, as its stages "infer" and "score" ask them.
-
-    Args:
-        folder: The run folder; only read.
-        n_prompts: Of each kind, fewer where the run has not so many.
-
-    Raises:
-        DataError: The run has no test candidates.
-    """
-    kept = folder / layout.CONFIG
-    settings = load_settings(None, file=kept if kept.is_file() else None)
-    with RunFolder.open(folder, read_only=True) as opened:
-        work = Workspace(opened, settings, force=False, progress=silent)
-        test = work.candidates(work.folds()[0]).filter(split="test")
-        if test.is_empty():
-            raise DataError(
-                needed="test candidates",
-                received=f"none in {folder}",
-                remedy="name a run folder with test users",
-            )
-        first = test.filter(negatives=test["negatives"][0]).sort("user_id", maintain_order=True)
-        # The stage asks about the same item together.
-        examples = list(work.examples(first.head(n_prompts).sort("item_id", maintain_order=True)))
-        return Questions(
-            _last_steps(work, n_prompts),
-            [example.prompt for example in examples],
-            [example.user_id for example in examples],
-        )
-
-
-def measure(
-    asked: Questions, engines: Sequence[Engine], *, repeats: int
-) -> dict[str, dict[str, Any]]:
-    """Ask all engines.
-
-    Args:
-        asked: The prompts.
-        engines: They are asked in turn; the others are compared with the first.
-        repeats: Timed rounds.
-
-    Returns:
-        By engine the seconds until it had answered one prompt of each kind ("start_seconds"; the
-        first engine imports what later ones in this process share), and by kind of work the
-        prompts answered and the tokens read per second, the seconds over those of the first engine
-        in the same round (a median, as all), the same of processor seconds, which say more where
-        the machine does other work, failed prompts, and what the responses are against the first
-        engine's: the share of equal texts, or the largest difference of log-probabilities
-        and whether every user's candidates keep their order. An engine that lacks a package, or
-        work that an engine cannot do, has one sentence ("missing").
-    """
-    found: dict[str, dict[str, Any]] = {}
-    ways: list[_Way] = []
-    with ExitStack() as stack:
-        for engine in engines:
-            try:
-                ways.append(_Way.started(engine, stack, asked))
-            except UsageError as error:
-                found[engine.name] = {"missing": str(error)}
-        for way in ways:
-            way.responses = {kind: way.ask(kind, asked.kinds[kind]) for kind in way.kinds}
-        for _ in range(repeats):
-            for way in ways:
-                way.clock(asked)
-    return found | {way.name: _result(way, asked, first=ways[0]) for way in ways}
-
-
-@dataclass(slots=True)
-class _Way:
-    """A running engine.
-
-    Attributes:
-        name: Its name.
-        backend: Answers.
-        kinds: Work that it can do.
-        start_seconds: How long its start took.
-        responses: What it answered, by kind of work.
-        seconds: Durations of each kind's rounds.
-        processor_seconds: Processor time of this process and all its children in them.
-    """
-
-    name: str
-    backend: Backend
-    kinds: Sequence[str] = ()
-    start_seconds: float = 0.0
-    responses: Mapping[str, Mapping[int, CachedResponse]] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    processor_seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    @classmethod
-    def started(cls, engine: Engine, stack: ExitStack, asked: Questions) -> _Way:
-        """Start an engine and let it answer one prompt of each kind that it can."""
-        begun = time.perf_counter()
-        way = cls(engine.name, stack.enter_context(engine.start()))
-        for kind in ("preferences", "answers"):
-            way.ask(kind, asked.kinds[kind][:1])
-        way.start_seconds = time.perf_counter() - begun
-        # Asking a server what it can do takes requests of its own, which are no part of a start.
-        able = way.backend.capabilities.choices
-        way.kinds = [kind for kind in asked.kinds if able or kind != "scores"]
-        return way
-
-    def ask(self, kind: str, prompts: Sequence[Prompt]) -> dict[int, CachedResponse]:
-        """Its answers to prompts."""
-        if kind == "scores":
-            return dict(self.backend.score(prompts, CHOICES))
-        return dict(self.backend.generate(prompts))
-
-    def clock(self, asked: Questions) -> None:
-        """Ask everything once more and note the seconds."""
-        for kind in self.kinds:
-            used, begun = tree_seconds(), time.perf_counter()
-            self.ask(kind, asked.kinds[kind])
-            self.seconds.setdefault(kind, []).append(time.perf_counter() - begun)
-            self.processor_seconds.setdefault(kind, []).append(tree_seconds() - used)
-
-
-def _engines(threads: int, *, workers: int, batch: int, clients: int) -> list[Engine]:
-    """All engines, the one that others are compared with first."""
+def _select(names: str, *, threads: int, workers: int, batch: int, clients: int) -> list[Engine]:
+    """Return the named engines, after the reference engine."""
     part = functools.partial
-    serve = part(transformers_serve, threads, clients=clients)
-    return [
+    engines = [
         Engine(REFERENCE, part(in_process, threads)),
         Engine("huggingface", part(huggingface, threads)),
-        Engine("openai_transformers_serve", serve),
+        Engine("openai_transformers_serve", part(transformers_serve, threads, clients=clients)),
         Engine("openai_vllm", part(vllm, threads, clients=batch)),
         *(
             Engine(f"ray_{n}", part(ray, threads, workers=n, batch=batch))
             for n in sorted({1, workers})
         ),
     ]
-
-
-def _chosen(engines: Sequence[Engine], names: str) -> list[Engine]:
-    """The engines that are asked for, and the one that they are compared with."""
     known = [engine.name for engine in engines]
     wanted = set(known) if names == "all" else {*names.split(","), REFERENCE}
     if unknown := wanted - set(known):
         raise UsageError(
-            needed=f"engines among {', '.join(known)}",
-            received=", ".join(sorted(unknown)),
-            remedy="name some of these, joined by commas, or all",
+            f"Unknown engines: {', '.join(sorted(unknown))}. Available: {', '.join(known)}, or all."
         )
     return [engine for engine in engines if engine.name in wanted]
 
 
-def _last_steps(work: Workspace, n_prompts: int) -> list[Prompt]:
-    """The prompt of each user's last block, which holds the preference that the run has before."""
-    histories = before_last(work.run.read("interactions"))
+def read_prompts(folder: Path, n_prompts: int) -> Prompts:
+    """Return prompts of a run folder as its stages "infer" and "score" build them.
+
+    Args:
+        folder: The run folder; only read.
+        n_prompts: Maximum number of prompts of each kind.
+
+    Raises:
+        DataError: The run has no test candidates.
+    """
+    config = folder / layout.CONFIG
+    settings = load_settings(None, file=config if config.is_file() else None)
+    with RunFolder.open(folder, read_only=True) as opened:
+        tables = RunTables(opened)
+        item_type = tables.item_type(settings.item_type)
+        test = tables.candidates(tables.folds()[0], "test")
+        if test.is_empty():
+            raise DataError(f"{folder} has no test candidates. Use a run with test users.")
+        uniform = test.filter(negatives=test["negatives"][0]).sort("user_id", maintain_order=True)
+        summaries = tables.summaries()
+        # The stage scores the candidates of one item together.
+        examples = list(
+            build_examples(
+                uniform.head(n_prompts).sort("item_id", maintain_order=True),
+                tables.preferences(),
+                tables.items(),
+                item_type=item_type,
+                max_text_tokens=settings.train.max_text_tokens,
+                image_status=dict(
+                    zip(summaries["item_id"], summaries["image_status"], strict=True)
+                ),
+            )
+        )
+        return Prompts(
+            _last_block_prompts(tables, settings.infer, item_type, n_prompts),
+            [example.prompt for example in examples],
+            [example.user_id for example in examples],
+        )
+
+
+def _last_block_prompts(
+    tables: RunTables, settings: InferSettings, item_type: str, n_prompts: int
+) -> list[Prompt]:
+    """Return the prompt of each user's last block, which contains their previous preference."""
+    histories = tables.histories()
     users = histories["user_id"].unique().sort().head(n_prompts)
     histories = histories.filter(pl.col("user_id").is_in(users.to_list()))
     lengths = histories.group_by("user_id").agg(length=pl.len())
-    known = work.run.read("preferences").join(lengths, on="user_id", maintain_order="left")
-    known = known.filter(pl.col("n_items") < pl.col("length")).drop("length")
-    recorder = MockBackend((_ANSWER,))
-    arguments = work.settings.infer.model_dump(mode="json", exclude={"model"})
+    previous = tables.preferences().join(lengths, on="user_id", maintain_order="left")
+    previous = previous.filter(pl.col("n_items") < pl.col("length")).drop("length")
+    recorder = MockBackend((_ACCEPTED_ANSWER,))
+    arguments = settings.model_dump(exclude={"model"})
     infer_preferences(
         histories,
-        work.run.read("summaries"),
+        tables.summaries(),
         recorder,
-        item_type=work.item_type,
+        item_type=item_type,
         **arguments,
         every_block=False,
-        previous=known,
+        previous=previous,
     )
     return recorder.history[:n_prompts]
 
 
-def _result(way: _Way, asked: Questions, *, first: _Way) -> dict[str, Any]:
-    """What `measure` says of one engine."""
-    result: dict[str, Any] = {"start_seconds": _rounded(way.start_seconds)}
-    for kind, prompts in asked.kinds.items():
-        if kind not in way.kinds:
-            result[kind] = {"missing": f"{way.name} gives no log-probabilities"}
+def measure(
+    prompts: Prompts, engines: Sequence[Engine], *, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Start all engines and call them in turn.
+
+    Args:
+        prompts: The prompts.
+        engines: The engines; all others are compared with the first.
+        repeats: Timed repeats.
+
+    Returns:
+        For each engine "start_seconds", the time until it has answered one prompt of each kind
+        (the first engine in this process also pays for imports), and for each kind of work:
+        prompts and tokens read per second, seconds and processor seconds of the repeats, failed
+        prompts, both durations relative to the first engine in the same repeat (medians;
+        processor seconds are more reliable under other load), and the agreement with the first
+        engine: the share of equal texts, or the largest difference of log-probabilities and
+        whether each user's candidates have the same order. For an engine without its packages,
+        or a kind of work that it cannot do, the reason ("missing").
+    """
+    result: dict[str, dict[str, Any]] = {}
+    running: list[_RunningEngine] = []
+    with ExitStack() as stack:
+        for engine in engines:
+            try:
+                running.append(_RunningEngine.start(engine, stack, prompts))
+            except UsageError as error:
+                result[engine.name] = {"missing": str(error)}
+        for one in running:
+            one.responses = {kind: one.call(kind, prompts.kinds[kind]) for kind in one.kinds}
+        for _ in range(repeats):
+            for one in running:
+                one.time_call(prompts)
+    return result | {one.name: _describe(one, prompts, first=running[0]) for one in running}
+
+
+@dataclass(slots=True)
+class _RunningEngine:
+    """A running engine and its measurements.
+
+    Attributes:
+        name: Name of the engine.
+        backend: Its backend.
+        kinds: Kinds of work that it can do.
+        start_seconds: Seconds until the first responses.
+        responses: Responses by kind of work and index of the prompt.
+        seconds: Elapsed seconds of the repeats, by kind.
+        processor_seconds: Processor seconds of this process and all its children, by kind.
+    """
+
+    name: str
+    backend: Backend
+    kinds: Sequence[str] = ()
+    start_seconds: float = 0.0
+    responses: Mapping[str, Mapping[int, Response]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    processor_seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, engine: Engine, stack: ExitStack, prompts: Prompts) -> _RunningEngine:
+        """Start an engine and call it with one prompt of each kind that it can do."""
+        begin = time.perf_counter()
+        running = cls(engine.name, stack.enter_context(engine.start()))
+        for kind in ("preferences", "answers"):
+            running.call(kind, prompts.kinds[kind][:1])
+        running.start_seconds = time.perf_counter() - begin
+        # Probing the abilities of a server takes requests that are not part of its start.
+        can_score = running.backend.capabilities.choices
+        running.kinds = [kind for kind in prompts.kinds if can_score or kind != "scores"]
+        return running
+
+    def call(self, kind: str, prompts: Sequence[Prompt]) -> dict[int, Response]:
+        """Return the responses to prompts."""
+        if kind == "scores":
+            return dict(self.backend.score(prompts, CHOICES))
+        return dict(self.backend.generate(prompts))
+
+    def time_call(self, prompts: Prompts) -> None:
+        """Call the engine with all prompts again and record the seconds."""
+        for kind in self.kinds:
+            used, begin = process_tree_seconds(), time.perf_counter()
+            self.call(kind, prompts.kinds[kind])
+            self.seconds.setdefault(kind, []).append(time.perf_counter() - begin)
+            self.processor_seconds.setdefault(kind, []).append(process_tree_seconds() - used)
+
+
+def _describe(engine: _RunningEngine, prompts: Prompts, *, first: _RunningEngine) -> dict[str, Any]:
+    """Return the entries of one engine, see `measure`."""
+    result: dict[str, Any] = {"start_seconds": round_digits(engine.start_seconds)}
+    for kind, of_kind in prompts.kinds.items():
+        if kind not in engine.kinds:
+            result[kind] = {"missing": f"{engine.name} returns no log-probabilities"}
             continue
-        responses, seconds, used = (
-            way.responses[kind],
-            way.seconds[kind],
-            way.processor_seconds[kind],
-        )
+        responses = engine.responses[kind]
+        seconds, used = engine.seconds[kind], engine.processor_seconds[kind]
         n_read = sum(response.prompt_tokens for response in responses.values())
         result[kind] = {
-            "per_second": _rounded(len(prompts) / median(seconds)),
-            "tokens_read_per_second": _rounded(n_read / median(seconds)),
-            "seconds": [_rounded(value) for value in seconds],
-            "processor_seconds": [_rounded(value) for value in used],
+            "per_second": round_digits(len(of_kind) / median(seconds)),
+            "tokens_read_per_second": round_digits(n_read / median(seconds)),
+            "seconds": [round_digits(value) for value in seconds],
+            "processor_seconds": [round_digits(value) for value in used],
             "failed": sum(response.error is not None for response in responses.values()),
         }
-        if way is not first:
+        if engine is not first:
+            processor_ratio = _median_ratio(used, first.processor_seconds[kind])
             result[kind] |= {
-                f"seconds_over_{first.name}": _ratio(seconds, first.seconds[kind]),
-                f"processor_seconds_over_{first.name}": _ratio(used, first.processor_seconds[kind]),
-                **_agreement(responses, first.responses[kind], asked.users),
+                f"seconds_over_{first.name}": _median_ratio(seconds, first.seconds[kind]),
+                f"processor_seconds_over_{first.name}": processor_ratio,
+                **_agreement(responses, first.responses[kind], prompts.users),
             }
     return result
 
 
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the rounds' ratios; that of work too short for the clock is infinite."""
+def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median ratio of the repeats; infinite if the work was too short for the clock."""
     pairs = zip(ours, theirs, strict=True)
-    return _rounded(median(one / other if other else float("inf") for one, other in pairs))
+    return round_digits(median(one / other if other else float("inf") for one, other in pairs))
 
 
 def _agreement(
-    responses: Mapping[int, CachedResponse],
-    expected: Mapping[int, CachedResponse],
-    users: Sequence[str],
+    responses: Mapping[int, Response], expected: Mapping[int, Response], users: Sequence[str]
 ) -> dict[str, Any]:
-    """How responses differ from those expected."""
-    texts: list[bool] = []
+    """Compare the responses of two engines, see `measure`."""
+    equal: list[bool] = []
     differences: list[float] = []
     for index, other in expected.items():
         match responses[index], other:
             case Completion() as ours, Completion() as theirs:
-                texts.append(ours.text == theirs.text and ours.error is None)
+                equal.append(ours.text == theirs.text and ours.error is None)
             case ChoiceScores(error=None) as ours, ChoiceScores(error=None) as theirs:
                 pairs = zip(ours.log_probs, theirs.log_probs, strict=True)
                 differences += [abs(a - b) for a, b in pairs]
-    if texts:
-        return {"equal_texts": round(fmean(texts), 4)}
+    if equal:
+        return {"equal_texts": round(fmean(equal), 4)}
     return {
-        "largest_difference": _rounded(max(differences, default=0.0)),
+        "largest_difference": round_digits(max(differences, default=0.0)),
         "order_kept": list(_orders(responses, users)) == list(_orders(expected, users)),
     }
 
 
-def _orders(responses: Mapping[int, CachedResponse], users: Sequence[str]) -> Iterator[list[int]]:
-    """Each user's prompts, the most probable first; those that failed are left out."""
+def _orders(responses: Mapping[int, Response], users: Sequence[str]) -> Iterator[list[int]]:
+    """Yield each user's prompts, most probable first, without those that failed."""
 
     def margin(index: int) -> float:
         match responses[index]:
@@ -362,8 +363,3 @@ def _orders(responses: Mapping[int, CachedResponse], users: Sequence[str]) -> It
     by_user = sorted(scored, key=lambda index: (users[index], margin(index), index))
     for _, group in groupby(by_user, key=lambda index: users[index]):
         yield list(group)
-
-
-def _rounded(value: float) -> float:
-    """Three digits are all that such measurements carry."""
-    return float(f"{value:.3g}")

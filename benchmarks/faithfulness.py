@@ -1,9 +1,9 @@
-"""Whether explanations are faithful: does what they cite move the model more than what they do not?
+"""Faithfulness of explanations: do the cited parts of a preference affect the score more?
 
-For recommendations of held-out users, each part of the preference (a sentence or, of a preference
-of one sentence, a clause) is taken away in turn and the item scored again. A part is cited where
-the explanation finds a phrase of it in the item's summary. A faithful explanation cites the parts
-whose absence lowers P(yes) most.
+For recommendations to test users, each part of the preference (a sentence or, in a preference of
+one sentence, a clause) is removed in turn and the item is scored again. A part is cited if the
+explanation finds a phrase of it in the item's summary. A faithful explanation cites the parts
+whose removal lowers P(yes) most.
 """
 
 from __future__ import annotations
@@ -34,19 +34,22 @@ class Case:
 
     Attributes:
         user_id: The user.
-        whole: P(yes) for the whole preference.
+        full: P(yes) with the full preference.
         cited: P(yes) without each of the cited parts.
         others: P(yes) without each of the other parts.
     """
 
     user_id: str
-    whole: float
+    full: float
     cited: tuple[float, ...]
     others: tuple[float, ...]
 
     @property
     def agreement(self) -> float:
-        """Share of pairs (cited, other) in which the cited part's absence lowers P more."""
+        """Return the share of pairs (cited, other) in which removing the cited part lowers P more.
+
+        Ties count half.
+        """
         return fmean(
             0.5 + 0.5 * float(np.sign(other - cited))
             for cited in self.cited
@@ -55,7 +58,9 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Recommended:
+    """A recommended item, and the parts of the preference that its explanation cites."""
+
     user_id: str
     item_id: str
     preference: str
@@ -66,44 +71,52 @@ class _Question:
 def run(
     *, folder: str = "runs/demo", users: int = 80, k: int = 10, budget: int = 20, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure a run's explanations.
+    """Measure the faithfulness of a run's explanations.
 
     Args:
         folder: A finished run folder; only read.
-        users: Test users of its first fold, fewer where there are not so many.
-        k: Recommendations of each.
-        budget: Candidates that the model ranks for them.
-        seed: Seed of the choice of users and of the resampling.
+        users: Maximum number of test users of its first fold.
+        k: Recommendations per user.
+        budget: Candidates that the model ranks per user.
+        seed: Seed of the sample of users and of the bootstrap.
 
     Returns:
-        How many recommendations cite some parts and not others; the share of pairs in which the
-        cited part's absence lowers P(yes) more, a mean over users with its 95 % interval, ties
-        half; the same with single cases as units; the users of whom that holds for the larger and
-        for the smaller share of pairs, and the two-sided sign test over them; mean falls of P(yes).
+        Settings, and what `measure` returns.
     """
     load = os.getloadavg()[0]
-    with RunFolder.open(Path(folder), read_only=True) as kept:
-        candidates = kept.read("candidates")
+    with RunFolder.open(Path(folder), read_only=True) as opened:
+        candidates = opened.read("candidates")
     with MllmMsr.from_run(folder, hide_targets=True) as model:
         test = candidates.filter(split="test", fold=model.fold)
-        chosen = sample_targets(test, users, seed=seed)["user_id"].to_list()
-        asked = [one for user in chosen for one in _questions(model, user, k=k, budget=budget)]
-        cases = list(_cases(model, asked))
+        user_ids = sample_targets(test, users, seed=seed)["user_id"].to_list()
+        recommended = [
+            one for user_id in user_ids for one in _recommend(model, user_id, k=k, budget=budget)
+        ]
+        cases = list(_score_without_parts(model, recommended))
     settings = {"users": users, "k": k, "budget": budget, "seed": seed, "load_before": load}
     return {**settings, **measure(cases, seed=seed)}
 
 
 def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dict[str, Any]:
-    """What `run` returns, of given cases.
+    """Compute shares, interval and test of some cases.
+
+    Args:
+        cases: The cases.
+        seed: Seed of the bootstrap.
+        n_resamples: Bootstrap samples of users.
+
+    Returns:
+        Numbers of cases and users; `share`, the mean agreement over users with its 95 % interval;
+        the mean agreement over cases; the users above and below 0.5 and the two-sided sign test
+        over them; and the mean falls of P(yes).
 
     Raises:
-        DataError: There is no case.
+        DataError: There are no cases.
     """
     if not cases:
         raise DataError(
-            needed="recommendations that cite some parts of a preference and not others",
-            received="none",
-            remedy="take more users, or a run whose preferences have several parts",
+            "No recommendation cites some parts of a preference and not others. Use more users, "
+            "or a run whose preferences have several parts."
         )
     by_user: dict[str, list[float]] = {}
     for case in cases:
@@ -122,38 +135,39 @@ def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dic
         "users_more": more,
         "users_less": less,
         "sign_test_p": float(test.pvalue) if test else 1.0,
-        "fall_without_cited": round(fmean(case.whole - fmean(case.cited) for case in cases), 4),
-        "fall_without_other": round(fmean(case.whole - fmean(case.others) for case in cases), 4),
+        "fall_without_cited": round(fmean(case.full - fmean(case.cited) for case in cases), 4),
+        "fall_without_other": round(fmean(case.full - fmean(case.others) for case in cases), 4),
     }
 
 
-def _questions(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator[_Question]:
-    """A user's recommendations that cite some parts of the preference and not others."""
+def _recommend(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator[_Recommended]:
+    """Yield a user's recommendations that cite some parts of the preference and not others."""
     found = model.recommend(user_id, k, budget=budget)
-    cut = preference_parts(found.preference)
+    parts = preference_parts(found.preference)
     for item in found.items:
-        cited = tuple(bool(model.catalog.matches(part, item.item_id)) for part in cut)
-        if any(cited) and not all(cited):
-            yield _Question(user_id, item.item_id, found.preference, cut, cited)
+        is_cited = tuple(bool(model.catalog.matches(part, item.item_id)) for part in parts)
+        if any(is_cited) and not all(is_cited):
+            yield _Recommended(user_id, item.item_id, found.preference, parts, is_cited)
 
 
-def _cases(model: MllmMsr, questions: Sequence[_Question]) -> Iterator[Case]:
+def _score_without_parts(model: MllmMsr, recommended: Sequence[_Recommended]) -> Iterator[Case]:
+    """Score each item with the full preference and without each of its parts."""
     prompts: list[Prompt] = []
-    for one in questions:
+    for one in recommended:
         texts = [one.preference, *(without_part(one.preference, part) for part in one.parts)]
         prompts += [model.catalog.prompt(text, one.item_id) for text in texts]
     backend = model.models.open_ranker()
     try:
-        found = dict(backend.score(prompts, CHOICES))
+        scored = dict(backend.score(prompts, CHOICES))
     finally:
         backend.close()
-    scores = iter([yes_probability(found[place])[0] for place in range(len(prompts))])
-    for one in questions:
-        whole = next(scores)
-        cut = [(next(scores), cited) for cited in one.is_cited]
+    scores = iter([yes_probability(scored[index])[0] for index in range(len(prompts))])
+    for one in recommended:
+        full = next(scores)
+        reduced = [(next(scores), is_cited) for is_cited in one.is_cited]
         yield Case(
             one.user_id,
-            whole,
-            cited=tuple(score for score, cited in cut if cited),
-            others=tuple(score for score, cited in cut if not cited),
+            full,
+            cited=tuple(score for score, is_cited in reduced if is_cited),
+            others=tuple(score for score, is_cited in reduced if not is_cited),
         )

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks._bench import Bench, set_up, settings_of
-from benchmarks._jobs import NOUN
-from benchmarks._measure import apart, growth_of
-from benchmarks._writing import compare, grown
+from benchmarks._generation import compare, measure_ours
+from benchmarks._measure import growth_between, in_new_process
+from benchmarks._setup import Setup, open_setup
+from benchmarks._workload import ITEM_TYPE
 from mllm_msr.interfaces import Backend
 from mllm_msr.summarization.preferences import infer_preferences
 
@@ -30,58 +30,62 @@ def run(
     vllm: int = 1,
     growth: int = 16,
 ) -> dict[str, Any]:
-    """Compare ways to infer preferences.
+    """Compare implementations of preference inference.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
-            (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
-        users: Users that our way handles.
-        items: Size of the catalogue.
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+            of LLaVA-v1.6-mistral, for a GPU) or "tiny".
+        users: Users of our implementation.
+        items: Number of items in the catalog.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
-        threads: Threads on a CPU.
-        batch_size: Prompts in a batch, of our way and of the strong one.
-        repeats: Rounds in which all ways run in turn.
-        released_users: Users that the released way handles.
-        strong_users: Users that the strong way handles.
-        new_tokens: Bound of every answer, 0 for the stage's own; random weights write so many.
-        vllm: 1 to let vLLM's server handle all users too where `make vllm` has made it, 0 not to.
-        growth: Times the work, for time and memory; 0 to leave it out.
+        threads: Number of threads on a CPU.
+        batch_size: Prompts per batch, of our implementation and of the strong one.
+        repeats: Repeats, each of all implementations in turn.
+        released_users: Users of the released implementation.
+        strong_users: Users of the strong implementation.
+        new_tokens: Token limit of every answer, which random weights always reach; 0 keeps the
+            stage's own.
+        vllm: 1 to measure vLLM's server too if `make vllm` has installed it, 0 to leave it out.
+        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
 
     Returns:
         Settings, `ratios` of rates, agreement of the answers, growth.
     """
     few = max(users // 4, 1)
-    with set_up(
+    with open_setup(
         shapes,
         n_items=items,
         device=device,
         dtype=dtype,
         threads=threads,
         batch_size=batch_size,
-    ) as bench:
+    ) as setup:
         result = {
-            **settings_of(bench),
+            **setup.describe(),
             "new_tokens": new_tokens,
             **compare(
-                bench,
-                _stage,
+                setup,
+                _infer,
                 column="preference",
                 units=(released_users, strong_users, users),
-                at_once=1,
+                generation_batch=1,
                 new_tokens=new_tokens,
                 repeats=repeats,
                 vllm=bool(vllm),
             ),
         }
         if growth:
-            sizes = (few, growth * few)
-            measured = (apart(grown, bench, _stage, n, new_tokens=new_tokens) for n in sizes)
-            result["growth"] = growth_of(*measured)
+            measured = (
+                in_new_process(measure_ours, setup, _infer, n, new_tokens=new_tokens)
+                for n in (few, growth * few)
+            )
+            result["growth"] = growth_between(*measured)
     return result
 
 
-def _stage(bench: Bench, backend: Backend, n: int) -> pl.DataFrame:
+def _infer(setup: Setup, backend: Backend, n: int) -> pl.DataFrame:
+    workload = setup.workload
     return infer_preferences(
-        bench.work.histories(n), bench.work.summaries(), backend, item_type=NOUN
+        workload.histories(n), workload.summaries(), backend, item_type=ITEM_TYPE
     )

@@ -1,32 +1,27 @@
-"""Raw interactions to candidate tables: seconds per step, peak memory, growth with the size.
+"""Preparation of raw interactions up to candidate tables: seconds per step, memory, growth.
 
 The data are generated: long-tailed users and items, string ids, rows in random order. Generation
-and each measurement run in processes of their own, so that the peak is that of the work alone.
+and each measurement run in new processes, so that the peak memory is that of the work alone.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from benchmarks._measure import in_new_process
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.data.splits import split_users
 from mllm_msr.datasets.files import Files
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def run(
@@ -46,16 +41,16 @@ def run(
         interactions: Raw interactions.
         users: Raw users.
         items: Raw items.
-        folds: For how many of the five folds candidates are drawn.
-        repeats: Measurements, of which the median is given.
+        folds: Number of the five folds for which candidates are drawn.
+        repeats: Measurements, of which the median is returned.
         growth: 1 to measure a quarter and a half of the size as well, 0 not to.
         form: File type of the raw interactions, "parquet" or "csv".
         seed: Seed of the data.
 
     Returns:
-        Settings, seconds per step, processor seconds of all threads, the machine's load before
-        (above its cores, elapsed times say little), peak resident memory in GB, sizes; and, for
-        growth, the elapsed and the processor seconds per million interactions at each size.
+        Settings, seconds per step, processor seconds of all threads, load average before (above
+        the number of cores, elapsed times say little), peak resident memory in GB, sizes, and the
+        elapsed and processor seconds per million interactions at each size.
     """
     result: dict[str, Any] = {"cores": os.cpu_count(), "form": form, "folds": folds}
     per_million = {}
@@ -63,8 +58,8 @@ def run(
     for share in (4, 2, 1) if growth else (1,):
         sizes = (interactions // share, users // share, items // share)
         with tempfile.TemporaryDirectory() as folder:
-            _apart(_generate, Path(folder), sizes, form=form, seed=seed)
-            runs = [_apart(_measure, Path(folder), folds) for _ in range(repeats)]
+            in_new_process(_generate, Path(folder), sizes, form=form, seed=seed)
+            runs = [in_new_process(_measure, Path(folder), folds) for _ in range(repeats)]
         median = sorted(runs, key=lambda one: float(one["seconds"]["all"]))[len(runs) // 2]
         seconds = statistics.median(float(one["seconds"]["all"]) for one in runs)
         per_million[sizes[0]] = round(seconds / sizes[0] * 1e6, 3)
@@ -76,56 +71,49 @@ def run(
     return result
 
 
-def _apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(function, *args, **kwargs).result()
-
-
 def _generate(folder: Path, sizes: tuple[int, int, int], *, form: str, seed: int) -> None:
-    """Write interactions and items whose activity and popularity have long tails."""
+    """Write interactions and items with long-tailed activity and popularity."""
     n_interactions, n_users, n_items = sizes
-    random = np.random.default_rng(seed)
-    user = (n_users * random.random(n_interactions) ** 1.6).astype(np.int64)
-    item = (n_items * random.random(n_interactions) ** 3.0).astype(np.int64)
-    # Ids of 14 and 10 characters in no telling order, as in the Amazon data.
-    names = (
+    rng = np.random.default_rng(seed)
+    user = (n_users * rng.random(n_interactions) ** 1.6).astype(np.int64)
+    item = (n_items * rng.random(n_interactions) ** 3.0).astype(np.int64)
+    # Ids of 14 and 10 characters whose order is not that of the rows, as in the Amazon data.
+    ids = (
         "A" + ((pl.col("user") * 2_654_435_761) % 10**13).cast(pl.String).str.zfill(13),
         "B0" + ((pl.col("item") * 48_271) % 99_999_989).cast(pl.String).str.zfill(8),
     )
     table = pl.LazyFrame(
-        {"user": user, "item": item, "timestamp": random.integers(0, 10**8, n_interactions)}
-    ).select(user_id=names[0], item_id=names[1], timestamp="timestamp")
+        {"user": user, "item": item, "timestamp": rng.integers(0, 10**8, n_interactions)}
+    ).select(user_id=ids[0], item_id=ids[1], timestamp="timestamp")
     if form == "csv":
         table.sink_csv(folder / "interactions.csv")
     else:
         table.sink_parquet(folder / "interactions.parquet")
     pl.LazyFrame({"item": np.arange(n_items)}).select(
-        item_id=names[1], title="Item " + pl.col("item").cast(pl.String)
+        item_id=ids[1], title="Item " + pl.col("item").cast(pl.String)
     ).sink_parquet(folder / "items.parquet")
 
 
 def _measure(folder: Path, folds: int) -> dict[str, Any]:
-    """One run from the files to the candidates written to disk."""
+    """Prepare the files once, up to candidates on disk."""
     load = os.getloadavg()[0]
-    clock = [time.perf_counter()]
+    times = [time.perf_counter()]
     raw = Files(path=folder).load()
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     interactions, counts = prepare_interactions(raw.interactions)
     items, _ = match_items(interactions, raw.items)
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     splits = split_users(interactions)
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     candidates = draw_candidates(interactions, splits, folds=list(range(folds)))
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     interactions.write_parquet(folder / "out_interactions.parquet")
     items.write_parquet(folder / "out_items.parquet")
     candidates.write_parquet(folder / "out_candidates.parquet")
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     steps = ("load_and_check", "filter_and_order", "split", "draw", "write")
-    seconds = dict(zip(steps, np.diff(clock).round(2).tolist(), strict=True))
-    seconds["all"] = round(clock[-1] - clock[0], 2)
+    seconds = dict(zip(steps, np.diff(times).round(2).tolist(), strict=True))
+    seconds["all"] = round(times[-1] - times[0], 2)
     return {
         "seconds": seconds,
         "cpu_seconds": round(time.process_time(), 2),

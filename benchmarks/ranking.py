@@ -1,7 +1,7 @@
-"""Ranking the whole catalogue for all users: seconds, peak memory, what would not fit otherwise.
+"""Full-catalog ranking for all users: seconds, peak memory, size of all scores.
 
-The scorer is the cheapest that there is, a product of random user and item vectors in chunks, so
-that what is measured is the ranking. Its own time is given beside.
+The scorer is as cheap as possible, a product of random user and item vectors in chunks, so that
+the ranking dominates. Its own time is measured separately.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ def run(
 
     Args:
         users: Users, one ranking each.
-        items: Items of the catalogue.
-        history: Interactions of each user, none of which may be ranked.
+        items: Number of items in the catalog.
+        history: Interactions per user, which are excluded from the ranking.
         factors: Length of the vectors.
         chunk: Users that the scorer scores at a time.
-        repeats: Measurements, of which the median is given.
+        repeats: Measurements, of which the median is returned.
         seed: Seed of the data.
 
     Returns:
-        Settings, seconds of scoring and ranking together and of scoring alone, elapsed and of the
-        processor (all threads), the machine's load before (above its cores, elapsed times say
-        little), peak memory, and the size of all scores, which are never held.
+        Settings, elapsed and processor seconds (all threads) of scoring and ranking together and
+        of scoring alone, load average before (above the number of cores, elapsed times say
+        little), peak memory, and the size of all scores, which are never in memory together.
     """
     rng = np.random.default_rng(seed)
     user_vectors, item_vectors = (
         rng.normal(size=(n, factors)).astype(np.float32) for n in (users, items)
     )
-    catalogue = [f"i{at:07}" for at in rng.permutation(items)]
-    interactions = _histories(users, catalogue, length=history, rng=rng)
+    catalog = [f"i{number:07}" for number in rng.permutation(items)]
+    interactions = _make_histories(users, catalog, length=history, rng=rng)
     last = interactions.filter(pl.col("position") == history)
-    fixed = {"fold": 0, "split": "test", "negatives": "uniform", "label": 1}
-    targets = last.with_columns(pl.lit(v).alias(k) for k, v in fixed.items()).select(
+    constants = {"fold": 0, "split": "test", "negatives": "uniform", "label": 1}
+    targets = last.with_columns(pl.lit(v).alias(k) for k, v in constants.items()).select(
         pl.col(name).cast(dtype) for name, dtype in CANDIDATES.items()
     )
 
@@ -65,15 +65,15 @@ def run(
             yield targets.slice(start, chunk), user_vectors[start : start + chunk] @ item_vectors.T
 
     def rank() -> None:
-        rank_catalog(chunks(), targets, catalog=catalogue, interactions=interactions)
+        rank_catalog(chunks(), targets, catalog=catalog, interactions=interactions)
 
     def score() -> None:
         for _ in chunks():
             pass
 
     load = os.getloadavg()[0]
-    together = np.median([_clocked(rank) for _ in range(repeats)], axis=0).round(2)
-    alone = np.median([_clocked(score) for _ in range(repeats)], axis=0).round(2)
+    together = np.median([_time(rank) for _ in range(repeats)], axis=0).round(2)
+    alone = np.median([_time(score) for _ in range(repeats)], axis=0).round(2)
     return {
         "cores": os.cpu_count(),
         "users": users,
@@ -88,23 +88,23 @@ def run(
     }
 
 
-def _clocked(work: Callable[[], None]) -> tuple[float, float]:
-    """Elapsed seconds and seconds of the processor, all threads."""
+def _time(work: Callable[[], None]) -> tuple[float, float]:
+    """Return elapsed seconds and processor seconds of all threads."""
     elapsed, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - elapsed, time.process_time() - processor
 
 
-def _histories(
-    n_users: int, catalogue: list[str], *, length: int, rng: np.random.Generator
+def _make_histories(
+    n_users: int, catalog: list[str], *, length: int, rng: np.random.Generator
 ) -> pl.DataFrame:
-    """`length` random items of each user and a target after them."""
+    """Return `length` random items per user, each followed by a target."""
     n_rows = n_users * (length + 1)
     position = np.tile(np.arange(length + 1), n_users)
     return pl.DataFrame(
         {
-            "user_id": [f"u{at}" for at in range(n_users) for _ in range(length + 1)],
-            "item_id": np.array(catalogue)[rng.integers(0, len(catalogue), n_rows)],
+            "user_id": [f"u{user}" for user in range(n_users) for _ in range(length + 1)],
+            "item_id": np.array(catalog)[rng.integers(0, len(catalog), n_rows)],
             "timestamp": position,
             "position": position,
         },

@@ -1,7 +1,7 @@
-"""Recommendations out of the whole catalogue: recall of the generators, quality against the budget.
+"""Recommendation from the full catalog: recall of the candidate generators, quality by budget.
 
-Over the test users of a finished run. The target is hidden from every generator; each user's
-candidates are scored by the model once, and a smaller budget sees fewer of those scores.
+Over the test users of a finished run, with their targets hidden from every generator. The model
+scores each user's candidates once; a smaller budget uses fewer of these scores.
 """
 
 from __future__ import annotations
@@ -36,26 +36,29 @@ def run(
 
     Args:
         folder: A run folder that has been trained.
-        users: Users at most, a seeded sample.
-        collaborative: Baseline of the collaborative generator; the default one where empty.
-        recent_weight: Vote of recent popularity; the run's where 0.
-        split: "test", or "validation" for users by whom settings may be chosen.
+        users: Maximum number of users, a seeded sample.
+        collaborative: Baseline of the collaborative generator; the run's own if empty.
+        recent_weight: Weight of recent popularity in the rank fusion; the run's own if 0.
+        split: "test", or "validation" for users on whom settings may be chosen.
         seed: Seed of the sample.
 
     Returns:
         Recall of each generator and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
-        NDCG@10 over the whole catalogue for each budget of model calls, by the model's order and
-        by its order fused with the generators'; and model seconds.
+        NDCG@10 over the full catalog for each budget of model calls, by the model's ranking and
+        by its fusion with the generators' rankings; and seconds per model call.
     """
-    with RunFolder.open(folder, read_only=True) as kept:
-        candidates = kept.read("candidates")
+    with RunFolder.open(folder, read_only=True) as opened:
+        candidates = opened.read("candidates")
     overrides = [f"retrieve.collaborative={collaborative}"] if collaborative else []
     overrides += [f"retrieve.recent_weight={recent_weight}"] if recent_weight else []
     with MllmMsr.from_run(folder, hide_targets=True, overrides=overrides) as model:
-        asked = candidates.filter(split=split, fold=model.fold)
-        targets = sample_targets(asked, users, seed=seed).select("user_id", "item_id").rows()
+        rows = candidates.filter(split=split, fold=model.fold)
+        targets = sample_targets(rows, users, seed=seed).select("user_id", "item_id").rows()
+        generators = model.retriever.generators
+        retrievers = {name: Retriever({name: each}) for name, each in generators.items()}
+        retrievers["fusion"] = model.retriever
         recall: dict[str, dict[int, float]] = {}
-        for name, retriever in _retrievers(model).items():
+        for name, retriever in retrievers.items():
             ranks = [_rank(retriever, model.users.profile(user), item) for user, item in targets]
             recall[name] = {
                 n: round(sum(rank <= n for rank in ranks) / len(ranks), 4) for n in BUDGETS[1:]
@@ -63,11 +66,11 @@ def run(
         quality: dict[str, dict[int, list[tuple[float, float]]]] = {
             order: {budget: [] for budget in BUDGETS} for order in ORDERS
         }
-        started = time.perf_counter()
+        start = time.perf_counter()
         for user, item in targets:
-            for order, budget, values in _ranked(model, model.users.profile(user), item):
+            for order, budget, values in _evaluate(model, model.users.profile(user), item):
                 quality[order][budget].append(values)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start
     return {
         "items": len(model.catalog),
         "users": len(targets),
@@ -80,28 +83,23 @@ def run(
     }
 
 
-def _retrievers(model: MllmMsr) -> dict[str, Retriever]:
-    generators = model.retriever.generators
-    alone = {name: Retriever({name: generator}) for name, generator in generators.items()}
-    return {**alone, "fusion": model.retriever}
-
-
 def _rank(retriever: Retriever, profile: Profile, item_id: str) -> float:
-    found = [c.item_id for c in retriever.retrieve(profile, BUDGETS[-1])]
-    return found.index(item_id) + 1 if item_id in found else math.inf
+    """Return the rank of an item among the largest number of candidates, or infinity."""
+    candidates = [candidate.item_id for candidate in retriever.retrieve(profile, BUDGETS[-1])]
+    return candidates.index(item_id) + 1 if item_id in candidates else math.inf
 
 
-def _ranked(
+def _evaluate(
     model: MllmMsr, profile: Profile, item_id: str
 ) -> Iterator[tuple[Order, int, tuple[float, float]]]:
-    """HR@10 and NDCG@10 of one user for every order and budget."""
+    """Yield HR@10 and NDCG@10 of one user for every order and budget."""
     candidates = model.retriever.retrieve(profile, BUDGETS[-1])
-    asked = [candidate.item_id for candidate in candidates]
-    scores = dict(zip(asked, model.score(profile.preference, asked), strict=True))
+    item_ids = [candidate.item_id for candidate in candidates]
+    scores = dict(zip(item_ids, model.score(profile.preference, item_ids), strict=True))
     for order, budget in itertools.product(ORDERS, BUDGETS):
-        kept = {one: scores[one] for one in asked[:budget]}
+        known = {candidate: scores[candidate] for candidate in item_ids[:budget]}
         listed = build_list(
-            model.catalog, profile, candidates, kept, k=_K, diversity=0.0, order=order
+            model.catalog, profile, candidates, known, k=_K, diversity=0.0, order=order
         )
         rank = next((one.rank for one in listed.items if one.item_id == item_id), None)
         yield order, budget, (float(rank is not None), 1 / math.log2(1 + rank) if rank else 0.0)

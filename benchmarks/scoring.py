@@ -1,4 +1,4 @@
-"""Scoring 1:20 candidate lists with images: pairs per second against three baselines."""
+"""Scoring of 1:20 candidate lists with images: pairs per second against three baselines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from typing import Any
 
 import torch
 
-from benchmarks._bench import CHOICES, Bench, Cost, set_up, settings_of, unique_tokens
-from benchmarks._jobs import CANDIDATES
-from benchmarks._measure import OURS, Way, alternate, apart, growth_of, now, peak_gb
-from benchmarks._vllm_way import NAME as VLLM
-from benchmarks._vllm_way import baseline
+from benchmarks._measure import (
+    OURS,
+    Implementation,
+    growth_between,
+    in_new_process,
+    peak_gb,
+    run_in_turn,
+    seconds_used,
+)
+from benchmarks._setup import CHOICES, Cost, Setup, open_setup, unique_tokens
+from benchmarks._vllm_baseline import NAME as VLLM
+from benchmarks._vllm_baseline import start_vllm
+from benchmarks._workload import N_CANDIDATES
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.ranker.examples import Example
@@ -33,35 +41,35 @@ def run(
     vllm: int = 1,
     growth: int = 16,
 ) -> dict[str, Any]:
-    """Compare ways to score.
+    """Compare implementations of scoring.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b"
-            (LLaVA-v1.6-mistral's, for a GPU) or "tiny".
-        users: Users, each with 21 candidates; our way scores them all.
-        items: Size of the catalogue. Pairs per item decide what sharing saves.
+        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+            of LLaVA-v1.6-mistral, for a GPU) or "tiny".
+        users: Users with 21 candidates each; our implementation scores all of them.
+        items: Number of items in the catalog; the pairs per item decide how much can be shared.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
-        threads: Threads on a CPU.
-        batch_size: Prompts in a batch, of our way and of the strong one.
-        repeats: Rounds in which all ways run in turn.
-        released_pairs: Pairs that the released way scores.
-        strong_pairs: Pairs that the strong way scores.
-        vllm: 1 to let vLLM's server score all pairs too where `make vllm` has made it, 0 not to.
-        growth: Times the work, for time and memory; 0 to leave it out.
+        threads: Number of threads on a CPU.
+        batch_size: Prompts per batch, of our implementation and of the strong one.
+        repeats: Repeats, each of all implementations in turn.
+        released_pairs: Pairs of the released implementation.
+        strong_pairs: Pairs of the strong implementation.
+        vllm: 1 to measure vLLM's server too if `make vllm` has installed it, 0 to leave it out.
+        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
 
     Returns:
         Settings, `ratios` of rates, agreement of the results, growth.
     """
-    with set_up(
+    with open_setup(
         shapes, n_items=items, device=device, dtype=dtype, threads=threads, batch_size=batch_size
-    ) as bench:
+    ) as setup:
         result = {
-            **settings_of(bench),
-            "pairs_per_item": round(users * CANDIDATES / items, 1),
+            **setup.describe(),
+            "pairs_per_item": round(users * N_CANDIDATES / items, 1),
             **_compare(
-                bench,
-                bench.work.candidate_lists(users),
+                setup,
+                setup.workload.candidate_lists(users),
                 repeats=repeats,
                 released_pairs=released_pairs,
                 strong_pairs=strong_pairs,
@@ -70,12 +78,13 @@ def run(
         }
         if growth:
             few = max(users // 4, 1)
-            result["growth"] = growth_of(*(apart(_grown, bench, n) for n in (few, growth * few)))
+            measured = (in_new_process(_measure_ours, setup, n) for n in (few, growth * few))
+            result["growth"] = growth_between(*measured)
     return result
 
 
 def _compare(
-    bench: Bench,
+    setup: Setup,
     examples: list[Example],
     *,
     repeats: int,
@@ -83,38 +92,40 @@ def _compare(
     strong_pairs: int,
     vllm: bool,
 ) -> dict[str, Any]:
-    loaded = bench.load()
-    released, strong = bench.baselines(loaded)
-    ours = bench.ours()
+    loaded = setup.load()
+    released, strong = setup.baselines(loaded)
+    ours = setup.ours()
     renderer = Renderer(loaded.processor, supports_images=True)
     rendered = [renderer.render(example.prompt) for example in examples]
     n_unique, n_images = unique_tokens(rendered)
-    cost = Cost.of(bench, loaded)
+    cost = Cost.measure(setup, loaded)
     part = examples[:strong_pairs]
-    ways = {
-        "released": Way(_work(released, examples[:released_pairs]), released_pairs),
-        "strong": Way(_work(strong, part), len(part)),
-        OURS: Way(_work(ours, examples), len(examples)),
+    implementations = {
+        "released": Implementation(_work(released, examples[:released_pairs]), released_pairs),
+        "strong": Implementation(_work(strong, part), len(part)),
+        OURS: Implementation(_work(ours, examples), len(examples)),
     }
     result: dict[str, Any] = {
         "prompt_tokens": sum(len(one.input_ids) for one in rendered),
         "image_tokens": cost.image_tokens,
         "unique_tokens": n_unique,
-        "largest_difference": _difference(strong, ours, part),
+        "largest_difference": _largest_difference(strong, ours, part),
     }
-    with baseline(bench, result, wanted=vllm) as third:
-        if third is not None:
-            result["largest_difference_to_vllm"] = _difference(third.backend, ours, part)
-            ways[VLLM] = third.way(_work(third.backend, examples), len(examples))
-        result |= alternate(
-            ways,
+    with start_vllm(setup, result, wanted=vllm) as baseline:
+        if baseline is not None:
+            result["largest_difference_to_vllm"] = _largest_difference(baseline.backend, ours, part)
+            implementations[VLLM] = baseline.implementation(
+                _work(baseline.backend, examples), len(examples)
+            )
+        result |= run_in_turn(
+            implementations,
             repeats=repeats,
-            device=bench.device,
-            dtype=bench.dtype,
+            device=setup.device,
+            dtype=setup.dtype,
             flops=n_unique * cost.token + n_images * cost.image,
         )
-        if third is not None:
-            result["vllm_seconds"] = third.seconds()
+        if baseline is not None:
+            result["vllm_seconds"] = baseline.seconds()
     ours.close()
     return result
 
@@ -127,10 +138,10 @@ def _work(backend: Backend, examples: list[Example]) -> Callable[[], int]:
     return work
 
 
-def _difference(one: Backend, other: Backend, examples: list[Example]) -> float:
-    """Largest difference of two ways' log-probabilities; both are warm afterwards."""
+def _largest_difference(one: Backend, other: Backend, examples: list[Example]) -> float:
+    """Return the largest difference of log-probabilities; both backends are warm afterwards."""
     prompts = [example.prompt for example in examples]
-    first, second = (dict(way.score(prompts, CHOICES)) for way in (one, other))
+    first, second = (dict(backend.score(prompts, CHOICES)) for backend in (one, other))
     return max(
         abs(a - b)
         for index in first
@@ -138,13 +149,13 @@ def _difference(one: Backend, other: Backend, examples: list[Example]) -> float:
     )
 
 
-def _grown(bench: Bench, users: int) -> dict[str, float]:
-    """Our way's time and memory for so many users, in a process of its own."""
-    torch.set_num_threads(bench.threads)
-    examples = bench.work.candidate_lists(users)
-    backend = bench.ours()
-    list(backend.score([examples[0].prompt], CHOICES))
-    start = now(bench.device)
+def _measure_ours(setup: Setup, users: int) -> dict[str, float]:
+    """Measure time and memory of our implementation; run it in a new process."""
+    torch.set_num_threads(setup.threads)
+    examples = setup.workload.candidate_lists(users)
+    backend = setup.ours()
+    list(backend.score([examples[0].prompt], CHOICES))  # warm-up
+    start = seconds_used(setup.device)
     score_examples(examples, backend, choices=CHOICES)
-    seconds = now(bench.device) - start
-    return {"units": len(examples), "seconds": seconds, "peak_gb": peak_gb(bench.device)}
+    seconds = seconds_used(setup.device) - start
+    return {"units": len(examples), "seconds": seconds, "peak_gb": peak_gb(setup.device)}

@@ -1,3 +1,5 @@
+"""The benchmark `baselines` on a small run folder whose item order is known."""
+
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +13,15 @@ from mllm_msr.tables import INTERACTIONS, ITEMS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A prepared run folder in which items follow each other on a ring."""
-    rows = [(f"u{u}", f"i{(u + at) % 12}", at, at) for u in range(40) for at in range(6)]
+    """Return a prepared run folder in which items follow each other in a circle."""
+    rows = [
+        (f"u{u}", f"i{(u + position) % 12}", position, position)
+        for u in range(40)
+        for position in range(6)
+    ]
     interactions = pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
     splits = split_users(interactions)
-    items = [(f"i{at}", "", "", None) for at in range(12)]
+    items = [(f"i{number}", "", "", None) for number in range(12)]
     tables = {
         "interactions": interactions,
         "splits": splits,
@@ -27,18 +33,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_our_side_gives_cost_and_quality(folder: Path) -> None:
+def test_a_baseline_gets_its_cost_and_quality(folder: Path) -> None:
     settings = {"epochs": 20, "batch_size": 8, "learning_rate": 0.02, "hidden": 16}
-    found = baselines._ours(folder, "gru4rec", 0, settings, 1)
+    found = baselines._measure_ours(folder, "gru4rec", 0, settings, 1)
     assert found["processor_per_epoch"] >= 0
     assert 0 < found["peak_gb"] < 6
-    # 12 items of which 5 are seen leave 7: being among the first ten says nothing, the rank does.
+    # Of 12 items, 5 are excluded: HR@10 of the other 7 is always 1, NDCG@10 is not.
     assert found["hr@10"] == 1.0
     assert found["ndcg@10"] > 0.9
 
 
-def test_targets_are_one_per_test_user_and_hidden(folder: Path) -> None:
-    visible, users, targets = baselines._fold(folder, 0)
+def test_each_test_user_has_one_hidden_target(folder: Path) -> None:
+    visible, users, targets = baselines._read_fold(folder, 0)
     assert targets["user_id"].is_unique().all()
     assert not users & set(targets["user_id"])
     shared = visible.join(targets, on=["user_id", "position"])

@@ -1,4 +1,4 @@
-"""Faithfulness from cases whose answer is known, and of a run whose model reads one word alone."""
+"""The benchmark `faithfulness`: cases with known values, and a model that reads one word only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from benchmarks.faithfulness import Case, measure, run
 
 import online_worlds
 import worlds
+from benchmarks.faithfulness import Case, measure, run
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommend.catalog import ItemCatalog
@@ -20,7 +20,7 @@ FAITHFUL = [Case(f"u{n}", 0.9, cited=(0.2, 0.3), others=(0.8,)) for n in range(9
 UNFAITHFUL = Case("v", 0.9, cited=(0.8,), others=(0.1,))
 
 
-def test_shares_tests_and_falls_by_hand() -> None:
+def test_measures_equal_values_computed_by_hand() -> None:
     found = measure([*FAITHFUL, UNFAITHFUL, Case("v", 0.5, (0.4,), (0.4,))], seed=0)
     assert (found["n_cases"], found["n_users"]) == (11, 10)
     assert found["share"] == 0.925  # nine users at 1, one at (0 + 1/2) / 2
@@ -31,18 +31,18 @@ def test_shares_tests_and_falls_by_hand() -> None:
     assert found["fall_without_cited"] == round((9 * 0.65 + 0.1 + 0.1) / 11, 4)
 
 
-def test_what_says_nothing_earns_one_half() -> None:
+def test_ties_count_half() -> None:
     found = measure([Case(f"u{n}", 0.9, (0.5,), (0.5,)) for n in range(5)], seed=0)
     assert (found["share"], found["sign_test_p"]) == (0.5, 1.0)
 
 
 def test_no_cases_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"cite some parts.*none.*more users"):
+    with pytest.raises(DataError, match=r"No recommendation cites some parts.*Use more users"):
         measure([], seed=0)
 
 
 class OneWordReader(Backend):
-    """Says yes to a preference with its word, else no."""
+    """Backend that answers yes if the prompt contains its word, else no."""
 
     def __init__(self, word: str) -> None:
         self._word = word
@@ -66,12 +66,12 @@ class OneWordReader(Backend):
             yield index, ChoiceScores((-0.1, -3.0) if self._word in text else (-3.0, -0.1))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose preferences have two clauses."""
+    """Return a run whose preferences have two clauses."""
     text = "The user appears to have a preference for calm things that show boats."
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(worlds.ANSWERS, "preferences", text)
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("word", "share"), [("calm", 1.0), ("boats", 0.0), ("zebra", 0.5)])
-def test_a_run_whose_explanations_cite_one_clause(
+def test_the_share_of_a_run_whose_explanations_cite_one_clause(
     folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
 ) -> None:
     monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: OneWordReader(word))

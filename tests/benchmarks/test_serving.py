@@ -1,4 +1,4 @@
-"""The load test's own instruments."""
+"""Helpers of the benchmark `serving`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sys
 import time
 
 import pytest
+
 from benchmarks.serving import _processor_seconds
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it in /proc")
-def test_the_processor_time_of_a_process_is_what_it_computed() -> None:
-    before, own = _processor_seconds(os.getpid()), time.process_time()
-    while time.process_time() - own < 0.1:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processor_seconds_are_those_of_the_process() -> None:
+    before, start = _processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() - start < 0.1:
         pass
     assert _processor_seconds(os.getpid()) - before == pytest.approx(0.1, abs=0.05)
 
 
-def test_nobody_tells_the_time_of_a_process_that_is_not_there() -> None:
+def test_processor_seconds_of_a_missing_process_are_unknown() -> None:
     assert math.isnan(_processor_seconds(0))

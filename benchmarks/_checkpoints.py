@@ -1,8 +1,8 @@
-"""The models that the benchmarks of speed run: the packaged one, and random ones of real shapes.
+"""Checkpoints of the speed benchmarks: the packaged model, and random weights of real shapes.
 
-How fast a model is does not depend on the values of its weights, except where an answer ends:
-random models write to the bound that they are given. Their weights are drawn anew for each run
-and leave nothing behind.
+The speed of a model does not depend on the values of its weights, except for the length of its
+answers: random models write as many tokens as they may. Random weights are drawn for each run and
+deleted afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UnknownNameError
 
-_MARKS: Final = ("<pad>", "<s>", "</s>", "<image>")
+_SPECIAL_TOKENS: Final = ("<pad>", "<s>", "</s>", "<image>")
 _TEMPLATE: Final = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
@@ -33,18 +33,18 @@ _TEMPLATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a random LLaVA-NeXT: a CLIP tower and a Mistral decoder.
+    """Sizes of a LLaVA-NeXT with a CLIP vision tower and a Mistral decoder.
 
     Attributes:
         width: Hidden size of the decoder.
-        inner: Size inside its feed-forward layers.
-        layers: Its layers.
-        heads: Its attention heads.
-        key_heads: Heads of keys and values.
-        vocabulary: Rows of its token table, used or not.
-        tower: Hidden size, inner size, layers and heads of the tower.
-        tile: Edge of a tile in pixels.
-        patch: Edge of a patch in pixels.
+        inner: Hidden size of its feed-forward layers.
+        layers: Number of its layers.
+        heads: Number of its attention heads.
+        key_heads: Number of its key and value heads.
+        vocabulary: Size of its token embedding, including unused rows.
+        tower: Hidden size, feed-forward size, layers and heads of the vision tower.
+        tile: Edge length of a tile, in pixels.
+        patch: Edge length of a patch, in pixels.
     """
 
     width: int
@@ -61,7 +61,7 @@ class Shape:
 SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
     {
         "tiny": Shape(64, 128, 2, 2, 1, 1024, (32, 64, 2, 2), 28, 7),
-        # 134 million weights, about 140 tokens a image.
+        # 134 million parameters, 336 tokens per image.
         "middle": Shape(768, 2048, 12, 12, 4, 8192, (512, 2048, 12, 8), 112),
         # LLaVA-v1.6-mistral-7b.
         "7b": Shape(4096, 14336, 32, 32, 8, 32064, (1024, 4096, 24, 16), 336),
@@ -69,18 +69,17 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
 )
 
 
-def checkpoint(shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]) -> str:
-    """A checkpoint to measure.
+def make_checkpoint(
+    shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]
+) -> str:
+    """Return the folder of a checkpoint, with random weights unless it is the packaged model.
 
     Args:
         shapes: "demo" for the packaged model, or a key of `SHAPES`.
         folder: New folder for random weights.
-        device: Where they are drawn.
-        dtype: Their precision.
-        texts: What prompts are made of: a tokenizer is trained on it.
-
-    Returns:
-        The checkpoint's folder.
+        device: Device on which they are drawn.
+        dtype: Precision of the weights.
+        texts: Texts of the prompts, to train a tokenizer on.
 
     Raises:
         UnknownNameError: There are no such shapes.
@@ -89,9 +88,7 @@ def checkpoint(shapes: str, folder: Path, *, device: str, dtype: str, texts: Ite
         return str(weights_folder())
     if shapes not in SHAPES:
         raise UnknownNameError(
-            needed=f"shapes out of embedded, {', '.join(SHAPES)}",
-            received=repr(shapes),
-            remedy="choose one of them",
+            f"Unknown shapes {shapes!r}. Available: {', '.join(('demo', *SHAPES))}."
         )
     shape = SHAPES[shapes]
     tokenizer = _tokenizer(texts, shape.vocabulary)
@@ -107,7 +104,7 @@ def _tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(_MARKS),
+        special_tokens=list(_SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -158,7 +155,7 @@ def _config(shape: Shape, tokenizer: Any) -> Any:
 
 
 def _random_model(config: Any, *, device: str, dtype: torch.dtype) -> Any:
-    """Weights scaled so that hidden states neither vanish nor explode and answers differ."""
+    """Draw weights at a scale at which hidden states neither vanish nor explode."""
     with torch.device(device):
         torch.manual_seed(0)
         model = transformers.LlavaNextForConditionalGeneration(config).to(dtype)

@@ -1,4 +1,4 @@
-"""Servers that start, that do not, and that leave nothing behind."""
+"""Server processes: ready, failed, too slow, and stopped with their children."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmarks._loopback import free_address, running
 
+from benchmarks._server_process import free_address, run_server
 from mllm_msr.errors import BackendError
 
-# Answers every GET with 200; starts a process of its own and writes down its number.
+# Answers every GET with status 200; starts a child process and writes its id to a file.
 SERVER = """
 import http.server, os, pathlib, subprocess, sys
 
@@ -27,32 +27,34 @@ http.server.HTTPServer((host, int(port)), Handler).serve_forever()
 """
 
 
-def test_a_server_answers_in_the_block_and_is_gone_after_it(tmp_path: Path) -> None:
+def test_a_server_runs_in_the_block_and_is_stopped_with_its_child(tmp_path: Path) -> None:
     address, note = free_address(), tmp_path / "pid"
     command = [sys.executable, "-c", SERVER, address]
     health = f"http://{address}/health"
-    with running(command, {"NOTE": str(note)}, name="a server", health=health):
+    with run_server(command, {"NOTE": str(note)}, name="a server", health_url=health):
         child = psutil.Process(int(note.read_text()))
         assert child.is_running()
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_a_server_said_before_it_ended_is_in_the_error() -> None:
+def test_the_error_contains_the_output_of_a_server_that_ended() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such model')"]
     health = f"http://{free_address()}/health"
     with (
-        pytest.raises(BackendError, match=r"needed a server on loopback.*received no such model"),
-        running(command, {}, name="a server", health=health),
+        pytest.raises(
+            BackendError, match=r"a server did not start on loopback.*Its output: no such model"
+        ),
+        run_server(command, {}, name="a server", health_url=health),
     ):
-        pytest.fail("it was said to run")
+        pytest.fail("the server is not ready")
 
 
-def test_a_server_that_never_answers_is_given_up_and_ended() -> None:
+def test_a_server_that_never_answers_is_stopped() -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     health = f"http://{free_address()}/health"
     with (
-        pytest.raises(BackendError, match=r"within 0\.3 seconds.*a server that says nothing"),
-        running(command, {}, name="a server", health=health, patience=0.3),
+        pytest.raises(BackendError, match=r"within 0\.3 seconds.*Its output: none"),
+        run_server(command, {}, name="a server", health_url=health, startup_timeout=0.3),
     ):
-        pytest.fail("it was said to run")
+        pytest.fail("the server is not ready")

@@ -1,4 +1,7 @@
-"""What the two baselines of the speed benchmarks share: Transformers as its documentation shows it."""
+"""Plain Transformers calls, as in its documentation; shared by the two baselines of the benchmarks.
+
+`_released.py` and `_strong.py` differ in how they form batches and which logits they compute.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from mllm_msr.types import Completion, ImagePart, Prompt, TextPart
 
 T = TypeVar("T")
 
-# Makes the context of one step's forward pass.
+# Returns the autocast context of one forward pass.
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-class PlainModel:
-    """A model and its processor, one batch at a time.
+class TransformersModel:
+    """A model with its processor.
 
     Args:
         loaded: The checkpoint.
@@ -35,7 +38,7 @@ class PlainModel:
         self.tokenizer.padding_side = "left"
 
     def text(self, prompt: Prompt) -> str:
-        """A prompt as the chat template writes it."""
+        """Render a prompt with the chat template."""
         messages = [
             {
                 "role": message.role,
@@ -52,17 +55,17 @@ class PlainModel:
         return text
 
     def inputs(self, prompts: Sequence[Prompt], *, answers: Sequence[str] = ()) -> dict[str, Any]:
-        """A batch as the processor makes it, padded on the left, on the model's device.
+        """Return the processor's batch, padded on the left, on the model's device.
 
         Args:
-            prompts: All with a image or all without.
-            answers: Words that follow the prompts.
+            prompts: Prompts that all have an image, or none of them.
+            answers: Answers appended to the prompts.
         """
         texts = [self.text(prompt) for prompt in prompts]
         if answers:
             texts = [text + answer for text, answer in zip(texts, answers, strict=True)]
-        opened = [Image.open(path).convert("RGB") for prompt in prompts for path in prompt.images]
-        batch = self.processor(text=texts, images=opened or None, padding=True, return_tensors="pt")
+        images = [Image.open(path).convert("RGB") for prompt in prompts for path in prompt.images]
+        batch = self.processor(text=texts, images=images or None, padding=True, return_tensors="pt")
         dtype = self.model.dtype
         return {
             name: tensor.to(self.model.device, dtype if tensor.is_floating_point() else None)
@@ -70,7 +73,7 @@ class PlainModel:
         }
 
     def completions(self, output: Any, inputs: dict[str, Any]) -> list[Completion]:
-        """What `generate` added to a batch."""
+        """Return the completions in the output of the model's `generate`."""
         new = output[:, inputs["input_ids"].shape[1] :]  # [batch, new tokens]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         read = inputs["attention_mask"].sum(dim=1).tolist()
@@ -84,28 +87,29 @@ class PlainModel:
 def fine_tune(
     model: torch.nn.Module,
     batches: Iterable[Sequence[Example]],
-    loss_of: Callable[[Sequence[Example]], Tensor],
+    compute_loss: Callable[[Sequence[Example]], Tensor],
     *,
-    rate: float,
+    learning_rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """One step of AdamW for each batch.
+    """Take one AdamW step per batch.
 
     Args:
-        model: The model with its LoRA matrices, in training mode.
-        batches: In the order in which they are seen.
-        loss_of: Mean loss of a batch.
-        rate: Learning rate.
-        autocast: Entered anew in each step, since it remembers the weights that it has cast.
+        model: Model with LoRA matrices, in training mode.
+        batches: Batches, in the order of the steps.
+        compute_loss: Computes the mean loss of a batch.
+        learning_rate: Learning rate.
+        autocast: Entered anew in each step, because autocast caches the weights that it has cast.
 
     Returns:
         The loss of each step.
     """
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=rate)
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=learning_rate)
     losses = []
     for batch in batches:
         with autocast():
-            loss = loss_of(batch)
+            loss = compute_loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -114,13 +118,13 @@ def fine_tune(
     return losses
 
 
-def shows_image(prompt: Prompt) -> bool:
-    """Whether any part of a prompt is a image."""
+def has_image(prompt: Prompt) -> bool:
+    """Return whether a prompt contains an image."""
     return any(isinstance(part, ImagePart) for m in prompt.messages for part in m.parts)
 
 
-def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of so many of them, the last perhaps shorter."""
-    stream = iter(things)
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` values; the last one may be shorter."""
+    stream = iter(values)
     while batch := list(itertools.islice(stream, size)):
         yield batch

@@ -1,6 +1,6 @@
-"""The bench on which the speed benchmarks lie: a checkpoint, its baselines and our backend.
+"""Setup of the speed benchmarks: workload, checkpoint, baselines and our backend.
 
-A benchmark says what the work is; this file loads what does it.
+A benchmark defines the work; this module loads what does it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, Literal
 import torch
 import transformers
 
-from benchmarks import _shapes
-from benchmarks._jobs import Work
+from benchmarks._checkpoints import make_checkpoint
 from benchmarks._released import Released
 from benchmarks._strong import Strong
+from benchmarks._workload import Workload
 from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.models.inputs import Rendered, Renderer
@@ -30,50 +30,52 @@ CHOICES: Final = ("yes", "no")
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What all ways of one benchmark share.
+class Setup:
+    """What all implementations of one benchmark share.
 
     Attributes:
         checkpoint: Folder of the model.
-        shapes: Its name.
-        work: The catalogue.
-        device: Where models run.
-        dtype: Their precision.
-        threads: Threads on a CPU.
-        batch_size: Prompts in a batch, of our way and of the strong one.
+        shapes: Name of the model.
+        workload: The catalog.
+        device: Device of the models.
+        dtype: Precision of the models.
+        threads: Number of threads on a CPU.
+        batch_size: Prompts per batch, of our implementation and of the strong one.
     """
 
     checkpoint: str
     shapes: str
-    work: Work
+    workload: Workload
     device: str
     dtype: Precision
     threads: int
     batch_size: int
 
     def load(self) -> LoadedCheckpoint:
-        """The model for the baselines, with the attention that is fastest for them."""
+        """Load the model of the baselines with the attention that is fastest for them."""
         return load_model(
             self.checkpoint, dtype=self.dtype, device=self.device, attention=self.attention
         )
 
     @property
     def attention(self) -> Attention:
-        """Fused attention of one new token is slow in bfloat16 on a CPU."""
+        """Return the fastest attention: fused attention of one token is slow in CPU bfloat16."""
         return "eager" if (self.device, self.dtype) == ("cpu", "bfloat16") else "auto"
 
-    def baselines(self, loaded: LoadedCheckpoint, *, at_once: int = 6) -> tuple[Released, Strong]:
-        """The released way and the strong one."""
+    def baselines(
+        self, loaded: LoadedCheckpoint, *, generation_batch: int = 6
+    ) -> tuple[Released, Strong]:
+        """Return the released and the strong baseline."""
         renderer = Renderer(loaded.processor, supports_images=True)
-        prompt = self.work.training_pairs(1)[0].prompt
+        prompt = self.workload.training_pairs(1)[0].prompt
         ids = renderer.choice_ids(renderer.render(prompt).input_ids, CHOICES)
         return (
-            Released(loaded, answer_ids=ids, at_once=at_once),
+            Released(loaded, answer_ids=ids, generation_batch=generation_batch),
             Strong(loaded, answer_ids=ids, batch_size=self.batch_size),
         )
 
     def ours(self) -> DemoBackend | HuggingFaceBackend:
-        """Our backend."""
+        """Return our backend."""
         options: dict[str, Any] = {
             "device": self.device,
             "batch_size": self.batch_size,
@@ -86,16 +88,27 @@ class Bench:
             self.checkpoint,
             dtype=self.dtype,
             attention=self.attention,
-            speculative_tokens=0,  # random weights repeat themselves, which is guessed too easily
+            # Random weights repeat themselves, so that drafts would be accepted too often.
+            speculative_tokens=0,
             **options,
         )
 
+    def describe(self) -> dict[str, object]:
+        """Return the entries of a result that describe the setup."""
+        return {
+            "shapes": self.shapes,
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "batch_size": self.batch_size,
+        }
+
 
 @contextlib.contextmanager
-def set_up(
+def open_setup(
     shapes: str, *, n_items: int, device: str, dtype: str, threads: int, batch_size: int
-) -> Iterator[Bench]:
-    """Draw the covers and the weights of a bench into a temporary folder."""
+) -> Iterator[Setup]:
+    """Create the covers and the weights of a setup in a temporary folder."""
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     if dtype == "auto":
@@ -104,22 +117,22 @@ def set_up(
     with tempfile.TemporaryDirectory() as folder:
         covers = Path(folder) / "covers"
         covers.mkdir()
-        work = Work.make(covers, n_items)
-        checkpoint = _shapes.checkpoint(
-            shapes, Path(folder) / shapes, device=device, dtype=dtype, texts=work.texts()
+        workload = Workload.make(covers, n_items)
+        checkpoint = make_checkpoint(
+            shapes, Path(folder) / shapes, device=device, dtype=dtype, texts=workload.texts()
         )
-        yield Bench(checkpoint, shapes, work, device, precision, threads, batch_size)
+        yield Setup(checkpoint, shapes, workload, device, precision, threads, batch_size)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Floating-point operations of a model, attention left out.
+    """Floating-point operations of a model, without attention.
 
     Attributes:
-        token: Of the decoder, for each token read.
-        output: Of the output layer, for each token written.
-        image: Of tower and projector, for each image.
-        image_tokens: Tokens that a image takes.
+        token: Operations of the decoder per token read.
+        output: Operations of the output layer per token written.
+        image: Operations of vision tower and projector per image.
+        image_tokens: Number of tokens of an image.
     """
 
     token: float
@@ -128,41 +141,31 @@ class Cost:
     image_tokens: int
 
     @classmethod
-    def of(cls, bench: Bench, loaded: LoadedCheckpoint) -> Cost:
-        """Two for each weight that a token, or a patch of a image, meets."""
+    def measure(cls, setup: Setup, loaded: LoadedCheckpoint) -> Cost:
+        """Count two operations per weight for each token, or each patch of an image."""
         model = loaded.model
         renderer = Renderer(loaded.processor, supports_images=True)
-        rendered = renderer.render(bench.work.training_pairs(1)[0].prompt)
+        rendered = renderer.render(setup.workload.training_pairs(1)[0].prompt)
         n_tokens = rendered.input_ids.count(model.config.image_token_id)
-        decoder, output = _linear(model.get_decoder()), model.lm_head.weight.numel()
-        tower = _linear(model) - decoder - output
+        decoder, output = _linear_weights(model.get_decoder()), model.lm_head.weight.numel()
+        tower = _linear_weights(model) - decoder - output
         return cls(2.0 * decoder, 2.0 * output, 2.0 * tower * n_tokens, n_tokens)
 
 
-def _linear(module: torch.nn.Module) -> int:
+def _linear_weights(module: torch.nn.Module) -> int:
+    """Return the number of weights of all linear layers."""
     layers = (part for part in module.modules() if isinstance(part, torch.nn.Linear))
     return sum(layer.weight.numel() for layer in layers)
 
 
 def unique_tokens(prompts: Sequence[Rendered]) -> tuple[int, int]:
-    """Tokens that must be read where no beginning is read twice, and different images."""
+    """Count the tokens to read if every shared prefix is read once, and the distinct images."""
     total = 0
-    before: tuple[object, ...] = ()
+    previous: tuple[object, ...] = ()
     for prompt in sorted(prompts, key=lambda one: (one.images, one.input_ids)):
-        whole = (*prompt.images, *prompt.input_ids)
-        pairs = zip(before, whole, strict=False)
+        sequence = (*prompt.images, *prompt.input_ids)
+        pairs = zip(previous, sequence, strict=False)
         common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        total += len(whole) - max(common, len(prompt.images))
-        before = whole
+        total += len(sequence) - max(common, len(prompt.images))
+        previous = sequence
     return total, len({image for prompt in prompts for image in prompt.images})
-
-
-def settings_of(bench: Bench) -> dict[str, object]:
-    """What a result says of its bench."""
-    return {
-        "shapes": bench.shapes,
-        "device": bench.device,
-        "dtype": bench.dtype,
-        "threads": bench.threads,
-        "batch_size": bench.batch_size,
-    }

@@ -1,7 +1,7 @@
-"""How the engines of the benchmark `engines` are started and stopped, all with the same weights.
+"""Engines of the benchmark `engines`, all with the same weights: how to start and stop them.
 
-Each engine is a context manager that yields a backend which can be asked at once. None has a response
-cache, and none keeps what it has read of images from one call to the next.
+Each engine is a context manager whose value is a backend that is ready for prompts. None has a
+response cache, and none caches image features between calls.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from benchmarks._loopback import free_address, running
-from benchmarks._vllm import Server, serving
-from benchmarks._vllm_checkpoint import readable
+from benchmarks._server_process import free_address, run_server
+from benchmarks._vllm import Server, serve
+from benchmarks._vllm_checkpoint import convert_checkpoint
 from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.openai import OpenAIBackend
@@ -27,7 +27,7 @@ from mllm_msr.inference.ray.backend import RayBackend
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
-_SERVER_NEEDS: Final = ("fastapi", "uvicorn", "openai")
+_SERVER_PACKAGES: Final = ("fastapi", "uvicorn", "openai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Engine:
     """An engine that can be started.
 
     Attributes:
-        name: Its name in the results.
-        start: Starts it, and stops it at the end.
+        name: Name in the results.
+        start: Starts the engine; leaving the context stops it.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Engine:
 
 @contextmanager
 def in_process(threads: int) -> Iterator[Backend]:
-    """The packaged model in this process."""
-    with closing(DemoBackend(**_arguments(threads))) as backend:
+    """Run the packaged model in this process."""
+    with closing(DemoBackend(**_demo_options(threads))) as backend:
         yield backend
 
 
 @contextmanager
 def huggingface(threads: int) -> Iterator[Backend]:
-    """The same weights in this process, as any other checkpoint."""
+    """Run the same weights in this process as a checkpoint of the backend `huggingface`."""
     backend = HuggingFaceBackend(
         str(weights_folder()),
         dtype="float32",
@@ -66,31 +66,30 @@ def huggingface(threads: int) -> Iterator[Backend]:
 
 @contextmanager
 def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
-    """The backend `openai` before `transformers serve` on loopback.
+    """Run `transformers serve` on loopback, called through the backend `openai`.
 
     Args:
         threads: Threads of the server.
-        clients: Most requests under way.
+        clients: Most concurrent requests.
 
     Raises:
         UsageError: The server's packages are not installed.
-        BackendError: It does not start.
+        BackendError: The server does not start.
     """
-    for package in _SERVER_NEEDS:
+    for package in _SERVER_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                needed=f"the package {package!r} for transformers serve",
-                received="an environment without it",
-                remedy="run: pip install 'transformers[serving]'",
+                f"transformers serve needs the package {package!r}, which is not installed. "
+                "Run: pip install 'transformers[serving]'"
             )
     address = free_address()
     program = Path(sys.executable).with_name("transformers")
     options = ["--host", "127.0.0.1", "--port", address.partition(":")[2]]
-    with running(
+    with run_server(
         [program, "serve", weights_folder(), *options, "--device", "cpu", "--dtype", "float32"],
         {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)},
         name="transformers serve",
-        health=f"http://{address}/health",
+        health_url=f"http://{address}/health",
     ):
         backend = OpenAIBackend(
             str(weights_folder()),
@@ -104,58 +103,58 @@ def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
 
 @contextmanager
 def vllm(threads: int, *, clients: int) -> Iterator[Backend]:
-    """The backend `openai` before vLLM's server on loopback.
+    """Run vLLM's server on loopback, called through the backend `openai`.
 
     Args:
         threads: Threads of the server.
-        clients: Most requests under way.
+        clients: Most concurrent requests.
 
     Raises:
-        UsageError: vLLM's environment is not there.
+        UsageError: vLLM's environment does not exist.
         BackendError: The server does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = readable(weights_folder(), Path(folder) / "checkpoint")
+        checkpoint = convert_checkpoint(weights_folder(), Path(folder) / "checkpoint")
         with (
-            serving(checkpoint, threads=threads, clients=clients) as server,
-            closing(_Forgetting(server, clients=clients)) as backend,
+            serve(checkpoint, threads=threads, clients=clients) as server,
+            closing(_ResettingBackend(server, clients=clients)) as backend,
         ):
             yield backend
 
 
 @contextmanager
 def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
-    """The packaged model in Ray's workers on this machine.
+    """Run the packaged model in Ray workers on this machine.
 
     Args:
-        threads: Threads of each worker.
-        workers: How many.
-        batch: Prompts that a worker is given at a time.
+        threads: Threads per worker.
+        workers: Number of workers.
+        batch: Prompts that a worker receives at a time.
 
     Raises:
         MissingExtraError: Ray is not installed.
         BackendError: A worker does not start.
     """
-    # Half a core for each, so that Ray has place for the next pool on a machine of few cores.
-    backend = RayBackend("demo", _arguments(threads), workers=workers, cpus=0.5, batch=batch)
+    # Half a core per worker leaves room for the next pool on a machine with few cores.
+    backend = RayBackend("demo", _demo_options(threads), workers=workers, cpus=0.5, batch=batch)
     with closing(backend):
-        # Work begins when the first worker is ready: a small job could be over before the second.
+        # Otherwise work begins with the first worker and may end before the second is ready.
         backend.start()
         yield backend
 
 
-def _arguments(threads: int) -> dict[str, Any]:
-    # Every round asks the same: what was written in the one before must not help to guess.
+def _demo_options(threads: int) -> dict[str, Any]:
+    # Every round has the same prompts: drafts from earlier answers would always be right.
     return {"precision": "float32", "device": "cpu", "threads": threads, "speculative_tokens": 0}
 
 
 @final
-class _Forgetting(Backend):
-    """A backend before a server that forgets what it has read whenever it is asked anew.
+class _ResettingBackend(Backend):
+    """Backend that resets a vLLM server's caches before every call.
 
     Args:
         server: The server.
-        clients: Most requests under way.
+        clients: Most concurrent requests.
     """
 
     def __init__(self, server: Server, *, clients: int) -> None:
@@ -164,26 +163,26 @@ class _Forgetting(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """The backend's."""
+        """Return the fingerprint of the wrapped backend."""
         return self._backend.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
-        """The backend's."""
+        """Return the capabilities of the wrapped backend."""
         return self._backend.capabilities
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer by the backend."""
-        self._server.forget()
+        """Reset the caches and answer prompts."""
+        self._server.reset_caches()
         return self._backend.generate(prompts)
 
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Score by the backend."""
-        self._server.forget()
+        """Reset the caches and score prompts."""
+        self._server.reset_caches()
         return self._backend.score(prompts, choices)
 
     def close(self) -> None:
-        """Close the backend; the server is not its own."""
+        """Close the wrapped backend; the server keeps running."""
         self._backend.close()

@@ -1,8 +1,8 @@
-"""Fixed work for the benchmarks of speed, out of the generated world that `make demo` shows.
+"""Fixed workload of the speed benchmarks, generated from the world that `make demo` shows.
 
-Items have titles and drawn covers, users have histories of twelve items; summaries and preferences
-are the sentences that the packaged model was taught to write. The same arguments give the same
-work everywhere.
+Items have titles and drawn covers, and users have histories of twelve items. Summaries and
+preferences are the sentences that the packaged model was trained to write. Equal arguments give
+an equal workload on every machine.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mllm_msr.prompts.templates import ITEM_TYPES
 from mllm_msr.ranker.examples import Example, build_prompt
 from mllm_msr.types import Item
 
-NOUN: Final = "video"
-CANDIDATES: Final = 21
-_HISTORY: Final = 12
+ITEM_TYPE: Final = "video"
+N_CANDIDATES: Final = 21
+_HISTORY_LENGTH: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A catalogue and what is asked of it.
+class Workload:
+    """A catalog, and what the benchmarks ask about it.
 
     Attributes:
         world: The generated items.
@@ -41,7 +41,7 @@ class Work:
     items: pl.DataFrame
 
     @classmethod
-    def make(cls, folder: Path, n_items: int) -> Work:
+    def make(cls, folder: Path, n_items: int) -> Workload:
         """Generate items and draw their covers into a folder."""
         world = make_world(0, n_items=max(n_items, 30), n_users=1)
         rows = []
@@ -53,13 +53,13 @@ class Work:
         return cls(world, pl.DataFrame(rows, schema=dict(tables.ITEMS)))
 
     def summaries(self) -> pl.DataFrame:
-        """`tables.SUMMARIES`: what the packaged model is meant to write about the items."""
+        """Return `tables.SUMMARIES` with the sentences that the packaged model should write."""
         rows = [
             {
                 "item_id": item_id,
-                "text_summary": language.text_summary(item.values, item.name, item_type=NOUN),
+                "text_summary": language.text_summary(item.values, item.name, item_type=ITEM_TYPE),
                 "image_summary": language.image_description(item.values),
-                "summary": language.fusion(item.values, item.name, item_type=NOUN),
+                "summary": language.fusion(item.values, item.name, item_type=ITEM_TYPE),
                 "image_status": "ok",
                 "flags": "",
             }
@@ -68,39 +68,45 @@ class Work:
         return pl.DataFrame(rows, schema=dict(tables.SUMMARIES))
 
     def histories(self, n_users: int) -> pl.DataFrame:
-        """`tables.INTERACTIONS` of users who met twelve items each."""
-        chance = np.random.default_rng(0)
+        """Return `tables.INTERACTIONS` of users with twelve items each."""
+        rng = np.random.default_rng(0)
         ids = self.items["item_id"].to_list()
         rows = [
-            {"user_id": f"u{user:05}", "item_id": ids[item], "timestamp": place, "position": place}
+            {
+                "user_id": f"u{user:05}",
+                "item_id": ids[item],
+                "timestamp": position,
+                "position": position,
+            }
             for user in range(n_users)
-            for place, item in enumerate(chance.choice(len(ids), _HISTORY, replace=False))
+            for position, item in enumerate(rng.choice(len(ids), _HISTORY_LENGTH, replace=False))
         ]
         return pl.DataFrame(rows, schema=dict(tables.INTERACTIONS))
 
     def candidate_lists(self, n_users: int) -> list[Example]:
-        """One list of 1 + 20 candidates per user, user after user, as an evaluation has them."""
-        chance = np.random.default_rng(1)
+        """Return one list of 1 + 20 candidates per user, user by user, as in an evaluation."""
+        rng = np.random.default_rng(1)
         examples = []
         for user in range(n_users):
-            preference = self._preference(chance)
-            for place, item in enumerate(chance.choice(len(self.items), CANDIDATES, replace=False)):
-                examples.append(self._example(user, int(item), preference, label=int(place == 0)))
+            preference = self._preference(rng)
+            items = rng.choice(len(self.items), N_CANDIDATES, replace=False)
+            for index, item in enumerate(items):
+                examples.append(self._example(user, int(item), preference, label=int(index == 0)))
         return examples
 
     def training_pairs(self, n_examples: int) -> list[Example]:
-        """Interactions to learn from and as many sampled negatives, user after user."""
-        chance = np.random.default_rng(2)
+        """Return training interactions and as many sampled negatives, user by user."""
+        rng = np.random.default_rng(2)
         examples: list[Example] = []
         while len(examples) < n_examples:
-            preference = self._preference(chance)
+            preference = self._preference(rng)
             user = len(examples) // 2
-            for label, item in zip((1, 0), chance.integers(len(self.items), size=2), strict=True):
+            for label, item in zip((1, 0), rng.integers(len(self.items), size=2), strict=True):
                 examples.append(self._example(user, int(item), preference, label=label))
         return examples[:n_examples]
 
     def texts(self) -> Iterator[str]:
-        """Everything that prompts say, for a tokenizer to be trained on."""
+        """Yield all texts that occur in prompts, to train a tokenizer on."""
         yield from self.items["title"]
         yield from self.summaries()["summary"]
         for example in self.training_pairs(8):
@@ -108,14 +114,21 @@ class Work:
                 yield " ".join(getattr(part, "text", "") for part in message.parts)
         yield from (f"{words.plural} {words.chose}" for words in ITEM_TYPES.values())
 
-    def _preference(self, chance: np.random.Generator) -> str:
-        """A user's preference of one to three sentences."""
-        liked = chance.integers(len(self.items), size=1)
-        sentences = (language.preference(self.world.items[i].values, item_type=NOUN) for i in liked)
-        return " ".join(sentences)
+    def _preference(self, rng: np.random.Generator) -> str:
+        item = self.world.items[int(rng.integers(len(self.items), size=1)[0])]
+        return language.preference(item.values, item_type=ITEM_TYPE)
 
     def _example(self, user: int, item: int, preference: str, *, label: int) -> Example:
         row = self.items.row(item, named=True)
-        shown = Item(row["item_id"], row["title"], image=Path(row["image"]))
-        prompt = build_prompt(preference, shown, item_type=NOUN)
-        return Example(0, "test", "uniform", f"u{user:05}", _HISTORY, row["item_id"], label, prompt)
+        candidate = Item(row["item_id"], row["title"], image=Path(row["image"]))
+        prompt = build_prompt(preference, candidate, item_type=ITEM_TYPE)
+        return Example(
+            fold=0,
+            split="test",
+            negatives="uniform",
+            user_id=f"u{user:05}",
+            position=_HISTORY_LENGTH,
+            item_id=row["item_id"],
+            label=label,
+            prompt=prompt,
+        )

@@ -1,0 +1,164 @@
+"""Shared part of the benchmarks of generated text: every implementation runs a pipeline stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any, final
+
+import polars as pl
+import torch
+
+from benchmarks._measure import OURS, Implementation, peak_gb, run_in_turn, seconds_used
+from benchmarks._setup import Cost, Setup
+from benchmarks._vllm_baseline import NAME as VLLM
+from benchmarks._vllm_baseline import start_vllm
+from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.types import ChoiceScores, Completion, Prompt
+
+# A stage over some units of work: (setup, backend, number of units) -> its table.
+Stage = Callable[[Setup, Backend, int], pl.DataFrame]
+
+
+@final
+class CountingBackend(Backend):
+    """Backend wrapper that counts tokens and images.
+
+    Args:
+        backend: The wrapped backend.
+        new_tokens: Token limit of every answer; 0 keeps the stage's own.
+
+    Attributes:
+        read: Prompt tokens so far.
+        written: Output tokens so far.
+        images: Images in prompts so far.
+    """
+
+    def __init__(self, backend: Backend, *, new_tokens: int = 0) -> None:
+        self._backend = backend
+        self._new_tokens = new_tokens
+        self.read = self.written = self.images = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the wrapped backend."""
+        return self._backend.fingerprint
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return the capabilities of the wrapped backend."""
+        return self._backend.capabilities
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts and count their tokens."""
+        for index, answer in self._backend.generate(map(self._count_images, prompts)):
+            self.read += answer.prompt_tokens
+            self.written += answer.output_tokens
+            yield index, answer
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        """Score prompts without counting."""
+        return self._backend.score(prompts, choices)
+
+    def close(self) -> None:
+        """Close the wrapped backend."""
+        self._backend.close()
+
+    def _count_images(self, prompt: Prompt) -> Prompt:
+        """Count a prompt's images and return it with the token limit."""
+        self.images += len(prompt.images)
+        if not self._new_tokens:
+            return prompt
+        return replace(prompt, max_new_tokens=self._new_tokens)
+
+
+def compare(
+    setup: Setup,
+    stage: Stage,
+    *,
+    column: str,
+    units: tuple[int, int, int],
+    generation_batch: int,
+    new_tokens: int,
+    repeats: int,
+    vllm: bool,
+) -> dict[str, Any]:
+    """Run a stage with the released, the strong, vLLM's and our implementation in turn.
+
+    Args:
+        setup: Model and catalog.
+        stage: The stage.
+        column: Column of its table in which the implementations should agree.
+        units: Units of work of the released, the strong and our implementation.
+        generation_batch: Prompts that the released implementation takes together.
+        new_tokens: Token limit of every answer; 0 keeps the stage's own.
+        repeats: Number of repeats.
+        vllm: Whether to measure vLLM's server, with as many units as our implementation.
+    """
+    loaded = setup.load()
+    own = setup.ours()
+    texts: dict[str, pl.Series] = {}
+
+    def counted(
+        name: str, backend: Backend, n: int, reset: Callable[[], None] = lambda: None
+    ) -> tuple[CountingBackend, Callable[[], int]]:
+        counting = CountingBackend(backend, new_tokens=new_tokens)
+
+        def work() -> int:
+            before = counting.read + counting.written
+            reset()
+            texts[name] = stage(setup, counting, n)[column]
+            return counting.read + counting.written - before
+
+        stage(setup, counting, 1)  # warm-up
+        return counting, work
+
+    result: dict[str, Any] = {}
+    implementations: dict[str, Implementation] = {}
+    baselines = setup.baselines(loaded, generation_batch=generation_batch)
+    for name, backend, n in zip(("released", "strong"), baselines, units[:2], strict=True):
+        implementations[name] = Implementation(counted(name, backend, n)[1], n)
+    # Every repeat is new work: answers of earlier repeats must not serve as drafts.
+    ours, work = counted(OURS, own, units[-1], own.clear_caches)
+    implementations[OURS] = Implementation(work, units[-1])
+    ours.read = ours.written = ours.images = 0
+    work()
+    read, written, images = ours.read, ours.written, ours.images
+    cost = Cost.measure(setup, loaded)
+    flops = (read + written) * cost.token + written * cost.output + images * cost.image
+    with start_vllm(setup, result, wanted=vllm) as baseline:
+        if baseline is not None:
+            _, work = counted(VLLM, baseline.backend, units[-1])
+            implementations[VLLM] = baseline.implementation(work, units[-1])
+        result |= run_in_turn(
+            implementations, repeats=repeats, device=setup.device, dtype=setup.dtype, flops=flops
+        )
+        if baseline is not None:
+            result["vllm_seconds"] = baseline.seconds()
+            result["share_of_answers_equal_to_vllm"] = _share_equal(texts[VLLM], texts[OURS])
+    ours.close()
+    return {
+        "tokens_read": read,
+        "tokens_written": written,
+        "share_of_equal_answers": _share_equal(texts["strong"], texts[OURS]),
+        **result,
+    }
+
+
+def _share_equal(some: pl.Series, others: pl.Series) -> float:
+    """Return the share of equal answers among the units that both have."""
+    return round(fmean(a == b for a, b in zip(some, others, strict=False)), 3)
+
+
+def measure_ours(setup: Setup, stage: Stage, n: int, *, new_tokens: int) -> dict[str, float]:
+    """Measure time and memory of our implementation; run it in a new process."""
+    torch.set_num_threads(setup.threads)
+    backend = CountingBackend(setup.ours(), new_tokens=new_tokens)
+    stage(setup, backend, 1)  # warm-up
+    start = seconds_used(setup.device)
+    stage(setup, backend, n)
+    seconds = seconds_used(setup.device) - start
+    return {"units": n, "seconds": seconds, "peak_gb": peak_gb(setup.device)}

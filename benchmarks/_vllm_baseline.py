@@ -1,0 +1,96 @@
+"""Baseline "vllm" of the speed benchmarks, measured if vLLM's environment exists."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks._measure import Implementation, ProcessTreeClock
+from benchmarks._setup import Setup
+from benchmarks._vllm import Server, serve
+from benchmarks._vllm_checkpoint import convert_checkpoint
+from mllm_msr.errors import UsageError
+from mllm_msr.interfaces import Backend
+
+NAME: Final = "vllm"
+
+
+class VllmBaseline:
+    """A vLLM server with the setup's checkpoint, called through the backend `openai`.
+
+    Its caches are reset before each repeat, because the work is new to all implementations.
+
+    Args:
+        server: The server.
+        clients: Most prompts in a batch.
+
+    Attributes:
+        backend: Backend that calls the server.
+    """
+
+    def __init__(self, server: Server, *, clients: int) -> None:
+        self._server = server
+        self._clock = ProcessTreeClock()
+        self.backend: Backend = server.backend(clients=clients)
+
+    def implementation(self, work: Callable[[], int], units: int) -> Implementation:
+        """Return an implementation, timed by the clock that is most favorable to the server.
+
+        Args:
+            work: Does the work with `backend` and returns its tokens.
+            units: Units of work.
+        """
+
+        def run() -> int:
+            self._server.reset_caches()
+            with self._clock.running():
+                return work()
+
+        return Implementation(run, units, clock=self._clock)
+
+    def seconds(self) -> dict[str, list[float]]:
+        """Return the processor seconds and the elapsed seconds of each repeat."""
+        kinds = {"processor": self._clock.processor, "elapsed": self._clock.elapsed}
+        return {kind: [round(value, 2) for value in values] for kind, values in kinds.items()}
+
+
+@contextlib.contextmanager
+def start_vllm(
+    setup: Setup, result: dict[str, Any], *, wanted: bool
+) -> Iterator[VllmBaseline | None]:
+    """Serve a setup's checkpoint for the duration of a block.
+
+    Args:
+        setup: The setup.
+        result: Gets the entry "missing" with the reason if the server cannot be used.
+        wanted: Whether to measure vLLM at all.
+
+    Yields:
+        The baseline, or None.
+    """
+    with contextlib.ExitStack() as stack:
+        found = None
+        try:
+            found = _start(setup, stack) if wanted else None
+        except UsageError as error:
+            result["missing"] = {NAME: str(error)}
+        yield found
+
+
+def _start(setup: Setup, stack: contextlib.ExitStack) -> VllmBaseline:
+    if setup.device != "cpu":
+        raise UsageError(
+            f"vLLM's build here runs on the CPU only, not on {setup.device}. Measure vLLM on a "
+            "GPU separately."
+        )
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    checkpoint = convert_checkpoint(Path(setup.checkpoint), folder / "checkpoint")
+    server = stack.enter_context(
+        serve(checkpoint, threads=setup.threads, dtype=setup.dtype, clients=setup.batch_size)
+    )
+    baseline = VllmBaseline(server, clients=setup.batch_size)
+    stack.callback(baseline.backend.close)
+    return baseline
