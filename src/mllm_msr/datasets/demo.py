@@ -99,8 +99,17 @@ class Demo(Dataset):
                 "image": [str(cover) for cover in covers],
             }
         )
+        # A user's interactions happen at random, increasing times.
+        rng = np.random.default_rng([self._world_seed, 4])
+        rows: list[tuple[str, str, int]] = []
+        for number, user in enumerate(world.users):
+            timestamp = _FIRST_DAY_MS + int(rng.integers(60 * _DAY_MS))
+            for item_index in user.history:
+                timestamp += int(rng.integers(_DAY_MS // 24, 6 * _DAY_MS))
+                rows.append((f"u{number:04d}", _item_id(item_index), timestamp))
+        schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         return RawData(
-            interactions=_interactions(world, seed=self._world_seed).lazy(),
+            interactions=pl.DataFrame(rows, schema=schema, orient="row").lazy(),
             items=conform(items, ITEMS, name="items"),
             item_type="video",
             ordered_by="time",
@@ -124,16 +133,3 @@ def _draw_covers(world: World, folder: Path, *, size: int) -> list[Path]:
             temporary.replace(cover)
         covers.append(cover)
     return covers
-
-
-def _interactions(world: World, *, seed: int) -> pl.DataFrame:
-    """Return the users' histories as interactions at random, increasing times."""
-    rng = np.random.default_rng([seed, 4])
-    rows: list[tuple[str, str, int]] = []
-    for number, user in enumerate(world.users):
-        timestamp = _FIRST_DAY_MS + int(rng.integers(60 * _DAY_MS))
-        for item in user.history:
-            timestamp += int(rng.integers(_DAY_MS // 24, 6 * _DAY_MS))
-            rows.append((f"u{number:04d}", _item_id(item), timestamp))
-    schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
