@@ -161,9 +161,7 @@ def load_model(
         checkpoint, revision=revision, dtype=dtype, device=device, adapter=adapter
     )
     device = resolve_device(device)
-    options = _weight_options(dtype, device)
-    if attention != "auto":
-        options["attn_implementation"] = attention
+    options = _model_options(dtype, device, attention)
     _require_safetensors(checkpoint, "*.safetensors")
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
@@ -247,9 +245,10 @@ def _torch_dtype(dtype: Precision, device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _weight_options(dtype: Precision, device: str) -> dict[str, Any]:
+def _model_options(dtype: Precision, device: str, attention: Attention) -> dict[str, Any]:
+    options = {} if attention == "auto" else {"attn_implementation": attention}
     if dtype != "4bit":
-        return {"dtype": _torch_dtype(dtype, device)}
+        return {**options, "dtype": _torch_dtype(dtype, device)}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", "quantize")
     quantization = transformers.BitsAndBytesConfig(
@@ -257,7 +256,7 @@ def _weight_options(dtype: Precision, device: str) -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return {"quantization_config": quantization, "device_map": {"": device}}
+    return {**options, "quantization_config": quantization, "device_map": {"": device}}
 
 
 def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
