@@ -13,7 +13,7 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -170,7 +170,12 @@ def parse_scores(response: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
                 f"The response lacks the log-probabilities of the tokens {missing}"
             )
         return ChoiceScores(tuple(by_id[i] for i in scoring.token_ids), n_prompt_tokens)
-    found = [_by_text(entries, choice) for choice in scoring.choices]
+    found = []
+    for choice in scoring.choices:
+        # Tokens may include the space before the answer.
+        exact = [value for token, value in entries if token == choice]
+        spaced = [value for token, value in entries if token.strip(" \u2581\u0120") == choice]
+        found.append(max(exact or spaced, default=None))
     if all(value is None for value in found):
         message = (
             f"None of {list(scoring.choices)} is among the {len(entries) - 1} most probable tokens."
@@ -234,10 +239,3 @@ def _token_usage(response: Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(usage, dict):
         return 0, 0
     return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-
-
-def _by_text(entries: Sequence[tuple[str, float]], choice: str) -> float | None:
-    """Return the log-probability of a token that is the answer, with or without a space."""
-    exact = [value for token, value in entries if token == choice]
-    spaced = [value for token, value in entries if token.strip(" \u2581\u0120") == choice]
-    return max(exact or spaced, default=None)
