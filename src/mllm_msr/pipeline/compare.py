@@ -56,8 +56,14 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     for name in models:
         if name not in known_models():
             raise registry.unknown_name_error("model", name, known_models())
-    baselines = [name for name in models if name not in VARIANTS]
-    pipeline = pipeline.under(_with_models(pipeline.settings, models, baselines))
+    # Add the requested models to the run's own settings.
+    settings = pipeline.settings
+    requested = [name for name in models if name not in VARIANTS]
+    baselines = dict.fromkeys([*settings.score.baselines, *requested])
+    changes = [f"score.baselines=[{', '.join(baselines)}]"]
+    changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & set(models) else []
+    changes += ["score.zero_shot=true"] if ZERO_SHOT in models else []
+    pipeline = pipeline.under(override(settings, changes))
     pipeline.run_stage("prepare")
     if set(VARIANTS) & set(models):
         pipeline.run_stage("summarize")
@@ -148,12 +154,3 @@ def require_same_candidates(run: RunFolder, variant: RunFolder) -> None:
             f"({other.height} rows, the run has {tested.height}). Do not change settings that "
             "decide about test users, items or negatives."
         )
-
-
-def _with_models(settings: Settings, models: Sequence[str], baselines: Sequence[str]) -> Settings:
-    """Return the run's own settings with the requested models added."""
-    all_baselines = dict.fromkeys([*settings.score.baselines, *baselines])
-    changes = [f"score.baselines=[{', '.join(all_baselines)}]"]
-    changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & set(models) else []
-    changes += ["score.zero_shot=true"] if ZERO_SHOT in models else []
-    return override(settings, changes)

@@ -6,7 +6,6 @@ candidate at a time, for a sample of users (`score.full_users`, `score.full_user
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
@@ -57,42 +56,27 @@ def score(
         seed: Seed of the sample of users for full rankings.
     """
     scored = model.score(test, visible)
-    rankings = list(
-        _rankings(
-            model, name, test, settings,
-            visible=visible, interactions=interactions, item_ids=item_ids, seed=seed,
-        )
-    )  # fmt: skip
-    return Scores(
-        scores=tables.conform(scored, tables.SCORES, name=name),
-        ranks=pl.concat([tables.empty(tables.RANKS), *(ranking.ranks for ranking in rankings)]),
-        top=pl.concat([tables.empty(tables.TOP), *(ranking.top for ranking in rankings)]),
-    )
-
-
-def _rankings(
-    model: Recommender,
-    name: str,
-    test: pl.DataFrame,
-    settings: ScoreSettings,
-    *,
-    visible: pl.DataFrame,
-    interactions: pl.DataFrame,
-    item_ids: pl.Series,
-    seed: int,
-) -> Iterator[Ranking]:
-    """Rank the catalog: for all test users if the model can do so at once, else for a sample."""
+    # The full ranking: for all test users if the model scores the catalog at once, else a sample.
+    rankings: list[Ranking] = []
     n_users = settings.full_users_mllm if model.requires_llm else settings.full_users
     if model.requires_llm or not isinstance(model, CatalogScorer):
         targets = sample_targets(test, n_users, seed=seed)
-        for block in full_candidates(targets, interactions, item_ids):
-            yield rank_scores(model.score(block, visible), model=name)
+        rankings = [
+            rank_scores(model.score(block, visible), model=name)
+            for block in full_candidates(targets, interactions, item_ids)
+        ]
     elif n_users:
         targets = sample_targets(test, test.height)
-        yield rank_catalog(
+        ranking = rank_catalog(
             model.score_catalog(targets.select("user_id", "position"), visible),
             targets,
             catalog=model.catalog,
             interactions=visible,
             model=name,
         )
+        rankings = [ranking]
+    return Scores(
+        scores=tables.conform(scored, tables.SCORES, name=name),
+        ranks=pl.concat([tables.empty(tables.RANKS), *(ranking.ranks for ranking in rankings)]),
+        top=pl.concat([tables.empty(tables.TOP), *(ranking.top for ranking in rankings)]),
+    )

@@ -55,17 +55,12 @@ def summarize_items(
     summaries = summarize(items, backend, item_type=item_type, progress=progress, **options)
     images = summaries["image_status"].value_counts()
     flags = summaries["flags"].str.split(",").explode().value_counts()
-    counts = {
+    counts: dict[str, float] = {
         "items": summaries.height,
         **{f"image_{status}": n for status, n in images.iter_rows()},
         **{flag: n for flag, n in flags.iter_rows() if flag},
     }
-    coverage = _mean_coverage(summaries, items)
-    return summaries, counts | ({} if coverage is None else {"source_coverage": coverage})
-
-
-def _mean_coverage(summaries: pl.DataFrame, items: pl.DataFrame) -> float | None:
-    """Return the mean share of a text summary's content words that occur in title and text."""
+    # Mean share of a text summary's content words that occur in the item's title and text.
     rows = summaries.join(items.select("item_id", "title", "text"), on="item_id")
     rows = rows.drop_nulls("text_summary").with_columns(pl.col("title", "text").fill_null(""))
     shares = [
@@ -73,4 +68,6 @@ def _mean_coverage(summaries: pl.DataFrame, items: pl.DataFrame) -> float | None
         for summary, title, text in rows.select("text_summary", "title", "text").iter_rows()
     ]
     known = [share for share in shares if share is not None]
-    return round(sum(known) / len(known), 4) if known else None
+    if known:
+        counts["source_coverage"] = round(sum(known) / len(known), 4)
+    return summaries, counts
