@@ -53,21 +53,17 @@ def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> 
     for entry in copied.values():
         for output in entry["outputs"]:
             _copy(source.verified(output), target.folder / output)
-    _copy_caches(target.folder, source.folder)
+    responses = source.folder / layout.RESPONSE_CACHE
+    if responses.exists() and not (target.folder / layout.RESPONSE_CACHE).exists():
+        copy_responses(responses, target.folder / layout.RESPONSE_CACHE)
+    for vectors in (source.folder / layout.CONTENT_CACHE).glob("*.safetensors"):
+        copy = target.folder / layout.CONTENT_CACHE / vectors.name
+        if not copy.exists():  # the name is the hash of the content
+            _copy(vectors, copy)
     if copied:
         # The copied stages first: the manifest lists stages in the order of the pipeline.
         manifest.save(target.folder, {**copied, **others})
     return list(copied)
-
-
-def _copy_caches(target: Path, source: Path) -> None:
-    responses = source / layout.RESPONSE_CACHE
-    if responses.exists() and not (target / layout.RESPONSE_CACHE).exists():
-        copy_responses(responses, target / layout.RESPONSE_CACHE)
-    for vectors in (source / layout.CONTENT_CACHE).glob("*.safetensors"):
-        copy = target / layout.CONTENT_CACHE / vectors.name
-        if not copy.exists():  # the name is the hash of the content
-            _copy(vectors, copy)
 
 
 def _copy(path: Path, target: Path) -> None:
