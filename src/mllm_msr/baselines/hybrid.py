@@ -172,7 +172,10 @@ class Hybrid(Recommender):
             seed = int(state["seed"])
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
-        members = {name: _member_class(name).load(folder / name) for name in names}
+        members: dict[str, Recommender] = {}
+        for name in names:
+            kind = MllmRecommender if name in VARIANTS else baseline_class(name)
+            members[name] = kind.load(folder / name)
         loaded = cls(members=members, seed=seed)
         loaded._catalog, loaded.stacking = catalog, stacking
         return loaded
@@ -181,10 +184,6 @@ class Hybrid(Recommender):
         if self.stacking is None:
             raise unfitted(_NAME)
         return self.stacking
-
-
-def _member_class(name: str) -> type[Recommender]:
-    return MllmRecommender if name in VARIANTS else baseline_class(name)
 
 
 def _score_all(
