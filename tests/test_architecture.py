@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import grimp
 import pytest
-from importlinter.cli import lint_imports
 
 from tools import measure
 
-# Function-level imports of own modules, allowed where the module loads Lightning, Transformers
-# or an optional dependency, which most commands do not need.
+# Function-level imports of own modules are allowed for modules that load torch, Transformers,
+# Lightning or DeepSpeed: settings, data and finished runs are read without waiting for them.
 LAZY_IMPORTS = {
-    "mllm_msr.ranker.training.trainer",
-    "mllm_msr.models.loading",
+    "mllm_msr.baselines._training.loop",
+    "mllm_msr.inference.engine.engine",
     "mllm_msr.models.inputs",
+    "mllm_msr.models.loading",
+    "mllm_msr.ranker.distributed.deepspeed",
+    "mllm_msr.ranker.distributed.fsdp",
+    "mllm_msr.ranker.training.callback",
+    "mllm_msr.ranker.training.lora_linear",
+    "mllm_msr.ranker.training.module",
+    "mllm_msr.ranker.training.trainer",
 }
 
-# Terms that may occur in a sense that the vocabulary does not forbid: file suffix -> terms.
 PROSE = [
     measure.ROOT / "README.md",
     measure.ROOT / "CONTRIBUTING.md",
@@ -36,9 +43,17 @@ def contract() -> dict:
     return tomllib.loads(text)["tool"]["importlinter"]["contracts"][0]
 
 
-def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(measure.ROOT)
-    assert lint_imports(no_cache=True) == 0
+def test_the_import_contracts_hold() -> None:
+    # In a process of its own, because it configures the loggers of its process.
+    program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=measure.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
 
 
 def test_every_top_level_module_has_a_layer(contract: dict) -> None:
