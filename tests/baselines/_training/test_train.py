@@ -127,6 +127,16 @@ def test_missing_lightning_is_reported_with_the_command_that_installs_it(monkeyp
         run(network())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_gradients_are_clipped_in_every_precision(precision):
+    found = []
+    for clip in (0.0, 1e-6):
+        net = network()
+        run(net, options=LoopOptions(epochs=1, clip=clip, beta2=0.5, precision=precision))
+        found.append(weights(net))
+    assert not torch.equal(*found)
+
+
 def test_autocast_is_used_where_bf16_is_supported(monkeypatch):
     seen = []
     net = network()

@@ -78,13 +78,15 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Create AdamW and restore its saved state."""
-        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        options = self._options
+        # Lightning does not clip the gradients of a fused optimizer under autocast.
+        fused = not (options.clip and self.trainer.precision == "bf16-mixed")
         optimizer = torch.optim.AdamW(
-            weights,
-            lr=self._options.learning_rate,
-            betas=(0.9, self._options.beta2),
-            weight_decay=self._options.weight_decay,
-            fused=True,
+            [weight for weight in self.network.parameters() if weight.requires_grad],
+            lr=options.learning_rate,
+            betas=(0.9, options.beta2),
+            weight_decay=options.weight_decay,
+            fused=fused,
         )
         if self._start is not None:
             states: dict[int, dict[str, Tensor]] = {}
