@@ -1,6 +1,6 @@
-"""The documentation is true: blocks run, commands and settings exist, links lead somewhere.
+"""Tests of the documentation: examples run, commands and settings exist, links work.
 
-The README's tree must name every module and folder of the package.
+The package list of the README must name every package and module at the top.
 """
 
 from __future__ import annotations
@@ -9,49 +9,77 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
+import typer.main
+
+from mllm_msr.cli import app
+from mllm_msr.config.loading import load_settings
+from mllm_msr.evaluation.metrics import Metric
+from mllm_msr.evaluation.ranked_lists import RankedLists
+from mllm_msr.interfaces import Recommender, TrainingData
+from tools import measure
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-OF_PAGES = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+def python_blocks(page: Path) -> list[str]:
+    """Return the Python examples of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def without_blocks(page: Path) -> str:
+    """Return the text of a page without its code blocks."""
     return re.sub(
         r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
     )
 
 
 def anchors(page: Path) -> set[str]:
-    """Names that headings get where the pages are shown."""
+    """Return the anchors of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", without_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words after `mllm-msr` of every command in a page's shell blocks."""
+    """Return the words after `mllm-msr` of every command in a page's shell blocks."""
     blocks = re.findall(
         r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     split = [shlex.split(line, comments=True) for line in lines]
-    return [words[words.index("mllm-msr") + 1 :] for words in split if "mllm-msr" in words]
+    found = []
+    for words in split:
+        starts = [at for at, word in enumerate(words) if word.split("/")[-1] == "mllm-msr"]
+        found += [words[start + 1 :] for start in starts]
+    return found
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run(number: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", BLOCKS[number]]
+def execute(block: str) -> dict[str, Any]:
+    """Execute a Python example and return what it defines."""
+    defined: dict[str, Any] = {}
+    exec(block, defined)
+    return defined
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks(ROOT / "README.md"))))
+def test_python_examples_of_the_readme_run(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", python_blocks(ROOT / "README.md")[number]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-@OF_PAGES
-def test_links_lead_somewhere(page: Path) -> None:
+@for_each_page
+def test_links_work(page: Path) -> None:
     for link in re.findall(r"\]\(([^):]+)\)", without_blocks(page)):
         name, _, anchor = link.partition("#")
         target = page.parent / name if name else page
@@ -59,22 +87,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
 
 
-def test_the_tree_names_what_is_there() -> None:
-    tree = README.split("## The tree")[1].split("```")[1]
-    package = ROOT / "src" / "mllm_msr"
-    named = set(re.findall(r"^ +(\w+(?:\.py|/))(?=\s)", tree, re.MULTILINE))
-    inside = {path.name for path in package.glob("[!_]*.py")}
-    inside |= {path.parent.name + "/" for path in package.glob("*/__init__.py")}
-    assert named - {"presets/", "templates/"} == inside
+def test_the_readme_links_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
-@OF_PAGES
-def test_commands_in_shell_blocks_can_be_given(page: Path) -> None:
-    import typer.main
+def test_the_readme_names_every_package() -> None:
+    section = README.split("## Packages")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == measure.top_entries()
 
-    from mllm_msr.cli import app
-    from mllm_msr.config.loading import load_settings
 
+@for_each_page
+def test_commands_in_shell_blocks_are_valid(page: Path) -> None:
     program = typer.main.get_command(app)
     for words in commands(page):
         context = program.make_context("mllm-msr", list(words))
@@ -84,13 +110,8 @@ def test_commands_in_shell_blocks_can_be_given(page: Path) -> None:
         load_settings(preset, given.get("settings") or [], environment={})
 
 
-@OF_PAGES
+@for_each_page
 def test_commands_in_sentences_exist(page: Path) -> None:
-    import typer.main
-
-    from mllm_msr.cli import app
-    from mllm_msr.config.loading import load_settings
-
     known = {
         name: {option for parameter in command.params for option in parameter.opts}
         for name, command in typer.main.get_command(app).commands.items()
@@ -103,22 +124,37 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         load_settings("default", [word for word in words if "=" in word], environment={})
 
 
-def test_the_example_of_a_baseline_is_one() -> None:
-    import polars as pl
+def test_the_layers_in_the_guide_are_those_of_the_contract() -> None:
+    rows = re.findall(r"^ +\| \d+ \| (.*) \|$", CONTRIBUTING.read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    documented = [sorted(re.findall(r"`(\w+)`", row)) for row in rows]
+    declared = [sorted(set(layer.split(" : ")) - {"__main__"}) for layer in layers]
+    assert documented == declared
 
-    from mllm_msr.interfaces import Recommender, TrainingData
 
-    source = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    names: dict[str, object] = {}
-    exec(re.findall(r"```python\n(.*?)```", source, re.DOTALL)[0], names)
-    chosen = [("u", "a", 0), ("u", "b", 1), ("v", "a", 0), ("v", "b", 1), ("w", "c", 0)]
-    interactions = pl.DataFrame(chosen, ["user_id", "item_id", "position"], orient="row")
-    asked = pl.DataFrame({"user_id": ["x", "x"], "position": [1, 1], "item_id": ["c", "b"]})
+def test_the_example_baseline_works(tmp_path: Path) -> None:
+    kind = execute(python_blocks(CONTRIBUTING)[0])["LastSeen"]
+    rows = [("u", "a", 0), ("u", "b", 1), ("v", "a", 0), ("v", "b", 1), ("w", "c", 0)]
+    interactions = pl.DataFrame(rows, ["user_id", "item_id", "position"], orient="row")
+    candidates = pl.DataFrame({"user_id": ["x", "x"], "position": [1, 1], "item_id": ["c", "b"]})
     history = pl.DataFrame({"user_id": ["x"], "item_id": ["a"], "position": [0]})
     data = TrainingData(interactions, pl.DataFrame(), pl.DataFrame(), frozenset("uvw"))
-    model = names["LastSeen"]().fit(data)  # type: ignore[operator]
+    model = kind().fit(data)
     assert isinstance(model, Recommender)
-    assert model.score(asked, history)["score"].to_list() == [0.0, 2.0]
+    assert model.label
+    assert model.score(candidates, history)["score"].to_list() == [0.0, 2.0]
+    model.save(tmp_path)
+    assert kind.load(tmp_path).score(candidates, history)["score"].to_list() == [0.0, 2.0]
+
+
+def test_the_example_metric_works() -> None:
+    metric = execute(python_blocks(CONTRIBUTING)[1])["RelativeRank"]()
+    assert isinstance(metric, Metric)
+    rows = [(0, 1, 0.5), (0, 0, 0.9), (0, 0, 0.1), (0, 0, 0.2)]  # rank 2 of 4
+    rows += [(1, 1, 0.5), (1, 0, 0.5), (1, 0, 0.5), (1, 0, 0.5)]  # ranks 1 to 4 are equally likely
+    _, lists = RankedLists.from_scores(pl.DataFrame(rows, ["list", "label", "score"], orient="row"))
+    assert metric.compute(lists).tolist() == [0.5, 0.625]
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

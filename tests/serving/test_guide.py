@@ -27,15 +27,15 @@ def requests(image: bytes) -> Iterator[tuple[list[str], dict[str, Any] | None]]:
     text = re.sub(r"\bv000(\d)\b", r"item\1", re.sub(r"\bu000(\d)\b", r"user\1", GUIDE))
     text = re.sub(r"\$\(base64[^)]*\)", base64.b64encode(image).decode(), text)
     blocks = re.findall(r"```sh\n(.*?)```(?:\n\n```json\n(.*?)```)?", text, re.DOTALL)
-    for block, answer in blocks:
+    for block, response in blocks:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["curl"]:
-                yield words[1:], json.loads(answer) if answer else None
+                yield words[1:], json.loads(response) if response else None
 
 
-def sent(web: TestClient, words: Sequence[str]) -> Any:
-    """Send the request that curl would send."""
+def send(web: TestClient, words: Sequence[str]) -> Any:
+    """Send the request that curl would send, and return the response."""
     arguments = iter(words)
     method, headers, body, url = "GET", {}, None, ""
     for word in arguments:
@@ -51,24 +51,24 @@ def sent(web: TestClient, words: Sequence[str]) -> Any:
     return web.request(method, url, headers=headers, content=body)
 
 
-def names(value: Any) -> Any:
+def field_names(value: Any) -> Any:
     """Return the field names of a response, with the first element of each list."""
     if isinstance(value, dict):
-        return {name: names(one) for name, one in value.items()}
-    return names(value[0]) if isinstance(value, list) and value else None
+        return {name: field_names(one) for name, one in value.items()}
+    return field_names(value[0]) if isinstance(value, list) and value else None
 
 
 def test_every_request_works_as_written(serve: Serve, images: Sequence[Path]) -> None:
     web = serve()
     n_sent = n_compared = 0
     for words, shown in requests(images[0].read_bytes()):
-        answer = sent(web, words)
-        assert answer.is_success, (words, answer.text)
+        response = send(web, words)
+        assert response.is_success, (words, response.text)
         n_sent += 1
         if shown is not None:
-            assert names(answer.json()) == names(shown)
+            assert field_names(response.json()) == field_names(shown)
             n_compared += 1
-    assert (n_sent, n_compared) == (GUIDE.count("\ncurl "), 2)
+    assert (n_sent, n_compared) == (GUIDE.count("\ncurl "), 3)
 
 
 def test_every_route_is_in_the_table(serve: Serve) -> None:
