@@ -166,7 +166,7 @@ class TrainSettings(_Section):
     target: LoraTarget = Field(
         "language", description="layers that get LoRA; all-linear includes the vision tower"
     )
-    learning_rate: PositiveFloat = Field(2e-5, description="peak learning rate of AdamW")
+    learning_rate: PositiveFloat = Field(1e-4, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW")
     batch_size: PositiveInt = Field(8, description="examples per forward pass and device")
     accumulate: PositiveInt = Field(1, description="forward passes per optimizer step and device")
@@ -180,7 +180,7 @@ class TrainSettings(_Section):
     precision: Precision = Field("bf16", description="of matrix products; fp16 needs a GPU")
     loss: TrainingLoss = Field("answer", description="on the answer, or on all text")
     max_text_tokens: PositiveInt | None = Field(
-        None, description="budget of a prompt's text; the preference is cut to meet it"
+        512, description="budget of a prompt's text; the preference is cut to meet it"
     )
     validate_every: PositiveInt | None = Field(
         None, description="optimizer steps between validations; once per epoch where empty"
