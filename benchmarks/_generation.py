@@ -10,7 +10,15 @@ from typing import Any, final
 import polars as pl
 import torch
 
-from benchmarks._measure import OURS, Implementation, peak_gb, run_in_turn, seconds_used
+from benchmarks._measure import (
+    OURS,
+    Implementation,
+    growth_between,
+    in_new_process,
+    peak_gb,
+    run_in_turn,
+    seconds_used,
+)
 from benchmarks._setup import Cost, Setup
 from benchmarks._vllm_baseline import NAME as VLLM
 from benchmarks._vllm_baseline import start_vllm
@@ -85,6 +93,7 @@ def compare(
     new_tokens: int,
     repeats: int,
     vllm: bool,
+    growth: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """Run a stage with the released, the strong, vLLM's and our implementation in turn.
 
@@ -97,63 +106,96 @@ def compare(
         new_tokens: Token limit of every answer; 0 keeps the stage's own.
         repeats: Number of repeats.
         vllm: Whether to measure vLLM's server, with as many units as our implementation.
+        growth: Two numbers of units between which the growth of our implementation is measured.
+
+    Returns:
+        Settings, agreement of the answers, rates and, if requested, growth.
     """
     loaded = setup.load()
     own = setup.ours()
-    texts: dict[str, pl.Series] = {}
-
-    def counted(
-        name: str, backend: Backend, n: int, reset: Callable[[], None] = lambda: None
-    ) -> tuple[CountingBackend, Callable[[], int]]:
-        counting = CountingBackend(backend, new_tokens=new_tokens)
-
-        def work() -> int:
-            before = counting.read + counting.written
-            reset()
-            texts[name] = stage(setup, counting, n)[column]
-            return counting.read + counting.written - before
-
-        stage(setup, counting, 1)  # warm-up
-        return counting, work
-
-    result: dict[str, Any] = {}
+    work = _Work(setup, stage, column, new_tokens)
     implementations: dict[str, Implementation] = {}
     baselines = setup.baselines(loaded, generation_batch=generation_batch)
     for name, backend, n in zip(("released", "strong"), baselines, units[:2], strict=True):
-        implementations[name] = Implementation(counted(name, backend, n)[1], n)
+        implementations[name] = Implementation(work.on(name, backend, n)[1], n)
     # Every repeat is new work: answers of earlier repeats must not serve as drafts.
-    ours, work = counted(OURS, own, units[-1], own.clear_caches)
-    implementations[OURS] = Implementation(work, units[-1])
+    ours, run_ours = work.on(OURS, own, units[-1], own.clear_caches)
+    implementations[OURS] = Implementation(run_ours, units[-1])
     ours.read = ours.written = ours.images = 0
-    work()
-    read, written, images = ours.read, ours.written, ours.images
-    cost = Cost.measure(setup, loaded)
-    flops = (read + written) * cost.token + written * cost.output + images * cost.image
+    run_ours()
+    result: dict[str, Any] = {"tokens_read": ours.read, "tokens_written": ours.written}
+    flops = _count_operations(ours, Cost.measure(setup, loaded))
     with start_vllm(setup, result, wanted=vllm) as baseline:
         if baseline is not None:
-            _, work = counted(VLLM, baseline.backend, units[-1])
-            implementations[VLLM] = baseline.implementation(work, units[-1])
+            _, run_vllm = work.on(VLLM, baseline.backend, units[-1])
+            implementations[VLLM] = baseline.implementation(run_vllm, units[-1])
         result |= run_in_turn(
             implementations, repeats=repeats, device=setup.device, dtype=setup.dtype, flops=flops
         )
+        result["share_of_equal_answers"] = work.share_equal("strong", OURS)
         if baseline is not None:
             result["vllm_seconds"] = baseline.seconds()
-            result["share_of_answers_equal_to_vllm"] = _share_equal(texts[VLLM], texts[OURS])
+            result["share_of_answers_equal_to_vllm"] = work.share_equal(VLLM, OURS)
     ours.close()
-    return {
-        "tokens_read": read,
-        "tokens_written": written,
-        "share_of_equal_answers": _share_equal(texts["strong"], texts[OURS]),
-        **result,
-    }
+    if growth is not None:
+        measured = (
+            in_new_process(_measure_ours, setup, stage, n, new_tokens=new_tokens) for n in growth
+        )
+        result["growth"] = growth_between(*measured)
+    return {**setup.describe(), "new_tokens": new_tokens, **result}
 
 
-def _share_equal(some: pl.Series, others: pl.Series) -> float:
-    """Return the share of equal answers among the units that both have."""
-    return round(fmean(a == b for a, b in zip(some, others, strict=False)), 3)
+class _Work:
+    """A stage that several backends run, and what each of them wrote.
+
+    Args:
+        setup: Model and catalog.
+        stage: The stage.
+        column: Column of its table with the texts.
+        new_tokens: Token limit of every answer; 0 keeps the stage's own.
+    """
+
+    def __init__(self, setup: Setup, stage: Stage, column: str, new_tokens: int) -> None:
+        self._setup = setup
+        self._stage = stage
+        self._column = column
+        self._new_tokens = new_tokens
+        self._texts: dict[str, pl.Series] = {}
+
+    def on(
+        self, name: str, backend: Backend, n: int, reset: Callable[[], None] = lambda: None
+    ) -> tuple[CountingBackend, Callable[[], int]]:
+        """Warm a backend up; return its counters and a function that runs the stage on it.
+
+        Args:
+            name: Name of the implementation.
+            backend: Its backend.
+            n: Units of work.
+            reset: Called before each run.
+        """
+        counting = CountingBackend(backend, new_tokens=self._new_tokens)
+
+        def run() -> int:
+            before = counting.read + counting.written
+            reset()
+            self._texts[name] = self._stage(self._setup, counting, n)[self._column]
+            return counting.read + counting.written - before
+
+        self._stage(self._setup, counting, 1)
+        return counting, run
+
+    def share_equal(self, name: str, other: str) -> float:
+        """Return the share of equal texts among the units that both implementations have."""
+        pairs = zip(self._texts[name], self._texts[other], strict=False)
+        return round(fmean(a == b for a, b in pairs), 3)
 
 
-def measure_ours(setup: Setup, stage: Stage, n: int, *, new_tokens: int) -> dict[str, float]:
+def _count_operations(counts: CountingBackend, cost: Cost) -> float:
+    tokens = counts.read + counts.written
+    return tokens * cost.token + counts.written * cost.output + counts.images * cost.image
+
+
+def _measure_ours(setup: Setup, stage: Stage, n: int, *, new_tokens: int) -> dict[str, float]:
     """Measure time and memory of our implementation; run it in a new process."""
     torch.set_num_threads(setup.threads)
     backend = CountingBackend(setup.ours(), new_tokens=new_tokens)

@@ -114,8 +114,29 @@ def serve(
     if not READY.is_file():
         raise UsageError(f"vLLM is not installed in {ENVIRONMENT}. Run: make vllm")
     address = free_address()
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # for the routes that `Server.reset_caches` calls
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    with run_server(
+        _command(checkpoint, address, dtype=dtype, clients=clients, adapters=adapters or {}),
+        variables,
+        name="vLLM's server",
+        health_url=f"http://{address}/health",
+        startup_timeout=_STARTUP_SECONDS,
+    ):
+        yield Server(f"http://{address}")
+
+
+def _command(
+    checkpoint: Path, address: str, *, dtype: str, clients: int, adapters: Mapping[str, Path]
+) -> list[str | Path]:
     host, _, port = address.partition(":")
-    modules = [f"{name}={folder}" for name, folder in (adapters or {}).items()]
     options: dict[str, str | int] = {
         "--served-model-name": MODEL,
         "--host": host,
@@ -127,7 +148,8 @@ def serve(
         # Resize images with Pillow, as this package does; torchvision computes other pixels.
         "--mm-processor-kwargs": '{"backend": "pil"}',
     }
-    command: list[str | Path] = [
+    modules = [f"{name}={folder}" for name, folder in adapters.items()]
+    return [
         ENVIRONMENT / "bin" / "vllm",
         "serve",
         checkpoint,
@@ -137,23 +159,6 @@ def serve(
         "--enable-lora",
         *(["--lora-modules", *modules] if modules else []),
     ]
-    variables = {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_SERVER_DEV_MODE": "1",  # for the routes that `Server.reset_caches` calls
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    with run_server(
-        command,
-        variables,
-        name="vLLM's server",
-        health_url=f"http://{address}/health",
-        startup_timeout=_STARTUP_SECONDS,
-    ):
-        yield Server(f"http://{address}")
 
 
 def patch_environment(environment: Path) -> None:

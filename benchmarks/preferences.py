@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks._generation import compare, measure_ours
-from benchmarks._measure import growth_between, in_new_process
+from benchmarks._generation import compare
 from benchmarks._setup import Setup, open_setup
 from benchmarks._workload import ITEM_TYPE
 from mllm_msr.interfaces import Backend
@@ -61,27 +60,17 @@ def run(
         threads=threads,
         batch_size=batch_size,
     ) as setup:
-        result = {
-            **setup.describe(),
-            "new_tokens": new_tokens,
-            **compare(
-                setup,
-                _infer,
-                column="preference",
-                units=(released_users, strong_users, users),
-                generation_batch=1,
-                new_tokens=new_tokens,
-                repeats=repeats,
-                vllm=bool(vllm),
-            ),
-        }
-        if growth:
-            measured = (
-                in_new_process(measure_ours, setup, _infer, n, new_tokens=new_tokens)
-                for n in (few, growth * few)
-            )
-            result["growth"] = growth_between(*measured)
-    return result
+        return compare(
+            setup,
+            _infer,
+            column="preference",
+            units=(released_users, strong_users, users),
+            generation_batch=1,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            vllm=bool(vllm),
+            growth=(few, growth * few) if growth else None,
+        )
 
 
 def _infer(setup: Setup, backend: Backend, n: int) -> pl.DataFrame:

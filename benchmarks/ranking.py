@@ -53,12 +53,7 @@ def run(
         rng.normal(size=(n, factors)).astype(np.float32) for n in (users, items)
     )
     catalog = [f"i{number:07}" for number in rng.permutation(items)]
-    interactions = _make_histories(users, catalog, length=history, rng=rng)
-    last = interactions.filter(pl.col("position") == history)
-    constants = {"fold": 0, "split": "test", "negatives": "uniform", "label": 1}
-    targets = last.with_columns(pl.lit(v).alias(k) for k, v in constants.items()).select(
-        pl.col(name).cast(dtype) for name, dtype in CANDIDATES.items()
-    )
+    interactions, targets = _make_histories(users, catalog, length=history, rng=rng)
 
     def chunks() -> Iterator[tuple[pl.DataFrame, Vectors]]:
         for start in range(0, users, chunk):
@@ -97,11 +92,11 @@ def _time(work: Callable[[], None]) -> tuple[float, float]:
 
 def _make_histories(
     n_users: int, catalog: list[str], *, length: int, rng: np.random.Generator
-) -> pl.DataFrame:
-    """Return `length` random items per user, each followed by a target."""
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return `length` random items per user with a target after them, and the targets."""
     n_rows = n_users * (length + 1)
     position = np.tile(np.arange(length + 1), n_users)
-    return pl.DataFrame(
+    interactions = pl.DataFrame(
         {
             "user_id": [f"u{user}" for user in range(n_users) for _ in range(length + 1)],
             "item_id": np.array(catalog)[rng.integers(0, len(catalog), n_rows)],
@@ -110,3 +105,9 @@ def _make_histories(
         },
         schema=dict(INTERACTIONS),
     )
+    last = interactions.filter(pl.col("position") == length)
+    constants = {"fold": 0, "split": "test", "negatives": "uniform", "label": 1}
+    targets = last.with_columns(pl.lit(v).alias(k) for k, v in constants.items()).select(
+        pl.col(name).cast(dtype) for name, dtype in CANDIDATES.items()
+    )
+    return interactions, targets

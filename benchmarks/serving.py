@@ -62,31 +62,15 @@ def run(
     interactions = pl.read_parquet(Path(folder) / "interactions.parquet")
     users = interactions["user_id"].unique().sort().to_list()
     items = interactions["item_id"].unique().sort().to_list()
-
-    def lists_from(first: int) -> SendRequest:
-        async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
-            body = {"user_id": users[(first + n) % len(users)], "k": 10, "budget": budget}
-            return await client.post("/v1/recommendations", json=body)
-
-        return send
-
-    async def send_score(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
-        del n
-        body = {"user_id": users[0], "item_ids": [items[0]]}
-        return await client.post("/v1/scores", json=body)
-
-    async def send_event(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
-        event = {"event_id": str(n), "user_id": f"visitor{n % 9}", "item_id": items[n % len(items)]}
-        return await client.post("/v1/events", json={"events": [event]})
-
+    lists = _lists(users[requests:] + users[:requests], budget)
     # The first service caches no scores, because users with equal preferences would share them.
     services: dict[int, dict[str, tuple[SendRequest, int]]] = {
-        0: {"lists_first": (lists_from(0), clients), "lists_cold": (lists_from(requests), clients)},
+        0: {"lists_first": (_lists(users, budget), clients), "lists_cold": (lists, clients)},
         200_000: {
-            "": (lists_from(requests), clients),  # fills the cache
-            "lists_warm": (lists_from(requests), clients),
-            "score_known": (send_score, 1),
-            "events": (send_event, clients),
+            "": (lists, clients),  # fills the cache
+            "lists_warm": (lists, clients),
+            "score_known": (_scores(users[0], items[0]), 1),
+            "events": (_events(items), clients),
         },
     }
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
@@ -97,6 +81,37 @@ def run(
             for name, (send, n_clients) in kinds.items():
                 result[name] = _measure(url, pid, send, clients=n_clients, requests=requests)
     return {name: value for name, value in result.items() if name}
+
+
+def _lists(users: Sequence[str], budget: int) -> SendRequest:
+    """Return requests of lists, one user after another."""
+
+    async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        body = {"user_id": users[n % len(users)], "k": 10, "budget": budget}
+        return await client.post("/v1/recommendations", json=body)
+
+    return send
+
+
+def _scores(user_id: str, item_id: str) -> SendRequest:
+    """Return requests of always the same score."""
+
+    async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        del n
+        body = {"user_id": user_id, "item_ids": [item_id]}
+        return await client.post("/v1/scores", json=body)
+
+    return send
+
+
+def _events(items: Sequence[str]) -> SendRequest:
+    """Return requests with one event each, of nine users."""
+
+    async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
+        event = {"event_id": str(n), "user_id": f"visitor{n % 9}", "item_id": items[n % len(items)]}
+        return await client.post("/v1/events", json={"events": [event]})
+
+    return send
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks._generation import compare, measure_ours
-from benchmarks._measure import growth_between, in_new_process
+from benchmarks._generation import compare
 from benchmarks._setup import Setup, open_setup
 from benchmarks._workload import ITEM_TYPE
 from mllm_msr.interfaces import Backend
@@ -59,27 +58,17 @@ def run(
         threads=threads,
         batch_size=batch_size,
     ) as setup:
-        result = {
-            **setup.describe(),
-            "new_tokens": new_tokens,
-            **compare(
-                setup,
-                _summarize,
-                column="summary",
-                units=(released_items, strong_items, items),
-                generation_batch=6,
-                new_tokens=new_tokens,
-                repeats=repeats,
-                vllm=bool(vllm),
-            ),
-        }
-        if growth:
-            measured = (
-                in_new_process(measure_ours, setup, _summarize, n, new_tokens=new_tokens)
-                for n in (few, growth * few)
-            )
-            result["growth"] = growth_between(*measured)
-    return result
+        return compare(
+            setup,
+            _summarize,
+            column="summary",
+            units=(released_items, strong_items, items),
+            generation_batch=6,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            vllm=bool(vllm),
+            growth=(few, growth * few) if growth else None,
+        )
 
 
 def _summarize(setup: Setup, backend: Backend, n: int) -> pl.DataFrame:
