@@ -50,7 +50,7 @@ clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needed Python 3.11 or newer, received " + sys.version.split()[0] + ": set PYTHON=/path/to/python3.11.")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required, but this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
 	$(PYTHON) -m venv .venv
 
 # torch comes first and alone, so that nothing can pull another build of it.
@@ -67,7 +67,7 @@ clean:
 	touch $@
 
 build/vllm/ready: benchmarks/vllm-requirements.txt | .venv/.ready
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "needed Python 3.11, received " + sys.version.split()[0] + ": the locked packages are for 3.11, set PYTHON=/path/to/python3.11.")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "The locked packages need Python 3.11, but this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
 	$(PYTHON) -m venv --clear build/vllm
 	build/vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r benchmarks/vllm-requirements.txt
 	$(BIN)/python -m benchmarks._vllm build/vllm

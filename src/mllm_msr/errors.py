@@ -36,16 +36,9 @@ class MllmMsrError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, message: str = "", *, needed: str = "", received: str = "", remedy: str = ""
-    ) -> None:
-        # TEMPORARY: the keyword form goes once every caller passes a message.
-        self.message = message or f"needed {needed}, received {received}: {remedy}."
-        self.received, self.remedy = received, remedy
-        super().__init__(self.message)
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
 
 
 class UsageError(MllmMsrError):

@@ -19,8 +19,8 @@ from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
-from mllm_msr.ranker.item_table import load_items, save_items
 from mllm_msr.ranker.prompt_scorer import PromptScorer
+from mllm_msr.ranker.saved_recommender import load_items, save_items
 
 _NAME: Final = "llava_zero_shot"
 _PROMPT: Final = ("item_type", "n_last", "use_images")

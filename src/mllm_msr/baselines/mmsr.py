@@ -32,8 +32,8 @@ from mllm_msr.baselines._graphs.sequence_graphs import SequenceGraph, sequence_g
 from mllm_msr.baselines._shared.state import State
 from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.neural_baseline import TrainingSpec
 from mllm_msr.baselines._training.sampling import preceding_items, sample_targets, select_histories
-from mllm_msr.baselines._training.trained import TrainingSpec
 from mllm_msr.search_space import Choice, Range, Space
 
 _SCORING_BATCH: Final = 256

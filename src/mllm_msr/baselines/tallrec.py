@@ -25,8 +25,8 @@ from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.ranker.examples import Example
-from mllm_msr.ranker.item_table import load_items, save_items
 from mllm_msr.ranker.prompt_scorer import PromptScorer
+from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.storage.atomic import sync_tree
 
 _NAME: Final = "tallrec"

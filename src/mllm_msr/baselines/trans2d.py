@@ -34,6 +34,7 @@ from mllm_msr.baselines._shared.catalog import distinct_targets
 from mllm_msr.baselines._shared.state import State
 from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 from mllm_msr.baselines._training.histories import Codes, Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.neural_baseline import TrainingSpec
 from mllm_msr.baselines._training.sampling import (
     NegativeItems,
     history_indices,
@@ -41,7 +42,6 @@ from mllm_msr.baselines._training.sampling import (
     sample_targets,
     select_histories,
 )
-from mllm_msr.baselines._training.trained import TrainingSpec
 from mllm_msr.search_space import Choice, Range, Space
 
 # Bound on the attention weights of one scoring batch, over all heads and attributes.

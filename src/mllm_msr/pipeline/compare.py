@@ -17,7 +17,7 @@ from mllm_msr import registry
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
-from mllm_msr.pipeline import steps
+from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
@@ -77,7 +77,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
             with run_variant(pipeline, ABLATIONS[name]) as variant:
                 adopt_scores(pipeline, name, variant.run)
         else:
-            steps.score(pipeline.context, pipeline.settings, names=[name])
+            stage_io.score(pipeline.context, pipeline.settings, names=[name])
     for stage in ("evaluate", "report"):
         try:
             pipeline.run_stage(stage)
@@ -129,7 +129,7 @@ def adopt_scores(pipeline: Pipeline, name: str, variant: RunFolder) -> None:
     entry = variant.stages[f"score/{MLLM_MSR}"]
     hashes = {output: record["sha256"] for output, record in entry["outputs"].items()}
     with pipeline.context.stage(
-        f"score/{name}", {"variant": hashes}, inputs=["candidates"], model=entry["model"]
+        f"score/{name}", {"variant": hashes}, inputs=[layout.CANDIDATES], model=entry["model"]
     ) as stage:
         if stage.finished:
             return
@@ -145,7 +145,7 @@ def require_same_candidates(run: RunFolder, variant: RunFolder) -> None:
         DataError: They are not.
     """
     tested, other = (
-        folder.scan("candidates").filter(pl.col("split") == "test").drop("split").collect()
+        folder.scan(layout.CANDIDATES).filter(pl.col("split") == "test").drop("split").collect()
         for folder in (run, variant)
     )
     if not tested.sort(tested.columns).equals(other.sort(tested.columns)):

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.evaluation.external_scores import evaluate_external
-from mllm_msr.pipeline import steps
+from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.context import Progress, RunContext, silent
 from mllm_msr.pipeline.cost import estimate
 from mllm_msr.pipeline.recommenders import Recommenders
@@ -31,13 +31,13 @@ from mllm_msr.storage.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
-    "prepare": steps.prepare,
-    "summarize": steps.summarize,
-    "infer": steps.infer,
-    "train": steps.train,
-    "score": steps.score,
-    "evaluate": steps.evaluate,
-    "report": steps.report,
+    "prepare": stage_io.prepare,
+    "summarize": stage_io.summarize,
+    "infer": stage_io.infer,
+    "train": stage_io.train,
+    "score": stage_io.score,
+    "evaluate": stage_io.evaluate,
+    "report": stage_io.report,
 }
 
 
@@ -118,7 +118,7 @@ class Pipeline:
         """
         if self.run.is_worker:
             if name == "train":
-                steps.train(self.context, self.settings)
+                stage_io.train(self.context, self.settings)
             return
         try:
             STAGES[name](self.context, self.settings)
@@ -170,8 +170,8 @@ class Pipeline:
         }
 
     def update(self, file: Path) -> dict[str, int]:
-        """Add new interactions to a finished run; see `steps.update`."""
-        return steps.update(self.context, self.settings, file)
+        """Add new interactions to a finished run; see `stage_io.update`."""
+        return stage_io.update(self.context, self.settings, file)
 
     def result(self) -> dict[str, Any]:
         """Return the run's metrics and the path of its report, if it has one."""

@@ -25,8 +25,15 @@ from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecom
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
-_BASELINE_INPUTS: Final = ("interactions", "items", "splits", "candidates")
-_MLLM_INPUTS: Final = ("interactions", "items", "splits", "summaries", "preferences", "candidates")
+_BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
+_MLLM_INPUTS: Final = (
+    layout.INTERACTIONS,
+    layout.ITEMS,
+    layout.SPLITS,
+    layout.SUMMARIES,
+    layout.PREFERENCES,
+    layout.CANDIDATES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class Recommenders:
         inputs = list(_BASELINE_INPUTS)
         if baselines.content != "all":
             settings["content"] = baselines.content
-            inputs += ["summaries"] if baselines.content == "image_summary" else []
+            inputs += [layout.SUMMARIES] if baselines.content == "image_summary" else []
         found = Conditions(settings, tuple(inputs))
         for member in members:
             own = self.conditions(member)
@@ -264,6 +271,6 @@ class Recommenders:
     def _data_digest(self) -> str:
         """Return a hash of everything that baselines read in this run."""
         content = self._settings.baselines.content
-        read = [*_BASELINE_INPUTS, *(["summaries"] if content == "image_summary" else [])]
+        read = [*_BASELINE_INPUTS, *([layout.SUMMARIES] if content == "image_summary" else [])]
         hashes = [manifest.require(self._run.stages, name).sha256 for name in read]
         return hashlib.sha256(" ".join([content, *hashes]).encode()).hexdigest()

@@ -9,7 +9,7 @@ import polars as pl
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import TrainingData
-from mllm_msr.storage.layout import DATASET, UPDATES
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -25,7 +25,7 @@ class RunTables:
 
     def interactions(self) -> pl.DataFrame:
         """Return `tables.INTERACTIONS`."""
-        return self._run.read("interactions")
+        return self._run.read(layout.INTERACTIONS)
 
     def histories(self) -> pl.DataFrame:
         """Return what preferences may read: all interactions but each user's last, the target."""
@@ -36,19 +36,19 @@ class RunTables:
         root = str(self._run.folder)
         image = pl.col("image")
         absolute = pl.when(image.str.starts_with("/")).then(image).otherwise(root + "/" + image)
-        return self._run.read("items").with_columns(image=absolute)
+        return self._run.read(layout.ITEMS).with_columns(image=absolute)
 
     def summaries(self) -> pl.DataFrame:
         """Return `tables.SUMMARIES`."""
-        return self._run.read("summaries")
+        return self._run.read(layout.SUMMARIES)
 
     def preferences(self) -> pl.DataFrame:
         """Return `tables.PREFERENCES`."""
-        return self._run.read("preferences")
+        return self._run.read(layout.PREFERENCES)
 
     def folds(self) -> list[int]:
         """Return the folds that were prepared, in ascending order."""
-        folds = self._run.scan("candidates").select(pl.col("fold").unique().sort()).collect()
+        folds = self._run.scan(layout.CANDIDATES).select(pl.col("fold").unique().sort()).collect()
         return folds["fold"].to_list()
 
     def candidates(self, fold: int, split: str | None = None) -> pl.DataFrame:
@@ -56,13 +56,13 @@ class RunTables:
         rows = pl.col("fold") == fold
         if split is not None:
             rows &= pl.col("split") == split
-        return self._run.scan("candidates").filter(rows).collect()
+        return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
     def item_type(self, setting: str | None) -> str:
         """Return what an item is called: the setting, or the data set's own word."""
         if setting is not None:
             return setting
-        about = json.loads(self._run.verified(DATASET).read_text(encoding="utf-8"))
+        about = json.loads(self._run.verified(layout.DATASET).read_text(encoding="utf-8"))
         return str(about["item_type"])
 
     def training_data(self, fold: int, *, content: str = "all") -> TrainingData:
@@ -73,7 +73,7 @@ class RunTables:
             content: What baselines may read of items, see `baselines.content`.
         """
         visible, train_users = visible_interactions(
-            self.interactions(), self._run.read("splits"), fold
+            self.interactions(), self._run.read(layout.SPLITS), fold
         )
         candidates = self.candidates(fold)
         return TrainingData(
@@ -125,7 +125,7 @@ class RunTables:
         """
         frame = self._run.read(name)
         for number in range(1, self.n_updates() + 1):
-            newer = self._run.read(f"{UPDATES}/{number}/{name}")
+            newer = self._run.read(f"{layout.UPDATES}/{number}/{name}")
             unchanged = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
             frame = pl.concat([unchanged, newer])
         return frame

@@ -22,8 +22,8 @@ from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.ranker.examples import Example, build_examples
-from mllm_msr.ranker.item_table import damaged_model, load_items, save_items
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
+from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
 from mllm_msr.storage.atomic import replace_file, sync_tree
 from mllm_msr.tables import PREFERENCES, conform
 

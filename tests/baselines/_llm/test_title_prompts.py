@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from mllm_msr.backends.mock import prompt_text
 from mllm_msr.baselines._llm.title_prompts import NO_HISTORY, title_examples, titles_prompt
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS

@@ -20,7 +20,7 @@ from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import SettingsError, StaleStageError
 from mllm_msr.models.encoders.hashing import HashingEncoder
-from mllm_msr.pipeline import steps
+from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import Pipeline
 
 
@@ -118,7 +118,7 @@ def test_an_ensemble_is_stale_if_its_mllm_has_changed(
         Pipeline.open(tmp_path / "run", settings) as pipeline,
         pytest.raises(StaleStageError, match="max_text_tokens"),
     ):
-        steps.score(pipeline.context, settings, names=["hybrid"])
+        stage_io.score(pipeline.context, settings, names=["hybrid"])
 
 
 def test_the_default_members_include_the_mllm_if_it_has_scored(

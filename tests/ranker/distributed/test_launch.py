@@ -11,8 +11,8 @@ import pytest
 import worlds
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import RunFolderError, SettingsError, TrainingError
-from mllm_msr.pipeline import steps
 from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
 from mllm_msr.ranker.distributed.launch import (
     is_worker,
@@ -115,7 +115,7 @@ def test_worker_joins_the_current_fold_and_exits(
             pass
         before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
         monkeypatch.setenv("LOCAL_RANK", "1")
-        monkeypatch.setattr(steps, "_train_fold", train_fold)
+        monkeypatch.setattr(stage_io, "_train_fold", train_fold)
         with (
             Pipeline.open(tmp_path / "run", settings, force=True) as worker,
             pytest.raises(SystemExit) as ended,

@@ -24,13 +24,13 @@ from mllm_msr.baselines._content.tensors import ReadsContent
 from mllm_msr.baselines._shared.state import State, damaged, load_state, save_state
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, user_histories
-from mllm_msr.baselines._training.options import Validate
-from mllm_msr.baselines._training.train import seeded
-from mllm_msr.baselines._training.trained import (
+from mllm_msr.baselines._training.neural_baseline import (
     TrainedRecommender,
     TrainingSpec,
     require_two_interactions,
 )
+from mllm_msr.baselines._training.options import Validate
+from mllm_msr.baselines._training.train import seeded
 from mllm_msr.baselines._training.validation import ValidationUsers
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData

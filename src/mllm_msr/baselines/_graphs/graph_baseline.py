@@ -34,8 +34,8 @@ from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines._shared.state import State
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, histories_before
+from mllm_msr.baselines._training.neural_baseline import TrainingSpec
 from mllm_msr.baselines._training.sampling import NegativeItems
-from mllm_msr.baselines._training.trained import TrainingSpec
 from mllm_msr.search_space import Choice, Range, Space
 
 

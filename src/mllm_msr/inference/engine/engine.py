@@ -1,7 +1,7 @@
 """Inference engine: runs a loaded checkpoint on many prompts.
 
 Shared by the backends that run a model in this process. Prompts are read in windows, ordered by
-`batching.py`, and run in batches. If the model supports it, prompts with a common prefix share its
+`scheduling.py`, and run in batches. If the model supports it, prompts with a common prefix share its
 keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
 speculative decoding (`generation.py`). A batch that exceeds the memory is halved, and the smaller
 size is used from then on. The paper's yes / no probability (section 3.3.2) is read here, from the
@@ -23,7 +23,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
-from mllm_msr.inference.engine.batching import (
+from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
+from mllm_msr.inference.engine.logits import float32_choices, logits_at
+from mllm_msr.inference.engine.prefix_cache import PrefixCache
+from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
+from mllm_msr.inference.engine.prompt_lookup import PromptLookup
+from mllm_msr.inference.engine.scheduling import (
     BatchLimits,
     Request,
     admit,
@@ -33,14 +38,9 @@ from mllm_msr.inference.engine.batching import (
     sort_longest_prefix_first,
     use_cached_prefixes,
 )
-from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
-from mllm_msr.inference.engine.logits import float32_choices, logits_at
-from mllm_msr.inference.engine.prefix_cache import PrefixCache
-from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
-from mllm_msr.inference.engine.prompt_lookup import PromptLookup
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
-from mllm_msr.models.prefix_sharing import can_share_prefixes
+from mllm_msr.models.prefix_support import can_share_prefixes
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.prefix_sharing import common_prefix_length
+from mllm_msr.models.prefix_support import common_prefix_length
 
 # Keys and values of each layer [heads, tokens, head size].
 Layers = Sequence[tuple[Tensor, Tensor]]

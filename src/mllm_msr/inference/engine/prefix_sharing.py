@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from mllm_msr.inference.engine.prefix_cache import Layers, PrefixCache
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.prefix_sharing import common_prefix_length
+from mllm_msr.models.prefix_support import common_prefix_length
 
 # Images and token ids of a prefix. Prefixes with equal keys are identical.
 PrefixKey = tuple[tuple[Path, ...], tuple[int, ...]]

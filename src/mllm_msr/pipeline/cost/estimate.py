@@ -31,6 +31,7 @@ from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
+from mllm_msr.storage import layout
 from mllm_msr.summarization import items as item_summaries
 from mllm_msr.summarization import preferences
 from mllm_msr.types import Completion, Item, Prompt
@@ -193,7 +194,7 @@ class _CostEstimator:
         sample = _sample(self._items, "item_id", self._settings.plan.sample)
         counting = self._counting(settings.model)
         self._summaries = self._summarize_items(sample, counting)
-        if self._run.has("summaries"):
+        if self._run.has(layout.SUMMARIES):
             self._summaries = self._tables.summaries()
             self._lengths_by = "responses of this run"
         n_calls, n_sampled = (
@@ -207,7 +208,7 @@ class _CostEstimator:
         sample = _sample(self._histories, "user_id", self._settings.plan.sample)
         counting = self._counting(settings.model)
         inferred = self._infer_preferences(sample, counting)
-        if self._run.has("preferences"):
+        if self._run.has(layout.PREFERENCES):
             inferred = self._tables.preferences()
         self._texts = inferred["preference"].to_list()
         if settings.method == "direct":

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.last_token import can_select_positions, select_positions
-from mllm_msr.models.prefix_sharing import can_share_prefixes, common_prefix_length
+from mllm_msr.models.prefix_support import can_share_prefixes, common_prefix_length
 
 # Two passes are used only if they read at most this fraction of the tokens of one pass.
 _MAX_COST: Final = 0.9

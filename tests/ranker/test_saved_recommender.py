@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from mllm_msr.errors import DamagedFileError
-from mllm_msr.ranker.item_table import load_items, save_items
+from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.tables import ITEMS
 
 TABLE = pl.DataFrame([("i1", "Título", "text", None)], schema=dict(ITEMS), orient="row")

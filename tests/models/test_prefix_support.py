@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from mllm_msr.models.prefix_sharing import can_share_prefixes, common_prefix_length
+from mllm_msr.models.prefix_support import can_share_prefixes, common_prefix_length
 
 Checkpoint = Callable[[str], Path]
 

@@ -9,7 +9,7 @@ import pytest
 
 import mock_runs
 from mllm_msr.errors import StaleStageError
-from mllm_msr.pipeline import steps
+from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
 
 
@@ -62,7 +62,7 @@ def test_score_can_be_limited_to_some_models(tmp_path: Path, data: Path) -> None
     settings = mock_runs.load(data, "score.baselines=[popularity, item_knn]")
     with Pipeline.open(tmp_path / "run", settings) as pipeline:
         pipeline.run_until("infer")
-        steps.score(pipeline.context, pipeline.settings, names=["item_knn"])
+        stage_io.score(pipeline.context, pipeline.settings, names=["item_knn"])
         assert pipeline.tables.scored_models() == ["item_knn"]
         assert not (tmp_path / "run" / "cache" / "baselines").exists()
 

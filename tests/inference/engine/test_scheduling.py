@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from mllm_msr.inference.engine.batching import (
+from mllm_msr.inference.engine.scheduling import (
     BatchLimits,
     Request,
     admit,

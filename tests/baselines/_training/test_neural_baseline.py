@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mllm_msr.baselines._training.histories import Histories
-from mllm_msr.baselines._training.trained import (
+from mllm_msr.baselines._training.neural_baseline import (
     TrainedRecommender,
     TrainingSpec,
     require_two_interactions,

@@ -70,10 +70,10 @@ def prepare(context: RunContext, settings: Settings) -> None:
         )
         # Paths inside the run folder are stored relative to it, so that the folder can be moved.
         relative = pl.col("image").str.strip_prefix(f"{context.run.folder}/")
-        stage.write("interactions", prepared.interactions)
-        stage.write("items", prepared.items.with_columns(relative))
-        stage.write("splits", prepared.splits)
-        stage.write("candidates", prepared.candidates)
+        stage.write(layout.INTERACTIONS, prepared.interactions)
+        stage.write(layout.ITEMS, prepared.items.with_columns(relative))
+        stage.write(layout.SPLITS, prepared.splits)
+        stage.write(layout.CANDIDATES, prepared.candidates)
         source = {"item_type": raw.item_type, "ordered_by": raw.ordered_by}
         stage.write_text(layout.DATASET, json.dumps(source, indent=2))
         stage.count(**prepared.counts)
@@ -91,7 +91,7 @@ def summarize(context: RunContext, settings: Settings) -> None:
         context.stage(
             "summarize",
             conditions,
-            inputs=["items", "interactions"],
+            inputs=[layout.ITEMS, layout.INTERACTIONS],
             prompt_templates=summarize_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
             model=backend.fingerprint,
@@ -107,7 +107,7 @@ def summarize(context: RunContext, settings: Settings) -> None:
             summaries, counts = summarize_stage.summarize_items(
                 items, backend, section, item_type=item_type, progress=advance
             )
-        stage.write("summaries", summaries)
+        stage.write(layout.SUMMARIES, summaries)
         stage.count(**counts, **backend.usage())
 
 
@@ -121,7 +121,7 @@ def infer(context: RunContext, settings: Settings) -> None:
         context.stage(
             "infer",
             changed(section, exclude=["model"]) | ({} if every_block else {"every_block": False}),
-            inputs=["interactions", "summaries"],
+            inputs=[layout.INTERACTIONS, layout.SUMMARIES],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
             model=backend.fingerprint,
@@ -143,7 +143,7 @@ def infer(context: RunContext, settings: Settings) -> None:
                 every_block=every_block,
                 progress=advance,
             )
-        stage.write("preferences", preferences)
+        stage.write(layout.PREFERENCES, preferences)
         stage.count(**counts, **backend.usage())
 
 
@@ -168,7 +168,7 @@ def train(context: RunContext, settings: Settings) -> None:
             with context.stage(
                 f"train/{fold}",
                 training_fingerprint(settings.train),
-                inputs=["items", "summaries", "preferences", "candidates"],
+                inputs=[layout.ITEMS, layout.SUMMARIES, layout.PREFERENCES, layout.CANDIDATES],
                 prompt_templates=["recommend"],
                 item_type=recommenders.item_type,
                 model=fingerprint,
@@ -260,7 +260,7 @@ def evaluate(context: RunContext, settings: Settings) -> None:
     per_model = (layout.SCORES, layout.RANKS, layout.TOP)
     inputs = [
         *(f"{table}/{name}" for name in models for table in per_model),
-        *("interactions", "items", "splits", "candidates"),
+        *(layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES),
     ]
     with context.stage("evaluate", changed(settings.evaluate), inputs=inputs) as stage:
         if stage.finished:
@@ -268,9 +268,9 @@ def evaluate(context: RunContext, settings: Settings) -> None:
         positives = (pl.col("split") == "test") & (pl.col("label") == 1)
         test_users = evaluate_stage.describe_test_users(
             tables.interactions(),
-            run.read("splits"),
-            run.scan("candidates").filter(positives).collect(),
-            run.read("items")["item_id"],
+            run.read(layout.SPLITS),
+            run.scan(layout.CANDIDATES).filter(positives).collect(),
+            run.read(layout.ITEMS)["item_id"],
             folds=tables.folds(),
             top={name: run.read(f"{layout.TOP}/{name}") for name in models},
         )
@@ -290,7 +290,7 @@ def evaluate(context: RunContext, settings: Settings) -> None:
 def report(context: RunContext, settings: Settings) -> None:
     """Write `report.html` and `report.md`."""
     run, tables = context.run, RunTables(context.run)
-    inputs = [layout.METRICS, layout.DETAILS, "interactions", "items"]
+    inputs = [layout.METRICS, layout.DETAILS, layout.INTERACTIONS, layout.ITEMS]
     with context.stage("report", changed(settings.report), inputs=inputs) as stage:
         if stage.finished:
             return
@@ -303,8 +303,8 @@ def report(context: RunContext, settings: Settings) -> None:
             scores={name: run.scan(f"{layout.SCORES}/{name}") for name in tables.scored_models()},
             interactions=tables.interactions(),
             items=tables.items(),
-            summaries=tables.summaries() if run.has("summaries") else None,
-            preferences=tables.preferences() if run.has("preferences") else None,
+            summaries=tables.summaries() if run.has(layout.SUMMARIES) else None,
+            preferences=tables.preferences() if run.has(layout.PREFERENCES) else None,
         )
         stage.register(layout.REPORT_HTML)
         stage.register(layout.REPORT_MARKDOWN)
@@ -326,19 +326,19 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
         DataError: The file cannot be read, names unknown items, or is older than the histories.
     """
     tables, section = RunTables(context.run), settings.infer
-    known = tables.current("interactions")
+    known = tables.current(layout.INTERACTIONS)
     new = update_stage.read_new_interactions(file)
     new = new.join(known, on=["user_id", "item_id", "timestamp"], how="anti")
     if new.is_empty():
         return {"interactions": 0, "users": 0, "misses": 0}
-    histories = update_stage.append(known, new, context.run.read("items"))
+    histories = update_stage.append(known, new, context.run.read(layout.ITEMS))
     number = tables.n_updates() + 1
     with (
         _backend(context, settings, section.model) as backend,
         context.stage(
             f"update/{number}",
             {**changed(section, exclude=["model"]), "file": atomic.content_hash(file)[0]},
-            inputs=["summaries", "preferences"],
+            inputs=[layout.SUMMARIES, layout.PREFERENCES],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
             model=backend.fingerprint,
@@ -351,7 +351,7 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
             section,
             item_type=item_type,
             every_block=True,
-            previous=tables.current("preferences"),
+            previous=tables.current(layout.PREFERENCES),
         )
         stage.write(f"{layout.UPDATES}/{number}/interactions", histories)
         stage.write(f"{layout.UPDATES}/{number}/preferences", preferences)
