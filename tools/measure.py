@@ -175,10 +175,12 @@ def undocumented() -> list[Place]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if ast.get_docstring(tree) is None:
             found.append(Place(_name(path), 1, path.stem, "module"))
-        for node in ast.walk(tree):
-            public_class = isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-            if public_class and ast.get_docstring(node) is None:
-                found.append(Place(_name(path), node.lineno, node.name, "class"))
+        classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        found += [
+            Place(_name(path), node.lineno, node.name, "class")
+            for node in classes
+            if not node.name.startswith("_") and ast.get_docstring(node) is None
+        ]
         for function, public in functions(path):
             if public and ast.get_docstring(function) is None:
                 found.append(Place(_name(path), function.lineno, function.name, "function"))

@@ -14,8 +14,8 @@ import pytest
 import online_worlds
 from mllm_msr.errors import DataError
 from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr, build_list, missing_input
-from mllm_msr.recommend.retrieval import Candidate
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
 from mllm_msr.types import Item

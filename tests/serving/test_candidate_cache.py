@@ -12,8 +12,9 @@ import pytest
 
 from mllm_msr import tables
 from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Candidate, Retriever
+from mllm_msr.recommend.retrieval import Retriever
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.types import Item
 

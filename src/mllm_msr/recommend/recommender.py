@@ -34,7 +34,7 @@ from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.loading import LoadedRun, load_run
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.retrieval import Candidate, diversify, fuse
+from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
 

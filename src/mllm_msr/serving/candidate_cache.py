@@ -14,8 +14,8 @@ from typing import Final, final
 from cachetools import LRUCache
 
 from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Candidate
 
 _MAX_USERS: Final = 2000  # about 10 kB each
 

@@ -20,13 +20,13 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import (
     FallbackReason,
     MllmMsr,
     RecommendationList,
     build_list,
 )
-from mllm_msr.recommend.retrieval import Candidate
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.serving.items import NewItems
 from mllm_msr.serving.preference_updates import PreferenceUpdates

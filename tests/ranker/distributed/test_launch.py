@@ -11,8 +11,8 @@ import pytest
 import worlds
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import RunFolderError, SettingsError, TrainingError
-from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline import stage_io
+from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
 from mllm_msr.ranker.distributed.launch import (
     is_worker,

@@ -1,8 +1,8 @@
 """Inference engine: runs a loaded checkpoint on many prompts.
 
 Shared by the backends that run a model in this process. Prompts are read in windows, ordered by
-`scheduling.py`, and run in batches. If the model supports it, prompts with a common prefix share its
-keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
+`scheduling.py`, and run in batches. If the model supports it, prompts with a common prefix share
+its keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
 speculative decoding (`generation.py`). A batch that exceeds the memory is halved, and the smaller
 size is used from then on. The paper's yes / no probability (section 3.3.2) is read here, from the
 logits of the first new token.
