@@ -10,7 +10,7 @@ from mllm_msr.config.loading import load_settings, override, preset_names
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 
-def test_later_sources_win(tmp_path: Path) -> None:
+def test_later_sources_take_precedence(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {seed: 2, rank: 4}\ninfer: {words: 10}\n")
     environment = {"MLLM_MSR__TRAIN__SEED": "3", "MLLM_MSR__INFER__WORDS": "11", "HOME": "/"}
@@ -27,7 +27,7 @@ def test_values_are_yaml() -> None:
     assert settings.item_type == "film"
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     wrong = ["train.learning_rat=1", "train.rank=-1", "infer.method=guess", "novalue"]
     with pytest.raises(SettingsError) as caught:
         load_settings(None, [*wrong, "data.folds=x", "serve.copies=["], environment={})
@@ -119,7 +119,7 @@ def test_presets_configure_the_baselines_that_they_score(name: str) -> None:
     assert {*settings.baselines.plugin_kwargs()} <= {*settings.score.baselines, "tallrec"}
 
 
-def test_later_files_win(tmp_path: Path) -> None:
+def test_later_files_take_precedence(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("train: {rank: 4, seed: 1}\n")
     second.write_text("train: {seed: 2}\n")
@@ -173,8 +173,8 @@ def test_arguments_of_the_wrong_type_are_rejected() -> None:
         "baselines.gru4rec.epochs=many",
         "model.threads=many",
     ]
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as caught:
         load_settings("demo", wrong, environment={})
     for setting in wrong:
         key, _, value = setting.partition("=")
-        assert f"{key}={value!r}: " in str(refused.value)
+        assert f"{key}={value!r}: " in str(caught.value)

@@ -1,4 +1,4 @@
-"""Checks of single settings sections."""
+"""Settings sections: validation of single sections outside of settings files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import SettingsError
 
 
-def test_all_problems_of_a_section_are_reported_at_once() -> None:
+def test_all_problems_of_a_section_are_reported_together() -> None:
     with pytest.raises(SettingsError) as caught:
         validate_section(
             TrainSettings, {"rank": 0, "dropout": 1.0, "strategy": "magic"}, key="train"

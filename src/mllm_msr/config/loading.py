@@ -1,8 +1,8 @@
-"""Loading of settings: YAML files and `key=value` texts become one frozen, validated object.
+"""Loading of settings from presets, YAML files, environment variables and the command line.
 
-Sources, later ones win: the preset, settings files, environment variables
-(`MLLM_MSR__TRAIN__SEED=1`) and `key=value` arguments. Unknown settings are errors, and all problems
-are reported together, before any stage runs.
+The result is one frozen, validated `Settings` object. Sources in order of increasing priority: the
+preset, settings files, environment variables (`MLLM_MSR__TRAIN__SEED=1`) and `key=value` arguments.
+Unknown settings are errors, and all problems are reported together, before any stage runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _Loader.add_implicit_resolver(
 def preset_names() -> list[str]:
     """Return the names of all presets, in alphabetical order."""
     folder = files("mllm_msr.config") / "presets"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+    names = (path.name for path in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_settings(
@@ -59,10 +60,10 @@ def load_settings(
 
     Args:
         preset: One of `preset_names()`; None starts from the defaults.
-        overrides: `key=value` texts. Keys contain dots, values are YAML ("train.seed=1").
-        file: A YAML file of settings, such as a run folder's `config.yaml`, or several files, of
-            which later ones win.
-        environment: Environment variables; default: those of the process.
+        overrides: `key=value` strings. Keys are dotted paths, values are YAML ("train.seed=1").
+        file: A YAML file of settings, such as a run folder's `config.yaml`, or several files;
+            later files take precedence.
+        environment: Environment variables, by default those of the process.
 
     Raises:
         SettingsError: At least one setting is wrong. The message lists every problem.
@@ -101,7 +102,7 @@ def override(settings: Settings, overrides: Sequence[str]) -> Settings:
 
     Args:
         settings: Validated settings.
-        overrides: `key=value` texts, as for `load_settings`.
+        overrides: `key=value` strings, as for `load_settings`.
 
     Raises:
         SettingsError: At least one setting is wrong. The message lists every problem.
@@ -145,7 +146,7 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
 
 
 def _assign(target: dict[str, Any], text: str, problems: list[str]) -> None:
-    """Apply one `key=value` text to nested settings, or record what is wrong with it."""
+    """Apply one `key=value` string to nested settings, or add its problem to `problems`."""
     key, equals, source = text.partition("=")
     if not equals or not key:
         problems.append(f"{text!r} does not have the form key=value.")
@@ -165,7 +166,7 @@ def _assign(target: dict[str, Any], text: str, problems: list[str]) -> None:
 
 
 def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
-    """Return the settings, or raise `SettingsError` with all problems, those given included."""
+    """Return the validated settings; raise `SettingsError` with the given and all new problems."""
     try:
         settings = Settings.model_validate(merged)
     except pydantic.ValidationError as error:
@@ -194,7 +195,7 @@ def _describe_errors(
     Args:
         error: Result of the validation.
         schema: The class that was validated.
-        prefix: What precedes the names of its fields in messages ("train.").
+        prefix: Prefix of its field names in messages ("train.").
         known: Full names of all settings, for suggestions.
     """
     messages: dict[tuple[str, str], list[str]] = {}
@@ -233,7 +234,7 @@ def _rule(messages: Iterable[str]) -> str:
     start, choices = "Input should be ", []
     for message in messages:
         if not message.startswith(start):
-            return message  # of a validator in `config/settings.py`
+            return message  # from a validator in `config/settings.py`
         choice = re.split(r", (?:unable|got)", message.removeprefix(start))[0]
         choice = re.sub("a valid dictionary.*", "a mapping", choice)
         choice = choice.replace("a valid tuple", "a list").replace("a valid integer", "an integer")
@@ -247,7 +248,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _check_plugins(settings: Settings) -> list[str]:
-    """Return the problems with names of plugins and with the arguments of their constructors."""
+    """Return the problems with plugin names and with the arguments of plugin constructors."""
     problems = _check_arguments("datasets", settings.dataset, settings.data.plugin_kwargs(), "data")
     for section, model in [
         ("model", settings.model),
@@ -295,7 +296,7 @@ def _check_arguments(
             rule = _rule(detail["msg"] for detail in error.errors())
             problems.append(f"{full}={value!r}: {rule}")
         except pydantic.errors.PydanticSchemaGenerationError:
-            continue  # not a type of plain data: the constructor has to check it
+            continue  # pydantic cannot validate this type; the constructor checks it
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
@@ -310,10 +311,10 @@ def _declared_type(plugin: type, argument: str) -> Any:
     """Return the declared type of a constructor's argument, or Any if it cannot be resolved."""
     constructor = plugin.__init__  # type: ignore[misc]
     annotation = getattr(constructor, "__annotations__", {}).get(argument, Any)
-    # Other arguments may have annotations that are only imported for type checkers.
-    alone = type("Alone", (), {"__annotations__": {argument: annotation}})
-    alone.__module__ = constructor.__module__
+    # Resolve only this annotation; others may use names that are imported for type checkers only.
+    holder = type("Holder", (), {"__annotations__": {argument: annotation}})
+    holder.__module__ = constructor.__module__
     try:
-        return get_type_hints(alone)[argument]
+        return get_type_hints(holder)[argument]
     except NameError:
         return Any

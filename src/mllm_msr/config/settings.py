@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-# Values of training settings that signatures below `ranker` use, too.
+# Types of training settings that function signatures in `ranker` use as well.
 TuningMethod = Literal["lora", "full"]
 LoraInit = Literal["default", "gaussian"]
 LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
@@ -54,10 +54,10 @@ class DataSettings(_OpenSection):
     duplicates: Literal["first", "last", "keep"] = Field(
         "first", description="which of a user's repeated interactions with an item to keep"
     )
-    max_users: PositiveInt | None = Field(None, description="random sample of users")
+    max_users: PositiveInt | None = Field(None, description="size of a random sample of users")
     protocol: Literal["leave-last-out", "released-code"] = Field(
         "leave-last-out",
-        description="how targets are chosen; released-code is that of the paper's code (unsound)",
+        description="how targets are chosen; released-code follows the paper's code and leaks",
     )
     folds: PositiveInt = Field(5, description="folds of the cross-validation over users")
     run_folds: tuple[NonNegativeInt, ...] | None = Field(
@@ -75,9 +75,11 @@ class DataSettings(_OpenSection):
         "blocks",
         description="targets of training users: last item; also one after each block; or all items",
     )
-    max_test_users: PositiveInt | None = Field(None, description="random sample of test users")
+    max_test_users: PositiveInt | None = Field(
+        None, description="size of a random sample of test users"
+    )
     max_validation_users: PositiveInt | None = Field(
-        None, description="random sample of validation users"
+        None, description="size of a random sample of validation users"
     )
     seed: NonNegativeInt = Field(0, description="seed of splits and negatives")
 
@@ -110,7 +112,7 @@ class ExecutorSettings(_Section):
 
     name: Literal["local", "ray"] = Field("local", description="in this process, or on Ray workers")
     address: str = Field(
-        "local", description="local starts Ray on this machine; else auto or a cluster's address"
+        "local", description="local starts Ray on this machine; otherwise auto or an address"
     )
     workers: PositiveInt = Field(2, description="Ray workers, each with its own backend")
     cpus: PositiveFloat = Field(1.0, description="CPU cores reserved per worker")
@@ -129,7 +131,7 @@ class SummarizeSettings(_Section):
     )
     text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
     image_words: PositiveInt = Field(40, description="length limit of image descriptions, in words")
-    words: PositiveInt = Field(60, description="length limit of joint summaries, in words")
+    words: PositiveInt = Field(60, description="length limit of combined summaries, in words")
     scope: Literal["all", "read"] = Field(
         "all", description="all items, or only those that preference inference reads"
     )
@@ -144,7 +146,7 @@ class InferSettings(_Section):
     )
     block_size: PositiveInt = Field(3, description="items per block")
     max_items: PositiveInt | None = Field(
-        None, description="latest items of a history that are read; null reads all"
+        None, description="number of latest items of a history to read; null reads all"
     )
     words: PositiveInt = Field(80, description="length limit of preferences, in words")
     use_images: bool = Field(True, description="false reads text summaries only")
@@ -174,16 +176,22 @@ class TrainSettings(_Section):
         3, description="passes over the training examples; fractions are allowed"
     )
     max_steps: PositiveInt | None = Field(None, description="upper bound on optimizer steps")
-    warmup: Fraction = Field(0.03, description="fraction of the steps that warm up")
-    scheduler: LearningRateScheduler = Field("cosine", description="after the warm-up")
-    clip: PositiveFloat | None = Field(1.0, description="largest gradient norm")
-    precision: Precision = Field("bf16", description="of matrix products; fp16 needs a GPU")
-    loss: TrainingLoss = Field("answer", description="on the answer, or on all text")
+    warmup: Fraction = Field(0.03, description="fraction of the steps used for warm-up")
+    scheduler: LearningRateScheduler = Field(
+        "cosine", description="learning rate schedule after the warm-up"
+    )
+    clip: PositiveFloat | None = Field(
+        1.0, description="maximum gradient norm; null disables clipping"
+    )
+    precision: Precision = Field(
+        "bf16", description="precision of matrix products; fp16 needs a GPU"
+    )
+    loss: TrainingLoss = Field("answer", description="loss on the answer only, or on all text")
     max_text_tokens: PositiveInt | None = Field(
-        512, description="budget of a prompt's text; the preference is cut to meet it"
+        512, description="token budget of a prompt's text; the preference is cut to meet it"
     )
     validate_every: PositiveInt | None = Field(
-        None, description="optimizer steps between validations; once per epoch where empty"
+        None, description="optimizer steps between validations; null validates once per epoch"
     )
     early_stopping_patience: PositiveInt = Field(
         3, description="validations without improvement before training stops"
@@ -191,7 +199,9 @@ class TrainSettings(_Section):
     checkpoint_every: PositiveInt = Field(
         100, description="optimizer steps between saved training states"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations: less memory, more time"
+    )
     cache_vision: bool = Field(
         True, description="encode each image once, and each shared prefix once per batch"
     )
@@ -224,7 +234,7 @@ class ScoreSettings(_Section):
     )
     full_users_mllm: NonNegativeInt = Field(
         0,
-        description="the same for recommenders that ask a language model, one call per item",
+        description="the same for recommenders that call a language model, once per item",
     )
     max_error_rate: Fraction = Field(0.01, description="share of prompts that may fail")
     model: ModelSettings | None = Field(
@@ -237,7 +247,7 @@ class BaselinesSettings(_OpenSection):
 
     content: Literal["all", "text", "image", "image_summary"] = Field(
         "all",
-        description="what baselines read of items; image_summary replaces text and image",
+        description="item content that baselines read; image_summary replaces text and image",
     )
 
     def arguments(self, name: str) -> dict[str, Any]:
@@ -292,7 +302,8 @@ class RetrieveSettings(_Section):
     )
     prefix_cache_bytes: NonNegativeInt = Field(
         1_000_000_000,
-        description="memory for cached image prefixes of items, for models in this process",
+        description="memory for cached image prefixes of items, in bytes; for models in this "
+        "process",
     )
 
 
@@ -336,15 +347,17 @@ class ServeSettings(_Section):
 class PlanSettings(_Section):
     """Cost estimate of a run, and budgets that trigger a warning."""
 
-    sample: PositiveInt = Field(200, description="items, users and candidates to count prompts of")
+    sample: PositiveInt = Field(
+        200, description="items, users and candidates whose prompts are counted"
+    )
     pilot: NonNegativeInt = Field(
-        0, description="items and users that the model answers, to measure lengths and speed"
+        0, description="items and users to run the model on, to measure lengths and speed"
     )
     prompt_price: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="price of a million input tokens of an endpoint"
+        0.0, description="price of an endpoint per million input tokens"
     )
     output_price: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="price of a million output tokens of an endpoint"
+        0.0, description="price of an endpoint per million output tokens"
     )
     prompt_rate: PositiveFloat | None = Field(
         None, description="input tokens/s; null uses the pilot's"
