@@ -105,7 +105,7 @@ def test_invalid_metadata_makes_an_artifact_invalid(tmp_path: Path, factory: Fac
     assert factory.n_computed == 3
 
 
-def test_a_folder_that_cannot_be_written_only_logs_warnings(
+def test_an_unwritable_folder_only_logs_warnings(
     tmp_path: Path, factory: Factory, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()  # permissions would not stop root

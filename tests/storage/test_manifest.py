@@ -71,7 +71,7 @@ def test_a_run_folder_of_another_format_is_rejected(
     write(tmp_path, format=found, stages={"prepare": {}})
     message = (
         rf"has format {found}, which {version} version of mllm-msr wrote; this version reads "
-        rf"format {manifest.FORMAT}\. Make a new run in another folder"
+        rf"format {manifest.FORMAT}\. Start a new run in another folder"
     )
     for read_only in (False, True):
         with pytest.raises(RunFolderError, match=message) as caught:

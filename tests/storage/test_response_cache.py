@@ -120,7 +120,7 @@ def test_flipped_bits_never_return_a_wrong_response(
     assert sum(count < 150 for count in lost) > 50, "a single bit rarely costs most responses"
 
 
-def test_a_file_that_is_no_database_is_moved_aside(
+def test_a_file_that_is_not_a_database_is_moved_aside(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir()

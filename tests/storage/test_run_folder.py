@@ -22,7 +22,7 @@ ITEMS = pl.DataFrame({"item_id": ["a", "b"], "title": ["one", "two"]})
 
 
 def prepare(run: RunFolder, frame: pl.DataFrame = ITEMS, *, force: bool = False) -> bool:
-    """Run a first stage; return whether it had to work."""
+    """Run a first stage unless it is finished, and return whether it ran."""
     with run.stage("prepare", settings={"k": 5}, force=force) as stage:
         if not stage.finished:
             stage.write("items", frame)
@@ -30,7 +30,7 @@ def prepare(run: RunFolder, frame: pl.DataFrame = ITEMS, *, force: bool = False)
 
 
 def summarize(run: RunFolder) -> bool:
-    """Run a second stage that reads the first one's table; return whether it had to work."""
+    """Run a second stage, which reads the first one's table, and return whether it ran."""
     with run.stage("summarize", inputs=["items"], model="tiny@1") as stage:
         if not stage.finished:
             stage.write("summaries", run.read("items").select("item_id"))
@@ -55,7 +55,7 @@ def test_equal_tables_are_equal_files(tmp_path: Path) -> None:
         assert stage.write("second", ITEMS.clone()).read_bytes() == first
 
 
-def test_a_finished_stage_is_skipped_also_by_a_later_process(tmp_path: Path) -> None:
+def test_a_finished_stage_is_skipped_in_this_and_later_processes(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path) as run:
         assert prepare(run)
         assert not prepare(run)

@@ -91,7 +91,9 @@ def test_any_folder_can_be_transferred(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "back/images/1.png").read_bytes() == b"b"
 
 
-def test_impossible_transfers_are_readable_errors(tmp_path: Path, address: str) -> None:
+def test_missing_folders_and_unknown_addresses_are_readable_errors(
+    tmp_path: Path, address: str
+) -> None:
     with pytest.raises(DataError, match=r"There are no files below file:"):
         transfer.pull(address, tmp_path / "back")
     with pytest.raises(UsageError, match="odd://bucket/run is not an address of object storage"):

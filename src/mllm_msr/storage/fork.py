@@ -19,9 +19,9 @@ from mllm_msr.storage.run_folder import RunFolder
 def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> list[str]:
     """Copy finished stages and caches from one run folder into another.
 
-    Stages that the target already has with the same outputs are skipped; others are replaced. If
-    a stage of the target has read a replaced output, it is stale from then on. The caches copied
-    are the response cache, unless the target has one, and content vectors.
+    Stages that the target already has with the same outputs are skipped; all others are replaced.
+    Stages of the target that have read a replaced output become stale. The response cache is
+    copied unless the target has one, and so are cached content vectors.
 
     Args:
         target: Run folder that is open for writing and whose response cache is not open yet.

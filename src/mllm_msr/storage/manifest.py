@@ -16,12 +16,12 @@ from typing import Any, Final, TypedDict, get_type_hints
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.storage import atomic, layout
 
-# Version of the run folder. Raise it when a change makes existing run folders unreadable: other
-# tables or columns, other names of files, flags or counts, other settings in the manifest.
+# Format version of run folders. Increase it when a change makes existing run folders unreadable:
+# different tables or columns, names of files, flags or counts, or settings in the manifest.
 FORMAT: Final = 2
 
-# The stage that writes each output, by the first part of the output's path. Only for error
-# messages that say which stage to run.
+# The stage that writes each output, by the first part of the output's path. Used only to name the
+# stage to run in error messages.
 _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
     {
         layout.DATASET: "prepare",
@@ -207,8 +207,8 @@ def _parse(text: str, folder: Path) -> dict[str, Entry]:
         version = "an older" if found < FORMAT else "a newer"
         raise RunFolderError(
             f"The run folder {folder} has format {found}, which {version} version of mllm-msr "
-            f"wrote; this version reads format {FORMAT}. Make a new run in another folder, or read "
-            "this one with the version that wrote it."
+            f"wrote; this version reads format {FORMAT}. Start a new run in another folder, or "
+            "read this one with the version that wrote it."
         )
     stages: dict[str, Entry] = content["stages"]
     for name, entry in stages.items():

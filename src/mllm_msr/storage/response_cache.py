@@ -66,7 +66,7 @@ class ResponseCache:
         self._execute(functools.partial(_select, keys=()))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the stored responses of some keys; absent and damaged ones are left out.
+        """Return the stored responses for the given keys; missing and damaged ones are omitted.
 
         Raises:
             RunFolderError: The file cannot be read.
@@ -119,7 +119,7 @@ class ResponseCache:
                 if code is not None:
                     raise atomic.write_error(self._path, code) from error
                 raise RunFolderError(
-                    f"The response cache {self._path} does not work: {error}. Delete the file and "
+                    f"The response cache {self._path} cannot be used: {error}. Delete the file and "
                     "run the same command again; its responses are requested again."
                 ) from error
 
@@ -161,7 +161,7 @@ class ResponseCache:
             contextlib.closing(sqlite3.connect(aside)) as damaged,
         ):
             damaged.text_factory = bytes
-            # Without the index, which may be damaged; up to the first page that cannot be read.
+            # Scan without the index, which may be damaged. The scan ends at an unreadable page.
             rows = damaged.execute("SELECT key, value, checksum FROM responses NOT INDEXED")
             while chunk := rows.fetchmany(_CHUNK_SIZE):
                 intact = [(k.decode(), v.decode(), c) for k, v, c in chunk if _is_intact(k, v, c)]
@@ -178,7 +178,7 @@ class ResponseCache:
 
 
 def copy_responses(source: Path, target: Path) -> None:
-    """Copy a cache file atomically, including what SQLite has not yet moved out of its log.
+    """Copy a cache file atomically, including responses in SQLite's write-ahead log.
 
     Args:
         source: A cache file. Another connection of this process may have it open.
@@ -194,7 +194,7 @@ def copy_responses(source: Path, target: Path) -> None:
                 contextlib.closing(sqlite3.connect(temporary)) as new,
             ):
                 old.backup(new)
-                # The copied header says WAL. This makes the copy complete as a single file.
+                # The copied header sets WAL mode. This makes the copy a single complete file.
                 new.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.DatabaseError as error:
             raise RunFolderError(
@@ -222,7 +222,7 @@ def _insert(database: sqlite3.Connection, *, rows: Sequence[tuple[str, str, int]
 
 
 def _check_stored(database: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Raise an error unless the index finds all keys. SQLite does not notice if it is damaged."""
+    """Raise an error unless the index finds all keys. SQLite does not detect a damaged index."""
     for start in range(0, len(keys), _CHUNK_SIZE):
         chunk = keys[start : start + _CHUNK_SIZE]
         found = {row[0] for row in _select(database, keys=chunk) if _is_intact(*row)}

@@ -62,22 +62,22 @@ class RunFolder:
 
         Args:
             path: The run folder; created unless it is opened only for reading.
-            read_only: Open without the lock, also while another process writes.
+            read_only: Open without the lock, even while another process writes.
             worker: Like `read_only`, for ranks above 0 of a distributed training: `stage` then
                 does not check conditions, since rank 0 does.
 
         Raises:
             RunLockedError: Another process has it open for writing; the message has its id.
-            RunFolderError: It cannot be created or written, does not exist although opened only
-                for reading, or has the format of another version.
+            RunFolderError: It cannot be created or written, it is opened only for reading and
+                does not exist, or another version wrote it in another format.
             DamagedFileError: The manifest is not valid.
         """
         folder = require_local(path).absolute()
         if read_only or worker:
             if not folder.is_dir():
                 raise RunFolderError(
-                    f"There is no run folder {folder}. Give the folder of an existing run, or "
-                    "make one with 'mllm-msr run'."
+                    f"There is no run folder {folder}. Pass the folder of an existing run, or "
+                    "create one with 'mllm-msr run'."
                 )
             manifest.load(folder)
             return cls(folder, lock=None, is_worker=worker)
@@ -94,7 +94,7 @@ class RunFolder:
             lock.release()
             raise
         if removed:
-            logger.info("removed %d unfinished files of a process that was killed", removed)
+            logger.info("removed %d temporary files that a killed process left", removed)
         return cls(folder, lock=lock)
 
     def __enter__(self) -> Self:
@@ -180,7 +180,7 @@ class RunFolder:
             if all((self.folder / output).exists() for output in entry["outputs"]):
                 yield Stage(self, name, finished=True)
                 return
-            logger.warning("an output of the finished stage %r is missing; running it again", name)
+            logger.warning("an output of the finished stage %r is missing; redoing the stage", name)
         if entry is not None:
             manifest.save(self.folder, stages)
         started = time.perf_counter()
@@ -225,14 +225,14 @@ class RunFolder:
         try:
             sha256, size = atomic.content_hash(path)
         except OSError as error:
-            problem = error.strerror
+            found = f"it cannot be read ({error.strerror})"
         else:
             if sha256 == output.sha256:
                 return path
-            problem = f"it has {size:,} bytes with SHA-256 {sha256[:12]}..."
+            found = f"it has {size:,} bytes with SHA-256 {sha256[:12]}..."
         raise DamagedFileError(
-            f"{path} is not what the stage {output.stage!r} wrote, which has {output.size:,} bytes "
-            f"with SHA-256 {output.sha256[:12]}...: {problem}. Restore it, or redo the stage "
+            f"{path} is not what the stage {output.stage!r} wrote ({output.size:,} bytes with "
+            f"SHA-256 {output.sha256[:12]}...): {found}. Restore it, or redo the stage "
             f"{output.stage!r} with --force."
         )
 
@@ -331,7 +331,7 @@ class Stage:
         return self._record(path)
 
     def register(self, name: str) -> Path:
-        """Record a file or folder that exists already ("adapter") as an output of the stage.
+        """Record an existing file or folder ("adapter") as an output of the stage.
 
         Args:
             name: Its path relative to the run folder. Its content must be complete.

@@ -1,8 +1,8 @@
 """Copying folders from and to object storage (`mllm-msr pull` and `mllm-msr push`).
 
 A run folder is locked while it is pushed. The manifest is deleted first and copied last, so that
-an interrupted copy contains no finished stages, and a pulled run resumes where it stopped. Access
-to the storage goes through Arrow, which is a dependency anyway.
+an interrupted copy contains no finished stages, and a pulled run resumes where it stopped. The
+storage is accessed through Arrow's file systems.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def push_folder(folder: Path, address: str) -> int:
         UsageError: Arrow does not support the kind of storage.
     """
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder} to push. Check its name.")
+        raise DataError(f"There is no folder {folder} to push. Check the path.")
     if not (folder / MANIFEST).is_file():
         return _push(_list_files(folder), address)
     with RunFolder.open(folder), tempfile.TemporaryDirectory() as scratch:
