@@ -29,7 +29,7 @@ DATA = {
 
 
 def as_text(prompt: Prompt) -> str:
-    """Return a prompt as one text in which images and trimmable parts are marked."""
+    """Return a prompt as one string with marked images and trimmable parts."""
     lines = []
     for message in prompt.messages:
         lines.append(f"[{message.role}]")

@@ -23,7 +23,7 @@ def prompt_of(*parts: Part) -> Prompt:
     return Prompt((Message("user", parts),))
 
 
-def test_parts_are_shortened_in_order_wherever_they_are() -> None:
+def test_parts_are_shortened_in_order_regardless_of_their_position() -> None:
     prompt = prompt_of(PREFERENCE, FIXED, TITLE)
     assert count_words(prompt) == 5
     assert texts(cut(prompt, 4)) == ["a b", "fixed words", "one two"]
@@ -36,7 +36,7 @@ def test_text_without_spaces_is_shortened() -> None:
     assert texts(cut(prompt, 1)) == ["電" * 32]
 
 
-def test_images_and_limits_stay() -> None:
+def test_images_and_limits_are_unchanged() -> None:
     prompt = Prompt((Message("user", (ImagePart(Path("a.png")), PREFERENCE)),), max_new_tokens=7)
     shortened = cut(prompt, 0)
     assert shortened.images == prompt.images

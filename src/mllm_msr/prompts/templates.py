@@ -31,7 +31,7 @@ _TRIM_END: Final = "\ue002"
 
 @dataclass(frozen=True, slots=True)
 class ItemType:
-    """Words for a type of items in prompts.
+    """Words for a type of item in prompts.
 
     Attributes:
         singular: One item.
@@ -72,7 +72,7 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
     """Make text safe to put between double quotes in a prompt.
 
     Args:
-        text: Any text of an item or a model.
+        text: Any text from an item or a model.
         max_chars: Maximum length of the result in characters. Longer text is cut at the end of a
             word if possible.
 
@@ -89,7 +89,7 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
         return text
     cut = text[:max_chars]
     head, space, _ = cut.rpartition(" ")
-    return head.rstrip() if space and len(head) > max_chars // 2 else cut
+    return head.rstrip() if space and len(head) > max_chars // 2 else cut.rstrip()
 
 
 def calibrate(text: str, max_words: int) -> tuple[str, bool]:

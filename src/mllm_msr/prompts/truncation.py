@@ -1,7 +1,7 @@
 """Truncation of prompts: shorten their trimmable parts to a number of words.
 
-`models/inputs.py` and `backends/_http/chat_format.py` search for the number of words that meets a
-token budget. Only trimmable parts are shortened, from their end and in the order of
+`models/inputs.py` and `backends/_http/chat_format.py` search for the largest number of words that
+meets a token budget. Only trimmable parts are shortened, from their end and in the order of
 `TextPart.trimmable`; instructions and images are never cut.
 """
 
@@ -29,8 +29,8 @@ def cut(prompt: Prompt, n_words: int) -> Prompt:
 
     Args:
         prompt: Any prompt.
-        n_words: Number of words to keep in all trimmable parts together. Parts that are last in
-            the order of `TextPart.trimmable` keep their words longest.
+        n_words: Number of words to keep in all trimmable parts together. Parts with a higher
+            `TextPart.trimmable` are shortened last.
     """
     n_left = n_words
     shortened: dict[Part, Part] = {}
