@@ -1,3 +1,5 @@
+"""Full ranking: every new item is a candidate, in blocks of whole users."""
+
 import polars as pl
 import pytest
 

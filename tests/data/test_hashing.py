@@ -1,3 +1,5 @@
+"""Counter-based random numbers: fixed values, independence and uniformity."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from mllm_msr.data._hashing import hash_ids, mix, to_integers, to_unit_interval
 
 
 def test_hash_values_are_fixed() -> None:
-    """A changed hash would silently change every split and every candidate."""
+    """Guard against a changed hash, which would silently change all splits and candidates."""
     hashes = hash_ids(["u1", "ü"], 7, purpose="fold")
     assert [f"{value:016x}" for value in hashes.tolist()] == [
         "3022d6dc542f76a6",

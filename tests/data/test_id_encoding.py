@@ -1,3 +1,5 @@
+"""Ids as integer codes, and interactions as sorted arrays."""
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ def test_sequences_are_sorted_by_user_and_position() -> None:
     assert sequences.user_codes.tolist() == [0, 0, 1, 1, 2]
 
 
-def test_sorted_rows_stay_in_place() -> None:
+def test_sorted_rows_keep_their_order() -> None:
     table = _table([("a", "z", 0), ("a", "x", 1), ("b", "y", 4)])
     frame, starts = sort_by_user(table)
     assert frame["item_id"].to_list() == ["z", "x", "y"]

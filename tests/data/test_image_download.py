@@ -1,4 +1,4 @@
-"""Test downloads against a real HTTP server on loopback."""
+"""Image downloads from a real HTTP server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def image(color: str = "red", image_format: str = "JPEG") -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler whose paths select a behavior; the server counts requests by path."""
+    """Request handler that selects its behavior by path; the server counts requests by path."""
 
     server: Server
 
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_image("")
 
     def send_truncated(self, _: str) -> None:
-        """Send less than announced, the first time."""
+        """Send less than Content-Length on the first request."""
         content = image()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -187,7 +187,7 @@ def test_an_empty_table_gives_an_empty_table(server: Server, tmp_path: Path) -> 
         ("status/404", "missing", "responded with status 404"),
         ("status/410", "missing", "responded with status 410"),
         ("status/403", "rejected", "responded with status 403"),
-        ("redirect/loop", "rejected", "more than 5 redirects"),
+        ("redirect/loop", "rejected", "redirects more than 5 times"),
         ("redirect/elsewhere", "rejected", r"host elsewhere\.test is not allowed"),
         ("redirect/file", "rejected", "file:/+etc/passwd is not an http link"),
         ("redirect/inside", "rejected", r"inside\.test resolves to 127\.0\.0\.2\."),

@@ -1,4 +1,4 @@
-"""Test opening images of all formats, and files that are wrong in all kinds of ways."""
+"""Opening images: all formats and modes, limits, and malformed files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mllm_msr.errors import ImageError
 
 
 def gradient(width: int = 48, height: int = 32) -> Image.Image:
-    """Return an image whose quarters all look different."""
+    """Return an image with four different corners."""
     x = np.linspace(0, 255, width, dtype=np.uint8)[None, :].repeat(height, 0)
     y = np.linspace(0, 255, height, dtype=np.uint8)[:, None].repeat(width, 1)
     return Image.fromarray(np.stack([x, y, 255 - x], axis=-1))
@@ -171,7 +171,7 @@ def test_truncated_files_are_an_error(tmp_path: Path, image_format: str, share: 
         images.open_image(stored(tmp_path, content[: int(len(content) * share)]))
 
 
-def png_announcing(width: int, height: int) -> bytes:
+def png_with_header_size(width: int, height: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -183,7 +183,7 @@ def png_announcing(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("side", [7_000, 10_000])
 def test_pixels_are_limited_by_the_header_before_decoding(tmp_path: Path, side: int) -> None:
-    path = stored(tmp_path, png_announcing(side, side))
+    path = stored(tmp_path, png_with_header_size(side, side))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match=f"{side} x {side} pixels; the limit is 40,000,000"):
@@ -192,10 +192,10 @@ def test_pixels_are_limited_by_the_header_before_decoding(tmp_path: Path, side: 
 
 def test_a_decompression_bomb_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is a decompression bomb"):
-        images.open_image(stored(tmp_path, png_announcing(60_000, 60_000)))
+        images.open_image(stored(tmp_path, png_with_header_size(60_000, 60_000)))
 
 
-def test_limits_are_settable(tmp_path: Path) -> None:
+def test_limits_are_configurable(tmp_path: Path) -> None:
     path = stored(tmp_path, encoded(gradient(), "PNG"))
     with pytest.raises(ImageError, match=r"has 48 x 32 pixels; the limit is 1,535"):
         images.open_image(path, max_pixels=48 * 32 - 1)

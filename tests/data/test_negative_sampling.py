@@ -1,3 +1,5 @@
+"""Negative sampling: properties of every table, independence, distributions and targets."""
+
 from collections import Counter
 
 import numpy as np
@@ -26,7 +28,7 @@ def interactions_of(histories: dict[str, list[str]]) -> pl.DataFrame:
 def random_interactions(
     n_users: int, n_items: int = 40, length: int = 6, seed: int = 0
 ) -> pl.DataFrame:
-    """Users with distinct random items; low item numbers are more popular."""
+    """Return users with distinct random items; items with low numbers are more popular."""
     histories = {}
     for number in range(n_users):
         random = np.random.default_rng([seed, number])
@@ -57,7 +59,7 @@ def items_by_user(candidates: pl.DataFrame, negatives: str) -> dict[str, list[st
     targets=st.sampled_from(["last", "blocks", "all"]),
     seed=st.integers(0, 3),
 )
-def test_each_target_is_once_among_distinct_new_items(
+def test_each_target_occurs_once_among_distinct_new_items(
     n_users: int, n_items: int, n_negatives: int, targets: str, seed: int
 ) -> None:
     interactions = random_interactions(n_users, n_items, seed=seed)
@@ -149,7 +151,7 @@ def test_results_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_positive_has_a_uniform_position() -> None:
-    """A constant score with stable sorting must not find the positive more often than chance."""
+    """Check that a constant score with stable sorting finds the positive only by chance."""
     interactions = random_interactions(1500)
     everyone = fixed_splits(test=interactions["user_id"].unique().to_list())
     table = draw_candidates(interactions, everyone, n_negatives=4)

@@ -1,3 +1,5 @@
+"""Preprocessing: k-core, order and positions of interactions, items and histories."""
+
 from collections import Counter
 
 import numpy as np
@@ -34,7 +36,7 @@ def prepared(rows: list[Row], **settings: object) -> list[tuple[str, str, int, i
 # k-core
 
 
-def test_k_core_by_hand() -> None:
+def test_k_core_equals_a_hand_computed_example() -> None:
     """Removing item 2 leaves user 1 with one row; removing user 1 leaves item 1 with one row."""
     user = np.array([0, 0, 1, 1, 2, 2, 0, 2])
     item = np.array([0, 3, 1, 2, 0, 3, 1, 4])
@@ -229,7 +231,7 @@ def test_items_follow_the_interactions_and_unknown_ones_are_counted() -> None:
 
 
 def test_an_item_with_two_rows_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"more than one row for an item: 2 rows .* is 'a'"):
+    with pytest.raises(DataError, match=r"2 rows of the table 'items' share an item id .* is 'a'"):
         match_items(pl.DataFrame({"item_id": ["a"]}), items("a", "a"))
 
 

@@ -1,6 +1,6 @@
-"""Regression test of the protocols on real data: sizes after filtering and AUC of popularity.
+"""Regression tests of the protocols on real data: sizes after filtering and AUC of popularity.
 
-Skipped unless the environment variable MLLM_MSR_REAL_DATA names a folder with the data sets
+Skipped unless the environment variable MLLM_MSR_REAL_DATA names a folder with the datasets
 `microlens-50k` and `movielens-posters`.
 """
 

@@ -1,3 +1,5 @@
+"""Splits of users: cross-validation, hidden targets, and the released code's protocol."""
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ def users_with_two_items(n_users: int) -> pl.DataFrame:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 60), st.integers(2, 6), st.floats(0, 0.5), st.integers(0, 5))
-def test_every_user_is_tested_once_and_has_a_split_in_every_fold(
+def test_every_user_is_a_test_user_once_and_has_a_split_in_every_fold(
     n_users: int, folds: int, validation_fraction: float, seed: int
 ) -> None:
     if n_users < folds:
@@ -49,7 +51,7 @@ def test_every_user_is_tested_once_and_has_a_split_in_every_fold(
     assert sizes.max() - sizes.min() <= 1  # type: ignore[operator]
 
 
-def test_a_fraction_of_each_folds_other_users_validates() -> None:
+def test_a_fraction_of_the_remaining_users_is_for_validation() -> None:
     splits = split_users(users_with_two_items(500), validation_fraction=0.1)
     sizes = splits.group_by("fold", "split").len().sort("fold", "split")["len"].to_list()
     assert sizes == [100, 360, 40] * 5
@@ -64,7 +66,7 @@ def test_splits_depend_on_the_seed_alone() -> None:
     )
 
 
-def test_new_users_do_not_move_others_if_there_are_many() -> None:
+def test_adding_users_does_not_move_others_in_large_datasets() -> None:
     few, more = split_users(users_with_two_items(2000)), split_users(users_with_two_items(2500))
     joined = few.join(more, on=["fold", "user_id"])
     assert joined.height == few.height

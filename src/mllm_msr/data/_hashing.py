@@ -7,9 +7,9 @@ negatives do not depend on which other users are in the data, and are the same o
 How it works:
 
 1. `hash_ids` hashes (seed, purpose, id) with BLAKE2b to 64 bits. The hash identifies the stream.
-2. `mix` combines a stream with counters 0, 1, 2, ... by SplitMix64 (Steele, Lea and Flood 2014)
+2. `mix` combines a stream with counters 0, 1, 2, ... using SplitMix64 (Steele, Lea and Flood 2014)
    and returns one 64-bit number per counter.
-3. `to_integers` and `to_unit_interval` convert 64-bit numbers to the range that is needed.
+3. `to_integers` and `to_unit_interval` convert 64-bit numbers to the required range.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def hash_ids(ids: Iterable[str], seed: int, *, purpose: str) -> Hashes:
 
 
 def mix(hashes: Hashes, counters: npt.NDArray[np.integer]) -> Hashes:
-    """Return the random numbers at some counters of some streams.
+    """Return the random numbers of the given streams at the given counters.
 
     Args:
         hashes: Streams, as returned by `hash_ids`.
@@ -77,8 +77,8 @@ def mix(hashes: Hashes, counters: npt.NDArray[np.integer]) -> Hashes:
 def to_integers(hashes: Hashes, upper: int) -> npt.NDArray[np.int64]:
     """Convert 64-bit numbers to integers in [0, upper).
 
-    Multiplies and shifts instead of taking a remainder. The bias is at most upper / 2**32 of each
-    probability.
+    Multiplies and shifts instead of taking a remainder. The relative bias of each probability is
+    at most upper / 2**32.
 
     Args:
         hashes: Numbers of any shape.

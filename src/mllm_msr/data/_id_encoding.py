@@ -2,11 +2,10 @@
 
 A code is the index of an id among the distinct ids in sorted order. Codes therefore do not
 depend on the order of the rows or on how Polars numbers its categories. Functions of this package
-convert ids to codes on entry (`encode_ids`) and gather the ids again when they return a table.
+convert ids to codes on entry (`encode_ids`) and convert them back when they return a table.
 
-`UserSequences` is the second representation used here: all interactions in flat arrays, sorted by
-user and position, with the offset at which each user's interactions start (the CSR layout of
-sparse matrices).
+`UserSequences` holds all interactions in flat arrays, sorted by user and position, with the offset
+at which each user's interactions start (the CSR layout of sparse matrices).
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class UserSequences:
         users: Distinct user ids, sorted. A user code is an index into this series.
         items: Distinct item ids, sorted. An item code is an index into this series.
         starts: Shape [n_users + 1]. The rows of user u are starts[u] to starts[u + 1].
-        item_columns: Shape [n_rows].
+        item_columns: Shape [n_rows]. Item code of each row (the column index in CSR).
         positions: Shape [n_rows]. Positions as given by the table.
     """
 

@@ -2,7 +2,7 @@
 
 Metrics on sampled negatives overestimate the quality of a model; ranking all items that are new
 to the user does not. A table of all users times all items does not fit into memory, so candidates
-come in blocks of users. The stage `score` scores each block and keeps only its ranks.
+are generated in blocks of users. The stage `score` scores each block and keeps only the ranks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def full_candidates(
             except the target itself.
         item_ids: The catalog, distinct ids.
         max_rows: Maximum number of rows per block. A block holds at least one user, even if the
-            catalog is larger.
+            catalog has more items.
 
     Yields:
         `tables.CANDIDATES` with negatives "full". All rows of a user are in one block.

@@ -1,9 +1,9 @@
-"""Download the images that data sets only link to, treating every link as untrusted input.
+"""Download of images that datasets only link to; every link is untrusted input.
 
-The links come from files that anyone may have written. A link is followed only over https, only to
-a host that the user allows, and only to a public address, which is checked before connecting; the
-same holds for each redirect. Responses are limited in bytes and time, and must decode as an image
-before the file gets its final name. A second run downloads only what is missing.
+Anyone may have written the files that contain the links. A link is followed only over https, only
+to a host that the user allows, and only to a public address, which is checked before connecting;
+the same holds for each redirect. Responses are limited in bytes and time, and must decode as an
+image before the file gets its final name. A second run downloads only missing images.
 
 The stage `prepare` calls `fetch_images` if `images.download` is set.
 """
@@ -37,7 +37,7 @@ Status = Literal["ok", "missing", "rejected", "failed"]
 
 _URLS: Final[tables.Schema] = {"item_id": pl.String(), "url": pl.String()}
 _MAX_REDIRECTS: Final = 5
-_MAX_WAIT: Final = 120.0  # seconds; a server that asks for a longer wait is not tried again
+_MAX_WAIT: Final = 120.0  # seconds; no retry if a server asks for a longer wait
 _NOT_FOUND: Final = frozenset({404, 410})
 _RETRYABLE: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
@@ -52,7 +52,7 @@ class DownloadResult:
 
     Attributes:
         status: "ok" (the image is in the folder), "missing" (no link, or the server does not have
-            it), "rejected" (the link is not allowed, or leads to no usable image) or "failed"
+            the image), "rejected" (the link is not allowed, or is not a usable image) or "failed"
             (network or server error).
         image: Path of the image if the status is "ok".
         reason: The problem and how to fix it if the status is not "ok", else empty.
@@ -90,8 +90,8 @@ def fetch_images(
         concurrency: Number of simultaneous downloads.
         attempts: Maximum number of attempts per link. Only transient errors are retried.
         backoff: Seconds. Attempt n + 1 waits a random time up to `backoff` * 2 ** n, and at least
-            as long as the server's Retry-After demands.
-        policy: Replaces the rules above on where to connect, for tests.
+            as long as the server's Retry-After header requires.
+        policy: Replaces `allowed_hosts` and the other connection rules, for tests.
 
     Returns:
         Columns `item_id`, `image` (path, null if there is none), `status` ("ok", "missing",
@@ -156,12 +156,12 @@ def resolve(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Rules that decide for each link and redirect whether and where to connect.
+    """Rules that decide whether to follow a link or redirect, and which address to connect to.
 
     Attributes:
         hosts: Hosts that may be contacted; `host:port` if the port is not the scheme's default.
         scheme: The only scheme that is followed.
-        resolver: Function from a host and port to its addresses.
+        resolver: Function that returns the addresses of a host and port.
         is_allowed: Whether an address may be connected to. All addresses of a host must pass.
         ssl_context: For https; `None` trusts the certificates that the system trusts.
     """
@@ -176,7 +176,7 @@ class AccessPolicy:
         """Return the host of a link, with its port if that is not the default.
 
         Raises:
-            _RejectedError: The form of the link or its host is not allowed.
+            _RejectedError: The link's host, scheme or credentials are not allowed.
         """
         if url.userinfo:
             raise _RejectedError(
@@ -200,7 +200,7 @@ class AccessPolicy:
 
         Args:
             url: A link that `check` accepts.
-            attempt: Number of the attempt, from 0. Attempts use a host's addresses in turn.
+            attempt: Number of the attempt, from 0. Attempts cycle through a host's addresses.
 
         Raises:
             _RejectedError: One of the host's addresses is not public.
@@ -272,8 +272,8 @@ class _Downloader:
                 results[link] = await self._download(link)
 
         async with contextlib.AsyncExitStack() as stack:
-            # One client per host: a client pools its connections by address, and a connection
-            # whose certificate was verified for one host must not be used for another host.
+            # One client per host: a client pools connections by address, and a connection whose
+            # certificate was verified for one host must not be reused for another host.
             trusted = self._policy.ssl_context or ssl.create_default_context()
             for host in self._policy.hosts:
                 client = httpx2.AsyncClient(verify=trusted, trust_env=False, timeout=self._timeout)
@@ -336,7 +336,7 @@ class _Downloader:
                 if not response.has_redirect_location:
                     return await self._body(response)
                 url = url.join(response.headers["Location"])
-        raise _RejectedError(f"The link leads to more than {_MAX_REDIRECTS} redirects.")
+        raise _RejectedError(f"The link redirects more than {_MAX_REDIRECTS} times.")
 
     async def _body(self, response: httpx2.Response) -> bytes:
         """Read the body of a response up to the size limit."""
@@ -364,14 +364,14 @@ class _Downloader:
 
 
 def _file_name(link: str) -> str:
-    """Derive a file name from a link: a hash with the suffix of the link, if that is known."""
+    """Derive a file name from a link: its hash with its suffix, or ".img" for other suffixes."""
     suffix = PurePosixPath(link.partition("?")[0]).suffix.lower()
     name = hashlib.sha256(link.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{name}{suffix if suffix in _SUFFIXES else '.img'}"
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds to wait that a response asks for, 0 if it does not say."""
+    """Return the seconds of a Retry-After header, given as a number or a date; 0 without one."""
     value = response.headers.get("Retry-After", "")
     with contextlib.suppress(ValueError):
         return max(0.0, float(value))

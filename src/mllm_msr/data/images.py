@@ -2,10 +2,10 @@
 
 Every image that a model or the report shows is opened by `open_image`, which treats files as
 untrusted input: limits on bytes and pixels apply before anything is decoded, only JPEG, PNG, WebP
-and GIF are read, and every failure of a decoder becomes an `ImageError`. Only the first frame of an
+and GIF are read, and every decoder failure becomes an `ImageError`. Only the first frame of an
 animation is used. An item whose image is missing or unreadable is processed with its text alone;
-`image_status` reports such items so that they can be counted. The images are the covers of the
-paper's section 3.2.1; `data/image_download.py` downloads them.
+`image_status` reports such items so that they can be counted. The paper's section 3.2.1 uses cover
+images; `data/image_download.py` downloads images that a dataset only links to.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def content_hash(path: Path) -> str:
 
 
 def thumbnail_data_url(path: Path, size: int, *, quality: int = 80) -> str:
-    """Return a small JPEG of an image as a `data:` URL, for pages that consist of one file.
+    """Return a small JPEG of an image as a `data:` URL, for self-contained HTML pages.
 
     Args:
         path: File that `open_image` can read.
@@ -196,7 +196,7 @@ def _parse_header(content: bytes, name: str) -> Image.Image:
     """
     try:
         with _FILTERS_LOCK, warnings.catch_warnings():
-            # Pillow only warns about a decompression bomb; `max_pixels` decides instead.
+            # Pillow warns above its own limit; `max_pixels` applies instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -221,7 +221,7 @@ def _parse_header(content: bytes, name: str) -> Image.Image:
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation and convert to RGB, on white where the image is transparent."""
-    # Any kind of broken EXIF data: the pixels are still good.
+    # Ignore broken EXIF data of any kind; the pixels are still valid.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

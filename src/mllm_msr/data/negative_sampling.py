@@ -1,9 +1,9 @@
-"""Negative sampling: candidate tables with each target among items that are new to the user.
+"""Negative sampling: candidate tables of each target and sampled items that are new to the user.
 
 Candidates are sampled once, written to the run folder and shared by all models (paper, section
 5.1: one negative per positive in training, twenty in the test). Negatives are sampled uniformly
-and also in proportion to popularity, because uniform negatives favor models that only know which
-items are popular.
+and also in proportion to popularity, because uniform negatives favor models that only rank by
+popularity.
 
 Every draw is a function of (seed, user, target, draw number). The uniform negatives of a user
 depend only on the catalog and on the user's own history; the popularity negatives also depend on
@@ -29,9 +29,9 @@ from mllm_msr.tables import CANDIDATES, conform, empty
 Negatives = Literal["uniform", "popularity"]
 TrainTargets = Literal["last", "blocks", "all"]
 
-# Number of targets that are sampled at once; it limits the memory of intermediate arrays.
+# Number of targets per chunk; it limits the memory of intermediate arrays.
 _CHUNK: Final = 1 << 16
-# Rejection sampling makes at most so many draws per negative. Targets that need more are sampled
+# Maximum number of draws per negative in rejection sampling. Targets that need more are sampled
 # exactly, which is slower.
 _MAX_DRAWS_PER_NEGATIVE: Final = 32
 
@@ -50,12 +50,12 @@ def draw_candidates(
     max_validation_users: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Draw the candidates of some folds.
+    """Draw the candidates of the given folds.
 
     A negative is an item of `interactions` that does not occur anywhere in the user's history,
     target included. The negatives of a target are distinct. Popularity negatives are drawn without
-    replacement, weighted by the item counts in the fold's visible interactions (no hidden target
-    counts). The positive has a random position among its negatives.
+    replacement, weighted by the item counts in the fold's visible interactions, which exclude
+    hidden targets. The positive has a random position among its negatives.
 
     Args:
         interactions: `tables.INTERACTIONS`.
@@ -142,7 +142,7 @@ class _Sampler:
     def draw(
         self, rows: Codes, *, n_negatives: int, weights: npt.NDArray[np.int64] | None
     ) -> npt.NDArray[np.int32]:
-        """Draw the candidates of some targets.
+        """Draw the candidates of the given targets.
 
         Args:
             rows: Shape [n]. Rows of the targets among the interactions, ascending.
@@ -150,7 +150,7 @@ class _Sampler:
             weights: Shape [n_items]. Sampling weight of each item, `None` for equal weights.
 
         Returns:
-            Shape [n, 1 + n_negatives]. Item codes; the target has a random column.
+            Shape [n, 1 + n_negatives]. Item codes; the target is in a random column.
         """
         cumulative = None if weights is None else np.cumsum(weights)
         all_zero = cumulative is not None and not cumulative[-1:].any()
@@ -175,7 +175,7 @@ class _Sampler:
         streams: Hashes,
         cumulative: npt.NDArray[np.int64] | None,
     ) -> None:
-        """Fill rows of `out` with the first acceptable draws; leave -1 where there are too few."""
+        """Fill rows of `out` with the first valid draws; leave -1 in rows with too few."""
         n_negatives = out.shape[1]
         pending, n_draws = np.arange(len(rows)), n_negatives + 4
         while len(pending) and n_draws <= _MAX_DRAWS_PER_NEGATIVE * (n_negatives + 4):
@@ -192,7 +192,7 @@ class _Sampler:
             pending, n_draws = pending[~enough], n_draws * 2
 
     def _in_history(self, user: Codes, items: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Check which items are in the users' histories.
+        """Return which items are in the users' histories.
 
         Args:
             user: Shape [n], ascending.
@@ -217,7 +217,8 @@ class _Sampler:
     ) -> npt.NDArray[np.int64]:
         """Draw from the same distribution by ranking the whole catalog.
 
-        For users who have interacted with most of the catalog, where rejection needs many draws.
+        Used for users who have interacted with most of the catalog, for whom rejection sampling
+        needs many draws.
         Each item gets an exponential arrival time whose rate is its weight; the first items to
         arrive are a weighted sample without replacement (Efraimidis and Spirakis 2006).
 

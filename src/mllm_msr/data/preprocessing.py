@@ -1,9 +1,9 @@
-"""Preprocessing: raw interactions become the filtered, ordered table that all later stages read.
+"""Preprocessing: filter and order raw interactions into the table that all later stages read.
 
 First step of the stage `prepare`: remove duplicates, filter to the k-core, sort by time, number
 the positions, and select the items that occur. The paper filters by a minimum history length
-(section 5.1); the numbers of the released code show that it filters items as well, hence the
-k-core. `histories` returns the items before a target.
+(section 5.1); the dataset sizes of the released code show that it filters items as well, hence
+the k-core. `histories` returns the items before a target.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def match_items(
 
     Args:
         interactions: A table with a column `item_id`.
-        items: `tables.ITEMS`, as loaded by the data set.
+        items: `tables.ITEMS`, as loaded by the dataset.
 
     Returns:
         `tables.ITEMS`; and counts: items, items_unknown (without a row in `items`),
@@ -138,9 +138,8 @@ def match_items(
     repeated = known.filter(pl.col("item_id").is_duplicated())
     if repeated.height:
         raise DataError(
-            f"The table 'items' has more than one row for an item: {repeated.height} rows share "
-            f"their id with another row. The first such id is {repeated['item_id'][0]!r}. "
-            "Keep one row per item."
+            f"{repeated.height} rows of the table 'items' share an item id with another row. The "
+            f"first such id is {repeated['item_id'][0]!r}. Keep one row per item."
         )
     wanted = interactions.select(pl.col("item_id").cast(pl.String).unique().sort())
     n_unknown = wanted.join(known, on="item_id", how="anti").height
@@ -244,8 +243,8 @@ def _collect(raw: pl.LazyFrame) -> pl.DataFrame:
         ).collect(engine="streaming")
     except pl.exceptions.PolarsError as cause:
         raise DataError(
-            "The interactions need the columns user_id, item_id and timestamp (an integer), but "
-            f"cannot be read: {str(cause).splitlines()[0].rstrip('.')}. "
+            "Cannot read the columns user_id, item_id and timestamp (an integer) of the "
+            f"interactions: {str(cause).splitlines()[0].rstrip('.')}. "
             "Fix the rows or columns of the source."
         ) from cause
     for column in _COLUMNS:
@@ -270,7 +269,7 @@ def _chronological_order(
     if (int(user.max()) + 1) * span >= 2**63:
         return np.lexsort((timestamp, user))
     # An unstable sort of one combined key takes a fifth of the time of a stable sort of two keys.
-    # Only the runs of equal keys are then put back into their original order.
+    # Runs of equal keys are then restored to their original order.
     key = user.astype(np.int64) * span + (timestamp - earliest)
     order = np.argsort(key)
     key = key[order]
@@ -298,7 +297,7 @@ def _empty_core_error(
 ) -> DataError:
     return DataError(
         f"The k-core is empty: of {counts['raw_interactions']} interactions between "
-        f"{counts['raw_users']} users and {counts['raw_items']} items, none remain if each user "
+        f"{counts['raw_users']} users and {counts['raw_items']} items, none remain when each user "
         f"needs {min_user_interactions} interactions and each item {min_item_interactions}. "
         "Lower data.min_user_interactions or data.min_item_interactions."
     )

@@ -49,7 +49,7 @@ def split_users(
     Args:
         interactions: `tables.INTERACTIONS`.
         folds: Number of folds, at least 2.
-        validation_fraction: Fraction of a fold's remaining users that validate, in [0, 1).
+        validation_fraction: Fraction of a fold's remaining users for validation, in [0, 1).
         seed: Seed of the split.
 
     Returns:
@@ -143,7 +143,7 @@ def split_codes(users: pl.Series, splits: pl.DataFrame, fold: int) -> npt.NDArra
         raise DataError(
             f"{unknown.height} of {len(users)} users have no split in fold {fold} (one of "
             f"{', '.join(_NAMES)}); the first one is {unknown['user_id'][0]!r}. "
-            "Make the splits from these interactions."
+            "Create the splits from the same interactions."
         )
     return joined["code"].to_numpy().astype(np.int64)
 
@@ -151,16 +151,16 @@ def split_codes(users: pl.Series, splits: pl.DataFrame, fold: int) -> npt.NDArra
 def released_code_interactions(
     interactions: pl.DataFrame, *, n_items: int = 6, order: Literal["time", "frequency"] = "time"
 ) -> pl.DataFrame:
-    """Shorten histories the way the paper's released code does.
+    """Shorten histories as the paper's released code does.
 
-    For comparison with the published numbers only: of each user the `n_items` globally most
-    frequent items are kept. The frequencies include the targets of test users (leakage) and favor
-    popular items. The last item kept is the target, although it is often not the last item that
-    the user interacted with.
+    For comparison with the published numbers only: each user keeps the `n_items` globally most
+    frequent items of their history. The frequencies include the targets of test users (leakage)
+    and favor popular items. The last item kept is the target, although it is often not the last
+    item that the user interacted with.
 
     Args:
-        interactions: `tables.INTERACTIONS` in the (6, 5)-core. Among items of equal frequency the
-            earlier interaction is kept.
+        interactions: `tables.INTERACTIONS` in the (6, 5)-core. Among items of equal frequency,
+            earlier interactions are kept first.
         n_items: Items per user: 6 for MicroLens, 11 for Amazon. Users with fewer items keep all.
         order: Order of the items kept: "time" (MicroLens), or "frequency", most frequent first
             (Amazon; timestamps are then no longer ascending).
