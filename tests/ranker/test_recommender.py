@@ -1,4 +1,4 @@
-"""MLLM-MSR as a recommender: what it reads, declared fallbacks, saving and loading."""
+"""MLLM-MSR as a recommender: prompts, fallbacks, saving and loading."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_zero_shot_saves_and_loads(data: TrainingData, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: Path) -> None:
-    """Users who like lanterns get the lantern; everybody else gets the owl."""
+    """Half of the users like lanterns and interact with the lantern, the others with the owl."""
     users = [f"u{n}" for n in range(8)]
     texts = ["The user likes lanterns.", "The user likes owls."]
     rows = [

@@ -1,1 +1,1 @@
-"""The paper's recommender: an MLLM that answers yes or no to preference, title and image."""
+"""The paper's recommender: an MLLM that answers yes or no, given preference, title and image."""

@@ -1,8 +1,8 @@
-"""Examples: the prompt of the MLLM ranker (Figure 3) for training, scoring and serving.
+"""Examples: prompts of the MLLM ranker (Figure 3) for training, scoring and serving.
 
 A candidate row becomes an `Example`: the preference of the user before the target, the title and
 image of the candidate, and the question whether the user interacts with it next. Examples contain
-no tensors and no markup of a model. Section "Tuning MLLM based Recommender" of the paper.
+no tensors and no model-specific markup. Section "Tuning MLLM based Recommender" of the paper.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mllm_msr.types import Item, Prompt
 POSITIVE_ANSWER: Final = "yes"
 NEGATIVE_ANSWER: Final = "no"
 
-# Preference in the prompt of a user for whom none was inferred before the target.
+# Preference in the prompt of users for whom none was inferred before the target.
 NEUTRAL_PREFERENCE: Final = "The user has not shown a preference yet."
 
 
@@ -70,13 +70,13 @@ def build_prompt(
     Args:
         preference: Preference of the user; `NEUTRAL_PREFERENCE` if blank.
         item: Candidate. Its id and its text are not part of the prompt, as in the paper.
-        item_type: What the data set calls an item.
+        item_type: Word for an item in the prompt, such as "movie".
         max_text_tokens: Upper bound on the text tokens; the preference is trimmed first, then the
             title.
         use_images: Show the image of the item if it has one.
 
     Returns:
-        A dialogue of one turn; one new token is read as the answer.
+        A single-turn prompt that asks for one new token, the answer.
     """
     return render(
         "recommend",
@@ -109,7 +109,7 @@ def build_examples(
         candidates: `tables.CANDIDATES`.
         preferences: `tables.PREFERENCES`: all preferences of each user, in any order.
         items: `tables.ITEMS`; items without an image get the text-only prompt.
-        item_type: What the data set calls an item.
+        item_type: Word for an item in the prompts, such as "movie".
         max_text_tokens: Upper bound on the text tokens of each prompt.
         use_images: Show images.
         image_status: `image_status` of `tables.SUMMARIES` by item id. Items whose status is not
@@ -157,7 +157,7 @@ def _catalog(
 
 
 class _PreferenceHistories:
-    """Preferences of each user with the number of interactions that each was inferred from."""
+    """Preferences of each user, with the number of interactions that each was inferred from."""
 
     def __init__(self, preferences: pl.DataFrame) -> None:
         table = conform(preferences, PREFERENCES, name="preferences").sort(
@@ -170,6 +170,6 @@ class _PreferenceHistories:
             self._texts.setdefault(user, []).append(text or "")
 
     def before(self, user_id: str, position: int) -> str:
-        """Return the latest preference from at most `position` interactions, or ""."""
+        """Return the latest preference inferred from at most `position` interactions, or ""."""
         index = bisect.bisect_right(self._n_items.get(user_id, []), position)
         return self._texts[user_id][index - 1] if index else ""

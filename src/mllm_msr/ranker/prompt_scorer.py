@@ -1,6 +1,6 @@
-"""Score candidate rows with a language model: P(yes) of one prompt per row.
+"""Scoring of candidate rows with a language model: P(yes) of one prompt per row.
 
-The one implementation behind every recommender that asks a model: MLLM-MSR and zero-shot
+Every recommender that prompts a language model scores through this module: MLLM-MSR and zero-shot
 (`ranker/recommender.py`), and the baselines LLaVA zero-shot and TALLRec (`baselines/`). They
 differ in the prompt that they build for a row.
 """
@@ -31,12 +31,12 @@ def no_progress(total: int) -> Iterator[Callable[[int], None]]:
 
 @final
 class PromptScorer:
-    """Scores candidates with a backend that is opened on first use.
+    """Scorer of candidates with a backend that is opened on first use.
 
     Args:
-        open_backend: Opens the backend; it is closed by `close`.
-        max_error_rate: Share of failed prompts, in [0, 1], up to which they get the neutral 0.5.
-        progress: Called with the number of prompts of each call of `score`.
+        open_backend: Opens the backend; `close` closes it.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail; these get the neutral 0.5.
+        progress: Shows progress; called with the number of prompts of each call of `score`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PromptScorer:
         return candidates.with_columns(scores["score"].fill_null(NEUTRAL_SCORE))
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts, scores from bounds and, behind a cache, calls and tokens."""
+        """Return counts of failed prompts, upper bounds and, with a cache, calls and tokens."""
         total = dict(self._usage)
         if isinstance(self._backend, CachedBackend):
             for name, value in self._backend.usage().items():

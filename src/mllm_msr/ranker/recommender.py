@@ -1,4 +1,4 @@
-"""MLLM-MSR as a `Recommender`: written preference, title and image in, P(yes) out.
+"""MLLM-MSR as a `Recommender`: P(yes) from the written preference, the title and the image.
 
 Equation (1) and section "Tuning MLLM based Recommender" of the paper. `fit` fine-tunes the model
 on the training candidates; zero-shot is the same recommender without fine-tuning. The direct and
@@ -45,12 +45,12 @@ class Variant:
     """A named configuration of MLLM-MSR.
 
     Attributes:
-        name: Name that users type and that tables use.
+        name: Name in settings, commands and tables.
         label: Name in reports.
         remark: Note below the tables of a report.
         fine_tuned: Whether `fit` fine-tunes the model.
-        overrides: Settings that differ from the run's own, as `key=value`; a variant with
-            overrides is a run of its own in `variants/`.
+        overrides: Settings that differ from the main run, as `key=value`; a variant with
+            overrides is a separate run in `variants/`.
         shares: Stages that such a run shares with the main run.
     """
 
@@ -93,28 +93,29 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
 class MllmRecommender(Recommender):
     """The paper's recommender, fine-tuned or zero-shot.
 
-    Users without a preference before the target are scored with a neutral sentence in its place.
-    Items that the catalog lacks get 0.5.
+    Users without a preference before the target are scored with a neutral sentence instead. Items
+    that are not in the catalog get 0.5.
 
     Args:
         backend: Name of the backend that scores.
         options: Constructor arguments of the backend, such as `checkpoint`.
         training: How `fit` fine-tunes; None scores zero-shot.
-        item_type: What an item is called in the prompt.
-        max_text_tokens: Budget of a prompt's text; the preference is cut to meet it.
-        max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
-        trains: Backend and options of the model that is fine-tuned, where another engine scores.
+        item_type: Word for an item in the prompts, such as "movie".
+        max_text_tokens: Upper bound on the text tokens of a prompt; the preference is trimmed
+            first, then the title.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring; these get 0.5.
+        trains: Backend and options of the model to fine-tune, if another backend scores.
         output: Folder in which `fit` writes weights and training states, so that a killed
-            training resumes; a temporary folder if None.
+            training run resumes; a temporary folder if None.
         open_backend: Opens the scoring backend, for example behind a response cache; by default
             `backend` is constructed with `options`.
         resume: Whether `fit` resumes from the newest training state in `output`.
-        is_worker: Whether this process joins the training of another process.
+        is_worker: Whether this process is a rank other than 0 of a distributed training.
         scoring_progress: Shows the progress of `score`.
         training_progress: Shows the progress of `fit`, see `training.trainer.train`.
 
     Attributes:
-        training_summary: How `fit` went; None before it and for zero-shot.
+        training_summary: Result of the last `fit`; None before it and for zero-shot.
         n_examples: Number of training examples of the last `fit`.
         weights: Folder of the fine-tuned weights; None for zero-shot.
     """
@@ -160,14 +161,14 @@ class MllmRecommender(Recommender):
         )
         self._items: pl.DataFrame | None = None
         self._preferences: pl.DataFrame | None = None
-        # Holds the weights of `fit` where there is no `output`, as long as this object exists.
+        # Holds the weights of `fit` if there is no `output`; deleted together with this object.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.weights: Path | None = None
         self.training_summary: TrainingSummary | None = None
         self.n_examples = 0
 
     def fit(self, data: TrainingData) -> Self:
-        """Keep preferences and items and, unless zero-shot, fine-tune the model.
+        """Store preferences and items and, unless zero-shot, fine-tune the model.
 
         Raises:
             DataError: `data` has no preferences, or no training candidates.
@@ -181,7 +182,7 @@ class MllmRecommender(Recommender):
         return self
 
     def attach(self, data: TrainingData, *, weights: Path | None) -> Self:
-        """Keep preferences and items, and use weights that were fine-tuned before.
+        """Store preferences and items, and use weights from an earlier `fit`.
 
         Args:
             data: As for `fit`; its candidates are not read.
@@ -195,7 +196,7 @@ class MllmRecommender(Recommender):
         self.close()
         items = data.items
         if data.summaries is not None:
-            # An image that could not be read when it was summarized is not shown either.
+            # Do not show images that could not be read during summarization.
             readable = data.summaries.filter(pl.col("image_status") == "ok")["item_id"]
             summarized = pl.col("item_id").is_in(data.summaries["item_id"].implode())
             shown = pl.col("item_id").is_in(readable.implode()) | ~summarized
@@ -219,7 +220,7 @@ class MllmRecommender(Recommender):
         )
 
     def usage(self) -> dict[str, int]:
-        """Return model calls, tokens and failed prompts of scoring so far."""
+        """Return the counts of model calls, tokens and failed prompts of all scoring so far."""
         return self._scorer.usage()
 
     def close(self) -> None:
@@ -263,7 +264,7 @@ class MllmRecommender(Recommender):
         return loaded
 
     def _fine_tune(self, data: TrainingData) -> Path:
-        # Lightning takes seconds to import; constructing or loading a recommender must not.
+        # Importing Lightning takes seconds; constructing or loading a recommender should not.
         from mllm_msr.ranker.training.trainer import hide_progress, train  # noqa: PLC0415
 
         assert self._training is not None
@@ -297,7 +298,7 @@ class MllmRecommender(Recommender):
     def _with_preference(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows whose user has a preference before the target.
 
-        With `infer.max_items`, the early part of a long history is not read.
+        With `infer.max_items`, the early part of a long history has no preference.
         """
         _, preferences = self._fitted()
         first = preferences.group_by("user_id").agg(first=pl.col("n_items").min())

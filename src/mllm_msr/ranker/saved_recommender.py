@@ -1,4 +1,4 @@
-"""Settings and items of a saved recommender that asks a language model.
+"""Saving and loading of recommenders that prompt a language model: settings and items.
 
 Shared by MLLM-MSR (`ranker/recommender.py`) and the baselines LLaVA zero-shot and TALLRec.
 """

@@ -1,7 +1,7 @@
 """Scoring of examples with a backend: P = p(yes) / (p(yes) + p(no)), equation (1) of the paper.
 
-One forward pass per example. The backend renders the prompts, so it also finds the token ids of the
-answers.
+It takes one forward pass per example. The backend renders the prompts, so it also finds the token
+ids of the answers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class ScoreCounts:
 
     Attributes:
         examples: Examples scored, including failed ones.
-        failed: Examples whose prompt failed; they have `NEUTRAL_SCORE`.
+        failed: Examples whose prompt failed; they got `NEUTRAL_SCORE`.
         prompt_tokens: Prompt tokens, including image tokens.
-        upper_bound: Examples whose score is inexact, because an endpoint lists only the most
+        upper_bound: Examples whose score is inexact, because the endpoint lists only the most
             probable tokens and an answer was not among them.
     """
 
@@ -53,7 +53,7 @@ def score_examples(
     window: int = 50_000,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[pl.DataFrame, ScoreCounts]:
-    """Score the probability that each candidate is the next item.
+    """Return the probability that each candidate is the next item.
 
     Within a window, the backend gets the examples sorted by item, so that it can share work among
     prompts of one item: they begin with the same image and title.
@@ -141,7 +141,7 @@ def yes_probability(scores: ChoiceScores) -> tuple[float, str | None]:
     difference = positive - negative
     if math.isnan(difference):
         return NEUTRAL_SCORE, f"the log-probabilities {positive} and {negative} have no ratio"
-    # exp of a non-positive number only, so that neither end overflows.
+    # The exponent is never positive, so it cannot overflow.
     decay = math.exp(-abs(difference))
     return (1.0 if difference >= 0 else decay) / (1.0 + decay), None
 

@@ -47,7 +47,7 @@ def test_all_ranks_but_zero_are_workers(variables: dict[str, str], expected: boo
     assert is_worker(variables) is expected
 
 
-def test_one_process_under_torchrun_counts_as_alone() -> None:
+def test_a_single_process_under_torchrun_is_not_distributed() -> None:
     assert launched_by_torchrun(TORCHRUN)
     assert not launched_by_torchrun(TORCHRUN | {"WORLD_SIZE": "1"})
     assert not launched_by_torchrun({"WORLD_SIZE": "4"})

@@ -82,8 +82,12 @@ def test_target_names_select_layers_of_the_language_model(tiny_checkpoint: Check
 
 def test_unknown_target_names_are_rejected(tiny_checkpoint: Checkpoint) -> None:
     model = loaded(tiny_checkpoint("llama")).model
-    with pytest.raises(SettingsError, match=r"no linear layer 'wq'\. Available: down_proj, "):
+    with pytest.raises(
+        SettingsError, match=r"no linear layer 'wq' \(train\.target=.*\)\. Available: down_proj, "
+    ):
         lora(model, target=("wq", "v_proj"))
+    with pytest.raises(SettingsError, match=r"No layer is named \(train\.target=\(\)\)"):
+        lora(model, target=())
 
 
 def test_model_without_a_language_model_is_rejected() -> None:

@@ -41,7 +41,7 @@ def adapted(*, ours: bool, dtype: torch.dtype = torch.float32, **options: Any) -
 
 
 def learn(model: Any, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    torch.manual_seed(2)  # of the dropout mask
+    torch.manual_seed(2)  # for the dropout mask
     output = model(x)
     output.square().sum().backward()
     return output.detach(), {n: w.grad for n, w in model.named_parameters() if w.requires_grad}

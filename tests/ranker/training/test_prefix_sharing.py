@@ -1,4 +1,4 @@
-"""Shared prefixes that are read once give the same losses, gradients and scores."""
+"""Shared prefixes that are computed once give the same losses, gradients and scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestFind:
         )
         assert found == SharedPrefixes(rows=(0, 1), prefix_of_row=(0, 1, 0, 1), lengths=(12, 13))
 
-    def test_single_prompt_is_split_to_the_longest_rest_of_the_others(self) -> None:
+    def test_single_prompt_is_split_to_the_longest_suffix_of_the_others(self) -> None:
         group = [rendered("a", 5, n, 2) for n in range(10, 16)]
         found = find(*group, rendered("b", *range(20, 28)))
         assert found is not None

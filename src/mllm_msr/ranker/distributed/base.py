@@ -1,9 +1,9 @@
-"""Distributed strategies: how processes that train together divide weights and optimizer state.
+"""Distributed strategies: how weights and optimizer state are distributed over processes.
 
-They stand between `trainer.py` and Lightning's strategies. Every strategy takes and returns whole
+They wrap Lightning's strategies for `trainer.py`. Every strategy takes and returns unsharded
 tensors under the model's own names, so that saved states and final weights do not depend on the
-strategy, and a strategy's own files, which are pickles, are never written or read. `strategies.py`
-creates the strategy that the settings name.
+strategy. Lightning's own checkpoint files, which are pickles, are never written or read.
+`strategies.py` creates the strategy that the settings name.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from mllm_msr.ranker.training.lora import trainable_tensors
 
-# What AdamW stores for each weight.
+# State of AdamW for each weight.
 OPTIMIZER_TENSORS: Final = ("step", "exp_avg", "exp_avg_sq")
 
 
 class DistributedStrategy(ABC):
-    """Abstract strategy to divide training among processes.
+    """Base class of the strategies that distribute training over processes.
 
     Methods marked "collective" must be called by all processes, in the same order.
     """
@@ -38,7 +38,7 @@ class DistributedStrategy(ABC):
 
     @abstractmethod
     def shard(self, model: nn.Module, mesh: Any) -> None:
-        """Divide the weights among the processes, before the optimizer is created; collective.
+        """Shard the weights over the processes, before the optimizer is created; collective.
 
         Args:
             model: Model to train; changed in place.
@@ -47,22 +47,25 @@ class DistributedStrategy(ABC):
 
     @abstractmethod
     def gradient_norm_before_step(self, optimizer: Any) -> float | None:
-        """Return the norm of all gradients before an optimizer step; collective.
+        """Return the global gradient norm before an optimizer step; collective.
 
         `None` if the strategy knows the norm only after the step.
         """
 
     @abstractmethod
     def gradient_norm_after_step(self, optimizer: Any) -> float | None:
-        """Return the norm of all gradients after an optimizer step; `None` if known before."""
+        """Return the global gradient norm after an optimizer step; `None` if known before."""
 
     @abstractmethod
     def trainable_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the whole trainable weights by name; collective, only rank 0 needs the result."""
+        """Return the unsharded trainable weights by name; collective, the result is for rank 0."""
 
     @abstractmethod
     def optimizer_state(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-        """Return the whole optimizer state as "optimizer.KIND.NAME"; collective, for rank 0."""
+        """Return the unsharded optimizer state as "optimizer.KIND.NAME".
+
+        Collective; the result is for rank 0.
+        """
 
     @abstractmethod
     def restore_optimizer(
@@ -71,19 +74,19 @@ class DistributedStrategy(ABC):
         """Restore the optimizer state from a saved state; collective.
 
         Args:
-            model: Model to train, with the saved weights in it.
-            optimizer: Its optimizer, in the wrapper of `lightning_strategy()`.
+            model: Model to train, with the saved weights loaded.
+            optimizer: Its optimizer, as wrapped by `lightning_strategy()`.
             tensors: Tensors of the state: "model.NAME" and "optimizer.KIND.NAME".
         """
 
     @abstractmethod
     def gather(self, model: nn.Module) -> None:
-        """Give the model whole weights again after training; collective, valid on rank 0 only."""
+        """Unshard the weights of the model after training; collective, valid on rank 0 only."""
 
 
 @final
 class ReplicatedStrategy(DistributedStrategy):
-    """Every process has all weights, and Lightning averages the gradients (one device, or DDP).
+    """Replicated weights, with gradients averaged by Lightning (one device, or DDP).
 
     Args:
         name: Lightning's name of the strategy.
@@ -102,10 +105,10 @@ class ReplicatedStrategy(DistributedStrategy):
         return self._name
 
     def shard(self, model: nn.Module, mesh: Any) -> None:
-        """Do nothing: weights are not divided."""
+        """Do nothing: the weights are not sharded."""
 
     def gradient_norm_before_step(self, optimizer: Any) -> float:
-        """Return the norm of all gradients."""
+        """Return the global gradient norm."""
         gradients = [w.grad for group in optimizer.param_groups for w in group["params"]]
         return float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None]))
 
@@ -133,7 +136,7 @@ class ReplicatedStrategy(DistributedStrategy):
                 optimizer.state[weight] = saved
 
     def gather(self, model: nn.Module) -> None:
-        """Do nothing: weights are not divided."""
+        """Do nothing: the weights are not sharded."""
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -152,6 +155,6 @@ def optimizer_tensors(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
 
 
 def saved_optimizer_tensors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return one weight's optimizer state by kind; empty if saved before the first step."""
+    """Return the optimizer state of one weight by kind; empty if saved before the first step."""
     keys = {kind: f"optimizer.{kind}.{name}" for kind in OPTIMIZER_TENSORS}
     return {kind: tensors[key] for kind, key in keys.items() if key in tensors}

@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO stages 1 and 2: optimizer state, and in stage 2 gradients, are divided.
+"""DeepSpeed ZeRO stages 1 and 2: partition the optimizer state and, in stage 2, the gradients.
 
-The paper trains with stage 2 ("Implementation Details"). This module imports Lightning and
-DeepSpeed, so it is imported only if a training uses it. DeepSpeed computes in the precision of
+The paper trains with stage 2 ("Implementation Details"). DeepSpeed computes in the precision of
 `train.precision` and keeps a partitioned float32 copy of the trainable weights; that copy is saved.
+This module imports Lightning and DeepSpeed, so it is imported only when a run trains with it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AnyDeviceDeepSpeed(DeepSpeedStrategy):  # type: ignore[misc]
-    """Lightning's DeepSpeed strategy, also for CPUs, which Lightning does not allow."""
+    """Lightning's DeepSpeed strategy, extended to CPUs, which Lightning does not allow."""
 
     @property
     def root_device(self) -> torch.device:
-        """Return the device of the process; CPUs have an index, too, because DeepSpeed reads it."""
+        """Return the device of the process; DeepSpeed needs an index on CPUs, too."""
         device: torch.device = super().root_device
         return torch.device("cpu", self.local_rank) if device.type == "cpu" else device
 
@@ -62,11 +62,11 @@ class AnyDeviceDeepSpeed(DeepSpeedStrategy):  # type: ignore[misc]
 
 @final
 class DeepSpeedZero(DistributedStrategy):
-    """Every process has all weights and a part of the optimizer state.
+    """Replicated weights and partitioned optimizer state.
 
     Args:
-        stage: 1 divides the optimizer state, 2 also the gradients.
-        batch_size: Examples per forward pass, which DeepSpeed only logs.
+        stage: 1 partitions the optimizer state, 2 also the gradients.
+        batch_size: Examples per forward pass; DeepSpeed only logs it.
     """
 
     def __init__(self, *, stage: int, batch_size: int) -> None:
@@ -83,13 +83,13 @@ class DeepSpeedZero(DistributedStrategy):
         return AnyDeviceDeepSpeed(stage=self._stage, logging_batch_size_per_gpu=self._batch_size)
 
     def shard(self, model: nn.Module, mesh: Any) -> None:
-        """Do nothing: DeepSpeed divides the state itself."""
+        """Do nothing: DeepSpeed partitions the state itself."""
 
     def gradient_norm_before_step(self, optimizer: Any) -> None:
         """Return `None`: DeepSpeed computes the norm in the step."""
 
     def gradient_norm_after_step(self, optimizer: Any) -> float:
-        """Return the norm of all gradients before they were clipped."""
+        """Return the global gradient norm before clipping."""
         return float(optimizer._global_grad_norm)  # noqa: SLF001 - public at the engine only
 
     def trainable_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class DeepSpeedZero(DistributedStrategy):
         for part in (part for group in inner.param_groups for part in group["params"]):
             inner.state[part] = {kind: torch.zeros_like(part) for kind in _MOMENTS}
             inner.state[part]["step"] = steps[0].clone()
-        # DeepSpeed would do this in its first step, after the calls below that depend on it.
+        # DeepSpeed does this in its first step, but the calls below need it before.
         optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001
         for name, weight in weights.items():
             safe_set_full_fp32_param(weight, tensors[f"model.{name}"].to(weight.device))
@@ -131,7 +131,7 @@ class DeepSpeedZero(DistributedStrategy):
                 safe_set_full_optimizer_state(weight, saved[name][kind].to(weight.device), kind)
 
     def gather(self, model: nn.Module) -> None:
-        """Replace the weights that DeepSpeed computed with by their float32 copies."""
+        """Replace the weights by DeepSpeed's float32 copies."""
         for name, tensor in self.trainable_weights(model).items():
             model.get_parameter(name).data = tensor
 

@@ -1,9 +1,10 @@
-"""Fully sharded training (PyTorch's FSDP2): weights, gradients and optimizer state are divided.
+"""Fully sharded training (PyTorch FSDP2): shard weights, gradients and optimizer state.
 
-Each decoder layer is gathered when it runs and sharded again afterwards, so that a model can be
-trained that does not fit on one device. Frozen weights outside these layers (vision tower,
-projector, embeddings under LoRA) are small in comparison and stay whole on every device, so that
-image features can be cached. This module is imported only if a training uses it.
+Each decoder layer is gathered when it runs and resharded afterwards, so that models that do not
+fit on one device can be trained. Frozen weights outside these layers (vision tower, projector,
+embeddings under LoRA) are small in comparison and are replicated on every device, so that image
+features can be cached. This module imports Lightning, so it is imported only when a run trains
+with it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mllm_msr.ranker.training.lora import decoder_prefix
 
 @final
 class FullySharded(DistributedStrategy):
-    """Every process has a shard of each weight.
+    """Strategy in which every process has a shard of each weight.
 
     Args:
         devices: Devices per machine.
@@ -42,7 +43,7 @@ class FullySharded(DistributedStrategy):
 
     @property
     def supports_prefix_sharing(self) -> bool:
-        """Return False: a layer is sharded between its two passes, before all gradients exist."""
+        """Return False: layers are resharded between the two passes, before all gradients exist."""
         return False
 
     def lightning_strategy(self) -> ModelParallelStrategy:
@@ -50,35 +51,35 @@ class FullySharded(DistributedStrategy):
         return ModelParallelStrategy(data_parallel_size=self._n_processes, tensor_parallel_size=1)
 
     def shard(self, model: nn.Module, mesh: Any) -> None:
-        """Shard the decoder layers, and the other trainable weights as one more unit."""
+        """Shard each decoder layer, and the other trainable weights as one more unit."""
         data_parallel = mesh["data_parallel"]
         layers = getattr(model.get_submodule(decoder_prefix(model)), "layers", [])
         for layer in layers:
             fully_shard(layer, mesh=data_parallel)
         in_layers = {id(weight) for layer in layers for weight in layer.parameters()}
-        whole = {
+        replicated = {
             weight
             for weight in model.parameters()
             if id(weight) not in in_layers and not weight.requires_grad
         }
-        fully_shard(model, mesh=data_parallel, ignored_params=whole)
+        fully_shard(model, mesh=data_parallel, ignored_params=replicated)
 
     def gradient_norm_before_step(self, optimizer: Any) -> float:
-        """Return the norm of all gradients, over all shards."""
+        """Return the global gradient norm over all shards."""
         gradients = [w.grad for group in optimizer.param_groups for w in group["params"]]
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        return float(_whole(norm))
+        return float(_unsharded(norm))
 
     def gradient_norm_after_step(self, optimizer: Any) -> None:
         """Return `None`: the norm is known before the step."""
 
     def trainable_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Gather the weights, on rank 0 only, because they may be large."""
+        """Gather the weights; only rank 0 keeps them, because they may be large."""
         _reshard(model)
         return _gathered({name: w.data for name, w in trainable_parameters(model).items()})
 
     def optimizer_state(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-        """Gather the optimizer state, on rank 0 only."""
+        """Gather the optimizer state; only rank 0 keeps it."""
         _reshard(model)
         return _gathered(optimizer_tensors(model, optimizer))
 
@@ -100,22 +101,22 @@ class FullySharded(DistributedStrategy):
                 optimizer.state[weight] = saved
 
     def gather(self, model: nn.Module) -> None:
-        """Replace the shards by whole weights, on the CPU of rank 0."""
+        """Replace the shards by unsharded weights, on the CPU of rank 0."""
         _reshard(model)
-        wholes: dict[nn.Parameter, nn.Parameter] = {}  # by shard, so that tied weights stay tied
+        gathered: dict[nn.Parameter, nn.Parameter] = {}  # by shard, so that tied weights stay tied
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 if isinstance(weight, DTensor):
-                    if weight not in wholes:
-                        wholes[weight] = _whole_parameter(weight)
+                    if weight not in gathered:
+                        gathered[weight] = _unsharded_parameter(weight)
                     # FSDP intercepts the assignment of attributes.
-                    module._parameters[name] = wholes[weight]  # noqa: SLF001
+                    module._parameters[name] = gathered[weight]  # noqa: SLF001
 
 
-def _whole_parameter(shard: nn.Parameter) -> nn.Parameter:
-    """Return the whole parameter on rank 0, and a placeholder without data on other ranks."""
-    whole = _whole(shard.data)
-    data = whole.cpu() if _is_rank_zero() else torch.empty_like(whole, device="meta")
+def _unsharded_parameter(shard: nn.Parameter) -> nn.Parameter:
+    """Return the unsharded parameter on rank 0, and a placeholder without data on other ranks."""
+    full = _unsharded(shard.data)
+    data = full.cpu() if _is_rank_zero() else torch.empty_like(full, device="meta")
     return nn.Parameter(data, requires_grad=shard.requires_grad)
 
 
@@ -123,21 +124,21 @@ def _is_rank_zero() -> bool:
     return torch.distributed.get_rank() == 0
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _unsharded(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     gathered = {}
     for name, tensor in tensors.items():
-        whole = _whole(tensor)
+        full = _unsharded(tensor)  # collective: every rank must take part
         if _is_rank_zero():
-            gathered[name] = whole.detach().cpu()
+            gathered[name] = full.detach().cpu()
     return gathered
 
 
 def _reshard(model: nn.Module) -> None:
-    """Shard all units: after a pass without gradients the outermost one is still whole."""
+    """Reshard all units: after a forward pass without gradients, the root is still gathered."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -1,9 +1,9 @@
-"""Processes of distributed training: who starts them, and which one is rank 0.
+"""Processes of distributed training: how they are launched, and which one is rank 0.
 
 On one machine, Lightning runs the same command again for each further device, with LOCAL_RANK above
-0; these workers end with the fold that they were started for. On several machines, torchrun starts
-all processes at once, and they stay for all folds: rank 0 announces each fold that it is about to
-train. In both cases a worker (any rank except 0) takes no lock, writes nothing and skips all other
+0; these workers exit after the fold that they were started for. On several machines, torchrun
+starts all processes at once, and they run until the last fold: rank 0 announces each fold before it
+trains. In both cases a worker (any rank except 0) takes no lock, writes nothing and skips all other
 stages.
 """
 
@@ -42,7 +42,7 @@ def launched_by_torchrun(variables: Mapping[str, str]) -> bool:
 
 
 def is_worker(variables: Mapping[str, str]) -> bool:
-    """Check whether the process was started to join a training as a rank other than 0.
+    """Check whether the process was started to train as a rank other than 0.
 
     Args:
         variables: Environment variables of the process.
@@ -59,17 +59,20 @@ def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
         devices: Devices per machine.
 
     Raises:
-        SettingsError: Several machines without torchrun, or other numbers than torchrun started.
+        SettingsError: There are several machines without torchrun, or torchrun started another
+            number of processes.
         TrainingError: The command was started several times, but not by torchrun.
     """
     world_size = os.environ.get(_WORLD_SIZE, "1")
     if launched_by_torchrun(os.environ):
         local = os.environ.get("LOCAL_WORLD_SIZE", "1")
         if devices not in ("auto", int(local)) or nodes * int(local) != int(world_size):
-            started = f"torchrun started {world_size} processes, {local} of them on this machine"
-            raise SettingsError(
-                [f"train.nodes={nodes} train.devices={devices} do not match: {started}."]
+            problem = (
+                f"train.nodes={nodes} and train.devices={devices} do not match torchrun, which "
+                f"started {world_size} processes, {local} of them on this machine. Change the "
+                "settings, or --nnodes and --nproc-per-node of torchrun."
             )
+            raise SettingsError([problem])
     elif world_size != "1":
         raise TrainingError(
             "The command was started several times by a launcher other than torchrun "
@@ -87,8 +90,9 @@ def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
 def temporary_process_group() -> Iterator[None]:
     """Leave the process group and restore the environment variables at the end of the block.
 
-    Each fold's training starts workers of its own. Without this, the second fold would wait for
-    the workers of the first, which have ended. Workers of torchrun stay.
+    Lightning starts new workers for each fold. Without this, the second fold would wait for the
+    workers of the first, which have exited. Workers of torchrun run for all folds, so nothing is
+    done for them.
     """
     if launched_by_torchrun(os.environ):
         yield
@@ -129,7 +133,7 @@ class ProcessGroup:
 def process_group() -> Iterator[ProcessGroup]:
     """Create the process group of the processes that torchrun started, within the block.
 
-    A worker waits here for rank 0, half an hour at most.
+    A worker waits here for rank 0, for at most half an hour.
     """
     if not launched_by_torchrun(os.environ):
         yield ProcessGroup(has_workers=False)
@@ -147,7 +151,7 @@ def process_group() -> Iterator[ProcessGroup]:
 def _broadcast(fold: int | None) -> int | None:
     import torch  # noqa: PLC0415 - as above
 
-    # A tensor, because other objects are sent as pickles.
+    # As a tensor: broadcast_object_list would send a pickle.
     message = torch.tensor([-1 if fold is None else fold])
     torch.distributed.broadcast(message, src=0)
     return int(message) if int(message) >= 0 else None

@@ -1,4 +1,4 @@
-"""Creates the distributed strategy that the settings name."""
+"""Factory of the distributed strategies."""
 
 from __future__ import annotations
 

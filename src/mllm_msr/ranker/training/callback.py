@@ -1,6 +1,6 @@
 """Lightning callback of fine-tuning: logging, validation, saved states and early stopping.
 
-The callback acts at whole optimizer steps, so that a saved state is always between two of them.
+The callback acts only after complete optimizer steps, so that states are never saved within one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingCallback(lightning.Callback):  # type: ignore[misc]
-    """Logs, validates, saves and stops, at whole optimizer steps.
+    """Callback that logs, validates, saves states and stops early, after each optimizer step.
 
     Args:
-        folder: Folder of the states and of the log.
+        folder: Folder of the states and the log.
         progress: Progress of the run; updated in place.
         fingerprint: Fingerprint of the run, saved with every state.
         metric: Metric of the validation scores, higher is better; `None` without validation.

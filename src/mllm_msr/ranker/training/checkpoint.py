@@ -1,9 +1,9 @@
-"""Training states on disk: the one checkpoint format of the ranker and the neural baselines.
+"""Training states on disk: the checkpoint format of the ranker and the neural baselines.
 
-A state is a folder `state-STEP/` with one safetensors file and one JSON file that holds the hash
-of the first; there is no pickle. The folder is written under a temporary name, flushed to the disk
-and renamed, so that a process killed at any time leaves complete states only. The newest intact
-state is the one that training resumes from.
+A state is a folder `state-STEP/` with a safetensors file and a JSON file that contains its hash;
+there is no pickle. The folder is written under a temporary name, flushed to disk and renamed, so
+that a process killed at any time leaves only complete states. Training resumes from the newest
+intact state.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything that is needed to resume a training run exactly.
+    """State from which a training run resumes exactly.
 
     The order of the data and the dropout masks are functions of the seed and the step, so they
     are not part of the state.
 
     Attributes:
-        step: Units of training done: optimizer steps of the ranker, epochs of a baseline.
+        step: Optimizer steps (ranker) or epochs (baselines) done.
         tensors: Current weights ("model.NAME"), best weights so far ("best.NAME"), and optimizer
             state ("optimizer.*").
-        fingerprint: JSON-able settings, model and data that the run depends on.
-        progress: JSON-able part of `Progress`.
+        fingerprint: Settings, model and data that the run depends on, as JSON values.
+        progress: `Progress` without its weights, as JSON values.
     """
 
     step: int
@@ -182,7 +182,7 @@ def load_matching(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState
 
     Args:
         folder: Folder of the states.
-        fingerprint: JSON-able settings, model and data of the run that would resume.
+        fingerprint: Settings, model and data of the run that resumes, as JSON values.
 
     Returns:
         The state, or `None` if there is none.
@@ -193,7 +193,7 @@ def load_matching(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState
     state = load_newest(folder)
     if state is None:
         return None
-    # Through JSON, as the saved fingerprint has lists for tuples.
+    # Through JSON, because the saved fingerprint has lists for tuples.
     expected = json.loads(json.dumps(dict(fingerprint)))
     names = {*expected, *state.fingerprint}
     changed = sorted(n for n in names if expected.get(n) != state.fingerprint.get(n))

@@ -1,8 +1,7 @@
-"""Collator: renders examples and stacks them into batches for training and validation.
+"""Collation of examples (`examples.py`) into batches for training and validation.
 
-It stands between `examples.py` (dialogues) and `trainer.py`. The renderer of the model handles
-chat template, special tokens and text budget; the collator decides which tokens are labeled and
-checks that the answer token that is trained is the one that scoring reads.
+The renderer of the model applies chat template, special tokens and text budget; the collator
+labels the tokens to learn and checks that training and scoring use the same answer token.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _CACHED_TOKENS: Final = 5_000_000
 
 
 class Collator:
-    """Renders examples and stacks them into batches.
+    """Collator that renders examples and stacks them into batches.
 
     Args:
         renderer: Renderer of the model that is trained.

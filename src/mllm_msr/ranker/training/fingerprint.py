@@ -1,7 +1,7 @@
-"""The training settings that decide the result, as saved states and finished stages record them.
+"""Fingerprint of the training settings, recorded by saved states and finished stages.
 
 Only values that differ from their defaults are recorded: adding a setting whose default keeps the
-old behavior does not invalidate finished trainings.
+old behavior does not invalidate finished training runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mllm_msr.config.settings import TrainSettings
 
-# Settings that change the speed or the files of a training, but not the weights.
+# Settings that change the speed or the files of a training run, but not the weights.
 _NO_EFFECT: Final = frozenset(
     {"enabled", "checkpoint_every", "gradient_checkpointing", "cache_vision", "tensorboard"}
 )

@@ -1,4 +1,4 @@
-"""Lightning without its terminal output and files, for the ranker and the baselines."""
+"""Options that disable Lightning's terminal output and files, for the ranker and the baselines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# Arguments of `lightning.Trainer`: validation, logging, checkpoints and the order of the data are
-# our own.
+# Arguments of `lightning.Trainer`. Validation, logging, checkpoints and the order of the data are
+# implemented in this package.
 QUIET_TRAINER: Final = {
     "enable_checkpointing": False,
     "enable_progress_bar": False,

@@ -1,9 +1,9 @@
-"""The model that is fine-tuned: trainable weights, LoRA layers, and saving.
+"""Trainable weights of the model to fine-tune: LoRA layers, full fine-tuning, and saving.
 
-It stands between `models/loading.py`, which loads any Hugging Face checkpoint, and `trainer.py`.
+`trainer.py` passes in a model that `models/loading.py` has loaded from any Hugging Face checkpoint.
 By default LoRA is added to the linear layers of the language model only, never to the vision tower
-or the projector: serving engines ignore such adapters without a message, so training and serving
-would differ. Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
+or the projector: serving engines silently ignore such adapters, so training and serving would
+differ. Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def add_lora(
     Raises:
         MissingExtraError: PEFT is not installed.
         SettingsError: `target` names a layer that the language model does not have.
-        TrainingError: LoRA was added to other layers than requested.
+        TrainingError: LoRA was added to no layer, or to layers outside the language model.
     """
     if find_spec("peft") is None:
         raise MissingExtraError("peft", "train")
@@ -108,9 +108,10 @@ def add_lora(
     adapted = adapted_layers(wrapped)
     unexpected = sorted(set(adapted) - allowed) if allowed is not None else []
     if not adapted or unexpected:
+        layers = f"layers outside the language model: {', '.join(unexpected[:3])}"
         raise TrainingError(
-            f"LoRA was added to {len(adapted)} layers, of which outside of the language model: "
-            f"{', '.join(unexpected[:3]) or 'none'}. Set train.target to names of its layers."
+            f"LoRA was added to {layers if unexpected else 'no layer'}. Set train.target to layers "
+            "of the language model."
         )
     return wrapped
 
@@ -121,10 +122,11 @@ def _language_pattern(model: nn.Module, target: LoraTarget) -> str:
     requested = last_parts if target == "language" else sorted(set(target))
     missing = [part for part in requested if part not in last_parts]
     if missing or not requested:
-        problem = f"the language model has no linear layer {', '.join(map(repr, missing))}"
-        raise SettingsError(
-            [f"train.target={target!r}: {problem}. Available: {', '.join(last_parts)}."]
-        )
+        problem = "No layer is named"
+        if missing:
+            problem = f"The language model has no linear layer {', '.join(map(repr, missing))}"
+        available = ", ".join(last_parts)
+        raise SettingsError([f"{problem} (train.target={target!r}). Available: {available}."])
     prefix = re.escape(decoder_prefix(model))
     return rf"{prefix}\.(?:.*\.)?(?:{'|'.join(map(re.escape, requested))})"
 
@@ -215,7 +217,7 @@ def save_weights(
         processor: Processor of the model; saved with full weights, so that the folder is complete.
         folder: Folder to write; replaced as a whole.
         method: "lora" or "full".
-        step: Optimizer step of the weights, for messages.
+        step: Optimizer step of the weights, for error messages.
 
     Raises:
         NonFiniteLossError: A weight is NaN or infinite; nothing is written.

@@ -1,10 +1,10 @@
-"""Linear layer with LoRA that passes over memory fewer times than PEFT's; used by `add_lora`.
+"""Linear layer with LoRA that makes fewer passes over memory than PEFT's; used by `add_lora`.
 
 PEFT's own layer writes the product of the two matrices, scales it and adds it to the output of the
 frozen layer in three passes, and converts its input to float32 and back under autocast. For small
-and medium widths this costs as much as the frozen product. Here the product of the second matrix is
-added to the output of the frozen layer in place. Parameters, their names and saved files are
-PEFT's. This module imports PEFT, so it is imported only when training starts.
+and medium widths this costs as much as the frozen product. Here the product with the second matrix
+is added to the output of the frozen layer in place. Parameters, their names and saved files are the
+same as PEFT's. This module imports PEFT, so it is imported only when training starts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 @final
 class LowRankLinear(lora.Linear):  # type: ignore[misc]
-    """A frozen linear layer W with trainable matrices A and B: W x + scale * B A x.
+    """Frozen linear layer W with trainable matrices A and B: W x + scale * B A x.
 
-    Everything else (merged or several adapters, variants of LoRA, a frozen layer of another type)
-    is left to PEFT's layer.
+    All other cases (merged or several adapters, variants of LoRA, a frozen layer of another type)
+    fall back to PEFT's layer.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

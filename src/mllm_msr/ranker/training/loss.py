@@ -1,9 +1,9 @@
-"""Loss of a training batch, and the choice logits behind P(yes).
+"""Loss of a training batch, and choice logits for P(yes).
 
-Both compute logits only at the positions that are read and in float32: with bfloat16 logits near
-20, many candidates of a user would tie exactly. The last decoder layer, too, runs only at these
-positions where `models/last_token.py` supports the model, and prefixes that prompts of one image
-share are read once (`prefix_sharing.py`).
+Both compute logits only at the positions that are used, and in float32: with bfloat16 logits near
+20, many candidates of a user would tie exactly. If `models/last_token.py` supports the model, the
+last decoder layer runs only at these positions, too. Prefixes that prompts of one image share are
+computed once (`prefix_sharing.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mllm_msr.models.inputs import IGNORED_LABEL
 from mllm_msr.models.last_token import can_select_positions, select_positions
-from mllm_msr.ranker.training.prefix_sharing import SharedPrefixes, read_shared_prefixes
+from mllm_msr.ranker.training.prefix_sharing import SharedPrefixes, prefill_shared_prefixes
 
 
 def example_losses(
@@ -44,7 +44,7 @@ def example_losses(
     rows, positions = (targets != IGNORED_LABEL).nonzero(as_tuple=True)  # [labeled]
     labeled = targets[rows, positions]
     if prefixes is not None:
-        inputs, starts = read_shared_prefixes(model, inputs, prefixes)
+        inputs, starts = prefill_shared_prefixes(model, inputs, prefixes)
         positions = positions - starts[rows]
     with _output_layer_at(model, rows, positions):
         output = model(**{"use_cache": False, **inputs})
@@ -73,7 +73,7 @@ def choice_logits(
     """
     last = inputs["attention_mask"].sum(dim=1) - 1
     if prefixes is not None:
-        inputs, starts = read_shared_prefixes(model, inputs, prefixes)
+        inputs, starts = prefill_shared_prefixes(model, inputs, prefixes)
         last = last - starts
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     states: list[Tensor] = []
@@ -92,7 +92,7 @@ def choice_logits(
 
 @contextmanager
 def _output_layer_at(model: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Give the output layer only some positions of a batch, as one row: [1, positions, hidden].
+    """Restrict the output layer to some positions of a batch, as one row: [1, positions, hidden].
 
     With exactly one position per row, the last decoder layer runs only at these positions, too.
     """

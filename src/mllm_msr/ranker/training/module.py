@@ -2,8 +2,8 @@
 
 Only `trainer.py` imports this module and `callback.py`, and only when training starts, because
 importing Lightning takes seconds. Lightning provides devices, precision, accumulation, clipping and
-strategies. The order of the data, validation, early stopping and checkpoints are our own, because a
-run that is killed at any time must resume to the same result.
+strategies. The order of the data, validation, early stopping and checkpoints are implemented here,
+because a run that is killed at any time must resume to the same result.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         validation: Collator of the validation examples, `None` without any.
         sampler: Examples of each optimizer step.
         vision: Cache of image features; `None` to encode images every time.
-        settings: Learning rate, accumulation and so on.
-        strategy: How several processes divide the training.
+        settings: Training settings, such as learning rate and accumulation.
+        strategy: Distribution over processes.
         start: State to resume from, `None` for a new run.
     """
 
@@ -151,11 +151,11 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
             n_ranks=self.trainer.world_size,
             pixels=self._vision is None,
         )
-        # The loader must not draw from the global generator, which makes the dropout masks.
+        # The loader must not advance the global generator, which draws the dropout masks.
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def configure_model(self) -> None:
-        """Divide the weights among the processes, if the strategy does so."""
+        """Shard the weights over the processes, if the strategy does so."""
         self._strategy.shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -186,21 +186,21 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
             self._strategy.restore_optimizer(self.model, self._optimizer(), tensors)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return weights and optimizer state for a `TrainingState`; called on all ranks."""
+        """Return weights and optimizer state for a `TrainingState`; collective."""
         weights = {f"model.{name}": t for name, t in self.trainable_weights().items()}
         return {**weights, **self._strategy.optimizer_state(self.model, self._optimizer())}
 
     def trainable_weights(self) -> dict[str, Tensor]:
-        """Return the whole trainable weights by name; called on all ranks."""
+        """Return the unsharded trainable weights by name; collective."""
         return self._strategy.trainable_weights(self.model)
 
     def _optimizer(self) -> Any:
-        # DeepSpeed's is not a PyTorch optimizer, and Lightning then returns it in a list.
+        # DeepSpeed's optimizer is not a PyTorch optimizer; Lightning returns it in a list.
         found = self.optimizers(use_pl_optimizer=False)
         return found[0] if isinstance(found, list) else found
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Seed dropout by seed, step, part and rank, so that states need no generator."""
+        """Seed dropout by seed, step, part and rank, so that states need no generator state."""
         _ = batch_idx
         index = (batch["step"] * self.accumulate + batch["part"]) * self.trainer.world_size
         torch.manual_seed((self._settings.seed << 32) + index + self.global_rank)
@@ -213,7 +213,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         """
         _ = batch_idx
         indices, prefixes = batch["indices"], None
-        # With loss "full", tokens of the prefixes are labeled, too.
+        # With loss "full", the tokens of prefixes are labeled, too, so they cannot be shared.
         if self._settings.loss == "answer":
             prefixes = self._shared_prefixes(self._collator, indices)
         inputs = self._with_images(batch["inputs"], self._collator, indices, prefixes)
@@ -275,7 +275,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         indices: Sequence[int],
         prefixes: SharedPrefixes | None,
     ) -> dict[str, Any]:
-        """Add image features to inputs without pixels: of each prefix, or of each example."""
+        """Add the image features of each prefix, or of each example, to inputs without pixels."""
         if self._vision is None:
             return dict(inputs)
         shown = indices if prefixes is None else [indices[row] for row in prefixes.rows]

@@ -1,10 +1,10 @@
-"""Shared prefixes of training prompts: prompts of one image are read and back-propagated once.
+"""Prefix sharing in training: the common prefix of prompts of one image is computed once.
 
 The ranker's prompt begins with the candidate's image, the instruction and the title (Figure 3 of
-the paper), which is three quarters of the prompts of the packaged model. Examples of one image are
-adjacent in a step (`sampler.py`); the model reads their prefix once, the rest of each prompt
-attends to its keys and values, and the gradients of all of them flow back through it together.
-Losses and gradients equal those of whole prompts, except for rounding and for dropout, whose mask
+the paper), which is three quarters of a prompt of the demo model. Examples of one image are
+adjacent in a step (`sampler.py`): the model computes their prefix once, the suffix of each prompt
+attends to its keys and values, and the gradients of all suffixes flow back through it together.
+Losses and gradients equal those of full prompts, except for rounding and for dropout, whose mask
 the prompts of a prefix share.
 """
 
@@ -23,7 +23,7 @@ from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.last_token import can_select_positions, select_positions
 from mllm_msr.models.prefix_support import can_share_prefixes, common_prefix_length
 
-# Two passes are used only if they read at most this fraction of the tokens of one pass.
+# Two passes are used only if they compute at most this fraction of the tokens of one pass.
 _MAX_COST: Final = 0.9
 
 
@@ -43,7 +43,7 @@ class SharedPrefixes:
 
 
 def supports_shared_prefixes(model: nn.Module) -> bool:
-    """Check whether a model can read prefixes separately from the rest of the prompts.
+    """Check whether a model can compute prefixes separately from the suffixes of the prompts.
 
     Args:
         model: Transformers model, with or without PEFT's wrapper.
@@ -54,9 +54,9 @@ def supports_shared_prefixes(model: nn.Module) -> bool:
 def find_shared_prefixes(
     prompts: Sequence[Rendered], image_token_ids: frozenset[int]
 ) -> SharedPrefixes | None:
-    """Find the prefixes that prompts of one image share, if reading them once saves work.
+    """Find the prefixes that prompts of one image share, if computing them once saves work.
 
-    A prompt whose image appears once is split, too, so that its rest is no longer than those of
+    A prompt whose image appears once is split, too, so that its suffix is no longer than those of
     the others.
 
     Args:
@@ -64,8 +64,8 @@ def find_shared_prefixes(
         image_token_ids: Ids of image placeholder tokens.
 
     Returns:
-        `None` if a prompt does not have exactly one image, if text that differs precedes an image,
-        or if too little work is saved.
+        `None` if a prompt does not have exactly one image, if prompts of one image differ before
+        it, or if too little work is saved.
     """
     groups: dict[tuple[Path, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -80,16 +80,16 @@ def find_shared_prefixes(
             # The last token is never part of the prefix: the answer is predicted from it.
             lengths[images] = min(shared, min(map(len, ids)) - 1)
     repeated = [prompt for prompt in prompts if prompt.images in lengths]
-    rest = max(len(prompt.input_ids) - lengths[prompt.images] for prompt in repeated)
+    suffix = max(len(prompt.input_ids) - lengths[prompt.images] for prompt in repeated)
     for prompt in prompts:
-        lengths.setdefault(prompt.images, max(1, len(prompt.input_ids) - rest))
-    image_in_rest = any(
+        lengths.setdefault(prompt.images, max(1, len(prompt.input_ids) - suffix))
+    image_in_suffix = any(
         not image_token_ids.isdisjoint(prompt.input_ids[lengths[prompt.images] :])
         for prompt in prompts
     )
     one_pass = len(prompts) * max(len(prompt.input_ids) for prompt in prompts)
-    two_passes = len(groups) * max(lengths.values()) + len(prompts) * rest
-    if image_in_rest or two_passes > _MAX_COST * one_pass:
+    two_passes = len(groups) * max(lengths.values()) + len(prompts) * suffix
+    if image_in_suffix or two_passes > _MAX_COST * one_pass:
         return None
     indices = {images: index for index, images in enumerate(groups)}
     return SharedPrefixes(
@@ -99,20 +99,20 @@ def find_shared_prefixes(
     )
 
 
-def read_shared_prefixes(
+def prefill_shared_prefixes(
     model: nn.Module, inputs: Mapping[str, Any], prefixes: SharedPrefixes
 ) -> tuple[dict[str, Any], Tensor]:
     """Run a model over the shared prefixes of a batch.
 
     Args:
         model: Model that supports it, see `supports_shared_prefixes`.
-        inputs: `input_ids` and `attention_mask` of whole prompts, padded on the right [batch,
-            length], and what `forward` takes for the images of `prefixes.rows`, in order.
+        inputs: `input_ids` and `attention_mask` of full prompts, padded on the right [batch,
+            length], and the image inputs of `forward` for `prefixes.rows`, in order.
         prefixes: Prefixes of these prompts.
 
     Returns:
-        What `forward` takes for the rest of every prompt, with the keys and values of its prefix,
-        and the position in the prompt where that rest starts [batch].
+        Inputs of `forward` for the suffix of every prompt, with the keys and values of its prefix,
+        and the position in the prompt where the suffix starts [batch].
     """
     images = dict(inputs)
     ids, mask = images.pop("input_ids"), images.pop("attention_mask")
@@ -135,14 +135,14 @@ def read_shared_prefixes(
             tensor.index_select(0, prefix_of_row) for tensor in (layer.keys, layer.values)
         )
     starts, ends = lengths[prefix_of_row], mask.sum(dim=1)
-    # [batch, longest rest]
+    # [batch, longest suffix]
     positions = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
-    rest_mask = (positions < ends.unsqueeze(1)).long()
-    rest = {
+    suffix_mask = (positions < ends.unsqueeze(1)).long()
+    suffixes = {
         "input_ids": ids.gather(1, positions.clamp(max=ids.shape[1] - 1)),
-        "attention_mask": torch.cat([prefix_mask[prefix_of_row], rest_mask], dim=1),
+        "attention_mask": torch.cat([prefix_mask[prefix_of_row], suffix_mask], dim=1),
         "position_ids": positions,
         "past_key_values": cache,
         "use_cache": True,
     }
-    return rest, starts
+    return suffixes, starts

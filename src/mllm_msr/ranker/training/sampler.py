@@ -1,7 +1,7 @@
 """Examples and learning rate of each optimizer step, as functions of the seed and the step.
 
-The trainer asks by step number, so that a resumed run sees exactly what an uninterrupted run sees,
-and batch size and accumulation matter through their product only.
+A resumed run therefore sees exactly the same examples as an uninterrupted one, and only the product
+of batch size and accumulated batches matters.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from mllm_msr.config.settings import LearningRateScheduler
 
 # Steps whose examples are sorted together: enough to fill batches with prompts of similar length,
-# few enough to keep the order random. In short epochs the window is a fraction of the epoch, so
-# that a step rarely contains the same example twice.
+# but few enough to keep the order random. In short epochs the window is a fraction of the epoch,
+# so that a step rarely contains the same example twice.
 _WINDOW_STEPS: Final = 16
 _WINDOWS_PER_EPOCH: Final = 4
 
@@ -25,8 +25,8 @@ _WINDOWS_PER_EPOCH: Final = 4
 class StepSampler:
     """Sampler of the examples of each optimizer step.
 
-    Epochs form one stream, each in its own random order, and every step takes the same number of
-    examples from it. Within a window of steps, examples are sorted by `group_by_image` and the
+    Epochs, each in its own random order, form one stream, from which every step takes the same
+    number of examples. Within a window of steps, examples are sorted by `group_by_image` and the
     steps are shuffled.
 
     Args:
@@ -98,9 +98,9 @@ class StepSampler:
 
 
 def group_by_image(lengths: ArrayLike, image_groups: ArrayLike) -> NDArray[np.int64]:
-    """Sort examples so that those of one image are adjacent, images of similar prompts together.
+    """Sort examples so that those of one image are adjacent, and images by prompt length.
 
-    The prefix that prompts of one image share can then be read once (`prefix_sharing.py`), and
+    The prefix that prompts of one image share can then be computed once (`prefix_sharing.py`), and
     batches have little padding.
 
     Args:

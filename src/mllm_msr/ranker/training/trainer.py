@@ -1,7 +1,7 @@
 """Supervised fine-tuning of the MLLM ranker.
 
-`train` takes examples with labels and writes an adapter (or whole weights) that the backends load.
-The weights with the best validation AUC are kept. A killed run resumes from its last state, to the
+`train` takes labeled examples and writes an adapter (or full weights) that the backends load. It
+keeps the weights with the best validation AUC. A killed run resumes from its last state, to the
 same weights as an uninterrupted run. Sections "Tuning MLLM based Recommender" and "Implementation
 Details" of the paper.
 """
@@ -71,8 +71,8 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
 }
 _SUMMARY: Final = "summary.json"
 
-# Shows progress: called with the number of optimizer steps and of those that are already done, it
-# returns a context manager whose value is called with 1 after each further step.
+# Shows progress. Called with the number of optimizer steps and the number already done, it returns
+# a context manager whose value is called with 1 after each further step.
 TrainingProgress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -91,10 +91,10 @@ class TrainingSummary:
         best_auc: Best validation value, `None` without validation examples.
         best_step: Optimizer step whose weights are kept.
         steps: Optimizer steps done.
-        seconds: Time in the training loop with validation, without interruptions.
-        samples_per_second: Training examples per such second.
-        stopped_because: Why training ended, one phrase.
-        weights: Folder of the adapter (PEFT) or of the whole model (Hugging Face).
+        seconds: Time in the training loop, including validation and excluding interruptions.
+        samples_per_second: Training examples per second of this time.
+        stopped_because: Why training ended, as a phrase.
+        weights: Folder of the adapter (PEFT) or of the full model (Hugging Face).
     """
 
     best_auc: float | None
@@ -122,7 +122,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One training run: its settings, and where it stands."""
+    """Settings and progress of a training run."""
 
     settings: TrainSettings
     folder: Path
@@ -148,15 +148,16 @@ def train(
 
     Args:
         train_examples: Examples to learn from.
-        validation_examples: Examples that select the weights; without any, the last are kept.
+        validation_examples: Examples that select the weights; without any, the last weights are
+            kept.
         checkpoint: Folder or hub id of the model.
         output: Folder for the weights (`adapter/` or `model/`) and for states, log and summary
             (`training/`).
-        settings: How to train.
+        settings: Training settings.
         revision: Branch, tag or commit on the hub.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
         resume: Resume from the newest intact state; False trains from scratch.
-        is_worker: This process is a rank other than 0 of a distributed training.
+        is_worker: Whether this process is a rank other than 0 of a distributed training.
         show: Shows progress.
 
     Raises:
@@ -164,7 +165,7 @@ def train(
         SettingsError: A setting cannot be used on this machine.
         MissingExtraError: Lightning, PEFT, TensorBoard or DeepSpeed is not installed.
         StaleStageError: The saved state has other settings, another model or other examples.
-        AnswerTokenError: Yes or no is not a single token.
+        AnswerTokenError: "yes" or "no" is not a single token.
         NonFiniteLossError: The loss became NaN or infinite; the last state is intact.
     """
     _check_requirements(settings, train_examples)
@@ -213,7 +214,7 @@ def _check_requirements(settings: TrainSettings, train_examples: Sequence[Exampl
 def _load_base_model(
     checkpoint: str, revision: str | None, settings: TrainSettings
 ) -> LoadedCheckpoint:
-    """Load the model with frozen weights in the precision of the matrix products."""
+    """Load the model, with frozen weights in the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
     return load_model(
         checkpoint,
@@ -226,7 +227,7 @@ def _load_base_model(
 
 
 def _digest(examples: Iterable[Example]) -> str:
-    """Return the hexadecimal SHA-256 of the prompts and labels; images enter by file name."""
+    """Return the SHA-256 of prompts and labels in hexadecimal; images enter by file name."""
     digest = hashlib.sha256()
     for example in examples:
         parts = [part for message in example.prompt.messages for part in message.parts]
@@ -238,7 +239,7 @@ def _digest(examples: Iterable[Example]) -> str:
 def _find_start(
     folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, is_worker: bool
 ) -> TrainingState | None:
-    """Return the state to resume from, on all ranks the same; rank 0 cuts the log back to it."""
+    """Return the state to resume from, the same on all ranks; rank 0 truncates the log to it."""
     if is_worker:
         _wait_for_ranks()
         return load_newest(folder)
@@ -267,7 +268,7 @@ def _wait_for_ranks() -> None:
 def _make_trainable(
     model: torch.nn.Module, settings: TrainSettings, start: TrainingState | None
 ) -> torch.nn.Module:
-    """Return the model with trainable weights from the state, and everything else frozen."""
+    """Return the model with trainable weights, restored from the state, and the rest frozen."""
     if settings.method == "full":
         model = unfreeze_language(model)
     else:
@@ -385,7 +386,7 @@ def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, f
 def _save_result(
     model: torch.nn.Module, processor: Any, run: _Run, summary: TrainingSummary
 ) -> None:
-    """Write the best weights (without validation, the last ones) and the summary."""
+    """Write the best weights (the last ones without validation) and the summary."""
     with swapped_weights(model, run.progress.best_weights or trainable_tensors(model)):
         save_weights(
             model, processor, summary.weights, method=run.settings.method, step=summary.best_step

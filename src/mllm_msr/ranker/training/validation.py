@@ -1,6 +1,6 @@
-"""Validation metric that selects the weights: AUC per user on the validation examples.
+"""Validation metric that selects the weights: mean AUC per user on the validation examples.
 
-The trainer takes any metric of this form. The evaluation of a finished run is in `evaluation/`.
+The trainer accepts any metric with this signature. `evaluation/` evaluates finished runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cache of image features for training with a frozen vision tower.
 
 In training, every image occurs with many users and in every epoch, and encoding it costs more than
-the language model does. Models of Transformers take ready features through `forward`
+the language model does. Transformers models accept precomputed features in `forward`
 (`mm_encoder_outputs`); other models get the pixels every time.
 """
 
@@ -29,7 +29,7 @@ _TEXT_INPUTS: Final = frozenset(
 
 
 class VisionCache:
-    """Image features by image file.
+    """Cache of image features by image file.
 
     Args:
         model: Model that is trained, on its device.
@@ -49,7 +49,7 @@ class VisionCache:
 
     @staticmethod
     def supports(model: nn.Module) -> bool:
-        """Check whether a model takes ready features and its vision tower is frozen."""
+        """Check whether a model accepts precomputed features and its vision tower is frozen."""
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         takes_features = "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
         return (
@@ -57,7 +57,7 @@ class VisionCache:
         )
 
     def inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
-        """Return what `forward` takes in place of the rows' pixels; empty without images.
+        """Return the arguments of `forward` that replace the rows' pixels; empty without images.
 
         Args:
             rows: Rendered prompts with at most one image each.
