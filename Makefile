@@ -12,12 +12,12 @@ demo: .venv/.ready
 	$(BIN)/mllm-msr demo
 
 # Recurrent against direct inference, with and without image summaries, in three worlds that were
-# chosen before looking: nine runs of the demo's size; goes on where it was stopped.
+# chosen before looking: nine runs of the demo's size. Resumes if it was stopped.
 demo-ablations: .venv/.ready
 	$(BIN)/mllm-msr experiment figure4 --run runs/demo --seeds 0,1,2
 
 test: .venv/.ready-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope --cov --cov-report=term:skip-covered
 
 # The same prompts here and through vLLM's server: a gigabyte to download, some minutes.
 test-vllm: .venv/.ready-dev build/vllm/ready

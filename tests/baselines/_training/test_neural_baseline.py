@@ -11,7 +11,7 @@ import torch
 
 from mllm_msr.baselines._training.histories import Histories
 from mllm_msr.baselines._training.neural_baseline import (
-    TrainedRecommender,
+    NeuralBaseline,
     TrainingSpec,
     require_two_interactions,
 )
@@ -19,8 +19,8 @@ from mllm_msr.errors import SettingsError, StaleStageError, TrainingError
 
 
 @dataclass(kw_only=True, eq=False)
-class Line(TrainedRecommender[torch.nn.Linear]):
-    """Learns that the output is twice the input plus `offset`."""
+class Line(NeuralBaseline[torch.nn.Linear]):
+    """Baseline that learns that the output is twice the input plus `offset`."""
 
     epochs: int = 40
     learning_rate: float = 0.2
@@ -38,7 +38,7 @@ class Line(TrainedRecommender[torch.nn.Linear]):
         torch.manual_seed(self.seed)
         network = torch.nn.Linear(1, 1)
         spec = TrainingSpec(
-            lambda epoch: torch.split(inputs, self.step_size(len(inputs))),
+            lambda epoch: torch.split(inputs, self.effective_batch_size(len(inputs))),
             lambda batch: (network(batch) - 2 * batch - self.offset).square().mean(),
         )
         self._train(network, spec, validate=None, data="eight points")
@@ -92,18 +92,18 @@ def test_paths_are_no_settings(tmp_path):
     assert "offset" in Line()._settings()
 
 
-def test_step_size_shrinks_with_the_data_unless_set():
-    assert [Line().step_size(n) for n in (8, 1600, 10**6)] == [32, 100, 256]
-    assert Line(batch_size=7).step_size(10**6) == 7
+def test_batch_size_shrinks_with_the_data_unless_set():
+    assert [Line().effective_batch_size(n) for n in (8, 1600, 10**6)] == [32, 100, 256]
+    assert Line(batch_size=7).effective_batch_size(10**6) == 7
 
 
 def test_scoring_before_fitting_names_the_model():
-    with pytest.raises(TrainingError, match="'test_trained' is not fitted"):
+    with pytest.raises(TrainingError, match="'test_neural_baseline' is not fitted"):
         predict(Line())
 
 
 def test_histories_without_a_next_item_are_rejected():
     lone = Histories(np.array([1, 2, 3]), np.array([0, 1, 2, 3]))
-    with pytest.raises(TrainingError, match=r"No user has two interactions \(found 3 in all\)"):
+    with pytest.raises(TrainingError, match=r"No user has two interactions \(3 in total\)"):
         require_two_interactions(lone)
     require_two_interactions(Histories(np.array([1, 2]), np.array([0, 2])))
