@@ -112,8 +112,8 @@ def _measure(folder: Path, folds: int) -> dict[str, Any]:
     candidates.write_parquet(folder / "out_candidates.parquet")
     times.append(time.perf_counter())
     steps = ("load_and_check", "filter_and_order", "split", "draw", "write")
-    seconds = dict(zip(steps, np.diff(times).round(2).tolist(), strict=True))
-    seconds["all"] = round(times[-1] - times[0], 2)
+    seconds = dict(zip(steps, np.diff(times).round(4).tolist(), strict=True))
+    seconds["all"] = round(times[-1] - times[0], 4)
     return {
         "seconds": seconds,
         "cpu_seconds": round(time.process_time(), 2),
