@@ -1,3 +1,5 @@
+"""Conversion of interactions: times, ids, ratings, and errors for invalid values."""
+
 from datetime import date, datetime
 from pathlib import Path
 

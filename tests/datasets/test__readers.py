@@ -1,3 +1,5 @@
+"""Readers: files and folders, text checks, table formats, columns, images and items."""
+
 import gzip
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def test_patterns_are_tried_in_order_and_must_match_one_file(tmp_path: Path) -> 
 def test_invalid_utf8_is_an_error_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    """Characters may be split between blocks."""
+    """Check blocks that split characters as well."""
     monkeypatch.setattr("mllm_msr.datasets._readers._BLOCK", block)
     path = tmp_path / "t.csv"
     path.write_bytes("id,title\n1,ü€😀\n2,".encode() + b"caf\xe9\n3,x\n")
@@ -70,7 +72,7 @@ def test_invalid_utf8_is_an_error_with_its_line(
         (b'a,b\n1,"x"\n2,"y\n', r"starts in line 3"),
     ],
 )
-def test_faulty_text_files_are_an_error(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_text_files_are_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -144,7 +146,7 @@ def test_items_are_normalized() -> None:
     assert items.rows() == [("b", "two words", "", None), ("a", "", "", "/a.jpg")]
 
 
-def test_contradicting_items_are_an_error() -> None:
+def test_conflicting_items_are_an_error() -> None:
     with pytest.raises(DataError, match=r"2 rows of t\.csv share an item id but differ.* is 'a'"):
         to_items(_items(("a", "one"), ("a", "other")), Path("t.csv"), images={})
 

@@ -1,3 +1,5 @@
+"""Amazon reviews: the three releases, and errors for damaged files."""
+
 import gzip
 import json
 from collections.abc import Mapping, Sequence
@@ -92,7 +94,7 @@ def test_repeated_products_are_logged(tmp_path: Path, caplog: pytest.LogCaptureF
         tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": t} for t in ("a", "b")]
     )
     assert AmazonReviews(path=tmp_path).load().items["title"].to_list() == ["a"]
-    assert "dropped 1 products without id or repeated" in caplog.text
+    assert "dropped 1 products without an id or with a repeated id" in caplog.text
 
 
 def test_two_categories_in_one_folder_are_an_error(tmp_path: Path) -> None:

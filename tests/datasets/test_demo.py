@@ -1,3 +1,5 @@
+"""The synthetic dataset: valid tables, determinism, covers and arguments."""
+
 import polars as pl
 import pytest
 from PIL import Image
@@ -11,7 +13,7 @@ def demo(folder, **changes):
     return Demo(path=folder, **{"n_items": 40, "n_users": 15, "cover_size": 48, **changes})
 
 
-def test_tables_meet_the_contract(tmp_path):
+def test_tables_are_complete_and_chronological(tmp_path):
     data = demo(tmp_path).load()
     interactions = data.interactions.collect()
     assert data.items["item_id"].n_unique() == 40
@@ -45,7 +47,7 @@ def test_covers_are_images_drawn_once(tmp_path):
     assert len(stamps) == 40
 
 
-def test_no_text_contains_what_only_covers_show(tmp_path):
+def test_no_text_contains_values_of_image_slots(tmp_path):
     items = demo(tmp_path).load().items
     words = " ".join([*items["title"], *items["text"]]).lower().replace("'", " ").split()
     assert not set(words) & {value for i in IMAGE_SLOTS for value in SLOTS[i].values}

@@ -1,3 +1,5 @@
+"""Datasets from files: names and columns as settings, images, and errors."""
+
 from pathlib import Path
 
 import polars as pl
@@ -54,7 +56,7 @@ def test_images_are_found_by_item_id(folder: Path) -> None:
 
 
 def test_a_named_image_that_does_not_exist_keeps_its_path(folder: Path) -> None:
-    """It is then counted as missing, unlike an item without an image."""
+    """Check that it is counted as missing, unlike an item without an image."""
     (folder / "items.csv").write_text("item_id,image\n1,gone.jpg\n")
     assert Files(path=folder).load().items["image"].to_list() == [str(folder / "images/gone.jpg")]
 

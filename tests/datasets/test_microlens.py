@@ -1,3 +1,5 @@
+"""MicroLens: both formats, titles, covers, and errors."""
+
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_header_is_not_a_user(folder: Path) -> None:
     assert set(MicroLens(path=folder).load().interactions.collect()["user_id"]) == {"u1"}
 
 
-def test_times_are_preferred_to_sequences(folder: Path) -> None:
+def test_timestamps_are_preferred_to_sequences(folder: Path) -> None:
     (folder / "Mini_pairs.csv").write_text("user,item,timestamp\nu1,3,1583378952364\n")
     raw = MicroLens(path=folder).load()
     assert raw.ordered_by == "time"

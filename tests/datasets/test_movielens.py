@@ -1,3 +1,5 @@
+"""MovieLens: CSV releases, ML-1M, and errors."""
+
 from pathlib import Path
 
 import pytest

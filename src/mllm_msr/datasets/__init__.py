@@ -1,1 +1,1 @@
-"""Data sets: one file per source of interactions and items; users select it by the file's name."""
+"""Datasets: sources of interactions and items, one file each; users select them by file name."""

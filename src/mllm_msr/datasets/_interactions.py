@@ -1,7 +1,7 @@
 """Conversion of a source's interactions to the three columns of `interfaces.RawData`, with checks.
 
-All values are checked here in one pass over the lazy table, so that an error names the source
-file and its column, and not a later stage.
+All values are checked here in one pass over the lazy table, so that an error names the source file
+and column and does not appear only in a later stage.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _check_values(
     n_rows = nulls["n_rows"][0]
     if not n_rows:
         raise DataError(
-            f"{path.name} contains no interactions. Set data.path to the complete data set."
+            f"{path.name} contains no interactions. Set data.path to the complete dataset."
         )
     for column, source in sources.items():
         n_invalid = nulls[column][0]

@@ -1,7 +1,7 @@
-"""Readers shared by the data sets: find files, check them, read tables, report what is wrong.
+"""Readers shared by the datasets: find files, check them, read tables and report errors.
 
-Text files are checked before Polars reads them. Polars reports an invalid byte or an unclosed
-quotation mark far from its cause, or not at all.
+Text files are checked before Polars reads them, because Polars reports an invalid byte or an
+unclosed quotation mark far from its cause, or not at all.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def require_folder(path: Path) -> Path:
     if not require_local(path).is_dir():
         problem = "is a file, not a folder" if path.exists() else "does not exist"
         raise DataError(
-            f"The data set's folder {path} {problem}. "
-            "Set data.path to the folder with the data set's files."
+            f"The dataset folder {path} {problem}. "
+            "Set data.path to the folder with the files of the dataset."
         )
     return path.absolute()
 
@@ -67,7 +67,7 @@ def require_file(folder: Path, *patterns: str, content: str) -> Path:
     Args:
         folder: Folder to search.
         patterns: File names with wildcards, in order of preference.
-        content: Name of the file's content in error messages.
+        content: What the file contains, for error messages ("ratings").
 
     Raises:
         DataError: No file matches, or several match one pattern.
@@ -78,7 +78,7 @@ def require_file(folder: Path, *patterns: str, content: str) -> Path:
         raise DataError(
             f"{folder} has no file with {content} ({' or '.join(patterns)}). "
             f"{f'It contains {present}' if present else 'It is empty'}. "
-            "Copy the file there or set data.path to the folder that has it."
+            "Copy the file there or set data.path to the folder that contains it."
         )
     return found
 
@@ -89,7 +89,7 @@ def open_binary(path: Path) -> IO[bytes]:
 
 
 def check_text(path: Path, *, quoted: bool = True) -> None:
-    """Read a text file once to find errors that a table reader reports badly.
+    """Read a text file once to find errors that table readers report poorly.
 
     Args:
         path: Text file, possibly compressed (.gz).
@@ -109,7 +109,7 @@ def check_text(path: Path, *, quoted: bool = True) -> None:
     if rest or not n_bytes:
         problem = f"ends within a character of line {n_lines + 1}" if rest else "is empty"
         raise DataError(f"{path.name} {problem}. The file is incomplete; download it again.")
-    # Only an odd number can be unclosed. Parsing every file line by line would be too slow.
+    # Only an odd number of quotes can be unclosed. Parsing every file by line would be too slow.
     if quoted and n_quotes % 2:
         _check_quotes(path)
 
@@ -146,9 +146,9 @@ def wrap_table_errors(path: Path) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError) as cause:
         detail = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
         raise DataError(
-            f"{path.name} is not a well-formed table: {detail}. Fix the file. In CSV and TSV, put "
-            "values that contain separators or quotation marks in double quotes, and write a "
-            'double quote inside such a value as "".'
+            f"{path.name} is not a well-formed table: {detail}. Fix the file. In CSV and TSV, "
+            "enclose values that contain separators or quotation marks in double quotes, and write "
+            'a double quote inside such a value as "".'
         ) from cause
 
 
@@ -185,7 +185,7 @@ def require_columns(table: pl.LazyFrame, wanted: Iterable[str], path: Path) -> l
         raise DataError(
             f"{path.name} has no column{'s' * (len(missing) > 1)} {', '.join(missing)}. Its "
             f"columns are {', '.join(present)}{hint}. Rename the columns in the file, or set "
-            "their names if the data set has settings for them."
+            "their names if the dataset has settings for them."
         )
     return present
 
@@ -229,8 +229,7 @@ def to_items(
         row = int(table["item_id"].is_null().arg_max() or 0) + 1
         raise DataError(
             f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
-            f"{row}. "
-            "Remove these rows or fill in the id."
+            f"{row}. Remove these rows or fill in the id."
         )
     if images is not None:
         paths = pl.DataFrame(
@@ -252,7 +251,7 @@ def to_items(
 
 
 def join_sentences(parts: Sequence[str]) -> str:
-    """Join the non-empty parts and end each of them with a period if it has no end mark."""
+    """Join the non-empty parts, adding a period to each that has no closing punctuation."""
     sentences = (part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
     return " ".join(sentences)
 

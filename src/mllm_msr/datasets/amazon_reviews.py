@@ -2,9 +2,9 @@
 
 The releases name the same fields differently: reviewerID, asin, unixReviewTime and imUrl or
 imageURLHighRes (2014, 2018); user_id, parent_asin, timestamp in milliseconds and images (2023).
-Reviews are JSON Lines files, or the CSV files of interactions of 2023. The metadata of 2014 are
-Python literals. Images are links: `image_urls` lists them for download, and `images/<item>.jpg` is
-used where it exists.
+Reviews are JSON Lines files or, for 2023, also CSV files of interactions. The 2014 metadata are
+Python literals. The metadata only link to images: `image_urls` lists the links for download, and
+`images/<item>.jpg` is used if it exists.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class AmazonReviews(Dataset):
         """Read the files.
 
         Raises:
-            DataError: A file is missing, unreadable or not in the expected form.
+            DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
         stem = f"meta_{self.category or '*'}"
@@ -111,7 +111,9 @@ class AmazonReviews(Dataset):
         if len(rows) > products.height:
             n_dropped = len(rows) - products.height
             logger.warning(
-                "%s: dropped %d products without id or repeated", metadata.name, n_dropped
+                "%s: dropped %d products without an id or with a repeated id",
+                metadata.name,
+                n_dropped,
             )
         return RawData(
             interactions=self._interactions(folder, metadata),
@@ -144,13 +146,13 @@ class AmazonReviews(Dataset):
             )
         except DataError as fault:
             if not is_csv and isinstance(fault.__cause__, pl.exceptions.PolarsError):
-                # Polars does not report the line it cannot parse. Reading line by line does.
+                # Polars does not report the line that it cannot parse; `_read_objects` does.
                 deque(_read_objects(path), maxlen=0)
             raise
 
 
 def _scan_reviews(path: Path) -> tuple[pl.LazyFrame, _FieldNames]:
-    """Scan reviews in JSON Lines, and find out which field names they use."""
+    """Scan reviews in JSON Lines and detect which field names they use."""
     check_text(path, quoted=False)
     first = next(_read_objects(path), {})
     fields = _FIELDS_2023 if _FIELDS_2023.user in first else _FIELDS_2014
@@ -218,7 +220,7 @@ def _image_url(product: Mapping[str, Any]) -> str:
             if value:
                 url = str(value)
                 break
-    # The links of the 2014 release are not encrypted. The same hosts also serve https.
+    # The 2014 release links to http; the same hosts serve the images over https.
     return re.sub("^http://", "https://", url)
 
 

@@ -1,10 +1,10 @@
-"""Generated data set of `make demo`: items with drawn covers, and users whose tastes drift.
+"""Synthetic dataset of `make demo`: items with drawn covers, and users whose preferences drift.
 
-Runs without any downloaded data. Two properties of an item appear in its title and three on its
-cover (`demo_model/world.py`), so text or image alone is not enough to predict a user's choice;
-`recipes/demo_model/teacher.py` computes the highest AUC that can be reached. The same seed gives
-the same data on every machine. No item, name or seed of this data occurs in the pre-training of the
-packaged demo model.
+It needs no downloaded data. Two properties of an item appear in its title and three on its cover
+(`demo_model/world.py`), so neither text nor image alone is enough to predict a user's choice;
+`recipes/demo_model/teacher.py` computes the highest attainable AUC. The same seed gives the same
+data on every machine. No item, name or seed of this data occurs in the pre-training of the packaged
+demo model.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _DAY_MS: Final = 86_400_000
 
 @final
 class Demo(Dataset):
-    """Generated users, items and covers.
+    """Synthetic users, items and covers.
 
     Args:
-        path: Folder for the covers, which are drawn once; `None` for the user's cache folder.
+        path: Folder for the covers, which are drawn once; `None` uses the user's cache folder.
         n_items: Number of items, at least 30.
         n_users: Number of users, at least 1.
         world_seed: Seed of the generated world, 0 to 999. It is not the seed of the split.
@@ -127,7 +127,7 @@ def _draw_covers(world: World, folder: Path, *, size: int) -> list[Path]:
     for index, item in enumerate(world.items):
         cover = (folder / f"{_item_id(index)}.png").resolve()
         if not cover.exists():
-            # Renaming is atomic: another run may draw the same cover at the same time.
+            # Rename atomically, since another run may draw the same cover at the same time.
             temporary = cover.with_suffix(f".{os.getpid()}.tmp")
             draw_cover(item, size=size).save(temporary, format="PNG")
             temporary.replace(cover)

@@ -1,7 +1,7 @@
-"""Data set from the user's own files: a table of interactions, a table of items, and images.
+"""Dataset from the user's own files: a table of interactions, a table of items, and images.
 
-Tables are CSV, TSV, Parquet or JSON Lines; the column names are settings. An image is either named
-in the table of items or is a file `<item id>.jpg` (or .png, .webp, ...) in the image folder.
+Tables are CSV, TSV, Parquet or JSON Lines; the column names are settings. The table of items names
+an item's image; otherwise it is the file `<item id>.jpg` (or .png, .webp, ...) in the image folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Files(Dataset):
         path: Folder with the files.
         interactions_file: File name of the interactions, `interactions.*` by default.
         items_file: File name of the items, `items.*` by default.
-        images_folder: Name of the image folder, which may be missing.
+        images_folder: Name of the image folder, which need not exist.
         user_column: User id, in the interactions.
         item_column: Item id, in the interactions and in the items.
         time_column: Time, in the interactions; `None` uses the row order.
@@ -43,8 +43,8 @@ class Files(Dataset):
             numbers that only define an order. Ignored for date columns of Parquet.
         rating_column: Rating, in the interactions; `None` if ratings are not used.
         min_rating: Interactions with a lower rating are removed.
-        title_column: Title, in the items. If one of these three settings keeps its default, the
-            column may be missing.
+        title_column: Title, in the items. Like the next two columns, it may be missing unless its
+            setting differs from the default.
         text_column: Longer text, in the items.
         image_column: Path of the image, in the items, relative to `images_folder` or `path`.
         item_type: Word for an item in prompts: "video", "product", "film" or "item".
@@ -88,7 +88,7 @@ class Files(Dataset):
 
         Raises:
             SettingsError: The time unit is unknown.
-            DataError: A file is missing, unreadable or not in the expected form.
+            DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
         path = _find_table(folder, self.interactions_file, "interactions")
@@ -133,7 +133,7 @@ class Files(Dataset):
         images: dict[str, str | None] = {}
         for item_id, name in items.select("item_id", "image").rows():
             if name:
-                # A file that does not exist keeps its path, so that it is reported as missing.
+                # Keep the path of a file that does not exist, so that it is reported as missing.
                 candidates = (base / name for base in bases if (base / name).is_file())
                 images[item_id] = str(next(candidates, bases[0] / name))
             else:

@@ -1,6 +1,6 @@
-"""MicroLens (Ni et al. 2023): short videos with titles and covers, in both published forms.
+"""MicroLens (Ni et al. 2023): short videos with titles and covers, in both published formats.
 
-- `*_pairs.csv`: one interaction per line, with its time. Preferred if both forms are present.
+- `*_pairs.csv`: one interaction per line, with its time. Preferred if both formats are present.
 - `*_pairs.tsv`: one user per line, with item ids in chronological order.
 - `*_titles.csv`: the titles of the items.
 - `*_covers/`, `covers/` or `images/` with `<item>.jpg`; optional.
@@ -34,7 +34,7 @@ _HEADERS = ({"item", "title"}, {"item_id", "title"}, {"video", "title"})
 
 @final
 class MicroLens(Dataset):
-    """The MicroLens data set in a folder.
+    """The MicroLens dataset in a folder.
 
     Args:
         path: Folder with `*_pairs.tsv` or `*_pairs.csv`, `*_titles.csv`, and optionally covers.
@@ -47,7 +47,7 @@ class MicroLens(Dataset):
         """Read the files.
 
         Raises:
-            DataError: A file is missing, unreadable or not in the expected form.
+            DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
         pairs = require_file(folder, "*_pairs.csv", "*_pairs.tsv", content="interactions")
@@ -72,7 +72,7 @@ class MicroLens(Dataset):
 
 
 def _read_sequences(path: Path) -> pl.LazyFrame:
-    """Read the sequence form; the rank of an interaction is its position in the user's line."""
+    """Read one user per line; the rank of an interaction is its position in the line."""
     check_text(path, quoted=False)
     lines = pl.scan_csv(
         path,
@@ -85,11 +85,11 @@ def _read_sequences(path: Path) -> pl.LazyFrame:
         columns = lines.collect_schema().names()
     if len(columns) != 2:
         raise DataError(
-            f"{path.name} has {len(columns)} columns. The sequence form of MicroLens has two, user "
-            "and items, separated by a tab. Check that this is the right file."
+            f"{path.name} has {len(columns)} columns. MicroLens sequences have two columns, user and "
+            "items, separated by a tab. Check that this is the right file."
         )
     lines = lines.rename(dict(zip(columns, ("user", "items"), strict=True)))
-    # A header would otherwise become a user.
+    # Drop a header, which would otherwise become a user.
     lines = lines.filter(~pl.col("user").str.to_lowercase().is_in(["user", "user_id"]))
     split = lines.with_columns(
         pl.col("items").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
@@ -101,7 +101,7 @@ def _read_sequences(path: Path) -> pl.LazyFrame:
     if len(repeated):
         raise DataError(
             f"{path.name} has several lines for user {repeated[0]!r}. Join the lines of each user, "
-            "or use the form with timestamps."
+            "or use the file *_pairs.csv with timestamps."
         )
     exploded = split.with_columns(rank=pl.int_ranges(pl.col("items").list.len())).explode(
         "items", "rank"

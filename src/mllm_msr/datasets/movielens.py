@@ -1,11 +1,11 @@
 """MovieLens (Harper and Konstan 2015): film ratings, as CSV files or as the `::` files of ML-1M.
 
-- `ratings.csv` and `movies.csv` of the small set and of the newer releases; `movies.csv` may have
-  the additional columns `year`, `genres` and `user_tags`.
+- `ratings.csv` and `movies.csv` of the small and the newer releases; `movies.csv` may have the
+  additional columns `year`, `genres` and `user_tags`.
 - `ratings.dat` and `movies.dat` of ML-1M.
 - `images/<movieId>.jpg`: posters; optional.
 
-Timestamps are the times of rating, not of watching.
+Timestamps are the times of the ratings, not of watching.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MovieLens(Dataset):
         """Read the files.
 
         Raises:
-            DataError: A file is missing, unreadable or not in the expected form.
+            DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
         ratings = require_file(folder, "ratings.csv", "ratings.dat", content="ratings")
@@ -77,7 +77,7 @@ class MovieLens(Dataset):
 
 
 def _read_csv_films(path: Path) -> pl.DataFrame:
-    """Read item id, title and text of the CSV form."""
+    """Read item id, title and text of the CSV files."""
     table = scan_table(path)
     present = require_columns(table, ("movieId", "title"), path)
     optional = {"genres": pl.lit(""), "user_tags": pl.lit("")}
@@ -97,7 +97,7 @@ def _read_csv_films(path: Path) -> pl.DataFrame:
 def _scan_dat_ratings(path: Path) -> pl.LazyFrame:
     """Scan the ratings of ML-1M."""
     check_text(path, quoted=False)
-    # Polars allows one character as separator; with ":" every second column is empty.
+    # Polars only supports separators of one character; with ":" every second column is empty.
     names = ["userId", "_1", "movieId", "_2", "rating", "_3", "timestamp"]
     return pl.scan_csv(
         path,
@@ -116,8 +116,8 @@ def _read_dat_films(path: Path) -> pl.DataFrame:
         fields = line.split("::")
         if len(fields) != 3:
             raise DataError(
-                f"Line {number} of {path.name} is {line!r}; a line of ML-1M has the form "
-                "movieId::title::genres. Download the file again."
+                f"Line {number} of {path.name} is {line!r}; expected movieId::title::genres. "
+                "Download the file again."
             )
         rows.append((fields[0], fields[1], _text(fields[2], "")))
     return pl.DataFrame(
