@@ -67,7 +67,6 @@ class UnknownNameError(UsageError):
     """A name that the registry does not know."""
 
 
-
 class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 

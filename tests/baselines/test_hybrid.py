@@ -97,7 +97,7 @@ def test_fitted_members_are_not_fitted_again(data, monkeypatch):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        (("item_knn",), r"members must be two or more distinct names, not \['item_knn'\]"),
+        (("item_knn",), r"members must be two or more distinct names, but is \['item_knn'\]"),
         (("item_knn", "item_knn"), r"two or more distinct names"),
         (("item_knn", "hybrid"), r"members must not contain 'hybrid'"),
     ],
@@ -108,7 +108,7 @@ def test_invalid_members_are_rejected(members, message):
 
 
 class Oracle(Recommender):
-    """Scores pairs from a table; stands for a recommender of another kind, such as MLLM-MSR."""
+    """Fake of a recommender of another kind, such as MLLM-MSR, that scores pairs from a table."""
 
     label = "Oracle"
     requires_llm = True
@@ -198,7 +198,7 @@ def test_complementary_members_add_up():
     assert model.usage() == {"misses": 3}
 
 
-def test_a_noise_member_does_no_harm():
+def test_a_noise_member_does_not_lower_the_auc():
     data, test, scores = halves(informative=False)
     alone = auc(Hybrid(members=MEMBERS).fit(data).score(test, data.interactions))
     combined = with_oracle(scores).fit(data).score(test, data.interactions)

@@ -1,4 +1,4 @@
-"""LLaVA zero-shot: what the model is asked, and the demo model's answers."""
+"""LLaVA zero-shot: prompts, and answers of the demo model."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class ListsAsGraphs:
         ({"n_clusters": 0}, "n_clusters must be at least 1, but is 0"),
         ({"n_links": 0}, "n_links must be at least 1, but is 0"),
         ({"targets_per_user": 0}, "targets_per_user must be at least 1, but is 0"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), but is 1.0"),
     ],
 )
 def test_settings_out_of_range_are_rejected(settings, problem):

@@ -56,7 +56,7 @@ def test_all_items_score_0_without_training_users(data):
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
 def test_shares_out_of_range_are_rejected(share):
-    with pytest.raises(SettingsError, match=rf"recent_share must lie in \(0, 1\], but is {share}"):
+    with pytest.raises(SettingsError, match=rf"recent_share must be in \(0, 1\], but is {share}"):
         Popularity(recent_share=share)
 
 

@@ -62,7 +62,7 @@ def test_input_and_output_share_the_item_embeddings(network):
     [
         ({"hidden": 10, "n_heads": 4}, r"n_heads must divide hidden \(10\), but is 4"),
         ({"n_blocks": 0}, "n_blocks must be at least 1, but is 0"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), but is 1.0"),
         ({"epochs": 0, "loss": "mse"}, r"(?s)2 settings .*epochs must .*loss must be one of soft"),
     ],
 )

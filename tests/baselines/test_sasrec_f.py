@@ -67,5 +67,5 @@ def test_loading_needs_no_encoder(data, cold, tmp_path):
 
 @pytest.mark.parametrize("model", [SasRecF, Gru4RecF])
 def test_id_dropout_of_1_is_rejected(model):
-    with pytest.raises(SettingsError, match=r"id_dropout must lie in \[0, 1\), but is 1"):
+    with pytest.raises(SettingsError, match=r"id_dropout must be in \[0, 1\), but is 1"):
         model(id_dropout=1)

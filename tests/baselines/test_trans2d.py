@@ -99,7 +99,7 @@ def test_items_without_interactions_get_the_mean_id_embedding(model):
         ({"n_heads": 3}, r"n_heads must divide width \(8\), but is 3"),
         ({"n_heads": 0}, "n_heads must be at least 1, but is 0"),
         ({"max_length": 0}, "max_length must be at least 1, but is 0"),
-        ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), but is -0.1"),
+        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), but is -0.1"),
     ],
 )
 def test_settings_out_of_range_are_rejected(settings, problem):

@@ -1,3 +1,5 @@
+"""Covers: deterministic images that show exactly the image slots."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Texts of the synthetic world: sentences, titles and quoted titles."""
+
 import numpy as np
 import pytest
 

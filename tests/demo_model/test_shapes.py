@@ -1,3 +1,5 @@
+"""Shapes: one per object, within unit coordinates."""
+
 import pytest
 
 from mllm_msr.demo_model.shapes import SHAPES

@@ -1,3 +1,5 @@
+"""The synthetic world: determinism, distributions, drift, and reserved seeds and names."""
+
 import itertools
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_slot_values_are_distinct_single_words():
     assert all(word.isalpha() and word.islower() for word in words)
 
 
-def test_histories_have_no_repeated_item_and_tastes_drift():
+def test_histories_have_no_repeated_items_and_tastes_drift():
     world = make_world(1, n_users=100)
     assert all(len(set(user.history)) == len(user.history) for user in world.users)
     assert all(7 <= len(user.history) <= 16 for user in world.users)
@@ -56,7 +58,9 @@ def test_seed_ranges_are_disjoint():
 
 
 def test_a_pretraining_seed_is_an_error():
-    with pytest.raises(UsageError, match=r"1000000 is not a world seed.*reserved for pre-training"):
+    with pytest.raises(
+        UsageError, match=r"1000000 is not a world seed\. .* 0 to 999 .* pre-training"
+    ):
         make_world(PRETRAINING_SEEDS.start)
 
 

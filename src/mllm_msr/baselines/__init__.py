@@ -1,1 +1,1 @@
-"""Baselines of the paper's recommender, one file each; the file's name is the name users type."""
+"""Baselines that MLLM-MSR is compared with: one file each, named like the baseline."""

@@ -1,8 +1,8 @@
-"""Construct baselines by name, with folders for what they store.
+"""Construction of baselines by name, with folders for their caches.
 
-What a baseline stores can be computed again: content vectors, which all models of a run share,
-and training states, from which a killed `fit` resumes. A constructor with the argument
-`content_cache` or `checkpoints` is given the folder.
+Baselines cache content vectors, which all models of a run share, and training states, from which a
+killed `fit` resumes. A constructor with the argument `content_cache` or `checkpoints` gets the
+folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mllm_msr.interfaces import Recommender
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Folders for what baselines store; created when something is stored.
+    """Cache folders of baselines, created on first use.
 
     Attributes:
         content: Content vectors, each under the hash of its encoder and its content.
@@ -42,12 +42,12 @@ def baseline_class(name: str) -> type[Recommender]:
 
 
 def make(name: str, arguments: Mapping[str, Any], *, folders: Folders | None = None) -> Recommender:
-    """Construct a baseline that is not fitted yet.
+    """Construct an unfitted baseline.
 
     Args:
         name: A name of `registry.names("baselines")`.
         arguments: Constructor arguments; they take precedence over `folders`.
-        folders: Where it may store things; None stores nothing.
+        folders: Cache folders; None disables caching.
 
     Raises:
         UnknownNameError: There is no such baseline.
@@ -59,7 +59,7 @@ def make(name: str, arguments: Mapping[str, Any], *, folders: Folders | None = N
     if folders is not None:
         stores["content_cache"] = folders.content
         if folders.states is not None:
-            # Named after all arguments, so that other settings never resume these states.
+            # Named by a hash of all arguments, so that other settings never resume these states.
             defaults = {key: parameter.default for key, parameter in accepted.items()}
             text = json.dumps({**defaults, **arguments}, sort_keys=True, default=repr)
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]

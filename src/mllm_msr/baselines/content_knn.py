@@ -1,9 +1,9 @@
 """Content-kNN: the score of an item is its content similarity to the user's latest items.
 
-The similarity is the cosine between the item's frozen content vector and the weighted mean of the
-history's vectors, computed for texts and for images and averaged with a weight. Nothing is learned
-from other users, so new items are served like all others. An item without content, and a user
-without a history, score 0.
+The similarity is the cosine between the frozen content vector of the item and the weighted mean of
+the vectors of the history, computed for texts and for images and averaged with a weight. Nothing is
+learned from other users, so new items are scored like all others. The score is 0 for items without
+content and for users without a history.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IMAGE: Final = "image"
 
 @final
 class ContentKnn(ArrayBaseline):
-    """Item similarity by texts and images.
+    """Recommender by similarity of texts and images.
 
     Args:
         text_encoder: Name of a text encoder, see `models/encoders/factory.py`, or "none".
@@ -62,9 +62,9 @@ class ContentKnn(ArrayBaseline):
     ) -> None:
         problems = []
         if not 0.0 <= image_weight <= 1.0:
-            problems.append(f"image_weight must lie in [0, 1], but is {image_weight}.")
+            problems.append(f"image_weight must be in [0, 1], but is {image_weight}.")
         if not 0.0 < decay <= 1.0:
-            problems.append(f"decay must lie in (0, 1], but is {decay}.")
+            problems.append(f"decay must be in (0, 1], but is {decay}.")
         if n_last < 1:
             problems.append(f"n_last must be at least 1, but is {n_last}.")
         if problems:
@@ -122,7 +122,7 @@ class ContentKnn(ArrayBaseline):
 def _centered_units(vectors: Vectors) -> Vectors:
     """Center the rows of all items with content and scale them to unit length.
 
-    Zero rows stay zero. Without centering, what all items have in common would dominate every
+    Zero rows stay zero. Without centering, the component common to all items would dominate every
     cosine.
     """
     present = np.flatnonzero(np.abs(vectors).sum(axis=1))

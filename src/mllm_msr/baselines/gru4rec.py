@@ -24,7 +24,7 @@ from mllm_msr.search_space import Choice, Range, Space
 @final
 @dataclass(kw_only=True, eq=False)
 class Gru4Rec(SequenceBaseline):
-    """A GRU over the item ids of the history.
+    """Recommender with a GRU over the item ids of the history.
 
     Attributes:
         embedding: Size of the item embeddings, at least 1.
@@ -70,7 +70,7 @@ class Gru4Rec(SequenceBaseline):
 
 
 class Gru4RecNetwork(SequenceNetwork):
-    """Item embedding, GRU and output map.
+    """Network with item embedding, GRU and output map.
 
     Args:
         items: Item embeddings of size `embedding`.
@@ -101,7 +101,7 @@ class Gru4RecNetwork(SequenceNetwork):
 
 
 class HistoryGru(nn.Module):
-    """A GRU over a batch of histories that are concatenated, longest first.
+    """GRU over a batch of concatenated histories, longest first.
 
     All histories advance one step at a time; finished histories cost nothing.
     """

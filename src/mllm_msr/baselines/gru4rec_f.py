@@ -1,9 +1,9 @@
 """GRU4Rec_F: GRU4Rec with content (Hidasi et al. 2016, "Parallel RNN Architectures").
 
-The paper's section "Baseline Methods" uses it. One GRU reads the id embeddings, another the frozen
-text and image vectors after a linear map and a layer norm. The concatenated states are mapped back;
-the score is the inner product with an item's concatenated id and content embeddings. Cold items
-are ranked by their content.
+A baseline of the paper (section "Baseline Methods"). One GRU processes the id embeddings, another
+the frozen text and image vectors after a linear map and a layer norm. The concatenated states are
+mapped back; the score is the inner product with the concatenated id and content embeddings of an
+item. Cold items are ranked by their content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mllm_msr.search_space import Space
 @final
 @dataclass(kw_only=True, eq=False)
 class Gru4RecF(ReadsContent, SequenceBaseline):
-    """Two GRUs, one over the ids and one over the content of the history.
+    """Recommender with two GRUs, one over the ids and one over the content of the history.
 
     Attributes:
         id_dropout: Probability that an item loses its id embedding in a training pass, in [0, 1).
@@ -49,7 +49,7 @@ class Gru4RecF(ReadsContent, SequenceBaseline):
 
     @classmethod
     def space(cls) -> Space:
-        """Return the search space of `mllm-msr tune`, that of `Gru4Rec`."""
+        """Return the search space of `mllm-msr tune`, the same as for `Gru4Rec`."""
         return Gru4Rec.space()
 
     def build_network(self, n_warm: int, content: Mapping[str, Tensor]) -> SequenceNetwork:
@@ -72,7 +72,7 @@ class Gru4RecF(ReadsContent, SequenceBaseline):
 
 
 class Gru4RecFNetwork(SequenceNetwork):
-    """Item embedding with two parts, a GRU for each part, and a joint output map.
+    """Network with a two-part item embedding, a GRU for each part, and a joint output map.
 
     Args:
         items: Item embeddings with an id part and a content part.

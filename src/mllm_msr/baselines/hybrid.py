@@ -1,9 +1,9 @@
-"""Hybrid: stacking of other recommenders' scores, with weights learned on validation users.
+"""Hybrid: stacking of the scores of other recommenders, with weights learned on validation users.
 
 Members are recommenders, MLLM-MSR included; `_ensemble/stacking.py` learns from the validation
-candidates how to combine their scores. If one member does better there alone, it is used alone, so
-a hybrid is not significantly worse than its best member. Unknown users and items get what the
-members return for them.
+candidates how to combine their scores. If one member alone does better there, it is used alone, so
+a hybrid is not significantly worse than its best member. Unknown users and items are left to the
+members.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ _NAME: Final = "hybrid"
 
 @final
 class Hybrid(Recommender):
-    """Several recommenders combined into one.
+    """Ensemble of several recommenders.
 
     Args:
         members: Two or more recommenders: names of baselines, which are constructed with their
             default arguments, or recommenders by name. In a run, members have the settings of
-            their own sections (`baselines.NAME`) and are reused if they are trained already; the
-            default there is `default_members` and, if it has scored, `mllm_msr`.
-        refit: Whether `fit` also fits the members; False if they are fitted already.
-        seed: Seed of members given by name and of the division of validation users.
+            their sections (`baselines.NAME`) and are reused if they are already fitted; the
+            default there is `default_members` and, if the run has scored it, `mllm_msr`.
+        refit: Whether `fit` also fits the members; False if they are already fitted.
+        seed: Seed of members given by name and of the cross-validation folds.
 
     Attributes:
-        stacking: The combination, once fitted: weights and cross-validated likelihoods.
+        stacking: Fitted combination with its weights and cross-validated likelihoods; None before
+            `fit`.
 
     Raises:
         SettingsError: There are fewer than two members, one occurs twice, or one is a hybrid.
@@ -71,9 +72,9 @@ class Hybrid(Recommender):
         names = list(given)
         problems = []
         if len(names) < 2 or len(set(names)) < len(names):
-            problems.append(f"members must be two or more distinct names, not {names}.")
+            problems.append(f"members must be two or more distinct names, but is {names}.")
         if _NAME in names:
-            problems.append(f"members must not contain 'hybrid', they are {names}.")
+            problems.append(f"members must not contain 'hybrid', but is {names}.")
         if problems:
             raise SettingsError(problems)
         self._members: dict[str, Recommender] = (
@@ -90,7 +91,7 @@ class Hybrid(Recommender):
     def fit(self, data: TrainingData) -> Self:
         """Fit the members and, on validation candidates, their weights.
 
-        Without validation candidates all members have equal weights.
+        Without validation candidates, all members get equal weights.
         """
         if self._refit:
             for member in self._members.values():
@@ -127,7 +128,7 @@ class Hybrid(Recommender):
             yield chunk, stacking.combine(scores).astype(np.float32)
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Score candidates with any real number."""
+        """Score candidates; scores are real numbers."""
         stacking = self._fitted()
         scores = {
             name: member.score(candidates, interactions)["score"].to_numpy()
@@ -136,7 +137,7 @@ class Hybrid(Recommender):
         return candidates.with_columns(pl.Series("score", stacking.combine(scores)))
 
     def usage(self) -> dict[str, int]:
-        """Return the usage of all members together."""
+        """Return the total usage of all members."""
         total: dict[str, int] = {}
         for member in self._members.values():
             for key, value in member.usage().items():
@@ -189,7 +190,7 @@ class Hybrid(Recommender):
 def _score_all(
     model: Recommender, users: pl.DataFrame, interactions: pl.DataFrame, catalog: Sequence[str]
 ) -> npt.NDArray[np.floating]:
-    """Score a catalog that may differ from the member's own: [n_users, n_items]."""
+    """Score a catalog that may differ from the member's catalog: [n_users, n_items]."""
     if isinstance(model, CatalogScorer):
         columns = item_columns(pl.Series(catalog, dtype=pl.String), model.catalog)
         if (columns >= 0).all():

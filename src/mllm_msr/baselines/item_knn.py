@@ -2,8 +2,8 @@
 
 Two items are similar if the same users interacted with both: the cosine of their columns in the
 user-item matrix, shrunk for pairs with few common users (Sarwar et al. 2001; Deshpande and
-Karypis 2004). Older items of a history have lower weight. Items that resemble nothing in a
-history are ranked by popularity, and so are all items for a user without a history; items without
+Karypis 2004). Older items of a history have lower weights. Items without similarity to the history
+are ranked by popularity, and so are all items for users without a history; items without
 interactions score 0.
 """
 
@@ -36,19 +36,19 @@ _SHARES: Final = "shares"
 
 @final
 class ItemKnn(ArrayBaseline):
-    """Item similarity by common users.
+    """Recommender by item similarity from common users.
 
     Args:
-        n_neighbors: Most similar items kept for each item, at least 1.
+        n_neighbors: Number of most similar items kept for each item, at least 1.
         shrinkage: Constant added to the denominator of the similarity, at least 0. It lowers the
-            similarity of pairs with few common users; 0 trusts a single common user fully.
+            similarity of pairs with few common users; 0 disables it.
         decay: Factor from the weight of an item of a history to that of the item before it, in
             (0, 1].
         n_last: Latest items of a history that are used, at least 1.
         balance: Exponent of both items' counts in the denominator, in [0, 1]. 0.5 is the cosine;
             lower values favor popular items.
-        prior: Weight of an item's share of all interactions, at least 0. It ranks the many items
-            that resemble nothing in the history.
+        prior: Weight of the popularity of an item (its share of all interactions), at least 0. It
+            ranks the many items without similarity to the history.
         seed: Accepted for uniformity; the model is deterministic.
 
     Raises:
@@ -75,9 +75,9 @@ class ItemKnn(ArrayBaseline):
             if value < 1
         ]
         if not 0.0 < decay <= 1.0:
-            problems.append(f"decay must lie in (0, 1], but is {decay}.")
+            problems.append(f"decay must be in (0, 1], but is {decay}.")
         if not 0.0 <= balance <= 1.0:
-            problems.append(f"balance must lie in [0, 1], but is {balance}.")
+            problems.append(f"balance must be in [0, 1], but is {balance}.")
         problems += [
             f"{name} must be at least 0, but is {value}."
             for name, value in (("shrinkage", shrinkage), ("prior", prior))
@@ -164,7 +164,7 @@ def item_similarity(
         pairs = sparse.csr_array(by_item[start : start + CHUNK] @ matrix)
         row = np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr)) + start
         pairs.data /= weights[row] * weights[pairs.indices] + shrinkage
-        pairs.data[row == pairs.indices] = 0.0  # an item is not its own neighbor
+        pairs.data[row == pairs.indices] = 0.0  # An item is not its own neighbor.
         parts.append(_largest_per_row(pairs, n_neighbors))
     if not parts:
         return sparse.csr_array((0, 0), dtype=np.float32)

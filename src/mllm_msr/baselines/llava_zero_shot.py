@@ -1,9 +1,9 @@
-"""LLaVA zero-shot: titles of the history, title and image of the candidate, yes or no.
+"""LLaVA zero-shot: yes or no from the titles of the history and the candidate's title and image.
 
-The row "LLaVA" of the paper's Table 3. It shows what a multimodal model knows without the method;
-expect about chance, because such models answer yes to most questions. The recommender's own prompt
-before fine-tuning, with the written preference, is the model `zero_shot` of a run. Nothing is
-learned; items that the catalog lacks get 0.5.
+The row "LLaVA" of the paper's Table 3. It measures a multimodal model without the method; expect
+results near chance, because such models answer yes to most questions. MLLM-MSR's own prompt before
+fine-tuning, with the written preference, is the model `zero_shot` of a run. Nothing is learned;
+items that are not in the catalog get 0.5.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _PROMPT: Final = ("item_type", "n_last", "use_images")
 
 @final
 class LlavaZeroShot(Recommender):
-    """A multimodal model without fine-tuning.
+    """Recommender that prompts a multimodal model without fine-tuning.
 
     Args:
         backend: Name of the backend.
         options: Constructor arguments of the backend, such as `checkpoint`.
-        item_type: What an item is called in the prompt.
-        n_last: Number of titles of a history that are shown, the latest; at least 1.
+        item_type: Word for an item in the prompts, such as "movie".
+        n_last: Number of latest titles of a history that are shown, at least 1.
         use_images: Whether the candidate's image is shown.
-        max_error_rate: Share of prompts that may fail, in [0, 1]; they get 0.5.
-        seed: Accepted as in every baseline; nothing is random here.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail; these get 0.5.
+        seed: Accepted for uniformity; the model is deterministic.
 
     Raises:
         SettingsError: `n_last` is below 1.
@@ -74,7 +74,7 @@ class LlavaZeroShot(Recommender):
         self._items: pl.DataFrame | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Keep the catalog's titles and images."""
+        """Store the titles and images of the catalog."""
         self._items = data.items
         return self
 
@@ -91,7 +91,7 @@ class LlavaZeroShot(Recommender):
         )
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts and scores from bounds."""
+        """Return the counts of failed prompts and upper-bound scores."""
         return self._scorer.usage()
 
     def close(self) -> None:

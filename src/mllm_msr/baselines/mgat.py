@@ -3,8 +3,8 @@
 A baseline of the paper's Table 3 (the paper cites another work under this name). The graphs are
 those of MMGCN, with gated attention instead of means. The weight of a neighbor is the softmax of
 its inner product with the node, times a sigmoid gate of the same product: attention compares the
-neighbors, and the gate controls how much of this modality is used at all. The fallbacks for unknown
-users and items are described in `_graphs/bipartite.py`.
+neighbors, and the gate controls how much the modality contributes. The fallbacks for unknown users
+and items are described in `_graphs/bipartite.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class GatedAttention(nn.Module):
 @final
 @dataclass(kw_only=True, eq=False)
 class Mgat(GraphBaseline):
-    """Gated graph attention per modality; all settings are those of `GraphBaseline`."""
+    """Recommender with gated graph attention per modality; `GraphBaseline` has all settings."""
 
     label: ClassVar[str] = "MGAT"
 

@@ -1,10 +1,11 @@
 """MMGCN: multimodal graph convolution network (Wei et al., MM 2019).
 
 A baseline of the paper's Table 3. In the graph of each modality, users and items aggregate the mean
-of their neighbors' projected states; modalities are averaged. The model represents a user's taste
-per modality, but not the order of the history. Id and preference embeddings are trained like all
-other weights. Test users are nodes through their visible histories. The fallbacks for unknown
-users and items (history, content and mean embeddings) are described in `_graphs/bipartite.py`.
+of the projected states of their neighbors; modalities are averaged. The model represents the
+preferences of a user per modality, but not the order of the history. Id and preference embeddings
+are trained like all other weights. Test users are nodes connected to their visible histories. The
+fallbacks for unknown users and items (history, content and mean embeddings) are described in
+`_graphs/bipartite.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class MeanAggregation(nn.Module):
 @final
 @dataclass(kw_only=True, eq=False)
 class Mmgcn(GraphBaseline):
-    """Graph convolution per modality; all settings are those of `GraphBaseline`."""
+    """Recommender with graph convolution per modality; `GraphBaseline` has all settings."""
 
     label: ClassVar[str] = "MMGCN"
 

@@ -5,9 +5,9 @@ becomes a graph of its items and their nearest clusters; fusion runs along the h
 modalities, and each node weights the two orders. The state of the last item is compared with all
 items. The loss is cross-entropy over the catalog.
 
-A graph has edges in both directions of time, so it can predict one target only: each epoch samples
-one or more targets from every user's history. Items without interactions are predicted by their
-content and the mean id embedding. Users without a known item get the items' popularity.
+A graph has edges in both directions of time, so it can predict only one target: each epoch samples
+one or more targets from the history of every user. Items without interactions are predicted by
+their content and the mean id embedding. Users without a known item get the popularity of the items.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class GraphBatch:
 
 
 class FusionModel(VectorModel):
-    """A fitted `SequenceFusion`.
+    """Fitted `SequenceFusion`.
 
     Args:
         network: The network.
@@ -65,7 +65,7 @@ class FusionModel(VectorModel):
         content: Content by item code.
         clusters: Clusters of each modality, in the order of the network.
         counts: float32 [n_codes]; number of interactions of each item.
-        max_length: Latest items of a history that are read.
+        max_length: Number of latest items of a history that are used.
     """
 
     network: SequenceFusion
@@ -92,11 +92,11 @@ class FusionModel(VectorModel):
 
     @torch.no_grad()
     def update_item_embeddings(self) -> None:
-        """Recompute the items' vectors."""
+        """Recompute the item vectors."""
         self._table = self.network.item_table()
 
     def item_vectors(self) -> Floats:
-        """Return the items' vectors with their popularity as an additional dimension."""
+        """Return the item vectors with popularity as an additional dimension."""
         popularity = np.log1p(self._counts)[:, None]
         return np.hstack([self._item_table().cpu().numpy(), popularity]).astype(np.float32)
 
@@ -116,7 +116,7 @@ class FusionModel(VectorModel):
         return vectors
 
     def graph(self, histories: Histories) -> SequenceGraph:
-        """Build the graphs of histories, none of them empty."""
+        """Build the graphs of non-empty histories."""
         return sequence_graph(histories, [found.nearest for found in self.clusters])
 
     def arrays(self) -> Arrays:
@@ -134,14 +134,14 @@ class FusionModel(VectorModel):
 
 @dataclass(frozen=True, slots=True)
 class GraphBatches(Sequence[GraphBatch]):
-    """The batches of one epoch, each built on access.
+    """Batches of one epoch, each built on access.
 
     Attributes:
-        model: Builds the graphs.
+        model: Model that builds the graphs.
         histories: Interactions of each user.
         targets: Positions of the targets in `histories.items`, in the order of the epoch.
         batch_size: Targets per batch.
-        max_length: Latest items before a target that are read.
+        max_length: Number of latest items before a target that are used.
     """
 
     model: FusionModel
@@ -165,14 +165,14 @@ class GraphBatches(Sequence[GraphBatch]):
 @final
 @dataclass(kw_only=True, eq=False)
 class Mmsr(VectorBaseline[FusionModel]):
-    """Fusion over the graph of a history; `ContentBaseline` has further settings.
+    """Recommender with fusion over the graph of a history; `ContentBaseline` has further settings.
 
     Attributes:
         n_layers: Fusion layers, at least 1.
         n_clusters: Clusters of each modality, at least 1; fewer if fewer vectors are distinct.
-        n_links: Nearest clusters that an item is linked to, at least 1.
-        max_length: Latest items of a history that are read, at least 1.
-        targets_per_user: Targets that an epoch samples from each user's history, at least 1.
+        n_links: Number of nearest clusters that an item is linked to, at least 1.
+        max_length: Number of latest items of a history that are used, at least 1.
+        targets_per_user: Targets sampled from the history of each user per epoch, at least 1.
         dropout: Dropout probability of states, in [0, 1).
     """
 
@@ -233,7 +233,7 @@ class Mmsr(VectorBaseline[FusionModel]):
         def batches(epoch: int) -> Sequence[GraphBatch]:
             rng = np.random.default_rng([self.seed, epoch])
             targets = sample_targets(histories, self.targets_per_user, rng)
-            size = self.step_size(len(targets))
+            size = self.effective_batch_size(len(targets))
             return GraphBatches(fitted, histories, targets, size, self.max_length)
 
         def loss(batch: GraphBatch) -> Tensor:

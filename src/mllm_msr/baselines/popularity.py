@@ -1,7 +1,7 @@
 """Popularity: the score of an item is the number of its interactions with training users.
 
-Every result table needs this row: any personalized model should beat it. The user's history is
-not read. Unknown items score 0; unknown users are served like all others.
+Every result table needs this row: any personalized model should beat it. The user's history is not
+used. Unknown items score 0; unknown users get the same scores as all others.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FILE: Final = "popularity.json"
 
 @final
 class Popularity(Recommender):
-    """Interaction counts of the training users.
+    """Recommender by interaction counts of the training users.
 
     Args:
-        recent_share: Share of the training users' interactions that is counted, the latest ones,
+        recent_share: Fraction of the latest interactions of the training users that is counted,
             in (0, 1]; 1.0 counts all. Interactions with the same timestamp as the oldest counted
-            one are counted too.
+            one are counted, too.
         seed: Accepted for uniformity; the model is deterministic.
 
     Raises:
@@ -45,7 +45,7 @@ class Popularity(Recommender):
 
     def __init__(self, *, recent_share: float = 1.0, seed: int = 0) -> None:
         if not 0.0 < recent_share <= 1.0:
-            raise SettingsError([f"recent_share must lie in (0, 1], but is {recent_share}."])
+            raise SettingsError([f"recent_share must be in (0, 1], but is {recent_share}."])
         self._recent_share = recent_share
         self._seed = seed
         self._counts: dict[str, int] | None = None

@@ -2,7 +2,7 @@
 
 Scaled item embeddings plus learned position embeddings, pre-norm blocks of causal attention and a
 feed-forward layer, a final layer norm, and the inner product with the same item embeddings.
-Positions count from the oldest item that is read, so a prefix of a training history and the same
+Positions count from the oldest item that is used, so a prefix of a training history and the same
 history in scoring are the same input.
 """
 
@@ -28,7 +28,7 @@ from mllm_msr.search_space import Choice, Range, Space
 @final
 @dataclass(kw_only=True, eq=False)
 class SasRec(SequenceBaseline):
-    """Self-attention over the item ids of the history.
+    """Recommender with self-attention over the item ids of the history.
 
     Attributes:
         hidden: Size of the item embeddings and of all states, d, at least 1.
@@ -75,7 +75,7 @@ class SasRec(SequenceBaseline):
 
 
 class SasRecNetwork(SequenceNetwork):
-    """Item and position embeddings and a causal transformer.
+    """Network with item and position embeddings and a causal transformer.
 
     Args:
         items: Item embeddings of size d.
@@ -122,7 +122,7 @@ class SasRecNetwork(SequenceNetwork):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: causal attention and a feed-forward layer, both residual."""
+    """Pre-norm transformer block: causal attention and a feed-forward layer, both residual."""
 
     def __init__(self, hidden: int, *, n_heads: int, dropout: float) -> None:
         super().__init__()

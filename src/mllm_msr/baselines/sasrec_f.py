@@ -25,7 +25,7 @@ from mllm_msr.search_space import Space
 @final
 @dataclass(kw_only=True, eq=False)
 class SasRecF(ReadsContent, SequenceBaseline):
-    """Self-attention over ids and content of the history.
+    """Recommender with self-attention over ids and content of the history.
 
     Attributes:
         id_dropout: Probability that an item loses its id embedding in a training pass, in [0, 1).
@@ -46,7 +46,7 @@ class SasRecF(ReadsContent, SequenceBaseline):
 
     @classmethod
     def space(cls) -> Space:
-        """Return the search space of `mllm-msr tune`, that of `SasRec`."""
+        """Return the search space of `mllm-msr tune`, the same as for `SasRec`."""
         return SasRec.space()
 
     def build_network(self, n_warm: int, content: Mapping[str, Tensor]) -> SequenceNetwork:

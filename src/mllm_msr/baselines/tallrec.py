@@ -1,10 +1,10 @@
 """TALLRec: a language model fine-tuned on titles alone (Bao et al. 2023).
 
-Titles of the history, title of the candidate, yes or no; LoRA on the query and value projections of
-the same backbone as MLLM-MSR, without images and without a written preference, so that only these
-differ. The validation AUC selects the weights. The original marks liked and disliked titles;
-interactions here carry no ratings, so all of them count as liked. Items that the catalog lacks get
-0.5.
+The prompt asks for yes or no, given the titles of the history and of the candidate. LoRA is added
+to the query and value projections of the same backbone as MLLM-MSR, without images and without a
+written preference, so that only these differ. The validation AUC selects the weights. The original
+separates liked and disliked titles; interactions here have no ratings, so all of them count as
+liked. Items that are not in the catalog get 0.5.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ _PROMPT: Final = ("item_type", "n_last", "max_text_tokens")
 
 @final
 class Tallrec(Recommender):
-    """A text-only recommender from a language model.
+    """Recommender with a fine-tuned, text-only language model.
 
     Args:
-        backend: A backend whose weights can be fine-tuned in this process.
+        backend: Name of a backend whose weights can be fine-tuned in this process.
         options: Constructor arguments of the backend, such as `checkpoint`.
-        item_type: What an item is called in the prompt.
-        n_last: Number of titles of a history that are shown, the latest; at least 1.
-        max_text_tokens: Budget of a prompt's text, in tokens; None for no limit.
+        item_type: Word for an item in the prompts, such as "movie".
+        n_last: Number of latest titles of a history that are shown, at least 1.
+        max_text_tokens: Upper bound on the text tokens of a prompt; None for no limit.
         max_examples: Size of a seeded sample of training examples, at least 1; None for all.
         rank: Rank of the LoRA matrices.
         alpha: The LoRA scale is alpha / rank.
         dropout: Dropout before the LoRA matrices.
         learning_rate: Peak learning rate.
         batch_size: Examples per forward pass.
-        accumulate: Forward passes per optimizer step; the paper's batch is 128 in all.
+        accumulate: Forward passes per optimizer step; the defaults give the paper's batch of 128.
         epochs: Passes over the examples.
         max_steps: Maximum number of optimizer steps.
         early_stopping_patience: Validations without improvement before training stops.
-        precision: Of matrix products in training: "bf16", "fp16" or "fp32".
-        max_error_rate: Share of prompts that may fail in scoring, in [0, 1]; they get 0.5.
-        seed: Seed of the sample, the matrices and the order of examples.
+        precision: Precision of matrix products in training: "bf16", "fp16" or "fp32".
+        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring; these get 0.5.
+        seed: Seed of the sample, the LoRA matrices and the order of examples.
 
     Raises:
         SettingsError: A value is out of range, or the backend cannot be fine-tuned here.
@@ -104,7 +104,7 @@ class Tallrec(Recommender):
         self._checkpoint = self._backend.trainable_checkpoint(**options)
         if self._checkpoint is None:
             problems.append(
-                f"backend={backend!r} with options {options} has no weights to fine-tune. Use "
+                f"backend={backend!r} with options={options} has no weights to fine-tune. Use "
                 "'huggingface' with a checkpoint, or 'demo'."
             )
         if problems:
@@ -117,7 +117,7 @@ class Tallrec(Recommender):
         self._scorer = PromptScorer(self._open_backend, max_error_rate=max_error_rate)
         self._items: pl.DataFrame | None = None
         self._adapter: Path | None = None
-        # Holds the adapter of `fit` as long as this object exists; `save` copies it.
+        # Holds the adapter of `fit`; deleted together with this object.
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def fit(self, data: TrainingData) -> Self:
@@ -128,7 +128,7 @@ class Tallrec(Recommender):
             DataError: There are no training candidates.
             TrainingError: Training cannot continue.
         """
-        # Lightning takes seconds to import; constructing or loading a recommender must not.
+        # Importing Lightning takes seconds; constructing or loading a recommender should not.
         from mllm_msr.ranker.training.trainer import train  # noqa: PLC0415
 
         self.close()
@@ -165,7 +165,7 @@ class Tallrec(Recommender):
         )
 
     def usage(self) -> dict[str, int]:
-        """Return failed prompts and scores from bounds."""
+        """Return the counts of failed prompts and upper-bound scores."""
         return self._scorer.usage()
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
 """Trans2D: attention over all attributes of all items of the history (Singer et al., WSDM 2022).
 
 A baseline of the paper's Table 3 (the paper cites another work under this name). Attributes are the
-item's id and its content in each modality. The score is the logit of a candidate being the next
-item, trained with binary cross-entropy against sampled items with interactions. A score depends on
-the pair of history and candidate, so a whole catalog cannot be ranked cheaply.
+id of the item and its content in each modality. The score is the logit of a candidate being the
+next item, trained with binary cross-entropy against sampled items with interactions. The network
+encodes history and candidate jointly, so ranking a whole catalog is expensive.
 
-Items without interactions and unknown items have the mean id embedding, besides their content if
-any. For users without a known item the candidate alone determines the score.
+Items without interactions and unknown items have the mean id embedding, and their content if any.
+For users without a known item, the candidate alone determines the score.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class PairBatch:
 
 
 class PairModel(ContentModel):
-    """A fitted `Trans2dNetwork`.
+    """Fitted `Trans2dNetwork`.
 
     Args:
         network: The network.
         codes: Item codes of the catalog.
         content: Content by item code.
         has_interactions: bool [n_codes].
-        max_length: Latest items of a history that are read.
+        max_length: Number of latest items of a history that are used.
     """
 
     network: Trans2dNetwork
@@ -107,7 +107,7 @@ class PairModel(ContentModel):
 
     @torch.no_grad()
     def update_item_embeddings(self) -> None:
-        """Recompute the items' tokens."""
+        """Recompute the item tokens."""
         self._table = self.network.token_table()
 
     @torch.no_grad()
@@ -123,10 +123,10 @@ class PairModel(ContentModel):
             self.update_item_embeddings()
         table = self._table
         assert table is not None
-        for of_targets, of_candidates in self._scoring_batches(rows, histories):
-            batch = PairBatch.from_histories(histories, of_targets, codes[of_candidates])
+        for target_rows, candidate_rows in self._scoring_batches(rows, histories):
+            batch = PairBatch.from_histories(histories, target_rows, codes[candidate_rows])
             logits = self.logits(batch.to(table.device), table)
-            scores[of_candidates] = logits.float().cpu().numpy()
+            scores[candidate_rows] = logits.float().cpu().numpy()
         return scores
 
     def logits(self, batch: PairBatch, table: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class PairModel(ContentModel):
         return logits
 
     def arrays(self) -> Arrays:
-        """Return which items have interactions."""
+        """Return the mask of items with interactions."""
         return {"has_interactions": self._has_interactions}
 
     def _scoring_batches(self, rows: Codes, histories: Histories) -> Iterator[tuple[Codes, Codes]]:
@@ -165,18 +165,18 @@ class PairModel(ContentModel):
 @final
 @dataclass(kw_only=True, eq=False)
 class Trans2d(ContentBaseline[PairModel]):
-    """Attention over steps and attributes; `ContentBaseline` has further settings.
+    """Recommender with attention over steps and attributes; `ContentBaseline` has further settings.
 
     Attributes:
         n_heads: Attention heads, at least 1; must divide `width`.
-        max_length: Latest items of a history that are read, at least 1.
-        targets_per_user: Targets that an epoch samples from each user's history, at least 1.
+        max_length: Number of latest items of a history that are used, at least 1.
+        targets_per_user: Targets sampled from the history of each user per epoch, at least 1.
         n_negatives: Sampled negatives per target, at least 1.
         dropout: Dropout probability of tokens, in [0, 1).
     """
 
     label: ClassVar[str] = "Trans2D"
-    usual_step: ClassVar[int] = 512
+    default_batch_size: ClassVar[int] = 512
 
     n_heads: int = 4
     max_length: int = 20
@@ -225,7 +225,7 @@ class Trans2d(ContentBaseline[PairModel]):
             negatives = sampler.draw(users, self.n_negatives, rng)
             candidates = np.column_stack([histories.items[targets], negatives])
             earlier = preceding_items(histories, targets, max_length=self.max_length)
-            size = self.step_size(len(targets))
+            size = self.effective_batch_size(len(targets))
             return [
                 PairBatch.from_histories(earlier, part, candidates[part])
                 for part in np.split(np.arange(len(targets)), range(size, len(targets), size))

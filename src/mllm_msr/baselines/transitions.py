@@ -1,10 +1,10 @@
 """Transitions: a smoothed first-order Markov chain over items.
 
 The score of an item is the probability that it follows the user's last item. Two kinds of
-smoothing make up for sparse data. Items several steps later count as followers too, with a
-weight that decreases with the distance. And the follower distribution is shrunk toward the
-items' overall distribution (Dirichlet smoothing), so a last item with few followers, or an empty
-history, gives a ranking by popularity. Items without interactions score 0.
+smoothing compensate for sparse data. Items several steps later count as followers, too, with a
+weight that decreases with the distance. The distribution of followers is shrunk toward the overall
+distribution of items (Dirichlet smoothing), so a last item with few followers, or an empty history,
+gives a ranking by popularity. Items without interactions score 0.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ _SHARES: Final = "shares"
 
 @final
 class Transitions(ArrayBaseline):
-    """Smoothed probability of the next item given the last item.
+    """Recommender by the smoothed probability of the next item given the last item.
 
     Args:
-        smoothing: Weight of the overall distribution, as a number of observed transitions, above
-            0.
+        smoothing: Weight of the overall distribution, in observed transitions, above 0.
         window: Number of steps within which a later item counts as a follower, at least 1; 1 is
             the plain Markov chain.
         decay: Factor from the weight of a follower to that of the follower one step later, in
@@ -62,7 +61,7 @@ class Transitions(ArrayBaseline):
         if window < 1:
             problems.append(f"window must be at least 1, but is {window}.")
         if not 0.0 < decay <= 1.0:
-            problems.append(f"decay must lie in (0, 1], but is {decay}.")
+            problems.append(f"decay must be in (0, 1], but is {decay}.")
         if problems:
             raise SettingsError(problems)
         super().__init__({"smoothing": smoothing, "window": window, "decay": decay, "seed": seed})

@@ -1,4 +1,4 @@
-"""Cover images of generated items, drawn with Pillow.
+"""Cover images of synthetic items, drawn with Pillow.
 
 A cover shows one large object (`shapes`) in the colors of its palette on a patterned background.
 Position, size, rotation, shading and pattern scale vary with the item's seed, so a model must
@@ -38,10 +38,10 @@ class _Colors:
     Attributes:
         background: Background.
         pattern: Pattern on the background.
-        main: Color of the object; the others are its lighter and darker parts.
-        light: Lightest parts.
-        dark: Darkest parts, and the shadow.
-        glow: Bright parts between main and light.
+        main: Main color of the object.
+        light: Lightest parts of the object.
+        dark: Darkest parts of the object, and its shadow.
+        glow: Parts with a brightness between main and light.
     """
 
     background: Color
@@ -79,7 +79,7 @@ def draw_cover(item: WorldItem, *, size: int = 256) -> Image.Image:
         _draw_waves(draw, canvas, step, colors.pattern, rng)
     elif shown["pattern"] == "radial":
         _draw_rays(draw, canvas, colors.pattern, rng)
-    # A gradient over the background keeps large plain areas from looking flat.
+    # A gradient keeps large plain areas of the background from being uniform.
     strength = rng.uniform(0.04, 0.14)
     ramp = Image.linear_gradient("L").rotate(float(rng.choice([0, 90, 180, 270])))
     mask = ramp.resize((canvas, canvas)).point(lambda value: int(value * strength))

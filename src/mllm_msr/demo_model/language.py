@@ -74,17 +74,17 @@ def with_article(phrase: str) -> str:
 
 
 def text_summary(values: PartialValues, name: str, *, item_type: str) -> str:
-    """Return the summary of a title: "A calm video about cooking called Velora."."""
+    """Return the summary of a title, as in "A calm video about cooking called Velora."."""
     return f"{_capitalize(with_article(_text_phrase(values, item_type)))} called {name}."
 
 
 def image_description(values: PartialValues) -> str:
-    """Return the description of a cover: "A lantern in amber colours on a striped background."."""
+    """Return the description of a cover, such as "A cup in rose colours on a plain background."."""
     return f"{_capitalize(_image_phrase(values))}."
 
 
 def fusion(values: PartialValues, name: str, *, item_type: str) -> str:
-    """Return summary and description in one sentence."""
+    """Return one sentence that combines the summary and the description of an item."""
     summary = text_summary(values, name, item_type=item_type)
     return f"{summary[:-1]}, showing {_image_phrase(values)}."
 
@@ -115,8 +115,8 @@ def _capitalize(sentence: str) -> str:
 
 def _text_phrase(values: PartialValues, item_word: str) -> str:
     """Return a phrase such as "calm video about cooking"."""
-    # Each value follows a fixed word and never another value. Induction heads, which copy what
-    # followed the current word before, then find the value of every item.
+    # Each value follows a fixed word, never another value. Induction heads, which copy the token
+    # that followed an earlier occurrence of the current one, can then find each item's value.
     genre, mood = (values[i] for i in TEXT_SLOTS)
     phrase = f"{mood} {item_word}" if mood else item_word
     return f"{phrase} about {genre}" if genre else phrase

@@ -1,4 +1,4 @@
-"""Shapes of the objects on generated covers, in unit coordinates.
+"""Shapes of the objects on covers, in unit coordinates.
 
 A shape is a list of strokes and filled outlines. x and y range from -1 to 1, and y points down.
 `covers` moves, rotates, scales and colors them.
@@ -21,7 +21,7 @@ class Piece:
 
     Attributes:
         points: Outline of the part, or points of a line if `width` is set.
-        shade: Color of the cover that fills it: "main", "light", "dark" or "glow".
+        shade: Name of the color that fills it: "main", "light", "dark" or "glow".
         width: Line width in unit coordinates, 0 for a filled outline.
     """
 

@@ -7,8 +7,8 @@ neither modality alone identifies the theme. A user follows one theme at a time 
 another one at change points. This is the preference drift that recurrent preference inference
 (section 3.2 of the paper) addresses.
 
-`datasets/demo.py` turns a world into a data set. `recipes/demo_model` trains the packaged model on
-random items of the same form.
+`datasets/demo.py` turns a world into a dataset. `recipes/demo_model` trains the packaged model on
+random items with the same slots.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Values = tuple[str, ...]
 
 _ONSETS: Final = (*"bdfgklmnprstvz", "br", "dr", "kr", "st", "tr", "sh", "ch")
 
-# Seeds of the demo's worlds, of the worlds that measure the model, and of pre-training. The ranges
-# are disjoint.
+# Seeds of demo worlds, of measurement worlds (which evaluate the model), and of pre-training. The
+# ranges are disjoint.
 DEMO_SEEDS: Final = range(1_000)
 MEASURE_SEEDS: Final = range(500_000, 600_000)
 PRETRAINING_SEEDS: Final = range(1_000_000, 2_000_000_000)
@@ -80,7 +80,7 @@ class WorldItem:
     Attributes:
         values: One value per slot, in the order of `SLOTS`.
         name: Invented name, part of the title.
-        seed: Seed of everything but the slots: details of the cover, wording of the title.
+        seed: Seed of everything except the slots: details of the cover, wording of the title.
     """
 
     values: Values
@@ -110,7 +110,7 @@ class World:
 
 
 def make_name(rng: np.random.Generator, *, reserved: bool) -> str:
-    """Make up a name such as "Velora".
+    """Generate a name such as "Velora".
 
     Args:
         rng: Random generator.
@@ -161,17 +161,19 @@ def make_world(
         max_history: Maximum number of interactions of a user.
         n_pairs: Number of text pairs and of image triples.
         themes_per_pair: Number of themes with the same text pair (or image triple).
-        sharpness: Log-odds that each slot that matches the user's taste adds to an item.
+        sharpness: Log-odds that an item gains for each slot that matches the user's taste.
         noise: Probability that a slot of an item is replaced by a random value.
-        drift: Probability of a change point at each step, from four steps after the last one.
+        drift: Probability of a change point at each step, at the earliest four steps after the
+            last one.
 
     Raises:
         UsageError: The seed is reserved for pre-training.
     """
     if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
         raise UsageError(
-            f"{seed} is not a world seed. Choose one in {DEMO_SEEDS} or {MEASURE_SEEDS}; other "
-            "seeds are reserved for pre-training."
+            f"{seed} is not a world seed. Choose one from {DEMO_SEEDS.start} to "
+            f"{DEMO_SEEDS.stop - 1} or from {MEASURE_SEEDS.start} to {MEASURE_SEEDS.stop - 1}; "
+            "other seeds are reserved for pre-training."
         )
     rng = np.random.default_rng([seed, 1])
     themes = _themes(rng, n_pairs=n_pairs, themes_per_pair=themes_per_pair)
@@ -201,7 +203,7 @@ def make_world(
 
 
 def decode(row: np.ndarray) -> Values:
-    """Convert a row of value codes, shape [slots], to words."""
+    """Convert value codes, shape [slots], to words."""
     return tuple(slot.values[int(number)] for slot, number in zip(SLOTS, row, strict=True))
 
 
@@ -221,7 +223,7 @@ def _themes(rng: np.random.Generator, *, n_pairs: int, themes_per_pair: int) -> 
 def _item_codes(
     rng: np.random.Generator, themes: np.ndarray, *, n_items: int, noise: float
 ) -> np.ndarray:
-    """Return the value codes of the items, shape [items, slots]: a theme each, with noise."""
+    """Return the value codes of the items, shape [items, slots]: one theme per item, with noise."""
     codes: np.ndarray = themes[rng.permutation(n_items) % len(themes)].copy()
     is_noise = rng.random(codes.shape) < noise
     sizes = np.array([len(slot.values) for slot in SLOTS])
@@ -240,7 +242,7 @@ def _simulate_user(
     sharpness: float,
     drift: float,
 ) -> WorldUser:
-    """Simulate the history of a user who starts with a theme."""
+    """Simulate the history of a user who starts with the given theme."""
     history: list[int] = []
     tastes: list[Values] = []
     since_change = 0

@@ -117,7 +117,7 @@ def test_rows_are_matched_by_key():
 
 
 def test_scores_of_different_rows_are_rejected():
-    with pytest.raises(DataError, match=r"has scored 1794 rows, 1794 of which are among"):
+    with pytest.raises(DataError, match=r"scored 1794 rows, 1794 of which are among"):
         align({"one": noisy(1.0, 1), "two": noisy(1.0, 2)[6:]})
     with pytest.raises(DataError, match=r"data\.validation_fraction"):
         fit_stacking({"one": table([], n_users=0), "two": table([], n_users=0)})

@@ -176,7 +176,7 @@ def test_an_unfitted_model_is_rejected(data):
     ("settings", "message"),
     [
         ({"max_length": 0}, "max_length must be at least 1, but is 0"),
-        ({"negative_power": 2.0}, r"negative_power must lie in \[0, 1\], but is 2.0"),
+        ({"negative_power": 2.0}, r"negative_power must be in \[0, 1\], but is 2.0"),
         ({"loss": "mse"}, "loss must be one of softmax, .*, but is 'mse'"),
     ],
 )

@@ -71,7 +71,7 @@ def test_an_unfitted_model_has_no_catalog_and_cannot_score(tmp_path):
         ('["x", "y"]', '["x"]', "do not fit the catalog"),
     ],
 )
-def test_state_that_does_not_fit_is_rejected_with_the_reason(tmp_path, old, new, reason):
+def test_inconsistent_state_is_rejected_with_the_reason(tmp_path, old, new, reason):
     Constant().fit(None).save(tmp_path)
     path = tmp_path / "model.json"
     text = path.read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ def targets(*pairs):
     return pl.DataFrame(pairs, schema={"user_id": pl.String, "position": pl.Int32}, orient="row")
 
 
-def test_catalog_has_all_items_with_a_record_or_an_interaction(interactions):
+def test_catalog_has_all_items_of_the_table_and_of_the_interactions(interactions):
     items = pl.DataFrame([("new", "", "", None)], schema=dict(ITEMS), orient="row")
     data = TrainingData(interactions, items, empty(CANDIDATES), frozenset())
     assert catalog_of(data) == ("new", "x", "y", "z")

@@ -18,6 +18,6 @@ def test_values_below_one_are_reported_and_none_is_allowed():
 def test_values_outside_zero_to_one_are_reported():
     settings = SimpleNamespace(a=0.0, b=0.99, c=1.0, d=-0.1)
     assert not_a_fraction(settings, "a", "b", "c", "d") == [
-        "c must lie in [0, 1), but is 1.0.",
-        "d must lie in [0, 1), but is -0.1.",
+        "c must be in [0, 1), but is 1.0.",
+        "d must be in [0, 1), but is -0.1.",
     ]

@@ -7,11 +7,11 @@ import numpy as np
 from mllm_msr.baselines._training.histories import Histories
 from mllm_msr.baselines._training.sampling import (
     NegativeItems,
+    effective_batch_size,
     history_indices,
     preceding_items,
     sample_targets,
     select_histories,
-    step_size,
 )
 
 # Users with five, one, no and three items.
@@ -70,11 +70,11 @@ def test_interactions_may_be_in_any_order():
     assert set(drawn.ravel()) == {2}
 
 
-def test_step_size_shrinks_with_small_data() -> None:
-    assert step_size(None, 100_000, usual=256) == 256
-    assert step_size(None, 1_600, usual=256) == 100  # 16 steps per epoch
-    assert step_size(None, 320, usual=256) == 32
-    assert step_size(None, 5, usual=256) == 32
-    assert step_size(None, 5, usual=8) == 8
-    assert step_size(None, 5, usual=8192) == 256
-    assert step_size(7, 100_000, usual=256) == 7
+def test_effective_batch_size_shrinks_with_small_data() -> None:
+    assert effective_batch_size(None, 100_000, default=256) == 256
+    assert effective_batch_size(None, 1_600, default=256) == 100  # 16 steps per epoch
+    assert effective_batch_size(None, 320, default=256) == 32
+    assert effective_batch_size(None, 5, default=256) == 32
+    assert effective_batch_size(None, 5, default=8) == 8
+    assert effective_batch_size(None, 5, default=8192) == 256
+    assert effective_batch_size(7, 100_000, default=256) == 7

@@ -1,1 +1,1 @@
-"""Content of items as frozen vectors, and parts of the baselines that learn from it."""
+"""Frozen content vectors of items, and shared parts of the baselines that learn from them."""

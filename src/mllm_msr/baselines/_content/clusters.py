@@ -51,7 +51,7 @@ def cluster(vectors: Vectors, *, n_clusters: int, n_links: int, seed: int) -> Cl
         centroids = distinct if len(distinct) else np.zeros((1, vectors.shape[1]))
     else:
         rng = np.random.default_rng(seed)
-        # An empty cluster keeps its last centroid: a node that few items use, which is harmless.
+        # An empty cluster keeps its last centroid; such a node is rarely used and harmless.
         with np.errstate(all="ignore"):
             centroids, _ = kmeans2(
                 points, n_clusters, iter=_ITERATIONS, minit="++", rng=rng, missing="warn"

@@ -25,7 +25,7 @@ from mllm_msr.baselines._shared.state import State, damaged, load_state, save_st
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import Histories, ItemCodes, user_histories
 from mllm_msr.baselines._training.neural_baseline import (
-    TrainedRecommender,
+    NeuralBaseline,
     TrainingSpec,
     require_two_interactions,
 )
@@ -42,10 +42,10 @@ _CONTENT: Final = "content."
 
 
 class ContentModel(ABC):
-    """A network with everything needed for scoring.
+    """Network with everything needed for scoring.
 
     Attributes:
-        network: Network, in evaluation mode whenever it scores.
+        network: Network; in evaluation mode during scoring.
         codes: Item codes of the catalog.
         content: Standardized content by item code, see `tensors.content_tensors`.
     """
@@ -57,11 +57,11 @@ class ContentModel(ABC):
 
     @abstractmethod
     def finalize(self) -> None:
-        """Set the weights that no training example has updated, after training."""
+        """Set the weights that training has not updated; called after training."""
 
     @abstractmethod
     def update_item_embeddings(self) -> None:
-        """Recompute the item embeddings that all scores share, after the weights changed."""
+        """Recompute the item embeddings used by all scores; called after the weights change."""
 
     @abstractmethod
     def scores(
@@ -83,7 +83,7 @@ F = TypeVar("F", bound=ContentModel)
 
 @dataclass(frozen=True, slots=True)
 class TrainingContext:
-    """Data that a network is built for and trained on.
+    """Data that a network is built from and trained on.
 
     Attributes:
         codes: Item codes of the catalog.
@@ -98,15 +98,15 @@ class TrainingContext:
     histories: Histories
 
     def digest(self) -> str:
-        """Return the hexadecimal SHA-256 of users, items and histories."""
+        """Return the SHA-256 of users, items and histories in hexadecimal."""
         found = hashlib.sha256(json.dumps([self.users, self.codes.item_ids]).encode())
         found.update(self.histories.items.tobytes() + self.histories.starts.tobytes())
         return found.hexdigest()
 
 
 @dataclass(kw_only=True, eq=False)
-class ContentBaseline(ReadsContent, TrainedRecommender[F]):
-    """Recommender with a network that reads content; `F` is its fitted model.
+class ContentBaseline(ReadsContent, NeuralBaseline[F]):
+    """Recommender with a network that uses content; `F` is the type of its fitted model.
 
     Attributes:
         width: Size of all states, at least 1.
@@ -164,7 +164,7 @@ class ContentBaseline(ReadsContent, TrainedRecommender[F]):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Score candidates by history and content; the baseline's module states the fallbacks."""
+        """Score candidates by history and content; each baseline documents its fallbacks."""
         scores = self._require_fitted().scores(candidates, interactions)
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
 

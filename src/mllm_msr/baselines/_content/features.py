@@ -1,9 +1,9 @@
 """Content vectors: frozen encodings of the items' texts and images.
 
-All baselines that read content (content-kNN, the `_F` models, MMGCN, MGAT, MMSR, Trans2D) and the
-paper's Table 1 take their vectors from here, so every model sees the same content. Encoders are
-named by a string, see `models/encoders/factory.py`; "none" leaves a modality out. Vectors are
-computed once: with a cache folder they are stored under a hash of the encoder and the content.
+All baselines that use content (content-kNN, the `_F` models, MMGCN, MGAT, MMSR, Trans2D) and the
+paper's Table 1 take their vectors from here, so every model gets the same content. Encoders are
+selected by name, see `models/encoders/factory.py`; "none" leaves a modality out. With a cache
+folder, vectors are computed once and stored under a hash of the encoder and the content.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ContentVectors:
     """Content vectors of items, one row per item.
 
     Attributes:
-        item_ids: Items, in the order of the table that they were read from.
+        item_ids: Item ids, in the order of the items table.
         text: Shape [n_items, d_text]; zero rows for items without text.
         image: Shape [n_items, d_image]; zero rows for items without a readable image.
     """
@@ -55,10 +55,10 @@ def content_vectors(
     image_encoder: str = "colors",
     cache: Path | None = None,
 ) -> ContentVectors:
-    """Encode title and text, and the image, of each item.
+    """Encode the texts (title and text) and the image of each item.
 
     To encode other texts, such as summaries, pass them in the column `text`. Items whose image
-    cannot be opened get a zero row, like items without an image, and are counted in a warning.
+    cannot be opened get a zero row, like items without an image; a warning states their number.
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
@@ -68,7 +68,7 @@ def content_vectors(
 
     Raises:
         DataError: A column of `items` is missing.
-        BackendError: There is no such encoder, or its weights cannot be loaded.
+        BackendError: An encoder is unknown, or its weights cannot be loaded.
     """
     table = conform(items, ITEMS, name="items")
     absent = np.zeros((table.height, 0), dtype=np.float32)
@@ -106,7 +106,7 @@ def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vector
     n_unreadable = int((has_path & ~vectors.any(axis=1)).sum())
     if n_unreadable:
         logger.warning(
-            "%d of %d images cannot be read and get zero vectors.", n_unreadable, has_path.sum()
+            "%d of %d images cannot be read; they get zero vectors.", n_unreadable, has_path.sum()
         )
     return vectors
 
@@ -123,25 +123,25 @@ def _encode_images(encoder: ImageEncoder, paths: Sequence[Path | None]) -> Vecto
                 images.append(open_image(path, max_side=encoder.max_side))
                 readable[index] = True
             except ImageError as error:
-                logger.debug("No content vector: %s", error)
+                logger.debug("Using a zero vector: %s", error)
         if images:
             parts.append(encoder.encode(images))
     return _with_zero_rows(np.concatenate(parts) if parts else None, readable)
 
 
 def _with_zero_rows(vectors: Vectors | None, present: Sequence[bool]) -> Vectors:
-    """Insert zero rows for absent items; a single zero column if nothing was encoded."""
+    """Insert zero rows for absent items; return one zero column if nothing was encoded."""
     width = 1 if vectors is None else vectors.shape[1]
-    spread = np.zeros((len(present), width), dtype=np.float32)
+    rows = np.zeros((len(present), width), dtype=np.float32)
     if vectors is not None:
-        spread[np.asarray(present, dtype=bool)] = vectors
-    return spread
+        rows[np.asarray(present, dtype=bool)] = vectors
+    return rows
 
 
 def _cached(
     cache: Path | None, fingerprint: str, contents: Sequence[str], encode: Callable[[], Vectors]
 ) -> Vectors:
-    """Return the vectors that an earlier call cached, or encode and cache them."""
+    """Return cached vectors, or encode the contents and cache the result."""
     if cache is None:
         return encode()
     digest = hashlib.sha256(fingerprint.encode())
@@ -155,7 +155,7 @@ def _cached(
             if len(vectors) == len(contents):
                 return vectors
         except (OSError, KeyError, SafetensorError) as error:
-            logger.warning("Cannot read the vectors in %s (%s): computing them again.", path, error)
+            logger.warning("Cannot read the vectors in %s (%s). Computing them again.", path, error)
     vectors = encode()
     with replace_file(path) as temporary:
         save_file({"vectors": vectors}, temporary)

@@ -1,8 +1,8 @@
 """Content vectors as tensors: standardized, one per modality, one row per item code.
 
-Encoders differ in scale and offset. Every column is scaled to mean zero and variance one over the
-items that have the modality, and rows to a length of about one. Items without the modality keep a
-zero row, which after standardization is the average item.
+Encoders differ in scale and offset. Columns are scaled to mean zero and variance one over the items
+that have the modality, and rows to a length of about one. Items without the modality keep a zero
+row, which after standardization equals the average item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mllm_msr.models.encoders.base import Vectors
 
 @dataclass(kw_only=True, eq=False)
 class ReadsContent:
-    """Settings of a neural baseline that reads content.
+    """Settings of a neural baseline that uses content.
 
     Attributes:
         text_encoder: Name of a text encoder, see `models/encoders/factory.py`, or "none".
@@ -44,7 +44,7 @@ class ReadsContent:
 
         Raises:
             DataError: All modalities are left out.
-            BackendError: There is no such encoder, or its weights cannot be loaded.
+            BackendError: An encoder is unknown, or its weights cannot be loaded.
         """
         vectors = content_vectors(
             items,
@@ -87,7 +87,7 @@ def content_tensors(content: ContentVectors, codes: ItemCodes) -> dict[str, Tens
 
 @torch.no_grad()
 def fill_cold_embeddings(ids: Tensor, has_interactions: Tensor) -> None:
-    """Give items without interactions, whose id embeddings are untrained, the mean embedding.
+    """Set the untrained id embeddings of items without interactions to the mean embedding.
 
     Args:
         ids: Id embeddings, [n_codes, width]; changed in place.
@@ -98,7 +98,7 @@ def fill_cold_embeddings(ids: Tensor, has_interactions: Tensor) -> None:
 
 
 def standardize(vectors: Vectors) -> Vectors:
-    """Scale columns to mean zero and variance one over the non-zero rows, rows to length about one.
+    """Standardize the columns over the non-zero rows, and scale rows to a length of about one.
 
     Args:
         vectors: Shape [n_items, d]; zero rows mark a missing modality and stay zero.
@@ -107,7 +107,7 @@ def standardize(vectors: Vectors) -> Vectors:
     present = vectors.any(axis=1)
     if present.any():
         rows = vectors[present]
-        spread = rows.std(axis=0)
-        centered = (rows - rows.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
+        deviation = rows.std(axis=0)
+        centered = (rows - rows.mean(axis=0)) / np.where(deviation > 1e-6, deviation, 1.0)
         scaled[present] = centered / np.sqrt(vectors.shape[1])
     return scaled

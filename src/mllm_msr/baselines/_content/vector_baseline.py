@@ -1,6 +1,6 @@
 """Base of models whose score is an inner product of a user and an item vector: MMGCN, MGAT, MMSR.
 
-Candidates are scored pair by pair, so neither their order nor the other candidates matter. Whole
+Candidates are scored independently, so neither their order nor the other candidates matter. Whole
 catalogs are scored by matrix products, a chunk of users at a time.
 """
 
@@ -23,7 +23,7 @@ _CHUNK: Final = 1024
 
 
 class VectorModel(ContentModel):
-    """A fitted model whose scores are inner products."""
+    """Fitted model whose scores are inner products."""
 
     @abstractmethod
     def item_vectors(self) -> Floats:
@@ -31,7 +31,7 @@ class VectorModel(ContentModel):
 
     @abstractmethod
     def user_vectors(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> Floats:
-        """Compute a vector for each target; unknown users have one too.
+        """Compute a vector for each target, unknown users included.
 
         Args:
             targets: Columns `user_id` and `position`.
@@ -71,7 +71,7 @@ V = TypeVar("V", bound=VectorModel)
 
 
 class VectorBaseline(ContentBaseline[V]):
-    """A baseline with content that also implements `CatalogScorer`."""
+    """Baseline with content that also implements `CatalogScorer`."""
 
     @property
     def catalog(self) -> Sequence[str]:

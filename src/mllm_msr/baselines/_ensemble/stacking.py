@@ -1,14 +1,14 @@
-"""Stacking: one score from several models' scores, with weights learned on validation users.
+"""Stacking: combine the scores of several models with weights learned on validation users.
 
-Each model's scores become two features that increase with them: the standardized score, and the
-normal score (the quantile among validation scores, mapped to a standard normal), which does not
-depend on units or outliers. A conditional logit, a softmax over a user's candidates of their
-weighted sum, is fitted by maximum likelihood. Weights are not negative, so a higher score of one
-model never lowers the sum. A combined score does not depend on the other rows of a call.
+The scores of each model become two increasing features: the standardized score, and the normal
+score (the quantile among validation scores, mapped to a standard normal), which does not depend on
+units or outliers. Their weighted sum is fitted by maximum likelihood as a conditional logit, a
+softmax over the candidates of a user. Weights are non-negative, so a higher score of one model
+never lowers the sum. A combined score does not depend on the other rows of a call.
 
 Likelihoods are measured by cross-validation over validation users. If the best single model beats
-the combination by more than the standard error of their difference, it is used alone. In doubt the
-combination is kept: a useless member gets a weight near zero, whereas leaving out a useful one
+the combination by more than the standard error of their difference, it is used alone. Otherwise the
+combination is used: a useless member gets a weight near zero, whereas leaving out a useful one
 costs more, above all with few validation users.
 """
 
@@ -37,12 +37,12 @@ _MAX_WEIGHT: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Maps one model's scores to comparable features.
+    """Map from the scores of one model to comparable features.
 
     Attributes:
-        mean: Mean of its validation scores.
-        deviation: Their standard deviation; 1 if they are constant.
-        knots: Distinct quantiles of them, ascending.
+        mean: Mean of the validation scores.
+        deviation: Standard deviation of the validation scores; 1 if they are constant.
+        knots: Distinct quantiles of the validation scores, ascending.
         levels: Normal scores at the knots.
     """
 
@@ -89,7 +89,7 @@ class Stacking:
     Attributes:
         members: Names of the models.
         scalings: One per model.
-        weights: Weights of each model's two features, not negative; zeros for unused models.
+        weights: Weights of each model's two features, non-negative; zeros for unused models.
         likelihoods: Mean cross-validated log-likelihood per validation user, of every model alone
             and of `combined`; empty without validation users.
         selected: "combined", or the model that is used alone; "equal" without validation users.
@@ -109,12 +109,12 @@ class Stacking:
         """
         total: Floats = np.zeros(np.shape(scores[self.members[0]]))
         for member, scaling, weights in zip(self.members, self.scalings, self.weights, strict=True):
-            if any(weights):  # the scores of an unused member may be non-finite
+            if any(weights):  # An unused member may have non-finite scores.
                 total += scaling.weighted(scores[member], *weights)
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
+        """Return the combination as JSON values."""
         return asdict(self)
 
     @classmethod
@@ -122,7 +122,7 @@ class Stacking:
         """Restore what `to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: The state has another form.
+            KeyError, TypeError, ValueError: The state is malformed.
         """
         return cls(
             members=tuple(map(str, state["members"])),
@@ -139,7 +139,7 @@ def fit_stacking(scores: Mapping[str, pl.DataFrame], *, seed: int = 0) -> Stacki
     Args:
         scores: For each model a frame with the columns of `tables.SCORES`, the same rows in any
             order. Users without a positive or without a negative are ignored.
-        seed: Seed of the division of users into folds.
+        seed: Seed of the assignment of users to cross-validation folds.
 
     Raises:
         DataError: The models have not scored the same rows, or there are no rows.
@@ -182,7 +182,7 @@ def equal_stacking(scores: Mapping[str, pl.DataFrame]) -> Stacking:
     """Return a combination with equal weights of normal scores, for data without validation users.
 
     Args:
-        scores: For each model scores of the same candidates, to which its scaling is fitted.
+        scores: For each model the scores of the same candidates; its scaling is fitted to them.
     """
     return Stacking(
         members=tuple(scores),
@@ -212,8 +212,8 @@ def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         joined = joined.join(rows, on=KEYS, how="inner")
         if not joined.height == rows.height == scores[first].height:
             raise DataError(
-                f"{member!r} has scored {rows.height} rows, {joined.height} of which are among "
-                f"the {scores[first].height} rows of {first!r}. Score all members on the same "
+                f"{member!r} scored {rows.height} rows, {joined.height} of which are among the "
+                f"{scores[first].height} rows of {first!r}. Score all members on the same "
                 "candidates."
             )
     if joined.is_empty():
@@ -231,8 +231,8 @@ class _CandidateLists:
     Attributes:
         features: [n_rows, n_features].
         positive: [n_rows].
-        starts: First row of each list.
-        user: Number of each list's user: [n_lists].
+        starts: First row of each list: [n_lists].
+        user: Index of the user of each list: [n_lists].
     """
 
     features: Floats
@@ -261,22 +261,22 @@ class _CandidateLists:
         return _CandidateLists(self.features[rows], self.positive[rows], starts, self.user[lists])
 
     def log_likelihood(self, weights: Floats, used: Sequence[int]) -> tuple[Floats, Floats]:
-        """Return each list's log-likelihood, and the gradient of their mean in the weights."""
+        """Return the log-likelihood of each list, and the gradient of their mean."""
         features = self.features[:, used]
         lengths = np.diff(np.append(self.starts, len(self.positive)))
         total = features @ weights
         exps = np.exp(total - np.repeat(np.maximum.reduceat(total, self.starts), lengths))
         hits = np.where(self.positive, exps, 0.0)
-        whole, right = (np.add.reduceat(values, self.starts) for values in (exps, hits))
-        right = np.maximum(right, np.finfo(np.float64).tiny)
-        residuals = hits / np.repeat(right, lengths) - exps / np.repeat(whole, lengths)
-        return np.log(right / whole), residuals @ features / len(self.starts)
+        sums, hit_sums = (np.add.reduceat(values, self.starts) for values in (exps, hits))
+        hit_sums = np.maximum(hit_sums, np.finfo(np.float64).tiny)
+        residuals = hits / np.repeat(hit_sums, lengths) - exps / np.repeat(sums, lengths)
+        return np.log(hit_sums / sums), residuals @ features / len(self.starts)
 
 
 def _cross_validated(
     lists: _CandidateLists, used: Sequence[int], folds: npt.NDArray[np.int64]
 ) -> Floats:
-    """Return each user's mean log-likelihood under weights fitted on the other folds' users."""
+    """Return the mean log-likelihood of each user, with weights fitted on the other folds."""
     likelihoods = np.zeros(len(folds))
     for fold in np.unique(folds):
         weights = _maximize_likelihood(lists.select(folds != fold), used)
@@ -288,7 +288,7 @@ def _cross_validated(
 
 
 def _maximize_likelihood(lists: _CandidateLists, used: Sequence[int]) -> Floats:
-    """Return non-negative weights of maximum likelihood with a small ridge; equal without rows."""
+    """Return the non-negative maximum-likelihood weights with a small ridge; equal without rows."""
     start = np.full(len(used), 0.5)
     if not len(lists.starts):
         return start

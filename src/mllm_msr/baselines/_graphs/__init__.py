@@ -1,1 +1,1 @@
-"""Parts of the baselines that pass messages along the edges of a graph: MMGCN, MGAT, MMSR."""
+"""Shared parts of the baselines with message passing on graphs: MMGCN, MGAT, MMSR."""

@@ -1,15 +1,15 @@
-"""The user-item graph of each modality, and the network that MMGCN and MGAT share.
+"""User-item graph of each modality, and the network that MMGCN and MGAT share.
 
 The network of a modality starts from a learned preference of each user and a projection of each
 item's content vector. Each layer aggregates the neighbors (the only difference between the two
 baselines) and combines the result with the node's own state and its id embedding. Modalities are
 averaged; the score is an inner product.
 
-A user is a node connected to the items of their visible history. After training, the items' states
-of every layer are stored, so a user's state becomes a function of the user's own embeddings and of
-the history they are scored with (fold-in). For the training history it equals the state in the
-trained graph. Unknown users get the mean embeddings; an item without interactions has its content
-and the mean id embedding. All users and items are therefore scored by the same formula.
+A user is a node connected to the items of their visible history. After training, the item states
+of every layer are stored, so that the state of a user becomes a function of their own embeddings
+and of the history they are scored with (fold-in). For the training history it equals the state in
+the trained graph. Unknown users get the mean embeddings; items without interactions have their
+content and the mean id embedding. The same formula therefore scores all users and items.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional
 from mllm_msr.baselines._graphs.edges import Edges
 from mllm_msr.baselines._training.histories import Codes, Histories
 
-# Per modality, the items' states [n_codes, width] before each layer and after the last one.
+# For each modality, the item states [n_codes, width] before each layer and after the last one.
 ItemStates = list[list[Tensor]]
 
 
@@ -123,7 +123,7 @@ class ModalityBranch(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def initial_item_states(self) -> Tensor:
-        """Compute the items' states before the first layer, [n_codes, width], of unit length."""
+        """Compute the item states before the first layer, [n_codes, width], of unit length."""
         return functional.normalize(self.project(self.features), dim=-1)
 
 
@@ -173,7 +173,7 @@ class GraphNetwork(nn.Module):
 
     @torch.no_grad()
     def item_states(self, graph: BipartiteGraph) -> ItemStates:
-        """Compute the items' states in every layer, for `fold_in`."""
+        """Compute the item states in every layer, for `fold_in`."""
         return self._propagate(graph)[1]
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ class GraphNetwork(nn.Module):
         return cast("list[ModalityBranch]", list(self.modalities))
 
     def _propagate(self, graph: BipartiteGraph) -> tuple[Tensor, ItemStates]:
-        """Return the users' vectors and the items' states in every layer."""
+        """Return the user vectors and the item states in every layer."""
         last_users, states = [], []
         for branch in self._branches():
             users = functional.normalize(branch.preferences, dim=-1)
@@ -217,7 +217,7 @@ class GraphNetwork(nn.Module):
 
 
 def item_vectors(states: ItemStates) -> Tensor:
-    """Average the last states over modalities: the vectors that score items, [n_codes, width]."""
+    """Average the last states over modalities to item vectors, [n_codes, width]."""
     return torch.stack([items[-1] for items in states]).mean(0)
 
 

@@ -44,7 +44,7 @@ class Edges:
 
     @classmethod
     def between(cls, sources: Indices, targets: Indices, *, n_sources: int, n_targets: int) -> Self:
-        """Build edges from their ends; the order of the edges is not kept.
+        """Build edges from their endpoints; the order of the edges is not preserved.
 
         Args:
             sources: Shape [n_edges]; values in [0, n_sources).
@@ -104,7 +104,7 @@ def edge_sum(edges: Edges, weights: Tensor, x: Tensor) -> Tensor:
 
 
 def edge_dot(edges: Edges, x: Tensor, y: Tensor) -> Tensor:
-    """Compute the inner product of the two ends of each edge.
+    """Compute the inner product of the endpoints of each edge.
 
     Args:
         edges: The graph.
@@ -137,7 +137,7 @@ def edge_softmax(edges: Edges, logits: Tensor) -> Tensor:
 
 
 def edge_attention(lists: Sequence[Edges], logits: Sequence[Tensor], values: Tensor) -> Tensor:
-    """Sum values weighted by a softmax over all edges of a target, across several edge lists.
+    """Sum the values weighted by a softmax over all edges of a target, across several edge lists.
 
     Args:
         lists: Edges of several relations between the same nodes.

@@ -1,9 +1,9 @@
 """Base of MMGCN and MGAT: training and scoring on the user-item graph.
 
-Every step runs the whole graph and compares, for a batch of interactions, the positive item with
-items sampled among those with interactions. Items without interactions are never used as
-negatives; they are ranked by their content. The loss is Bayesian personalized ranking with an L2
-term on the embeddings that a batch uses, as in both papers.
+Every step computes the whole graph and compares, for a batch of interactions, the positive item
+with negatives sampled among the items with interactions. Items without interactions are ranked by
+their content. The loss is Bayesian personalized ranking with an L2 term on the embeddings that a
+batch uses, as in both papers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mllm_msr.search_space import Choice, Range, Space
 
 
 class GraphModel(VectorModel):
-    """A fitted `GraphNetwork`.
+    """Fitted `GraphNetwork`.
 
     Args:
         network: The network.
@@ -48,7 +48,7 @@ class GraphModel(VectorModel):
         content: Content by item code.
         users: Users in the graph, sorted.
         graph: Graph of the training interactions; None for a loaded model, which only scores.
-        states: The items' states of a loaded model.
+        states: Item states of a loaded model.
     """
 
     network: GraphNetwork
@@ -75,7 +75,7 @@ class GraphModel(VectorModel):
             fill_cold_embeddings(self.network.item_ids, has_interactions)
 
     def update_item_embeddings(self) -> None:
-        """Recompute the items' states; those of a loaded model are fixed."""
+        """Recompute the item states; those of a loaded model are fixed."""
         if self._graph is not None:
             device = self.network.user_ids.device
             states = self.network.item_states(self._graph.to(device))
@@ -103,7 +103,7 @@ class GraphModel(VectorModel):
         return vectors
 
     def arrays(self) -> Arrays:
-        """Return the items' states, and the user ids as the bytes of a JSON list."""
+        """Return the item states, and the user ids as the bytes of a JSON list."""
         states = {
             f"states.{modality}.{layer}": tensor.numpy()
             for modality, layers in enumerate(self._states)
@@ -125,7 +125,7 @@ class GraphBaseline(VectorBaseline[GraphModel]):
     n_layers: int = 2
     n_negatives: int = 4
     regularization: float = 1e-4
-    usual_step: ClassVar[int] = 8192
+    default_batch_size: ClassVar[int] = 8192
     learning_rate: float = 5e-3
 
     @abstractmethod
@@ -151,7 +151,7 @@ class GraphBaseline(VectorBaseline[GraphModel]):
         return found
 
     def build(self, context: TrainingContext) -> GraphModel:
-        """Build a network over the users, and their graph."""
+        """Build the network and the graph of the users."""
         return GraphModel(
             self._network(context.content, len(context.users)),
             context.codes,
@@ -174,7 +174,7 @@ class GraphBaseline(VectorBaseline[GraphModel]):
         return GraphModel(network, codes, content, users=users, states=states)
 
     def training_spec(self, fitted: GraphModel, histories: Histories) -> TrainingSpec:
-        """Return batches of interactions with negatives, and the loss of both papers."""
+        """Return batches of interactions with negatives, and the BPR loss."""
         users, items = distinct_pairs(histories)
         sampler = NegativeItems(users, items, n_items=fitted.codes.n_codes)
         graph = BipartiteGraph.from_histories(histories, n_items=fitted.codes.n_codes)
@@ -187,7 +187,7 @@ class GraphBaseline(VectorBaseline[GraphModel]):
             negatives = sampler.draw(users[rows], self.n_negatives, rng)
             # [n_pairs, 2 + n_negatives]: user, positive, negatives
             table = np.column_stack([users[rows], items[rows], negatives])
-            return list(torch.split(torch.from_numpy(table), self.step_size(len(table))))
+            return list(torch.split(torch.from_numpy(table), self.effective_batch_size(len(table))))
 
         def loss(batch: Tensor) -> Tensor:
             if batch.device not in graph_on:

@@ -1,4 +1,4 @@
-"""The network of MMSR: asynchronous fusion over the graph of each history (Hu et al., CIKM 2023).
+"""Network of MMSR: asynchronous fusion over the graph of each history (Hu et al., CIKM 2023).
 
 A layer fuses along the history (among nodes of one kind) and across modalities (among nodes that
 describe the same item), in both orders, and each node learns how to weight the two orders.
@@ -19,7 +19,7 @@ from mllm_msr.baselines._graphs.sequence_graphs import RELATIONS, SequenceGraph
 
 
 class LinearPerKind(nn.Module):
-    """A linear map with separate weights for each kind of node.
+    """Linear map with separate weights for each kind of node.
 
     Args:
         n_kinds: Kinds of nodes.
@@ -100,7 +100,7 @@ def attend(edges: Edges, queries: Tensor, keys: Tensor, values: Tensor) -> Tenso
 
 
 class FusionLayer(nn.Module):
-    """Both fusions in both orders, mixed by a gate per node."""
+    """Layer that applies both fusions in both orders and mixes the results by a gate per node."""
 
     def __init__(self, n_kinds: int, width: int, *, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The input of MMSR: one graph per history, the graphs of a batch in one edge list.
+"""Input of MMSR: one graph per history, with the graphs of a batch merged into one edge list.
 
 Nodes are the distinct items of a history and the distinct clusters of their modalities. Edges
 connect nodes of one kind along the history (relations self, in, out, both) and nodes of different
@@ -23,16 +23,17 @@ RELATIONS: Final = ("self", "in", "out", "both")
 
 @dataclass(frozen=True, slots=True)
 class SequenceGraph:
-    """The graphs of several histories, merged into one graph.
+    """Graphs of several histories, merged into one graph.
 
     Attributes:
         content: int64 [n_nodes]; an item code or a cluster index.
         kind_sizes: Nodes of each kind. Nodes are grouped by kind: items first, then the clusters
             of each modality.
         relations: Edges between nodes of one kind, by the names of `RELATIONS`: "in" leads from
-            the preceding node, "out" from the following node, "both" from nodes that do both.
+            the preceding node, "out" from the following node, "both" from nodes that both precede
+            and follow.
         links: Edges between nodes of different kinds.
-        last: int64 [n_histories]; the node of each history's last item.
+        last: int64 [n_histories]; the node of the last item of each history.
     """
 
     content: Tensor
@@ -56,7 +57,7 @@ def sequence_graph(histories: Histories, clusters: Sequence[Codes]) -> SequenceG
     """Build the graphs of histories.
 
     Args:
-        histories: Item codes, no history empty.
+        histories: Item codes of non-empty histories.
         clusters: For each modality, clusters by item code, [n_codes, n_links]; -1 for none.
     """
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
@@ -87,7 +88,7 @@ def sequence_graph(histories: Histories, clusters: Sequence[Codes]) -> SequenceG
 def _number_nodes(
     owners: Codes, steps: Sequence[Codes], *, n_histories: int
 ) -> tuple[Codes, list[Codes], tuple[int, ...]]:
-    """Number the distinct items and clusters of each history; -1 remains for none."""
+    """Number the distinct items and clusters of each history; -1 stays -1."""
     contents, nodes, first = [], [], 0
     for kind in steps:
         width = int(kind.max(initial=0)) + 1

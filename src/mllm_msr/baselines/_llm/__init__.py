@@ -1,1 +1,1 @@
-"""Shared by the baselines that ask a language model: LLaVA zero-shot and TALLRec."""
+"""Shared parts of the baselines that prompt a language model: LLaVA zero-shot and TALLRec."""

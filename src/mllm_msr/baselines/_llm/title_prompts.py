@@ -1,8 +1,7 @@
 """Prompts with the titles of the history in place of a written preference.
 
-Used by `llava_zero_shot` and `tallrec` (Bao et al. 2023). Question, answers and the way in which
-the answer's probability is read are those of MLLM-MSR, so that the comparison isolates the
-preference and the fine-tuning.
+Used by `llava_zero_shot` and `tallrec` (Bao et al. 2023). The question, the answers and the scoring
+are those of MLLM-MSR, so that the comparison isolates the preference and the fine-tuning.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mllm_msr.ranker.examples import Example
 from mllm_msr.tables import CANDIDATES, ITEMS, conform
 from mllm_msr.types import Prompt
 
-# In the prompt if no title of a history is known.
+# History in the prompt if no title is known.
 NO_HISTORY: Final = "nothing yet"
 
 _MAX_TITLE: Final = 120
@@ -38,9 +37,10 @@ def titles_prompt(
     Args:
         history: Titles, the latest first, so that truncation drops the oldest; may be empty.
         title: Title of the candidate.
-        item_type: What an item is called.
+        item_type: Word for an item in the prompt, such as "movie".
         image: Image of the candidate.
-        max_text_tokens: Budget of the text; the history is cut to meet it, then the title.
+        max_text_tokens: Upper bound on the text tokens; the history is trimmed first, then the
+            title.
     """
     joined = "; ".join(clean(one, max_chars=_MAX_TITLE) for one in history)
     return render(
@@ -68,10 +68,10 @@ def title_examples(
 
     Args:
         candidates: `tables.CANDIDATES`.
-        interactions: `tables.INTERACTIONS`; a row sees those of its user before its position.
+        interactions: `tables.INTERACTIONS`; only interactions before a row's position are used.
         items: `tables.ITEMS` with absolute image paths.
-        item_type: What an item is called.
-        n_last: Number of titles of a history that are shown, the latest.
+        item_type: As for `titles_prompt`.
+        n_last: Number of latest titles of a history that are shown.
         use_images: Whether the candidate's image is shown.
         max_text_tokens: As for `titles_prompt`.
     """

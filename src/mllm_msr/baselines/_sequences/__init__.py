@@ -1,1 +1,1 @@
-"""Parts of the baselines that read a history as a sequence: SASRec, GRU4Rec, Trans2D."""
+"""Shared parts of the baselines that encode a history as a sequence: SASRec, GRU4Rec, Trans2D."""

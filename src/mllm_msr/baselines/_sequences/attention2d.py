@@ -1,6 +1,6 @@
-"""The network of Trans2D: attention over steps and attributes (Singer et al., WSDM 2022).
+"""Network of Trans2D: attention over steps and attributes (Singer et al., WSDM 2022).
 
-An item is one token per attribute: its id and its content in each modality. The candidate's
+An item has one token per attribute: its id and its content in each modality. The candidate's
 tokens attend to all tokens of the history and to themselves. Every linear map has separate weights
 for each attribute, and an attention score mixes the scores of a single (step, attribute) pair, of
 a whole step and of a whole attribute. Histories are concatenated, so no map, norm or embedding is
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 
 class Linear2d(nn.Module):
-    """A linear map with separate weights for each attribute.
+    """Linear map with separate weights for each attribute.
 
     Args:
         n_attributes: Attributes of an item.
@@ -38,7 +38,7 @@ class Linear2d(nn.Module):
 
 
 class Attention2d(nn.Module):
-    """Attention of the candidates' tokens to the history's tokens and to their own.
+    """Attention of the candidates' tokens to the tokens of the history and to their own.
 
     Args:
         n_attributes: Attributes of an item.
@@ -98,8 +98,8 @@ class Attention2d(nn.Module):
             lengths: int64 [n].
 
         Returns:
-            Scores of the candidate's own tokens, [n, h, m, a, b], and of the history's tokens,
-            [n, h, m, a, s, b].
+            Scores of the candidate's own tokens, [n, h, m, a, b], and of the tokens of the
+            history, [n, h, m, a, s, b].
         """
         pair, step, attribute = self.mixture.softmax(-1).T[..., None]
         n_steps = (lengths + 1)[:, None, None, None]
@@ -198,9 +198,9 @@ class Trans2dNetwork(nn.Module):
     def _tokens(self, items: Tensor, steps_back: Tensor, table: Tensor) -> Tensor:
         """Add step embeddings to the tokens of items, [..., n_attributes, width]."""
         shape = (*items.shape, *table.shape[1:])
-        of_items = functional.embedding(items, table.flatten(1)).view(shape)
-        of_steps = functional.embedding(steps_back, self.steps.flatten(1)).view(shape)
-        tokens: Tensor = self.dropout(self.first_norm(of_items + of_steps))
+        item_tokens = functional.embedding(items, table.flatten(1)).view(shape)
+        step_embeddings = functional.embedding(steps_back, self.steps.flatten(1)).view(shape)
+        tokens: Tensor = self.dropout(self.first_norm(item_tokens + step_embeddings))
         return tokens
 
 
@@ -212,8 +212,8 @@ def pad_histories(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths: int64 [n].
 
     Returns:
-        The padded tokens, [n, longest, ...], zero at padding; and whether a position is padding,
-        bool [n, longest].
+        The padded tokens, [n, longest, ...], with zeros as padding; and a mask that is true at
+        padding, bool [n, longest].
     """
     longest = int(lengths.max())
     is_padding = torch.arange(longest, device=lengths.device) >= lengths[:, None]

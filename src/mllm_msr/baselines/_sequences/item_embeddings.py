@@ -1,8 +1,8 @@
 """Item embeddings of the sequence models: by id alone, or by id and content.
 
-The `_F` models of the paper's Table 3 give SASRec and GRU4Rec frozen content vectors. Items without
-interactions (cold items) have no id embedding of their own: they share row 0 and differ by content
-alone. To train that row, items randomly lose their id embedding during training (id dropout).
+The `_F` models of the paper's Table 3 add frozen content vectors to SASRec and GRU4Rec. Items
+without interactions (cold items) have no separate id embedding: they share row 0 and differ only by
+content. To train that row, items randomly lose their id embedding during training (id dropout).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ItemEmbedding(nn.Module, ABC):
 
 @final
 class IdEmbedding(ItemEmbedding):
-    """A learned embedding per item.
+    """Learned embedding per item.
 
     Args:
         n_codes: Number of rows.
@@ -61,7 +61,7 @@ class IdEmbedding(ItemEmbedding):
 
 @final
 class IdContentEmbedding(ItemEmbedding):
-    """The concatenation of an item's id embedding and its content embedding.
+    """Concatenation of the id embedding and the content embedding of an item.
 
     Args:
         content: Vectors of each modality, [n_codes, d_modality].
@@ -159,7 +159,7 @@ class ContentEmbedding(ItemEmbedding):
 def content_in_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the content vectors in a saved state dict, by modality.
 
-    A network has to be built with them before it can load the state dict.
+    A network must be built with them before it can load the state dict.
     """
     tensors = {
         name.rpartition("content.")[2]: t for name, t in weights.items() if "content." in name

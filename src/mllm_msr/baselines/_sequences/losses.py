@@ -1,8 +1,8 @@
 """Losses of next-item prediction.
 
-All take `hidden` [n, d], the predicting states, and `table` [n_codes, d], the item vectors; the
-scores are their inner products. No caller has to hold the scores of a whole batch over a whole
-catalog. The loss affects the quality of SASRec and GRU4Rec more than any other choice:
+All losses take `hidden` [n, d], the predicting states, and `table` [n_codes, d], the item vectors;
+the scores are their inner products. No loss materializes the scores of a whole batch over a whole
+catalog. The choice of the loss affects the quality of SASRec and GRU4Rec more than any other:
 
 - `softmax`: exact cross-entropy over the whole catalog, computed in chunks of rows.
 - `sampled_softmax`: cross-entropy over many negatives shared by the batch, for large catalogs
@@ -82,7 +82,7 @@ def next_item_loss(
 
 
 def softmax_loss(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """Compute the cross-entropy over all codes without holding all scores.
+    """Compute the cross-entropy over all codes without materializing all scores.
 
     Gradients are computed in the forward pass, chunk by chunk, so that the probabilities of each
     chunk are used while they are in the cache. Under autocast the products run in its precision;
@@ -115,10 +115,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 chunk = slice(start, start + rows)
                 probabilities = torch.softmax(states[chunk] @ items.T, dim=1)
                 at_target = torch.arange(len(probabilities), device=hidden.device), targets[chunk]
-                of_target = probabilities[at_target]
-                # bfloat16 has float32's exponent range, so it underflows to 0 no earlier.
-                total -= of_target.float().clamp(min=1e-37).log().sum()
-                probabilities[at_target] = of_target - 1
+                target_probability = probabilities[at_target]
+                # bfloat16 has the exponent range of float32, so it underflows to 0 no earlier.
+                total -= target_probability.float().clamp(min=1e-37).log().sum()
+                probabilities[at_target] = target_probability - 1
                 torch.matmul(probabilities, items, out=grad_states[chunk])
                 grad_items += states[chunk].T @ probabilities
         scale = 1 / max(1, len(states))

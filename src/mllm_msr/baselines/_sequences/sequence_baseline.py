@@ -1,7 +1,7 @@
 """Base of SASRec and GRU4Rec, with and without content: next-item prediction from a sequence.
 
-The four models differ in their network only. Item codes, batches, loss, negatives, validation,
-fallbacks, files and full ranking are the same and implemented here, so a comparison of the four
+The four models differ only in their network. Item codes, batches, loss, negatives, validation,
+fallbacks, files and full ranking are shared and implemented here, so that a comparison of the four
 compares the networks (paper, section "Baseline Methods").
 """
 
@@ -35,7 +35,7 @@ from mllm_msr.baselines._training.histories import (
     user_histories,
 )
 from mllm_msr.baselines._training.neural_baseline import (
-    TrainedRecommender,
+    NeuralBaseline,
     TrainingSpec,
     require_two_interactions,
 )
@@ -53,21 +53,21 @@ _NETWORK: Final = "network."
 
 
 @dataclass(kw_only=True, eq=False)
-class SequenceBaseline(TrainedRecommender[SequenceModel]):
+class SequenceBaseline(NeuralBaseline[SequenceModel]):
     """Recommender that learns to predict each item of a history from the items before it.
 
     It learns from all visible interactions; validation users select the weights. Without content,
     all items without interactions (cold items) share one vector, which is trained as an item that
-    never comes next. With content (`ReadsContent`) they have vectors of their own. Unknown items
-    share one vector either way. Users without a known item get the items' popularity.
+    never comes next. With content (`ReadsContent`) each of them has its own vector. Unknown items
+    share one vector in both cases. Users without a known item get the popularity of the items.
 
     Attributes:
         loss: One of `losses.LOSSES`.
         n_negatives: Negatives shared by a batch, for losses that sample them; at least 1.
         negative_power: Negatives are sampled by popularity to this power, in [0, 1]: 0 is
             uniform, 1 is proportional to popularity.
-        max_length: Latest items of a history that are read, at least 1; longer histories are
-            split into windows of this length for training.
+        max_length: Number of latest items of a history that are used, at least 1; longer
+            histories are split into windows of this length for training.
         beta2: See `LoopOptions`.
         clip: See `LoopOptions`.
 
@@ -98,7 +98,7 @@ class SequenceBaseline(TrainedRecommender[SequenceModel]):
         if self.loss not in LOSSES:
             found.append(f"loss must be one of {', '.join(LOSSES)}, but is {self.loss!r}.")
         if not 0 <= self.negative_power <= 1:
-            found.append(f"negative_power must lie in [0, 1], but is {self.negative_power}.")
+            found.append(f"negative_power must be in [0, 1], but is {self.negative_power}.")
         return found
 
     def fit(self, data: TrainingData) -> Self:
@@ -126,7 +126,7 @@ class SequenceBaseline(TrainedRecommender[SequenceModel]):
             counts=counts,
             max_length=self.max_length,
         )
-        batch_size = self.step_size(len(windows))
+        batch_size = self.effective_batch_size(len(windows))
         spec = TrainingSpec(
             lambda epoch: TrainingBatches.shuffled(
                 windows, batch_size=batch_size, seed=self.seed, epoch=epoch
@@ -141,7 +141,7 @@ class SequenceBaseline(TrainedRecommender[SequenceModel]):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Compute inner products of the history's state and the candidate's vector."""
+        """Compute the inner product of the history's state and the candidate's vector."""
         fitted = self._require_fitted()
         scores = fitted.pair_scores(fitted.pairs(candidates, interactions))
         return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))
@@ -195,7 +195,7 @@ class SequenceBaseline(TrainedRecommender[SequenceModel]):
         return loaded
 
     def _all_codes(self, warm: ItemCodes, catalog: Sequence[str]) -> ItemCodes:
-        """Return the codes of warm items; for models with content, followed by cold items."""
+        """Return the codes of the warm items and, for models with content, of the cold items."""
         if not isinstance(self, ReadsContent):
             return warm
         known = frozenset(warm.item_ids)
@@ -222,7 +222,7 @@ class SequenceBaseline(TrainedRecommender[SequenceModel]):
         log_probability = (weights / weights.sum()).clamp(min=1e-30).log()
 
         def loss(batch: HistoryBatch) -> Tensor:
-            assert batch.targets is not None  # training batches have targets
+            assert batch.targets is not None
             negatives = None
             if self.loss == "bce":
                 negatives = torch.randint_like(batch.targets, 1, len(weights))

@@ -1,7 +1,7 @@
 """Scoring with a fitted sequence model: candidate tables, and the whole catalog.
 
-Each history is encoded once, in float32, so the score of a candidate depends neither on the other
-candidates nor on the way it is requested.
+Each history is encoded once, in float32, so the score of a candidate does not depend on the other
+candidates, and candidate tables and full ranking agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SequenceNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: HistoryBatch) -> Tensor:
-        """Compute the state after each token, which has read that token and those before it.
+        """Compute the state after each token, from that token and those before it.
 
         Returns:
             Shape [n_tokens, d].
@@ -63,15 +63,15 @@ class CandidatePairs:
 
 @dataclass(frozen=True, slots=True)
 class SequenceModel:
-    """A fitted network with everything needed for scoring.
+    """Fitted network with everything needed for scoring.
 
     Attributes:
-        network: Network, in evaluation mode whenever it scores.
+        network: Network; in evaluation mode during scoring.
         codes: Codes of the items that the network distinguishes.
         n_warm: Number of items with interactions; their codes are 1 to `n_warm`.
         catalog: All items of the training data.
         counts: Number of interactions of each code, [n_codes], on the CPU.
-        max_length: Latest items of a history that are read.
+        max_length: Number of latest items of a history that are used.
     """
 
     network: SequenceNetwork
@@ -92,7 +92,7 @@ class SequenceModel:
 
     @torch.no_grad()
     def pair_scores(self, pairs: CandidatePairs) -> npt.NDArray[np.float64]:
-        """Score candidates; an empty history gives the item's popularity.
+        """Score candidates; with an empty history, the score is the popularity of the item.
 
         Returns:
             Shape [n_candidates].
@@ -127,8 +127,8 @@ class SequenceModel:
         """Encode histories on the network's device and return the results on the CPU.
 
         Returns:
-            The state after each history, [n, d], zero for empty ones; and whether a history is
-            not empty, [n].
+            The state after each history, [n, d], zero for empty ones; and a mask of the non-empty
+            histories, [n].
         """
         table = self.network.table()
         states = torch.zeros(len(histories), table.shape[1])

@@ -1,1 +1,1 @@
-"""Parts of the baselines that need no network: histories as sparse rows, scoring, saved state."""
+"""Shared parts of all baselines: histories as sparse rows, scoring, saved state."""

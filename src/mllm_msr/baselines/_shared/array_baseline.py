@@ -49,7 +49,7 @@ class ArrayBaseline(Recommender):
         """Score all items for each target; see `interfaces.CatalogScorer`."""
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Look up the candidates in the catalog's scores; items outside the catalog score 0."""
+        """Look up the candidates in the catalog scores; items outside the catalog score 0."""
         self._require_fitted()
         return score_candidates(self, candidates, interactions)
 
@@ -70,10 +70,10 @@ class ArrayBaseline(Recommender):
         return loaded
 
     def _check_arrays(self, state: State) -> None:
-        """Check that the arrays of a loaded state fit together.
+        """Check that the arrays of a loaded state are consistent.
 
         Raises:
-            ValueError: They do not.
+            ValueError: They are inconsistent.
         """
 
     def _store(self, catalog: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:

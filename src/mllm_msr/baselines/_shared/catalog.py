@@ -1,8 +1,8 @@
 """Items as columns, histories as sparse rows, and candidate scores from catalog scores.
 
-A model that scores the whole catalog for a chunk of users needs no second way of scoring:
-candidates are looked up in those rows. Full ranking and candidate tables therefore always agree,
-and the score of a candidate cannot depend on the other candidates.
+A model that scores the whole catalog for a chunk of users needs no separate method for candidates:
+they are looked up in those scores. Full ranking and candidate tables therefore always agree, and
+the score of a candidate cannot depend on the other candidates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TARGET: Final = ["user_id", "position"]
 
 
 def catalog_of(data: TrainingData) -> tuple[str, ...]:
-    """Return all items that have a record or an interaction, sorted."""
+    """Return all items that are in the items table or have an interaction, sorted."""
     known = pl.concat([data.items["item_id"], data.interactions["item_id"]])
     return tuple(known.unique().sort())
 
@@ -51,7 +51,7 @@ def item_columns(ids: pl.Series, catalog: Sequence[str]) -> Indices:
 
 
 def distinct_targets(candidates: pl.DataFrame) -> tuple[pl.DataFrame, Indices]:
-    """Collect the targets of candidates, so that each history is read once.
+    """Collect the distinct targets of candidates, so that each history is processed once.
 
     Args:
         candidates: Columns `user_id` and `position`, one row per candidate.
@@ -75,7 +75,7 @@ def histories(
     Args:
         users: Columns `user_id` and `position`, one row per target.
         interactions: `tables.INTERACTIONS`, rows in any order.
-        n_last: Only the latest `n_last` items; None for all.
+        n_last: Number of latest items to return; None for all.
 
     Returns:
         Columns `row` (of `users`), `item_id` and `age` (0 for the latest item), unordered.
@@ -166,8 +166,8 @@ def score_candidates(
     for chunk, values in model.score_catalog(users, interactions):
         end = start + chunk.height
         first, last = np.searchsorted(row[order], [start, end])
-        of_chunk = order[first:last]
-        of_chunk = of_chunk[column[of_chunk] >= 0]
-        scores[of_chunk] = values[row[of_chunk] - start, column[of_chunk]]
+        known = order[first:last]
+        known = known[column[known] >= 0]
+        scores[known] = values[row[known] - start, column[known]]
         start = end
     return candidates.with_columns(pl.Series("score", scores, dtype=pl.Float64))

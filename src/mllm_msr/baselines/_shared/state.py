@@ -26,12 +26,12 @@ _PARTS: Final = ("data", "indices", "indptr")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A fitted model.
+    """State of a fitted model.
 
     Attributes:
         settings: Constructor arguments.
         catalog: Item ids, in column order.
-        arrays: What was learned.
+        arrays: Learned arrays.
     """
 
     settings: Mapping[str, Any]
@@ -102,5 +102,5 @@ def damaged(folder: Path, cause: str) -> DamagedFileError:
 
 
 def unfitted(name: str) -> TrainingError:
-    """Build the error for a model that is used before it is fitted."""
+    """Build the error for using a model before it is fitted."""
     return TrainingError(f"The baseline {name!r} is not fitted. Call fit or load first.")

@@ -1,4 +1,4 @@
-"""Range checks that the settings of several baselines share.
+"""Range checks shared by the settings of several baselines.
 
 Each function returns one sentence per problem, for `SettingsError`.
 """
@@ -18,7 +18,7 @@ def too_small(settings: object, *names: str) -> list[str]:
 def not_a_fraction(settings: object, *names: str) -> list[str]:
     """Return one sentence for each setting outside [0, 1)."""
     return [
-        f"{name} must lie in [0, 1), but is {value}."
+        f"{name} must be in [0, 1), but is {value}."
         for name in names
         if not 0 <= (value := getattr(settings, name)) < 1
     ]

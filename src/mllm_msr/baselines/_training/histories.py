@@ -1,11 +1,10 @@
 """User histories as integer codes, and batches of them without padding.
 
-Every recommender that learns from the order of a history reads it through this module: ids become
-codes, tables become `Histories` (the codes of all users in one array), and these become
-`HistoryBatch`es: the codes of several histories in one array, longest history first. Histories of
-equal length are adjacent, so that a network sees each entry of `HistoryBatch.groups` as a dense
-block without a copy and computes nothing for padding (real histories average 9 items, where limits
-reach 200).
+All baselines that learn from the order of a history use this module: ids become codes, tables
+become `Histories` (the codes of all users in one array), and these become `HistoryBatch`es: the
+codes of several histories in one array, longest history first. Histories of equal length are
+adjacent, so that a network sees each entry of `HistoryBatch.groups` as a dense block without a copy
+and computes nothing for padding (real histories average 9 items, with limits of up to 200).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 Codes = npt.NDArray[np.int64]
 
-# Code of all items that have no code of their own.
+# Code shared by all items without a separate code.
 UNKNOWN: Final = 0
 
 
@@ -87,9 +86,9 @@ class Histories:
     def windows(self, max_length: int) -> Histories:
         """Split every history into consecutive windows, so that all of its items are learned.
 
-        Windows are cut from the end, have at most `max_length` items and overlap by one: the last
-        item of a window is the first of the next, where it is context only. Windows of one item
-        have nothing to predict and are left out, as are histories of one item.
+        Windows start at the end of the history, have at most `max_length` items and overlap by
+        one: the last item of a window is the first of the next, where it is only context. Windows
+        of one item have nothing to predict and are left out, as are histories of one item.
 
         Args:
             max_length: Upper bound on the items per window, at least 2.
@@ -118,7 +117,7 @@ class Histories:
 def user_histories(
     interactions: pl.DataFrame, codes: ItemCodes
 ) -> tuple[tuple[str, ...], Histories]:
-    """Return the whole history of each user, in the order of positions.
+    """Return the full history of each user, in the order of positions.
 
     Args:
         interactions: `tables.INTERACTIONS`, rows in any order.
@@ -240,14 +239,14 @@ class HistoryBatch:
 
 
 def batch_of(histories: Histories, rows: Codes, *, shifted: bool = False) -> HistoryBatch:
-    """Put some histories into a batch.
+    """Build a batch from some of the histories.
 
     Args:
         histories: All histories.
-        rows: Indices of those to batch; none is empty, and with `shifted` each has at least two
-            items.
-        shifted: Make targets for next-item prediction: inputs lack the last item of each history,
-            targets the first.
+        rows: Indices of the histories to batch; these are not empty, and with `shifted` have at
+            least two items.
+        shifted: Whether to build targets for next-item prediction: the inputs omit the last item
+            of each history, the targets the first.
     """
     lengths = histories.lengths[rows]
     order = np.argsort(-lengths, kind="stable")
@@ -300,14 +299,14 @@ class TrainingBatches(Sequence[HistoryBatch]):
 
 
 def scoring_batches(histories: Histories, *, max_tokens: int = 16_384) -> Iterator[HistoryBatch]:
-    """Yield batches of all histories that are not empty, similar lengths together.
+    """Yield batches of all non-empty histories, with similar lengths together.
 
     Args:
         histories: Histories to encode.
         max_tokens: Approximate number of tokens per batch; a batch has at least one history.
 
     Yields:
-        Batches whose `rows` contain every history that is not empty exactly once.
+        Batches whose `rows` contain every non-empty history exactly once.
     """
     lengths = histories.lengths
     order = np.argsort(-lengths, kind="stable")

@@ -1,9 +1,9 @@
 """Lightning module that trains the network of a baseline; `train.py` runs it.
 
-The baselines share the checkpoint format, the early stopping and the resumption of the ranker
+The baselines share the checkpoint format, early stopping and resumption of the ranker
 (`ranker/training/checkpoint.py`), but not its loop (`ranker/training/module.py`). The ranker counts
 optimizer steps of one long pass: it seeds dropout, measures the gradient norm, logs and may save
-at every step, and gathers weights that several devices share, which would take about 15 % of a
+at every step, and gathers weights that are sharded over devices, which would take about 15 % of a
 GRU4Rec step. The baselines count epochs: they build new batches, validate and save between epochs
 on one device, so a common loop would consist of two branches with little in common.
 
@@ -29,16 +29,16 @@ from mllm_msr.ranker.training.checkpoint import Progress, TrainingState, require
 
 
 class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
-    """One training run over the remaining epochs.
+    """Lightning module for the remaining epochs of a training run.
 
     Args:
         network: Network to train.
         epoch_batches: Returns the batches of an epoch.
         loss: Returns the mean loss of a batch.
         validate: Returns the validation metric; `None` without validation.
-        options: How to train.
+        options: Options of the training loop.
         progress: Progress of the run; updated in place.
-        start: State that `progress` comes from; `None` for a new run.
+        start: Saved state that the run resumes from; `None` for a new run.
         folder: Folder of the states; `None` to save none.
         fingerprint: Fingerprint of the run, saved with every state.
     """
@@ -66,14 +66,14 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self._start = start
         self._folder = folder
         self._fingerprint = fingerprint
-        # Time of the interrupted processes, and the start of this one.
+        # Time spent in interrupted processes, and the start time of this one.
         self._earlier_seconds = progress.seconds
         self._started = time.monotonic()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of the next epoch."""
         batches: Any = self._epoch_batches(self._progress.step)
-        # The loader must not draw from the global generator, which makes the dropout masks.
+        # The loader must not advance the global generator, which draws the dropout masks.
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

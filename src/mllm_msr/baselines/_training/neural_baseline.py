@@ -1,9 +1,9 @@
-"""Base class of every baseline with a network: training settings, their checks, and training.
+"""Base class of all baselines with a network: training settings, their checks, and training.
 
 Two families derive from it: `_sequences/sequence_baseline.py`, whose networks encode a history as
-a vector, and `_content/content_baseline.py`, whose networks read content vectors. A family defines
-what is learned from and how candidates are scored; a baseline of the family defines its network,
-in one file.
+a vector, and `_content/content_baseline.py`, whose networks use content vectors. A family defines
+the training data and how candidates are scored; a baseline of the family defines its network in one
+file.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from mllm_msr.baselines._training.options import (
     Validate,
     changed_fields,
 )
-from mllm_msr.baselines._training.sampling import step_size
+from mllm_msr.baselines._training.sampling import effective_batch_size
 from mllm_msr.baselines._training.train import TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender
 
 F = TypeVar("F")
 
-# Paths, which do not change the trained weights.
+# Settings that are paths; they do not change the trained weights.
 _PATHS: Final = ("content_cache", "checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """Batches and loss that a network is trained with.
+    """Batches and loss of a training run.
 
     Attributes:
-        batches: Returns the batches of an epoch, 0 the first; a function of the epoch alone.
+        batches: Returns the batches of an epoch, counted from 0; depends only on the epoch.
         loss: Returns the mean loss of a batch.
     """
 
@@ -50,13 +50,13 @@ class TrainingSpec:
 
 
 @dataclass(kw_only=True, eq=False)
-class TrainedRecommender(Recommender, Generic[F]):
+class NeuralBaseline(Recommender, Generic[F]):
     """Recommender with a network that `train.train` trains; `F` is the type of the fitted model.
 
     Attributes:
-        batch_size: Examples per optimizer step, at least 1; `None` for `usual_step`, or less for
-            small data.
-        epochs: See `LoopOptions`, as for all settings of the same names below.
+        batch_size: Examples per optimizer step, at least 1; `None` for `default_batch_size`, or
+            less for small data.
+        epochs: See `LoopOptions`.
         learning_rate: See `LoopOptions`.
         weight_decay: See `LoopOptions`.
         early_stopping_patience: See `LoopOptions`.
@@ -66,13 +66,13 @@ class TrainedRecommender(Recommender, Generic[F]):
         checkpoints: Folder of the training states, from which a killed `fit` resumes; `None`
             saves none.
         seed: Seed of weights, data order, dropout and negatives.
-        usual_step: Examples per optimizer step that suit tens of thousands of users.
+        default_batch_size: Examples per optimizer step for tens of thousands of users.
 
     Raises:
         SettingsError: A value is out of range.
     """
 
-    usual_step: ClassVar[int] = 256
+    default_batch_size: ClassVar[int] = 256
     batch_size: int | None = None
     epochs: int = 50
     learning_rate: float = 1e-3
@@ -107,17 +107,17 @@ class TrainedRecommender(Recommender, Generic[F]):
 
     @property
     def training_log(self) -> TrainingLog | None:
-        """Return how training ended; `None` before `fit` and after `load`."""
+        """Return the result of training; `None` before `fit` and after `load`."""
         return self._log
 
-    def step_size(self, n_examples: int) -> int:
-        """Return the examples per optimizer step for an epoch with this number of examples."""
-        return step_size(self.batch_size, n_examples, usual=self.usual_step)
+    def effective_batch_size(self, n_examples: int) -> int:
+        """Return the examples per optimizer step for an epoch of `n_examples` examples."""
+        return effective_batch_size(self.batch_size, n_examples, default=self.default_batch_size)
 
     def _train(
         self, network: nn.Module, spec: TrainingSpec, *, validate: Validate | None, data: str
     ) -> None:
-        """Train a network; `data` is a hash of the data that it learns from."""
+        """Train a network; `data` is a hash of its training data."""
         settings = {k: v for k, v in changed_fields(self).items() if k not in _PATHS}
         self._log = train(
             network,
@@ -148,7 +148,7 @@ class TrainedRecommender(Recommender, Generic[F]):
         }
 
     def _loop_options(self) -> LoopOptions:
-        """Return the settings of the training loop; those that a family lacks have defaults."""
+        """Return the options of the training loop; options without a setting keep their default."""
         own = {each.name for each in fields(self)}
         names = [each.name for each in fields(LoopOptions) if each.name in own]
         return LoopOptions(**{name: getattr(self, name) for name in names})
@@ -165,6 +165,6 @@ def require_two_interactions(histories: Histories) -> None:
     """
     if not (histories.lengths > 1).any():
         raise TrainingError(
-            f"No user has two interactions (found {len(histories.items)} in all). Add data, or "
+            f"No user has two interactions ({len(histories.items)} in total). Add data, or "
             "lower data.min_user_interactions and data.min_item_interactions."
         )

@@ -11,30 +11,30 @@ from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Type of a batch: the loss of a baseline defines it.
+# Type of a batch, defined by each baseline.
 B = TypeVar("B")
 Precision = Literal["auto", "bf16", "fp32"]
-# Returns the validation metric of the network as it is now, higher is better.
+# Returns the validation metric of the current network; higher is better.
 Validate = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopOptions:
-    """How to train a network.
+    """Options of the training loop.
 
     Attributes:
         epochs: Upper bound on the passes over the data, at least 1.
         learning_rate: Constant learning rate of AdamW, above 0.
         beta2: Second decay rate of AdamW, in [0, 1).
         weight_decay: Weight decay of AdamW, at least 0.
-        clip: Largest gradient norm; 0 for no clipping.
+        clip: Maximum gradient norm; 0 disables clipping.
         early_stopping_patience: Validations without improvement before training stops, at
             least 1.
         validate_every: Epochs between validations, at least 1.
-        max_minutes: Training stops at the first batch after this time, above 0. A run that
-            reaches the limit depends on the speed of the machine.
+        max_minutes: Time after which training stops, above 0; checked after each batch. The
+            result of a run that reaches the limit depends on the speed of the machine.
         precision: "bf16" runs matrix products under autocast, "fp32" does not, "auto" chooses
-            "bf16" where the processor supports it.
+            "bf16" if the processor supports it.
         seed: Seed of dropout; the caller orders the batches.
     """
 
@@ -71,7 +71,7 @@ class LoopOptions:
 def changed_fields(settings: DataclassInstance) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults.
 
-    Fingerprints record these only, so that a new option does not invalidate saved states.
+    Fingerprints record only these, so that a new option does not invalidate saved states.
     """
     return {
         each.name: value

@@ -1,10 +1,10 @@
-"""Samples of an epoch: step size, targets within histories, and negative items.
+"""Sampling of training examples: batch size, targets within histories, and negative items.
 
-All baselines with a network use the step size. Those that cannot learn from every position of a
-history at once (`mmsr.py`, `trans2d.py`) sample a limited number of targets per user, different
-ones in each epoch, so that long histories do not dominate and the time of an epoch is limited.
-Those that learn from pairs (`mmgcn.py`, `mgat.py`, `trans2d.py`) sample items that the user has not
-interacted with.
+All baselines with a network use `effective_batch_size`. Those that cannot learn from every position
+of a history at once (`mmsr.py`, `trans2d.py`) sample a limited number of targets per user,
+different ones in each epoch, so that long histories do not dominate and the duration of an epoch is
+bounded. Those that learn from pairs (`mmgcn.py`, `mgat.py`, `trans2d.py`) sample items that the
+user has not interacted with.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import numpy.typing as npt
 from mllm_msr.baselines._training.histories import Codes, Histories
 
 _STEPS_PER_EPOCH: Final = 16
-_MIN_STEP_SIZE: Final = 32
+_MIN_BATCH_SIZE: Final = 32
 _MAX_REDUCTION: Final = 32
 
-# Attempts to replace negatives that the user has interacted with.
+# Maximum attempts to replace negatives that the user has interacted with.
 _MAX_ATTEMPTS: Final = 100
 
 
-def step_size(batch_size: int | None, n_examples: int, *, usual: int) -> int:
+def effective_batch_size(batch_size: int | None, n_examples: int, *, default: int) -> int:
     """Return the number of examples per optimizer step.
 
     Args:
         batch_size: The setting; `None` derives the size from the data.
         n_examples: Examples of an epoch.
-        usual: Size that suits tens of thousands of users. Small data gets smaller steps, at
-            least 32 and `usual` / 32, so that an epoch has 16 of them: with one or two steps per
-            epoch, early stopping ends the training before anything is learned.
+        default: Size for tens of thousands of users. Small data gets smaller batches, at least 32
+            and `default` / 32, so that an epoch has 16 of them: with one or two steps per epoch,
+            early stopping ends the training before anything is learned.
     """
     if batch_size is not None:
         return batch_size
-    smallest = max(_MIN_STEP_SIZE, usual // _MAX_REDUCTION)
-    return min(usual, max(smallest, math.ceil(n_examples / _STEPS_PER_EPOCH)))
+    smallest = max(_MIN_BATCH_SIZE, default // _MAX_REDUCTION)
+    return min(default, max(smallest, math.ceil(n_examples / _STEPS_PER_EPOCH)))
 
 
 def sample_targets(histories: Histories, per_user: int, rng: np.random.Generator) -> Codes:
@@ -64,7 +64,7 @@ def sample_targets(histories: Histories, per_user: int, rng: np.random.Generator
 
 
 def preceding_items(histories: Histories, positions: Codes, *, max_length: int) -> Histories:
-    """Return the latest items before each target: one history per target, none of them empty.
+    """Return the latest items before each target: one non-empty history per target.
 
     Args:
         histories: Items of each user.
@@ -103,7 +103,7 @@ class NegativeItems:
     def draw(self, users: Codes, n_negatives: int, rng: np.random.Generator) -> Codes:
         """Sample items for each user, all items with equal probability.
 
-        A user who has interacted with nearly every item may get one of these.
+        Users who have interacted with nearly every item may get some of these.
 
         Returns:
             Item codes: [len(users), n_negatives].

@@ -1,9 +1,9 @@
 """Training of the baselines' networks.
 
-A baseline supplies a network, its batches, a loss and, if there are validation users, a validation
-metric. This module supplies what must be the same for all baselines: early stopping and weight
-selection on validation users only, bfloat16 products where the processor supports them, seeds, a
-time limit, a check for NaN, and exact resumption after a crash.
+A baseline provides a network, its batches, a loss and, if there are validation users, a validation
+metric. This module provides what must be the same for all baselines: early stopping and weight
+selection on validation users only, bfloat16 products if the processor supports them, seeds, a time
+limit, a check for NaN, and exact resumption after a crash.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class TrainingLog:
         epochs: Epochs done.
         best_epoch: Epoch whose weights are kept, counted from 1.
         best_value: Validation metric of that epoch, `None` without validation.
-        seconds: Time in the training loop with validations, over all interrupted and resumed
+        seconds: Time in the training loop, including validation, over all interrupted and resumed
             processes.
-        stopped_because: Why training ended, one phrase.
+        stopped_because: Why training ended, as a phrase.
     """
 
     epochs: int
@@ -78,19 +78,19 @@ def train(
     folder: Path | None = None,
     fingerprint: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
-    """Train a network in place and give it the weights with the best validation metric.
+    """Train a network in place and load the weights with the best validation metric.
 
     Args:
-        network: Network to train; left on the CPU, in evaluation mode.
-        epoch_batches: Returns the batches of an epoch, 0 the first; a function of the epoch
-            alone. Batches are tensors or have a method `to` like them.
+        network: Network to train; afterwards on the CPU and in evaluation mode.
+        epoch_batches: Returns the batches of an epoch, counted from 0; depends only on the epoch.
+            Batches are tensors or have a method `to` like them.
         loss: Returns the mean loss of a batch; called in training mode and under autocast.
         validate: Returns the metric on validation users, higher is better; called in evaluation
             mode, without gradients and in float32. `None` keeps the last weights.
-        options: How to train.
+        options: Options of the training loop.
         folder: Folder for a state after each epoch; a killed run with the same folder resumes
             from it. `None` saves nothing.
-        fingerprint: JSON-able settings and hashes of data that the weights depend on, too.
+        fingerprint: Further settings and data hashes that the weights depend on, as JSON values.
 
     Raises:
         MissingExtraError: Lightning is not installed.
@@ -149,7 +149,7 @@ def _lightning_trainer(options: LoopOptions) -> Any:
 
 
 def supports_bf16() -> bool:
-    """Check whether bfloat16 matrix products are faster here than float32 ones."""
+    """Check whether bfloat16 matrix products are faster than float32 ones on this machine."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

@@ -1,7 +1,7 @@
 """Metric on validation users that selects the weights of trained baselines.
 
 The candidates are those of the split "validation", with every kind of negatives that was sampled.
-Each kind has the same weight, so that neither popular nor rare items alone decide.
+Each kind has the same weight, so that neither popular nor rare items dominate.
 """
 
 from __future__ import annotations
