@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import re
 import statistics
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +24,17 @@ PACKAGE: Final = ROOT / "src" / "mllm_msr"
 TESTS: Final = ROOT / "tests"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_NO_CODE: Final = frozenset(
+    {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+)
 
 # Terms that the project replaced by the field's own (first word of each pair) and words that
 # read as translated. Matched as whole words in code, docs and messages; underscores separate.
@@ -125,6 +138,19 @@ def sources(folder: Path = PACKAGE) -> list[Path]:
 def n_lines(path: Path) -> int:
     """Return the number of lines of a file."""
     return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def n_code_lines(path: Path) -> int:
+    """Return the number of lines of a file that are not blank, a comment or a docstring."""
+    text = path.read_text(encoding="utf-8")
+    code: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _NO_CODE:
+            code.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            code.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(code)
 
 
 def functions(path: Path) -> Iterator[tuple[Function, bool]]:
@@ -289,6 +315,9 @@ def measures() -> dict[str, float]:
         "public docstrings, %": _percent(len(documented), n_public),
         "modules with a test of their name, %": _percent(len(unmirrored()), len(modules)),
         "test lines per source line": round(test_lines / sum(files), 2),
+        "the same without docstrings and comments": round(
+            sum(map(n_code_lines, TESTS.rglob("*.py"))) / sum(map(n_code_lines, sources())), 2
+        ),
         "entries at the top": len(top_entries()),
         "docstrings that begin with a verb, %": _percent(len(not_verb_first()), len(docstrings)),
         "odd words per 1,000 lines": round(1000 * len(words(ODD_WORDS, sources())) / sum(files), 2),

@@ -41,7 +41,7 @@ def test_only_equal_models_share_a_folder_of_states(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_invalid_arguments_are_rejected() -> None:
-    with pytest.raises(UnknownNameError, match="Unknown baseline 'sasrek'. Did you mean 'sasrec'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown baseline 'sasrek'. Did you mean 'sasrec'"):
         _factory.make("sasrek", {})
     with pytest.raises(SettingsError, match="epochs must be at least 1, but is 0"):
         _factory.make("sasrec", {"epochs": 0})

@@ -127,7 +127,7 @@ def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, da
 
 
 def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path, script):
-    with pytest.raises(UnknownNameError, match="Unknown model 'sasrek'. Did you mean 'sasrec'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'sasrek'. Did you mean 'sasrec'"):
         run(tmp_path / "run", data, ["popularity", "sasrek"])
     assert not (tmp_path / "run" / "manifest.json").exists()
     assert {"mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot", "popularity"} <= {

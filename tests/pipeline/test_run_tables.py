@@ -81,5 +81,5 @@ def test_the_item_type_is_the_setting_or_the_data_sets_own(tables: RunTables) ->
 
 
 def test_scored_models_need_the_stage_score(tables: RunTables) -> None:
-    with pytest.raises(RunFolderError, match="No model has scored .* Run the stage 'score' first"):
+    with pytest.raises(RunFolderError, match=r"No model has scored .* Run the stage 'score' first"):
         tables.scored_models()
