@@ -85,8 +85,8 @@ def _read_sequences(path: Path) -> pl.LazyFrame:
         columns = lines.collect_schema().names()
     if len(columns) != 2:
         raise DataError(
-            f"{path.name} has {len(columns)} columns. MicroLens sequences have two columns, user and "
-            "items, separated by a tab. Check that this is the right file."
+            f"{path.name} has {len(columns)} columns instead of two, user and items, separated by "
+            "a tab. Check that this is the right file."
         )
     lines = lines.rename(dict(zip(columns, ("user", "items"), strict=True)))
     # Drop a header, which would otherwise become a user.
