@@ -92,4 +92,4 @@ def test_damaged_vectors_are_computed_again(items, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         second = content_vectors(items, cache=tmp_path / "cache")
     assert np.array_equal(first.image, second.image)
-    assert "computing them again" in caplog.text
+    assert "Computing them again" in caplog.text
