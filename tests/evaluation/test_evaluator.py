@@ -76,7 +76,7 @@ def test_users_without_a_value_are_counted_but_not_averaged(test_rows):
     assert not math.isnan(entry["mean"])
 
 
-def test_a_constant_score_earns_chance(test_rows):
+def test_a_constant_score_has_the_value_of_chance(test_rows):
     flat = scored(test_rows).with_columns(score=pl.lit(0.5))
     found = evaluate_scores({"flat": flat}, n_resamples=50)
     entries = found.summary["flat"]["uniform"]

@@ -66,7 +66,7 @@ def test_external_labels_are_ignored(external):
         (lambda frame: pl.concat([frame, frame[:2]]), "contain 4 duplicate rows, such as"),
         (
             lambda frame: frame.with_columns(pl.col("user_id").replace({"u3": "nobody"})),
-            "42 rows of s.parquet are no test candidates, such as .*'nobody'",
+            "42 rows of s.parquet are not test candidates, such as .*'nobody'",
         ),
         (lambda frame: frame.drop("score"), "'s.parquet' lacks columns: score"),
         (

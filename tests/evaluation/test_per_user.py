@@ -69,7 +69,7 @@ def test_auc_with_ties_agrees_with_scikit_learn(rows):
     assert found["auc"] == pytest.approx(roc_auc_score(labels, scores))
 
 
-def test_a_constant_score_earns_chance():
+def test_a_constant_score_has_the_value_of_chance():
     found = metrics_from_scores(score_table([0.5] * 21, [1] + [0] * 20)).row(0, named=True)
     assert found["auc"] == 0.5
     assert found["hr@5"] == pytest.approx(5 / 21)
@@ -179,14 +179,14 @@ def test_an_empty_table_gives_an_empty_table():
     assert metrics_from_scores(score_table([], [])).height == 0
 
 
-def test_impossible_counts_are_rejected():
+def test_inconsistent_counts_are_rejected():
     with pytest.raises(DataError, match="row 1: 3 better and 1 tied of 3 negatives"):
         metrics_from_counts([0, 3], [0, 1], n_negatives=3)
 
 
 def test_duplicate_ranks_of_a_user_are_rejected():
     ranks = rank_counts(score_table([1, 0], [1, 0]))
-    with pytest.raises(DataError, match="2 rows of lists that occur more than once"):
+    with pytest.raises(DataError, match="contain 2 duplicate rows"):
         metrics_from_ranks(pl.concat([ranks, ranks]))
 
 

@@ -8,7 +8,7 @@ from mllm_msr.evaluation.ranked_lists import RankedLists
 
 
 def rows(*lists):
-    """Return the rows of lists of (score, label), in the worst order for a reader by position."""
+    """Return the rows of lists of (score, label) in reverse order, so that only keys match."""
     flat = [
         (index, score, label) for index, entries in enumerate(lists) for score, label in entries
     ]

@@ -1,1 +1,1 @@
-"""Evaluation of models: metrics per user, means with intervals, significance tests, report."""
+"""Evaluation of models: metrics per user, means with intervals, significance tests, and report."""

@@ -1,8 +1,8 @@
-"""Means over users with intervals; folds and seeds are pooled.
+"""Means over users with intervals, pooled over folds and seeds.
 
 The user is the unit of resampling. A user who was tested in several folds or under several seeds
 of a model counts once, with the mean of their values. A model with several seeds has one score
-table per seed, named "model@seed"; each such table is called a run here.
+table per seed, named "model@seed"; this module calls each such table a run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> 
     if len(frames) == 1:
         return frames[0]
     stacked = pl.concat(frames)
-    # Sorted before summation: the order in Polars' threads would change the last digit.
+    # Sort before summation: Polars' threads sum in varying order, which changes the last digit.
     values = [
         pl.col(name).sort().mean().cast(dtype)
         for name, dtype in stacked.schema.items()
@@ -96,7 +96,7 @@ def means_with_intervals(
             users = by_user(part, metrics)
             tables[model, str(kind)] = users
             groups.setdefault(tuple(users["user_id"]), []).append((model, str(kind)))
-    # Tables over the same users share their resamples, which are therefore drawn once.
+    # Tables of the same users share their resamples, which are drawn once.
     bounds: dict[tuple[str, str], tuple[Floats, Floats]] = {}
     for keys in groups.values():
         values = [tables[key].select(metrics).to_numpy() for key in keys]
@@ -130,7 +130,7 @@ def fold_means(
     Returns:
         `{negatives: {metric: {fold: mean}}}`.
     """
-    # Summed by NumPy in a fixed order: the order in Polars' threads would change the last digit.
+    # NumPy sums in a fixed order; Polars' threads do not, which changes the last digit.
     result: dict[str, dict[str, dict[str, float]]] = {}
     groups = wide.sort(KEYS).partition_by("negatives", "fold", as_dict=True)
     for (kind, fold), frame in sorted(groups.items()):
@@ -141,7 +141,7 @@ def fold_means(
 
 
 def seed_means(wide: Mapping[str, pl.DataFrame], metrics: Sequence[str]) -> dict[str, Any]:
-    """Compute the means of each seed of the models with several seeds.
+    """Compute the means per seed for models with several seeds.
 
     Args:
         wide: For each run a frame with `score_checks.KEYS` and one column per metric, without NaN.

@@ -2,7 +2,7 @@
 
 Part of the third step of the evaluation. Models are fine-tuned with one negative per positive and
 evaluated with twenty. The bins therefore weight both classes equally: a probability of 0.7 is
-calibrated if 70 % of such rows are positive among as many positives as negatives.
+calibrated if 70 % of such rows are positive in a set with as many positives as negatives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Paired comparisons of every two models on their common users, with Holm's correction.
+"""Paired comparisons of all pairs of models on their common users, with Holm's correction.
 
-Part of the third step of the evaluation. The correction counts all pairs under one kind of
-negatives in one metric as one family of tests.
+Part of the third step of the evaluation. All pairs under one kind of negatives and one metric form
+one family of tests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compare_models(
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> list[dict[str, Any]]:
-    """Compare every two models on their common users.
+    """Compare all pairs of models on their common users.
 
     Args:
         wide: For each model a frame with `score_checks.KEYS` and one column per metric, without
@@ -83,7 +83,7 @@ def compare_models(
 def _pairs_by_common_users(
     users: Mapping[str, pl.DataFrame],
 ) -> dict[tuple[str, ...], list[tuple[str, str]]]:
-    """Group the pairs of models by the users that both have ranked; others are left out.
+    """Group the pairs of models by their common users; other users are left out.
 
     Pairs with the same users share their resamples, so that one call compares all of them.
     """

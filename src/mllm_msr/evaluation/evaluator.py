@@ -1,10 +1,10 @@
-"""From score tables to means, intervals, comparisons, slices and calibration.
+"""Evaluation of score tables: means, intervals, comparisons, slices and calibration.
 
 Third step of the evaluation (paper, section "Experiments"). The same code evaluates every model
-on the same candidate rows. Values per user come first; means and intervals over users pool the
-folds and seeds. Every mean can be recomputed from the tables of the run folder:
+on the same candidate rows. Values per user are computed first; means and intervals over users pool
+the folds and seeds. Every mean can be recomputed from the tables of the run folder:
 `metrics_per_user.parquet` (all metrics of all users), `target_profiles.parquet` (the slices) and
-`top/` (the lists that coverage is counted in).
+`top/` (the recommended lists, for coverage).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Summary = dict[str, dict[str, Cells]]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Facts about users and items from which slices and exposure metrics are computed.
+    """Profiles of users and items for slices and exposure metrics.
 
     Attributes:
         profiles: `tables.TARGET_PROFILES`.
@@ -63,9 +63,9 @@ class Evaluation:
             interval over users.
         details: Further results as JSON values: `folds` (means per fold), `seeds` (means per
             seed, for models with several), `chance` (means of a random order), `pooled_auc`,
-            `undefined` (number of lists left out), `comparisons` (paired, Holm corrected within
+            `undefined` (number of lists left out), `comparisons` (paired, Holm-corrected within
             each kind of negatives and metric), `calibration` and `histograms` of models with
-            scores in [0, 1]. With a context also `slices` and `exposure`
+            scores in [0, 1]. With a context, also `slices` and `exposure`
             (`{model: {metric: {mean, low, high, n}}}`, coverage without an interval).
     """
 
@@ -75,7 +75,7 @@ class Evaluation:
 
 
 class _Resampling(TypedDict):
-    """Arguments of the bootstrap, the same for every interval of one evaluation."""
+    """Arguments of the bootstrap, shared by all intervals of an evaluation."""
 
     seed: int
     n_resamples: int
@@ -92,13 +92,13 @@ def evaluate_scores(
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> Evaluation:
-    """Evaluate models by their scores.
+    """Evaluate models on their score tables.
 
     Args:
         scores: `tables.SCORES` by run. A run is a model, or one seed of a model if its name is
             "model@seed". The values of a user are averaged over the seeds of a model.
         ranks: `tables.RANKS` by run (full-catalog rankings), added to the run's results.
-        context: Input of slices and exposure metrics, which are left out without it.
+        context: Profiles for slices and exposure metrics; None leaves these out.
         ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap and of the tests.
         n_resamples: Number of resamples of every interval and test.
@@ -203,7 +203,7 @@ class _ScoredRuns:
         }
 
     def n_undefined(self) -> dict[str, int]:
-        """Count the lists of each model that are left out."""
+        """Count the lists of each model that are left out of the means."""
         return {
             model: sum(self.lists[run].height - self.defined[run].height for run in runs)
             for model, runs in runs_by_model(list(self.lists)).items()

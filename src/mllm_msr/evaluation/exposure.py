@@ -1,16 +1,16 @@
 """Exposure metrics of the recommended lists: coverage, novelty and popularity bias @k.
 
-Part of the third step of the evaluation, computed from the first k of the full-catalog ranking.
-The paper does not report these metrics. They distinguish a recommender that adapts to its users
-from one that shows everyone the same popular items.
+Part of the third step of the evaluation, computed from the top k of the full-catalog ranking. The
+paper does not report these metrics. They distinguish a personalized recommender from one that
+recommends the same popular items to everyone.
 
-- `coverage@k`: share of the catalog in at least one user's first k. It grows with the number of
-  users, so that only models with the same users compare.
-- `novelty@k`: mean self-information of a user's first k, in bits
+- `coverage@k`: share of the catalog in the top k of at least one user. It grows with the number of
+  users, so only models with the same users are comparable.
+- `novelty@k`: mean self-information of the items in a user's top k, in bits
   (`target_profiles.item_popularity`).
-- `popularity@k`: their mean popularity percentile, in (0, 1).
-- `bias@k`: the same minus the mean percentile of the user's history; above 0 if the list is more
-  mainstream than the user.
+- `popularity@k`: mean popularity percentile of these items, in (0, 1).
+- `bias@k`: `popularity@k` minus the mean percentile of the user's history; above 0 if the list is
+  more popular than the history.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def exposure_per_user(
     if unknown.height:
         raise DataError(
             f"{unknown.height} rows of the recommended lists have an item outside the catalog, "
-            f"such as {unknown['item_id'][0]!r}. Rank the items of the run only."
+            f"such as {unknown['item_id'][0]!r}. Rank only the items of the run."
         )
     first = {k: pl.col("rank") <= k for k in ks}
     return (
@@ -110,7 +110,7 @@ def exposure_by_run(
 
 
 def coverage(top: pl.DataFrame, *, n_items: int, ks: Sequence[int]) -> dict[str, float]:
-    """Compute the share of the catalog in at least one user's first k, averaged over folds.
+    """Compute the share of the catalog in the top k of at least one user, averaged over folds.
 
     Args:
         top: `tables.TOP` with at least one row.
@@ -140,7 +140,7 @@ def exposure_means(
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, Cells]:
-    """Compute the coverage and the means of the other exposure metrics of each model.
+    """Compute the coverage and the mean exposure metrics of each model.
 
     Args:
         per_user: `exposure_per_user` by run.

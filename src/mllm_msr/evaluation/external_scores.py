@@ -1,7 +1,8 @@
 """Evaluation of external score tables against the candidates of a run.
 
-Entry point of the evaluation for models outside this package. Rows are matched by their keys and
-labels come from the candidates alone. Rows that do not match raise an error with their number.
+Entry point of the evaluation for models outside this package. Rows are matched by their keys, and
+labels come only from the candidates. Rows that do not match raise an error that states their
+number.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ def evaluate_external(
     others = candidates.filter(pl.col("split") != "test").join(test, on=ROW, how="anti")
     n_ignored = scores.join(others, on=ROW, how="semi").height
     if n_ignored:
-        logger.info("Ignored %d scores of training and validation rows", n_ignored)
+        logger.info("Ignored %d scores of training and validation rows.", n_ignored)
         scores = scores.join(others, on=ROW, how="anti")
     check_unique_rows(scores, model=model)
     unknown = scores.join(test, on=ROW, how="anti").select(ROW).sort(ROW)
     if unknown.height:
         raise DataError(
-            f"{unknown.height} rows of {scores_path.name} are no test candidates, such as "
-            f"{unknown.row(0, named=True)}. Take fold, negatives, user_id and item_id from "
+            f"{unknown.height} rows of {scores_path.name} are not test candidates, such as "
+            f"{unknown.row(0, named=True)}. Copy fold, negatives, user_id and item_id from "
             f"{candidates_path.name}."
         )
     missing = test.join(scores, on=ROW, how="anti").select(ROW).sort(ROW)

@@ -1,8 +1,8 @@
 """Metrics of each user, from scores or from full-catalog ranks.
 
-First step of the evaluation (paper, section "Experiments"). Rows are grouped by explicit keys and
+First step of the evaluation (paper, section "Experiments"). Rows are grouped by explicit keys,
 never by their position in a table, so that a missing row cannot shift the users after it. The
-metrics themselves, and their rules for ties and lists with one class, are in `metrics`.
+package `metrics` defines the metrics and their rules for ties and lists with one class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def metrics_from_scores(
 
     Args:
         scores: Columns of `tables.SCORES`.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
         ks: Cut-offs.
 
     Returns:
@@ -54,19 +54,18 @@ def metrics_from_ranks(
 
     Args:
         ranks: Columns of `tables.RANKS`.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
         ks: Cut-offs.
 
     Raises:
-        DataError: The counts are impossible, or a user has two rows in a fold.
+        DataError: The counts are inconsistent, or a user has two rows in a fold.
     """
     ranks = conform(ranks, RANKS, name=f"ranks of {model}")
     duplicates = ranks.filter(ranks.select(KEYS).is_duplicated())
     if duplicates.height:
         raise DataError(
-            f"The ranks of {model!r} contain {duplicates.height} rows of lists that occur more "
-            f"than once, such as {duplicates.row(0)}. Keep one row for each fold, negatives and "
-            "user."
+            f"The ranks of {model!r} contain {duplicates.height} duplicate rows, such as "
+            f"{duplicates.row(0)}. Keep one row for each (fold, negatives, user_id)."
         )
     values = metrics_from_counts(
         ranks["n_better"].to_numpy(),
@@ -115,7 +114,7 @@ def metrics_from_counts(
     if wrong.size:
         row = wrong[0]
         raise DataError(
-            f"Impossible rank counts in row {row}: {better[row]} better and {tied[row]} tied of "
+            f"Inconsistent rank counts in row {row}: {better[row]} better and {tied[row]} tied of "
             f"{total[row]} negatives. Count each negative at most once, and not the positive."
         )
     defined = total > 0
@@ -127,11 +126,11 @@ def rank_counts(scores: pl.DataFrame, *, model: str = "scores") -> pl.DataFrame:
     """Reduce a score table with one positive per list to `tables.RANKS`.
 
     Full-catalog rankings are scored in blocks of users and stored in this form, so that no table
-    of all users times all items is stored.
+    of all (user, item) pairs is ever stored.
 
     Args:
         scores: Columns of `tables.SCORES`.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
 
     Raises:
         DataError: The scores cannot be ranked, or a list does not have exactly one positive.
@@ -150,7 +149,7 @@ def rank_counts(scores: pl.DataFrame, *, model: str = "scores") -> pl.DataFrame:
     if wrong.height:
         raise DataError(
             f"{wrong.height} lists in the scores of {model!r} do not have exactly one positive, "
-            f"such as {wrong.row(0)[:4]}. Use metrics_from_scores, which takes any number."
+            f"such as {wrong.row(0)[:4]}. Use metrics_from_scores for other numbers of positives."
         )
     return conform(counts, RANKS, name="ranks").sort(KEYS)
 
@@ -197,7 +196,7 @@ def chance(
 def chance_by_kind(
     wide: Mapping[str, pl.DataFrame], *, ks: Sequence[int] = KS
 ) -> dict[str, dict[str, float]]:
-    """Compute the value of a random order over the lists of all models.
+    """Compute the expected metrics of a random order for each kind of negatives.
 
     Args:
         wide: For each model a frame with `KEYS`, `n_positives` and `n_negatives`.

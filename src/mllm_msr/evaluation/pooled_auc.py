@@ -1,6 +1,6 @@
-"""AUC over all users' rows at once, as the code released with the paper computes it.
+"""Pooled AUC over the rows of all users, as in the code released with the paper.
 
-Part of the third step of the evaluation, reported next to the mean of the users' AUCs.
+Part of the third step of the evaluation, reported next to the mean AUC over users.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def pooled_auc(scores: pl.DataFrame) -> dict[str, float]:
     """Compute the AUC over all rows of a fold at once.
 
     The pooled AUC compares positives with the negatives of all users. It therefore also rewards
-    scores that are comparable between users, and differs from the mean of the users' AUCs. Ties
-    count half.
+    scores that are comparable between users, and differs from the mean AUC over users. Ties count
+    half.
 
     Args:
         scores: Columns of `tables.SCORES`, finite.

@@ -1,9 +1,9 @@
-"""Rankings with ties in the form that the metrics are computed from.
+"""Ranked lists with ties, the input of all metrics.
 
-A ranked list is one user's candidates, ordered by score. Only the groups of equal scores that
-contain a positive matter to a ranking metric, so that a list of any length is reduced to a few
-counts. Lists come from score tables (`from_scores`, any number of positives) or from the counts
-of a full-catalog ranking (`from_counts`, one positive each).
+A ranked list contains the candidates of one user, ordered by score. Ranking metrics depend only on
+the groups of equal scores that contain a positive, so that a list of any length is reduced to a few
+counts. Lists are built from score tables (`from_scores`, any number of positives) or from the
+counts of a full-catalog ranking (`from_counts`, one positive each).
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class RankedLists:
 
         def before(counts: Counts) -> Counts:
             """Sum the counts of the earlier groups of the same list."""
-            cumulated = np.cumsum(counts) - counts
-            return cumulated - np.repeat(cumulated[start], n_groups)
+            cumulative = np.cumsum(counts) - counts
+            return cumulative - np.repeat(cumulative[start], n_groups)
 
         index = np.repeat(np.arange(len(lists)), n_groups)
         n_positives = np.bincount(index, weights=positives, minlength=len(lists)).astype(np.int64)
@@ -97,7 +97,7 @@ class RankedLists:
     def from_counts(
         cls, n_better: npt.ArrayLike, n_tied: npt.ArrayLike, *, n_negatives: npt.ArrayLike
     ) -> Self:
-        """Describe lists with one positive each by the position of that positive.
+        """Build lists with one positive each from the rank counts of that positive.
 
         Args:
             n_better: Negatives that score higher than the positive, shape [n_lists].
@@ -119,7 +119,7 @@ class RankedLists:
         )
 
     def sum_per_list(self, values: npt.ArrayLike) -> Floats:
-        """Sum values of tie groups over the groups of each list.
+        """Sum the values of the tie groups of each list.
 
         Args:
             values: Shape [n_groups].

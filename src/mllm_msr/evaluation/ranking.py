@@ -1,11 +1,11 @@
-"""Full-catalog ranking: the rank of each true item, and the items at the top.
+"""Full-catalog ranking: the rank of each true item, and the top of each list.
 
 Runs between scoring and the metrics. The paper (section "Experiments") ranks 21 candidates; the
 full catalog is the stricter test. Scores arrive in chunks of users and are reduced immediately to
 `tables.RANKS` and `tables.TOP`, so that memory does not grow with the number of users.
 
-Items that the user interacted with before the target are not candidates. In the ranks, equal
-scores count by their expected value; the top lists, which need one order, break ties by item id.
+Items that the user interacted with before the target are not candidates. The ranks count ties
+separately; the top lists, which need one order, break ties by item id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Indices = npt.NDArray[np.int64]
 FULL: Final = "full"
 DEPTH: Final = 20
 
-# Bound on the working copy of a chunk; a few more arrays of the same shape exist at a time.
+# Maximum size of the working copy of a chunk; a few temporary arrays have the same size.
 _BLOCK_BYTES: Final = 16 * 2**20
 
 
@@ -48,10 +48,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class _Catalog:
-    """Items by their column in the score array.
+    """Index of the items by their column in the score array.
 
     Attributes:
-        item_ids: Item of each column.
+        item_ids: Item id of each column.
         column_of: Columns `item_id` and `column`.
         order: Position of each column in the order of item ids.
     """
@@ -79,7 +79,7 @@ def rank_catalog(
     depth: int = DEPTH,
     model: str = "scores",
 ) -> Ranking:
-    """Rank the catalog for every user by the scores of a dense scorer.
+    """Rank the catalog for every user by dense scores.
 
     Args:
         chunks: Chunks of users (column `user_id`) and their scores of shape [n_users, n_items],
@@ -90,7 +90,7 @@ def rank_catalog(
         interactions: `tables.INTERACTIONS`. A user's items at positions before the target are
             not candidates, except the target itself.
         depth: Length of the top lists.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
 
     Raises:
         DataError: A target is outside the catalog, the users are not those of the targets, or
@@ -125,12 +125,12 @@ def rank_catalog(
 
 
 def rank_scores(scores: pl.DataFrame, *, depth: int = DEPTH, model: str = "scores") -> Ranking:
-    """Rank the catalog by a table of scores, for models that score one candidate at a time.
+    """Rank the catalog by a score table, for models that score one candidate at a time.
 
     Args:
         scores: Columns of `tables.SCORES`: every candidate of some users, one positive each.
         depth: Length of the top lists.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
 
     Raises:
         DataError: The scores cannot be ranked, or a list does not have exactly one positive.
@@ -202,7 +202,7 @@ def _ranks(rows: pl.DataFrame, scores: Scores, *, n_seen: Indices) -> pl.DataFra
 
 
 def _top(rows: pl.DataFrame, scores: Scores, items: _Catalog, *, depth: int) -> pl.DataFrame:
-    """Return `tables.TOP` of one block; ties in the order of item ids, not of the columns."""
+    """Return `tables.TOP` of one block, with ties in the order of item ids."""
     n_items = scores.shape[1]
     k = min(depth, n_items)
     threshold = np.partition(scores, n_items - k, axis=1)[:, n_items - k, None]  # [n_users, 1]

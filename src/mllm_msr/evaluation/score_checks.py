@@ -18,7 +18,7 @@ def check_scores(scores: pl.DataFrame, *, model: str) -> None:
 
     Args:
         scores: Columns of `tables.SCORES`.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
 
     Raises:
         DataError: A score is missing, NaN or infinite, or a label is neither 0 nor 1. The message
@@ -44,7 +44,7 @@ def check_unique_rows(scores: pl.DataFrame, *, model: str) -> None:
 
     Args:
         scores: Columns of `ROW` and any others.
-        model: Name of the model in messages.
+        model: Name of the model in error messages.
 
     Raises:
         DataError: There are duplicates. The message counts them and shows the first.

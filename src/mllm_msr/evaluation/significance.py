@@ -29,8 +29,8 @@ class Comparison:
 
     Attributes:
         difference: Mean difference, first minus second.
-        low: Lower end of its bootstrap interval.
-        high: Upper end.
+        low: Lower end of the bootstrap interval of the difference.
+        high: Upper end of the bootstrap interval of the difference.
         p_value: Two-sided p-value of the hypothesis that the difference is symmetric around zero,
             not corrected for the number of comparisons (see `holm`).
         better: Share of users for whom the first is higher.
@@ -194,7 +194,7 @@ def sign_flip_p_values(difference: Floats, *, seed: int, n_flips: int) -> Floats
     """
     n_users, n_columns = difference.shape
     observed = np.abs(difference.sum(axis=0))
-    # Tolerance, because sums of the same terms in a different order can differ in the last digit.
+    # Sums of the same terms in a different order can differ in the last digit.
     slack = 1e-9 * np.abs(difference).sum(axis=0)
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_BYTES // (8 * n_users))

@@ -2,7 +2,7 @@
 
 Part of the third step of the evaluation. The slices come from `tables.TARGET_PROFILES`, so that
 the same means can be recomputed from `metrics_per_user.parquet` and `target_profiles.parquet`. The
-bounds are the same for every data set, so that reports compare.
+bounds are the same for every data set, so that reports are comparable.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mllm_msr.evaluation.aggregation import Cells, means_with_intervals
 HISTORY: Final = "history"
 TARGET: Final = "target"
 
-# Upper bounds of the history's length. Users with the shortest histories that 5-core filtering
-# leaves are the cold users.
+# Upper bounds of the history length. The shortest histories that 5-core filtering allows are those
+# of the cold users.
 _LENGTHS: Final = ((5, "up to 5 (cold)"), (10, "6 to 10"), (20, "11 to 20"), (50, "21 to 50"))
 _LONGEST: Final = "over 50"
 

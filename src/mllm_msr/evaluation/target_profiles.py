@@ -1,8 +1,8 @@
 """Profiles of the test targets: length of the user's history and popularity of the items.
 
-Known before anything is scored. The profiles define the slices (which users, which targets) and
-the item popularity defines the exposure metrics. Popularity counts the interactions that the
-recommenders of a fold can learn from, which are all but the hidden targets.
+They do not depend on scores. The profiles define the slices of users and targets, and the item
+popularity defines the exposure metrics. Popularity counts the interactions that the recommenders of
+a fold can learn from: all except the hidden targets.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def build_target_profiles(
 
     Args:
         targets: Rows of `tables.CANDIDATES` with label 1, one per fold and user.
-        interactions: `tables.INTERACTIONS`; only rows before the target are read.
+        interactions: `tables.INTERACTIONS`; only rows before the target are used.
         popularity: `item_popularity` of every fold.
 
     Returns:

@@ -1,4 +1,4 @@
-"""AUC: share of the pairs in the right order."""
+"""AUC: share of the pairs that are ranked correctly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scored_candidates import ranked_list
 
 
 def test_pairs_by_hand():
-    # Positives at ranks 1 and 4 of 5: 3 + 1 of 6 pairs are in the right order.
+    # Positives at ranks 1 and 4 of 5: 3 + 1 of 6 pairs are ranked correctly.
     lists = ranked_list([5, 4, 3, 2, 1], [1, 0, 0, 1, 0])
     assert AUC().compute(lists).tolist() == [pytest.approx(4 / 6)]
 

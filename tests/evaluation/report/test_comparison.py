@@ -82,7 +82,7 @@ def test_slice_panels_keep_the_order_of_slices_and_mark_the_best():
     ]
 
 
-def test_exposure_shows_the_widest_coverage_first():
+def test_exposure_shows_the_highest_coverage_first():
     def entry(coverage):
         names = ("novelty@10", "popularity@10", "bias@10")
         return {"coverage@10": {"mean": coverage}} | {name: cell(0.5) for name in names}

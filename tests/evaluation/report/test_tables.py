@@ -70,7 +70,7 @@ def test_popularity_has_a_row_even_if_it_was_not_evaluated(result_tables):
     assert by_popularity.rows[1].remark == "not evaluated"
 
 
-def test_verdicts_are_from_the_side_of_the_main_model():
+def test_verdicts_state_the_outcome_for_the_main_model():
     record = {
         "negatives": "uniform", "metric": "auc", "first": "popularity", "second": "mllm_msr",
         "difference": -0.2, "low": -0.3, "high": -0.1, "better": 0.2, "worse": 0.7, "n": 50,
@@ -99,7 +99,7 @@ def test_main_model(models, main):
     assert tables.main_model(uniform) == main
 
 
-def test_the_main_model_is_chosen_by_the_first_kind_of_negatives():
+def test_the_main_model_is_selected_by_the_first_kind_of_negatives():
     first = {"popularity": {"auc": {"mean": 0.9}}, "uniform": {"auc": {"mean": 0.6}}}
     second = {"full": {"auc": {"mean": 0.5}}, "uniform": {"auc": {"mean": 0.7}}}
     assert tables.main_model({"sasrec": first, "gru4rec": second}) == "gru4rec"

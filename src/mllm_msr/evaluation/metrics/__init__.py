@@ -1,10 +1,10 @@
 """Ranking metrics of one user's list, one per file (paper, section "Experiments").
 
-The file name is the metric's name: `hr.py` defines "hr@1", "hr@5", ... A new file is a new metric;
-no other file has to change. All metrics follow these rules:
+The file name is the name of the metric: `hr.py` defines "hr@1", "hr@5", ... A new file is a new
+metric; no other file has to change. All metrics follow these rules:
 
-- **Ties.** A value is the expectation over all orders in which equal scores can appear. A constant
-  score therefore earns chance: AUC 1/2, HR@5 of 5/21 against 20 negatives.
+- **Ties.** A value is the expectation over all orders of equal scores. A constant score therefore
+  gets the value of chance: AUC 1/2, HR@5 5/21 against 20 negatives.
 - **Several positives.** Every metric is defined for any number of positives; each file states how.
 - **One class.** A list without a positive or without a negative has no defined value: NaN in every
   metric. The evaluator counts such lists and leaves them out of the means.
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 KS: Final = (1, 3, 5, 10, 20)
-# Cut-off of the summary tables, and the one for rankings of the full catalog.
+# Cut-offs of the summary tables: for sampled candidates and for the full catalog.
 SUMMARY_K: Final = 5
 FULL_K: Final = 10
 
-# The metric that orders the models in every table, and the one with a cut-off that is shown next
-# to it where there is room for two. Tuning maximizes the latter by default.
+# HEADLINE sorts the models in every table. SECONDARY is a metric with a cut-off that some tables
+# show next to it, and that tuning maximizes by default.
 HEADLINE: Final = "auc"
 SECONDARY: Final = f"ndcg@{SUMMARY_K}"
 TIES: Final = "ties"
@@ -52,7 +52,7 @@ def configured(ks: Sequence[int] = KS) -> dict[str, Metric]:
     """Return all metrics at all cut-offs by name: the headline metric first, then alphabetical.
 
     Args:
-        ks: Cut-offs, in the order wanted; metrics without a cut-off occur once.
+        ks: Cut-offs, in the order of the result; metrics without a cut-off occur once.
     """
     found: dict[str, Metric] = {}
     for name, metric in _classes().items():
@@ -82,13 +82,13 @@ def summary_names(k: int = SUMMARY_K) -> tuple[str, ...]:
 
 
 def find(name: str) -> Metric:
-    """Return the metric of a name.
+    """Return a metric by name.
 
     Args:
-        name: "auc", or with any cut-off "ndcg@5".
+        name: Name with a cut-off if the metric takes one, such as "auc" or "ndcg@5".
 
     Raises:
-        UnknownNameError: No metric has the name. The message lists all names.
+        UnknownNameError: There is no such metric. The message lists all names.
     """
     cut_off = name.partition("@")[2]
     ks = [int(cut_off)] if cut_off.isdecimal() and int(cut_off) > 0 else []
@@ -99,7 +99,7 @@ def find(name: str) -> Metric:
 
 
 def label(name: str) -> str:
-    """Return the name of a metric in tables; unknown names are returned as they are.
+    """Return the label of a metric in tables; unknown names are returned unchanged.
 
     >>> label("auc"), label("precision@5")
     ('AUC', 'Precision@5')
@@ -110,13 +110,13 @@ def label(name: str) -> str:
 
 
 def higher_is_better(name: str) -> bool:
-    """Return whether larger values of a metric are better; unknown metrics count as such."""
+    """Return whether larger values of a metric are better; True for unknown metrics."""
     metric = _classes().get(name.partition("@")[0])
     return metric is None or metric.higher_is_better
 
 
 def descriptions() -> dict[str, str]:
-    """Return the meaning of each metric by its label, such as "HR@k"."""
+    """Return the description of each metric by its label, such as "HR@k"."""
     return {
         f"{metric.label}@k" if metric.takes_k else metric.label: metric.description
         for metric in _classes().values()

@@ -11,21 +11,21 @@ from mllm_msr.evaluation.ranked_lists import Floats, RankedLists
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A value in [0, 1] of each ranked list.
+    """Metric with a value in [0, 1] for each ranked list.
 
-    A metric is one file in this package: `hr.py` defines the one `Metric` of the name "hr". Other
-    packages add metrics with the entry point `mllm_msr.metrics`. Everything else (tables per
-    user, means, chance, comparisons, report) reads the attributes below.
+    A metric is one file in this package: `hr.py` defines the metric "hr". Other packages add
+    metrics with the entry point `mllm_msr.metrics`. All other code (tables per user, means,
+    chance, comparisons, report) uses the attributes below.
 
     Attributes:
         label: Name in tables, without the cut-off ("NDCG").
-        description: What the metric means for one user, for readers of the report.
+        description: Meaning of the metric for one user, for readers of the report.
         takes_k: Whether the metric is computed at a cut-off; its name is then "ndcg@5".
         higher_is_better: Whether larger values mean better rankings.
         in_summary: Whether the main tables, comparisons and plots include the metric. All other
-            metrics appear in the table of all cut-offs and in the files only.
+            metrics appear only in the table of all cut-offs and in the files.
         is_diagnostic: Whether the metric describes the scores instead of the quality of a
-            ranking. Such a metric has no value of random order and no best model.
+            ranking. Such a metric has no value for random order and no best model.
         k: Cut-off, at least 1; unused by metrics without one.
     """
 
@@ -42,9 +42,9 @@ class Metric(ABC):
     def compute(self, lists: RankedLists) -> Floats:
         """Compute the metric of each list.
 
-        Equal scores count by the expected value over all orders in which they can appear. The
-        same code therefore serves sampled candidates and full-catalog ranks, and gives the value
-        of random order when all scores of a list are equal.
+        Ties contribute the expected value over all orders of the tied rows. The same code
+        therefore handles sampled candidates and full-catalog ranks, and returns the value of
+        random order if all scores of a list are equal.
 
         Args:
             lists: Lists with at least one positive and one negative each.

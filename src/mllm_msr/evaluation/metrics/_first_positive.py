@@ -1,4 +1,4 @@
-"""Distribution of the rank of a list's first positive, shared by HR@k and MRR@k."""
+"""Distribution of the rank of the first positive in a list, shared by HR@k and MRR@k."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mllm_msr.evaluation.ranked_lists import Counts, Floats, RankedLists
 
 
 def first_positive_ranks(lists: RankedLists, *, k: int) -> Iterator[tuple[Counts, Floats]]:
-    """Yield the ranks at which the first positive of each list can be, and their probabilities.
+    """Yield the possible ranks of the first positive of each list, and their probabilities.
 
     The first positive is in the first tie group of its list, at the j-th row of that group for
     j = 1, 2, ... in random order. Ranks beyond k have the probability 0.

@@ -1,4 +1,4 @@
-"""AUC: the share of (positive, negative) pairs that are ranked in the right order."""
+"""AUC: the share of (positive, negative) pairs that are ranked correctly."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ class NDCG(Metric):
     def compute(self, lists: RankedLists) -> Floats:
         """Compute the NDCG of each list."""
         discounts = 1.0 / np.log2(np.arange(self.k, dtype=np.float64) + 2.0)
-        cumulated = np.concatenate([[0.0], np.cumsum(discounts)])  # [k + 1]: sum of the first n
-        last = cumulated[np.minimum(lists.n_before + lists.size, self.k)]
-        first = cumulated[np.minimum(lists.n_before, self.k)]
+        cumulative = np.concatenate([[0.0], np.cumsum(discounts)])  # [k + 1]: sum of the first n
+        last = cumulative[np.minimum(lists.n_before + lists.size, self.k)]
+        first = cumulative[np.minimum(lists.n_before, self.k)]
         gain = lists.sum_per_list(lists.positives / lists.size * (last - first))
-        ideal: Floats = cumulated[np.minimum(lists.n_positives, self.k)]
+        ideal: Floats = cumulative[np.minimum(lists.n_positives, self.k)]
         return gain / ideal

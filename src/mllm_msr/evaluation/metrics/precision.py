@@ -13,7 +13,7 @@ from mllm_msr.evaluation.ranked_lists import Floats, RankedLists
 class Precision(Metric):
     """Number of positives among the first k, divided by k.
 
-    Lists shorter than k are divided by k as well, so that values compare across lists.
+    Lists shorter than k are divided by k as well, so that values are comparable across lists.
     """
 
     label: ClassVar[str] = "Precision"

@@ -1,8 +1,8 @@
 """Case studies of the report: history, generated preferences and ranking of some test users.
 
-The users are not selected by hand: most are drawn at random, one is the median user and one the
-worst by the headline metric, and each case study states which. The preference history is that of
-the paper's recurrent inference (section "User Preference Inference").
+The users are not selected by hand: most are drawn at random, one is the median and one the worst
+user by the headline metric, and each case study states which. The preference history is that of the
+paper's recurrent inference (section "User Preference Inference").
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PreferenceStep:
     """The preference after one block of the history.
 
     Attributes:
-        n_items: Interactions read so far.
+        n_items: Number of interactions that the preference was inferred from.
         spans: The text, split where it changed.
     """
 
@@ -85,13 +85,13 @@ class RankedItem:
 
 @dataclass(frozen=True, slots=True)
 class ModelRanking:
-    """Ranking of a user's candidates by one of the models.
+    """Ranking of the candidates of a user by one of the models.
 
     Attributes:
         model: Name of the model.
         target_rank: Rank of the true next item, a range if it ties.
-        share_below: Share of the other candidates that rank below it, ties half, in [0, 1].
-        top: The first candidates.
+        share_below: Share of the other candidates that rank below it, in [0, 1]; ties count half.
+        top: The best candidates.
     """
 
     model: str
@@ -102,12 +102,12 @@ class ModelRanking:
 
 @dataclass(frozen=True, slots=True)
 class CaseStudy:
-    """One test user.
+    """Case study of one test user.
 
     Attributes:
         user_id: Identifier.
-        reason: Why this user is shown: at random, or as the median or worst user by the headline
-            metric.
+        reason: How the user was selected: at random, or as the median or worst user by the
+            headline metric.
         model: Name of the model whose ranking is shown.
         negatives: Kind of the other candidates.
         value: The user's value of the headline metric under that model.
@@ -152,15 +152,15 @@ def build_case_studies(
         interactions: `tables.INTERACTIONS`, including the targets.
         items: `tables.ITEMS`.
         scores: `tables.SCORES` of one model.
-        preferences: `tables.PREFERENCES`, if the model reads them.
+        preferences: `tables.PREFERENCES`, if the model uses them.
         all_scores: `tables.SCORES` of all models by name, in the order to show them.
         model: Name of the model of `scores`.
         negatives: Kind of candidate list to show.
-        users: Maximum number of case studies, each of a user with a defined metric. Of several, the
-            last two are the median and the worst user.
+        users: Maximum number of case studies, each of a user with a defined metric. If there are
+            several, the last two are the median and the worst user.
         seed: Seed of the random selection.
-        root: Folder that relative image paths start from.
-        max_history: Maximum number of interactions to show of one user.
+        root: Folder that relative image paths refer to.
+        max_history: Maximum number of interactions to show per user.
 
     Raises:
         DataError: A score is not finite.
@@ -197,7 +197,7 @@ def changed_spans(before: str, after: str) -> tuple[TextSpan, ...]:
     """Split a text where it differs from its predecessor, by words.
 
     Args:
-        before: The previous text; if it is empty, nothing of `after` is new.
+        before: The previous text; if it is empty, no part of `after` is new.
         after: The text to split.
 
     >>> [span.text for span in changed_spans("likes calm films", "likes loud films") if span.is_new]
@@ -295,16 +295,16 @@ def _items_before(interactions: pl.DataFrame, user_id: str, *, target: str) -> l
 def _preference_history(
     preferences: pl.DataFrame | None, user_id: str, *, n_items: int
 ) -> tuple[PreferenceStep, ...]:
-    """Return the user's preferences that were written from at most `n_items` interactions."""
+    """Return the user's preferences that were inferred from at most `n_items` interactions."""
     if preferences is None:
         return ()
     rows = preferences.filter((pl.col("user_id") == user_id) & (pl.col("n_items") <= n_items))
     steps, before = [], ""
-    for n_read, preference in (
+    for n_used, preference in (
         rows.sort("n_items", "block").select("n_items", "preference").iter_rows()
     ):
         text = (preference or "")[:_MAX_PREFERENCE_CHARS]
-        steps.append(PreferenceStep(n_read, changed_spans(before, text)))
+        steps.append(PreferenceStep(n_used, changed_spans(before, text)))
         before = text
     return tuple(steps)
 

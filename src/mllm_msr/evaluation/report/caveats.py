@@ -1,4 +1,4 @@
-"""Caveats of the report: what limits the conclusions from a run."""
+"""Caveats of the report: limits of the conclusions from a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def caveats(
     if any(table.kind != "full" for table in tables):
         notes.append(
             "Metrics on sampled candidates can rank models differently from metrics on the full "
-            "catalog. Read both if both are shown."
+            "catalog. Consider both if both are shown."
         )
     smallest = min((table.n_users for table in tables), default=0)
     if smallest < _FEW_USERS:
@@ -43,8 +43,8 @@ def caveats(
         )
     notes += [
         f"{labels.get(row.model, row.model)}, {table.title.lower()}: for {row.ties:.0%} of the "
-        "users the true item has the same score as another candidate. Ties count by their "
-        "expected value."
+        "users the true item has the same score as another candidate. Ties count with their "
+        "expected value under random order."
         for table in tables
         for row in table.rows
         if row.role != "popularity" and (row.ties or 0.0) > _MANY_TIES
@@ -60,7 +60,7 @@ def caveats(
     }
     if POPULARITY not in evaluated:
         notes.append(
-            "Popularity was not evaluated. Without this baseline the results are hard to interpret."
+            "Popularity was not evaluated. Without this baseline, results are hard to interpret."
         )
     return notes
 

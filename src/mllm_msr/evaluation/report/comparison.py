@@ -35,10 +35,10 @@ _SLICE_TITLES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One cell of a significance matrix: the row's model against the column's.
+    """Cell of a significance matrix, which compares the row's model with the column's model.
 
     Attributes:
-        difference: Mean of the row's model minus the column's.
+        difference: Mean of the row's model minus mean of the column's model.
         p: Holm-corrected p-value.
         n: Number of common users.
         outcome: Whether the row's model is significantly better or worse.
@@ -52,7 +52,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Comparisons of every two models; None on the diagonal and without common users."""
+    """Comparisons of all pairs of models; None on the diagonal and without common users."""
 
     kind: str
     title: str
@@ -72,7 +72,7 @@ class SliceRow:
 
 @dataclass(frozen=True, slots=True)
 class SlicePanel:
-    """One partition of the users, under one kind of negatives, in one metric.
+    """Results on one partition of the users, for one kind of negatives and one metric.
 
     Attributes:
         title: Name of the partition.
@@ -213,7 +213,7 @@ def _slice_panel(
 
 
 def exposure_rows(exposure: Mapping[str, Any], *, main: str, k: int = FULL_K) -> list[ExposureRow]:
-    """Return the exposure metrics at one cut-off, the widest coverage first.
+    """Return the exposure metrics at one cut-off, the highest coverage first.
 
     Args:
         exposure: `details["exposure"]`.
@@ -234,7 +234,7 @@ def exposure_rows(exposure: Mapping[str, Any], *, main: str, k: int = FULL_K) ->
 
 
 def calibration_rows(calibration: Mapping[str, Any], *, main: str) -> list[CalibrationRow]:
-    """Return the calibration error of the models with probabilities.
+    """Return the calibration error of the models that output probabilities.
 
     Args:
         calibration: `details["calibration"]`.

@@ -1,4 +1,4 @@
-"""Selection of the report's figures: which plots are drawn, of which models and metrics."""
+"""Figures of the report: selection of plots, models and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mllm_msr.evaluation.report.tables import (
     ordered_kinds,
 )
 
-# The metric that is drawn over the cut-offs.
+# Metric that is plotted over the cut-offs.
 _CURVE: Final = "hr"
 _N_CURVES: Final = 2
 
@@ -97,7 +97,7 @@ def _intervals(
     main: str,
     names: Mapping[str, str],
 ) -> Figure | None:
-    """Draw one metric of all models under some kinds of negatives, the best model on top."""
+    """Draw one metric of all models for some kinds of negatives, the best model on top."""
     models = dict.fromkeys(
         model for kind in kinds for model in ordered_models(metrics, kind, metric=metric)
     )

@@ -1,7 +1,7 @@
-"""Results that the paper reports in its Table 3, for reference next to a run's results.
+"""Results in Table 3 of the paper, shown next to a run's results for reference.
 
-Values are times 100. The paper's protocol differs from this package's (which items make a sequence,
-how candidates and ties are treated), and some of its cells contradict each other. The report prints
+Values are multiplied by 100. The paper's protocol differs from that of this package (selection of
+items, sampling of candidates, ties), and some of its cells contradict each other. The report prints
 `CAVEATS` with the table.
 """
 
@@ -68,12 +68,12 @@ CAVEATS: Final = (
     (
         "In the code released with the paper, the target is not the user's next item, and items "
         "are selected by their global frequency. Under that protocol a popularity count reaches "
-        "AUC 76, HR@5 59 and MRR@5 34 on MicroLens, which is above five of these eleven rows in "
-        "all three columns."
+        "AUC 76, HR@5 59 and MRR@5 34 on MicroLens, which exceeds five of the eleven rows in all "
+        "three columns."
     ),
     "Trans2D on Amazon Baby has an HR@5 below its MRR@5, which is impossible.",
     (
-        "The paper does not state how graph models serve test users, what the shortest history is "
-        "or how ties are ranked."
+        "The paper does not state how graph models score test users, the minimum length of a "
+        "history, or how ties are ranked."
     ),
 )

@@ -1,7 +1,7 @@
 """Plots of the report as inline SVG that follows the light or dark theme of the page.
 
-Matplotlib draws with placeholder colors, which are then replaced by the variables of the style
-sheet. Text stays text, so that a plot takes only a few kilobytes.
+Matplotlib draws with placeholder colors, which are then replaced by variables of the style sheet.
+Text is embedded as text, so that a plot takes only a few kilobytes.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
-    """Draw on one pair of axes, five inches wide, and return SVG to embed in a page."""
+    """Draw on one pair of axes, five inches wide, and return SVG that can be embedded in a page."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure.subplots())

@@ -80,7 +80,7 @@ def _thumbnail(path: Path | None, size: int) -> str:
 
 
 def _markdown_cell(value: object) -> str:
-    """Escape text so that it stays in its cell of a Markdown table and acts as no markup."""
+    """Escape text so that it stays in its cell of a Markdown table and contains no markup."""
     text = " ".join(str(value).split())
     for character in "\\`*_[]<>|#!":
         text = text.replace(character, f"\\{character}")

@@ -1,8 +1,7 @@
 """The report of a run: `report.html`, a single self-contained file, and `report.md`.
 
-Last step of the evaluation. The report states what the run was, its results and their uncertainty,
-the cost, warnings and caveats, and shows some users in detail. Text from data and from models is
-always escaped.
+Last step of the evaluation. The report describes the run, its results with their uncertainty, cost,
+warnings and caveats, and shows some users in detail. Text from data and models is always escaped.
 """
 
 from __future__ import annotations
@@ -74,13 +73,13 @@ def write_report(
             stages that call a model.
         config: The run's settings, nested as in `config.yaml`.
         labels: Labels by model name ("sasrec": "SASRec"). Other models, such as external scores,
-            are shown by their name. The popularity baseline has a row even if it was not
-            evaluated, so that its label belongs here too.
+            are shown by their name. Include the popularity baseline, which has a row even if it
+            was not evaluated.
         remarks: Short notes by model name, shown below the label.
         case_studies: Users to show in detail.
         summaries: `tables.SUMMARIES`, for the warnings about images and texts.
-        preferences: `tables.PREFERENCES`, for the same.
-        show_paper_results: Whether to print the paper's own table.
+        preferences: `tables.PREFERENCES`, for the warnings about texts.
+        show_paper_results: Whether to print the results of the paper.
 
     Returns:
         The two paths.
@@ -113,7 +112,7 @@ def write_report(
 
 
 def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template variables that describe the run, and the page's own files."""
+    """Return the template variables that describe the run, and the page's style and script."""
     counts: dict[str, float] = {}
     for entry in manifest.values():
         counts |= entry.get("counts", {})
@@ -138,7 +137,7 @@ def _result_context(
     labels: Mapping[str, str],
     remarks: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the template variables that hold results."""
+    """Return the template variables that contain results."""
     main = tables.main_model(metrics)
     n_eligible = len(tables.eligible_models(metrics))
     chance, comparisons = details.get("chance", {}), details.get("comparisons", ())

@@ -19,8 +19,8 @@ class Cost:
         stage: Name of the stage.
         seconds: Wall-clock time.
         calls: Model calls; None for stages without a model.
-        prompt_tokens: Tokens read by the model.
-        output_tokens: Tokens written by the model.
+        prompt_tokens: Input tokens of the model calls.
+        output_tokens: Generated tokens.
         cached: Share of the responses that came from the response cache.
         details: All other counts of the stage, by name.
     """
@@ -68,7 +68,7 @@ def costs(stages: Mapping[str, Any]) -> list[Cost]:
 def warning_counts(
     summaries: pl.DataFrame | None, preferences: pl.DataFrame | None
 ) -> list[tuple[str, str, int, float]]:
-    """Count readable images and the warnings of generated texts.
+    """Count the images by status and the generated texts by warning.
 
     Args:
         summaries: `tables.SUMMARIES`, if there are any.

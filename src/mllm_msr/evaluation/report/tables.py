@@ -43,7 +43,7 @@ _KINDS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number of a table, with its interval if there is one."""
+    """Number in a table, with its interval if there is one."""
 
     mean: float | None
     low: float | None = None
@@ -53,14 +53,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a result table.
+    """Row of a result table.
 
     Attributes:
         model: Name of the model.
         remark: Short note below the label; may be empty.
-        role: What the row is in the table.
+        role: Role of the row in the table.
         cells: One cell per metric of the table.
-        ties: Share of users whose true item has the score of another candidate.
+        ties: Share of users whose true item has the same score as another candidate.
     """
 
     model: str
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """All models under one kind of negatives.
+    """Results of all models for one kind of negatives.
 
     Attributes:
         kind: Kind of negatives.
@@ -93,17 +93,17 @@ class ResultTable:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Comparison of the main model with another one, in one metric, on their common users.
+    """Comparison of the main model with another one by one metric, on their common users.
 
     Attributes:
         kind: Kind of negatives.
         metric: The metric.
         other: Name of the other model.
         difference: Mean of the main model minus that of the other one.
-        low: Lower end of its interval.
-        high: Upper end.
+        low: Lower end of the interval of the difference.
+        high: Upper end of the interval of the difference.
         better: Share of users for whom the main model is better.
-        worse: Share of users for whom it is worse.
+        worse: Share of users for whom the main model is worse.
         n: Number of users.
         p: Corrected p-value.
     """
@@ -169,7 +169,7 @@ def eligible_models(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def main_model(metrics: Mapping[str, Any]) -> str:
-    """Return the model that the report is about: MLLM-MSR, otherwise the best eligible model.
+    """Return the main model of the report: MLLM-MSR, otherwise the best eligible model.
 
     The best model has the best mean of the headline metric under the first kind of negatives, in
     the order of the report.
@@ -272,7 +272,7 @@ def all_cut_offs(
             joined.setdefault(model, {})[kind] = {**entry, **extra}
     names = [name for by_kind in joined.values() for entry in by_kind.values() for name in entry]
     rest = dict.fromkeys(name for name in names if name not in {HEADLINE, POOLED, TIES})
-    # Random order has the same value in both kinds of AUC.
+    # Random order has the same value for both kinds of AUC.
     expected = {kind: {**values, POOLED: 0.5} for kind, values in chance.items()}
     return result_tables(joined, chance=expected, main=main, shown=[HEADLINE, POOLED, *rest])
 
@@ -280,7 +280,7 @@ def all_cut_offs(
 def verdicts(
     comparisons: Sequence[Mapping[str, Any]], *, main: str, metric: str = HEADLINE
 ) -> list[Verdict]:
-    """Return the comparisons of the main model with all others, from the main model's side.
+    """Return the comparisons of the main model with all others.
 
     Args:
         comparisons: Records of `comparisons.compare_models`.
