@@ -60,9 +60,7 @@ def test_equal_choices_raise_an_error(template: Template) -> None:
         AnswerTokens(own).choice_ids(own.tokenize(rendered(own)), ("yes", "yes"))
 
 
-def test_an_answer_that_merges_with_the_prompt_raises_an_error(
-    template: Template, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_merges_with_the_prompt_raises_an_error(template: Template) -> None:
     own = template("llama")
     text = "calm fil"
     with pytest.raises(AnswerTokenError, match="'ms' merges with the last token"):

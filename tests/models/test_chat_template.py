@@ -66,5 +66,5 @@ def test_a_role_that_the_template_rejects_raises_an_error(
     template = ChatTemplate(processor("llama"))
     rejecting = "{{ raise_exception('no such role') }}"
     monkeypatch.setattr(template.tokenizer, "chat_template", rejecting)
-    with pytest.raises(BackendError, match="does not accept turns of user: no such role"):
+    with pytest.raises(BackendError, match="rejects the roles user: no such role"):
         template.render(ask("Hello."))

@@ -10,7 +10,7 @@ import pytest
 
 from mllm_msr.models import cpu_runtime
 
-# Memory growth in MB after matrix products of always new shapes.
+# Memory growth in MB after matrix products that each have a new shape.
 _GROWTH = """
 from mllm_msr.models import cpu_runtime
 cpu_runtime.set_defaults()

@@ -1,4 +1,4 @@
-"""Tests of the last layer at selected positions: same logits, complete cache."""
+"""Tests of the last layer at selected positions: equal logits, complete cache."""
 
 from __future__ import annotations
 

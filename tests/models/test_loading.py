@@ -102,7 +102,7 @@ class TestErrors:
         weights = load_file(copy / "model.safetensors")
         del weights["model.norm.weight"]
         save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(BackendError, match=r"lacks 1 weights \(model\.norm\.weight"):
+        with pytest.raises(BackendError, match=r"lacks 1 weights \(model\.norm\.weight\)"):
             load_model(str(copy))
 
     def test_truncated_weights(self, copy: Path) -> None:

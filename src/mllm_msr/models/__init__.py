@@ -1,1 +1,1 @@
-"""Loading of checkpoints, and preparation of prompts and images as model inputs."""
+"""Loading of checkpoints, conversion of prompts to model inputs, and frozen encoders."""

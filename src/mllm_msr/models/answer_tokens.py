@@ -1,9 +1,8 @@
 """Token ids of an answer after a rendered prompt.
 
-Used by `models/inputs.py` both for answers that are trained on and for answers that are scored
-(paper, section 3.3.2), so that both are the same tokens. Whether "yes" is a single token, and
-which one, depends on the text before it. The answer is therefore always tokenized together with
-the end of the prompt.
+Used by `models/inputs.py` both for training targets and for scored answers (paper, section 3.3.2),
+so that both are the same tokens. Whether "yes" is a single token, and which one, depends on the
+text before it. The answer is therefore always tokenized together with the end of the prompt.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ class AnswerTokens:
             if self._round_trips(ids):
                 return list(ids), self._decode(ids)
         raise AnswerTokenError(
-            "The tokenizer does not reproduce the end of the prompt after decoding it: "
+            "Decoding and encoding the end of the prompt changes its tokens: "
             f"{self._tokenizer.convert_ids_to_tokens(list(tail[-8:]))}. "
             "Check the checkpoint's tokenizer files."
         )

@@ -1,4 +1,4 @@
-"""Chat templates: rendering a prompt as text in a model's markup, and as token ids.
+"""Chat templates: render a prompt as text in a model's markup, and as token ids.
 
 Used by `models/inputs.py`. The markup of turns comes only from the checkpoint's own chat template
 (figures 2 and 3 of the paper show the dialogues). Text parts are data: special tokens of the
@@ -88,10 +88,10 @@ class ChatTemplate:
         return lead if whole.startswith(opened) and found and not lead.strip() else ""
 
     def special_token_options(self, text: str) -> dict[str, bool]:
-        """Return the arguments with which a tokenizer or processor completes a rendered text.
+        """Return arguments with which a tokenizer adds the BOS token only if a text lacks it.
 
-        Templates of processors may leave the first token to the tokenizer. Templates of
-        tokenizers never do.
+        Templates of processors may leave the BOS token to the tokenizer. Templates of tokenizers
+        never do.
         """
         bos = self.tokenizer.bos_token
         has_bos = self._text_only or (bos is not None and text.startswith(bos))
@@ -114,7 +114,7 @@ class ChatTemplate:
         except jinja2.TemplateError as cause:
             roles = ", ".join(turn["role"] for turn in messages)
             raise BackendError(
-                f"The checkpoint's chat template does not accept turns of {roles}: {cause}. "
+                f"The checkpoint's chat template rejects the roles {roles}: {cause}. "
                 "Use only roles that the model supports."
             ) from cause
         return text
@@ -124,7 +124,7 @@ def _markup_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
     """Compile a pattern for every string that a tokenizer or processor treats specially."""
     marks = {str(token) for token in tokenizer.all_special_tokens}
     for token in tokenizer.added_tokens_decoder.values():
-        # Added words and white space are vocabulary; only markup has brackets or bars.
+        # Added words and white space are ordinary vocabulary; only markup has brackets or bars.
         if token.special or re.search(r"[<>\[\]{}|]", token.content):
             marks.add(token.content)
     for name in ("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token"):

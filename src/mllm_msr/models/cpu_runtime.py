@@ -1,8 +1,8 @@
 """Environment defaults for OpenMP and oneDNN on a CPU.
 
-Both libraries read these variables when torch is imported, so `set_defaults` must run before
-that. The command line and the benchmarks call it first; Python programs may call it too.
-Variables that are already set keep their values.
+Both libraries read these variables when torch is imported, so `set_defaults` must run before that.
+The command line and the benchmarks call it first; other programs may call it as well. Variables
+that are already set keep their values.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Final
 
 DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        # By default, waiting OpenMP threads spin for milliseconds. On a machine with other load
-        # that takes several times as long as sleeping.
+        # By default, waiting OpenMP threads spin for milliseconds, which slows them down several
+        # times on a machine with other load.
         "GOMP_SPINCOUNT": "2000",
         # oneDNN compiles kernels of bfloat16 products for a single shape and stores the latest
         # 1,024 of them in two caches, a megabyte or more each. Batches without padding have a new

@@ -1,8 +1,8 @@
 """Image inputs of a model, prepared by its processor and cached.
 
-Scoring (user, item) pairs shows each item's image many times. The output of the image processor is
-therefore cached, up to a number of bytes. `models/inputs.py` reads it twice: for the number of
-tokens of an image, and for the tensors when it collates a batch.
+Scoring (user, item) pairs uses each item's image many times, so the output of the image processor
+is cached, up to a number of bytes. `models/inputs.py` reads it twice: to count the tokens of an
+image, and to collate the tensors of a batch.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ class ImageCache:
 
     Args:
         processor: A multimodal checkpoint's processor.
-        max_bytes: Memory for prepared images. A LLaVA-NeXT image of five tiles takes 7 MB.
+        max_bytes: Memory for prepared images, in bytes. A LLaVA-NeXT image of five tiles takes
+            7 MB.
 
     Attributes:
-        max_bytes: As given.
+        max_bytes: Memory for prepared images, in bytes.
         n_prepared_bytes: Size of all images prepared so far, cached or not.
     """
 
@@ -121,7 +122,7 @@ def stack_images(batch: Sequence[Images]) -> dict[str, Tensor]:
 
 
 def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Pad all axes of a tensor but the first with zeros at their end."""
+    """Append zeros to all axes of a tensor except the first."""
     gaps = [target - size for size, target in zip(tensor.shape[1:], shape, strict=True)]
     widths = [width for gap in reversed(gaps) for width in (0, gap)]
     return torch.nn.functional.pad(tensor, widths) if any(widths) else tensor

@@ -1,4 +1,4 @@
-"""Model inputs: a `Prompt` becomes token ids and pixel tensors, by the checkpoint's own processor.
+"""Model inputs: convert a `Prompt` to token ids and pixel tensors with the checkpoint's processor.
 
 Shared by the backends and the fine-tuning collator, so that training, scoring and serving see the
 same tokens (figures 2 and 3 of the paper). `models/chat_template.py` renders the dialogue in the
@@ -55,7 +55,7 @@ class Renderer:
     Args:
         processor: The checkpoint's processor, or its tokenizer for a text-only model.
         supports_images: Whether prompts may contain images.
-        max_tokens: Longest sequence that the model accepts, in tokens, including images and the
+        max_tokens: Maximum sequence length of the model, in tokens, including images and the
             prompt's `max_new_tokens`. None for no limit other than the prompt's own.
 
     Attributes:
@@ -175,7 +175,7 @@ class Renderer:
         return 0
 
     def _fit(self, prompt: Prompt, budget: int | None) -> tuple[str, int, bool]:
-        """Return the rendered prompt within a budget, its text tokens, and whether it was cut."""
+        """Return the prompt rendered within a budget, its text tokens, and whether it was cut."""
         text = self._template.render(prompt)
         n_tokens = self._count(text, prompt.images)
         if budget is None or n_tokens <= budget:

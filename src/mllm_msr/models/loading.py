@@ -1,4 +1,4 @@
-"""Loading of Hugging Face checkpoints: a folder or hub id becomes a model and its processor.
+"""Loading of Hugging Face checkpoints: a model and its processor from a folder or hub id.
 
 Used by the backends that run a model and by fine-tuning (section 3.3 of the paper), so that both
 treat checkpoints alike: weights as safetensors, no remote code, images prepared by Pillow, and an
@@ -47,8 +47,8 @@ _LOADING_ERRORS: Final = (
 # The weights and all other files that affect a model's inputs or outputs.
 _DEFINING_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
-# SmolVLM's own processor needs a package that spells out numbers, for videos. For images it
-# produces the same tokens as the Idefics 3 processor that it is derived from.
+# SmolVLM's own processor needs the package num2words, but only for videos. For images it produces
+# the same tokens as the Idefics 3 processor from which it is derived.
 _EQUIVALENT_PROCESSORS: Final = {"SmolVLMProcessor": "Idefics3Processor"}
 
 
@@ -157,7 +157,7 @@ def load_model(
             it requires remote code.
         MissingExtraError: bitsandbytes (for "4bit") or peft (for an adapter) is not installed.
     """
-    facts = inspect_checkpoint(
+    info = inspect_checkpoint(
         checkpoint, revision=revision, dtype=dtype, device=device, adapter=adapter
     )
     device = resolve_device(device)
@@ -168,7 +168,7 @@ def load_model(
         processor = _processor(checkpoint, config, revision)
         loader = (
             transformers.AutoModelForImageTextToText
-            if facts.supports_images
+            if info.supports_images
             else transformers.AutoModelForCausalLM
         )
         model, report = loader.from_pretrained(
@@ -188,8 +188,8 @@ def load_model(
     return LoadedCheckpoint(
         model=model.eval(),
         processor=processor,
-        supports_images=facts.supports_images,
-        fingerprint=facts.fingerprint,
+        supports_images=info.supports_images,
+        fingerprint=info.fingerprint,
     )
 
 
@@ -268,8 +268,8 @@ def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
         # If an adapter does not fit the model, PEFT only warns and continues without it.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         adapted = peft.PeftModel.from_pretrained(model, str(adapter))
-    # Separate adapter layers take half of the time of a small model's forward pass.
-    # Unmerged layers stay in the base model, which has its own `generate` and `forward`.
+    # Merge where possible: separate adapter layers take half of a small model's forward pass.
+    # Unmerged layers remain inside the base model, whose own `generate` and `forward` use them.
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
 
@@ -277,9 +277,10 @@ def _require_complete(checkpoint: str, missing: Collection[str]) -> None:
     """Raise an error if weights are missing, which Transformers would initialize at random."""
     if missing:
         names = sorted(missing)
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise BackendError(
-            f"The checkpoint {checkpoint!r} lacks {len(names)} weights ({', '.join(names[:3])}, "
-            "...). Download it again, or install the version of Transformers that wrote it."
+            f"The checkpoint {checkpoint!r} lacks {len(names)} weights ({shown}). Download it again, "
+            "or install the version of Transformers that wrote it."
         )
 
 
@@ -321,7 +322,7 @@ def _folder_digest(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _digest(state: tuple[tuple[Path, int, int], ...]) -> str:
-    """Return the digest of files; sizes and times are only there to invalidate the cache."""
+    """Return the digest of files; the modification times only serve as part of the cache key."""
     total = hashlib.sha256()
     for path, size, _ in state:
         total.update(f"{path.name}\0{size}\0".encode())

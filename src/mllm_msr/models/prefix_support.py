@@ -1,7 +1,7 @@
 """Conditions under which prompts can share the keys and values of a common prefix.
 
-Used by the inference engine and by training (`ranker.training.prefix_sharing`). Pure functions of
-a model's configuration and of token ids.
+Used by the inference engine and by training (`ranker.training.prefix_sharing`). The functions
+depend only on a model's configuration and on token ids.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _ROTATIONS: Final = frozenset({"default", "linear", "llama3"})
 def can_share_prefixes(config: Any) -> bool:
     """Return whether the keys and values of a prefix are independent of the tokens that follow.
 
-    True for the architectures for which this holds and is tested. All others run whole prompts:
-    sliding windows drop the prefix, Gemma 3 lets image tokens attend to later tokens, Qwen-VL
-    derives positions from image shapes, and some rotary embeddings depend on the length.
+    True only for architectures for which this is tested. All others run whole prompts: sliding
+    windows drop the prefix, Gemma 3 lets image tokens attend to later tokens, Qwen-VL derives
+    positions from image shapes, and some rotary embeddings depend on the sequence length.
 
     Args:
         config: A model's configuration.

@@ -23,7 +23,7 @@ def vocabulary():
 
 @pytest.fixture
 def bert(tmp_path):
-    """Folder of a BERT with 16 positions and a vocabulary of seven words."""
+    """Write a BERT with 16 positions and a vocabulary of seven words, and return its folder."""
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **SMALL)
     transformers.BertModel(config).save_pretrained(tmp_path / "bert")
@@ -38,7 +38,7 @@ def bert(tmp_path):
 
 @pytest.fixture
 def image_checkpoint(tmp_path):
-    """Write an image encoder by its family ("vit", "resnet", "clip") and return its folder."""
+    """Return a function that writes an image encoder of a family ("vit", "resnet", "clip")."""
 
     def build(family):
         torch.manual_seed(0)

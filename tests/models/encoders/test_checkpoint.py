@@ -1,4 +1,4 @@
-"""Checkpoints of encoders: names, revisions, safetensors only, clear errors."""
+"""Checkpoints of encoders: loading, safetensors only, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_weights_that_are_not_safetensors_are_rejected(bert):
         checkpoint.load_model()
 
 
-def test_a_missing_folder_is_reported_at_once():
+def test_a_missing_folder_is_reported_immediately():
     with pytest.raises(BackendError, match=r"Cannot load the encoder '\./no-such-folder'"):
         EncoderCheckpoint("./no-such-folder")
 

@@ -1,4 +1,4 @@
-"""Encoders by their names."""
+"""Encoders by name: built-in encoders, checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_vectors_for_retrieval_have_unit_length(bert):
 
 
 @pytest.mark.parametrize("name", ["vgg19:absent.safetensors", "./no-such-folder"])
-def test_unknown_encoders_are_reported_with_the_known_ones(name):
+def test_errors_for_unknown_encoders_list_the_known_ones(name):
     with pytest.raises(BackendError, match=r"Cannot load the encoder .* Available: hashing"):
         open_image_encoder(name)
     with pytest.raises(BackendError, match=r"no-such-folder.*hashing"):

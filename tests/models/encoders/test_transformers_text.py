@@ -1,4 +1,4 @@
-"""Mean pooling over a text's own tokens, with and without unit length."""
+"""Text encoders of Transformers: mean pooling over a text's own tokens, and unit length."""
 
 from __future__ import annotations
 

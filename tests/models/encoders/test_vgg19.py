@@ -13,7 +13,7 @@ from mllm_msr.models.encoders.vgg19 import Vgg19Encoder, vgg19_layers
 
 
 def narrow_layers():
-    """Build a stand-in; layers of the real widths would take half a gigabyte."""
+    """Build narrow layers; those of the real widths would take half a gigabyte."""
     return torch.nn.ModuleDict(
         {
             "features": torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.MaxPool2d(100)),
@@ -46,6 +46,6 @@ def test_the_architecture_is_the_published_one():
     assert sum(map(int, map(np.prod, shapes.values()))) == 143_667_240 - 4096 * 1000 - 1000
 
 
-def test_a_missing_file_is_reported_at_once(tmp_path):
-    with pytest.raises(BackendError, match="There is no such file"):
+def test_a_missing_file_is_reported_immediately(tmp_path):
+    with pytest.raises(BackendError, match="the file does not exist"):
         Vgg19Encoder(tmp_path / "absent.safetensors")

@@ -1,5 +1,6 @@
 """Frozen encoders that turn texts and images into vectors.
 
-Retrieval (`recommend/`) and the baselines that read item content (`baselines/_content/`) share
-them. `factory.py` opens an encoder by its name; every other module is one kind of encoder.
+Used by retrieval (`recommend/`) and by baselines that read item content (`baselines/_content/`).
+`factory.py` opens an encoder by its name, `base.py` and `checkpoint.py` hold shared parts, and
+every other module is one kind of encoder.
 """

@@ -1,4 +1,4 @@
-"""Interfaces of text and image encoders, and what all of them share."""
+"""Interfaces of text and image encoders, and normalization of their vectors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImageEncoder(Protocol):
 
     @property
     def max_side(self) -> int:
-        """Return the longest side, in pixels, that images should be reduced to beforehand."""
+        """Return the maximum side, in pixels, to which callers should reduce images."""
 
     def encode(self, images: Sequence[Image.Image]) -> Vectors:
         """Encode a batch of images, at least one.

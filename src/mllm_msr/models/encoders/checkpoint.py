@@ -1,7 +1,7 @@
-"""Checkpoints of Transformers that serve as encoders: resolved once, loaded on demand.
+"""Transformers checkpoints of encoders: resolved once, loaded on demand.
 
-Weights must be safetensors and code inside a checkpoint is never run. `models/loading.py` loads
-the multimodal language models; encoders need only `AutoModel` in a single precision.
+Weights must be safetensors, and code inside a checkpoint is never run. `models/loading.py` loads
+language models, with or without images; encoders only need `AutoModel`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mllm_msr.errors import BackendError
 from mllm_msr.models.loading import resolve_device
 from mllm_msr.storage.atomic import content_hash
 
-# What loading a missing, damaged or unsupported checkpoint raises.
+# Exceptions raised by loading a missing, damaged or unsupported checkpoint.
 LOADING_ERRORS: Final = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
 
 class EncoderCheckpoint:
-    """A checkpoint's name, resolved, and what Transformers loads from it.
+    """Transformers checkpoint of an encoder.
 
     Args:
         name: Folder, or hub id with an optional `@revision`.

@@ -1,4 +1,4 @@
-"""The demo model as text and image encoder. It only knows its synthetic world."""
+"""The demo model as text and image encoder; only useful for its own synthetic data."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Encoders by the names that settings use.
 
     text    `hashing`       hashed TF-IDF of words and character n-grams, 128 dimensions
-            `demo`          the demo model's language part; it only knows its synthetic world
+            `demo`          the demo model's language part; only useful for its own data
             a checkpoint    any text encoder of Transformers, such as `bert-base-uncased`: a folder
                             or a hub id with an optional `@revision`
-    image   `colors`        color and edge statistics, 157 dimensions; no objects
+    image   `colors`        color and edge statistics, 157 dimensions; does not recognize objects
             `demo`          the demo model's vision part
             `vgg19:FILE`    VGG19's second dense layer, 4,096 dimensions; safetensors weights under
                             the names of torchvision
@@ -76,26 +76,26 @@ def open_image_encoder(name: str) -> ImageEncoder:
 def open_retrieval_encoder(
     name: str, corpus: Sequence[str], *, artifact_cache: ArtifactCache | None = None
 ) -> TextEncoder:
-    """Open a text encoder whose unit vectors are comparable across calls.
+    """Open a text encoder whose vectors are comparable across calls.
 
-    Its vectors have unit length, so that their inner product is the cosine similarity. A text
+    The vectors have unit length, so that their inner product is the cosine similarity. A text
     without content gets a zero row.
 
     Args:
         name: "hashing" for latent semantic analysis of the corpus, or a checkpoint.
         corpus: Texts that "hashing" is fitted on.
-        artifact_cache: Where "hashing" caches what takes long to compute.
+        artifact_cache: Cache for the directions that "hashing" computes from the corpus.
 
     Raises:
         BackendError: There is no such checkpoint, or its weights cannot be loaded.
     """
     if name == HASHING:
         return LsaEncoder(corpus, artifact_cache=artifact_cache)
-    # On the CPU, because the ranker occupies the accelerator.
+    # Run it on the CPU, since the ranker occupies the accelerator.
     encoder = _module("transformers_text").TransformersTextEncoder(
         name, unit_length=True, dtype="auto", device="cpu"
     )
-    # The first query must not wait for the weights.
+    # Load the weights now, so that the first query does not wait for them.
     encoder.load()
     opened: TextEncoder = encoder
     return opened

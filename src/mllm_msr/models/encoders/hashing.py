@@ -29,13 +29,13 @@ class HashingEncoder:
     """Hashed TF-IDF of words and of character 3- and 4-grams, reduced by a truncated SVD.
 
     Both the document frequencies and the SVD come from the texts of one call, so vectors are only
-    comparable within that call. The baselines encode a whole catalog at once, where this is
-    enough and character n-grams help: inflected forms of a word get similar vectors. Retrieval
-    has to encode queries and new items later, in the space of an existing catalog, and therefore
-    uses `lsa.LsaEncoder`, which is fitted on a corpus first.
+    comparable within that call. This suffices for the baselines, which encode a whole catalog at
+    once; character n-grams give similar vectors to inflected forms of a word. Retrieval has to
+    encode queries and new items later, in the space of an existing catalog, and therefore uses
+    `lsa.LsaEncoder`, which is fitted on a corpus first.
 
     Args:
-        n_dimensions: Width of the vectors; fewer texts give as many dimensions as texts.
+        n_dimensions: Width of the vectors, reduced to the number of texts if that is smaller.
     """
 
     def __init__(self, *, n_dimensions: int = 128) -> None:
@@ -72,7 +72,7 @@ def hashed_tf_idf(texts: Sequence[str]) -> sparse.csr_array:
         found: Counter[int] = Counter()
         for word in _WORDS.findall(text.lower()) or [text.lower()]:
             if word not in buckets_of_word:
-                marked = f"<{word}>"  # the marks distinguish the ends of a word from its middle
+                marked = f"<{word}>"  # distinguishes the start and end of a word from its middle
                 ngrams = [
                     marked[start : start + n]
                     for n in _NGRAM_SIZES
@@ -102,7 +102,7 @@ def truncated_svd(matrix: sparse.csr_array, n_dimensions: int) -> Vectors:
 
     Args:
         matrix: Shape [n_rows, n_columns].
-        n_dimensions: Singular values to keep.
+        n_dimensions: Number of singular values to keep.
 
     Returns:
         Shape [n_rows, min(n_dimensions, n_rows)].

@@ -19,7 +19,7 @@ from scipy.sparse.linalg import svds
 from mllm_msr.models.encoders.base import Vectors, unit_rows
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
-# Large enough that few words of a catalog collide. Only the SVD's directions are stored densely.
+# Large enough that few words of a catalog collide. Only the SVD's directions are dense.
 _N_COLUMNS: Final = 2**14
 _NEGLIGIBLE: Final = 1e-6
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -29,13 +29,13 @@ _WORD: Final = re.compile(r"[^\W_]+")
 class LsaEncoder:
     """TF-IDF of hashed words, projected onto the main directions of a corpus.
 
-    Document frequencies and directions are learned from the corpus once, so queries and items
-    that come later are encoded in the same space. `hashing.HashingEncoder` instead computes both
-    from the texts of each call, which suits the baselines: they encode a fixed catalog once.
+    Document frequencies and directions are learned from the corpus once, so later queries and
+    items are encoded in the same space. `hashing.HashingEncoder` instead computes both from the
+    texts of each call, which suffices for baselines, since they encode a fixed catalog once.
 
     Args:
         corpus: Texts from which document frequencies and directions are learned.
-        n_dimensions: Largest width of the vectors; a small corpus keeps all its directions.
+        n_dimensions: Maximum width of the vectors; a small corpus keeps all its directions.
         artifact_cache: Cache for the directions, which take seconds to compute for 10,000 texts.
     """
 
@@ -89,13 +89,13 @@ def main_directions(weights: sparse.csr_matrix, n_dimensions: int) -> Vectors:
 
     Args:
         weights: Shape [n_texts, n_columns].
-        n_dimensions: Directions to keep.
+        n_dimensions: Number of directions to keep.
 
     Returns:
         Shape [n_columns, n_dimensions], or fewer directions if the corpus spans fewer.
     """
     if min(weights.shape) <= n_dimensions:
-        # `svds` needs more texts than directions; so few texts fit into a dense SVD.
+        # `svds` needs more texts than directions; a dense SVD of so few texts is cheap.
         dense: Vectors = weights.toarray()
         _, values, rows = np.linalg.svd(dense, full_matrices=False)
         kept = rows[values > _NEGLIGIBLE]

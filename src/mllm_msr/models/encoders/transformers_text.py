@@ -24,7 +24,7 @@ class TransformersTextEncoder:
 
     Args:
         name: Folder, or hub id with an optional `@revision`.
-        max_tokens: Longest text, in tokens; the rest is truncated.
+        max_tokens: Maximum length of a text in tokens; longer texts are truncated.
         unit_length: Whether vectors are scaled to unit length.
         dtype: Precision of the weights, "auto" for that of the checkpoint.
         device: A torch device; None for the first GPU, or the CPU if there is none.
@@ -88,7 +88,7 @@ def mean_pooled(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens:
         model: A Transformers model that returns `last_hidden_state`.
         tokenizer: Its tokenizer.
         texts: Any texts.
-        max_tokens: Longest text, in tokens; the tokenizer's own limit applies as well.
+        max_tokens: Maximum length of a text in tokens; the tokenizer's own limit also applies.
 
     Returns:
         Shape [n_texts, hidden].
@@ -99,7 +99,7 @@ def mean_pooled(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     limit = min(max_tokens, tokenizer.model_max_length)
-    # Texts of similar length share a batch, so that little is computed for padding.
+    # Texts of similar length share a batch, which reduces padding.
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     parts: list[Vectors] = []
     for start in range(0, len(order), _BATCH):

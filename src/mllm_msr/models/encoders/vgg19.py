@@ -32,8 +32,8 @@ class Vgg19Encoder:
     """VGG19 up to its second dense layer, which has 4,096 units.
 
     Args:
-        weights: A safetensors file with `features.0.weight` ... `classifier.3.bias`, the names
-            of torchvision's state dict; further tensors are ignored.
+        weights: A safetensors file with `features.0.weight` to `classifier.3.bias`, the names of
+            torchvision's state dict; other tensors are ignored.
 
     Raises:
         BackendError: There is no such file.
@@ -43,7 +43,7 @@ class Vgg19Encoder:
 
     def __init__(self, weights: Path) -> None:
         if not weights.is_file():
-            raise unusable_encoder(f"vgg19:{weights}", "There is no such file.")
+            raise unusable_encoder(f"vgg19:{weights}", "the file does not exist")
         self._weights = weights
         self._layers: nn.Module | None = None
 
@@ -79,7 +79,7 @@ class Vgg19Encoder:
 
 
 def vgg19_layers() -> nn.ModuleDict:
-    """Build VGG19 without its last layer, untrained, under the names of its public weights."""
+    """Build an untrained VGG19 without its last layer, with the names of its public weights."""
     layers: list[nn.Module] = []
     channels = 3
     for width in _LAYERS:
@@ -96,7 +96,7 @@ def vgg19_layers() -> nn.ModuleDict:
 
 
 def _imagenet_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Resize images and normalize them by ImageNet's statistics, [n_images, 3, 224, 224]."""
+    """Resize images and normalize them with ImageNet statistics, [n_images, 3, 224, 224]."""
     size = (_SIDE, _SIDE)
     pixels = np.stack([np.asarray(image.convert("RGB").resize(size)) for image in images])
     scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
