@@ -1,4 +1,4 @@
-"""Tests of cached responses: equal to uncached ones, computed once, stored at once."""
+"""Tests of cached responses: equal to uncached ones, computed once, stored immediately."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_hits_are_returned_before_the_backend_runs(cache: ResponseCache) -> None
     assert inner.prompts == []
 
 
-def test_each_response_is_stored_soon_after_it_arrived(
+def test_each_response_is_stored_soon_after_it_arrives(
     cache: ResponseCache, tmp_path: Path
 ) -> None:
     responses = CachedBackend(EchoBackend(), cache).generate(map(prompt, "abc"))

@@ -1,8 +1,9 @@
 """Backend wrapper that caches responses in the run folder.
 
 Stages send their prompts to this wrapper instead of the model's backend. Identical prompts are
-computed once. After a process was killed, the stage sends all its prompts again, and those that
-were answered before come from the disk. The wrapped backend does not know about the cache.
+computed once. If a process is killed, the next run of the stage sends all its prompts again, and
+responses that were already stored are read from the disk. The wrapped backend is unaware of the
+cache.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class CachedBackend(Backend):
     Args:
         backend: Answers the prompts that are not cached; closed with the wrapper.
         cache: Stores the responses; not closed with the wrapper.
-        salt: Part of the key. Responses with another salt are not used, for instance to retry.
+        salt: Part of the key. A new salt requests new responses instead of the cached ones.
         chunk_size: Number of prompts that are looked up and sent to the backend at a time.
     """
 
@@ -204,9 +205,9 @@ class CachedBackend(Backend):
 
 
 class _Writer:
-    """Writer thread that stores responses, all that are waiting in one transaction.
+    """Background thread that stores queued responses, several per transaction.
 
-    Each response is on the disk shortly after it arrived, and the model never waits for the disk.
+    Each response is on the disk shortly after it arrives, and the model never waits for the disk.
     Leaving the `with` block waits until all responses are stored.
     """
 

@@ -279,8 +279,8 @@ def _require_complete(checkpoint: str, missing: Collection[str]) -> None:
         names = sorted(missing)
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise BackendError(
-            f"The checkpoint {checkpoint!r} lacks {len(names)} weights ({shown}). Download it again, "
-            "or install the version of Transformers that wrote it."
+            f"The checkpoint {checkpoint!r} lacks {len(names)} weights ({shown}). Download it "
+            "again, or install the version of Transformers that wrote it."
         )
 
 

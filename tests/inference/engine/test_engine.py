@@ -36,7 +36,9 @@ def ask(text: str, *images: Path, new: int = 6, budget: int | None = None) -> Pr
     return Prompt((Message("user", parts),), max_new_tokens=new, max_text_tokens=budget)
 
 
-def watch(loaded: LoadedCheckpoint, *, at_most: int = 10**6, fault: Exception | None = None) -> Any:
+def record_rows(
+    loaded: LoadedCheckpoint, *, at_most: int = 10**6, fault: Exception | None = None
+) -> Any:
     """Record the rows of every forward pass and raise `fault` above `at_most` rows."""
     rows: list[int] = []
 
@@ -162,7 +164,7 @@ class TestGenerationSettings:
 class TestBatches:
     def test_rows_and_tokens_are_limited(self, load: Load) -> None:
         loaded = load(PLAIN)
-        rows = watch(loaded)
+        rows = record_rows(loaded)
         prompts = [ask("calm " * (1 + 40 * (n == 0))) for n in range(7)]
         list(Engine(loaded, batch_size=4).score(prompts, ("yes", "no")))
         assert rows == [4, 3]
@@ -174,7 +176,7 @@ class TestBatches:
 
     def test_a_prompt_over_the_token_limit_runs_alone(self, load: Load) -> None:
         loaded = load("llama")
-        rows = watch(loaded)
+        rows = record_rows(loaded)
         scores = dict(
             Engine(loaded, max_batch_tokens=1).score([ask("Yes?"), ask("No?")], ("yes", "no"))
         )
@@ -222,12 +224,12 @@ class TestFailures:
     ) -> None:
         expected = dict(Engine(load(PLAIN)).score(prompts := many(20), ("yes", "no")))
         loaded = load(PLAIN)
-        rows = watch(loaded, at_most=3, fault=fault)
+        rows = record_rows(loaded, at_most=3, fault=fault)
         engine = Engine(loaded, batch_size=8)
         with caplog.at_level(logging.WARNING):
             scores = dict(engine.score(prompts, ("yes", "no")))
         assert rows == [8, 4, *[2] * 10]
-        assert "The batch size is now 2" in caplog.text
+        assert "reduced the batch size to 2" in caplog.text
         for index in range(20):
             assert scores[index].log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
         rows.clear()
@@ -236,7 +238,7 @@ class TestFailures:
 
     def test_out_of_memory_of_a_single_prompt_fails_the_prompt(self, load: Load) -> None:
         loaded = load("llama")
-        watch(loaded, at_most=0, fault=torch.OutOfMemoryError("CUDA out of memory"))
+        record_rows(loaded, at_most=0, fault=torch.OutOfMemoryError("CUDA out of memory"))
         completions = dict(Engine(loaded, batch_size=4).generate(many(3)))
         assert [completions[n].error for n in range(3)] == ["CUDA out of memory"] * 3
 

@@ -1,4 +1,4 @@
-"""Tests of the restricted output layer: one position per row, choices in float32."""
+"""Tests of the output-layer hooks: one position per row, choices in float32."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class TestGroupByPrefix:
         early = [rendered([*range(20, 40), n, *[IMAGE] * 4, 1], "a") for n in (1, 2)]
         assert group_by_prefix(early, image_token_id=IMAGE) == [(0, 0), (1, 0)]
 
-    def test_a_short_common_instruction_does_not_join_groups(self) -> None:
+    def test_a_short_common_instruction_does_not_merge_groups(self) -> None:
         instruction = list(range(100, 120))
         histories = [[*instruction, *[user] * 60] for user in range(3)]
         prompts = [rendered([*history, n]) for history in histories for n in range(4)]

@@ -75,7 +75,7 @@ def test_a_single_request_always_fits() -> None:
     assert indices(admit(deque([request(0, 50)]), [], BatchLimits(rows=4, tokens=10))) == [0]
 
 
-def test_a_batch_contains_requests_of_one_kind() -> None:
+def test_a_batch_has_one_prefix_length_and_one_answer_limit() -> None:
     requests = deque(
         [request(0, 4, shared=2), request(1, 4, shared=2), request(2, 4), request(3, 4, new=1)]
     )

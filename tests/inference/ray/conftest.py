@@ -1,4 +1,4 @@
-"""A small Ray instance for all tests of this folder."""
+"""Fixtures of the Ray tests: prompts, a prompt log, and the shutdown of Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prompts() -> list[Prompt]:
 
 @pytest.fixture
 def logged(tmp_path: Path) -> Callable[[Answer], Answer]:
-    """Wrap an answer function so that every process logs its prompts in `prompts.txt`."""
+    """Return a wrapper that makes an answer function log its prompts in `prompts.txt`."""
     log = tmp_path / "prompts.txt"
 
     def wrap(answer: Answer) -> Answer:

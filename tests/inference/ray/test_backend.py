@@ -125,7 +125,7 @@ def test_a_prompt_that_kills_every_worker_is_abandoned(
     assert [responses[index].error for index in (0, 2, 3, 4, 5)] == [None] * 5
 
 
-def test_consecutive_deaths_end_the_run(
+def test_too_many_consecutive_deaths_end_the_run(
     ray_backend: MakeRay, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mllm_msr.inference.ray.backend._MAX_CONSECUTIVE_DEATHS", 2)
@@ -134,7 +134,7 @@ def test_consecutive_deaths_end_the_run(
         list(dying.generate(prompts))
 
 
-def test_each_response_is_cached_at_once(
+def test_each_response_is_cached_immediately(
     ray_backend: MakeRay, prompts: list[Prompt], logged: Wrap, tmp_path: Path
 ) -> None:
     answers = {"answers": logged(prompt_text)}

@@ -97,7 +97,7 @@ def test_a_killed_driver_does_not_repeat_finished_responses(tmp_path: Path, data
         whole = manifest.load(tmp_path / "one")["summarize"]["counts"]["misses"]
     folder = tmp_path / "killed"
     assert run_driver("prepare", data, folder) == 0
-    # The responses that are stored first contain no joint summary, however many arrive at once.
+    # The first responses to be stored contain no combined summary, however many arrive at once.
     assert run_driver("summarize", data, folder, stores=2) == -signal.SIGKILL
     finished = n_cached(folder)
     assert 0 < finished < whole

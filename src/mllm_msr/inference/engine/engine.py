@@ -3,8 +3,8 @@
 Shared by the backends that run a model in this process. Prompts are read in windows, ordered by
 `scheduling.py`, and run in batches. If the model supports it, prompts with a common prefix share
 its keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
-speculative decoding (`generation.py`). A batch that exceeds the memory is halved, and the smaller
-size is used from then on. The paper's yes / no probability (section 3.3.2) is read here, from the
+speculative decoding (`generation.py`). When a batch runs out of memory, the batch size is halved
+for all later batches. The paper's yes / no probability (section 3.3.2) is read here, from the
 logits of the first new token.
 """
 
@@ -47,7 +47,7 @@ _Result = TypeVar("_Result", Completion, ChoiceScores)
 
 logger = logging.getLogger(__name__)
 
-# Batches per window: more reduces padding, fewer returns the first results sooner.
+# Batches per window. More batches reduce padding; fewer return the first results sooner.
 _BATCHES_PER_WINDOW: Final = 16
 
 # Exceptions that a model raises for single prompts.
@@ -59,13 +59,13 @@ class Engine:
 
     Args:
         loaded: The checkpoint.
-        batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, including padding and new tokens. A longer prompt
-            runs alone.
+        batch_size: Maximum number of prompts in a batch.
+        max_batch_tokens: Maximum number of tokens in a batch, including padding and new tokens. A
+            longer prompt runs alone.
         prefix_cache_bytes: Memory for the keys and values of prompts with images that later calls
             may reuse; 0 disables the cache.
-        speculative_tokens: Most draft tokens per sequence and step; 0 disables speculative
-            decoding.
+        speculative_tokens: Maximum number of draft tokens per sequence and step; 0 disables
+            speculative decoding.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Engine:
         eos = loaded.model.generation_config.eos_token_id
         eos_ids = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
         self._end_ids = frozenset(int(token_id) for token_id in eos_ids if token_id is not None)
-        # Replaces the checkpoint's sampling and penalty settings: decoding is greedy.
+        # Replace the checkpoint's sampling and penalty settings, since decoding is greedy.
         self._model.generation_config = transformers.GenerationConfig(
             do_sample=False,
             eos_token_id=sorted(self._end_ids) or None,
@@ -125,7 +125,7 @@ class Engine:
         return self._run(prompts, run_window, _failed_scores, generating=False)
 
     def clear_caches(self) -> None:
-        """Remove everything that earlier prompts left in memory. Results do not depend on it."""
+        """Remove all states, prefixes and n-grams of earlier prompts; results do not change."""
         self._states.clear()
         self._cache.clear()
         self._drafts.clear()
@@ -163,7 +163,7 @@ class Engine:
     def _read_window(
         self, numbered: Iterator[tuple[int, Prompt]]
     ) -> list[tuple[int, Prompt, Rendered | Exception]]:
-        """Render the next prompts: enough to sort, and no more than the image cache can hold."""
+        """Render the next prompts: enough to sort, but no more than the image cache can hold."""
         window: list[tuple[int, Prompt, Rendered | Exception]] = []
         images = self._renderer.images
         # Half of the cache, so that the last image of a window does not evict the first.
@@ -200,7 +200,7 @@ class Engine:
         failed: Callable[[Exception], _Result],
     ) -> Iterator[tuple[int, _Result]]:
         """Run requests in static batches."""
-        n_single = 0  # requests at the front whose batch failed and that now run one by one
+        n_single = 0  # requests at the front that run one by one because their batch failed
         while requests:
             batch = next_batch(requests, self._limits(single=n_single > 0))
             n_single = max(n_single - 1, 0)
@@ -222,7 +222,7 @@ class Engine:
     def _decode_continuously(self, requests: deque[Request]) -> Iterator[tuple[int, Completion]]:
         """Generate with continuous batching, yielding each completion as soon as it ends."""
         batch, running = DecodingBatch(self._model, self._drafts), list[Request]()
-        n_single = 0  # requests at the front whose batch failed and that now run one by one
+        n_single = 0  # requests at the front that run one by one because their batch failed
         while requests or running:
             try:
                 admitted = admit(requests, running, self._limits(single=n_single > 0))
@@ -264,7 +264,7 @@ class Engine:
         self.clear_caches()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        logger.warning("Out of memory. The batch size is now %d.", self._batch_size)
+        logger.warning("out of memory: reduced the batch size to %d", self._batch_size)
 
     @torch.inference_mode()
     def _generate_batch(self, batch: Sequence[Request]) -> list[Completion]:
@@ -290,7 +290,7 @@ class Engine:
             [self._renderer.choice_ids(request.rendered.input_ids, choices) for request in batch],
             device=self._model.device,
         )  # [batch, choices]
-        # A single prompt, as after a batch that failed, runs as a whole: it depends on no other.
+        # A single prompt, as after a failed batch, runs in full, independently of other prompts.
         shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
         inputs, last = (self._suffix_inputs if shared else self._full_inputs)(batch)
         if store := not shared and self._cache.max_bytes > 0:
@@ -310,7 +310,7 @@ class Engine:
             if all(-float("inf") < value <= 0.0 for value in row):
                 scores.append(ChoiceScores(tuple(row), n_tokens))
             else:
-                message = f"The model's log-probabilities are {row}."
+                message = f"The model's log-probabilities are {row}; they must be finite."
                 scores.append(ChoiceScores((), n_tokens, error=message))
         return scores
 

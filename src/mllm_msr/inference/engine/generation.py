@@ -1,8 +1,9 @@
-"""Continuous batching: finished sequences leave the batch and waiting ones take their rows.
+"""Continuous batching: finished sequences leave the batch, and waiting ones take their rows.
 
-A static batch that waits for its longest answer spends most of its steps on sequences that have
-ended. Here the engine refills their rows, and a decoding step verifies several draft tokens at
-once (`prompt_lookup.py`). Decoding is greedy; each result equals that of the prompt alone.
+A static batch runs until its longest answer ends and spends most of its steps on sequences that
+have already ended. Here the engine refills their rows, and a decoding step verifies several draft
+tokens at once (`prompt_lookup.py`). Decoding is greedy, and each result equals that of the prompt
+alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import DynamicCache
 from mllm_msr.inference.engine.logits import logits_at
 from mllm_msr.inference.engine.prompt_lookup import MAX_NGRAM, PromptLookup
 
-# Fills the rows that have fewer draft tokens than others. No token has this id.
+# Pads rows that have fewer draft tokens than others. No token has this id.
 _NO_TOKEN: Final = -1
 
 # Number of positions by which the key-value cache grows.
@@ -31,7 +32,7 @@ def can_batch_continuously(model: Any) -> bool:
     The attention implementation must accept a custom mask.
 
     Args:
-        model: A causal language model that `models.prefix_sharing.can_share_prefixes` accepts.
+        model: A causal language model that `models.prefix_support.can_share_prefixes` accepts.
     """
     attention = model.get_decoder().config._attn_implementation  # noqa: SLF001 - no public name
     return attention in _ATTENTION
@@ -148,9 +149,9 @@ class KeyValueCache:
     Passed to the model in place of a Transformers cache.
 
     Args:
-        transpose_keys: Store keys as eager attention multiplies them, with the memory layout
-            [rows, heads, head size, positions]. In bfloat16 on a CPU, attention of a single token
-            then takes half the time, since other layouts are copied first.
+        transpose_keys: Store keys in the memory layout in which eager attention multiplies them,
+            [rows, heads, head size, positions]. In bfloat16 on a CPU, this halves the time of
+            attention for a single token, since other layouts are copied first.
     """
 
     def __init__(self, *, transpose_keys: bool) -> None:
@@ -194,7 +195,7 @@ class KeyValueCache:
         self._n_rows = len(rows)
 
     def _reserve(self, n_rows: int, length: int, *, like: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Grow the buffers to this size, with the heads, dtype and device of other layers."""
+        """Grow the buffers to at least this size, with the shape, dtype and device of `like`."""
         capacity = self._layers[0][0].shape if self._layers else (0, 0, 0)
         if n_rows <= capacity[0] and length <= capacity[2]:
             return

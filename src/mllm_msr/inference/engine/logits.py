@@ -1,7 +1,7 @@
-"""Restrictions of a model's output layer: one position per row, and choices in float32.
+"""Hooks on a model's output layer: logits at one position per row, and choices in float32.
 
-Used by `inference/engine/engine.py`. Computing one row of the vocabulary for each token of a long
-prompt is most of the cost of reading a single answer from it.
+Used by `inference/engine/engine.py`. Reading one answer needs the logits of a single position;
+computing them for every token of a long prompt would be most of the cost.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_choices(model: Any, ids: Tensor) -> Iterator[None]:
-    """Make a model compute the logits of some tokens in float32.
+    """Make a model compute the logits of the given tokens in float32.
 
     Half-precision logits are too coarse to distinguish candidates: near 20, bfloat16 has steps of
     1/8. The logits of the choices are therefore recomputed in float32, before any scaling that the

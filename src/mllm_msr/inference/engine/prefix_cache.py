@@ -1,8 +1,8 @@
 """Key-value cache of prompt prefixes with images, reused across calls.
 
-A service scores the same items all day, each time for another user. The recommender's prompt
-begins with the item's image and the instruction (figure 3 of the paper), so that everything but
-the preference and the title may already be cached from an earlier request.
+A service scores the same items for many users. The recommender's prompt begins with the item's
+image and the instruction (figure 3 of the paper), so everything except the preference and the title
+may already be cached from an earlier request.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mllm_msr.models.prefix_support import common_prefix_length
 # Keys and values of each layer [heads, tokens, head size].
 Layers = Sequence[tuple[Tensor, Tensor]]
 
-# Matches are rounded down to multiples of this. Otherwise two preferences that happen to begin
-# with the same words would put the prompts of one batch into batches of different lengths.
+# Matches are rounded down to multiples of this. Otherwise preferences that happen to begin with the
+# same words would give prompts different prefix lengths and split their batch.
 _BLOCK_SIZE: Final = 8
 
 
@@ -44,8 +44,8 @@ class _Entry:
 class PrefixCache:
     """Least-recently-used cache of keys and values, one entry for each sequence of images.
 
-    The first prompt about an image is stored completely, since it does not show where the next
-    prompt will differ. The second prompt shows it, and the rest of the entry is dropped.
+    The first prompt with an image is stored completely, since it is not known where the next
+    prompt will differ. When the second prompt is read, the entry is cut to the common prefix.
 
     Args:
         max_bytes: Memory for keys and values, on the model's device; 0 disables the cache.

@@ -1,10 +1,9 @@
 """Prefix sharing: a prefix that several prompts have in common is computed once.
 
 The recommender's prompt begins with the candidate's image and the instruction (figure 3 of the
-paper), so all users who are scored for an item share about half of their prompts. The engine
-groups prompts by prefix, computes the keys and values of each prefix once, and runs the suffix of
-every prompt on top of them. The result equals that of the whole prompt; it is not an
-approximation.
+paper), so the prompts of all users for one item share about half of their tokens. The engine groups
+prompts by prefix, computes the keys and values of each prefix once, and runs the suffix of every
+prompt on top of them. The result is exact, not an approximation.
 """
 
 from __future__ import annotations
@@ -34,10 +33,9 @@ _BLOCK_SIZE: Final = 16
 def group_by_prefix(
     prompts: Sequence[Rendered], *, image_token_id: int | None
 ) -> list[tuple[int, int]]:
-    """Order prompts such that those with a common prefix are consecutive.
+    """Order prompts so that those with a common prefix are consecutive.
 
-    A prefix contains all images of its prompts and everything between them, or it is empty: only
-    text follows a prefix.
+    A prefix is empty or contains all images of its prompts, so that only text follows it.
 
     Args:
         prompts: Rendered prompts.
@@ -51,7 +49,7 @@ def group_by_prefix(
     lengths: list[int] = []
     for group in _groups([prompts[index] for index in order]):
         lengths += [_shared_length(group, image_token_id)] * len(group)
-    # Stable, so groups stay together. The longest come first: they need the most memory.
+    # The sort is stable, so groups stay together. Long prefixes come first: they need most memory.
     return sorted(zip(order, lengths, strict=True), key=lambda pair: -pair[1])
 
 
@@ -87,7 +85,7 @@ class PrefixStates:
     def for_rows(
         self, prefixes: Sequence[PrefixKey], prefill: Callable[[Sequence[int]], DynamicCache]
     ) -> DynamicCache:
-        """Return the keys and values of a batch's prefixes and compute those that are missing.
+        """Return the keys and values of a batch's prefixes, computing those that are missing.
 
         Args:
             prefixes: The prefix of each row, all of the same length.
@@ -122,7 +120,7 @@ class PrefixStates:
 
 
 def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
-    """Split sorted prompts where neighbors share less than half as much as on either side."""
+    """Split sorted prompts where neighbors share less than half of what an adjacent pair shares."""
     common = [_common_length(a, b) for a, b in itertools.pairwise(ordered)]
     padded = [0, *common, 0]
     borders = [
@@ -161,7 +159,7 @@ def _select(
 
 
 def _stack(rows: Sequence[Layers]) -> list[tuple[Tensor, Tensor]]:
-    """Stack the layers of single rows to the layers of a batch."""
+    """Stack the layers of single rows into the layers of a batch."""
     return [
         (torch.stack([keys for keys, _ in layer]), torch.stack([values for _, values in layer]))
         for layer in zip(*rows, strict=True)

@@ -16,15 +16,15 @@ from typing import Final
 _NGRAM_SIZES: Final = (3, 2)
 MAX_NGRAM: Final = max(_NGRAM_SIZES)
 
-# A few hundred megabytes. The table is emptied beyond this and filled again by later prompts.
+# A few hundred megabytes. Beyond this, the table is cleared and filled again by later prompts.
 _MAX_ENTRIES: Final = 1_000_000
 
-# A draft token costs one position in every row of the batch. With a lower acceptance rate than
-# this, it costs more time than it saves on a fully used processor.
+# A draft token costs one position in every row of the batch. Below this acceptance rate, it costs
+# more time than it saves on a fully used processor.
 _MIN_ACCEPTANCE: Final = 0.3
 # Decay of the moving average of acceptance rates.
 _DECAY: Final = 0.8
-# Every so many steps, all draft tokens are proposed, regardless of their acceptance rates.
+# Number of steps after which all draft tokens are proposed, regardless of their acceptance rates.
 _RETRY_INTERVAL: Final = 8
 
 
@@ -32,7 +32,8 @@ class PromptLookup:
     """Draft tokens from the n-grams of all prompts and answers so far.
 
     Args:
-        n_tokens: Most draft tokens per sequence and step; 0 disables speculative decoding.
+        n_tokens: Maximum number of draft tokens per sequence and step; 0 disables speculative
+            decoding.
     """
 
     def __init__(self, n_tokens: int) -> None:
@@ -83,7 +84,7 @@ class PromptLookup:
 
         Args:
             n_accepted: How many draft tokens of each sequence were accepted.
-            n_proposed: Most draft tokens that were proposed for a sequence.
+            n_proposed: Maximum number of draft tokens proposed for a sequence.
         """
         for index in range(n_proposed):
             rate = sum(n > index for n in n_accepted) / len(n_accepted)

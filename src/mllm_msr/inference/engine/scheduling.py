@@ -1,8 +1,7 @@
 """Scheduling of requests: their order within a window, and which ones fit into a batch.
 
-The part of the engine that needs no model. Requests are sorted by length, to reduce padding, or
-grouped by common prefix, so that the prefix is computed once. Batches are limited in rows and
-tokens.
+This part of the engine needs no model. Requests are sorted by length, to reduce padding, or grouped
+by common prefix, so that the prefix is computed once. Batches are limited in rows and tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Request:
     Attributes:
         index: Index of the prompt among all prompts.
         rendered: The rendered prompt.
-        max_new_tokens: Most tokens to generate; 0 to score.
+        max_new_tokens: Maximum number of tokens to generate; 0 to score.
         n_shared: Length of the prefix whose keys and values are shared or cached, in tokens.
     """
 
@@ -37,7 +36,7 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
-        """Return the largest number of tokens that the sequence may reach."""
+        """Return the maximum length of the sequence in tokens."""
         return len(self.rendered.input_ids) + self.max_new_tokens
 
 
@@ -46,15 +45,16 @@ class BatchLimits:
     """Size limits of a batch.
 
     Attributes:
-        rows: Most requests, at least 1.
-        tokens: Most tokens, including padding and new tokens. A longer request runs alone.
+        rows: Maximum number of requests, at least 1.
+        tokens: Maximum number of tokens, including padding and new tokens. A longer request runs
+            alone.
     """
 
     rows: int
     tokens: int
 
     def allow(self, n_rows: int, longest: int) -> bool:
-        """Return whether a batch of `n_rows` requests fits, the longest of `longest` tokens."""
+        """Return whether `n_rows` requests of at most `longest` tokens fit into a batch."""
         return n_rows == 1 or (n_rows <= self.rows and n_rows * longest <= self.tokens)
 
 
@@ -92,7 +92,9 @@ def use_cached_prefixes(
 
 
 def next_batch(waiting: deque[Request], limits: BatchLimits) -> list[Request]:
-    """Remove and return the next batch: requests of one kind, as many as the limits allow.
+    """Remove and return the next batch, as many requests as the limits allow.
+
+    All requests of a batch have the same `max_new_tokens` and `n_shared`.
 
     Args:
         waiting: At least one request.
@@ -114,7 +116,7 @@ def next_batch(waiting: deque[Request], limits: BatchLimits) -> list[Request]:
 def admit(
     waiting: deque[Request], running: Sequence[Request], limits: BatchLimits
 ) -> list[Request]:
-    """Remove and return the requests to prefill next to the running ones.
+    """Remove and return the requests to prefill while others are running.
 
     Args:
         waiting: Requests that have not started.

@@ -1,8 +1,8 @@
-"""Pool of Ray actors with one backend each: the part that makes remote calls.
+"""Pool of Ray actors with one backend each.
 
-Ray alone may repeat or drop rows. Here it only starts processes, carries prompts to them and
-streams each response back as soon as it is available. `scheduler.py` assigns the prompts, and
-responses go through the run's response cache like those of any backend.
+Ray only starts processes, sends prompts to them and streams each response back as soon as it is
+available; on its own, it could repeat or drop rows. `scheduler.py` assigns the prompts to workers,
+and the run's response cache stores the responses like those of any backend.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 Response = Completion | ChoiceScores
 
-# The smallest size that Ray accepts. Only prompts and responses pass through the object store.
+# The minimum that Ray accepts. Only prompts and responses pass through the object store.
 _OBJECT_STORE_BYTES: Final = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has constructed its backend, which has this fingerprint."""
+    """Event: a worker has constructed its backend, which has this fingerprint."""
 
     worker: int
     fingerprint: str
@@ -38,7 +38,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A worker has answered the prompt at this position of its batch."""
+    """Event: a worker has answered the prompt at this position of its batch."""
 
     worker: int
     position: int
@@ -47,14 +47,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A worker has finished its batch and is idle."""
+    """Event: a worker has finished its batch and is idle."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A worker's process has ended."""
+    """Event: a worker's process has ended."""
 
     worker: int
     reason: str
@@ -79,7 +79,7 @@ class RemoteError:
         """Restore the error."""
         kind: type[MllmMsrError] = getattr(errors, self.kind, BackendError)
         error = kind.__new__(kind)
-        # Some subclasses build their message from other arguments. Here it is already built.
+        # Skip the constructors of subclasses, which may build the message from other arguments.
         MllmMsrError.__init__(error, self.message)
         return error
 
@@ -111,15 +111,15 @@ class Worker:
     def run(
         self, prompts: Sequence[Prompt], choices: Sequence[str] | None
     ) -> Iterator[tuple[int, Response] | RemoteError]:
-        """Answer prompts, or score choices if given, and yield each response at once."""
+        """Answer prompts, or score choices if given, and yield each response immediately."""
         responses: Iterator[tuple[int, Response]]
         try:
             if choices is None:
                 responses = self._backend.generate(prompts)
             else:
                 responses = self._backend.score(prompts, choices)
-            # Ray sends values into this generator. `yield from` would pass them to iterators
-            # that do not accept any.
+            # Ray sends values into this generator. `yield from` would pass them on to an iterator
+            # that may not accept them.
             for position, response in responses:  # noqa: UP028
                 yield position, response
         except MllmMsrError as error:
@@ -127,17 +127,17 @@ class Worker:
 
 
 class ActorPool:
-    """Pool of workers, which all start when it is constructed.
+    """Pool of workers, all of which start when the pool is constructed.
 
     Args:
         name: Name of their backend.
         arguments: Constructor arguments of the backend.
-        address: "local" for processes of this machine, "auto" for the cluster of this machine, or
+        address: "local" for processes on this machine, "auto" for the cluster on this machine, or
             the address of a cluster.
         workers: Number of workers.
         cpus: CPU cores that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker; may be a fraction.
-        startup_timeout: Most seconds until the first worker has started.
+        startup_timeout: Maximum seconds until the first worker has started.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -173,7 +173,7 @@ class ActorPool:
         return list(self._idle)
 
     def submit(self, worker: int, prompts: Sequence[Prompt], choices: Sequence[str] | None) -> None:
-        """Send a batch to an idle worker; its responses are events."""
+        """Send a batch to an idle worker; `next_event` returns its responses."""
         self._idle.remove(worker)
         run = self._handles[worker].run.options(num_returns="streaming")
         self._calls[run.remote(list(prompts), choices)] = worker
@@ -202,8 +202,8 @@ class ActorPool:
             return self._event(call, worker)
         except self._ray.exceptions.RayTaskError as error:
             raise BackendError(
-                f"A worker failed: {str(error).strip().splitlines()[-1]}. See the traceback "
-                "above, and try the backend with executor.name=local."
+                f"A worker failed: {str(error).strip().splitlines()[-1]}. To debug the backend, "
+                "run it with executor.name=local."
             ) from error
         except self._ray.exceptions.RayError as error:
             del self._calls[call]
@@ -264,7 +264,7 @@ def _raise_remote(value: Any) -> Any:
 
 
 def _connect(address: str, *, n_cores: int) -> Any:
-    """Return the module `ray`, connected; an existing connection of this process is reused."""
+    """Connect to Ray unless this process is connected already, and return the module `ray`."""
     # By default Ray sends usage statistics to its developers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

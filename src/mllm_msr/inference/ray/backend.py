@@ -1,9 +1,9 @@
-"""Distributed backend: prompts are spread over Ray actors, each with the same backend.
+"""Distributed backend: distributes prompts over Ray actors, each with a copy of one backend.
 
 It implements `Backend`, so the stages that use it (summarize, infer, score) do not depend on Ray.
 The run's response cache wraps it, so each response is on the driver's disk shortly after a worker
-sent it. If the driver is killed, the next run repeats only the prompts that were running. The lock
-of the run folder prevents a second driver. `scheduler.py` handles rows that kill their workers.
+sends it. If the driver is killed, the next run only repeats unfinished prompts. The lock of the run
+folder prevents a second driver. `scheduler.py` handles prompts that kill their workers.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class RayBackend(Backend):
     Args:
         name: Name of the backend in each worker.
         arguments: Constructor arguments of that backend.
-        address: "local" for processes of this machine, "auto" for the cluster of this machine, or
+        address: "local" for processes on this machine, "auto" for the cluster on this machine, or
             the address of a cluster.
         workers: Number of workers.
         cpus: CPU cores that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker; may be a fraction.
         batch: Number of prompts that a worker receives at a time.
-        startup_timeout: Most seconds until the first worker has started.
+        startup_timeout: Maximum seconds until the first worker has started.
 
     Raises:
         UnknownNameError: There is no such backend.
@@ -60,7 +60,7 @@ class RayBackend(Backend):
         batch: int = 64,
         startup_timeout: float = 300.0,
     ) -> None:
-        # Receives no prompts; it only provides the fingerprint and the capabilities.
+        # Only provides the fingerprint and the capabilities; it receives no prompts.
         self._local = cast("Backend", registry.find("backends", name)(**arguments))
         self._name = name
         self._arguments = arguments
@@ -96,7 +96,7 @@ class RayBackend(Backend):
         return cast("Iterator[tuple[int, ChoiceScores]]", self._run(prompts, tuple(choices)))
 
     def start(self) -> None:
-        """Wait until every worker has started. Without it, work begins with the first worker.
+        """Wait until every worker has started; otherwise, work begins with the first worker.
 
         Raises:
             MllmMsrError: Raised by a worker's backend while it is constructed.
@@ -178,11 +178,11 @@ class RayBackend(Backend):
 
 def _replace(pool: ActorPool, worker: int, reason: str, *, deaths: int) -> None:
     """Replace a worker that died, unless too many have died in a row."""
-    logger.warning("Worker %d died and is replaced: %s", worker, reason)
+    logger.warning("replacing worker %d, which died: %s", worker, reason)
     if deaths > _MAX_CONSECUTIVE_DEATHS:
         raise BackendError(
-            f"{deaths} workers died in a row without a response, the last one because of: "
-            f"{reason}. Give each worker more memory (fewer executor.workers, smaller batches) and "
-            "run the same command again."
+            f"{deaths} workers died in a row without a response. The last reason: {reason}. Give "
+            "each worker more memory (fewer executor.workers, smaller batches) and run the same "
+            "command again."
         )
     pool.replace(worker)

@@ -15,13 +15,13 @@ from mllm_msr.types import Prompt
 
 
 class Scheduler:
-    """Batches of prompts for workers, and their state.
+    """Scheduler of prompt batches; tracks which prompts each worker has not answered.
 
     Args:
         prompts: Any number of prompts; read one batch ahead.
-        batch_size: Most prompts in a batch.
-        max_deaths: A prompt is abandoned after it was alone in its batch this many times when the
-            worker died.
+        batch_size: Maximum number of prompts in a batch.
+        max_deaths: A prompt is abandoned after this many workers have died while it was the only
+            prompt of their batch.
     """
 
     def __init__(self, prompts: Iterable[Prompt], *, batch_size: int, max_deaths: int) -> None:
