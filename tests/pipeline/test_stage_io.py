@@ -1,13 +1,16 @@
-"""Steps connect stages to the run folder: conditions, outputs, and reuse of finished work."""
+"""Input and output of the stages: conditions, outputs, and reuse of finished work."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
 import mock_runs
+from mllm_msr.baselines.item_knn import ItemKnn
+from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
@@ -23,7 +26,7 @@ def recorded(folder: Path, stage: str) -> dict:
     return manifest["stages"][stage]["settings"]
 
 
-def test_the_steps_are_the_stages_of_the_pipeline() -> None:
+def test_every_stage_of_the_pipeline_has_a_function_of_its_name() -> None:
     assert [step.__name__ for step in STAGES.values()] == list(STAGES)
 
 
@@ -71,3 +74,43 @@ def test_training_is_skipped_unless_enabled(tmp_path: Path, data: Path) -> None:
     with Pipeline.open(tmp_path / "run", mock_runs.load(data, "train.enabled=false")) as pipeline:
         pipeline.run_until("train")
         assert not any(name.startswith("train/") for name in pipeline.run.stages)
+
+
+@pytest.mark.parametrize("section", ["images", "summarize", "infer", "score", "evaluate", "report"])
+def test_every_setting_of_a_section_is_recorded_unless_it_is_listed(section: str) -> None:
+    """A stage that ignored a setting would be skipped although its outputs should change."""
+    settings = getattr(Settings(), section)
+    other = settings.model_copy(update={name: object() for name in type(settings).model_fields})
+    listed = stage_io.NOT_RECORDED.get(section, ())
+    assert set(listed) <= set(type(settings).model_fields)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the placeholder values have the wrong type
+        found = set(other.model_dump(exclude_defaults=True, exclude=set(listed)))
+    assert found == set(type(settings).model_fields) - set(listed)
+
+
+def test_a_changed_scoring_setting_is_not_skipped_silently(tmp_path: Path, data: Path) -> None:
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_until("score")
+    with (
+        Pipeline.open(tmp_path / "run", mock_runs.load(data, "score.full_users=3")) as pipeline,
+        pytest.raises(StaleStageError, match="full_users was the default and is now 3"),
+    ):
+        pipeline.run_stage("score")
+
+
+def test_force_fits_baselines_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[ItemKnn] = []
+    fit = ItemKnn.fit
+    monkeypatch.setattr(ItemKnn, "fit", lambda self, data: fits.append(self) or fit(self, data))
+    members = "baselines.hybrid.members=[item_knn, popularity]"
+    settings = mock_runs.load(
+        data, "score.zero_shot=false", "score.baselines=[item_knn, hybrid]", members
+    )
+    for force, n_fits in ((False, 2), (False, 2), (True, 4)):
+        with Pipeline.open(tmp_path / "run", settings, force=force) as pipeline:
+            pipeline.run_until("prepare")
+            pipeline.run_stage("score")
+        assert len(fits) == n_fits

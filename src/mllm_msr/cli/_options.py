@@ -17,7 +17,7 @@ ExecutorOption = Annotated[
     typer.Option("--executor", metavar="NAME", help="Short for executor.name=NAME: local or ray."),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Redo finished stages whose settings have changed.")
+    bool, typer.Option("--force", help="Run the stages again even if they are finished.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 PresetOption = Annotated[

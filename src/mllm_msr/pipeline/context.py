@@ -1,4 +1,4 @@
-"""What every stage is given beside its tables and settings: the run folder and progress."""
+"""Context of the stages: the run folder, the display of progress, and fingerprints of stages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mllm_msr.storage.run_folder import RunFolder, Stage
 
 
 class Progress(Protocol):
-    """Shows how far a stage is; the command line draws bars, a library user may draw nothing."""
+    """Display of the progress of a stage, such as the progress bars of the command line."""
 
     def __call__(
         self, name: str, total: int | None
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a task of `total` steps; the yielded function reports finished steps."""
+        """Start a task of `total` steps; the yielded function is called with finished steps."""
 
 
 @contextlib.contextmanager
@@ -32,12 +32,12 @@ def silent(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """A run folder and how its stages are run.
+    """Run folder, and options for running its stages.
 
     Attributes:
         run: The run folder.
-        progress: How progress is shown.
-        force: Whether stages that were finished under other settings are run again.
+        progress: Shows progress.
+        force: Whether to run stages again that are finished, with these or other settings.
     """
 
     run: RunFolder
@@ -61,8 +61,8 @@ class RunContext:
             settings: Settings that change the outputs, see `changed`.
             inputs: Outputs of earlier stages that it reads.
             prompt_templates: Prompt templates that it uses; their hashes are recorded.
-            item_type: What the prompts call an item; recorded with the templates.
-            model: Fingerprint of the model that it asks.
+            item_type: Word for an item in the prompts; recorded with the templates.
+            model: Fingerprint of the model that it calls.
         """
         hashes = {
             template: template_hash(template, item_type=item_type or "item")
@@ -91,9 +91,9 @@ def changed(
 
     Args:
         section: A section of `Settings`.
-        prefix: Put before each name ("infer.").
-        include: The settings to return; all if None.
-        exclude: Settings to leave out: those that do not change the stage's outputs.
+        prefix: Prefix of each name ("infer.").
+        include: Settings to return; all if None.
+        exclude: Settings to leave out, because they do not change the outputs of the stage.
     """
     values = section.model_dump(
         mode="json",

@@ -1,8 +1,8 @@
 """The offline pipeline: prepare -> summarize -> infer -> train -> score -> evaluate -> report.
 
-Only this module knows the order of the stages. The run folder skips finished stages and rejects
-those that were finished under other settings. Responses of models go through the response cache,
-so a process that is killed loses at most the batch in progress.
+Only this module defines the order of the stages. The run folder skips finished stages and rejects
+those that were finished with other settings. Model responses go through the response cache, so a
+process that is killed loses at most the batch in progress.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
 
 
 class Pipeline:
-    """A run folder, its settings, and the stages in their order.
+    """Pipeline over a run folder.
 
     Attributes:
-        context: The run folder, and how stages are run.
-        settings: The settings under which stages are run.
+        context: Run folder, and options for running its stages.
+        settings: Settings of the stages.
     """
 
     def __init__(self, context: RunContext, settings: Settings) -> None:
@@ -65,16 +65,16 @@ class Pipeline:
         force: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Self]:
-        """Open and lock a run folder for the time of the `with` block.
+        """Open and lock a run folder for the duration of the `with` block.
 
         Args:
             folder: The run folder; created if it does not exist.
             settings: Checked settings; saved as the folder's `config.yaml`.
-            force: Run stages again that were finished under other settings, instead of raising.
-            progress: How progress is shown.
+            force: Run stages again even if they are finished, also with other settings.
+            progress: Shows progress.
 
         Raises:
-            RunLockedError: Another process works in the folder.
+            RunLockedError: Another process is using the folder.
         """
         with RunFolder.open(folder, worker=is_worker(os.environ)) as run:
             yield cls(RunContext(run, progress, force), settings)
@@ -112,9 +112,9 @@ class Pipeline:
         """Run one stage unless it is finished.
 
         Raises:
-            StaleStageError: It was finished under other settings or inputs.
+            StaleStageError: The stage was finished with other settings or inputs.
             RunFolderError: An earlier stage has not been run.
-            SystemExit: This process only joined a training, which has ended.
+            SystemExit: This process was a worker of a training run that has finished.
         """
         if self.run.is_worker:
             if name == "train":
@@ -123,13 +123,13 @@ class Pipeline:
         try:
             STAGES[name](self.context, self.settings)
         except StaleStageError:
-            # The folder keeps the settings under which its finished stages were run.
+            # The folder keeps the settings of its finished stages.
             self._save_settings(self._saved_settings)
             raise
         self._save_settings(self.settings.to_yaml())
 
-    def under(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
-        """Return a pipeline for the same open run folder under other settings.
+    def with_settings(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
+        """Return a pipeline for the same open run folder with other settings.
 
         Args:
             settings: Checked settings.
@@ -142,17 +142,17 @@ class Pipeline:
     def fork(
         self, name: str, settings: Settings, *, shares: Sequence[str] = ()
     ) -> Iterator[Pipeline]:
-        """Open a run inside this one's folder that starts from finished stages of this one.
+        """Open a nested run that starts from finished stages of this run.
 
         Args:
             name: Name of its folder in `variants/`.
-            settings: Its settings.
-            shares: Stages that are copied if they are finished here ("prepare"); "train" and
-                "score" stand for all folds and models. Model responses are copied as well, so
-                that no prompt is answered twice.
+            settings: Settings of the nested run.
+            shares: Stages to copy if they are finished in this run ("prepare"); "train" and
+                "score" include all folds and models. Model responses are copied as well, so that
+                no prompt is answered twice.
 
         Raises:
-            RunLockedError: Another process works in it.
+            RunLockedError: Another process is using its folder.
         """
         worker = self.run.is_worker
         folder = self.run.inside(f"{layout.VARIANTS}/{name}")
@@ -195,12 +195,12 @@ class Pipeline:
 
 
 def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings) -> dict[str, Any]:
-    """Evaluate external tables of scores; the name of each file is the name of its model.
+    """Evaluate external score tables; the name of each file is the name of its model.
 
     Args:
         candidates: Table of candidates, as Parquet or CSV.
-        scores: Tables of scores.
-        settings: `evaluate` is read.
+        scores: Score tables.
+        settings: Settings, of which the section `evaluate` is used.
 
     Returns:
         `{model: {negatives: {metric: {mean, low, high, n}}}}`.

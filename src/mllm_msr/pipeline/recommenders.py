@@ -1,7 +1,8 @@
 """The recommenders of a run by name: MLLM-MSR, zero-shot and every baseline, fitted on a fold.
 
-The stages "train" and "score", `compare` and `recommend` get their models here. Fitted baselines
-are stored in the run's cache, so that an ensemble reuses members that are already trained.
+The stages "train" and "score", `compare` and `recommend` get their models from here. Fitted
+baselines are stored in the cache of the run, so that ensembles reuse members that are already
+fitted.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _MLLM_INPUTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a recommender's scores depend on, for the manifest.
+    """Conditions that the scores of a recommender depend on, for the manifest.
 
     Attributes:
         settings: Settings that differ from their defaults.
         inputs: Outputs of earlier stages.
         prompt_templates: Prompt templates.
-        model: Fingerprint of the model; None for recommenders that ask none.
+        model: Fingerprint of the model; None for recommenders that call none.
     """
 
     settings: Mapping[str, object]
@@ -54,29 +55,29 @@ class Conditions:
 
 
 def label_of(name: str) -> str:
-    """Return the name of a recommender in tables; an unknown model shows its own name."""
+    """Return the label of a recommender in tables; unknown models are shown by their name."""
     if name in VARIANTS:
         return VARIANTS[name].label
     return baseline_class(name).label if name in registry.names("baselines") else name
 
 
 def remark_of(name: str) -> str:
-    """Return the note below tables in which a recommender appears; may be empty."""
+    """Return the note that tables show below the label of a recommender; may be empty."""
     if name in VARIANTS:
         return VARIANTS[name].remark
     return baseline_class(name).remark if name in registry.names("baselines") else ""
 
 
 class Recommenders:
-    """Makes the recommenders of one run.
+    """Factory of the recommenders of a run.
 
     Args:
-        context: The run folder, and how progress is shown.
+        context: The run folder and the display of progress.
         settings: The run's settings.
 
     Attributes:
         tables: The run's tables.
-        is_worker: Whether this process only joins the training of another process.
+        is_worker: Whether this process is a rank other than 0 of a distributed training.
     """
 
     def __init__(self, context: RunContext, settings: Settings) -> None:
@@ -85,29 +86,30 @@ class Recommenders:
         self._settings = settings
         self.tables = RunTables(context.run)
         self.is_worker = context.run.is_worker
+        self._refitted: set[tuple[str, int]] = set()
 
     def names(self) -> list[str]:
-        """Return the names of all recommenders that the settings ask to score."""
+        """Return the names of all recommenders to score, as set in the settings."""
         return [*self.mllm_names(), *self._settings.score.baselines]
 
     def mllm_names(self) -> list[str]:
-        """Return the names of the MLLM recommenders that the settings ask to score."""
+        """Return the names of the MLLM recommenders to score, as set in the settings."""
         zero_shot = [ZERO_SHOT] if self._settings.score.zero_shot else []
         return [*zero_shot, *([MLLM_MSR] if self._settings.train.enabled else [])]
 
     @property
     def item_type(self) -> str:
-        """Return what the prompts call an item."""
+        """Return the word for an item in the prompts."""
         return self.tables.item_type(self._settings.item_type)
 
     def requires_llm(self, name: str) -> bool:
-        """Return whether a recommender, or a member of it, asks a language model."""
+        """Return whether a recommender, or a member of it, calls a language model."""
         if name in VARIANTS or baseline_class(name).requires_llm:
             return True
         return any(self.requires_llm(member) for member in self._members(name))
 
     def conditions(self, name: str) -> Conditions:
-        """Return what the scores of a recommender depend on."""
+        """Return the conditions that the scores of a recommender depend on."""
         if name in VARIANTS:
             return self._mllm_conditions(name)
         baselines = self._settings.baselines
@@ -131,7 +133,7 @@ class Recommenders:
         return found
 
     def training_data(self, name: str, fold: int) -> TrainingData:
-        """Return what a recommender may learn from in a fold; no target of a test user."""
+        """Return the training data of a recommender in a fold, without targets of test users."""
         if name in VARIANTS:
             return replace(
                 self.tables.training_data(fold),
@@ -143,11 +145,11 @@ class Recommenders:
     def fitted(self, name: str, fold: int) -> Recommender:
         """Return a recommender that is fitted on a fold; the caller closes it.
 
-        MLLM-MSR uses the weights of the stage "train". A baseline is read from the run's cache,
-        or fitted and stored there.
+        MLLM-MSR uses the weights of the stage "train". Baselines are loaded from the cache of the
+        run, or fitted and stored there.
 
         Raises:
-            RunFolderError: A stage that it depends on has not been run.
+            RunFolderError: A required stage has not been run.
         """
         data = self.training_data(name, fold)
         if name in VARIANTS:
@@ -158,6 +160,9 @@ class Recommenders:
         if members := self._members(name):
             return self._ensemble(name, members, fold, data)
         arguments = self._settings.baselines.arguments(name)
+        # With force, once: a member of an ensemble is not fitted again after it has scored itself.
+        refit = self._context.force and (name, fold) not in self._refitted
+        self._refitted.add((name, fold))
         return self._cache.recommender(
             f"{name}-{fold}",
             digest(
@@ -169,10 +174,11 @@ class Recommenders:
             ),
             baseline_class(name),
             lambda: self.baseline(name, fold).fit(data),
+            refit=refit,
         )
 
     def baseline(self, name: str, fold: int) -> Recommender:
-        """Return a baseline that is not fitted yet; its training states lie in the run's cache."""
+        """Return an unfitted baseline, whose training states are stored in the run's cache."""
         folders = Folders(
             content=self._run.inside(layout.CONTENT_CACHE),
             states=self._run.inside(f"{layout.BASELINE_STATES}/{self._data_digest()[:12]}-{fold}"),
@@ -180,12 +186,12 @@ class Recommenders:
         return _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
 
     def mllm(self, name: str, fold: int, *, is_worker: bool = False) -> MllmRecommender:
-        """Return MLLM-MSR or zero-shot, not fitted yet.
+        """Return unfitted MLLM-MSR or zero-shot.
 
         Args:
             name: A name of `ranker.recommender.VARIANTS`.
-            fold: Fold in whose training folder weights and states are written.
-            is_worker: Whether this process joins the training of another process.
+            fold: Fold whose training folder contains weights and states.
+            is_worker: Whether this process is a rank other than 0 of a distributed training.
         """
         settings = self._settings
         model = settings.score.model or settings.model
@@ -201,11 +207,11 @@ class Recommenders:
             open_backend=lambda weights: open_cached(
                 model, self._run.cache, settings.executor, weights, settings.train.method
             ),
-            # States of other settings are no start for these.
+            # With force, the folder may contain states of other settings.
             resume=not self._context.force,
             is_worker=is_worker,
             scoring_progress=lambda total: self._context.progress(name, total),
-            training_progress=lambda total, done: self._shown_training(fold, total, done),
+            training_progress=lambda total, done: self._training_progress(fold, total, done),
         )
 
     def weights(self, fold: int) -> str:
@@ -214,11 +220,13 @@ class Recommenders:
         return f"{self._training_folder(fold)}{folder}"
 
     def _training_folder(self, fold: int) -> str:
-        # A run of a single fold trains in the run folder itself: its adapter is `adapter/`.
+        # A run with one fold trains in the run folder itself, so that its adapter is `adapter/`.
         return "" if len(self.tables.folds()) == 1 else f"{layout.FOLDS}/{fold}/"
 
     @contextlib.contextmanager
-    def _shown_training(self, fold: int, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    def _training_progress(
+        self, fold: int, total: int, done: int
+    ) -> Iterator[Callable[[int], None]]:
         with self._context.progress(f"train {fold}", total) as advance:
             advance(done)
             yield advance
@@ -237,7 +245,7 @@ class Recommenders:
         return Conditions(values, (*_MLLM_INPUTS, *weights), ("recommend",), fingerprint)
 
     def _members(self, name: str) -> list[str]:
-        """Return the members of an ensemble; none for any other recommender."""
+        """Return the members of an ensemble; an empty list for other recommenders."""
         defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
         if defaults is None:
             return []
@@ -250,7 +258,7 @@ class Recommenders:
         missing = [member for member in missing if member not in self.mllm_names()]
         if missing:
             problem = (
-                f"baselines.{name}.members names {', '.join(missing)}, which this run does not "
+                f"baselines.{name}.members contains {', '.join(missing)}, which this run does not "
                 "score. Set train.enabled=true or score.zero_shot=true, or remove it."
             )
             raise SettingsError([problem])
@@ -269,7 +277,7 @@ class Recommenders:
         return ArtifactCache(self._run.inside(layout.FITTED_BASELINES))
 
     def _data_digest(self) -> str:
-        """Return a hash of everything that baselines read in this run."""
+        """Return a hash of all tables that baselines read in this run."""
         content = self._settings.baselines.content
         read = [*_BASELINE_INPUTS, *([layout.SUMMARIES] if content == "image_summary" else [])]
         hashes = [manifest.require(self._run.stages, name).sha256 for name in read]

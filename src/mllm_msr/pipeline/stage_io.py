@@ -1,7 +1,7 @@
-"""Connect the stages to the run folder: read their tables, run them, write what they return.
+"""Input and output of the stages: read their tables, run them, and write their results.
 
-One function per stage, in the order of the pipeline. A stage that is finished under the same
-conditions is skipped; see `storage/run_folder.py`.
+There is one function per stage, in the order of the pipeline. A stage that is finished with the
+same conditions is skipped; see `storage/run_folder.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import Final, cast
 
 import polars as pl
 
@@ -47,13 +48,26 @@ from mllm_msr.storage.run_folder import Stage
 from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
 
+# Settings that do not identify a finished stage, by section: they do not change its outputs, or the
+# outputs depend on them through an input or the model's fingerprint, which are recorded as well.
+# All others identify it, so that a stage is never skipped under other settings. For `train` see
+# `ranker/training/fingerprint.py`.
+NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "images": ("allowed_hosts", "max_bytes", "concurrency"),
+        "summarize": ("model",),
+        "infer": ("model",),
+        "score": ("zero_shot", "baselines", "max_error_rate", "model"),
+    }
+)
+
 
 def prepare(context: RunContext, settings: Settings) -> None:
-    """Read, filter and split the data, and draw the candidates."""
+    """Read, filter and split the data, and sample the candidates."""
     conditions = {
         "dataset": settings.dataset,
         **changed(settings.data),
-        **changed(settings.images, "images.", include=["download"]),
+        **changed(settings.images, "images.", exclude=NOT_RECORDED["images"]),
         **changed(settings.infer, "infer.", include=["block_size"]),
     }
     with context.stage("prepare", conditions) as stage:
@@ -83,7 +97,7 @@ def summarize(context: RunContext, settings: Settings) -> None:
     """Summarize the run's items."""
     section = settings.summarize
     tables = RunTables(context.run)
-    conditions = changed(section, exclude=["model"])
+    conditions = changed(section, exclude=NOT_RECORDED["summarize"])
     if section.scope == "read":
         conditions |= changed(settings.infer, "infer.", include=["block_size", "max_items"])
     with (
@@ -116,11 +130,14 @@ def infer(context: RunContext, settings: Settings) -> None:
     section = settings.infer
     tables = RunTables(context.run)
     every_block = settings.data.train_targets != "last"
+    conditions = changed(section, exclude=NOT_RECORDED["infer"])
+    if not every_block:
+        conditions["every_block"] = False
     with (
         _backend(context, settings, section.model) as backend,
         context.stage(
             "infer",
-            changed(section, exclude=["model"]) | ({} if every_block else {"every_block": False}),
+            conditions,
             inputs=[layout.INTERACTIONS, layout.SUMMARIES],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
@@ -148,10 +165,10 @@ def infer(context: RunContext, settings: Settings) -> None:
 
 
 def train(context: RunContext, settings: Settings) -> None:
-    """Fine-tune MLLM-MSR in every fold, unless the settings say not to.
+    """Fine-tune MLLM-MSR in every fold if `train.enabled` is set.
 
     Raises:
-        SystemExit: This process only joined the training of another process.
+        SystemExit: This process was a worker of a training run that has finished.
     """
     if not settings.train.enabled:
         return
@@ -183,7 +200,7 @@ def _train_in_stage(
 ) -> None:
     if recommenders.is_worker:
         _train_fold(recommenders, fold, is_worker=True)
-        # A process that Lightning started for this fold ends with it.
+        # Lightning started this process only for this fold.
         raise SystemExit(0)
     require_launcher(settings.train.nodes, settings.train.devices)
     group.announce_fold(fold)
@@ -204,7 +221,7 @@ def score(context: RunContext, settings: Settings, *, names: Sequence[str] | Non
     Args:
         context: The run.
         settings: The run's settings.
-        names: The recommenders; all that the settings name if None.
+        names: Names of the recommenders; None for all in the settings.
     """
     recommenders = Recommenders(context, settings)
     for name in recommenders.names() if names is None else names:
@@ -216,10 +233,12 @@ def _score_model(
     context: RunContext, settings: Settings, recommenders: Recommenders, name: str
 ) -> None:
     conditions = recommenders.conditions(name)
-    users = "full_users_mllm" if recommenders.requires_llm(name) else "full_users"
+    # Only one of these two applies to a recommender.
+    unused = "full_users" if recommenders.requires_llm(name) else "full_users_mllm"
+    own = changed(settings.score, exclude=[*NOT_RECORDED["score"], unused])
     with context.stage(
         f"score/{name}",
-        {**conditions.settings, **changed(settings.score, include=[users])},
+        {**conditions.settings, **own},
         inputs=conditions.inputs,
         prompt_templates=conditions.prompt_templates,
         item_type=recommenders.item_type if conditions.prompt_templates else None,
@@ -254,7 +273,7 @@ def _score_model(
 
 
 def evaluate(context: RunContext, settings: Settings) -> None:
-    """Evaluate every model that has scored."""
+    """Evaluate all models with scores."""
     run, tables = context.run, RunTables(context.run)
     models = tables.scored_models()
     per_model = (layout.SCORES, layout.RANKS, layout.TOP)
@@ -316,14 +335,15 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
     Args:
         context: A run whose stage "infer" is finished.
         settings: The run's settings.
-        file: See `stages.update.read_new_interactions`. Rows that the run already has are
+        file: See `stages.update.read_new_interactions`. Rows that the run already contains are
             skipped, so that a repeated call changes nothing.
 
     Returns:
-        Numbers of new interactions and their users, and model usage.
+        Numbers of new interactions and users, and model usage.
 
     Raises:
-        DataError: The file cannot be read, names unknown items, or is older than the histories.
+        DataError: The file cannot be read, or contains unknown items or interactions that are
+            older than the histories.
     """
     tables, section = RunTables(context.run), settings.infer
     known = tables.current(layout.INTERACTIONS)
@@ -333,11 +353,13 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
         return {"interactions": 0, "users": 0, "misses": 0}
     histories = update_stage.append(known, new, context.run.read(layout.ITEMS))
     number = tables.n_updates() + 1
+    conditions = changed(section, exclude=NOT_RECORDED["infer"])
+    conditions["file"] = atomic.content_hash(file)[0]
     with (
         _backend(context, settings, section.model) as backend,
         context.stage(
             f"update/{number}",
-            {**changed(section, exclude=["model"]), "file": atomic.content_hash(file)[0]},
+            conditions,
             inputs=[layout.SUMMARIES, layout.PREFERENCES],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
@@ -368,7 +390,7 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
 def _backend(
     context: RunContext, settings: Settings, model: ModelSettings | None
 ) -> Iterator[CachedBackend]:
-    """Open a stage's model, the run's own by default, behind the response cache."""
-    chosen = model or settings.model
-    with contextlib.closing(open_cached(chosen, context.run.cache, settings.executor)) as backend:
+    """Open the model of a stage, by default the model of the run, behind the response cache."""
+    used = model or settings.model
+    with contextlib.closing(open_cached(used, context.run.cache, settings.executor)) as backend:
         yield backend

@@ -92,7 +92,13 @@ class ArtifactCache:
         return values
 
     def recommender(
-        self, name: str, key: str, kind: type[Recommender], fit: Callable[[], Recommender]
+        self,
+        name: str,
+        key: str,
+        kind: type[Recommender],
+        fit: Callable[[], Recommender],
+        *,
+        refit: bool = False,
     ) -> Recommender:
         """Return the cached recommender of a name and key, or fit and store it.
 
@@ -101,13 +107,14 @@ class ArtifactCache:
             key: Key of the artifact, see `digest`.
             kind: Class of the recommender.
             fit: Constructs and fits the recommender.
+            refit: Fit and store it again even if it is stored.
         """
         if self._folder is None:
             return fit()
         folder = self._folder / name / key[:16]
         metadata = self._folder / f"{name}.json"
         try:
-            if _is_valid(folder, metadata, key):
+            if not refit and _is_valid(folder, metadata, key):
                 return kind.load(folder)
         except (MllmMsrError, OSError) as error:
             logger.warning("cannot read %s; fitting %r again: %s", folder, name, error)
