@@ -1,4 +1,4 @@
-"""Tests of the Hugging Face backend: effects of its settings."""
+"""Tests of the Hugging Face backend: effects of its arguments, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the base of local backends: models of one process are loaded one at a time."""
+"""Tests of the base class of local backends: a process loads one model at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the mock backend: kinds of scripts, history, failures."""
+"""Tests of the mock backend: scripted answers and scores, history, failures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_scores_are_logarithms_of_the_probabilities() -> None:
 def test_invalid_probabilities_fail_the_prompt(wrong: tuple[float, ...]) -> None:
     _, scored = next(MockBackend(scores=wrong).score([ask("x")], ("yes", "no")))
     assert scored.log_probs == ()
-    assert "for 2 choices" in str(scored.error)
+    assert "are not 2 numbers in (0, 1]" in str(scored.error)
 
 
 def test_unknown_choices_raise_an_error() -> None:

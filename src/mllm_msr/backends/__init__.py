@@ -1,1 +1,1 @@
-"""Models that answer prompts: one file each, the file's name is the name users type."""
+"""Backends: models that answer prompts, one file each; users select them by file name."""

@@ -1,7 +1,8 @@
 """Base of the backends that run a checkpoint in this process.
 
-The checkpoint is inspected for the fingerprint and loaded for the first prompt. Checking settings
-and skipping finished stages need no weights, so heavy modules are imported only on use.
+The fingerprint only requires inspecting the checkpoint; the weights are loaded for the first
+prompt. Checking settings and skipping finished stages need no weights, so torch and Transformers
+are imported on first use.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from mllm_msr.models.loading import Attention, CheckpointInfo, Precision
 
 
-# Loading sets PyTorch's default dtype for the whole process, so concurrent loads would mix them up.
-_LOADING: Final = threading.Lock()
+# Loading sets PyTorch's default dtype for the whole process, so concurrent loads would interfere.
+_LOADING_LOCK: Final = threading.Lock()
 
 
 class LocalBackend(Backend):
-    """Base class of the backends of this process; its arguments are those of `load_model`.
+    """Base class of backends that run a model in this process; see `load_model` and `Engine`.
 
     Args:
         kind: Name of the backend, the first part of the fingerprint.
@@ -36,10 +37,10 @@ class LocalBackend(Backend):
         device: A torch device, or "auto".
         adapter: Folder of a LoRA adapter.
         attention: Attention implementation.
-        batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        batch_size: Maximum number of prompts in a batch.
+        max_batch_tokens: Maximum number of tokens in a batch, including padding and new tokens.
         prefix_cache_bytes: Memory for the keys and values of prompts with images.
-        speculative_tokens: Most draft tokens per sequence and step.
+        speculative_tokens: Maximum number of draft tokens per sequence and step.
         threads: Number of CPU threads of this process; None leaves it unchanged.
     """
 
@@ -79,7 +80,7 @@ class LocalBackend(Backend):
 
     @functools.cached_property
     def checkpoint_info(self) -> CheckpointInfo:
-        """Return the fingerprint and the modalities of the checkpoint, read from its files.
+        """Return the fingerprint and the image support of the checkpoint, read from its files.
 
         Raises:
             BackendError: There is no such checkpoint or adapter.
@@ -96,12 +97,12 @@ class LocalBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """Return the backend's name, the weights by content or commit, adapter and precision."""
+        """Return the backend's name, the hash or commit of the weights, adapter and precision."""
         return f"{self._kind}:{self.checkpoint_info.fingerprint}"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return support for choices and adapters, and for images if the checkpoint reads them."""
+        """Return the capabilities: choices and adapters, and images if the checkpoint has them."""
         images = self.checkpoint_info.supports_images
         return Capabilities(images=images, choices=True, adapters=True)
 
@@ -116,7 +117,7 @@ class LocalBackend(Backend):
         return self._open_engine().score(prompts, choices)
 
     def clear_caches(self) -> None:
-        """Remove everything that earlier prompts left in memory. Answers do not depend on it."""
+        """Remove all cached states of earlier prompts; answers do not change."""
         if self._engine is not None:
             self._engine.clear_caches()
 
@@ -139,7 +140,7 @@ class LocalBackend(Backend):
             return self._engine
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        with _LOADING:
+        with _LOADING_LOCK:
             loaded = load_model(
                 self._checkpoint,
                 revision=self._revision,

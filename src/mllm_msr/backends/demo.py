@@ -1,4 +1,4 @@
-"""Backend for the packaged demo model: no download, no GPU, a few minutes for a whole run.
+"""Backend for the packaged demo model: no download, no GPU, a whole run in a few minutes.
 
 The weights are ordinary Hugging Face files inside this package (`demo_model/weights`), loaded and
 run by the same code as a 7B LLaVA. Only the defaults differ.
@@ -27,16 +27,16 @@ class DemoBackend(LocalBackend):
         weights: Folder of weights to use instead of the packaged ones.
         adapter: Folder of a LoRA adapter in PEFT's format.
         precision: "float32" (answers do not depend on the batch), "bfloat16" (three times as fast
-            on CPUs with bfloat16 instructions; about one in a hundred pairs of candidates, all
-            of them near ties, changes its order), or "auto" for bfloat16 on such CPUs only.
+            on CPUs with bfloat16 instructions; changes the order of about one in a hundred pairs
+            of candidates, all of them near ties), or "auto" for bfloat16 on such CPUs only.
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
-        batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        batch_size: Maximum number of prompts in a batch.
+        max_batch_tokens: Maximum number of tokens in a batch, including padding and new tokens.
         prefix_cache_bytes: Memory for the keys and values of scored prompts with images, which
-            later calls about the same images reuse, as in a service; 0 disables the cache.
-        speculative_tokens: Most draft tokens per sequence and decoding step, proposed from
-            earlier prompts and answers; 0 disables speculative decoding. Answers do not depend
-            on it.
+            later calls with the same images reuse, as in a service; 0 disables the cache.
+        speculative_tokens: Maximum number of draft tokens per sequence and decoding step, proposed
+            from earlier prompts and answers; 0 disables speculative decoding. Answers do not
+            depend on it.
         threads: Number of CPU threads of this process; None leaves it unchanged.
 
     Raises:
@@ -69,7 +69,7 @@ class DemoBackend(LocalBackend):
             dtype=precision,
             device=device,
             adapter=adapter,
-            # For a single new token in bfloat16 on a CPU, fused attention takes four times as long.
+            # For a single new token in bfloat16 on a CPU, SDPA takes four times as long as eager.
             attention="eager" if precision == "bfloat16" else "auto",
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
@@ -80,29 +80,29 @@ class DemoBackend(LocalBackend):
 
     @classmethod
     def trainable_checkpoint(cls, **model_kwargs: Any) -> str:
-        """Return `weights`, by default the packaged weights."""
+        """Return the folder `weights`, or that of the packaged weights by default."""
         return str(model_kwargs.get("weights") or weights_folder())
 
     @classmethod
     def with_adapter(
         cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
     ) -> dict[str, Any]:
-        """Set `adapter` (LoRA) or `weights` (full fine-tuning)."""
+        """Return the arguments with `adapter` (LoRA) or `weights` (full fine-tuning) set."""
         if method == "lora":
             return {**model_kwargs, "adapter": adapter}
         return {**model_kwargs, "weights": adapter}
 
     @classmethod
     def caveat(cls, source_coverage: float | None) -> str | None:
-        """Warn about data that the demo model does not know."""
+        """Return a warning for data that the demo model was not trained on, or None."""
         if source_coverage is None or source_coverage >= _MIN_SOURCE_COVERAGE:
             return None
         return (
-            "THE DEMO MODEL DOES NOT KNOW THIS DATA. Only "
+            "The demo model was not trained on data of this kind. Only "
             f"{source_coverage:.0%} of the words of its text summaries occur in the items' texts; "
             f"on its own data it is more than {_MIN_SOURCE_COVERAGE:.0%}. It also describes "
-            "unknown images as objects of its own data. Use these results to test the software, "
-            "and a larger model for recommendations."
+            "unknown images as objects of its own data. Use these results only to test the "
+            "software, and a larger model for recommendations."
         )
 
     @classmethod

@@ -1,8 +1,8 @@
 """Backend for Hugging Face checkpoints, run in this process.
 
-Image-text-to-text models (the paper's LLaVA-v1.6) and text-only causal models (its Llama-3) from
-a folder or the hub, optionally with a LoRA adapter. `models/loading.py` loads the checkpoint and
-`inference/engine` runs it.
+Supports image-text-to-text models (the paper's LLaVA-v1.6) and text-only causal models (its
+Llama-3) from a folder or the hub, optionally with a LoRA adapter. `models/loading.py` loads the
+checkpoint and `inference/engine` runs it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @final
 class HuggingFaceBackend(LocalBackend):
-    """Checkpoint that Transformers loads for the first prompt.
+    """Hugging Face checkpoint, loaded for the first prompt.
 
     Args:
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
         dtype: "auto", "bfloat16", "float16", "float32" or "4bit"; "auto" is bfloat16 on a GPU
-            and float32 elsewhere.
+            that supports it, float16 on other GPUs, and float32 on the CPU.
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        batch_size: Most prompts in a batch.
-        max_batch_tokens: Most tokens in a batch, including padding and new tokens.
+        batch_size: Maximum number of prompts in a batch.
+        max_batch_tokens: Maximum number of tokens in a batch, including padding and new tokens.
         prefix_cache_bytes: Memory for the keys and values of scored prompts with images, which
-            later calls about the same images reuse, as in a service; 0 disables the cache.
-        speculative_tokens: Most draft tokens per sequence and decoding step, proposed from
-            earlier prompts and answers; 0 disables speculative decoding. Answers do not depend
-            on it.
+            later calls with the same images reuse, as in a service; 0 disables the cache.
+        speculative_tokens: Maximum number of draft tokens per sequence and decoding step, proposed
+            from earlier prompts and answers; 0 disables speculative decoding. Answers do not
+            depend on it.
         attention: Attention implementation; "auto" is the model's default.
         threads: Number of CPU threads of this process; None leaves it unchanged.
 
@@ -83,7 +83,7 @@ class HuggingFaceBackend(LocalBackend):
     def with_adapter(
         cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
     ) -> dict[str, Any]:
-        """Set `adapter` (LoRA) or `checkpoint` (full fine-tuning)."""
+        """Return the arguments with `adapter` (LoRA) or `checkpoint` (full fine-tuning) set."""
         if method == "lora":
             return {**model_kwargs, "adapter": adapter}
         return {**model_kwargs, "checkpoint": str(adapter)}

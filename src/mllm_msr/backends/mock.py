@@ -1,7 +1,7 @@
 """Mock backend with scripted answers, for tests without a model.
 
-It fulfills the contract of `Backend` and records its prompts, so that a test can specify what the
-model answers and verify what a stage asked.
+It fulfills the contract of `Backend` and records its prompts, so that a test can specify the
+answers of the model and verify the prompts of a stage.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class MockBackend(Backend):
     """Backend with scripted answers.
 
     Args:
-        answers: A sequence is used in order of the prompts and repeated. A mapping answers with
-            the value of the first key that the prompt's text contains. A function may answer
-            anything; an exception that it raises is the failure of that prompt.
+        answers: A sequence is used in the order of the prompts and repeated. A mapping answers with
+            the value of the first key that the prompt's text contains. A function receives the
+            prompt; if it raises an exception, the prompt fails.
         scores: Probabilities, one per choice, each within (0, 1]. A sequence of numbers applies to
             every prompt; mappings and functions work as for `answers`.
         choices: Answers that count as a single token; `score` rejects others.
@@ -76,7 +76,7 @@ class MockBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return support for choices, for images as constructed, and none for adapters."""
+        """Return the capabilities: choices, images as constructed, and no adapters."""
         return Capabilities(images=self._images, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -155,7 +155,9 @@ class MockBackend(Backend):
         else:
             found = self._scores(prompt) if callable(self._scores) else self._scores
         if len(found) != n_choices or not all(0 < p <= 1 for p in found):
-            raise ValueError(f"The script gives {found} for {n_choices} choices.")
+            raise ValueError(
+                f"The scripted probabilities {found} are not {n_choices} numbers in (0, 1]."
+            )
         return found
 
 

@@ -1,10 +1,10 @@
 """Backend for OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, Ollama, hosted services.
 
-Prompts are sent concurrently, as many as the server handles, and their failures are returned as
-failures of those prompts. The abilities of a server are probed: whether it reads images, and how
-it returns the probabilities of yes and no (equation (1) of the paper). A fine-tuned adapter is a
-model of its own name on the endpoint. `_http/chat_format.py` converts prompts and responses,
-`_http/client.py` sends requests, and `_http/retry.py` holds the retry policy.
+Prompts are sent concurrently, up to what the server can handle, and a failed request only fails its
+own prompt. The capabilities of a server are probed: whether it supports images, and how it returns
+the probabilities of yes and no (equation (1) of the paper). On the endpoint, a fine-tuned adapter
+is a model with its own name. `_http/chat_format.py` converts prompts and responses,
+`_http/client.py` sends requests, and `_http/retry.py` contains the retry policy.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OpenAIBackend(Backend):
 
     Args:
         checkpoint: Name of the model on the endpoint. vLLM uses the checkpoint's name by default,
-            so that the setting works for the backend `huggingface` as well.
+            so the same setting works for the backend `huggingface`.
         url: Address of the endpoint up to and including the API version.
         key_variable: Environment variable with the API key, if one is needed.
         adapter: Folder of a fine-tuned LoRA adapter, or a model name that the endpoint knows. A
@@ -64,11 +64,11 @@ class OpenAIBackend(Backend):
         images: Whether the model supports images; probed if None.
         scoring: How yes and no are scored: "token_ids" (exact; vLLM), "top_logprobs" (exact if
             both are among the most probable tokens, otherwise an upper bound), or "auto".
-        concurrency: Most concurrent requests.
+        concurrency: Maximum number of concurrent requests.
         timeout: Seconds for one attempt.
-        attempts: Most attempts for one prompt.
-        total_timeout: Most seconds of waiting for one prompt in total, and of failures of the
-            endpoint as a whole before the run ends.
+        attempts: Maximum number of attempts for one prompt.
+        total_timeout: Maximum seconds of waiting between the attempts for one prompt; also the
+            duration of an endpoint outage after which the run fails.
         characters_per_token: Average length of a token, to estimate a prompt's text tokens.
         extra: Additional fields of every request ({"repetition_penalty": 1.0}); null removes a
             field ({"temperature": null}).
@@ -131,7 +131,7 @@ class OpenAIBackend(Backend):
     def with_adapter(
         cls, model_kwargs: Mapping[str, Any], adapter: Path, method: Literal["lora", "full"]
     ) -> dict[str, Any]:
-        """Set `adapter` (LoRA) or `checkpoint` (full fine-tuning)."""
+        """Return the arguments with `adapter` (LoRA) or `checkpoint` (full fine-tuning) set."""
         if method == "lora":
             return {**model_kwargs, "adapter": adapter}
         return {**model_kwargs, "checkpoint": str(adapter)}
@@ -198,7 +198,7 @@ class OpenAIBackend(Backend):
         prompts: Iterable[Prompt],
         function: Callable[[Prompt], Coroutine[Any, Any, _Result]],
     ) -> Iterator[tuple[int, _Result]]:
-        # Twice the number of concurrent requests, so that the next prompts are prepared meanwhile.
+        # Twice the number of concurrent requests, so that the next prompts are already prepared.
         yield from self._open_loop().map_unordered(
             map(self._check_images, prompts), function, max_concurrent=2 * self._concurrency
         )
@@ -238,7 +238,7 @@ class OpenAIBackend(Backend):
             ) from None
 
     async def _model_name(self) -> str:
-        """Return the model to request, after ensuring that the endpoint offers an adapter."""
+        """Return the model to request, after ensuring that the endpoint offers the adapter."""
         if self._adapter is None:
             return self._checkpoint
         if not self._adapter_verified and Path(self._adapter).is_dir():
@@ -249,7 +249,7 @@ class OpenAIBackend(Backend):
     async def _find_scoring(
         self, choices: tuple[str, ...], *, failed: Scoring | None = None
     ) -> Scoring:
-        """Return how these choices are scored; probed once, and again if that method failed."""
+        """Return how to score these choices; probe once, and again if that method failed."""
         async with self._probe_lock:
             known = self._scorings.get(choices)
             if known is None or known == failed:
@@ -298,7 +298,7 @@ class OpenAIBackend(Backend):
         *,
         limit_length: bool,
     ) -> _Result:
-        """Send a prompt; truncate it once if the endpoint finds it too long."""
+        """Send a prompt; truncate it once if the endpoint rejects it as too long."""
         prompt = chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
         current: Prompt | None = prompt
         while current is not None:

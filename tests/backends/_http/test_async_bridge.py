@@ -40,7 +40,7 @@ def test_items_are_read_as_slots_become_free(loop: LoopThread) -> None:
 
 
 def test_an_error_is_raised_and_cancels_the_rest(loop: LoopThread) -> None:
-    cancelled: list[int] = []
+    canceled: list[int] = []
 
     async def work(item: int) -> int:
         if item == 0:
@@ -48,17 +48,17 @@ def test_an_error_is_raised_and_cancels_the_rest(loop: LoopThread) -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            cancelled.append(item)
+            canceled.append(item)
             raise
         return item
 
     with pytest.raises(ValueError, match="broken"):
         list(loop.map_unordered([1, 2, 0], work, max_concurrent=3))
     loop.run(asyncio.sleep(0))
-    assert sorted(cancelled) == [1, 2]
+    assert sorted(canceled) == [1, 2]
 
 
-def test_it_works_inside_another_event_loop(loop: LoopThread) -> None:
+def test_map_unordered_works_inside_another_event_loop(loop: LoopThread) -> None:
     async def work(item: int) -> int:
         return item + 1
 

@@ -44,7 +44,7 @@ def test_images_keep_their_position(tmp_path: Path) -> None:
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
 
 
-@pytest.mark.parametrize("name", ["clear.png", "grey.png", "plain.jpg", "turned.jpg", "moving.gif"])
+@pytest.mark.parametrize("name", ["clear.png", "gray.png", "plain.jpg", "turned.jpg", "moving.gif"])
 def test_the_server_receives_the_pixels_of_a_local_model(name: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 14, 4), dtype=np.uint8)
     path = tmp_path / name
@@ -54,7 +54,7 @@ def test_the_server_receives_the_pixels_of_a_local_model(name: str, tmp_path: Pa
         exif[0x0112] = 6
         image.convert("RGB").save(path, exif=exif)
     else:
-        modes = {"clear.png": "RGBA", "grey.png": "L", "plain.jpg": "RGB", "moving.gif": "P"}
+        modes = {"clear.png": "RGBA", "gray.png": "L", "plain.jpg": "RGB", "moving.gif": "P"}
         image.convert(modes[name]).save(path)
     assert (pixels(chat_format.image_url(path)) == np.asarray(open_image(path))).all()
 

@@ -94,7 +94,7 @@ def test_a_wait_beyond_the_budget_ends_the_retries() -> None:
     with (
         serve(in_order(response)) as server,
         pytest.raises(
-            RetriesExhaustedError, match=r"status 429: tomorrow \(attempt 1 was the last\)"
+            RetriesExhaustedError, match=r"status 429: tomorrow \(gave up after attempt 1 of 4\)"
         ),
     ):
         send(server.url, clock)
@@ -104,7 +104,7 @@ def test_a_wait_beyond_the_budget_ends_the_retries() -> None:
 def test_the_number_of_attempts_is_limited() -> None:
     with serve(in_order(error_response("broken", 500))) as server:
         with pytest.raises(
-            RetriesExhaustedError, match=r"status 500: broken \(attempt 4 was the last\)"
+            RetriesExhaustedError, match=r"status 500: broken \(gave up after attempt 4 of 4\)"
         ):
             send(server.url, FakeClock())
         assert len(server.history) == 4

@@ -1,4 +1,4 @@
-"""Tests of endpoint probes, with a function as server."""
+"""Tests of endpoint probes against a fake server."""
 
 from __future__ import annotations
 

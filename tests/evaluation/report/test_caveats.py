@@ -68,7 +68,7 @@ def test_a_missing_baseline_and_few_users_are_named():
 def test_low_source_coverage_of_the_demo_model_comes_first():
     demo = {"model": {"backend": "demo"}}
     text = text_of(demo, source_coverage=0.26)
-    assert text.startswith("THE DEMO MODEL DOES NOT KNOW THIS DATA. Only 26%")
+    assert text.startswith("The demo model was not trained on data of this kind. Only 26%")
 
 
 @pytest.mark.parametrize(("backend", "coverage"), [("demo", 0.97), ("demo", None), ("mock", 0.26)])

@@ -1,8 +1,7 @@
 """Bridge from coroutines to a plain iterator, for asynchronous backends.
 
-The event loop runs in its own thread. Requests therefore continue while the stage processes
-earlier results, and the caller may itself be asynchronous. Items are read as slots become free,
-never all at once.
+The event loop runs in its own thread. Requests therefore continue while the stage processes earlier
+results, and the caller may itself be asynchronous. Items are read lazily, as slots become free.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class LoopThread:
         Args:
             items: Any number of items; read in the caller's thread.
             function: Called with each item.
-            max_concurrent: Most coroutines at a time.
+            max_concurrent: Maximum number of coroutines at a time.
 
         Yields:
             Each item's index and result, in order of completion.

@@ -1,9 +1,9 @@
-"""Chat format of OpenAI-compatible endpoints: prompts become JSON, responses become records.
+"""Chat format of OpenAI-compatible endpoints: convert prompts to JSON and responses to records.
 
-The part of `openai.py` without network access. The server applies the model's own chat template.
-Text is data: anything that resembles a special token of some model is escaped, since the server's
-tokenizer would interpret it. Yes and no (equation (1) of the paper) are read from the
-log-probabilities of the first new token.
+This is the part of the backend `openai` without network access. The server applies the model's own
+chat template. Text is data: anything that resembles a special token of some model is escaped, since
+the server's tokenizer would interpret it. Scores of yes and no (equation (1) of the paper) are read
+from the log-probabilities of the first new token.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def messages(prompt: Prompt) -> list[dict[str, object]]:
 def fit_budget(prompt: Prompt, *, characters_per_token: float) -> Prompt:
     """Truncate a prompt to its budget of text tokens, estimated from its characters.
 
-    The tokenizer is on the server, so the count is an estimate, which tends to be too high.
+    The tokenizer is on the server, so the count is only an estimate, usually an overestimate.
 
     Args:
         prompt: Any prompt.
@@ -137,7 +137,7 @@ def parse_completion(response: Mapping[str, Any]) -> Completion:
     reason = choice.get("finish_reason")
     usage = _token_usage(response)
     if reason == "content_filter":
-        message = "The content filter of the endpoint withheld the answer."
+        message = "The content filter of the endpoint blocked the answer."
         return Completion("", *usage, finish_reason="error", error=message)
     if not isinstance(text, str | None):
         raise MalformedResponseError(
@@ -196,7 +196,7 @@ def image_url(path: Path) -> str:
     image = open_image(path)
     content, kind = path.read_bytes(), "jpeg"
     with Image.open(io.BytesIO(content)) as raw:
-        # Every decoder yields the same pixels of such a file: no rotation and no conversion.
+        # Any decoder returns the same pixels of such a file, which needs no rotation or conversion.
         is_upright = raw.getexif().get(_EXIF_ORIENTATION, 1) == 1
         is_plain_jpeg = raw.format == "JPEG" and raw.mode == "RGB" and is_upright
     if not is_plain_jpeg:

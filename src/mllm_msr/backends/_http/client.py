@@ -1,9 +1,10 @@
-"""Client of one HTTP endpoint: retries, time limits and clear errors.
+"""Client of one HTTP endpoint: retries, timeouts and error messages.
 
-The layer between `openai.py`, which knows what to request, and the network. Transient failures (no
-connection, timeouts, 408, 429, 5xx, truncated JSON, responses in an unexpected format) are retried
-after a random wait, within a budget of attempts and seconds. Permanent failures are raised at
-once. The API key is read from the environment, sent in one header and removed from every message.
+The layer between `openai.py`, which determines the requests, and the network. Transient failures
+(no connection, timeouts, 408, 429, 5xx, truncated JSON, responses in an unexpected format) are
+retried after a random wait, within a budget of attempts and seconds. Permanent failures are raised
+immediately. The API key is read from the environment, sent in one header and removed from every
+message.
 """
 
 from __future__ import annotations
@@ -76,16 +77,16 @@ class _TransientError(Exception):
 
 
 class Endpoint:
-    """Client of an endpoint, which adapts to the state of the server.
+    """Client of an endpoint that adapts to the load and outages of the server.
 
     Args:
         url: Address up to and including the API version ("http://127.0.0.1:8000/v1").
         key_variable: Environment variable with the API key; if it is empty, no key is sent.
-        concurrency: Most concurrent requests.
-        timeout: Seconds for one attempt as a whole.
-        attempts: Most attempts for one request.
-        total_timeout: Most seconds of waiting between the attempts of one request, and of failures
-            of the server as a whole.
+        concurrency: Maximum number of concurrent requests.
+        timeout: Seconds for one attempt, from connecting to the end of the response.
+        attempts: Maximum number of attempts for one request.
+        total_timeout: Maximum seconds of waiting between the attempts of one request; also the
+            duration of an outage after which requests fail.
         timing: Clock, sleep and randomness.
 
     Raises:
@@ -150,7 +151,7 @@ class Endpoint:
                 wait = backoff(attempt, self._timing, at_least=error.retry_after)
                 if attempt + 1 == self._attempts or waited + wait > self._total_timeout:
                     raise RetriesExhaustedError(
-                        f"{error} (attempt {attempt + 1} was the last)"
+                        f"{error} (gave up after attempt {attempt + 1} of {self._attempts})"
                     ) from None
                 waited += wait
             await self._timing.sleep(wait)
@@ -231,14 +232,14 @@ class Endpoint:
             self._client = httpx2.AsyncClient(
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=self._timeout,
-                # A proxy from the environment cannot reach the servers of this machine.
+                # A proxy from the environment cannot reach servers on this machine.
                 trust_env=self._url.host not in _LOOPBACK,
                 limits=httpx2.Limits(max_connections=None),
             )
         url = httpx2.URL(f"{self._url}/").join(route)
         method = "GET" if body is None else "POST"
         request = self._client.build_request(method, url, json=body)
-        # The library's timeout is per read: a server that sends slowly would never reach it.
+        # The library's timeout applies to each read, so a slow stream would never reach it.
         try:
             async with (
                 asyncio.timeout(self._timeout),
@@ -248,7 +249,7 @@ class Endpoint:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > _MAX_BYTES:
-                        reason = f"more than {_MAX_BYTES} bytes"
+                        reason = f"the response has more than {_MAX_BYTES:,} bytes"
                         raise RequestRejectedError(response.status_code, reason)
                 return response.status_code, response.headers, bytes(content)
         except TimeoutError:
@@ -258,7 +259,7 @@ class Endpoint:
         return os.environ.get(self._key_variable, "").strip()
 
     def _redact(self, text: str) -> str:
-        """Replace the API key in a text."""
+        """Replace the API key in a text by a placeholder."""
         key = self._key()
         return text.replace(key, "[key]") if key else text
 
@@ -271,8 +272,8 @@ def _parse_url(url: str) -> httpx2.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
         raise BackendError(
             f"{url.rpartition('@')[2]!r} is not a valid endpoint address. Use an http or https URL "
-            "without user name or password, such as http://127.0.0.1:8000/v1, and put the API key "
-            "into the environment."
+            "without user name or password, such as http://127.0.0.1:8000/v1, and set the API key "
+            "in the environment."
         )
     return parsed
 

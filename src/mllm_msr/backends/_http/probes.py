@@ -1,7 +1,7 @@
-"""Probes of an endpoint's abilities: images, scoring and adapters, each tested once.
+"""Probes of an endpoint's capabilities: images, scoring and adapters, each tested once.
 
-A list of servers and versions would become outdated. `openai.py` instead tries what it needs on a
-tiny prompt.
+A list of servers and versions would become outdated. The backend `openai` instead tries the
+required features on a tiny prompt.
 """
 
 from __future__ import annotations

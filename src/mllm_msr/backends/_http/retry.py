@@ -84,7 +84,7 @@ class AdaptiveLimit:
                 self._changed.notify_all()
 
     def record_success(self) -> None:
-        """Raise the limit after a request that was answered in time."""
+        """Increase the limit after a request that was answered in time."""
         self._limit = min(float(self._maximum), self._limit + 1.0 / self._limit)
 
     def record_overload(self, started: float, *, wait: float = 0.0) -> None:
@@ -92,7 +92,7 @@ class AdaptiveLimit:
 
         Args:
             started: Start time of the request. Concurrent requests halve the limit only once.
-            wait: Seconds during which the server asked for no requests.
+            wait: Seconds to wait before the next request, as the server asked for.
         """
         now = self._timing.now()
         self._resume_at = max(self._resume_at, now + wait)
@@ -102,10 +102,11 @@ class AdaptiveLimit:
 
 
 class CircuitBreaker:
-    """Circuit breaker: pauses requests after many consecutive failures of a server.
+    """Circuit breaker that pauses requests after many consecutive failures of a server.
 
-    While closed, all requests pass. While open, one request passes per `cooldown`, and the first
-    success closes it. If it stays open for longer than `total_timeout`, it raises an error.
+    While it is closed, all requests pass. While it is open, one request passes per `cooldown`, and
+    the first success closes it. If it stays open for longer than `total_timeout`, it raises an
+    error.
 
     Args:
         name: Name of the server in errors.
