@@ -1,4 +1,4 @@
-"""Runs without a model: a mock backend that counts prompts, and fine-tuning replaced by a file."""
+"""Runs without a model: a mock backend that counts prompts, and fake fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_msr.ranker.recommender import MllmRecommender
 
 
 def overrides(data: Path, *more: str) -> list[str]:
-    """Return settings of a small run over `world`; every response is synced to disk."""
+    """Return the settings of a small run over `world`."""
     few = [
         "data.folds=2",
         "data.validation_fraction=0.4",
@@ -36,30 +36,30 @@ def world(folder: Path) -> Path:
     return worlds.write_files(folder, n_users=8, n_items=16)
 
 
-class Script:
+class PromptCounter:
     """Counter of the prompts of a mock backend.
 
     Attributes:
-        asked: Number of prompts by kind.
+        counts: Number of prompts by kind.
         stop_at: Number of prompts after which the process is interrupted.
     """
 
     def __init__(self) -> None:
-        self.asked: dict[str, int] = {"generate": 0, "score": 0, "image": 0}
+        self.counts: dict[str, int] = {"generate": 0, "score": 0, "image": 0}
         self.stop_at: int | None = None
 
     def count(self, kind: str) -> None:
-        self.asked[kind] += 1
-        if self.stop_at is not None and sum(self.asked.values()) >= self.stop_at:
+        self.counts[kind] += 1
+        if self.stop_at is not None and sum(self.counts.values()) >= self.stop_at:
             raise KeyboardInterrupt
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> Script:
+def install(monkeypatch: pytest.MonkeyPatch) -> PromptCounter:
     """Make the mock backend answer and score by hashes of prompts, and replace fine-tuning.
 
-    Scores also depend on the content of the adapter.
+    Fine-tuning writes a file that the scores depend on.
     """
-    counted = Script()
+    counted = PromptCounter()
     kind = mock.MockBackend
     begin = kind.__init__
 

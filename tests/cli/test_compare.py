@@ -38,7 +38,7 @@ def test_by_default_the_baselines_of_the_settings_are_compared(invoke, run: Path
     ("models", "message"),
     [
         ("popularty", "Unknown model 'popularty'. Did you mean 'popularity'?"),
-        (" , ", "Name at least one model"),
+        (" , ", "No model is given"),
     ],
 )
 def test_unknown_models_are_rejected(fail, run: Path, models: str, message: str) -> None:

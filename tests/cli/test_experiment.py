@@ -30,7 +30,7 @@ def test_it_prints_the_page_and_the_folder(invoke, run: Path) -> None:
         (["figure4", "--seeds", "1,x"], UsageError, "--seeds='1,x' is not a list of non-negative"),
         (["figure4", "--seeds", ","], UsageError, "--seeds=',' is not a list of non-negative"),
         (["figure4", "--systems", "mgat"], UnknownNameError, "Unknown system 'mgat'."),
-        (["figure4", "--systems", ","], UnknownNameError, "Name at least one system."),
+        (["figure4", "--systems", ","], UnknownNameError, "No system is given."),
     ],
 )
 def test_wrong_arguments_are_rejected(

@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> mock_runs.Script:
+def counter(monkeypatch: pytest.MonkeyPatch) -> mock_runs.PromptCounter:
     def draw_nothing(path: Path, kind: str, **_: object) -> None:
         path.write_text(kind)
 
@@ -45,7 +45,7 @@ def means(found: dict) -> dict[str, float]:
 
 
 def test_ablations_have_the_same_users_and_leave_the_run_unchanged(
-    tmp_path: Path, data: Path, script
+    tmp_path: Path, data: Path, counter
 ) -> None:
     folder = tmp_path / "run"
     found = run("figure4", folder, data, "train.enabled=true")
@@ -66,7 +66,7 @@ def test_ablations_have_the_same_users_and_leave_the_run_unchanged(
     assert direct["value"].mean() == pytest.approx(means(found)["mllm_msr_direct"])
 
 
-def test_only_selected_systems_are_scored(tmp_path: Path, data: Path, script) -> None:
+def test_only_selected_systems_are_scored(tmp_path: Path, data: Path, counter) -> None:
     names = ["mllm_msr_text_only", "mllm_msr"]
     found = run("figure4", tmp_path / "run", data, "train.enabled=true", systems=names)
     assert [system["name"] for system in found["systems"]] == names
@@ -76,34 +76,34 @@ def test_only_selected_systems_are_scored(tmp_path: Path, data: Path, script) ->
     assert "mllm_msr_direct" not in variants
 
 
-def test_a_second_experiment_reuses_responses(tmp_path: Path, data: Path, script) -> None:
+def test_a_second_experiment_reuses_responses(tmp_path: Path, data: Path, counter) -> None:
     run("figure4", tmp_path / "run", data)
-    images, asked = script.asked["image"], dict(script.asked)
+    images, n_prompts = counter.counts["image"], dict(counter.counts)
     run("figure5", tmp_path / "run", data)
-    assert script.asked["image"] == images
-    assert script.asked["generate"] > asked["generate"]
-    asked = dict(script.asked)
+    assert counter.counts["image"] == images
+    assert counter.counts["generate"] > n_prompts["generate"]
+    n_prompts = dict(counter.counts)
     first = run("figure5", tmp_path / "run", data)
-    assert script.asked == asked
+    assert counter.counts == n_prompts
     assert [system["x"] for system in first["systems"]] == [3, 1, 2, 4, 5, 6]
 
 
 def test_a_resumed_experiment_has_the_results_of_an_uninterrupted_one(
-    tmp_path: Path, data: Path, script
+    tmp_path: Path, data: Path, counter
 ) -> None:
     whole = run("figure6", tmp_path / "whole", data)
-    asked, script.asked = script.asked, dict.fromkeys(script.asked, 0)
+    n_prompts, counter.counts = counter.counts, dict.fromkeys(counter.counts, 0)
     # In the middle: the run itself is finished, its variants are not.
-    script.stop_at = sum(asked.values()) // 2
+    counter.stop_at = sum(n_prompts.values()) // 2
     with pytest.raises(KeyboardInterrupt):
         run("figure6", tmp_path / "cut", data)
     assert not (tmp_path / "cut" / "experiments").exists()
-    script.stop_at = None
+    counter.stop_at = None
     assert run("figure6", tmp_path / "cut", data) == whole
-    assert sum(script.asked.values()) == sum(asked.values()) + 1
+    assert sum(counter.counts.values()) == sum(n_prompts.values()) + 1
 
 
-def test_training_seeds_are_averaged_per_user(tmp_path: Path, data: Path, script) -> None:
+def test_training_seeds_are_averaged_per_user(tmp_path: Path, data: Path, counter) -> None:
     more = "train.enabled=true"
     one = run("figure4", tmp_path / "run", data, more)
     two = run("figure4", tmp_path / "run", data, more, seeds=[0, 1])
@@ -120,7 +120,9 @@ def test_training_seeds_are_averaged_per_user(tmp_path: Path, data: Path, script
     assert two["systems"][0]["results"]["uniform"]["auc"]["n"] == 8
 
 
-def test_seeds_of_the_demo_generate_data_and_their_users_are_pooled(tmp_path: Path, script) -> None:
+def test_seeds_of_the_demo_generate_data_and_their_users_are_pooled(
+    tmp_path: Path, counter
+) -> None:
     small = ("dataset=demo", "data.n_items=30", "data.n_users=6", "data.cover_size=32")
     covers = tmp_path / "covers"
     assert own_seed(mock_runs.load(covers, *small)) == 0

@@ -10,7 +10,7 @@ from mllm_msr.errors import UnknownNameError
 
 
 def test_the_papers_tables_and_figures_are_listed() -> None:
-    assert experiments.names() == ["figure4", "figure5", "figure6", "table1", "table3"]
+    assert {"table1", "table3", "figure4", "figure5", "figure6"} <= set(experiments.names())
 
 
 def test_unknown_experiments_are_rejected_with_a_suggestion() -> None:

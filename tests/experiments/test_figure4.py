@@ -1,4 +1,4 @@
-"""Figure 4: ablations, and the zero-shot ranker only beside a fine-tuned one."""
+"""Figure 4: ablations, and the zero-shot ranker only in addition to a fine-tuned one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparisons: only requested work is done, variants share stages, all use the same rows."""
+"""Comparisons: only requested work is done, variants share stages, all use the same candidates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> mock_runs.Script:
+def counter(monkeypatch: pytest.MonkeyPatch) -> mock_runs.PromptCounter:
     monkeypatch.setattr(report, "write_report", write_nothing)
     return mock_runs.install(monkeypatch)
 
 
 def write_nothing(folder: Path, **_: object) -> None:
-    """Stands in for the report, whose plots take seconds."""
+    """Replace the report, whose plots take seconds."""
     for name in ("report.html", "report.md"):
         (folder / name).write_text("nothing")
 
@@ -43,16 +43,16 @@ def stages(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text())["stages"]
 
 
-def test_baselines_alone_ask_no_model(tmp_path: Path, data: Path, script) -> None:
+def test_baselines_alone_call_no_model(tmp_path: Path, data: Path, counter) -> None:
     found = run(tmp_path / "run", data, ["popularity", "item_knn"])
     assert list(found["metrics"]) == ["popularity", "item_knn"]
-    assert sum(script.asked.values()) == 0
+    assert sum(counter.counts.values()) == 0
     assert set(stages(tmp_path / "run")) == {
         "prepare", "score/popularity", "score/item_knn", "evaluate", "report",
     }  # fmt: skip
 
 
-def test_a_later_call_adds_models_and_evaluates_all_of_them(tmp_path: Path, data: Path, script):
+def test_a_later_call_adds_models_and_evaluates_all_of_them(tmp_path: Path, data: Path, counter):
     first = run(tmp_path / "run", data, ["popularity"])
     before = stages(tmp_path / "run")["score/popularity"]
     second = run(tmp_path / "run", data, ["item_knn", "popularity"])
@@ -68,7 +68,7 @@ def test_a_later_call_adds_models_and_evaluates_all_of_them(tmp_path: Path, data
 
 
 def test_ablations_share_the_stages_before_the_difference(
-    tmp_path: Path, data: Path, script
+    tmp_path: Path, data: Path, counter
 ) -> None:
     models = ["mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot"]
     found = run(tmp_path / "run", data, models, "train.enabled=true")
@@ -83,42 +83,42 @@ def test_ablations_share_the_stages_before_the_difference(
         scores = pl.read_parquet(tmp_path / "run" / "scores" / f"{name}.parquet")
         kept = tmp_path / "run" / "variants" / name / "scores" / "mllm_msr.parquet"
         assert scores.equals(pl.read_parquet(kept))
-    # Each image was described once, for the run and its variants together.
-    assert script.asked["image"] == whole["summarize"]["counts"]["image_ok"] > 0
-    asked = dict(script.asked)
+    # The run and its variants share the description of each image.
+    assert counter.counts["image"] == whole["summarize"]["counts"]["image_ok"] > 0
+    n_prompts = dict(counter.counts)
     again = run(tmp_path / "run", data, models, "train.enabled=true")
     assert again == found
-    assert script.asked == asked
+    assert counter.counts == n_prompts
 
 
-def test_a_killed_comparison_resumes_without_asking_twice(
-    tmp_path: Path, data: Path, script
+def test_a_killed_comparison_resumes_without_repeating_prompts(
+    tmp_path: Path, data: Path, counter
 ) -> None:
     models = ["mllm_msr", "mllm_msr_direct"]
     whole = run(tmp_path / "whole", data, models, "train.enabled=true")
-    asked, script.asked = script.asked, dict.fromkeys(script.asked, 0)
-    script.stop_at = sum(asked.values()) - 10  # inside the variant's scoring
+    n_prompts, counter.counts = counter.counts, dict.fromkeys(counter.counts, 0)
+    counter.stop_at = sum(n_prompts.values()) - 10  # inside the variant's scoring
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", data, models, "train.enabled=true")
-    script.stop_at = None
+    counter.stop_at = None
     cut = run(tmp_path / "cut", data, models, "train.enabled=true")
     assert cut["metrics"] == whole["metrics"]
-    # The prompt at which it died was asked twice, and no other.
-    assert sum(script.asked.values()) == sum(asked.values()) + 1
+    # Only the prompt at which the process was killed is repeated.
+    assert sum(counter.counts.values()) == sum(n_prompts.values()) + 1
 
 
-def test_a_variant_with_other_candidates_is_rejected(tmp_path: Path, data: Path, script) -> None:
+def test_a_variant_with_other_candidates_is_rejected(tmp_path: Path, data: Path, counter) -> None:
     other = Variant("other", overrides=("data.n_negatives=4",))
     with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
         pipeline.run_stage("prepare")
         with (
-            pytest.raises(DataError, match="has other test candidates than its run"),
+            pytest.raises(DataError, match="differ from those of the run"),
             run_variant(pipeline, other),
         ):
             pass
 
 
-def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, data: Path, script):
+def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, data: Path, counter):
     run(tmp_path / "run", data, ["item_knn"])
     with pytest.raises(StaleStageError, match=r"item_knn\.decay was the default and is now 0\.5"):
         run(tmp_path / "run", data, ["item_knn"], "baselines.item_knn.decay=0.5")
@@ -126,7 +126,7 @@ def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, da
     assert set(found["metrics"]) == {"item_knn"}
 
 
-def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path, script):
+def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path, counter):
     with pytest.raises(UnknownNameError, match=r"Unknown model 'sasrek'. Did you mean 'sasrec'"):
         run(tmp_path / "run", data, ["popularity", "sasrek"])
     assert not (tmp_path / "run" / "manifest.json").exists()

@@ -1,4 +1,4 @@
-"""What identifies a stage: settings that differ from their defaults, templates and item type."""
+"""Conditions that identify a stage: changed settings, templates and item type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flow over a run folder: skipped when done, refused when stale, the same after a stop."""
+"""The pipeline over a run folder: finished stages are skipped and stale stages rejected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(data: Path, *more: str) -> Settings:
 def run(
     folder: Path, settings: Settings, *, force: bool = False, report: bool = False
 ) -> dict[str, pl.DataFrame]:
-    """Do every stage (plots take seconds: the last one on request) and return all tables."""
+    """Run all stages, the slow report only on request, and return all tables."""
     with Pipeline.open(folder, settings, force=force) as pipeline:
         for name in STAGES:
             if report or name != "report":
@@ -70,7 +70,7 @@ def test_a_run_writes_the_documented_files(tmp_path: Path, data: Path) -> None:
     assert set(metrics) == {"zero_shot", "popularity"}
     assert set(metrics["popularity"]) == {"uniform", "popularity", "full"}
     assert set(metrics["popularity"]["uniform"]["auc"]) == {"mean", "low", "high", "n"}
-    # The scripted model gives every candidate one half: ties earn chance, not 1.0.
+    # The mock model gives every candidate 0.5: ties have the value of chance, not 1.0.
     assert metrics["zero_shot"]["uniform"]["auc"]["mean"] == pytest.approx(0.5)
     assert metrics["zero_shot"]["uniform"]["hr@5"]["mean"] == pytest.approx(5 / 11)
     assert (tmp_path / "run" / "report.html").is_file()
@@ -235,7 +235,7 @@ def test_linked_images_are_downloaded_on_request(
         pipeline.run_stage("prepare")
         counts = pipeline.counts("prepare")["prepare"]
     items = pl.read_parquet(tmp_path / "run/items.parquet")
-    # Images that lie on disk are not asked for; what is fetched lies inside the run folder.
+    # Only missing images are downloaded, into the run folder.
     assert set(asked) == set(
         items.filter(pl.col("image").is_null() | (pl.col("image") == "images/a.png"))["item_id"]
     )

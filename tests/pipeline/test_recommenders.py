@@ -29,7 +29,7 @@ def test_every_model_has_a_distinct_label() -> None:
     assert remark_of("zero_shot") == "without fine-tuning"
 
 
-def test_models_from_outside_show_their_own_name() -> None:
+def test_external_models_are_labeled_by_their_name() -> None:
     assert label_of("my_model") == "my_model"
     assert remark_of("my_model") == ""
 

@@ -1,4 +1,4 @@
-"""Tables of a run: no hidden target in training data, and of items what the settings allow."""
+"""Tables of a run: no hidden target in training data, and only the content that settings allow."""
 
 from __future__ import annotations
 
@@ -81,5 +81,5 @@ def test_the_item_type_is_the_setting_or_the_data_sets_own(tables: RunTables) ->
 
 
 def test_scored_models_need_the_stage_score(tables: RunTables) -> None:
-    with pytest.raises(RunFolderError, match=r"No model has scored .* Run the stage 'score' first"):
+    with pytest.raises(RunFolderError, match=r"No model has scores .* Run the stage 'score' first"):
         tables.scored_models()

@@ -156,7 +156,7 @@ def test_failed_trials_count(tmp_path: Path, data: Path, monkeypatch):
 def test_a_search_with_other_conditions_cannot_resume(tmp_path: Path, data: Path):
     search(tmp_path / "run", data, trials=1)
     with pytest.raises(
-        StaleStageError, match=r"have changed since its start: seed\. .*transitions\.sqlite"
+        StaleStageError, match=r"because of changes since its start: seed\. .*transitions\.sqlite"
     ):
         search(tmp_path / "run", data, trials=1, seed=1)
 

@@ -41,7 +41,9 @@ def candidates(*rows: tuple[str, int, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user_id", "position", "item_id"], orient="row")
 
 
-def asked(data: TrainingData, *rows: tuple[str, int, str]) -> tuple[list[str], list, list[float]]:
+def score_prompts(
+    data: TrainingData, *rows: tuple[str, int, str]
+) -> tuple[list[str], list, list[float]]:
     """Return prompt texts and images in order of item ids, and the scores."""
     backend = MockBackend(scores=(0.8, 0.2))
     model = MllmRecommender(open_backend=lambda _: backend).fit(data)
@@ -51,7 +53,7 @@ def asked(data: TrainingData, *rows: tuple[str, int, str]) -> tuple[list[str], l
 
 
 def test_a_candidate_sees_the_preference_before_its_position(data: TrainingData) -> None:
-    texts, _, scores = asked(data, ("u1", 4, "a"), ("u1", 6, "b"))
+    texts, _, scores = score_prompts(data, ("u1", 4, "a"), ("u1", 6, "b"))
     assert "early tales" in texts[0]
     assert "late tales" in texts[1]
     assert scores == pytest.approx([0.8, 0.8])
@@ -60,14 +62,14 @@ def test_a_candidate_sees_the_preference_before_its_position(data: TrainingData)
 def test_unknown_users_get_a_neutral_preference_and_unknown_items_one_half(
     data: TrainingData,
 ) -> None:
-    texts, _, scores = asked(data, ("new", 0, "a"), ("u1", 6, "unknown"))
+    texts, _, scores = score_prompts(data, ("new", 0, "a"), ("u1", 6, "unknown"))
     assert len(texts) == 1
     assert "has not shown a preference yet" in texts[0]
     assert scores == pytest.approx([0.8, 0.5])
 
 
 def test_images_that_could_not_be_read_are_not_shown(data: TrainingData) -> None:
-    _, images, _ = asked(data, ("u1", 6, "a"), ("u1", 6, "b"), ("u1", 6, "c"))
+    _, images, _ = score_prompts(data, ("u1", 6, "a"), ("u1", 6, "b"), ("u1", 6, "c"))
     assert [len(shown) for shown in images] == [1, 0, 1]
 
 

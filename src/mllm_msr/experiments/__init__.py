@@ -1,7 +1,7 @@
-"""The paper's tables and figures, one module each; a module's name is the name that users type.
+"""The paper's tables and figures, one module each, run with `mllm-msr experiment NAME`.
 
-`_experiment.py` defines what an experiment is, `_runner.py` runs it over seeds, and `_results.py`
-writes its results with the figures of `_figures.py`.
+`_experiment.py` defines the structure of an experiment, `_runner.py` runs it over seeds, and
+`_results.py` writes its results with the figures of `_figures.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Experiment:
-    """Return the experiment of a name.
+    """Return an experiment by name.
 
     Raises:
         UnknownNameError: The experiment does not exist. The message lists all names.

@@ -1,8 +1,8 @@
-"""Experiments: systems that are scored on one run folder, and what the paper reports.
+"""Experiments: systems that are scored on one run folder, and the results in the paper.
 
 The scores of a system come from the run itself or from a variant of it: a run folder in `variants/`
-that shares all stages before the difference. The same command therefore resumes an experiment that
-was interrupted, and two experiments share the variants that they have in common.
+that shares all stages before the first difference. The same command therefore resumes an
+interrupted experiment, and experiments share their common variants.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mllm_msr.storage.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One system of an experiment: a row of a table or a point of a figure.
+    """System of an experiment: a row of a table or a point of a figure.
 
     Attributes:
         name: Name in the data.
         label: Name in tables and figures.
         x: Position on the axis of a sweep; None for systems without an order.
-        variant: The run that scores it; None for the run folder itself.
-        model: Name of its scores in that run. If None, the run's own MLLM recommender:
-            fine-tuned, or zero-shot if the run does not train.
+        variant: Variant of the run that scores it; None for the run itself.
+        model: Name of its scores in that run; None for the MLLM recommender of the run
+            (fine-tuned, or zero-shot if the run does not train).
     """
 
     name: str
@@ -44,7 +44,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SystemScores:
-    """Scores of one system on one run folder.
+    """Scores of a system on a run folder.
 
     Attributes:
         scores: `tables.SCORES`.
@@ -59,7 +59,7 @@ ScoreSystems = Callable[[Pipeline, Sequence[System]], Mapping[str, SystemScores]
 
 
 def score_systems(pipeline: Pipeline, systems: Sequence[System]) -> dict[str, SystemScores]:
-    """Run everything that the systems need and return their scores by name.
+    """Run the stages that the systems need, and return the scores by system name.
 
     Args:
         pipeline: The run. Its stages are run up to "score", or up to "infer" if all systems are
@@ -67,10 +67,10 @@ def score_systems(pipeline: Pipeline, systems: Sequence[System]) -> dict[str, Sy
         systems: The systems.
 
     Raises:
-        StaleStageError: A stage is finished under other settings.
+        StaleStageError: A stage is finished with other settings.
     """
     if any(system.model == ZERO_SHOT for system in systems):
-        pipeline = pipeline.under(override(pipeline.settings, ["score.zero_shot=true"]))
+        pipeline = pipeline.with_settings(override(pipeline.settings, ["score.zero_shot=true"]))
     uses_run_itself = any(system.variant is None for system in systems)
     pipeline.run_until("score" if uses_run_itself else "infer")
     main = recommender(pipeline.settings)
@@ -86,29 +86,29 @@ def score_systems(pipeline: Pipeline, systems: Sequence[System]) -> dict[str, Sy
 
 
 def read_scores(run: RunFolder, model: str) -> SystemScores:
-    """Read a model's scores from a run folder.
+    """Read the scores of a model from a run folder.
 
     Raises:
-        RunFolderError: The model has not scored there.
+        RunFolderError: The run folder has no scores of the model.
     """
     return SystemScores(run.read(f"{layout.SCORES}/{model}"), run.read(f"{layout.RANKS}/{model}"))
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One table or figure of the paper.
+    """Reproduction of a table or figure of the paper.
 
     Attributes:
-        name: Name of its module.
-        title: Title of its page.
-        claim: What the paper says, in our own words.
+        name: Name of the module.
+        title: Title of the page.
+        claim: Claim of the paper, paraphrased.
         systems: Returns the systems for a run's settings; the first one is tested against the
             others.
         axis: Label of the axis of a sweep; None for systems without an order.
-        reference: Values of the paper, `{dataset: {label: {metric: value}}}`; empty if it prints
-            none.
+        reference: Values in the paper, `{dataset: {label: {metric: value}}}`; empty if the paper
+            prints none.
         metrics: Names of the metrics to show; the first one is used for significance tests.
-        caveats: What readers must know before they compare, besides the differences in protocol.
+        caveats: Caveats of a comparison with the paper, besides the differences in protocol.
         score: Computes the scores of the systems.
     """
 

@@ -1,7 +1,7 @@
 """Figures of experiments: one panel per metric, one color per kind of negatives.
 
-Systems without an order are points with intervals, one line of the panel each. A sweep is a curve
-with a band. A dashed line marks the expectation of a random order.
+Systems without an order are points with intervals, one row of the panel each. A sweep is a curve
+with a band. A dashed line marks the expected value of a random order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mllm_msr.evaluation.report.tables import kind_title, ordered_kinds
 from mllm_msr.experiments._experiment import System
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-# A system, and mean and interval of one metric.
+# A system, and the mean and interval of one metric.
 Cell = tuple[System, Mapping[str, float]]
 
 _COLORS: Final = {"uniform": "#1f5f8b", "popularity": "#c2571a", "full": "#4d7c3a"}
@@ -92,7 +92,7 @@ def draw(
             _label_axes(axes, metric, systems, axis)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(kinds))
-        # Without a date, equal results give equal files.
+        # Without a date, the same results give the same file.
         metadata = {"Date": None} if file_format == "svg" else {}
         figure.savefig(path, format=file_format, dpi=160, metadata=metadata)
 

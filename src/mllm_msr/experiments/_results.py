@@ -1,4 +1,4 @@
-"""Writes the results of an experiment: Markdown page, figure (SVG and PNG), JSON and Parquet.
+"""Results of an experiment: Markdown page, figure (SVG and PNG), JSON and Parquet.
 
 Every value on the page can be recomputed from `NAME.parquet`, which has one row per system, seed,
 kind of negatives, user and metric.
@@ -23,10 +23,10 @@ from mllm_msr.experiments._figures import draw
 from mllm_msr.storage import atomic
 
 _PROTOCOL: Final = (
-    "The paper's results come from a different protocol. In its released code the target is not "
-    "the user's next item, items are chosen by their global frequency, and ties favor the true "
-    "item; popularity counts alone beat several of its rows. Do not compare the paper's values "
-    "with the tables above."
+    "The paper uses a different protocol. In its released code the target is not the user's next "
+    "item, items are selected by their global frequency, and ties favor the true item; popularity "
+    "counts alone beat several of its rows. Do not compare the paper's values with the tables "
+    "above."
 )
 
 
@@ -39,7 +39,7 @@ class Results:
         evaluation: Evaluation of all seeds together.
         per_user: `tables.METRICS_PER_USER` with a column `seed`.
         seeds: The seeds.
-        data_seeds: Whether the seeds generated the data; otherwise they are training seeds.
+        data_seeds: Whether the seeds are those of the generated data; otherwise training seeds.
         settings: The run's settings.
         model: Fingerprint of the model that answered the prompts.
     """
@@ -80,7 +80,7 @@ def write_results(experiment: Experiment, results: Results, folder: Path) -> Non
 
 
 def _by_x(systems: Sequence[System]) -> list[System]:
-    """Return the systems of a sweep along its axis; others in their order."""
+    """Return the systems of a sweep in the order of its axis, and others in their own order."""
     return sorted(systems, key=lambda system: system.x if system.x is not None else 0.0)
 
 
@@ -128,8 +128,8 @@ def _page(experiment: Experiment, results: Results) -> Iterator[str]:
         f"{'Data' if results.data_seeds else 'Training'} seeds: "
         f"{', '.join(map(str, results.seeds))}. "
         f"Test folds: {results.per_user['fold'].n_unique()}. Test users: {users.height:,}. "
-        "Means over users with 95% percentile bootstrap intervals. Ties have their expected value "
-        "over random orders."
+        "Means over users with 95% percentile bootstrap intervals. Ties count with their expected "
+        "value under random order."
     )
     kinds = {kind for by_kind in results.evaluation.summary.values() for kind in by_kind}
     for kind in ordered_kinds(sorted(kinds)):
@@ -162,7 +162,7 @@ def _metric_table(experiment: Experiment, results: Results, kind: str) -> Iterat
 
 
 def _comparison_table(experiment: Experiment, results: Results, kind: str) -> Iterator[str]:
-    """Yield the tests of the first system against each other one, in the first metric."""
+    """Yield the tests of the first system against each other system by the first metric."""
     metric, first = experiment.metrics[0], results.systems[0]
     labels = {system.name: system.label for system in results.systems}
     comparisons = [

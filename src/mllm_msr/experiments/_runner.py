@@ -1,8 +1,8 @@
-"""Runs an experiment over several seeds and evaluates its systems on the same users.
+"""Running of an experiment over several seeds, and evaluation of its systems on the same users.
 
-For the generated dataset a seed generates other data with other users, who are pooled. For all
-other datasets a seed is a training seed: the users are the same, and the values of each user are
-averaged over the seeds. In both cases the user is the unit of resampling.
+For the generated data set, each seed generates different data with different users, who are pooled.
+For all other data sets, a seed is a training seed: the users are the same, and the values of each
+user are averaged over the seeds. In both cases the user is the unit of resampling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mllm_msr.experiments._results import Results, write_results
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.storage import layout
 
-# Separates data seed and user id, since every generated dataset uses the same user ids.
+# Separates data seed and user id, because all generated data sets use the same user ids.
 _SEED_SEPARATOR: Final = "/"
 
 
@@ -40,8 +40,8 @@ def run_experiment(
 
     Args:
         experiment: The experiment.
-        pipeline: The run that it is based on.
-        seeds: Seeds to repeat it with; None for the run's own seed.
+        pipeline: The run that the experiment is based on.
+        seeds: Seeds to repeat the experiment with; None for the seed of the run.
         systems: Names of the systems to score; the first one is tested against the others. None
             selects all systems in the order of the experiment.
 
@@ -49,15 +49,15 @@ def run_experiment(
         The folder of the results, `experiments/NAME` in the run folder.
 
     Raises:
-        StaleStageError: A stage is finished under other settings.
-        UnknownNameError: The experiment has no system of a name.
+        StaleStageError: A stage is finished with other settings.
+        UnknownNameError: The experiment has no system with a given name, or no name is given.
     """
     settings = pipeline.settings
     selected = experiment.systems(settings)
     if systems is not None:
         by_name = {system.name: system for system in selected}
         if not systems:
-            raise UnknownNameError(f"Name at least one system. Available: {', '.join(by_name)}.")
+            raise UnknownNameError(f"No system is given. Available: {', '.join(by_name)}.")
         for name in systems:
             if name not in by_name:
                 raise registry.unknown_name_error("system", name, list(by_name))
@@ -85,7 +85,7 @@ def run_experiment(
 
 
 def own_seed(settings: Settings) -> int:
-    """Return the seed of a run without repetitions: of its generated data, or of its training."""
+    """Return the seed in the settings of a run: of its generated data, or else of its training."""
     if settings.dataset == "demo":
         return int(settings.data.plugin_kwargs().get("world_seed", 0))
     return settings.train.seed
@@ -93,7 +93,7 @@ def own_seed(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _open_seed(pipeline: Pipeline, seed: int) -> Iterator[Pipeline]:
-    """Open the run with another seed, a run folder in `variants/`, or the run itself."""
+    """Open the variant of the run with a seed; yield the run itself if it has this seed."""
     settings = pipeline.settings
     if seed == own_seed(settings):
         yield pipeline
@@ -116,16 +116,16 @@ def _evaluate(
 
     Args:
         by_seed: Scores by seed and system.
-        settings: `evaluate` is read.
-        pool_users: Whether the users of each seed are different users. Otherwise each user's
-            values are averaged over the seeds.
+        settings: Settings, of which the section `evaluate` is used.
+        pool_users: Whether each seed has different users. Otherwise the values of each user are
+            averaged over the seeds.
 
     Returns:
         The evaluation, and `tables.METRICS_PER_USER` with a column `seed`.
     """
     scores: dict[str, list[pl.DataFrame]] = {}
     ranks: dict[str, list[pl.DataFrame]] = {}
-    # The seed is evaluated as a part of the user id, or of the model's name.
+    # Encode the seed in the user id or in the name of the model.
     for seed, systems in by_seed.items():
         for name, system in systems.items():
             if pool_users:

@@ -1,7 +1,7 @@
 """Figure 5, "Parameter Analysis": the number of items per block in preference inference.
 
-Blocks of 1 to 6 items. With larger blocks recurrent inference approaches direct inference, as most
-histories then fit into two blocks.
+Blocks have 1 to 6 items. With larger blocks, recurrent inference approaches direct inference,
+because most histories then fit into two blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def list_systems(settings: Settings) -> Sequence[System]:
     systems = []
     for size in (own, *(size for size in SIZES if size != own)):
         name = f"blocks_of_{size}"
-        # The size of blocks can change the training targets, so "prepare" is not shared.
+        # The block size can change the training targets, so "prepare" is not shared.
         overrides = (f"infer.block_size={size}",)
         variant = Variant(name, overrides=overrides, shares=("summarize",))
         label = f"{size} item{'s' if size > 1 else ''}"
@@ -41,8 +41,8 @@ EXPERIMENT = Experiment(
     axis="items per block",
     caveats=(
         (
-            "Only the block size differs. Test candidates are the same, and so are training "
-            "targets unless data.train_targets is 'blocks'."
+            "Only the block size differs. The test candidates are the same, and so are the "
+            "training targets unless data.train_targets is 'blocks'."
         ),
     ),
 )

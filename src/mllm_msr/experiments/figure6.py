@@ -1,6 +1,6 @@
 """Figure 6, "Parameter Analysis": the length limit of the written preference.
 
-The prompt states the limit, and longer responses are cut.
+The prompt states the limit, and longer responses are truncated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.experiments._experiment import Experiment, System
 from mllm_msr.ranker.recommender import Variant
 
-# The packaged model writes about 22 words; large models write as much as the limit allows.
+# The demo model writes about 22 words; large models write as much as the limit allows.
 LIMITS: Final = (10, 15, 20, 40)
 
 

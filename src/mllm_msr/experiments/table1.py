@@ -1,7 +1,7 @@
 """Table 1, "Effectiveness of Multiple Images Summary": image summaries or image features.
 
-GRU4Rec reads the items of a history as text embeddings of their image descriptions, or as features
-of an image encoder, and no other content. The paper's encoders (BERT and VGG19) can be set with
+The content of an item in GRU4Rec is either the text embedding of its image description or the
+features of an image encoder. The paper's encoders (BERT and VGG19) can be set with
 `baselines.gru4rec_f.text_encoder` and `baselines.gru4rec_f.image_encoder`.
 """
 
@@ -62,9 +62,9 @@ EXPERIMENT = Experiment(
     reference=_PAPER,
     caveats=(
         (
-            "The encoders are those of the settings. By default texts are hashed words and images "
-            "are color and edge statistics, which are much weaker than BERT and VGG19."
+            "The settings select the encoders. By default, texts are encoded as hashed words and "
+            "images as color and edge statistics, which are much weaker than BERT and VGG19."
         ),
-        "The model also reads item ids; the paper does not say whether its model does.",
+        "The model also uses item ids; the paper does not state whether its model does.",
     ),
 )

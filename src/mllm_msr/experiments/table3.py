@@ -40,7 +40,7 @@ _PAPER: Final = (
 
 def list_systems(settings: Settings) -> Sequence[System]:
     """Return MLLM-MSR, the baselines of the paper in its order, and all other baselines."""
-    # TALLRec is a fine-tuned MLLM, like MLLM-MSR.
+    # A run without fine-tuning does not fine-tune TALLRec either.
     excluded = set() if settings.train.enabled else {"tallrec"}
     known = [name for name in registry.names("baselines") if name not in excluded]
     in_paper = [name for name in _PAPER if name in known]
@@ -68,7 +68,7 @@ def score_all(pipeline: Pipeline, systems: Sequence[System]) -> Mapping[str, Sys
 
 
 def _baseline_arguments(settings: Settings, baselines: Sequence[str]) -> list[str]:
-    """Return overrides that give baselines the run's seed, and MLLM baselines the run's model."""
+    """Return overrides that pass the run's seed to baselines, and its model to MLLM baselines."""
     changes = []
     for name in baselines:
         arguments: dict[str, object] = {}

@@ -1,1 +1,1 @@
-"""The pipeline of a run, from prepare to report, and comparisons and searches over runs."""
+"""The pipeline of a run, from prepare to report; comparisons, hyperparameter search and costs."""

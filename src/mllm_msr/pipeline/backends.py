@@ -1,4 +1,4 @@
-"""Open the backends that a run's settings name."""
+"""Opening of the backends that the settings of a run select."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def backend_arguments(
 
     Args:
         model: The model's settings.
-        weights: Folder of fine-tuned weights; None for the model as published.
-        method: How they were fine-tuned.
+        weights: Folder of fine-tuned weights; None for the base model.
+        method: Fine-tuning method of the weights.
     """
     arguments = model.plugin_kwargs()
     if weights is None:
@@ -52,8 +52,8 @@ def open_backend(
     Args:
         model: The model's settings.
         weights: Folder of fine-tuned weights.
-        method: How they were fine-tuned.
-        optional: Arguments for a backend that accepts them, unless the settings give them.
+        method: Fine-tuning method of the weights.
+        optional: Arguments to pass if the backend accepts them and the settings do not set them.
     """
     kind = backend_class(model)
     accepted = inspect.signature(kind).parameters
@@ -75,7 +75,7 @@ def open_cached(
         cache: The run's response cache.
         executor: Where prompts are answered: in this process or by Ray workers.
         weights: Folder of fine-tuned weights.
-        method: How they were fine-tuned.
+        method: Fine-tuning method of the weights.
     """
     if executor.name == "local":
         return CachedBackend(open_backend(model, weights, method), cache)

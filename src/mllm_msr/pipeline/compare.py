@@ -1,8 +1,8 @@
-"""Compare several recommenders on the candidates of one run folder: `mllm-msr compare`.
+"""Comparison of several recommenders on the candidates of one run folder: `mllm-msr compare`.
 
-Runs only the stages that the requested models need. The paper's ablations (section "Ablation
-Study") are runs of their own in `variants/`; they share all stages before the difference with the
-main run, and their scores are evaluated beside the others.
+Only the stages that the requested models need are run. The paper's ablations (section "Ablation
+Study") are separate runs in `variants/`; they share all stages before the first difference with the
+main run, and their scores are evaluated together with those of the other models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 
-# Variants that are runs of their own.
+# Variants that are separate runs.
 ABLATIONS: Final[Mapping[str, Variant]] = {
     name: variant for name, variant in VARIANTS.items() if variant.overrides
 }
@@ -37,8 +37,8 @@ def known_models() -> list[str]:
 def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     """Train, score and evaluate models on the run folder's candidates.
 
-    Finished work is reused, whether an earlier call or `run` did it; the evaluation covers all
-    models that have scored in the folder.
+    Work that earlier calls or `run` have finished is reused; the evaluation covers all models with
+    scores in the folder.
 
     Args:
         pipeline: The run.
@@ -48,11 +48,11 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
         As `Pipeline.result`, with the metrics of the requested models in their order.
 
     Raises:
-        UnknownNameError: A model does not exist.
-        StaleStageError: A stage was finished under other settings.
+        UnknownNameError: A model does not exist, or no model is given.
+        StaleStageError: A stage was finished with other settings.
     """
     if not models:
-        raise UnknownNameError(f"Name at least one model. Available: {', '.join(known_models())}.")
+        raise UnknownNameError(f"No model is given. Available: {', '.join(known_models())}.")
     for name in models:
         if name not in known_models():
             raise registry.unknown_name_error("model", name, known_models())
@@ -63,7 +63,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     changes = [f"score.baselines=[{', '.join(baselines)}]"]
     changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & set(models) else []
     changes += ["score.zero_shot=true"] if ZERO_SHOT in models else []
-    pipeline = pipeline.under(override(settings, changes))
+    pipeline = pipeline.with_settings(override(settings, changes))
     pipeline.run_stage("prepare")
     if set(VARIANTS) & set(models):
         pipeline.run_stage("summarize")
@@ -71,38 +71,38 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
         pipeline.run_stage("infer")
     if MLLM_MSR in models:
         pipeline.run_stage("train")
-    # Score only the requested models, not all that the run's settings list.
+    # Score only the requested models instead of all models in the settings.
     for name in models:
         if name in ABLATIONS:
             with run_variant(pipeline, ABLATIONS[name]) as variant:
-                adopt_scores(pipeline, name, variant.run)
+                copy_scores(pipeline, name, variant.run)
         else:
             stage_io.score(pipeline.context, pipeline.settings, names=[name])
     for stage in ("evaluate", "report"):
         try:
             pipeline.run_stage(stage)
         except StaleStageError:
-            # Models have been added since; both stages only derive from scores.
-            pipeline.under(pipeline.settings, force=True).run_stage(stage)
+            # Models were added since then. Both stages are cheap and depend only on scores.
+            pipeline.with_settings(pipeline.settings, force=True).run_stage(stage)
     result = pipeline.result()
     return {**result, "metrics": {name: result["metrics"][name] for name in models}}
 
 
 def recommender(settings: Settings) -> str:
-    """Return the name of a run's own recommender: fine-tuned if it trains, else zero-shot."""
+    """Return the name of a run's MLLM recommender: fine-tuned if it trains, else zero-shot."""
     return MLLM_MSR if settings.train.enabled else ZERO_SHOT
 
 
 @contextlib.contextmanager
 def run_variant(pipeline: Pipeline, variant: Variant) -> Iterator[Pipeline]:
-    """Run a variant's stages up to its scores and hold its run folder.
+    """Run the stages of a variant up to its scores, and keep its run folder open in the block.
 
     Args:
         pipeline: The main run.
-        variant: What differs from it.
+        variant: The variant, which states how it differs from the main run.
 
     Raises:
-        StaleStageError: A stage of the variant was finished under other settings.
+        StaleStageError: A stage of the variant was finished with other settings.
         DataError: The variant is tested on other candidates.
     """
     fine_tuned = recommender(pipeline.settings) == MLLM_MSR
@@ -120,11 +120,11 @@ def run_variant(pipeline: Pipeline, variant: Variant) -> Iterator[Pipeline]:
         yield other
 
 
-def adopt_scores(pipeline: Pipeline, name: str, variant: RunFolder) -> None:
-    """Copy a variant's scores into the run folder as those of the model `name`.
+def copy_scores(pipeline: Pipeline, name: str, variant: RunFolder) -> None:
+    """Copy the scores of a variant into the run folder as those of the model `name`.
 
     Raises:
-        StaleStageError: Other scores of that model are there.
+        StaleStageError: The run folder contains other scores of that model.
     """
     entry = variant.stages[f"score/{MLLM_MSR}"]
     hashes = {output: record["sha256"] for output, record in entry["outputs"].items()}
@@ -142,7 +142,7 @@ def require_same_candidates(run: RunFolder, variant: RunFolder) -> None:
     """Check that two runs are tested on the same candidates.
 
     Raises:
-        DataError: They are not.
+        DataError: Their test candidates differ.
     """
     tested, other = (
         folder.scan(layout.CANDIDATES).filter(pl.col("split") == "test").drop("split").collect()
@@ -150,7 +150,7 @@ def require_same_candidates(run: RunFolder, variant: RunFolder) -> None:
     )
     if not tested.sort(tested.columns).equals(other.sort(tested.columns)):
         raise DataError(
-            f"The variant in {variant.folder} has other test candidates than its run "
-            f"({other.height} rows, the run has {tested.height}). Do not change settings that "
-            "decide about test users, items or negatives."
+            f"The test candidates of the variant in {variant.folder} ({other.height} rows) differ "
+            f"from those of the run ({tested.height} rows). Do not change settings that affect "
+            "test users, items or negatives."
         )

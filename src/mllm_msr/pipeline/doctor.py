@@ -1,9 +1,9 @@
 """Checks of the installation and of configured models: `mllm-msr doctor`.
 
-Each check returns a finding with a state and, if something is wrong, how to fix it. Packages are
-imported in a separate process, because a broken one can crash the process that imports it.
-torchvision is known to break others: a build for another torch version cannot be imported, and
-then neither can the image processors of Transformers.
+Each check returns a finding with a state and, if something is wrong, the fix. Packages are imported
+in a separate process, because a broken package can crash the process that imports it. torchvision
+is known to break Transformers: a build for another torch version cannot be imported, and then the
+image processors of Transformers cannot be imported either.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Finding:
         name: What was checked.
         state: "ok", "absent" (an optional package that is not installed) or "broken".
         detail: What was found, in a few words.
-        fix: How to fix it; empty if nothing is wrong or `detail` says it.
+        fix: How to fix it; empty if nothing is wrong or `detail` states the fix.
     """
 
     name: str
@@ -60,8 +60,8 @@ def examine(*, deep: bool = True) -> Iterator[Finding]:
     """Check this environment.
 
     Args:
-        deep: Import every installed package, which takes some seconds each. False only looks for
-            the packages.
+        deep: Import every installed package, which takes several seconds each. False only checks
+            that the packages are installed.
 
     Yields:
         Findings, as soon as they are available.
@@ -158,12 +158,12 @@ def check_backend(name: str, make: Callable[[], Backend]) -> Finding:
             backend.close()
     except MllmMsrError as error:
         return Finding(name, "broken", str(error))
-    skills = {
+    supported = {
         "images": capabilities.images,
         "yes/no scores": capabilities.choices,
         "adapters": capabilities.adapters,
     }
-    listed = ", ".join(f"{skill} {'yes' if has else 'no'}" for skill, has in skills.items())
+    listed = ", ".join(f"{feature} {'yes' if has else 'no'}" for feature, has in supported.items())
     return Finding(name, "ok", f"{fingerprint} ({listed})")
 
 

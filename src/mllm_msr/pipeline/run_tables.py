@@ -1,4 +1,4 @@
-"""Tables of a run folder, in the form in which stages and users of a finished run need them."""
+"""Tables of a run folder, prepared for the stages and for users of a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllm_msr.storage.run_folder import RunFolder
 
 
 class RunTables:
-    """Reads the tables of a run folder; every read is verified against the manifest.
+    """Reader of the tables of a run folder; every read is verified against the manifest.
 
     Args:
         run: The run folder.
@@ -28,7 +28,7 @@ class RunTables:
         return self._run.read(layout.INTERACTIONS)
 
     def histories(self) -> pl.DataFrame:
-        """Return what preferences may read: all interactions but each user's last, the target."""
+        """Return the interactions that preferences are inferred from: without the last per user."""
         return without_last(self.interactions())
 
     def items(self) -> pl.DataFrame:
@@ -52,25 +52,25 @@ class RunTables:
         return folds["fold"].to_list()
 
     def candidates(self, fold: int, split: str | None = None) -> pl.DataFrame:
-        """Return one fold's rows of `tables.CANDIDATES`, of one split or of all."""
+        """Return `tables.CANDIDATES` of one fold, of one split or all."""
         rows = pl.col("fold") == fold
         if split is not None:
             rows &= pl.col("split") == split
         return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
     def item_type(self, setting: str | None) -> str:
-        """Return what an item is called: the setting, or the data set's own word."""
+        """Return the word for an item: the setting, or else the word of the data set."""
         if setting is not None:
             return setting
         about = json.loads(self._run.verified(layout.DATASET).read_text(encoding="utf-8"))
         return str(about["item_type"])
 
     def training_data(self, fold: int, *, content: str = "all") -> TrainingData:
-        """Return what a recommender may learn from in one fold; no target of a test user.
+        """Return the training data of a fold, without targets of test users.
 
         Args:
             fold: The fold.
-            content: What baselines may read of items, see `baselines.content`.
+            content: Content of items that baselines may use, see `baselines.content`.
         """
         visible, train_users = visible_interactions(
             self.interactions(), self._run.read(layout.SPLITS), fold
@@ -99,26 +99,26 @@ class RunTables:
         return items
 
     def scored_models(self) -> list[str]:
-        """Return the names of the models that have scored.
+        """Return the names of the models with scores.
 
         Raises:
-            RunFolderError: None has.
+            RunFolderError: There are no scores.
         """
         stages = self._run.stages
         scored = [name.removeprefix("score/") for name in stages if name.startswith("score/")]
         if not scored:
             raise RunFolderError(
-                f"No model has scored in {self._run.folder}. Run the stage 'score' first."
+                f"No model has scores in {self._run.folder}. Run the stage 'score' first."
             )
         return scored
 
     def n_updates(self) -> int:
-        """Return how many updates with new interactions the run has had."""
+        """Return the number of updates with new interactions."""
         updates = [name for name in self._run.stages if name.startswith("update/")]
         return max((int(name.removeprefix("update/")) for name in updates), default=0)
 
     def current(self, name: str) -> pl.DataFrame:
-        """Return a table with all updates applied: for each user the newest version.
+        """Return a table with all updates applied, with the newest rows of each user.
 
         Args:
             name: "interactions" or "preferences".
@@ -132,5 +132,5 @@ class RunTables:
 
 
 def without_last(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Return all interactions but each user's last one."""
+    """Return all interactions except the last one of each user."""
     return interactions.filter(pl.col("position") < pl.col("position").max().over("user_id"))

@@ -1,14 +1,14 @@
 """Hyperparameter search for baselines on validation users: `mllm-msr tune`.
 
-Not a stage of the pipeline: it reads the tables of the stage "prepare" and writes `tuning/` in the
-run folder, with one Optuna study per model. Every model gets the same number of trials; the first
-trial uses its defaults. A trial is fitted on one fold's training data and evaluated on the
-candidates of the fold's validation users. Rows of test users are never read. A search that was
-killed resumes as if it had not been: the n-th trial depends only on the seed and on the trials
-before it.
+The search is not a stage of the pipeline: it reads the tables of the stage "prepare" and writes
+`tuning/` in the run folder, with one Optuna study per model. Every model gets the same number of
+trials; the first trial uses its defaults. A trial is fitted on the training data of one fold and
+evaluated on the candidates of its validation users. Rows of test users are never read. A killed
+search resumes to the same result: the n-th trial depends only on the seed and on the trials before
+it.
 
-In a cross-validation the validation users of one fold are test users of another fold. Settings
-found here are therefore free of leaks only in the fold in which they were searched.
+In cross-validation, the validation users of one fold are test users of another fold. The resulting
+settings are therefore free of leakage only in the fold that was searched.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class TuningResult:
         failed: Number of failed trials.
         metric: The metric that was optimized: its mean over validation users, averaged over kinds
             of negatives.
-        default: Its value with the constructor's defaults; None if that trial failed.
-        best: Its best value.
-        settings: The arguments that reached the best value.
+        default: Value of the metric with the default arguments; None if that trial failed.
+        best: Best value of the metric.
+        settings: Arguments that reached the best value.
         seconds: Total duration of the trials.
-        fold: Fold whose validation users evaluated the trials.
+        fold: Fold whose validation users the trials were evaluated on.
         seed: Seed of the search.
     """
 
@@ -131,7 +131,7 @@ def tune(
     data = pipeline.tables.training_data(fold, content=settings.baselines.content)
     if data.candidates.filter(split="validation").is_empty():
         raise DataError(
-            f"Fold {fold} has no validation users to evaluate trials with. Prepare the run with a "
+            f"Fold {fold} has no validation users to evaluate trials on. Prepare the run with a "
             "larger data.validation_fraction, or search in another fold."
         )
     inputs = {name: manifest.require(pipeline.run.stages, name).sha256 for name in _INPUTS}
@@ -207,7 +207,7 @@ class _Search:
                 load_if_exists=True,
             )
             for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-                # A killed process left it without a result. It does not count as a trial.
+                # The process of this trial was killed, so the trial does not count.
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             yield study
         finally:
@@ -215,7 +215,7 @@ class _Search:
             optuna_logger.setLevel(level)
 
     def _check_conditions(self, study: optuna.Study, inputs: Mapping[str, str]) -> None:
-        """Store what trials depend on in a new study, or compare it with an existing study."""
+        """Store the conditions of the trials in a new study, or check those of an existing one."""
         conditions = {
             "search space": {key: str(values) for key, values in sorted(self.space.items())},
             "fixed settings": dict(self.fixed),
@@ -230,8 +230,8 @@ class _Search:
         elif known != conditions:
             changed = [key for key in conditions if known.get(key) != conditions[key]]
             raise StaleStageError(
-                f"The search for {self.model!r} cannot resume, because these have changed since "
-                f"its start: {', '.join(changed)}. Restore the old values, or delete "
+                f"The search for {self.model!r} cannot resume because of changes since its start: "
+                f"{', '.join(changed)}. Restore the old values, or delete "
                 f"{layout.TUNING}/{self.model}.sqlite to start again."
             )
 
@@ -262,8 +262,8 @@ class _Search:
         if not succeeded:
             last = finished[-1].user_attrs[_ERROR]
             raise TrainingError(
-                f"All {len(finished)} trials of {self.model!r} failed. Fix some of its settings "
-                f"or narrow its search space. The error of the last trial: {last}"
+                f"All {len(finished)} trials of {self.model!r} failed. Change its settings or "
+                f"narrow its search space. The error of the last trial: {last}"
             )
         defaults = self._defaults()
         default = next((trial.value for trial in succeeded if trial.params == defaults), None)
@@ -294,23 +294,23 @@ class _Search:
             tables.conform(scores, tables.SCORES, name=self.model), model=self.model
         ).filter(pl.col(self.metric).is_not_nan())
         parts = per_user.sort("user_id").partition_by("negatives", maintain_order=False)
-        # Summed by numpy in a fixed order: Polars' threads would change the last digit.
+        # NumPy sums in a fixed order; Polars' threads do not, which changes the last digit.
         return float(np.mean(sorted(part[self.metric].to_numpy().mean() for part in parts)))
 
 
 def _search_space(name: str, fixed: Mapping[str, Any]) -> Space:
-    """Return a baseline's search space without the arguments that the settings fix."""
+    """Return the search space of a baseline without the arguments set in the settings."""
     kind = _factory.baseline_class(name)
     if not issubclass(kind, Tunable):
         raise UsageError(
             f"The baseline {name!r} declares no search space. Leave it out, or add a class method "
-            "'space' to its class."
+            "'space'."
         )
     return {key: values for key, values in kind.space().items() if key not in fixed}
 
 
 def _finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return trials with a value or an error; others are running or were killed."""
+    """Return the trials with a value or an error; the others are running or were killed."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -327,7 +327,7 @@ def _suggest(trial: optuna.Trial, key: str, values: Range | Choice) -> Value:
 
 
 def _write_results(folder: Path, results: Sequence[TuningResult]) -> None:
-    """Add results to the files of earlier searches."""
+    """Merge results into the files of earlier searches."""
     trials = folder / "trials.json"
     known = json.loads(trials.read_text(encoding="utf-8")) if trials.is_file() else {}
     known |= {result.model: asdict(result) for result in results}

@@ -1,4 +1,4 @@
-"""The cost estimate against what the run then uses; rates, prices, budgets."""
+"""The cost estimate against the usage of the run; rates, prices, budgets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_estimate_is_within_ten_percent_of_the_usage(data: Path, tmp_path: P
     assert list(costs) == ["summarize", "infer", "score/zero_shot"]
     for name, counts in used.items():
         cost = costs[name]
-        # The mock gives many users the same preference, and the run asks equal prompts once.
+        # The mock gives many users the same preference, and the run answers equal prompts once.
         per_call = counts["prompt_tokens"] / counts["misses"]
         assert cost.prompt_tokens / cost.calls == pytest.approx(per_call, rel=0.1)
         assert cost.calls + cost.cached_calls == counts["misses"] + counts["hits"]
@@ -130,7 +130,7 @@ def test_a_run_warns_if_it_exceeds_its_budget(
         ) as pipeline,
     ):
         pipeline.run_until("summarize")
-    assert "tokens, above plan.budget_tokens=10" in caplog.text
+    assert "is estimated to exceed plan.budget_tokens=10" in caplog.text
     assert "Cannot check plan.budget_hours=1 without a rate" in caplog.text
 
 

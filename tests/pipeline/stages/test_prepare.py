@@ -1,4 +1,4 @@
-"""Stage "prepare" over tables: counts add up, protocols differ, downloads are optional."""
+"""Stage "prepare": consistent counts, the protocols, and optional downloads."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_tables_agree_with_each_other(raw: RawData, tmp_path: Path) -> None:
     assert tested["user_id"].n_unique() == N_USERS  # every user is tested on their last item
 
 
-def test_the_released_codes_protocol_has_one_fold(raw: RawData, tmp_path: Path) -> None:
+def test_the_released_code_protocol_has_one_fold(raw: RawData, tmp_path: Path) -> None:
     found = prepared(raw, tmp_path, protocol="released-code", min_user_interactions=1)
     assert found.splits["fold"].n_unique() == 1
 
@@ -86,5 +86,5 @@ def test_images_are_downloaded_only_on_request(
     assert images["i0"] == f"{tmp_path}/i0.jpg"
     assert images["i1"] is None
     assert (found.counts["download_ok"], found.counts["download_failed"]) == (1, 1)
-    assert "item i1 has no image: status 404" in caplog.text
+    assert "Item i1 has no image: status 404" in caplog.text
     assert image_download.fetch_images is not fetch

@@ -57,7 +57,7 @@ def test_full_rankings_can_be_left_out(tmp_path: Path, data: Path) -> None:
     assert [frame.height for frame in tables.values()] == [0, 0]
 
 
-def test_models_that_ask_an_llm_rank_the_catalog_only_on_request(
+def test_models_that_call_an_llm_rank_the_catalog_only_on_request(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Popularity, "score_catalog")
@@ -87,25 +87,25 @@ def score(folder: Path, data: Path, *more: str) -> dict[str, dict]:
     return json.loads((folder / "manifest.json").read_text())["stages"]
 
 
-def test_the_mllm_as_a_member_is_asked_about_validation_candidates_once(
+def test_the_mllm_as_a_member_scores_validation_candidates_once(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = mock_runs.install(monkeypatch)
+    counter = mock_runs.install(monkeypatch)
     run = tmp_path / "run"
     stages = score(run, data, *WITH_MLLM)
     conditions = stages["score/hybrid"]
     assert {"preferences", "summaries", "folds/0/adapter"} <= set(conditions["inputs"])
     assert conditions["model"] == stages["score/mllm_msr"]["model"]
-    asked_about = pl.read_parquet(run / "candidates.parquet").filter(pl.col("split") != "train")
+    validation = pl.read_parquet(run / "candidates.parquet").filter(pl.col("split") != "train")
     counts = conditions["counts"]
-    assert counts["hits"] + counts["misses"] == asked_about.height
+    assert counts["hits"] + counts["misses"] == validation.height
     # The MLLM has not ranked the full catalog, so neither does the ensemble.
     assert pl.read_parquet(run / "ranks" / "hybrid.parquet").is_empty()
-    asked = dict(script.asked)
+    n_prompts = dict(counter.counts)
     for name in ("mllm_msr", "hybrid"):
         (run / "scores" / f"{name}.parquet").unlink()
     score(run, data, *WITH_MLLM)
-    assert script.asked == asked  # the response cache answers
+    assert counter.counts == n_prompts  # the response cache answers
 
 
 def test_an_ensemble_is_stale_if_its_mllm_has_changed(
@@ -134,7 +134,7 @@ def test_the_default_members_include_the_mllm_if_it_has_scored(
     assert after == ["mllm_msr", *before]
 
 
-def test_an_ensemble_of_baselines_asks_no_model(tmp_path: Path, data: Path) -> None:
+def test_an_ensemble_of_baselines_calls_no_model(tmp_path: Path, data: Path) -> None:
     stages = score(tmp_path / "run", data, *HYBRID)
     assert set(stages["score/hybrid"]["inputs"]) == {
         "interactions", "items", "splits", "candidates",
@@ -145,7 +145,7 @@ def test_an_ensemble_of_baselines_asks_no_model(tmp_path: Path, data: Path) -> N
 
 def test_members_that_the_run_does_not_score_are_rejected(tmp_path: Path, data: Path) -> None:
     members = "baselines.hybrid.members=[mllm_msr, popularity]"
-    with pytest.raises(SettingsError, match="names mllm_msr, which this run does not score"):
+    with pytest.raises(SettingsError, match="contains mllm_msr, which this run does not score"):
         score(tmp_path / "run", data, "score.baselines=[hybrid]", members)
 
 
@@ -165,7 +165,7 @@ def test_an_ensemble_ranks_the_catalog_for_the_users_that_its_mllm_ranks(
     assert ranks["hybrid"].equals(ranks["mllm_msr"])
 
 
-def test_members_have_the_settings_of_their_own_sections_and_are_reused(
+def test_members_have_the_settings_of_their_sections_and_are_reused(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = []

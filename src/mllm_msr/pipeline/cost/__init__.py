@@ -1,1 +1,1 @@
-"""Cost estimate of a run: token counting, estimation and the report."""
+"""Cost estimate of a run: token counting, estimation and report."""

@@ -1,7 +1,7 @@
 """Cost estimate of a run: calls, tokens, hours, price and disk space of stages that call a model.
 
-The stages' own code runs on samples of a prepared run folder with a `CountingBackend`, and the
-counts are scaled to the whole run. Lengths of responses come from the run's own responses, from a
+The code of the stages runs on samples of a prepared run folder with a `CountingBackend`, and the
+counts are scaled to the whole run. The lengths of responses come from responses of the run, from a
 pilot (whose responses stay in the cache for the run), or else from the limits in the settings,
 which give an upper bound.
 """
@@ -39,7 +39,7 @@ from mllm_msr.types import Completion, Item, Prompt
 _ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
-# The key of a cached response (in its row and in the index), its checksum and its field names.
+# Overhead of a cached response: its key (in the row and in the index), checksum and field names.
 _BYTES_PER_RESPONSE: Final = 300
 
 
@@ -78,8 +78,9 @@ def warnings(context: RunContext, settings: Settings) -> list[str]:
             )
         elif budget is not None and estimate is not None and estimate > budget:
             found.append(
-                f"The run is estimated at {estimate:,.2f} {name}, above "
-                f"plan.budget_{name}={budget:g} (output lengths from {report.lengths_by})."
+                f"The run is estimated to exceed plan.budget_{name}={budget:g}, with "
+                f"{estimate:,.2f} (output lengths from {report.lengths_by}). Reduce the run, or "
+                "raise the budget."
             )
     return found
 
@@ -98,14 +99,14 @@ class _Rates:
 
 
 class _Throughput:
-    """Measures tokens per second of a backend."""
+    """Measurement of the tokens per second of a backend."""
 
     def __init__(self) -> None:
         self._seconds = self._n_prompt = self._n_output = 0.0
 
     @contextlib.contextmanager
     def measure(self, counting: CountingBackend, backend: CachedBackend) -> Iterator[None]:
-        """Measure a block, unless the cache answered more than half of its prompts."""
+        """Measure the block, unless the cache answered more than half of its prompts."""
         start, n_before, hits = time.perf_counter(), len(counting.calls), backend.hits
         yield
         calls = counting.calls[n_before:]
@@ -127,7 +128,7 @@ class _Throughput:
 
 
 class _CostEstimator:
-    """Estimates one run, stage by stage; later stages read the sampled texts of earlier ones."""
+    """Estimator of the cost of a run; later stages use the sampled texts of earlier ones."""
 
     def __init__(self, context: RunContext, settings: Settings) -> None:
         self._run = context.run
@@ -161,7 +162,7 @@ class _CostEstimator:
         return CostReport(tuple(stages), "; ".join(basis), self._lengths_by)
 
     def _run_pilot(self, size: int) -> None:
-        """Let the models answer samples, to measure the lengths of responses and the speed."""
+        """Answer samples with the models to measure speed and the lengths of responses."""
         settings = self._settings
         generation = _Throughput()
         with self._open(settings.summarize.model) as backend:
@@ -239,9 +240,9 @@ class _CostEstimator:
         return self._ranking_cost(f"score/{name}", "test", n_extra=n_users * self._catalog.height)
 
     def _score_members(self, names: Sequence[str]) -> Iterator[StageCost]:
-        """Yield the cost of ensembles: their MLLM members score validation candidates as well.
+        """Yield the cost of ensembles, whose MLLM members score validation candidates as well.
 
-        Test candidates cost nothing more, because the members have scored them before.
+        Test candidates cost nothing, because the members have already scored them.
         """
         counted: set[str] = set()
         for baseline in self._settings.score.baselines:
@@ -255,7 +256,7 @@ class _CostEstimator:
             counted |= members
 
     def _ranking_cost(self, stage: str, split: str, *, n_extra: int = 0) -> StageCost:
-        """Return the cost of scoring all candidates of a split, and some more rows."""
+        """Return the cost of scoring all candidates of a split and `n_extra` further rows."""
         model = self._settings.score.model
         rows = self._prompt_rows(split)
         n_calls = rows.height + n_extra
@@ -269,7 +270,7 @@ class _CostEstimator:
         )
 
     def _prompt_rows(self, split: str) -> pl.DataFrame:
-        """Return a split's rows of candidates in random order, one for each distinct prompt."""
+        """Return the candidates of a split in random order, one row for each distinct prompt."""
         rows = self._candidates.filter(split=split)
         distinct = rows.unique(["user_id", "position", "item_id"], maintain_order=True)
         return distinct.sample(fraction=1.0, shuffle=True, seed=0)
@@ -279,7 +280,7 @@ class _CostEstimator:
     ) -> tuple[list[Call], float]:
         """Return the ranker's calls for a sample of rows, and the mean length of shared prefixes.
 
-        The prompts of an item share a prefix for all preferences.
+        All prompts of an item share a prefix, which does not depend on the preference.
         """
         sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
         counting, others = self._counting(model), self._counting(model)
@@ -292,7 +293,7 @@ class _CostEstimator:
         return counting.calls, n_shared / max(1, len(counting.calls))
 
     def _ranking_prompts(self, rows: pl.DataFrame, texts: Sequence[str]) -> Iterator[Prompt]:
-        """Yield the ranker's prompts of candidate rows, with preferences spread over `texts`."""
+        """Yield the ranker's prompts of candidate rows, with preferences cycled from `texts`."""
         items = rows.select("item_id").join(
             self._catalog, on="item_id", how="left", maintain_order="left"
         )
@@ -335,7 +336,7 @@ class _CostEstimator:
         return item_summaries.summarize(items, backend, item_type=self._item_type, **options)
 
     def _infer_preferences(self, histories: pl.DataFrame, backend: Backend) -> pl.DataFrame:
-        """Infer preferences; items without a summary borrow that of another item."""
+        """Infer preferences; items without a summary use the summary of another item."""
         summaries = self._summaries
         missing = self._items.join(summaries, on="item_id", how="anti")["item_id"]
         if not missing.is_empty() and not summaries.is_empty():
@@ -365,8 +366,8 @@ class _CostEstimator:
 
 
 def _sample(frame: pl.DataFrame, column: str, size: int) -> pl.DataFrame:
-    """Return all rows of `size` users or items, chosen by a hash of their ids."""
+    """Return all rows of `size` users or items, selected by a hash of their ids."""
     ids = frame[column].unique()
     hashes = pl.Series("hash", hash_ids(ids, 0, purpose="plan"))
-    chosen = pl.DataFrame({column: ids, "hash": hashes}).sort("hash", column).head(size)
-    return frame.join(chosen, on=column, how="semi", maintain_order="left")
+    selected = pl.DataFrame({column: ids, "hash": hashes}).sort("hash", column).head(size)
+    return frame.join(selected, on=column, how="semi", maintain_order="left")

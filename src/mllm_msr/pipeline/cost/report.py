@@ -1,4 +1,4 @@
-"""Cost report of a run: what `pipeline/cost/estimate.py` returns and `mllm-msr plan` prints."""
+"""Cost report of a run, built by `pipeline/cost/estimate.py` and printed by `mllm-msr plan`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class StageCost:
     Attributes:
         stage: Name of the stage in the manifest.
         backend: Name of the backend that answers its prompts.
-        calls: Model calls. Equal prompts count once if they are known to be equal.
-        cached_calls: Prompts that the response cache answers because an equal one was answered.
+        calls: Model calls. Prompts that are known to be equal count once.
+        cached_calls: Prompts that the response cache answers, because they repeat earlier ones.
         prompt_tokens: Input tokens, including image tokens.
         image_tokens: Input tokens that belong to images.
         shared_tokens: Input tokens that a backend with prefix sharing does not compute again.
@@ -22,7 +22,7 @@ class StageCost:
         seconds: Duration at the given or measured rate; None without a rate.
         price: Price in the currency of `plan.*_price`; 0 if the model runs locally.
         disk_bytes: Size of the cached responses.
-        done: Whether the stage is finished, so that it costs nothing more.
+        done: Whether the stage is finished, so that it has no further cost.
     """
 
     stage: str
@@ -46,8 +46,8 @@ class CostReport:
     Attributes:
         stages: Every stage that calls a model, in the order of the pipeline.
         counted_by: How prompts were counted.
-        lengths_by: Where the lengths of outputs come from: "responses of this run", a pilot, or
-            the limits in the settings.
+        lengths_by: Source of the output lengths: "responses of this run", a pilot, or the limits
+            in the settings.
     """
 
     stages: tuple[StageCost, ...]

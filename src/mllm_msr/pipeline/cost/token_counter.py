@@ -1,8 +1,8 @@
 """Token counters, and a backend that counts the prompts of a stage instead of answering them.
 
-`pipeline/cost/estimate.py` runs the stages' own code on samples with a `CountingBackend`. Prompts
-are rendered and counted by the model's own tokenizer. Responses are recycled from a pilot, or are
-filler text as long as the stage allows.
+`pipeline/cost/estimate.py` runs the code of the stages on samples with a `CountingBackend`. Prompts
+are rendered and counted with the tokenizer of the model. Responses are recycled from a pilot, or
+are filler text of the maximum length.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _FILLER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """The tokens of a prompt.
+    """Tokens of a prompt.
 
     Attributes:
-        ids: Its tokens with images expanded, as any values that are equal for equal tokens.
-        n_image_tokens: How many of them belong to images.
+        ids: Tokens with images expanded, as any values that are equal for equal tokens.
+        n_image_tokens: Number of tokens that belong to images.
     """
 
     ids: tuple[object, ...]
@@ -47,11 +47,11 @@ class TokenCount:
 
 
 class TokenCounter(Protocol):
-    """Counts tokens the way the model does."""
+    """Counter of the tokens of prompts and responses."""
 
     @property
     def basis(self) -> str:
-        """Describe in a few words how tokens are counted."""
+        """Return a short description of how tokens are counted."""
 
     def count(self, prompt: Prompt) -> TokenCount:
         """Count the tokens of a prompt.
@@ -73,7 +73,8 @@ def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
         arguments: Constructor arguments of the backend.
 
     Returns:
-        The checkpoint's own tokenizer if its files can be read; else an estimate by characters.
+        A counter with the tokenizer of the checkpoint if its files can be read, otherwise an
+        estimate from characters.
     """
     kind = cast("type[Backend]", registry.find("backends", backend))
     checkpoint = kind.trainable_checkpoint(**arguments)
@@ -112,12 +113,12 @@ class CountingBackend(Backend):
 
     Args:
         counter: Counts tokens.
-        backend: Answers the prompts, to measure real lengths; it is not closed. None answers
-            with `responses` or filler text.
+        backend: Backend that answers the prompts, to measure real lengths; it is not closed. None
+            answers with `responses` or filler text.
         responses: Responses by kind of prompt, from an earlier instance with a `backend`.
 
     Attributes:
-        calls: Every prompt so far that could be rendered.
+        calls: One entry for each prompt so far that could be rendered.
         n_failed: Number of prompts that could not be rendered.
         responses: Responses by kind of prompt; those of `backend` are added.
     """
@@ -143,7 +144,7 @@ class CountingBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return all capabilities: the backend itself rejects what it does not support."""
+        """Return all capabilities; the wrapped backend rejects what it does not support."""
         return Capabilities(images=True, choices=True, adapters=True)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -164,7 +165,7 @@ class CountingBackend(Backend):
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Count prompts and yield real or equal scores."""
+        """Count prompts and yield real or constant scores."""
         answer = Completion("no", output_tokens=0)
         if self._backend is None:
             for index, prompt in enumerate(prompts):
@@ -199,7 +200,7 @@ class CountingBackend(Backend):
 
 
 class TokenizerCounter:
-    """Counts with the model's own tokenizer and image processor.
+    """Counter that uses the tokenizer and image processor of the model.
 
     Args:
         renderer: A `models.inputs.Renderer`.
@@ -221,7 +222,7 @@ class TokenizerCounter:
 
 
 class WordCounter:
-    """Counts words, as the mock backend does."""
+    """Counter of words, like the mock backend."""
 
     basis = "words"
 
@@ -235,7 +236,7 @@ class WordCounter:
 
 
 class CharacterCounter:
-    """Estimates tokens from characters, for models without a readable tokenizer."""
+    """Counter that estimates tokens from characters, for models without a readable tokenizer."""
 
     basis = (
         f"an estimate of {_CHARACTERS_PER_TOKEN} characters per token and {_TOKENS_PER_IMAGE} "
@@ -263,5 +264,5 @@ def _text(prompt: Prompt) -> str:
 
 
 def _kind(prompt: Prompt) -> str:
-    """Return a key that prompts of one template share: length limit and first characters."""
+    """Return a key shared by prompts of one template: length limit and first characters."""
     return f"{prompt.max_new_tokens} {_text(prompt).strip()[:16]}"

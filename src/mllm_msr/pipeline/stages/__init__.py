@@ -1,4 +1,4 @@
-"""The stages of the pipeline, one module each: tables and settings in, tables out.
+"""The stages of the pipeline, one module each, as functions from tables and settings to tables.
 
-No stage reads or writes the run folder; `pipeline/stage_io.py` does that for all of them.
+Stages do not read or write the run folder; `pipeline/stage_io.py` does that for them.
 """

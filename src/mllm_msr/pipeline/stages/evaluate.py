@@ -1,4 +1,4 @@
-"""Stage "evaluate": scores become metrics per user, means, intervals, tests and slices.
+"""Stage "evaluate": compute metrics per user, means, intervals, tests and slices from scores.
 
 Section "Metrics" of the paper.
 """
@@ -22,13 +22,13 @@ def evaluate(
     ranks: Mapping[str, pl.DataFrame],
     context: Context,
 ) -> Evaluation:
-    """Evaluate every model that has scored.
+    """Evaluate all models with scores.
 
     Args:
         scores: `tables.SCORES` by model.
         settings: The section `evaluate`.
         ranks: `tables.RANKS` by model.
-        context: What is known of test users and items.
+        context: Profiles of test users and items.
     """
     return evaluate_scores(scores, ranks=ranks, context=context, **settings.model_dump(mode="json"))
 
@@ -42,7 +42,7 @@ def describe_test_users(
     folds: Sequence[int],
     top: Mapping[str, pl.DataFrame],
 ) -> Context:
-    """Describe test users and items by what was visible in training.
+    """Build the profiles of test users and items from the interactions visible in training.
 
     Args:
         interactions: `tables.INTERACTIONS`.

@@ -1,4 +1,4 @@
-"""Stage "infer": every user's history becomes a written preference, block by block.
+"""Stage "infer": infer a written preference from each user's history, block by block.
 
 Section "Recurrent User Preference Inference" of the paper.
 """
@@ -30,12 +30,12 @@ def infer(
     """Infer preferences.
 
     Args:
-        histories: `tables.INTERACTIONS` that the preferences may read.
+        histories: `tables.INTERACTIONS` that the preferences are inferred from.
         summaries: `tables.SUMMARIES`.
-        backend: Writes the preferences.
+        backend: Backend that generates the preferences.
         settings: The section `infer`.
-        item_type: What the prompts call an item.
-        every_block: For the direct method: whether to infer at the end of every block as well.
+        item_type: Word for an item in the prompts.
+        every_block: For the direct method, whether to infer at the end of every block as well.
         progress: Called with the number of prompts answered since the last call.
         previous: `tables.PREFERENCES` of shorter histories, whose full blocks are reused.
 

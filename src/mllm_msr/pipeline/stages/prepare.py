@@ -1,4 +1,4 @@
-"""Stage "prepare": raw data becomes interactions, items, splits and candidates.
+"""Stage "prepare": build interactions, items, splits and candidates from raw data.
 
 Section "Experimental Setup" of the paper.
 """
@@ -25,14 +25,14 @@ _MAX_WARNINGS = 5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Tables that all later stages start from.
+    """Tables of the stage "prepare", the input of all later stages.
 
     Attributes:
         interactions: `tables.INTERACTIONS`.
-        items: `tables.ITEMS` of the items that remain.
+        items: `tables.ITEMS` of the remaining items.
         splits: `tables.SPLITS`.
         candidates: `tables.CANDIDATES`.
-        counts: How many rows were read, kept and dropped, and why.
+        counts: Numbers of rows that were read, kept and dropped, by reason.
     """
 
     interactions: pl.DataFrame
@@ -50,14 +50,14 @@ def prepare(
     images: ImagesSettings,
     image_folder: Path,
 ) -> Prepared:
-    """Filter and split raw data, and draw the candidates.
+    """Filter and split raw data, and sample the candidates.
 
     Args:
-        raw: What the data set contains.
+        raw: Content of the data set.
         settings: The section `data`.
         block_size: Items per block of the stage "infer"; training targets follow blocks.
         images: Whether and how linked images are downloaded.
-        image_folder: Where downloaded images are stored.
+        image_folder: Folder for downloaded images.
     """
     interactions, counts = prepare_interactions(
         raw.interactions,
@@ -101,12 +101,12 @@ def prepare(
 def _download(
     items: pl.DataFrame, urls: pl.DataFrame, settings: ImagesSettings, folder: Path
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Download the images of items that have none, and count the results."""
+    """Download the images of items without an image, and count the results."""
     wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
     fetched = fetch_images(wanted, folder, **settings.model_dump(exclude={"download"}))
     failed = fetched.filter(pl.col("status") != "ok")
     for row in failed.head(_MAX_WARNINGS).iter_rows(named=True):
-        logger.warning("item %s has no image: %s", row["item_id"], row["reason"])
+        logger.warning("Item %s has no image: %s", row["item_id"], row["reason"])
     downloaded = fetched.select("item_id", downloaded="image")
     joined = items.join(downloaded, on="item_id", how="left", maintain_order="left")
     filled = joined.with_columns(pl.coalesce("image", "downloaded").alias("image"))

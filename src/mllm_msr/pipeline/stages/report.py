@@ -1,4 +1,4 @@
-"""Stage "report": the results as one page for people, `report.html` and `report.md`."""
+"""Stage "report": write the results to `report.html` and `report.md`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mllm_msr.pipeline.recommenders import label_of, remark_of
 
 
 def main_model(scored: Sequence[str]) -> str:
-    """Return the model whose case studies are shown: MLLM-MSR, or the first that has scored."""
+    """Return the model whose case studies are shown: MLLM-MSR, or else the first with scores."""
     return "mllm_msr" if "mllm_msr" in scored else scored[0]
 
 
@@ -39,7 +39,7 @@ def report(
 
     Args:
         folder: Folder of `report.html` and `report.md`.
-        settings: All settings, which the report shows; `report` is read.
+        settings: All settings, which the report lists; the section `report` is used.
         metrics: Content of `metrics.json`.
         details: Content of `details.json`.
         manifest: The finished stages, for counts and costs.
@@ -50,7 +50,7 @@ def report(
         preferences: `tables.PREFERENCES`, if the run has them.
     """
     shown = main_model(list(scores))
-    # Of a model with several seeds, case studies compare the first one.
+    # Case studies use the first seed of a model with several seeds.
     runs = {model: names[0] for model, names in runs_by_model(list(scores)).items()}
     ordered = [model for model in ordered_models(metrics, "uniform") if model in runs]
     case_studies = build_case_studies(

@@ -1,7 +1,7 @@
-"""Stage "score": a recommender scores the test candidates and ranks the full catalog.
+"""Stage "score": score the test candidates and rank the full catalog with a recommender.
 
-Recommenders that score the catalog at once rank it for every test user. The others are asked one
-candidate at a time, for a sample of users (`score.full_users`, `score.full_users_mllm`).
+Recommenders that score the whole catalog at once rank it for every test user. The others score it
+one candidate at a time, for a sample of users (`score.full_users`, `score.full_users_mllm`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mllm_msr.interfaces import CatalogScorer, Recommender
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one recommender makes of the test users.
+    """Scores and rankings of one recommender for the test users.
 
     Attributes:
         scores: `tables.SCORES` of the test candidates.
-        ranks: `tables.RANKS`, the target's rank in the full catalog.
+        ranks: `tables.RANKS`, the rank of the target in the full catalog.
         top: `tables.TOP`, the first items of each full ranking.
     """
 
@@ -47,16 +47,16 @@ def score(
 
     Args:
         model: A fitted recommender.
-        name: Its name in the tables.
+        name: Name of the recommender in the tables.
         test: `tables.CANDIDATES` of the fold's test users.
         settings: The section `score`.
         visible: `tables.INTERACTIONS` without hidden targets.
-        interactions: `tables.INTERACTIONS`, to leave known items out of full rankings.
+        interactions: `tables.INTERACTIONS`, to leave items of the history out of full rankings.
         item_ids: The catalog.
         seed: Seed of the sample of users for full rankings.
     """
     scored = model.score(test, visible)
-    # The full ranking: for all test users if the model scores the catalog at once, else a sample.
+    # Rank the full catalog for all test users if the model scores it at once, else for a sample.
     rankings: list[Ranking] = []
     n_users = settings.full_users_mllm if model.requires_llm else settings.full_users
     if model.requires_llm or not isinstance(model, CatalogScorer):

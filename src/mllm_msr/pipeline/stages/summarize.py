@@ -1,4 +1,4 @@
-"""Stage "summarize": every item's title, text and image become one summary.
+"""Stage "summarize": write one summary of the title, text and image of each item.
 
 Section "Multimodal Item Summarization" of the paper.
 """
@@ -24,7 +24,7 @@ def items_to_summarize(
     settings: SummarizeSettings,
     infer: InferSettings,
 ) -> pl.DataFrame:
-    """Return the items that `summarize.scope` selects: all, or those that preferences read."""
+    """Return the items that `summarize.scope` selects: all, or those used by preferences."""
     if settings.scope == "all":
         return items
     read = items_read(histories, block_size=infer.block_size, max_items=infer.max_items)
@@ -43,9 +43,9 @@ def summarize_items(
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
-        backend: Writes the summaries.
+        backend: Backend that generates the summaries.
         settings: The section `summarize`.
-        item_type: What the prompts call an item.
+        item_type: Word for an item in the prompts.
         progress: Called with the number of prompts answered since the last call.
 
     Returns:
@@ -60,7 +60,7 @@ def summarize_items(
         **{f"image_{status}": n for status, n in images.iter_rows()},
         **{flag: n for flag, n in flags.iter_rows() if flag},
     }
-    # Mean share of a text summary's content words that occur in the item's title and text.
+    # Mean share of the content words of a text summary that occur in the item's title and text.
     rows = summaries.join(items.select("item_id", "title", "text"), on="item_id")
     rows = rows.drop_nulls("text_summary").with_columns(pl.col("title", "text").fill_null(""))
     shares = [

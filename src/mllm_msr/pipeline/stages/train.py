@@ -1,4 +1,4 @@
-"""Stage "train": the recommender is fine-tuned on the training candidates of a fold.
+"""Stage "train": fine-tune the recommender on the training candidates of a fold.
 
 Section "Tuning MLLM based Recommender" of the paper.
 """
@@ -15,11 +15,11 @@ def train(model: MllmRecommender, data: TrainingData) -> dict[str, float]:
     """Fine-tune a recommender.
 
     Args:
-        model: Writes its weights and training states into its own folder.
-        data: What it may learn from in this fold, with preferences and summaries.
+        model: Recommender, which writes weights and training states into its output folder.
+        data: Training data of the fold, with preferences and summaries.
 
     Returns:
-        Number of examples and steps, best validation AUC and its step, examples per second.
+        Numbers of examples and steps, best validation AUC and its step, examples per second.
     """
     summary = model.fit(data).training_summary
     if summary is None:

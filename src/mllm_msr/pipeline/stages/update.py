@@ -1,6 +1,7 @@
-"""Stage "update": new interactions of a finished run, one prompt per open block.
+"""Stage "update": add new interactions to a finished run.
 
-Only the blocks that the new interactions fill are inferred again; the model is not trained again.
+Only blocks with new interactions are inferred again, with one prompt each; the model is not
+retrained.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def read_new_interactions(file: Path) -> pl.DataFrame:
         rows = frame.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
     except (OSError, pl.exceptions.PolarsError) as cause:
         raise DataError(
-            f"{file} cannot be read: {str(cause).splitlines()[0]}. Give a CSV or Parquet file "
+            f"{file} cannot be read: {str(cause).splitlines()[0]}. Provide a CSV or Parquet file "
             "with the columns user_id, item_id and timestamp (integer milliseconds)."
         ) from cause
     if n_empty := sum(rows.null_count().row(0)):
@@ -41,12 +42,12 @@ def append(known: pl.DataFrame, new: pl.DataFrame, items: pl.DataFrame) -> pl.Da
     """Append new interactions to the histories of their users.
 
     Args:
-        known: `tables.INTERACTIONS`, all updates so far applied.
-        new: Rows of `read_new_interactions` that `known` does not have.
+        known: `tables.INTERACTIONS` with all earlier updates applied.
+        new: Rows of `read_new_interactions` that `known` does not contain.
         items: `tables.ITEMS`.
 
     Returns:
-        `tables.INTERACTIONS`: the whole histories of the users with new interactions.
+        `tables.INTERACTIONS` with the full histories of the users with new interactions.
 
     Raises:
         DataError: An item is unknown, or an interaction is older than its user's history.
@@ -55,14 +56,14 @@ def append(known: pl.DataFrame, new: pl.DataFrame, items: pl.DataFrame) -> pl.Da
     if len(unknown):
         raise DataError(
             f"{len(unknown)} items are not in this run, for example {unknown[0]!r}. Leave them "
-            "out, or make a new run that includes them."
+            "out, or start a new run that includes them."
         )
     latest = known.group_by("user_id").agg(latest=pl.col("timestamp").max())
     late = new.join(latest, on="user_id").filter(pl.col("timestamp") < pl.col("latest"))
     if late.height:
         raise DataError(
             f"{late.height} interactions are older than the history of their user, for example of "
-            f"user {late['user_id'][0]!r}. Leave them out, or make a new run that includes them."
+            f"user {late['user_id'][0]!r}. Leave them out, or start a new run that includes them."
         )
     users = new.select("user_id").unique()
     both = pl.concat(
