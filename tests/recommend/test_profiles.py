@@ -33,7 +33,9 @@ def test_profile_is_the_history_and_the_latest_preference(users: UserProfiles) -
     assert users.profile("v") == Profile("v", ("a",), "")
 
 
-def test_preference_that_has_read_beyond_the_history_is_left_out(users: UserProfiles) -> None:
+def test_preferences_inferred_from_items_beyond_the_history_are_left_out(
+    users: UserProfiles,
+) -> None:
     assert users.preference_history("u")["n_items"].to_list() == [2, 1]
 
 

@@ -1,7 +1,7 @@
 """Catalog of items that can be recommended: records, summaries, vectors and prompts.
 
-Built from a run's tables. `recommend/recommender.py` and the service retrieve, score and explain
-items through it, and the service adds new items.
+It is built from the tables of a run. `recommend/recommender.py` and the service retrieve, score and
+explain items with it, and the service adds new items.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mllm_msr.types import Item, Prompt
 
 
 class ItemCatalog:
-    """All items that can be recommended, with their summaries; items can be added.
+    """Catalog of all items that can be recommended, with their summaries; items can be added.
 
     Args:
         items: `tables.ITEMS` with image paths that can be opened in this process.
-        summaries: `tables.SUMMARIES`; the title is the summary of an item without a row.
+        summaries: `tables.SUMMARIES`; items without a row use their title as summary.
         encoder: Name of the text encoder.
-        item_type: What an item is called in prompts.
-        max_text_tokens: Token budget for the text of the ranker's prompt.
+        item_type: Word for an item in prompts.
+        max_text_tokens: Upper bound on the text tokens of the ranker's prompt.
         artifact_cache: Cache for the vectors of the summaries.
 
     Attributes:
@@ -79,19 +79,19 @@ class ItemCatalog:
         return iter(self._items)
 
     def item(self, item_id: str) -> Item:
-        """Return an item's record, without an image if the image cannot be opened."""
+        """Return the record of an item, without an image if the image cannot be opened."""
         return self._items[item_id]
 
     def summary(self, item_id: str) -> str:
-        """Return an item's summary."""
+        """Return the summary of an item."""
         return self._summaries[item_id]
 
     def add(self, item: Item, summaries: pl.DataFrame) -> None:
         """Add an item. If this fails, the catalog is unchanged and the item can be added again.
 
         Args:
-            item: The item; its image path can be opened in this process.
-            summaries: `tables.SUMMARIES` with the item's row.
+            item: The item, with an image path that can be opened in this process.
+            summaries: `tables.SUMMARIES` with the row of the item.
         """
         summaries = tables.conform(summaries, tables.SUMMARIES, name="new")
         row = {

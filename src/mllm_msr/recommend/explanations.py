@@ -1,9 +1,9 @@
-"""Explain recommendations: find the phrases of a preference that match an item's summary.
+"""Explanations of recommendations: the phrases of a preference that match an item's summary.
 
 The ranker's probability states how likely an item is; the matching phrases show which part of the
-written preference the item fits. They are computed from the two texts without a model call. Whether
-these phrases drive the model's score is measured by removing parts of the preference
-(`benchmarks/faithfulness.py`), for which `preference_parts` splits the text.
+written preference it fits. They are computed from the two texts without a model call. To measure
+whether these phrases drive the model's score, `benchmarks/faithfulness.py` removes parts of the
+preference, into which `preference_parts` splits the text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Explainer:
 
         Args:
             preference: A written preference.
-            summary: An item's summary.
+            summary: Summary of an item.
 
         Returns:
             At most five phrases in the words and order of the preference, without duplicates.

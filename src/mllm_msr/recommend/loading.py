@@ -1,6 +1,6 @@
-"""Load a finished run for recommendation: its settings, catalog, users, retriever and models.
+"""Loading of a finished run for recommendation: settings, catalog, users, retriever and models.
 
-`MllmMsr.from_run` and thereby the service start here. Vectors of the catalog and the baseline of
+`MllmMsr.from_run` and the service load runs with it. The vectors of the catalog and the baseline of
 the collaborative candidate generator are cached in the run folder for the next start.
 """
 
@@ -37,15 +37,15 @@ from mllm_msr.storage.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """The parts of a run that recommendation needs.
+    """Parts of a run that recommendation uses.
 
     Attributes:
         settings: The run's settings.
-        fold: Fold whose fine-tuned weights rank.
+        fold: Fold of the fine-tuned weights.
         catalog: The items.
         users: Profiles of the run's users.
         retriever: The candidate generators.
-        models: Opens the ranker and the preference model.
+        models: Factory of the ranker and the preference model.
     """
 
     settings: Settings
@@ -125,9 +125,9 @@ def make_retriever(
     Args:
         settings: The run's settings.
         catalog: The items.
-        interactions: `tables.INTERACTIONS` that may be seen.
+        interactions: `tables.INTERACTIONS` that may be used.
         fit_baseline: Function that fits a baseline, given its name, on these interactions.
-        inputs_digest: Digest of everything else that `fit_baseline` reads.
+        inputs_digest: Digest of all other inputs of `fit_baseline`.
         artifact_cache: Cache for the fitted baseline.
     """
     retrieve = settings.retrieve
@@ -151,7 +151,7 @@ def make_retriever(
         )
         return CollaborativeGenerator(baseline, sorted(set(interactions["item_id"])))
 
-    makers: dict[str, Callable[[], CandidateGenerator]] = {
+    factories: dict[str, Callable[[], CandidateGenerator]] = {
         "preference": lambda: PreferenceGenerator(catalog.encoder, catalog.index),
         "collaborative": collaborative,
         "recent": lambda: RecentPopularityGenerator(
@@ -159,7 +159,7 @@ def make_retriever(
         ),
     }
     return Retriever(
-        {name: makers[name]() for name in retrieve.generators},
+        {name: factories[name]() for name in retrieve.generators},
         depth=retrieve.depth,
         weights={"recent": retrieve.recent_weight},
     )

@@ -1,7 +1,6 @@
 """Profiles of a run's users: the items of their history and their written preferences.
 
-A profile is what recommendation knows of a user: candidate generators read it, and its preference
-is part of the ranker's prompt.
+Candidate generators propose items for a profile, and its preference is part of the ranker's prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mllm_msr.summarization.preference_history import latest_preference
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A user's history and preference at one moment.
+    """History and preference of a user at one point in time.
 
     Attributes:
         user_id: The user; never part of a prompt. Empty for an anonymous user.
@@ -50,7 +49,7 @@ class UserProfiles:
     """Histories and preference histories of a run's users, by user id.
 
     Args:
-        interactions: `tables.INTERACTIONS` that may be seen.
+        interactions: `tables.INTERACTIONS` that may be used.
         preferences: `tables.PREFERENCES`.
     """
 
@@ -67,23 +66,23 @@ class UserProfiles:
         return iter(sorted(self._histories))
 
     def history(self, user_id: str) -> tuple[str, ...]:
-        """Return a user's items, oldest first; empty for an unknown user."""
+        """Return the items of a user, oldest first; empty for an unknown user."""
         return self._histories.get(user_id, ())
 
     def preference_history(self, user_id: str) -> pl.DataFrame:
-        """Return a user's rows of `tables.PREFERENCES`; empty for an unknown user.
+        """Return `tables.PREFERENCES` of a user; empty for an unknown user.
 
-        Preferences that have read items beyond the history, such as hidden targets, are left out.
+        Preferences inferred from items beyond the history, such as hidden targets, are left out.
         """
         rows = self._preferences.get((user_id,), tables.empty(tables.PREFERENCES))
         return rows.filter(pl.col("n_items") <= len(self.history(user_id))).sort("block")
 
     def set_preference_history(self, user_id: str, preferences: pl.DataFrame) -> None:
-        """Replace a user's rows of `tables.PREFERENCES` in memory."""
+        """Replace `tables.PREFERENCES` of a user in memory."""
         self._preferences[user_id,] = preferences
 
     def profile(self, user_id: str) -> Profile:
-        """Return a user's history and latest preference."""
+        """Return the history and latest preference of a user."""
         preference = latest_preference(self.preference_history(user_id))
         return Profile(user_id, self.history(user_id), preference)
 

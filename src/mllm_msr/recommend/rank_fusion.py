@@ -1,7 +1,7 @@
-"""Combine rankings: reciprocal rank fusion, and a selection that favors variety.
+"""Reciprocal rank fusion and diversification of ranked items.
 
-Used twice for a list of recommendations: `retrieval.py` combines the rankings of the candidate
-generators, and `recommender.py` combines the result with the model's ranking.
+Fusion is used twice: `retrieval.py` combines the rankings of the candidate generators, and
+`recommender.py` combines the result with the model's ranking and diversifies it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from mllm_msr.models.encoders.base import Vectors
 
-# Cormack, Clarke and Buettcher (2009), "Reciprocal rank fusion": 60 was best over many tasks.
+# The best value over many tasks in Cormack, Clarke and Buettcher (2009), "Reciprocal rank fusion".
 _RANK_CONSTANT: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An item proposed by at least one candidate generator.
+    """Item proposed by at least one candidate generator.
 
     Attributes:
         item_id: The item.
@@ -44,13 +44,13 @@ def fuse(
 ) -> list[Candidate]:
     """Combine rankings by reciprocal rank fusion.
 
-    An item's relevance is the sum of weight / (60 + rank) over the generators that rank it.
+    The relevance of an item is the sum of weight / (60 + rank) over the generators that rank it.
 
     Args:
         rankings: Item ids by generator, best first. Ranks start at 1 and skip excluded items.
-        exclude: Items that are left out.
-        weights: Weight of each generator; 1 if not given.
-        n: Largest number of candidates; `None` for all.
+        exclude: Items to leave out.
+        weights: Weight of each generator; 1 by default.
+        n: Maximum number of candidates; `None` for all.
 
     Returns:
         Candidates in descending order of relevance, ties by id.
@@ -93,7 +93,7 @@ def diversify(
         item_ids: The items.
         relevance: Their relevance on any scale; it is normalized to [0, 1].
         vectors: Function that returns item vectors; their inner product is the similarity.
-        k: Largest number of items to select.
+        k: Maximum number of items to select.
         diversity: Weight of dissimilarity to the items selected so far, in [0, 1]. 0 sorts by
             relevance alone, ties in the order given.
 

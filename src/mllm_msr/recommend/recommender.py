@@ -1,20 +1,19 @@
-"""Recommend items of the full catalog to a user of a finished run.
+"""Recommendation of items of the full catalog to users of a finished run.
 
-`MllmMsr.from_run(folder).recommend(user_id, k)` takes these steps, in the order of this file:
+`MllmMsr.from_run(folder).recommend(user_id, k)` has these steps, in the order of this file:
 
-1. Profile: the user's history and latest preference. A preference that lags behind the history is
-   brought up to date first, with one prompt per missing block.
+1. Profile: the user's history and latest preference. A preference that is older than the history
+   is updated first, with one prompt per missing block.
 2. Candidates: generators propose items of the catalog (`recommend/retrieval.py`).
 3. Scores: the ranker scores the first `budget` candidates, equation (1) of the paper.
-4. List: the ranker's ranking is fused with the candidates' relevance, the best k items are
+4. List: the ranker's ranking is fused with the relevance of the candidates, the best k items are
    selected, and each is explained by the phrases of the preference that it matches.
 
-The service (`serving/engine.py`) takes the same steps, with a queue in front of the models. The
-paper ranks 21 given items; ranking the full catalog goes beyond it.
+The service (`serving/engine.py`) has the same steps, with a queue in front of the models. The paper
+ranks only 21 given items, not the full catalog.
 
-Without a history there is nothing to rank by: the list contains recently popular items and the
-reason, or an unknown user is an error (`strict`). Items of a given history that are not in the
-catalog are ignored.
+Users without a history get recently popular items and the reason; with `strict`, unknown users
+raise an error. Items of a given history that are not in the catalog are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
 
-# Answers whose probabilities give the score of an item.
+# Answers whose probabilities define the score of an item.
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 
 Order = Literal["fusion", "model"]
@@ -54,14 +53,14 @@ FallbackReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One recommended item.
+    """Recommended item.
 
     Attributes:
         item_id: The item.
         rank: Position in the list, from 1.
         score: P(yes) in [0, 1]; `None` if the model did not score the item.
         generators: Names of the candidate generators that proposed it.
-        matches: Phrases of the preference that the item's summary shares.
+        matches: Phrases of the preference that match the item's summary.
     """
 
     item_id: str
@@ -78,7 +77,8 @@ class RecommendationList:
     Attributes:
         items: The recommendations, best first.
         preference: The user's preference; blank if there is none.
-        fallback_reason: Why the model scored no candidates; `None` if it did or was not asked to.
+        fallback_reason: Why the model scored no candidates; `None` if it scored some, or if only
+            retrieval was requested.
         model_calls: Number of candidates that the model scored.
     """
 
@@ -89,20 +89,20 @@ class RecommendationList:
 
 
 class MllmMsr:
-    """A finished run as a recommender over its full catalog.
+    """Recommender over the full catalog of a finished run.
 
-    Created by `from_run`. `close` (or a `with` block) frees the models. Not thread-safe.
+    Create it with `from_run`. `close` (or a `with` block) frees the models. It is not thread-safe.
 
     Args:
-        run: The parts of the run.
+        run: The loaded run.
 
     Attributes:
         settings: The run's settings.
-        fold: Fold whose fine-tuned weights rank.
+        fold: Fold of the fine-tuned weights.
         catalog: The items.
         users: Profiles of the run's users.
         retriever: The candidate generators.
-        models: Opens the ranker and the preference model.
+        models: Factory of the ranker and the preference model.
     """
 
     def __init__(self, run: LoadedRun) -> None:
@@ -132,8 +132,8 @@ class MllmMsr:
         Args:
             path: The run folder.
             overrides: Settings as `key=value`, for instance "retrieve.budget=100".
-            fold: Fold whose fine-tuned weights rank; by default the first one.
-            hide_targets: Whether the fold's targets are hidden, as in the evaluation. By default
+            fold: Fold of the fine-tuned weights; None for the first one.
+            hide_targets: Whether to hide the targets of the fold, as in the evaluation. By default
                 all interactions are used.
 
         Raises:
@@ -156,7 +156,7 @@ class MllmMsr:
         self._ranker = self._preference_model = None
 
     def popular_items(self) -> list[str]:
-        """Return all items of the catalog, those with the most interactions first."""
+        """Return all items of the catalog, sorted by descending number of interactions."""
         counts = self.users.item_counts()
         return sorted(self.catalog, key=lambda item_id: (-counts[item_id], item_id))
 
@@ -177,7 +177,7 @@ class MllmMsr:
             budget: Number of candidates that the model scores; `retrieve.budget` by default, 0 for
                 retrieval only.
             exclude_seen: Whether items of the history are excluded.
-            strict: Whether an unknown user is an error.
+            strict: Whether to raise an error for an unknown user.
 
         Raises:
             DataError: `strict` is set and the user is unknown.
@@ -186,8 +186,8 @@ class MllmMsr:
         history = self.users.history(user_id)
         if strict and not history:
             raise DataError(
-                f"Unknown user {user_id!r}. Use the id of a user of the run, or leave out strict "
-                "to get popular items."
+                f"Unknown user {user_id!r}. Use the id of a user of the run, or call it without "
+                "strict to get popular items."
             )
         budget = self.settings.retrieve.budget if budget is None else budget
         profile = self.users.profile(user_id)
@@ -208,7 +208,7 @@ class MllmMsr:
         """Recommend items to a user who is not in the run, given their history.
 
         Args:
-            history: Item ids, oldest first; unknown ones are ignored.
+            history: Item ids, oldest first; unknown items are ignored.
             k: As for `recommend`.
             budget: As for `recommend`.
             exclude_seen: As for `recommend`.
@@ -227,15 +227,15 @@ class MllmMsr:
     def update_preferences(
         self, profile: Profile, preferences: pl.DataFrame, backend: Backend | None = None
     ) -> pl.DataFrame:
-        """Bring a preference history up to date, with one prompt for each missing block.
+        """Update a preference history with one prompt for each missing block.
 
         Args:
             profile: The user.
-            preferences: Their rows of `tables.PREFERENCES` so far.
-            backend: Backend that writes the preferences; by default the run's own.
+            preferences: `tables.PREFERENCES` of the user so far.
+            backend: Backend that generates the preferences; by default the run's own.
 
         Returns:
-            `tables.PREFERENCES`: the full preference history; the last row is final.
+            `tables.PREFERENCES` of the user; the last row is the current preference.
         """
         if n_items_read(preferences) == len(profile.history):
             return preferences
@@ -255,7 +255,7 @@ class MllmMsr:
     def _recommend(
         self, profile: Profile, k: int, budget: int, exclude_seen: bool
     ) -> RecommendationList:
-        """Take the steps after the profile: candidates, scores, list."""
+        """Run the steps after the profile: candidates, scores and list."""
         candidates = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
         reason = None
         scores: dict[str, float] = {}
@@ -277,12 +277,12 @@ class MllmMsr:
         )
 
     def score(self, preference: str, item_ids: Sequence[str]) -> list[float]:
-        """Return P(yes) of items for a preference, in the order given.
+        """Return P(yes) of items for a preference, in the order of `item_ids`.
 
-        An item whose prompt fails gets 0.5.
+        Items whose prompt fails get 0.5.
 
         Raises:
-            BackendError: The model as a whole failed.
+            BackendError: The model itself failed.
         """
         if self._ranker is None:
             self._ranker = self.models.open_ranker()
@@ -292,11 +292,11 @@ class MllmMsr:
 
 
 def missing_input(profile: Profile, *, known_user: bool) -> FallbackReason | None:
-    """Return why the model cannot score candidates for a user; `None` if it can.
+    """Return the reason why the model cannot score candidates for a user; `None` if it can.
 
     Args:
         profile: The user.
-        known_user: Whether the run or the service has seen the user.
+        known_user: Whether the user is known to the run or the service.
     """
     if profile.preference.strip():
         return None
@@ -325,9 +325,9 @@ def build_list(
         scores: P(yes) of the candidates that the model scored.
         k: Length of the list.
         diversity: Weight of diversity, see `diversify`.
-        order: Order of the scored candidates: by score ("model"), or with the model's ranking as
-            that of one more candidate generator ("fusion").
-        fallback_reason: Why the model scored no candidates, if it should have.
+        order: Order of the scored candidates: by score ("model"), or by rank fusion, with the
+            model as one more candidate generator ("fusion").
+        fallback_reason: Why the model scored no candidates although scores were requested.
     """
     scored = [candidate for candidate in candidates if candidate.item_id in scores]
     others = [candidate for candidate in candidates if candidate.item_id not in scores]

@@ -1,8 +1,8 @@
-"""Retrieve candidates from the full catalog, for the ranker to score.
+"""Retrieval of candidates from the full catalog for the ranker.
 
 The paper ranks 21 given items (section "Experimental Setup"). Here several candidate generators
 propose items of the full catalog, `rank_fusion.py` combines their rankings, and items that the user
-has interacted with are excluded. `recommender.py` scores the first candidates with the ranker.
+has interacted with are excluded. `recommender.py` scores the best candidates with the ranker.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mllm_msr.recommend.vector_index import VectorIndex
 
 
 class CandidateGenerator(Protocol):
-    """A method that proposes items for a user."""
+    """Generator of candidate items for a user."""
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """Return at most `n` item ids, best first; none if the profile lacks what it needs."""
+        """Return at most `n` item ids, best first; none if the profile lacks the required data."""
 
 
 @final
@@ -35,7 +35,7 @@ class PreferenceGenerator:
     """Candidate generator: items whose summaries are most similar to the user's preference.
 
     Args:
-        encoder: Encoder of preferences; the same that encoded the summaries.
+        encoder: Encoder of preferences, which also encoded the summaries.
         index: Vectors of the summaries.
     """
 
@@ -97,7 +97,7 @@ class RecentPopularityGenerator:
 
     Args:
         interactions: `tables.INTERACTIONS` that may be counted.
-        recent_share: Share of the interactions that counts, the latest ones, in (0, 1].
+        recent_share: Fraction of the latest interactions that is counted, in (0, 1].
     """
 
     def __init__(self, interactions: pl.DataFrame, *, recent_share: float = 0.2) -> None:
@@ -113,15 +113,16 @@ class RecentPopularityGenerator:
 
 
 class Retriever:
-    """Candidate generators and the fusion of their rankings.
+    """Retriever that fuses the rankings of several candidate generators.
 
     Args:
         generators: The generators by name.
-        depth: Items that each generator is asked for, in addition to the length of the history.
-        weights: Weight of a generator in the fusion; 1 if not given.
+        depth: Number of items requested from each generator, in addition to the length of the
+            history.
+        weights: Weight of a generator in the fusion; 1 by default.
 
     Attributes:
-        generators: As given.
+        generators: The generators by name.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Retriever:
 
         Args:
             profile: The user.
-            n: Largest number of candidates.
+            n: Maximum number of candidates.
             exclude_seen: Whether items of the history are excluded.
         """
         depth = max(self._depth, n) + len(profile.history)

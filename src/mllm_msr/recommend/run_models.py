@@ -1,4 +1,4 @@
-"""Open the models of a finished run: the ranker, and the model that writes preferences.
+"""Opening of the models of a finished run: the ranker, and the model that generates preferences.
 
 `recommend/recommender.py` opens one of each; the service may open several copies of the ranker and
 puts a queue in front of each model.
@@ -23,7 +23,7 @@ class RunModels:
     Args:
         settings: The run's settings.
         weights: Folder of the fine-tuned weights; not read if `train.enabled` is false.
-        base_fingerprint: Fingerprint of the model that fine-tuning started from, if known.
+        base_fingerprint: Fingerprint of the base model of fine-tuning, if known.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class RunModels:
     def has_zero_shot(self) -> bool:
         """Return whether the preference model is the ranker without fine-tuning.
 
-        The service then offers it for comparison, because it is in memory anyway.
+        The service then offers it for comparison, because it is already in memory.
         """
         return self.fine_tuned and self._settings.infer.model is None
 
     @property
     def default_copies(self) -> int:
-        """Return how many copies of the ranker a service on this machine runs by default."""
+        """Return the default number of copies of the ranker for a service on this machine."""
         model = self._settings.model
         return backend_class(model).default_copies(**model.plugin_kwargs())
 
@@ -67,7 +67,8 @@ class RunModels:
             threads: Threads of a model in this process, unless the run's settings set them.
 
         Raises:
-            RunFolderError: Fine-tuning started from another model than the settings name now.
+            RunFolderError: The weights were fine-tuned from another model than that in the
+                settings.
         """
         model = self._settings.model
         optional: dict[str, int] = {
@@ -81,10 +82,10 @@ class RunModels:
             if self._base_fingerprint not in (None, base.fingerprint):
                 raise RunFolderError(
                     f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
-                    f"name {base.fingerprint}. Restore that model, or run again with --force."
+                    f"select {base.fingerprint}. Restore the old model, or rerun with --force."
                 )
         return open_backend(model, self._weights, self._settings.train.method, optional=optional)
 
     def open_preference_model(self) -> Backend:
-        """Open a backend that writes preferences and summaries; the caller closes it."""
+        """Open the backend that generates preferences and summaries; the caller closes it."""
         return open_backend(self._settings.infer.model or self._settings.model)

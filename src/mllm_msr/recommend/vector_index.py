@@ -1,7 +1,7 @@
 """Nearest-neighbor search over item vectors, exact or with FAISS.
 
-The catalog holds one index of its items' summaries; the candidate generator "preference" searches
-it for items near a written preference.
+The catalog has an index of the summaries of its items, which the candidate generator "preference"
+searches for items near a written preference.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from mllm_msr.errors import MissingExtraError
 from mllm_msr.models.encoders.base import Vectors
 
-# Parameters of the HNSW graph: links per item, and candidates while building and searching.
+# Parameters of the HNSW graph: links per item, and candidates during construction and search.
 _HNSW_NEIGHBORS: Final = 32
 _HNSW_CONSTRUCTION: Final = 80
 _HNSW_SEARCH: Final = 256
@@ -23,12 +23,12 @@ _HNSW_SEARCH: Final = 256
 class VectorIndex:
     """Nearest-neighbor index over item vectors; new items can be added.
 
-    Up to `exact_limit` items the search is exact (14,000 items take about 10 ms). Beyond it, an
-    HNSW graph (FAISS) finds nearly the same items in a time that hardly grows.
+    Up to `exact_limit` items, the search is exact (14,000 items take about 10 ms). Above the limit,
+    an HNSW graph (FAISS) finds nearly the same items in almost constant time.
 
     Args:
         width: Length of the vectors.
-        exact_limit: Largest number of items that are searched exactly.
+        exact_limit: Maximum number of items that are searched exactly.
     """
 
     def __init__(self, width: int, *, exact_limit: int = 50_000) -> None:
@@ -53,7 +53,7 @@ class VectorIndex:
         """
         new = [row for row, item_id in enumerate(item_ids) if item_id not in self._rows]
         all_vectors = np.concatenate([self._vectors, vectors[new]])
-        # What can fail comes first, so that a failure leaves the index unchanged.
+        # Run the steps that can fail first, so that a failure leaves the index unchanged.
         if self._graph is not None:
             self._graph.add(vectors[new])
         elif len(all_vectors) > self._exact_limit:
@@ -66,11 +66,11 @@ class VectorIndex:
     def nearest(self, vector: Vectors, n: int) -> list[str]:
         """Return the ids of the `n` items with the largest inner product, largest first.
 
-        Of equal items, the one that was added first comes first.
+        In exact search, ties are in the order of insertion.
 
         Args:
             vector: float32 [width]; a zero vector has no neighbors.
-            n: Largest number of items.
+            n: Maximum number of items.
         """
         if not vector.any() or n < 1 or not len(self):
             return []
