@@ -74,4 +74,4 @@ def test_low_source_coverage_of_the_demo_model_comes_first():
 @pytest.mark.parametrize(("backend", "coverage"), [("demo", 0.97), ("demo", None), ("mock", 0.26)])
 def test_other_models_and_high_coverage_have_no_such_caveat(backend, coverage):
     text = text_of({"model": {"backend": backend}}, source_coverage=coverage)
-    assert "DEMO MODEL" not in text
+    assert "demo model" not in text
