@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.evaluation.metrics import summary_names
 
 CELL = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 40}
 
@@ -21,11 +22,13 @@ def test_values_are_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_table_has_a_line_per_model_and_kind_of_negatives() -> None:
-    metrics = {"sasrec": {"uniform": {"auc": CELL, "hr@5": CELL}, "popularity": {}}}
+    names = summary_names()
+    computed = dict.fromkeys(names[:-1], CELL)  # a run from before the last metric was added
+    metrics = {"sasrec": {"uniform": computed, "popularity": {}}}
     lines = metrics_table({"metrics": metrics, "report": "run/report.html"}).splitlines()
-    assert lines[0].split() == ["model", "negatives", "users", "auc", "hr@5", "mrr@5", "ndcg@5"]
-    interval = ["0.500", "[0.250,", "0.750]"]
-    assert lines[1].split() == ["sasrec", "uniform", "40", *interval, *interval, "-", "-"]
-    assert lines[2].split() == ["sasrec", "popularity", "0", "-", "-", "-", "-"]
+    assert lines[0].split() == ["model", "negatives", "users", *names]
+    intervals = ["0.500", "[0.250,", "0.750]"] * len(computed)
+    assert lines[1].split() == ["sasrec", "uniform", "40", *intervals, "-"]
+    assert lines[2].split() == ["sasrec", "popularity", "0", *("-" for _ in names)]
     assert lines[-1] == "report: run/report.html"
     assert "report" not in metrics_table({"metrics": metrics, "report": None})

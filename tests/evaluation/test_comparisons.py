@@ -7,6 +7,7 @@ import pytest
 
 import scored_candidates
 from mllm_msr.evaluation.evaluator import evaluate_scores
+from mllm_msr.evaluation.metrics import summary_names
 from scored_candidates import N_USERS, scored
 
 
@@ -22,7 +23,7 @@ def test_comparisons_name_the_better_model_and_correct_for_their_number(test_row
         "noise2": scored(test_rows, seed=2),
     }
     records = evaluate_scores(models, n_resamples=400).details["comparisons"]
-    assert len(records) == 3 * 2 * 4  # pairs, negatives, metrics
+    assert len(records) == 3 * 2 * len(summary_names())  # pairs, negatives, metrics
     by_pair = {
         (record["first"], record["second"]): record
         for record in records

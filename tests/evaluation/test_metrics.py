@@ -81,7 +81,7 @@ def test_find_takes_any_cut_off():
 
 @pytest.mark.parametrize("name", ["hr", "hr@", "hr@0", "hr@05", "hr@-1", "auc@5", "ndgc@5"])
 def test_unknown_names_are_rejected_with_a_suggestion(name):
-    with pytest.raises(UnknownNameError, match=f"Unknown metric '{name}'.*Available: auc, hr@1"):
+    with pytest.raises(UnknownNameError, match=f"Unknown metric '{name}'.*Available: auc, "):
         metrics.find(name)
 
 
