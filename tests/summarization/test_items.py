@@ -62,7 +62,7 @@ def test_every_item_gets_a_summary_from_its_modalities(items: pl.DataFrame) -> N
     assert rows["both"]["flags"] == ""
 
 
-def test_only_needed_prompts_are_sent(items: pl.DataFrame) -> None:
+def test_only_required_prompts_are_sent(items: pl.DataFrame) -> None:
     backend = MockBackend(answer)
     finished: list[int] = []
     summarize(items, backend, item_type="film", progress=finished.append)
@@ -79,7 +79,7 @@ def test_ids_never_enter_a_prompt(items: pl.DataFrame) -> None:
     assert not [p for p in backend.history if "SECRET" in prompt_text(p)]
 
 
-def test_without_the_modality_no_image_is_opened(items: pl.DataFrame) -> None:
+def test_images_are_not_opened_without_the_image_modality(items: pl.DataFrame) -> None:
     backend = MockBackend(answer, images=False)
     frame = summarize(items, backend, modalities=["text"])
     assert frame["image_summary"].null_count() == items.height

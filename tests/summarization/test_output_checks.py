@@ -40,7 +40,7 @@ PREFERENCE = templates.render("preference_first", DATA, item_type="film")
         (FRENCH, "language"),
     ],
 )
-def test_faults_that_need_only_the_answer(text: str, fault: str) -> None:
+def test_faults_are_detected_from_the_answer(text: str, fault: str) -> None:
     assert find_fault(text) == fault
 
 
@@ -106,7 +106,7 @@ def test_a_failure_of_the_backend_is_not_retried() -> None:
     assert len(backend.history) == 2
 
 
-def test_without_retries_the_fault_is_returned_at_once() -> None:
+def test_without_retries_the_fault_is_returned_immediately() -> None:
     ((_, found),) = generate_checked(MockBackend([""]), prompts("x"), max_retries=0)
     assert found.fault == "empty"
 

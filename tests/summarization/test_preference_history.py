@@ -1,4 +1,4 @@
-"""Tests for reading the latest preference of a user."""
+"""Preference histories: the latest preference and its number of items."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_latest_preference_does_not_depend_on_row_order() -> None:
         assert n_items_read(history) == 7
 
 
-def test_user_without_preference() -> None:
+def test_a_user_without_preferences_has_no_latest_preference() -> None:
     assert latest_preference(empty(PREFERENCES)) == ""
     assert n_items_read(empty(PREFERENCES)) == 0

@@ -121,7 +121,7 @@ def test_cut_and_unexpected_answers_are_flagged() -> None:
 
 
 @pytest.mark.parametrize("length", [3, 4, 5, 6, 8])
-def test_an_update_equals_a_new_start_and_costs_one_prompt(length: int) -> None:
+def test_an_update_equals_a_full_run_and_costs_one_prompt(length: int) -> None:
     items = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
     before = histories(u=" ".join(items[:length]), v="a b")
     after = histories(u=" ".join(items[: length + 1]), v="a b")

@@ -1,1 +1,1 @@
-"""The first two steps of the paper: item summaries and user preferences."""
+"""The paper's first two steps: summarization of items and inference of user preferences."""

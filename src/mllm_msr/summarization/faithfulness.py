@@ -1,9 +1,8 @@
 """Source coverage: how much of a summary occurs in the text it summarizes.
 
-A model that understands its input takes most words of a summary from the title and text of the
-item; a model that does not invents them. The measure says nothing about images. A large model
-that rephrases well has a coverage below 1 for good reason, so compare values of the same model on
-different data, not of different models.
+A faithful summary takes most of its words from the title and text of the item; a hallucinated one
+does not. The measure does not cover images. A large model that rephrases its input has a coverage
+below 1 without being unfaithful, so compare the same model on different data, not different models.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 import unicodedata
 from typing import Final
 
-# Words without content, and words of the sentence around it ("a video called ...").
+# Stop words, and words of the summary's sentence frame ("a video called ...").
 EMPTY_WORDS: Final = frozenset({
     "a", "about", "also", "an", "and", "are", "as", "at", "be", "by", "called", "can", "content",
     "entitled", "featuring", "film", "for", "from", "has", "in", "is", "it", "item", "its", "named",
@@ -37,7 +36,7 @@ def source_coverage(summary: str, source: str) -> float | None:
     Examples:
         >>> source_coverage("A calm video called Velora.", "Velora on a calm sea")
         1.0
-        >>> source_coverage("A calm video about cooking.", "Quiet harbours")
+        >>> source_coverage("A calm video about cooking.", "Quiet harbors")
         0.0
     """
     content = [word for word in _words(summary) if word not in EMPTY_WORDS]

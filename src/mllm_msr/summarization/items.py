@@ -1,9 +1,9 @@
-"""Item summaries: the title, text and image of an item become one summary (stage "summarize").
+"""Item summaries: summarize the title, text and image of each item (stage "summarize").
 
-Paper, section "Multimodal Item Summarization": one prompt summarizes the text and another one
+Paper, section "Multimodal Item Summarization": one prompt summarizes the text, and another one
 describes the image. Both answers are limited to similar lengths, so that neither modality
-dominates, and a fusion prompt combines them. An item with only one of the two gets its summary
-from that one, and the table records it.
+dominates, and a fusion prompt combines them. An item with only one modality gets its summary from
+that modality; the table records the missing one.
 """
 
 from __future__ import annotations
@@ -115,16 +115,14 @@ class _Draft:
 
     @classmethod
     def make(cls, row: dict[str, str | None], modalities: Sequence[Modality]) -> Self:
-        """Make the draft of a row of `tables.ITEMS` and check its image."""
+        """Create the draft for a row of `tables.ITEMS` and check its image."""
         image = Path(row["image"]) if row["image"] else None
         item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
         if "image" not in modalities:
             return cls(item, "unused")
         found = image_status(image)
         if found.status == "unreadable":
-            logger.warning(
-                "item %s is summarized without its image: %s", item.item_id, found.reason
-            )
+            logger.warning("summarizing item %s without its image: %s", item.item_id, found.reason)
         return cls(item, found.status)
 
     @property
@@ -155,9 +153,9 @@ class _Draft:
         text = self.take(checked, modality, max_words)
         if not text:
             logger.warning(
-                "item %s has no %s summary: %s",
-                self.item.item_id,
+                "no %s summary of item %s: %s",
                 modality,
+                self.item.item_id,
                 checked.completion.error or "empty answer",
             )
         if modality == "image":

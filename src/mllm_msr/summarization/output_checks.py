@@ -1,10 +1,10 @@
 """Checks of generated text, and retries of prompts whose answers are unusable.
 
 Used by the two steps that generate text (`summarization/items.py`, `summarization/preferences.py`)
-with any backend. A model may answer nothing, repeat the prompt or itself, refuse, switch to another
-language, or produce noise. Such a prompt is retried with one more instruction at its end. If no
-retry gives a usable answer, the prompt fails with a fault; each step then uses its own fallback
-and records the fault as a flag.
+with any backend. A model may return an empty answer, repeat the prompt or itself, refuse, switch to
+another language, or produce noise. Such a prompt is retried with an additional instruction at its
+end. If no retry gives a usable answer, the prompt fails with a fault; each step then uses its own
+fallback and records the fault as a flag.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _RETRY_INSTRUCTIONS: Final = (
     "Write one short English sentence and nothing else.",
 )
 
-# Longer than what an answer may repeat on purpose: its opening is given by the prompt ("The user
-# appears to have a preference for", 7 words).
+# Longer than the opening that the prompt asks answers to repeat ("The user appears to have a
+# preference for", 8 words).
 _ECHO_WORDS: Final = 12
 _LOOP_WORDS: Final = 24
 _LOOP_LETTERS: Final = 60  # longer than the words of any language
@@ -52,9 +52,9 @@ class CheckedCompletion:
 
     Attributes:
         completion: A usable completion, or one with `error` set.
-        n_retries: How often the prompt was retried.
+        n_retries: Number of retries of the prompt.
         fault: Fault of the last answer if no answer was usable; `None` if the answer is usable or
-            the backend itself failed.
+            if the backend itself failed.
     """
 
     completion: Completion
@@ -115,11 +115,12 @@ def generate_checked(
 def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
     """Return what makes an answer unusable, or `None` if it is usable.
 
-    The rules accept terse and clumsy answers, because a false positive costs a fallback.
+    The rules accept terse and clumsy answers, because a false positive replaces an answer by a
+    fallback.
 
     Args:
         text: The answer.
-        prompt: The prompt; needed to find a prompt echo.
+        prompt: The prompt, which is required to detect a prompt echo.
 
     Example:
         >>> find_fault("A calm film with a red lantern.")
@@ -185,7 +186,7 @@ def _is_other_language(text: str, words: Sequence[str]) -> bool:
 
 
 def _is_prompt_echo(words: Sequence[str], prompt: Prompt) -> bool:
-    """Return whether words repeat the instructions of a prompt; its quoted data may recur."""
+    """Return whether words repeat a prompt's instructions; repeating its quoted data is allowed."""
     text = " ".join(
         part.text
         for message in prompt.messages

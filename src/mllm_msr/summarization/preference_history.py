@@ -1,7 +1,7 @@
-"""Read a preference history: which preference of a user is the latest, and what it has read.
+"""Preference histories: the latest preference of a user and the number of items it is based on.
 
 A preference history is a user's rows of `tables.PREFERENCES`, one per block. Recommendation and the
-service take the latest preference from here.
+service use these functions to find the latest preference.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import polars as pl
 
 
 def latest_preference(history: pl.DataFrame) -> str:
-    """Return the preference that has read the most items; "" if there is none.
+    """Return the preference that is based on the most items; "" if there is none.
 
     Args:
         history: One user's rows of `tables.PREFERENCES`, in any order.
@@ -21,7 +21,7 @@ def latest_preference(history: pl.DataFrame) -> str:
 
 
 def n_items_read(history: pl.DataFrame) -> int:
-    """Return how many items the latest preference has read; 0 if there is none.
+    """Return the number of items that the latest preference is based on; 0 if there is none.
 
     Args:
         history: One user's rows of `tables.PREFERENCES`, in any order.

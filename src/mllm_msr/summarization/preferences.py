@@ -1,8 +1,8 @@
-"""User preferences: a user's history, read block by block, becomes a text (stage "infer").
+"""User preferences: infer a text from each user's history, block by block (stage "infer").
 
-Paper, section "Recurrent User Preference Inference": P_t = LLM(P_{t-1}, block_t), and P_1 comes
-from the first block alone. All users advance together, one block per round. Every P_t is stored:
-together they are the user's preference history. The direct method (MLLM-MSR_R) reads the whole
+Paper, section "Recurrent User Preference Inference": P_t = LLM(P_{t-1}, block_t), where P_1 depends
+on the first block alone. All users advance together, one block per round. Every P_t is stored;
+together they form the user's preference history. The direct method (MLLM-MSR_R) reads the whole
 history in one prompt instead.
 """
 
@@ -61,16 +61,17 @@ def infer_preferences(
         words: Maximum length of a preference in words.
         use_images: Whether to read the combined summaries; otherwise the text summaries
             (MLLM-MSR_T).
-        every_block: With method "direct", whether to infer a preference at the end of every block
-            and not only of the whole history. Training needs it if earlier positions are targets.
+        every_block: With method "direct", whether to infer a preference at the end of every block,
+            not only for the whole history. Training needs it if earlier positions are targets.
         previous: Result of an earlier call with shorter histories and the same settings. With
-            method "recurrent" its full blocks are reused, so that a new interaction costs one
+            method "recurrent", its full blocks are reused, so that a new interaction costs one
             prompt.
         progress: Called with the number of prompts finished since the last call.
 
     Returns:
         `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
-        fails, the row has a flag and the preference of the previous block, or the summaries.
+        fails, the row has a flag and, as a fallback, the preference of the previous block or, in
+        the first block, the summaries.
     """
     column = "summary" if use_images else "text_summary"
     texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
@@ -118,7 +119,7 @@ def items_read(
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One prompt: read `summaries` after the preference `previous`, write the row of `block`."""
+    """One prompt, which updates the preference `previous` with the `summaries` of a block."""
 
     user_id: str
     block: int
@@ -147,7 +148,10 @@ class _Plan:
     Attributes:
         users: Item ids of each user's history, oldest first.
         texts: Summary of each item.
-        block_size: See `infer_preferences`, as all others.
+        block_size: As for `infer_preferences`.
+        max_items: As for `infer_preferences`.
+        recurrent: Whether the method is "recurrent".
+        every_block: As for `infer_preferences`.
     """
 
     users: Mapping[str, tuple[str, ...]]
@@ -158,7 +162,7 @@ class _Plan:
     every_block: bool
 
     def reuse(self, previous: pl.DataFrame) -> list[_Row]:
-        """Return the rows of an earlier call that are the same for the present histories."""
+        """Return the rows of an earlier call that are still valid for the current histories."""
         rows: list[_Row] = []
         for values in previous.sort("user_id", "block").iter_rows(named=True):
             row = _Row(**values)
@@ -169,10 +173,10 @@ class _Plan:
         return rows
 
     def next_steps(self, latest: Mapping[str, _Row]) -> Iterator[_Step]:
-        """Yield the prompts that can be answered next.
+        """Yield the prompts of the next round.
 
         Args:
-            latest: The newest row of each user that has one.
+            latest: The latest row of each user that has one.
         """
         for user_id, item_ids in self.users.items():
             row = latest.get(user_id)
@@ -224,7 +228,7 @@ def _first_position(length: int, block_size: int, max_items: int | None) -> int:
 def _run(
     steps: Sequence[_Step], backend: Backend, item_type: str, words: int, progress: Progress | None
 ) -> Iterator[_Row]:
-    """Yield the rows of some steps, in any order; steps without summaries need no prompt."""
+    """Yield the rows of the given steps in any order; steps without summaries need no prompt."""
     for step in steps:
         if not step.summaries:
             yield _fallback_row(step, item_type, words, "nothing_to_read")
@@ -247,7 +251,9 @@ def _run(
         preference, cut = templates.calibrate(completion.text, words)
         if completion.error is not None or not preference:
             reason = completion.error or "empty answer"
-            logger.warning("user %s keeps the previous preference: %s", step.user_id, reason)
+            logger.warning(
+                "no new preference of user %s, using a fallback: %s", step.user_id, reason
+            )
             yield _fallback_row(step, item_type, words, ",".join(("failed", *checked.flags)))
         else:
             flags = [*checked.flags]
@@ -263,7 +269,7 @@ def _run(
 
 
 def _fallback_row(step: _Step, item_type: str, words: int, flags: str) -> _Row:
-    """Return a row without a model's answer: the previous preference, or the summaries."""
+    """Return a row with a fallback: the previous preference or, without one, the summaries."""
     preference = step.previous
     if preference is None:
         listed = "; ".join(reversed(step.summaries)) or "an unknown kind"
