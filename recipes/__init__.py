@@ -1,1 +1,1 @@
-"""Recipes that produce files of the package; not part of the wheel."""
+"""Recipes that build files of the package, such as the demo model; not part of the wheel."""

@@ -158,8 +158,8 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
 
     Weights have a standard deviation of 1/sqrt(fan-in), divided by sqrt(2 * layers) in layers that
     write to the residual stream; at these widths, training with the usual 0.02 is several times
-    slower. Position embeddings of patches start as sines and cosines. Some attention heads start
-    as copying heads (`induction`).
+    slower. Position embeddings of patches are initialized with sines and cosines, and some
+    attention heads as induction heads (`induction`).
 
     Args:
         config: Result of `make_config`.
@@ -181,7 +181,7 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(std=0.5)
         _set_patch_positions(model, config.vision_config)
-        # Output embeddings start as input embeddings, so an attended token is predicted directly.
+        # Output embeddings start as scaled input embeddings, so attended tokens can be copied.
         decoder = model.model.language_model
         model.lm_head.weight.copy_(0.2 * decoder.embed_tokens.weight)
         decoder.norm.weight.fill_(0.15)
@@ -193,8 +193,8 @@ def make_model(config: LlavaConfig, *, seed: int) -> LlavaForConditionalGenerati
 def tie_word_forms(model: Any, tokenizer: Any, words: Iterable[str]) -> None:
     """Mix the embedding of " calm" into those of "calm", "Calm" and " Calm", for each word.
 
-    Otherwise the model has to learn for each word separately, and late in training, that
-    capitalization does not change the meaning.
+    Otherwise the model has to learn separately for each word that capitalization does not change
+    the meaning, which happens late in training.
 
     Args:
         model: A model with initial weights, changed in place.

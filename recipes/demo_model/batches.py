@@ -26,8 +26,8 @@ REPEATS: Final = "repeats"  # random tokens that are repeated, the simplest form
 # Step from which titles imitate real catalogs (`corpus.Source.realistic`).
 REAL_TITLES_FROM: Final = 5000
 
-# Mixture of families by first step: learn to see, then to copy, then to compare, and last to read
-# titles that are not from the synthetic world. The order of the names affects random draws.
+# Mixture of families by first step: recognizing images, then copying, then comparing, and finally
+# reading titles that are not from the synthetic world. The order of the names affects random draws.
 CURRICULUM: Final[tuple[tuple[int, Mapping[str, float]], ...]] = (
     (0, {LABELS: 1}),
     (600, {LABELS: 0.3, REPEATS: 1.5, "copying": 2, "text_summary": 2, "fusion": 1.5,
@@ -80,7 +80,7 @@ class Batch:
 
 
 def family_at(step: int, *, seed: int, part: int = 0) -> str:
-    """Draw the family that a part of a step trains."""
+    """Draw the family of one part of a step."""
     mixture = next(mix for start, mix in reversed(CURRICULUM) if step >= start)
     weights = np.array(list(mixture.values()))
     rng = np.random.default_rng([seed, _BATCH_STREAM, step, part])
@@ -197,7 +197,7 @@ def label_batch(pool: CoverPool, indices: np.ndarray, *, rng: np.random.Generato
 
 
 def repeat_batch(vocabulary: int, *, n_tokens: int, rng: np.random.Generator) -> Batch:
-    """Make a batch of random tokens that repeat; all but the first repetition are targets."""
+    """Make a batch of repeated random tokens; all tokens after the first occurrence are targets."""
     length = int(rng.integers(4, 65))
     n_repeats = max(2, 64 // length)
     shape = (max(1, n_tokens // (length * n_repeats)), length)

@@ -1,9 +1,9 @@
 """Pre-training corpus: dialogues with known answers that train generic skills on random items.
 
-An example has a first prompt, its answer, and often further short questions about the same
-material. Prompts of the pipeline are rendered from the pipeline's own templates. The recommendation
-prompt, the users of synthetic worlds and their next items never occur: comparing a text with an
-image is a skill to pre-train, but choosing the next item is what fine-tuning teaches.
+An example has a first prompt, its answer, and often further short questions about the same items.
+Prompts of the pipeline are rendered from the pipeline's own templates. The recommendation prompt,
+the users of synthetic worlds and their next items never occur: pre-training teaches to compare a
+text with an image, and fine-tuning teaches to choose the next item.
 
 A family is a function from a `Source` of random items to an `Example`. `FAMILIES` lists them all;
 `batches.CURRICULUM` determines how often each one is trained.
@@ -56,15 +56,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Source of the random material of examples.
+    """Source of random items and texts for examples.
 
     Attributes:
         rng: Random generator.
         covers: Slot values of each cover in the pool; not empty for families with images.
         reserved: Whether names are reserved for demo and measurement worlds.
         realistic: Whether titles imitate real catalogs (long, any form) and are formatted by the
-            pipeline's template. Otherwise titles are short and quoted, which suits the other
-            skills, but makes it hard to learn to repeat the first words of a title.
+            pipeline's template. Otherwise titles are short and quoted, which helps the other
+            skills but makes it hard to learn to repeat the first words of a title.
     """
 
     rng: np.random.Generator
@@ -182,7 +182,7 @@ def preference_update(source: Source) -> Example:
     """Update the previous preference with the summaries of a block."""
     n_items = int(source.rng.choice([1, 2, 3, 4, 5], p=[0.17, 0.17, 0.5, 0.08, 0.08]))
     taste = source.item().values
-    # In half of the examples the previous preference is close to the taste that the block follows.
+    # In half of the examples, the previous preference is close to the taste behind the block.
     previous = _near(source, taste, 0.8) if source.chance(0.5) else source.item().values
     return _preference(source, n_items, previous, taste=taste)
 
@@ -208,7 +208,7 @@ def _preference(
     later = source.item().values if source.chance(0.3) else taste
     change = int(source.rng.integers(n_items + 1))
     # Half of the blocks end with an item that contradicts the others. Otherwise the value of the
-    # newest item is nearly always right, and the model never learns to count.
+    # last item is nearly always correct, and the model never learns to count.
     outlier = source.item().values
     ends_with_outlier = source.chance(0.5)
     items: list[WorldItem] = []

@@ -1,9 +1,9 @@
-"""Initial weights for copying: attention heads that repeat earlier text, set by hand.
+"""Initial weights for copying: hand-set attention heads that repeat earlier text.
 
 Repeating a name takes two heads in a row: a previous-token head, and an induction head, which finds
 the earlier occurrence of the current token and attends to the token after it (Olsson et al. 2022,
-arXiv:2209.11895). A small model learns such heads late or never. Here some heads start as such a
-pair; training may change them freely.
+arXiv:2209.11895). A small model learns such heads late or never, so some heads are initialized as
+such pairs; training may change them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-# Scales of the hand-set weights, found by trial: the untrained model then repeats about half of a
-# text of random tokens.
+# Scales of the hand-set weights, found by trial and error: with them, the untrained model repeats
+# about half of a text of random tokens.
 _PREVIOUS_SHARPNESS: Final = 7.0  # attention of the previous-token head
 _MATCH_SHARPNESS: Final = 3.0  # attention of the induction heads
 _PREVIOUS_OUTPUT: Final = 1.5  # output of the previous-token head
@@ -23,7 +23,7 @@ _N_INDUCTION_HEADS: Final = 3
 
 
 def can_copy(config: Any) -> bool:
-    """Check that a decoder has enough layers (2) and heads (4) for `start_copying`."""
+    """Return whether a decoder has enough layers (2) and heads (4) for `start_copying`."""
     return bool(config.num_hidden_layers > 1 and config.num_attention_heads > _N_INDUCTION_HEADS)
 
 

@@ -1,4 +1,4 @@
-"""Module that is trained: the model, a classifier of covers, and the loss of a batch."""
+"""Training module: the model, auxiliary classifiers of covers, and the loss of a batch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Evaluation of the demo model on worlds that it never saw: the last step of the recipe.
+"""Evaluation of the demo model on unseen worlds: the last step of the recipe.
 
-The model answers the pipeline's prompts greedily. Its answers are compared with the slot values of
-the world's items and with the preferences of the symbolic teacher. Run it from the repository root;
-it prints JSON:
+The model answers the pipeline's prompts with greedy decoding. Its answers are compared with the
+slot values of the world's items and with the preferences of the symbolic teacher. Run it from the
+repository root; it prints JSON:
 
     python -m recipes.demo_model.measure --weights build/weights
 """
@@ -45,7 +45,7 @@ _BLOCK_SIZE: Final = 3
 
 
 class Writer:
-    """Model that answers prompts greedily.
+    """Model that answers prompts with greedy decoding.
 
     Args:
         folder: Checkpoint of the model.
@@ -59,7 +59,7 @@ class Writer:
         self._batch_size = batch_size
 
     def write(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Answer prompts, in their order."""
+        """Answer prompts and return the answers in the order of the prompts."""
         rendered = [self._renderer.render(prompt) for prompt in prompts]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i].input_ids))
         answers = [""] * len(rendered)
@@ -100,13 +100,13 @@ def measure(
         n_items: Number of items.
         n_users: Number of users.
         n_questions: Questions per family.
-        titles: Titles from real catalogs, to summarize.
+        titles: Titles from real catalogs to summarize.
 
     Returns:
-        Accuracies in [0, 1]: by slot for image descriptions, text summaries and fused summaries;
-        of names in summaries; by slot for the preferences after the last block, against the
-        teacher's; of single questions (`quiz`). Further the source coverage of the summaries of
-        `titles`, samples of the texts, and the ceilings of the world.
+        Accuracies in [0, 1]: by slot for image descriptions, text summaries and combined
+        summaries; of names in summaries; by slot for the preferences after the last block, compared
+        with the teacher's; and of single questions (`quiz`). Also the source coverage of the
+        summaries of `titles`, samples of the texts, and the ceilings of the world.
     """
     world = make_world(seed, n_items=n_items, n_users=n_users)
     writer = Writer(folder)
@@ -152,7 +152,7 @@ def _title_prompt(title: str, text: str = "") -> Prompt:
 def _summaries(
     writer: Writer, items: Sequence[WorldItem], covers: Sequence[Path]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return image descriptions, text summaries and fused summaries of items."""
+    """Return image descriptions, text summaries and combined summaries of items."""
     descriptions = writer.write(
         [
             render("image_description", {"words": 40}, item_type=_ITEM_TYPE, image=cover)

@@ -1,7 +1,7 @@
-"""Pool of covers on disk, so that training never waits for drawing.
+"""Pool of covers on disk, so that training does not wait for drawing.
 
 A pool is a folder with two NumPy arrays of type uint8: `covers.npy` [n, size, size, 3], opened as a
-memory map, and `values.npy` [n, slots]. It can be deleted at any time; it is then drawn again.
+memory map, and `values.npy` [n, slots]. If it is deleted, the next run draws it again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CoverPool:
 
 
 def open_pool(folder: Path, *, n_covers: int, size: int, seed: int, workers: int = 1) -> CoverPool:
-    """Open a pool, and draw it first if it does not exist.
+    """Open a pool, after drawing it if it does not exist.
 
     Args:
         folder: Parent folder; each combination of size, seed and number has its own subfolder.

@@ -1,13 +1,13 @@
 """Pre-training of the demo model on a curriculum of generic skills (`batches.CURRICULUM`).
 
-Muon trains the hidden matrices and AdamW all other parameters. The learning rate follows two
-phases: warm-up, constant and linear decay; then, for the last skill, a lower start and another
-decay. Run it from the repository root; interrupt it at any time and continue with the same command:
+Muon trains the hidden matrices and AdamW all other parameters. The learning rate has two phases:
+warm-up, a constant rate and linear decay; then, for the last skill, a lower rate that decays again.
+Run it from the repository root; it can be interrupted at any time and resumed by the same command:
 
     python -m recipes.demo_model.pretrain --output build/demo-model --resume
 
 `--export FOLDER` writes the moving average of the newest checkpoint as Hugging Face files, in the
-form of the packaged `src/mllm_msr/demo_model/weights`:
+format of the packaged `src/mllm_msr/demo_model/weights`:
 
     python -m recipes.demo_model.pretrain --output build/demo-model --export build/weights
 """
@@ -52,7 +52,7 @@ _DECAY_SHARE: Final = 0.4  # of the first phase
 _SECOND_PHASE_SHARE: Final = 1 / 6
 _SECOND_PHASE_START: Final = 0.4  # of the peak learning rate
 # Number of families per step. With one family per step and twice the learning rate, the model
-# forgot copying while it learned comparing; the two changes were not tested separately.
+# forgot how to copy while it learned to compare; the two changes were not tested separately.
 _N_PARTS: Final = 3
 _AVERAGE_DECAY: Final = 0.995
 
@@ -98,8 +98,9 @@ class Run:
     ) -> None:
         if seed not in PRETRAINING_SEEDS:
             raise UsageError(
-                f"{seed} is not a pre-training seed. Choose one in {PRETRAINING_SEEDS}; other "
-                "seeds are reserved for demo and measurement worlds."
+                f"{seed} is not a pre-training seed. Choose one from {PRETRAINING_SEEDS.start} to "
+                f"{PRETRAINING_SEEDS.stop - 1}; other seeds are reserved for demo and measurement "
+                "worlds."
             )
         self.output, self.n_steps, self.n_tokens, self.seed = output, n_steps, n_tokens, seed
         self.device = torch.device(device)
@@ -179,7 +180,7 @@ class Run:
                     self.average[name].lerp_(tensor, 1 - decay)
 
     def probe(self) -> dict[str, float]:
-        """Compute the accuracies of the averaged weights on held-out material."""
+        """Compute the accuracies of the averaged weights on held-out examples."""
         weights = {k: v.detach().clone() for k, v in self.learner.state_dict().items()}
         self.learner.load_state_dict(self.average)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
@@ -208,8 +209,8 @@ class Run:
 def schedule(step: int, *, n_steps: int) -> float:
     """Return the factor of the learning rate at a step, in [0, 1].
 
-    First phase: warm-up, constant, linear decay to zero. Second phase: a lower start and linear
-    decay to zero.
+    First phase: warm-up, constant rate, linear decay to zero. Second phase: linear decay to zero
+    from a lower rate.
     """
     first = round(n_steps * (1 - _SECOND_PHASE_SHARE))
     if step >= first:
@@ -261,7 +262,7 @@ def open_tokenizer(folder: Path, pool: CoverPool, *, seed: int, n_examples: int)
 
 
 def train(run: Run, *, minutes: float, probe_every: int = 200, save_every: int = 200) -> None:
-    """Train until the end of the schedule or of the time, with a log in `log.jsonl`.
+    """Train until the schedule ends or the time limit is reached, logging to `log.jsonl`.
 
     Args:
         run: The run.

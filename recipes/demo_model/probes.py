@@ -1,8 +1,8 @@
-"""Accuracies on held-out material that are logged during training.
+"""Accuracies on held-out examples, logged during training.
 
-The mean loss hides a slot that stays at chance. Accuracy is therefore reported by family and kind
-of word: the values of each slot, yes / no, and other words. Predictions use teacher forcing;
-`measure` generates instead.
+The mean loss hides slots that stay at chance level. Accuracy is therefore reported by family and
+kind of word: the values of each slot, yes / no, and other words. Predictions use teacher forcing;
+`measure` evaluates generated text instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recipes.demo_model.pool import CoverPool
 
 
 def probe_batches(pool: CoverPool, tokenizer: Any, *, n_examples: int = 32) -> list[Batch]:
-    """Make fixed examples of every family, with names and covers that training never shows.
+    """Make fixed examples of every family, with names and covers that training never uses.
 
     Args:
         pool: Pool of held-out covers.

@@ -1,8 +1,8 @@
 """Training questions about items, images, lists and pairs, with their answers.
 
 Functions return a flat list: question, answer, question, answer, ... All answers are facts about
-the material ("is there a lantern?", "do both share at least three of these?"). No question is about
-the next choice of a user.
+the shown items ("is there a lantern?", "do both share at least three of these?"). No question is
+about a user's next choice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def plain_words() -> tuple[str, ...]:
 
 
 def random_words(rng: np.random.Generator, n: int) -> list[str]:
-    """Draw plain English words, each capitalized or not."""
+    """Draw plain English words; capitalize each one at random."""
     vocabulary = plain_words()
     words = [vocabulary[i] for i in rng.integers(len(vocabulary), size=n)]
     return [word.capitalize() if rng.random() < 0.5 else word for word in words]
@@ -55,7 +55,7 @@ def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
 
     Args:
         rng: Random generator.
-        reserved: Whether words of letters are reserved for demo and measurement worlds (see
+        reserved: Whether words made of letters are reserved for demo and measurement worlds (see
             `world.make_name`).
     """
     draw = rng.random()
@@ -74,7 +74,7 @@ def odd_word(rng: np.random.Generator, *, reserved: bool) -> str:
 def random_title(rng: np.random.Generator, *, reserved: bool, realistic: bool = True) -> list[str]:
     """Draw the words of a title that is not from the synthetic world.
 
-    Sometimes a word is a value of a text slot.
+    Some titles contain values of text slots.
 
     Args:
         rng: Random generator.
@@ -103,7 +103,7 @@ def random_title(rng: np.random.Generator, *, reserved: bool, realistic: bool = 
 
 
 def _decorate(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
-    """Change some words as in real titles: capitalize, tag, join or inflect them."""
+    """Change words to resemble real titles: capitalize, tag, join or inflect some of them."""
     title_case = rng.random() < 0.5
     decorated: list[str] = []
     for word in words:

@@ -1,8 +1,8 @@
 """Accuracy on single questions about held-out covers and texts; part of `measure`.
 
-Each question is a prompt of its own with its image or text, like the recommendation prompt. The
-accuracy is reported with the share of the most frequent answer, which a model reaches that always
-gives the same answer.
+Each question is a separate prompt with its image or text, like the recommendation prompt. The
+accuracy is reported together with the share of the most frequent answer, which is the accuracy of a
+model that always gives the same answer.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def quiz(
     """Ask questions of several families and compute the accuracy by kind of question.
 
     Args:
-        answer: Function that answers prompts greedily, in their order.
-        covers: Image files of covers that pre-training never shows.
+        answer: Function that answers prompts with greedy decoding, in their order.
+        covers: Image files of covers that pre-training never uses.
         shown: Slot values of each cover.
         seed: Seed of the questions.
         n_examples: Questions per family.
-        min_count: Kinds of questions that are asked less often are left out.
+        min_count: Kinds of questions with fewer examples are omitted.
 
     Returns:
         For each kind of question, "family: question", its `accuracy`, the share of the most

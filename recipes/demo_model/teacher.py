@@ -1,13 +1,13 @@
-"""Symbolic teacher: the preferences that a perfect reader would write, and the AUC it would reach.
+"""Symbolic teacher: the preferences of a perfect reader, and the AUC that they reach.
 
 Per slot, a preference is the most frequent value among the previous preference and the items of the
-block. The previous preference counts as one item that is older than all others; of equally frequent
-values, the one seen last wins. The first block has no previous preference. Direct inference
-(MLLM-MSR_R) applies the same rule to the whole history at once.
+block. The previous preference counts as one item that is older than all others; ties go to the
+value that occurs last. The first block has no previous preference. Direct inference (MLLM-MSR_R)
+applies the same rule to the whole history at once.
 
 `ceilings` ranks candidates by the number of slots that match such a preference. The resulting AUC
-is the highest that a model can be expected to reach in a world. Print it, from the repository root,
-with `python -m recipes.demo_model.teacher`.
+is the highest that a model can be expected to reach in a world. Run
+`python -m recipes.demo_model.teacher` from the repository root to print it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _auc(scores: np.ndarray) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the ceilings of some worlds as JSON."""
+    """Print the ceilings of the given worlds as JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="world seeds")
     seeds = parser.parse_args(argv).seeds

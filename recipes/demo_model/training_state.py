@@ -33,7 +33,7 @@ def save(
         module: Module whose weights are saved.
         average: Moving average of the weights.
         optimizers: Optimizers over the module's parameters, by name.
-        metadata: JSON-able values to save with the tensors.
+        metadata: JSON-serializable values to save with the tensors.
 
     Returns:
         Folder of the checkpoint.

@@ -1,3 +1,5 @@
+"""Fixtures of the recipe's tests: tiny training runs with a shared tokenizer and cover pool."""
+
 from functools import partial
 
 import pytest
@@ -15,7 +17,7 @@ def pool_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory, pool_folder):
-    """Return the tokenizer of a tiny run."""
+    """Return the folder of a tokenizer that a tiny run trained."""
     folder = tmp_path_factory.mktemp("tokenizer")
     _run(folder, pool_folder=pool_folder)
     return folder / "tokenizer"

@@ -1,3 +1,5 @@
+"""Architecture: tokenizer, export to standard classes, and initial embeddings."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Batches: determinism, targets, and the curriculum."""
+
 import numpy as np
 import torch
 
@@ -48,7 +50,7 @@ def test_the_curriculum_starts_with_covers_and_ends_with_every_family():
     assert drawn == {LABELS, REPEATS, *FAMILIES}
 
 
-def test_targets_of_repeats_start_with_the_second_round():
+def test_targets_of_repeats_start_with_the_first_repetition():
     batch = repeat_batch(500, n_tokens=400, rng=np.random.default_rng(0))
     period = int(batch.loss_mask[0].float().argmax())
     assert not batch.loss_mask[:, :period].any()

@@ -1,3 +1,5 @@
+"""Corpus: correct answers, pipeline templates, and nothing that fine-tuning should teach."""
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ def test_descriptions_match_the_cover():
 
 
 @pytest.mark.parametrize("family", ["preference_first", "preference_update", "preference_direct"])
-def test_preferences_equal_the_teachers(family):
+def test_preferences_equal_those_of_the_teacher(family):
     for seed in range(30):
         example = FAMILIES[family](source(seed))
         lines = prompt_text(example.prompt).splitlines()

@@ -1,3 +1,5 @@
+"""Initial induction heads: an untrained model copies."""
+
 import pytest
 import torch
 

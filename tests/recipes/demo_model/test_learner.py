@@ -1,3 +1,5 @@
+"""Training module: targets, classification of covers, and the effect of images."""
+
 import dataclasses
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Evaluation of an exported model, and slot values in texts."""
+
 import pytest
 
 from mllm_msr.demo_model.world import SLOTS
@@ -12,7 +14,7 @@ def test_read_values_finds_slot_values_in_any_text():
 
 def test_an_exported_model_is_measured_on_the_whole_pipeline(tiny_run, tmp_path):
     tiny_run(tmp_path / "run").export(tmp_path / "weights")
-    titles = ["Quiet harbours (1999)", "A walk"]
+    titles = ["Quiet harbors (1999)", "A walk"]
     found = measure(
         tmp_path / "weights", seed=500_003, n_items=40, n_users=2, n_questions=40, titles=titles
     )

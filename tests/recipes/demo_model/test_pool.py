@@ -1,3 +1,5 @@
+"""Cover pool: drawn once, dependent on the seed."""
+
 import numpy as np
 
 from mllm_msr.demo_model.world import SLOTS

@@ -1,3 +1,5 @@
+"""Pre-training: resuming, checkpoints, schedule, optimizers and errors."""
+
 import json
 
 import pytest
@@ -88,7 +90,9 @@ def test_the_schedule_has_two_phases():
 
 
 def test_a_world_seed_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match=r"500000 is not a pre-training seed.*reserved for demo"):
+    with pytest.raises(
+        UsageError, match=r"500000 is not a pre-training seed\. .*reserved for demo"
+    ):
         Run(tmp_path, pool_folder=tmp_path, n_steps=1, seed=MEASURE_SEEDS.start)
 
 

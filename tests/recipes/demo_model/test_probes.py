@@ -1,3 +1,5 @@
+"""Probes: accuracy per slot on fixed examples."""
+
 import torch
 
 from recipes.demo_model.probes import probe, probe_batches

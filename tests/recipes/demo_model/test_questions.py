@@ -1,3 +1,5 @@
+"""Questions: correct and balanced answers."""
+
 import numpy as np
 
 from mllm_msr.demo_model.language import NUMBERS

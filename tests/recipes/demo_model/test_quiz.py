@@ -1,3 +1,5 @@
+"""Quiz: accuracy by kind of question, against the majority answer."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Symbolic teacher: update rule, ties, and ceilings."""
+
 import json
 
 from mllm_msr.demo_model.world import make_world
@@ -17,7 +19,7 @@ def test_the_most_frequent_value_wins():
     assert update_preference(None, single_slot("a", "b", "a")) == ("a",)
 
 
-def test_of_equally_frequent_values_the_newest_wins():
+def test_ties_go_to_the_latest_value():
     assert update_preference(None, single_slot("a", "b", "c")) == ("c",)
     assert update_preference(("p",), single_slot("a", "b", "c")) == ("c",)
 

@@ -1,3 +1,5 @@
+"""Checkpoints: saving, loading and replacing."""
+
 import torch
 from torch import nn
 
