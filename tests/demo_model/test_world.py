@@ -59,7 +59,7 @@ def test_seed_ranges_are_disjoint():
 
 def test_a_pretraining_seed_is_an_error():
     with pytest.raises(
-        UsageError, match=r"1000000 is not a world seed\. .* 0 to 999 .* pre-training"
+        UsageError, match=r"1000000 is not a world seed \(0 to 999, .*reserved for pre-training"
     ):
         make_world(PRETRAINING_SEEDS.start)
 

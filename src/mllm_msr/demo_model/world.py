@@ -163,17 +163,15 @@ def make_world(
         themes_per_pair: Number of themes with the same text pair (or image triple).
         sharpness: Log-odds that an item gains for each slot that matches the user's taste.
         noise: Probability that a slot of an item is replaced by a random value.
-        drift: Probability of a change point at each step, at the earliest four steps after the
-            last one.
+        drift: Probability of a change point at each step, starting four steps after the last one.
 
     Raises:
         UsageError: The seed is reserved for pre-training.
     """
     if seed not in DEMO_SEEDS and seed not in MEASURE_SEEDS:
         raise UsageError(
-            f"{seed} is not a world seed. Choose one from {DEMO_SEEDS.start} to "
-            f"{DEMO_SEEDS.stop - 1} or from {MEASURE_SEEDS.start} to {MEASURE_SEEDS.stop - 1}; "
-            "other seeds are reserved for pre-training."
+            f"{seed} is not a world seed (0 to {DEMO_SEEDS.stop - 1}, {MEASURE_SEEDS.start} to "
+            f"{MEASURE_SEEDS.stop - 1}). Choose one of these; others are reserved for pre-training."
         )
     rng = np.random.default_rng([seed, 1])
     themes = _themes(rng, n_pairs=n_pairs, themes_per_pair=themes_per_pair)

@@ -70,8 +70,7 @@ def infer_preferences(
 
     Returns:
         `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
-        fails, the row has a flag and, as a fallback, the preference of the previous block or, in
-        the first block, the summaries.
+        fails, the row has a flag and falls back to the previous preference or to the summaries.
     """
     column = "summary" if use_images else "text_summary"
     texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
