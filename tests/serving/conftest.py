@@ -36,7 +36,7 @@ def ranker(monkeypatch: pytest.MonkeyPatch) -> online_worlds.FakeBackend:
 
 @pytest.fixture
 def preference_model(monkeypatch: pytest.MonkeyPatch) -> online_worlds.FakeBackend:
-    """Replace the model that writes preferences and summaries."""
+    """Replace the model that generates preferences and summaries."""
     fake = online_worlds.FakeBackend()
     monkeypatch.setattr(RunModels, "open_preference_model", lambda self: fake)
     return fake

@@ -37,7 +37,7 @@ def ask(web: TestClient, **body: Any) -> dict[str, Any]:
 
 
 def preference(web: TestClient, user_id: str, n_items: int) -> dict[str, Any]:
-    """Wait until a user's preference has read a number of items, and return the response."""
+    """Wait until a user's preference includes a number of items, and return the response."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = web.get(f"/v1/users/{user_id}/preference").json()
@@ -105,7 +105,7 @@ def test_scores_are_cached(serve: Serve, ranker: FakeBackend) -> None:
     assert unknown["fallback_reason"] == "unknown_user"
 
 
-def test_events_count_once_and_full_blocks_are_read(
+def test_events_count_once_and_full_blocks_update_the_preference(
     serve: Serve, preference_model: FakeBackend
 ) -> None:
     web = serve()
@@ -185,7 +185,7 @@ def test_new_items_are_added_once_and_recommended(
     assert web.post("/v1/items", json=body).status_code == 200
     for other in ({**body, "title": "Other"}, {"item_id": "item1", "title": "Thing 1"}):
         taken = web.post("/v1/items", json=other)
-        assert (taken.status_code, "Choose another id" in taken.json()["detail"]) == (409, True)
+        assert (taken.status_code, "Use a different id" in taken.json()["detail"]) == (409, True)
     found = ask(web, user_id="user3", candidate_ids=["item5", "fresh"], exclude_seen=False)
     assert found["items"][0]["item_id"] == "fresh"
     preference_model.fails = True

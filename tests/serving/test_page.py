@@ -116,7 +116,7 @@ def titles(page) -> list[str]:
 
 
 def wait_for_preference(page, user: str) -> None:
-    """Wait until the latest preference has read the full history."""
+    """Wait until the latest preference includes the full history."""
     page.wait_for_selector(f'#status:has-text("{user}")')
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -155,7 +155,7 @@ def test_like_changes_the_preference_and_the_list(opened) -> None:
     before, preference = titles(page), page.inner_text("#preference")
     n_items = page.locator("#history li").count()
     page.click("#list li:nth-child(2) .like")
-    page.wait_for_selector('#status:has-text("of the list")')
+    page.wait_for_selector('#status:has-text("in the list")')
     assert page.locator("#history li").count() == n_items + 1
     assert page.inner_text("#history .added .title") == before[1]
     assert page.inner_text("#preference") != preference
@@ -167,7 +167,7 @@ def test_like_changes_the_preference_and_the_list(opened) -> None:
     assert len(fresh) == 1
 
 
-def test_preference_that_cannot_be_written_is_reported(opened) -> None:
+def test_failed_preference_update_is_reported(opened) -> None:
     page = opened("user6")
     wait_for_preference(page, "user6")
 
@@ -179,8 +179,8 @@ def test_preference_that_cannot_be_written_is_reported(opened) -> None:
 
     page.route("**/preference", failing)
     page.click("#list li:first-child .like")
-    page.wait_for_selector('#status:has-text("no usable answer")')
-    assert "the last block has no answer" in page.inner_text("#progress")
+    page.wait_for_selector('#status:has-text("not returned a usable preference")')
+    assert "the last block failed" in page.inner_text("#progress")
 
 
 def test_two_lists_are_compared(opened) -> None:
@@ -201,7 +201,7 @@ def test_new_user_starts_with_popular_items(opened) -> None:
     page.wait_for_selector("#reason:visible")
     assert "popular" in page.inner_text("#reason")
     page.click("#list li:first-child .like")
-    page.wait_for_selector('#status:has-text("of the list")')
+    page.wait_for_selector('#status:has-text("in the list")')
     assert "mood" in page.inner_text("#preference")
     assert not page.locator("#reason").is_visible()
 
@@ -234,7 +234,7 @@ def test_page_can_be_used_by_keyboard(opened) -> None:
     assert outline == "solid"
     liked = titles(page)[0]
     page.keyboard.press("Enter")
-    page.wait_for_selector('#status:has-text("of the list")')
+    page.wait_for_selector('#status:has-text("in the list")')
     assert liked not in titles(page)
     assert page.locator("#list .like:focus").count() == 1
     assert page.get_attribute("#status", "aria-live") == "polite"

@@ -57,8 +57,8 @@ def test_users_are_found_by_part_of_their_id(serve: Serve) -> None:
 
 def test_items_are_returned_in_the_order_of_the_request(serve: Serve) -> None:
     web = serve()
-    asked = {"item_id": ["item3", "?", "item2", "item3"]}
-    found = web.get("/v1/items", params=asked).json()["items"]
+    body = {"item_id": ["item3", "?", "item2", "item3"]}
+    found = web.get("/v1/items", params=body).json()["items"]
     assert [(one["item_id"], one["title"], one["image"]) for one in found] == [
         ("item3", "Thing 3", False), ("item2", "Thing 2", True),
     ]  # fmt: skip
@@ -111,12 +111,12 @@ def test_models_that_can_be_compared(
     preference_model: FakeBackend,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = {"user_id": "user3", "k": 2, "budget": 2, "model": "zero_shot"}
+    body = {"user_id": "user3", "k": 2, "budget": 2, "model": "zero_shot"}
     web = serve()
     only = web.get("/v1/models").json()["models"]
     assert [(one["name"], one["fine_tuned"]) for one in only] == [("run", False)]
     # Without fine-tuning both names mean the same model.
-    assert web.post("/v1/recommendations", json=asked).json()["model_version"] == only[0]["version"]
+    assert web.post("/v1/recommendations", json=body).json()["model_version"] == only[0]["version"]
 
     monkeypatch.setattr(RunModels, "fine_tuned", True)
     web = serve()
@@ -126,17 +126,17 @@ def test_models_that_can_be_compared(
     ]  # fmt: skip
     ranker.batches.clear()
     preference_model.batches.clear()
-    assert web.post("/v1/recommendations", json=asked).json()["items"][0]["score"] is not None
+    assert web.post("/v1/recommendations", json=body).json()["items"][0]["score"] is not None
     # The ranker may be warming up, with one prompt.
     assert (2 in ranker.batches, 2 in preference_model.batches) == (False, True)
 
     monkeypatch.setattr(RunModels, "has_zero_shot", False)
-    rejected = serve().post("/v1/recommendations", json=asked)
+    rejected = serve().post("/v1/recommendations", json=body)
     assert rejected.status_code == 404
     assert "/v1/models" in rejected.json()["detail"]
 
 
-def test_response_tells_that_a_preference_is_being_updated(
+def test_response_states_that_a_preference_is_being_updated(
     serve: Serve, preference_model: FakeBackend
 ) -> None:
     web = serve("serve.update=event")

@@ -128,7 +128,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
-def test_events_during_an_update_are_read_after_it_in_order(service: Service) -> None:
+def test_events_during_an_update_are_processed_after_it_in_order(service: Service) -> None:
     async def work(updates: Updates) -> None:
         service.add_events("new", "item1")
         service.backend.gate.clear()
@@ -211,7 +211,7 @@ def test_block_with_an_unusable_answer_is_retried(service: Service) -> None:
     assert service.n_failures("garbage") == service.n_updates("failed") >= 2
 
 
-def test_block_without_a_usable_answer_is_skipped_and_later_blocks_are_read(
+def test_block_without_a_usable_answer_is_skipped_and_later_blocks_are_inferred(
     service: Service,
 ) -> None:
     service.backend.is_garbled = lambda text: "square" in text  # items with even numbers

@@ -80,7 +80,7 @@ def test_full_queue_rejects_at_once(queue: ModelQueue, backend: FakeBackend) -> 
     assert len(queued.result(60)) == 20
 
 
-def test_cancelled_jobs_are_not_done(queue: ModelQueue, backend: FakeBackend) -> None:
+def test_cancelled_jobs_are_not_processed(queue: ModelQueue, backend: FakeBackend) -> None:
     block(queue, backend)
     assert queue.score(prompts(5), CHOICES).cancel()
     queued = queue.score(prompts(2), CHOICES)
@@ -135,7 +135,7 @@ def test_closing_cancels_waiting_jobs_and_frees_the_model(
         queue.score(prompts(1), CHOICES)
 
 
-def test_queued_backend_serves_many_threads_and_times_out(
+def test_queued_backend_handles_many_threads_and_timeouts(
     queue: ModelQueue, backend: FakeBackend
 ) -> None:
     queued = QueuedBackend(queue, fingerprint="x", timeout=20)
@@ -188,7 +188,7 @@ def test_copies_work_in_parallel_and_are_loaded_one_after_the_other() -> None:
     assert [backend.closed for backend in made] == [True, True]
 
 
-def test_job_of_one_copy_is_not_done_by_another() -> None:
+def test_job_of_one_copy_is_not_processed_by_another() -> None:
     made = [FakeBackend(), FakeBackend()]
     unopened = list(made)
     queue = ModelQueue(lambda: unopened.pop(0), copies=2)

@@ -18,12 +18,12 @@ from mllm_msr.serving.users import User, UserStore
 from state_checks import PREFERENCE_HISTORY
 
 
-def test_items_read_by_the_latest_preference_do_not_depend_on_row_order() -> None:
+def test_number_of_items_of_the_latest_preference_does_not_depend_on_row_order() -> None:
     assert User(Profile("u"), PREFERENCE_HISTORY, known=True).n_items == 4
     assert User(Profile("u"), PREFERENCE_HISTORY.reverse(), known=True).n_items == 4
 
 
-def test_without_a_preference_no_items_are_read() -> None:
+def test_without_a_preference_the_number_of_items_is_zero() -> None:
     assert User(Profile("u"), tables.empty(tables.PREFERENCES), known=False).n_items == 0
 
 

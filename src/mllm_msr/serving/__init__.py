@@ -1,1 +1,1 @@
-"""HTTP service for a finished run: recommendations, events, preferences, new items, a page."""
+"""HTTP service for a finished run: recommendations, events, preferences, new items and a page."""

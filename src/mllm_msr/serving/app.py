@@ -1,7 +1,7 @@
 """HTTP routes in front of `engine.py`.
 
 `create_app` builds an ASGI application; `server.py` serves it. An error response has one field,
-`detail`, with plain sentences: 404 unknown, 409 id in use, 413 too large, 422 invalid, 429
+`detail`, with full sentences: 404 unknown, 409 id in use, 413 too large, 422 invalid, 429
 overloaded, 503 database or model unavailable.
 """
 
@@ -60,8 +60,8 @@ def create_app(
     Args:
         make_engine: Called in the event loop when the server starts.
         keys: Accepted API keys.
-        metrics: Shown by `/metrics`.
-        max_body: Largest request body, in bytes.
+        metrics: Metrics that `/metrics` returns.
+        max_body: Maximum size of a request body, in bytes.
     """
 
     @contextlib.asynccontextmanager
@@ -79,7 +79,7 @@ def create_app(
         version=__version__,
         description="Recommendations with the preference that explains them.",
         lifespan=lifespan,
-        docs_url=None,  # the page would load files from a CDN
+        docs_url=None,  # the page of FastAPI loads files from a CDN
         redoc_url=None,
     )
     app.state.metrics = metrics
@@ -95,7 +95,7 @@ def create_app(
 
 @router.post("/v1/events", status_code=202, responses=error_responses())
 async def add_events(body: schemas.EventsRequest, request: Request) -> schemas.EventsResponse:
-    """Send interactions of users with items. Acknowledged events survive a crash."""
+    """Add interactions of users with items. Acknowledged events survive a crash."""
     rows = [(e.event_id, e.user_id, e.item_id, e.timestamp) for e in body.events]
     statuses = await get_engine(request).add_events(rows)
     return schemas.EventsResponse.model_validate(
@@ -110,7 +110,7 @@ async def add_events(body: schemas.EventsRequest, request: Request) -> schemas.E
 
 @router.get("/v1/users/{user_id:path}/preference", responses=error_responses(404))
 async def get_preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
-    """Return a user's preference and its history."""
+    """Return the preference of a user and its history."""
     engine = get_engine(request)
     user = await engine.users.get(user_id)
     if not user.known:
@@ -130,10 +130,10 @@ async def get_preference(user_id: UserPath, request: Request) -> schemas.Prefere
     )
 
 
-# 404 as well: with a line break in the id, the path matches no route.
+# Also 404: the path matches no route if the id contains a line break.
 @router.delete("/v1/users/{user_id:path}", responses=error_responses(404))
 async def delete_user(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
-    """Delete a user's events, preferences and cached scores. The user may be unknown."""
+    """Delete the events, preferences and cached scores of a user. The user may be unknown."""
     events, preferences = await get_engine(request).delete_user(user_id)
     return schemas.DeletedResponse(user_id=user_id, events=events, preferences=preferences)
 
@@ -177,7 +177,7 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
 
 @router.post("/v1/scores", responses=error_responses(429))
 async def score(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
-    """Return P(yes) of given items for a user."""
+    """Return P(yes) of the given items for a user."""
     engine = get_engine(request)
     by_item, reason = await engine.score(body.user_id, body.item_ids)
     return schemas.ScoresResponse(
@@ -194,7 +194,7 @@ async def score(body: schemas.ScoresRequest, request: Request) -> schemas.Scores
 async def add_item(
     body: schemas.NewItem, request: Request, response: Response
 ) -> schemas.ItemResponse:
-    """Add an item; it can be recommended at once. A repeated request returns 200."""
+    """Add an item, which can be recommended immediately. A repeated request returns 200."""
     item = Item(body.item_id, body.title, body.text)
     row, is_new = await get_engine(request).add_item(item, body.image)
     if not is_new:
@@ -226,21 +226,21 @@ async def get_readiness(request: Request) -> schemas.Readiness:
 
 @router.get("/metrics", response_class=Response)
 async def get_metrics(request: Request) -> Response:
-    """Return counters in Prometheus' text format."""
+    """Return the metrics in the text format of Prometheus."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 async def handle_package_error(_: Request, error: MllmMsrError) -> Response:
-    """Answer an error of this package with its status and message."""
+    """Return the response for an error of this package: its status and message."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     headers = {"Retry-After": "1"} if status in {429, 503} else None
     return _error_response(status, str(error), headers)
 
 
 async def handle_invalid_request(_: Request, error: RequestValidationError) -> Response:
-    """Answer an invalid request with the fields that are wrong and why."""
-    # Values are not repeated: they may be large, or not even text.
+    """Return the response for an invalid request: the invalid fields and the reasons."""
+    # Values are not included: they may be large or binary.
     problems = []
     for problem in error.errors()[:_MAX_PROBLEMS]:
         parts = [str(part) for part in problem["loc"] if part not in schemas.LIST_REQUEST_TAGS]
@@ -253,7 +253,7 @@ async def handle_invalid_request(_: Request, error: RequestValidationError) -> R
 
 
 def _error_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    # ASCII with escapes: a client may send surrogates that cannot be encoded as UTF-8.
+    # Escaped as ASCII, because clients may send surrogates that cannot be encoded as UTF-8.
     body = json.dumps({"detail": detail})
     return Response(body, status, headers=headers, media_type="application/json")
 

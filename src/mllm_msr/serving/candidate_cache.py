@@ -1,8 +1,8 @@
 """Cached candidate retrieval.
 
-Sits between `engine.py` and the run's retriever. A repeated request of a user, for instance when
-the page is opened twice, finds its candidates in memory. A new event, preference or item makes
-them be retrieved again.
+The cache wraps the run's retriever for `engine.py`. A repeated request of a user, for instance when
+the page is reloaded, gets its candidates from memory. After a new event, preference or item, they
+are retrieved again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_USERS: Final = 2000  # about 10 kB each
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What the candidates of a user depend on."""
+    """Inputs that the candidates of a user depend on."""
 
     profile: Profile
     n: int
@@ -55,11 +55,11 @@ class CandidateCache:
             if cached is not None and cached[0] == key:
                 return cached[1]
             candidates = self._model.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
-            if profile.user_id:  # nothing of an anonymous user is stored
+            if profile.user_id:  # anonymous users are not cached
                 self._cache[profile.user_id] = (key, candidates)
             return candidates
 
     def delete_user(self, user_id: str) -> None:
-        """Drop a user's candidates, also those that are being retrieved."""
+        """Drop the candidates of a user, including those that are being retrieved."""
         with self.catalog_lock:
             self._cache.pop(user_id, None)

@@ -1,4 +1,4 @@
-"""What routes share: the engine of a request, ids in paths, and descriptions of errors."""
+"""Shared dependencies of the routes: the engine, ids in paths, and descriptions of errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import Path, Request
 from mllm_msr.serving import schemas
 from mllm_msr.serving.engine import OnlineEngine
 
-# The routes use Starlette's converter `path` for these, because an id may contain a slash.
+# The routes use Starlette's converter `path` for ids, because an id may contain a slash.
 UserPath = Annotated[schemas.Id, Path()]
 ItemPath = Annotated[schemas.Id, Path()]
 
@@ -23,6 +23,6 @@ def get_engine(request: Request) -> OnlineEngine:
 
 
 def error_responses(*statuses: int) -> Responses:
-    """Describe the errors of a route for OpenAPI: those of every route, and further ones."""
+    """Describe the errors of a route for OpenAPI: the common ones and `statuses`."""
     common = (400, 401, 413, 421, 422, 503)
     return {status: {"model": schemas.Problem} for status in (*common, *statuses)}

@@ -1,4 +1,4 @@
-"""The online flow: events update preferences; a user's profile leads to a list of items.
+"""Online recommendation: events update preferences, and requests return recommendations.
 
 The steps are those of `recommend/recommender.py`, with queues (`request_queue.py`) in front of the
 models, caches for candidates and scores, and a database (`state.py`). A request never waits for a
@@ -45,19 +45,19 @@ _TEXT_THREADS: Final = 8
 
 
 class OnlineEngine:
-    """Everything that the HTTP routes do.
+    """Engine behind the HTTP routes.
 
     Args:
         model: The run.
         state: The service's database; closed with the engine.
         settings: The section `serve`.
         images: Folder for the images of new items.
-        metrics: Counts what happens.
+        metrics: Metrics of the service.
 
     Attributes:
         scorers: The ranking models by name. "run" is the run's model. "zero_shot" is the same
-            model without fine-tuning; it is served if it is in memory anyway, to write preferences.
-        users: The users that the service knows.
+            model without fine-tuning; it is served if it is in memory to generate preferences.
+        users: The known users.
         updates: Background updates of preferences.
         catalog: The items.
     """
@@ -95,7 +95,7 @@ class OnlineEngine:
         self._preference_backend = QueuedBackend(
             self._preference_queue, fingerprint=preference_model.fingerprint, timeout=_TEXT_TIMEOUT
         )
-        # Separate from the threads of updates, so that requests do not wait for all updates.
+        # Separate from the threads of updates, so that requests do not wait for updates.
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
         self._candidates = CandidateCache(model)
         self._database_lock = asyncio.Lock()
@@ -148,7 +148,7 @@ class OnlineEngine:
             self._warming_up = asyncio.create_task(warm_up)
 
     async def stop(self) -> None:
-        """Let running updates finish within the shutdown timeout, then close everything."""
+        """Wait for running updates within the shutdown timeout, then close all resources."""
         if self._warming_up is not None:
             self._warming_up.cancel()
         await self.updates.stop()
@@ -159,7 +159,7 @@ class OnlineEngine:
 
     @property
     def readiness(self) -> tuple[bool, str]:
-        """Return whether the ranker scores requests, and its version or why it does not."""
+        """Return whether the ranker scores requests, and its version or the reason if not."""
         if self._ranker_queue.circuit_open:
             return False, "circuit open after repeated failures"
         if not self._ranker_queue.answered:
@@ -189,7 +189,7 @@ class OnlineEngine:
         Returns:
             "accepted", "duplicate" or "unknown_item" for each event.
         """
-        # Looked up once: an item may be added while the database is written.
+        # Look up items once: an item may be added while the database is written.
         known = [index for index, event in enumerate(events) if event[2] in self.catalog]
         async with self._database_lock:
             user_ids = [events[index][1] for index in known]
@@ -197,7 +197,7 @@ class OnlineEngine:
                 new = await asyncio.to_thread(
                     self._state.add_events, [events[index] for index in known]
                 )
-            finally:  # events may be stored even if the database's answer is lost
+            finally:  # events may be stored even if the response of the database is lost
                 self.users.invalidate(user_ids)
             self.users.add_to_index(user_ids)
         statuses = ["unknown_item"] * len(events)
@@ -210,12 +210,12 @@ class OnlineEngine:
         return statuses
 
     async def anonymous_user(self, history: Sequence[str]) -> User:
-        """Return a user described by a history; the preference is inferred, nothing is stored.
+        """Return an anonymous user with an inferred preference; nothing is stored.
 
-        The preference is blank if the model does not answer in time.
+        The preference is blank if the model does not respond in time.
 
         Args:
-            history: Item ids, oldest first; unknown ones are ignored.
+            history: Item ids, oldest first; unknown items are ignored.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -257,8 +257,8 @@ class OnlineEngine:
             budget: Number of candidates that the model scores; by default `retrieve.budget`, or
                 all given candidates.
             exclude_seen: Whether items of the history are excluded.
-            candidate_ids: Candidates to rank instead of retrieved ones; unknown ones are ignored.
-            model: The model that scores.
+            candidate_ids: Candidates to rank instead of retrieved ones; unknown items are ignored.
+            model: Name of the ranking model.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -289,7 +289,7 @@ class OnlineEngine:
             scores,
             k=k,
             diversity=settings.diversity,
-            # The order of given candidates means nothing.
+            # The order of given candidates is not a ranking.
             order=settings.order if candidate_ids is None else "model",
             fallback_reason=reason,
         )
@@ -306,17 +306,17 @@ class OnlineEngine:
         return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
 
     def scorer(self, name: ModelName) -> CandidateScorer:
-        """Return the ranking model of a name.
+        """Return a ranking model by name.
 
         Raises:
             ModelNotServedError: The model is not loaded.
         """
         if name == "zero_shot" and not self.fine_tuned:
-            name = "run"  # without fine-tuning both names mean the same model
+            name = "run"  # without fine-tuning, both names refer to the same model
         if name not in self.scorers:
             raise ModelNotServedError(
-                f"The model {name!r} is not loaded, because another model writes the preferences. "
-                "Use a model that /v1/models lists."
+                f"The model {name!r} is not loaded, because another model generates the "
+                "preferences. Use a model that /v1/models lists."
             )
         return self.scorers[name]
 
@@ -325,7 +325,7 @@ class OnlineEngine:
     ) -> tuple[dict[str, float], FallbackReason | None]:
         """Return P(yes) of items for a user, and the reason if there are no scores.
 
-        Unknown items are left out.
+        Unknown items are omitted.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -335,7 +335,7 @@ class OnlineEngine:
         return await self.scorer("run").score(user, known)
 
     async def delete_user(self, user_id: str) -> tuple[int, int]:
-        """Delete a user everywhere; return the number of deleted events and preferences."""
+        """Delete all data of a user; return the numbers of deleted events and preferences."""
         counts = await self.users.delete(user_id)
         self.updates.clear_failure(user_id)
         await asyncio.to_thread(self._candidates.delete_user, user_id)

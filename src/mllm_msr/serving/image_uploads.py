@@ -1,4 +1,4 @@
-"""Read uploaded images and show images of items. Both are decoded and encoded again."""
+"""Uploaded images and thumbnails of items. All images are decoded and encoded again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def to_png(content: bytes, item_id: str) -> bytes:
 
     Args:
         content: Content of the image file.
-        item_id: Item that error messages name.
+        item_id: Item id for error messages.
 
     Raises:
         ImageError: The content is not an image, or exceeds a limit of `data/images.py`.
@@ -30,11 +30,11 @@ def to_png(content: bytes, item_id: str) -> bytes:
 
 
 def store_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
-    """Write an image for the model, unless it is there; return its path.
+    """Write an image for the model unless it already exists; return its path.
 
     Args:
         folder: Folder of the images.
-        digest: Hash of the item, the name of the file; nothing that a client chooses.
+        digest: Hash of the item, used as file name, so that clients cannot choose the name.
         png: The image; `None` returns `None`.
 
     Raises:
@@ -44,16 +44,16 @@ def store_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
         return None
     path = folder / f"{digest}.png"
     if not path.is_file() or path.stat().st_size != len(png):
-        # Atomically: a request with the same content may be reading the file.
+        # Write atomically: a request with the same content may be reading the file.
         with replace_file(path) as temporary:
             temporary.write_bytes(png)
     return path
 
 
 def thumbnail(path: Path) -> bytes:
-    """Convert an item's image to a JPEG of at most 320 pixels per side, about 20 kB.
+    """Convert the image of an item to a JPEG of at most 320 pixels per side, about 20 kB.
 
-    The content of the file is never sent as it is, so that a file that is not an image, such as an
+    The content of the file is never sent unchanged, so that a file that is not an image, such as an
     HTML page, does not reach the browser.
 
     Raises:

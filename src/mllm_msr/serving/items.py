@@ -1,7 +1,7 @@
-"""Add items while the service runs: summarize them, store them, and make them candidates.
+"""Adding items at runtime: summarize them, store them, and add them to the catalog.
 
-An item is acknowledged when it is in the database and can be recommended. If the second step
-fails, it is made up for by the same request sent again, or by the next start of the service.
+An item is acknowledged when it is in the database and can be recommended. If adding it to the
+catalog fails, sending the same request again or restarting the service repeats this step.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 
 class UnknownItemError(DataError):
-    """An item that is not in the catalog, or that has no image although one was requested."""
+    """An item is not in the catalog, or has no image although one was requested."""
 
 
 class ItemExistsError(DataError):
-    """An item id that belongs to another item."""
+    """An item id is already in use by another item."""
 
 
 @final
 class NewItems:
-    """Adds items to the service, for use from its event loop.
+    """Adding of items to the service, for use from its event loop.
 
     Args:
-        model: The run, whose catalog grows.
+        model: The run, to whose catalog items are added.
         state: The service's database.
-        candidates: Retrieves candidates from the catalog.
-        backend: Backend that writes summaries.
+        candidates: Candidate cache, whose lock protects the catalog.
+        backend: Backend that generates summaries.
         database_lock: Held while the database is written.
         threads: Threads in which requests wait for the model.
         images: Folder for the images.
@@ -72,23 +72,23 @@ class NewItems:
         self._images = images
 
     def restore(self) -> None:
-        """Add the items of the database to the catalog; blocks.
+        """Add the items of the database to the catalog; this call blocks.
 
-        An item for which this fails can be added by sending its request again.
+        Items for which this fails can be added by sending their request again.
         """
         for row in self._state.items():
             with contextlib.suppress(RunFolderError):  # logged
                 self._add_to_catalog(row)
 
     async def add(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
-        """Summarize a new item and make it a candidate.
+        """Summarize a new item, store it and add it to the catalog.
 
         Args:
             item: Id, title and text.
             image: Content of an image file, if there is one.
 
         Returns:
-            The item's row in the database, and whether it is new; otherwise the same item was
+            The row of the item in the database, and whether it is new; False if the same item was
             added before.
 
         Raises:
@@ -109,7 +109,7 @@ class NewItems:
             )
             async with self._database_lock:
                 is_new = await asyncio.to_thread(self._state.add_item, summarized)
-            # Another request may have added the item meanwhile.
+            # Another request may have added the item in the meantime.
             stored = None if is_new else await asyncio.to_thread(self._state.item, item.item_id)
             row = stored or summarized
         if row["digest"] != digest:
@@ -133,7 +133,7 @@ class NewItems:
         return {**summaries.row(0, named=True), **record, "image": png, "digest": digest}
 
     def _add_to_catalog(self, row: Mapping[str, Any]) -> None:
-        """Add a stored item to the catalog, if it is not there."""
+        """Add a stored item to the catalog unless the catalog already contains it."""
         catalog = self._model.catalog
         try:
             with self._candidates.catalog_lock:
@@ -155,5 +155,5 @@ class NewItems:
 
 def _item_exists(item_id: str) -> ItemExistsError:
     return ItemExistsError(
-        f"Another item has the id {item_id!r}. Choose another id; items cannot be changed."
+        f"Another item has the id {item_id!r}. Use a different id; items cannot be changed."
     )

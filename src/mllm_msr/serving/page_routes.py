@@ -65,7 +65,7 @@ async def find_users(
 async def get_items(
     request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
 ) -> schemas.ItemsResponse:
-    """Return titles and summaries of items; unknown items are left out."""
+    """Return titles and summaries of items; unknown items are omitted."""
     catalog = get_engine(request).catalog
     return schemas.ItemsResponse(
         items=[
@@ -83,7 +83,7 @@ async def get_items(
 
 @router.get("/v1/models", responses=error_responses())
 async def get_models(request: Request) -> schemas.ModelsResponse:
-    """Return the ranking models that a request can choose from."""
+    """Return the ranking models that a request can select."""
     engine = get_engine(request)
     return schemas.ModelsResponse(
         models=[
@@ -103,17 +103,17 @@ async def get_models(request: Request) -> schemas.ModelsResponse:
     responses={**error_responses(404), **_IMAGE_RESPONSES},
 )
 async def get_image(item_id: ItemPath, request: Request) -> Response:
-    """Return an item's image as a thumbnail."""
+    """Return the image of an item as a thumbnail."""
     catalog = get_engine(request).catalog
     path = catalog.item(item_id).image if item_id in catalog else None
     if path is None:
         raise UnknownItemError(
-            f"Item {item_id!r} is unknown or has no image. /v1/items tells which items have "
-            "an image."
+            f"Item {item_id!r} is unknown or has no image. Use /v1/items to find items with an "
+            "image."
         )
     content = await asyncio.to_thread(thumbnail, path)
     digest = hashlib.sha256(content).hexdigest()[:32]
-    # Private: shared caches must not keep what requires a key.
+    # Private: shared caches must not store content that requires a key.
     headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{digest}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

@@ -1,11 +1,11 @@
-"""Update preferences after events.
+"""Background updates of preferences after events.
 
-Requests never wait for a preference: they use the latest one, while an update runs in the
-background, at most one per user. An update that fails, as a whole or for a block with an unusable
-answer, is retried with growing pauses and a limited number of times. A block that never gets a
-usable answer is then skipped: it keeps the former preference, flagged as failed, and later blocks
-are read. If the model as a whole does not answer, the update is started again by the user's next
-request.
+Requests never wait for a preference: they use the latest one while an update runs in the
+background, at most one per user. An update that fails, because the model fails or returns an
+unusable response for a block, is retried a limited number of times with exponential backoff. If a
+block still has no usable response, it is skipped: it keeps the previous preference, flagged as
+failed, and the update continues with later blocks. If the model itself fails, the user's next
+request starts the update again.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _MAX_FAILURES: Final = 10_000  # stored failures; a model that is down fails for
 
 _Outcome = Literal["done", "failed", "skipped", "dropped"]
 
-# Reasons of failures without an answer: the model failed as a whole, or on one prompt.
+# Reasons of failures without a response: the model itself failed, or failed on one prompt.
 _UNAVAILABLE: Final = "unavailable"
 _NO_ANSWER: Final = "error"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a user's latest preference could not be written so far.
+    """Reason why the latest preference of a user could not be generated so far.
 
     Attributes:
-        reason: Fault of the answer (see `summarization/output_checks.py`), "error" if the model
-            failed on the prompt, "unavailable" if it failed as a whole.
-        tries: Number of failed tries.
+        reason: Failed check of the response (see `summarization/output_checks.py`), "error" if
+            the model failed on the prompt, "unavailable" if the model itself failed.
+        tries: Number of failed attempts.
     """
 
     reason: str
@@ -64,7 +64,7 @@ class PreferenceUpdates:
         users: The users of the service.
         state: The service's database.
         queue: Queue in front of the preference model.
-        backend: The same queue as a backend.
+        backend: Backend that puts prompts into this queue.
         database_lock: Held while the database is written.
         settings: The section `serve`.
         metrics: Counts updates by outcome, and failures by reason.
@@ -97,22 +97,22 @@ class PreferenceUpdates:
         self._resuming: asyncio.Task[None] | None = None
 
     def resume(self) -> None:
-        """Start the updates that an earlier service did not finish, in the background."""
+        """Start the updates that an earlier process did not finish, in the background."""
         self._resuming = asyncio.create_task(self._resume())
 
     async def _resume(self) -> None:
         try:
             for user_id in await asyncio.to_thread(self._state.users_with_events):
-                # A few at a time, so that updates after new events do not wait for all of them.
+                # Start a few at a time, so that updates after new events do not wait for all.
                 while len(self._tasks) >= _MAX_CONCURRENT:
                     first = asyncio.FIRST_COMPLETED
                     await asyncio.wait(self._tasks.values(), return_when=first)
                 self.start(await self._users.get(user_id))
         except MllmMsrError as error:
-            logger.warning("Updates start with the next request of each user: %s", error)
+            logger.warning("Unfinished updates start with each user's next request: %s", error)
 
     def start(self, user: User) -> None:
-        """Start an update if the preference lags behind the history and no update is running."""
+        """Start an update if the preference is outdated and no update is running."""
         user_id = user.profile.user_id
         target = self._target(user)
         if target <= user.n_items or user_id in self._tasks or self._queue.circuit_open:
@@ -122,19 +122,19 @@ class PreferenceUpdates:
         task.add_done_callback(lambda _: self._tasks.pop(user_id, None))
 
     def is_running(self, user_id: str) -> bool:
-        """Return whether an update of a user's preference is running."""
+        """Return whether an update of the user's preference is running."""
         return user_id in self._tasks
 
     def failure(self, user_id: str) -> Failure | None:
-        """Return why a user's preference lags behind; `None` if no try has failed."""
+        """Return the reason why a user's preference is outdated; `None` if no attempt failed."""
         return self._failures.get(user_id)
 
     def clear_failure(self, user_id: str) -> None:
-        """Forget a user's failed tries."""
+        """Clear the failed attempts of a user."""
         self._failures.pop(user_id, None)
 
     async def stop(self) -> None:
-        """Wait for running updates, at most `serve.shutdown_timeout`, and cancel the others."""
+        """Wait up to `serve.shutdown_timeout` for running updates, then cancel them."""
         self._stopping.set()
         if self._resuming is not None:
             self._resuming.cancel()
@@ -145,7 +145,7 @@ class PreferenceUpdates:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _target(self, user: User) -> int:
-        """Return how many items the preference should have read."""
+        """Return the number of items that the preference should be inferred from."""
         length = len(user.profile.history)
         if self._settings.update == "event" or not user.n_items:
             return length
@@ -167,11 +167,11 @@ class PreferenceUpdates:
                 user = await self._users.get(user_id)
                 target = self._target(user)
         except Exception as error:  # noqa: BLE001 - the next request starts the update again
-            logger.warning("A preference was not updated: %s", error)
+            logger.warning("Updating a preference failed: %s", error)
             self._metrics.update("failed")
 
     async def _try(self, user: User, target: int, *, n_failed: int) -> _Outcome:
-        """Try once to update a preference to `target` items."""
+        """Try to update a preference to `target` items."""
         profile = Profile(user.profile.user_id, user.profile.history[:target])
         preferences: pl.DataFrame | None = None
         try:
@@ -182,8 +182,8 @@ class PreferenceUpdates:
                 user.preference_history,
                 self._backend,
             )
-        except Exception as error:  # noqa: BLE001 - the update is tried again
-            logger.warning("A preference was not updated: %s", error)
+        except Exception as error:  # noqa: BLE001 - the update is retried
+            logger.warning("Updating a preference failed: %s", error)
         usable, reason = _usable_rows(preferences, n_read=user.n_items)
         outcome: _Outcome = "done" if reason is None else "failed"
         if reason is not None:
@@ -194,7 +194,7 @@ class PreferenceUpdates:
         return outcome if await self._store(profile, usable, failure) else "dropped"
 
     async def _pause(self, n_failed: int) -> bool:
-        """Wait before the next try; return False if the service stops meanwhile."""
+        """Wait before the next attempt; return False if the service stops in the meantime."""
         seconds = min(self._settings.update_wait * 2 ** (n_failed - 1), _MAX_PAUSE)
         try:
             await asyncio.wait_for(self._stopping.wait(), seconds)
@@ -205,7 +205,7 @@ class PreferenceUpdates:
     async def _store(
         self, profile: Profile, preferences: pl.DataFrame | None, failure: Failure | None
     ) -> bool:
-        """Store the result of a try; return False if the user was deleted since it started."""
+        """Store the result of an attempt; return False if the user was deleted since its start."""
         async with self._database_lock:
             now = await self._users.get(profile.user_id)
             unchanged = now.profile.history[: len(profile.history)] == profile.history
@@ -228,8 +228,8 @@ def _usable_rows(
     """Return the rows of a new preference history that can be stored, and why others cannot.
 
     Args:
-        preferences: `tables.PREFERENCES` of one user; `None` if the model failed as a whole.
-        n_read: Number of items that the former preference has read.
+        preferences: `tables.PREFERENCES` of one user; `None` if the model itself failed.
+        n_read: Number of items that the previous preference was inferred from.
 
     Returns:
         The rows before the first failed block, `None` if there is no new one; and the reason of
@@ -243,7 +243,7 @@ def _usable_rows(
         if "failed" in names:
             reason = next((name for name in names if name != "failed"), _NO_ANSWER)
             before = preferences.filter(pl.col("n_items") < n_items)
-            # Without a new row the old history stays: it contains the row of the open block, which
-            # the new one no longer does.
+            # Without a new row, keep the old history: it contains the row of the incomplete block,
+            # which the new history does not.
             return (before if n_items > new["n_items"][0] else None), reason
     return preferences, None

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: requests, latencies, batches, events, fallbacks, updates, queues."""
+"""Prometheus metrics: requests, latencies, batches, events, fallbacks, updates and queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROMPT_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """Counters of one service, in their own registry."""
+    """Metrics of one service, in a separate registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -27,13 +27,15 @@ class Metrics:
         )
         self._events = self._counter("events", "Events by status.", "status")
         self._fallbacks = self._counter(
-            "fallbacks", "Responses without scores of the model, by reason.", "reason"
+            "fallbacks", "Responses without model scores, by reason.", "reason"
         )
         self._updates = self._counter(
             "preference_updates", "Preference updates by outcome.", "outcome"
         )
         self._failed_updates = self._counter(
-            "failed_preference_updates", "Failed tries of preference updates, by reason.", "reason"
+            "failed_preference_updates",
+            "Failed attempts of preference updates, by reason.",
+            "reason",
         )
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
@@ -50,7 +52,7 @@ class Metrics:
         """Count a request.
 
         Args:
-            route: Pattern of the route, so that ids create no new time series.
+            route: Pattern of the route, so that ids do not create time series.
             status: HTTP status of the response.
             seconds: Duration.
         """
@@ -58,7 +60,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, model: str) -> Callable[[int], None]:
-        """Return a function that records the size of a model's batch."""
+        """Return a function that records the batch sizes of a model."""
         return self._batches.labels(model).observe
 
     def event(self, status: str) -> None:
@@ -66,7 +68,7 @@ class Metrics:
         self._events.labels(status).inc()
 
     def fallback(self, reason: str) -> None:
-        """Count a response without scores of the model."""
+        """Count a response without model scores."""
         self._fallbacks.labels(reason).inc()
 
     def update(self, outcome: str) -> None:
@@ -74,16 +76,16 @@ class Metrics:
         self._updates.labels(outcome).inc()
 
     def failed_update(self, reason: str) -> None:
-        """Count a failed try of a preference update."""
+        """Count a failed attempt of a preference update."""
         self._failed_updates.labels(reason).inc()
 
     def watch_queue(self, model: str, waiting: Callable[[], int]) -> None:
-        """Show the number of prompts that wait for a model."""
+        """Add a gauge of the number of prompts that wait for a model."""
         gauge = Gauge(f"mllm_msr_{model}_waiting", "Waiting prompts.", registry=self._registry)
         gauge.set_function(waiting)
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 

@@ -2,9 +2,9 @@
 
 Each copy of the model is used by one thread only; a small model may be loaded several times, so
 that several batches run in parallel. While all copies are busy, prompts wait; the next batch takes
-as many as fit, from any request. The length of the queue is limited: further requests fail at once
-instead of waiting for an answer that comes too late. After repeated failures or timeouts the
-circuit opens: for some seconds requests fail without waiting.
+as many as fit, from any request. The length of the queue is limited: further requests fail
+immediately instead of waiting too long. After repeated failures or timeouts the circuit opens: for
+some seconds, requests fail without waiting.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OverloadedError(BackendError):
 
 
 class CircuitOpenError(BackendError):
-    """The model is not asked for some seconds after repeated failures, or is shut down."""
+    """The model is paused after repeated failures, or shut down."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,8 +46,8 @@ class _Job:
         method: Method of the backend to call.
         prompts: The prompts.
         choices: Choices to score.
-        copy: Index of the copy that must do the job; any copy if `None`.
-        future: Receives one result per prompt.
+        copy: Index of the copy that must process the job; any copy if `None`.
+        future: Future of the results, one per prompt.
     """
 
     method: _Method
@@ -61,16 +61,16 @@ class ModelQueue:
     """Queue and threads of one model; thread-safe.
 
     Args:
-        open_backend: Opens a backend; called in each copy's thread at its first job.
+        open_backend: Opens a backend; called in the thread of each copy for its first job.
         copies: Number of backends, each with its own thread.
-        max_queue: Largest number of waiting prompts.
-        max_batch: Largest number of prompts per batch.
+        max_queue: Maximum number of waiting prompts.
+        max_batch: Maximum number of prompts per batch.
         cooldown: Seconds for which the circuit stays open.
         on_batch: Called with the number of prompts of each batch.
 
     Attributes:
         answered: Whether the model has answered at least once, and is therefore loaded.
-        copies: As given.
+        copies: Number of backends.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ModelQueue:
 
     @property
     def circuit_open(self) -> bool:
-        """Return whether the circuit is open: jobs are rejected after repeated failures."""
+        """Return whether the circuit is open, so that jobs are rejected."""
         return time.monotonic() < self._circuit_open_until
 
     def score(
@@ -140,11 +140,11 @@ class ModelQueue:
         return self._submit(_Job("generate", prompts))
 
     def record_timeout(self) -> None:
-        """Count a caller's timeout as a failure of the model."""
+        """Count the timeout of a caller as a failure of the model."""
         self._record(failed=True)
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Reject new jobs, cancel the waiting ones, finish the running batches, free the model.
+        """Reject new jobs, cancel waiting ones, finish the running batches and free the model.
 
         Args:
             timeout: Seconds to wait for the running batches; a blocked model is abandoned.
@@ -165,22 +165,22 @@ class ModelQueue:
                 raise CircuitOpenError("The service is shutting down. Try again later.")
             if self.circuit_open:
                 raise CircuitOpenError(
-                    f"The model has failed {self._failures} times in a row and is not asked for a "
-                    "few seconds. Check the log of the service."
+                    f"The model has failed {self._failures} times in a row and is paused for a few "
+                    "seconds. Check the log of the service."
                 )
             waiting = self._n_waiting()
             if waiting + len(job.prompts) > self._max_queue:
                 raise OverloadedError(
                     f"At most {self._max_queue} prompts may wait for the model; {waiting} are "
                     f"waiting and {len(job.prompts)} more were requested. Try again in a moment, "
-                    "or ask for fewer items."
+                    "or request fewer items."
                 )
             self._jobs.append(job)
             self._changed.notify_all()
         return job.future
 
     def _n_waiting(self) -> int:
-        # Jobs that callers gave up on while the model was blocked do not count.
+        # Jobs that were canceled by their callers do not count.
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
         return sum(len(job.prompts) for job in self._jobs)
 
@@ -189,7 +189,7 @@ class ModelQueue:
         while batch := self._next_batch(copy):
             try:
                 if backend is None:
-                    # One at a time: loading a model temporarily changes global settings.
+                    # Load one at a time: loading a model temporarily changes global settings.
                     with self._loading:
                         backend = self._open_backend()
                         results = self._answer(backend, batch)
@@ -211,7 +211,7 @@ class ModelQueue:
             backend.close()
 
     def _next_batch(self, copy: int) -> list[_Job]:
-        """Wait for jobs of one kind that a copy may do; return none if the queue is closed."""
+        """Wait for jobs of one kind for a copy; return an empty list if the queue is closed."""
         batch: list[_Job] = []
         with self._changed:
             while not batch:
@@ -220,14 +220,14 @@ class ModelQueue:
                     return []
                 room = self._max_batch
                 for job in self._jobs_for(copy):
-                    # A job larger than a batch is a batch of its own.
+                    # A job that is larger than a batch is a separate batch.
                     if batch and (
                         len(job.prompts) > room
                         or (job.method, job.choices) != (batch[0].method, batch[0].choices)
                     ):
                         break
                     self._jobs.remove(job)
-                    # False if the caller has cancelled the future.
+                    # False if the caller has canceled the future.
                     if job.future.set_running_or_notify_cancel():
                         batch.append(job)
                         room -= len(job.prompts)
@@ -257,12 +257,12 @@ class ModelQueue:
 
 @final
 class QueuedBackend(Backend):
-    """A queue as a backend, so that stage functions can use it from a thread.
+    """Backend that puts its prompts into a queue, so that stage functions can use it in a thread.
 
     Args:
         queue: The queue.
         fingerprint: Fingerprint of the model.
-        timeout: Seconds to wait for the answers of a call.
+        timeout: Seconds to wait for the results of a call.
     """
 
     def __init__(self, queue: ModelQueue, *, fingerprint: str, timeout: float) -> None:
@@ -277,7 +277,7 @@ class QueuedBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return all capabilities; a model without one raises an error when it is used."""
+        """Return all capabilities; using one that the model lacks raises an error."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -295,7 +295,7 @@ class QueuedBackend(Backend):
         yield from enumerate(answers)
 
     def close(self) -> None:
-        """Do nothing: the queue is closed by its owner."""
+        """Do nothing: the owner of the queue closes it."""
 
     def _wait(self, future: Future[_Results]) -> _Results:
         try:
@@ -303,7 +303,7 @@ class QueuedBackend(Backend):
         except (TimeoutError, CancelledError) as error:
             future.cancel()
             raise BackendError(
-                f"The model did not answer within {self._timeout:g} s. Check the log of the "
+                f"The model did not respond within {self._timeout:g} s. Check the log of the "
                 "service and the load of the model."
             ) from error
         except MllmMsrError:

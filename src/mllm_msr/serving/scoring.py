@@ -1,8 +1,8 @@
-"""P(yes) of a user's candidates, from the score cache or from the model behind its queue.
+"""P(yes) of the candidates of a user, from the score cache or from the model behind its queue.
 
 `engine.py` has one `CandidateScorer` per model. Users get a list even if the model fails: a
-failure, a timeout or an open circuit is returned as the fallback reason. Only a full queue is an
-error.
+failure, a timeout or an open circuit is returned as the fallback reason. Only a full queue raises
+an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mllm_msr.types import ChoiceScores
 
 logger = logging.getLogger(__name__)
 
-# Items per batch while the model warms up: a user's request may have to wait for one batch.
+# Items per batch during the warm-up; a request may have to wait for one batch.
 _WARM_UP_BATCH: Final = 8
 _WARM_UP_PAUSE: Final = 0.05  # seconds
 
@@ -35,7 +35,7 @@ ModelName = Literal["run", "zero_shot"]
 
 
 class ModelNotServedError(DataError):
-    """A model that the service has not loaded."""
+    """The service has not loaded a model."""
 
 
 class _ScoreKey(NamedTuple):
@@ -46,14 +46,14 @@ class _ScoreKey(NamedTuple):
 
 @final
 class CandidateScorer:
-    """One ranking model with a cache of its scores, for use from the service's event loop.
+    """Ranking model with a cache of its scores, for use from the service's event loop.
 
     Args:
-        queue: Queue in front of the model; others may use it too.
+        queue: Queue in front of the model; it may be shared.
         fingerprint: Fingerprint of the model's backend.
-        catalog: Builds the prompts.
+        catalog: Catalog that builds the prompts.
         settings: The section `serve`.
-        metrics: Counts fallbacks.
+        metrics: Metrics, which count fallbacks.
 
     Attributes:
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
@@ -77,15 +77,15 @@ class CandidateScorer:
         self._n_deletions = 0
 
     async def warm_up(self, item_ids: Sequence[str], preference: str) -> None:
-        """Load the model and let it read items before users ask about them.
+        """Load the model and fill its caches before requests arrive.
 
         The first item is scored alone, so that the model is ready soon; the others follow in small
-        batches whenever no request waits. A failure is only logged: requests will report it.
+        batches while no request waits. A failure is only logged, because requests report it.
 
         Args:
-            item_ids: Items of the catalog; backends that can do so cache what they read of the
-                items' images.
-            preference: A preference of any user, so that the prompts start as those of requests.
+            item_ids: Items of the catalog; backends may cache the attention states of their
+                images.
+            preference: Preference of any user, so that the prompts are like those of requests.
         """
         starts = range(1, len(item_ids), _WARM_UP_BATCH)
         for batch in [item_ids[:1], *(item_ids[i : i + _WARM_UP_BATCH] for i in starts)]:
@@ -95,12 +95,12 @@ class CandidateScorer:
             try:
                 for copy in range(self._queue.copies):  # each copy has its own cache
                     await asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
-            except Exception as error:  # noqa: BLE001 - requests meet the same error
-                logger.warning("The model could not be warmed up: %s", error)
+            except Exception as error:  # noqa: BLE001 - requests report the same error
+                logger.warning("Warming up the model failed: %s", error)
                 return
 
     def delete_user(self, user_id: str) -> None:
-        """Drop a user's scores, also those that are being computed."""
+        """Drop the scores of a user, including those that are being computed."""
         self._n_deletions += 1
         for key in [key for key in self._cache if key.user_id == user_id]:
             del self._cache[key]
@@ -115,7 +115,7 @@ class CandidateScorer:
             item_ids: Distinct items of the catalog.
 
         Returns:
-            Scores by item, without items whose prompts failed, and the reason if there are none.
+            Scores by item, without items whose prompts failed; and the reason if there are none.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -142,12 +142,12 @@ class CandidateScorer:
         except TimeoutError:
             self._queue.record_timeout()
             reason = "model_slow"
-        except Exception as error:  # noqa: BLE001 - users get a list however the model fails
-            logger.warning("A list was made without the model: %s", error)
+        except Exception as error:  # noqa: BLE001 - users get a list even if the model fails
+            logger.warning("Returning a list without model scores: %s", error)
             reason = "model_failed"
         else:
             new = _valid_scores(missing, cast("list[ChoiceScores]", answers))
-            # A user may have been deleted while the model scored.
+            # A user may have been deleted during scoring.
             if n_deletions == self._n_deletions and self._cache.maxsize:
                 for item_id, score in new.items():
                     self._cache[keys[item_id]] = score

@@ -1,8 +1,8 @@
 """Access control: API keys, addresses, request sizes and security headers.
 
-Keys are only read from the environment (`MLLM_MSR_API_KEYS`, separated by commas). Without a key
-the service listens on loopback addresses only and answers requests for loopback host names only,
-so that no web page can reach it through DNS rebinding.
+Keys are read only from the environment (`MLLM_MSR_API_KEYS`, separated by commas). Without a key,
+the service listens only on loopback addresses and accepts only requests for loopback host names, so
+that no web page can reach it through DNS rebinding.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mllm_msr.errors import UsageError
 KEYS_VARIABLE: Final = "MLLM_MSR_API_KEYS"
 KEY_HEADER: Final = "X-API-Key"
 
-# Probes of an orchestrator send no key, nor does a browser that opens the page, which then asks
-# for the key. None of these paths reveals anything about users.
+# Paths without a key: probes of an orchestrator, and the files of the page, which then asks for the
+# key. None of them reveals data of users.
 _PUBLIC_PATHS: Final = frozenset({
     "/healthz", "/readyz", "/", "/page/page.css", "/page/page.js", "/page/icon.svg",
 })  # fmt: skip
 
 _HEADERS: Final = {
-    # The page shows images that need a key from memory, as blobs.
+    # The page loads images that require a key as blobs.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +42,7 @@ class ApiKeys:
     """Accepted API keys, stored as hashes and compared in constant time.
 
     Args:
-        keys: The keys. Without any, every request is accepted.
+        keys: The keys. Without a key, every request is accepted.
     """
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
@@ -50,7 +50,7 @@ class ApiKeys:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ApiKeys:
-        """Read the keys from `MLLM_MSR_API_KEYS`; blank ones are ignored."""
+        """Read the keys from `MLLM_MSR_API_KEYS`; blank keys are ignored."""
         keys = environment.get(KEYS_VARIABLE, "").split(",")
         return cls(key.strip() for key in keys if key.strip())
 
@@ -62,20 +62,20 @@ class ApiKeys:
         if not self._digests:
             return True
         digest = _digest(key or "")
-        # All keys are compared, so that the time does not depend on which one matches.
+        # Compare all keys, so that the duration does not depend on which one matches.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return key is not None and any(matches)
 
 
 def check_address(host: str, keys: ApiKeys) -> None:
-    """Check that the service only listens beyond this machine if there is a key.
+    """Check that the service listens only on loopback addresses unless there is a key.
 
     Raises:
         UsageError: The address is not a loopback address and there is no key.
     """
     if not keys and not _is_loopback(host):
         raise UsageError(
-            f"Listening on {host} requires an API key. Set {KEYS_VARIABLE}, or leave out --host to "
+            f"Listening on {host} requires an API key. Set {KEYS_VARIABLE}, or omit --host to "
             "listen on 127.0.0.1."
         )
 
@@ -86,7 +86,7 @@ class SecurityMiddleware:
     Args:
         app: The wrapped application.
         keys: Accepted keys.
-        max_body: Largest request body, in bytes.
+        max_body: Maximum size of a request body, in bytes.
     """
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body: int) -> None:
@@ -96,7 +96,7 @@ class SecurityMiddleware:
         self._too_large = f"The request body is larger than {max_body:,} bytes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or reject it."""
+        """Forward a request to the application, or reject it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -142,7 +142,7 @@ class SecurityMiddleware:
         # Without the port; an IPv6 address is in brackets.
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if not self._keys and not _is_loopback(name.lower()):
-            return 421, "Without an API key the service answers on localhost only."
+            return 421, "Without an API key, the service is available only on localhost."
         if scope["path"] not in _PUBLIC_PATHS and not self._keys.accepts(headers.get(KEY_HEADER)):
             return 401, f"The header {KEY_HEADER} must contain a valid API key."
         length = headers.get("content-length", "0")

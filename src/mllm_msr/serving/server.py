@@ -1,4 +1,4 @@
-"""Serve a run folder over HTTP: build the application and listen on a socket."""
+"""HTTP server of a run folder: build the application and listen on a socket."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def make_app(
 ) -> FastAPI:
     """Build the application of a run folder.
 
-    The run folder is only read, except for its cache and the folder `service` in it, which
-    contains the database (unless `serve.state` names another one) and images of new items.
+    The run folder is only read, except for its cache and its folder `service`, which contains the
+    database (unless `serve.state` is set) and the images of new items.
 
     Args:
         run: A run whose preferences have been inferred, and that has been fine-tuned unless its
             settings disable training.
         overrides: Settings as `key=value`.
-        environment: Where API keys are read from; by default the environment of the process.
+        environment: Environment variables with the API keys; by default those of the process.
 
     Raises:
         RunFolderError: A required stage has not been run.
@@ -68,14 +68,14 @@ def serve(
     overrides: Sequence[str] = (),
     announce: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve a run until the process is asked to stop; running requests are finished first.
+    """Serve a run until the process is terminated; running requests are finished first.
 
     Args:
         run: As for `make_app`.
-        host: Address to listen on; other than loopback only with an API key.
-        port: Port; 0 for any free one.
+        host: Address to listen on; addresses other than loopback require an API key.
+        port: Port; 0 for any free port.
         overrides: As for `make_app`.
-        announce: Called with the URL of the service when the port is bound.
+        announce: Called with the URL of the service once the port is bound.
 
     Raises:
         UsageError: The address is not allowed, or in use.
@@ -98,12 +98,12 @@ def serve(
         bound = config.bind_socket()
     except SystemExit as error:
         raise UsageError(
-            f"Cannot listen on {host}:{port}: the address is in use or not one of this machine. "
-            "Choose another --port or --host."
+            f"Cannot listen on {host}:{port}: the address is in use or does not belong to this "
+            "machine. Choose another --port or --host."
         ) from error
     with bound:
-        # Responses are sent in two parts, and asyncio sets this only on sockets that it opened.
-        # Without it the second part waits up to 40 ms for the client's acknowledgment.
+        # Responses are sent in two parts; without this option, the second part waits up to 40 ms
+        # for the client's acknowledgment. asyncio sets it only on sockets that it has opened.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         announce(f"http://{host}:{bound.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[bound])

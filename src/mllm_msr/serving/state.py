@@ -1,10 +1,10 @@
 """Database of the service: events, preferences, new items and deleted users.
 
-Everything that must survive a restart is in one transactional database: by default an SQLite file
-in WAL mode, or PostgreSQL given its URL, through the same statements. An event is acknowledged
-after its transaction is on the disk, so that a process killed at any moment loses no acknowledged
-event. Events are ordered by arrival, counted by the database; a clock that jumps does not change
-the order. Only one service uses a database at a time.
+All data that must survive a restart is in one transactional database: by default an SQLite file in
+WAL mode, or PostgreSQL given its URL, with the same statements. An event is acknowledged after its
+transaction is on disk, so that a process killed at any time loses no acknowledged event. Events are
+ordered by arrival with numbers from the database, independently of clocks. Only one service uses a
+database at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mllm_msr.storage.process_lock import ProcessLock
 from mllm_msr.tables import PREFERENCES
 
 _LOCKED_FIX: Final = "Stop that service, or set serve.state to another database."
-_ADVISORY_LOCK: Final = 0x6D6C6C6D  # any number that other programs are unlikely to lock
+_ADVISORY_LOCK: Final = 0x6D6C6C6D  # a number that other programs are unlikely to use
 
 _ITEMS_PER_FETCH: Final = 100  # rows contain images
 
@@ -53,7 +53,7 @@ _PREFERENCES: Final = sql.Table(
     sql.Column("final", sql.Boolean, nullable=False),
     sql.Column("flags", sql.Text, nullable=False),
 )
-# Deleted users of the run folder, whose history and preferences there are not used.
+# Deleted users of the run folder, whose history and preferences in the run folder are ignored.
 _DELETED_USERS: Final = sql.Table(
     "deleted_users", _METADATA, sql.Column("user_id", sql.Text, primary_key=True)
 )
@@ -75,12 +75,12 @@ _ITEMS: Final = sql.Table(
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """What the database adds to the run folder's data on a user.
+    """Data of a user in the database, in addition to the run folder.
 
     Attributes:
-        events: Ids of the items that the user has interacted with since, in the order of arrival.
-        preference_history: `tables.PREFERENCES` inferred since, or an empty table.
-        deleted: Whether the history and preferences in the run folder must not be used.
+        events: Ids of the items of the user's events, in the order of arrival.
+        preference_history: `tables.PREFERENCES` inferred by the service, or an empty table.
+        deleted: Whether the history and preferences in the run folder must be ignored.
     """
 
     events: tuple[str, ...]
@@ -89,7 +89,7 @@ class UserState:
 
 
 class ServiceState:
-    """The database of one service; thread-safe.
+    """Database of one service; thread-safe.
 
     Args:
         url: SQLAlchemy URL, "sqlite:///PATH" or "postgresql+psycopg://...".
@@ -107,7 +107,7 @@ class ServiceState:
             "pool_pre_ping": True,
             "connect_args": {"application_name": f"mllm-msr {os.getpid()}"},
         }
-        if is_sqlite:  # a transaction of another thread may lock the file for a moment
+        if is_sqlite:  # a transaction of another thread may lock the file briefly
             options = {"connect_args": {"timeout": 10}}
         with self._translate_errors():
             self._engine = sql.create_engine(url, **options)
@@ -132,14 +132,14 @@ class ServiceState:
         self._engine.dispose()
 
     def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[bool]:
-        """Store events; they are on the disk when this returns.
+        """Store events; they are on disk when this method returns.
 
         Args:
-            events: Event, user and item ids and the client's time (milliseconds or `None`), in
-                order.
+            events: Event id, user id, item id and the client's time (milliseconds or `None`) of
+                each event, in order.
 
         Returns:
-            Whether each event is new; of several events with one id the first is stored.
+            Whether each event is new; only the first of several events with the same id is stored.
 
         Raises:
             RunFolderError: The disk is full or the database cannot be reached; nothing is stored.
@@ -159,7 +159,7 @@ class ServiceState:
             ]
 
     def user(self, user_id: str) -> UserState:
-        """Return what is stored of a user.
+        """Return the stored data of a user.
 
         Raises:
             RunFolderError: The database cannot be read.
@@ -181,7 +181,7 @@ class ServiceState:
             return list(connection.execute(query).scalars())
 
     def deleted_users(self) -> set[str]:
-        """Return the ids of the run folder's users that were deleted."""
+        """Return the ids of the deleted users of the run folder."""
         with self._translate_errors(), self._engine.connect() as connection:
             return set(connection.execute(sql.select(_DELETED_USERS.c.user_id)).scalars())
 
@@ -209,7 +209,7 @@ class ServiceState:
             in_run: Whether the run folder contains the user, so that the deletion is recorded.
 
         Returns:
-            The number of deleted events and preferences.
+            The numbers of deleted events and preferences.
         """
         with self._translate_errors(), self._engine.begin() as connection:
             events = connection.execute(_EVENTS.delete().where(_EVENTS.c.user_id == user_id))
@@ -225,7 +225,7 @@ class ServiceState:
         """Store a new item; an item that is already stored does not change.
 
         Args:
-            item: The columns of the items' table; `image` is the content of a PNG file or `None`.
+            item: Columns of the items table; `image` is the content of a PNG file or `None`.
 
         Returns:
             Whether the item was new.
@@ -237,14 +237,14 @@ class ServiceState:
             return result.first() is not None
 
     def items(self) -> Iterator[Mapping[str, Any]]:
-        """Yield all stored items, by id."""
+        """Yield all stored items, sorted by id."""
         with self._translate_errors(), self._engine.connect() as connection:
             streaming = connection.execution_options(yield_per=_ITEMS_PER_FETCH)
             rows = streaming.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
             yield from (dict(row) for row in rows.mappings())
 
     def item(self, item_id: str) -> Mapping[str, Any] | None:
-        """Return a stored item, `None` if it is not stored."""
+        """Return a stored item; `None` if it is not stored."""
         query = sql.select(_ITEMS).where(_ITEMS.c.item_id == item_id)
         with self._translate_errors(), self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
@@ -266,16 +266,16 @@ class ServiceState:
         except (sql.exc.SQLAlchemyError, OSError) as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise RunFolderError(
-                f"The database {self._name} of the service failed: {cause.rstrip('.')}. Free disk "
+                f"The service's database {self._name} failed: {cause.rstrip('.')}. Free disk "
                 "space or restore the connection; acknowledged data is not lost."
             ) from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
-    # With NORMAL, a power failure could lose the latest transactions, which were acknowledged.
+    # With NORMAL, a power failure could lose the latest acknowledged transactions.
     connection.execute("PRAGMA synchronous=FULL")
-    # Overwrite what was deleted, such as the preferences of a deleted user.
+    # Overwrite deleted data, such as the preferences of deleted users.
     connection.execute("PRAGMA secure_delete=ON")
 
 
@@ -300,7 +300,7 @@ def _lock_file(path: Path) -> ProcessLock:
 def _server_lock(engine: sql.Engine) -> Iterator[None]:
     """Hold a PostgreSQL advisory lock, which the server releases when the connection ends."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Detached from the pool, so that leaving this block ends the connection and the lock.
+        # Detach from the pool, so that leaving this block ends the connection and the lock.
         connection.detach()
         if not connection.execute(
             sql.select(sql.func.pg_try_advisory_lock(_ADVISORY_LOCK))

@@ -1,7 +1,7 @@
-"""Searchable index of the ids of all users that the service knows.
+"""Searchable index of the ids of all known users.
 
 `users.py` builds it once from the run folder and the database, and then adds and removes users.
-Only one service uses a database, so the index stays complete without further queries.
+Only one service uses a database, so the index remains complete without further queries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import final
 
 @final
 class UserIndex:
-    """Sorted, searchable user ids; thread-safe.
+    """Searchable index of sorted user ids; thread-safe.
 
     Args:
         user_ids: The known users, in any order.
@@ -34,7 +34,7 @@ class UserIndex:
         return len(self._ids)
 
     def add(self, user_id: str) -> None:
-        """Add a user, if the user is not in the index."""
+        """Add a user unless the user is already in the index."""
         with self._lock:
             index = bisect.bisect_left(self._ids, user_id)
             if self._ids[index : index + 1] != [user_id]:
@@ -52,11 +52,11 @@ class UserIndex:
         """Find ids that contain a text, ignoring case.
 
         Args:
-            contains: The text; an empty one matches all users.
-            limit: Largest number of ids to return.
+            contains: The text; an empty text matches all users.
+            limit: Maximum number of ids to return.
 
         Returns:
-            The first matching ids in sorted order, and the number of all matching ids.
+            The first matching ids in sorted order, and the total number of matching ids.
         """
         wanted = contains.casefold()
         with self._lock:

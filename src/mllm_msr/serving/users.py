@@ -1,7 +1,7 @@
 """Users of the service: histories and preferences from the run folder and the service's database.
 
-A user's history is the history in the run folder followed by the events since. Their preferences
-are those in the database or, if there are none yet, those in the run folder.
+The history of a user is the history in the run folder followed by the events in the database. Their
+preferences are those in the database or, if there are none yet, those in the run folder.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _MAX_CACHED_USERS: Final = 2000  # about 10 kB each
 
 
 class UnknownUserError(DataError):
-    """A user whom neither the run nor the service has seen."""
+    """A user is known neither to the run nor to the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user at one moment.
+    """State of a user at one point in time.
 
     Attributes:
         profile: History and latest preference.
-        preference_history: The user's rows of `tables.PREFERENCES`.
-        known: Whether the run or the service has seen the user.
+        preference_history: `tables.PREFERENCES` of the user.
+        known: Whether the user is known to the run or the service.
     """
 
     profile: Profile
@@ -43,7 +43,7 @@ class User:
 
     @property
     def n_items(self) -> int:
-        """Return how many items the latest preference has read."""
+        """Return the number of items that the latest preference was inferred from."""
         return n_items_read(self.preference_history)
 
 
@@ -70,7 +70,7 @@ class UserStore:
     async def get(self, user_id: str) -> User:
         """Return a user from the cache, or from the database and the run folder.
 
-        Only this service writes the database, so cached users are valid until `invalidate`.
+        Only this service writes to the database, so cached users are valid until `invalidate`.
         """
         if (cached := self._cache.get(user_id)) is not None:
             return cached
@@ -83,7 +83,7 @@ class UserStore:
                 preferences = self._run_users.preference_history(user_id)
         profile = Profile(user_id, history, latest_preference(preferences))
         user = User(profile, preferences, known=bool(history))
-        if n_changes == self._n_changes:  # otherwise it may have been read before the change
+        if n_changes == self._n_changes:  # otherwise the user may have been read before a change
             self._cache[user_id] = user
         return user
 
@@ -91,11 +91,11 @@ class UserStore:
         """Find known users whose id contains a text, ignoring case.
 
         Args:
-            contains: The text; an empty one matches all users.
-            limit: Largest number of ids to return.
+            contains: The text; an empty text matches all users.
+            limit: Maximum number of ids to return.
 
         Returns:
-            The first matching ids in sorted order, and the number of all matching ids.
+            The first matching ids in sorted order, and the total number of matching ids.
         """
         async with self._database_lock:  # no user is added or deleted while the index is built
             if self._index is None:
@@ -108,19 +108,19 @@ class UserStore:
         return UserIndex(with_events.union(self._run_users) - deleted)
 
     def add_to_index(self, user_ids: Iterable[str]) -> None:
-        """Make users with stored events findable; the caller holds `database_lock`."""
+        """Add users with stored events to the index; the caller holds `database_lock`."""
         if self._index is not None:
             for user_id in user_ids:
                 self._index.add(user_id)
 
     def invalidate(self, user_ids: Iterable[str]) -> None:
-        """Drop users from the cache whose rows in the database have changed, or may have."""
+        """Drop users from the cache whose rows in the database may have changed."""
         self._n_changes += 1
         for user_id in user_ids:
             self._cache.pop(user_id, None)
 
     async def delete(self, user_id: str) -> tuple[int, int]:
-        """Delete a user; return the number of deleted events and preferences."""
+        """Delete a user; return the numbers of deleted events and preferences."""
         async with self._database_lock:
             try:
                 counts = await asyncio.to_thread(

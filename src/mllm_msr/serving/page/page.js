@@ -1,17 +1,17 @@
-// The page shows a user's history, preference and recommendations, and how a like changes them.
-// It only requests the service that served it. Text from a model or from the catalog is inserted
-// as text, never as markup.
+// Shows the history, preference and recommendations of a user, and how a like changes them. The
+// page only sends requests to the service that served it. Text from a model or from the catalog is
+// inserted as text, never as markup.
 
 const LENGTH = 8; // items per list
 const BUDGET = 20; // candidates that the model scores per list
 const UPDATE_TIMEOUT = 20_000; // milliseconds to wait for a new preference
 
 const REASONS = {
-  unknown_user: "New user: these items are popular at the moment. Like some to start.",
-  no_history: "No history yet: these items are popular at the moment.",
-  no_preference: "The preference is still being written. Retrieval only.",
+  unknown_user: "New user: these items are currently popular. Like some of them to start.",
+  no_history: "No history yet: these items are currently popular.",
+  no_preference: "The preference is still being generated. Retrieval only.",
   model_failed: "The model failed. Retrieval only.",
-  model_slow: "The model did not answer in time. Retrieval only.",
+  model_slow: "The model did not respond in time. Retrieval only.",
   model_circuit_open: "The model is paused after repeated failures. Retrieval only.",
 };
 const NAMES = { run: "Fine-tuned", zero_shot: "Zero-shot", retrieval: "Retrieval only" };
@@ -151,7 +151,7 @@ function drawPreference(phrases = []) {
     if (hits.has(index)) return element("mark", { className: isNew ? "hit new" : "hit" }, word);
     return isNew ? element("ins", { className: "new" }, word) : word;
   });
-  $("preference").replaceChildren(...(spans.length ? spans : [element("span", { className: "quiet" }, "No preference has been written yet.")]));
+  $("preference").replaceChildren(...(spans.length ? spans : [element("span", { className: "quiet" }, "There is no preference yet.")]));
 }
 
 function drawProgress() {
@@ -161,7 +161,7 @@ function drawProgress() {
   $("earlier").disabled = at === 0;
   $("later").disabled = at >= n - 1;
   const failed = user.preference_history[at]?.flags.includes("failed");
-  const text = n ? `after ${user.preference_history[at].n_items} of ${user.history.length} items${failed ? "; the last block has no answer" : ""}` : "";
+  const text = n ? `after ${user.preference_history[at].n_items} of ${user.history.length} items${failed ? "; the last block failed" : ""}` : "";
   $("progress").textContent = text;
   $("step").setAttribute("aria-valuetext", text);
 }
@@ -232,7 +232,7 @@ async function refreshLists({ marked = false } = {}) {
   if (other) drawList("other-list", other.items, marked ? earlier.other : own.items, true);
   $("other").hidden = $("own-name").hidden = !other;
   document.body.classList.toggle("two", Boolean(other));
-  drawHistory(); // scrolls to the space that the lists leave
+  drawHistory(); // scrolls again, because the lists change the width of the history
   $("own-name").textContent = NAMES[models[0]?.fine_tuned ? "run" : "zero_shot"];
   $("other-name").textContent = `${NAMES[compared] ?? ""}${marked ? "" : ", compared with the first list"}`;
   shown = { run: own.items, other: other?.items ?? [] };
@@ -244,7 +244,7 @@ function noteOn(list) {
   const scores = list.map((item) => item.score).filter((score) => score !== null);
   if (!scores.length) return "";
   const descending = scores.every((score, at) => at === 0 || score <= scores[at - 1]);
-  const bar = "The bar is the model's probability that the item comes next";
+  const bar = "The bar shows the model's probability that the item comes next";
   return descending ? `${bar}.` : `${bar}; the order also includes the retrieval rank.`;
 }
 
@@ -260,7 +260,7 @@ async function readUser() {
   goTo(user.preference_history.length - 1);
 }
 
-// Wait while a newer preference is being written; return whether there is one.
+// Wait while a newer preference is being generated; return whether there is one.
 async function waitForUpdate() {
   const started = turn;
   const read = user.preference_history.at(-1)?.n_items;
@@ -309,14 +309,14 @@ async function like(item) {
     const changed = await waitForUpdate();
     const n = await refreshLists({ marked: true });
     if (started !== turn) return;
-    const list = n === 1 ? "1 item of the list is new" : `${n} items of the list are new`;
+    const list = n === 1 ? "1 item in the list is new" : `${n} items in the list are new`;
     const same = user.preference_history.at(-1)?.preference === before ? "its text is unchanged" : "its text has changed";
-    if (user.failure) say(`“${item.title}” is in the history; the model gave no usable answer yet and is asked again. ${list}.`);
-    else say(changed ? `The preference has read “${item.title}”; ${same}. ${list}.`
+    if (user.failure) say(`“${item.title}” is in the history; the model has not returned a usable preference yet and is retried. ${list}.`);
+    else say(changed ? `The preference now includes “${item.title}”; ${same}. ${list}.`
       : `“${item.title}” is in the history; the preference is updated when the block is full. ${list}.`);
   } finally {
     for (const button of buttons) button.disabled = false;
-    // Keep the position of keyboard users.
+    // Keep the focus of keyboard users.
     if (started === turn) $("list").querySelectorAll(".like")[Math.min(position, LENGTH - 1)]?.focus({ preventScroll: true });
   }
 }
@@ -330,7 +330,7 @@ function say(text) {
 
 const showErrors = (work) => work.catch((error) => {
   if (!(error instanceof ServiceError)) console.error(error);
-  say(error instanceof ServiceError ? error.message : "The service cannot be reached.");
+  say(error instanceof ServiceError ? error.message : "The service is not reachable.");
 });
 
 async function suggestUsers() {
