@@ -2,7 +2,7 @@
 
 The releases name the same fields differently: reviewerID, asin, unixReviewTime and imUrl or
 imageURLHighRes (2014, 2018); user_id, parent_asin, timestamp in milliseconds and images (2023).
-Reviews are JSON Lines files or, for 2023, also CSV files of interactions. The 2014 metadata are
+Reviews are JSON Lines files; for 2023, CSV files of interactions also work. The 2014 metadata are
 Python literals. The metadata only link to images: `image_urls` lists the links for download, and
 `images/<item>.jpg` is used if it exists.
 """

@@ -1,4 +1,4 @@
-"""The packaged demo model: the synthetic world that it was trained on, and its weights.
+"""The packaged demo model: the generator of its synthetic data, and its weights.
 
 - `world`: items, users and their histories.
 - `language`: titles, summaries and preferences in the world's small vocabulary.
