@@ -34,7 +34,8 @@ class RawData:
         interactions: Columns `user_id` (string), `item_id` (string), `timestamp` (integer,
             milliseconds since 1970, or a rank if the source only has an order). Lazy, in any row
             order; rows with equal user and timestamp keep their order.
-        items: Columns of `tables.ITEMS` with distinct ids, one row per known item.
+        items: Columns of `tables.ITEMS` with distinct ids, one row per known item. Other items have
+            neither a title nor an image; without a table of items, there are no rows.
         item_type: What an item is called in prompts: "video", "product", "film", "item".
         ordered_by: "time" if timestamps are times, "rank" if they only order.
         image_urls: Columns `item_id` and `url`: links to images that `items` lacks. They are
@@ -51,8 +52,9 @@ class RawData:
 class Dataset(ABC):
     """A source of interactions and items.
 
-    The constructor takes flat, typed keyword arguments (`path` and what else the source needs),
-    with defaults where they make sense; they are the `data.*` settings.
+    The constructor takes flat, typed keyword arguments (the folder `path` and what else the source
+    needs), with defaults where they make sense; they are the `data.*` settings. Files are checked
+    and read by `load`.
 
     Attributes:
         caveat: Sentence that reports show about results on this data set; may be empty.
@@ -65,7 +67,8 @@ class Dataset(ABC):
         """Read the source.
 
         Raises:
-            DataError: A file is missing, unreadable or has another format.
+            DataError: The folder or a file is missing, or a file is unreadable or has another
+                format.
         """
 
 
@@ -88,7 +91,11 @@ class Backend(ABC):
     """A model that answers prompts.
 
     Stages pass all their prompts at once and consume results as they arrive. Batching, prefix
-    sharing, reuse of image features and device placement are implemented here and only here.
+    sharing, reuse of image features and device placement are implemented here and only here. The
+    result of a prompt does not depend on the other prompts, except for rounding.
+
+    The constructor takes flat, typed arguments, which are the `model.*` settings. Everything
+    expensive, such as loading weights, waits for the first prompt.
 
     The class attributes and class methods describe a backend without constructing it, so that no
     other code has to compare backend names.
@@ -165,7 +172,9 @@ class Backend(ABC):
     def fingerprint(self) -> str:
         """Identify everything that affects the answers: model, revision, adapter, precision.
 
-        Part of every response cache key.
+        Part of every response cache key. It starts with the name of the backend and a colon
+        ("demo:"), is the same in every process, and contains no path, so that folders can be
+        moved.
         """
 
     @property
@@ -182,11 +191,15 @@ class Backend(ABC):
 
         Yields:
             The prompt's index and its completion as soon as it is available: each index exactly
-            once, in any order. A prompt that fails yields a completion with `error` set.
+            once, in any order. `prompt_tokens` is positive, and the text has no surrounding white
+            space. A prompt that fails, for example because of an unreadable image, yields a
+            completion without text, with `finish_reason` "error" and with `error` set; if an image
+            is the cause, `error` contains the name of its file.
 
         Raises:
-            CapabilityError: A prompt contains an image and the backend does not support images.
-            BackendError: The backend as a whole failed.
+            CapabilityError: A prompt contains an image and the backend does not support images;
+                raised before that prompt is answered.
+            BackendError: The backend as a whole failed, or it is closed ("The backend is closed.").
         """
 
     @abstractmethod
@@ -203,17 +216,19 @@ class Backend(ABC):
 
         Yields:
             The prompt's index and its scores: each index exactly once, in any order.
+            `prompt_tokens` is positive. A prompt that fails yields scores without values and with
+            `error` set, as in `generate`.
 
         Raises:
             AnswerTokenError: A choice is not a single token after the rendered prompt.
             CapabilityError: The backend cannot score, or a prompt contains an image and the
-                backend does not support images.
-            BackendError: The backend as a whole failed.
+                backend does not support images; raised before that prompt is scored.
+            BackendError: The backend as a whole failed, or it is closed ("The backend is closed.").
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free all resources. Calling it twice is harmless."""
+        """Free all resources; later prompts raise `BackendError`. Calling it twice is harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +257,12 @@ class Recommender(ABC):
     """A model that scores candidate items for users.
 
     MLLM-MSR, zero-shot and every baseline implement this one interface, so that the evaluation
-    treats them alike. The constructor takes flat keyword arguments, including `seed` where
-    results depend on randomness.
+    treats them alike.
+
+    The constructor of a baseline takes flat, typed keyword arguments, which are the
+    `baselines.NAME.*` settings. One of them is `seed: int = 0`, even if the baseline is
+    deterministic: experiments repeat every baseline with several seeds. The same arguments and
+    data give the same scores.
 
     Attributes:
         label: Name in tables and reports ("SASRec").

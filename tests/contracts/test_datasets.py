@@ -1,4 +1,8 @@
-"""Contract of data sets, tested for every data set in the registry."""
+"""Contract of data sets, tested for every data set in the registry.
+
+A new file in `datasets/` fails here until it has a function in `FIXTURES`. `GENERATED` and
+`WITHOUT_TITLES` list the data sets that read no files, or no titles of items.
+"""
 
 import inspect
 import json
@@ -82,7 +86,10 @@ FIXTURES: dict[str, Callable[[Path], dict[str, object]]] = {
     "microlens": _microlens,
     "movielens": _movielens,
 }
+# Data sets that read no files.
 GENERATED = {"demo"}
+# Data sets whose source has no table of items, such as a log of interactions.
+WITHOUT_TITLES: set[str] = set()
 NAMES = registry.names("datasets")
 READ = [name for name in NAMES if name not in GENERATED]
 
@@ -162,8 +169,10 @@ def test_histories_are_chronological_and_all_items_have_a_row(name: str, raw: Ra
         return
     found = interactions.group_by("user_id", maintain_order=True).agg("item_id").rows()
     assert {user: "".join(ids) for user, ids in found} == HISTORIES
-    assert dict(items.select("item_id", "title").rows()) == TITLES | {"9": ""}
-    assert counts["items_unknown"] == 1
+    known = {} if name in WITHOUT_TITLES else TITLES
+    unknown = dict.fromkeys(set("".join(HISTORIES.values())) - set(known), "")
+    assert dict(items.select("item_id", "title").rows()) == known | unknown
+    assert counts["items_unknown"] == len(unknown)
 
 
 @pytest.mark.parametrize("read", READ)

@@ -8,12 +8,14 @@ settings that make a baseline fast on this small data set, and whether it can le
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 import pytest
 
+from mllm_msr.errors import DamagedFileError
 from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.registry import find, names
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
@@ -212,6 +214,19 @@ def test_a_loaded_model_has_the_same_scores(name, fitted, world, tmp_path):
     fitted(name).save(tmp_path / "model")
     loaded = type(fitted(name)).load(tmp_path / "model")
     assert score(loaded, world).equals(score(fitted(name), world))
+
+
+def test_files_that_are_missing_are_reported(name, tmp_path):
+    with pytest.raises(DamagedFileError):
+        find("baselines", name).load(tmp_path)
+
+
+def test_the_constructor_takes_typed_keywords_and_a_seed(name):
+    parameters = inspect.signature(find("baselines", name)).parameters
+    assert parameters["seed"].default == 0
+    for parameter in parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter.name
+        assert parameter.annotation is not inspect.Parameter.empty, parameter.name
 
 
 def test_scores_depend_neither_on_order_nor_on_other_candidates(name, fitted, world):
