@@ -74,6 +74,56 @@ def test_arguments_of_datasets_and_backends_are_validated() -> None:
         load_settings(None, ["score.baselines=[popularty]"], environment={})
 
 
+def test_another_backend_replaces_the_arguments_of_the_presets_backend(tmp_path: Path) -> None:
+    assert "precision" in load_settings("demo", environment={}).model.plugin_kwargs()
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {backend: mock}\n")
+    for settings in (
+        load_settings("demo", ["model.backend=mock"], environment={}),
+        load_settings("demo", environment={"MLLM_MSR__MODEL__BACKEND": "mock"}),
+        load_settings("demo", file=file, environment={}),
+        override(load_settings("demo", environment={}), ["model.backend=mock"]),
+    ):
+        assert settings.model.backend == "mock"
+        assert settings.model.plugin_kwargs() == {}
+
+
+def test_another_backend_of_one_stage_replaces_its_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("infer: {model: {backend: huggingface, checkpoint: org/model, revision: main}}")
+    changes = ["infer.model.backend=openai", "infer.model.concurrency=2"]
+    settings = load_settings(None, changes, file=file, environment={})
+    assert settings.infer.model is not None
+    # Both backends take `checkpoint`, but only the replaced one takes `revision`.
+    assert settings.infer.model.plugin_kwargs() == {"checkpoint": "org/model", "concurrency": 2}
+
+
+def test_another_dataset_replaces_the_arguments_of_the_presets_dataset() -> None:
+    settings = load_settings("amazon-baby", ["dataset=files", "data.path=x"], environment={})
+    assert settings.data.plugin_kwargs() == {"path": "x"}
+    assert settings.images.download
+
+
+def test_arguments_of_the_replaced_plugin_are_errors_if_they_come_later() -> None:
+    changes = ["model.precision=auto", "model.backend=mock"]
+    problem = r"Unknown setting 'model\.precision' of the backend 'mock'"
+    with pytest.raises(SettingsError, match=problem):
+        load_settings("demo", changes, environment={})
+    with pytest.raises(SettingsError, match=problem):
+        load_settings("demo", [changes[0]], environment={"MLLM_MSR__MODEL__BACKEND": "mock"})
+
+
+def test_settings_that_no_plugin_takes_remain_errors(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {precisoin: auto}\n")
+    with pytest.raises(SettingsError, match=r"Unknown setting 'model\.precisoin'"):
+        load_settings("demo", ["model.backend=mock"], file=file, environment={})
+    with pytest.raises(SettingsError, match="Unknown backend 'mokc'"):
+        load_settings("demo", ["model.backend=mokc"], environment={})
+    with pytest.raises(SettingsError, match=r"model='mock': must be a mapping"):
+        load_settings("demo", ["model=mock"], environment={})
+
+
 def test_folds_that_do_not_exist_are_rejected() -> None:
     with pytest.raises(SettingsError, match=r"data\.run_folds=\[5\]: must be at most 4"):
         load_settings(None, ["data.run_folds=[0, 5]"], environment={})

@@ -2,16 +2,20 @@
 
 The result is one frozen, validated `Settings` object. Sources in order of increasing priority: the
 preset, settings files, environment variables (`MLLM_MSR__TRAIN__SEED=1`) and `key=value` arguments.
-Unknown settings are errors, and all problems are reported together, before any stage runs.
+A source that selects another dataset or backend removes the arguments of the replaced one that the
+new one does not take. Unknown settings are errors, and all problems are reported together, before
+any stage runs.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_type_hints
@@ -27,6 +31,19 @@ from mllm_msr.errors import SettingsError, UnknownNameError
 from mllm_msr.prompts.templates import ITEM_TYPES
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
+
+# Sections with arguments of a plugin: kind, setting with its name, and section.
+_PLUGINS: Final[tuple[tuple[registry.Kind, str, str], ...]] = (
+    ("datasets", "dataset", "data"),
+    ("backends", "model.backend", "model"),
+    ("backends", "summarize.model.backend", "summarize.model"),
+    ("backends", "infer.model.backend", "infer.model"),
+    ("backends", "score.model.backend", "score.model"),
+)
+_DEFAULT_PLUGINS: Final[Mapping[str, str]] = {
+    "datasets": Settings.model_fields["dataset"].default,
+    "backends": ModelSettings.model_fields["backend"].default,
+}
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -84,16 +101,17 @@ def load_settings(
             problems.append(f"Cannot read the settings file {path}: {reason}.")
             continue
         if isinstance(content, dict):
-            _merge(merged, content)
+            _apply(functools.partial(_merge, source=content), merged, problems)
         else:
             problems.append(f"The settings file {path} does not contain a mapping of settings.")
     variables = os.environ if environment is None else environment
-    for name in sorted(variables):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            _assign(merged, f"{key}={variables[name]}", problems)
-    for text in overrides:
-        _assign(merged, text, problems)
+    texts = [
+        f"{name.removeprefix(ENVIRONMENT_PREFIX).lower().replace('__', '.')}={variables[name]}"
+        for name in sorted(variables)
+        if name.startswith(ENVIRONMENT_PREFIX)
+    ]
+    _apply(functools.partial(_assign, texts=texts), merged, problems)
+    _apply(functools.partial(_assign, texts=overrides), merged, problems)
     return _validate(merged, problems)
 
 
@@ -109,8 +127,7 @@ def override(settings: Settings, overrides: Sequence[str]) -> Settings:
     """
     problems: list[str] = []
     merged = settings.model_dump(mode="json")
-    for text in overrides:
-        _assign(merged, text, problems)
+    _apply(functools.partial(_assign, texts=overrides), merged, problems)
     return _validate(merged, problems)
 
 
@@ -137,32 +154,76 @@ def _parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506
 
 
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+def _apply(
+    source: Callable[[dict[str, Any]], list[str]], merged: dict[str, Any], problems: list[str]
+) -> None:
+    """Apply one source to the settings of earlier sources, and add its problems.
+
+    Args:
+        source: Changes nested settings and returns the problems.
+        merged: Nested settings of the earlier sources, changed in place.
+        problems: Problems so far, extended in place.
+    """
+    preview = copy.deepcopy(merged)
+    source(preview)
+    for kind, setting, section in _PLUGINS:
+        old, new = (
+            _lookup(settings, setting) or _DEFAULT_PLUGINS[kind] for settings in (merged, preview)
+        )
+        arguments = _lookup(merged, section)
+        if old == new or not isinstance(arguments, dict):
+            continue
+        try:
+            before, after = (
+                inspect.signature(registry.find(kind, str(name))).parameters for name in (old, new)
+            )
+        except UnknownNameError:
+            continue  # the validation reports it
+        for key in set(arguments) & set(before) - set(after):
+            del arguments[key]
+    problems += source(merged)
+
+
+def _lookup(settings: Mapping[str, Any], key: str) -> Any:
+    """Return a value of nested settings by its dotted key, or None."""
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> list[str]:
+    """Merge nested settings into others, and return no problems."""
     for key, value in source.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             _merge(target[key], value)
         else:
             target[key] = value
+    return []
 
 
-def _assign(target: dict[str, Any], text: str, problems: list[str]) -> None:
-    """Apply one `key=value` string to nested settings, or add its problem to `problems`."""
-    key, equals, source = text.partition("=")
-    if not equals or not key:
-        problems.append(f"{text!r} does not have the form key=value.")
-        return
-    try:
-        value = _parse(source)
-    except yaml.YAMLError:
-        problems.append(f"{key}={source!r}: must be valid YAML.")
-        return
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = target.get(parent)
-        if not isinstance(child, dict):
-            child = target[parent] = {}
-        target = child
-    target[last] = value
+def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
+    """Apply `key=value` strings to nested settings, and return the problems."""
+    problems = []
+    for text in texts:
+        key, equals, source = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} does not have the form key=value.")
+            continue
+        try:
+            value = _parse(source)
+        except yaml.YAMLError:
+            problems.append(f"{key}={source!r}: must be valid YAML.")
+            continue
+        *parents, last = key.split(".")
+        section = target
+        for parent in parents:
+            child = section.get(parent)
+            if not isinstance(child, dict):
+                child = section[parent] = {}
+            section = child
+        section[last] = value
+    return problems
 
 
 def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
