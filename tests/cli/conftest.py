@@ -1,4 +1,4 @@
-"""Calls of the command line in this process, and a finished run with the mock backend."""
+"""Fixtures that call commands in this process, and a finished run with the mock backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Invoke = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def invoke() -> Invoke:
-    """Call `mllm-msr` with some arguments; exceptions are in the result."""
+    """Return a function that calls `mllm-msr` and returns the result, including exceptions."""
 
     def call(*arguments: object) -> Any:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -28,13 +28,13 @@ def invoke() -> Invoke:
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Settings of a small run with the mock backend."""
+    """Return the settings of a small run with the mock backend."""
     return worlds.settings(worlds.write_files(tmp_path_factory.mktemp("cli") / "data"))
 
 
 @pytest.fixture(scope="session")
 def finished(invoke: Invoke, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run all stages; tests must not change the folder."""
+    """Return the folder of a finished run. Tests must not change it."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     result = invoke("run", "--run", folder, *settings)
     if result.exception is not None:
@@ -44,7 +44,7 @@ def finished(invoke: Invoke, settings: list[str], tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def fail(invoke: Invoke) -> Callable[..., None]:
-    """Call `mllm-msr` with arguments that it rejects, and raise its error."""
+    """Return a function that calls `mllm-msr` with wrong arguments and raises its error."""
 
     def call(*arguments: object) -> None:
         result = invoke(*arguments)

@@ -1,4 +1,4 @@
-"""The program: exit codes, one message per error, quick help, and a clean stop on SIGTERM."""
+"""The application: output streams, errors, exit codes, lazy imports and SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_every_module_is_a_command_of_its_name() -> None:
+def test_every_module_registers_the_command_of_its_name() -> None:
     modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
     commands = set(typer.main.get_command(cli.app).commands)
     assert commands == {name for name in modules if not name.startswith("_")}
 
 
-def test_results_go_to_stdout_and_nothing_to_stderr(tmp_path: Path) -> None:
+def test_a_run_prints_its_results_to_stdout_and_nothing_to_stderr(tmp_path: Path) -> None:
     data = worlds.write_files(tmp_path / "data")
     done = call("run", *worlds.settings(data), "--run", "run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_results_go_to_stdout_and_nothing_to_stderr(tmp_path: Path) -> None:
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_errors_are_messages_with_an_exit_code(
+def test_errors_print_a_message_and_set_the_exit_code(
     tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     done = call(*arguments, cwd=tmp_path)
@@ -57,20 +57,20 @@ def test_errors_are_messages_with_an_exit_code(
     assert done.stdout == ""
 
 
-def test_torchrun_may_only_start_distributed_commands(
+def test_torchrun_can_only_start_distributed_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "0")):
         monkeypatch.setenv(name, value)
     done = call("experiment", "figure4", cwd=tmp_path)
     assert done.returncode == 2
-    assert "torchrun cannot start the command 'experiment'" in done.stderr
-    assert "Start only train or run with torchrun" in done.stderr
+    assert "The command 'experiment' does not support torchrun" in done.stderr
+    assert "only train and run can be started with it" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_help_loads_no_heavy_packages() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     code = (
         "import sys\n"
         "from mllm_msr.cli import app\n"

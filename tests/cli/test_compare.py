@@ -1,4 +1,4 @@
-"""`compare`: models on the candidates of one run folder."""
+"""`compare`: evaluates models on the candidates of one run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_models_are_compared_with_settings_from_a_file(invoke, run: Path, tmp_path: Path) -> None:
+def test_models_use_settings_from_a_file(invoke, run: Path, tmp_path: Path) -> None:
     (tmp_path / "best.yaml").write_text("baselines: {transitions: {smoothing: 3.0}}\n")
     done = invoke(
         "compare", "--models", "transitions, popularity", "--run", run,
@@ -28,7 +28,7 @@ def test_models_are_compared_with_settings_from_a_file(invoke, run: Path, tmp_pa
     assert "transitions.smoothing" in stages["score/transitions"]["settings"]
 
 
-def test_by_default_the_baselines_of_the_settings_are_compared(invoke, run: Path) -> None:
+def test_the_default_models_are_the_baselines_of_the_settings(invoke, run: Path) -> None:
     done = invoke("compare", "--run", run, "--json", "score.baselines=[popularity]")
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["metrics"]) == ["popularity"]

@@ -1,4 +1,4 @@
-"""`demo`: runs the pipeline with the preset `demo`, and serves it if asked to."""
+"""`demo`: runs the pipeline with the preset `demo`, then serves the run with `--serve`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mllm_msr.errors import MissingExtraError
 
 @pytest.fixture
 def actions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Record what the command does, in order, instead of doing it."""
+    """Replace the pipeline and the service, and record their calls in order."""
     seen: list[Any] = []
 
     @contextmanager
@@ -41,13 +41,13 @@ def test_it_runs_the_preset_demo(invoke, actions: list[Any]) -> None:
     assert actions == [(Path("folder"), "demo"), "closed"]
 
 
-def test_it_serves_after_the_folder_is_closed(invoke, actions: list[Any]) -> None:
+def test_serving_starts_after_the_folder_is_closed(invoke, actions: list[Any]) -> None:
     assert invoke("demo", "--run", "folder", "--serve", "--port", 7).exit_code == 0
     options = {"host": "127.0.0.1", "port": 7, "overrides": ["serve.update=event"]}
     assert actions == [(Path("folder"), "demo"), "closed", options]
 
 
-def test_a_missing_package_is_reported_before_the_run(
+def test_a_missing_package_is_reported_before_the_run_starts(
     fail, actions: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -1,4 +1,4 @@
-"""`doctor`: its table, its JSON and its exit code."""
+"""`doctor`: the table, the JSON output and the exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BROKEN = Finding("torchvision", "broken", "cannot be imported", "pip uninstall -
 
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    """Replace the checks by findings that a test can change."""
+    """Replace the checks with a list of findings that a test can change."""
     found = [
         Finding("python", "ok", "3.11"),
         Finding("deepspeed", "absent", "not installed", "pip install 'mllm-msr[deepspeed]'"),
@@ -23,13 +23,15 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     return found
 
 
-def test_a_missing_optional_package_is_no_error(invoke, findings: list[Finding]) -> None:
+def test_a_missing_optional_package_is_not_an_error(invoke, findings: list[Finding]) -> None:
     done = invoke("doctor")
     assert done.exit_code == 0
     assert "-> pip install 'mllm-msr[deepspeed]'" in done.stdout
 
 
-def test_a_broken_package_gives_exit_code_1_and_its_fix(invoke, findings: list[Finding]) -> None:
+def test_a_broken_package_sets_exit_code_1_and_prints_its_fix(
+    invoke, findings: list[Finding]
+) -> None:
     findings.append(BROKEN)
     done = invoke("doctor")
     assert done.exit_code == 1
@@ -37,7 +39,7 @@ def test_a_broken_package_gives_exit_code_1_and_its_fix(invoke, findings: list[F
     assert "-> pip uninstall -y torchvision" in done.stdout
 
 
-def test_json_lists_every_finding(invoke, findings: list[Finding]) -> None:
+def test_json_contains_every_finding(invoke, findings: list[Finding]) -> None:
     findings.append(BROKEN)
     done = invoke("doctor", "--json")
     assert done.exit_code == 1
@@ -47,7 +49,7 @@ def test_json_lists_every_finding(invoke, findings: list[Finding]) -> None:
     assert report["findings"][2]["fix"] == "pip uninstall -y torchvision"
 
 
-def test_the_models_of_given_settings_are_checked(invoke, findings: list[Finding]) -> None:
+def test_models_are_checked_if_settings_are_given(invoke, findings: list[Finding]) -> None:
     done = invoke("doctor", "model.backend=mock", "infer.model.backend=mock", "--json")
     names = [finding["name"] for finding in json.loads(done.stdout)["findings"]]
     assert names == ["python", "deepspeed", "model", "infer.model"]

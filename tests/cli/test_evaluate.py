@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of a run, or of external tables."""
+"""`evaluate`: computes the metrics of a run or of external tables."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def test_external_tables_are_evaluated(invoke, finished: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("option", ["--candidates", "--scores"])
-def test_candidates_and_scores_belong_together(fail, tmp_path: Path, option: str) -> None:
+def test_candidates_and_scores_must_be_given_together(fail, tmp_path: Path, option: str) -> None:
     with pytest.raises(UsageError, match=f"only {option} is given"):
         fail("evaluate", option, tmp_path / "table.parquet")

@@ -33,7 +33,7 @@ def test_it_prints_the_page_and_the_folder(invoke, run: Path) -> None:
         (["figure4", "--systems", ","], UnknownNameError, "No system is given."),
     ],
 )
-def test_wrong_arguments_are_rejected(
+def test_invalid_arguments_are_rejected(
     fail, run: Path, arguments: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:

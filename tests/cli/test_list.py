@@ -1,4 +1,4 @@
-"""`list`: the names that settings and commands accept."""
+"""`list`: prints the names that settings and commands accept."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def test_names_are_listed(invoke, kind: str, name: str) -> None:
     assert name in invoke("list", kind).stdout.splitlines()
 
 
-def test_an_unknown_kind_is_rejected_with_all_kinds(fail) -> None:
+def test_the_error_about_an_unknown_kind_lists_all_kinds(fail) -> None:
     with pytest.raises(UsageError, match=r"Unknown kind 'models'\. Available: .*presets"):
         fail("list", "models")

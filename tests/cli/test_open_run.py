@@ -1,4 +1,4 @@
-"""Opening run folders: which settings apply, and progress without a terminal."""
+"""Opening of run folders: precedence of settings, and progress bars without a terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_settings_file_takes_precedence_over_the_folder(
         assert (pipeline.settings.preset, pipeline.settings.train.rank) == ("default", 2)
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_is_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress("infer", 3) as advance:
         advance(3)
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Shared options: the list of settings in a command's help, and lists of names."""
+"""Shared options: settings in a command's help, the executor, and lists of names."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def test_help_lists_the_settings_that_a_command_reads(invoke, command, sections)
     assert {key.rpartition(".")[0] for key in keys} == sections
 
 
-def test_help_of_run_lists_all_settings_of_the_pipeline(invoke) -> None:
+def test_the_help_of_run_lists_all_settings_of_the_pipeline(invoke) -> None:
     text = invoke("run", "--help").stdout
     for setting in ("dataset=demo", "images.download=false", "train.rank=8", "plan.pilot=0"):
         assert setting in text
     assert "serve.state" not in text
 
 
-def test_the_executor_option_is_a_setting() -> None:
+def test_the_executor_option_changes_a_setting() -> None:
     assert with_executor(["train.rank=4"], "ray") == ["train.rank=4", "executor.name=ray"]
     assert with_executor(None, None) is None
 
 
-def test_names_are_split_at_commas_without_duplicates() -> None:
+def test_names_are_split_at_commas_and_duplicates_dropped() -> None:
     assert split_names(" sasrec, hybrid,,sasrec ") == ["sasrec", "hybrid"]
     assert split_names(" , ") == []

@@ -1,4 +1,4 @@
-"""Output: JSON for programs, text for people, and the table of metrics."""
+"""Output of the commands: JSON, text, and the table of metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_msr.evaluation.metrics import summary_names
 CELL = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 40}
 
 
-def test_values_are_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_are_printed_as_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
     emit({"a": 1, "b": "x"}, as_json=True, plain="text")
     assert json.loads(capsys.readouterr().out) == {"a": 1, "b": "x"}
     emit({"a": 1}, as_json=False, plain="text")
@@ -21,7 +21,7 @@ def test_values_are_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "a: 1\nb: x\n"
 
 
-def test_the_table_has_a_line_per_model_and_kind_of_negatives() -> None:
+def test_the_table_has_one_line_per_model_and_kind_of_negatives() -> None:
     names = summary_names()
     computed = dict.fromkeys(names[:-1], CELL)  # a run from before the last metric was added
     metrics = {"sasrec": {"uniform": computed, "popularity": {}}}

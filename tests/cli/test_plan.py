@@ -1,4 +1,4 @@
-"""`plan`: a cost report as a table for people, or as one JSON object."""
+"""`plan`: prints the cost estimate as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 STAGES = ["summarize", "infer", "score/zero_shot"]
 
 
-def test_the_table_has_a_line_per_stage(invoke, settings: list[str], tmp_path: Path) -> None:
+def test_the_table_has_one_line_per_stage(invoke, settings: list[str], tmp_path: Path) -> None:
     done = invoke("plan", *settings, "plan.sample=5", "--run", tmp_path / "run")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -21,7 +21,7 @@ def test_the_table_has_a_line_per_stage(invoke, settings: list[str], tmp_path: P
     assert lines[-1].endswith("output lengths from the limits in the settings (upper bound)")
 
 
-def test_json_contains_the_stages_and_what_remains(
+def test_json_contains_the_stages_and_the_remaining_cost(
     invoke, settings: list[str], tmp_path: Path
 ) -> None:
     rates = ["plan.sample=5", "plan.prompt_rate=10", "plan.output_rate=10"]

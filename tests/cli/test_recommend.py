@@ -1,4 +1,4 @@
-"""`recommend`: items for a user of a run, or for a list of items."""
+"""`recommend`: recommends items to a user of a run or for a history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_user_gets_k_items(invoke, finished: Path) -> None:
     assert [item["rank"] for item in items] == [1, 2, 3]
 
 
-def test_the_text_names_preference_ranks_and_titles(invoke, finished: Path) -> None:
+def test_the_text_contains_preference_ranks_and_titles(invoke, finished: Path) -> None:
     done = invoke("recommend", "--history", "item1,item2", "-k", 2, "--run", finished)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()

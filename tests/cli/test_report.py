@@ -1,4 +1,4 @@
-"""`report`: writes the report of an evaluated run again."""
+"""`report`: writes the report of an evaluated run, unless it is finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run`: every stage; a finished run only prints its table."""
+"""`run`: runs every stage and prints the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`score`: writes a table of scores per model."""
+"""`score`: writes one table of scores per model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 
-def test_it_scores_only_models_that_have_not_scored(
-    invoke, settings: list[str], tmp_path: Path
-) -> None:
+def test_further_models_can_be_scored(invoke, settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     invoke("prepare", "--run", run, *settings)
     done = invoke("score", "--run", run, "--json", "score.zero_shot=false")

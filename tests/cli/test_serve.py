@@ -1,4 +1,4 @@
-"""`serve`: the service starts with the given options, or an error names the missing extra."""
+"""`serve`: passes its options to the service; an error names a missing extra."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_msr.serving import server
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Record the runs that would be served, with their options."""
+    """Replace the service, and record the runs to serve and their options."""
     seen: list[Any] = []
 
     def serve(run: Path, **options: Any) -> None:
@@ -34,7 +34,7 @@ def test_options_are_passed_to_the_service(invoke, served: list[Any]) -> None:
     assert served == [(Path("folder"), options)]
 
 
-def test_a_missing_package_is_reported_before_anything_starts(
+def test_a_missing_package_is_reported_before_the_service_starts(
     fail, served: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _serve.require_serving()

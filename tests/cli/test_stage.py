@@ -1,4 +1,4 @@
-"""Commands of single stages: they run one stage and print its counts."""
+"""Commands that run one stage and print its counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_stage_does_not_run_earlier_stages(fail, tmp_path: Path, stage: str) -
         fail(stage, "--run", tmp_path / "empty", "model.backend=mock", "train.enabled=false")
 
 
-def test_settings_are_validated_before_a_folder_is_made(fail, tmp_path: Path) -> None:
+def test_settings_are_validated_before_the_folder_is_created(fail, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"executor\.name='spark': must be 'local' or 'ray'"):
         fail("prepare", "--run", tmp_path / "run", "--executor", "spark")
     assert not (tmp_path / "run").exists()

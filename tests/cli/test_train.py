@@ -1,4 +1,4 @@
-"""`train`: does nothing in a run that only uses the zero-shot ranker."""
+"""`train`: does nothing if training is disabled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 
-def test_without_training_there_is_nothing_to_do(invoke, finished: Path) -> None:
+def test_disabled_training_does_nothing(invoke, finished: Path) -> None:
     done = invoke("train", "--run", finished, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {}

@@ -1,4 +1,4 @@
-"""`tune`: prints the best value of each model and where the best settings are."""
+"""`tune`: prints the best value of each model and the file with the best settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`update`: new interactions change the preferences of their users."""
+"""`update`: adds new interactions to a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 
-def test_new_interactions_are_added_once(invoke, finished: Path, tmp_path: Path) -> None:
+def test_the_same_interactions_are_only_added_once(invoke, finished: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "new.csv"
     shutil.copytree(finished, run)
     file.write_text("user_id,item_id,timestamp\nuser0,item1,999999\n")

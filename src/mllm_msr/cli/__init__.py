@@ -1,8 +1,9 @@
 """The command line `mllm-msr`: one module per command, named after it.
 
 Importing a module registers its command with `app`. Every module here whose name does not start
-with an underscore is imported, so a new command is one new file. These modules import the rest of
-the package inside their functions: `mllm-msr --help` loads neither torch nor transformers.
+with an underscore is imported, so a new command only needs a new file. These modules import the
+rest of the package inside their functions, so that `mllm-msr --help` loads neither torch nor
+transformers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Typer application, its root options, and `main`, the entry point of `mllm-msr`.
 
-Commands print results to stdout; progress and messages go to stderr. Exit codes: 0 done, 1 failed,
-2 wrong usage or settings.
+Commands print results to stdout; progress and messages go to stderr. Exit codes: 0 for success,
+1 for a failure, 2 for wrong usage or settings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Under torchrun every process runs the command; only these coordinate the processes.
+# Under torchrun, every process runs the command. Only these commands coordinate the processes.
 DISTRIBUTED_COMMANDS: Final = ("train", "run")
 
 
@@ -37,17 +37,16 @@ def configure(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more messages.")] = False,
 ) -> None:
-    """Set up logging and reject commands that must not run under torchrun.
+    """Configure logging and reject commands that cannot run under torchrun.
 
     Raises:
-        UsageError: torchrun started a command that is not distributed.
+        UsageError: torchrun started a command that does not support it.
     """
     command = context.invoked_subcommand
     if launched_by_torchrun(os.environ) and command not in DISTRIBUTED_COMMANDS:
         raise UsageError(
-            f"torchrun cannot start the command {command!r}. "
-            f"Start only {' or '.join(DISTRIBUTED_COMMANDS)} with torchrun, and run "
-            f"{command!r} without it."
+            f"The command {command!r} does not support torchrun. Run it without torchrun; only "
+            f"{' and '.join(DISTRIBUTED_COMMANDS)} can be started with it."
         )
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -57,19 +56,19 @@ def configure(
 
 
 def main() -> None:
-    """Run the command line, and print errors of this package as a message with an exit code."""
+    """Run the command line; print an error of this package as a message and set the exit code."""
 
     def terminate(signum: int, frame: object) -> NoReturn:
         del frame
         raise SystemExit(128 + signum)
 
-    # As an exception, SIGTERM unwinds every `with` block and leaves a run folder that can resume.
+    # SIGTERM raises an exception, so that every `with` block exits and the run can be resumed.
     signal.signal(signal.SIGTERM, terminate)
-    # Users cannot act on deprecations inside Transformers.
+    # Users can do nothing about deprecations inside Transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     cpu_runtime.set_defaults()
     if not sys.stderr.isatty():
-        # Transformers draws its own progress bars, even without a terminal.
+        # Transformers draws its progress bars even without a terminal.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()

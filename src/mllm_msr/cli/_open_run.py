@@ -1,4 +1,4 @@
-"""Opening a run folder with the settings of the command line, and progress bars."""
+"""Opening of run folders with the settings from the command line, and progress bars."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def open_pipeline(
     *,
     force: bool,
 ) -> Iterator[Pipeline]:
-    """Open a run folder with its own settings, or with a preset's, plus those given now.
+    """Open a run folder with its saved settings or a preset, changed by a file and overrides.
 
     Args:
         run: The run folder; created if it does not exist.
-        preset: Preset to start from. None uses the folder's `config.yaml` if there is one, else
-            the preset `default`.
-        config: A YAML file of settings that takes precedence over both.
-        overrides: `key=value` settings, which take precedence over all files.
-        force: Redo finished stages whose settings have changed.
+        preset: Preset to start from. None selects the `config.yaml` of the folder if there is
+            one, else the preset `default`.
+        config: A YAML file with settings; takes precedence over the preset and the folder.
+        overrides: Settings as `key=value`; take precedence over all files.
+        force: Run stages again even if they are finished, also with other settings.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -51,14 +51,14 @@ def open_pipeline(
 
 @contextlib.contextmanager
 def show_progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr with rate and remaining time; nothing without a terminal.
+    """Show a progress bar with speed and remaining time on stderr if it is a terminal.
 
     Args:
         name: Name of the task.
         total: Number of steps; None if unknown.
 
     Yields:
-        A function that reports finished steps.
+        Function to call with the number of steps that have finished since the last call.
     """
     from rich.console import Console
     from rich.progress import (

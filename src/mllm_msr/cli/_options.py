@@ -1,4 +1,4 @@
-"""Option types that several commands share, and the list of settings below a command's help."""
+"""Options that several commands share, and the list of settings in a command's help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-# Sections that only commands for a finished run read.
+# Sections that are only read by commands for a finished run.
 _ONLINE_SECTIONS: Final = ("retrieve", "serve")
 
 RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder.")]
@@ -44,15 +44,15 @@ def settings_help(*sections: str) -> type[TyperCommand]:
     The settings are only loaded when the help is shown.
 
     Args:
-        *sections: Sections to list ("data"); "" lists settings without a section. By default all
-            sections of the offline pipeline.
+        *sections: Sections to list, for example "data"; "" stands for settings without a section.
+            By default, all sections of the offline pipeline.
     """
 
     class CommandWithSettings(TyperCommand):
-        """Command whose help lists settings with their defaults."""
+        """Command whose help lists settings and their defaults."""
 
         def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-            """Append the settings."""
+            """Write the settings below the options."""
             from mllm_msr.config.reference import reference
 
             rows = []
@@ -68,10 +68,10 @@ def settings_help(*sections: str) -> type[TyperCommand]:
 
 
 def with_executor(settings: list[str] | None, name: str | None) -> list[str] | None:
-    """Add the value of `--executor` to the settings, if the option is given."""
+    """Add the value of the option `--executor` to the settings; None leaves them unchanged."""
     return settings if name is None else [*(settings or ()), f"executor.name={name}"]
 
 
 def split_names(text: str) -> list[str]:
-    """Split comma-separated names, without blanks and duplicates, in their order."""
+    """Split comma-separated names; drop empty names and duplicates, and keep the order."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -1,4 +1,4 @@
-"""What commands print: one JSON object with `--json`, else text for people."""
+"""Output of the commands: one JSON object with `--json`, else readable text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) -> None:
-    """Print values as JSON, or else as `plain`, or else one `key: value` per line."""
+    """Print values as JSON, as the text `plain`, or, without either, as lines `key: value`."""
     if as_json:
         typer.echo(json.dumps(values, indent=2, default=str))
     elif plain is not None:
@@ -21,14 +21,14 @@ def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) 
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:
-    """Return a run's main metrics as a plain table, followed by the path of its report.
+    """Format the main metrics of a run as a text table, followed by the path of its report.
 
     Args:
-        result: What `Pipeline.result` returns.
+        result: Return value of `Pipeline.result`.
 
     Returns:
-        One line per model and kind of negatives: number of users, then mean and interval of each
-        metric, "-" if the metric was not computed.
+        Table with one line per model and kind of negatives: number of users, then mean and
+        confidence interval of each metric, "-" if the metric was not computed.
     """
     from mllm_msr.evaluation.metrics import summary_names
 

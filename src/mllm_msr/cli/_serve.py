@@ -1,4 +1,4 @@
-"""Starting the HTTP service; shared by `serve` and `demo --serve`."""
+"""Start of the HTTP service, for `serve` and `demo --serve`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_serving() -> None:
 
 
 def serve_run(run: Path, *, host: str, port: int, overrides: Sequence[str]) -> None:
-    """Serve a run until the process is stopped; print the URL to stderr.
+    """Serve a run over HTTP until the process is stopped, and print the URL to stderr.
 
     Args:
         run: A finished run folder.

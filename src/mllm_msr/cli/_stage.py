@@ -1,4 +1,4 @@
-"""What the commands of single stages share: each runs one stage and prints its counts."""
+"""Commands that run one stage of the pipeline and print its counts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mllm_msr.cli._output import emit
 
 
 def add_stage_command(name: str, summary: str, *, sections: tuple[str, ...]) -> None:
-    """Register the command that runs one stage of the pipeline.
+    """Register a command that runs one stage of the pipeline.
 
     Args:
         name: Name of the stage and of the command.
-        summary: Help of the command.
-        sections: Sections of the settings that the stage reads.
+        summary: Help text of the command.
+        sections: Sections of the settings that the help lists.
     """
 
     def command(

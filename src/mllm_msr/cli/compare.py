@@ -1,4 +1,4 @@
-"""`compare`: several models on the candidates of one run folder."""
+"""`compare`: evaluate several models on the candidates of one run folder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Train, score and evaluate models on the same candidates.
 
-    The candidates are those of the run folder. Models that have scored are skipped, so the same
-    command resumes an interrupted comparison.
+    The candidates are those of the run folder. Models with finished scores are skipped, so the
+    same command resumes an interrupted comparison.
     """
     from mllm_msr.pipeline.compare import compare
 

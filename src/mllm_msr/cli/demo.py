@@ -1,4 +1,4 @@
-"""`demo`: the whole pipeline on generated data with the packaged model."""
+"""`demo`: run the pipeline on generated data with the packaged model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(
     force: ForceOption = False,
     as_json: JsonOption = False,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Then serve the run with its page on this machine.")
+        bool, typer.Option("--serve", help="Serve the finished run with its page on this machine.")
     ] = False,
     port: PortOption = 8000,
 ) -> None:
@@ -40,5 +40,5 @@ def command(
         result = pipeline.result()
     emit(result, as_json=as_json, plain=metrics_table(result))
     if serve:
-        # Update preferences after every event, so that a single like visibly changes them.
+        # With an update after every event, a single like visibly changes the preference.
         serve_run(run, host="127.0.0.1", port=port, overrides=["serve.update=event"])

@@ -1,4 +1,4 @@
-"""`doctor`: checks of the installation and of the configured models."""
+"""`doctor`: check the installation and the configured models."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def command(
     preset: PresetOption = None,
     config: ConfigOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Look for packages without importing them.")
+        bool, typer.Option("--quick", help="Check for packages without importing them.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation and the configured models.
 
-    Models are checked if settings are given. Exits with code 1 if something is broken; a missing
-    optional dependency is not an error.
+    Models are only checked if settings are given. Exits with code 1 if a check fails; a missing
+    optional dependency is not a failure.
     """
     from mllm_msr.pipeline.doctor import examine
 

@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of a run, or of any table of scores for any table of candidates."""
+"""`evaluate`: compute the metrics of a run or of external scores for external candidates."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def command(
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Scores of these candidates; can be repeated."),
+        typer.Option(metavar="FILE", help="Scores of these candidates; repeatable."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write their metrics; default: stdout."),
+        typer.Option(metavar="FILE", help="File to write their metrics to; default: stdout."),
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's scores, or external tables of scores."""
+    """Evaluate the scores of a run, or external tables of scores."""
     if candidates is None and not scores:
         with open_pipeline(run, preset, config, settings, force=force) as pipeline:
             pipeline.run_stage("evaluate")
@@ -53,7 +53,7 @@ def command(
     if candidates is None or not scores:
         given = "--scores" if candidates is None else "--candidates"
         raise UsageError(
-            f"--candidates and --scores belong together, but only {given} is given. "
+            f"--candidates and --scores must be given together, but only {given} is given. "
             "Give both, or neither to evaluate a run folder."
         )
     from mllm_msr.config.loading import load_settings

@@ -1,4 +1,4 @@
-"""`experiment`: a table or figure of the paper, reproduced on a run folder."""
+"""`experiment`: reproduce a table or figure of the paper on a run folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def command(
         str | None,
         typer.Option(
             metavar="S,S,...",
-            help="Seeds to repeat with: of the data for the generated dataset, else of training.",
+            help="Seeds of the repetitions: data seeds for the generated dataset, training seeds "
+            "for others.",
         ),
     ] = None,
     systems: Annotated[
@@ -49,7 +50,7 @@ def command(
 ) -> None:
     """Reproduce a table or figure of the paper on a run folder.
 
-    A folder without a run gets the preset `demo`. The same command resumes an interrupted
+    In a new folder, the default preset is `demo`. The same command resumes an interrupted
     experiment.
     """
     from mllm_msr import experiments
@@ -59,9 +60,9 @@ def command(
     experiment = experiments.find(name)
     if preset is None and not (run / CONFIG).is_file():
         preset = "demo"
-    chosen = None if systems is None else split_names(systems)
+    selected = None if systems is None else split_names(systems)
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        folder = run_experiment(experiment, pipeline, seeds=_parse_seeds(seeds), systems=chosen)
+        folder = run_experiment(experiment, pipeline, seeds=_parse_seeds(seeds), systems=selected)
     page = folder / f"{name}.md"
     emit(
         {"experiment": name, "results": str(folder), "page": str(page)},

@@ -1,4 +1,4 @@
-"""`list`: the names that settings and commands accept."""
+"""`list`: print the names that settings and commands accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plan`: the cost estimate of a run."""
+"""`plan`: estimate the cost of a run."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Estimate tokens, hours, price and disk space of a run.
 
-    Prepares the data and calls no model. With plan.pilot=N the models answer N items and users,
-    which measures real lengths and speed; the run reuses these responses.
+    Prepares the data and calls no model. With plan.pilot=N, models process N items and N users to
+    measure output lengths and speed; the run reuses these responses.
     """
     from mllm_msr.pipeline.cost import estimate
 
@@ -66,6 +66,6 @@ def _format_report(report: CostReport) -> str:
     lines += [
         "",
         f"remaining: {report.tokens:,} tokens, {hours}, price {report.price:.2f}",
-        f"prompts counted by {report.counted_by}; output lengths from {report.lengths_by}",
+        f"prompt tokens counted by {report.counted_by}; output lengths from {report.lengths_by}",
     ]
     return "\n".join(lines)

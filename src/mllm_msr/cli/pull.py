@@ -1,4 +1,4 @@
-"""`pull`: a folder from object storage."""
+"""`pull`: copy a folder from object storage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Local folder to copy to.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a folder from object storage to this machine."""
+    """Copy a folder from object storage to a local folder."""
     from mllm_msr.storage.transfer import pull
 
     emit({"folder": str(folder), "files": pull(address, folder)}, as_json=as_json)

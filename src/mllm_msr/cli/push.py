@@ -1,4 +1,4 @@
-"""`push`: a folder to object storage."""
+"""`push`: copy a folder to object storage."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def command(
     address: AddressArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a run folder, or any other folder, to object storage.
+    """Copy a run folder or another folder to object storage.
 
-    A run folder is copied with its caches.
+    A run folder is copied including its caches.
     """
     from mllm_msr.storage.transfer import push_folder
 

@@ -1,4 +1,4 @@
-"""`recommend`: items of the full catalog for a user of a run, or for a list of items."""
+"""`recommend`: recommend items to a user of a run, or for a list of items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
     user: Annotated[str | None, typer.Option("--user", help="A user of the run.")] = None,
     history: Annotated[
         str | None,
-        typer.Option(metavar="ID,ID,...", help="Items instead of a user, oldest first."),
+        typer.Option(metavar="ID,ID,...", help="History to use instead of a user, oldest first."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
     budget: Annotated[
@@ -34,13 +34,13 @@ def command(
     run: RunOption = Path("runs/run"),
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend items of the full catalog.
+    """Recommend items from the full catalog.
 
-    Each item comes with the phrases of the preference that it matches.
+    Each item is printed with the phrases of the preference that it matches.
     """
     if (user is None) == (history is None):
         given = "neither is" if user is None else "both are"
-        raise UsageError(f"Give either --user or --history; {given} given.")
+        raise UsageError(f"Give exactly one of --user and --history; {given} given.")
     from mllm_msr.recommend.recommender import MllmMsr
 
     with MllmMsr.from_run(run, overrides=settings or ()) as model:
@@ -56,7 +56,7 @@ def command(
 def _format_list(model: MllmMsr, recommendations: RecommendationList) -> str:
     lines = [recommendations.preference or "(no preference)", ""]
     if recommendations.fallback_reason is not None:
-        lines += [f"The model ranked no items: {recommendations.fallback_reason}.", ""]
+        lines += [f"The model did not rank the items: {recommendations.fallback_reason}.", ""]
     for item in recommendations.items:
         score = "  -  " if item.score is None else f"{item.score:.3f}"
         title = model.catalog.item(item.item_id).title

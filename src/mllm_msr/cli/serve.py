@@ -1,4 +1,4 @@
-"""`serve`: an HTTP service with a web page for a finished run."""
+"""`serve`: start an HTTP service with a web page for a finished run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ def command(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on; addresses other than this machine's require "
-            "MLLM_MSR_API_KEYS."
+            help="Address to listen on; all but loopback addresses require MLLM_MSR_API_KEYS."
         ),
     ] = "127.0.0.1",
     port: PortOption = 8000,

@@ -1,4 +1,4 @@
-"""`summarize`: summarize items from their text and image."""
+"""`summarize`: summarize every item from its text and its image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tune`: hyperparameter search for baselines on validation users."""
+"""`tune`: search hyperparameters of baselines on validation users."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(
         ),
     ],
     trials: Annotated[
-        int, typer.Option(min=1, help="Trials per model, including those of earlier searches.")
+        int, typer.Option(min=1, help="Trials per model, including trials of earlier searches.")
     ],
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),

@@ -1,4 +1,4 @@
-"""`update`: new interactions for a run."""
+"""`update`: add new interactions to a run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def command(
     run: RunOption = Path("runs/run"),
     as_json: JsonOption = False,
 ) -> None:
-    """Add new interactions to a run and update preferences.
+    """Add new interactions to a run and update the preferences of their users.
 
-    Takes one prompt per unfinished block.
+    Prompts the model once for each block that is new or was incomplete, regardless of the length
+    of the history.
     """
     with open_pipeline(run, None, None, None, force=False) as pipeline:
         emit(pipeline.update(interactions), as_json=as_json)
