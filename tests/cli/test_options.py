@@ -25,6 +25,13 @@ def test_the_help_of_run_lists_all_settings_of_the_pipeline(invoke) -> None:
     assert "serve.state" not in text
 
 
+def test_the_help_of_demo_lists_the_values_of_its_preset(invoke) -> None:
+    text = invoke("demo", "--help").stdout
+    for setting in ("data.run_folds=[0]", "train.rank=16", "evaluate.n_resamples=2000"):
+        assert setting in text
+    assert "train.rank=8" not in text
+
+
 def test_the_executor_option_changes_a_setting() -> None:
     assert with_executor(["train.rank=4"], "ray") == ["train.rank=4", "executor.name=ray"]
     assert with_executor(None, None) is None

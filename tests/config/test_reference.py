@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mllm_msr.config.loading import load_settings
 from mllm_msr.config.reference import reference
 
 
@@ -18,3 +19,13 @@ def test_types_and_defaults_are_readable() -> None:
     assert found["infer.max_items"] == ("int | null", "null")
     assert found["data.negatives"] == ("list[uniform | popularity]", "[uniform, popularity]")
     assert found["score.model"] == ("ModelSettings | null", "null")
+
+
+def test_values_of_given_settings_replace_the_defaults() -> None:
+    settings = load_settings("demo", ["train.seed=7"], environment={})
+    found = {setting.key: setting.default for setting in reference(settings)}
+    assert (found["preset"], found["train.seed"]) == ("demo", "7")
+    assert found["data.run_folds"] == "[0]"
+    defaults = {setting.key: setting.default for setting in reference()}
+    assert found.keys() == defaults.keys()
+    assert found["report.seed"] == defaults["report.seed"]

@@ -38,7 +38,7 @@ Overrides = Annotated[
 ]
 
 
-def settings_help(*sections: str) -> type[TyperCommand]:
+def settings_help(*sections: str, preset: str | None = None) -> type[TyperCommand]:
     """Return a command class whose help ends with the settings that the command reads.
 
     The settings are only loaded when the help is shown.
@@ -46,6 +46,8 @@ def settings_help(*sections: str) -> type[TyperCommand]:
     Args:
         *sections: Sections to list, for example "data"; "" stands for settings without a section.
             By default, all sections of the offline pipeline.
+        preset: Preset that the command starts from, whose values are listed; None lists the
+            defaults.
     """
 
     class CommandWithSettings(TyperCommand):
@@ -53,15 +55,18 @@ def settings_help(*sections: str) -> type[TyperCommand]:
 
         def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
             """Write the settings below the options."""
+            from mllm_msr.config.loading import load_settings
             from mllm_msr.config.reference import reference
 
+            settings = None if preset is None else load_settings(preset, environment={})
             rows = []
-            for key, _, default, description in reference():
+            for key, _, default, description in reference(settings):
                 section = key.rpartition(".")[0]
                 listed = section in sections if sections else section not in _ONLINE_SECTIONS
                 if listed:
                     rows.append((f"{key}={default}", description))
-            with formatter.section("Settings (key=value, with their defaults)"):
+            source = "defaults" if preset is None else f"values in the preset {preset}"
+            with formatter.section(f"Settings (key=value, with their {source})"):
                 formatter.write_dl(rows)
 
     return CommandWithSettings

@@ -21,7 +21,7 @@ from mllm_msr.cli._output import emit, metrics_table
 from mllm_msr.cli._serve import require_serving, serve_run
 
 
-@app.command("demo", cls=settings_help())
+@app.command("demo", cls=settings_help(preset="demo"))
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/demo"),

@@ -18,7 +18,7 @@ class SettingReference(NamedTuple):
     Attributes:
         key: Full name ("train.rank").
         type: Type as text ("int | null").
-        default: Default value as YAML.
+        default: Default value as YAML, or the value of the settings that are listed.
         description: Meaning of the setting.
     """
 
@@ -28,17 +28,25 @@ class SettingReference(NamedTuple):
     description: str
 
 
-def reference() -> list[SettingReference]:
-    """Return every setting, in the order of `config/settings.py`."""
+def reference(settings: Settings | None = None) -> list[SettingReference]:
+    """Return every setting, in the order of `config/settings.py`.
+
+    Args:
+        settings: Settings whose values are listed; None lists the defaults.
+    """
     rows: list[SettingReference] = []
+    values = None if settings is None else settings.model_dump(mode="json")
     for name, field in Settings.model_fields.items():
         section = field.annotation
-        if inspect.isclass(section) and issubclass(section, BaseModel):
+        has_fields = inspect.isclass(section) and issubclass(section, BaseModel)
+        if has_fields:
             fields = {f"{name}.{key}": value for key, value in section.model_fields.items()}
         else:
             fields = {name: field}
         for key, value in fields.items():
             default = list(value.default) if isinstance(value.default, tuple) else value.default
+            if values is not None:
+                default = values[name][key.partition(".")[2]] if has_fields else values[name]
             text = yaml.safe_dump(default, default_flow_style=True)
             text = text.removesuffix("\n").removesuffix("\n...")
             rows.append(
