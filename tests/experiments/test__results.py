@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,7 @@ def scores(strength: float, *, n_users: int = 40) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
+def results() -> Results:
     experiment = experiments.find("figure4")
     settings = load_settings("default", [], environment={})
     strengths = {
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluation = evaluate_scores(
         {name: scores(strength) for name, strength in strengths.items()}, n_resamples=200
     )
-    results = Results(
+    return Results(
         systems=experiment.systems(settings),
         evaluation=evaluation,
         per_user=evaluation.per_user.with_columns(seed=pl.lit(0)),
@@ -57,7 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=settings,
         model="a model",
     )
-    write_results(experiment, results, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write_results(experiments.find("figure4"), results, folder)
     return folder
 
 
@@ -87,6 +92,16 @@ def test_the_page_warns_of_the_papers_protocol(folder: Path) -> None:
     page = (folder / "figure4.md").read_text()
     assert "the target is not the user's next item" in page
     assert "prints no numbers" in page
+
+
+def test_an_experiment_without_a_claim_has_no_section_on_the_paper(
+    tmp_path: Path, results: Results
+) -> None:
+    experiment = replace(experiments.find("figure4"), claim="", caveats=("A caveat.",))
+    write_results(experiment, results, tmp_path)
+    page = (tmp_path / "figure4.md").read_text()
+    assert "paper" not in page
+    assert page.endswith(".svg)\n\nA caveat.\n")
 
 
 def test_the_figure_is_an_svg_and_a_png(folder: Path) -> None:

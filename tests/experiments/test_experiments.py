@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 
 from mllm_msr import experiments
@@ -18,6 +21,14 @@ def test_unknown_experiments_are_rejected_with_a_suggestion() -> None:
         UnknownNameError, match=r"Unknown experiment 'figure44'\. Did you mean 'figure4'\?"
     ):
         experiments.find("figure44")
+
+
+def test_a_file_without_an_experiment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("mllm_msr.experiments.empty")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(experiments, "names", lambda: ["empty"])
+    with pytest.raises(TypeError, match=r"mllm_msr\.experiments\.empty must define EXPERIMENT"):
+        experiments.find("empty")
 
 
 @pytest.mark.parametrize("name", experiments.names())

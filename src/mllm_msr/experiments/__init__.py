@@ -27,8 +27,15 @@ def find(name: str) -> Experiment:
 
     Raises:
         UnknownNameError: The experiment does not exist. The message lists all names.
+        TypeError: The experiment's module does not define `EXPERIMENT`.
     """
     if name not in names():
         raise registry.unknown_name_error("experiment", name, names())
-    experiment: Experiment = importlib.import_module(f"mllm_msr.experiments.{name}").EXPERIMENT
+    module = importlib.import_module(f"mllm_msr.experiments.{name}")
+    experiment: Experiment | None = getattr(module, "EXPERIMENT", None)
+    if experiment is None:
+        raise TypeError(
+            f"{module.__name__} must define EXPERIMENT, an Experiment, but it does not. Add it, or "
+            "begin the file's name with an underscore if it is not an experiment."
+        )
     return experiment

@@ -135,14 +135,15 @@ def _page(experiment: Experiment, results: Results) -> Iterator[str]:
     for kind in ordered_kinds(sorted(kinds)):
         yield from _metric_table(experiment, results, kind)
         yield from _comparison_table(experiment, results, kind)
-    yield from ("", f"![{experiment.title}]({experiment.name}.svg)", "", "## In the paper", "")
-    yield experiment.claim
-    for dataset, systems in experiment.reference.items():
-        names = list(next(iter(systems.values())))
-        yield from ("", f"{dataset}:", "", *_header(["system", *map(metrics.label, names)]))
-        for label, values in systems.items():
-            yield _line([label, *(f"{values[name]:.2f}" for name in names)])
-    yield from ("", _PROTOCOL)
+    yield from ("", f"![{experiment.title}]({experiment.name}.svg)")
+    if experiment.claim:
+        yield from ("", "## In the paper", "", experiment.claim)
+        for dataset, systems in experiment.reference.items():
+            names = list(next(iter(systems.values())))
+            yield from ("", f"{dataset}:", "", *_header(["system", *map(metrics.label, names)]))
+            for label, values in systems.items():
+                yield _line([label, *(f"{values[name]:.2f}" for name in names)])
+        yield from ("", _PROTOCOL)
     for caveat in experiment.caveats:
         yield from ("", caveat)
 

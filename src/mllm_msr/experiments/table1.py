@@ -32,11 +32,7 @@ _PAPER: Final = MappingProxyType(
 def _system(name: str, label: str, content: str) -> System:
     variant = Variant(
         f"{_MODEL}_{content}",
-        overrides=(
-            f"score.baselines=[{_MODEL}]",
-            f"baselines.content={content}",
-            "train.enabled=false",
-        ),
+        overrides=(f"baselines.content={content}",),
         shares=("prepare", "summarize", "infer"),
     )
     return System(name, label, variant=variant, model=_MODEL)

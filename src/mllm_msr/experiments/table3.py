@@ -17,7 +17,15 @@ from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.report import paper_results
-from mllm_msr.experiments._experiment import Experiment, System, SystemScores, read_scores
+from mllm_msr.experiments._experiment import (
+    Experiment,
+    System,
+    SystemScores,
+    last_stage,
+    required_models,
+    score_models,
+    select_models,
+)
 from mllm_msr.pipeline.compare import recommender
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.recommenders import label_of
@@ -51,20 +59,16 @@ def list_systems(settings: Settings) -> Sequence[System]:
 
 def score_all(pipeline: Pipeline, systems: Sequence[System]) -> Mapping[str, SystemScores]:
     """Score all systems in a variant, so that the evaluation of the run itself stays unchanged."""
-    models = [system.model or system.name for system in systems]
-    baselines = [name for name in models if name not in {MLLM_MSR, ZERO_SHOT}]
-    changes = [
-        f"score.baselines=[{', '.join(baselines)}]",
-        "score.zero_shot=true",
-        *_baseline_arguments(pipeline.settings, baselines),
-    ]
-    pipeline.run_until("train")
+    settings = pipeline.settings
+    models = {system.name: system.model or system.name for system in systems}
+    required = required_models(settings, list(models.values()))
+    baselines = [name for name in required if name not in {MLLM_MSR, ZERO_SHOT}]
+    changes = [*select_models(required), *_baseline_arguments(settings, baselines)]
+    pipeline.run_until(last_stage(settings, required))
     shares = ("prepare", "summarize", "infer", "train", "score")
-    with pipeline.fork("table3", override(pipeline.settings, changes), shares=shares) as variant:
-        variant.run_until("score")
-        return {
-            system.name: read_scores(variant.run, system.model or system.name) for system in systems
-        }
+    with pipeline.fork("table3", override(settings, changes), shares=shares) as variant:
+        found = score_models(variant, list(models.values()))
+    return {name: found[model] for name, model in models.items()}
 
 
 def _baseline_arguments(settings: Settings, baselines: Sequence[str]) -> list[str]:
@@ -72,7 +76,7 @@ def _baseline_arguments(settings: Settings, baselines: Sequence[str]) -> list[st
     changes = []
     for name in baselines:
         arguments: dict[str, object] = {}
-        if settings.train.seed:
+        if settings.train.seed:  # 0 is the default of every baseline
             arguments["seed"] = settings.train.seed
         if "backend" in inspect.signature(baseline_class(name)).parameters:
             arguments["backend"] = settings.model.backend
