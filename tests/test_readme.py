@@ -1,6 +1,7 @@
 """Tests of the documentation: examples run, commands and settings exist, links work.
 
-The package list of the README must name every package and module at the top.
+The package list of the README must name every package and module at the top, and each list of
+plugins, metrics or experiments must be complete.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import polars as pl
 import pytest
 import typer.main
 
+from mllm_msr import experiments, registry
 from mllm_msr.cli import app
 from mllm_msr.config.loading import load_settings
-from mllm_msr.evaluation.metrics import Metric
+from mllm_msr.evaluation.metrics import Metric, descriptions
 from mllm_msr.evaluation.ranked_lists import RankedLists
 from mllm_msr.interfaces import Recommender, TrainingData
 from tools import measure
@@ -27,6 +29,13 @@ from tools import measure
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+# Names that users type, or labels that they read, by the page that lists them.
+LISTS = {
+    "own-data.md": registry.names("datasets"),
+    "models.md": registry.names("backends"),
+    "reproduce.md": [*registry.names("baselines"), *experiments.names()],
+    "report.md": list(descriptions()),
+}
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
@@ -97,6 +106,14 @@ def test_the_readme_names_every_package() -> None:
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(named) == measure.top_entries()
+
+
+@pytest.mark.parametrize(("page", "names"), LISTS.items())
+def test_lists_of_plugins_metrics_and_experiments_are_complete(page: str, names: list[str]) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    missing = [name for name in names if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rows)]
+    assert missing == [], f"Add a row to a table in docs/{page}."
 
 
 @for_each_page

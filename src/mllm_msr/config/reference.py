@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -38,15 +40,14 @@ def reference(settings: Settings | None = None) -> list[SettingReference]:
     values = None if settings is None else settings.model_dump(mode="json")
     for name, field in Settings.model_fields.items():
         section = field.annotation
-        has_fields = inspect.isclass(section) and issubclass(section, BaseModel)
-        if has_fields:
+        if inspect.isclass(section) and issubclass(section, BaseModel):
             fields = {f"{name}.{key}": value for key, value in section.model_fields.items()}
         else:
             fields = {name: field}
         for key, value in fields.items():
             default = list(value.default) if isinstance(value.default, tuple) else value.default
             if values is not None:
-                default = values[name][key.partition(".")[2]] if has_fields else values[name]
+                default = functools.reduce(operator.getitem, key.split("."), values)
             text = yaml.safe_dump(default, default_flow_style=True)
             text = text.removesuffix("\n").removesuffix("\n...")
             rows.append(
