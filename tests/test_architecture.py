@@ -7,6 +7,7 @@ import graphlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import grimp
@@ -35,6 +36,12 @@ PROSE = [
     measure.ROOT / "CHANGELOG.md",
     *sorted((measure.ROOT / "docs").glob("*.md")),
 ]
+
+
+def assert_none(places: Iterable[object]) -> None:
+    """Fail if there are any places, and show all of them, one per line."""
+    lines = [str(place) for place in places]
+    assert not lines, "\n".join(["", *lines])
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +88,8 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_files_and_functions_are_short() -> None:
-    long_files = {str(p): n for p in measure.sources() if (n := measure.n_lines(p)) > 400}
-    assert not long_files
-    long_functions = [str(place) for place in measure.function_lengths() if int(place.value) > 60]
-    assert not long_functions
+    assert_none(f"{p} {n} lines" for p in measure.sources() if (n := measure.n_lines(p)) > 400)
+    assert_none(place for place in measure.function_lengths() if int(place.value) > 60)
 
 
 def test_there_are_few_entries_at_the_top() -> None:
@@ -92,17 +97,18 @@ def test_there_are_few_entries_at_the_top() -> None:
 
 
 def test_every_module_has_a_test_file_of_its_name() -> None:
-    assert [str(place) for place in measure.unmirrored()] == []
+    assert_none(measure.unmirrored())
 
 
 def test_everything_public_is_typed_and_documented() -> None:
-    assert [str(place) for place in measure.untyped_functions()] == []
-    assert [str(place) for place in measure.undocumented()] == []
+    assert_none(measure.untyped_functions())
+    assert_none(measure.undocumented())
 
 
 def test_function_docstrings_begin_with_a_verb() -> None:
     total, others = len(measure.function_docstrings()), measure.not_verb_first()
-    assert len(others) <= total // 10, [str(place) for place in others]
+    if len(others) > total // 10:
+        assert_none(others)
 
 
 def test_own_modules_are_imported_at_the_top_of_a_file() -> None:
@@ -116,7 +122,7 @@ def test_own_modules_are_imported_at_the_top_of_a_file() -> None:
                     names = {node.module} | {f"{node.module}.{name.name}" for name in node.names}
                     if not names & LAZY_IMPORTS:
                         found.append(f"{path}:{node.lineno} {node.module}")
-    assert found == []
+    assert_none(found)
 
 
 @pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "docs", "root"])
@@ -133,5 +139,7 @@ def test_replaced_terms_do_not_come_back(folder: str) -> None:
             measure.ROOT / "recipes/demo_model/questions.py",
         )
         paths = [p for p in paths if not any(p.is_relative_to(path) for path in data)]
-    found = measure.words(tuple(measure.REPLACED_TERMS), paths)
-    assert [str(place) for place in found] == []
+    assert_none(
+        f"{place.file}:{place.line} {place.name} -> {measure.REPLACED_TERMS[place.name.lower()]}"
+        for place in measure.words(tuple(measure.REPLACED_TERMS), paths)
+    )

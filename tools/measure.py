@@ -257,7 +257,7 @@ def private_functions() -> int:
 
 
 def unmirrored() -> list[Place]:
-    """Return modules of the package without a test file of their name at the same place."""
+    """Return modules of the package without a test file of their name, and the expected file."""
     found = []
     for path in sources():
         relative = path.relative_to(PACKAGE)
@@ -266,7 +266,8 @@ def unmirrored() -> list[Place]:
         folder = TESTS / relative.parent
         names = {f"test_{path.stem}.py", f"test_{path.stem.lstrip('_')}.py"}
         if not any((folder / name).is_file() for name in names):
-            found.append(Place(_name(path), 1, path.stem, "no test"))
+            expected = _name(folder / f"test_{path.stem.lstrip('_')}.py")
+            found.append(Place(_name(path), 1, path.stem, f"has no test file {expected}"))
     return found
 
 
