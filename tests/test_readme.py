@@ -20,9 +20,11 @@ import typer.main
 
 from mllm_msr import experiments, registry
 from mllm_msr.cli import app
-from mllm_msr.config.loading import load_settings
+from mllm_msr.config.loading import load_settings, override
+from mllm_msr.errors import DamagedFileError
 from mllm_msr.evaluation.metrics import Metric, descriptions
 from mllm_msr.evaluation.ranked_lists import RankedLists
+from mllm_msr.experiments._experiment import select_models
 from mllm_msr.interfaces import Recommender, TrainingData
 from tools import measure
 
@@ -163,6 +165,8 @@ def test_the_example_baseline_works(tmp_path: Path) -> None:
     assert model.score(candidates, history)["score"].to_list() == [0.0, 2.0]
     model.save(tmp_path)
     assert kind.load(tmp_path).score(candidates, history)["score"].to_list() == [0.0, 2.0]
+    with pytest.raises(DamagedFileError, match=r"pairs\.parquet"):
+        kind.load(tmp_path / "absent")
 
 
 def test_the_example_metric_works() -> None:
@@ -172,6 +176,16 @@ def test_the_example_metric_works() -> None:
     rows += [(1, 1, 0.5), (1, 0, 0.5), (1, 0, 0.5), (1, 0, 0.5)]  # ranks 1 to 4 are equally likely
     _, lists = RankedLists.from_scores(pl.DataFrame(rows, ["list", "label", "score"], orient="row"))
     assert metric.compute(lists).tolist() == [0.5, 0.625]
+
+
+def test_the_example_experiment_works() -> None:
+    experiment = execute(python_blocks(CONTRIBUTING)[2])["EXPERIMENT"]
+    settings = load_settings("demo", environment={})
+    systems = experiment.systems(settings)
+    models = [system.model for system in systems if system.model]
+    assert override(settings, select_models(models)).score.baselines == ("item_knn",)
+    changes = [system.variant.overrides for system in systems if system.variant]
+    assert [override(settings, change).infer.words for change in changes] == [10]
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
