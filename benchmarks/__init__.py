@@ -1,4 +1,4 @@
-"""Benchmarks of speed, memory and quality, one module with a function `run` each.
+"""Benchmarks of speed, memory and quality; each is a module with a function `run`.
 
-`python -m benchmarks NAME --json` runs one of them; the arguments of its `run` are its options.
+`python -m benchmarks NAME --json` runs one of them; the parameters of its `run` are its options.
 """

@@ -19,7 +19,7 @@ from mllm_msr.models import cpu_runtime
 
 RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
-# Values that are not part of a result's file name.
+# Values that are omitted from a result's file name.
 _DEFAULTS: Final = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named benchmark, or all of them, and print the results.
 
     Returns:
-        The exit code: 0 done, 2 wrong usage.
+        The exit code: 0 for success, 2 for wrong usage.
     """
     cpu_runtime.set_defaults()
     names = sorted(
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", choices=names, help="benchmark to run; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--save", action="store_true", help="save it in benchmarks/results/")
-    parser.add_argument("--help", action="store_true", help="with NAME: show its options")
+    parser.add_argument("--save", action="store_true", help="save the result in benchmarks/results")
+    parser.add_argument("--help", action="store_true", help="show this help, or NAME's options")
     selected, rest = parser.parse_known_args(arguments)
     if selected.help and not selected.name:
         parser.print_help()
@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def result_name(name: str, result: Mapping[str, Any]) -> str:
-    """Return the name of a result's file: the benchmark and its non-default model and precision."""
+    """Return the name of a result's file: the benchmark, and its model, device and dtype.
+
+    Default values of model, device and dtype are omitted.
+    """
     values = (str(result.get(key, default)) for key, default in _DEFAULTS.items())
     return "-".join([name, *(value for value in values if value not in _DEFAULTS.values())])
 
@@ -80,6 +83,6 @@ def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # Exits through the `finally` blocks, so that servers started by a benchmark end with it.
+    # SystemExit runs the `finally` blocks, so that servers started by a benchmark stop with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -1,8 +1,7 @@
-"""Checkpoints of the speed benchmarks: the packaged model, and random weights of real shapes.
+"""Checkpoints of the speed benchmarks: the packaged model, and models with random weights.
 
-The speed of a model does not depend on the values of its weights, except for the length of its
-answers: random models write as many tokens as they may. Random weights are drawn for each run and
-deleted afterwards.
+The values of the weights affect speed only through the length of the answers: random models always
+generate up to the token limit. Random weights are drawn for each run and deleted afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _TEMPLATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a LLaVA-NeXT with a CLIP vision tower and a Mistral decoder.
+    """Sizes of a LLaVA-NeXT model with a CLIP vision tower and a Mistral decoder.
 
     Attributes:
         width: Hidden size of the decoder.
@@ -42,7 +41,7 @@ class Shape:
         heads: Number of its attention heads.
         key_heads: Number of its key and value heads.
         vocabulary: Size of its token embedding, including unused rows.
-        tower: Hidden size, feed-forward size, layers and heads of the vision tower.
+        tower: Hidden size, feed-forward size, layers and attention heads of the vision tower.
         tile: Edge length of a tile, in pixels.
         patch: Edge length of a patch, in pixels.
     """
@@ -72,17 +71,20 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
 def make_checkpoint(
     shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]
 ) -> str:
-    """Return the folder of a checkpoint, with random weights unless it is the packaged model.
+    """Create a checkpoint with random weights, unless the packaged model is requested.
 
     Args:
         shapes: "demo" for the packaged model, or a key of `SHAPES`.
         folder: New folder for random weights.
         device: Device on which they are drawn.
-        dtype: Precision of the weights.
+        dtype: Data type of the weights.
         texts: Texts of the prompts, to train a tokenizer on.
 
+    Returns:
+        The folder of the checkpoint.
+
     Raises:
-        UnknownNameError: There are no such shapes.
+        UnknownNameError: `shapes` is unknown.
     """
     if shapes == "demo":
         return str(weights_folder())
@@ -155,7 +157,7 @@ def _config(shape: Shape, tokenizer: Any) -> Any:
 
 
 def _random_model(config: Any, *, device: str, dtype: torch.dtype) -> Any:
-    """Draw weights at a scale at which hidden states neither vanish nor explode."""
+    """Create a model with random weights that keep hidden states from vanishing or exploding."""
     with torch.device(device):
         torch.manual_seed(0)
         model = transformers.LlavaNextForConditionalGeneration(config).to(dtype)

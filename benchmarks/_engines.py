@@ -1,7 +1,7 @@
-"""Engines of the benchmark `engines`, all with the same weights: how to start and stop them.
+"""Engines of the benchmark `engines`, which all use the same weights.
 
-Each engine is a context manager whose value is a backend that is ready for prompts. None has a
-response cache, and none caches image features between calls.
+Each engine is a context manager that yields a backend and stops the engine on exit. No engine has
+a response cache or caches image features between calls.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Engine:
 
     Attributes:
         name: Name in the results.
-        start: Starts the engine; leaving the context stops it.
+        start: Starts the engine; exiting the context stops it.
     """
 
     name: str
@@ -52,7 +52,7 @@ def in_process(threads: int) -> Iterator[Backend]:
 
 @contextmanager
 def huggingface(threads: int) -> Iterator[Backend]:
-    """Run the same weights in this process as a checkpoint of the backend `huggingface`."""
+    """Run the packaged model in this process with the backend `huggingface`."""
     backend = HuggingFaceBackend(
         str(weights_folder()),
         dtype="float32",
@@ -70,7 +70,7 @@ def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
 
     Args:
         threads: Threads of the server.
-        clients: Most concurrent requests.
+        clients: Maximum number of concurrent requests.
 
     Raises:
         UsageError: The server's packages are not installed.
@@ -79,7 +79,7 @@ def transformers_serve(threads: int, *, clients: int) -> Iterator[Backend]:
     for package in _SERVER_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"transformers serve needs the package {package!r}, which is not installed. "
+                f"transformers serve requires the package {package!r}, which is not installed. "
                 "Run: pip install 'transformers[serving]'"
             )
     address = free_address()
@@ -107,7 +107,7 @@ def vllm(threads: int, *, clients: int) -> Iterator[Backend]:
 
     Args:
         threads: Threads of the server.
-        clients: Most concurrent requests.
+        clients: Maximum number of concurrent requests.
 
     Raises:
         UsageError: vLLM's environment does not exist.
@@ -129,22 +129,22 @@ def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
     Args:
         threads: Threads per worker.
         workers: Number of workers.
-        batch: Prompts that a worker receives at a time.
+        batch: Number of prompts that a worker receives at a time.
 
     Raises:
         MissingExtraError: Ray is not installed.
         BackendError: A worker does not start.
     """
-    # Half a core per worker leaves room for the next pool on a machine with few cores.
+    # With half a core per worker, the next pool also fits on a machine with few cores.
     backend = RayBackend("demo", _demo_options(threads), workers=workers, cpus=0.5, batch=batch)
     with closing(backend):
-        # Otherwise work begins with the first worker and may end before the second is ready.
+        # Otherwise the first worker could finish all prompts before the second one is ready.
         backend.start()
         yield backend
 
 
 def _demo_options(threads: int) -> dict[str, Any]:
-    # Every round has the same prompts: drafts from earlier answers would always be right.
+    # All repeats have the same prompts, so drafts from earlier answers would always be accepted.
     return {"precision": "float32", "device": "cpu", "threads": threads, "speculative_tokens": 0}
 
 
@@ -154,7 +154,7 @@ class _ResettingBackend(Backend):
 
     Args:
         server: The server.
-        clients: Most concurrent requests.
+        clients: Maximum number of concurrent requests.
     """
 
     def __init__(self, server: Server, *, clients: int) -> None:
@@ -172,7 +172,7 @@ class _ResettingBackend(Backend):
         return self._backend.capabilities
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Reset the caches and answer prompts."""
+        """Reset the caches and generate answers."""
         self._server.reset_caches()
         return self._backend.generate(prompts)
 

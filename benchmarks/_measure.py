@@ -1,9 +1,9 @@
 """Timing, memory and repeats of the speed benchmarks.
 
-Elapsed times on a machine with other load say little. On a CPU, time is therefore the processor
-time of all threads of this process and of a server that it calls. Every repeat runs all
-implementations one after another, and the ratio of each repeat is taken before the median. Peak
-memory and growth are measured in fresh processes.
+Elapsed times are unreliable on a machine with other load. On a CPU, time is therefore the
+processor time of all threads of this process and of a server that it calls. Each repeat runs all
+implementations one after another; ratios are computed per repeat, and their median is reported.
+Peak memory and growth are measured in new processes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CAVEATS: Final = {
 
 
 class Clock(Protocol):
-    """Clock that times a part of an implementation."""
+    """Clock that measures a part of an implementation."""
 
     @property
     def seconds(self) -> float:
@@ -47,15 +47,14 @@ class Clock(Protocol):
 
 
 class ProcessTreeClock:
-    """Clock of this process together with the servers that it has started.
+    """Clock of this process and the servers that it has started.
 
-    Server processes may spin while they wait for each other, which costs processor time, and a
-    busy machine costs elapsed time. The smaller value counts, so that neither is held against
-    them.
+    Busy waiting of server processes increases processor time, and other load on the machine
+    increases elapsed time. The smaller of both values is used, which favors the server.
 
     Attributes:
-        processor: Processor seconds of this process and all its children, one per block.
-        elapsed: Elapsed seconds, one per block.
+        processor: Processor seconds of this process and all its children, per timed block.
+        elapsed: Elapsed seconds, per timed block.
     """
 
     def __init__(self) -> None:
@@ -64,12 +63,12 @@ class ProcessTreeClock:
 
     @property
     def seconds(self) -> float:
-        """Return the smaller of both durations of the latest block."""
+        """Return the smaller of the two durations of the latest block."""
         return min(self.processor[-1], self.elapsed[-1])
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Time a block."""
+        """Time a `with` block."""
         used, start = process_tree_seconds(), time.perf_counter()
         yield
         self.elapsed.append(time.perf_counter() - start)
@@ -81,10 +80,10 @@ class Implementation:
     """One implementation of the measured work.
 
     Attributes:
-        run: Does the work and returns the number of tokens read and written.
-        units: Pairs, items, users or samples that it processes; slow implementations process a
-            part of the work.
-        clock: Clock with the seconds of `run`, if not all of it counts.
+        run: Does the work and returns the number of prompt and output tokens.
+        units: Number of pairs, items, users or samples that it processes; slow implementations
+            only process a part of the work.
+        clock: Clock that measures the relevant part of `run`; None to measure all of it.
         seconds: Duration of each repeat.
         tokens: Latest return value of `run`.
     """
@@ -109,17 +108,18 @@ def run_in_turn(
     dtype: str,
     flops: float,
 ) -> dict[str, Any]:
-    """Run all implementations in turn and compare their rates.
+    """Run all implementations alternately and compare their rates.
 
     Args:
-        implementations: Implementations by name, `OURS` among them.
-        repeats: Repeats; medians over them are returned.
+        implementations: Implementations by name, including `OURS`.
+        repeats: Number of repeats, over which medians are computed.
         device: Device of the models.
-        dtype: Precision of the models, in which the matrix product rate is measured.
-        flops: Floating-point operations of our implementation if each distinct token is read once.
+        dtype: Data type of the models and of the matrix products that measure the peak rate.
+        flops: Floating-point operations of our implementation if each distinct token is processed
+            once.
 
     Returns:
-        `ratios`, our rate divided by each other rate, and all other measurements.
+        `ratios`, our rate divided by each of the other rates, and all other measurements.
     """
     load = os.getloadavg()[0]
     matmul_rates = []
@@ -160,12 +160,12 @@ def run_in_turn(
 
 
 def round_digits(value: float) -> float:
-    """Round to three significant digits, the precision of these measurements."""
+    """Round to three significant digits; the measurements are not more precise."""
     return float(f"{value:.3g}")
 
 
 def matmul_rate(device: str, dtype: str) -> float:
-    """Measure the floating-point operations per second of large matrix products."""
+    """Return the measured floating-point operations per second of large matrix products."""
     size = 8192 if device.startswith("cuda") else 1024
     square = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     square @ square  # warm-up
@@ -178,7 +178,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 
 def seconds_used(device: str) -> float:
-    """Return processor seconds of all threads on a CPU, or elapsed seconds of a finished GPU."""
+    """Return the processor seconds of all threads; for a GPU, synchronize and return the time."""
     if not device.startswith("cuda"):
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -186,7 +186,7 @@ def seconds_used(device: str) -> float:
 
 
 def process_tree_seconds() -> float:
-    """Return the processor seconds of this process and all its children (servers, workers)."""
+    """Return the processor seconds of this process and all its child processes."""
     this = psutil.Process()
     total = 0.0
     for process in (this, *this.children(recursive=True)):
@@ -206,21 +206,24 @@ def in_new_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
 
 
 def peak_gb(device: str) -> float:
-    """Return the peak memory of this process in GB: allocated on a GPU, or resident."""
+    """Return the peak memory of this process in GB: GPU allocations, or resident memory."""
     if device.startswith("cuda"):
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
-    # Not getrusage, whose value is inherited from the parent process.
+    # The value of getrusage would be inherited from the parent process.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return round(int(line.split()[1]) * 1024 / 1e9, 3)
 
 
 def growth_between(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, Any]:
-    """Return how time and memory grow between two amounts of work.
+    """Compare time and memory of two amounts of work.
 
     Args:
         small: `units`, `seconds` and `peak_gb` of the smaller amount.
-        large: The same of the larger amount.
+        large: The same values of the larger amount.
+
+    Returns:
+        Factors by which work and time grow, and memory and seconds of both amounts.
     """
     return {
         "work_times": round_digits(large["units"] / small["units"]),

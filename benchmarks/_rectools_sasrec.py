@@ -1,7 +1,7 @@
-"""RecTools' SASRec with given settings, run by the Python of a separate environment.
+"""Train and evaluate RecTools' SASRec in a separate environment.
 
-RecTools needs an older numpy than this project, so nothing of the project is imported here.
-Arguments: a folder with `interactions.csv` (user_id, item_id, timestamp) and `targets.csv`
+RecTools requires an older numpy than this project, so this module imports nothing from the
+project. Arguments: a folder with `interactions.csv` (user_id, item_id, timestamp) and `targets.csv`
 (user_id, item_id), and the settings as JSON. The last line of the output is the result as JSON.
 """
 
@@ -24,7 +24,7 @@ _IDS = {"user_id": str, "item_id": str}
 
 
 def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Fit on the interactions and recommend to the users of the targets."""
+    """Fit the model on the interactions, and evaluate its recommendations against the targets."""
     rows = pd.read_csv(folder / "interactions.csv", dtype=_IDS)
     rows = rows.rename(columns={"timestamp": Columns.Datetime})
     rows[Columns.Datetime] = pd.to_datetime(rows[Columns.Datetime], unit="s")

@@ -1,9 +1,10 @@
-"""Baseline "released": our implementation of how the paper's published code computes.
+"""Baseline "released": reimplementation of the computations in the paper's published code.
 
-Scoring takes six pairs per batch in the order of the table, encodes the image again for every
-pair, and generates thirty tokens, of which it reads the logits of the first. Captions are written
-six at a time, padded to the longest, and preferences one user after another. Fine-tuning takes one
-example per step, computes the loss of the whole prompt, and encodes the images in every step.
+Scoring processes batches of six pairs in the order of the table, encodes the image again for every
+pair, and generates thirty tokens, of which it only uses the logits of the first. Captions are
+generated in batches of six, padded to the longest, and preferences for one user after another.
+Fine-tuning has one example per step, computes the loss over the whole prompt, and encodes the
+images in every step.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _NEW_TOKENS: Final = 30
 class Released(Backend):
     """Inference of the released code.
 
-    Every answer takes thirty tokens, as from a model that was not trained to end its answer.
+    Every scored answer has thirty tokens, as from a model that was not trained to end its answer.
 
     Args:
         loaded: The checkpoint.
-        answer_ids: Token ids of the choices, in the order of the choices given to `score`.
-        generation_batch: Prompts that `generate` takes together; 1 for preferences.
-        new_tokens: Tokens generated to read one answer.
+        answer_ids: Token ids of the choices, in the order in which `score` gets them.
+        generation_batch: Number of prompts per batch of `generate`; 1 for preferences.
+        new_tokens: Number of tokens that `score` generates per answer.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Released(Backend):
 
     @torch.no_grad()
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts in the order given."""
+        """Generate answers in batches, in the order of the prompts."""
         for batch in batched(enumerate(prompts), self._generation_batch):
             inputs = self._model.inputs([prompt for _, prompt in batch])
             limit = max(prompt.max_new_tokens for _, prompt in batch)
@@ -74,7 +75,7 @@ class Released(Backend):
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Generate an answer and read the logits of its first token."""
+        """Generate answers, and score the choices by the logits of the first token."""
         del choices
         for batch in batched(enumerate(prompts), _BATCH_SIZE):
             inputs = self._model.inputs([prompt for _, prompt in batch])
@@ -103,7 +104,7 @@ def train_released(
     learning_rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Fine-tune with one example per step, without worker processes; see `fine_tune`."""
+    """Fine-tune with one example per step; see `fine_tune`."""
     transformers_model = TransformersModel(loaded)
 
     def compute_loss(batch: Sequence[Example]) -> Tensor:

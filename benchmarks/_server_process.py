@@ -1,4 +1,4 @@
-"""Server processes on loopback: start one, wait until it is ready, stop it with its children."""
+"""Run a server process on loopback: start it, wait until it is ready, stop it and its children."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXCERPT_CHARACTERS: Final = 500
 
 
 def free_address() -> str:
-    """Return an unused address of this machine ("127.0.0.1:38211")."""
+    """Return a loopback address with an unused port, such as "127.0.0.1:38211"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -38,26 +38,26 @@ def run_server(
     health_url: str,
     startup_timeout: float = 120.0,
 ) -> Iterator[None]:
-    """Run a server for the duration of a block.
+    """Run a server for the duration of a `with` block.
 
     Args:
         command: Program and arguments.
         variables: Additional environment variables.
         name: Name of the server in error messages.
-        health_url: URL that answers with status 200 if the server is ready.
-        startup_timeout: Most seconds until it is ready.
+        health_url: URL that returns status 200 when the server is ready.
+        startup_timeout: Maximum number of seconds until the server is ready.
 
     Raises:
         BackendError: The server does not start; the message contains the end of its output.
     """
-    # A pipe that is not read is full after 64 kB of warnings, and the server would hang.
+    # Output goes to a file, because the server would block when a pipe buffer (64 kB) is full.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
             env={**os.environ, **variables},
             stdout=output,
             stderr=output,
-            start_new_session=True,  # a process group, so that its children are stopped with it
+            start_new_session=True,  # own process group, to stop its children with it
         )
         try:
             if not _is_ready(health_url, process, startup_timeout=startup_timeout):
@@ -65,7 +65,7 @@ def run_server(
                 text = output.read().decode("utf-8", "replace").strip()
                 raise BackendError(
                     f"{name} did not start on loopback within {startup_timeout:g} seconds. "
-                    f"Start it by hand for more details. Its output: "
+                    "Fix the error in its output, or start it manually for details. Its output: "
                     f"{text[-_EXCERPT_CHARACTERS:] or 'none'}"
                 )
             yield
@@ -74,7 +74,7 @@ def run_server(
 
 
 def _is_ready(url: str, process: subprocess.Popen[bytes], *, startup_timeout: float) -> bool:
-    """Wait until the server answers; return False if it ends or the time is over."""
+    """Wait until the server is ready; return False if it exits or the timeout expires."""
     deadline = time.monotonic() + startup_timeout
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx2.TransportError):
@@ -89,7 +89,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_SHUTDOWN_SECONDS)
-    # Children that ignore SIGTERM, or whose parent has ended already.
+    # For children that ignore SIGTERM or outlive their parent.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

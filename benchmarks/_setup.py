@@ -1,7 +1,4 @@
-"""Setup of the speed benchmarks: workload, checkpoint, baselines and our backend.
-
-A benchmark defines the work; this module loads what does it.
-"""
+"""Setup of the speed benchmarks: workload, checkpoint, baselines and our backend."""
 
 from __future__ import annotations
 
@@ -31,16 +28,16 @@ CHOICES: Final = ("yes", "no")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all implementations of one benchmark share.
+    """Settings, model and data of one benchmark, shared by all implementations.
 
     Attributes:
         checkpoint: Folder of the model.
         shapes: Name of the model.
         workload: The catalog.
         device: Device of the models.
-        dtype: Precision of the models.
+        dtype: Data type of the models.
         threads: Number of threads on a CPU.
-        batch_size: Prompts per batch, of our implementation and of the strong one.
+        batch_size: Batch size of our implementation and of the strong one.
     """
 
     checkpoint: str
@@ -52,14 +49,15 @@ class Setup:
     batch_size: int
 
     def load(self) -> LoadedCheckpoint:
-        """Load the model of the baselines with the attention that is fastest for them."""
+        """Load the model for the baselines with the fastest attention implementation."""
         return load_model(
             self.checkpoint, dtype=self.dtype, device=self.device, attention=self.attention
         )
 
     @property
     def attention(self) -> Attention:
-        """Return the fastest attention: fused attention of one token is slow in CPU bfloat16."""
+        """Return the fastest attention implementation for the device and data type."""
+        # Fused attention with one query token is slow in bfloat16 on a CPU.
         return "eager" if (self.device, self.dtype) == ("cpu", "bfloat16") else "auto"
 
     def baselines(
@@ -75,7 +73,7 @@ class Setup:
         )
 
     def ours(self) -> DemoBackend | HuggingFaceBackend:
-        """Return our backend."""
+        """Return the backend of this package for the model."""
         options: dict[str, Any] = {
             "device": self.device,
             "batch_size": self.batch_size,
@@ -88,7 +86,7 @@ class Setup:
             self.checkpoint,
             dtype=self.dtype,
             attention=self.attention,
-            # Random weights repeat themselves, so that drafts would be accepted too often.
+            # Random weights repeat their output, so drafts would be accepted too often.
             speculative_tokens=0,
             **options,
         )
@@ -108,7 +106,16 @@ class Setup:
 def open_setup(
     shapes: str, *, n_items: int, device: str, dtype: str, threads: int, batch_size: int
 ) -> Iterator[Setup]:
-    """Create the covers and the weights of a setup in a temporary folder."""
+    """Create covers and weights in a temporary folder, and yield the setup.
+
+    Args:
+        shapes: "demo" for the packaged model, or a key of `SHAPES`.
+        n_items: Number of items in the catalog.
+        device: Device of the models.
+        dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
+        threads: Number of threads on a CPU.
+        batch_size: Batch size of our implementation and of the strong one.
+    """
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     if dtype == "auto":
@@ -129,10 +136,10 @@ class Cost:
     """Floating-point operations of a model, without attention.
 
     Attributes:
-        token: Operations of the decoder per token read.
-        output: Operations of the output layer per token written.
-        image: Operations of vision tower and projector per image.
-        image_tokens: Number of tokens of an image.
+        token: Operations of the decoder per input token.
+        output: Operations of the output layer per generated token.
+        image: Operations of the vision tower and the projector per image.
+        image_tokens: Number of tokens per image.
     """
 
     token: float
@@ -142,7 +149,7 @@ class Cost:
 
     @classmethod
     def measure(cls, setup: Setup, loaded: LoadedCheckpoint) -> Cost:
-        """Count two operations per weight for each token, or each patch of an image."""
+        """Count the operations: two per weight and token, or image token for the vision tower."""
         model = loaded.model
         renderer = Renderer(loaded.processor, supports_images=True)
         rendered = renderer.render(setup.workload.training_pairs(1)[0].prompt)
@@ -153,13 +160,13 @@ class Cost:
 
 
 def _linear_weights(module: torch.nn.Module) -> int:
-    """Return the number of weights of all linear layers."""
+    """Return the total number of weights in the linear layers."""
     layers = (part for part in module.modules() if isinstance(part, torch.nn.Linear))
     return sum(layer.weight.numel() for layer in layers)
 
 
 def unique_tokens(prompts: Sequence[Rendered]) -> tuple[int, int]:
-    """Count the tokens to read if every shared prefix is read once, and the distinct images."""
+    """Count the tokens after merging shared prefixes, and the distinct images."""
     total = 0
     previous: tuple[object, ...] = ()
     for prompt in sorted(prompts, key=lambda one: (one.images, one.input_ids)):

@@ -1,9 +1,9 @@
-"""Baseline "strong": well-written Transformers code that shares no work among prompts.
+"""Baseline "strong": well-written Transformers code that shares no work between prompts.
 
-All prompts are sorted by length and split into batches. One forward pass scores an answer and
-computes logits of the last position only. Fine-tuning takes batches of similar lengths and
-computes the loss and the logits of the answer only. Users advance together, as the stage passes
-them.
+Prompts are sorted by length and split into batches. Scoring takes one forward pass per batch, and
+computes only the logits of the last position. Fine-tuning has batches of similar lengths, and
+computes only the logits and the loss of the answer. Preferences of all users are generated
+together, block by block.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Strong(Backend):
 
     Args:
         loaded: The checkpoint.
-        answer_ids: Token ids of the choices, in the order of the choices given to `score`.
-        batch_size: Prompts per batch.
+        answer_ids: Token ids of the choices, in the order in which `score` gets them.
+        batch_size: Number of prompts per batch.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Strong(Backend):
 
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts of similar lengths together."""
+        """Generate answers in batches of similar lengths."""
         for batch in self._batches(prompts):
             inputs = self._model.inputs([prompt for _, prompt in batch])
             output = self._model.model.generate(
@@ -70,7 +70,7 @@ class Strong(Backend):
     def score(
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
-        """Read the logits of the last position from one forward pass per batch."""
+        """Score the choices by the logits of the last position, with one pass per batch."""
         del choices
         for batch in self._batches(prompts):
             inputs = self._model.inputs([prompt for _, prompt in batch])
@@ -84,7 +84,7 @@ class Strong(Backend):
         """Do nothing: the model is shared with the other baseline."""
 
     def _batches(self, prompts: Iterable[Prompt]) -> Iterator[list[tuple[int, Prompt]]]:
-        """Yield batches of equal modality and token limit, sorted by length, longest first."""
+        """Yield batches with the same modality and token limit, sorted by decreasing length."""
 
         def group(indexed: tuple[int, Prompt]) -> tuple[bool, int]:
             return has_image(indexed[1]), indexed[1].max_new_tokens
@@ -112,7 +112,7 @@ def train_strong(
         inputs = transformers_model.inputs(
             [example.prompt for example in batch], answers=[example.answer for example in batch]
         )
-        # With padding on the left, the answer is the last token; the position before predicts it.
+        # With left padding, the answer is the last token, predicted by the position before it.
         logits = model(**inputs, use_cache=False, logits_to_keep=2).logits[:, -2]
         return torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, -1])
 

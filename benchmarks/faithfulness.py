@@ -1,9 +1,9 @@
 """Faithfulness of explanations: do the cited parts of a preference affect the score more?
 
-For recommendations to test users, each part of the preference (a sentence or, in a preference of
-one sentence, a clause) is removed in turn and the item is scored again. A part is cited if the
-explanation finds a phrase of it in the item's summary. A faithful explanation cites the parts
-whose removal lowers P(yes) most.
+For recommendations to test users, the item is scored again without each part of the preference (a
+sentence or, in a preference of one sentence, a clause). A part is cited if the explanation finds a
+phrase of it in the item's summary. A faithful explanation cites the parts whose removal lowers
+P(yes) most.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mllm_msr.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A recommendation that cites some parts of its preference and not others.
+    """Scores of a recommendation whose explanation cites some parts of the preference.
 
     Attributes:
         user_id: The user.
@@ -46,9 +46,9 @@ class Case:
 
     @property
     def agreement(self) -> float:
-        """Return the share of pairs (cited, other) in which removing the cited part lowers P more.
+        """Return the share of pairs (cited, other) where removing the cited part lowers P more.
 
-        Ties count half.
+        Ties count as one half.
         """
         return fmean(
             0.5 + 0.5 * float(np.sign(other - cited))
@@ -74,14 +74,14 @@ def run(
     """Measure the faithfulness of a run's explanations.
 
     Args:
-        folder: A finished run folder; only read.
+        folder: A finished run folder; it is only read.
         users: Maximum number of test users of its first fold.
-        k: Recommendations per user.
-        budget: Candidates that the model ranks per user.
+        k: Number of recommendations per user.
+        budget: Number of candidates that the model ranks per user.
         seed: Seed of the sample of users and of the bootstrap.
 
     Returns:
-        Settings, and what `measure` returns.
+        Settings, and the result of `measure`.
     """
     load = os.getloadavg()[0]
     with RunFolder.open(Path(folder), read_only=True) as opened:
@@ -98,25 +98,25 @@ def run(
 
 
 def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dict[str, Any]:
-    """Compute shares, interval and test of some cases.
+    """Compute the mean agreement with its confidence interval and a sign test.
 
     Args:
         cases: The cases.
         seed: Seed of the bootstrap.
-        n_resamples: Bootstrap samples of users.
+        n_resamples: Number of bootstrap samples of users.
 
     Returns:
-        Numbers of cases and users; `share`, the mean agreement over users with its 95 % interval;
-        the mean agreement over cases; the users above and below 0.5 and the two-sided sign test
-        over them; and the mean falls of P(yes).
+        Numbers of cases and users; `share`, the mean agreement over users with its 95% confidence
+        interval; the mean agreement over cases; the numbers of users above and below 0.5 and the
+        two-sided sign test over them; and the mean decreases of P(yes).
 
     Raises:
         DataError: There are no cases.
     """
     if not cases:
         raise DataError(
-            "No recommendation cites some parts of a preference and not others. Use more users, "
-            "or a run whose preferences have several parts."
+            "No recommendation cites some but not all parts of a preference. Use more users, or a "
+            "run whose preferences have several parts."
         )
     by_user: dict[str, list[float]] = {}
     for case in cases:
@@ -141,7 +141,7 @@ def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dic
 
 
 def _recommend(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator[_Recommended]:
-    """Yield a user's recommendations that cite some parts of the preference and not others."""
+    """Yield recommendations to a user that cite some but not all parts of the preference."""
     found = model.recommend(user_id, k, budget=budget)
     parts = preference_parts(found.preference)
     for item in found.items:

@@ -1,4 +1,4 @@
-"""Preferences from histories of twelve items, in blocks of three: users per second."""
+"""Preference inference from histories of twelve items in blocks of three: users per second."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def run(
     Args:
         shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
-        users: Users of our implementation.
+        users: Number of users of our implementation.
         items: Number of items in the catalog.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
         threads: Number of threads on a CPU.
-        batch_size: Prompts per batch, of our implementation and of the strong one.
-        repeats: Repeats, each of all implementations in turn.
-        released_users: Users of the released implementation.
-        strong_users: Users of the strong implementation.
+        batch_size: Batch size of our implementation and of the strong one.
+        repeats: Number of repeats; each runs all implementations alternately.
+        released_users: Number of users of the released implementation.
+        strong_users: Number of users of the strong implementation.
         new_tokens: Token limit of every answer, which random weights always reach; 0 keeps the
-            stage's own.
-        vllm: 1 to measure vLLM's server too if `make vllm` has installed it, 0 to leave it out.
-        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
+            limit of the stage.
+        vllm: 1 to also measure vLLM's server if `make vllm` has installed it, 0 to omit it.
+        growth: Factor of the work for the growth of time and memory; 0 to omit the measurement.
 
     Returns:
-        Settings, `ratios` of rates, agreement of the answers, growth.
+        Settings, `ratios` of rates, agreement of the answers, and growth.
     """
     few = max(users // 4, 1)
     with open_setup(

@@ -1,7 +1,7 @@
 """Preparation of raw interactions up to candidate tables: seconds per step, memory, growth.
 
 The data are generated: long-tailed users and items, string ids, rows in random order. Generation
-and each measurement run in new processes, so that the peak memory is that of the work alone.
+and each measurement run in new processes, so that the peak memory is that of the preparation only.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def run(
     """Measure the preparation of generated data.
 
     Args:
-        interactions: Raw interactions.
-        users: Raw users.
-        items: Raw items.
-        folds: Number of the five folds for which candidates are drawn.
-        repeats: Measurements, of which the median is returned.
-        growth: 1 to measure a quarter and a half of the size as well, 0 not to.
+        interactions: Number of raw interactions.
+        users: Number of raw users.
+        items: Number of raw items.
+        folds: Number of folds, out of five, for which candidates are drawn.
+        repeats: Number of measurements; the median is returned.
+        growth: 1 to also measure a quarter and a half of the size, 0 to omit them.
         form: File type of the raw interactions, "parquet" or "csv".
         seed: Seed of the data.
 
     Returns:
-        Settings, seconds per step, processor seconds of all threads, load average before (above
-        the number of cores, elapsed times say little), peak resident memory in GB, sizes, and the
-        elapsed and processor seconds per million interactions at each size.
+        Settings, seconds per step, processor seconds of all threads, load average before the run
+        (if it exceeds the number of cores, elapsed times are unreliable), peak resident memory in
+        GB, sizes, and the elapsed and processor seconds per million interactions at each size.
     """
     result: dict[str, Any] = {"cores": os.cpu_count(), "form": form, "folds": folds}
     per_million = {}
@@ -77,7 +77,7 @@ def _generate(folder: Path, sizes: tuple[int, int, int], *, form: str, seed: int
     rng = np.random.default_rng(seed)
     user = (n_users * rng.random(n_interactions) ** 1.6).astype(np.int64)
     item = (n_items * rng.random(n_interactions) ** 3.0).astype(np.int64)
-    # Ids of 14 and 10 characters whose order is not that of the rows, as in the Amazon data.
+    # As in the Amazon data, ids have 14 and 10 characters, and are not sorted like the rows.
     ids = (
         "A" + ((pl.col("user") * 2_654_435_761) % 10**13).cast(pl.String).str.zfill(13),
         "B0" + ((pl.col("item") * 48_271) % 99_999_989).cast(pl.String).str.zfill(8),
@@ -95,7 +95,7 @@ def _generate(folder: Path, sizes: tuple[int, int, int], *, form: str, seed: int
 
 
 def _measure(folder: Path, folds: int) -> dict[str, Any]:
-    """Prepare the files once, up to candidates on disk."""
+    """Prepare the files up to the candidate table on disk, and measure each step."""
     load = os.getloadavg()[0]
     times = [time.perf_counter()]
     raw = Files(path=folder).load()

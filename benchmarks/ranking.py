@@ -1,7 +1,7 @@
 """Full-catalog ranking for all users: seconds, peak memory, size of all scores.
 
-The scorer is as cheap as possible, a product of random user and item vectors in chunks, so that
-the ranking dominates. Its own time is measured separately.
+The scorer is as cheap as possible (products of random user and item vectors, in chunks), so that
+the ranking dominates. Scoring alone is measured as well.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ def run(
     """Measure the ranking of generated users and items.
 
     Args:
-        users: Users, one ranking each.
+        users: Number of users, with one ranking each.
         items: Number of items in the catalog.
-        history: Interactions per user, which are excluded from the ranking.
+        history: Number of interactions per user, which are excluded from the ranking.
         factors: Length of the vectors.
-        chunk: Users that the scorer scores at a time.
-        repeats: Measurements, of which the median is returned.
+        chunk: Number of users that the scorer scores at a time.
+        repeats: Number of measurements; the median is returned.
         seed: Seed of the data.
 
     Returns:
-        Settings, elapsed and processor seconds (all threads) of scoring and ranking together and
-        of scoring alone, load average before (above the number of cores, elapsed times say
-        little), peak memory, and the size of all scores, which are never in memory together.
+        Settings, elapsed and processor seconds (of all threads) of scoring and ranking together
+        and of scoring alone, load average before the run (if it exceeds the number of cores,
+        elapsed times are unreliable), peak memory, and the size of all scores, which are never in
+        memory at the same time.
     """
     rng = np.random.default_rng(seed)
     user_vectors, item_vectors = (
@@ -93,7 +94,7 @@ def _time(work: Callable[[], None]) -> tuple[float, float]:
 def _make_histories(
     n_users: int, catalog: list[str], *, length: int, rng: np.random.Generator
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return `length` random items per user with a target after them, and the targets."""
+    """Return random histories with `length` items and a target per user, and the targets."""
     n_rows = n_users * (length + 1)
     position = np.tile(np.arange(length + 1), n_users)
     interactions = pl.DataFrame(

@@ -1,7 +1,7 @@
 """Recommendation from the full catalog: recall of the candidate generators, quality by budget.
 
-Over the test users of a finished run, with their targets hidden from every generator. The model
-scores each user's candidates once; a smaller budget uses fewer of these scores.
+Measured on the test users of a finished run, with their targets hidden from all generators. The
+model scores the candidates of each user once; smaller budgets use fewer of these scores.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def run(
     Args:
         folder: A run folder that has been trained.
         users: Maximum number of users, a seeded sample.
-        collaborative: Baseline of the collaborative generator; the run's own if empty.
-        recent_weight: Weight of recent popularity in the rank fusion; the run's own if 0.
-        split: "test", or "validation" for users on whom settings may be chosen.
+        collaborative: Baseline of the collaborative generator; if empty, that of the run.
+        recent_weight: Weight of recent popularity in the rank fusion; if 0, that of the run.
+        split: "test", or "validation" to choose settings.
         seed: Seed of the sample.
 
     Returns:
         Recall of each generator and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
-        NDCG@10 over the full catalog for each budget of model calls, by the model's ranking and
-        by its fusion with the generators' rankings; and seconds per model call.
+        NDCG@10 over the full catalog for each budget of model calls, with the model's ranking and
+        with its fusion with the generators' rankings; and seconds per model call.
     """
     with RunFolder.open(folder, read_only=True) as opened:
         candidates = opened.read("candidates")
@@ -84,7 +84,7 @@ def run(
 
 
 def _rank(retriever: Retriever, profile: Profile, item_id: str) -> float:
-    """Return the rank of an item among the largest number of candidates, or infinity."""
+    """Return the rank of an item among the candidates of the largest budget, or infinity."""
     candidates = [candidate.item_id for candidate in retriever.retrieve(profile, BUDGETS[-1])]
     return candidates.index(item_id) + 1 if item_id in candidates else math.inf
 

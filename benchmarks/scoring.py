@@ -1,4 +1,4 @@
-"""Scoring of 1:20 candidate lists with images: pairs per second against three baselines."""
+"""Scoring of 1:20 candidate lists with images: pairs per second, compared with three baselines."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def run(
     Args:
         shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
-        users: Users with 21 candidates each; our implementation scores all of them.
-        items: Number of items in the catalog; the pairs per item decide how much can be shared.
+        users: Number of users with 21 candidates each; our implementation scores all of them.
+        items: Number of items in the catalog; with more pairs per item, more can be shared.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
         threads: Number of threads on a CPU.
-        batch_size: Prompts per batch, of our implementation and of the strong one.
-        repeats: Repeats, each of all implementations in turn.
-        released_pairs: Pairs of the released implementation.
-        strong_pairs: Pairs of the strong implementation.
-        vllm: 1 to measure vLLM's server too if `make vllm` has installed it, 0 to leave it out.
-        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
+        batch_size: Batch size of our implementation and of the strong one.
+        repeats: Number of repeats; each runs all implementations alternately.
+        released_pairs: Number of pairs of the released implementation.
+        strong_pairs: Number of pairs of the strong implementation.
+        vllm: 1 to also measure vLLM's server if `make vllm` has installed it, 0 to omit it.
+        growth: Factor of the work for the growth of time and memory; 0 to omit the measurement.
 
     Returns:
-        Settings, `ratios` of rates, agreement of the results, growth.
+        Settings, `ratios` of rates, agreement of the scores, and growth.
     """
     with open_setup(
         shapes, n_items=items, device=device, dtype=dtype, threads=threads, batch_size=batch_size
@@ -139,7 +139,7 @@ def _work(backend: Backend, examples: list[Example]) -> Callable[[], int]:
 
 
 def _largest_difference(one: Backend, other: Backend, examples: list[Example]) -> float:
-    """Return the largest difference of log-probabilities; both backends are warm afterwards."""
+    """Return the largest difference of log-probabilities; this also warms up both backends."""
     prompts = [example.prompt for example in examples]
     first, second = (dict(backend.score(prompts, CHOICES)) for backend in (one, other))
     return max(
@@ -150,7 +150,7 @@ def _largest_difference(one: Backend, other: Backend, examples: list[Example]) -
 
 
 def _measure_ours(setup: Setup, users: int) -> dict[str, float]:
-    """Measure time and memory of our implementation; run it in a new process."""
+    """Measure time and memory of our implementation; called in a new process."""
     torch.set_num_threads(setup.threads)
     examples = setup.workload.candidate_lists(users)
     backend = setup.ours()

@@ -1,7 +1,7 @@
-"""Load test of the service with a run's own model: latency of requests and throughput.
+"""Load test of the service with the model of a run: latency and throughput.
 
 The server runs in a separate process, the clients in an asyncio loop on loopback. The load is
-closed: each client sends its next request when it has received the last response.
+closed-loop: each client sends its next request when it has received the previous response.
 """
 
 from __future__ import annotations
@@ -43,27 +43,28 @@ def run(
     """Measure the service of a run.
 
     Args:
-        folder: A finished run folder; its own service folder is not touched.
-        clients: Concurrent clients.
-        requests: Requests of each kind, of all clients together.
-        budget: Candidates that the model ranks for each list.
-        copies: Copies of the ranking model; 0 for the default of the service.
+        folder: A finished run folder; the state of its service is not changed.
+        clients: Number of concurrent clients.
+        requests: Number of requests of each kind, over all clients.
+        budget: Number of candidates that the model ranks for each list.
+        copies: Number of copies of the ranking model; 0 for the default of the service.
 
     Returns:
-        For each kind of request: p50, p95 and p99 in milliseconds as seen by the clients, requests
-        per second, the service's own mean time without the network, the processor time per
-        request (Linux only), which depends least on other load, and the candidates that the
-        model ranks per request. The kinds are lists for users who have none yet ("lists_cold")
-        and again ("lists_warm"), one cached score, and events. "lists_first" are as many lists
-        for other users in a new process, which prepares its matrix products for every new shape.
-        Also the load average before; above the number of cores, times say little.
+        For each kind of request: p50, p95 and p99 latency in milliseconds as seen by the clients,
+        requests per second, the mean time inside the service, the processor time per request
+        (Linux only), which depends least on other load, and the number of candidates that the
+        model ranks per request. The kinds are lists that are not cached ("lists_cold") and that
+        are ("lists_warm"), one cached score, and events. "lists_first" are lists for other users
+        right after the start, when the process still prepares matrix products for new shapes.
+        Also the load average before the run; if it exceeds the number of cores, times are
+        unreliable.
     """
     load = os.getloadavg()[0]
     interactions = pl.read_parquet(Path(folder) / "interactions.parquet")
     users = interactions["user_id"].unique().sort().to_list()
     items = interactions["item_id"].unique().sort().to_list()
     lists = _lists(users[requests:] + users[:requests], budget)
-    # The first service caches no scores, because users with equal preferences would share them.
+    # The first service has no score cache, which users with equal preferences would share.
     services: dict[int, dict[str, tuple[SendRequest, int]]] = {
         0: {"lists_first": (_lists(users, budget), clients), "lists_cold": (lists, clients)},
         200_000: {
@@ -84,7 +85,7 @@ def run(
 
 
 def _lists(users: Sequence[str], budget: int) -> SendRequest:
-    """Return requests of lists, one user after another."""
+    """Return a function that requests lists, for one user after another."""
 
     async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
         body = {"user_id": users[n % len(users)], "k": 10, "budget": budget}
@@ -94,7 +95,7 @@ def _lists(users: Sequence[str], budget: int) -> SendRequest:
 
 
 def _scores(user_id: str, item_id: str) -> SendRequest:
-    """Return requests of always the same score."""
+    """Return a function that always requests the same score."""
 
     async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
         del n
@@ -105,7 +106,7 @@ def _scores(user_id: str, item_id: str) -> SendRequest:
 
 
 def _events(items: Sequence[str]) -> SendRequest:
-    """Return requests with one event each, of nine users."""
+    """Return a function that sends one event per request, for nine users in turn."""
 
     async def send(client: httpx2.AsyncClient, n: int) -> httpx2.Response:
         event = {"event_id": str(n), "user_id": f"visitor{n % 9}", "item_id": items[n % len(items)]}
@@ -116,8 +117,8 @@ def _events(items: Sequence[str]) -> SendRequest:
 
 @contextmanager
 def _run_service(folder: Path, *, cache_size: int, copies: int) -> Iterator[tuple[str, int]]:
-    """Run a service and yield its URL and process id when its model is ready."""
-    # The output goes to a file: a pipe that is not read is full after 64 kB of warnings.
+    """Run a service; yield its URL and process id when its model is ready."""
+    # Output goes to a file, because the server would block when a pipe buffer (64 kB) is full.
     with (
         tempfile.TemporaryDirectory() as state,
         Path(state, "output.txt").open("w+", encoding="utf-8") as output,
@@ -137,12 +138,12 @@ def _run_service(folder: Path, *, cache_size: int, copies: int) -> Iterator[tupl
 
 
 def _read_url(output: Path) -> str:
-    """Wait for the URL that the service prints."""
+    """Wait until the service prints its URL, and return it."""
     for _ in range(_ATTEMPTS):
         if found := re.search(r"http://\S+(?=\n)", output.read_text(encoding="utf-8")):
             return found[0]
         time.sleep(_POLL_SECONDS)
-    raise RuntimeError(f"The service did not start: {output.read_text(encoding='utf-8')}")
+    raise RuntimeError(f"The service did not start. Output: {output.read_text(encoding='utf-8')}")
 
 
 def _wait_until_ready(url: str) -> None:
@@ -158,7 +159,7 @@ def _wait_until_ready(url: str) -> None:
 
 
 def _processor_seconds(process_id: int) -> float:
-    """Return the processor seconds of all threads of a process; NaN if they are unknown."""
+    """Return the processor seconds of a process over all threads; NaN if they are unknown."""
     status = Path(f"/proc/{process_id}/stat")
     if not status.is_file():
         return float("nan")
@@ -169,7 +170,7 @@ def _processor_seconds(process_id: int) -> float:
 def _prepare_service(url: str, users: Sequence[str], items: Sequence[str]) -> None:
     """Load the preference model and wait until all preferences are up to date.
 
-    A list starts such an update, which is not part of the measured time of lists.
+    Requests of lists trigger updates of preferences, whose time should not be measured.
     """
     with httpx2.Client(base_url=url, timeout=120) as client:
         body: dict[str, object] = {"history": list(items[:1]), "k": 1, "budget": 1}
@@ -183,7 +184,7 @@ def _prepare_service(url: str, users: Sequence[str], items: Sequence[str]) -> No
 
 
 def _read_counters(url: str) -> npt.NDArray[np.float64]:
-    """Return seconds and number of requests on the measured routes, and candidates ranked."""
+    """Return the seconds and number of requests on the measured routes, and of model calls."""
     text = httpx2.get(f"{url}/metrics").text
     patterns = (
         rf'request_seconds_sum{{route="{_ROUTES}"}} (\S+)',
@@ -196,7 +197,7 @@ def _read_counters(url: str) -> npt.NDArray[np.float64]:
 def _measure(
     url: str, process_id: int, send: SendRequest, *, clients: int, requests: int
 ) -> dict[str, Any]:
-    """Measure one kind of request, as seen by the clients and by the service."""
+    """Measure one kind of request on the side of the clients and of the service."""
     counters, busy = _read_counters(url), _processor_seconds(process_id)
     result = asyncio.run(_send_all(url, send, clients=clients, requests=requests))
     seconds, n, calls = _read_counters(url) - counters

@@ -1,4 +1,4 @@
-"""Item summaries from text and image: items per second against three baselines."""
+"""Item summaries from text and image: items per second, compared with three baselines."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def run(
     Args:
         shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
-        items: Items of our implementation, three prompts each.
+        items: Number of items of our implementation, with three prompts each.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
         threads: Number of threads on a CPU.
-        batch_size: Prompts per batch, of our implementation and of the strong one.
-        repeats: Repeats, each of all implementations in turn.
-        released_items: Items of the released implementation.
-        strong_items: Items of the strong implementation.
+        batch_size: Batch size of our implementation and of the strong one.
+        repeats: Number of repeats; each runs all implementations alternately.
+        released_items: Number of items of the released implementation.
+        strong_items: Number of items of the strong implementation.
         new_tokens: Token limit of every answer, which random weights always reach; 0 keeps the
-            stage's own.
-        vllm: 1 to measure vLLM's server too if `make vllm` has installed it, 0 to leave it out.
-        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
+            limit of the stage.
+        vllm: 1 to also measure vLLM's server if `make vllm` has installed it, 0 to omit it.
+        growth: Factor of the work for the growth of time and memory; 0 to omit the measurement.
 
     Returns:
-        Settings, `ratios` of rates, agreement of the answers, growth.
+        Settings, `ratios` of rates, agreement of the answers, and growth.
     """
     few = max(items // 4, 1)
     with open_setup(

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of the ranker: samples per second against two baselines."""
+"""LoRA fine-tuning of the ranker: samples per second, compared with two baselines."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def run(
     Args:
         shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
-        samples: Examples of our implementation, one epoch.
-        items: Number of items in the catalog: each image occurs samples / items times.
+        samples: Number of examples of our implementation, which trains for one epoch.
+        items: Number of items in the catalog; each image occurs samples / items times.
         device: A torch device; our trainer uses a GPU if there is one.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
         threads: Number of threads on a CPU.
-        batch_size: Examples per step, of our implementation and of the strong one.
-        repeats: Repeats, each of all implementations in turn.
-        released_samples: Examples of the released implementation.
-        strong_samples: Examples of the strong implementation.
-        growth: Factor of the work for the growth of time and memory; 0 to leave it out.
+        batch_size: Batch size of our implementation and of the strong one.
+        repeats: Number of repeats; each runs all implementations alternately.
+        released_samples: Number of examples of the released implementation.
+        strong_samples: Number of examples of the strong implementation.
+        growth: Factor of the work for the growth of time and memory; 0 to omit the measurement.
 
     Returns:
-        Settings, `ratios` of rates, agreement of the losses, growth.
+        Settings, `ratios` of rates, agreement of the losses, and growth.
     """
     with open_setup(
         shapes, n_items=items, device=device, dtype=dtype, threads=threads, batch_size=batch_size
@@ -146,14 +146,14 @@ def _compare(
             repeats=repeats,
             device=setup.device,
             dtype=setup.dtype,
-            # Frozen weights: the forward pass, and the gradients with respect to its inputs.
+            # Weights are frozen: a forward pass, and a backward pass to the inputs only.
             flops=2 * n_unique * cost.token + len(setup.workload.items) * cost.image,
         ),
     }
 
 
 def _add_peft_lora(model: torch.nn.Module) -> torch.nn.Module:
-    """Add PEFT's own LoRA layers, with the initial matrices of our trainer."""
+    """Add PEFT's LoRA layers with the same initial matrices as our trainer."""
     config = peft.LoraConfig(
         r=_LORA["rank"],
         lora_alpha=_LORA["alpha"],
@@ -166,7 +166,7 @@ def _add_peft_lora(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class _TrainingLoopClock:
-    """Clock of the training loop alone, without loading before and saving after it."""
+    """Clock of the training loop, without loading and saving."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -174,7 +174,7 @@ class _TrainingLoopClock:
 
     @contextlib.contextmanager
     def show(self, n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
-        """Time the training loop; the trainer calls it as its progress display."""
+        """Time the training loop; passed to the trainer as its progress display."""
         del n_steps, n_done
         start = seconds_used(self._device)
         yield lambda _: None
@@ -210,7 +210,7 @@ def _train(setup: Setup, examples: Sequence[Example], clock: _TrainingLoopClock)
 def _batches(
     renderer: Renderer, examples: Sequence[Example], batch_size: int
 ) -> list[list[Example]]:
-    """Return the batches of our trainer, so that both learn from the same batches."""
+    """Return the batches of our trainer, so that the strong implementation has the same."""
     collator = Collator(renderer, examples)
     n_steps = -(-len(examples) // batch_size)
     sampler = StepSampler(
@@ -224,7 +224,7 @@ def _batches(
 
 
 def _unique_prompt_tokens(renderer: Renderer, batch: Sequence[Example]) -> int:
-    """Count a batch's tokens, without answers, if every shared prefix is read once."""
+    """Count the prompt tokens of a batch, with every shared prefix counted once."""
     return unique_tokens([renderer.render(example.prompt) for example in batch])[0]
 
 
@@ -234,7 +234,7 @@ def _autocast(setup: Setup) -> contextlib.AbstractContextManager[Any]:
 
 
 def _measure_ours(setup: Setup, samples: int) -> dict[str, float]:
-    """Measure time and memory of our implementation; run it in a new process."""
+    """Measure time and memory of our implementation; called in a new process."""
     torch.set_num_threads(setup.threads)
     clock = _TrainingLoopClock(setup.device)
     _train(setup, setup.workload.training_pairs(samples), clock)

@@ -1,4 +1,4 @@
-"""The benchmark `baselines` on a small run folder whose item order is known."""
+"""The benchmark `baselines` on a small run folder with a deterministic order of items."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mllm_msr.tables import INTERACTIONS, ITEMS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a prepared run folder in which items follow each other in a circle."""
+    """Return a prepared run folder in which each item is always followed by the same one."""
     rows = [
         (f"u{u}", f"i{(u + position) % 12}", position, position)
         for u in range(40)
@@ -33,12 +33,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_baseline_gets_its_cost_and_quality(folder: Path) -> None:
+def test_cost_and_quality_of_a_baseline_are_measured(folder: Path) -> None:
     settings = {"epochs": 20, "batch_size": 8, "learning_rate": 0.02, "hidden": 16}
     found = baselines._measure_ours(folder, "gru4rec", 0, settings, 1)
     assert found["processor_per_epoch"] >= 0
     assert 0 < found["peak_gb"] < 6
-    # Of 12 items, 5 are excluded: HR@10 of the other 7 is always 1, NDCG@10 is not.
+    # 5 of 12 items are excluded. With the other 7, HR@10 is always 1, but NDCG@10 is not.
     assert found["hr@10"] == 1.0
     assert found["ndcg@10"] > 0.9
 

@@ -1,4 +1,4 @@
-"""The benchmark `engines`: mock engines with known differences, and the prompts of a run."""
+"""The benchmark `engines`: comparison of mock engines, and the prompts of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROMPTS = Prompts(
 
 
 def engine(name: str, probabilities: tuple[float, ...], answer: Callable[[Prompt], str]) -> Engine:
-    """Return an engine whose n-th candidate has the n-th probability of yes."""
+    """Return an engine that scores the n-th candidate with the n-th probability of yes."""
 
     def score(prompt: Prompt) -> tuple[float, float]:
         return (probabilities[int(prompt_text(prompt)[-1])], 0.5)
@@ -48,11 +48,11 @@ def engine(name: str, probabilities: tuple[float, ...], answer: Callable[[Prompt
     return Engine(name, start)
 
 
-def test_engines_are_compared_with_the_first_one() -> None:
+def test_engines_are_compared_with_the_first_engine() -> None:
     probabilities = (0.1, 0.2, 0.3, 0.4)
     first = engine("first", probabilities, prompt_text)
     same = engine("same", (0.1, 0.2, 0.3, 0.4 * 1.1), prompt_text)
-    # The order changes across users, but not within one.
+    # The order of candidates only changes between users.
     across = engine("across", (0.2, 0.1, 0.3, 0.4), prompt_text)
     other = engine("other", (0.3, 0.2, 0.1, 0.4), lambda p: prompt_text(p).replace("3", "three"))
     found = measure(PROMPTS, [first, same, across, other], repeats=2)
@@ -71,7 +71,7 @@ def test_engines_are_compared_with_the_first_one() -> None:
             assert ("seconds_over_first" in result[kind]) == (name != "first")
 
 
-def test_a_failed_prompt_is_counted_and_does_not_agree() -> None:
+def test_a_failed_prompt_is_counted_and_not_an_equal_text() -> None:
     def fails(prompt: Prompt) -> str:
         if "2" in prompt_text(prompt):
             raise ValueError("no")
@@ -82,7 +82,7 @@ def test_a_failed_prompt_is_counted_and_does_not_agree() -> None:
     assert (found["failed"], found["equal_texts"]) == (1, 0.75)
 
 
-def test_an_engine_without_its_package_reports_the_reason() -> None:
+def test_the_result_contains_the_reason_why_an_engine_cannot_start() -> None:
     @contextmanager
     def start() -> Iterator[Backend]:
         raise MissingExtraError("ray", "ray")
@@ -95,7 +95,7 @@ def test_an_engine_without_its_package_reports_the_reason() -> None:
     assert found["first"]["scores"]["failed"] == 0
 
 
-def test_transformers_serve_names_its_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_serve_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openai" else 1)
     with pytest.raises(UsageError, match=r"'openai'.*pip install 'transformers\[serving\]'"):
         transformers_serve(1, clients=1).__enter__()
@@ -125,14 +125,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return online_worlds.make_run(tmp_path_factory.mktemp("engines"))
 
 
-def test_prompts_are_those_of_the_stages(folder: Path) -> None:
+def test_prompts_equal_those_of_the_stages(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     prompts = read_prompts(folder, 5)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert [len(of_kind) for of_kind in prompts.kinds.values()] == [5, 5, 5]
+    assert [len(kind_prompts) for kind_prompts in prompts.kinds.values()] == [5, 5, 5]
     preferences = pl.read_parquet(folder / "preferences.parquet")
     known = preferences.filter(~pl.col("final"))["preference"].to_list()
-    # After a user's first block, the prompt contains the run's previous preference.
+    # After the first block of a user, the prompt contains the previous preference of the run.
     later = [text for text in map(prompt_text, prompts.preferences) if "previous" in text]
     assert later
     assert all(any(preference in text for preference in known) for text in later)
@@ -147,7 +147,7 @@ def test_an_unknown_engine_is_an_error(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not weights_folder().is_dir(), reason="weights are not built yet")
-def test_the_packaged_model_agrees_with_itself_as_a_checkpoint(folder: Path) -> None:
+def test_the_backends_demo_and_huggingface_agree_on_the_packaged_model(folder: Path) -> None:
     found: dict[str, Any] = run(folder=str(folder), prompts=2, repeats=1, engines="huggingface")
     assert list(found["engines"]) == ["in_process", "huggingface"]
     other = found["engines"]["huggingface"]

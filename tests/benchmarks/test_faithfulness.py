@@ -1,4 +1,4 @@
-"""The benchmark `faithfulness`: cases with known values, and a model that reads one word only."""
+"""The benchmark `faithfulness`: values computed by hand, and a model that depends on one word."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAITHFUL = [Case(f"u{n}", 0.9, cited=(0.2, 0.3), others=(0.8,)) for n in range(9
 UNFAITHFUL = Case("v", 0.9, cited=(0.8,), others=(0.1,))
 
 
-def test_measures_equal_values_computed_by_hand() -> None:
+def test_measures_equal_those_computed_by_hand() -> None:
     found = measure([*FAITHFUL, UNFAITHFUL, Case("v", 0.5, (0.4,), (0.4,))], seed=0)
     assert (found["n_cases"], found["n_users"]) == (11, 10)
     assert found["share"] == 0.925  # nine users at 1, one at (0 + 1/2) / 2
@@ -31,17 +31,17 @@ def test_measures_equal_values_computed_by_hand() -> None:
     assert found["fall_without_cited"] == round((9 * 0.65 + 0.1 + 0.1) / 11, 4)
 
 
-def test_ties_count_half() -> None:
+def test_ties_count_as_one_half() -> None:
     found = measure([Case(f"u{n}", 0.9, (0.5,), (0.5,)) for n in range(5)], seed=0)
     assert (found["share"], found["sign_test_p"]) == (0.5, 1.0)
 
 
 def test_no_cases_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"No recommendation cites some parts.*Use more users"):
+    with pytest.raises(DataError, match=r"No recommendation cites some but.*Use more users"):
         measure([], seed=0)
 
 
-class OneWordReader(Backend):
+class OneWordBackend(Backend):
     """Backend that answers yes if the prompt contains its word, else no."""
 
     def __init__(self, word: str) -> None:
@@ -79,10 +79,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("word", "share"), [("calm", 1.0), ("boats", 0.0), ("zebra", 0.5)])
-def test_the_share_of_a_run_whose_explanations_cite_one_clause(
+def test_the_share_depends_on_whether_the_model_uses_the_cited_clause(
     folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
 ) -> None:
-    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: OneWordReader(word))
+    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: OneWordBackend(word))
     monkeypatch.setattr(ItemCatalog, "matches", lambda self, part, _: ("calm",) * ("calm" in part))
     found = run(folder=str(folder), users=3, k=2, budget=2)
     assert found["n_users"] == 3

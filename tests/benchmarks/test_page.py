@@ -1,4 +1,4 @@
-"""The page `docs/speed.md`, which is generated from the stored results."""
+"""The page `docs/speed.md`, generated from the stored results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks._page import page
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_current() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "speed.md").read_text(encoding="utf-8") == page(RESULTS)
     for name in ("scoring", "preferences", "summaries", "training"):
         assert (RESULTS / f"{name}.json").is_file()
 
 
-def test_vllm_has_a_row_if_it_was_measured(tmp_path: Path) -> None:
+def test_the_page_has_a_row_for_vllm_if_it_was_measured(tmp_path: Path) -> None:
     (tmp_path / "speed_notes.md").write_text("Notes.")
     (tmp_path / "results").mkdir()
     result = json.loads((RESULTS / "scoring.json").read_text(encoding="utf-8"))
@@ -39,10 +39,10 @@ def test_vllm_has_a_row_if_it_was_measured(tmp_path: Path) -> None:
     shown = page(tmp_path / "results")
     assert "| vllm | 40 | 5000 | 2.5x | 1x |" in shown
     assert "Seconds of vLLM per repeat: 5 processor, 3 elapsed." in shown
-    assert "to vllm 2e-05." in shown
+    assert "2e-05 for vllm." in shown
 
 
-def test_results_of_other_models_have_their_own_files() -> None:
+def test_results_of_other_models_have_other_file_names() -> None:
     defaults = {"shapes": "demo", "device": "cpu", "dtype": "float32"}
     assert result_name("scoring", defaults) == result_name("scoring", {}) == "scoring"
     other = {"shapes": "7b", "device": "cuda", "dtype": "bfloat16"}

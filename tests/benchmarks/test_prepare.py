@@ -13,7 +13,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_small_run_prints_every_value_as_json() -> None:
+def test_a_small_run_prints_its_result_as_json() -> None:
     sizes = ("--interactions", "3000", "--users", "150", "--items", "60")
     done = benchmark("prepare", "--json", *sizes, "--growth", "0", "--form", "csv")
     assert done.returncode == 0, done.stderr
@@ -25,11 +25,11 @@ def test_a_small_run_prints_every_value_as_json() -> None:
     assert list(result["seconds_per_million"]) == ["3000"]
 
 
-def test_an_unknown_benchmark_is_an_error_that_lists_the_known_ones() -> None:
+def test_the_error_about_an_unknown_benchmark_lists_all_benchmarks() -> None:
     done = benchmark("speed")
     assert done.returncode == 2
     assert "prepare" in done.stderr
 
 
-def test_help_with_a_name_shows_the_options_of_that_benchmark() -> None:
+def test_help_with_a_name_shows_the_options_of_the_benchmark() -> None:
     assert "--interactions" in benchmark("prepare", "--help").stdout

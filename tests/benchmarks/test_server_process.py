@@ -1,4 +1,4 @@
-"""Server processes: ready, failed, too slow, and stopped with their children."""
+"""Server processes: start, failure, timeout, and shutdown including children."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ http.server.HTTPServer((host, int(port)), Handler).serve_forever()
 """
 
 
-def test_a_server_runs_in_the_block_and_is_stopped_with_its_child(tmp_path: Path) -> None:
+def test_a_server_and_its_child_are_stopped_after_the_block(tmp_path: Path) -> None:
     address, note = free_address(), tmp_path / "pid"
     command = [sys.executable, "-c", SERVER, address]
     health = f"http://{address}/health"
@@ -38,7 +38,7 @@ def test_a_server_runs_in_the_block_and_is_stopped_with_its_child(tmp_path: Path
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_error_contains_the_output_of_a_server_that_ended() -> None:
+def test_the_error_contains_the_output_of_a_server_that_exited() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such model')"]
     health = f"http://{free_address()}/health"
     with (
@@ -50,7 +50,7 @@ def test_the_error_contains_the_output_of_a_server_that_ended() -> None:
         pytest.fail("the server is not ready")
 
 
-def test_a_server_that_never_answers_is_stopped() -> None:
+def test_a_server_that_does_not_become_ready_is_stopped() -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     health = f"http://{free_address()}/health"
     with (

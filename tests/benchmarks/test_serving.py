@@ -13,7 +13,7 @@ from benchmarks.serving import _processor_seconds
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_processor_seconds_are_those_of_the_process() -> None:
+def test_processor_seconds_of_a_process_are_read() -> None:
     before, start = _processor_seconds(os.getpid()), time.process_time()
     while time.process_time() - start < 0.1:
         pass

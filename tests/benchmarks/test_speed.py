@@ -1,4 +1,4 @@
-"""The speed benchmarks at a small size: every implementation runs, and they agree."""
+"""The speed benchmarks at a small size: all implementations run and agree."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tokens_of_a_shared_prefix_are_counted_once() -> None:
     assert unique_tokens([rendered([1, 2]), rendered([1, 2])]) == (2, 0)
 
 
-def test_the_gpu_commands_of_the_page_have_known_options() -> None:
+def test_the_gpu_commands_on_the_page_have_valid_options() -> None:
     commands = re.findall(r"python -m benchmarks (\w+) (--device cuda .*) --save", page(RESULTS))
     assert {name for name, _ in commands} == SIZES.keys()
     for name, options in commands:

@@ -1,4 +1,4 @@
-"""Equal results of vLLM's server and our backends for equal checkpoints: `make test-vllm`."""
+"""vLLM's server and our backends give equal results; run with `make test-vllm`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         not (READY.is_file() and os.environ.get("MLLM_MSR_TEST_VLLM")),
-        reason="vLLM's server is tested by: make test-vllm",
+        reason="vLLM's server is only tested with: make test-vllm",
     ),
 ]
 CHOICES = ("yes", "no")
@@ -44,7 +44,7 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 @pytest.fixture(scope="module")
 def checkpoint(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a LLaVA-NeXT with random weights."""
+    """Return a LLaVA-NeXT checkpoint with random weights."""
     folder = tmp_path_factory.mktemp("next") / "checkpoint"
     make_checkpoint("tiny", folder, device="cpu", dtype="float32", texts=workload.texts())
     return folder
@@ -52,7 +52,7 @@ def checkpoint(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an adapter in the form of fine-tuning, with random matrices."""
+    """Return an adapter in the format of fine-tuning, with random matrices."""
     loaded = load_model(str(checkpoint), dtype="float32", device="cpu")
     model = add_lora(loaded.model, rank=8, alpha=16, dropout=0.0)
     generator = torch.Generator().manual_seed(0)
@@ -98,7 +98,7 @@ def difference(ours: Sequence[ChoiceScores], theirs: Sequence[ChoiceScores]) -> 
 
 
 def rankings(responses: Sequence[ChoiceScores]) -> list[list[int]]:
-    """Return each user's candidates, most probable first."""
+    """Return the candidates of each user, ordered by decreasing probability of yes."""
     margins = [response.log_probs[1] - response.log_probs[0] for response in responses]
     return [
         sorted(range(N_CANDIDATES), key=user.__getitem__) for user in batched(margins, N_CANDIDATES)
@@ -118,7 +118,7 @@ def test_scores_are_equal_with_and_without_an_adapter(
 
     pairs: list[tuple[list[ChoiceScores], OpenAIBackend]] = [
         (local_scores(None), server.backend(clients=16)),
-        # An adapter given at the start of the server, and one loaded on demand.
+        # An adapter that the server loads at its start, and one that it loads on demand.
         (local_scores(adapter), server.backend(clients=16, adapter="tuned")),
         (local_scores(adapter), server.backend(clients=16, adapter=adapter)),
     ]
@@ -130,7 +130,7 @@ def test_scores_are_equal_with_and_without_an_adapter(
     assert difference(pairs[0][0], pairs[1][0]) > 0.1
 
 
-def test_the_packaged_model_scores_and_generates_equally(
+def test_scores_and_texts_of_the_packaged_model_are_equal(
     workload: Workload, packaged: Server
 ) -> None:
     prompts = [example.prompt for example in workload.candidate_lists(3)]

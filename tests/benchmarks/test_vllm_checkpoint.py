@@ -1,4 +1,4 @@
-"""A checkpoint converted for vLLM computes the same function with other names and head sizes."""
+"""A checkpoint converted for vLLM has other names and head sizes but computes the same function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYER = "language_model.model.layers.0.self_attn"
 
 
 def write_checkpoint(folder: Path, *, size: int) -> dict[str, Tensor]:
-    """Write the parts of a checkpoint that the conversion reads; return its weights."""
+    """Write the files of a checkpoint that the conversion reads, and return its weights."""
     torch.manual_seed(0)
     rows = HEADS * size
     weights = {
@@ -45,7 +45,7 @@ def write_checkpoint(folder: Path, *, size: int) -> dict[str, Tensor]:
 
 
 def attention(weights: dict[str, Tensor], hidden: Tensor, *, size: int, n_rotated: int) -> Tensor:
-    """Compute a layer's attention; the first `n_rotated` values of each head are rotated."""
+    """Compute attention of one layer; the first `n_rotated` values of each head are rotated."""
     query, key, value = (
         torch.nn.functional.linear(
             hidden, weights[f"{LAYER}.{name}_proj.weight"], weights[f"{LAYER}.{name}_proj.bias"]
@@ -96,7 +96,7 @@ def test_vision_towers_are_renamed(tmp_path: Path) -> None:
     assert torch.equal(after[unchanged], before[unchanged])
 
 
-def test_supported_heads_are_unchanged(tmp_path: Path) -> None:
+def test_heads_of_a_supported_size_are_not_changed(tmp_path: Path) -> None:
     before = write_checkpoint(tmp_path / "a", size=32)
     folder = convert_checkpoint(tmp_path / "a", tmp_path / "b")
     config = json.loads((folder / "config.json").read_text())
@@ -105,7 +105,7 @@ def test_supported_heads_are_unchanged(tmp_path: Path) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before if LAYER in name)
 
 
-def test_heads_above_the_largest_size_are_an_error(tmp_path: Path) -> None:
+def test_heads_larger_than_supported_are_an_error(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a", size=300)
     with pytest.raises(DataError, match=r"heads of size 300.*at most 256"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b")

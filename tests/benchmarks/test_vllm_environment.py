@@ -1,4 +1,4 @@
-"""vLLM's environment, the errors without it, and its timing as a baseline."""
+"""vLLM's environment, errors if it is missing, and timing of the baseline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_setup(**changes: Any) -> Setup:
     return cast("Setup", SimpleNamespace(batch_size=4, **fields))
 
 
-def test_every_locked_file_has_its_hash() -> None:
+def test_every_pinned_package_has_a_hash() -> None:
     text = LOCK.read_text(encoding="utf-8")
     names = re.findall(r"^([a-z0-9-]+)==\S+ \\$", text, re.MULTILINE)
     hashes = re.findall(r"^    --hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)
@@ -62,7 +62,7 @@ def test_a_patched_environment_finds_vllm_and_defines_torchvision_operators(tmp_
     assert [line.split("(")[0] for line in output] == ["torchvision DEF", "nms", "qnms", "imported"]
 
 
-def test_a_missing_environment_is_an_error_with_the_command_that_makes_it(
+def test_the_error_about_a_missing_environment_contains_the_command_to_create_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_vllm, "READY", tmp_path / "ready")
@@ -92,7 +92,7 @@ def test_a_result_contains_the_reason_why_vllm_was_not_measured(
         assert ("missing" in result) == bool(missing)
 
 
-def test_caches_are_reset_before_each_repeat_and_the_repeat_is_timed() -> None:
+def test_each_repeat_is_timed_after_the_caches_are_reset() -> None:
     calls: list[str] = []
     server = SimpleNamespace(
         backend=lambda *, clients: f"backend of {clients}",
@@ -124,7 +124,7 @@ def test_the_clock_includes_child_processes() -> None:
         with clock.running():
             time.sleep(1.0)
         process.kill()
-    # This process slept, so the processor time is that of the child.
+    # This process sleeps, so only the child uses processor time.
     assert clock.processor[0] > 0.1
     assert clock.elapsed[0] >= 1.0
     assert clock.seconds == min(clock.processor[0], clock.elapsed[0])
