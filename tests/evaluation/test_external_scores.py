@@ -56,6 +56,35 @@ def test_external_labels_are_ignored(external):
     assert found.summary == external().summary
 
 
+def test_scores_without_fold_and_negatives_apply_to_every_list_of_a_user(external, test_rows):
+    per_item = pl.col("score").mean().over("user_id", "item_id")
+    expected = external(lambda frame: frame.with_columns(score=per_item))
+    found = external(
+        lambda frame: (
+            frame.with_columns(score=per_item)
+            .drop("fold", "negatives")
+            .unique(["user_id", "item_id"], maintain_order=True)
+        )
+    )
+    assert found.summary == expected.summary
+
+
+def test_candidates_need_only_user_item_and_label(tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,a,1\nu,b,0\nv,a,0\nv,b,1\n")
+    (tmp_path / "s.csv").write_text(
+        "item_id,user_id,score,fold,negatives\n"
+        "a,u,0.9,3,mine\nb,u,0.1,3,mine\nb,v,0.2,3,mine\na,v,0.4,3,mine\n"
+    )
+    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv", n_resamples=50).summary
+    assert found["scores"]["external"]["auc"]["mean"] == 0.5
+    assert found["scores"]["external"]["auc"]["n"] == 2
+
+
+def test_a_pair_that_is_scored_twice_needs_the_kind_of_negatives(external):
+    with pytest.raises(DataError, match=r"duplicate rows, such as .*each \(user_id, item_id\)"):
+        external(lambda frame: frame.drop("fold", "negatives"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,6 +98,7 @@ def test_external_labels_are_ignored(external):
             "42 rows of s.parquet are not test candidates, such as .*'nobody'",
         ),
         (lambda frame: frame.drop("score"), "'s.parquet' lacks columns: score"),
+        (lambda frame: frame.drop("user_id"), "'s.parquet' lacks columns: user_id"),
         (
             lambda frame: frame.with_columns(score=pl.lit(float("inf"))),
             "1680 of 1680 scores of the model 'scores' are missing, NaN or infinite",

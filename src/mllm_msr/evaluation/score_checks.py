@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import polars as pl
@@ -39,21 +40,22 @@ def check_scores(scores: pl.DataFrame, *, model: str) -> None:
         )
 
 
-def check_unique_rows(scores: pl.DataFrame, *, model: str) -> None:
+def check_unique_rows(scores: pl.DataFrame, *, model: str, key: Sequence[str] = ROW) -> None:
     """Raise an error if a candidate occurs more than once.
 
     Args:
-        scores: Columns of `ROW` and any others.
+        scores: Columns of the key and any others.
         model: Name of the model in error messages.
+        key: Columns that identify a candidate.
 
     Raises:
         DataError: There are duplicates. The message counts them and shows the first.
     """
-    rows = scores.select(ROW)
+    rows = scores.select(key)
     duplicates = rows.filter(rows.is_duplicated())
     if duplicates.height:
-        example = dict(zip(ROW, duplicates.sort(ROW).row(0), strict=True))
+        example = duplicates.sort(key).row(0, named=True)
         raise DataError(
             f"The scores of {model!r} contain {duplicates.height} duplicate rows, such as "
-            f"{example}. Keep one score for each (fold, negatives, user_id, item_id)."
+            f"{example}. Keep one score for each ({', '.join(key)})."
         )
