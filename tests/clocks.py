@@ -1,4 +1,4 @@
-"""Fake clock: sleeping advances it at once and is recorded."""
+"""Fake clock that sleeping advances without waiting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mllm_msr.backends._http.retry import Timing
 
 
 class FakeClock:
-    """Clock that advances only by sleeping, without waiting.
+    """Clock that only advances by sleeping, which does not wait.
 
     Attributes:
         seconds: Current time.

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share. What is slow to import is imported on use."""
+"""Fixtures that several test modules share. Modules that are slow to import are imported on use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Tests run beside each other: threads of one would only wait for those of the other.
+# Tests run in parallel, so several threads per test would only compete for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a tiny random checkpoint by its family, built when first asked for."""
+    """Return a function that builds the tiny checkpoint of a family once and returns its folder."""
     import tiny_checkpoints
 
     root = tmp_path_factory.mktemp("checkpoints")
@@ -32,7 +32,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 @pytest.fixture(scope="session")
 def processor(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
-    """A tiny checkpoint's processor by its family, loaded when first asked for."""
+    """Return a function that loads the processor of a family's tiny checkpoint once."""
     from mllm_msr.models.loading import load_processor
 
     return functools.cache(lambda family: load_processor(str(tiny_checkpoint(family))))
@@ -40,7 +40,7 @@ def processor(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
-    """Images of noise in four shapes: wide, tall, square and very wide."""
+    """Return noise images with four aspect ratios: wide, tall, square and very wide."""
     folder = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0)
     paths = []

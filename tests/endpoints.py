@@ -1,4 +1,4 @@
-"""HTTP server on loopback with predefined responses: completions of a model, or failures."""
+"""HTTP server on loopback for tests of API clients: predefined responses, or a real model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Server:
     Attributes:
         url: Address with the API version, as `OpenAIBackend` expects it.
         history: Every request, in the order of arrival.
-        max_concurrent: Most requests that were answered at the same time.
+        max_concurrent: Maximum number of requests that were processed at the same time.
     """
 
     url: str
@@ -64,7 +64,7 @@ class Server:
 
 @contextlib.contextmanager
 def serve(handle: RequestHandler) -> Iterator[Server]:
-    """Run a server while the block runs."""
+    """Run a server for the duration of a `with` block."""
     lock = threading.Lock()
     n_running = 0
 
@@ -135,7 +135,7 @@ def completion_response(
 
 
 def logprobs_response(entries: Mapping[str, float], *, n_prompt: int = 7) -> HttpResponse:
-    """Return a completion with the log-probabilities of these tokens, the first one generated."""
+    """Return a completion with log-probabilities; the first token is the generated one."""
     top = [{"token": token, "logprob": value} for token, value in entries.items()]
     body = dict(completion_response(top[0]["token"], n_prompt=n_prompt).body)  # type: ignore[arg-type]
     body["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
@@ -143,14 +143,14 @@ def logprobs_response(entries: Mapping[str, float], *, n_prompt: int = 7) -> Htt
 
 
 def error_response(reason: str, status: int = 400, **headers: str) -> HttpResponse:
-    """Return an error in the format of OpenAI."""
+    """Return an error in OpenAI's format."""
     return HttpResponse(
         {"error": {"message": reason, "code": None}}, status=status, headers=headers
     )
 
 
 def last_text(request: HttpRequest) -> str:
-    """Return the text of the last turn of a chat request."""
+    """Return the text of the last message of a chat request."""
     content = request.body["messages"][-1]["content"]
     if isinstance(content, str):
         return content
@@ -158,12 +158,13 @@ def last_text(request: HttpRequest) -> str:
 
 
 class ModelServer:
-    """Request handler that answers with a real model in vLLM's format.
+    """Request handler that runs a real model and responds in vLLM's format.
 
-    A reference implementation: one prompt at a time, without batching or prefix sharing.
+    A reference implementation that processes one prompt at a time, without batching or prefix
+    sharing.
 
     Args:
-        checkpoint: Folder of the model, which is served under `name`.
+        checkpoint: Folder of the model, which is served as `name`.
         scratch: Folder for received images.
         token_ids: Whether the server supports `logprob_token_ids` and `/tokenize`.
     """

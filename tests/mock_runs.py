@@ -15,7 +15,7 @@ from mllm_msr.ranker.recommender import MllmRecommender
 
 
 def overrides(data: Path, *more: str) -> list[str]:
-    """Return the settings of a small run over `world`."""
+    """Return the settings of a small run on the data set of `world`, as overrides."""
     few = [
         "data.folds=2",
         "data.validation_fraction=0.4",
@@ -27,7 +27,7 @@ def overrides(data: Path, *more: str) -> list[str]:
 
 
 def load(data: Path, *more: str) -> Settings:
-    """Return the same settings as an object."""
+    """Return the settings of `overrides` as an object."""
     return load_settings("default", overrides(data, *more), environment={})
 
 
@@ -55,9 +55,9 @@ class PromptCounter:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> PromptCounter:
-    """Make the mock backend answer and score by hashes of prompts, and replace fine-tuning.
+    """Let the mock backend derive answers and scores from hashes of prompts; fake fine-tuning.
 
-    Fine-tuning writes a file that the scores depend on.
+    The fake fine-tuning writes a file that the scores depend on.
     """
     counted = PromptCounter()
     kind = mock.MockBackend

@@ -1,4 +1,4 @@
-"""A finished run with the mock model, and a fake backend whose failures tests control."""
+"""Run folder made with the mock backend, and a fake backend whose failures tests control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
 def make_run(folder: Path) -> Path:
-    """Return a run folder with the stages prepare, summarize and infer, without fine-tuning."""
+    """Run the stages prepare, summarize and infer, and return the run folder."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
     settings = load_settings(
         "default",
@@ -33,14 +33,14 @@ def make_run(folder: Path) -> Path:
 class FakeBackend(Backend):
     """Backend that scores items by the number in their title; it can fail or block.
 
-    Item 13 always fails.
+    The prompt of item 13 always fails.
 
     Attributes:
         fails: Whether every call raises `BackendError`.
-        is_garbled: Function that decides from a prompt's text whether its answer is noise.
+        is_garbled: Function that returns for a prompt's text whether the answer is noise.
         gate: Calls block while this event is not set.
         batches: Number of prompts of each call.
-        threads: Names of the threads that called.
+        threads: Names of the threads that called the backend.
         closed: Whether `close` was called.
     """
 
@@ -89,7 +89,7 @@ class FakeBackend(Backend):
         self.threads.add(threading.current_thread().name)
         self.gate.wait(60)
         if self.fails:
-            raise BackendError("The fake model is out of order. Wait.")
+            raise BackendError("The fake model fails. Try again later.")
         return received
 
 

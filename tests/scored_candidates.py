@@ -1,4 +1,4 @@
-"""Candidates of synthetic users, scores of known quality for them, and small score tables."""
+"""Synthetic candidates with scores of controlled quality, and small tables of scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ N_USERS = 40
 
 
 def candidates() -> pl.DataFrame:
-    """Return test lists of 1 + 20 with two kinds of negatives in five folds, and training rows."""
+    """Return test lists of 1 + 20 items, with two kinds of negatives, and some training rows."""
     rows = [
         (user % 5, "test", kind, f"u{user}", 7, f"i{(user + item) % 90}", int(item == 3))
         for user in range(N_USERS)
@@ -29,14 +29,14 @@ def evaluated_rows() -> pl.DataFrame:
 
 
 def scored(rows: pl.DataFrame, *, signal: float = 0.0, seed: int = 0) -> pl.DataFrame:
-    """Score rows by uniform noise plus a signal for the true items, in [0, 1]."""
+    """Score rows in [0, 1] by uniform noise plus a signal for the positives."""
     noise = np.random.default_rng(seed).random(rows.height)
     score = (noise + signal * rows["label"].to_numpy()) / (1 + signal)
     return conform(rows.with_columns(score=pl.Series(score)), SCORES, name="test")
 
 
 def score_table(scores, labels, *, user="u", fold=0, negatives="uniform"):
-    """Return `tables.SCORES` of one list."""
+    """Return `tables.SCORES` with one candidate list."""
     n = len(scores)
     return conform(
         pl.DataFrame(
@@ -55,5 +55,5 @@ def score_table(scores, labels, *, user="u", fold=0, negatives="uniform"):
 
 
 def ranked_list(scores, labels):
-    """Return one ranked list as the input of metrics."""
+    """Return one ranked list in the format that metrics take."""
     return RankedLists.from_scores(score_table(scores, labels).with_columns(list=pl.lit(0)))[1]

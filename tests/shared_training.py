@@ -1,9 +1,9 @@
-"""Fine-tune in several processes, interrupted and resumed, and compare with one process.
+"""Fine-tune in two processes, with an interruption, and compare the result with one process.
 
 Usage: python shared_training.py CHECKPOINT OUTPUT OPTIONS
 
 OPTIONS are the settings that differ from `OPTIONS` below, as JSON. Lightning starts the script
-again for each further device, with the same arguments.
+again with the same arguments for each additional device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.trainer import train
 from mllm_msr.ranker.training.validation import auc_per_user
 
-# Clipping and accumulation scale gradients, which each strategy does differently.
+# Gradient clipping and accumulation are enabled, because each strategy implements them differently.
 OPTIONS = {
     "rank": 2,
     "alpha": 8,
@@ -47,14 +47,14 @@ class InterruptError(Exception):
     """Simulates an interruption of training."""
 
 
-def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 0) -> None:
-    """Train on the examples of the ranker's tests; fail at the n-th validation (0: never)."""
+def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fail_at: int = 0) -> None:
+    """Train on the examples of the ranker's tests; fail in the validation `fail_at` (0: never)."""
     calls = 0
 
     def metric(labels: Any, scores: Any, users: Any) -> float:
         nonlocal calls
         calls += 1
-        if calls == 1 + fatal and fatal:  # the first call only checks the examples
+        if calls == 1 + fail_at and fail_at:  # the first call only checks the examples
             raise InterruptError
         return auc_per_user(labels, scores, users)
 
@@ -64,11 +64,11 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # These examples have no images, so the fixture needs none.
+    # The examples below have no images.
     make = module.make_examples.__wrapped__([])
     train(
         make(24),
-        # The number of validation batches is not a multiple of two processes.
+        # The number of validation batches is odd, so the processes get different numbers.
         make(20, split="validation", seed=1),
         checkpoint=checkpoint,
         output=output,
@@ -79,18 +79,18 @@ def fit(checkpoint: str, output: Path, options: dict[str, Any], *, fatal: int = 
 
 
 def require_equal(strategy: str, checkpoint: Path, folder: Path) -> None:
-    """Check that two processes give the loss curve, state and weights of one, also when resumed."""
+    """Check that two processes, resumed once, give the same losses, state and weights as one."""
     alone, shared = folder / "alone", folder / "shared"
     fit(str(checkpoint), alone, {})
     halves = {"strategy": strategy, "devices": 2, "batch_size": 2}
-    ended = subprocess.run(
+    done = subprocess.run(
         [sys.executable, __file__, str(checkpoint), str(shared), json.dumps(halves)],
         env={**os.environ, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-4000:]
     rows, others = _curve(alone), _curve(shared)
     assert [row["step"] for row in rows] == [1, 2, 2, 3, 4, 4]
     assert rows[0]["loss"] != rows[-2]["loss"]
@@ -118,9 +118,9 @@ def _require_close(tensors: Any, others: Any) -> None:
 
 
 def main(checkpoint: str, output: str, options: str) -> None:
-    """Train until the last validation fails, then resume from the state before it."""
+    """Train until the last validation fails, then resume from the last saved state."""
     try:
-        fit(checkpoint, Path(output), json.loads(options), fatal=2)
+        fit(checkpoint, Path(output), json.loads(options), fail_at=2)
     except InterruptError:
         fit(checkpoint, Path(output), json.loads(options))
 

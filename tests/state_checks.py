@@ -1,4 +1,4 @@
-"""Contract of the service's database, checked for every kind of database."""
+"""Contract of the service's state, checked for every supported database."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ITEM = {
 
 
 def check_everything(open_state: Callable[[], ServiceState]) -> None:
-    """Check events, preferences, items and deletion, also across a restart.
+    """Check events, preferences, items and deletion, including a restart.
 
     Args:
-        open_state: Opens the same, initially empty database each time it is called.
+        open_state: Function that opens the same, initially empty database in each call.
     """
     state = open_state()
     assert state.add_events([("1", "u", "a", 5), ("2", "u", "b", None)]) == [True, True]
-    # An event with a known id is ignored, in the same call or later, even if it differs.
+    # An event with a known id is ignored, even if its content differs.
     assert state.add_events([("1", "v", "z", 9), ("3", "u", "a", 1), ("3", "u", "c", 1)]) == [
         False, True, False,
     ]  # fmt: skip

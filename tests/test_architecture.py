@@ -1,4 +1,4 @@
-"""The structure that `CONTRIBUTING.md` describes: layers, sizes, mirrored tests, vocabulary."""
+"""Structure of the code as described in `CONTRIBUTING.md`: layers, sizes, tests, vocabulary."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from tools import measure
 
-# Function-level imports of own modules are allowed for modules that load torch, Transformers,
-# Lightning or DeepSpeed: settings, data and finished runs are read without waiting for them.
+# Modules that import torch, Transformers, Lightning or DeepSpeed. Functions may import them, so
+# that settings, data and finished runs can be read without loading these libraries.
 LAZY_IMPORTS = {
     "mllm_msr.baselines._training.loop",
     "mllm_msr.inference.engine.engine",
@@ -39,7 +39,7 @@ PROSE = [
 
 
 def assert_none(places: Iterable[object]) -> None:
-    """Fail if there are any places, and show all of them, one per line."""
+    """Fail if there is any place, and list all places."""
     lines = [str(place) for place in places]
     assert not lines, "\n".join(["", *lines])
 
@@ -51,7 +51,7 @@ def contract() -> dict:
 
 
 def test_the_import_contracts_hold() -> None:
-    # In a process of its own, because it configures the loggers of its process.
+    # In a separate process, because the import linter configures logging.
     program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
     run = subprocess.run(
         [sys.executable, "-c", program],
@@ -72,7 +72,7 @@ def test_every_top_level_module_has_a_layer(contract: dict) -> None:
 
 def test_there_is_no_import_cycle() -> None:
     graph = grimp.build_graph("mllm_msr", cache_dir=None)
-    # The package's own module imports all public names for type checkers only.
+    # `mllm_msr/__init__.py` imports all public names, but only for type checkers.
     modules = {
         module: {
             imported
@@ -92,11 +92,11 @@ def test_files_and_functions_are_short() -> None:
     assert_none(place for place in measure.function_lengths() if int(place.value) > 60)
 
 
-def test_there_are_few_entries_at_the_top() -> None:
+def test_there_are_few_top_level_modules() -> None:
     assert len(measure.top_entries()) <= 24
 
 
-def test_every_module_has_a_test_file_of_its_name() -> None:
+def test_every_module_has_a_test_file() -> None:
     assert_none(measure.unmirrored())
 
 
@@ -111,7 +111,7 @@ def test_function_docstrings_begin_with_a_verb() -> None:
         assert_none(others)
 
 
-def test_own_modules_are_imported_at_the_top_of_a_file() -> None:
+def test_modules_of_the_package_are_imported_at_the_top_of_a_file() -> None:
     found = []
     for path in measure.sources():
         if path.is_relative_to(measure.PACKAGE / "cli"):
@@ -126,14 +126,14 @@ def test_own_modules_are_imported_at_the_top_of_a_file() -> None:
 
 
 @pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "docs", "root"])
-def test_replaced_terms_do_not_come_back(folder: str) -> None:
+def test_replaced_terms_are_not_used(folder: str) -> None:
     if folder == "root":
         paths = PROSE
     else:
         suffixes = {".py", ".md", ".jinja", ".yaml", ".js", ".html", ".css"}
         root: Path = measure.ROOT / folder
         paths = [p for p in sorted(root.rglob("*")) if p.suffix in suffixes]
-        # Prompts and training questions of the demo model are data and must not change.
+        # Prompts and training questions of the demo model must not change.
         data = (
             measure.PACKAGE / "prompts/templates",
             measure.ROOT / "recipes/demo_model/questions.py",

@@ -1,4 +1,4 @@
-"""End-to-end test of the preset `demo` on little data, with the packaged model."""
+"""End-to-end test of a small run of the preset `demo` with the packaged model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_items_are_summarized_from_image_and_title(folder: Path) -> None:
     assert summaries["text_summary"].n_unique() > summaries.height // 2
 
 
-def test_preferences_are_sentences_that_change_between_blocks(folder: Path) -> None:
+def test_preferences_have_the_expected_opening_and_change_between_blocks(folder: Path) -> None:
     preferences = pl.read_parquet(folder / "preferences.parquet")
     opening = "The user appears to have a preference for"
     assert preferences["preference"].str.starts_with(opening).mean() > 0.9
@@ -70,7 +70,7 @@ def test_fine_tuning_writes_an_adapter_that_changes_the_scores(folder: Path) -> 
     assert (both["score"] - both["score_zero_shot"]).abs().max() > 1e-6
 
 
-def test_the_report_is_one_file_with_case_studies(folder: Path) -> None:
+def test_the_report_is_self_contained_and_has_case_studies(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "data:image/jpeg" in page
     assert 'src="http' not in page

@@ -1,7 +1,7 @@
-"""Performance regression tests by counting: fixed workloads must not take more work than before.
+"""Performance regression tests that count operations on fixed workloads.
 
-Wall-clock time depends on the load of a machine. The number of image tiles, prefill tokens and
-decoding steps does not. If a change reduces a number, reduce it here.
+Unlike elapsed time, the numbers of image tiles, prefill tokens and decoding steps do not depend on
+the load of the machine. If a change reduces a number, lower its limit here.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ TASTES = ("calm films", "golden lanterns on stripes", "one product")
 
 @dataclass
 class Work:
-    """Amount of computation of a model."""
+    """Operations of a model."""
 
     tiles: int = 0  # image tiles through the vision tower
-    read: int = 0  # prompt tokens through the decoder, including padding
-    steps: int = 0  # decoding steps, each at least one token per row
-    written: int = 0  # tokens of those steps, including rejected draft tokens
+    prefilled: int = 0  # prompt tokens through the decoder, including padding
+    steps: int = 0  # decoding steps, each with at least one token per row
+    decoded: int = 0  # tokens of these steps, including rejected draft tokens
 
-    def is_within(self, recorded: Work) -> bool:
-        """Return whether some count is positive and none exceeds the recorded one."""
-        counts, bounds = astuple(self), astuple(recorded)
+    def is_within(self, limits: Work) -> bool:
+        """Return whether any count is positive and no count exceeds its limit."""
+        counts, bounds = astuple(self), astuple(limits)
         return any(counts) and all(n <= most for n, most in zip(counts, bounds, strict=True))
 
 
 def observe(model: Any) -> Work:
+    """Return the operations of a model, which are counted from now on."""
     work = Work()
 
     def decoder(_: Any, args: Any, kwargs: Any) -> None:
@@ -55,9 +56,9 @@ def observe(model: Any) -> Work:
         rows, length = given.shape[:2]
         if isinstance(kwargs["past_key_values"], KeyValueCache):
             work.steps += 1
-            work.written += rows * length
+            work.decoded += rows * length
         else:
-            work.read += rows * length
+            work.prefilled += rows * length
 
     def tower(_: Any, args: Any, output: Any) -> None:
         work.tiles += len(output.last_hidden_state)
@@ -69,7 +70,7 @@ def observe(model: Any) -> Work:
 
 
 def pairs(images: Sequence[Path]) -> list[Example]:
-    """Return examples of each of six users with each of four items, user by user."""
+    """Return examples of six users with four items each, ordered by user."""
     return [
         Example(
             0,
@@ -101,7 +102,7 @@ def test_scoring(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     scores = dict(Engine(loaded, batch_size=8).score(prompts, ("yes", "no")))
     whole = sum(score.prompt_tokens for score in scores.values())
     assert whole == 3960
-    assert work.is_within(Work(tiles=18, read=1532))
+    assert work.is_within(Work(tiles=18, prefilled=1532))
 
 
 def test_generation(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
@@ -115,8 +116,8 @@ def test_generation(loaded: LoadedCheckpoint, images: Sequence[Path]) -> None:
     ]
     completions = dict(Engine(loaded, batch_size=4, speculative_tokens=0).generate(prompts))
     assert len(completions) == 12
-    # As many steps as the longest answer needs, and no row without a token in any step.
-    assert work.is_within(Work(tiles=26, read=467, steps=39, written=40 + 11 * 5 - 12))
+    # The longest answer determines the number of steps, and finished rows are removed.
+    assert work.is_within(Work(tiles=26, prefilled=467, steps=39, decoded=40 + 11 * 5 - 12))
 
 
 def test_speculative_decoding(loaded: LoadedCheckpoint) -> None:
@@ -128,11 +129,11 @@ def test_speculative_decoding(loaded: LoadedCheckpoint) -> None:
     first = dict(engine.generate(prompts))
     work = observe(loaded.model)
     assert dict(engine.generate(prompts)) == first
-    # Accepted draft tokens save three of four steps.
-    assert work.is_within(Work(read=72, steps=6, written=136))  # of 20 steps and 120 tokens
+    # Without drafts: 20 steps and 120 tokens.
+    assert work.is_within(Work(prefilled=72, steps=6, decoded=136))
 
 
-def test_equal_histories_of_users_are_prompted_once(
+def test_equal_blocks_of_users_are_prompted_once(
     tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     checkpoint = str(tiny_checkpoint("llama"))
@@ -153,7 +154,7 @@ def test_equal_histories_of_users_are_prompted_once(
         ],
         schema=dict(tables.SUMMARIES),
     )
-    # Four users with the same first block, two of them also with the same second block.
+    # Four users have the same first block, and two of them the same second block.
     seconds = ([3, 4, 5], [3, 4, 5], [5, 4, 3], [4])
     rows = [
         {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": position, "position": position}
@@ -164,7 +165,7 @@ def test_equal_histories_of_users_are_prompted_once(
     backend = CachedBackend(model, ResponseCache(tmp_path / "responses.sqlite"))
     infer_preferences(histories, summaries, backend, item_type="film", words=2)
     assert (backend.misses, backend.hits) == (4, 4)
-    assert work.is_within(Work(read=594, steps=10, written=20))
+    assert work.is_within(Work(prefilled=594, steps=10, decoded=20))
 
 
 def test_training(
@@ -192,4 +193,4 @@ def test_training(
         settings=TrainSettings(batch_size=6, epochs=2, precision="fp32", dropout=0.0),
     )
     (work,) = observed
-    assert work.is_within(Work(tiles=18, read=5343))
+    assert work.is_within(Work(tiles=18, prefilled=5343))

@@ -1,9 +1,9 @@
 """Tiny random checkpoints of five model families, built offline.
 
 Each function writes a complete checkpoint (weights, tokenizer, processor, chat template) of a few
-hundred kilobytes that loads like the real ones of its family. The byte-level tokenizer is trained
-on a few lines below. Weights are random, but scaled so that outputs differ between prompts. To
-inspect the checkpoints, run `python tests/tiny_checkpoints.py FOLDER`.
+hundred kilobytes that loads like a real checkpoint of its family. The byte-level tokenizer is
+trained on the few lines of `_CORPUS`. Weights are random, but scaled so that outputs differ between
+prompts. To inspect the checkpoints, run `python tests/tiny_checkpoints.py FOLDER`.
 """
 
 from __future__ import annotations

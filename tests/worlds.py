@@ -1,4 +1,4 @@
-"""Small data set with known content, in files for the data set `files`, and settings for it."""
+"""Small synthetic data set as files for the data set `files`, and settings of a run on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-# Answers of the mock model by a phrase of the prompt.
+# Answers of the mock backend by a phrase of the prompt.
 ANSWERS = {
     "Describe the picture": "A plain square.",
     "Summarise this": "A thing.",
@@ -18,7 +18,7 @@ ANSWERS = {
 
 
 def write_files(folder: Path, *, n_users: int = 12, n_items: int = 30, seed: int = 0) -> Path:
-    """Write users with 6 to 8 random items each, and items, every second one with an image."""
+    """Write interactions of users with 6 to 8 random items, and items, half of them with images."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def write_files(folder: Path, *, n_users: int = 12, n_items: int = 30, seed: int
 
 
 def settings(folder: Path, *more: str) -> list[str]:
-    """Return overrides for a fast run on the files with the mock backend, without torch."""
+    """Return overrides for a fast run on the files with the mock backend and without training."""
     answers = "{" + ", ".join(f'"{key}": "{value}"' for key, value in ANSWERS.items()) + "}"
     return [
         "dataset=files",

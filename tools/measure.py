@@ -1,7 +1,8 @@
 """Measure layout, size, typing, documentation and language of the code.
 
-Run `python -m tools.measure` in the repository root; `--json` prints the values for programs and
-`--list NAME` the places behind one value. `tests/test_architecture.py` enforces the limits.
+Run `python -m tools.measure` in the repository root. `--json` prints the values as JSON, and
+`--list NAME` prints the places that a value is computed from. `tests/test_architecture.py` enforces
+limits.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _NO_CODE: Final = frozenset(
     }
 )
 
-# Terms that the project replaced by the field's own (first word of each pair) and words that
-# read as translated. Matched as whole words in code, docs and messages; underscores separate.
+# Terms that the project no longer uses, with the terms that replace them. They are matched as whole
+# words in code, docs and messages; underscores separate words.
 REPLACED_TERMS: Final = {
     "rival": "baseline",
     "rivals": "baselines",
@@ -75,6 +76,7 @@ REPLACED_TERMS: Final = {
     "replies": "responses",
     "lessons": "training context",
 }
+# Replaced terms, and other phrases that read like a translation.
 ODD_WORDS: Final = (
     *REPLACED_TERMS,
     "whatever",
@@ -106,19 +108,19 @@ ODD_WORDS: Final = (
     "sorrow",
 )
 
-# First words of docstrings that are verbs in the imperative.
+# Verbs that may begin the docstring of a function.
 VERBS: Final = frozenset((ROOT / "tools" / "verbs.txt").read_text(encoding="utf-8").split())
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A function, class or module and where it is.
+    """Location of a function, class, module or word.
 
     Attributes:
         file: Path relative to the repository.
-        line: Line of the definition.
-        name: Name of the definition.
-        value: What was measured there.
+        line: Line number.
+        name: Name of the definition, or the word.
+        value: The measured value, or what is wrong.
     """
 
     file: str
@@ -154,7 +156,7 @@ def n_code_lines(path: Path) -> int:
 
 
 def functions(path: Path) -> Iterator[tuple[Function, bool]]:
-    """Yield every function of a file and whether it is public."""
+    """Yield every function of a file, and whether it is public."""
 
     def walk(node: ast.AST, public: bool, nested: bool) -> Iterator[tuple[Function, bool]]:
         for child in ast.iter_child_nodes(node):
@@ -181,7 +183,7 @@ def function_lengths() -> list[Place]:
 
 
 def untyped_functions() -> list[Place]:
-    """Return functions of the package with an argument or a result without a type."""
+    """Return functions of the package in which an argument or the return value has no type."""
     found = []
     for path in sources():
         for node, _ in functions(path):
@@ -231,7 +233,7 @@ def not_verb_first() -> list[Place]:
 
 
 def single_use_functions() -> list[Place]:
-    """Return private module-level functions that are mentioned once in the package."""
+    """Return private module-level functions that are used at most once in their module."""
     mentions = Counter[str]()
     private: list[Place] = []
     for path in sources():
@@ -257,7 +259,7 @@ def private_functions() -> int:
 
 
 def unmirrored() -> list[Place]:
-    """Return modules of the package without a test file of their name, and the expected file."""
+    """Return modules of the package that have no test file, with the name of the expected file."""
     found = []
     for path in sources():
         relative = path.relative_to(PACKAGE)
@@ -272,7 +274,7 @@ def unmirrored() -> list[Place]:
 
 
 def words(terms: tuple[str, ...], paths: list[Path]) -> list[Place]:
-    """Return every occurrence of some terms, as whole words; underscores separate words."""
+    """Find terms in files as whole words; underscores separate words."""
     pattern = re.compile(
         r"(?<![A-Za-z])(" + "|".join(re.escape(term) for term in terms) + r")(?![A-Za-z])",
         re.IGNORECASE,
@@ -286,14 +288,14 @@ def words(terms: tuple[str, ...], paths: list[Path]) -> list[Place]:
 
 
 def top_entries() -> list[str]:
-    """Return modules and packages directly below the package, without `__init__`, `__main__`."""
+    """Return the top-level modules and packages, without `__init__` and `__main__`."""
     modules = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]
     packages = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
     return sorted(modules + packages)
 
 
 def measures() -> dict[str, float]:
-    """Return every value of the table."""
+    """Compute all values by name."""
     files = [n_lines(path) for path in sources()]
     lengths = [int(place.value) for place in function_lengths()]
     test_lines = sum(n_lines(path) for path in TESTS.rglob("*.py"))
@@ -314,12 +316,12 @@ def measures() -> dict[str, float]:
         "function lines, max": max(lengths),
         "typed functions, %": _percent(len(untyped_functions()), len(lengths)),
         "public docstrings, %": _percent(len(documented), n_public),
-        "modules with a test of their name, %": _percent(len(unmirrored()), len(modules)),
+        "modules with a test file, %": _percent(len(unmirrored()), len(modules)),
         "test lines per source line": round(test_lines / sum(files), 2),
-        "the same without docstrings and comments": round(
+        "test code lines per source code line": round(
             sum(map(n_code_lines, TESTS.rglob("*.py"))) / sum(map(n_code_lines, sources())), 2
         ),
-        "entries at the top": len(top_entries()),
+        "top-level modules and packages": len(top_entries()),
         "docstrings that begin with a verb, %": _percent(len(not_verb_first()), len(docstrings)),
         "odd words per 1,000 lines": round(1000 * len(words(ODD_WORDS, sources())) / sum(files), 2),
         "private functions used once, %": round(
@@ -340,11 +342,11 @@ LISTS: Final = {
 
 
 def main() -> None:
-    """Print the table, or the places behind one value."""
+    """Print all values, or the places that one value is computed from."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--list", choices=sorted(LISTS), help="print the places behind a value")
-    parser.add_argument("--under", default="", help="with --list: only paths that contain this")
+    parser.add_argument("--list", choices=sorted(LISTS), help="print the places of a value")
+    parser.add_argument("--under", default="", help="with --list: print only paths containing this")
     arguments = parser.parse_args()
     if arguments.list:
         for place in LISTS[arguments.list]():

@@ -1,8 +1,8 @@
 """Contract of `Backend`, tested for every backend in the registry.
 
-A new file in `backends/` fails here until it has a factory in `FACTORIES`. `DECLARED` lists the
-backends that do not read prompts as a model does, or cannot be constructed both with and without
-support for images.
+These tests fail for a new file in `backends/` until `FACTORIES` has a factory for it. `DECLARED`
+lists backends whose responses do not depend on prompts or choices like those of a model, or that
+cannot be constructed both with and without support for images.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _demo(checkpoint: Checkpoint, *, images: bool) -> Backend:
 def _mock(_: Checkpoint, *, images: bool) -> Backend:
     def answer(prompt: Prompt) -> str:
         _require_images(prompt)
-        return f"I read {prompt_text(prompt)!r} and {len(prompt.images)} images"
+        return f"An answer to {prompt_text(prompt)!r} and {len(prompt.images)} images"
 
     def probabilities(prompt: Prompt) -> Sequence[float]:
         _require_images(prompt)
@@ -61,7 +61,7 @@ def _require_images(prompt: Prompt) -> None:
 
 @functools.cache
 def _served(folder: Path) -> str:
-    """Return the address of a server of a checkpoint, which runs until the tests end."""
+    """Start a server for a checkpoint, which runs until the tests end, and return its address."""
     from endpoints import ModelServer, serve
 
     server = serve(ModelServer(folder, folder))
@@ -99,13 +99,13 @@ class Declaration:
 
 
 DECLARED: Final[Mapping[str, Declaration]] = {
-    # Its script gives probabilities by position.
+    # The factory gives probabilities by position.
     "mock": Declaration(scores_follow_choices=False),
 }
 
 
 def make(name: str, checkpoint: Checkpoint, *, images: bool | None = None) -> Backend:
-    """Construct a backend, by default with support for images if it can have it."""
+    """Construct a backend, by default with support for images if possible."""
     if name not in FACTORIES:
         pytest.fail(
             f"backends/{name}.py has no factory in FACTORIES. Add one to test its contract."
@@ -132,7 +132,7 @@ def backend(name: str, tiny_checkpoint: Checkpoint) -> Iterator[Backend]:
 
 @pytest.fixture(scope="module")
 def prompts(name: str, images: Sequence[Path]) -> Sequence[Prompt]:
-    """Return ten prompts of several lengths and limits, most with images if the backend can."""
+    """Return prompts of different lengths and limits, most with images if they are supported."""
     made = []
     for number in range(10):
         with_image = number % 3 and declaration(name).images != "never"
@@ -142,7 +142,7 @@ def prompts(name: str, images: Sequence[Path]) -> Sequence[Prompt]:
     return made
 
 
-def test_the_registry_finds_the_class(name: str, backend: Backend) -> None:
+def test_the_registry_finds_the_final_class(name: str, backend: Backend) -> None:
     assert type(backend) is registry.find("backends", name)
     assert type(backend).__final__  # type: ignore[attr-defined]
 
@@ -193,7 +193,7 @@ def test_completions_respect_max_new_tokens(backend: Backend, prompts: Sequence[
         assert completion.text == completion.text.strip()
 
 
-def test_an_unreadable_image_fails_its_own_prompt(
+def test_an_unreadable_image_only_fails_its_prompt(
     name: str, backend: Backend, prompts: Sequence[Prompt], tmp_path: Path
 ) -> None:
     if declaration(name).images == "never":
@@ -225,14 +225,14 @@ def test_images_are_rejected_by_a_text_only_model(
         next(text_only.score([prompt], CHOICES))
 
 
-def test_choices_of_several_tokens_raise_an_error(
+def test_a_choice_of_several_tokens_is_an_error(
     backend: Backend, prompts: Sequence[Prompt]
 ) -> None:
     with pytest.raises(AnswerTokenError, match="zyxwvut"):
         list(backend.score(prompts[:2], ("yes", "zyxwvut")))
 
 
-def test_no_prompts_give_no_results(backend: Backend) -> None:
+def test_without_prompts_there_are_no_responses(backend: Backend) -> None:
     assert list(backend.generate([])) == []
     assert list(backend.score([], CHOICES)) == []
 
@@ -263,7 +263,7 @@ def test_a_closed_backend_rejects_prompts_and_can_be_closed_again(
         next(backend.score(prompts, CHOICES))
 
 
-def test_abilities_are_declared_by_the_class(name: str, tmp_path: Path) -> None:
+def test_the_class_declares_caching_copies_and_fine_tuning(name: str, tmp_path: Path) -> None:
     kind = cast("type[Backend]", registry.find("backends", name))
     parameters = inspect.signature(kind).parameters
     assert kind.caches_image_prefixes == ("prefix_cache_bytes" in parameters)

@@ -1,7 +1,7 @@
 """Contract of data sets, tested for every data set in the registry.
 
-A new file in `datasets/` fails here until it has a function in `FIXTURES`. `GENERATED` and
-`WITHOUT_TITLES` list the data sets that read no files, or no titles of items.
+These tests fail for a new file in `datasets/` until `FIXTURES` has a function for it. `GENERATED`
+lists data sets that read no files, and `WITHOUT_TITLES` those without titles of items.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.prompts.templates import ITEM_TYPES
 from mllm_msr.tables import ITEMS
 
-# The users' items in chronological order. No table of items describes item "9".
+# Items of each user in chronological order. Item "9" is not in the tables of items.
 HISTORIES = {"1": "352", "2": "1529", "3": "42"}
 TITLES = {item: f'Item "{item}", ü' for item in "12345"}
 
@@ -147,12 +147,12 @@ def test_items_are_unique_and_complete(raw: RawData) -> None:
     assert raw.items.select("item_id", "title", "text").null_count().row(0) == (0, 0, 0)
 
 
-def test_the_item_type_is_known_to_the_prompts(raw: RawData) -> None:
+def test_the_item_type_is_supported_by_the_prompts(raw: RawData) -> None:
     assert raw.item_type in ITEM_TYPES
     assert raw.ordered_by in {"time", "rank"}
 
 
-def test_loading_twice_gives_the_same_data(data_set: Dataset) -> None:
+def test_loading_is_deterministic(data_set: Dataset) -> None:
     first, second = data_set.load(), data_set.load()
     assert first.interactions.collect().equals(second.interactions.collect())
     assert first.items.equals(second.items)

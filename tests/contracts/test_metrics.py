@@ -1,4 +1,4 @@
-"""Rules that every metric in the registry follows; a new file is tested without further code."""
+"""Contract of metrics, tested for every metric in the registry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def value_of(metric, scores, labels):
 
 
 @pytest.mark.parametrize("name", registry.names("metrics"))
-def test_a_metric_is_fully_described(name):
+def test_a_metric_has_a_label_and_a_description(name):
     kind = registry.find("metrics", name)
     assert issubclass(kind, Metric)
     assert kind.label
@@ -43,7 +43,7 @@ def test_a_metric_is_fully_described(name):
 @pytest.mark.parametrize("name", QUALITY)
 @settings(max_examples=25, deadline=None)
 @given(rows=lists_with_both_labels(max_size=6))
-def test_ties_count_by_the_mean_over_all_orders(name, rows):
+def test_ties_count_with_the_mean_over_all_orders(name, rows):
     scores, labels = (list(column) for column in zip(*rows, strict=True))
     values = [
         value_of(METRICS[name], range(len(order), 0, -1), [labels[row] for row in order])
@@ -70,7 +70,7 @@ def test_no_ranking_is_better_than_the_perfect_one(name):
 
 
 @pytest.mark.parametrize("name", QUALITY)
-def test_random_order_is_the_value_of_a_constant_score(name):
+def test_chance_is_the_value_of_a_constant_score(name):
     constant = value_of(METRICS[name], [0.5] * 21, [1] + [0] * 20)
     assert constant == pytest.approx(chance([20], ks=(1, 3, 5))[name])
 

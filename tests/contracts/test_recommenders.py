@@ -1,9 +1,10 @@
-"""Contract of every recommender, checked for all baselines in the registry.
+"""Contract of recommenders, tested for every baseline in the registry.
 
-The data are a checkerboard: users of one color interact only with items of that color, with all
-items equally often. A model that reads a user's history or similar users can learn this; a model
-that only counts cannot. A new baseline is tested as soon as its file exists. `DECLARED` has the
-settings that make a baseline fast on this small data set, and whether it can learn it.
+The data are a checkerboard: users and items have one of two colors, and users interact only with
+items of their color, with all items about equally often. A model that uses a user's history or
+similar users can learn this; a model that only counts cannot. New baselines are tested without
+further code. `DECLARED` contains settings that make a baseline fast on this small data set, and
+whether it can learn the checkerboard.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ N_USERS, N_ITEMS, N_STEPS, N_TEST = 60, 24, 8, 12
 
 @dataclass(frozen=True)
 class Declaration:
-    """How the contract is checked for one baseline.
+    """How the contract is tested for one baseline.
 
     Attributes:
         learns: Whether the baseline can learn the checkerboard.
-        settings: Constructor arguments that suit the small data set.
+        settings: Constructor arguments for the small data set.
     """
 
     learns: bool = True
@@ -42,7 +43,7 @@ DECLARED = {
     "content_knn": Declaration(learns=False, settings={"image_encoder": "none"}),
     "hybrid": Declaration(settings={"members": ("item_knn", "transitions")}),
     "llava_zero_shot": Declaration(learns=False, settings={"backend": "mock"}),
-    # Two training steps suffice to compare two runs with the same seed.
+    # Two training steps are enough to compare two runs with the same seed.
     "tallrec": Declaration(
         learns=False,
         settings={
@@ -152,7 +153,7 @@ def world() -> World:
 
 
 def candidate_rows(interactions, split, rng, *, n_negatives=1):
-    """Return candidates: each user's last item and items of the other color."""
+    """Return as candidates the last item of each user and items of the other color."""
     rows = []
     for user, item, _, position in interactions.filter(position=N_STEPS - 1).iter_rows():
         others = [f"i{at}" for at in range(N_ITEMS) if at % 2 != color(user)]
@@ -168,7 +169,7 @@ def make(name: str) -> Recommender:
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    """Return a function that fits each baseline once for most tests."""
+    """Return a function that fits each baseline once and returns it."""
     models: dict[str, Recommender] = {}
 
     def get(name: str) -> Recommender:
@@ -184,7 +185,7 @@ def score(model, world, candidates=None, interactions=None):
     return model.score(frame, world.interactions if interactions is None else interactions)
 
 
-def test_scores_keep_the_rows_order_and_all_columns(name, fitted, world):
+def test_score_keeps_the_order_of_rows_and_all_columns(name, fitted, world):
     given = world.candidates.with_columns(remark=pl.lit("passed through"))
     found = score(fitted(name), world, given)
     assert found.drop("score").equals(given)
@@ -192,17 +193,17 @@ def test_scores_keep_the_rows_order_and_all_columns(name, fitted, world):
     assert found["score"].is_finite().all()
 
 
-def test_learns_the_checkerboard_if_it_can(name, fitted, world):
+def test_a_baseline_learns_the_checkerboard_if_declared(name, fitted, world):
     found = score(fitted(name), world)
     per_user = found.group_by("user_id").agg(
-        # The positive ranks last among equal scores, so a constant score does not pass.
+        # Among equal scores, the positive is ranked last, so that constant scores fail.
         label=pl.col("label").sort_by("score", "label", descending=[False, True]).last(),
     )
     hits = per_user["label"].mean()
     if DECLARED.get(name, Declaration()).learns:
         assert hits >= 0.9
     else:
-        assert hits < 0.6, f"{name} is declared unable to learn these data, but learns them"
+        assert hits < 0.6, f"{name} learns the checkerboard. Remove learns=False from DECLARED."
 
 
 def test_the_same_seed_gives_the_same_scores(name, fitted, world):
@@ -216,7 +217,7 @@ def test_a_loaded_model_has_the_same_scores(name, fitted, world, tmp_path):
     assert score(loaded, world).equals(score(fitted(name), world))
 
 
-def test_files_that_are_missing_are_reported(name, tmp_path):
+def test_loading_an_empty_folder_is_an_error(name, tmp_path):
     with pytest.raises(DamagedFileError):
         find("baselines", name).load(tmp_path)
 
@@ -241,7 +242,7 @@ def test_scores_depend_neither_on_order_nor_on_other_candidates(name, fitted, wo
     assert np.allclose(alone["score"], whole["score"][3:4], atol=1e-6)
 
 
-def test_interactions_at_or_after_the_target_are_not_read(name, fitted, world):
+def test_scores_do_not_depend_on_interactions_at_or_after_the_target(name, fitted, world):
     earlier = world.interactions.filter(pl.col("position") < N_STEPS - 1)
     other = pl.when(pl.col("position") >= N_STEPS - 1).then(pl.lit("i0")).otherwise("item_id")
     changed = world.interactions.with_columns(item_id=other)
@@ -251,22 +252,22 @@ def test_interactions_at_or_after_the_target_are_not_read(name, fitted, world):
         assert np.allclose(found, with_all, atol=1e-6)
 
 
-def test_the_order_of_the_interactions_table_does_not_matter(name, fitted, world):
+def test_scores_do_not_depend_on_the_order_of_interactions(name, fitted, world):
     found = score(fitted(name), world, interactions=world.interactions.reverse())
     assert np.allclose(found["score"], score(fitted(name), world)["score"], atol=1e-6)
 
 
 def test_unknown_users_and_items_get_finite_scores(name, fitted, world):
-    strange = pl.DataFrame(
+    unknown = pl.DataFrame(
         {
-            "user_id": ["nobody", "nobody", "u50", "u50"],
+            "user_id": ["unknown", "unknown", "u50", "u50"],
             "position": pl.Series([0, 0, 7, 7], dtype=pl.Int32),
-            "item_id": ["i1", "unheard of", "i1", "unheard of"],
+            "item_id": ["i1", "unknown", "i1", "unknown"],
         }
     )
-    found = score(fitted(name), world, strange)
+    found = score(fitted(name), world, unknown)
     assert found["score"].is_finite().all()
-    assert score(fitted(name), world, strange[:0]).height == 0
+    assert score(fitted(name), world, unknown[:0]).height == 0
 
 
 def test_catalog_scores_equal_candidate_scores(name, fitted, world):
@@ -274,7 +275,7 @@ def test_catalog_scores_equal_candidate_scores(name, fitted, world):
     if not isinstance(model, CatalogScorer):
         pytest.skip(f"{name} does not implement CatalogScorer")
     users = pl.DataFrame(
-        {"user_id": ["u50", "nobody", "u3", "u50"], "position": [7, 2, 0, 3]},
+        {"user_id": ["u50", "unknown", "u3", "u50"], "position": [7, 2, 0, 3]},
         schema_overrides={"position": pl.Int32},
     )
     assert set(model.catalog) == set(world.data.items["item_id"])
@@ -294,7 +295,7 @@ def test_fit_does_not_change_the_data(name, world):
     assert world.data.candidates.equals(before[1])
 
 
-def test_every_baseline_has_a_label_of_its_own(name):
+def test_every_baseline_has_a_unique_label(name):
     labels = {each: find("baselines", each).label for each in names("baselines")}
     assert labels[name].strip()
     assert list(labels.values()).count(labels[name]) == 1

@@ -3,14 +3,14 @@
     python store_worker.py stages FOLDER      Run some stages, one of them twice, and write a text.
     python store_worker.py responses FOLDER   Store responses until killed, and print each key
                                               after `put_many` returns.
-    python store_worker.py kill FOLDER        Do `stages` in FOLDER/1, FOLDER/2, ...; number n is
-                                              killed at its n-th fsync or rename. Stop at the first
-                                              that finishes.
-    python store_worker.py resume FOLDER      Do `stages` again in each of these folders: killed
-                                              twice more, then until the end.
+    python store_worker.py kill FOLDER        Run `stages` in FOLDER/1, FOLDER/2, ...; kill run n
+                                              at its n-th fsync or rename. Stop after the first
+                                              run that finishes.
+    python store_worker.py resume FOLDER      Run `stages` again in each of these folders: kill it
+                                              twice more, then let it finish.
 
-Each attempt is a child process, forked before Polars starts a thread, which avoids the start-up
-time of Python.
+Each attempt is a child process, which is forked to avoid the start-up time of Python. This happens
+before Polars starts its threads.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ ROWS = 2_000
 def kill_at(number: int) -> None:
     """Kill this process just before its `number`-th fsync or rename (0: never).
 
-    fsync does nothing else here. The operating system keeps what a killed process has written;
-    flushing it to the disk matters only for power failures, and is slow.
+    fsync is only counted. The operating system keeps what a killed process has written; flushing
+    to the disk is slow and only matters for power failures.
     """
     calls = itertools.count(1)
     replace = os.replace
@@ -76,7 +76,7 @@ def responses(run: RunFolder) -> None:
 
 
 def attempt(folder: Path, *, kill_at_write: int) -> int:
-    """Do `stages` in a child process; return its exit code, or minus the signal that ended it."""
+    """Run `stages` in a child process; return its exit code, or the negative signal number."""
     process = os.fork()
     if process == 0:
         kill_at(kill_at_write)

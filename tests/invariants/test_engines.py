@@ -1,7 +1,7 @@
-"""Local = endpoint: both give the same summaries, preferences and scores.
+"""A local model and an endpoint give the same summaries, preferences and scores.
 
-The endpoint serves the same weights and computes one prompt at a time, so that batching and prefix
-sharing of the local engine are compared with an implementation that has neither.
+The endpoint serves the same weights and processes one prompt at a time. The local engine, which has
+batching and prefix sharing, is thus compared with an implementation that has neither.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def histories(items: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(tables.INTERACTIONS), orient="row")
 
 
-def test_summaries_are_the_same(engines: Engines, items: pl.DataFrame) -> None:
+def test_summaries_are_equal(engines: Engines, items: pl.DataFrame) -> None:
     local, remote = (summarize(items, e, text_words=4, image_words=4, words=4) for e in engines)
     assert local.equals(remote)
     assert local["summary"].n_unique() > 1
 
 
-def test_preferences_are_the_same(
+def test_preferences_are_equal(
     engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
 ) -> None:
     summaries = summarize(items, engines[0], text_words=4, image_words=4, words=4)
@@ -75,7 +75,7 @@ def test_preferences_are_the_same(
     assert local.height == 4
 
 
-def test_scores_and_rankings_are_the_same(
+def test_scores_and_rankings_are_equal(
     engines: Engines, items: pl.DataFrame, histories: pl.DataFrame
 ) -> None:
     rows = [

@@ -1,4 +1,4 @@
-"""Killed = resumed: a run that is killed in every stage ends with the same tables."""
+"""A run that is killed in every stage and resumed gives the same tables as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 
 import worlds
 
-# Runs the command line and kills itself just before its n-th rename or its n-th answer.
+# Runs a command and kills itself just before the n-th rename or the n-th answer.
 DRIVER = """
 import os, signal, sys
 from mllm_msr import cli
@@ -46,12 +46,12 @@ def tables(folder: Path) -> dict[str, pl.DataFrame]:
     }
 
 
-def test_a_run_killed_many_times_ends_with_the_same_tables(tmp_path: Path) -> None:
+def test_a_run_killed_many_times_gives_the_same_tables(tmp_path: Path) -> None:
     data = worlds.write_files(tmp_path / "data", n_users=20)
     assert start(tmp_path / "whole", data) == 0
     codes = [start(tmp_path / "killed", data, renames=1)]
     codes += [start(tmp_path / "killed", data, answers=answers) for answers in (1, 30, 10)]
-    # More renames than any stage needs, since an interrupted stage starts again.
+    # An interrupted stage starts again, so the limit exceeds the number of renames in any stage.
     while codes[-1] != 0:
         assert codes[-1] == -signal.SIGKILL
         assert len(codes) < 20, "a killed run makes no progress"

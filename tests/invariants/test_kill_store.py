@@ -1,4 +1,4 @@
-"""Killed = resumed: a process killed at any point loses no output and no stored response."""
+"""A process that is killed at any point loses no finished output and no stored response."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fingerprints(folder: Path) -> dict[str, str]:
         return {name: atomic.content_hash(run.verified(name))[0] for name in OUTPUTS}
 
 
-def test_a_process_killed_at_any_write_resumes_to_the_same_result(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_write_and_resumed_gives_the_same_result(tmp_path: Path) -> None:
     finish("stages", tmp_path / "whole")
     uninterrupted = fingerprints(tmp_path / "whole")
     finish("kill", tmp_path / "killed")

@@ -1,4 +1,4 @@
-"""Distributed training: two processes give the loss curve and weights of one, in every fold."""
+"""Training in two processes gives the same losses and weights as in one, in every fold."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ SETTINGS = [
 
 
 def start(settings: list[str], run: Path, **variables: str) -> subprocess.Popen[str]:
-    """Start the command that fine-tunes."""
+    """Start the command `train` with additional environment variables."""
     return subprocess.Popen(
         [sys.executable, "-m", "mllm_msr", "train", *settings, "--run", str(run)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # By number, since the machine's host name may not resolve.
+        # An address, because the host name of the machine may not resolve.
         env={**os.environ, "MASTER_ADDR": "127.0.0.1", **variables},
     )
 
 
 def wait(process: subprocess.Popen[str]) -> str:
-    """Wait until a process succeeds and return its standard output."""
+    """Wait for a process, check that it succeeds, and return its standard output."""
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     return output
@@ -66,7 +66,7 @@ def curve(folder: Path, fold: int) -> list[dict[str, Any]]:
 def common(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Path]
 ) -> list[str]:
-    """Return the settings that all runs share."""
+    """Return the common settings of all runs."""
     data = worlds.write_files(tmp_path_factory.mktemp("world") / "data")
     mock = [text for text in worlds.settings(data) if text.startswith("model.")]
     settings = [text for text in worlds.settings(data, *SETTINGS) if text not in mock]
@@ -80,7 +80,7 @@ def common(
 
 @pytest.fixture(scope="module")
 def untrained(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a run folder that is ready for training."""
+    """Return a run folder that is ready for training."""
     folder = tmp_path_factory.mktemp("runs") / "untrained"
     with Pipeline.open(folder, load_settings("default", common, environment={})) as pipeline:
         pipeline.run_until("infer")
@@ -89,7 +89,7 @@ def untrained(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def single(common: list[str], untrained: Path) -> Path:
-    """Train a copy of the run folder with one process."""
+    """Return a copy of the run folder that one process has trained."""
     folder = untrained.with_name("single")
     shutil.copytree(untrained, folder)
     settings = load_settings("default", [*common, "train.batch_size=4"], environment={})
@@ -99,7 +99,7 @@ def single(common: list[str], untrained: Path) -> Path:
 
 
 def assert_equal(shared: Path, single: Path) -> None:
-    """Compare loss curves and weights of both folds."""
+    """Compare the loss curves and weights of both folds."""
     assert {"train/0", "train/1"} <= manifest.load(shared).keys()
     for fold in (0, 1):
         rows, others = curve(single, fold), curve(shared, fold)
@@ -116,7 +116,7 @@ def assert_equal(shared: Path, single: Path) -> None:
         assert torch.allclose(tensor, others[name], atol=1e-4), name
 
 
-def test_two_processes_give_the_loss_curve_of_one(
+def test_two_processes_give_the_same_result_as_one(
     common: list[str], untrained: Path, single: Path
 ) -> None:
     shared = untrained.with_name("shared")
@@ -128,10 +128,10 @@ def test_two_processes_give_the_loss_curve_of_one(
     assert_equal(shared, single)
 
 
-def test_two_machines_give_the_loss_curve_of_one(
+def test_two_machines_give_the_same_result_as_one_process(
     common: list[str], untrained: Path, single: Path
 ) -> None:
-    """Run two commands with the variables of torchrun on two machines with one device each."""
+    """Run two commands with the variables that torchrun sets on two machines with one device."""
     shared = untrained.with_name("machines")
     shutil.copytree(untrained, shared)
     two = [*common, "train.batch_size=2", "train.strategy=ddp", "train.nodes=2", "train.devices=1"]

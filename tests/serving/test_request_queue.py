@@ -105,7 +105,7 @@ def test_circuit_opens_after_failures_and_closes_again(
 ) -> None:
     backend.fails = True
     for _ in range(3):
-        with pytest.raises(BackendError, match="out of order"):
+        with pytest.raises(BackendError, match="The fake model fails"):
             queue.score(prompts(1), CHOICES).result(60)
     assert queue.circuit_open
     with pytest.raises(CircuitOpenError, match="failed 3 times in a row"):
