@@ -36,7 +36,7 @@ def test_force_runs_stale_stages_again(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path) as run:
         with RunContext(run).stage("one", {"k": 1}):
             pass
-        with pytest.raises(StaleStageError, match="k"), RunContext(run).stage("one", {"k": 2}):
+        with pytest.raises(StaleStageError, match="'one'"), RunContext(run).stage("one", {"k": 2}):
             pass
         with RunContext(run, silent, force=True).stage("one", {"k": 2}) as stage:
             assert not stage.finished

@@ -116,7 +116,7 @@ def test_a_stage_without_its_inputs_names_the_stage_to_run(tmp_path: Path, data:
 def test_a_second_process_is_rejected(tmp_path: Path, data: Path) -> None:
     with (
         RunFolder.open(tmp_path / "run"),
-        pytest.raises(RunLockedError, match=r"process \d+|\d+"),
+        pytest.raises(RunLockedError, match=r"is in use by process \d+"),
         Pipeline.open(tmp_path / "run", load(data)),
     ):
         pass
