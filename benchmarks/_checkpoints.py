@@ -1,4 +1,4 @@
-"""Checkpoints of the speed benchmarks: the packaged model, and models with random weights.
+"""Checkpoints of the speed benchmarks: the demo model, and models with random weights.
 
 The values of the weights affect speed only through the length of the answers: random models always
 generate up to the token limit. Random weights are drawn for each run and deleted afterwards.
@@ -71,10 +71,10 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
 def make_checkpoint(
     shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]
 ) -> str:
-    """Create a checkpoint with random weights, unless the packaged model is requested.
+    """Create a checkpoint with random weights, unless the demo model is requested.
 
     Args:
-        shapes: "demo" for the packaged model, or a key of `SHAPES`.
+        shapes: "demo" for the demo model, or a key of `SHAPES`.
         folder: New folder for random weights.
         device: Device on which they are drawn.
         dtype: Data type of the weights.

@@ -45,14 +45,14 @@ class Engine:
 
 @contextmanager
 def in_process(threads: int) -> Iterator[Backend]:
-    """Run the packaged model in this process."""
+    """Run the demo model in this process."""
     with closing(DemoBackend(**_demo_options(threads))) as backend:
         yield backend
 
 
 @contextmanager
 def huggingface(threads: int) -> Iterator[Backend]:
-    """Run the packaged model in this process with the backend `huggingface`."""
+    """Run the demo model in this process with the backend `huggingface`."""
     backend = HuggingFaceBackend(
         str(weights_folder()),
         dtype="float32",
@@ -124,7 +124,7 @@ def vllm(threads: int, *, clients: int) -> Iterator[Backend]:
 
 @contextmanager
 def ray(threads: int, *, workers: int, batch: int) -> Iterator[Backend]:
-    """Run the packaged model in Ray workers on this machine.
+    """Run the demo model in Ray workers on this machine.
 
     Args:
         threads: Threads per worker.

@@ -40,11 +40,11 @@ Up to four implementations do the same work with the same checkpoint, alternatel
   logits of the last position only, in one forward pass. Nothing is shared between prompts.
 - **vllm**: vLLM's server (CPU build, version 0.32) on the same machine, called through the backend
   `openai`. It has prefix caching, and the same batch size and number of threads as ours. Its caches
-  are reset before each repeat. Its attention does not support the packaged model's head size of 40,
+  are reset before each repeat. Its attention does not support the demo model's head size of 40,
   so heads are padded to 64 with zeros, which adds a fifth of the operations per token.
 - **ours**: the backends and the trainer of this package.
 
-The model `demo` is the packaged model with 8.4 million parameters. The model `middle` has 134
+The model `demo` is the demo model with 8.4 million parameters. The model `middle` has 134
 million random parameters.
 
 A speedup is our rate divided by the other rate, the median over the repeats of one run. On a CPU,
@@ -62,7 +62,7 @@ _COMMANDS: Final = """\
 
 ```sh
 make vllm                                    # installs vLLM in build/vllm, to measure it as well
-make bench                                   # all benchmarks, with the packaged model
+make bench                                   # all benchmarks, with the demo model
 python -m benchmarks scoring --save          # one of scoring, preferences, summaries, training
 python -m benchmarks scoring --shapes middle --users 4 --items 21 --released-pairs 6 \\
     --strong-pairs 32 --batch-size 16 --repeats 3 --growth 4 --save

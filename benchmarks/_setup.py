@@ -109,7 +109,7 @@ def open_setup(
     """Create covers and weights in a temporary folder, and yield the setup.
 
     Args:
-        shapes: "demo" for the packaged model, or a key of `SHAPES`.
+        shapes: "demo" for the demo model, or a key of `SHAPES`.
         n_items: Number of items in the catalog.
         device: Device of the models.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.

@@ -1,7 +1,7 @@
 """Reproducible workload of the speed benchmarks, generated like the demo dataset.
 
 Items have titles and drawn covers, and users have histories of twelve items. Summaries and
-preferences are the sentences that the packaged model was trained to generate. The same arguments
+preferences are the sentences that the demo model was trained to generate. The same arguments
 give the same workload on every machine.
 """
 
@@ -53,7 +53,7 @@ class Workload:
         return cls(world, pl.DataFrame(rows, schema=dict(tables.ITEMS)))
 
     def summaries(self) -> pl.DataFrame:
-        """Return `tables.SUMMARIES` with the sentences expected from the packaged model."""
+        """Return `tables.SUMMARIES` with the sentences expected from the demo model."""
         rows = [
             {
                 "item_id": item_id,

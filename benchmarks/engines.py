@@ -1,6 +1,6 @@
 """Comparison of engines that need no GPU on the same prompts, and the overhead of Ray.
 
-All engines run the packaged model in float32 without a response cache: in this process with the
+All engines run the demo model in float32 without a response cache: in this process with the
 backends `demo` and `huggingface`, in `transformers serve` and vLLM's server with the backend
 `openai`, and in Ray workers. They run at the same time and are called alternately, so that other
 load on the machine affects all of them.

@@ -32,7 +32,7 @@ def run(
     """Compare implementations of preference inference.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
         users: Number of users of our implementation.
         items: Number of items in the catalog.

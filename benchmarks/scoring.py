@@ -44,7 +44,7 @@ def run(
     """Compare implementations of scoring.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
         users: Number of users with 21 candidates each; our implementation scores all of them.
         items: Number of items in the catalog; with more pairs per item, more can be shared.

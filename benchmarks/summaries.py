@@ -31,7 +31,7 @@ def run(
     """Compare implementations of item summarization.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
         items: Number of items of our implementation, with three prompts each.
         device: A torch device.

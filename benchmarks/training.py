@@ -56,7 +56,7 @@ def run(
     """Compare implementations of fine-tuning.
 
     Args:
-        shapes: "demo" (the packaged model), "middle" (134 million random weights), "7b" (shapes
+        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
             of LLaVA-v1.6-mistral, for a GPU) or "tiny".
         samples: Number of examples of our implementation, which trains for one epoch.
         items: Number of items in the catalog; each image occurs samples / items times.

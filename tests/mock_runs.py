@@ -15,7 +15,7 @@ from mllm_msr.ranker.recommender import MllmRecommender
 
 
 def overrides(data: Path, *more: str) -> list[str]:
-    """Return the settings of a small run on the data set of `world`, as overrides."""
+    """Return the settings of a small run on the dataset of `world`, as overrides."""
     few = [
         "data.folds=2",
         "data.validation_fraction=0.4",
@@ -32,7 +32,7 @@ def load(data: Path, *more: str) -> Settings:
 
 
 def world(folder: Path) -> Path:
-    """Write the files of a small data set."""
+    """Write the files of a small dataset."""
     return worlds.write_files(folder, n_users=8, n_items=16)
 
 

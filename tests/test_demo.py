@@ -1,4 +1,4 @@
-"""End-to-end test of a small run of the preset `demo` with the packaged model."""
+"""End-to-end test of a small run of the preset `demo` with the demo model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small synthetic data set as files for the data set `files`, and settings of a run on it."""
+"""Small synthetic dataset as files for the dataset `files`, and settings of a run on it."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def make_config(
     patch_size: int = 16,
     context: int = 2048,
 ) -> LlavaConfig:
-    """Return the configuration of a model; the defaults are those of the packaged model.
+    """Return the configuration of a model; the defaults are those of the demo model.
 
     Args:
         vocabulary: Number of tokens.

@@ -218,9 +218,9 @@ def _share_with_name(texts: Sequence[str], names: Sequence[str]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate the packaged model, or another checkpoint, and print JSON."""
+    """Evaluate the demo model, or another checkpoint, and print JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--weights", type=Path, help="checkpoint folder [packaged model]")
+    parser.add_argument("--weights", type=Path, help="checkpoint folder [demo model]")
     parser.add_argument("--seed", type=int, default=MEASURE_SEEDS.start, help="world seed")
     parser.add_argument("--items", type=int, default=200, help="number of items")
     parser.add_argument("--users", type=int, default=100, help="number of users")

@@ -3,13 +3,13 @@
     MllmMsrError                  exit code 1
     ├── UsageError                exit code 2: the command or its settings are wrong
     │   ├── SettingsError         one or more settings, all reported at once
-    │   ├── UnknownNameError      a data set, backend, ... that does not exist
+    │   ├── UnknownNameError      a dataset, backend, ... that does not exist
     │   └── MissingExtraError     an optional dependency that is not installed
     ├── DataError                 a file, a column or a value that cannot be used
     │   └── ImageError            an image that cannot be opened safely
     ├── RunFolderError            the run folder itself
     │   ├── RunLockedError        another process has locked it
-    │   ├── StaleStageError       a stage that was finished under other settings
+    │   ├── StaleStageError       a stage that was finished with other settings
     │   └── DamagedFileError      a file that differs from what was written
     ├── BackendError              the model or the endpoint
     │   ├── CapabilityError       it does not support what was requested
@@ -98,7 +98,7 @@ class RunLockedError(RunFolderError):
 
 
 class StaleStageError(RunFolderError):
-    """A stage was finished under other settings or inputs."""
+    """A stage was finished with other settings or inputs."""
 
 
 class DamagedFileError(RunFolderError):

@@ -1,4 +1,4 @@
-"""The extension points: data sets, backends and recommenders.
+"""The extension points: datasets, backends and recommenders.
 
 Each is one abstract class in this module, and each implementation is one file:
 `datasets/NAME.py`, `backends/NAME.py` or `baselines/NAME.py` contains exactly one public, final
@@ -28,7 +28,7 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 @dataclass(frozen=True, slots=True)
 class RawData:
-    """Content of a data set before any filtering.
+    """Content of a dataset before any filtering.
 
     Attributes:
         interactions: Columns `user_id` (string), `item_id` (string), `timestamp` (integer,
@@ -57,7 +57,7 @@ class Dataset(ABC):
     and read by `load`.
 
     Attributes:
-        caveat: Sentence that reports show about results on this data set; may be empty.
+        caveat: Sentence that reports show about results on this dataset; may be empty.
     """
 
     caveat: ClassVar[str] = ""

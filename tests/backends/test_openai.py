@@ -330,7 +330,7 @@ def test_results_equal_those_of_the_same_weights_run_locally(
 
 @pytest.fixture(scope="module")
 def transformers_server() -> Iterator[str]:
-    """Run `transformers serve`, a third-party server, with the packaged model."""
+    """Run `transformers serve`, a third-party server, with the demo model."""
     pytest.importorskip("fastapi")
     pytest.importorskip("openai", reason="required by transformers serve")
     with socket.socket() as free:

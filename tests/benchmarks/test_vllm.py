@@ -76,7 +76,7 @@ def server(
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serve the packaged model, whose head size vLLM does not support without padding."""
+    """Serve the demo model, whose head size vLLM does not support without padding."""
     folder = convert_checkpoint(weights_folder(), tmp_path_factory.mktemp("served") / "checkpoint")
     with serve(folder, threads=1) as server:
         yield server

@@ -1,7 +1,7 @@
-"""Contract of data sets, tested for every data set in the registry.
+"""Contract of datasets, tested for every dataset in the registry.
 
 These tests fail for a new file in `datasets/` until `FIXTURES` has a function for it. `GENERATED`
-lists data sets that read no files, and `WITHOUT_TITLES` those without titles of items.
+lists datasets that read no files, and `WITHOUT_TITLES` those without titles of items.
 """
 
 import inspect
@@ -86,9 +86,9 @@ FIXTURES: dict[str, Callable[[Path], dict[str, object]]] = {
     "microlens": _microlens,
     "movielens": _movielens,
 }
-# Data sets that read no files.
+# Datasets that read no files.
 GENERATED = {"demo"}
-# Data sets whose source has no table of items, such as a log of interactions.
+# Datasets whose source has no table of items, such as a log of interactions.
 WITHOUT_TITLES: set[str] = set()
 NAMES = registry.names("datasets")
 READ = [name for name in NAMES if name not in GENERATED]
@@ -99,8 +99,8 @@ def name(request: pytest.FixtureRequest) -> str:
     param: str = request.param
     if param not in FIXTURES:
         pytest.fail(
-            f"The data set {param!r} has no fixture. Add a function to FIXTURES that writes a "
-            "small data set of this kind into a folder, so that the contract is tested for it."
+            f"The dataset {param!r} has no fixture. Add a function to FIXTURES that writes a "
+            "small dataset of this kind into a folder, so that the contract is tested for it."
         )
     return param
 

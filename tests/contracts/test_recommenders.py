@@ -3,7 +3,7 @@
 The data are a checkerboard: users and items have one of two colors, and users interact only with
 items of their color, with all items about equally often. A model that uses a user's history or
 similar users can learn this; a model that only counts cannot. New baselines are tested without
-further code. `DECLARED` contains settings that make a baseline fast on this small data set, and
+further code. `DECLARED` contains settings that make a baseline fast on this small dataset, and
 whether it can learn the checkerboard.
 """
 
@@ -30,7 +30,7 @@ class Declaration:
 
     Attributes:
         learns: Whether the baseline can learn the checkerboard.
-        settings: Constructor arguments for the small data set.
+        settings: Constructor arguments for the small dataset.
     """
 
     learns: bool = True

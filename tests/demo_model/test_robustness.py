@@ -1,4 +1,4 @@
-"""The packaged model on real titles and images, through the stage `summarize`.
+"""The demo model on real titles and images, through the stage `summarize`.
 
 Its summaries of such items are mostly wrong; the model card reports how often. These tests only
 require that every item gets a plain-text summary of limited length and that no title injects

@@ -103,4 +103,4 @@ def test_a_model_reports_its_capabilities_or_its_error() -> None:
 
 def test_the_environment_is_checked_as_a_whole() -> None:
     names = [finding.name for finding in doctor.examine(deep=False)]
-    assert {"python", "torch", "peft", "torchvision", "packaged model", "disk"} <= set(names)
+    assert {"python", "torch", "peft", "torchvision", "demo model", "disk"} <= set(names)

@@ -120,7 +120,7 @@ def test_every_change_is_listed_with_both_values() -> None:
     with pytest.raises(StaleStageError) as caught:
         manifest.require_unchanged("summarize", entry(k=5, old=None), new)
     assert str(caught.value) == (
-        "The stage 'summarize' was finished under other conditions: "
+        "The stage 'summarize' was finished with other conditions: "
         "setting item_type was the default and is now 'film'; setting k was 5 and is now 6; "
         "setting old was None and is now the default; "
         "input items was aaaaaaaaaaaa... and is now dddddddddddd...; "

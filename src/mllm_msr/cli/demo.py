@@ -1,4 +1,4 @@
-"""`demo`: run the pipeline on generated data with the packaged model."""
+"""`demo`: run the pipeline on generated data with the demo model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(
     ] = False,
     port: PortOption = 8000,
 ) -> None:
-    """Run the pipeline on generated data with the packaged model."""
+    """Run the pipeline on generated data with the demo model."""
     if serve:
         require_serving()
     with open_pipeline(run, "demo", None, settings, force=force) as pipeline:

@@ -330,7 +330,7 @@ class ServeSettings(_Section):
     copies: PositiveInt | None = Field(
         None,
         description="copies of the ranking model in memory, each with its own thread; null means "
-        "one, or for the packaged model on a CPU one per core, at most 4",
+        "one, or for the demo model on a CPU one per core, at most 4",
     )
     max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
     warm_items: NonNegativeInt = Field(

@@ -1,6 +1,6 @@
 """Texts of the synthetic world: titles, summaries and preferences in a small vocabulary.
 
-Titles and texts are inputs. Summaries and preferences are the sentences that the packaged model
+Titles and texts are inputs. Summaries and preferences are the sentences that the demo model
 learns to write for the prompts in `prompts/templates/`. Each slot value is one word and occurs once
 in a sentence. These strings are training data: changing one requires new weights.
 """

@@ -7,7 +7,7 @@ neither modality alone identifies the theme. A user follows one theme at a time 
 another one at change points. This is the preference drift that recurrent preference inference
 (section 3.2 of the paper) addresses.
 
-`datasets/demo.py` turns a world into a dataset. `recipes/demo_model` trains the packaged model on
+`datasets/demo.py` turns a world into a dataset. `recipes/demo_model` trains the demo model on
 random items with the same slots.
 """
 

@@ -2,7 +2,7 @@
 
 Part of the third step of the evaluation. The slices come from `tables.TARGET_PROFILES`, so that
 the same means can be recomputed from `metrics_per_user.parquet` and `target_profiles.parquet`. The
-bounds are the same for every data set, so that reports are comparable.
+bounds are the same for every dataset, so that reports are comparable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Running of an experiment over several seeds, and evaluation of its systems on the same users.
 
-For the generated data set, each seed generates different data with different users, who are pooled.
-For all other data sets, a seed is a training seed: the users are the same, and the values of each
+For the generated dataset, each seed generates different data with different users, who are pooled.
+For all other datasets, a seed is a training seed: the users are the same, and the values of each
 user are averaged over the seeds. In both cases the user is the unit of resampling.
 """
 
@@ -25,7 +25,7 @@ from mllm_msr.experiments._results import Results, write_results
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.storage import layout
 
-# Separates data seed and user id, because all generated data sets use the same user ids.
+# Separates data seed and user id, because all generated datasets use the same user ids.
 _SEED_SEPARATOR: Final = "/"
 
 

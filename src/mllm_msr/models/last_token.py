@@ -3,7 +3,7 @@
 Training on answers, scoring, and prefill before generation read the model's output at one position
 of each row. Lower layers must run at every position, since later tokens attend to earlier ones. In
 the last layer, the other positions only contribute keys and values. Skipping the rest of their
-computation saves a fifth of the work of the packaged model (4 layers) and does not change the
+computation saves a fifth of the work of the demo model (4 layers) and does not change the
 result. Used by `ranker.training.loss`, `ranker.training.prefix_sharing` and
 `inference.engine.logits`.
 """

@@ -124,13 +124,13 @@ def check_torchvision(*, deep: bool = True) -> Finding:
 
 
 def check_weights(folder: Path) -> Finding:
-    """Check that all files of the packaged model exist."""
+    """Check that all files of the demo model exist."""
     expected = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
     missing = [name for name in expected if not (folder / name).is_file()]
     if not missing:
-        return Finding("packaged model", "ok", str(folder))
+        return Finding("demo model", "ok", str(folder))
     fix = "reinstall mllm-msr, or set another model.backend"
-    return Finding("packaged model", "broken", f"missing {', '.join(missing)} in {folder}", fix)
+    return Finding("demo model", "broken", f"missing {', '.join(missing)} in {folder}", fix)
 
 
 def check_disk(folder: Path, *, min_bytes: int = _MIN_DISK_BYTES) -> Finding:

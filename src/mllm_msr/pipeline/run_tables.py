@@ -59,7 +59,7 @@ class RunTables:
         return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
     def item_type(self, setting: str | None) -> str:
-        """Return the word for an item: the setting, or else the word of the data set."""
+        """Return the word for an item: the setting, or else the word of the dataset."""
         if setting is not None:
             return setting
         about = json.loads(self._run.verified(layout.DATASET).read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
 
 # Settings that do not identify a finished stage, by section: they do not change its outputs, or the
 # outputs depend on them through an input or the model's fingerprint, which are recorded as well.
-# All others identify it, so that a stage is never skipped under other settings. For `train` see
+# All others identify it, so that a stage is never skipped with other settings. For `train` see
 # `ranker/training/fingerprint.py`.
 NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {

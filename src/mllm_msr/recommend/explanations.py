@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from mllm_msr.summarization.faithfulness import EMPTY_WORDS
+from mllm_msr.summarization.faithfulness import STOP_WORDS
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _MIN_LETTERS: Final = 3
@@ -63,7 +63,7 @@ class Explainer:
         phrases: dict[str, str] = {}
         phrase: list[str] = []
         for word in [*_WORD.findall(preference), ""]:
-            has_content = len(word) >= _MIN_LETTERS and word.casefold() not in EMPTY_WORDS
+            has_content = len(word) >= _MIN_LETTERS and word.casefold() not in STOP_WORDS
             if has_content and _stem(word) in in_summary:
                 phrase.append(word)
             elif phrase:

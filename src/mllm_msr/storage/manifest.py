@@ -176,7 +176,7 @@ def require(stages: Mapping[str, Entry], name: str) -> Output:
 
 
 def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
-    """Raise an error if a stage was finished under other conditions.
+    """Raise an error if a stage was finished with other conditions.
 
     Args:
         stage: Name of the stage.
@@ -195,7 +195,7 @@ def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
         changes.append(f"the model was {entry['model']!r} and is now {conditions['model']!r}")
     if changes:
         raise StaleStageError(
-            f"The stage {stage!r} was finished under other conditions: {'; '.join(changes)}. "
+            f"The stage {stage!r} was finished with other conditions: {'; '.join(changes)}. "
             "Restore them, use another run folder, or redo the stage with --force."
         )
 

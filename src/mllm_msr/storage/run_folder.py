@@ -159,7 +159,7 @@ class RunFolder:
             the manifest records the outputs; if it raises, the stage stays unfinished.
 
         Raises:
-            StaleStageError: The stage was finished under other conditions; the message lists them.
+            StaleStageError: The stage was finished with other conditions; the message lists them.
             RunFolderError: An input is missing; the message names the stage that writes it.
         """
         stages = manifest.load(self.folder)

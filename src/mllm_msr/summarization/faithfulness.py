@@ -12,7 +12,7 @@ import unicodedata
 from typing import Final
 
 # Stop words, and words of the summary's sentence frame ("a video called ...").
-EMPTY_WORDS: Final = frozenset({
+STOP_WORDS: Final = frozenset({
     "a", "about", "also", "an", "and", "are", "as", "at", "be", "by", "called", "can", "content",
     "entitled", "featuring", "film", "for", "from", "has", "in", "is", "it", "item", "its", "named",
     "of", "on", "or", "product", "showing", "shows", "that", "the", "their", "this", "title",
@@ -39,7 +39,7 @@ def source_coverage(summary: str, source: str) -> float | None:
         >>> source_coverage("A calm video about cooking.", "Quiet harbors")
         0.0
     """
-    content = [word for word in _words(summary) if word not in EMPTY_WORDS]
+    content = [word for word in _words(summary) if word not in STOP_WORDS]
     if not content:
         return None
     in_source = set(_words(source))

@@ -53,7 +53,7 @@ def prepare(
     """Filter and split raw data, and sample the candidates.
 
     Args:
-        raw: Content of the data set.
+        raw: Content of the dataset.
         settings: The section `data`.
         block_size: Items per block of the stage "infer"; training targets follow blocks.
         images: Whether and how linked images are downloaded.
