@@ -244,8 +244,8 @@ function noteOn(list) {
   const scores = list.map((item) => item.score).filter((score) => score !== null);
   if (!scores.length) return "";
   const descending = scores.every((score, at) => at === 0 || score <= scores[at - 1]);
-  const bar = "The bar shows the model's probability that the item comes next";
-  return descending ? `${bar}.` : `${bar}; the order also includes the retrieval rank.`;
+  const bar = "The bar shows how strongly the model answers yes, not the chance that the item is next.";
+  return descending ? bar : `${bar} The order also includes the retrieval rank.`;
 }
 
 // ---- actions
