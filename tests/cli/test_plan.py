@@ -30,3 +30,14 @@ def test_json_contains_the_stages_and_the_remaining_cost(
     assert [stage["stage"] for stage in report["stages"]] == STAGES
     remaining = report["remaining"]
     assert remaining["hours"] == pytest.approx(remaining["tokens"] / 36000, rel=1e-3)
+
+
+def test_a_plan_of_a_prepared_run_does_not_change_its_settings(
+    invoke, settings: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert invoke("plan", *settings, "plan.sample=5", "--run", run).exit_code == 0
+    saved = (run / "config.yaml").read_text(encoding="utf-8")
+    done = invoke("plan", "plan.sample=6", "infer.words=7", "--run", run)
+    assert done.exit_code == 0, done.output
+    assert (run / "config.yaml").read_text(encoding="utf-8") == saved

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import mock_runs
-from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
+from mllm_msr.errors import DataError, SettingsError, StaleStageError, UnknownNameError
 from mllm_msr.pipeline.compare import ABLATIONS, compare, known_models, run_variant
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.stages import report
@@ -133,3 +133,11 @@ def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path,
     assert {"mllm_msr", "mllm_msr_direct", "mllm_msr_text_only", "zero_shot", "popularity"} <= {
         *known_models()
     }
+
+
+def test_wrong_arguments_of_a_baseline_are_rejected_before_they_are_saved(
+    tmp_path: Path, data: Path
+) -> None:
+    with pytest.raises(SettingsError, match="epochs must be at least 1, but is -1"):
+        run(tmp_path / "run", data, ["sasrec"], "baselines.sasrec.epochs=-1")
+    assert not (tmp_path / "run" / "config.yaml").exists()

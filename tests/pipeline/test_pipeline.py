@@ -15,7 +15,13 @@ from mllm_msr import tables
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.datasets.files import Files
-from mllm_msr.errors import DataError, RunFolderError, RunLockedError, StaleStageError
+from mllm_msr.errors import (
+    DataError,
+    RunFolderError,
+    RunLockedError,
+    StaleStageError,
+    UnknownNameError,
+)
 from mllm_msr.interfaces import RawData
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline, evaluate_files
 from mllm_msr.pipeline.stages import prepare
@@ -253,3 +259,22 @@ def test_a_rejected_stage_leaves_the_saved_settings_unchanged(tmp_path: Path) ->
     with Pipeline.open(tmp_path / "run", other) as pipeline, pytest.raises(StaleStageError):
         pipeline.run_until("infer")
     assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == before
+
+
+def test_unknown_stages_are_rejected_with_the_known_ones(tmp_path: Path, data: Path) -> None:
+    with (
+        Pipeline.open(tmp_path / "run", load(data)) as pipeline,
+        pytest.raises(UnknownNameError, match=r"Unknown stage 'evalute'. Did you mean 'evaluate'"),
+    ):
+        pipeline.run_stage("evalute")
+
+
+def test_settings_are_saved_only_on_request(tmp_path: Path, data: Path) -> None:
+    with Pipeline.open(tmp_path / "run", load(data)) as pipeline:
+        pipeline.run_stage("prepare")
+    saved = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+    with Pipeline.open(tmp_path / "run", load(data, "infer.words=7")) as pipeline:
+        pipeline.run_stage("prepare", save_settings=False)
+        assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == saved
+        pipeline.run_stage("prepare")
+        assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") != saved

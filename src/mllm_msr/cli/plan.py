@@ -37,9 +37,12 @@ def command(
     measure output lengths and speed; the run reuses these responses.
     """
     from mllm_msr.pipeline.cost import estimate
+    from mllm_msr.storage.layout import INTERACTIONS
 
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-        pipeline.run_stage("prepare")
+        # The estimate of a prepared run must not change the settings of its later commands.
+        prepared = pipeline.run.has(INTERACTIONS)
+        pipeline.run_stage("prepare", save_settings=not prepared)
         report = estimate.plan(pipeline.context, pipeline.settings)
     emit(report.to_dict(), as_json=as_json, plain=_format_report(report))
 

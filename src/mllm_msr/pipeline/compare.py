@@ -14,6 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from mllm_msr import registry
+from mllm_msr.baselines._factory import make
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
@@ -49,6 +50,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: A model does not exist, or no model is given.
+        SettingsError: An argument of a baseline is out of range.
         StaleStageError: A stage was finished with other settings.
     """
     if not models:
@@ -64,6 +66,9 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & set(models) else []
     changes += ["score.zero_shot=true"] if ZERO_SHOT in models else []
     pipeline = pipeline.with_settings(override(settings, changes))
+    for name in requested:
+        # Rejects wrong arguments before any work, and before they are saved with the settings.
+        make(name, pipeline.settings.baselines.arguments(name))
     pipeline.run_stage("prepare")
     if set(VARIANTS) & set(models):
         pipeline.run_stage("summarize")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from mllm_msr import registry
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.evaluation.external_scores import evaluate_external
@@ -108,14 +109,21 @@ class Pipeline:
                 for warning in estimate.warnings(self.context, self.settings):
                     logger.warning("%s", warning)
 
-    def run_stage(self, name: str) -> None:
+    def run_stage(self, name: str, *, save_settings: bool = True) -> None:
         """Run one stage unless it is finished.
 
+        Args:
+            name: Name of the stage.
+            save_settings: Whether to save the settings as the folder's `config.yaml` afterwards.
+
         Raises:
+            UnknownNameError: There is no such stage.
             StaleStageError: The stage was finished with other settings or inputs.
             RunFolderError: An earlier stage has not been run.
             SystemExit: This process was a worker of a training run that has finished.
         """
+        if name not in STAGES:
+            raise registry.unknown_name_error("stage", name, list(STAGES))
         if self.run.is_worker:
             if name == "train":
                 stage_io.train(self.context, self.settings)
@@ -126,7 +134,8 @@ class Pipeline:
             # The folder keeps the settings of its finished stages.
             self._save_settings(self._saved_settings)
             raise
-        self._save_settings(self.settings.to_yaml())
+        if save_settings:
+            self._save_settings(self.settings.to_yaml())
 
     def with_settings(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
         """Return a pipeline for the same open run folder with other settings.

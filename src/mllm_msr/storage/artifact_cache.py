@@ -158,7 +158,7 @@ def _sha256(values: Floats) -> str:
 
 def _is_valid(folder: Path, metadata: Path, key: str) -> bool:
     """Return whether the metadata file belongs to this key and to the content of the folder."""
-    if not metadata.is_file():
+    if not metadata.is_file() or not folder.is_dir():
         return False
     try:
         stored = json.loads(metadata.read_text(encoding="utf-8"))
