@@ -55,7 +55,7 @@ def test_with_image_weight_1_images_decide(data):
 def test_items_without_content_and_users_without_history_score_0(data):
     model = ContentKnn().fit(data)
     assert scores(model, data, "bare", "strange") == {"bare": 0.0, "strange": 0.0}
-    assert set(scores(model, data, *TITLES, user="nobody").values()) == {0.0}
+    assert set(scores(model, data, *TITLES, user="unknown").values()) == {0.0}
 
 
 def test_a_loaded_model_needs_no_encoder(data, tmp_path):

@@ -60,7 +60,7 @@ def test_only_the_most_similar_items_are_kept(data):
 
 def test_the_prior_ranks_items_without_similarity(data):
     model = ItemKnn(**{**PLAIN, "prior": 0.7}).fit(data)
-    assert scores(model, data, "nobody", 0, "y", "w", "strange") == pytest.approx([0.3, 0.1, 0.0])
+    assert scores(model, data, "unknown", 0, "y", "w", "strange") == pytest.approx([0.3, 0.1, 0.0])
 
 
 def test_catalog_scores_equal_candidate_scores(data):

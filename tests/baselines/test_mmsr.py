@@ -72,7 +72,7 @@ def test_it_learns_the_next_item_on_a_circle(fitted):
 def test_without_a_history_the_score_is_popularity(fitted, data):
     counts = data.interactions["item_id"].value_counts().sort("count", "item_id")
     candidates = pl.DataFrame(
-        {"user_id": "nobody", "position": 0, "item_id": ["i6", *counts["item_id"]]}
+        {"user_id": "unknown", "position": 0, "item_id": ["i6", *counts["item_id"]]}
     )
     found = fitted.score(candidates, empty(INTERACTIONS))["score"]
     assert found.is_sorted()

@@ -74,7 +74,7 @@ def test_every_candidate_gets_the_score_of_its_own_pair(model):
     model.update_item_embeddings()
     rows = [("x", "a", 0, 0), ("x", "b", 1, 1), ("x", "c", 2, 2), ("y", "d", 0, 0)]
     interactions = pl.DataFrame(rows, schema=dict(INTERACTIONS), orient="row")
-    pairs = [("x", 3, "a"), ("y", 1, "b"), ("x", 3, "h"), ("nobody", 0, "a"), ("x", 1, "a")]
+    pairs = [("x", 3, "a"), ("y", 1, "b"), ("x", 3, "h"), ("unknown", 0, "a"), ("x", 1, "a")]
     candidates = pl.DataFrame(pairs, schema=["user_id", "position", "item_id"], orient="row")
     found = model.scores(candidates, interactions)
     table = model.network.token_table()

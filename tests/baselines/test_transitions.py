@@ -44,7 +44,7 @@ def test_later_followers_count_less(data):
 def test_without_transitions_the_score_is_popularity(data):
     model = Transitions(smoothing=6.0, window=1).fit(data)
     expected = pytest.approx([3 / 6, 2 / 6, 0.0])
-    assert scores(model, data, "nobody", 0, "x", "y", "strange") == expected
+    assert scores(model, data, "unknown", 0, "x", "y", "strange") == expected
     assert scores(model, data, "a", 4, "x", "y", "strange") == expected  # nothing followed z
 
 

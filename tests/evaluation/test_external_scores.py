@@ -94,8 +94,8 @@ def test_a_pair_that_is_scored_twice_needs_the_kind_of_negatives(external):
         ),
         (lambda frame: pl.concat([frame, frame[:2]]), "contain 4 duplicate rows, such as"),
         (
-            lambda frame: frame.with_columns(pl.col("user_id").replace({"u3": "nobody"})),
-            "42 rows of s.parquet are not test candidates, such as .*'nobody'",
+            lambda frame: frame.with_columns(pl.col("user_id").replace({"u3": "unknown"})),
+            "42 rows of s.parquet are not test candidates, such as .*'unknown'",
         ),
         (lambda frame: frame.drop("score"), "'s.parquet' lacks columns: score"),
         (lambda frame: frame.drop("user_id"), "'s.parquet' lacks columns: user_id"),

@@ -148,7 +148,7 @@ def test_memory_is_bounded_by_one_block(monkeypatch):
         (lambda w: {"chunks": [(w.users[1:], w.scores[1:])]}, "8 rows for 9 users"),
         (lambda w: {"chunks": [*w.chunks(9), *w.chunks(9)]}, "18 rows for 9 users"),
         (
-            lambda w: {"chunks": [(w.users.with_columns(user_id=pl.lit("nobody")), w.scores)]},
+            lambda w: {"chunks": [(w.users.with_columns(user_id=pl.lit("unknown")), w.scores)]},
             "9 users of a chunk have no target",
         ),
     ],

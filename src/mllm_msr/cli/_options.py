@@ -44,7 +44,7 @@ def settings_help(*sections: str, preset: str | None = None) -> type[TyperComman
     The settings are only loaded when the help is shown.
 
     Args:
-        *sections: Sections to list, for example "data"; "" stands for settings without a section.
+        *sections: Sections to list, for example "data"; "" means settings without a section.
             By default, all sections of the offline pipeline.
         preset: Preset that the command starts from, whose values are listed; None lists the
             defaults.

@@ -42,7 +42,7 @@ def history(example):
 
 
 def test_titles_before_the_position_are_shown_latest_first(items, interactions):
-    rows = candidates(("u", 2, "d"), ("u", 1, "d"), ("u", 0, "d"), ("nobody", 3, "d"))
+    rows = candidates(("u", 2, "d"), ("u", 1, "d"), ("u", 0, "d"), ("unknown", 3, "d"))
     found = list(title_examples(rows, interactions, items, **OPTIONS))
     assert [history(example) for example in found] == ["Dusk; Dawn", "Dawn", NO_HISTORY, NO_HISTORY]
 

@@ -78,7 +78,7 @@ def test_it_learns_the_next_item_on_a_ring(model, data):
 def test_catalog_scores_equal_candidate_scores(model, data):
     assert isinstance(model, CatalogScorer)
     assert list(model.catalog) == [f"i{at}" for at in [*range(N_ITEMS), 8]]
-    users = pl.DataFrame({"user_id": ["u2", "nobody", "u1", "u2"], "position": [4, 3, 0, 2]})
+    users = pl.DataFrame({"user_id": ["u2", "unknown", "u1", "u2"], "position": [4, 3, 0, 2]})
     rows = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")
     expected = model.score(rows, data.interactions)["score"].to_numpy().reshape(4, -1)
     ((chunk, found),) = model.score_catalog(users, data.interactions)
@@ -89,7 +89,7 @@ def test_catalog_scores_equal_candidate_scores(model, data):
 def test_without_a_history_the_score_is_popularity(model, data):
     counts = dict(data.interactions.group_by("item_id").len().iter_rows())
     rows = candidates(
-        ("nobody", 0, "i0"), ("u1", 0, "i3"), ("nobody", 0, "i8"), ("nobody", 0, "new")
+        ("unknown", 0, "i0"), ("u1", 0, "i3"), ("unknown", 0, "i8"), ("unknown", 0, "new")
     )
     scores = model.score(rows, data.interactions)["score"].exp() - 1
     assert scores.to_list() == pytest.approx([counts["i0"], counts["i3"], 0, 0], abs=1e-4)

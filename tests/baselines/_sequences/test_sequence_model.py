@@ -52,14 +52,14 @@ def test_candidates_are_scored_by_the_state_before_their_position(model, interac
 
 def test_without_a_known_item_the_score_is_popularity(model, interactions):
     candidates = pl.DataFrame(
-        {"user_id": ["u", "v", "nobody"], "position": [0, 5, 9], "item_id": ["a", "b", "strange"]}
+        {"user_id": ["u", "v", "unknown"], "position": [0, 5, 9], "item_id": ["a", "b", "strange"]}
     )
     scores = model.pair_scores(model.pairs(candidates, interactions))
     assert scores == pytest.approx(np.log1p([5, 1, 0]))
 
 
 def test_catalog_scores_equal_candidate_scores(model, interactions):
-    users = pl.DataFrame({"user_id": ["u", "nobody"], "position": [2, 0]})
+    users = pl.DataFrame({"user_id": ["u", "unknown"], "position": [2, 0]})
     ((chunk, values),) = model.catalog_scores(users, interactions)
     assert chunk.equals(users)
     candidates = users.join(pl.DataFrame({"item_id": model.catalog}), how="cross")

@@ -44,7 +44,7 @@ def test_distinct_targets_keep_the_order_of_first_appearance():
 
 
 def test_only_earlier_items_are_read_and_the_latest_has_age_0(interactions):
-    found = histories(targets(("a", 2), ("b", 0), ("nobody", 5)), interactions.reverse())
+    found = histories(targets(("a", 2), ("b", 0), ("unknown", 5)), interactions.reverse())
     assert sorted(found.iter_rows()) == [(0, "x", 1), (0, "y", 0)]
 
 

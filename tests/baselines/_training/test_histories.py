@@ -55,7 +55,7 @@ def test_user_histories_are_in_order_of_users_and_positions(interactions):
 
 def test_histories_end_before_the_given_position(interactions):
     keys = pl.DataFrame(
-        {"user_id": ["b", "nobody", "a", "b", "b"], "position": [2, 5, 0, 9, 1]},
+        {"user_id": ["b", "unknown", "a", "b", "b"], "position": [2, 5, 0, 9, 1]},
         schema_overrides={"position": pl.Int32},
     )
     found = histories_before(keys, interactions, ItemCodes(("x", "y", "z")))
