@@ -141,3 +141,14 @@ def test_wrong_arguments_of_a_baseline_are_rejected_before_they_are_saved(
     with pytest.raises(SettingsError, match="epochs must be at least 1, but is -1"):
         run(tmp_path / "run", data, ["sasrec"], "baselines.sasrec.epochs=-1")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_ensemble_runs_the_stages_of_its_mllm_members(
+    tmp_path: Path, data: Path, counter: mock_runs.PromptCounter
+) -> None:
+    members = "baselines.hybrid.members=[mllm_msr, popularity]"
+    found = run(tmp_path / "run", data, ["hybrid"], members)
+    assert list(found["metrics"]) == ["hybrid"]
+    assert "infer" in stages(tmp_path / "run")
+    assert {"train/0", "train/1"} <= set(stages(tmp_path / "run"))
+    assert counter.counts["score"] > 0

@@ -8,6 +8,7 @@ main run, and their scores are evaluated together with those of the other models
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,14 @@ from mllm_msr.storage.run_folder import RunFolder
 # Variants that are separate runs.
 ABLATIONS: Final[Mapping[str, Variant]] = {
     name: variant for name, variant in VARIANTS.items() if variant.overrides
+}
+
+
+# Models that need a stage of this run; the ablations infer and train in runs of their own.
+_USERS: Final[Mapping[str, frozenset[str]]] = {
+    "summarize": frozenset(VARIANTS),
+    "infer": frozenset({MLLM_MSR, ZERO_SHOT}),
+    "train": frozenset({MLLM_MSR}),
 }
 
 
@@ -63,19 +72,19 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     requested = [name for name in models if name not in VARIANTS]
     baselines = dict.fromkeys([*settings.score.baselines, *requested])
     changes = [f"score.baselines=[{', '.join(baselines)}]"]
-    changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & set(models) else []
-    changes += ["score.zero_shot=true"] if ZERO_SHOT in models else []
+    members = [settings.baselines.arguments(name).get("members") or () for name in requested]
+    needed = {*models, *itertools.chain.from_iterable(members)}
+    changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & needed else []
+    changes += ["score.zero_shot=true"] if ZERO_SHOT in needed else []
     pipeline = pipeline.with_settings(override(settings, changes))
     for name in requested:
         # Rejects wrong arguments before any work, and before they are saved with the settings.
-        make(name, pipeline.settings.baselines.arguments(name))
+        if not pipeline.recommenders.members(name):
+            make(name, pipeline.settings.baselines.arguments(name))
     pipeline.run_stage("prepare")
-    if set(VARIANTS) & set(models):
-        pipeline.run_stage("summarize")
-    if {MLLM_MSR, ZERO_SHOT} & set(models):
-        pipeline.run_stage("infer")
-    if MLLM_MSR in models:
-        pipeline.run_stage("train")
+    for stage, users in _USERS.items():
+        if users & needed:
+            pipeline.run_stage(stage)
     # Score only the requested models instead of all models in the settings.
     for name in models:
         if name in ABLATIONS:

@@ -20,7 +20,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.backends import open_backend, open_cached
-from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.storage import layout, manifest
@@ -106,7 +106,7 @@ class Recommenders:
         """Return whether a recommender, or a member of it, calls a language model."""
         if name in VARIANTS or baseline_class(name).requires_llm:
             return True
-        return any(self.requires_llm(member) for member in self._members(name))
+        return any(self.requires_llm(member) for member in self.members(name))
 
     def conditions(self, name: str) -> Conditions:
         """Return the conditions that the scores of a recommender depend on."""
@@ -115,7 +115,7 @@ class Recommenders:
         baselines = self._settings.baselines
         arguments = baselines.arguments(name)
         settings: dict[str, object] = {f"{name}.{key}": arguments[key] for key in arguments}
-        if members := self._members(name):
+        if members := self.members(name):
             settings[f"{name}.members"] = members
         inputs = list(_BASELINE_INPUTS)
         if baselines.content != "all":
@@ -157,7 +157,7 @@ class Recommenders:
             if VARIANTS[name].fine_tuned:
                 weights = self._run.verified(self.weights(fold))
             return self.mllm(name, fold).attach(data, weights=weights)
-        if members := self._members(name):
+        if members := self.members(name):
             return self._ensemble(name, members, fold, data)
         arguments = self._settings.baselines.arguments(name)
         # With force, once: a member of an ensemble is not fitted again after it has scored itself.
@@ -214,6 +214,26 @@ class Recommenders:
             training_progress=lambda total, done: self._training_progress(fold, total, done),
         )
 
+    def members(self, name: str) -> list[str]:
+        """Return the members of an ensemble; an empty list for other recommenders."""
+        defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
+        if defaults is None:
+            return []
+        given = self._settings.baselines.arguments(name).get("members")
+        if given is None:
+            scored = self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
+            return [*([MLLM_MSR] if scored else []), *defaults]
+        members = list(given)
+        missing = [member for member in members if member in VARIANTS]
+        missing = [member for member in missing if member not in self.mllm_names()]
+        if missing:
+            problem = (
+                f"baselines.{name}.members contains {', '.join(missing)}, which this run does not "
+                "score. Set train.enabled=true or score.zero_shot=true, or remove it."
+            )
+            raise SettingsError([problem])
+        return members
+
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""
         folder = {"lora": layout.ADAPTER, "full": layout.MODEL}[self._settings.train.method]
@@ -239,30 +259,8 @@ class Recommenders:
         model = settings.score.model or settings.model
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
-        values: dict[str, object] = {}
-        if settings.train.max_text_tokens is not None:
-            values["train.max_text_tokens"] = settings.train.max_text_tokens
+        values = changed(settings.train, "train.", include=["max_text_tokens"])
         return Conditions(values, (*_MLLM_INPUTS, *weights), ("recommend",), fingerprint)
-
-    def _members(self, name: str) -> list[str]:
-        """Return the members of an ensemble; an empty list for other recommenders."""
-        defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
-        if defaults is None:
-            return []
-        given = self._settings.baselines.arguments(name).get("members")
-        if given is None:
-            scored = self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
-            return [*([MLLM_MSR] if scored else []), *defaults]
-        members = list(given)
-        missing = [member for member in members if member in VARIANTS]
-        missing = [member for member in missing if member not in self.mllm_names()]
-        if missing:
-            problem = (
-                f"baselines.{name}.members contains {', '.join(missing)}, which this run does not "
-                "score. Set train.enabled=true or score.zero_shot=true, or remove it."
-            )
-            raise SettingsError([problem])
-        return members
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

@@ -35,7 +35,6 @@ METRICS_PER_USER: Final = "metrics_per_user"
 SCORES: Final = "scores"
 RANKS: Final = "ranks"
 TOP: Final = "top"
-VALIDATION: Final = "validation"
 
 # Images that the stage "prepare" downloads; the table of items refers to them by relative paths.
 IMAGES: Final = "images"

@@ -37,7 +37,6 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
         layout.SCORES: "score",
         layout.RANKS: "score",
         layout.TOP: "score",
-        layout.VALIDATION: "score",
         layout.TARGET_PROFILES: "evaluate",
         layout.DETAILS: "evaluate",
         layout.METRICS: "evaluate",
