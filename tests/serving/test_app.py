@@ -377,9 +377,9 @@ def test_every_route_requires_the_key(serve: Serve) -> None:
 
 def test_metrics_contain_routes_but_no_user_ids(serve: Serve) -> None:
     web = serve()
-    web.get("/v1/users/somebody/preference")
-    ask(web, user_id="somebody")
+    web.get("/v1/users/another_user/preference")
+    ask(web, user_id="another_user")
     text = web.get("/metrics").text
     assert 'route="/v1/users/{user_id}/preference",status="404"' in text
     assert "\nmllm_msr_scorer_waiting " in text
-    assert "somebody" not in text
+    assert "another_user" not in text

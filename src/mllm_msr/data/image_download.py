@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import hashlib
 import ipaddress
 import random
 import socket
 import ssl
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +27,7 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.data import images
+from mllm_msr.data._retry_after import retry_after
 from mllm_msr.errors import ImageError
 from mllm_msr.storage import atomic
 
@@ -344,7 +343,7 @@ class _Downloader:
         if response.status_code in _NOT_FOUND:
             raise _MissingError(reason)
         if response.status_code in _RETRYABLE:
-            raise _TransientError(reason, wait=_retry_after(response))
+            raise _TransientError(reason, wait=retry_after(response.headers))
         if response.status_code != 200:
             raise _RejectedError(reason)
         content = bytearray()
@@ -368,13 +367,3 @@ def _file_name(link: str) -> str:
     suffix = PurePosixPath(link.partition("?")[0]).suffix.lower()
     name = hashlib.sha256(link.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{name}{suffix if suffix in _SUFFIXES else '.img'}"
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds of a Retry-After header, given as a number or a date; 0 without one."""
-    value = response.headers.get("Retry-After", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0

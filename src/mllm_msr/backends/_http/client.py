@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import httpx2
 
 from mllm_msr.backends._http.retry import AdaptiveLimit, CircuitBreaker, Timing, backoff
+from mllm_msr.data._retry_after import retry_after
 from mllm_msr.errors import BackendError
 
 _Result = TypeVar("_Result")
@@ -217,7 +216,7 @@ class Endpoint:
         if status in _RETRYABLE and code not in _NO_CREDIT:
             raise _TransientError(
                 f"The endpoint returned status {status}: {reason}",
-                retry_after=_retry_after(headers),
+                retry_after=retry_after(headers),
                 is_overload=status in _OVERLOADED,
                 is_outage=status >= 500,
             )
@@ -286,13 +285,3 @@ def _error_details(parsed: dict[str, Any] | None, content: bytes) -> tuple[objec
         error = error.get("message", error)
     text = content.decode("utf-8", "replace") if error is None else str(error)
     return code, " ".join(text.split())[:_EXCERPT] or "no message"
-
-
-def _retry_after(headers: httpx2.Headers) -> float:
-    """Return the seconds of a Retry-After header, given as a number or a date; 0 without one."""
-    value = headers.get("Retry-After", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
