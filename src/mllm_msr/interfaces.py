@@ -23,7 +23,7 @@ import polars as pl
 
 from mllm_msr.errors import CapabilityError
 from mllm_msr.search_space import Space
-from mllm_msr.types import ChoiceScores, Completion, Prompt
+from mllm_msr.types import ChoiceScores, Completion, Prompt, SourceFile, SourceImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class RawData:
         ordered_by: "time" if timestamps are times, "rank" if they only order.
         image_urls: Columns `item_id` and `url`: links to images that `items` lacks. They are
             downloaded only with `images.download`.
+        sources: Files that were read; empty if the dataset does not describe them.
+        images: Image files that were found; `None` if the dataset does not describe them.
     """
 
     interactions: pl.LazyFrame
@@ -47,6 +49,8 @@ class RawData:
     item_type: str = "item"
     ordered_by: str = "time"
     image_urls: pl.DataFrame | None = None
+    sources: tuple[SourceFile, ...] = ()
+    images: SourceImages | None = None
 
 
 class Dataset(ABC):

@@ -1,13 +1,15 @@
-"""Records that stages and backends exchange.
+"""Records that datasets, stages and backends exchange.
 
 A stage builds `Prompt`s; a backend turns them into `Completion`s (generated text) or
-`ChoiceScores` (log-probabilities of given answers). All records are frozen and can be written as
-JSON. They contain neither tensors nor the markup of a particular model.
+`ChoiceScores` (log-probabilities of given answers). A dataset describes what it read as
+`SourceFile`s and `SourceImages`. All records are frozen and can be written as JSON. They contain
+neither tensors nor the markup of a particular model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -139,3 +141,52 @@ class ChoiceScores:
     prompt_tokens: int = 0
     error: str | None = None
     upper_bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """How a dataset read one of its files; users check it before a long run.
+
+    Attributes:
+        path: The file.
+        content: What the file contains: "interactions", "items", "image links".
+        format: Format in the words of users: "CSV", "Parquet", "JSON Lines", "Excel".
+        encoding: Encoding of a text file ("UTF-8"); `None` for binary formats.
+        separator: Separator of the columns (",", "\\t"); `None` if the format has none.
+        decimal_comma: Whether numbers have a decimal comma.
+        n_rows: Number of data rows, dropped ones included; `None` if it is unknown.
+        columns: Column of the file by meaning: `{"user_id": "customer", "title": "name"}`.
+        ignored: Other columns of the file.
+        time_unit: How times were read: "s", "ms", "us", "ns", "iso", "rank", a format such as
+            "%d/%m/%Y", or "date column"; `None` if the file has no times.
+        dropped: Number of rows that were not used, by reason: `{"no timestamp": 3}`.
+    """
+
+    path: Path
+    content: str
+    format: str
+    encoding: str | None = None
+    separator: str | None = None
+    decimal_comma: bool = False
+    n_rows: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    time_unit: str | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImages:
+    """Image files that a dataset found, and how they were assigned to items.
+
+    Attributes:
+        folder: Folder that was searched, subfolders included.
+        n_files: Number of image files.
+        n_linked: Number of these files that belong to an item.
+        unlinked: Names of a few files that belong to no item.
+    """
+
+    folder: Path
+    n_files: int
+    n_linked: int
+    unlinked: tuple[str, ...] = ()
