@@ -152,7 +152,7 @@ class SourceFile:
         content: What the file contains: "interactions", "items", "image links".
         format: Format in the words of users: "CSV", "Parquet", "JSON Lines", "Excel".
         encoding: Encoding of a text file ("UTF-8"); `None` for binary formats.
-        separator: Separator of the columns (",", "\\t"); `None` if the format has none.
+        separator: Separator of the columns (",", ";", a tab); `None` if the format has none.
         decimal_comma: Whether numbers have a decimal comma.
         n_rows: Number of data rows, dropped ones included; `None` if it is unknown.
         columns: Column of the file by meaning: `{"user_id": "customer", "title": "name"}`.
