@@ -1,4 +1,4 @@
-"""Readers: files and folders, text checks, table formats, columns, images and items."""
+"""Readers: files and folders, text checks, table formats, columns."""
 
 import gzip
 from pathlib import Path
@@ -9,12 +9,9 @@ import pytest
 from mllm_msr.datasets._readers import (
     check_text,
     find_file,
-    images_by_stem,
-    join_sentences,
     require_columns,
     require_file,
     scan_table,
-    to_items,
 )
 from mllm_msr.errors import DataError
 
@@ -120,43 +117,3 @@ def test_missing_columns_are_an_error_that_suggests_close_names() -> None:
         r"\('UserID' is similar to 'user_id'\)",
     ):
         require_columns(table, ["user_id", "item_id"], Path("r.csv"))
-
-
-def test_images_are_found_by_stem(tmp_path: Path) -> None:
-    for name in ("1.jpg", "2.PNG", "3.txt", "a.b.webp"):
-        (tmp_path / name).touch()
-    assert images_by_stem(tmp_path) == {
-        "1": str(tmp_path / "1.jpg"),
-        "2": str(tmp_path / "2.PNG"),
-        "a.b": str(tmp_path / "a.b.webp"),
-    }
-    assert images_by_stem(tmp_path / "none") == {}
-
-
-def _items(*rows: tuple[str | None, str | None]) -> pl.DataFrame:
-    schema = {"item_id": pl.String, "title": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
-        text=pl.lit(None, pl.String)
-    )
-
-
-def test_items_are_normalized() -> None:
-    table = _items(("b", "  two\n\twords "), ("a", None), ("b", "  two\n\twords "))
-    items = to_items(table, Path("t.csv"), images={"a": "/a.jpg"})
-    assert items.rows() == [("b", "two words", "", None), ("a", "", "", "/a.jpg")]
-
-
-def test_conflicting_items_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"2 rows of t\.csv share an item id but differ.* is 'a'"):
-        to_items(_items(("a", "one"), ("a", "other")), Path("t.csv"), images={})
-
-
-def test_an_item_without_an_id_is_an_error() -> None:
-    with pytest.raises(
-        DataError, match=r"1 of 2 rows of t\.csv have no item id; the first is row 2"
-    ):
-        to_items(_items(("a", "one"), (None, "other")), Path("t.csv"), images={})
-
-
-def test_join_sentences_adds_missing_periods() -> None:
-    assert join_sentences(["Soft toy", "", "Is it? Yes!", "Red."]) == "Soft toy. Is it? Yes! Red."

@@ -10,8 +10,7 @@ import csv
 import difflib
 import gzip
 import io
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -20,9 +19,7 @@ import polars as pl
 
 from mllm_msr.errors import DataError
 from mllm_msr.storage.uri import require_local
-from mllm_msr.tables import ITEMS, conform
 
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
 _BLOCK: Final = 1 << 22  # bytes
 
@@ -188,72 +185,6 @@ def require_columns(table: pl.LazyFrame, wanted: Iterable[str], path: Path) -> l
             "their names if the dataset has settings for them."
         )
     return present
-
-
-def images_by_stem(folder: Path) -> dict[str, str]:
-    """Map file names without suffix to the absolute paths of the images in a folder.
-
-    The mapping is empty if the folder does not exist.
-    """
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    root = str(folder.absolute())
-    split = (os.path.splitext(name) for name in names)  # noqa: PTH122 -- 10 times faster
-    return {
-        stem: f"{root}/{stem}{suffix}"
-        for stem, suffix in split
-        if suffix.lower() in _IMAGE_SUFFIXES
-    }
-
-
-def to_items(
-    table: pl.DataFrame, path: Path, *, images: Mapping[str, str | None] | None = None
-) -> pl.DataFrame:
-    """Convert a table with item ids, titles and texts to `tables.ITEMS`.
-
-    Missing titles and texts become empty; runs of white space become single spaces; identical
-    rows are merged.
-
-    Args:
-        table: Columns `item_id`, `title`, `text`, and `image` if `images` is not given.
-        path: File that the rows come from, for error messages.
-        images: Image paths by item id; `None` where an item has no image.
-
-    Raises:
-        DataError: A row has no id, or two different rows have the same id.
-    """
-    n_missing = table["item_id"].null_count()
-    if n_missing:
-        row = int(table["item_id"].is_null().arg_max() or 0) + 1
-        raise DataError(
-            f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
-            f"{row}. Remove these rows or fill in the id."
-        )
-    if images is not None:
-        paths = pl.DataFrame(
-            {"item_id": list(images), "image": list(images.values())},
-            schema={"item_id": pl.String, "image": pl.String},
-        )
-        table = table.join(paths, on="item_id", how="left", maintain_order="left")
-    items = conform(table, ITEMS, name=path.name).with_columns(
-        pl.col("title", "text").fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
-    )
-    distinct = items.unique(maintain_order=True)
-    repeated = distinct.filter(pl.col("item_id").is_duplicated())
-    if repeated.height:
-        raise DataError(
-            f"{repeated.height} rows of {path.name} share an item id but differ. The first such "
-            f"id is {repeated['item_id'][0]!r}. Keep one row per item."
-        )
-    return distinct
-
-
-def join_sentences(parts: Sequence[str]) -> str:
-    """Join the non-empty parts, adding a period to each that has no closing punctuation."""
-    sentences = (part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
-    return " ".join(sentences)
 
 
 def _check_utf8(block: bytes, path: Path, *, n_lines: int) -> tuple[bytes, int]:

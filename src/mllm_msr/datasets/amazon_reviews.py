@@ -23,16 +23,15 @@ from typing import Any, Final, final
 
 import polars as pl
 
+from mllm_msr.data.image_files import images_by_stem
 from mllm_msr.datasets._interactions import TimeUnit, to_interactions
+from mllm_msr.datasets._items import join_sentences, to_items
 from mllm_msr.datasets._readers import (
     check_text,
-    images_by_stem,
-    join_sentences,
     open_binary,
     require_file,
     require_folder,
     scan_table,
-    to_items,
     wrap_gzip_errors,
 )
 from mllm_msr.errors import DataError

@@ -14,14 +14,14 @@ from typing import final
 
 import polars as pl
 
+from mllm_msr.data.image_files import images_by_stem
 from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._readers import (
     check_text,
-    images_by_stem,
     require_file,
     require_folder,
     scan_table,
-    to_items,
     wrap_table_errors,
 )
 from mllm_msr.errors import DataError

@@ -1,0 +1,59 @@
+"""Conversion of a source's items to the table of items, with checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from mllm_msr.errors import DataError
+from mllm_msr.tables import ITEMS, conform
+
+
+def to_items(
+    table: pl.DataFrame, path: Path, *, images: Mapping[str, str | None] | None = None
+) -> pl.DataFrame:
+    """Convert a table with item ids, titles and texts to `tables.ITEMS`.
+
+    Missing titles and texts become empty; runs of white space become single spaces; identical
+    rows are merged.
+
+    Args:
+        table: Columns `item_id`, `title`, `text`, and `image` if `images` is not given.
+        path: File that the rows come from, for error messages.
+        images: Image paths by item id; `None` where an item has no image.
+
+    Raises:
+        DataError: A row has no id, or two different rows have the same id.
+    """
+    n_missing = table["item_id"].null_count()
+    if n_missing:
+        row = int(table["item_id"].is_null().arg_max() or 0) + 1
+        raise DataError(
+            f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
+            f"{row}. Remove these rows or fill in the id."
+        )
+    if images is not None:
+        paths = pl.DataFrame(
+            {"item_id": list(images), "image": list(images.values())},
+            schema={"item_id": pl.String, "image": pl.String},
+        )
+        table = table.join(paths, on="item_id", how="left", maintain_order="left")
+    items = conform(table, ITEMS, name=path.name).with_columns(
+        pl.col("title", "text").fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
+    )
+    distinct = items.unique(maintain_order=True)
+    repeated = distinct.filter(pl.col("item_id").is_duplicated())
+    if repeated.height:
+        raise DataError(
+            f"{repeated.height} rows of {path.name} share an item id but differ. The first such "
+            f"id is {repeated['item_id'][0]!r}. Keep one row per item."
+        )
+    return distinct
+
+
+def join_sentences(parts: Sequence[str]) -> str:
+    """Join the non-empty parts, adding a period to each that has no closing punctuation."""
+    sentences = (part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+    return " ".join(sentences)
