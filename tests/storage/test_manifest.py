@@ -10,6 +10,7 @@ import pytest
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.storage import manifest
 from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.storage.verification import dump
 
 
 def conditions(**settings: object) -> manifest.Conditions:
@@ -41,6 +42,18 @@ def test_saved_stages_are_loaded_in_the_same_order(tmp_path: Path) -> None:
     assert "größer" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
 
 
+def test_no_changed_digit_goes_unnoticed(tmp_path: Path) -> None:
+    manifest.save(tmp_path, {"summarize": entry(k=5)})
+    text = (tmp_path / "manifest.json").read_text()
+    digits = [i for i, character in enumerate(text) if character.isdecimal()]
+    assert len(digits) > 10
+    for i in digits:
+        changed = "7" if text[i] != "7" else "1"
+        (tmp_path / "manifest.json").write_text(text[:i] + changed + text[i + 1 :])
+        with pytest.raises(RunFolderError):
+            manifest.load(tmp_path)
+
+
 def test_without_a_manifest_no_stage_is_finished(tmp_path: Path) -> None:
     assert manifest.load(tmp_path) == {}
 
@@ -49,12 +62,13 @@ def test_without_a_manifest_no_stage_is_finished(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "Expecting value"),
-        ('{"format": 2, "stages": {"a"', "Expecting"),
+        ('{"format": 3, "stages": {"a"', "Expecting"),
         ("[]", "not a valid manifest"),
         ("{}", "KeyError: 'format'"),
         ('{"format": "two", "stages": {}}', "not a valid manifest"),
-        ('{"format": 2, "stages": {"infer": {"settings": {}}}}', "stage 'infer' lacks counts"),
-        ('{"format": 2, "stages": {"infer": 3}}', "not a valid manifest"),
+        ('{"format": 3, "stages": {}}', "the content does not match its checksum"),
+        (dump({"format": 3, "stages": {"infer": {"settings": {}}}}), "'infer' lacks counts"),
+        (dump({"format": 3, "stages": {"infer": 3}}), "not a valid manifest"),
     ],
 )
 def test_a_damaged_manifest_is_rejected(tmp_path: Path, content: str, message: str) -> None:

@@ -158,7 +158,62 @@ def test_a_finished_stage_whose_output_is_missing_runs_again(
             run.read("items")
         with caplog.at_level(logging.WARNING):
             assert prepare(run)
-        assert "'prepare' is missing" in caplog.text
+        message = "items.parquet cannot be read (No such file or directory); redoing the finished"
+        assert message in caplog.text
+        assert not prepare(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"another file of any length"])
+def test_a_finished_stage_whose_output_is_damaged_runs_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    with RunFolder.open(tmp_path) as run:
+        prepare(run)
+        summarize(run)
+        (tmp_path / "items.parquet").write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            assert prepare(run)
+        assert f"items.parquet has {len(content)} bytes" in caplog.text
+        # The rebuilt table is the same, so its readers stay finished.
+        assert not summarize(run)
+
+
+def test_a_failed_repair_keeps_what_is_known_about_the_stage(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path) as run:
+        prepare(run)
+        intact = (tmp_path / "items.parquet").read_bytes()
+        (tmp_path / "items.parquet").write_bytes(b"")
+        with pytest.raises(ZeroDivisionError), run.stage("prepare", settings={"k": 5}):
+            _ = 1 // 0
+        with pytest.raises(DamagedFileError, match=r"items\.parquet has 0 bytes"):
+            run.read("items")
+        (tmp_path / "items.parquet").write_bytes(intact)
+        assert not prepare(run)
+
+
+def test_a_derived_stage_is_redone_when_its_inputs_have_changed(tmp_path: Path) -> None:
+    def present(style: str, shown: str) -> bool:
+        with run.stage(
+            "report",
+            settings={"style": style},
+            inputs=["items"],
+            shown={"counts": shown},
+            derived=True,
+        ) as stage:
+            if not stage.finished:
+                stage.write_text("report.md", f"{run.read('items').height} {shown}")
+            return not stage.finished
+
+    with RunFolder.open(tmp_path) as run:
+        prepare(run)
+        assert present("plain", "1")
+        assert not present("plain", "1")
+        assert present("plain", "2")
+        prepare(run, ITEMS.head(1), force=True)
+        assert present("plain", "2")
+        assert (tmp_path / "report.md").read_text() == "1 2"
+        with pytest.raises(StaleStageError, match="setting style was 'plain'"):
+            present("bold", "2")
 
 
 def test_flipped_bits_and_truncation_are_detected_before_reading(tmp_path: Path) -> None:
@@ -174,7 +229,7 @@ def test_flipped_bits_and_truncation_are_detected_before_reading(tmp_path: Path)
             else:
                 del damaged[rng.randrange(len(intact)) :]
             path.write_bytes(damaged)
-            with pytest.raises(DamagedFileError, match=r"redo the stage 'prepare' with --force"):
+            with pytest.raises(DamagedFileError, match=r"run 'mllm-msr prepare --run "):
                 run.read("items")
         path.write_bytes(intact)
         assert run.read("items").equals(ITEMS)
@@ -190,7 +245,9 @@ def test_a_folder_is_registered_and_verified(tmp_path: Path) -> None:
                 stage.register("nothing")
         assert run.verified("adapter") == tmp_path / "adapter"
         (tmp_path / "adapter" / "weights").write_bytes(b"124")
-        with pytest.raises(DamagedFileError, match="adapter is not what the stage 'train' wrote"):
+        with pytest.raises(
+            DamagedFileError, match=r"adapter has 3 bytes .* not what the stage 'train' wrote"
+        ):
             run.verified("adapter")
 
 
@@ -289,3 +346,35 @@ def test_temporary_files_of_killed_processes_are_removed_on_opening(tmp_path: Pa
         assert left.exists()
     with RunFolder.open(tmp_path):
         assert not left.exists()
+
+
+def test_only_the_owner_can_read_a_run(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with RunFolder.open(tmp_path / "runs" / "run") as run:
+            with run.stage("train") as stage:
+                stage.write("scores/popularity", ITEMS)
+                (run.folder / "adapter").mkdir()
+                (run.folder / "adapter" / "weights").write_bytes(b"123")
+                stage.register("adapter")
+            run.write_text("config.yaml", "k: 5\n")
+            run.cache.put_many({"key": "{}"})
+            modes = {
+                path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
+                for path in tmp_path.rglob("*")
+            }
+    finally:
+        os.umask(before)
+    assert {name for name in modes if "responses.sqlite" in name} == {
+        f"runs/run/cache/responses.sqlite{suffix}" for suffix in ("", "-shm", "-wal")
+    }
+    for name, mode in modes.items():
+        expected = 0o700 if (tmp_path / name).is_dir() else 0o600
+        assert mode == expected, name
+
+
+def test_a_shared_run_folder_stays_shared(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run") as run:
+        run.folder.chmod(0o750)
+    with RunFolder.open(tmp_path / "run") as run:
+        assert run.folder.stat().st_mode & 0o777 == 0o750

@@ -153,7 +153,7 @@ def _read_array(path: Path, key: str) -> Floats | None:
 
 
 def _sha256(values: Floats) -> str:
-    return hashlib.sha256(values.tobytes()).hexdigest()
+    return hashlib.sha256(f"{values.dtype} {values.shape} ".encode() + values.tobytes()).hexdigest()
 
 
 def _is_valid(folder: Path, metadata: Path, key: str) -> bool:

@@ -2,7 +2,8 @@
 
 New content goes to a temporary file in the same folder, is flushed to the disk and then renamed.
 A process that is killed in between leaves only a temporary file, which `remove_temporary_files`
-deletes later. Errors of the operating system become a `RunFolderError`.
+deletes later. Errors of the operating system become a `RunFolderError`. Files and folders that this
+module creates are private: only their owner can read them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from mllm_msr.errors import RunFolderError
+
+# Permissions of files and folders that may contain histories and preferences of users.
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
 
 _SUFFIX: Final = ".mllm-msr-tmp"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -41,9 +46,10 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     with wrap_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         try:
             yield temporary
+            temporary.chmod(PRIVATE_FILE)
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -61,6 +67,27 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def make_private_folder(path: Path) -> None:
+    """Create a folder and its missing parents so that only their owner can read them.
+
+    An existing folder keeps its permissions, so that a user can share it.
+    """
+    missing = [path, *path.parents]
+    for folder in reversed(missing[: next(i for i, each in enumerate(missing) if each.exists())]):
+        folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def create_private_file(path: Path) -> None:
+    """Create an empty file that only its owner can read, unless it exists.
+
+    SQLite gives the files next to a database the permissions of the database.
+    """
+    make_private_folder(path.parent)
+    os.close(os.open(path, os.O_CREAT | os.O_RDONLY, PRIVATE_FILE))
+
+
 def sync(path: Path) -> None:
     """Flush the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -71,10 +98,11 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Flush a file, or a folder and everything below it, to the disk."""
+    """Flush a file, or a folder and everything below it, to the disk, and make it private."""
     if path.is_dir():
         for child in path.iterdir():
             sync_tree(child)
+    path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
     sync(path)
 
 

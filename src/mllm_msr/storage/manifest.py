@@ -1,7 +1,8 @@
 """The manifest of a run folder: the finished stages, what they depended on and what they wrote.
 
 `storage/run_folder.py` writes `manifest.json` and compares hashes before it uses an output. The
-report reads the cost of each stage from it. The file is meant to be readable by people as well.
+report reads the cost of each stage from it. The file is meant to be readable by people as well. It
+contains the hash of its own content, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from types import MappingProxyType
 from typing import Any, Final, TypedDict, get_type_hints
 
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
-from mllm_msr.storage import atomic, layout
+from mllm_msr.storage import atomic, layout, verification
 
 # Format version of run folders. Increase it when a change makes existing run folders unreadable:
 # different tables or columns, names of files, flags or counts, or settings in the manifest.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 # The stage that writes each output, by the first part of the output's path. Used only to name the
 # stage to run in error messages.
@@ -134,8 +135,7 @@ def save(folder: Path, stages: Mapping[str, Entry]) -> None:
     Raises:
         RunFolderError: The disk is full or the folder is not writable.
     """
-    content = {"format": FORMAT, "stages": dict(stages)}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = verification.dump({"format": FORMAT, "stages": dict(stages)})
     atomic.write_text(folder / layout.MANIFEST, text)
 
 
@@ -209,7 +209,7 @@ def _parse(text: str, folder: Path) -> dict[str, Entry]:
             f"wrote; this version reads format {FORMAT}. Start a new run in another folder, or "
             "read this one with the version that wrote it."
         )
-    stages: dict[str, Entry] = content["stages"]
+    stages: dict[str, Entry] = verification.parse(text)["stages"]
     for name, entry in stages.items():
         absent = get_type_hints(Entry).keys() - entry.keys()
         if absent:

@@ -9,7 +9,7 @@ from typing import final
 import filelock
 
 from mllm_msr.errors import RunLockedError
-from mllm_msr.storage.atomic import wrap_os_errors
+from mllm_msr.storage.atomic import PRIVATE_FILE, make_private_folder, wrap_os_errors
 
 
 @final
@@ -32,7 +32,7 @@ class ProcessLock:
         self._subject = subject
         self._fix = fix
         # The process holds the lock, not the thread: another thread may release it.
-        self._lock = filelock.FileLock(path, timeout=0, thread_local=False)
+        self._lock = filelock.FileLock(path, timeout=0, mode=PRIVATE_FILE, thread_local=False)
 
     @property
     def is_held(self) -> bool:
@@ -47,7 +47,7 @@ class ProcessLock:
             RunFolderError: The lock file cannot be written.
         """
         with wrap_os_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._path.parent)
             try:
                 self._lock.acquire()
             except filelock.Timeout as error:
@@ -55,6 +55,7 @@ class ProcessLock:
                     f"{self._subject} is in use by {self._describe_owner()}. {self._fix}"
                 ) from error
             try:
+                self._owner.touch(PRIVATE_FILE)
                 self._owner.write_text(str(os.getpid()), encoding="ascii")
             except BaseException:
                 self._lock.release()

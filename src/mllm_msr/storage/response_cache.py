@@ -61,8 +61,6 @@ class ResponseCache:
         self._lock = threading.Lock()
         self._closed = False
         self._database: sqlite3.Connection | None = None
-        with atomic.wrap_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
         self._execute(functools.partial(_select, keys=()))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
@@ -130,6 +128,7 @@ class ResponseCache:
                 "the run folder."
             )
         if self._database is None:
+            atomic.create_private_file(self._path)  # after a damaged file was moved aside
             # Assign first, so that `_disconnect` closes it if one of the next statements fails.
             self._database = sqlite3.connect(
                 self._path, check_same_thread=False, isolation_level=None

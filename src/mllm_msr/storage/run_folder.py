@@ -10,7 +10,9 @@ run folder guarantees:
   redone. A process killed at any point leaves finished and unfinished stages, nothing in between.
 * No repeated work. A finished stage is skipped if its settings, inputs, prompt templates and model
   are unchanged. Otherwise it is rejected, unless the caller forces it to run again.
-* Verified reads. An output is compared with its hash in the manifest before it is read.
+* Verified reads. An output is compared with its hash in the manifest before it is read, and all
+  outputs of a stage before the stage is skipped; a stage with a damaged output is redone.
+* Privacy. Only the owner of a run folder can read what it contains.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from typing import Self, final
 import polars as pl
 
 from mllm_msr.errors import DamagedFileError, RunFolderError
-from mllm_msr.storage import atomic, layout, manifest
+from mllm_msr.storage import atomic, layout, manifest, verification
 from mllm_msr.storage.process_lock import ProcessLock
 from mllm_msr.storage.response_cache import ResponseCache
+from mllm_msr.storage.run_lookup import require_run
 from mllm_msr.storage.uri import require_local
 
 logger = logging.getLogger(__name__)
@@ -75,10 +78,7 @@ class RunFolder:
         folder = require_local(path).absolute()
         if read_only or worker:
             if not folder.is_dir():
-                raise RunFolderError(
-                    f"There is no run folder {folder}. Pass the folder of an existing run, or "
-                    "create one with 'mllm-msr run'."
-                )
+                require_run(path)
             manifest.load(folder)
             return cls(folder, lock=None, is_worker=worker)
         lock = ProcessLock(
@@ -142,6 +142,8 @@ class RunFolder:
         inputs: Sequence[str] = (),
         templates: Mapping[str, str] | None = None,
         model: str | None = None,
+        shown: Mapping[str, str] | None = None,
+        derived: bool = False,
         force: bool = False,
     ) -> Iterator[Stage]:
         """Run a stage unless it is finished under the same conditions.
@@ -152,6 +154,10 @@ class RunFolder:
             inputs: Names of the outputs of other stages that the stage reads.
             templates: Hashes of the prompt templates that the stage uses, by name.
             model: Fingerprint of the model that the stage calls.
+            shown: Hashes of everything else that the stage reads from the run, by name; recorded
+                with the inputs.
+            derived: Whether the stage only presents its inputs, so that it is redone without
+                force when they have changed.
             force: Run the stage again even if it is finished.
 
         Yields:
@@ -170,18 +176,26 @@ class RunFolder:
         conditions = manifest.Conditions(
             # Compare what the manifest can store: JSON turns tuples into lists.
             settings=json.loads(json.dumps(dict(settings or {}))),
-            inputs={key: manifest.require(stages, key).sha256 for key in inputs},
+            inputs={
+                **{key: manifest.require(stages, key).sha256 for key in inputs},
+                **(shown or {}),
+            },
             templates=dict(templates or {}),
             model=model,
         )
         entry = stages.pop(name, None)
         if entry is not None and not force:
-            manifest.require_unchanged(name, entry, conditions)
-            if all((self.folder / output).exists() for output in entry["outputs"]):
-                yield Stage(self, name, finished=True)
-                return
-            logger.warning("an output of the finished stage %r is missing; redoing the stage", name)
-        if entry is not None:
+            expected = conditions
+            if derived:
+                expected = manifest.Conditions(**{**conditions, "inputs": entry["inputs"]})
+            manifest.require_unchanged(name, entry, expected)
+            if entry["inputs"] == conditions["inputs"]:
+                problem = self._find_damage(entry)
+                if problem is None:
+                    yield Stage(self, name, finished=True)
+                    return
+                logger.warning("%s; redoing the finished stage %r", problem, name)
+        if force and entry is not None:
             manifest.save(self.folder, stages)
         started = time.perf_counter()
         stage = Stage(self, name, finished=False)
@@ -222,19 +236,24 @@ class RunFolder:
         """
         output = manifest.require(manifest.load(self.folder), name)
         path = self.folder / output.path
-        try:
-            sha256, size = atomic.content_hash(path)
-        except OSError as error:
-            found = f"it cannot be read ({error.strerror})"
-        else:
-            if sha256 == output.sha256:
-                return path
-            found = f"it has {size:,} bytes with SHA-256 {sha256[:12]}..."
+        problem = verification.find_damage(path, sha256=output.sha256, size=output.size)
+        if problem is None:
+            return path
+        command = output.stage.partition("/")[0]
         raise DamagedFileError(
-            f"{path} is not what the stage {output.stage!r} wrote ({output.size:,} bytes with "
-            f"SHA-256 {output.sha256[:12]}...): {found}. Restore it, or redo the stage "
-            f"{output.stage!r} with --force."
+            f"{problem}, which is not what the stage {output.stage!r} wrote. Restore the file, or "
+            f"run 'mllm-msr {command} --run {self.folder}', which redoes the stage."
         )
+
+    def _find_damage(self, entry: manifest.Entry) -> str | None:
+        """Return the problem of the first output that is missing or has another content."""
+        problems = (
+            verification.find_damage(
+                self.folder / path, sha256=record["sha256"], size=record["bytes"]
+            )
+            for path, record in entry["outputs"].items()
+        )
+        return next((problem for problem in problems if problem is not None), None)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file that belongs to no stage ("config.yaml") atomically.
@@ -365,7 +384,7 @@ class Stage:
         self._run.require_writable()
         path = self._run.inside(name)
         owner = manifest.find(self._run.stages, name)
-        if owner is not None:
+        if owner is not None and owner.stage != self.name:
             raise RunFolderError(
                 f"The stage {self.name!r} cannot write {name!r}: the finished stage "
                 f"{owner.stage!r} has written it. Choose another name, or redo that stage with "

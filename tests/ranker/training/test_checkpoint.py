@@ -76,7 +76,7 @@ def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-00000002", "state-00000010"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no_json", "torn_json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no_json", "torn_json", "digit"])
 def test_damaged_newest_state_is_skipped(tmp_path: Path, damage: str) -> None:
     save_state(tmp_path, state(1))
     newest = save_state(tmp_path, state(2))
@@ -91,6 +91,10 @@ def test_damaged_newest_state_is_skipped(tmp_path: Path, damage: str) -> None:
         tensors.write_bytes(b"")
     elif damage == "no_json":
         content.unlink()
+    elif damage == "digit":
+        text = content.read_text()
+        assert text.count('"step": 2') == 1
+        content.write_text(text.replace('"step": 2', '"step": 3'))
     else:
         content.write_text(content.read_text()[:10])
     loaded = load_newest(tmp_path)

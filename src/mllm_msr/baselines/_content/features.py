@@ -17,14 +17,12 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from mllm_msr.data.images import content_hash, open_image
 from mllm_msr.errors import ImageError
 from mllm_msr.models.encoders.base import ImageEncoder, Vectors
 from mllm_msr.models.encoders.factory import open_image_encoder, open_text_encoder
-from mllm_msr.storage.atomic import replace_file
+from mllm_msr.storage.artifact_cache import ArtifactCache
 from mllm_msr.tables import ITEMS, conform
 
 logger = logging.getLogger(__name__)
@@ -148,15 +146,5 @@ def _cached(
     for content in contents:
         encoded = content.encode("utf-8", errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    path = Path(cache) / f"{digest.hexdigest()}.safetensors"  # settings pass the folder as text
-    if path.is_file():
-        try:
-            vectors: Vectors = load_file(path)["vectors"]
-            if len(vectors) == len(contents):
-                return vectors
-        except (OSError, KeyError, SafetensorError) as error:
-            logger.warning("Cannot read the vectors in %s (%s). Computing them again.", path, error)
-    vectors = encode()
-    with replace_file(path) as temporary:
-        save_file({"vectors": vectors}, temporary)
-    return vectors
+    key = digest.hexdigest()
+    return ArtifactCache(Path(cache)).array(key, key, encode)  # settings pass the folder as text

@@ -17,6 +17,7 @@ import lightning
 from mllm_msr.ranker.training.checkpoint import LOG_FILE, Progress, save_state
 from mllm_msr.ranker.training.module import FineTuningModule, MicroBatch
 from mllm_msr.ranker.training.validation import ScoreMetric
+from mllm_msr.storage.atomic import create_private_file, wrap_os_errors
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,11 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         if not trainer.is_global_zero:
             return
         logger.info("%s", row)
-        with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        log = self._folder / LOG_FILE
+        with wrap_os_errors(log):
+            create_private_file(log)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         if trainer.logger is not None:
             values = {name: value for name, value in row.items() if name != "step"}
             trainer.logger.log_metrics(values, step=int(row["step"]))

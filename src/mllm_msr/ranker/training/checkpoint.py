@@ -1,9 +1,9 @@
 """Training states on disk: the checkpoint format of the ranker and the neural baselines.
 
-A state is a folder `state-STEP/` with a safetensors file and a JSON file that contains its hash;
-there is no pickle. The folder is written under a temporary name, flushed to disk and renamed, so
-that a process killed at any time leaves only complete states. Training resumes from the newest
-intact state.
+A state is a folder `state-STEP/` with a safetensors file and a JSON file that contains the hashes
+of both; there is no pickle. The folder is written under a temporary name, flushed to disk and
+renamed, so that a process killed at any time leaves only complete states. Training resumes from the
+newest intact state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mllm_msr.errors import NonFiniteLossError, StaleStageError
-from mllm_msr.storage.atomic import content_hash, sync, wrap_os_errors
+from mllm_msr.storage import verification
+from mllm_msr.storage.atomic import (
+    content_hash,
+    make_private_folder,
+    sync,
+    sync_tree,
+    wrap_os_errors,
+)
 
 # Log of the ranker's training, one JSON object per line, in the folder of the states.
 LOG_FILE: Final = "log.jsonl"
@@ -152,7 +159,7 @@ def save_state(folder: Path, state: TrainingState) -> Path:
             "fingerprint": dict(state.fingerprint),
             "progress": dict(state.progress),
         }
-        (draft / _STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (draft / _STATE).write_text(verification.dump(content), encoding="utf-8")
     for old in _newest_first(folder)[_MAX_STATES:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -162,7 +169,7 @@ def load_newest(folder: Path) -> TrainingState | None:
     """Load the newest intact state, or return `None`; damaged states are skipped with a warning."""
     for path in _newest_first(folder):
         try:
-            content = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            content = verification.parse((path / _STATE).read_text(encoding="utf-8"))
             if content_hash(path / _TENSORS)[0] != content["sha256"]:
                 logger.warning("Skipping the damaged training state %s.", path)
                 continue
@@ -239,12 +246,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
     with wrap_os_errors(path):
         for leftover in (draft, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-        draft.mkdir(parents=True)
+        make_private_folder(draft)
         try:
             yield draft
-            for file in sorted(draft.rglob("*")):
-                sync(file)
-            sync(draft)
+            sync_tree(draft)
             if path.exists():
                 path.rename(replaced)
             draft.rename(path)

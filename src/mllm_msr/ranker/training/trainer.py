@@ -56,7 +56,7 @@ from mllm_msr.ranker.training.validation import (
 )
 from mllm_msr.ranker.training.vision_cache import VisionCache
 from mllm_msr.storage import layout
-from mllm_msr.storage.atomic import write_text
+from mllm_msr.storage.atomic import make_private_folder, write_text
 from mllm_msr.types import TextPart
 
 _LIGHTNING_PRECISION: Final[dict[Precision, str]] = {
@@ -245,7 +245,7 @@ def _find_start(
         return load_newest(folder)
     if not resume and folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     state = load_matching(folder, fingerprint)
     log = folder / LOG_FILE
     if state is None:
