@@ -14,3 +14,10 @@ def test_it_creates_a_run_folder(invoke, settings: list[str], tmp_path: Path) ->
     assert {"interactions", "items", "splits", "candidates"} <= {Path(o).stem for o in outputs}
     assert (run / "config.yaml").is_file()
     assert not (run / "summaries.parquet").exists()
+
+
+def test_it_prints_what_was_understood_of_the_data(invoke, finished: Path) -> None:
+    done = invoke("prepare", "--run", finished)
+    assert done.exit_code == 0, done.output
+    subjects = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert {"interactions", "ids", "images", "filters"} <= {*subjects}

@@ -22,3 +22,9 @@ def test_json_contains_the_metrics(invoke, finished: Path) -> None:
     assert result["run"] == str(finished)
     assert set(result["metrics"]) == {"zero_shot", "popularity"}
     assert result["metrics"] == json.loads((finished / "metrics.json").read_text())
+
+
+def test_it_shows_what_was_understood_of_the_data_on_stderr(invoke, finished: Path) -> None:
+    done = invoke("run", "--run", finished)
+    assert "time span" in done.stderr
+    assert "time span" not in done.stdout

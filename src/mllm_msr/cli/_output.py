@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mllm_msr.pipeline.pipeline import Pipeline
 
 
 def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) -> None:
@@ -18,6 +21,14 @@ def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) 
     else:
         for key, value in values.items():
             typer.echo(f"{key}: {value}")
+
+
+def data_text(pipeline: Pipeline) -> str:
+    """Return what the stage `prepare` understood of the dataset, as text."""
+    from mllm_msr.data.source_text import format_report
+
+    report = pipeline.tables.data_report()
+    return "This run has no report about its data." if report is None else format_report(report)
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from mllm_msr.cli._output import data_text
 from mllm_msr.cli._stage import add_stage_command
 
 add_stage_command(
     "prepare",
-    "Read, filter and split the data, and sample the candidates.",
+    "Read, filter and split the data, sample the candidates, and print what was understood.",
     sections=("", "data", "images"),
+    describe=data_text,
 )

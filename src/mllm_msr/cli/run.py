@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 from mllm_msr.cli._app import app
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
@@ -17,7 +19,7 @@ from mllm_msr.cli._options import (
     settings_help,
     with_executor,
 )
-from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.cli._output import data_text, emit, metrics_table
 
 
 @app.command("run", cls=settings_help())
@@ -36,6 +38,9 @@ def command(
     """
     overrides = with_executor(settings, executor)
     with open_pipeline(run, preset, config, overrides, force=force) as pipeline:
+        if not pipeline.run.is_worker:
+            pipeline.run_stage("prepare")
+            typer.echo(f"{data_text(pipeline)}\n", err=True)
         pipeline.run_all()
         result = pipeline.result()
     emit(result, as_json=as_json, plain=metrics_table(result))

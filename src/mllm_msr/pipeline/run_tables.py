@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import polars as pl
 
@@ -64,6 +65,16 @@ class RunTables:
             return setting
         about = json.loads(self._run.verified(layout.DATASET).read_text(encoding="utf-8"))
         return str(about["item_type"])
+
+    def data_report(self) -> dict[str, Any] | None:
+        """Return what was understood of the dataset, see `data.source_report.DataReport`.
+
+        None for a run that an earlier version prepared.
+        """
+        if not self._run.has(layout.DATA_REPORT):
+            return None
+        text = self._run.verified(layout.DATA_REPORT).read_text(encoding="utf-8")
+        return cast("dict[str, Any]", json.loads(text))
 
     def training_data(self, fold: int, *, content: str = "all") -> TrainingData:
         """Return the training data of a fold, without targets of test users.

@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final
 
 import polars as pl
 
-from mllm_msr import registry
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
-from mllm_msr.interfaces import Dataset
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders
@@ -73,8 +71,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
     with context.stage("prepare", conditions) as stage:
         if stage.finished:
             return
-        kind = registry.find("datasets", settings.dataset)
-        raw = cast("Dataset", kind(**settings.data.plugin_kwargs())).load()
+        raw = prepare_stage.load(settings.dataset, settings.data)
         prepared = prepare_stage.prepare(
             raw,
             settings.data,
@@ -90,6 +87,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
         stage.write(layout.CANDIDATES, prepared.candidates)
         source = {"item_type": raw.item_type, "ordered_by": raw.ordered_by}
         stage.write_text(layout.DATASET, json.dumps(source, indent=2))
+        stage.write_text(layout.DATA_REPORT, json.dumps(prepared.report.to_dict(), indent=2))
         stage.count(**prepared.counts)
 
 
@@ -324,6 +322,7 @@ def report(context: RunContext, settings: Settings) -> None:
             items=tables.items(),
             summaries=tables.summaries() if run.has(layout.SUMMARIES) else None,
             preferences=tables.preferences() if run.has(layout.PREFERENCES) else None,
+            data=tables.data_report(),
         )
         stage.register(layout.REPORT_HTML)
         stage.register(layout.REPORT_MARKDOWN)

@@ -13,6 +13,7 @@ from typing import Final
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
 DATASET: Final = "dataset.json"
+DATA_REPORT: Final = "data_report.json"
 METRICS: Final = "metrics.json"
 DETAILS: Final = "details.json"
 REPORT_HTML: Final = "report.html"

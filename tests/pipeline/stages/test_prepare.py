@@ -9,6 +9,7 @@ import pytest
 
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data import image_download
+from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
 from mllm_msr.pipeline.stages import prepare as stage
 from mllm_msr.tables import ITEMS
@@ -88,3 +89,25 @@ def test_images_are_downloaded_only_on_request(
     assert (found.counts["download_ok"], found.counts["download_failed"]) == (1, 1)
     assert "Item i1 has no image: status 404" in caplog.text
     assert image_download.fetch_images is not fetch
+
+
+def test_ids_that_match_nothing_stop_the_stage(raw: RawData, tmp_path: Path) -> None:
+    renamed = raw.items.with_columns(pl.col("item_id").str.to_uppercase())
+    other = RawData(raw.interactions, renamed)
+    with pytest.raises(DataError, match=r"None of the 10 item ids.*'i0'.*'I0'.*lower case"):
+        prepared(other, tmp_path)
+
+
+def test_warnings_about_the_data_are_logged(
+    raw: RawData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = prepared(RawData(raw.interactions, raw.items.head(7)), tmp_path)
+    assert "3 of 10 items (30%)" in caplog.text
+    assert any("3 of 10 items (30%)" in warning for warning in found.report.warnings)
+
+
+def test_check_reports_what_prepare_does(raw: RawData, tmp_path: Path) -> None:
+    settings = DataSettings(
+        min_user_interactions=3, min_item_interactions=1, folds=3, n_negatives=3
+    )
+    assert stage.check(raw, settings, block_size=3) == prepared(raw, tmp_path).report

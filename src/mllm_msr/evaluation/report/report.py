@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from mllm_msr.data.source_text import report_rows
 from mllm_msr.evaluation import metrics as metric_registry
 from mllm_msr.evaluation.metrics import FULL_K, HEADLINE
 from mllm_msr.evaluation.report import comparison, paper_results, run_status, tables
@@ -23,6 +24,7 @@ from mllm_msr.evaluation.report.case_studies import CaseStudy
 from mllm_msr.evaluation.report.caveats import caveats
 from mllm_msr.evaluation.report.figures import build_figures
 from mllm_msr.evaluation.report.rendering import environment, source
+from mllm_msr.storage.atomic import write_text
 from mllm_msr.storage.layout import REPORT_HTML, REPORT_MARKDOWN
 
 
@@ -61,6 +63,7 @@ def write_report(
     case_studies: Sequence[CaseStudy] = (),
     summaries: pl.DataFrame | None = None,
     preferences: pl.DataFrame | None = None,
+    data: Mapping[str, Any] | None = None,
     show_paper_results: bool = True,
 ) -> ReportFiles:
     """Write `report.html` and `report.md`.
@@ -79,6 +82,7 @@ def write_report(
         case_studies: Users to show in detail.
         summaries: `tables.SUMMARIES`, for the warnings about images and texts.
         preferences: `tables.PREFERENCES`, for the warnings about texts.
+        data: What was understood of the dataset, `DataReport.to_dict`.
         show_paper_results: Whether to print the results of the paper.
 
     Returns:
@@ -90,6 +94,8 @@ def write_report(
         **_result_context(metrics, details, labels=labels, remarks=remarks or {}),
         "case_studies": case_studies,
         "costs": run_status.costs(manifest),
+        "data_rows": report_rows(data) if data else [],
+        "data_warnings": data["warnings"] if data else [],
         "warnings": run_status.warning_counts(summaries, preferences),
         "paper_results": paper_results.TABLE_3 if show_paper_results else {},
         "paper_metrics": paper_results.METRICS,
@@ -105,9 +111,9 @@ def write_report(
     written = ReportFiles(folder / REPORT_HTML, folder / REPORT_MARKDOWN)
     templates = environment(labels)
     page = templates.get_template("report.html.jinja").render(context)
-    written.html.write_text(page, encoding="utf-8")
+    write_text(written.html, page)
     text = templates.get_template("report.md.jinja").render(context)
-    written.markdown.write_text(text.strip() + "\n", encoding="utf-8")
+    write_text(written.markdown, text.strip() + "\n")
     return written
 
 

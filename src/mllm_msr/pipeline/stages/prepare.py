@@ -8,15 +8,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
+from mllm_msr import registry
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data.image_download import fetch_images
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
+from mllm_msr.data.source_report import DataReport, describe_source
 from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
-from mllm_msr.interfaces import RawData
+from mllm_msr.errors import DataError
+from mllm_msr.interfaces import Dataset, RawData
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ class Prepared:
         splits: `tables.SPLITS`.
         candidates: `tables.CANDIDATES`.
         counts: Numbers of rows that were read, kept and dropped, by reason.
+        report: What was understood of the data.
     """
 
     interactions: pl.DataFrame
@@ -40,6 +45,21 @@ class Prepared:
     splits: pl.DataFrame
     candidates: pl.DataFrame
     counts: dict[str, int]
+    report: DataReport
+
+
+def load(dataset: str, settings: DataSettings) -> RawData:
+    """Read the files of a dataset.
+
+    Args:
+        dataset: Name of the dataset.
+        settings: The section `data`, with the arguments of the dataset.
+
+    Raises:
+        DataError: A file is missing or unreadable.
+    """
+    kind = registry.find("datasets", dataset)
+    return cast("Dataset", kind(**settings.plugin_kwargs())).load()
 
 
 def prepare(
@@ -58,15 +78,67 @@ def prepare(
         block_size: Items per block of the stage "infer"; training targets follow blocks.
         images: Whether and how linked images are downloaded.
         image_folder: Folder for downloaded images.
+
+    Raises:
+        DataError: A value of the data cannot be used, the data make a run useless, such as item
+            ids that match nothing, or they are too small for the settings.
     """
-    interactions, counts = prepare_interactions(
+    report = describe_source(raw, download_images=images.download)
+    report.require_usable()
+    for warning in report.warnings:
+        logger.warning("%s", warning)
+    interactions, counts = _filter(raw, settings)
+    report = report.with_filtering(interactions, counts, raw.items)
+    interactions, splits, candidates = _split(interactions, settings, block_size)
+    items, item_counts = match_items(interactions, raw.items)
+    if images.download and raw.image_urls is not None:
+        items, download_counts = _download(items, raw.image_urls, images, image_folder)
+        item_counts |= download_counts
+    counts = {**counts, **item_counts, "candidates": candidates.height}
+    return Prepared(interactions, items, splits, candidates, counts, report)
+
+
+def check(
+    raw: RawData, settings: DataSettings, *, block_size: int, download_images: bool = False
+) -> DataReport:
+    """Report what `prepare` would understand of raw data, without its results.
+
+    Args:
+        raw: Content of the dataset.
+        settings: The section `data`.
+        block_size: Items per block of the stage "infer".
+        download_images: Whether linked images will be downloaded.
+
+    Raises:
+        DataError: The interactions cannot be read.
+    """
+    report = describe_source(raw, download_images=download_images)
+    try:
+        interactions, counts = _filter(raw, settings)
+        report = report.with_filtering(interactions, counts, raw.items)
+        _split(interactions, settings, block_size)
+    except DataError as error:
+        report = report.with_problem(str(error))
+    return report
+
+
+def _filter(raw: RawData, settings: DataSettings) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Filter and order the interactions, and count them."""
+    return prepare_interactions(
         raw.interactions,
         min_user_interactions=settings.min_user_interactions,
         min_item_interactions=settings.min_item_interactions,
         duplicates=settings.duplicates,
         max_users=settings.max_users,
+        user_sample=settings.user_sample,
         seed=settings.seed,
     )
+
+
+def _split(
+    interactions: pl.DataFrame, settings: DataSettings, block_size: int
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return the interactions in the order of the protocol, the splits and the candidates."""
     if settings.protocol == "released-code":
         interactions = released_code_interactions(interactions)
         splits = released_code_split(interactions)
@@ -90,12 +162,7 @@ def prepare(
         max_validation_users=settings.max_validation_users,
         seed=settings.seed,
     )
-    items, item_counts = match_items(interactions, raw.items)
-    if images.download and raw.image_urls is not None:
-        items, download_counts = _download(items, raw.image_urls, images, image_folder)
-        item_counts |= download_counts
-    counts = {**counts, **item_counts, "candidates": candidates.height}
-    return Prepared(interactions, items, splits, candidates, counts)
+    return interactions, splits, candidates
 
 
 def _download(

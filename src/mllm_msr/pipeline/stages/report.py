@@ -34,6 +34,7 @@ def report(
     items: pl.DataFrame,
     summaries: pl.DataFrame | None,
     preferences: pl.DataFrame | None,
+    data: Mapping[str, Any] | None,
 ) -> None:
     """Write the report.
 
@@ -48,6 +49,7 @@ def report(
         items: `tables.ITEMS` with absolute image paths.
         summaries: `tables.SUMMARIES`, if the run has them.
         preferences: `tables.PREFERENCES`, if the run has them.
+        data: What was understood of the dataset, see `RunTables.data_report`.
     """
     shown = main_model(list(scores))
     # Case studies use the first seed of a model with several seeds.
@@ -75,4 +77,5 @@ def report(
         case_studies=case_studies,
         summaries=summaries,
         preferences=preferences,
+        data=data,
     )

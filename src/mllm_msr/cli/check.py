@@ -1,0 +1,43 @@
+"""`check`: show what is understood of a dataset's files, without a run."""
+
+from __future__ import annotations
+
+import typer
+
+from mllm_msr.cli._app import app
+from mllm_msr.cli._options import (
+    ConfigOption,
+    JsonOption,
+    Overrides,
+    PresetOption,
+    settings_help,
+)
+from mllm_msr.cli._output import emit
+
+
+@app.command("check", cls=settings_help("", "data", "images"))
+def command(
+    settings: Overrides = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the files of a dataset, in seconds and without a run folder.
+
+    Prints what is understood: files, columns, times, ids, images, and what filtering leaves. The
+    exit code is 1 if a run on these files cannot work.
+    """
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.data.source_text import format_report
+    from mllm_msr.pipeline.stages import prepare
+
+    checked = load_settings(preset or "default", settings or (), file=config)
+    report = prepare.check(
+        prepare.load(checked.dataset, checked.data),
+        checked.data,
+        block_size=checked.infer.block_size,
+        download_images=checked.images.download,
+    ).to_dict()
+    emit(report, as_json=as_json, plain=format_report(report))
+    if report["problems"]:
+        raise typer.Exit(1)

@@ -1,0 +1,378 @@
+"""Report of what was understood of a dataset's files: "Check my files".
+
+The stage `prepare` stores it in the run folder and shows it; `mllm-msr check` shows it without a
+run. `describe_source` reads the raw data; `DataReport.with_filtering` adds what remains after
+filtering. `format_report` in `source_text.py` writes it as text.
+
+A *problem* makes a run useless, such as item ids that match nothing; a *warning* makes it worse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from mllm_msr.data.images import image_status
+from mllm_msr.data.preprocessing import match_items
+from mllm_msr.errors import DataError
+from mllm_msr.interfaces import RawData
+from mllm_msr.types import SourceFile, SourceImages
+
+# Share of interactions or items from which a deficit is reported.
+WARNING_SHARE: Final = 0.05
+_N_DECODED: Final = 100  # images that are opened, of all
+_N_EXAMPLES: Final = 3
+_N_TITLES: Final = 5  # per history in the preview
+
+# Changes that may make ids of two tables match: description, and expression for a column of ids.
+_ID_CHANGES: Final[Mapping[str, pl.Expr]] = {
+    "without surrounding white space": pl.col("id").str.strip_chars(),
+    "in lower case": pl.col("id").str.to_lowercase(),
+    "without leading zeros": pl.col("id").str.replace(r"^0+(\d)", "$1"),
+    'without ".0" at the end': pl.col("id").str.replace(r"\.0+$", ""),
+    "without punctuation, white space, leading zeros and upper case": (
+        pl.col("id")
+        .str.to_lowercase()
+        .str.replace(r"\.0+$", "")
+        .str.replace_all(r"[^\p{L}\p{N}]", "")
+        .str.replace(r"^0+(\d)", "$1")
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPreview:
+    """Start of the history of one user.
+
+    Attributes:
+        user_id: The user.
+        n_items: Length of the history.
+        items: Ids and titles of the oldest items, in order.
+    """
+
+    user_id: str
+    n_items: int
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What was understood of a dataset.
+
+    Attributes:
+        files: Files that were read, if the dataset describes them.
+        images: Image files that were found, if the dataset describes them.
+        n_interactions: Interactions in the source.
+        n_users: Users in the source.
+        n_items: Items that occur in the interactions.
+        n_catalog: Rows of the table of items.
+        ordered_by: "time" or "rank".
+        first: Smallest timestamp, in milliseconds or a rank; None without interactions.
+        last: Largest timestamp.
+        examples: An id of a user, of an item of the interactions, and of the table of items
+            ("user_id", "item_id", "catalog_id"); absent if there is none.
+        n_known: Interactions whose item is in the table of items.
+        n_items_known: Items of the interactions that are in the table of items.
+        n_with_title: Items of the interactions with a title.
+        n_with_text: The same with a text.
+        n_with_image: The same with the path of an image file that exists.
+        n_linked: The same without such a path, but with a link to an image.
+        missing_images: Number of paths without a file.
+        n_decoded: Number of images that were opened, a sample of all.
+        unreadable_images: Problems of those that cannot be read.
+        missing_examples: Some paths without a file.
+        counts: Rows that were dropped and kept by filtering, by name; empty before filtering.
+        histories: Histories of three users.
+        warnings: Sentences about deficits.
+        problems: Sentences about what makes a run useless.
+    """
+
+    files: tuple[SourceFile, ...]
+    images: SourceImages | None
+    n_interactions: int
+    n_users: int
+    n_items: int
+    n_catalog: int
+    ordered_by: str
+    first: int | None
+    last: int | None
+    examples: Mapping[str, str]
+    n_known: int
+    n_items_known: int
+    n_with_title: int
+    n_with_text: int
+    n_with_image: int
+    n_linked: int
+    missing_images: int
+    n_decoded: int
+    unreadable_images: tuple[str, ...]
+    missing_examples: tuple[str, ...]
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    histories: tuple[HistoryPreview, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def with_filtering(
+        self, interactions: pl.DataFrame, counts: Mapping[str, int], items: pl.DataFrame
+    ) -> DataReport:
+        """Return the report with the result of filtering.
+
+        Args:
+            interactions: `tables.INTERACTIONS` after filtering.
+            counts: Counts of `preprocessing.prepare_interactions`.
+            items: `tables.ITEMS`, with at least all titles of these interactions.
+        """
+        return dataclasses.replace(
+            self, counts=dict(counts), histories=_preview(interactions, items)
+        )
+
+    def with_problem(self, problem: str) -> DataReport:
+        """Return the report with one more problem."""
+        return dataclasses.replace(self, problems=(*self.problems, problem))
+
+    def require_usable(self) -> None:
+        """Check that the report has no problem.
+
+        Raises:
+            DataError: It has; the message contains all problems.
+        """
+        if self.problems:
+            raise DataError("\n".join(self.problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as values that can be written as JSON."""
+        values = dataclasses.asdict(self)
+        for file in values["files"]:
+            file["path"] = str(file["path"])
+        if self.images is not None:
+            values["images"]["folder"] = str(self.images.folder)
+        return values
+
+
+def describe_source(raw: RawData, *, download_images: bool = False) -> DataReport:
+    """Describe the content of a dataset before filtering.
+
+    Reads all interactions once, checks that image files exist, and opens a sample of them.
+
+    Args:
+        raw: Content of the dataset.
+        download_images: Whether linked images will be downloaded, so that they do not lack.
+
+    Raises:
+        DataError: A column or value of the interactions cannot be read, or an item has several
+            rows.
+    """
+    per_item, totals = _read_interactions(raw.interactions)
+    n_interactions, n_users, first, last, user_id = totals
+    items, item_counts = match_items(per_item, raw.items)
+    n_known = int(per_item.join(raw.items, on="item_id", how="semi")["n"].sum())
+    examples = {
+        "user_id": user_id,
+        "item_id": _first(per_item["item_id"]),
+        "catalog_id": _first(raw.items["item_id"]),
+    }
+    paths = items["image"].drop_nulls()
+    missing = [path for path in paths if not Path(path).is_file()]
+    unreadable, n_decoded = _decode_sample(sorted(set(paths) - set(missing)))
+    without_image = items.filter(pl.col("image").is_null() | pl.col("image").is_in(missing))
+    n_linked = 0
+    if raw.image_urls is not None:
+        n_linked = without_image.join(raw.image_urls, on="item_id", how="semi").height
+    report = DataReport(
+        files=raw.sources,
+        images=raw.images,
+        n_interactions=n_interactions,
+        n_users=n_users,
+        n_items=items.height,
+        n_catalog=raw.items.height,
+        ordered_by=raw.ordered_by,
+        first=first,
+        last=last,
+        examples={name: value for name, value in examples.items() if value is not None},
+        n_known=n_known,
+        n_items_known=items.height - item_counts["items_unknown"],
+        n_with_title=items.height - item_counts["items_without_title"],
+        n_with_text=items.height - item_counts["items_without_text"],
+        n_with_image=items.height - without_image.height,
+        n_linked=n_linked,
+        missing_images=len(missing),
+        n_decoded=n_decoded,
+        unreadable_images=tuple(unreadable),
+        missing_examples=tuple(missing[:_N_EXAMPLES]),
+    )
+    unknown = per_item.join(raw.items, on="item_id", how="anti")["item_id"].sort()
+    known = raw.items["item_id"]
+    image_warnings = _image_warnings(report, download_images=download_images)
+    return dataclasses.replace(
+        report,
+        problems=tuple(_problems(report, unknown, known)),
+        warnings=(*_item_warnings(report, unknown, known), *image_warnings),
+    )
+
+
+def suggest_id_change(left: pl.Series, right: pl.Series) -> str:
+    """Suggest how ids of one table could match those of another.
+
+    Args:
+        left: Ids that match nothing in the other table.
+        right: Ids of the other table.
+
+    Returns:
+        A sentence about the change that makes most ids match, or an empty string if no simple
+        change helps.
+    """
+    best, sentence = 0, ""
+    distinct = (left.unique().alias("id").to_frame(), right.unique().alias("id").to_frame())
+    for description, change in _ID_CHANGES.items():
+        changed, other = (frame.with_columns(changed=change) for frame in distinct)
+        pairs = changed.join(other.unique("changed"), on="changed", how="inner").sort("id")
+        if pairs.height > best:
+            best = pairs.height
+            id_, other_id = pairs.row(0, named=True)["id"], pairs.row(0, named=True)["id_right"]
+            sentence = (
+                f" {pairs.height} of {changed.height} match if compared {description}, such as "
+                f"{id_!r} and {other_id!r}."
+            )
+    return sentence
+
+
+def _read_interactions(
+    interactions: pl.LazyFrame,
+) -> tuple[pl.DataFrame, tuple[int, int, int | None, int | None, str | None]]:
+    """Return the interactions per item (`item_id`, `n`), and the totals of all interactions."""
+    table = interactions.select(
+        pl.col("user_id", "item_id").cast(pl.String), pl.col("timestamp").cast(pl.Int64)
+    )
+    totals = table.select(
+        n=pl.len(),
+        n_users=pl.col("user_id").n_unique(),
+        first=pl.col("timestamp").min(),
+        last=pl.col("timestamp").max(),
+        user_id=pl.col("user_id").drop_nulls().first(),
+    )
+    try:
+        per_item = table.group_by("item_id").agg(n=pl.len()).drop_nulls("item_id")
+        counted, total = pl.collect_all([per_item, totals], engine="streaming")
+    except pl.exceptions.PolarsError as cause:
+        raise DataError(
+            "Cannot read the columns user_id, item_id and timestamp (an integer) of the "
+            f"interactions: {str(cause).splitlines()[0].rstrip('.')}. "
+            "Fix the rows or columns of the source."
+        ) from cause
+    return counted.sort("item_id"), total.row(0)
+
+
+def _first(ids: pl.Series) -> str | None:
+    return str(ids[0]) if len(ids) else None
+
+
+def _decode_sample(paths: list[str]) -> tuple[list[str], int]:
+    """Open some of the images, evenly spaced; return the problems, and how many were opened."""
+    rows = np.unique(np.linspace(0, max(len(paths) - 1, 0), min(_N_DECODED, len(paths)), dtype=int))
+    statuses = [image_status(Path(paths[row])) for row in rows]
+    return [status.reason for status in statuses if status.status != "ok"], len(statuses)
+
+
+def _preview(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[HistoryPreview, ...]:
+    """Return the histories of the first, the middle and the last user."""
+    users = interactions["user_id"].unique(maintain_order=True)
+    chosen = [users[row] for row in sorted({0, len(users) // 2, len(users) - 1}) if len(users)]
+    rows = (
+        interactions.filter(pl.col("user_id").is_in(chosen))
+        .join(items.select("item_id", "title"), on="item_id", how="left", maintain_order="left")
+        .with_columns(pl.col("title").fill_null(""))
+    )
+    previews = []
+    for user_id in chosen:
+        history = rows.filter(pl.col("user_id") == user_id).sort("position")
+        shown = history.head(_N_TITLES).select("item_id", "title").rows()
+        previews.append(HistoryPreview(user_id, history.height, tuple(shown)))
+    return tuple(previews)
+
+
+def _problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
+    """Return what makes a run on this data useless."""
+    problems = []
+    if report.n_items and report.n_catalog and not report.n_items_known:
+        hint = suggest_id_change(unknown, known)
+        problems.append(
+            f"None of the {report.n_items} item ids of the interactions is in the table of items. "
+            f"The interactions contain, for example, {report.examples['item_id']!r}; the table of "
+            f"items contains {report.examples['catalog_id']!r}.{hint} Write the ids in the same "
+            "way in both files, or name the right column."
+        )
+    images = report.images
+    # Only if no item has an image by another way: files of other items are no problem.
+    if images is not None and images.n_files and not images.n_linked and not report.n_with_image:
+        files = pl.Series([Path(name).stem for name in images.unlinked], dtype=pl.String)
+        hint = suggest_id_change(files, known)
+        example = f", such as {images.unlinked[0]!r}" if images.unlinked else ""
+        item = report.examples.get("catalog_id")
+        problems.append(
+            f"None of the {images.n_files} image files in {images.folder} belongs to an item"
+            f"{example}; an item id is {item!r}.{hint} Name each image after the id of its item, "
+            f"for example {item}.jpg, or write the name into a column of the table of items."
+        )
+    elif report.missing_images and not report.n_with_image:
+        problems.append(
+            f"None of the {report.missing_images} image paths of the items exists, for example "
+            f"{report.missing_examples[0]}. Correct the paths, or remove the column to use titles "
+            "and texts only."
+        )
+    return problems
+
+
+def _item_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
+    """Return the deficits of ids and titles whose share is at least `WARNING_SHARE`."""
+    warnings = []
+    if report.n_items and not report.n_catalog:
+        warnings.append("There is no table of items, so no item has a title, a text or an image.")
+    elif report.n_items_known and _is_many(n := report.n_items - report.n_items_known, report):
+        warnings.append(
+            f"{_share(n, report)} of the interactions are not in the table of items, for example "
+            f"{unknown[0]!r}; they have no title, text or image."
+            f"{suggest_id_change(unknown, known)}"
+        )
+    if report.n_items_known and _is_many(n := report.n_items - report.n_with_title, report):
+        warnings.append(f"{_share(n, report)} have no title.")
+    return warnings
+
+
+def _image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
+    """Return the deficits of images."""
+    warnings = []
+    n_absent = report.n_items - report.n_with_image - report.n_linked
+    if report.n_items_known and not report.n_with_image + report.n_linked:
+        warnings.append("No item has an image; the models read titles and texts only.")
+    elif report.n_items_known and _is_many(n_absent, report):
+        warnings.append(f"{_share(n_absent, report)} have no image.")
+    if report.n_linked and not download_images:
+        warnings.append(
+            f"{report.n_linked} items have a link to an image instead of a file. Set "
+            "images.download=true to download these images."
+        )
+    if report.missing_images and report.n_with_image:
+        warnings.append(
+            f"{report.missing_images} image paths do not exist, for example "
+            f"{report.missing_examples[0]}."
+        )
+    if report.unreadable_images:
+        warnings.append(
+            f"{len(report.unreadable_images)} of {report.n_decoded} images that were opened are "
+            f"unreadable. {report.unreadable_images[0]}"
+        )
+    return warnings
+
+
+def _is_many(n: int, report: DataReport) -> bool:
+    return n >= WARNING_SHARE * report.n_items and n > 0
+
+
+def _share(n: int, report: DataReport) -> str:
+    return f"{n} of {report.n_items} items ({n / report.n_items:.0%})"

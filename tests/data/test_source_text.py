@@ -1,0 +1,75 @@
+"""Text of the report about a dataset's files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+
+from mllm_msr.data.preprocessing import prepare_interactions
+from mllm_msr.data.source_report import DataReport, describe_source
+from mllm_msr.data.source_text import format_report, report_rows
+from mllm_msr.interfaces import RawData
+from mllm_msr.tables import ITEMS
+from mllm_msr.types import SourceFile, SourceImages
+
+FILE = SourceFile(
+    Path("shop/orders.csv"),
+    "interactions",
+    "CSV",
+    encoding="UTF-16",
+    separator=";",
+    decimal_comma=True,
+    n_rows=3,
+    columns={"user_id": "customer", "item_id": "item_id"},
+    ignored=("color",),
+    time_unit="%d/%m/%Y",
+    dropped={"no timestamp": 1},
+)
+
+
+def report(*, ordered_by: str = "time", last: int = 86_400_000) -> DataReport:
+    interactions = pl.LazyFrame(
+        {"user_id": ["u1", "u1"], "item_id": ["v1", "v2"], "timestamp": [0, last]}
+    )
+    items = pl.DataFrame([("v1", "Tea", "", None)], schema=dict(ITEMS), orient="row")
+    images = SourceImages(Path("shop/images"), 3, 1, ("x.png",))
+    raw = RawData(interactions, items, "item", ordered_by, sources=(FILE,), images=images)
+    table, counts = prepare_interactions(
+        interactions, min_user_interactions=1, min_item_interactions=1
+    )
+    return describe_source(raw).with_filtering(table, counts, items)
+
+
+def test_rows_name_what_was_read() -> None:
+    rows = dict(report_rows(report().to_dict()))
+    assert rows["interactions file"] == (
+        "shop/orders.csv (CSV, UTF-16, separator semicolon, decimal comma, 3 rows, time: %d/%m/%Y)"
+    )
+    assert rows["interactions columns"] == "customer as user_id, item_id; not used: color"
+    assert rows["interactions rows not used"] == "1 (no timestamp)"
+    assert rows["time span"] == "1970-01-01 00:00 UTC to 1970-01-02 00:00 UTC"
+    assert rows["ids"] == "user 'u1', item 'v1', item in the table of items 'v1'"
+    assert rows["known items"].startswith("1 of 2 (50.0%) of the items; 1 of 2 (50.0%)")
+    assert "3 files in shop/images, 1 belong to an item; without an item: x.png" in rows["images"]
+    assert rows["filters"] == ("0 interactions dropped; 2 of 1 users with 2 items remain")
+    assert rows["user u1"] == "2 items: Tea > (v2)"
+
+
+def test_times_outside_the_calendar_and_ranks_are_shown_as_numbers() -> None:
+    rows = dict(report_rows(report(last=1_700_001_105_000_000).to_dict()))
+    assert rows["time span"].endswith("to 1700001105000000 ms after 1970")
+    rows = dict(report_rows(report(ordered_by="rank", last=7).to_dict()))
+    assert rows["time span"] == "order only, from 0 to 7"
+
+
+def test_the_text_ends_with_warnings_and_problems() -> None:
+    found = dataclasses.replace(report(), warnings=("Few titles.",), problems=("No ids.",))
+    lines = format_report(found.to_dict()).splitlines()
+    assert lines[-2:] == ["warning: Few titles.", "problem: No ids."]
+
+
+def test_control_characters_are_not_printed() -> None:
+    found = dataclasses.replace(report(), warnings=("An id \x1b[2J.",))
+    assert "\x1b" not in format_report(found.to_dict())
