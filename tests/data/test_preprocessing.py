@@ -161,32 +161,46 @@ def test_a_user_sample_is_complete_and_reproducible() -> None:
     assert {row[0] for row in sample} < {row[0] for row in larger}
 
 
+def _sparse_rows() -> list[Row]:
+    """Return 40 users who choose 3 of 20 items each, and 40 users with one interaction."""
+    many = [(f"u{i:02d}", f"i{(i * 7 + j * j) % 20}", j) for i in range(40) for j in range(3)]
+    return many + [(f"v{i:02d}", "i0", 9) for i in range(40)]
+
+
+def test_items_of_a_user_sample_have_enough_interactions_within_the_sample() -> None:
+    limits = {"min_user_interactions": 2, "min_item_interactions": 3}
+    frame, counts = prepare_interactions(raw(_sparse_rows()), max_users=20, **limits)
+    assert frame["item_id"].value_counts()["count"].min() >= 3
+    assert frame["user_id"].value_counts()["count"].min() >= 2
+    # Users with too few interactions take no place in the sample.
+    assert 10 <= counts["users"] <= 20
+    assert frame["user_id"].str.starts_with("u").all()
+
+
+def test_a_user_sample_after_the_filter_keeps_all_its_users() -> None:
+    limits = {"min_user_interactions": 2, "min_item_interactions": 3}
+    whole, _ = prepare_interactions(raw(_sparse_rows()), **limits)
+    frame, counts = prepare_interactions(
+        raw(_sparse_rows()), max_users=5, user_sample="after-filter", **limits
+    )
+    assert counts["users"] == 5
+    assert frame.equals(whole.join(frame.select("user_id").unique(), on="user_id", how="semi"))
+    assert frame["item_id"].value_counts()["count"].min() < 3
+
+
+def test_an_empty_k_core_of_a_sample_names_the_settings_of_the_sample() -> None:
+    with pytest.raises(
+        DataError,
+        match=r"sample of at most 2 users.*Raise data\.max_users or set data\.user_sample",
+    ):
+        prepare_interactions(raw(_sparse_rows()), max_users=2, min_user_interactions=3)
+
+
 def test_an_empty_k_core_is_an_error_with_the_sizes() -> None:
     with pytest.raises(
         DataError, match=r"k-core is empty: of 1 inter.*needs 5 .*Lower data\.min_user"
     ):
         prepare_interactions(raw([("u", "x", 1)]))
-
-
-def test_missing_ids_are_an_error_with_their_number() -> None:
-    frame = raw([("u", "x", 1), ("u", "y", 2)]).with_columns(
-        user_id=pl.when(pl.col("item_id") == "y").then("user_id")
-    )
-    with pytest.raises(
-        DataError, match=r"1 of 2 interactions have no user_id; the first is in row 1\."
-    ):
-        prepare_interactions(frame)
-
-
-def test_a_timestamp_that_is_not_an_integer_is_an_error() -> None:
-    frame = raw([("u", "x", 1)]).with_columns(timestamp=pl.lit(float("nan")))
-    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
-        prepare_interactions(frame)
-
-
-def test_a_missing_column_is_an_error() -> None:
-    with pytest.raises(DataError, match="item_id"):
-        prepare_interactions(raw([("u", "x", 1)]).drop("item_id"))
 
 
 def test_all_invalid_settings_are_reported_together() -> None:

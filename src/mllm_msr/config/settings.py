@@ -55,6 +55,9 @@ class DataSettings(_OpenSection):
         "first", description="which of a user's repeated interactions with an item to keep"
     )
     max_users: PositiveInt | None = Field(None, description="size of a random sample of users")
+    user_sample: Literal["before-filter", "after-filter"] = Field(
+        "before-filter", description="sample users before or after the filter to the k-core"
+    )
     protocol: Literal["leave-last-out", "released-code"] = Field(
         "leave-last-out",
         description="how targets are chosen; released-code follows the paper's code and leaks",
@@ -75,9 +78,7 @@ class DataSettings(_OpenSection):
         "blocks",
         description="targets of training users: last item; also one after each block; or all items",
     )
-    max_test_users: PositiveInt | None = Field(
-        None, description="size of a random sample of test users"
-    )
+    max_test_users: PositiveInt | None = Field(None, description="random sample of test users")
     max_validation_users: PositiveInt | None = Field(
         None, description="size of a random sample of validation users"
     )
@@ -85,8 +86,14 @@ class DataSettings(_OpenSection):
 
 
 class ImagesSettings(_Section):
-    """Download of images that a dataset only links to."""
+    """Images of items: copies in the run folder, and downloads of linked images."""
 
+    store: bool = Field(
+        True, description="copy images into the run folder, so that it can be moved and shared"
+    )
+    max_side: Annotated[int, Field(ge=32)] = Field(
+        1024, description="larger images are stored with at most this many pixels per side"
+    )
     download: bool = Field(False, description="download linked images into the run folder")
     allowed_hosts: tuple[str, ...] = Field(
         (
@@ -97,7 +104,9 @@ class ImagesSettings(_Section):
         ),
         description="hosts to download from, over HTTPS only",
     )
-    max_bytes: PositiveInt = Field(20_000_000, description="largest allowed image, in bytes")
+    max_bytes: PositiveInt = Field(
+        20_000_000, description="largest file that is read or downloaded, in bytes"
+    )
     concurrency: PositiveInt = Field(8, description="parallel downloads")
 
 

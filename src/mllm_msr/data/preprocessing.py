@@ -1,36 +1,37 @@
 """Preprocessing: filter and order raw interactions into the table that all later stages read.
 
-First step of the stage `prepare`: remove duplicates, filter to the k-core, sort by time, number
-the positions, and select the items that occur. The paper filters by a minimum history length
-(section 5.1); the dataset sizes of the released code show that it filters items as well, hence
-the k-core. `histories` returns the items before a target.
+First step of the stage `prepare`: remove duplicates, draw a sample of users if wanted, filter to
+the k-core, sort by time, number the positions, and select the items that occur. The paper filters
+by a minimum history length (section 5.1); the dataset sizes of the released code show that it
+filters items as well, hence the k-core. `histories` returns the items before a target.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.data._frames import ArrowTable, collect_interactions
 from mllm_msr.data._hashing import hash_ids
 from mllm_msr.data._id_encoding import encode_ids, sort_by_user
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, ITEMS, conform
 
 Duplicates = Literal["first", "last", "keep"]
-
-_COLUMNS: Final = ("user_id", "item_id", "timestamp")
+UserSample = Literal["before-filter", "after-filter"]
 
 
 def prepare_interactions(
-    raw: pl.LazyFrame,
+    raw: pl.LazyFrame | pl.DataFrame | ArrowTable,
     *,
     min_user_interactions: int = 5,
     min_item_interactions: int = 5,
     duplicates: Duplicates = "first",
     max_users: int | None = None,
+    user_sample: UserSample = "before-filter",
     seed: int = 0,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Filter and order interactions.
@@ -39,14 +40,18 @@ def prepare_interactions(
     source. Positions count 0, 1, ... within a user.
 
     Args:
-        raw: `interfaces.RawData.interactions`.
+        raw: `interfaces.RawData.interactions`, as a Polars frame, a pandas frame, or another
+            Arrow table. A column `timestamp` of dates is converted to milliseconds.
         min_user_interactions: Users with fewer interactions are removed, at least 1.
         min_item_interactions: Items with fewer interactions are removed, at least 1. The result
             meets both conditions (k-core).
         duplicates: Which of a user's repeated interactions with an item remain: the "first", the
             "last", or all of them ("keep").
-        max_users: Size of a seeded sample of users, for trials. It is drawn after the k-core;
-            items may then have fewer than `min_item_interactions`.
+        max_users: Size of a seeded sample of users, for trials.
+        user_sample: "before-filter" draws the sample from the users with at least
+            `min_user_interactions`, and then filters to the k-core: every remaining item has
+            enough interactions within the sample, but users can be removed. "after-filter" draws
+            it from the k-core: no user is removed, but items may have fewer interactions.
         seed: Seed of the sample.
 
     Returns:
@@ -55,10 +60,13 @@ def prepare_interactions(
 
     Raises:
         SettingsError: A setting is out of its range.
+        UsageError: `raw` is not a frame.
         DataError: A value is missing or has the wrong type, or no interaction is left.
     """
-    _check_settings(min_user_interactions, min_item_interactions, duplicates, max_users)
-    frame = _collect(raw)
+    _check_settings(
+        min_user_interactions, min_item_interactions, duplicates, max_users, user_sample
+    )
+    frame = collect_interactions(raw)
     user, users = encode_ids(frame["user_id"])
     item, items = encode_ids(frame["item_id"])
     timestamp = frame["timestamp"].to_numpy()
@@ -71,14 +79,19 @@ def prepare_interactions(
         rows = _distinct_pairs(user, item, n_items=len(items), keep=duplicates)
         user, item, timestamp = user[rows], item[rows], timestamp[rows]
     counts["duplicates_dropped"] = counts["raw_interactions"] - len(user)
+    if max_users is not None and user_sample == "before-filter":
+        enough = np.bincount(user, minlength=len(users)) >= min_user_interactions
+        sampled = _sample(users, np.flatnonzero(enough), max_users=max_users, seed=seed)[user]
+        user, item, timestamp = user[sampled], item[sampled], timestamp[sampled]
     rows = k_core(
         user, item, min_user_interactions=min_user_interactions,
         min_item_interactions=min_item_interactions,
     )  # fmt: skip
     if not len(rows):
-        raise _empty_core_error(counts, min_user_interactions, min_item_interactions)
-    if max_users is not None:
-        rows = rows[_is_sampled(user[rows], users, max_users=max_users, seed=seed)]
+        raise _empty_core_error(counts, min_user_interactions, min_item_interactions, max_users)
+    if max_users is not None and user_sample == "after-filter":
+        present = np.unique(user[rows])
+        rows = rows[_sample(users, present, max_users=max_users, seed=seed)[user[rows]]]
     table = _to_table(users, user[rows], items, item[rows], timestamp[rows])
     counts["interactions"] = table.height
     counts["users"] = int((table["position"] == 0).sum())
@@ -212,6 +225,7 @@ def _check_settings(
     min_item_interactions: int,
     duplicates: str,
     max_users: int | None,
+    user_sample: str,
 ) -> None:
     """Raise `SettingsError` with every setting that is out of its range."""
     problems = [
@@ -223,39 +237,16 @@ def _check_settings(
         )
         if value < 1
     ]
-    if duplicates not in get_args(Duplicates):
-        known = ", ".join(get_args(Duplicates))
-        problems.append(f"data.duplicates is {duplicates!r}. Choose one of {known}.")
+    problems += [
+        f"data.{name} is {value!r}. Choose one of {', '.join(get_args(known))}."
+        for name, value, known in (
+            ("duplicates", duplicates, Duplicates),
+            ("user_sample", user_sample, UserSample),
+        )
+        if value not in get_args(known)
+    ]
     if problems:
         raise SettingsError(problems)
-
-
-def _collect(raw: pl.LazyFrame) -> pl.DataFrame:
-    """Read the raw interactions with ids as categories, and check that no value is missing.
-
-    Raises:
-        DataError: A column is missing, or a value is missing or has the wrong type.
-    """
-    try:
-        frame = raw.select(
-            pl.col("user_id", "item_id").cast(pl.String).cast(pl.Categorical),
-            pl.col("timestamp").cast(pl.Int64),
-        ).collect(engine="streaming")
-    except pl.exceptions.PolarsError as cause:
-        raise DataError(
-            "Cannot read the columns user_id, item_id and timestamp (an integer) of the "
-            f"interactions: {str(cause).splitlines()[0].rstrip('.')}. "
-            "Fix the rows or columns of the source."
-        ) from cause
-    for column in _COLUMNS:
-        n_missing = frame[column].null_count()
-        if n_missing:
-            row = int(frame[column].is_null().arg_max() or 0)
-            raise DataError(
-                f"{n_missing} of {frame.height} interactions have no {column}; the first is in "
-                f"row {row + 1}. Remove these rows or fill in the value."
-            )
-    return frame
 
 
 def _chronological_order(
@@ -293,25 +284,34 @@ def _distinct_pairs(
 
 
 def _empty_core_error(
-    counts: dict[str, int], min_user_interactions: int, min_item_interactions: int
+    counts: dict[str, int],
+    min_user_interactions: int,
+    min_item_interactions: int,
+    max_users: int | None,
 ) -> DataError:
+    sample = "" if max_users is None else f" in a sample of at most {max_users} users"
+    fix = "Lower data.min_user_interactions or data.min_item_interactions."
+    if max_users is not None:
+        fix = (
+            "Raise data.max_users or set data.user_sample=after-filter, or lower "
+            "data.min_user_interactions or data.min_item_interactions."
+        )
     return DataError(
         f"The k-core is empty: of {counts['raw_interactions']} interactions between "
-        f"{counts['raw_users']} users and {counts['raw_items']} items, none remain when each user "
-        f"needs {min_user_interactions} interactions and each item {min_item_interactions}. "
-        "Lower data.min_user_interactions or data.min_item_interactions."
+        f"{counts['raw_users']} users and {counts['raw_items']} items, none remain{sample} when "
+        f"each user needs {min_user_interactions} interactions and each item "
+        f"{min_item_interactions}. {fix}"
     )
 
 
-def _is_sampled(
-    user: npt.NDArray[np.int32], users: pl.Series, *, max_users: int, seed: int
+def _sample(
+    users: pl.Series, candidates: npt.NDArray[np.integer], *, max_users: int, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Mark the rows whose user is among the `max_users` with the smallest hash."""
-    present = np.unique(user)
-    hashes = hash_ids(users.gather(present), seed, purpose="sample")
+    """Mark the `max_users` users with the smallest hash among the candidates."""
+    hashes = hash_ids(users.gather(candidates), seed, purpose="sample")
     sampled = np.zeros(len(users), dtype=bool)
-    sampled[present[np.argsort(hashes, kind="stable")[:max_users]]] = True
-    return sampled[user]
+    sampled[candidates[np.argsort(hashes, kind="stable")[:max_users]]] = True
+    return sampled
 
 
 def _to_table(

@@ -1,0 +1,236 @@
+"""Times of interactions: conversion to milliseconds since 1970, exact order, and plausibility.
+
+All readers convert times here, so that every command accepts the same values. A number has no
+visible unit, so a wrong unit is detected by its result: no interaction took place before 1970 or
+after 2200.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import polars as pl
+
+TimeUnit = Literal["s", "ms", "us", "ns", "iso", "excel", "rank"]
+NumericUnit = Literal["s", "ms", "us", "ns", "excel"]
+
+LAST_MS: Final = 7_258_118_400_000  # 2200-01-01
+END_OF_1970_MS: Final = 31_536_000_000
+# Range of times that another unit must give to be suggested.
+_LIKELY_MS: Final = (631_152_000_000, 4_102_444_800_000)  # 1990 to 2100
+
+UNIT_NAMES: Final = {
+    "s": "seconds since 1970",
+    "ms": "milliseconds since 1970",
+    "us": "microseconds since 1970",
+    "ns": "nanoseconds since 1970",
+    "excel": "days as Excel counts them",
+}
+_PER_MILLISECOND: Final = {"us": 1000, "ns": 1_000_000}
+_MILLISECONDS: Final = {"s": 1000, "ms": 1, "excel": 86_400_000}
+_EXCEL_1970: Final = 25_569  # Excel's day number of 1970-01-01
+
+# Exact for every 64-bit integer and for nine digits after the decimal point.
+_EXACT: Final = pl.Decimal(38, 9)
+_ISO: Final = (
+    r"^(\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?(?: ?(?:([+-]\d\d):?(\d\d)?|[Zz]|UTC))?)?$"
+)
+_ISO_PARTS: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
+_SCIENTIFIC: Final = r"^[+-]?[\d.,]+[eE][+-]?\d+$"
+
+# Formats that an error message can suggest: dates, and times after them.
+_DATE_FORMATS: Final = (
+    "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y",
+    "%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y",
+    "%B %d, %Y", "%Y-%m-%d", "%Y%m%d",
+)  # fmt: skip
+_TIME_FORMATS: Final = (
+    "", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H%M%S", "T%H%M%SZ", " %I:%M %p",
+    " %I:%M:%S %p", ", %I:%M %p", ", %I:%M:%S %p",
+)  # fmt: skip
+_OTHER_FORMATS: Final = (
+    "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
+    "%d/%b/%Y:%H:%M:%S %z",
+)  # fmt: skip
+_DIGIT_FORMATS: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTimes:
+    """Expressions that convert a column of times.
+
+    Attributes:
+        milliseconds: Integer milliseconds since 1970, or the rank; null where the value is not a
+            time or lies outside 1970 to 2200.
+        exact: The time without loss of precision, to sort by; null where `milliseconds` is null.
+        is_time: Whether the value is a time, plausible or not.
+    """
+
+    milliseconds: pl.Expr
+    exact: pl.Expr
+    is_time: pl.Expr
+
+
+def parse_times(
+    value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit, time_format: str | None = None
+) -> ParsedTimes:
+    """Return expressions that convert a column of times.
+
+    Args:
+        value: The column.
+        dtype: Its type. Dates are used as they are; other types are converted.
+        unit: Unit of numbers; "iso" for ISO 8601 text, in UTC if it has no offset; "excel" for
+            the day numbers of spreadsheets; "rank" for numbers that only define an order.
+        time_format: Format of dates as text, which replaces `unit`: strftime directives, with
+            `%.f` or `.%f` for fractions of a second. In UTC without `%z`.
+    """
+    if dtype in (pl.Date, pl.Datetime):
+        milliseconds = value.cast(pl.Datetime("ms")).dt.timestamp("ms")
+        plausible = milliseconds.is_between(0, LAST_MS)
+        return ParsedTimes(
+            pl.when(plausible).then(milliseconds),
+            pl.when(plausible).then(value),
+            value.is_not_null(),
+        )
+    if time_format is not None or unit == "iso":
+        whole = value.cast(pl.Int64, strict=False) if dtype.is_float() else value
+        text = whole.cast(pl.String, strict=False).str.strip_chars()
+        if time_format is None:
+            return _parse_text(_complete_iso(text), _ISO_PARTS)
+        return _parse_text(text, time_format.replace(".%f", "%.f"))
+    return _parse_numbers(value, dtype, unit=unit)
+
+
+def to_datetime(milliseconds: float) -> datetime:
+    """Return the UTC time of milliseconds since 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+
+
+def likely_unit(low: float, high: float) -> NumericUnit | None:
+    """Return the unit in which two numbers are times between 1990 and 2100, None if none is."""
+    for unit in UNIT_NAMES:
+        if all(
+            _LIKELY_MS[0] <= _milliseconds(value, unit) < _LIKELY_MS[1] for value in (low, high)
+        ):
+            return unit  # type: ignore[return-value]
+    return None
+
+
+def misread_milliseconds(value: int) -> str | None:
+    """Return why a number is not plausible as milliseconds since 1970, None if it is.
+
+    Small numbers, which no unit turns into a time after 1990, are accepted: tests use them.
+    """
+    unit = likely_unit(value, value)
+    if unit in {None, "ms"} and 0 <= value <= LAST_MS:
+        return None
+    problem = f"{value} is not a time between 1970 and 2200 in milliseconds"
+    if unit in {None, "ms"}:
+        return f"{problem}. Send milliseconds since 1970."
+    return f"{problem}. It looks like {UNIT_NAMES[unit]}; convert it to milliseconds."
+
+
+def settings_for(value: object) -> list[str]:
+    """Return the settings that read a value as a time, the likeliest first.
+
+    Args:
+        value: Value of a time column, text or number.
+
+    Returns:
+        Settings such as "data.time_unit=ms" and "data.time_format='%d/%m/%Y'"; empty if the value
+        does not look like a time.
+    """
+    text = str(value).strip()[:40]
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        digits = text.removesuffix(".0")
+        day_first = _DIGIT_FORMATS.get(len(digits))
+        if day_first and digits.isdecimal() and _matches(digits, day_first):
+            return [_format_setting(day_first)]
+        unit = likely_unit(float(text), float(text))
+        return [] if unit is None else [f"data.time_unit={unit}"]
+    if re.match(_ISO, text):
+        return ["data.time_unit=iso"]
+    formats = [date + time for date in _DATE_FORMATS for time in _TIME_FORMATS]
+    return [_format_setting(form) for form in (*formats, *_OTHER_FORMATS) if _matches(text, form)]
+
+
+def is_rounded(value: object) -> bool:
+    """Return whether a value is text in scientific notation, which has lost digits."""
+    return isinstance(value, str) and re.match(_SCIENTIFIC, value.strip()) is not None
+
+
+def _parse_text(text: pl.Expr, form: str) -> ParsedTimes:
+    """Parse dates as text. Nanoseconds overflow silently, so microseconds decide on the range."""
+    arguments = {"format": form, "strict": False, "time_zone": "UTC"}
+    rough = text.str.to_datetime(time_unit="us", **arguments)
+    exact = text.str.to_datetime(time_unit="ns", **arguments)
+    in_range = rough.dt.year().is_between(1970, 2199)
+    exact = pl.when(in_range).then(exact)
+    return ParsedTimes(exact.dt.timestamp("ms"), exact, rough.is_not_null())
+
+
+def _complete_iso(text: pl.Expr) -> pl.Expr:
+    """Return ISO 8601 dates and times with all parts, null where the text is neither."""
+    parts = text.str.extract_groups(_ISO)
+
+    def part(number: int, default: str) -> pl.Expr:
+        return parts.struct.field(str(number)).fill_null(default)
+
+    return pl.concat_str(
+        parts.struct.field("1"),
+        pl.lit("T"),
+        part(2, "00:00"),
+        part(3, ":00"),
+        pl.lit("."),
+        part(4, "0"),
+        part(5, "+00"),
+        pl.lit(":"),
+        part(6, "00"),
+    )
+
+
+def _parse_numbers(value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit) -> ParsedTimes:
+    if dtype == pl.String:
+        value = value.str.strip_chars()
+        value = pl.when(~value.str.contains(_SCIENTIFIC)).then(value)
+    elif not dtype.is_numeric():
+        value = pl.lit(None, dtype=pl.String)
+    number = value.cast(_EXACT, strict=False)
+    if unit == "rank":
+        # The largest ranks of 64 bits; sorting by `exact` keeps the order of fractions.
+        exact = pl.when(number.is_between(-(2**63) + 1, 2**63 - 1)).then(number)
+        return ParsedTimes(exact.floor().cast(pl.Int64), exact, number.is_not_null())
+    low = _EXCEL_1970 if unit == "excel" else 0
+    high = LAST_MS // _MILLISECONDS.get(unit, 1) * _PER_MILLISECOND.get(unit, 1) + low
+    # Mask before multiplying: a product of more than 38 digits would be an error.
+    exact = pl.when(number.is_between(low, high)).then(number)
+    if unit in _PER_MILLISECOND:
+        milliseconds = exact.cast(pl.Int64) // _PER_MILLISECOND[unit]
+    else:
+        milliseconds = ((exact - low) * _MILLISECONDS[unit]).round().cast(pl.Int64)
+    return ParsedTimes(milliseconds, exact, number.is_not_null())
+
+
+def _milliseconds(value: float, unit: str) -> float:
+    """Return the milliseconds since 1970 of a number in a unit."""
+    if not math.isfinite(value):
+        return math.nan
+    if unit in _PER_MILLISECOND:
+        return value / _PER_MILLISECOND[unit]
+    return (value - (_EXCEL_1970 if unit == "excel" else 0)) * _MILLISECONDS[unit]
+
+
+def _matches(text: str, form: str) -> bool:
+    try:
+        return 1990 <= datetime.strptime(text, form).year < 2100
+    except ValueError:
+        return False
+
+
+def _format_setting(form: str) -> str:
+    return f"data.time_format='{form}'"

@@ -1,0 +1,77 @@
+"""Frames of callers: kinds of frames, types of their columns, and errors."""
+
+import polars as pl
+import pytest
+
+from mllm_msr.data._frames import collect_interactions
+from mllm_msr.errors import DataError, UsageError
+
+Row = tuple[str, str, int]
+
+
+def raw(rows: list[Row]) -> pl.LazyFrame:
+    return pl.LazyFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+FRAMES = {
+    "lazy": lambda frame: frame.lazy(),
+    "eager": lambda frame: frame,
+    "pandas": lambda frame: frame.to_pandas(),
+    "arrow": lambda frame: frame.to_arrow(),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("has_dates", [False, True])
+def test_all_kinds_of_frames_give_the_same_table(kind: str, has_dates: bool) -> None:
+    if kind == "pandas":
+        pytest.importorskip("pandas")
+    frame = raw([("001", "a", 1), ("é", "b", 2), ("001", "b", 3)]).collect()
+    expected = collect_interactions(frame.lazy())
+    if has_dates:
+        frame = frame.with_columns(pl.col("timestamp").cast(pl.Datetime("ms")))
+    found = collect_interactions(FRAMES[kind](frame))
+    assert found.equals(expected)
+
+
+def test_dates_within_one_millisecond_keep_their_order() -> None:
+    frame = pl.DataFrame(
+        {"user_id": ["u", "u"], "item_id": ["later", "earlier"], "timestamp": [2_500, 2_100]}
+    ).with_columns(pl.col("timestamp").cast(pl.Datetime("us")))
+    found = collect_interactions(frame)
+    assert found["item_id"].to_list() == ["earlier", "later"]
+    assert found["timestamp"].to_list() == [2, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"user_id": ["u"]}, [("u", "i", 1)], None, "interactions.csv"])
+def test_something_that_is_not_a_frame_is_an_error(wrong: object) -> None:
+    with pytest.raises(UsageError, match=rf"of type {type(wrong).__name__}\. Pass a Polars or pan"):
+        collect_interactions(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("times", [[1.5, 2.0], [float("nan"), 1.0], ["1.5", "2"]])
+def test_fractions_of_timestamps_are_an_error(times: list[object]) -> None:
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": times})
+    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
+        collect_interactions(frame)
+
+
+def test_missing_ids_are_an_error_with_their_number() -> None:
+    frame = raw([("u", "x", 1), ("u", "y", 2)]).with_columns(
+        user_id=pl.when(pl.col("item_id") == "y").then("user_id")
+    )
+    with pytest.raises(
+        DataError, match=r"1 of 2 interactions have no user_id; the first is in row 1\."
+    ):
+        collect_interactions(frame)
+
+
+def test_a_timestamp_that_is_not_an_integer_is_an_error() -> None:
+    frame = raw([("u", "x", 1)]).with_columns(timestamp=pl.lit(float("nan")))
+    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
+        collect_interactions(frame)
+
+
+def test_a_missing_column_is_an_error() -> None:
+    with pytest.raises(DataError, match="item_id"):
+        collect_interactions(raw([("u", "x", 1)]).drop("item_id"))
