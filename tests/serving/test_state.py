@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import sqlalchemy as sql
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.serving.state import ServiceState
@@ -90,18 +92,20 @@ def test_killed_process_has_lost_no_acknowledged_event(tmp_path: Path) -> None:
     assert total >= 75
 
 
+def expire_check(state: ServiceState) -> None:
+    """Let the next call of `check` write again."""
+    state._checked -= 2
+
+
 def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     state = ServiceState(url_in(tmp_path))
     state.add_events([("1", "u", "a", None)])
-    with state._engine.connect() as connection:
+    engine = state._database.engine
+    with engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     # SQLite's page limit fails like a full disk, with SQLITE_FULL.
-    state._engine.dispose()
-    import sqlalchemy as sql
-
-    sql.event.listen(
-        state._engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}")
-    )
+    engine.dispose()
+    sql.event.listen(engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}"))
     many = [(f"more{n}", "u", "x" * 200, None) for n in range(500)]
     with pytest.raises(
         RunFolderError,
@@ -113,6 +117,33 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     again = ServiceState(url_in(tmp_path))
     assert again.add_events(many).count(True) == 500
     again.close()
+
+
+def test_full_disk_is_noticed_by_the_check(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        state = ServiceState(url_in(tmp_path))
+        filler = tmp_path / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(tmp_path).free)
+        for _ in range(2):
+            with pytest.raises(RunFolderError, match=r"disk.*Free disk space"):
+                expire_check_until_full(state)
+        filler.unlink()
+        expire_check(state)
+        state.check()
+        state.close()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def expire_check_until_full(state: ServiceState) -> None:
+    """Check repeatedly: the write-ahead log may still have some allocated space."""
+    for _ in range(50):
+        expire_check(state)
+        state.check()
 
 
 def test_damaged_or_unreachable_database_is_reported(tmp_path: Path) -> None:
@@ -131,18 +162,149 @@ def test_database_is_an_sqlite_file_in_wal_mode(tmp_path: Path, state: ServiceSt
         assert database.execute("SELECT event_id, timestamp FROM events").fetchall() == [("1", 7)]
 
 
-def test_preferences_of_deleted_users_are_erased_from_the_file(
+def content(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_data_of_deleted_users_is_erased_from_all_files_at_once(
     tmp_path: Path, state: ServiceState
 ) -> None:
-    texts = [f"The user appears to have a preference for secret number {n}." for n in range(200)]
-    for n, text in enumerate(texts):
-        preference_history = PREFERENCE_HISTORY.with_columns(
-            user_id=pl.lit(f"u{n}"), preference=pl.lit(text)
+    for n in range(50):
+        user_id = f"person-{n:02}@example.org"
+        row = {"user_id": pl.lit(user_id), "preference": pl.lit(f"The user likes secret {n:02}.")}
+        state.set_preference_history(user_id, PREFERENCE_HISTORY.with_columns(**row))
+        state.add_events([(f"event-of-{user_id}", user_id, "a", None)])
+    assert b"person-07" in content(tmp_path)
+    for n in range(49):
+        state.delete_user(f"person-{n:02}@example.org", in_run=n % 2 == 0)
+    remaining = content(tmp_path)
+    for text in (b"person-", b"secret ", b"event-of-"):
+        found = {remaining[at + len(text) :][:2] for at in find_all(remaining, text)}
+        assert found <= {b"49", b"pe"}, text  # "pe" of "event-of-person-49"
+    assert b"secret 49" in remaining
+    everyone = [f"person-{n:02}@example.org" for n in range(50)]
+    assert state.deleted_users(everyone) == set(everyone[:49:2])
+
+
+def find_all(content: bytes, text: bytes) -> Iterator[int]:
+    at = content.find(text)
+    while at >= 0:
+        yield at
+        at = content.find(text, at + 1)
+
+
+def test_deletion_is_reported_as_incomplete_while_another_program_reads_the_log(
+    tmp_path: Path, state: ServiceState
+) -> None:
+    state.add_events([("1", "u", "a", None)])
+    with sqlite3.connect(tmp_path / "state.sqlite") as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM events").fetchall()
+        sql.event.listen(
+            state._database.engine, "checkout", lambda c, *_: c.execute("PRAGMA busy_timeout=1")
         )
-        state.set_preference_history(f"u{n}", preference_history)
-    for n in range(199):
-        state.delete_user(f"u{n}", in_run=False)
+        with pytest.raises(RunFolderError, match=r"another program is reading.*same request again"):
+            state.delete_user("u", in_run=False)
+        reader.execute("ROLLBACK")
+    assert state.delete_user("u", in_run=False) == (0, 0)
+    assert b"u" not in (tmp_path / "state.sqlite-wal").read_bytes()
+
+
+def test_event_of_a_deleted_user_that_is_sent_again_is_a_duplicate(
+    tmp_path: Path, state: ServiceState
+) -> None:
+    events = [("1", "u", "a", None), ("2", "u", "b", None)]
+    assert state.add_events(events) == [True, True]
+    state.delete_user("u", in_run=False)
+    assert state.add_events([*events, ("3", "u", "c", None)]) == [False, False, True]
     state.close()
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert texts[199].encode() in content
-    assert content.count(b"secret number") == PREFERENCE_HISTORY.height
+    again = ServiceState(url_in(tmp_path))
+    assert again.add_events(events) == [False, False]
+    assert again.user("u").events == ("c",)
+    again.close()
+
+
+@pytest.mark.parametrize("n_others", [0, 1, 2])
+def test_moved_or_replaced_database_accepts_no_events(
+    tmp_path: Path, state: ServiceState, n_others: int
+) -> None:
+    state.add_events([("1", "u", "a", None)])
+    state.check()
+    for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")[: n_others + 1]:
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    with pytest.raises(RunFolderError, match=r"was moved, replaced or deleted.*restore the file"):
+        state.add_events([("2", "u", "b", None)])
+    assert not (tmp_path / "state.sqlite").exists()
+    (tmp_path / "state.sqlite").write_bytes(b"")  # another file at the same path
+    for call in (lambda: state.add_events([("2", "u", "b", None)]), state.check):
+        expire_check(state)
+        with pytest.raises(RunFolderError, match="was moved, replaced or deleted"):
+            call()
+    (tmp_path / "state.sqlite").unlink()
+    for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")[: n_others + 1]:
+        (tmp_path / f"moved-{name}").rename(tmp_path / name)
+    assert state.add_events([("2", "u", "b", None)]) == [True]
+    assert state.user("u").events == ("a", "b")
+
+
+def test_database_moved_during_a_transaction_acknowledges_nothing(
+    tmp_path: Path, state: ServiceState
+) -> None:
+    path = tmp_path / "state.sqlite"
+
+    def move(_: object) -> None:
+        path.rename(tmp_path / "moved")
+
+    sql.event.listen(state._database.engine, "commit", move)
+    with pytest.raises(RunFolderError, match="was moved"):
+        state.add_events([("1", "u", "a", None)])
+
+
+def test_deleted_write_ahead_log_is_noticed(tmp_path: Path, state: ServiceState) -> None:
+    (tmp_path / "state.sqlite-wal").unlink()
+    with pytest.raises(RunFolderError, match=r"state\.sqlite-wal of the service's database was"):
+        state.add_events([("1", "u", "a", None)])
+
+
+def test_damaged_table_of_events_is_noticed_by_the_check(
+    tmp_path: Path, state: ServiceState
+) -> None:
+    for n in range(20):
+        state.add_events([(f"{n}-{m}", "u", "x" * 100, None) for m in range(100)])
+    state.check()
+    state._database.erase_deleted()
+    with sqlite3.connect(tmp_path / "state.sqlite") as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'events'"
+        ((page,),) = database.execute(query).fetchall()
+    with (tmp_path / "state.sqlite").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    state._database.engine.dispose()  # with its cache of pages
+    expire_check(state)
+    with pytest.raises(RunFolderError, match="malformed"):
+        state.check()
+
+
+def test_check_writes_at_most_once_per_second(
+    state: ServiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    write = ServiceState._write_check
+
+    def recorded(self: ServiceState) -> None:
+        calls.append(1)
+        write(self)
+
+    monkeypatch.setattr(ServiceState, "_write_check", recorded)
+    expire_check(state)
+    for _ in range(5):
+        state.check()
+    assert len(calls) == 1
+    assert state.users_with_events() == []
+
+
+def test_database_of_an_older_version_is_rejected(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "state.sqlite") as database:
+        database.execute("CREATE TABLE events (event_id TEXT)")
+    with pytest.raises(RunFolderError, match=r"older version.*serve\.state"):
+        ServiceState(url_in(tmp_path))

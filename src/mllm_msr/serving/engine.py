@@ -141,8 +141,9 @@ class OnlineEngine:
         popular = self._model.popular_items()
         if popular:
             n_items = self._settings.warm_items if self._model.models.caches_images else 0
-            deleted = await asyncio.to_thread(self._state.deleted_users)
-            user_id = next((one for one in self._model.users if one not in deleted), "")
+            users = list(self._model.users)
+            deleted = await asyncio.to_thread(self._state.deleted_users, users)
+            user_id = next((one for one in users if one not in deleted), "")
             preference = self._model.users.profile(user_id).preference
             warm_up = self.scorers["run"].warm_up(popular[: 1 + n_items], preference)
             self._warming_up = asyncio.create_task(warm_up)

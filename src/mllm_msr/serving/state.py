@@ -1,32 +1,34 @@
-"""Database of the service: events, preferences, new items and deleted users.
+"""State of the service: events, preferences, new items and deleted users.
 
-All data that must survive a restart is in one transactional database: by default an SQLite file in
-WAL mode, or PostgreSQL given its URL, with the same statements. An event is acknowledged after its
-transaction is on disk, so that a process killed at any time loses no acknowledged event. Events are
-ordered by arrival with numbers from the database, independently of clocks. Only one service uses a
-database at a time.
+All data that must survive a restart is in one transactional database (`database.py`): by default an
+SQLite file in WAL mode, or PostgreSQL given its URL, with the same statements. An event is
+acknowledged after its transaction is on disk, so that a process killed at any time loses no
+acknowledged event. Events are ordered by arrival with numbers from the database, independently of
+clocks.
+
+A deleted user leaves keyed hashes of their id and of the ids of their events, but no data: the run
+folder's data of the user must stay unused, and an event that a client sends again must stay a
+duplicate.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import hashlib
+import secrets
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 
-from mllm_msr.errors import RunFolderError, RunLockedError
-from mllm_msr.storage.process_lock import ProcessLock
+from mllm_msr.errors import RunFolderError
+from mllm_msr.serving.database import Database, parse_url
 from mllm_msr.tables import PREFERENCES
 
-_LOCKED_FIX: Final = "Stop that service, or set serve.state to another database."
-_ADVISORY_LOCK: Final = 0x6D6C6C6D  # a number that other programs are unlikely to use
+_CHECK_SECONDS: Final = 1.0  # for which the result of a check is valid
 
 _ITEMS_PER_FETCH: Final = 100  # rows contain images
 
@@ -53,9 +55,23 @@ _PREFERENCES: Final = sql.Table(
     sql.Column("final", sql.Boolean, nullable=False),
     sql.Column("flags", sql.Text, nullable=False),
 )
-# Deleted users of the run folder, whose history and preferences in the run folder are ignored.
-_DELETED_USERS: Final = sql.Table(
-    "deleted_users", _METADATA, sql.Column("user_id", sql.Text, primary_key=True)
+# Keyed hashes of deleted users of the run folder, and of the events of deleted users.
+_DELETED: Final = sql.Table(
+    "deleted", _METADATA, sql.Column("digest", sql.LargeBinary, primary_key=True)
+)
+# One row: the key of these hashes.
+_HASH_KEY: Final = sql.Table(
+    "hash_key",
+    _METADATA,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("key", sql.LargeBinary, nullable=False),
+)
+# One row, which `check` writes.
+_LAST_CHECK: Final = sql.Table(
+    "last_check",
+    _METADATA,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("time", sql.BigInteger, nullable=False),
 )
 _ITEMS: Final = sql.Table(
     "items",
@@ -89,47 +105,32 @@ class UserState:
 
 
 class ServiceState:
-    """Database of one service; thread-safe.
+    """State of one service; thread-safe.
 
     Args:
-        url: SQLAlchemy URL, "sqlite:///PATH" or "postgresql+psycopg://...".
+        url: Database URL, "sqlite:///PATH" or "postgresql+psycopg://...".
 
     Raises:
+        SettingsError: The URL is invalid or not supported.
         RunLockedError: Another service uses the database; the message names its process.
-        RunFolderError: The database cannot be opened.
+        RunFolderError: The database cannot be opened or written.
     """
 
     def __init__(self, url: str) -> None:
-        self._name = sql.make_url(url).render_as_string(hide_password=True)
-        self._lock = contextlib.ExitStack()
-        is_sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = {
-            "pool_pre_ping": True,
-            "connect_args": {"application_name": f"mllm-msr {os.getpid()}"},
-        }
-        if is_sqlite:  # a transaction of another thread may lock the file briefly
-            options = {"connect_args": {"timeout": 10}}
-        with self._translate_errors():
-            self._engine = sql.create_engine(url, **options)
-        self._insert: Any = sqlite.insert if is_sqlite else postgresql.insert
+        self._database = Database(parse_url(url))
+        self._check_lock = threading.Lock()
+        self._checked = -_CHECK_SECONDS
+        self._problem: str | None = None
         try:
-            if is_sqlite:
-                lock = _lock_file(Path(sql.make_url(url).database or ""))
-                self._lock.callback(lock.release)
-                sql.event.listen(self._engine, "connect", _prepare_sqlite)
-            else:
-                with self._translate_errors():
-                    self._lock.enter_context(_server_lock(self._engine))
-            with self._translate_errors():
-                _METADATA.create_all(self._engine)
+            self._hash_key = self._create_tables()
+            self.check()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close the database and release its lock. Calling it twice is harmless."""
-        self._lock.close()
-        self._engine.dispose()
+        self._database.close()
 
     def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[bool]:
         """Store events; they are on disk when this method returns.
@@ -139,23 +140,28 @@ class ServiceState:
                 each event, in order.
 
         Returns:
-            Whether each event is new; only the first of several events with the same id is stored.
+            Whether each event is new; only the first of several events with the same id is stored,
+            and none with the id of an event of a deleted user.
 
         Raises:
-            RunFolderError: The disk is full or the database cannot be reached; nothing is stored.
+            RunFolderError: The disk is full or the database cannot be reached. The events must be
+                sent again.
         """
         received = int(time.time() * 1000)
         names = ("event_id", "user_id", "item_id", "timestamp")
-        with self._translate_errors(), self._engine.begin() as connection:
+        digests = [self._digest("event", event[0]) for event in events]
+        with self._database.begin() as connection:
+            deleted = self._deleted(connection, digests)
             return [
-                connection.execute(
-                    self._insert(_EVENTS)
+                digest not in deleted
+                and connection.execute(
+                    self._database.insert(_EVENTS)
                     .values(dict(zip(names, event, strict=True)) | {"received": received})
                     .on_conflict_do_nothing(index_elements=["event_id"])
                     .returning(_EVENTS.c.sequence)
                 ).first()
                 is not None
-                for event in events
+                for event, digest in zip(events, digests, strict=True)
             ]
 
     def user(self, user_id: str) -> UserState:
@@ -166,24 +172,24 @@ class ServiceState:
         """
         events = sql.select(_EVENTS.c.item_id).where(_EVENTS.c.user_id == user_id)
         preferences = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
-        deletion = sql.select(_DELETED_USERS).where(_DELETED_USERS.c.user_id == user_id)
-        with self._translate_errors(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             item_ids = connection.execute(events.order_by(_EVENTS.c.sequence)).scalars().all()
             rows = connection.execute(preferences.order_by(_PREFERENCES.c.block)).all()
-            deleted = connection.execute(deletion).first() is not None
+            deleted = bool(self._deleted(connection, [self._digest("user", user_id)]))
         table = pl.DataFrame([tuple(row) for row in rows], schema=dict(PREFERENCES), orient="row")
         return UserState(tuple(item_ids), table, deleted)
 
     def users_with_events(self) -> list[str]:
         """Return the ids of all users with events, sorted."""
         query = sql.select(_EVENTS.c.user_id).distinct().order_by(_EVENTS.c.user_id)
-        with self._translate_errors(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return list(connection.execute(query).scalars())
 
-    def deleted_users(self) -> set[str]:
-        """Return the ids of the deleted users of the run folder."""
-        with self._translate_errors(), self._engine.connect() as connection:
-            return set(connection.execute(sql.select(_DELETED_USERS.c.user_id)).scalars())
+    def deleted_users(self, user_ids: Iterable[str]) -> set[str]:
+        """Return which of these users of the run folder have been deleted."""
+        with self._database.connect() as connection:
+            deleted = set(connection.execute(sql.select(_DELETED.c.digest)).scalars())
+        return {one for one in user_ids if deleted and self._digest("user", one) in deleted}
 
     def set_preference_history(self, user_id: str, preference_history: pl.DataFrame) -> None:
         """Replace a user's preference history.
@@ -196,7 +202,7 @@ class ServiceState:
             RunFolderError: The disk is full or the database cannot be reached; the old history
                 remains.
         """
-        with self._translate_errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             if preference_history.height:
                 connection.execute(_PREFERENCES.insert(), preference_history.to_dicts())
@@ -210,16 +216,29 @@ class ServiceState:
 
         Returns:
             The numbers of deleted events and preferences.
+
+        Raises:
+            RunFolderError: The database cannot be written, or the deletion is not complete; it
+                must be requested again.
         """
-        with self._translate_errors(), self._engine.begin() as connection:
-            events = connection.execute(_EVENTS.delete().where(_EVENTS.c.user_id == user_id))
+        own_events = _EVENTS.c.user_id == user_id
+        with self._database.begin() as connection:
+            ids = connection.execute(sql.select(_EVENTS.c.event_id).where(own_events)).scalars()
+            digests = [self._digest("event", event_id) for event_id in ids]
+            if in_run:
+                digests.append(self._digest("user", user_id))
+            if digests:
+                record = self._database.insert(_DELETED).on_conflict_do_nothing(
+                    index_elements=["digest"]
+                )
+                connection.execute(record, [{"digest": digest} for digest in digests])
+            events = connection.execute(_EVENTS.delete().where(own_events))
             preferences = connection.execute(
                 _PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id)
             )
-            if in_run:
-                record = self._insert(_DELETED_USERS).values(user_id=user_id)
-                connection.execute(record.on_conflict_do_nothing(index_elements=["user_id"]))
-            return events.rowcount, preferences.rowcount
+            counts = events.rowcount, preferences.rowcount
+        self._database.erase_deleted()
+        return counts
 
     def add_item(self, item: Mapping[str, Any]) -> bool:
         """Store a new item; an item that is already stored does not change.
@@ -230,15 +249,15 @@ class ServiceState:
         Returns:
             Whether the item was new.
         """
-        insert = self._insert(_ITEMS).values(dict(item))
+        insert = self._database.insert(_ITEMS).values(dict(item))
         unless_stored = insert.on_conflict_do_nothing(index_elements=["item_id"])
-        with self._translate_errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             result = connection.execute(unless_stored.returning(_ITEMS.c.item_id))
             return result.first() is not None
 
     def items(self) -> Iterator[Mapping[str, Any]]:
         """Yield all stored items, sorted by id."""
-        with self._translate_errors(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             streaming = connection.execution_options(yield_per=_ITEMS_PER_FETCH)
             rows = streaming.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
             yield from (dict(row) for row in rows.mappings())
@@ -246,74 +265,58 @@ class ServiceState:
     def item(self, item_id: str) -> Mapping[str, Any] | None:
         """Return a stored item; `None` if it is not stored."""
         query = sql.select(_ITEMS).where(_ITEMS.c.item_id == item_id)
-        with self._translate_errors(), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute(query).mappings().first()
             return dict(row) if row is not None else None
 
     def check(self) -> None:
-        """Check that the database answers.
+        """Check that events can be stored; the result is valid for a second.
 
         Raises:
-            RunFolderError: The database does not answer.
+            RunFolderError: The database cannot be written, or is not the one at the URL.
         """
-        with self._translate_errors(), self._engine.connect() as connection:
-            connection.execute(sql.select(1))
+        with self._check_lock:
+            if time.monotonic() - self._checked >= _CHECK_SECONDS:
+                try:
+                    self._write_check()
+                    self._problem = None
+                except RunFolderError as error:
+                    self._problem = str(error)
+                self._checked = time.monotonic()
+            if self._problem is not None:
+                raise RunFolderError(self._problem)
 
-    @contextlib.contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sql.exc.SQLAlchemyError, OSError) as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise RunFolderError(
-                f"The service's database {self._name} failed: {cause.rstrip('.')}. Free disk "
-                "space or restore the connection; acknowledged data is not lost."
-            ) from error
+    def _create_tables(self) -> bytes:
+        """Create the missing tables, and return the key of the hashes."""
+        with self._database.begin() as connection:
+            tables = sql.inspect(connection).get_table_names()
+            if _EVENTS.name in tables and _HASH_KEY.name not in tables:
+                raise RunFolderError(
+                    "An older version of mllm-msr wrote the service's database. Set serve.state "
+                    "to another database."
+                )
+            _METADATA.create_all(connection)
+            new = self._database.insert(_HASH_KEY).values(id=1, key=secrets.token_bytes(32))
+            connection.execute(new.on_conflict_do_nothing(index_elements=["id"]))
+            key: bytes = connection.execute(sql.select(_HASH_KEY.c.key)).scalar_one()
+            return key
 
+    def _write_check(self) -> None:
+        now = int(time.time() * 1000)
+        row = self._database.insert(_LAST_CHECK).values(id=1, time=now)
+        event = {"event_id": secrets.token_hex(), "user_id": "", "item_id": "", "received": now}
+        with self._database.begin() as connection:
+            connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"time": now}))
+            # The table of events may be damaged although others are not.
+            with connection.begin_nested() as savepoint:
+                connection.execute(self._database.insert(_EVENTS).values(event))
+                savepoint.rollback()
 
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    # With NORMAL, a power failure could lose the latest acknowledged transactions.
-    connection.execute("PRAGMA synchronous=FULL")
-    # Overwrite deleted data, such as the preferences of deleted users.
-    connection.execute("PRAGMA secure_delete=ON")
+    def _digest(self, kind: Literal["user", "event"], text: str) -> bytes:
+        content = text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(content, key=self._hash_key, person=kind.encode()).digest()
 
-
-def _lock_file(path: Path) -> ProcessLock:
-    lock = ProcessLock(
-        path.with_name(f"{path.name}.lock"),
-        subject=f"The service's database {path}",
-        fix=_LOCKED_FIX,
-    )
-    try:
-        lock.acquire()
-    except RunLockedError:
-        raise
-    except RunFolderError as error:
-        raise RunFolderError(
-            f"{error} You can also set serve.state to another database."
-        ) from error
-    return lock
-
-
-@contextlib.contextmanager
-def _server_lock(engine: sql.Engine) -> Iterator[None]:
-    """Hold a PostgreSQL advisory lock, which the server releases when the connection ends."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Detach from the pool, so that leaving this block ends the connection and the lock.
-        connection.detach()
-        if not connection.execute(
-            sql.select(sql.func.pg_try_advisory_lock(_ADVISORY_LOCK))
-        ).scalar():
-            query = sql.text(
-                "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
-                "WHERE locktype = 'advisory' AND objid = :number AND granted"
-            )
-            owner = connection.execute(query, {"number": _ADVISORY_LOCK}).scalar()
-            number = str(owner or "").removeprefix("mllm-msr ")
-            process = f"process {number}" if number else "an unknown process"
-            name = engine.url.render_as_string(hide_password=True)
-            raise RunLockedError(
-                f"The service's database {name} is in use by {process}. {_LOCKED_FIX}"
-            )
-        yield
+    def _deleted(self, connection: sql.Connection, digests: Sequence[bytes]) -> set[bytes]:
+        """Return which of these hashes of users or events are those of deleted ones."""
+        query = sql.select(_DELETED.c.digest).where(_DELETED.c.digest.in_(digests))
+        return set(connection.execute(query).scalars())

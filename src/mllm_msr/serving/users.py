@@ -104,7 +104,7 @@ class UserStore:
 
     def _build_index(self) -> UserIndex:
         with_events = set(self._state.users_with_events())
-        deleted = self._state.deleted_users() - with_events
+        deleted = self._state.deleted_users(self._run_users) - with_events
         return UserIndex(with_events.union(self._run_users) - deleted)
 
     def add_to_index(self, user_ids: Iterable[str]) -> None:
