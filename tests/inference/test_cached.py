@@ -106,6 +106,59 @@ def test_identical_prompts_are_computed_once(cache: ResponseCache) -> None:
     assert (backend.prompt_tokens, backend.output_tokens) == (30, 6)
 
 
+class ScriptedBackend(EchoBackend):
+    """Backend that gives one response to everything."""
+
+    def __init__(self, response: Completion | ChoiceScores) -> None:
+        super().__init__()
+        self.response = response
+
+    def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        return self._respond(prompts)
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        return self._respond(prompts)
+
+    def _respond(self, prompts: Iterable[Prompt]) -> Iterator:
+        return ((index, self.response) for index, _ in enumerate(prompts))
+
+
+@pytest.mark.parametrize("text", ["", "<think>A lantern, so", "<think>a lantern</think>\n"])
+def test_texts_without_an_answer_are_not_cached(text: str, cache: ResponseCache) -> None:
+    ((_, first),) = CachedBackend(ScriptedBackend(Completion(text)), cache).generate([prompt("a")])
+    assert first.text == text
+    later = ScriptedBackend(Completion("A calm film."))
+    ((_, second),) = CachedBackend(later, cache).generate([prompt("a")])
+    assert second.text == "A calm film."
+
+
+@pytest.mark.parametrize(
+    "values", [(), (math.nan, -1.0), (-math.inf, -math.inf), (math.inf, -1.0), (-1.0, 0.5)]
+)
+def test_scores_that_are_no_probabilities_are_not_cached(
+    values: tuple[float, ...], cache: ResponseCache
+) -> None:
+    backend = CachedBackend(ScriptedBackend(ChoiceScores(values)), cache)
+    list(backend.score([prompt("a")], ["yes", "no"]))
+    later = ScriptedBackend(ChoiceScores((-1.0, -2.0)))
+    ((_, second),) = CachedBackend(later, cache).score([prompt("a")], ["yes", "no"])
+    assert second.log_probs == (-1.0, -2.0)
+
+
+def test_failures_that_an_earlier_version_cached_are_requested_again(
+    cache: ResponseCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("mllm_msr.inference.cached._is_usable", lambda _: True)
+        backend = CachedBackend(ScriptedBackend(ChoiceScores((math.nan, math.nan))), cache)
+        list(backend.score([prompt("a")], ["yes", "no"]))
+    later = CachedBackend(ScriptedBackend(ChoiceScores((-1.0, -2.0))), cache)
+    ((_, found),) = later.score([prompt("a")], ["yes", "no"])
+    assert found.log_probs == (-1.0, -2.0)
+
+
 def test_failures_are_returned_and_not_cached(cache: ResponseCache) -> None:
     inner = EchoBackend()
     for _ in range(2):

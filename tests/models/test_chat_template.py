@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.models.chat_template import ChatTemplate
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
@@ -68,3 +68,73 @@ def test_a_role_that_the_template_rejects_raises_an_error(
     monkeypatch.setattr(template.tokenizer, "chat_template", rejecting)
     with pytest.raises(BackendError, match="rejects the roles user: no such role"):
         template.render(ask("Hello."))
+
+
+STRINGS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        STRINGS,
+        STRINGS.replace("m['content']", "m['content'] | trim"),
+        STRINGS.replace("m['content']", "m['content'] + ''"),
+        STRINGS.replace("m['content']", "m['content'] if m['content'] is string else raise"),
+    ],
+)
+def test_a_template_that_prints_contents_gets_strings(
+    template: str, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = processor("qwen2_5_vl")
+    monkeypatch.setattr(own, "chat_template", template)
+    rendered = ChatTemplate(own).render(ask("A calm ", "film."))
+    assert rendered == "<|im_start|>user\nA calm film.<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(CapabilityError, match=r"writes 0 image placeholders .* such as x\.jpg"):
+        ChatTemplate(own).render(ask("What is this?", Path("x.jpg")))
+
+
+def test_a_text_model_whose_template_expects_parts_gets_parts(
+    processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = processor("llama")
+    parts = (
+        "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
+    )
+    monkeypatch.setattr(own, "chat_template", parts)
+    assert ChatTemplate(own).render(ask("A calm film.")) == "A calm film."
+
+
+def test_a_template_without_the_text_of_turns_raises_an_error(
+    processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = processor("llama")
+    monkeypatch.setattr(own, "chat_template", "{{ messages[0]['text'] }}")
+    with pytest.raises(BackendError, match="does not print the text of a user's turn"):
+        ChatTemplate(own).render(ask("A calm film."))
+
+
+def test_a_template_that_drops_a_part_raises_an_error(
+    processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = processor("qwen2_5_vl")
+    first = "{% for m in messages %}{{ m['content'][0]['text'] }}{% endfor %}"
+    monkeypatch.setattr(own, "chat_template", first + "<|vision_start|><|image_pad|>")
+    with pytest.raises(BackendError, match="drops a part of the prompt: 'second'"):
+        ChatTemplate(own).render(ask("first", Path("x.jpg"), "second"))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
+def test_thoughts_are_turned_off_if_the_template_can(
+    family: str, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = processor(family)
+    thought = "{{ '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' }}"
+    monkeypatch.setattr(own, "chat_template", own.chat_template + thought)
+    template = ChatTemplate(own)
+    assert template.render(ask("Hello.")).endswith("<think>\n\n</think>\n\n")
+    assert template.open_thought == ""
+    monkeypatch.setattr(own, "chat_template", own.chat_template.replace(" is false", " is none"))
+    assert ChatTemplate(own).open_thought == "<think>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mllm_msr.errors import (
     PromptTooLongError,
 )
 from mllm_msr.models.inputs import IGNORED_LABEL, Renderer
+from mllm_msr.prompts.thoughts import remove_thoughts
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 from tiny_checkpoints import FAMILIES, VISION_FAMILIES
 
@@ -247,3 +249,25 @@ class TestCollate:
             [renderer("llava_next").render(ask("Hello."))], pad_side="left", with_answers=False
         )
         assert set(inputs) == {"input_ids", "attention_mask"}
+
+
+def test_markup_of_thoughts_is_decoded_and_other_special_tokens_are_not(processor: Any) -> None:
+    own = copy.deepcopy(processor("llama"))
+    own.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|tool|>"]})
+    renderer = Renderer(own, supports_images=False)
+    ids = own("[THINK]calm[/THINK]<|tool|>film", add_special_tokens=False)["input_ids"]
+    assert renderer.decode_answer(ids) == "[THINK]calm[/THINK]film"
+    plain = own("<|tool|>film", add_special_tokens=False)["input_ids"]
+    assert renderer.decode_answer(plain) == "film"
+
+
+def test_a_prompt_that_ends_within_a_thought_has_no_answer_position(processor: Any) -> None:
+    own = copy.deepcopy(processor("llama"))
+    renderer = Renderer(own, supports_images=False)
+    renderer.require_answer_position()
+    own.chat_template += "{% if add_generation_prompt %}<think>{{ '\n' }}{% endif %}"
+    renderer = Renderer(own, supports_images=False)
+    with pytest.raises(CapabilityError, match="ends prompts with <think>"):
+        renderer.require_answer_position()
+    ids = own("calm", add_special_tokens=False)["input_ids"]
+    assert remove_thoughts(renderer.decode_answer(ids)).is_unfinished

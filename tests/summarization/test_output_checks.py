@@ -98,6 +98,21 @@ def test_a_prompt_is_retried_at_most_twice() -> None:
     assert len(set(texts)) == 7
 
 
+def test_thoughts_are_removed_before_the_check() -> None:
+    backend = MockBackend(["<think>\nI'm sorry, a lantern.\n</think>\n\nA calm film."])
+    ((_, found),) = generate_checked(backend, prompts("x"))
+    assert (found.completion.text, found.flags) == ("A calm film.", ())
+
+
+def test_an_unfinished_thought_counts_as_empty_and_is_retried() -> None:
+    backend = MockBackend({"plain English": "A calm film.", "bad": "<think>A lantern, so"})
+    ((_, found),) = generate_checked(backend, prompts("bad"))
+    assert (found.completion.text, found.flags) == ("A calm film.", ("retried",))
+    ((_, found),) = generate_checked(MockBackend(["<think>A lantern"]), prompts("bad"))
+    assert (found.completion.text, found.flags) == ("", ("empty",))
+    assert "thoughts did not end within 2 tokens; turn them off" in str(found.completion.error)
+
+
 def test_a_failure_of_the_backend_is_not_retried() -> None:
     backend = MockBackend({"known": "A film."})
     found = dict(generate_checked(backend, prompts("lost", "known")))

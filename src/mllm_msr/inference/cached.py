@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from typing import Any, Final, Self, TypeVar, final
 from mllm_msr.data import images
 from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.prompts.thoughts import remove_thoughts
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.types import ChoiceScores, Completion, Part, Prompt, TextPart
 
@@ -92,7 +94,7 @@ class CachedBackend(Backend):
         }
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer prompts as in `Backend.generate`. Failures are not cached."""
+        """Answer prompts as in `Backend.generate`. Failures and empty texts are not cached."""
         return self._answer(
             prompts,
             kind=["generate"],
@@ -128,13 +130,15 @@ class CachedBackend(Backend):
         numbered = enumerate(prompts)
         while chunk := list(itertools.islice(numbered, self._chunk_size)):
             keys = [self._key(kind, prompt) for _, prompt in chunk]
-            known = self._cache.get_many(set(keys))
+            stored = self._cache.get_many(set(keys))
+            known = {key: decode(json.loads(text)) for key, text in stored.items()}
+            known = {key: response for key, response in known.items() if _is_usable(response)}
             waiting: dict[str, list[int]] = {}  # prompt indices by key
             missing: dict[str, Prompt] = {}
             for key, (index, prompt) in zip(keys, chunk, strict=True):
                 if key in known:
                     self._hits += 1
-                    yield index, decode(json.loads(known[key]))
+                    yield index, known[key]
                 else:
                     waiting.setdefault(key, []).append(index)
                     missing.setdefault(key, prompt)
@@ -156,7 +160,7 @@ class CachedBackend(Backend):
                 key = keys[position]
                 unanswered.discard(key)
                 self._count(response)
-                if response.error is None:
+                if _is_usable(response):
                     writer.put(key, json.dumps(dataclasses.asdict(response)))
                 yield key, response
         if unanswered:
@@ -202,6 +206,20 @@ class CachedBackend(Backend):
         except (OSError, ValueError, ImageError):
             # The backend will fail for this prompt. Failures are not cached, so any value works.
             return f"unreadable {path}"
+
+
+def _is_usable(response: Completion | ChoiceScores) -> bool:
+    """Return whether a response may be stored: it has an answer, or scores that can be compared.
+
+    An endpoint may give a better response later, so anything else is requested again.
+    """
+    if response.error is not None:
+        return False
+    if isinstance(response, Completion):
+        return bool(remove_thoughts(response.text).text)
+    values = response.log_probs
+    is_known = all(not math.isnan(value) and value <= 0 for value in values)
+    return is_known and max(values, default=-math.inf) > -math.inf
 
 
 class _Writer:

@@ -10,16 +10,31 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import jinja2
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, CapabilityError
+from mllm_msr.prompts.thoughts import opens_thought
 from mllm_msr.types import ImagePart, Prompt, TextPart
+
+# Text of a turn that no template contains.
+_PROBE: Final = "Zm9vYmFy"
+_PRINTED_PART: Final = re.compile(rf"""["']text["']\s*:\s*["']{_PROBE}""")
+# Variables with which templates of hybrid models (Qwen, GLM, DeepSeek) close the thought in
+# advance. Templates ignore variables that they do not know.
+_THOUGHTS_OFF: Final = {"enable_thinking": False, "thinking": False}
+# What Jinja and the expressions in a template raise.
+_TEMPLATE_ERRORS: Final = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 
 class ChatTemplate:
     """Chat template of one checkpoint.
+
+    Templates of multimodal checkpoints usually expect a list of parts as the content of a turn,
+    those of text-only models a string. Which one a template prints correctly is tested once.
+    Thoughts are turned off in templates that support it.
 
     Args:
         processor: The checkpoint's processor, or its tokenizer for a text-only model.
@@ -28,12 +43,14 @@ class ChatTemplate:
         tokenizer: The checkpoint's tokenizer.
 
     Raises:
-        BackendError: The checkpoint has no chat template.
+        BackendError: The checkpoint has no chat template, or one that does not print the text of a
+            turn.
     """
 
     def __init__(self, processor: Any) -> None:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self._text_only = processor is self.tokenizer
+        self._placeholder = getattr(processor, "image_token", None)
         # A multimodal checkpoint may store its template with the tokenizer.
         self._owner = processor if processor.chat_template else self.tokenizer
         if not self._owner.chat_template:
@@ -50,9 +67,11 @@ class ChatTemplate:
             prompt: Dialogue that ends with a user turn. Each image becomes one placeholder.
 
         Raises:
-            BackendError: The template does not accept the dialogue's turns.
+            BackendError: The template does not accept the dialogue's turns, or drops some of its
+                text.
+            CapabilityError: The template does not print placeholders for images.
         """
-        messages = []
+        messages, texts = [], []
         for message in prompt.messages:
             content: list[dict[str, str]] = []
             for is_image, parts in itertools.groupby(
@@ -61,11 +80,25 @@ class ChatTemplate:
                 if is_image:
                     content.extend({"type": "image"} for _ in parts)
                     continue
-                texts = [part.text for part in parts if isinstance(part, TextPart)]
+                pieces = [part.text for part in parts if isinstance(part, TextPart)]
                 # Adjacent parts are joined first: a special token may span their border.
-                content.append({"type": "text", "text": self.escape_markup("".join(texts))})
+                texts.append(self.escape_markup("".join(pieces)))
+                content.append({"type": "text", "text": texts[-1]})
             messages.append({"role": message.role, "content": content})
-        return self._apply(messages, open_answer=True)
+        rendered = self._apply(messages, open_answer=True)
+        if missing := [text for text in texts if text.strip() not in rendered]:
+            raise BackendError(
+                f"The checkpoint's chat template drops a part of the prompt: {missing[0][:60]!r}. "
+                "Use the chat template that belongs to the model."
+            )
+        if prompt.images and self._n_placeholders(rendered) != len(prompt.images):
+            raise CapabilityError(
+                f"The checkpoint's chat template writes {self._n_placeholders(rendered)} image "
+                f"placeholders ({self._placeholder}) for {len(prompt.images)} images, such as "
+                f"{prompt.images[0].name}. Use a chat template with images, or prompts without "
+                "images (summarize.modalities=[text])."
+            )
+        return rendered
 
     def escape_markup(self, text: str) -> str:
         """Insert a space into each special token in a text, so that it loses its meaning."""
@@ -87,6 +120,13 @@ class ChatTemplate:
         lead, found, _ = whole.removeprefix(opened).partition(word)
         return lead if whole.startswith(opened) and found and not lead.strip() else ""
 
+    @functools.cached_property
+    def open_thought(self) -> str:
+        """Return the end of every prompt that opens a thought ("<think>"), or an empty string."""
+        turns = [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
+        _, _, end = self._apply(turns, open_answer=True).rpartition(_PROBE)
+        return end.splitlines()[-1].strip() if opens_thought(end) else ""
+
     def special_token_options(self, text: str) -> dict[str, bool]:
         """Return arguments with which a tokenizer adds the BOS token only if a text lacks it.
 
@@ -101,23 +141,54 @@ class ChatTemplate:
         """Return the token ids of a rendered text."""
         return tuple(self.tokenizer(text, **self.special_token_options(text))["input_ids"])
 
+    @functools.cached_property
+    def _expects_strings(self) -> bool:
+        """Return whether the template prints contents that are strings, and not lists of parts."""
+        parts = [{"type": "text", "text": _PROBE}]
+        contents: list[tuple[bool, Any]] = [(False, parts), (True, _PROBE)]
+        errors = []
+        for is_string, content in reversed(contents) if self._text_only else contents:
+            try:
+                text = self._render([{"role": "user", "content": content}], open_answer=True)
+            except _TEMPLATE_ERRORS as error:
+                errors.append(error)
+                continue
+            # A template that prints a list as it is also prints the keys of its parts.
+            if _PROBE in text and not _PRINTED_PART.search(text):
+                return is_string
+        if errors:
+            raise _rejected(["user"], errors[0]) from errors[0]
+        raise BackendError(
+            "The checkpoint's chat template does not print the text of a user's turn. Use the chat "
+            "template that belongs to the model."
+        )
+
+    def _n_placeholders(self, rendered: str) -> int:
+        return rendered.count(self._placeholder) if self._placeholder else 0
+
     def _apply(self, messages: list[dict[str, Any]], *, open_answer: bool) -> str:
-        if self._text_only:  # templates of text-only models expect strings
+        if self._expects_strings:
             messages = [
-                {**message, "content": "".join(part["text"] for part in message["content"])}
-                for message in messages
+                {**turn, "content": "".join(part.get("text", "") for part in turn["content"])}
+                for turn in messages
             ]
         try:
-            text: str = self._owner.apply_chat_template(
-                messages, add_generation_prompt=open_answer, tokenize=False
-            )
-        except jinja2.TemplateError as cause:
-            roles = ", ".join(turn["role"] for turn in messages)
-            raise BackendError(
-                f"The checkpoint's chat template rejects the roles {roles}: {cause}. "
-                "Use only roles that the model supports."
-            ) from cause
+            return self._render(messages, open_answer=open_answer)
+        except _TEMPLATE_ERRORS as cause:
+            raise _rejected([turn["role"] for turn in messages], cause) from cause
+
+    def _render(self, messages: list[dict[str, Any]], *, open_answer: bool) -> str:
+        text: str = self._owner.apply_chat_template(
+            messages, add_generation_prompt=open_answer, tokenize=False, **_THOUGHTS_OFF
+        )
         return text
+
+
+def _rejected(roles: Sequence[str], cause: Exception) -> BackendError:
+    return BackendError(
+        f"The checkpoint's chat template rejects the roles {', '.join(roles)}: {cause}. "
+        "Use only roles that the model supports."
+    )
 
 
 def _markup_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:

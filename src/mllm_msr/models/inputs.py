@@ -25,6 +25,7 @@ from mllm_msr.models.answer_tokens import AnswerTokens
 from mllm_msr.models.chat_template import ChatTemplate
 from mllm_msr.models.image_inputs import ImageCache, stack_images
 from mllm_msr.prompts import truncation
+from mllm_msr.prompts.thoughts import is_mark
 from mllm_msr.types import Prompt
 
 IGNORED_LABEL: Final = -100
@@ -165,6 +166,31 @@ class Renderer:
             typed_ids = torch.tensor(sorted(images[0].typed_ids))
             inputs[type_name] = torch.isin(inputs["input_ids"], typed_ids).long()
         return inputs | stack_images(images)
+
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """Return the text of generated tokens, with the markup of thoughts if there is any."""
+        prefix = self._template.open_thought
+        if not prefix and self.thought_ids.isdisjoint(ids):
+            text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+        hidden = set(self.tokenizer.all_special_ids) - self.thought_ids
+        visible = [token_id for token_id in ids if token_id not in hidden]
+        return prefix + str(self.tokenizer.decode(visible, skip_special_tokens=False))
+
+    def require_answer_position(self) -> None:
+        """Raise `CapabilityError` if prompts end within a thought, where no answer can follow."""
+        if mark := self._template.open_thought:
+            raise CapabilityError(
+                f"The checkpoint's chat template ends prompts with {mark}, so the first token of "
+                "the model does not answer yes or no. Use a checkpoint without thoughts, or a chat "
+                "template that closes the thought."
+            )
+
+    @functools.cached_property
+    def thought_ids(self) -> frozenset[int]:
+        """Return the ids of all tokens that are markup of thoughts."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset(int(token_id) for token_id, token in added if is_mark(token.content))
 
     @property
     def pad_id(self) -> int:

@@ -1,10 +1,11 @@
 """Checks of generated text, and retries of prompts whose answers are unusable.
 
 Used by the two steps that generate text (`summarization/items.py`, `summarization/preferences.py`)
-with any backend. A model may return an empty answer, repeat the prompt or itself, refuse, switch to
-another language, or produce noise. Such a prompt is retried with an additional instruction at its
-end. If no retry gives a usable answer, the prompt fails with a fault; each step then uses its own
-fallback and records the fault as a flag.
+with any backend. Thoughts of reasoning models are removed from an answer first. A model may return
+an empty answer or only a thought, repeat the prompt or itself, refuse, switch to another language,
+or produce noise. Such a prompt is retried with an additional instruction at its end. If no retry
+gives a usable answer, the prompt fails with a fault; each step then uses its own fallback and
+records the fault as a flag.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mllm_msr.interfaces import Backend
+from mllm_msr.prompts.thoughts import remove_thoughts
 from mllm_msr.types import Completion, Message, Prompt, TextPart
 
 Fault = Literal["empty", "garbage", "refusal", "repetition_loop", "language", "prompt_echo"]
@@ -33,6 +35,8 @@ _ECHO_WORDS: Final = 12
 _LOOP_WORDS: Final = 24
 _LOOP_LETTERS: Final = 60  # longer than the words of any language
 _LANGUAGE_WORDS: Final = 16
+# Far longer than any answer with thoughts. A server may ignore `max_new_tokens`.
+_MAX_CHARACTERS: Final = 1_000_000
 _REFUSAL: Final = re.compile(
     r"\W*((i am|i'm) (very )?(sorry|unable|not able|afraid)|sorry\b|i (can ?not|can't|won't)\b"
     r"|as an? (ai|artificial|large|language)\b|unfortunately, i\b)",
@@ -145,11 +149,20 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
 
 
 def _check(prompt: Prompt, completion: Completion, *, n_retries: int) -> CheckedCompletion:
-    fault = None if completion.error is not None else find_fault(completion.text, prompt)
-    if fault is not None:
-        error = f"the answer is unusable ({fault}): {completion.text[:60]!r}"
-        completion = replace(completion, text="", finish_reason="error", error=error)
-    return CheckedCompletion(completion, n_retries, fault)
+    if completion.error is not None:
+        return CheckedCompletion(completion, n_retries)
+    answer = remove_thoughts(completion.text[:_MAX_CHARACTERS])
+    fault = find_fault(answer.text, prompt)
+    if fault is None:
+        return CheckedCompletion(replace(completion, text=answer.text), n_retries)
+    error = f"the answer is unusable ({fault}): {completion.text[:60]!r}"
+    if answer.is_unfinished:
+        error += (
+            f". The model's thoughts did not end within {completion.output_tokens} tokens; turn "
+            "them off (for an endpoint, see model.extra) or use a model without thoughts"
+        )
+    failed = replace(completion, text="", finish_reason="error", error=error)
+    return CheckedCompletion(failed, n_retries, fault)
 
 
 def _with_instruction(prompt: Prompt, instruction: str) -> Prompt:

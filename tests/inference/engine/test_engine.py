@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mllm_msr.errors import CapabilityError
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.models.image_inputs import ImageCache
 from mllm_msr.models.inputs import Renderer
@@ -267,3 +268,28 @@ class TestFailures:
 
 def many(n: int) -> list[Prompt]:
     return [ask(f"Film {number}.") for number in range(n)]
+
+
+class TestThoughts:
+    def test_a_first_token_that_opens_a_thought_is_not_scored(
+        self, load: Load, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = Engine(load("llama"))
+        monkeypatch.setattr(Renderer, "thought_ids", frozenset(range(10_000)))
+        ((_, scores),) = engine.score([ask("Hello.")], ("yes", "no"))
+        assert scores.log_probs == ()
+        assert "so its first token does not answer yes or no" in str(scores.error)
+
+    def test_prompts_that_end_within_a_thought_are_rejected(self, load: Load) -> None:
+        loaded = load("llama")
+        loaded.processor.chat_template += "<think>"
+        with pytest.raises(CapabilityError, match="ends prompts with"):
+            Engine(loaded).score([ask("Hello.")], ("yes", "no"))
+
+    def test_a_template_without_images_ends_the_run(
+        self, load: Load, images: Sequence[Path]
+    ) -> None:
+        loaded = load("qwen2_5_vl")
+        loaded.processor.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        with pytest.raises(CapabilityError, match="0 image placeholders"):
+            list(Engine(loaded).generate([ask("What?", images[0])]))

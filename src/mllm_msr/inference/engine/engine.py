@@ -22,7 +22,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllm_msr.errors import AnswerTokenError, BackendError, MllmMsrError
+from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MllmMsrError
 from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
 from mllm_msr.inference.engine.logits import float32_choices, logits_at
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
@@ -115,6 +115,7 @@ class Engine:
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
         """Score choices; see `Backend.score`."""
+        self._renderer.require_answer_position()
 
         def run_batch(batch: Sequence[Request]) -> list[ChoiceScores]:
             return self._score_batch(batch, choices)
@@ -172,6 +173,8 @@ class Engine:
             self._renderer.check(prompt)
             try:
                 window.append((index, prompt, self._renderer.render(prompt)))
+            except CapabilityError:
+                raise  # concerns the model, not this prompt
             except (MllmMsrError, ValueError) as error:
                 window.append((index, prompt, error))
             if images.n_prepared_bytes >= enough:
@@ -275,7 +278,7 @@ class Engine:
 
     def _completion(self, request: Request, ids: list[int]) -> Completion:
         content = list(itertools.takewhile(lambda token: token not in self._end_ids, ids))
-        text = self._renderer.tokenizer.decode(content, skip_special_tokens=True)
+        text = self._renderer.decode_answer(content)
         ended = len(content) < len(ids)
         return Completion(
             text=text.strip(),
@@ -303,15 +306,21 @@ class Engine:
                 states = inputs["past_key_values"].layers
                 layers = [(layer.keys[row], layer.values[row]) for layer in states]
                 self._cache.put(request.rendered.images, request.rendered.input_ids, layers)
+        first_ids = logits[:, 0].argmax(dim=-1).tolist()
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
         scores = []
-        for request, row in zip(batch, log_probs.double().tolist(), strict=True):
+        for request, row, first in zip(batch, log_probs.double().tolist(), first_ids, strict=True):
             n_tokens = len(request.rendered.input_ids)
-            if all(-float("inf") < value <= 0.0 for value in row):
-                scores.append(ChoiceScores(tuple(row), n_tokens))
-            else:
-                message = f"The model's log-probabilities are {row}; they must be finite."
-                scores.append(ChoiceScores((), n_tokens, error=message))
+            error = None
+            if not all(-float("inf") < value <= 0.0 for value in row):
+                error = f"The model's log-probabilities are {row}; they must be finite."
+            elif first in self._renderer.thought_ids:
+                error = (
+                    f"The model begins its answer with {self._renderer.tokenizer.decode([first])}, "
+                    f"so its first token does not answer {' or '.join(choices)}. Use a model "
+                    "without thoughts, or fine-tune this one."
+                )
+            scores.append(ChoiceScores(() if error else tuple(row), n_tokens, error=error))
         return scores
 
     def _inputs(
