@@ -326,8 +326,13 @@ class ServeSettings(_Section):
     update_wait: PositiveFloat = Field(
         2.0, description="seconds before the first retry; doubles with each one, at most 60"
     )
+    # Neither saved nor displayed, because it may contain a password.
     state: str | None = Field(
-        None, description="database URL; null uses an SQLite file in the run folder"
+        None,
+        exclude=True,
+        repr=False,
+        description="database URL, not saved with the run; null uses an SQLite file in the run "
+        "folder",
     )
     model_timeout: PositiveFloat = Field(
         5.0, description="seconds after which a request is answered without the model"
@@ -341,7 +346,18 @@ class ServeSettings(_Section):
         description="copies of the ranking model in memory, each with its own thread; null means "
         "one, or for the demo model on a CPU one per core, at most 4",
     )
-    max_body: PositiveInt = Field(8_000_000, description="largest request body, in bytes")
+    max_body: PositiveInt = Field(
+        1_000_000, description="largest request body, in bytes, except that of a new item"
+    )
+    max_item_body: PositiveInt = Field(
+        8_000_000, description="largest request body of a new item with its image, in bytes"
+    )
+    max_pixels: PositiveInt = Field(
+        16_000_000, description="largest width times height of an image that is decoded"
+    )
+    request_timeout: PositiveFloat = Field(
+        20.0, description="seconds within which a request must arrive completely"
+    )
     warm_items: NonNegativeInt = Field(
         500,
         description="popular items whose images a model in this process encodes before the first "
