@@ -244,6 +244,13 @@ def test_items_follow_the_interactions_and_unknown_ones_are_counted() -> None:
     }
 
 
+def test_titles_and_texts_are_cleaned() -> None:
+    """Check the step that every dataset passes, also those of other packages."""
+    dirty = items("a").with_columns(title=pl.lit("Tom &amp;amp; <b>J</b>"), text=pl.lit("x\u200by"))
+    matched, _ = match_items(pl.DataFrame({"item_id": ["a"]}), dirty)
+    assert matched.select("title", "text").row(0) == ("Tom & J", "xy")
+
+
 def test_an_item_with_two_rows_is_an_error() -> None:
     with pytest.raises(DataError, match=r"2 rows of the table 'items' share an item id .* is 'a'"):
         match_items(pl.DataFrame({"item_id": ["a"]}), items("a", "a"))

@@ -49,6 +49,20 @@ def test_one_of_two_concurrent_items_with_the_same_id_is_stored(
     asyncio.run(main())
 
 
+def test_titles_and_texts_are_cleaned(start: Start) -> None:
+    async def main() -> None:
+        engine = start()
+        escaped = Item("new", "<b>Thing</b> &amp;amp; 7\u202e", "Soft&nbsp;\x07wool")
+        row, _ = await engine.add_item(escaped, None)
+        assert (row["title"], row["text"]) == ("Thing & 7", "Soft wool")
+        assert engine.catalog.item("new").title == "Thing & 7"
+        plain = Item("new", "Thing & 7", "Soft wool")
+        assert await engine.add_item(plain, None) == (row, False)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
 def test_restart_restores_items_with_their_images(
     start: Start, images: list[Path], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import polars as pl
 from mllm_msr.data._frames import ArrowTable, collect_interactions
 from mllm_msr.data._hashing import hash_ids
 from mllm_msr.data._id_encoding import encode_ids, sort_by_user
+from mllm_msr.data.text_cleaning import clean_items
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, ITEMS, conform
 
@@ -133,8 +134,8 @@ def match_items(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the items that occur in the interactions, one row each, sorted by id.
 
-    An item that the source does not describe gets a row with empty title and text and no image,
-    and is counted.
+    Titles and texts are cleaned. An item that the source does not describe gets a row with empty
+    title and text and no image, and is counted.
 
     Args:
         interactions: A table with a column `item_id`.
@@ -156,9 +157,7 @@ def match_items(
         )
     wanted = interactions.select(pl.col("item_id").cast(pl.String).unique().sort())
     n_unknown = wanted.join(known, on="item_id", how="anti").height
-    matched = wanted.join(known, on="item_id", how="left", maintain_order="left").with_columns(
-        pl.col("title", "text").fill_null("")
-    )
+    matched = clean_items(wanted.join(known, on="item_id", how="left", maintain_order="left"))
     counts = {
         "items": matched.height,
         "items_unknown": n_unknown,

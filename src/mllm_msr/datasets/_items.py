@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mllm_msr.data.text_cleaning import clean_items
 from mllm_msr.errors import DataError
 from mllm_msr.tables import ITEMS, conform
 
@@ -16,8 +17,7 @@ def to_items(
 ) -> pl.DataFrame:
     """Convert a table with item ids, titles and texts to `tables.ITEMS`.
 
-    Missing titles and texts become empty; runs of white space become single spaces; identical
-    rows are merged.
+    Titles and texts are cleaned, missing ones become empty, and identical rows are merged.
 
     Args:
         table: Columns `item_id`, `title`, `text`, and `image` if `images` is not given.
@@ -40,9 +40,7 @@ def to_items(
             schema={"item_id": pl.String, "image": pl.String},
         )
         table = table.join(paths, on="item_id", how="left", maintain_order="left")
-    items = conform(table, ITEMS, name=path.name).with_columns(
-        pl.col("title", "text").fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
-    )
+    items = clean_items(conform(table, ITEMS, name=path.name))
     distinct = items.unique(maintain_order=True)
     repeated = distinct.filter(pl.col("item_id").is_duplicated())
     if repeated.height:

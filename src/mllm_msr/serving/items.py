@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any, final
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.data.text_cleaning import clean_text
 from mllm_msr.errors import DataError, RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.recommender import MllmMsr
@@ -84,7 +86,7 @@ class NewItems:
         """Summarize a new item, store it and add it to the catalog.
 
         Args:
-            item: Id, title and text.
+            item: Id, title and text. Title and text are cleaned like those of a dataset.
             image: Content of an image file, if there is one.
 
         Returns:
@@ -97,6 +99,7 @@ class NewItems:
             RunFolderError: The item cannot be stored, or is stored but could not be added to the
                 catalog.
         """
+        item = dataclasses.replace(item, title=clean_text(item.title), text=clean_text(item.text))
         content = repr((item.title, item.text, image)).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()
         row = await asyncio.to_thread(self._state.item, item.item_id)
