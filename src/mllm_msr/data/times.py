@@ -97,9 +97,13 @@ def parse_times(
             pl.when(plausible).then(value),
             value.is_not_null(),
         )
+    if dtype in (pl.Categorical, pl.Enum):
+        value, dtype = value.cast(pl.String), pl.String()
+    if not dtype.is_numeric() and dtype != pl.String:
+        value, dtype = pl.lit(None, dtype=pl.String), pl.String()
     if time_format is not None or unit == "iso":
         whole = value.cast(pl.Int64, strict=False) if dtype.is_float() else value
-        text = whole.cast(pl.String, strict=False).str.strip_chars()
+        text = whole.cast(pl.String).str.strip_chars()
         if time_format is None:
             return _parse_text(_complete_iso(text), _ISO_PARTS)
         return _parse_text(text, time_format.replace(".%f", "%.f"))
@@ -166,12 +170,11 @@ def is_rounded(value: object) -> bool:
 
 def _parse_text(text: pl.Expr, form: str) -> ParsedTimes:
     """Parse dates as text. Nanoseconds overflow silently, so microseconds decide on the range."""
-    arguments = {"format": form, "strict": False, "time_zone": "UTC"}
-    rough = text.str.to_datetime(time_unit="us", **arguments)
-    exact = text.str.to_datetime(time_unit="ns", **arguments)
+    rough = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
+    exact = text.str.to_datetime(form, time_unit="ns", time_zone="UTC", strict=False)
     in_range = rough.dt.year().is_between(1970, 2199)
-    exact = pl.when(in_range).then(exact)
-    return ParsedTimes(exact.dt.timestamp("ms"), exact, rough.is_not_null())
+    exact = pl.when(in_range).then(exact).dt.timestamp("ns")
+    return ParsedTimes(exact // 1_000_000, exact, rough.is_not_null())
 
 
 def _complete_iso(text: pl.Expr) -> pl.Expr:
@@ -198,8 +201,6 @@ def _parse_numbers(value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit) -> Par
     if dtype == pl.String:
         value = value.str.strip_chars()
         value = pl.when(~value.str.contains(_SCIENTIFIC)).then(value)
-    elif not dtype.is_numeric():
-        value = pl.lit(None, dtype=pl.String)
     number = value.cast(_EXACT, strict=False)
     if unit == "rank":
         # The largest ranks of 64 bits; sorting by `exact` keeps the order of fractions.
