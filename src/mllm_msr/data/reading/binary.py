@@ -1,0 +1,100 @@
+"""Parquet and Excel files, and data frames of Polars and pandas."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from mllm_msr.data.reading.json_lines import as_text
+from mllm_msr.data.reading.records import RawTable
+from mllm_msr.data.reading.text import wrap_file_errors
+from mllm_msr.errors import DataError, MissingExtraError
+from mllm_msr.types import SourceFile
+
+_LARGEST_WORKBOOK: Final = 1 << 30  # bytes after decompression
+
+
+def open_parquet(path: Path, *, content: str) -> RawTable:
+    """Open a Parquet file.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with wrap_file_errors(path):
+        try:
+            frame = pl.scan_parquet(path, glob=False)
+            columns = tuple(frame.collect_schema().names())
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
+            raise DataError(
+                f"{path.name} is not a valid Parquet file. It may be incomplete or have another "
+                "format; export it again."
+            ) from cause
+    return RawTable(frame, columns, path.name, SourceFile(path, content, "Parquet"))
+
+
+def open_excel(path: Path, *, content: str) -> RawTable:
+    """Read the first sheet of an Excel workbook (.xlsx).
+
+    Raises:
+        MissingExtraError: fastexcel is not installed.
+        DataError: The file is damaged or too large.
+    """
+    if importlib.util.find_spec("fastexcel") is None:
+        raise MissingExtraError("fastexcel", "excel")
+    with wrap_file_errors(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                n_bytes = sum(member.file_size for member in archive.infolist())
+            is_too_large = n_bytes > _LARGEST_WORKBOOK
+            if not is_too_large:
+                frame = pl.read_excel(path, infer_schema_length=None, drop_empty_rows=False)
+        except FileNotFoundError:
+            raise
+        # The errors of the reader have no common class.
+        except (Exception, pl.exceptions.PanicException) as cause:
+            raise DataError(
+                f"{path.name} is not a valid Excel workbook (.xlsx) with a table on its first "
+                "sheet. Save it again, or export it as CSV."
+            ) from cause
+    if is_too_large:
+        raise DataError(
+            f"{path.name} expands to {n_bytes:,} bytes. Export such a large table as CSV or "
+            "Parquet."
+        )
+    columns = tuple(frame.columns)
+    return RawTable(frame.lazy(), columns, path.name, SourceFile(path, content, "Excel"))
+
+
+def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTable:
+    """Take the rows of a data frame of Polars (eager or lazy) or pandas.
+
+    Raises:
+        DataError: The value is no data frame, or a column has values of different types.
+    """
+    description = SourceFile(Path("data frame"), content, "data frame")
+    name = f"The data frame of {content}"
+    if isinstance(source, pl.LazyFrame):
+        return RawTable(source, tuple(source.collect_schema().names()), name, description)
+    if isinstance(source, pl.DataFrame):
+        return RawTable(source.lazy(), tuple(source.columns), name, description)
+    if not type(source).__module__.startswith("pandas"):
+        raise DataError(
+            f"A value of the type {type(source).__name__} is not a table. Give a path or a data "
+            "frame of Polars or pandas."
+        )
+    columns = tuple(map(str, source.columns))
+    frame = pl.DataFrame([_series(str(c), source[c]) for c in source.columns if str(c) in wanted])
+    return RawTable(frame.lazy(), columns, name, description)
+
+
+def _series(name: str, column: Any) -> pl.Series:
+    """Convert a column of pandas; columns of Python objects become texts."""
+    if str(column.dtype) == "object":
+        values = [as_text(value) for value in column]
+        return pl.Series(name, values, dtype=pl.String)
+    return pl.Series(name, pl.from_pandas(column))

@@ -1,0 +1,100 @@
+"""Records of the table reader: options, columns to read, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import polars as pl
+
+from mllm_msr.types import SourceFile
+
+OnBadRows = Literal["error", "drop"]
+# Column of a raw table with the line numbers of its rows.
+LINE: Final = "\x00line"
+
+Kind = Literal["id", "text", "number", "integer", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a table is read. What is `None` is detected from the content of the file.
+
+    Attributes:
+        separator: Character between the columns of a text file.
+        encoding: Encoding of a text file, by its name in Python ("latin-1").
+        decimal_comma: Whether numbers are written as "4,5".
+        on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
+            out such rows and counts them.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    decimal_comma: bool | None = None
+    on_bad_rows: OnBadRows = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column to read.
+
+    Attributes:
+        source: Name of the column in the file.
+        kind: Type of the result. "id": text without surrounding white space; whole numbers lose
+            their decimals. "text": text, which may be null; the other kinds must have a value in
+            every row. "number": finite float. "integer": 64-bit integer. "value": the result of
+            `convert`, or the value as stored (text in text files).
+        required: Whether the file must have the column. Without an optional column, the result
+            is null in every row, also for kinds that must have a value.
+        setting: Setting that names the column, for error messages ("data.user_column").
+        convert: Only for "value". Takes an expression and its type and returns another expression,
+            null where the value is invalid. Texts are stripped, and null instead of blank.
+        expected: What a valid value is, for error messages ("a time").
+        fix: How to fix an invalid value, for error messages: a sentence.
+    """
+
+    source: str
+    kind: Kind
+    required: bool = True
+    setting: str | None = None
+    convert: Callable[[pl.Expr, pl.DataType], pl.Expr] | None = None
+    expected: str = "a value"
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """A table that was read.
+
+    Attributes:
+        frame: The requested columns with their types, lazy and without bad rows.
+        description: How the file was read, for `mllm-msr check` and the report.
+        aggregates: Values of the requested aggregates over the rows of `frame`.
+    """
+
+    frame: pl.LazyFrame
+    description: SourceFile
+    aggregates: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """A table whose values are not converted yet.
+
+    Attributes:
+        frame: Rows of the file. Values of text files are strings. May have more columns than
+            `columns`.
+        columns: Columns of the file, in its order.
+        name: Name of the file in error messages.
+        description: How the file is read.
+        invalid: Expression that is true for a row that only `repair` can read.
+        repair: Slower reader that handles or reports what Polars cannot; `None` if there is none.
+    """
+
+    frame: pl.LazyFrame
+    columns: tuple[str, ...]
+    name: str
+    description: SourceFile
+    invalid: pl.Expr | None = None
+    repair: Callable[[], RawTable] | None = None

@@ -1,0 +1,266 @@
+"""Text files: detect the encoding, check all bytes once, and open them as UTF-8.
+
+Polars reports an invalid byte or a misplaced quotation mark far from its cause, or not at all, and
+reads only UTF-8. Other encodings are converted in memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+
+from mllm_msr.errors import DataError, SettingsError
+
+SAMPLE: Final = 1 << 18  # bytes at the start of a file that decide how it is read
+_BLOCK: Final = 1 << 22  # bytes
+_GZIP: Final = b"\x1f\x8b"
+# A compressed file may not grow beyond both: text rarely shrinks to less than 1 %.
+_LARGEST_RATIO: Final = 300
+_ALWAYS_ALLOWED: Final = 1 << 30  # bytes
+_BYTE_ORDER_MARKS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_UTF8: Final = {"utf-8", "utf-8-sig", "ascii"}
+_LONE_RETURN: Final = re.compile(rb"\r(?!\n)")
+# Half of a pair of escapes for one character; Polars does not report it.
+_LONE_SURROGATE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A text file and what is known about its bytes.
+
+    Attributes:
+        path: The file.
+        encoding: Name of the codec.
+        has_quotes: Whether there are double quotes.
+        is_plain: Whether Polars reads the bytes correctly: all quotation marks stand at the
+            borders of values, no line ends with only a carriage return, and no escape is
+            half of a pair.
+    """
+
+    path: Path
+    encoding: str
+    has_quotes: bool = False
+    is_plain: bool = True
+
+    @property
+    def codec(self) -> str:
+        """Return the name of the encoding for users."""
+        return {"iso8859-1": "latin-1"}.get(
+            self.encoding, self.encoding.removesuffix("-sig")
+        ).upper()
+
+    def utf8(self) -> Path | bytes:
+        """Return the content for Polars: the path of a UTF-8 file, or converted bytes."""
+        if self.encoding in _UTF8 and self.encoding != "utf-8-sig":
+            return self.path
+        with self.text() as text:
+            converted = io.BytesIO()
+            while block := text.read(_BLOCK):
+                converted.write(block.encode("utf-8", errors="replace"))
+        return converted.getvalue()
+
+    @contextmanager
+    def text(self) -> Iterator[IO[str]]:
+        """Open the decoded text; line ends are kept."""
+        with (
+            open_binary(self.path) as file,
+            io.TextIOWrapper(file, encoding=self.encoding, newline="") as text,
+        ):
+            yield text
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes; decompress it if it is a gzip file."""
+    file = path.open("rb")
+    is_gzip = file.read(2) == _GZIP
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if is_gzip else file  # type: ignore[return-value]
+
+
+@contextmanager
+def wrap_file_errors(path: Path) -> Iterator[None]:
+    """Convert errors of opening or decompressing a file to a `DataError` that names it."""
+    try:
+        yield
+    except (EOFError, OSError, gzip.zlib.error) as cause:  # type: ignore[attr-defined]
+        detail = (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).rstrip(
+            "."
+        )
+        raise DataError(
+            f"Cannot read {path.name}: {detail}. Check that the file is complete and readable."
+        ) from cause
+
+
+def detect_encoding(path: Path, sample: bytes, setting: str | None) -> str:
+    """Return the name of the codec of a text file.
+
+    Args:
+        path: The file, for error messages.
+        sample: Bytes at its start.
+        setting: Value of `data.encoding`.
+
+    Raises:
+        SettingsError: Python does not know the encoding.
+        DataError: The file is not a text file.
+    """
+    marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
+    if setting is not None:
+        try:
+            name = codecs.lookup(setting).name
+            "".encode(name)
+        except (LookupError, ValueError) as cause:
+            known = "utf-8, utf-16, latin-1 or cp1252"
+            raise SettingsError(
+                [f"data.encoding is {setting!r}, which is unknown. Use for example {known}."]
+            ) from cause
+        return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else name
+    if marked:
+        return marked
+    n_null = sample.count(0)
+    if not n_null:
+        return "utf-8"
+    # ASCII characters in UTF-16 have a null byte as their high byte.
+    for start, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if n_null > len(sample) / 3 and sample[start::2].count(0) == n_null:
+            return name
+    raise DataError(
+        f"{path.name} is not a text file: it contains null bytes. If it is text, set data.encoding "
+        "to its encoding; otherwise export it as CSV, Parquet or Excel (.xlsx)."
+    )
+
+
+def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: bool) -> TextFile:
+    """Read a text file once and check its encoding, quotation marks and escapes.
+
+    Args:
+        path: Text file, possibly compressed (gzip).
+        encoding: Value of `data.encoding`.
+        separator: Separator of the columns; empty if quotation marks have no meaning.
+        is_json: Whether it contains JSON.
+
+    Raises:
+        DataError: The file is empty, damaged, or not in this encoding.
+        SettingsError: The encoding is unknown.
+    """
+    with wrap_file_errors(path), open_binary(path) as file:
+        name = detect_encoding(path, file.read(SAMPLE), encoding)
+        file.seek(0)
+        decoder = codecs.getincrementaldecoder(name)()
+        quotes = _Quotes(separator.encode()) if separator else None
+        n_bytes = n_lines = 0
+        is_plain = True
+        tail = b""
+        limit = max(_ALWAYS_ALLOWED, _LARGEST_RATIO * path.stat().st_size)
+        while block := file.read(_BLOCK):
+            n_bytes += len(block)
+            if n_bytes > limit:
+                raise DataError(
+                    f"{path.name} expands to more than {limit:,} bytes. Decompress it yourself if "
+                    "that is right."
+                )
+            text = _decode(decoder, block, path, n_lines=n_lines)
+            n_lines += text.count("\n")
+            data = block if name == "utf-8" else text.encode("utf-8", errors="replace")
+            is_plain &= not _LONE_RETURN.search(data)
+            if quotes is not None:
+                quotes.add(data)
+            if is_json:
+                is_plain &= not _has_lone_surrogate(tail + data)
+                tail = data[-11:]
+        _decode(decoder, b"", path, n_lines=n_lines, final=True)
+    if not n_bytes:
+        raise DataError(f"{path.name} is empty. Copy or download the file again.")
+    if quotes is not None:
+        is_plain &= quotes.finish()
+    return TextFile(
+        path,
+        name,
+        has_quotes=quotes is not None and quotes.n > 0,
+        is_plain=is_plain,
+    )
+
+
+def _decode(
+    decoder: codecs.IncrementalDecoder,
+    block: bytes,
+    path: Path,
+    *,
+    n_lines: int,
+    final: bool = False,
+) -> str:
+    """Decode a block, and raise a `DataError` that names the line of an invalid byte."""
+    pending = decoder.getstate()[0]
+    try:
+        return decoder.decode(block, final)
+    except UnicodeError as fault:
+        start = getattr(fault, "start", 0)
+        data = pending + block
+        line = n_lines + data.count(b"\n", 0, start) + 1
+        byte = f" contains the byte 0x{data[start]:02x}" if start < len(data) else " is incomplete"
+        encoding = getattr(fault, "encoding", "UTF-8").upper()
+        problem = f"line {line} ends within a character" if final else f"line {line}{byte}"
+        raise DataError(
+            f"{path.name} is not {encoding}: {problem}. Set data.encoding to the encoding of the "
+            "file, for example latin-1 or cp1252."
+        ) from fault
+
+
+def _has_lone_surrogate(data: bytes) -> bool:
+    """Return whether there is a lone surrogate before the last bytes, which are seen again."""
+    end = len(data) - 6
+    return any(found.end() <= end for found in _LONE_SURROGATE.finditer(data))
+
+
+class _Quotes:
+    """Check that quotation marks open and close values, block by block.
+
+    Counted from the start of the file, marks alternately open and close, and a doubled mark inside
+    a value closes and opens it again. So an opening mark follows a separator, a line end, or a
+    closing mark, and a closing mark comes before one of these.
+    """
+
+    def __init__(self, separator: bytes) -> None:
+        self.n = 0
+        self._borders = np.frombuffer(separator + b'\r\n"', dtype=np.uint8)
+        self._before = b"\n"
+        self._is_valid = True
+
+    def add(self, data: bytes) -> None:
+        """Check the marks in the next block."""
+        # The last byte is checked together with the byte that follows it.
+        data = self._before + data
+        self._check(data, until=len(data) - 1)
+        self._before = data[-2:] if len(data) > 1 else data
+
+    def finish(self) -> bool:
+        """Return whether all marks are at borders and closed."""
+        self._check(self._before + b"\n", until=len(self._before))
+        return self._is_valid and self.n % 2 == 0
+
+    def _check(self, data: bytes, *, until: int) -> None:
+        """Check the marks from the second byte up to a position."""
+        if data.find(b'"', 1, until) < 0:
+            return
+        view = np.frombuffer(data, dtype=np.uint8)
+        places = np.flatnonzero(view[1:until] == ord('"')) + 1
+        opens = (np.arange(len(places)) + self.n) % 2 == 0
+        neighbours = np.where(opens, view[places - 1], view[places + 1])
+        self._is_valid &= bool(np.isin(neighbours, self._borders).all())
+        self.n += len(places)

@@ -1,0 +1,118 @@
+"""Expressions that convert the values of a column, null where a value is missing or invalid."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from mllm_msr.data.reading.records import Column
+from mllm_msr.errors import DataError
+
+# Above this, neighbouring integers are not distinct as floats.
+LARGEST_EXACT: Final = 2**53
+_STRINGS: Final = (pl.String, pl.Categorical, pl.Enum)
+DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+(?:[eE][+-]?\d+)?$"
+
+
+def stored(name: str, dtype: pl.DataType, *, decimal_comma: bool) -> pl.Expr:
+    """Return the values of a column, stripped, and null instead of blank or NaN.
+
+    Args:
+        name: Name of the column.
+        dtype: Its type.
+        decimal_comma: Whether to write numbers in texts with a point.
+    """
+    value = pl.col(name)
+    if isinstance(dtype, _STRINGS):
+        value = value.cast(pl.String).str.strip_chars()
+        if decimal_comma:
+            value = (
+                pl.when(value.str.contains(DECIMAL_COMMA))
+                .then(value.str.replace(",", ".", literal=True))
+                .otherwise(value)
+            )
+        return pl.when(value != "").then(value)
+    return value.fill_nan(None) if dtype.is_float() else value
+
+
+def convert(column: Column, dtype: pl.DataType, *, file: str, decimal_comma: bool) -> pl.Expr:
+    """Return the converted values of a column.
+
+    Args:
+        column: The column.
+        dtype: Its type in the file.
+        file: Name of the file, for error messages.
+        decimal_comma: Whether numbers in texts have a decimal comma.
+
+    Raises:
+        DataError: No value of this type can be used.
+    """
+    is_text = column.kind in {"id", "text"}
+    if column.kind == "text" and isinstance(dtype, _STRINGS):
+        return pl.col(column.source).cast(pl.String)
+    value = stored(column.source, dtype, decimal_comma=decimal_comma and not is_text)
+    if dtype == pl.Null:
+        return value.cast(type_of(column))
+    if column.kind == "value":
+        return column.convert(value, dtype) if column.convert else value
+    if is_text:
+        _require_text(column, dtype, file)
+        return _as_text(value, dtype, fractions=column.kind == "text")
+    return _as_number(column, value, dtype, file)
+
+
+def type_of(column: Column) -> pl.DataType:
+    """Return the type of the values of a column; null if `convert` decides."""
+    return _TYPES.get(column.kind, pl.Null())
+
+
+def _require_text(column: Column, dtype: pl.DataType, file: str) -> None:
+    """Check that a type can be an id or a text."""
+    is_id = column.kind == "id"
+    what = "ids are texts or whole numbers" if is_id else "texts must be plain"
+    if dtype.is_nested() or dtype in {pl.Binary, pl.Object}:
+        raise DataError(
+            f"The column {column.source} of {file} contains values of type {dtype} from row 1 on, "
+            f"but {what}. Convert the column to text."
+        )
+    if is_id and (dtype.is_temporal() or dtype == pl.Boolean):
+        raise DataError(
+            f"The column {column.source} of {file} has the type {dtype}, but {what}. "
+            f"Check {column.setting or 'the column'}."
+        )
+
+
+def _as_text(value: pl.Expr, dtype: pl.DataType, *, fractions: bool) -> pl.Expr:
+    """Return values as text; whole floats become integers.
+
+    Args:
+        value: The values.
+        dtype: Their type.
+        fractions: Whether other floats become text, too, instead of null.
+    """
+    if dtype.is_float():
+        is_whole = (value == value.floor()) & (value.abs() < LARGEST_EXACT)
+        whole = pl.when(is_whole).then(value).cast(pl.Int64).cast(pl.String)
+        other = pl.when(~is_whole).then(value).cast(pl.String)
+        return pl.coalesce(whole, other) if fractions else whole
+    text = value.cast(pl.String)
+    if dtype.is_decimal():
+        text = text.str.replace(r"\.0*$", "")
+        if not fractions:
+            return pl.when(~text.str.contains(".", literal=True)).then(text)
+    return text
+
+
+def _as_number(column: Column, value: pl.Expr, dtype: pl.DataType, file: str) -> pl.Expr:
+    """Return values as finite floats, or as integers."""
+    if dtype.is_nested() or dtype.is_temporal() or dtype in {pl.Binary, pl.Object, pl.Boolean}:
+        raise DataError(
+            f"The column {column.source} of {file} has the type {dtype}, but must contain numbers. "
+            "Convert it."
+        )
+    if column.kind == "number":
+        number = value.cast(pl.Float64, strict=False)
+        return pl.when(number.is_finite()).then(number)
+    whole = value.cast(pl.Int64, strict=False)
+    return whole if isinstance(dtype, _STRINGS) else pl.when(whole == value).then(whole)
