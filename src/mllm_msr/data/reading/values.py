@@ -12,6 +12,12 @@ from mllm_msr.errors import DataError
 # Above this, neighbouring integers are not distinct as floats.
 LARGEST_EXACT: Final = 2**53
 _STRINGS: Final = (pl.String, pl.Categorical, pl.Enum)
+_TYPES: Final[dict[str, pl.DataType]] = {
+    "id": pl.String(),
+    "text": pl.String(),
+    "number": pl.Float64(),
+    "integer": pl.Int64(),
+}
 DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+(?:[eE][+-]?\d+)?$"
 
 
