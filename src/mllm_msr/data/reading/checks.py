@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -216,18 +216,18 @@ def _report(
             )
             where = f"{place} {first[_POSITION]} of {raw.name}"
             also = f" ({n_rows} such rows)" if n_rows > 1 else ""
+            value = first[f"value:{name}"]
             if problem == 1:
                 reason, text = f"no {column.source}", f"has no value in the column {column.source}"
             else:
-                expected = _EXPECTED.get(column.kind, column.expected)
+                expected = _EXPECTED.get(column.kind) or _sentence(column.expected, value)
                 reason = f"invalid {column.source}"
-                value = shown(first[f"value:{name}"])
-                text = f"has {value} in the column {column.source}, which is not {expected}"
+                text = f"has {shown(value)} in the column {column.source}, which is not {expected}"
             bad_rows.add(
                 reason,
                 f"{where} {text}{also}.",
                 n_rows=n_rows,
-                fix=_fix(column, first[f"value:{name}"]) if problem == 2 else "",
+                fix=_fix(column, value) if problem == 2 else "",
             )
     return int(counts[_BLANK])
 
@@ -236,6 +236,12 @@ def _fix(column: Column, value: object) -> str:
     """Return how to fix an invalid value."""
     if isinstance(value, str) and re.match(DECIMAL_COMMA, value.strip()):
         return "If the comma is a decimal sign, set data.decimal_comma=true."
-    if column.fix or column.setting is None:
-        return column.fix
+    fix = _sentence(column.fix, value)
+    if fix or column.setting is None:
+        return fix
     return f"Check that {column.setting} names the right column."
+
+
+def _sentence(text: str | Callable[[Any], str], value: object) -> str:
+    """Return a text, or what a function says about a value."""
+    return text if isinstance(text, str) else text(value)

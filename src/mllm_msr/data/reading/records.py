@@ -51,7 +51,8 @@ class Column:
         convert: Only for "value". Takes an expression and its type and returns another expression,
             null where the value is invalid. Texts are stripped, and null instead of blank.
         expected: What a valid value is, for error messages ("a time").
-        fix: How to fix an invalid value, for error messages: a sentence.
+        fix: How to fix an invalid value, for error messages: a sentence, or a function that takes
+            the value and returns one.
     """
 
     source: str
@@ -60,7 +61,7 @@ class Column:
     setting: str | None = None
     convert: Callable[[pl.Expr, pl.DataType], pl.Expr] | None = None
     expected: str = "a value"
-    fix: str = ""
+    fix: str | Callable[[object], str] = ""
 
 
 @dataclass(frozen=True, slots=True)
