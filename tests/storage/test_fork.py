@@ -92,12 +92,12 @@ def test_a_damaged_output_is_not_copied(source: RunFolder, tmp_path: Path):
 
 def test_folders_and_downloaded_images_are_copied(source: RunFolder, tmp_path: Path):
     (source.folder / "images").mkdir()
-    (source.folder / "images" / "a.png").write_bytes(b"an image")
+    (source.folder / "images" / "sha256-a.png").write_bytes(b"an image")
     (source.folder / "adapter").mkdir()
     (source.folder / "adapter" / "weights").write_bytes(b"weights")
     with source.stage("train/2") as stage:
         stage.register("adapter")
     with RunFolder.open(tmp_path / "target") as target:
         copy_stages(target, source, ["prepare", "train"])
-        assert (target.folder / "images" / "a.png").read_bytes() == b"an image"
+        assert (target.folder / "images" / "sha256-a.png").read_bytes() == b"an image"
         assert (target.verified("adapter") / "weights").read_bytes() == b"weights"

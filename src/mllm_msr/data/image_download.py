@@ -283,7 +283,7 @@ class _Downloader:
     async def _download(self, link: str) -> DownloadResult:
         """Download one link with retries, unless its image is in the folder already."""
         path = self._folder / _file_name(link)
-        if (await asyncio.to_thread(images.image_status, path)).status == "ok":
+        if await asyncio.to_thread(self._is_complete, path):
             return DownloadResult("ok", path)
         wait, reason = 0.0, ""
         for attempt in range(self._attempts):
@@ -356,8 +356,19 @@ class _Downloader:
                 )
         return bytes(content)
 
+    def _is_complete(self, path: Path) -> bool:
+        with contextlib.suppress(ImageError):
+            self._check(images.read_image(path, max_bytes=self._max_bytes), str(path))
+            return True
+        return False
+
+    def _check(self, content: bytes, name: str) -> None:
+        images.decode_image(
+            content, name=name, max_pixels=self._max_pixels, formats=images.WEB_FORMATS
+        )
+
     def _save(self, content: bytes, link: str, path: Path) -> None:
-        images.decode_image(content, name=link, max_pixels=self._max_pixels)
+        self._check(content, link)
         with atomic.replace_file(path) as temporary:
             temporary.write_bytes(content)
 

@@ -1,19 +1,22 @@
 """Image files: open, check, resize and hash them.
 
 Every image that a model or the report shows is opened by `open_image`, which treats files as
-untrusted input: limits on bytes and pixels apply before anything is decoded, only JPEG, PNG, WebP
-and GIF are read, and every decoder failure becomes an `ImageError`. Only the first frame of an
-animation is used. An item whose image is missing or unreadable is processed with its text alone;
-`image_status` reports such items so that they can be counted. The paper's section 3.2.1 uses cover
-images; `data/image_download.py` downloads images that a dataset only links to.
+untrusted input: limits on bytes and pixels apply before anything is decoded, only a few formats are
+read, a stored image must have the hash in its name, and every decoder failure becomes an
+`ImageError`. Only the first frame of an animation is used. An item whose image is missing or
+unreadable is processed with its text alone; `image_status` reports such items so that they can be
+counted. The paper's section 3.2.1 uses cover images; `data/image_store.py` copies images into the
+run folder, and `data/image_download.py` downloads those that a dataset only links to.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import io
+import math
 import stat
 import threading
 import warnings
@@ -21,15 +24,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mllm_msr.errors import ImageError
+from mllm_msr.storage.image_names import hash_in_name
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+# Formats of images from the network and of stored images, and those of a user's own files.
+WEB_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS: Final = (*WEB_FORMATS, "BMP", "TIFF", "AVIF")
 MAX_PIXELS: Final = 40_000_000
 MAX_BYTES: Final = 20 * 2**20
+# Models reject, or enlarge to gigabytes, images whose sides differ by more.
+MAX_ASPECT_RATIO: Final = 20
 
 Status = Literal["ok", "missing", "unreadable"]
+
+# Larger images are decoded one at a time, so that several threads do not exhaust the memory.
+_LARGE: Final = 4_000_000  # pixels
+_LARGE_LOCK: Final = threading.Lock()
+_BAND: Final = 1_000_000  # pixels that are converted at a time
+# Factor between the sizes at which `thumbnail` averages pixels and at which it interpolates.
+_REDUCING_GAP: Final = 2.0
+_MAX_EXTREME_SIDE: Final = 1024
+_ORIENTATION_TAG: Final = 0x0112
+_ORIENTATIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # `warnings.catch_warnings` replaces the filters of the whole process, so it needs a lock.
 _FILTERS_LOCK: Final = threading.Lock()
@@ -48,30 +74,36 @@ class ImageStatus:
     reason: str = ""
 
 
-def open_image(
-    path: Path,
-    *,
-    max_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-) -> Image.Image:
+def open_image(path: Path, *, max_side: int | None = None) -> Image.Image:
     """Read an image file as an upright RGB image.
 
     Args:
-        path: File in JPEG, PNG, WebP or GIF. The format is detected from the content, not from
-            the suffix.
+        path: File in one of `FORMATS`, which is detected from the content, not from the suffix.
         max_side: Maximum of width and height of the result, in pixels. Larger images are reduced
             (JPEG already while decoding); smaller ones are not enlarged. `None` keeps the size.
-        max_pixels: Maximum width times height, according to the header.
-        max_bytes: Maximum file size, in bytes.
 
     Returns:
         Mode RGB, 8 bits: the first frame, rotated by its EXIF orientation, on a white background
-        where it is transparent.
+        where it is transparent. If one side is more than `MAX_ASPECT_RATIO` times as long as the
+        other, the image has at most 1,024 pixels per side and white margins along the long sides.
 
     Raises:
-        ImageError: The file does not exist, exceeds a limit, has another format, or is truncated
-            or malformed.
+        ImageError: The file does not exist, exceeds a limit, has another format, is truncated or
+            malformed, or does not have the hash in its name.
+    """
+    return decode_image(read_image(path), name=str(path), max_side=max_side)
+
+
+def read_image(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read the content of an image file without decoding it.
+
+    Args:
+        path: The file.
+        max_bytes: Maximum size of the file.
+
+    Raises:
+        ImageError: It cannot be read, is larger, or is a stored image (`storage/image_names.py`)
+            whose content does not have the hash in its name.
     """
     try:
         # Opening a named pipe would block until another process writes to it.
@@ -86,13 +118,24 @@ def open_image(
     if len(content) > max_bytes:
         raise ImageError(
             f"{path} has {path.stat().st_size:,} bytes; the limit is {max_bytes:,}. "
-            "Use a smaller file or raise the limit."
+            "Use a smaller file."
         )
-    return decode_image(content, name=str(path), max_side=max_side, max_pixels=max_pixels)
+    expected = hash_in_name(path.name)
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        raise ImageError(
+            f"{path} is damaged: its content differs from what was stored. Restore the file, or "
+            "prepare the run again."
+        )
+    return content
 
 
 def decode_image(
-    content: bytes, *, name: str, max_side: int | None = None, max_pixels: int = MAX_PIXELS
+    content: bytes,
+    *,
+    name: str,
+    max_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
     """Decode the content of an image file as an upright RGB image.
 
@@ -100,7 +143,8 @@ def decode_image(
         content: Content of the file.
         name: Name of the image in error messages.
         max_side: As for `open_image`.
-        max_pixels: As for `open_image`.
+        max_pixels: Maximum width times height, according to the header.
+        formats: Formats of Pillow that are accepted.
 
     Returns:
         As for `open_image`.
@@ -108,48 +152,46 @@ def decode_image(
     Raises:
         ImageError: As for `open_image`.
     """
-    image = _parse_header(content, name)
+    image = read_header(content, name=name, formats=formats)
     if image.width * image.height > max_pixels:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels; the limit is {max_pixels:,} in "
-            "total. Use a smaller image or raise the limit."
+            "total. Use a smaller image."
         )
     try:
         if max_side is not None:
             image.draft("RGB", (max_side, max_side))
-        image.load()
-        image = _to_upright_rgb(image)
+        is_large = image.width * image.height > _LARGE
+        with _LARGE_LOCK if is_large else contextlib.nullcontext():
+            image.load()
+            turn = _orientation(image)
+            image = _to_rgb(image, max_side)
+            if max_side is not None:
+                image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+            return _limit_aspect_ratio(image if turn is None else image.transpose(turn))
     except Exception as error:
         raise ImageError(
-            f"{name} is truncated or malformed {image.format} data ({error}). "
+            f"{name} is truncated or malformed {image.format or 'image'} data ({error}). "
             "Replace the file or remove it."
         ) from error
-    if max_side is not None:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    return image
 
 
-def image_status(
-    path: Path | None, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
-) -> ImageStatus:
+def image_status(path: Path | None) -> ImageStatus:
     """Report whether `open_image` succeeds for an image.
 
     The whole file is decoded, because truncation cannot be detected otherwise; JPEG is decoded at
-    an eighth of its size.
+    an eighth of its size. The result is kept until the size or the time of the file changes.
 
     Args:
         path: Path of an item's image, `None` if it has none.
-        max_pixels: As for `open_image`.
-        max_bytes: As for `open_image`.
     """
     if path is None:
         return ImageStatus("missing", "The item has no image.")
     try:
-        open_image(path, max_side=1, max_pixels=max_pixels, max_bytes=max_bytes)
-    except ImageError as error:
-        is_absent = isinstance(error.__cause__, FileNotFoundError)
-        return ImageStatus("missing" if is_absent else "unreadable", str(error))
-    return ImageStatus("ok")
+        state = path.stat()
+    except (OSError, ValueError):
+        return _check(path)
+    return _check_version(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 
 
 def content_hash(path: Path) -> str:
@@ -188,17 +230,38 @@ def _unreadable_error(path: Path, error: Exception) -> ImageError:
     )
 
 
-def _parse_header(content: bytes, name: str) -> Image.Image:
+@functools.lru_cache(maxsize=65_536)
+def _check_version(path: Path, version: tuple[int, ...]) -> ImageStatus:
+    """Return the status of one version of a file."""
+    del version
+    return _check(path)
+
+
+def _check(path: Path) -> ImageStatus:
+    try:
+        open_image(path, max_side=1)
+    except ImageError as error:
+        is_absent = isinstance(error.__cause__, FileNotFoundError)
+        return ImageStatus("missing" if is_absent else "unreadable", str(error))
+    return ImageStatus("ok")
+
+
+def read_header(content: bytes, *, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Identify the format and read the header, without decoding any pixels.
 
+    Args:
+        content: Content of the file.
+        name: Name of the image in error messages.
+        formats: Formats of Pillow that are accepted.
+
     Raises:
-        ImageError: The content is not an image in one of `FORMATS`.
+        ImageError: The content is not an image in one of the formats.
     """
     try:
         with _FILTERS_LOCK, warnings.catch_warnings():
             # Pillow warns above its own limit; `max_pixels` applies instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+            return Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is a decompression bomb ({error}). Use a smaller image or remove the file."
@@ -214,21 +277,59 @@ def _parse_header(content: bytes, name: str) -> Image.Image:
         else:
             found = f"it starts with {content[:12]!r}"
         raise ImageError(
-            f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {found}. "
+            f"{name} is not a {', '.join(formats[:-1])} or {formats[-1]} image: {found}. "
             "Download the image again or convert it to one of these formats."
         ) from error
 
 
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation and convert to RGB, on white where the image is transparent."""
+def _orientation(image: Image.Image) -> Image.Transpose | None:
     # Ignore broken EXIF data of any kind; the pixels are still valid.
     with contextlib.suppress(Exception):
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
+        return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    return None
+
+
+def _to_rgb(image: Image.Image, max_side: int | None) -> Image.Image:
+    """Convert to RGB, on white where the image is transparent, with few full-size copies.
+
+    Args:
+        image: A decoded image.
+        max_side: If the image is several times larger, it is reduced at the same time, to a
+            multiple of this size.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    longest = max(image.size)
+    factor = 1 if max_side is None else max(1, int(longest / max_side / _REDUCING_GAP))
+    rows = max(1, _BAND // image.width // factor) * factor
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, rows):
+        bottom = min(image.height, top + rows)
+        band = _band_to_rgb(image.crop((0, top, image.width, bottom)))
+        result.paste(band.reduce(factor) if factor > 1 else band, (0, top // factor))
+    return result
+
+
+def _band_to_rgb(band: Image.Image) -> Image.Image:
+    if band.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; the upper byte is the 8-bit image.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        band = band.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if band.has_transparency_data:
+        layer = band.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return band.convert("RGB")
+
+
+def _limit_aspect_ratio(image: Image.Image) -> Image.Image:
+    """Add white margins along the long sides of an extremely long image."""
+    longest = max(image.size)
+    if longest <= MAX_ASPECT_RATIO * min(image.size):
+        return image
+    # Padding a million pixels by one would need gigabytes.
+    image.thumbnail((_MAX_EXTREME_SIDE, _MAX_EXTREME_SIDE), Image.Resampling.LANCZOS)
+    shortest = math.ceil(max(image.size) / MAX_ASPECT_RATIO)
+    size = (max(image.width, shortest), max(image.height, shortest))
+    padded = Image.new("RGB", size, "white")
+    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return padded

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from mllm_msr.data.image_store import resolve_images
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import TrainingData
@@ -33,11 +34,13 @@ class RunTables:
         return without_last(self.interactions())
 
     def items(self) -> pl.DataFrame:
-        """Return `tables.ITEMS` with absolute image paths."""
-        root = str(self._run.folder)
-        image = pl.col("image")
-        absolute = pl.when(image.str.starts_with("/")).then(image).otherwise(root + "/" + image)
-        return self._run.read(layout.ITEMS).with_columns(image=absolute)
+        """Return `tables.ITEMS` with absolute image paths.
+
+        Raises:
+            DamagedFileError: An image is neither in the run folder nor in the dataset's folder.
+        """
+        items, folders = self._run.read(layout.ITEMS), self._about()["image_folders"]
+        return resolve_images(items, self._run.folder, allowed=folders)
 
     def summaries(self) -> pl.DataFrame:
         """Return `tables.SUMMARIES`."""
@@ -63,8 +66,7 @@ class RunTables:
         """Return the word for an item: the setting, or else the word of the dataset."""
         if setting is not None:
             return setting
-        about = json.loads(self._run.verified(layout.DATASET).read_text(encoding="utf-8"))
-        return str(about["item_type"])
+        return str(self._about()["item_type"])
 
     def data_report(self) -> dict[str, Any] | None:
         """Return what was understood of the dataset, see `data.source_report.DataReport`.
@@ -93,6 +95,10 @@ class RunTables:
             candidates=candidates.filter(pl.col("split") != "test"),
             train_users=train_users,
         )
+
+    def _about(self) -> dict[str, Any]:
+        text = self._run.verified(layout.DATASET).read_text(encoding="utf-8")
+        return cast("dict[str, Any]", json.loads(text))
 
     def _items_with(self, content: str) -> pl.DataFrame:
         items = self.items()

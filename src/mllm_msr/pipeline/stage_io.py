@@ -52,7 +52,7 @@ from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
 # `ranker/training/fingerprint.py`.
 NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "images": ("allowed_hosts", "max_bytes", "concurrency"),
+        "images": ("allowed_hosts", "concurrency"),
         "summarize": ("model",),
         "infer": ("model",),
         "score": ("zero_shot", "baselines", "max_error_rate", "model"),
@@ -77,15 +77,17 @@ def prepare(context: RunContext, settings: Settings) -> None:
             settings.data,
             block_size=settings.infer.block_size,
             images=settings.images,
-            image_folder=context.run.inside(layout.IMAGES),
+            run_folder=context.run.folder,
         )
-        # Paths inside the run folder are stored relative to it, so that the folder can be moved.
-        relative = pl.col("image").str.strip_prefix(f"{context.run.folder}/")
         stage.write(layout.INTERACTIONS, prepared.interactions)
-        stage.write(layout.ITEMS, prepared.items.with_columns(relative))
+        stage.write(layout.ITEMS, prepared.items)
         stage.write(layout.SPLITS, prepared.splits)
         stage.write(layout.CANDIDATES, prepared.candidates)
-        source = {"item_type": raw.item_type, "ordered_by": raw.ordered_by}
+        source = {
+            "item_type": raw.item_type,
+            "ordered_by": raw.ordered_by,
+            "image_folders": prepared.image_folders,
+        }
         stage.write_text(layout.DATASET, json.dumps(source, indent=2))
         stage.write_text(layout.DATA_REPORT, json.dumps(prepared.report.to_dict(), indent=2))
         stage.count(**prepared.counts)

@@ -57,6 +57,27 @@ def replace_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Create a file with the content of another one, which must never change.
+
+    Args:
+        source: The other file.
+        path: File to create, a hard link if the file system allows it. An existing file is kept if
+            it is the same file, and replaced otherwise.
+
+    Raises:
+        RunFolderError: See `replace_file`.
+    """
+    with contextlib.suppress(OSError):
+        if path.samefile(source):
+            return
+    with replace_file(path) as temporary:
+        try:
+            temporary.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to a file atomically.
 

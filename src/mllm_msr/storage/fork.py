@@ -2,7 +2,7 @@
 
 Comparisons and experiments use it for runs that differ only from some stage on, such as the
 ablations and sweeps of the paper. Files are copied rather than linked, so that changes in one run
-folder never affect the other.
+folder never affect the other; only images, which are never changed, are links.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> 
         if name.partition("/")[0] in stages and ours.get(name) != entry
     }
     others = {name: entry for name, entry in ours.items() if name not in copied}
-    if "prepare" in copied and (source.folder / layout.IMAGES).is_dir():
-        images = target.folder / layout.IMAGES
-        with atomic.wrap_os_errors(images):
-            shutil.copytree(source.folder / layout.IMAGES, images, dirs_exist_ok=True)
+    if "prepare" in copied:
+        for image in (source.folder / layout.IMAGES).glob("sha256-*"):
+            atomic.link_or_copy(image, target.folder / layout.IMAGES / image.name)
     if len(others) < len(ours):
         # No stage may be finished while its outputs are being replaced.
         manifest.save(target.folder, others)

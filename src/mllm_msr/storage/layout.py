@@ -37,7 +37,7 @@ SCORES: Final = "scores"
 RANKS: Final = "ranks"
 TOP: Final = "top"
 
-# Images that the stage "prepare" downloads; the table of items refers to them by relative paths.
+# Images of the items; the table of items refers to them by relative paths.
 IMAGES: Final = "images"
 
 # Results of fine-tuning (a LoRA adapter or full weights) and its checkpoints and log. With more
@@ -61,6 +61,8 @@ SERVICE: Final = "service"
 # Caches. They can be deleted at any time; their content is then computed again.
 RESPONSE_CACHE: Final = "cache/responses.sqlite"
 RETRIEVAL_CACHE: Final = "cache/retrieval"
+# Downloaded images; the images of items are links to these files.
+DOWNLOADS: Final = "cache/downloads"
 # Content vectors of baselines; a file's name is the hash of the encoder and the content.
 CONTENT_CACHE: Final = "cache/content"
 # Training states of baselines, deleted after scoring.

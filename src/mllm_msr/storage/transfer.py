@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.storage import atomic
-from mllm_msr.storage.layout import MANIFEST, RESPONSE_CACHE
+from mllm_msr.storage.layout import DOWNLOADS, MANIFEST, RESPONSE_CACHE
 from mllm_msr.storage.response_cache import copy_responses
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -75,7 +75,8 @@ def push_folder(folder: Path, address: str) -> int:
         The number of files copied.
 
     Raises:
-        DataError: The folder does not exist, or the address is not writable.
+        DataError: The folder does not exist, the address is not writable, or the run folder
+            contains a link to a file outside it.
         RunLockedError: Another process has the run folder open for writing.
         UsageError: Arrow does not support the kind of storage.
     """
@@ -85,6 +86,9 @@ def push_folder(folder: Path, address: str) -> int:
         return _push(_list_files(folder), address)
     with RunFolder.open(folder), tempfile.TemporaryDirectory() as scratch:
         files = _list_files(folder)
+        _require_no_links_outside(files, folder)
+        # The images of items are the same files as the downloads.
+        files = {name: path for name, path in files.items() if not name.startswith(f"{DOWNLOADS}/")}
         if RESPONSE_CACHE in files:
             # A killed process may have left responses in SQLite's log next to the file.
             files = {name: path for name, path in files.items() if RESPONSE_CACHE not in name}
@@ -118,6 +122,17 @@ def _list_files(folder: Path) -> dict[str, Path]:
         for name, path in names.items()
         if path.is_file() and not any(part.startswith(".") for part in name.split("/"))
     }
+
+
+def _require_no_links_outside(files: Mapping[str, Path], folder: Path) -> None:
+    """Raise `DataError` for a link that would send a file from elsewhere on this machine."""
+    root = folder.resolve()
+    for name, path in files.items():
+        if not path.resolve().is_relative_to(root):
+            raise DataError(
+                f"{name} in {folder} is a link to {path.resolve()}, which is outside the run "
+                "folder. Replace the link with the file, or remove it."
+            )
 
 
 def _manifest_last(names: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data import image_download
@@ -48,7 +49,7 @@ def prepared(
         }
     )
     images = ImagesSettings(download=download)
-    return stage.prepare(raw, settings, block_size=3, images=images, image_folder=folder)
+    return stage.prepare(raw, settings, block_size=3, images=images, run_folder=folder)
 
 
 def test_tables_agree_with_each_other(raw: RawData, tmp_path: Path) -> None:
@@ -72,6 +73,8 @@ def test_images_are_downloaded_only_on_request(
     raw: RawData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fetch(urls: pl.DataFrame, folder: Path, **_: object) -> pl.DataFrame:
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(folder / "i0.jpg")
         ok = urls["item_id"] == "i0"
         return urls.select(
             "item_id",
@@ -84,7 +87,9 @@ def test_images_are_downloaded_only_on_request(
     assert prepared(raw, tmp_path).items["image"].null_count() == N_ITEMS
     found = prepared(raw, tmp_path, download=True)
     images = dict(found.items.select("item_id", "image").iter_rows())
-    assert images["i0"] == f"{tmp_path}/i0.jpg"
+    assert images["i0"].startswith("images/sha256-")
+    content = (tmp_path / "cache" / "downloads" / "i0.jpg").read_bytes()
+    assert (tmp_path / images["i0"]).read_bytes() == content
     assert images["i1"] is None
     assert (found.counts["download_ok"], found.counts["download_failed"]) == (1, 1)
     assert "Item i1 has no image: status 404" in caplog.text

@@ -15,12 +15,14 @@ import polars as pl
 from mllm_msr import registry
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data.image_download import fetch_images
+from mllm_msr.data.image_store import allowed_folders, store_images
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.data.source_report import DataReport, describe_source
 from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.storage import layout
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Prepared:
         items: `tables.ITEMS` of the remaining items.
         splits: `tables.SPLITS`.
         candidates: `tables.CANDIDATES`.
+        image_folders: Folders outside the run folder that contain images of `items`.
         counts: Numbers of rows that were read, kept and dropped, by reason.
         report: What was understood of the data.
     """
@@ -44,6 +47,7 @@ class Prepared:
     items: pl.DataFrame
     splits: pl.DataFrame
     candidates: pl.DataFrame
+    image_folders: list[str]
     counts: dict[str, int]
     report: DataReport
 
@@ -68,16 +72,16 @@ def prepare(
     *,
     block_size: int,
     images: ImagesSettings,
-    image_folder: Path,
+    run_folder: Path,
 ) -> Prepared:
-    """Filter and split raw data, and sample the candidates.
+    """Filter and split raw data, sample the candidates, and store the images.
 
     Args:
         raw: Content of the dataset.
         settings: The section `data`.
         block_size: Items per block of the stage "infer"; training targets follow blocks.
-        images: Whether and how linked images are downloaded.
-        image_folder: Folder for downloaded images.
+        images: Whether and how images are stored and downloaded.
+        run_folder: The run folder, as an absolute path; images are written to it.
 
     Raises:
         DataError: A value of the data cannot be used, the data make a run useless, such as item
@@ -92,10 +96,16 @@ def prepare(
     interactions, splits, candidates = _split(interactions, settings, block_size)
     items, item_counts = match_items(interactions, raw.items)
     if images.download and raw.image_urls is not None:
-        items, download_counts = _download(items, raw.image_urls, images, image_folder)
+        items, download_counts = _download(
+            items, raw.image_urls, images, run_folder / layout.DOWNLOADS
+        )
         item_counts |= download_counts
-    counts = {**counts, **item_counts, "candidates": candidates.height}
-    return Prepared(interactions, items, splits, candidates, counts, report)
+    found_in = None if raw.images is None else raw.images.folder
+    allowed = allowed_folders(items, [settings.plugin_kwargs().get("path"), found_in])
+    items, image_counts = store_images(items, run_folder, images, allowed=allowed)
+    outside = [] if images.store else [str(folder) for folder in allowed]
+    counts = {**counts, **item_counts, **image_counts, "candidates": candidates.height}
+    return Prepared(interactions, items, splits, candidates, outside, counts, report)
 
 
 def check(
@@ -170,7 +180,9 @@ def _download(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Download the images of items without an image, and count the results."""
     wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
-    fetched = fetch_images(wanted, folder, **settings.model_dump(exclude={"download"}))
+    fetched = fetch_images(
+        wanted, folder, **settings.model_dump(include={"allowed_hosts", "max_bytes", "concurrency"})
+    )
     failed = fetched.filter(pl.col("status") != "ok")
     for row in failed.head(_MAX_WARNINGS).iter_rows(named=True):
         logger.warning("Item %s has no image: %s", row["item_id"], row["reason"])
