@@ -51,3 +51,21 @@ def test_intervals_do_not_depend_on_other_models():
     low, high = bootstrap_interval(ours.select("auc").to_numpy(), seed=4)
     cell = alone["uniform"]["auc"]
     assert (cell["low"], cell["high"]) == (low[0], high[0])
+
+
+def test_an_undefined_value_leaves_the_user_out_of_that_metric_only():
+    nan = float("nan")
+    both = frame({"a": 1.0, "b": 0.0}).with_columns(
+        bias=pl.Series([nan, 0.5]), nothing=pl.Series([nan, nan])
+    )
+    cells = means_with_intervals({"m": both}, ["auc", "bias", "nothing"], seed=0, n_resamples=20)[
+        "m"
+    ]["uniform"]
+    assert {name: (cell["mean"], cell["n"]) for name, cell in cells.items()} == {
+        "auc": (0.5, 2),
+        "bias": (0.5, 1),
+    }
+    assert (
+        cells["auc"]
+        == means_with_intervals({"m": both}, ["auc"], seed=0, n_resamples=20)["m"]["uniform"]["auc"]
+    )

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import scored_candidates
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.evaluation.evaluator import Context, evaluate_scores
 from mllm_msr.evaluation.per_user import metrics_from_scores, rank_counts
 from mllm_msr.evaluation.slices import TARGETS, with_slices
@@ -74,6 +74,27 @@ def test_users_without_a_value_are_counted_but_not_averaged(test_rows):
     entry = found.summary["ours"]["uniform"]["auc"]
     assert entry["n"] == N_USERS - 1
     assert not math.isnan(entry["mean"])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [(1, "12 only label 1"), (0, "12 have only label 0")]
+)
+def test_scores_without_a_list_of_both_labels_are_an_error(test_rows, label, message):
+    frame = scored(test_rows).filter(pl.col("label") == label)
+    n_lists = frame.select("fold", "negatives", "user_id").n_unique()
+    with pytest.raises(DataError, match="No metric of 'ours' is defined") as error:
+        evaluate_scores({"ours": frame}, n_resamples=50)
+    assert message.replace("12", str(n_lists)) in str(error.value)
+
+
+def test_repeated_cut_offs_count_once_and_others_are_checked(test_rows):
+    frame = scored(test_rows)
+    found = evaluate_scores({"ours": frame}, ks=[5, 5, 1], n_resamples=50)
+    once = evaluate_scores({"ours": frame}, ks=[5, 1], n_resamples=50)
+    assert found.summary == once.summary
+    for k in (0, -1, 2.5):
+        with pytest.raises(SettingsError, match=r"evaluate\.ks=.*at least 1"):
+            evaluate_scores({"ours": frame}, ks=[5, k], n_resamples=50)
 
 
 def test_a_constant_score_has_the_value_of_chance(test_rows):

@@ -87,3 +87,25 @@ def test_means_are_averaged_over_the_seeds_of_a_model():
     )
     assert found["m"]["coverage@1"] == {"mean": 0.25}
     assert found["m"]["popularity@1"]["mean"] == pytest.approx((0.875 + 0.625) / 2)
+
+
+def test_users_without_a_history_count_for_all_metrics_except_the_bias():
+    lists = top(u="ac", new="bd")
+    found = exposure_means(
+        {"m": exposed(lists)}, {"m": lists}, n_items=4, ks=(2,), seed=0, n_resamples=20
+    )["m"]
+    assert {name: cell.get("n") for name, cell in found.items()} == {
+        "coverage@2": None,
+        "novelty@2": 2,
+        "popularity@2": 2,
+        "bias@2": 1,
+    }
+    assert found["novelty@2"]["mean"] == pytest.approx((1.5 + 2.0) / 2)
+
+
+def test_without_any_history_there_is_no_bias():
+    lists = top(new="ab")
+    found = exposure_means(
+        {"m": exposed(lists)}, {"m": lists}, n_items=4, ks=(2,), seed=0, n_resamples=20
+    )["m"]
+    assert set(found) == {"coverage@2", "novelty@2", "popularity@2"}

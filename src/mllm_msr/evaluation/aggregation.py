@@ -80,42 +80,62 @@ def means_with_intervals(
 
     Args:
         wide: For each model a frame with `negatives`, `user_id` and one column per metric.
-        metrics: Metrics to average; users with NaN in one of them are left out of all.
+        metrics: Metrics to average. A user whose value of a metric is NaN is left out of that
+            metric only.
         seed: Seed of the bootstrap.
         n_resamples: Number of resamples of users.
         level: Level of the intervals, in (0, 1).
 
     Returns:
         `{model: {negatives: {metric: {mean, low, high, n}}}}`, negatives in alphabetical order.
+        `n` is the number of users with a value; metrics without one are left out.
     """
-    tables: dict[tuple[str, str], pl.DataFrame] = {}
-    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    tables: dict[tuple[str, str, tuple[str, ...]], pl.DataFrame] = {}
+    groups: dict[tuple[str, ...], list[tuple[str, str, tuple[str, ...]]]] = {}
     for model, frame in wide.items():
-        defined = frame.filter(pl.all_horizontal(pl.col(metrics).is_not_nan()))
-        for (kind,), part in sorted(defined.group_by("negatives"), key=lambda group: str(group[0])):
-            users = by_user(part, metrics)
-            tables[model, str(kind)] = users
-            groups.setdefault(tuple(users["user_id"]), []).append((model, str(kind)))
+        for (kind,), part in sorted(frame.group_by("negatives"), key=lambda group: str(group[0])):
+            for names in _with_same_rows(part, metrics):
+                users = by_user(part.filter(pl.col(names[0]).is_not_nan()), names)
+                tables[model, str(kind), names] = users
+                groups.setdefault(tuple(users["user_id"]), []).append((model, str(kind), names))
     # Tables of the same users share their resamples, which are drawn once.
-    bounds: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    bounds: dict[tuple[str, str, tuple[str, ...]], tuple[Floats, Floats]] = {}
     for keys in groups.values():
-        values = [tables[key].select(metrics).to_numpy() for key in keys]
+        values = [tables[key].select(key[2]).to_numpy() for key in keys]
         intervals = bootstrap_intervals(values, seed=seed, n_resamples=n_resamples, level=level)
         bounds.update(zip(keys, intervals, strict=True))
     found: dict[str, dict[str, Cells]] = {}
-    for (model, kind), users in tables.items():
-        means = users.select(metrics).to_numpy().mean(axis=0)
-        low, high = bounds[model, kind]
-        found.setdefault(model, {})[kind] = {
-            name: {
-                "mean": float(means[column]),
-                "low": float(low[column]),
-                "high": float(high[column]),
-                "n": users.height,
+    for (model, kind, names), users in tables.items():
+        means = users.select(names).to_numpy().mean(axis=0)
+        low, high = bounds[model, kind, names]
+        found.setdefault(model, {}).setdefault(kind, {}).update(
+            {
+                name: {
+                    "mean": float(means[column]),
+                    "low": float(low[column]),
+                    "high": float(high[column]),
+                    "n": users.height,
+                }
+                for column, name in enumerate(names)
             }
-            for column, name in enumerate(metrics)
+        )
+    return {
+        model: {
+            kind: {name: cells[name] for name in metrics if name in cells}
+            for kind, cells in by_kind.items()
         }
-    return found
+        for model, by_kind in found.items()
+    }
+
+
+def _with_same_rows(frame: pl.DataFrame, metrics: Sequence[str]) -> list[tuple[str, ...]]:
+    """Group the metrics that are defined in the same rows; leave out those without a value."""
+    groups: dict[bytes, list[str]] = {}
+    for name in metrics:
+        is_defined = frame[name].is_not_nan().to_numpy()
+        if is_defined.any():
+            groups.setdefault(is_defined.tobytes(), []).append(name)
+    return [tuple(names) for names in groups.values()]
 
 
 def fold_means(

@@ -105,9 +105,11 @@ def evaluate_scores(
         level: Level of the intervals, in (0, 1).
 
     Raises:
-        DataError: There are no rows, a row occurs twice, or a score is not finite. The message
-            names the run.
+        DataError: There are no rows, a row occurs twice, a score is not finite, or no list of a
+            run has both labels, so that no metric is defined. The message names the run.
+        SettingsError: A cut-off is below 1.
     """
+    ks = tuple(dict.fromkeys(ks))
     runs = _ScoredRuns.evaluate(scores, ranks or {}, ks=ks)
     names, models, scores_of_models = metric_names(ks), runs.models(), runs.scores_of_models()
     resampling: _Resampling = {"seed": seed, "n_resamples": n_resamples, "level": level}
@@ -186,6 +188,9 @@ class _ScoredRuns:
             )
         both_labels = (pl.col("n_positives") > 0) & (pl.col("n_negatives") > 0)
         defined = {run: frame.filter(both_labels) for run, frame in lists.items()}
+        for run, frame in defined.items():
+            if lists[run].height and not frame.height:
+                raise _undefined_error(run, lists[run])
         return cls(tables, lists, defined)
 
     def models(self) -> dict[str, pl.DataFrame]:
@@ -208,6 +213,16 @@ class _ScoredRuns:
             model: sum(self.lists[run].height - self.defined[run].height for run in runs)
             for model, runs in runs_by_model(list(self.lists)).items()
         }
+
+
+def _undefined_error(run: str, lists: pl.DataFrame) -> DataError:
+    """Return the error about a run without a list for which the metrics are defined."""
+    n_negative = lists.filter(pl.col("n_positives") == 0).height
+    return DataError(
+        f"No metric of {run!r} is defined, because none of its {lists.height} lists has a positive "
+        f"and a negative: {n_negative} have only label 0, {lists.height - n_negative} only label 1."
+        " The candidates of one user need at least one row with label 1 and one with label 0."
+    )
 
 
 def _long(wide: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:

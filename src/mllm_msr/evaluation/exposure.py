@@ -152,7 +152,8 @@ def exposure_means(
         level: Level of the intervals, in (0, 1).
 
     Returns:
-        `{model: {metric: {mean, low, high, n}}}`; coverage has only a mean.
+        `{model: {metric: {mean, low, high, n}}}`; coverage has only a mean. `n` is the number of
+        users with a value; metrics without one, such as the bias without histories, are left out.
     """
     runs = runs_by_model(list(per_user))
     models = {
@@ -166,5 +167,5 @@ def exposure_means(
         values = [coverage(top[run], n_items=n_items, ks=ks) for run in names]
         found[model] = {
             name: {"mean": float(np.mean([value[name] for value in values]))} for name in values[0]
-        } | cells[model][FULL]
+        } | cells.get(model, {}).get(FULL, {})
     return found

@@ -93,6 +93,16 @@ def test_exposure_shows_the_highest_coverage_first():
     assert exposure_rows({"sasrec": entry(0.4)}, main="", k=7) == []
 
 
+def test_exposure_states_for_how_many_users_the_bias_is_defined():
+    cell = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    names = ("novelty@10", "popularity@10", "bias@10")
+    found = {"coverage@10": {"mean": 0.4}, **{name: {**cell, "n": 30} for name in names}}
+    assert [row.n_with_history for row in exposure_rows({"m": found}, main="")] == [30]
+    del found["bias@10"]
+    (row,) = exposure_rows({"m": found}, main="")
+    assert (row.n, row.n_with_history, row.cells[3].mean) == (30, 0, None)
+
+
 def test_calibration_without_both_classes_is_left_out():
     found = calibration_rows(
         {

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from mllm_msr import registry
+from mllm_msr.errors import SettingsError
 from mllm_msr.evaluation.metrics._base import Metric
 
 __all__ = [
@@ -53,7 +54,15 @@ def configured(ks: Sequence[int] = KS) -> dict[str, Metric]:
 
     Args:
         ks: Cut-offs, in the order of the result; metrics without a cut-off occur once.
+
+    Raises:
+        SettingsError: A cut-off is not a whole number of at least 1.
     """
+    wrong = [k for k in ks if not isinstance(k, int) or isinstance(k, bool) or k < 1]
+    if wrong:
+        raise SettingsError(
+            [f"evaluate.ks={list(ks)}: must be whole numbers of at least 1, but contains {wrong}."]
+        )
     found: dict[str, Metric] = {}
     for name, metric in _classes().items():
         if metric.takes_k:

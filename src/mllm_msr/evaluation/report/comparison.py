@@ -91,11 +91,15 @@ class SlicePanel:
 
 @dataclass(frozen=True, slots=True)
 class ExposureRow:
-    """Exposure metrics of one model; cells in the order coverage, novelty, popularity, bias."""
+    """Exposure metrics of one model; cells in the order coverage, novelty, popularity, bias.
+
+    `n` users have a list; the bias is defined for the `n_with_history` of them with a history.
+    """
 
     model: str
     role: Role
     n: int
+    n_with_history: int
     cells: tuple[Cell, ...]
 
 
@@ -227,7 +231,8 @@ def exposure_rows(exposure: Mapping[str, Any], *, main: str, k: int = FULL_K) ->
             model,
             role_of(model, main),
             int(known[model][names[1]]["n"]),
-            tuple(cell(known[model][name]) for name in names),
+            int(known[model].get(names[3], {"n": 0})["n"]),
+            tuple(cell(known[model].get(name)) for name in names),
         )
         for model in sorted(known, key=lambda model: (-known[model][names[0]]["mean"], model))
     ]
