@@ -39,7 +39,7 @@ class RunTables:
         Raises:
             DamagedFileError: An image is neither in the run folder nor in the dataset's folder.
         """
-        items, folders = self._run.read(layout.ITEMS), self._about()["image_folders"]
+        items, folders = self._run.read(layout.ITEMS), self._about().get("image_folders", ())
         return resolve_images(items, self._run.folder, allowed=folders)
 
     def summaries(self) -> pl.DataFrame:
