@@ -32,3 +32,5 @@ def test_the_table_has_one_line_per_model_and_kind_of_negatives() -> None:
     assert lines[2].split() == ["sasrec", "popularity", "0", *("-" for _ in names)]
     assert lines[-1] == "report: run/report.html"
     assert "report" not in metrics_table({"metrics": metrics, "report": None})
+    noted = metrics_table({"metrics": metrics, "report": None, "notes": {"sasrec": "was cut"}})
+    assert noted.splitlines()[-1] == "note: sasrec: was cut"

@@ -10,6 +10,7 @@ import pytest
 
 import mock_runs
 from mllm_msr import registry
+from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.recommenders import label_of, remark_of
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
@@ -91,3 +92,44 @@ def test_a_baseline_is_fitted_once_and_damage_is_noticed(
         assert recommenders.fitted("item_knn", 0).score(test, visible).equals(first)
         assert fits == [1]
         assert pl.Series(first["score"]).is_finite().all()
+
+
+def test_members_have_the_settings_of_their_own_section_and_are_reused(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mllm_msr.baselines.item_knn import ItemKnn
+
+    settings = mock_runs.load(
+        data,
+        "score.zero_shot=false",
+        "train.enabled=false",
+        "baselines.item_knn.n_neighbors=3",
+        "baselines.hybrid.members=[item_knn, popularity]",
+    )
+    fitted: list[int] = []
+    fit = ItemKnn.fit
+    monkeypatch.setattr(
+        ItemKnn, "fit", lambda self, data: fitted.append(self._settings["n_neighbors"]) or fit(self, data)
+    )
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("prepare")
+        compare(pipeline, ["item_knn", "hybrid"])
+        n_folds = len(pipeline.tables.folds())
+    assert fitted == [3] * n_folds  # once per fold, with the section's value
+
+
+def test_a_time_limit_is_shown_in_the_table_and_the_report(tmp_path: Path, data: Path) -> None:
+    settings = mock_runs.load(
+        data,
+        "score.zero_shot=false",
+        "train.enabled=false",
+        "baselines.gru4rec.epochs=2",
+        "baselines.gru4rec.max_minutes=1e-9",
+    )
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("prepare")
+        result = compare(pipeline, ["gru4rec", "popularity"])
+    assert set(result["notes"]) == {"gru4rec"}
+    for name in ("report.html", "report.md"):
+        report = (tmp_path / "run" / name).read_text(encoding="utf-8")
+        assert result["notes"]["gru4rec"] in report

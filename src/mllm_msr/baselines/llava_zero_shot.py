@@ -3,7 +3,7 @@
 The row "LLaVA" of the paper's Table 3. It measures a multimodal model without the method; expect
 results near chance, because such models answer yes to most questions. MLLM-MSR's own prompt before
 fine-tuning, with the written preference, is the model `zero_shot` of a run. Nothing is learned;
-items that are not in the catalog get 0.5.
+items that are not in the catalog have no score.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LlavaZeroShot(Recommender):
         item_type: Word for an item in the prompts, such as "movie".
         n_last: Number of latest titles of a history that are shown, at least 1.
         use_images: Whether the candidate's image is shown.
-        max_error_rate: Fraction of prompts in [0, 1] that may fail; these get 0.5.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail; these have no score.
         seed: Accepted for uniformity; the model is deterministic.
 
     Raises:
@@ -79,12 +79,14 @@ class LlavaZeroShot(Recommender):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Return P(yes) of every candidate, in [0, 1].
+        """Return P(yes) of every candidate, in [0, 1]; null if its prompt fails.
 
         Raises:
             BackendError: The model fails, or too many prompts failed.
         """
         items = self._fitted()
+        if self._settings["use_images"]:
+            items = self._scorer.readable_items(items, candidates)
         prompt = {name: self._settings[name] for name in _PROMPT}
         return self._scorer.score(
             candidates, lambda rows: title_examples(rows, interactions, items, **prompt)

@@ -4,7 +4,7 @@ The prompt asks for yes or no, given the titles of the history and of the candid
 to the query and value projections of the same backbone as MLLM-MSR, without images and without a
 written preference, so that only these differ. The validation AUC selects the weights. The original
 separates liked and disliked titles; interactions here have no ratings, so all of them count as
-liked. Items that are not in the catalog get 0.5.
+liked. Items that are not in the catalog have no score.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Tallrec(Recommender):
         max_steps: Maximum number of optimizer steps.
         early_stopping_patience: Validations without improvement before training stops.
         precision: Precision of matrix products in training: "bf16", "fp16" or "fp32".
-        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring; these get 0.5.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring.
         seed: Seed of the sample, the LoRA matrices and the order of examples.
 
     Raises:
@@ -154,7 +154,7 @@ class Tallrec(Recommender):
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Return P(yes) of every candidate, in [0, 1].
+        """Return P(yes) of every candidate, in [0, 1]; null if its prompt fails.
 
         Raises:
             BackendError: The model fails, or too many prompts failed.

@@ -39,7 +39,7 @@ def metrics_table(result: Mapping[str, Any]) -> str:
 
     Returns:
         Table with one line per model and kind of negatives: number of users, then mean and
-        confidence interval of each metric, "-" if the metric was not computed.
+        confidence interval of each metric, "-" if the metric was not computed; then the notes.
     """
     from mllm_msr.evaluation.metrics import summary_names
 
@@ -58,6 +58,7 @@ def metrics_table(result: Mapping[str, Any]) -> str:
                 cells += f"{interval or '-':>24}"
             lines.append(f"{model:<17}{negatives:<12}{n_users:>6}{cells}")
     lines.append("")
+    lines += [f"note: {model}: {note}" for model, note in result.get("notes", {}).items()]
     if result.get("report"):
         lines.append(f"report: {result['report']}")
     return "\n".join(lines)

@@ -63,7 +63,7 @@ def calibration(tables: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, dict[
     """Compute the reliability of every model whose scores are all in [0, 1].
 
     Args:
-        tables: `tables.SCORES` by model.
+        tables: `tables.SCORES` by model. Candidates without a score are left out.
 
     Returns:
         `{model: {negatives: reliability(...)}}`.
@@ -75,8 +75,7 @@ def calibration(tables: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, dict[
                 frame.group_by("negatives"), key=lambda group: str(group[0])
             )
         }
-        for model, frame in tables.items()
-        if _has_probabilities(frame)
+        for model, frame in _probabilities(tables).items()
     }
 
 
@@ -86,7 +85,7 @@ def histogram(
     """Compute histograms of the scores of positives and negatives, for scores in [0, 1].
 
     Args:
-        tables: `tables.SCORES` by model.
+        tables: `tables.SCORES` by model. Candidates without a score are left out.
         n_bins: Number of bins of equal width over [0, 1].
 
     Returns:
@@ -94,9 +93,7 @@ def histogram(
         bin and sums to 1, or to 0 if there are no such rows.
     """
     result: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for model, frame in tables.items():
-        if not _has_probabilities(frame):
-            continue
+    for model, frame in _probabilities(tables).items():
         kinds = result.setdefault(model, {})
         for (kind,), group in sorted(frame.group_by("negatives"), key=lambda group: str(group[0])):
             shares = {}
@@ -108,5 +105,11 @@ def histogram(
     return result
 
 
-def _has_probabilities(frame: pl.DataFrame) -> bool:
-    return frame.height > 0 and bool(frame["score"].is_between(0.0, 1.0).all())
+def _probabilities(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """Return the scored candidates of the models whose scores are all in [0, 1]."""
+    scored = {model: frame.drop_nulls("score") for model, frame in tables.items()}
+    return {
+        model: frame
+        for model, frame in scored.items()
+        if frame.height and frame["score"].is_between(0.0, 1.0).all()
+    }

@@ -63,7 +63,8 @@ class Evaluation:
             interval over users.
         details: Further results as JSON values: `folds` (means per fold), `seeds` (means per
             seed, for models with several), `chance` (means of a random order), `pooled_auc`,
-            `undefined` (number of lists left out), `comparisons` (paired, Holm-corrected within
+            `undefined` (number of lists left out), `unscored` (number of candidates that a model
+            could not score; they rank last), `comparisons` (paired, Holm-corrected within
             each kind of negatives and metric), `calibration` and `histograms` of models with
             scores in [0, 1]. With a context, also `slices` and `exposure`
             (`{model: {metric: {mean, low, high, n}}}`, coverage without an interval).
@@ -121,6 +122,7 @@ def evaluate_scores(
         "chance": chance_by_kind(models, ks=ks),
         "pooled_auc": pooled_auc_by_model(runs.scores),
         "undefined": runs.n_undefined(),
+        "unscored": runs.n_unscored(),
         "comparisons": compare_models(models, metrics=compared, **resampling),
         "calibration": calibration(scores_of_models),
         "histograms": histogram(scores_of_models),
@@ -205,6 +207,12 @@ class _ScoredRuns:
         return {
             model: pl.concat(self.scores[run] for run in runs)
             for model, runs in runs_by_model(list(self.scores)).items()
+        }
+
+    def n_unscored(self) -> dict[str, int]:
+        """Count the candidates of each model without a score."""
+        return {
+            model: frame["score"].null_count() for model, frame in self.scores_of_models().items()
         }
 
     def n_undefined(self) -> dict[str, int]:

@@ -74,7 +74,7 @@ def evaluate_external(
             f"{unknown.height} rows of {scores_path.name} are not test candidates, such as "
             f"{unknown.row(0, named=True)}. Copy {', '.join(key)} from {candidates_path.name}."
         )
-    missing = test.join(scores, on=key, how="anti").select(ROW).sort(ROW)
+    missing = test.join(scores.drop_nulls("score"), on=key, how="anti").select(ROW).sort(ROW)
     if missing.height:
         raise DataError(
             f"{missing.height} of {test.height} test candidates have no score in "

@@ -16,7 +16,7 @@ import polars as pl
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.metrics import KS, configured
 from mllm_msr.evaluation.ranked_lists import Floats, RankedLists
-from mllm_msr.evaluation.score_checks import KEYS, check_scores
+from mllm_msr.evaluation.score_checks import KEYS, check_scores, rank_unscored_last
 from mllm_msr.tables import RANKS, conform
 
 
@@ -35,11 +35,11 @@ def metrics_from_scores(
         `n_negatives` and one float column per name in `metric_names(ks)`.
 
     Raises:
-        DataError: A score is missing, NaN or infinite, or a label is neither 0 nor 1.
+        DataError: A score is NaN or infinite, or a label is neither 0 nor 1.
     """
     check_scores(scores, model=model)
     keys = scores.select(KEYS).unique().sort(KEYS).with_row_index("list")
-    totals, lists = RankedLists.from_scores(scores.join(keys, on=KEYS))
+    totals, lists = RankedLists.from_scores(rank_unscored_last(scores).join(keys, on=KEYS))
     n_positives, n_negatives = totals["n_positives"], totals["n_negatives"]
     values = _compute(lists, defined=((n_positives > 0) & (n_negatives > 0)).to_numpy(), ks=ks)
     return keys.select(KEYS).with_columns(
@@ -136,7 +136,7 @@ def rank_counts(scores: pl.DataFrame, *, model: str = "scores") -> pl.DataFrame:
         DataError: The scores cannot be ranked, or a list does not have exactly one positive.
     """
     check_scores(scores, model=model)
-    grouped = scores.with_columns(
+    grouped = rank_unscored_last(scores).with_columns(
         target=pl.col("score").filter(pl.col("label") == 1).first().over(KEYS)
     )
     counts = grouped.group_by(KEYS).agg(

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.evaluation.aggregation import runs_by_model
+from mllm_msr.evaluation.score_checks import rank_unscored_last
 
 
 def pooled_auc(scores: pl.DataFrame) -> dict[str, float]:
@@ -21,13 +22,13 @@ def pooled_auc(scores: pl.DataFrame) -> dict[str, float]:
     half.
 
     Args:
-        scores: Columns of `tables.SCORES`, finite.
+        scores: Columns of `tables.SCORES`.
 
     Returns:
         `{negatives: AUC}`, the mean over folds. Kinds of negatives without both labels in every
         fold are absent.
     """
-    ranked = scores.with_columns(rank=pl.col("score").rank("average").over("fold", "negatives"))
+    ranked = rank_unscored_last(scores).with_columns(rank=pl.col("score").rank("average").over("fold", "negatives"))
     folds = ranked.group_by("fold", "negatives").agg(
         n=pl.len(),
         positives=pl.col("label").sum().cast(pl.Int64),

@@ -49,7 +49,8 @@ class RankedLists:
         """Rank the rows of each list by score.
 
         Args:
-            rows: Columns `list` (integer), `label` (0 or 1) and `score` (finite).
+            rows: Columns `list` (integer), `label` (0 or 1) and `score` (minus infinity
+                for candidates without a score).
 
         Returns:
             A frame with the columns `list`, `n_positives` and `n_negatives`, one row per list in

@@ -129,6 +129,7 @@ def rank_scores(scores: pl.DataFrame, *, depth: int = DEPTH, model: str = "score
 
     Args:
         scores: Columns of `tables.SCORES`: every candidate of some users, one positive each.
+            Candidates without a score rank last and are not in the top lists.
         depth: Length of the top lists.
         model: Name of the model in error messages.
 
@@ -136,7 +137,7 @@ def rank_scores(scores: pl.DataFrame, *, depth: int = DEPTH, model: str = "score
         DataError: The scores cannot be ranked, or a list does not have exactly one positive.
     """
     check_scores(scores, model=model)
-    ordered = scores.sort(
+    ordered = scores.drop_nulls("score").sort(
         "fold", "user_id", "score", "item_id", descending=[False, False, True, False]
     )
     rank = pl.int_range(1, pl.len() + 1).over("fold", "user_id")

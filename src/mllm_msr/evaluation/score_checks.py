@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,23 +15,31 @@ KEYS: Final = ("fold", "negatives", "user_id")
 ROW: Final = (*KEYS, "item_id")
 
 
+def rank_unscored_last(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return scores with minus infinity for candidates without a score.
+
+    A candidate that a model could not score is not recommended, so it ranks below all others.
+    """
+    return scores.with_columns(pl.col("score").fill_null(-math.inf))
+
+
 def check_scores(scores: pl.DataFrame, *, model: str) -> None:
     """Raise an error if scores or labels cannot be ranked.
 
     Args:
-        scores: Columns of `tables.SCORES`.
+        scores: Columns of `tables.SCORES`; null if the model could not score a candidate.
         model: Name of the model in error messages.
 
     Raises:
-        DataError: A score is missing, NaN or infinite, or a label is neither 0 nor 1. The message
+        DataError: A score is NaN or infinite, or a label is neither 0 nor 1. The message
             names the model and shows the first such rows.
     """
-    bad = scores.filter(~pl.col("score").is_finite().fill_null(value=False))
+    bad = scores.filter(~pl.col("score").is_finite().fill_null(value=True))
     if bad.height:
         rows = "; ".join(str(row) for row in bad.head(3).iter_rows())
         raise DataError(
-            f"{bad.height} of {scores.height} scores of the model {model!r} are missing, NaN or "
-            f"infinite, such as {rows}. Every candidate needs a finite score."
+            f"{bad.height} of {scores.height} scores of the model {model!r} are NaN or "
+            f"infinite, such as {rows}. Every score must be finite."
         )
     bad = scores.filter(~pl.col("label").is_in([0, 1]) | pl.col("label").is_null())
     if bad.height:

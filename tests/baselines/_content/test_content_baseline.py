@@ -124,3 +124,11 @@ def test_the_digest_depends_on_users_items_and_order():
     assert digest() == digest()
     others = [digest(users=("a", "c")), digest(items=(2, 1, 3)), digest(ids=("x", "y", "w"))]
     assert len({digest(), *others}) == 4
+
+
+@pytest.mark.parametrize("limit", [None, 1e-9])
+def test_a_reached_time_limit_is_remembered(data, tmp_path, limit):
+    fitted = make(epochs=2, max_minutes=limit).fit(data)
+    fitted.save(tmp_path)
+    expected = {} if limit is None else {"stopped_by_time_limit": 1}
+    assert fitted.usage() == Mmgcn.load(tmp_path).usage() == expected

@@ -183,3 +183,11 @@ def test_an_unfitted_model_is_rejected(data):
 def test_shared_settings_out_of_range_are_rejected(settings, message):
     with pytest.raises(SettingsError, match=message):
         Gru4Rec(**settings)
+
+
+@pytest.mark.parametrize("limit", [None, 1e-9])
+def test_a_reached_time_limit_is_remembered(data, tmp_path, limit):
+    fitted = Gru4Rec(**SMALL, epochs=2, max_minutes=limit).fit(data)
+    fitted.save(tmp_path)
+    expected = {} if limit is None else {"stopped_by_time_limit": 1}
+    assert fitted.usage() == Gru4Rec.load(tmp_path).usage() == expected

@@ -104,6 +104,19 @@ def test_last_epoch_is_always_validated():
 def test_time_limit_stops_training():
     log = run(network(), options=LoopOptions(epochs=10**6, max_minutes=1e-9))
     assert (log.epochs, log.stopped_because) == (1, "time limit of 1e-09 minutes")
+    assert log.is_time_limited
+
+
+def test_a_reached_time_limit_is_logged_and_others_are_not(caplog):
+    assert not run(network(), options=LoopOptions(epochs=2)).is_time_limited
+    assert "max_minutes" not in caplog.text
+    run(network(), options=LoopOptions(epochs=9, max_minutes=1e-9))
+    assert "depends on the speed of the machine" in caplog.text
+
+
+def test_there_is_no_time_limit_by_default(monkeypatch):
+    monkeypatch.setattr("time.monotonic", iter(range(0, 10**9, 10**6)).__next__)  # 12 days a call
+    assert run(network(), options=LoopOptions(epochs=3)).epochs == 3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from mllm_msr.evaluation.report.run_status import costs, warning_counts
+from mllm_msr.evaluation.report.run_status import costs, time_limit_notes, warning_counts
 from mllm_msr.tables import PREFERENCES, SUMMARIES
 
 
@@ -38,3 +38,16 @@ def test_images_and_warnings_are_counted():
     assert ("summaries", "image_cut", 2, pytest.approx(2 / 3)) in rows
     assert ("preferences", "no warning", 1, 1.0) in rows
     assert warning_counts(None, None) == []
+
+
+def test_models_that_a_time_limit_stopped_have_a_note():
+    counts = {"stopped_by_time_limit": 1, "scores": 9}
+    stages = {
+        "score/sasrec@0": {"counts": counts},
+        "score/sasrec@1": {"counts": {**counts, "stopped_by_time_limit": 2}},
+        "score/popularity": {"counts": {"scores": 9}},
+        "train/0": {},
+    }
+    notes = time_limit_notes(stages)
+    assert set(notes) == {"sasrec"}
+    assert "max_minutes) 3 times" in notes["sasrec"]

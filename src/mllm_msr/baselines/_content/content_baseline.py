@@ -176,7 +176,8 @@ class ContentBaseline(ReadsContent, NeuralBaseline[F]):
             **{f"{_CONTENT}{name}": t for name, t in fitted.content.items()},
         }
         arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-        save_state(folder, State(self._settings(), fitted.codes.item_ids, arrays | fitted.arrays()))
+        item_ids, arrays = fitted.codes.item_ids, arrays | fitted.arrays()
+        save_state(folder, State(self._settings(), item_ids, arrays, self._is_time_limited))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -194,6 +195,7 @@ class ContentBaseline(ReadsContent, NeuralBaseline[F]):
             loaded = cls(**state.settings)
             fitted = loaded.restore(state, ItemCodes(state.catalog), content)
             fitted.network.load_state_dict(weights)
+            loaded._is_time_limited = state.is_time_limited
         except (TypeError, ValueError, KeyError, IndexError, RuntimeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
         fitted.network.eval()

@@ -166,7 +166,8 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
         }
         cold = ~np.isin(fitted.catalog, fitted.codes.item_ids[: fitted.n_warm])
         arrays = {**weights, _COUNTS: fitted.counts.numpy(), _COLD: cold}
-        save_state(folder, State(self._settings(), fitted.catalog, arrays))
+        state = State(self._settings(), fitted.catalog, arrays, self._is_time_limited)
+        save_state(folder, state)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -182,6 +183,7 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
             }
             network = loaded.build_network(len(warm), content_in_state(weights))
             network.load_state_dict(weights)
+            loaded._is_time_limited = state.is_time_limited
         except (TypeError, ValueError, IndexError, RuntimeError, SettingsError) as cause:
             raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
         loaded._fitted = SequenceModel(

@@ -32,11 +32,13 @@ class State:
         settings: Constructor arguments.
         catalog: Item ids, in column order.
         arrays: Learned arrays.
+        is_time_limited: Whether a time limit ended training.
     """
 
     settings: Mapping[str, Any]
     catalog: tuple[str, ...]
     arrays: Arrays
+    is_time_limited: bool = False
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -47,7 +49,9 @@ def save_state(folder: Path, state: State) -> None:
     """
     with replace_file(folder / _ARRAYS) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in state.arrays.items()}, temporary)
-    content = {"settings": dict(state.settings), "catalog": list(state.catalog)}
+    content: dict[str, Any] = {"settings": dict(state.settings), "catalog": list(state.catalog)}
+    if state.is_time_limited:
+        content["is_time_limited"] = True
     write_text(folder / _SETTINGS, json.dumps(content, ensure_ascii=False))
 
 
@@ -64,7 +68,12 @@ def load_state(folder: Path, *, names: Sequence[str]) -> State:
     try:
         content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         arrays = load_file(folder / _ARRAYS)
-        state = State(dict(content["settings"]), tuple(map(str, content["catalog"])), arrays)
+        state = State(
+            dict(content["settings"]),
+            tuple(map(str, content["catalog"])),
+            arrays,
+            is_time_limited=bool(content.get("is_time_limited")),
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
         raise damaged(folder, f"{type(cause).__name__}: {cause}") from cause
     if missing := [name for name in names if name not in arrays]:

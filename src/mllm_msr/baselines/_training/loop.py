@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mllm_msr.baselines._training.options import B, LoopOptions, Validate
+from mllm_msr.baselines._training.options import TIME_LIMIT, B, LoopOptions, Validate
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.ranker.training.checkpoint import Progress, TrainingState, require_finite, save_state
 
@@ -119,8 +119,9 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop if the time limit is reached."""
         _ = outputs, batch, batch_idx
-        if self._seconds() > 60 * self._options.max_minutes:
-            self._progress.stopped_because = f"time limit of {self._options.max_minutes} minutes"
+        limit = self._options.max_minutes
+        if limit is not None and self._seconds() > 60 * limit:
+            self._progress.stopped_because = f"{TIME_LIMIT} of {limit} minutes"
             self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:

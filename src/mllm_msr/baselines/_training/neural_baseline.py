@@ -28,6 +28,7 @@ from mllm_msr.baselines._training.options import (
 from mllm_msr.baselines._training.sampling import effective_batch_size
 from mllm_msr.baselines._training.train import TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
+from mllm_msr.evaluation.report.run_status import TIME_LIMITED
 from mllm_msr.interfaces import Recommender
 
 F = TypeVar("F")
@@ -79,12 +80,13 @@ class NeuralBaseline(Recommender, Generic[F]):
     weight_decay: float = 0.0
     early_stopping_patience: int = 5
     validate_every: int = 1
-    max_minutes: float = 60.0
+    max_minutes: float | None = None
     precision: Precision = "auto"
     checkpoints: Path | None = None
     seed: int = 0
     _fitted: F | None = field(default=None, init=False, repr=False)
     _log: TrainingLog | None = field(default=None, init=False, repr=False)
+    _is_time_limited: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check all settings and report all problems at once."""
@@ -110,6 +112,10 @@ class NeuralBaseline(Recommender, Generic[F]):
         """Return the result of training; `None` before `fit` and after `load`."""
         return self._log
 
+    def usage(self) -> dict[str, int]:
+        """Return `{TIME_LIMITED: 1}` if the time limit ended training, also after `load`."""
+        return {TIME_LIMITED: 1} if self._is_time_limited else {}
+
     def effective_batch_size(self, n_examples: int) -> int:
         """Return the examples per optimizer step for an epoch of `n_examples` examples."""
         return effective_batch_size(self.batch_size, n_examples, default=self.default_batch_size)
@@ -128,6 +134,7 @@ class NeuralBaseline(Recommender, Generic[F]):
             folder=self.checkpoints,
             fingerprint={"settings": settings, "data": data},
         )
+        self._is_time_limited = self._log.is_time_limited
 
     def _require_fitted(self) -> F:
         """Return the fitted model.

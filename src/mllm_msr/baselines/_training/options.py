@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from mllm_msr.baselines._training.checks import not_a_fraction, too_small
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Type of a batch, defined by each baseline.
 B = TypeVar("B")
 Precision = Literal["auto", "bf16", "fp32"]
+# Begin of the reason of a training run that its time limit stopped.
+TIME_LIMIT: Final = "time limit"
 # Returns the validation metric of the current network; higher is better.
 Validate = Callable[[], float]
 
@@ -31,8 +33,8 @@ class LoopOptions:
         early_stopping_patience: Validations without improvement before training stops, at
             least 1.
         validate_every: Epochs between validations, at least 1.
-        max_minutes: Time after which training stops, above 0; checked after each batch. The
-            result of a run that reaches the limit depends on the speed of the machine.
+        max_minutes: Time after which training stops, above 0; checked after each batch. `None` sets
+            no limit. The result of a run that reaches it depends on the speed of the machine.
         precision: "bf16" runs matrix products under autocast, "fp32" does not, "auto" chooses
             "bf16" if the processor supports it.
         seed: Seed of dropout; the caller orders the batches.
@@ -45,7 +47,7 @@ class LoopOptions:
     clip: float = 0.0
     early_stopping_patience: int = 5
     validate_every: int = 1
-    max_minutes: float = 60.0
+    max_minutes: float | None = None
     precision: Precision = "auto"
     seed: int = 0
 
@@ -55,7 +57,7 @@ class LoopOptions:
         found += [
             f"{name} must be above 0, but is {value}."
             for name in ("learning_rate", "max_minutes")
-            if not (value := getattr(self, name)) > 0
+            if (value := getattr(self, name)) is not None and not value > 0
         ]
         found += [
             f"{name} must not be negative, but is {value}."

@@ -19,7 +19,13 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
-from mllm_msr.baselines._training.options import B, LoopOptions, Validate, changed_fields
+from mllm_msr.baselines._training.options import (
+    TIME_LIMIT,
+    B,
+    LoopOptions,
+    Validate,
+    changed_fields,
+)
 from mllm_msr.errors import MissingExtraError
 from mllm_msr.ranker.training.checkpoint import Progress, load_matching
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
@@ -47,6 +53,11 @@ class TrainingLog:
     best_value: float | None
     seconds: float
     stopped_because: str
+
+    @property
+    def is_time_limited(self) -> bool:
+        """Return whether the time limit ended training."""
+        return self.stopped_because.startswith(TIME_LIMIT)
 
     @classmethod
     def from_progress(cls, progress: Progress) -> Self:
@@ -127,6 +138,13 @@ def train(
     network.eval()
     log = TrainingLog.from_progress(progress)
     logger.info("%s", log)
+    if log.is_time_limited:
+        logger.warning(
+            "Training stopped after %d epochs at its %s (max_minutes), so its result depends on "
+            "the speed of the machine.",
+            log.epochs,
+            log.stopped_because,
+        )
     return log
 
 

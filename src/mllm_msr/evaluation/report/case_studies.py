@@ -8,6 +8,7 @@ paper's recurrent inference (section "User Preference Inference").
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import polars as pl
 
 from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.evaluation.per_user import metrics_from_scores
+from mllm_msr.evaluation.score_checks import rank_unscored_last
 
 Reason = Literal["random", "median", "worst"]
 
@@ -73,13 +75,13 @@ class RankedItem:
     Attributes:
         rank: 1 for the highest score; ties are broken by item id.
         item: The candidate.
-        score: The model's score.
+        score: The model's score; None if it could not score the candidate.
         is_target: Whether it is the true next item.
     """
 
     rank: int
     item: ShownItem
-    score: float
+    score: float | None
     is_target: bool
 
 
@@ -270,6 +272,7 @@ def _model_rankings(
 def _ranked(scores: pl.DataFrame, user_id: str, fold: int) -> pl.DataFrame:
     """Return one user's candidates, best first; ties in the order of item ids."""
     rows = scores.filter((pl.col("user_id") == user_id) & (pl.col("fold") == fold))
+    rows = rank_unscored_last(rows)
     return rows.sort("score", "item_id", descending=[True, False])
 
 
@@ -312,7 +315,12 @@ def _preference_history(
 def _ranking(ranked: pl.DataFrame, catalog: Mapping[str, ShownItem]) -> tuple[RankedItem, ...]:
     rows = ranked.select("item_id", "score", "label").iter_rows()
     return tuple(
-        RankedItem(rank, _item(catalog, item_id), score, is_target=label == 1)
+        RankedItem(
+            rank,
+            _item(catalog, item_id),
+            score if math.isfinite(score) else None,
+            is_target=label == 1,
+        )
         for rank, (item_id, score, label) in enumerate(rows, start=1)
     )
 

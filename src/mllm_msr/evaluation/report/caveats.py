@@ -18,6 +18,7 @@ def caveats(
     *,
     tables: Sequence[ResultTable],
     undefined: Mapping[str, int],
+    unscored: Mapping[str, int],
     labels: Mapping[str, str],
     source_coverage: float | None = None,
 ) -> list[str]:
@@ -27,6 +28,7 @@ def caveats(
         config: The run's settings.
         tables: The result tables.
         undefined: Number of lists left out, by model.
+        unscored: Number of candidates without a score, by model.
         labels: Labels by model name.
         source_coverage: Share of the words of the text summaries that occur in the items' texts.
     """
@@ -53,6 +55,11 @@ def caveats(
         f"{labels.get(model, model)}: {count} lists without a positive or without a negative were "
         "left out."
         for model, count in undefined.items()
+        if count
+    ]
+    notes += [
+        f"{labels.get(model, model)} could not score {count} candidates, which rank last."
+        for model, count in unscored.items()
         if count
     ]
     evaluated = {

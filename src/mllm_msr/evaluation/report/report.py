@@ -105,6 +105,7 @@ def write_report(
         config,
         tables=context["tables"],
         undefined=details.get("undefined", {}),
+        unscored=details.get("unscored", {}),
         labels=labels,
         source_coverage=manifest.get("summarize", {}).get("counts", {}).get("source_coverage"),
     )

@@ -8,6 +8,11 @@ from typing import Any, Final
 
 import polars as pl
 
+from mllm_msr.evaluation.aggregation import model_of
+
+# Count of the stage "score": folds in which a time limit ended the training of a baseline.
+TIME_LIMITED: Final = "stopped_by_time_limit"
+
 _MODEL_COUNTS: Final = ("prompt_tokens", "output_tokens", "hits", "misses")
 
 
@@ -63,6 +68,26 @@ def costs(stages: Mapping[str, Any]) -> list[Cost]:
             )
         )
     return found
+
+
+def time_limit_notes(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Return a note for each model whose training a time limit ended, by the model's name.
+
+    Args:
+        stages: Entries of the manifest by stage, with `counts`.
+    """
+    n_folds: dict[str, int] = {}
+    for stage, entry in stages.items():
+        kind, _, run = stage.partition("/")
+        if kind == "score" and (n := entry.get("counts", {}).get(TIME_LIMITED)):
+            n_folds[model_of(run)] = n_folds.get(model_of(run), 0) + int(n)
+    return {
+        model: (
+            f"training was stopped by a time limit (max_minutes) {n} time{'s' * (n > 1)}, so the "
+            "result depends on the speed of the machine"
+        )
+        for model, n in n_folds.items()
+    }
 
 
 def warning_counts(

@@ -13,6 +13,7 @@ from mllm_msr.evaluation.aggregation import model_of, runs_by_model
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.comparison import ordered_models
 from mllm_msr.evaluation.report.report import write_report
+from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY
 from mllm_msr.pipeline.recommenders import label_of, remark_of
 
@@ -65,7 +66,7 @@ def report(
         users=settings.report.case_studies,
         seed=settings.report.seed,
     )
-    models = [*metrics, POPULARITY]
+    models, notes = [*metrics, POPULARITY], time_limit_notes(manifest)
     write_report(
         folder,
         metrics=metrics,
@@ -73,7 +74,9 @@ def report(
         manifest=manifest,
         config=settings.model_dump(mode="json"),
         labels={model: label_of(model) for model in models},
-        remarks={model: remark_of(model) for model in models},
+        remarks={
+            model: "; ".join(filter(None, [remark_of(model), notes.get(model)])) for model in models
+        },
         case_studies=case_studies,
         summaries=summaries,
         preferences=preferences,
