@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mllm_msr.data.times import (
     LAST_MS,
+    from_milliseconds,
     is_rounded,
     likely_unit,
     misread_milliseconds,
@@ -27,7 +28,9 @@ def parse(
 ) -> pl.DataFrame:
     column = pl.Series("t", values, dtype=dtype)
     times = parse_times(pl.col("t"), column.dtype, unit=unit, time_format=time_format)  # type: ignore[arg-type]
-    return column.to_frame().select(ms=times.milliseconds, exact=times.exact, ok=times.is_time)
+    return column.to_frame().select(
+        ms=times.milliseconds, exact=times.exact, ok=times.is_time, cut=times.is_reduced
+    )
 
 
 def milliseconds(value: object, unit: str = "s", time_format: str | None = None) -> int | None:
@@ -186,8 +189,33 @@ def test_dates_need_no_unit() -> None:
 def test_exact_times_keep_the_order_within_a_millisecond(
     unit: str, earlier: object, later: object
 ) -> None:
-    first, second = parse([earlier, later], unit)["exact"]
+    frame = parse([earlier, later], unit)
+    first, second = frame["exact"]
     assert first < second
+    is_whole_rank = unit == "rank" and "." not in str(earlier)
+    assert frame["cut"].to_list() == [not is_whole_rank] * 2
+
+
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [
+        ("s", "1709294400.123"),
+        ("ms", 1709294400123),
+        ("us", "1709294400123000"),
+        ("iso", "2024-03-01T12:00:00.123Z"),
+        ("excel", "45352.5"),
+        ("s", date(2024, 3, 1)),
+        ("s", datetime(2024, 3, 1, 12, 0, 0, 123_000)),
+    ],
+)
+def test_whole_milliseconds_are_not_reduced(unit: str, value: object) -> None:
+    assert parse([value], unit)["cut"].to_list() == [False]
+
+
+def test_milliseconds_are_converted_back() -> None:
+    for unit, value in (("s", 1709294400), ("us", MOMENT * 1000), ("excel", 45352.5)):
+        assert from_milliseconds(MOMENT, unit) == value
+    assert from_milliseconds(MOMENT, "iso") == MOMENT
 
 
 def test_ranks_are_integers() -> None:

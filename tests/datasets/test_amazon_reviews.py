@@ -121,17 +121,13 @@ def test_a_truncated_line_is_an_error_with_its_number(folder: Path, name: str) -
 
 def test_unknown_fields_are_an_error(folder: Path) -> None:
     write_lines(folder / "Baby.jsonl", [{"user": "AE1", "item": "B1"}])
-    with pytest.raises(
-        DataError, match=r"lacks the fields reviewerID, asin.* fields are user, item"
-    ):
+    with pytest.raises(DataError, match=r"no columns reviewerID, asin.* columns are user, item"):
         AmazonReviews(path=folder).load()
 
 
 def test_a_review_without_a_rating_is_an_error(folder: Path) -> None:
     write_lines(folder / "Baby.jsonl", [*NEW_REVIEWS, {**NEW_REVIEWS[0], "rating": None}])
-    with pytest.raises(
-        DataError, match=r"column rating in Baby\.jsonl .* 1 of 2 rows.* data row 2"
-    ):
+    with pytest.raises(DataError, match=r"2 of Baby\.jsonl has no value in the column rating"):
         AmazonReviews(path=folder).load()
 
 

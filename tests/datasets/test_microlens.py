@@ -70,7 +70,7 @@ def test_a_user_on_two_lines_is_an_error(folder: Path) -> None:
 
 def test_other_separators_are_an_error(folder: Path) -> None:
     (folder / "Mini_pairs.tsv").write_text("u1,3 1\n")
-    with pytest.raises(DataError, match=r"Mini_pairs\.tsv has 1 columns"):
+    with pytest.raises(DataError, match=r"1 of Mini_pairs\.tsv has no value in the column items"):
         MicroLens(path=folder).load()
 
 

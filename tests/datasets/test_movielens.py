@@ -68,15 +68,13 @@ def test_low_ratings_are_removed(folder: Path) -> None:
 def test_an_invalid_rating_is_an_error(folder: Path, rating: str) -> None:
     with (folder / "ratings.csv").open("a") as file:
         file.write(f"2,10,{rating},1\n")
-    with pytest.raises(
-        DataError, match=r"column rating in ratings\.csv .* 1 of 3 rows.* data row 3"
-    ):
+    with pytest.raises(DataError, match=r"3 of ratings\.csv has .* in the column rating"):
         MovieLens(path=folder).load()
 
 
 def test_wrong_columns_are_an_error(folder: Path) -> None:
     (folder / "ratings.csv").write_text("user_id,movieId,rating,timestamp\n1,10,4,1\n")
-    with pytest.raises(DataError, match=r"no column userId.*\('user_id' is similar to 'userId'\)"):
+    with pytest.raises(DataError, match=r"no column userId.*'user_id' is similar to 'userId'"):
         MovieLens(path=folder).load()
 
 

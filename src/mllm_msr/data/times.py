@@ -69,11 +69,13 @@ class ParsedTimes:
             time or lies outside 1970 to 2200.
         exact: The time without loss of precision, to sort by; null where `milliseconds` is null.
         is_time: Whether the value is a time, plausible or not.
+        is_reduced: Whether `milliseconds` is less precise than `exact`.
     """
 
     milliseconds: pl.Expr
     exact: pl.Expr
     is_time: pl.Expr
+    is_reduced: pl.Expr
 
 
 def parse_times(
@@ -96,6 +98,7 @@ def parse_times(
             pl.when(plausible).then(milliseconds),
             pl.when(plausible).then(value),
             value.is_not_null(),
+            value.cast(pl.Datetime("ns"), strict=False).dt.nanosecond() % 1_000_000 != 0,
         )
     if dtype in (pl.Categorical, pl.Enum):
         value, dtype = value.cast(pl.String), pl.String()
@@ -113,6 +116,21 @@ def parse_times(
 def to_datetime(milliseconds: float) -> datetime:
     """Return the UTC time of milliseconds since 1970."""
     return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+
+
+def from_milliseconds(milliseconds: int, unit: str) -> int | float:
+    """Return the number in a unit that is read as the given milliseconds since 1970.
+
+    Args:
+        milliseconds: Milliseconds since 1970.
+        unit: A unit of numbers; others return the milliseconds.
+    """
+    if unit in _PER_MILLISECOND:
+        return milliseconds * _PER_MILLISECOND[unit]
+    if unit not in _MILLISECONDS:
+        return milliseconds
+    value = milliseconds / _MILLISECONDS[unit] + (_EXCEL_1970 if unit == "excel" else 0)
+    return int(value) if value.is_integer() else value
 
 
 def likely_unit(low: float, high: float) -> NumericUnit | None:
@@ -174,7 +192,7 @@ def _parse_text(text: pl.Expr, form: str) -> ParsedTimes:
     exact = text.str.to_datetime(form, time_unit="ns", time_zone="UTC", strict=False)
     in_range = rough.dt.year().is_between(1970, 2199)
     exact = pl.when(in_range).then(exact).dt.timestamp("ns")
-    return ParsedTimes(exact // 1_000_000, exact, rough.is_not_null())
+    return ParsedTimes(exact // 1_000_000, exact, rough.is_not_null(), exact % 1_000_000 != 0)
 
 
 def _complete_iso(text: pl.Expr) -> pl.Expr:
@@ -205,16 +223,20 @@ def _parse_numbers(value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit) -> Par
     if unit == "rank":
         # The largest ranks of 64 bits; sorting by `exact` keeps the order of fractions.
         exact = pl.when(number.is_between(-(2**63) + 1, 2**63 - 1)).then(number)
-        return ParsedTimes(exact.floor().cast(pl.Int64), exact, number.is_not_null())
+        whole = exact.floor()
+        return ParsedTimes(whole.cast(pl.Int64), exact, number.is_not_null(), exact != whole)
     low = _EXCEL_1970 if unit == "excel" else 0
     high = LAST_MS // _MILLISECONDS.get(unit, 1) * _PER_MILLISECOND.get(unit, 1) + low
     # Mask before multiplying: a product of more than 38 digits would be an error.
     exact = pl.when(number.is_between(low, high)).then(number)
     if unit in _PER_MILLISECOND:
         milliseconds = exact.cast(pl.Int64) // _PER_MILLISECOND[unit]
+        is_reduced = exact != milliseconds * _PER_MILLISECOND[unit]
     else:
-        milliseconds = ((exact - low) * _MILLISECONDS[unit]).round().cast(pl.Int64)
-    return ParsedTimes(milliseconds, exact, number.is_not_null())
+        scaled = (exact - low) * _MILLISECONDS[unit]
+        milliseconds = scaled.round().cast(pl.Int64)
+        is_reduced = scaled != milliseconds
+    return ParsedTimes(milliseconds, exact, number.is_not_null(), is_reduced)
 
 
 def _milliseconds(value: float, unit: str) -> float:

@@ -1,126 +1,302 @@
-"""Conversion of a source's interactions to the three columns of `interfaces.RawData`, with checks.
+"""Reading of a source's interactions: the three columns of `interfaces.RawData`, with checks.
 
-All values are checked here in one pass over the lazy table, so that an error names the source file
-and column and does not appear only in a later stage.
+All values are checked here in one pass over the table, so that an error names the source file and
+column and does not appear only in a later stage.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import polars as pl
 
-from mllm_msr.datasets._readers import require_columns, wrap_table_errors
+from mllm_msr.data.reading.reader import read_table
+from mllm_msr.data.reading.records import Column, ReadOptions, TableRead
+from mllm_msr.data.times import (
+    END_OF_1970_MS,
+    UNIT_NAMES,
+    TimeUnit,
+    from_milliseconds,
+    is_rounded,
+    parse_times,
+    settings_for,
+    to_datetime,
+)
 from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.types import SourceFile
 
-TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rank"]
+logger = logging.getLogger(__name__)
 
-_TO_MILLISECONDS: Final = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6, "rank": 1.0}
+_CONTENT: Final = "interactions"
 
 
-def to_interactions(
-    table: pl.LazyFrame,
-    path: Path,
-    *,
-    user: str,
-    item: str,
-    time: str | None,
-    unit: TimeUnit,
-    rating: str | None = None,
-    min_rating: float = 0.0,
-) -> pl.LazyFrame:
-    """Convert and check the interactions of a table.
+@dataclass(frozen=True, slots=True)
+class InteractionFormat:
+    """Columns and units of a source's interactions.
 
-    Args:
-        table: Rows of the source.
-        path: File that they come from, for error messages.
+    Attributes:
         user: Column of the user id.
         item: Column of the item id.
-        time: Column of the time, `None` to use the row order.
-        unit: Unit of the time column; "iso" for dates as text, in UTC if they have no time zone.
+        time: Column of the time, `None` to use the order of the rows.
+        unit: Unit of the time column; "iso" for dates as text, in UTC if they have no offset.
             Ignored for columns of a date type.
+        time_format: Format of dates as text, which replaces `unit`.
         rating: Column of the rating, `None` if ratings are neither checked nor filtered.
         min_rating: Rows with a lower rating are removed.
-
-    Returns:
-        Columns `user_id`, `item_id`, `timestamp` (milliseconds, or rank), lazy.
-
-    Raises:
-        SettingsError: The unit is unknown.
-        DataError: A column is missing, or a value is missing or not a finite number.
+        has_settings: Whether users can change these values with the settings `data.*`.
     """
-    if unit not in get_args(TimeUnit):
-        known = ", ".join(get_args(TimeUnit))
-        raise SettingsError([f"data.time_unit is {unit!r}. Choose one of {known}."])
-    require_columns(table, [name for name in (user, item, time, rating) if name is not None], path)
-    if time is None:
-        table = table.with_row_index("_rank")
-    columns = {
-        "user_id": pl.col(user).cast(pl.String),
-        "item_id": pl.col(item).cast(pl.String),
-        "timestamp": _milliseconds(table, time or "_rank", unit=unit if time else "rank"),
-    }
-    if rating is not None:
-        number = pl.col(rating).cast(pl.Float64, strict=False)
-        columns["rating"] = pl.when(number.is_finite()).then(number)
-    converted = table.select(**columns)
-    sources = dict(zip(columns, (user, item, time, rating), strict=False))
-    _check_values(converted, table, path, sources=sources)
-    if rating is not None:
-        converted = converted.filter(pl.col("rating") >= min_rating).drop("rating")
-    return converted
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = "timestamp"
+    unit: TimeUnit = "ms"
+    time_format: str | None = None
+    rating: str | None = None
+    min_rating: float = 0.0
+    has_settings: bool = False
+
+    @property
+    def is_rank(self) -> bool:
+        """Whether the time column only defines an order."""
+        return self.unit == "rank" and self.time_format is None
+
+    @property
+    def time_setting(self) -> str:
+        """The setting that reads the time column, with its value."""
+        if self.time_format is not None:
+            return f"data.time_format={self.time_format!r}"
+        return f"data.time_unit={self.unit}"
 
 
-def _milliseconds(table: pl.LazyFrame, column: str, *, unit: TimeUnit) -> pl.Expr:
-    """Return an expression for integer milliseconds, null where the value is not a time."""
-    value = pl.col(column)
-    if table.collect_schema()[column].is_temporal():
-        return value.cast(pl.Datetime("ms")).dt.timestamp("ms")
-    if unit == "iso":
-        return value.str.to_datetime(strict=False, time_unit="ms", time_zone="UTC").dt.timestamp(
-            "ms"
-        )
-    number = value.cast(pl.Float64, strict=False) * _TO_MILLISECONDS[unit]
-    return pl.when(number.is_finite()).then(number.round()).cast(pl.Int64)
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Interactions that were read.
+
+    Attributes:
+        frame: `interfaces.RawData.interactions`. Rows of equal milliseconds are in the order of
+            their exact times.
+        source: How the file was read.
+    """
+
+    frame: pl.LazyFrame
+    source: SourceFile
 
 
-def _check_values(
-    converted: pl.LazyFrame, table: pl.LazyFrame, path: Path, *, sources: dict[str, str | None]
-) -> None:
-    """Raise `DataError` for the first column with a missing or invalid value.
+def read_interactions(
+    source: Path | Any,
+    form: InteractionFormat,
+    *,
+    options: ReadOptions | None = None,
+    names: list[str] | None = None,
+    quoted: bool = True,
+) -> Interactions:
+    """Read and check interactions.
 
     Args:
-        converted: The converted columns, null where a value is missing or invalid.
-        table: The source's rows, for the original values.
-        path: File that they come from.
-        sources: Source column of each converted column, `None` for the row order.
+        source: Path of a table, or a data frame.
+        form: Its columns and units.
+        options: How to read a file.
+        names: Names of the columns of a file without a header.
+        quoted: Whether double quotes enclose values of a text file.
+
+    Raises:
+        SettingsError: The unit or the format is not supported.
+        DataError: The file cannot be read, a column is missing, or a value is missing or invalid.
     """
-    with wrap_table_errors(path):
-        nulls = converted.select(pl.all().null_count(), n_rows=pl.len()).collect(engine="streaming")
-    n_rows = nulls["n_rows"][0]
-    if not n_rows:
+    _check_settings(form)
+    options = options or ReadOptions()
+    columns = {
+        "user_id": Column(form.user, "id", setting=_setting(form, "data.user_column")),
+        "item_id": Column(form.item, "id", setting=_setting(form, "data.item_column")),
+    }
+    aggregates = {"n_rows": pl.len()}
+    if form.time is not None:
+        columns["time"] = _time_column(form, form.time)
+        milliseconds = pl.col("time").struct.field("milliseconds")
+        aggregates |= {
+            "first": milliseconds.min(),
+            "last": milliseconds.max(),
+            "n_in_1970": (milliseconds < END_OF_1970_MS).sum(),
+            "is_reduced": pl.col("time").struct.field("is_reduced").any(),
+            "is_date": pl.col("time").struct.field("is_date").any(),
+        }
+    if form.rating is not None:
+        columns["rating"] = Column(
+            form.rating, "number", setting=_setting(form, "data.rating_column")
+        )
+        aggregates["n_low"] = (pl.col("rating") < form.min_rating).sum()
+
+    def read(how: ReadOptions) -> TableRead:
+        return read_table(
+            source,
+            columns,
+            options=how,
+            content=_CONTENT,
+            aggregates=aggregates,
+            names=names,
+            quoted=quoted,
+        )
+
+    table = read(options)
+    if not table.aggregates["n_rows"]:
+        # If all rows were dropped, the first one explains why.
+        read(dataclasses.replace(options, on_bad_rows="error"))
         raise DataError(
-            f"{path.name} contains no interactions. Set data.path to the complete dataset."
+            f"{_name(table)} contains no interactions. Set data.path to the complete dataset."
         )
-    for column, source in sources.items():
-        n_invalid = nulls[column][0]
-        if not n_invalid or source is None:
-            continue
-        invalid = converted.select(invalid=pl.col(column).is_null())
-        value, row = (
-            pl.concat([table.select(value=pl.col(source)), invalid], how="horizontal")
-            .with_row_index("row", offset=1)
-            .filter("invalid")
-            .select("value", "row")
-            .first()
-            .collect()
-            .row(0)
+    return _to_interactions(table, form, options)
+
+
+def _check_settings(form: InteractionFormat) -> None:
+    """Raise `SettingsError` if the unit or the format of times is not supported."""
+    if form.unit not in get_args(TimeUnit):
+        known = ", ".join(get_args(TimeUnit))
+        problem = (
+            f"data.time_unit is {form.unit!r}. Choose one of {known}, or set data.time_format to "
+            "the format of the dates, for example data.time_format='%d/%m/%Y'."
         )
-        expected = {"timestamp": "a time", "rating": "a finite number"}.get(column, "an id")
+        raise SettingsError([problem])
+    if form.time_format is not None and "%" not in form.time_format:
+        problem = (
+            f"data.time_format is {form.time_format!r}. Write a format with strftime directives, "
+            "for example '%d/%m/%Y %H:%M'."
+        )
+        raise SettingsError([problem])
+
+
+def _setting(form: InteractionFormat, name: str) -> str | None:
+    return name if form.has_settings else None
+
+
+def _name(table: TableRead) -> str:
+    path = table.description.path
+    return f"The table of {_CONTENT}" if path is None else Path(path).name
+
+
+def _time_column(form: InteractionFormat, column: str) -> Column:
+    """Return the column of times: milliseconds, exact time, and what was lost or not converted."""
+
+    def convert(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+        times = parse_times(value, dtype, unit=form.unit, time_format=form.time_format)
+        fields = pl.struct(
+            milliseconds=times.milliseconds,
+            exact=times.exact,
+            is_reduced=times.is_reduced,
+            is_date=pl.lit(value=dtype in (pl.Date, pl.Datetime)),
+        )
+        return pl.when(times.milliseconds.is_not_null()).then(fields)
+
+    if form.time_format is not None:
+        expected = f"a date in the format {form.time_format!r} between 1970 and 2200"
+    elif form.unit == "iso":
+        expected = "an ISO 8601 date between 1970 and 2200"
+    elif form.unit == "rank":
+        expected = "a number of at most 64 bits"
+    else:
+        expected = f"a time between 1970 and 2200 in {UNIT_NAMES[form.unit]}"
+    return Column(
+        column,
+        "value",
+        setting=_setting(form, "data.time_column"),
+        convert=convert,
+        expected=expected,
+        fix=lambda value: _time_fix(value, form),
+    )
+
+
+def _time_fix(value: object, form: InteractionFormat) -> str:
+    """Return how to read a value that is not a time in the expected unit or format."""
+    if is_rounded(value):
+        return (
+            "A spreadsheet has rounded this number; show the column as whole numbers and export "
+            "it again."
+        )
+    settings = [setting for setting in settings_for(value) if setting != form.time_setting][:2]
+    if settings:
+        return _set(settings, form)
+    if form.has_settings and not form.is_rank:
+        return (
+            f"The times are read with {form.time_setting}. Dates that are not ISO 8601 need "
+            "data.time_format, for example data.time_format='%d/%m/%Y'."
+        )
+    return ""
+
+
+def _set(settings: list[str], form: InteractionFormat) -> str:
+    """Return the sentence that tells users to set one of the settings."""
+    if form.has_settings:
+        return f"Set {' or '.join(settings)}."
+    return f"Convert the times, or use dataset=files with {' or '.join(settings)}."
+
+
+def _to_interactions(
+    table: TableRead, form: InteractionFormat, options: ReadOptions
+) -> Interactions:
+    """Check the range of the times and return the three columns."""
+    found, frame, source = table.aggregates, table.frame, table.description
+    dropped = dict(source.dropped)
+    if form.time is None:
+        timestamp = pl.col("_rank").cast(pl.Int64)
+        frame = frame.with_row_index("_rank")
+    else:
+        timestamp = pl.col("time").struct.field("milliseconds")
+        source = dataclasses.replace(
+            source,
+            time_unit="date column" if found["is_date"] else form.time_format or form.unit,
+            columns={
+                "timestamp" if name == "time" else name: column
+                for name, column in source.columns.items()
+            },
+        )
+        if not form.is_rank and found["n_in_1970"]:
+            _check_1970(table, form, options)
+            if found["last"] >= END_OF_1970_MS:
+                dropped["time in 1970"] = found["n_in_1970"]
+                frame = frame.filter(timestamp >= END_OF_1970_MS)
+        if found["is_reduced"]:
+            frame = frame.sort(pl.col("time").struct.field("exact"), maintain_order=True)
+    if form.rating is not None:
+        frame = frame.filter(pl.col("rating") >= form.min_rating)
+        if found["n_low"]:
+            dropped["rating below data.min_rating"] = found["n_low"]
+    return Interactions(
+        frame.select("user_id", "item_id", timestamp=timestamp),
+        dataclasses.replace(source, dropped=dropped),
+    )
+
+
+def _check_1970(table: TableRead, form: InteractionFormat, options: ReadOptions) -> None:
+    """Check times in 1970: they are usually numbers of another unit.
+
+    Raises:
+        DataError: Another unit or format fits all times, or only some of the times are in 1970.
+    """
+    found = table.aggregates
+    where = f"in the column {form.time} of {_name(table)}"
+    reading = form.time_setting if form.has_settings else UNIT_NAMES.get(form.unit, "dates")
+    is_number = not found["is_date"] and form.time_format is None and form.unit in UNIT_NAMES
+    low, high = (
+        from_milliseconds(found[name], form.unit) if is_number else to_datetime(found[name]).date()
+        for name in ("first", "last")
+    )
+    if found["last"] >= END_OF_1970_MS:
+        problem = (
+            f"{found['n_in_1970']} of {found['n_rows']} times {where}, read as {reading}, lie in "
+            f"1970, for example {low}; the latest is {to_datetime(found['last']):%Y-%m-%d}."
+        )
+        if options.on_bad_rows == "drop":
+            logger.warning("%s The rows in 1970 are left out.", problem)
+            return
         raise DataError(
-            f"The column {source} in {path.name} has invalid values in {n_invalid} of {n_rows} "
-            f"rows. The first is {value!r} in data row {row}; it is not {expected}. Remove or "
-            "correct these rows"
-            f"{', or check data.time_unit' if column == 'timestamp' else ''}."
+            f"{problem} The column may mix units, or have a number for missing times. Correct "
+            "these rows, or set data.on_bad_rows=drop to leave them out."
         )
+    problem = f"All times {where}, read as {reading}, lie in 1970, for example {low}."
+    settings = [s for s in settings_for(low) if s in settings_for(high)] if is_number else []
+    if settings:
+        raise DataError(f"{problem} {_set(settings, form)}")
+    logger.warning("%s If the numbers only define an order, set data.time_unit=rank.", problem)

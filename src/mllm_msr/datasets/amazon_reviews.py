@@ -10,28 +10,25 @@ Python literals. The metadata only link to images: `image_urls` lists the links 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import html
 import json
 import logging
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Final, final
 
 import polars as pl
 
-from mllm_msr.data.image_files import images_by_stem
-from mllm_msr.datasets._interactions import TimeUnit, to_interactions
+from mllm_msr.data.image_files import find_images
+from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import join_sentences, to_items
 from mllm_msr.datasets._readers import (
-    check_text,
     open_binary,
     require_file,
     require_folder,
-    scan_table,
     wrap_gzip_errors,
 )
 from mllm_msr.errors import DataError
@@ -44,27 +41,12 @@ _CSV: Final = (".csv", ".csv.gz")
 _TAG: Final = re.compile(r"<[a-zA-Z/!]")
 
 
-@dataclass(frozen=True, slots=True)
-class _FieldNames:
-    """Names of the fields of a review in one group of releases.
-
-    Attributes:
-        user: User id.
-        item: Item id.
-        time: Time of the review.
-        unit: Unit of the time.
-        rating: Number of stars.
-    """
-
-    user: str
-    item: str
-    time: str
-    unit: TimeUnit
-    rating: str
-
-
-_FIELDS_2023: Final = _FieldNames("user_id", "parent_asin", "timestamp", "ms", "rating")
-_FIELDS_2014: Final = _FieldNames("reviewerID", "asin", "unixReviewTime", "s", "overall")
+_FORMAT_2023: Final = InteractionFormat(
+    "user_id", "parent_asin", "timestamp", "ms", rating="rating"
+)
+_FORMAT_2014: Final = InteractionFormat(
+    "reviewerID", "asin", "unixReviewTime", "s", rating="overall"
+)
 
 
 @final
@@ -114,61 +96,40 @@ class AmazonReviews(Dataset):
                 metadata.name,
                 n_dropped,
             )
+        images = find_images(products["item_id"].to_list(), folder / "images")
+        interactions = self._read_reviews(_find_reviews(folder, metadata))
         return RawData(
-            interactions=self._interactions(folder, metadata),
-            items=to_items(
-                products.drop("url"), metadata, images=images_by_stem(folder / "images")
-            ),
+            interactions=interactions.frame,
+            sources=(interactions.source,),
+            items=to_items(products.with_columns(images.paths), metadata),
             item_type="product",
+            images=images.source,
             image_urls=products.select("item_id", "url").filter(pl.col("url") != ""),
         )
 
-    def _interactions(self, folder: Path, metadata: Path) -> pl.LazyFrame:
-        """Read the reviews of the release that is in the folder."""
-        category = metadata.name.split(".")[0].removeprefix("meta_")
-        stems = (f"reviews_{category}_5", f"{category}_5", f"reviews_{category}", category)
-        patterns = [stem + suffix for stem in stems for suffix in _JSON]
-        patterns += [category + suffix for suffix in _CSV]
-        path = require_file(folder, *patterns, content="reviews")
+    def read_interactions(self, file: Path) -> pl.LazyFrame:
+        """Read new reviews from a file like those of the category.
+
+        Raises:
+            DataError: The file is missing, unreadable or not in the expected format.
+        """
+        return self._read_reviews(file).frame
+
+    def _read_reviews(self, path: Path) -> Interactions:
+        """Read reviews, in JSON Lines of any release or in the CSV files of 2023."""
         is_csv = ".csv" in path.suffixes
-        table, fields = (scan_table(path), _FIELDS_2023) if is_csv else _scan_reviews(path)
-        try:
-            return to_interactions(
-                table,
-                path,
-                user=fields.user,
-                item=fields.item,
-                time=fields.time,
-                unit=fields.unit,
-                rating=fields.rating,
-                min_rating=self.min_rating,
-            )
-        except DataError as fault:
-            if not is_csv and isinstance(fault.__cause__, pl.exceptions.PolarsError):
-                # Polars does not report the line that it cannot parse; `_read_objects` does.
-                deque(_read_objects(path), maxlen=0)
-            raise
+        is_2023 = is_csv or _FORMAT_2023.user in next(_read_objects(path), {})
+        form = _FORMAT_2023 if is_2023 else _FORMAT_2014
+        return read_interactions(path, dataclasses.replace(form, min_rating=self.min_rating))
 
 
-def _scan_reviews(path: Path) -> tuple[pl.LazyFrame, _FieldNames]:
-    """Scan reviews in JSON Lines and detect which field names they use."""
-    check_text(path, quoted=False)
-    first = next(_read_objects(path), {})
-    fields = _FIELDS_2023 if _FIELDS_2023.user in first else _FIELDS_2014
-    schema = {
-        fields.user: pl.String(),
-        fields.item: pl.String(),
-        fields.time: pl.Int64(),
-        fields.rating: pl.Float64(),
-    }
-    missing = [name for name in schema if name not in first]
-    if missing:
-        raise DataError(
-            f"The first review of {path.name} lacks the fields {', '.join(missing)}. Its fields "
-            f"are {', '.join(first) or 'none'}. Check that the file holds reviews of the 2014, "
-            "2018 or 2023 release."
-        )
-    return pl.scan_ndjson(path, schema=schema), fields
+def _find_reviews(folder: Path, metadata: Path) -> Path:
+    """Return the reviews of the release that is in the folder."""
+    category = metadata.name.split(".")[0].removeprefix("meta_")
+    stems = (f"reviews_{category}_5", f"{category}_5", f"reviews_{category}", category)
+    patterns = [stem + suffix for stem in stems for suffix in _JSON]
+    patterns += [category + suffix for suffix in _CSV]
+    return require_file(folder, *patterns, content="reviews")
 
 
 def _read_objects(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Dataset from the user's own files: a table of interactions, a table of items, and images.
 
 Tables are CSV, TSV, Parquet or JSON Lines; the column names are settings. The table of items names
-an item's image; otherwise it is the file `<item id>.jpg` (or .png, .webp, ...) in the image folder.
+or links to an item's image; otherwise `data/image_files.py` finds it in the image folder by the id.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import final
 
 import polars as pl
 
-from mllm_msr.data.image_files import images_by_stem
-from mllm_msr.datasets._interactions import TimeUnit, to_interactions
+from mllm_msr.data.image_files import ItemImages, find_images
+from mllm_msr.data.reading.records import ReadOptions
+from mllm_msr.data.times import TimeUnit
+from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._readers import (
     require_columns,
@@ -35,18 +37,21 @@ class Files(Dataset):
         path: Folder with the files.
         interactions_file: File name of the interactions, `interactions.*` by default.
         items_file: File name of the items, `items.*` by default.
-        images_folder: Name of the image folder, which need not exist.
+        images_folder: Image folder, which need not exist: a name in `path`, or an absolute path.
         user_column: User id, in the interactions.
         item_column: Item id, in the interactions and in the items.
         time_column: Time, in the interactions; `None` uses the row order.
-        time_unit: Unit of the time: "s", "ms", "us" or "ns"; "iso" for dates as text; "rank" for
-            numbers that only define an order. Ignored for date columns of Parquet.
+        time_unit: Unit of the time: "s", "ms", "us" or "ns"; "iso" for ISO 8601 dates as text;
+            "excel" for day numbers of spreadsheets; "rank" for numbers that only define an order.
+            Ignored for date columns of Parquet and Excel.
+        time_format: Format of other dates as text, such as "%d/%m/%Y %H:%M"; replaces `time_unit`.
         rating_column: Rating, in the interactions; `None` if ratings are not used.
         min_rating: Interactions with a lower rating are removed.
         title_column: Title, in the items. Like the next two columns, it may be missing unless its
             setting differs from the default.
         text_column: Longer text, in the items.
-        image_column: Path of the image, in the items, relative to `images_folder` or `path`.
+        image_column: Image, in the items: a path relative to `images_folder` or `path` (other
+            paths are not used), or a link, which is downloaded only with `images.download`.
         item_type: Word for an item in prompts: "video", "product", "film" or "item".
     """
 
@@ -61,6 +66,7 @@ class Files(Dataset):
         item_column: str = "item_id",
         time_column: str | None = "timestamp",
         time_unit: TimeUnit = "s",
+        time_format: str | None = None,
         rating_column: str | None = None,
         min_rating: float = 0.0,
         title_column: str = _TITLE,
@@ -76,6 +82,7 @@ class Files(Dataset):
         self.item_column = item_column
         self.time_column = time_column
         self.time_unit = time_unit
+        self.time_format = time_format
         self.rating_column = rating_column
         self.min_rating = min_rating
         self.title_column = title_column
@@ -87,29 +94,50 @@ class Files(Dataset):
         """Read the files.
 
         Raises:
-            SettingsError: The time unit is unknown.
+            SettingsError: The time unit or format is not supported.
             DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
         path = _find_table(folder, self.interactions_file, "interactions")
-        is_ranked = self.time_column is None or self.time_unit == "rank"
+        interactions = self._read_interactions(path)
+        form = self._interaction_format
+        items, images = self._items(folder)
         return RawData(
-            interactions=to_interactions(
-                scan_table(path),
-                path,
-                user=self.user_column,
-                item=self.item_column,
-                time=self.time_column,
-                unit=self.time_unit,
-                rating=self.rating_column,
-                min_rating=self.min_rating,
-            ),
-            items=self._items(folder),
+            interactions=interactions.frame,
+            items=items,
             item_type=self.item_type,
-            ordered_by="rank" if is_ranked else "time",
+            ordered_by="rank" if form.time is None or form.is_rank else "time",
+            image_urls=images.urls,
+            sources=(interactions.source,),
+            images=images.source,
         )
 
-    def _items(self, folder: Path) -> pl.DataFrame:
+    def read_interactions(self, file: Path) -> pl.LazyFrame:
+        """Read new interactions with the same columns, units and limits.
+
+        Raises:
+            SettingsError: The time unit or format is not supported.
+            DataError: The file is missing, unreadable or not in the expected format.
+        """
+        return self._read_interactions(file).frame
+
+    @property
+    def _interaction_format(self) -> InteractionFormat:
+        return InteractionFormat(
+            user=self.user_column,
+            item=self.item_column,
+            time=self.time_column,
+            unit=self.time_unit,
+            time_format=self.time_format,
+            rating=self.rating_column,
+            min_rating=self.min_rating,
+            has_settings=True,
+        )
+
+    def _read_interactions(self, path: Path) -> Interactions:
+        return read_interactions(path, self._interaction_format, options=ReadOptions())
+
+    def _items(self, folder: Path) -> tuple[pl.DataFrame, ItemImages]:
         """Read the items and find their images."""
         path = _find_table(folder, self.items_file, "items")
         table = scan_table(path)
@@ -128,17 +156,13 @@ class Files(Dataset):
                 text=column(self.text_column),
                 image=column(self.image_column),
             ).collect()
-        in_folder = images_by_stem(folder / self.images_folder)
-        bases = (folder / self.images_folder, folder)
-        images: dict[str, str | None] = {}
-        for item_id, name in items.select("item_id", "image").rows():
-            if name:
-                # Keep the path of a file that does not exist, so that it is reported as missing.
-                candidates = (base / name for base in bases if (base / name).is_file())
-                images[item_id] = str(next(candidates, bases[0] / name))
-            else:
-                images[item_id] = in_folder.get(item_id)
-        return to_items(items.drop("image"), path, images=images)
+        images = find_images(
+            items["item_id"].to_list(),
+            folder / self.images_folder,
+            names=items["image"].to_list(),
+            root=folder,
+        )
+        return to_items(items.with_columns(images.paths), path), images
 
 
 def _find_table(folder: Path, name: str | None, default: str) -> Path:

@@ -8,20 +8,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import final
 
 import polars as pl
 
-from mllm_msr.data.image_files import images_by_stem
-from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.data.image_files import find_images
+from mllm_msr.data.reading.reader import read_table
+from mllm_msr.data.reading.records import Column, ReadOptions
+from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._readers import (
     check_text,
     require_file,
     require_folder,
-    scan_table,
     wrap_table_errors,
 )
 from mllm_msr.errors import DataError
@@ -53,64 +55,68 @@ class MicroLens(Dataset):
         pairs = require_file(folder, "*_pairs.csv", "*_pairs.tsv", content="interactions")
         titles = require_file(folder, "*_titles.csv", content="titles")
         logger.info("reading %s and %s", pairs.name, titles.name)
-        if pairs.suffix == ".tsv":
-            interactions = _read_sequences(pairs)
-        else:
-            interactions = to_interactions(
-                scan_table(pairs), pairs, user="user", item="item", time="timestamp", unit="ms"
-            )
+        interactions = _read_pairs(pairs)
+        items = _read_titles(titles)
         cover_folders = [path for path in sorted(folder.glob("*_covers")) if path.is_dir()]
         for cover_folder in (*cover_folders, folder / "covers", folder / "images"):
-            if covers := images_by_stem(cover_folder):
+            covers = find_images(items["item_id"].to_list(), cover_folder)
+            if covers.source.n_files:
                 break
         return RawData(
-            interactions=interactions,
-            items=_read_titles(titles, covers),
+            interactions=interactions.frame,
+            items=to_items(items.with_columns(covers.paths), titles),
             item_type="video",
             ordered_by="rank" if pairs.suffix == ".tsv" else "time",
+            sources=(interactions.source,),
+            images=covers.source,
         )
 
+    def read_interactions(self, file: Path) -> pl.LazyFrame:
+        """Read new interactions from a file like `*_pairs.csv` or `*_pairs.tsv`.
 
-def _read_sequences(path: Path) -> pl.LazyFrame:
+        Raises:
+            DataError: The file is missing, unreadable or not in the expected format.
+        """
+        return _read_pairs(file).frame
+
+
+def _read_pairs(path: Path) -> Interactions:
+    if path.suffix == ".tsv":
+        return _read_sequences(path)
+    return read_interactions(path, InteractionFormat(user="user", item="item"))
+
+
+def _read_sequences(path: Path) -> Interactions:
     """Read one user per line; the rank of an interaction is its position in the line."""
-    check_text(path, quoted=False)
-    lines = pl.scan_csv(
+    table = read_table(
         path,
-        separator="\t",
-        has_header=False,
-        infer_schema=False,
-        quote_char=None,
+        {"user": Column("user", "id"), "items": Column("items", "id")},
+        options=ReadOptions(separator="\t"),
+        content="interactions",
+        names=["user", "items"],
+        quoted=False,
     )
-    with wrap_table_errors(path):
-        columns = lines.collect_schema().names()
-    if len(columns) != 2:
-        raise DataError(
-            f"{path.name} has {len(columns)} columns instead of two, user and items, separated by "
-            "a tab. Check that this is the right file."
-        )
-    lines = lines.rename(dict(zip(columns, ("user", "items"), strict=True)))
     # Drop a header, which would otherwise become a user.
-    lines = lines.filter(~pl.col("user").str.to_lowercase().is_in(["user", "user_id"]))
-    split = lines.with_columns(
-        pl.col("items").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
-    )
-    with wrap_table_errors(path):
-        repeated = (
-            lines.filter(pl.col("user").is_duplicated()).select("user").head(1).collect()["user"]
-        )
+    lines = table.frame.filter(~pl.col("user").str.to_lowercase().is_in(["user", "user_id"]))
+    repeated = lines.filter(pl.col("user").is_duplicated()).select("user").head(1).collect()["user"]
     if len(repeated):
         raise DataError(
             f"{path.name} has several lines for user {repeated[0]!r}. Join the lines of each user, "
             "or use the file *_pairs.csv with timestamps."
         )
-    exploded = split.with_columns(rank=pl.int_ranges(pl.col("items").list.len())).explode(
-        "items", "rank"
+    items = pl.col("items").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+    exploded = (
+        lines.with_columns(items)
+        .with_columns(rank=pl.int_ranges(pl.col("items").list.len()))
+        .explode("items", "rank")
     )
-    return to_interactions(exploded, path, user="user", item="items", time="rank", unit="rank")
+    form = InteractionFormat(user="user", item="items", time="rank", unit="rank")
+    interactions = read_interactions(exploded, form)
+    return dataclasses.replace(interactions, source=table.description)
 
 
-def _read_titles(path: Path, covers: dict[str, str]) -> pl.DataFrame:
-    """Read the items of the titles file, with or without its header."""
+def _read_titles(path: Path) -> pl.DataFrame:
+    """Read item id, title and text of the titles file, with or without its header."""
     check_text(path)
     with wrap_table_errors(path):
         table = pl.read_csv(path, has_header=False, infer_schema=False)
@@ -122,4 +128,4 @@ def _read_titles(path: Path, covers: dict[str, str]) -> pl.DataFrame:
     if {str(value).strip().lower() for value in table.row(0)} in _HEADERS:
         table = table.slice(1)
     items = table.rename(dict(zip(table.columns, ("item_id", "title"), strict=True)))
-    return to_items(items.with_columns(text=pl.lit("")), path, images=covers)
+    return items.with_columns(text=pl.lit(""))

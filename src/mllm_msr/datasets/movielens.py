@@ -15,11 +15,11 @@ from typing import final
 
 import polars as pl
 
-from mllm_msr.data.image_files import images_by_stem
-from mllm_msr.datasets._interactions import to_interactions
+from mllm_msr.data.image_files import find_images
+from mllm_msr.data.reading.records import ReadOptions
+from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import join_sentences, to_items
 from mllm_msr.datasets._readers import (
-    check_text,
     require_columns,
     require_file,
     require_folder,
@@ -55,24 +55,40 @@ class MovieLens(Dataset):
         ratings = require_file(folder, "ratings.csv", "ratings.dat", content="ratings")
         movies = require_file(folder, f"movies{ratings.suffix}", content="films")
         is_ml_1m = ratings.suffix == ".dat"
+        films = _read_dat_films(movies) if is_ml_1m else _read_csv_films(movies)
+        images = find_images(films["item_id"].to_list(), folder / "images")
+        interactions = self._read_ratings(ratings)
         return RawData(
-            interactions=to_interactions(
-                _scan_dat_ratings(ratings) if is_ml_1m else scan_table(ratings),
-                ratings,
-                user="userId",
-                item="movieId",
-                time="timestamp",
-                unit="s",
-                rating="rating",
-                min_rating=self.min_rating,
-            ),
-            items=to_items(
-                _read_dat_films(movies) if is_ml_1m else _read_csv_films(movies),
-                movies,
-                images=images_by_stem(folder / "images"),
-            ),
+            interactions=interactions.frame,
+            items=to_items(films.with_columns(images.paths), movies),
             item_type="film",
+            images=images.source,
+            sources=(interactions.source,),
         )
+
+    def read_interactions(self, file: Path) -> pl.LazyFrame:
+        """Read new ratings from a file like `ratings.csv`, or `ratings.dat`.
+
+        Raises:
+            DataError: The file is missing, unreadable or not in the expected format.
+        """
+        return self._read_ratings(file).frame
+
+    def _read_ratings(self, path: Path) -> Interactions:
+        form = InteractionFormat(
+            user="userId",
+            item="movieId",
+            unit="s",
+            rating="rating",
+            min_rating=self.min_rating,
+        )
+        if path.suffix != ".dat":
+            return read_interactions(path, form)
+        # The separator is "::", of which readers support one character: every second column is
+        # empty.
+        names = ["userId", "_1", "movieId", "_2", "rating", "_3", "timestamp"]
+        options = ReadOptions(separator=":")
+        return read_interactions(path, form, options=options, names=names, quoted=False)
 
 
 def _read_csv_films(path: Path) -> pl.DataFrame:
@@ -91,21 +107,6 @@ def _read_csv_films(path: Path) -> pl.DataFrame:
         ).collect()
     text = [_text(genres or "", tags or "") for genres, tags in films["genres", "user_tags"].rows()]
     return films.select(item_id="movieId", title="title", text=pl.Series(text, dtype=pl.String))
-
-
-def _scan_dat_ratings(path: Path) -> pl.LazyFrame:
-    """Scan the ratings of ML-1M."""
-    check_text(path, quoted=False)
-    # Polars only supports separators of one character; with ":" every second column is empty.
-    names = ["userId", "_1", "movieId", "_2", "rating", "_3", "timestamp"]
-    return pl.scan_csv(
-        path,
-        separator=":",
-        has_header=False,
-        new_columns=names,
-        infer_schema=False,
-        quote_char=None,
-    )
 
 
 def _read_dat_films(path: Path) -> pl.DataFrame:
