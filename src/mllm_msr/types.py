@@ -184,9 +184,14 @@ class SourceImages:
         n_files: Number of image files.
         n_linked: Number of these files that belong to an item.
         unlinked: Names of a few files that belong to no item.
+        n_rejected: Number of image paths in the table of items that are not used, because they
+            lead out of the dataset's folders or are neither paths nor links of the web.
+        rejected: A few of these paths.
     """
 
     folder: Path
     n_files: int
     n_linked: int
     unlinked: tuple[str, ...] = ()
+    n_rejected: int = 0
+    rejected: tuple[str, ...] = ()

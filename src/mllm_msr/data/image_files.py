@@ -1,27 +1,241 @@
-"""Search for the image files of items by their names."""
+"""Search for the image files of items: by the item's id, or by a column that names the file.
+
+Names are compared in Unicode's normal form C, because some systems decompose the names of files.
+The files of an item may be in subfolders, numbered, or in a folder with the item's id. Values of a
+column come from other people: only files in the folders of the dataset are used, and links are
+returned, not followed.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+import polars as pl
+
+from mllm_msr.types import SourceImages
+
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+)
+_N_EXAMPLES: Final = 5
+
+_WEB: Final = re.compile(r"(?:https?:)?//[^/]", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+_WINDOWS_ROOT: Final = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
+# A number at the end of a name: "shirt_1", "shirt-02".
+_NUMBERED: Final = re.compile(r"(.+)[_-][0-9]{1,2}", re.DOTALL)
 
 
-def images_by_stem(folder: Path) -> dict[str, str]:
-    """Map file names without suffix to the absolute paths of the images in a folder.
+@dataclass(frozen=True, slots=True)
+class ItemImages:
+    """Images of the rows of a table of items.
 
-    The mapping is empty if the folder does not exist.
+    Attributes:
+        paths: Path of the image of each row, null if there is none. A file that the table names
+            but that does not exist keeps its path, so that it is reported as missing.
+        urls: Columns `item_id` and `url`: values of the column that are links.
+        source: What was found.
     """
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    root = str(folder.absolute())
-    split = (os.path.splitext(name) for name in names)  # noqa: PTH122 -- 10 times faster
-    return {
-        stem: f"{root}/{stem}{suffix}"
-        for stem, suffix in split
-        if suffix.lower() in _IMAGE_SUFFIXES
-    }
+
+    paths: pl.Series
+    urls: pl.DataFrame
+    source: SourceImages
+
+
+def find_images(
+    ids: Sequence[str | None],
+    folder: Path,
+    *,
+    names: Sequence[str | None] | None = None,
+    root: Path | None = None,
+) -> ItemImages:
+    """Find the images of items.
+
+    Args:
+        ids: Id of each row.
+        folder: Folder with image files, which need not exist.
+        names: Value of the image column of each row: a path relative to `folder` or `root`, an
+            absolute path in one of them, or a link. Rows without a value are found by their id.
+        root: Another folder with image files, such as that of the dataset.
+    """
+    files = _list_files(folder)
+    by_id = match_names(files, [id_ for id_ in ids if id_ is not None])
+    search = _ColumnSearch(files, [folder, *([root] if root else [])])
+    paths: list[str | None] = []
+    urls: list[tuple[str, str]] = []
+    rejected: list[str] = []
+    for id_, value in zip(ids, names or [None] * len(ids), strict=True):
+        name = (value or "").strip()
+        found = by_id.get(id_ or "")
+        path = search.prefix + found if found else None
+        if _WEB.match(name):
+            # A link without a scheme has that of the page that contains it.
+            urls.append((id_ or "", f"https:{name}" if name.startswith("//") else name))
+        elif name:
+            named = search.find(name)
+            if named is None:
+                rejected.append(name)
+            path = named or path
+        paths.append(path)
+    used = {path.removeprefix(search.prefix) for path in paths if path}
+    unlinked = [file for file in files if file not in used]
+    return ItemImages(
+        pl.Series("image", paths, pl.String),
+        pl.DataFrame(urls, {"item_id": pl.String, "url": pl.String}, orient="row"),
+        SourceImages(
+            folder=folder,
+            n_files=len(files),
+            n_linked=len(files) - len(unlinked),
+            unlinked=tuple(unlinked[:_N_EXAMPLES]),
+            n_rejected=len(rejected),
+            rejected=tuple(dict.fromkeys(rejected))[:_N_EXAMPLES],
+        ),
+    )
+
+
+def match_names(files: Iterable[str], ids: Iterable[str]) -> dict[str, str]:
+    """Find the file of each item by its name.
+
+    For an item with the id `shirt`, these files are found, in this order:
+
+    1. `shirt.jpg`, with any suffix in `SUFFIXES`, or none if the id has one. Characters of the id
+       that a file name cannot contain are percent-encoded (`a%2Fb.jpg` for `a/b`), or are folders
+       (`a/b.jpg`).
+    2. `shirt_1.jpg` or `shirt-1.jpg`, with the smallest number of up to two digits.
+    3. `NAME/shirt.jpg`: the file in any subfolder. Or `shirt/NAME.jpg`: the first file in a
+       subfolder with the item's id. The one that finds more items is preferred.
+
+    Args:
+        files: Paths relative to the folder of images, with "/", in the order of preference.
+        ids: Ids of the items.
+
+    Returns:
+        Items with a file.
+    """
+    id_keys = {id_: _key(id_) for id_ in ids}
+    wanted = set(id_keys.values())
+    exact: dict[str, str] = {}
+    numbered: dict[str, str] = {}
+    nested: defaultdict[str, list[str]] = defaultdict(list)
+    in_folder: dict[str, str] = {}
+    for file in files:
+        stem = _key(os.path.splitext(file)[0])  # noqa: PTH122 -- 10 times faster
+        parent, _, name = stem.rpartition("/")
+        for key in (*_spellings(stem), _key(file)):
+            exact.setdefault(key, file)
+        for key in _spellings(name):
+            if parent:
+                nested[key].append(file)
+            if key not in wanted and (match := _NUMBERED.fullmatch(key)):
+                numbered.setdefault(match[1], file)
+        for key in {*_spellings(parent), *_spellings(parent.rpartition("/")[2])} - {""}:
+            in_folder.setdefault(key, file)
+    # Files with the same name in several folders are probably those of several items.
+    unique = {key: found[0] for key, found in nested.items() if len(found) == 1}
+    first = {key: found[0] for key, found in nested.items()}
+    n_unique, n_in_folder = len(wanted & unique.keys()), len(wanted & in_folder.keys())
+    nested_first = n_unique >= n_in_folder
+    layouts = (unique, in_folder) if nested_first else (in_folder, unique)
+    matched: dict[str, str] = {}
+    for layout in (exact, numbered, *layouts, first):
+        for key in wanted - matched.keys():
+            if key in layout:
+                matched[key] = layout[key]
+    return {id_: matched[key] for id_, key in id_keys.items() if key in matched}
+
+
+class _ColumnSearch:
+    """Search for the files that a column names.
+
+    Args:
+        files: Paths relative to the first folder, with "/".
+        folders: Folders that paths are relative to, in order of preference.
+    """
+
+    def __init__(self, files: Sequence[str], folders: Sequence[Path]) -> None:
+        self._folders = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
+        roots = [*self._folders, *(os.path.realpath(folder) for folder in self._folders)]
+        self._prefixes = tuple(root.rstrip("/") + "/" for root in roots)
+        self.prefix = self._prefixes[0]
+        # Other systems ignore case, and some tables omit the suffix. Later entries replace earlier.
+        self._by_path: dict[str, str] = {}
+        for file in reversed(files):
+            key = _key(file).casefold()
+            self._by_path[os.path.splitext(key)[0]] = file  # noqa: PTH122
+        self._by_path |= {_key(file).casefold(): file for file in reversed(files)}
+
+    def find(self, name: str) -> str | None:
+        """Return the path of a file, also of one that does not exist; `None` if it is not allowed.
+
+        A path is allowed if it is in one of the folders. The path is checked as it is written:
+        links of the file system are followed.
+        """
+        if _SCHEME.match(name) or _WINDOWS_ROOT.match(name) or "\0" in name:
+            return None
+        # A backslash separates folders on some systems and belongs to the name on others.
+        candidates = self._in_folders(name.replace("\\", "/"))
+        for path in (*self._in_folders(name), *candidates):
+            if os.path.isfile(path):  # noqa: PTH113
+                return path
+        for path in candidates:
+            key = _key(path.removeprefix(self.prefix)).casefold()
+            if key in self._by_path:
+                return self.prefix + self._by_path[key]
+        return candidates[0] if candidates else None
+
+    def _in_folders(self, name: str) -> list[str]:
+        """Return the paths that a name stands for and that are in one of the folders."""
+        paths = (os.path.normpath(os.path.join(folder, name)) for folder in self._folders)  # noqa: PTH118
+        return [path for path in paths if path.startswith(self._prefixes)]
+
+
+def _list_files(folder: Path) -> list[str]:
+    """Return the image files in a folder and its subfolders, the ones higher up first.
+
+    Hidden files and files whose name is not valid Unicode are left out.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
+        relative = os.path.relpath(parent, folder)
+        start = "" if relative == "." else f"{relative}/"
+        found += [
+            start + name
+            for name in names
+            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+        ]
+    files = [file for file in found if _is_unicode(file)]
+    return sorted(files, key=lambda file: (file.count("/"), _natural_key(file)))
+
+
+def _natural_key(file: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts "2" before "10", and jpg before png."""
+    stem = os.path.splitext(file)[0]  # noqa: PTH122
+    parts: list[str | int] = list(re.split("([0-9]+)", stem))
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, file
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _key(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """Return a name, and the name without percent-encoding if it has any."""
+    return (name, _key(unquote(name))) if "%" in name else (name,)

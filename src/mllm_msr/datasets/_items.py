@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -12,17 +12,14 @@ from mllm_msr.errors import DataError
 from mllm_msr.tables import ITEMS, conform
 
 
-def to_items(
-    table: pl.DataFrame, path: Path, *, images: Mapping[str, str | None] | None = None
-) -> pl.DataFrame:
+def to_items(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Convert a table with item ids, titles and texts to `tables.ITEMS`.
 
     Titles and texts are cleaned, missing ones become empty, and identical rows are merged.
 
     Args:
-        table: Columns `item_id`, `title`, `text`, and `image` if `images` is not given.
+        table: Columns `item_id`, `title`, `text` and `image`.
         path: File that the rows come from, for error messages.
-        images: Image paths by item id; `None` where an item has no image.
 
     Raises:
         DataError: A row has no id, or two different rows have the same id.
@@ -34,12 +31,6 @@ def to_items(
             f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
             f"{row}. Remove these rows or fill in the id."
         )
-    if images is not None:
-        paths = pl.DataFrame(
-            {"item_id": list(images), "image": list(images.values())},
-            schema={"item_id": pl.String, "image": pl.String},
-        )
-        table = table.join(paths, on="item_id", how="left", maintain_order="left")
     items = clean_items(conform(table, ITEMS, name=path.name))
     distinct = items.unique(maintain_order=True)
     repeated = distinct.filter(pl.col("item_id").is_duplicated())
