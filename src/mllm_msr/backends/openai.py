@@ -21,11 +21,10 @@ from typing import Any, Final, Literal, TypeVar, final
 from mllm_msr.backends._http import chat_format, probes
 from mllm_msr.backends._http.async_bridge import LoopThread
 from mllm_msr.backends._http.chat_format import Scoring
-from mllm_msr.backends._http.client import (
-    Endpoint,
-    RequestRejectedError,
-    RetriesExhaustedError,
-)
+from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
+from mllm_msr.backends._http.parameters import RequestParameters
+from mllm_msr.backends._http.probes import CHAT
+from mllm_msr.backends._http.responses import RequestRejectedError
 from mllm_msr.backends._http.retry import Timing
 from mllm_msr.errors import BackendError, CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.interfaces import Backend, Capabilities
@@ -34,7 +33,6 @@ from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result")
 
-_CHAT: Final = "chat/completions"
 _TOO_LONG: Final = re.compile(
     r"context.{0,20}(length|window|size)|too (long|large|many tokens)|max_model_len|longer than",
     re.IGNORECASE,
@@ -111,7 +109,8 @@ class OpenAIBackend(Backend):
         self._concurrency = concurrency
         self._characters_per_token = characters_per_token
         self._extra = dict(extra or {})
-        self._length_field = "max_tokens"
+        self._parameters = RequestParameters(self._extra)
+        self._image_refusal = "set by images=False"
         self._scorings: dict[tuple[str, ...], Scoring] = {}
         self._probe_lock = asyncio.Lock()
         self._adapter_verified = False
@@ -206,14 +205,16 @@ class OpenAIBackend(Backend):
     def _check_images(self, prompt: Prompt) -> Prompt:
         if prompt.images and not self._supports_images():
             raise CapabilityError(
-                f"{self.fingerprint} rejects images, but the prompt has the image "
-                f"{prompt.images[0].name}. Use a multimodal model or prompts without images."
+                f"{self.fingerprint} rejects images ({self._image_refusal}), but the prompt has "
+                f"the image {prompt.images[0].name}. Use a multimodal model, or prompts without "
+                "images (summarize.modalities=[text])."
             )
         return prompt
 
     def _supports_images(self) -> bool:
         if self._images is None:
-            self._images = self._open_loop().run(self._probe(probes.supports_images))
+            refusal = self._open_loop().run(self._probe(probes.find_image_refusal))
+            self._images, self._image_refusal = refusal is None, (refusal or "").rstrip(".")
         return self._images
 
     def _supports_scoring(self) -> bool:
@@ -227,7 +228,9 @@ class OpenAIBackend(Backend):
         """Run a probe, which posts requests for this model."""
 
         async def post(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
-            return await self._post(route, {"model": await self._model_name(), **fields}, dict)
+            return await self._post(
+                route, fields, chat_format.require_choice if route == CHAT else dict
+            )
 
         try:
             return await probe(post)
@@ -235,6 +238,11 @@ class OpenAIBackend(Backend):
             raise BackendError(
                 f"The endpoint at {self._endpoint.name} does not answer: {error}. Check that the "
                 "server is running and that its address is correct."
+            ) from None
+        except RequestRejectedError as error:
+            raise self._fatal_error(error) or BackendError(
+                f"The endpoint at {self._endpoint.name} rejects every request: {error}. Check the "
+                "model's name and the fields in model.extra."
             ) from None
 
     async def _model_name(self) -> str:
@@ -300,22 +308,15 @@ class OpenAIBackend(Backend):
     ) -> _Result:
         """Send a prompt; truncate it once if the endpoint rejects it as too long."""
         prompt = chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
+        length = {"max_tokens": prompt.max_new_tokens} if limit_length else {}
         current: Prompt | None = prompt
         while current is not None:
-            body = {
-                "model": await self._model_name(),
-                "messages": await asyncio.to_thread(chat_format.messages, current),
-                **fields,
-                **({self._length_field: prompt.max_new_tokens} if limit_length else {}),
-                **self._extra,
-            }
-            body = {name: value for name, value in body.items() if value is not None}
+            turns = await asyncio.to_thread(chat_format.messages, current)
             try:
-                return await self._post(_CHAT, body, parse)
+                return await self._post(CHAT, {"messages": turns, **fields, **length}, parse)
             except RequestRejectedError as error:
-                if "max_completion_tokens" in str(error) and self._length_field in body:
-                    self._length_field = "max_completion_tokens"
-                    continue
+                if fatal := self._fatal_error(error):
+                    raise fatal from None
                 if not _TOO_LONG.search(str(error)) or current is not prompt:
                     raise
                 current = chat_format.halve(prompt)
@@ -326,25 +327,33 @@ class OpenAIBackend(Backend):
     async def _post(
         self,
         route: str,
-        body: Mapping[str, object],
+        fields: Mapping[str, object],
         parse: Callable[[dict[str, Any]], _Result],
     ) -> _Result:
-        """Send a request; raise `BackendError` if every request would be rejected."""
-        try:
-            return await self._endpoint.request(route, body, parse)
-        except RequestRejectedError as error:
-            if error.status in (401, 403):
-                raise BackendError(
-                    f"The endpoint at {self._endpoint.name} denies access: {error}. Set the "
-                    f"environment variable {self._endpoint.key_variable} to a valid API key."
-                ) from None
-            if error.status == 404 and route == _CHAT:
-                raise BackendError(
-                    f"The endpoint at {self._endpoint.name} does not offer the model "
-                    f"{self._checkpoint!r}: {error}. Check the model's name and the address, which "
-                    "must end with the API version."
-                ) from None
-            raise
+        """Send a request with parameters that the endpoint accepts."""
+        while True:
+            body = self._parameters.apply({"model": await self._model_name(), **fields})
+            try:
+                return await self._endpoint.request(route, body, parse)
+            except RequestRejectedError as error:
+                if not self._parameters.adapt(body, error):
+                    raise
+
+    def _fatal_error(self, error: RequestRejectedError) -> BackendError | None:
+        """Return the error that ends the run if the endpoint would reject every request."""
+        if error.concerns_all:
+            return BackendError(
+                f"The endpoint at {self._endpoint.name} denies access: {error}. Check the credit "
+                f"of the account, and set the environment variable {self._endpoint.key_variable} "
+                "to a valid API key."
+            )
+        if error.status == 404:
+            return BackendError(
+                f"The endpoint at {self._endpoint.name} does not offer the model "
+                f"{self._checkpoint!r}: {error}. Check the model's name and the address, which "
+                "must end with the API version."
+            )
+        return None
 
 
 def adapter_name(adapter: Path | str) -> str:

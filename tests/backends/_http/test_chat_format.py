@@ -14,7 +14,7 @@ from PIL import Image
 from endpoints import completion_response, logprobs_response
 from mllm_msr.backends._http import chat_format
 from mllm_msr.backends._http.chat_format import Scoring
-from mllm_msr.backends._http.client import MalformedResponseError
+from mllm_msr.backends._http.responses import MalformedResponseError, TransientError
 from mllm_msr.data.images import open_image
 from mllm_msr.errors import ImageError, PromptTooLongError
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -150,3 +150,62 @@ def test_two_missing_answers_are_a_failure() -> None:
     scores = chat_format.parse_scores(body, TOP)
     assert scores.log_probs == ()
     assert "among the 2 most probable" in str(scores.error)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("-inf")])
+def test_a_token_without_a_finite_value_counts_as_absent(value: float | None) -> None:
+    body: Any = logprobs_response({"yes": -0.2, "no": value, "well": -4.0}).body  # type: ignore[dict-item]
+    scores = chat_format.parse_scores(body, TOP)
+    assert (scores.log_probs, scores.upper_bound) == ((-0.2, -4.0), True)
+    both: Any = logprobs_response({"yes": value, "no": value, "well": -4.0}).body  # type: ignore[dict-item]
+    assert chat_format.parse_scores(both, TOP).error is not None
+    entries: Any = logprobs_response({"token_id:4": value, "token_id:7": -1.0}).body  # type: ignore[dict-item]
+    with pytest.raises(MalformedResponseError, match=r"lacks .* of the tokens \[4\]"):
+        chat_format.parse_scores(entries, Scoring(("yes", "no"), token_ids=(4, 7)))
+
+
+@pytest.mark.parametrize("value", ["-0.2", True, [], {}, 0.5, float("inf")])
+def test_values_that_are_no_log_probabilities_are_malformed(value: Any) -> None:
+    body: Any = logprobs_response({"yes": value, "no": -1.0}).body
+    with pytest.raises(MalformedResponseError, match="A log-probability is"):
+        chat_format.parse_scores(body, TOP)
+
+
+def test_rounding_above_zero_is_removed() -> None:
+    body: Any = logprobs_response({"yes": 1e-7, "no": -16.0}).body
+    assert chat_format.parse_scores(body, TOP).log_probs == (0.0, -16.0)
+
+
+def test_only_the_text_parts_of_a_list_are_the_answer() -> None:
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "A lantern."}]},
+        {"type": "text", "text": "A calm "},
+        {"type": "text", "text": "film."},
+    ]
+    response = {"choices": [{"message": {"content": parts, "reasoning_content": "A lantern."}}]}
+    assert chat_format.parse_completion(response).text == "A calm film."
+
+
+def test_thoughts_in_a_separate_field_are_no_answer() -> None:
+    message = {"content": None, "reasoning_content": "A lantern, so"}
+    response = {"choices": [{"message": message, "finish_reason": "length"}]}
+    assert chat_format.parse_completion(response).text == ""
+
+
+@pytest.mark.parametrize("mark", ["<think>", "<|channel|>", "[THINK]"])
+def test_an_answer_that_begins_with_a_thought_is_not_scored(mark: str) -> None:
+    body: Any = logprobs_response({mark: -0.1, "yes": -9.0, "no": -12.0}).body
+    assert chat_format.thought_mark(body) == mark
+    scores = chat_format.parse_scores(body, TOP)
+    assert scores.log_probs == ()
+    assert f"begins its answer with a thought ({mark})" in str(scores.error)
+    hidden: Any = logprobs_response({"Okay": -0.1, "yes": -9.0}).body
+    hidden["choices"][0]["message"] = {"content": "", "reasoning_content": "Okay"}
+    assert chat_format.thought_mark(hidden) == "reasoning_content"
+
+
+def test_an_error_in_a_choice_has_the_status_of_its_code() -> None:
+    error = {"message": "upstream is busy", "code": 429}
+    response = {"choices": [{"finish_reason": "error", "error": error, "message": {}}]}
+    with pytest.raises(TransientError, match="status 429: upstream is busy"):
+        chat_format.parse_completion(response)

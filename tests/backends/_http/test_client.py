@@ -18,12 +18,8 @@ from endpoints import (
     error_response,
     serve,
 )
-from mllm_msr.backends._http.client import (
-    Endpoint,
-    MalformedResponseError,
-    RequestRejectedError,
-    RetriesExhaustedError,
-)
+from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
+from mllm_msr.backends._http.responses import MalformedResponseError, RequestRejectedError
 from mllm_msr.errors import BackendError
 
 SECRET = "sk-never-shown"

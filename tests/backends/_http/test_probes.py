@@ -11,7 +11,7 @@ import pytest
 from endpoints import completion_response, logprobs_response
 from mllm_msr.backends._http import probes
 from mllm_msr.backends._http.chat_format import Scoring
-from mllm_msr.backends._http.client import RequestRejectedError
+from mllm_msr.backends._http.responses import RequestRejectedError
 from mllm_msr.errors import AnswerTokenError, CapabilityError
 
 CHOICES = ("yes", "no")
@@ -36,6 +36,8 @@ class FakeServer:
         if self._tokens is not None and "logprob_token_ids" in known:
             values = {f"token_id:{i}": -1.0 for i in known["logprob_token_ids"]}
             return dict(logprobs_response(values).body)  # type: ignore[arg-type]
+        if "logprobs" not in known and "image_url" not in str(known):
+            return dict(completion_response("yes").body)  # type: ignore[arg-type]
         if 0 < known.get("top_logprobs", 99) <= self._max_top_logprobs:
             return dict(logprobs_response({"yes": -0.1, "no": -3.0}).body)  # type: ignore[arg-type]
         raise RequestRejectedError(400, "unknown field")
@@ -75,5 +77,22 @@ def test_image_support_is_probed_with_an_image() -> None:
         assert "data:image/png;base64," in str(fields)
         return dict(completion_response("white").body)  # type: ignore[arg-type]
 
-    assert asyncio.run(probes.supports_images(accept))
-    assert not asyncio.run(probes.supports_images(FakeServer()))
+    assert asyncio.run(probes.find_image_refusal(accept)) is None
+    assert "unknown field" in str(asyncio.run(probes.find_image_refusal(FakeServer())))
+
+
+def test_a_request_that_is_rejected_without_an_image_says_nothing_about_images() -> None:
+    async def reject(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        raise RequestRejectedError(400, f"{route} needs a project")
+
+    with pytest.raises(RequestRejectedError, match="needs a project"):
+        asyncio.run(probes.find_image_refusal(reject))
+    with pytest.raises(RequestRejectedError, match="needs a project"):
+        asyncio.run(probes.find_scoring(reject, choices=CHOICES, method="auto", name="m"))
+
+
+def test_a_model_that_runs_out_of_tokens_within_a_thought_accepts_images() -> None:
+    async def think(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        raise RequestRejectedError(400, "Could not finish the message: output limit was reached.")
+
+    assert asyncio.run(probes.find_image_refusal(think)) is None

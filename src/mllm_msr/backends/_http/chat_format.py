@@ -13,6 +13,7 @@ import functools
 import io
 import itertools
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any, Final
 
 from PIL import Image
 
-from mllm_msr.backends._http.client import MalformedResponseError
+from mllm_msr.backends._http.responses import MalformedResponseError, request_error
 from mllm_msr.data.images import open_image
 from mllm_msr.errors import PromptTooLongError
 from mllm_msr.prompts import truncation
+from mllm_msr.prompts.thoughts import is_mark, remove_thoughts
 from mllm_msr.types import (
     ChoiceScores,
     Completion,
@@ -36,7 +38,11 @@ from mllm_msr.types import (
 # Tags and the special tokens of common instruction-tuned models.
 _MARKUP: Final = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]|<<|>>")
 _EXIF_ORIENTATION: Final = 0x0112
-_TOKEN_ID: Final = re.compile(r"token_id:(\d+)")
+_TOKEN_ID: Final = re.compile(r"token_id:(\d{1,12})", re.ASCII)
+# Longest token that is searched for the markup of thoughts.
+_MAX_TOKEN: Final = 100
+# Sums of float32 probabilities may exceed 1 by rounding.
+_ROUNDING: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,42 +132,52 @@ def halve(prompt: Prompt) -> Prompt | None:
     return truncation.cut(prompt, n_words // 2) if n_words else None
 
 
-def parse_completion(response: Mapping[str, Any]) -> Completion:
-    """Return the answer in a response.
+def require_choice(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response that contains an answer.
 
     Raises:
         MalformedResponseError: The response has another format.
     """
+    _first_choice(response)
+    return response
+
+
+def parse_completion(response: Mapping[str, Any]) -> Completion:
+    """Return the answer in a response. Thoughts in separate fields are left out.
+
+    Raises:
+        MalformedResponseError: The response has another format.
+        TransientError: The endpoint reports that generation failed, and a retry may succeed.
+        RequestRejectedError: The endpoint reports that generation failed for good.
+    """
     choice = _first_choice(response)
-    text = _require(choice.get("message"), dict, "message").get("content")
     reason = choice.get("finish_reason")
     usage = _token_usage(response)
     if reason == "content_filter":
         message = "The content filter of the endpoint blocked the answer."
         return Completion("", *usage, finish_reason="error", error=message)
-    if not isinstance(text, str | None):
-        raise MalformedResponseError(
-            f"The content of the response is {type(text).__name__}, not text"
-        )
+    text = _content_text(_require(choice.get("message"), dict, "message").get("content"))
     finish: FinishReason = "length" if reason == "length" else "stop"
-    return Completion((text or "").strip(), *usage, finish_reason=finish)
+    return Completion(text.strip(), *usage, finish_reason=finish)
 
 
 def parse_scores(response: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
     """Return the log-probabilities of the answers in a response.
 
-    An answer that is not listed is less probable than every listed token. It gets the smallest
-    listed value, and the result is marked as an upper bound.
+    An answer that is not listed, or has no finite log-probability, is less probable than every
+    listed token. It gets the smallest listed value, and the result is marked as an upper bound.
 
     Raises:
         MalformedResponseError: The response has another format or no log-probabilities.
     """
     n_prompt_tokens, _ = _token_usage(response)
-    logprobs = _require(_first_choice(response).get("logprobs"), dict, "logprobs")
-    content = _require(logprobs.get("content"), list, "logprobs.content")
-    position = _require(content[0] if content else None, dict, "logprobs.content[0]")
+    position = _first_position(response)
+    if mark := thought_mark(response):
+        message = f"The model begins its answer with a thought ({mark}) and not with an answer."
+        return ChoiceScores((), n_prompt_tokens, error=message)
     listed = [*_require(position.get("top_logprobs"), list, "top_logprobs"), position]
-    entries = [(str(entry.get("token", "")), float(entry.get("logprob", 0.0))) for entry in listed]
+    pairs = [_log_prob(_require(entry, dict, "top_logprobs of objects")) for entry in listed]
+    entries = [(token, value) for token, value in pairs if value is not None]
     if scoring.token_ids:
         matches = ((_TOKEN_ID.fullmatch(token), value) for token, value in entries)
         by_id = {int(match[1]): value for match, value in matches if match}
@@ -178,12 +194,30 @@ def parse_scores(response: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
         found.append(max(exact or spaced, default=None))
     if all(value is None for value in found):
         message = (
-            f"None of {list(scoring.choices)} is among the {len(entries) - 1} most probable tokens."
+            f"None of {list(scoring.choices)} is among the {len(listed) - 1} most probable tokens."
         )
         return ChoiceScores((), n_prompt_tokens, error=message)
     least = min(value for _, value in entries)
     values = tuple(least if value is None else value for value in found)
     return ChoiceScores(values, n_prompt_tokens, upper_bound=None in found)
+
+
+def thought_mark(response: Mapping[str, Any]) -> str | None:
+    """Return how an answer begins if it begins with a thought, otherwise None.
+
+    Raises:
+        MalformedResponseError: The response has another format.
+    """
+    choice = _first_choice(response)
+    token = str(_first_position(response).get("token"))[:_MAX_TOKEN]
+    if is_mark(token):
+        return token
+    message = choice.get("message")
+    fields = message if isinstance(message, dict) else {}
+    text = _content_text(fields.get("content"))[:_MAX_TOKEN]
+    if remove_thoughts(text).is_unfinished:
+        return text.strip()
+    return next((name for name in ("reasoning_content", "reasoning") if fields.get(name)), None)
 
 
 @functools.lru_cache(maxsize=128)
@@ -231,11 +265,53 @@ def _require(value: Any, kind: type, name: str) -> Any:
 def _first_choice(response: Mapping[str, Any]) -> dict[str, Any]:
     choices = _require(response.get("choices"), list, "choices")
     choice: dict[str, Any] = _require(choices[0] if choices else None, dict, "choices[0]")
+    if choice.get("error"):
+        raise request_error(None, choice["error"])
     return choice
+
+
+def _first_position(response: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the log-probabilities of the first new token."""
+    logprobs = _require(_first_choice(response).get("logprobs"), dict, "logprobs")
+    content = _require(logprobs.get("content"), list, "logprobs.content")
+    position: dict[str, Any] = _require(
+        content[0] if content else None, dict, "logprobs.content[0]"
+    )
+    return position
+
+
+def _content_text(content: object) -> str:
+    """Return the text of a message: a string, or the text parts of a list, without thoughts."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(str(part.get("text") or "") for part in parts)
+    if not isinstance(content, str | None):
+        raise MalformedResponseError(
+            f"The content of the response is {type(content).__name__}, not text"
+        )
+    return (content or "").encode("utf-8", "replace").decode()
+
+
+def _log_prob(entry: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Return a listed token and its log-probability; None if that is null or not finite."""
+    value = entry.get("logprob")
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise MalformedResponseError(f"A log-probability is {str(value)[:40]!r}, not a number")
+    if value is not None and value > _ROUNDING:
+        raise MalformedResponseError(f"A log-probability is {str(value)[:40]}, above 0")
+    if value is None or not value >= -sys.float_info.max:
+        return str(entry.get("token")), None
+    return str(entry.get("token")), min(float(value), 0.0)
 
 
 def _token_usage(response: Mapping[str, Any]) -> tuple[int, int]:
     usage = response.get("usage")
-    if not isinstance(usage, dict):
-        return 0, 0
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    counts = [
+        usage.get(name) if isinstance(usage, dict) else 0
+        for name in ("prompt_tokens", "completion_tokens")
+    ]
+    n_prompt, n_output = (
+        count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0
+        for count in counts
+    )
+    return n_prompt, n_output

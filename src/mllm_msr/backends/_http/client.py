@@ -3,8 +3,8 @@
 The layer between `openai.py`, which determines the requests, and the network. Transient failures
 (no connection, timeouts, 408, 429, 5xx, truncated JSON, responses in an unexpected format) are
 retried after a random wait, within a budget of attempts and seconds. Permanent failures are raised
-immediately. The API key is read from the environment, sent in one header and removed from every
-message.
+immediately (`responses.py` distinguishes them). The API key is read from the environment, sent in
+one header and removed from every message.
 """
 
 from __future__ import annotations
@@ -18,61 +18,23 @@ from typing import Any, Final, TypeVar
 
 import httpx2
 
+from mllm_msr.backends._http.responses import (
+    MalformedResponseError,
+    RequestRejectedError,
+    TransientError,
+    parse_response,
+)
 from mllm_msr.backends._http.retry import AdaptiveLimit, CircuitBreaker, Timing, backoff
-from mllm_msr.data._retry_after import retry_after
 from mllm_msr.errors import BackendError
 
 _Result = TypeVar("_Result")
 
-_RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_OVERLOADED: Final = frozenset({429, 503, 529})
-_NO_CREDIT: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_MAX_BYTES: Final = 32 * 2**20
-_EXCERPT: Final = 300
+_MAX_BYTES: Final = 8 * 2**20
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class RequestRejectedError(Exception):
-    """The endpoint rejected a request, and a retry would not help.
-
-    Attributes:
-        status: The HTTP status.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"The endpoint returned status {status}: {reason}")
-        self.status = status
 
 
 class RetriesExhaustedError(Exception):
     """The endpoint did not answer a request within its budget."""
-
-
-class MalformedResponseError(Exception):
-    """The response has an unexpected format; a retry may help."""
-
-
-class _TransientError(Exception):
-    """An attempt failed, and a retry may succeed.
-
-    Attributes:
-        retry_after: Seconds that the server asked for.
-        is_overload: Whether the server is overloaded.
-        is_outage: Whether the server as a whole seems to be down.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        retry_after: float = 0.0,
-        is_overload: bool = False,
-        is_outage: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-        self.is_overload = is_overload
-        self.is_outage = is_outage
 
 
 class Endpoint:
@@ -128,6 +90,8 @@ class Endpoint:
         route: str,
         body: Mapping[str, object] | None,
         parse: Callable[[dict[str, Any]], _Result],
+        *,
+        allow_text: bool = False,
     ) -> _Result:
         """Send a request, with retries, and return its parsed response.
 
@@ -135,6 +99,7 @@ class Endpoint:
             route: Path relative to the address ("chat/completions", "../tokenize").
             body: JSON to post; None sends a GET request.
             parse: Converts the response's JSON; may raise `MalformedResponseError`.
+            allow_text: Whether plain text is a success; `parse` then gets an empty object.
 
         Raises:
             RequestRejectedError: A retry would not help.
@@ -145,8 +110,8 @@ class Endpoint:
         for attempt in range(self._attempts):
             await self._breaker.wait()
             try:
-                return await self._attempt(route, body, parse)
-            except _TransientError as error:
+                return await self._attempt(route, body, parse, allow_text=allow_text)
+            except TransientError as error:
                 wait = backoff(attempt, self._timing, at_least=error.retry_after)
                 if attempt + 1 == self._attempts or waited + wait > self._total_timeout:
                     raise RetriesExhaustedError(
@@ -167,16 +132,20 @@ class Endpoint:
         route: str,
         body: Mapping[str, object] | None,
         parse: Callable[[dict[str, Any]], _Result],
+        *,
+        allow_text: bool,
     ) -> _Result:
         async with self._limit.slot() as started:
             try:
-                result = parse(await self._send(route, body))
+                result = parse(await self._send(route, body, allow_text=allow_text))
             except MalformedResponseError as error:
                 self._breaker.record_success()
-                raise _TransientError(str(error)) from error
-            except _TransientError as error:
+                raise TransientError(self._redact(str(error))) from error
+            except TransientError as error:
                 if error.is_overload:
-                    self._limit.record_overload(started, wait=error.retry_after)
+                    # Other requests do not wait longer than this one would.
+                    wait = min(error.retry_after, self._total_timeout)
+                    self._limit.record_overload(started, wait=wait)
                 if error.is_outage:
                     self._breaker.record_failure(str(error))
                 else:
@@ -189,38 +158,21 @@ class Endpoint:
             self._breaker.record_success()
             return result
 
-    async def _send(self, route: str, body: Mapping[str, object] | None) -> dict[str, Any]:
+    async def _send(
+        self, route: str, body: Mapping[str, object] | None, *, allow_text: bool
+    ) -> dict[str, Any]:
         """Send one request and return the JSON of its response."""
         try:
             status, headers, content = await self._exchange(route, body)
         except httpx2.TimeoutException:
-            raise _TransientError(
+            raise TransientError(
                 f"No response within {self._timeout:g} seconds", is_overload=True, is_outage=True
             ) from None
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             reason = self._redact(f"{type(error).__name__}: {error}")
-            raise _TransientError(reason, is_outage=True) from None
-        try:
-            value = json.loads(content)
-        except ValueError:
-            value = None
-        parsed = value if isinstance(value, dict) else None
-        if status == 200:
-            if parsed is None and content[:1] == b"{":
-                raise MalformedResponseError(
-                    f"The response of {len(content)} bytes is not a complete JSON object"
-                )
-            return {} if parsed is None else parsed  # some routes respond with plain text
-        code, reason = _error_details(parsed, content)
-        reason = self._redact(reason)
-        if status in _RETRYABLE and code not in _NO_CREDIT:
-            raise _TransientError(
-                f"The endpoint returned status {status}: {reason}",
-                retry_after=retry_after(headers),
-                is_overload=status in _OVERLOADED,
-                is_outage=status >= 500,
-            )
-        raise RequestRejectedError(status, reason)
+            raise TransientError(reason, is_outage=True) from None
+        # The key may occur anywhere, also in a message that is truncated later.
+        return parse_response(status, headers, self._redact_bytes(content), allow_text=allow_text)
 
     async def _exchange(
         self, route: str, body: Mapping[str, object] | None
@@ -237,7 +189,10 @@ class Endpoint:
             )
         url = httpx2.URL(f"{self._url}/").join(route)
         method = "GET" if body is None else "POST"
-        request = self._client.build_request(method, url, json=body)
+        # Only ASCII, since text may contain surrogates that cannot be encoded.
+        sent = None if body is None else json.dumps(body).encode("ascii")
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        request = self._client.build_request(method, url, content=sent, headers=kind)
         # The library's timeout applies to each read, so a slow stream would never reach it.
         try:
             async with (
@@ -255,12 +210,22 @@ class Endpoint:
             raise httpx2.ReadTimeout("too slow") from None
 
     def _key(self) -> str:
-        return os.environ.get(self._key_variable, "").strip()
+        key = os.environ.get(self._key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise BackendError(
+                f"The environment variable {self._key_variable} contains characters that no API "
+                "key has. Set it to the key alone."
+            )
+        return key
 
     def _redact(self, text: str) -> str:
         """Replace the API key in a text by a placeholder."""
         key = self._key()
         return text.replace(key, "[key]") if key else text
+
+    def _redact_bytes(self, content: bytes) -> bytes:
+        key = self._key().encode()
+        return content.replace(key, b"[key]") if key else content
 
 
 def _parse_url(url: str) -> httpx2.URL:
@@ -275,13 +240,3 @@ def _parse_url(url: str) -> httpx2.URL:
             "in the environment."
         )
     return parsed
-
-
-def _error_details(parsed: dict[str, Any] | None, content: bytes) -> tuple[object, str]:
-    """Return the code and the message, on one line, of an error response."""
-    error = None if parsed is None else parsed.get("error", parsed.get("detail", parsed))
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    text = content.decode("utf-8", "replace") if error is None else str(error)
-    return code, " ".join(text.split())[:_EXCERPT] or "no message"

@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from PIL import Image
 
-from mllm_msr.backends._http.chat_format import Scoring, parse_scores
-from mllm_msr.backends._http.client import (
-    Endpoint,
-    MalformedResponseError,
-    RequestRejectedError,
-    RetriesExhaustedError,
-)
+from mllm_msr.backends._http.chat_format import Scoring, parse_scores, thought_mark
+from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
+from mllm_msr.backends._http.responses import MalformedResponseError, RequestRejectedError
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
+from mllm_msr.prompts.thoughts import opens_thought
 
-# Sends fields to a route, plus the model's name, and returns the response's JSON.
+# Sends fields to a route, as all requests are sent (with the model's name and `extra`), and returns
+# the response's JSON.
 Post = Callable[[str, Mapping[str, object]], Awaitable[dict[str, Any]]]
+
+CHAT: Final = "chat/completions"
 
 _TURN: Final = {"role": "user", "content": "Answer only yes or no."}
 _IMAGE_SIZE: Final = 64
+# A model with thoughts was accepted and ran, but not to the end of its thoughts.
+_EXCERPT: Final = 40
+_OUT_OF_TOKENS: Final = re.compile(r"output limit was reached|could not finish", re.IGNORECASE)
 
 
-async def supports_images(post: Post) -> bool:
-    """Return whether the endpoint accepts a small white image."""
+async def find_image_refusal(post: Post) -> str | None:
+    """Return why the endpoint rejects a small white image, or None if it accepts it.
+
+    Raises:
+        RequestRejectedError: The endpoint rejects the request without the image as well.
+    """
     buffer = io.BytesIO()
     Image.new("RGB", (_IMAGE_SIZE, _IMAGE_SIZE), "white").save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
@@ -39,12 +47,12 @@ async def supports_images(post: Post) -> bool:
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "Describe the image."},
     ]
-    fields = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
     try:
-        await post("chat/completions", fields)
-    except RequestRejectedError:
-        return False
-    return True
+        await _ask(post, {"role": "user", "content": parts})
+    except RequestRejectedError as error:
+        await _ask(post, {"role": "user", "content": "Describe an image."})
+        return str(error)
+    return None
 
 
 async def find_scoring(
@@ -64,24 +72,33 @@ async def find_scoring(
 
     Raises:
         AnswerTokenError: The server's tokenizer splits an answer into several tokens.
-        CapabilityError: No method works.
+        CapabilityError: No method works, or the model begins its answers with thoughts.
+        RequestRejectedError: The endpoint rejects requests without log-probabilities as well.
     """
     candidates: list[Scoring] = []
     if method != "top_logprobs":
-        ids = await _choice_ids(post, choices)
+        ids = await _choice_ids(post, choices, name)
         candidates += [Scoring(choices, token_ids=ids)] if ids else []
     if method != "token_ids":
         candidates += [Scoring(choices, n_top=n_top) for n_top in (20, 5)]
+    reason = "it does not return the log-probabilities of given tokens"
+    is_rejected = False
     for scoring in candidates:
         try:
-            fields = {"messages": [_TURN], **scoring.fields()}
-            parse_scores(await post("chat/completions", fields), scoring)
-        except (RequestRejectedError, MalformedResponseError):
+            response = await post(CHAT, {"messages": [_TURN], **scoring.fields()})
+            parse_scores(response, scoring)
+        except (RequestRejectedError, MalformedResponseError) as error:
+            reason = str(error).rstrip(".")
+            is_rejected = is_rejected or isinstance(error, RequestRejectedError)
             continue
+        if mark := thought_mark(response):
+            raise _thought_error(name, mark)
         return scoring
+    if is_rejected:
+        await _ask(post, _TURN)
     raise CapabilityError(
-        f"{name} returns no log-probabilities, so it cannot score answers. Score with another "
-        "backend (score.model.backend=huggingface) or serve the model with vLLM."
+        f"{name} returns no log-probabilities, so it cannot score answers: {reason}. Score with "
+        "another backend (score.model.backend=huggingface) or serve the model with vLLM."
     )
 
 
@@ -101,7 +118,7 @@ async def ensure_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
     reason = "not listed after loading it"
     try:
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        await endpoint.request("load_lora_adapter", body, dict)
+        await endpoint.request("load_lora_adapter", body, dict, allow_text=True)
     except (RequestRejectedError, RetriesExhaustedError) as error:
         reason = str(error)
     if name not in await _model_names(endpoint):
@@ -113,28 +130,48 @@ async def ensure_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
 
 async def _model_names(endpoint: Endpoint) -> set[str]:
     try:
-        models = (await endpoint.request("models", None, dict)).get("data", [])
+        models = (await endpoint.request("models", None, dict)).get("data")
     except (RequestRejectedError, RetriesExhaustedError):
         return set()
-    return {str(entry.get("id")) for entry in models if isinstance(entry, dict)}
+    entries = models if isinstance(models, list) else []
+    return {str(entry.get("id")) for entry in entries if isinstance(entry, dict)}
 
 
-async def _choice_ids(post: Post, choices: tuple[str, ...]) -> tuple[int, ...]:
+async def _ask(post: Post, turn: Mapping[str, object]) -> None:
+    """Send one turn and raise `RequestRejectedError` if the endpoint does not run it."""
+    try:
+        await post(CHAT, {"messages": [turn], "max_tokens": 1, "temperature": 0})
+    except RequestRejectedError as error:
+        if not _OUT_OF_TOKENS.search(str(error)):
+            raise
+
+
+def _thought_error(name: str, mark: str) -> CapabilityError:
+    return CapabilityError(
+        f"{name} begins its answers with a thought ({mark}), so the first token does not answer "
+        "yes or no. Turn thoughts off, for vLLM and SGLang with "
+        "model.extra={chat_template_kwargs: {enable_thinking: false}}, or use another model."
+    )
+
+
+async def _choice_ids(post: Post, choices: tuple[str, ...], name: str) -> tuple[int, ...]:
     """Return the ids of the answers as first new token; empty if the server cannot tokenize.
 
     Each answer is tokenized where the chat template writes answers. Only this distinguishes "yes"
     from " yes".
     """
     try:
-        opened = await _tokenize(post, [_TURN], open_answer=True)
+        opened, text = await _tokenize(post, [_TURN], open_answer=True)
         wholes = [
             await _tokenize(post, [_TURN, {"role": "assistant", "content": c}], open_answer=False)
             for c in choices
         ]
     except (RequestRejectedError, MalformedResponseError):
         return ()
+    if opens_thought(text):
+        raise _thought_error(name, text[-_EXCERPT:].strip())
     found = []
-    for choice, whole in zip(choices, wholes, strict=True):
+    for choice, (whole, _) in zip(choices, wholes, strict=True):
         added = whole[len(opened) :]
         if whole[: len(opened)] != opened or len(added) != 1:
             raise AnswerTokenError(
@@ -145,13 +182,18 @@ async def _choice_ids(post: Post, choices: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-async def _tokenize(post: Post, turns: list[dict[str, str]], *, open_answer: bool) -> list[int]:
+async def _tokenize(
+    post: Post, turns: list[dict[str, str]], *, open_answer: bool
+) -> tuple[list[int], str]:
+    """Return the token ids of rendered turns and, if the server returns tokens, their text."""
     fields = {
         "messages": turns,
         "add_generation_prompt": open_answer,
         "continue_final_message": not open_answer,
+        "return_token_strs": True,
     }
-    tokens = (await post("../tokenize", fields)).get("tokens")
+    response = await post("../tokenize", fields)
+    tokens, words = response.get("tokens"), response.get("token_strs")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise MalformedResponseError("The response has no list of tokens")
-    return tokens
+    return tokens, "".join(map(str, words)) if isinstance(words, list) else ""
