@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mllm_msr.data.reading.json_lines import as_text
 from mllm_msr.data.reading.records import RawTable
+from mllm_msr.data.reading.rows import POLARS_ERRORS
 from mllm_msr.data.reading.text import wrap_file_errors
 from mllm_msr.errors import DataError, MissingExtraError
 from mllm_msr.types import SourceFile
@@ -19,17 +22,22 @@ from mllm_msr.types import SourceFile
 _LARGEST_WORKBOOK: Final = 1 << 30  # bytes after decompression
 
 
-def open_parquet(path: Path, *, content: str) -> RawTable:
+def open_parquet(path: Path, wanted: Collection[str], *, content: str) -> RawTable:
     """Open a Parquet file.
 
     Raises:
         DataError: The file is damaged.
     """
-    with wrap_file_errors(path):
+    with wrap_file_errors(path), path.open("rb") as file:
         try:
-            frame = pl.scan_parquet(path, glob=False)
-            columns = tuple(frame.collect_schema().names())
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
+            # On some damaged files, Polars ends the process. Arrow reports them.
+            parquet = pq.ParquetFile(file)
+            columns = tuple(parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(columns=[n for n in columns if n in wanted]):
+                batch.validate(full=True)
+            frame = pl.scan_parquet(path.absolute(), glob=False)
+            frame.collect_schema()
+        except (*POLARS_ERRORS, pa.ArrowException, ValueError, MemoryError) as cause:
             raise DataError(
                 f"{path.name} is not a valid Parquet file. It may be incomplete or have another "
                 "format; export it again."

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from mllm_msr.data.reading.problems import BadRows, shown
 from mllm_msr.data.reading.records import LINE, Column, RawTable
+from mllm_msr.data.reading.rows import BadRows, shown
 from mllm_msr.data.reading.values import DECIMAL_COMMA, convert, stored, type_of
 
 _EXPECTED: Final = {
@@ -25,7 +25,7 @@ _UNREADABLE: Final = "\x00unreadable"
 _COMPLETE: Final = "\x00complete"
 _POSITION: Final = "\x00position"
 _BLANK: Final = "\x00blank"
-_LATE: Final = "\x00late:"
+_TEXT: Final = "\x00text:"
 _AGGREGATE: Final = "\x00aggregate:"
 
 
@@ -79,7 +79,7 @@ def check_rows(
         if column.source in raw.columns or (column.source in schema and column.kind == "text")
     }
     needed = [name for name in converted if columns[name].kind != "text"]
-    late = [name for name in converted if columns[name].source not in raw.columns]
+    texts = [name for name in converted if columns[name].kind == "text"]
     all_values = raw.frame.with_columns(
         (pl.lit(value=False) if raw.invalid is None else raw.invalid).alias(_UNREADABLE)
     ).select(_UNREADABLE, **converted)
@@ -89,7 +89,8 @@ def check_rows(
             pl.len().alias(_ROWS),
             pl.col(_UNREADABLE).fill_null(value=False).any(),
             is_complete.sum().alias(_COMPLETE),
-            *(pl.col(name).is_not_null().any().alias(_LATE + name) for name in late),
+            # Reads all texts, so that damaged ones are found here and not in a later stage.
+            *(pl.col(name).str.len_bytes().max().alias(_TEXT + name) for name in texts),
             **_prefixed(aggregates),
         )
     )
@@ -106,7 +107,11 @@ def check_rows(
     absent = {name: pl.lit(None, dtype=type_of(columns[name])) for name in columns}
     return Checked(
         frame.select(*(pl.col(n) if n in converted else absent[n].alias(n) for n in columns)),
-        tuple(name for name in converted if name not in late or totals[_LATE + name]),
+        tuple(
+            name
+            for name in converted
+            if columns[name].source in raw.columns or totals[_TEXT + name] is not None
+        ),
         n_rows,
         {name: totals[_AGGREGATE + name] for name in aggregates},
     )
@@ -156,15 +161,12 @@ def _marked(
     is invalid.
     """
     schema = raw.frame.collect_schema()
-    blank = [
-        pl.col(name).cast(pl.String).str.strip_chars().fill_null("") == ""
-        if isinstance(dtype, pl.String)
-        else pl.col(name).is_null()
-        for name, dtype in schema.items()
-        if name != LINE
-    ]
+    is_blank = pl.all_horizontal(
+        pl.lit(raw.has_blank_rows),
+        *(stored(name, dtype, decimal_comma=False).is_null() for name, dtype in schema.items()),
+    )
     problems = {}
-    is_clean = ~pl.all_horizontal(blank)
+    is_clean = ~is_blank
     for name in needed:
         source = columns[name].source
         is_bad = converted[name].is_null()
@@ -178,7 +180,7 @@ def _marked(
     sources = [columns[name].source for name in needed]
     return indexed.select(
         position.alias(_POSITION),
-        pl.all_horizontal(blank).alias(_BLANK),
+        is_blank.alias(_BLANK),
         **{f"problem:{name}": problem for name, problem in problems.items()},
         **{f"value:{name}": pl.col(source) for name, source in zip(needed, sources, strict=True)},
     )

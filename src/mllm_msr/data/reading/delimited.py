@@ -18,11 +18,10 @@ from typing import Any, Final
 import polars as pl
 
 from mllm_msr.data.reading import text as text_files
-from mllm_msr.data.reading.problems import BadRows, shown
 from mllm_msr.data.reading.records import RawTable, ReadOptions
-from mllm_msr.data.reading.rows import frame_of_rows
+from mllm_msr.data.reading.rows import BadRows, frame_of_rows, shown
 from mllm_msr.data.reading.text import TextFile, open_binary, wrap_file_errors
-from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile
 
 SEPARATORS: Final = (",", "\t", ";", "|")
@@ -53,15 +52,9 @@ def open_delimited(
 
     Raises:
         DataError: The file is not a text file, or has no or an ambiguous header.
-        SettingsError: The encoding or separator is not supported.
     """
     lines = _sample(path, options.encoding)
     separator = options.separator or _detect_separator(lines, wanted, path, quoted=quoted)
-    if len(separator.encode()) != 1 or separator in '"\r\n':
-        known = "',', ';', '|' or a tab"
-        raise SettingsError(
-            [f"data.separator is {options.separator!r}. Use one character, for example {known}."]
-        )
     file = text_files.inspect(
         path, encoding=options.encoding, separator=separator if quoted else "", is_json=False
     )
@@ -83,7 +76,7 @@ def open_delimited(
     def read_slowly() -> RawTable:
         present = [name for name in columns if name in wanted]
         rows = _read_rows(file, separator, columns, present, bad_rows, skip=skip, quoted=quoted)
-        return dataclasses.replace(raw, frame=frame_of_rows(rows, present))
+        return dataclasses.replace(raw, frame=frame_of_rows(rows, present), has_blank_rows=False)
 
     if not file.is_plain:
         return read_slowly()
@@ -95,6 +88,7 @@ def open_delimited(
         schema=dict.fromkeys((*columns, _EXTRA), pl.String()),
         quote_char='"' if quoted and file.has_quotes else None,
         missing_columns="insert",
+        glob=False,
     )
     return dataclasses.replace(
         raw, frame=frame, invalid=pl.col(_EXTRA).is_not_null(), repair=read_slowly

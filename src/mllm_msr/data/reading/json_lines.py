@@ -8,6 +8,7 @@ that look so are read again with Python's `json`.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import itertools
 import json
 import math
@@ -18,9 +19,8 @@ from typing import Any, Final
 import polars as pl
 
 from mllm_msr.data.reading import text as text_files
-from mllm_msr.data.reading.problems import BadRows, shown
 from mllm_msr.data.reading.records import Column, RawTable, ReadOptions
-from mllm_msr.data.reading.rows import frame_of_rows
+from mllm_msr.data.reading.rows import BadRows, frame_of_rows, shown
 from mllm_msr.data.reading.text import TextFile, wrap_file_errors
 from mllm_msr.data.reading.values import LARGEST_EXACT
 from mllm_msr.errors import DataError
@@ -51,7 +51,6 @@ def open_json_lines(
 
     Raises:
         DataError: The file is not a text file or starts with a list.
-        SettingsError: The encoding is not supported.
     """
     file = text_files.inspect(path, encoding=options.encoding, is_json=True)
     wanted = list(dict.fromkeys(column.source for column in columns))
@@ -61,6 +60,7 @@ def open_json_lines(
         tuple(present),
         path.name,
         SourceFile(path=path, content=content, format="JSON Lines", encoding=file.codec),
+        has_blank_rows=False,
     )
 
     def read_slowly() -> RawTable:
@@ -69,7 +69,10 @@ def open_json_lines(
 
     if not file.is_plain:
         return read_slowly()
-    frame = pl.scan_ndjson(file.utf8(), schema=dict.fromkeys(wanted, pl.String()))
+    data = file.utf8()
+    # Paths are patterns for Polars.
+    source = data if isinstance(data, bytes) else glob.escape(str(data))
+    frame = pl.scan_ndjson(source, schema=dict.fromkeys(wanted, pl.String()))
     unclear = [
         pl.col(column.source).str.contains(_NOT_AN_ID if column.kind == "id" else _NESTED)
         for column in columns

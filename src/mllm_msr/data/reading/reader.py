@@ -18,9 +18,9 @@ from mllm_msr.data.reading.binary import open_excel, open_frame, open_parquet
 from mllm_msr.data.reading.checks import NeedsRepairError, check_rows, has_decimal_commas
 from mllm_msr.data.reading.delimited import open_delimited
 from mllm_msr.data.reading.json_lines import open_json_lines
-from mllm_msr.data.reading.problems import BadRows
 from mllm_msr.data.reading.records import Column, RawTable, ReadOptions, TableRead
-from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.data.reading.rows import POLARS_ERRORS, BadRows
+from mllm_msr.errors import DataError
 from mllm_msr.storage.uri import require_local
 
 # Suffixes of readable files, in order of preference.
@@ -57,14 +57,9 @@ def read_table(
 
     Raises:
         DataError: The file is missing, damaged or empty, lacks a column, or has a bad row.
-        SettingsError: An option is not supported.
         MissingExtraError: An Excel file needs the extra `excel`.
     """
     options = options or ReadOptions()
-    if options.on_bad_rows not in {"error", "drop"}:
-        raise SettingsError(
-            [f"data.on_bad_rows is {options.on_bad_rows!r}. Choose one of error, drop."]
-        )
     is_file = isinstance(source, Path | str)
     name = Path(source).name if is_file else f"The data frame of {content}"
     bad_rows = BadRows(name, options.on_bad_rows)
@@ -81,7 +76,7 @@ def read_table(
         elif suffix in _JSON:
             raw = open_json_lines(path, list(columns.values()), options, bad_rows, content=content)
         elif suffix == ".parquet":
-            raw = open_parquet(path, content=content)
+            raw = open_parquet(path, wanted, content=content)
         elif suffix in _EXCEL:
             raw = open_excel(path, content=content)
         else:
@@ -111,7 +106,7 @@ def _read(
             decimal_comma = is_possible and has_decimal_commas(raw, columns)
         n_unreadable = sum(bad_rows.dropped.values())
         checked = check_rows(raw, columns, bad_rows, aggregates, decimal_comma=decimal_comma)
-    except (NeedsRepairError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
+    except (*POLARS_ERRORS, NeedsRepairError) as cause:
         if raw.repair is None:
             raise DataError(
                 f"{raw.name} cannot be read as a table of {content}. The file may be damaged, or a "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import polars as pl
 
+from mllm_msr.errors import SettingsError
 from mllm_msr.types import SourceFile
 
 OnBadRows = Literal["error", "drop"]
@@ -27,12 +28,33 @@ class ReadOptions:
         decimal_comma: Whether numbers are written as "4,5".
         on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
             out such rows and counts them.
+
+    Raises:
+        SettingsError: An option is not supported.
     """
 
     separator: str | None = None
     encoding: str | None = None
     decimal_comma: bool | None = None
     on_bad_rows: OnBadRows = "error"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.separator is not None and not _is_separator(self.separator):
+            problems.append(
+                f"data.separator is {self.separator!r}. Use one character, for example ',', ';', "
+                "'|' or a tab."
+            )
+        if self.encoding is not None and not _is_encoding(self.encoding):
+            problems.append(
+                f"data.encoding is {self.encoding!r}, which is unknown. Use for example utf-8, "
+                "utf-16, latin-1 or cp1252."
+            )
+        if self.on_bad_rows not in get_args(OnBadRows):
+            known = ", ".join(get_args(OnBadRows))
+            problems.append(f"data.on_bad_rows is {self.on_bad_rows!r}. Choose one of {known}.")
+        if problems:
+            raise SettingsError(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,7 @@ class RawTable:
         name: Name of the file in error messages.
         description: How the file is read.
         invalid: Expression that is true for a row that only `repair` can read.
+        has_blank_rows: Whether rows without any value may be in the frame; they are ignored.
         repair: Slower reader that handles or reports what Polars cannot; `None` if there is none.
     """
 
@@ -98,4 +121,23 @@ class RawTable:
     name: str
     description: SourceFile
     invalid: pl.Expr | None = None
+    has_blank_rows: bool = True
     repair: Callable[[], RawTable] | None = None
+
+
+def _is_separator(text: str) -> bool:
+    """Return whether a text can separate columns."""
+    return (
+        len(text.encode(errors="replace")) == 1
+        and text.isprintable() | (text == "\t")
+        and (text not in {'"', " "})
+    )
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether a name denotes an encoding of text that Python knows."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True

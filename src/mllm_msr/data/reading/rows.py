@@ -1,16 +1,73 @@
-"""Data frames from rows that Python parsed."""
+"""Rows of a table: data frames from parsed rows, and bad rows, which are errors or dropped."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
-from mllm_msr.data.reading.records import LINE
+from mllm_msr.data.reading.records import LINE, OnBadRows
+from mllm_msr.errors import DataError
 
+logger = logging.getLogger(__name__)
+
+# What Polars raises on damaged files.
+POLARS_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+DROP_HINT: Final = "Correct the file, or set data.on_bad_rows=drop to leave out such rows."
 _CHUNK: Final = 50_000  # rows
+_LONGEST: Final = 60  # characters of a value in an error message
+
+
+def shown(value: object) -> str:
+    """Return the representation of a value, shortened for an error message."""
+    text = repr(value[: _LONGEST + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= _LONGEST + 2 else f"{text[:_LONGEST]}..."
+
+
+@dataclass
+class BadRows:
+    """Bad rows of one file.
+
+    Attributes:
+        name: Name of the file in error messages.
+        on_bad_rows: Whether to stop at the first bad row or to drop bad rows.
+        dropped: Number of dropped rows by reason.
+        examples: Sentence about the first dropped row of each reason.
+    """
+
+    name: str
+    on_bad_rows: OnBadRows
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, example: str, *, n_rows: int = 1, fix: str = "") -> None:
+        """Count dropped rows.
+
+        Args:
+            reason: Short reason, for counts ("no user_id").
+            example: Sentence about the first of these rows.
+            n_rows: Number of rows.
+            fix: How to fix such rows: a sentence.
+
+        Raises:
+            DataError: Bad rows are errors.
+        """
+        if self.on_bad_rows == "error":
+            raise DataError(" ".join(filter(None, [example, fix, DROP_HINT])))
+        if reason not in self.dropped:
+            self.examples[reason] = example
+        self.dropped[reason] = self.dropped.get(reason, 0) + n_rows
+
+    def report(self) -> None:
+        """Log the dropped rows."""
+        for reason, n_rows in self.dropped.items():
+            logger.warning(
+                "%s: dropped %d rows (%s). %s", self.name, n_rows, reason, self.examples[reason]
+            )
 
 
 def frame_of_rows(

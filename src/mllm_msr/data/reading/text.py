@@ -18,7 +18,7 @@ from typing import IO, Final
 
 import numpy as np
 
-from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.errors import DataError
 
 SAMPLE: Final = 1 << 18  # bytes at the start of a file that decide how it is read
 _BLOCK: Final = 1 << 22  # bytes
@@ -69,7 +69,7 @@ class TextFile:
     def utf8(self) -> Path | bytes:
         """Return the content for Polars: the path of a UTF-8 file, or converted bytes."""
         if self.encoding in _UTF8 and self.encoding != "utf-8-sig":
-            return self.path
+            return self.path.absolute()
         with self.text() as text:
             converted = io.BytesIO()
             while block := text.read(_BLOCK):
@@ -117,19 +117,11 @@ def detect_encoding(path: Path, sample: bytes, setting: str | None) -> str:
         setting: Value of `data.encoding`.
 
     Raises:
-        SettingsError: Python does not know the encoding.
         DataError: The file is not a text file.
     """
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
     if setting is not None:
-        try:
-            name = codecs.lookup(setting).name
-            "".encode(name)
-        except (LookupError, ValueError) as cause:
-            known = "utf-8, utf-16, latin-1 or cp1252"
-            raise SettingsError(
-                [f"data.encoding is {setting!r}, which is unknown. Use for example {known}."]
-            ) from cause
+        name = codecs.lookup(setting).name
         return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else name
     if marked:
         return marked
@@ -157,7 +149,6 @@ def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: b
 
     Raises:
         DataError: The file is empty, damaged, or not in this encoding.
-        SettingsError: The encoding is unknown.
     """
     with wrap_file_errors(path), open_binary(path) as file:
         name = detect_encoding(path, file.read(SAMPLE), encoding)

@@ -56,7 +56,8 @@ def convert(column: Column, dtype: pl.DataType, *, file: str, decimal_comma: boo
     """
     is_text = column.kind in {"id", "text"}
     if column.kind == "text" and isinstance(dtype, _STRINGS):
-        return pl.col(column.source).cast(pl.String)
+        text = pl.col(column.source).cast(pl.String)
+        return pl.when(text != "").then(text)
     value = stored(column.source, dtype, decimal_comma=decimal_comma and not is_text)
     if dtype == pl.Null:
         return value.cast(type_of(column))
