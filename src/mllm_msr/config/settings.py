@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -21,7 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+from mllm_msr.config.fields import Fraction, Names, OpenSection, Section, Some
+from mllm_msr.config.retrieve_settings import RetrieveSettings
 
 # Types of training settings that function signatures in `ranker` use as well.
 TuningMethod = Literal["lora", "full"]
@@ -32,21 +31,7 @@ Precision = Literal["bf16", "fp16", "fp32"]
 TrainingLoss = Literal["answer", "full"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _OpenSection(BaseModel):
-    """Section whose additional keys are constructor arguments of a plugin."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    def plugin_kwargs(self) -> dict[str, Any]:
-        """Return the keys that are not fields of this section."""
-        return dict(self.model_extra or {})
-
-
-class DataSettings(_OpenSection):
+class DataSettings(OpenSection):
     """Reading, filtering, splitting and sampling. Additional keys are arguments of the dataset."""
 
     min_user_interactions: PositiveInt = Field(5, description="k-core: minimum per user")
@@ -63,13 +48,11 @@ class DataSettings(_OpenSection):
         description="how targets are chosen; released-code follows the paper's code and leaks",
     )
     folds: PositiveInt = Field(5, description="folds of the cross-validation over users")
-    run_folds: tuple[NonNegativeInt, ...] | None = Field(
-        None, description="folds to run; null runs all"
-    )
+    run_folds: Some[NonNegativeInt] | None = Field(None, description="folds to run; null runs all")
     validation_fraction: Fraction = Field(
         0.1, description="fraction of a fold's remaining users for checkpoint selection"
     )
-    negatives: tuple[Literal["uniform", "popularity"], ...] = Field(
+    negatives: Some[Literal["uniform", "popularity"]] = Field(
         ("uniform", "popularity"), description="how validation and test negatives are sampled"
     )
     n_negatives: PositiveInt = Field(20, description="validation and test negatives per positive")
@@ -85,7 +68,7 @@ class DataSettings(_OpenSection):
     seed: NonNegativeInt = Field(0, description="seed of splits and negatives")
 
 
-class ImagesSettings(_Section):
+class ImagesSettings(Section):
     """Images of items: copies in the run folder, and downloads of linked images."""
 
     store: bool = Field(
@@ -95,7 +78,7 @@ class ImagesSettings(_Section):
         1024, description="larger images are stored with at most this many pixels per side"
     )
     download: bool = Field(False, description="download linked images into the run folder")
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: Names = Field(
         (
             "m.media-amazon.com",
             "images-na.ssl-images-amazon.com",
@@ -110,13 +93,13 @@ class ImagesSettings(_Section):
     concurrency: PositiveInt = Field(8, description="parallel downloads")
 
 
-class ModelSettings(_OpenSection):
+class ModelSettings(OpenSection):
     """Model that answers prompts. Additional keys are arguments of the backend."""
 
     backend: str = Field("demo", description="name from `mllm-msr list backends`")
 
 
-class ExecutorSettings(_Section):
+class ExecutorSettings(Section):
     """Where summarize, infer and score run their models. The results do not depend on it."""
 
     name: Literal["local", "ray"] = Field("local", description="in this process, or on Ray workers")
@@ -132,10 +115,10 @@ class ExecutorSettings(_Section):
     )
 
 
-class SummarizeSettings(_Section):
+class SummarizeSettings(Section):
     """Summarization of items."""
 
-    modalities: tuple[Literal["text", "image"], ...] = Field(
+    modalities: Some[Literal["text", "image"]] = Field(
         ("text", "image"), description="modalities of an item that are summarized"
     )
     text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
@@ -147,7 +130,7 @@ class SummarizeSettings(_Section):
     model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
 
 
-class InferSettings(_Section):
+class InferSettings(Section):
     """Inference of preferences."""
 
     method: Literal["recurrent", "direct"] = Field(
@@ -162,7 +145,7 @@ class InferSettings(_Section):
     model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """Supervised fine-tuning of the ranker.
 
     The only declaration of these settings: the trainer takes this object.
@@ -232,11 +215,11 @@ class TrainSettings(_Section):
         return strategy
 
 
-class ScoreSettings(_Section):
+class ScoreSettings(Section):
     """Scoring of test candidates."""
 
     zero_shot: bool = Field(True, description="also score with the model before fine-tuning")
-    baselines: tuple[str, ...] = Field(("popularity",), description="baselines to score")
+    baselines: Names = Field(("popularity",), description="baselines to score")
     full_users: NonNegativeInt = Field(
         500,
         description="test users per fold for whom baselines rank the full catalog; 0 for none",
@@ -251,7 +234,7 @@ class ScoreSettings(_Section):
     )
 
 
-class BaselinesSettings(_OpenSection):
+class BaselinesSettings(OpenSection):
     """Arguments of baselines. Additional keys are their names ("baselines.sasrec.epochs=8")."""
 
     content: Literal["all", "text", "image", "image_summary"] = Field(
@@ -264,59 +247,22 @@ class BaselinesSettings(_OpenSection):
         return dict(self.plugin_kwargs().get(name, {}))
 
 
-class EvaluateSettings(_Section):
+class EvaluateSettings(Section):
     """Metrics and confidence intervals."""
 
-    ks: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 20), description="cut-offs k of the metrics")
+    ks: Some[PositiveInt] = Field((1, 3, 5, 10, 20), description="cut-offs k of the metrics")
     n_resamples: PositiveInt = Field(2000, description="bootstrap samples of users")
     seed: NonNegativeInt = Field(0, description="seed of the bootstrap")
 
 
-class ReportSettings(_Section):
+class ReportSettings(Section):
     """Report of a run."""
 
     case_studies: NonNegativeInt = Field(4, description="users shown in detail")
     seed: NonNegativeInt = Field(0, description="seed for choosing these users")
 
 
-class RetrieveSettings(_Section):
-    """Recommendation from the full catalog."""
-
-    generators: tuple[Literal["preference", "collaborative", "recent"], ...] = Field(
-        ("preference", "collaborative", "recent"), description="candidate generators"
-    )
-    encoder: str = Field(
-        "hashing", description="text encoder: hashing, or a Transformers model's folder or hub id"
-    )
-    collaborative: str | None = Field(
-        None,
-        description="baseline that generates candidates; null uses item_knn, else popularity",
-    )
-    recent_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="fraction of interactions, the latest, that count as recent"
-    )
-    recent_weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.3,
-        description="weight of recent popularity in rank fusion; generators that know the user "
-        "have weight 1",
-    )
-    depth: PositiveInt = Field(200, description="items per candidate generator")
-    budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
-    order: Literal["fusion", "model"] = Field(
-        "fusion",
-        description="fusion combines the MLLM's ranking with the generators'; model uses it alone",
-    )
-    diversity: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="weight of diversity in the list (MMR); 0 ranks by relevance only"
-    )
-    prefix_cache_bytes: NonNegativeInt = Field(
-        1_000_000_000,
-        description="memory for cached image prefixes of items, in bytes; for models in this "
-        "process",
-    )
-
-
-class ServeSettings(_Section):
+class ServeSettings(Section):
     """HTTP service."""
 
     update: Literal["block", "event"] = Field(
@@ -369,7 +315,7 @@ class ServeSettings(_Section):
     )
 
 
-class PlanSettings(_Section):
+class PlanSettings(Section):
     """Cost estimate of a run, and budgets that trigger a warning."""
 
     sample: PositiveInt = Field(
@@ -395,7 +341,7 @@ class PlanSettings(_Section):
     budget_tokens: PositiveInt | None = Field(None, description="warn if a run needs more tokens")
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of a run."""
 
     preset: str = Field("default", description="preset that the settings started from")
