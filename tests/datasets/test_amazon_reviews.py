@@ -88,13 +88,14 @@ def test_release_2023_interactions_as_csv(tmp_path: Path) -> None:
     assert raw.interactions.collect().rows() == [("AE1", "B1", 1_588_687_728_923)]
 
 
-def test_repeated_products_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_lines(tmp_path / "Baby.jsonl", NEW_REVIEWS)
-    write_lines(
-        tmp_path / "meta_Baby.jsonl", [{"parent_asin": "B1", "title": t} for t in ("a", "b")]
-    )
-    assert AmazonReviews(path=tmp_path).load().items["title"].to_list() == ["a"]
-    assert "dropped 1 products without an id or with a repeated id" in caplog.text
+def test_the_sources_describe_both_files(folder: Path) -> None:
+    raw = AmazonReviews(path=folder).load()
+    assert [(s.path.name, s.content) for s in raw.sources] == [
+        ("Baby.jsonl", "interactions"),
+        ("meta_Baby.jsonl", "items"),
+    ]
+    assert raw.images is not None
+    assert (raw.images.folder, raw.images.n_files) == (folder / "images", 0)
 
 
 def test_two_categories_in_one_folder_are_an_error(tmp_path: Path) -> None:
@@ -112,16 +113,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["Baby.jsonl", "meta_Baby.jsonl"])
-def test_a_truncated_line_is_an_error_with_its_number(folder: Path, name: str) -> None:
-    with (folder / name).open("a") as file:
-        file.write('{"user_id": "AE2", "parent_as\n')
-    with pytest.raises(DataError, match=rf"Line 2 of {name} is not a JSON object.*AE2"):
+@pytest.mark.parametrize(
+    "line", [b'{"user_id": "AE2", "parent_as', b"x <![n00b y", b"[" * 100_000, b"5"]
+)
+def test_a_bad_line_is_an_error_with_its_number_or_counted(
+    folder: Path, name: str, line: bytes
+) -> None:
+    with (folder / name).open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(DataError, match=rf"Line 2 of {name} is not a.*on_bad_rows=drop"):
         AmazonReviews(path=folder).load()
+    raw = AmazonReviews(path=folder, on_bad_rows="drop").load()
+    assert raw.interactions.collect().height == raw.items.height == 1
+    dropped = {source.path.name: sum(source.dropped.values()) for source in raw.sources}
+    assert dropped == {"Baby.jsonl": 0, "meta_Baby.jsonl": 0} | {name: 1}
 
 
 def test_unknown_fields_are_an_error(folder: Path) -> None:
     write_lines(folder / "Baby.jsonl", [{"user": "AE1", "item": "B1"}])
-    with pytest.raises(DataError, match=r"no columns reviewerID, asin.* columns are user, item"):
+    with pytest.raises(
+        DataError, match=r"no columns user_id, parent_asin.* columns are user, item"
+    ):
         AmazonReviews(path=folder).load()
 
 
