@@ -84,8 +84,46 @@ def test_latin1_in_csv_files_is_an_error_with_its_line(folder: Path) -> None:
         MovieLens(path=folder).load()
 
 
-def test_malformed_ml_1m_films_are_an_error(tmp_path: Path) -> None:
-    (tmp_path / "ratings.dat").write_text("1::10::4::964980499\n")
-    (tmp_path / "movies.dat").write_text("10::One::Drama\n11|Two|Drama\n")
-    with pytest.raises(DataError, match=r"Line 2 of movies\.dat is '11\|Two\|Drama'"):
-        MovieLens(path=tmp_path).load()
+def test_ml_10m_release(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text("1::122::4.5::838985046\n")
+    (tmp_path / "movies.dat").write_text("122::Amélie (2001)::Comedy\n")
+    raw = MovieLens(path=tmp_path).load()
+    assert raw.interactions.collect().rows() == [("1", "122", 838_985_046_000)]
+    assert raw.items["title"].to_list() == ["Amélie (2001)"]
+
+
+def test_ml_100k_release(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n186\t302\t1\t891717742\n")
+    flags = "|".join("1" if n in {5, 14} else "0" for n in range(19))
+    (tmp_path / "u.item").write_bytes(
+        f"242|Kolja (1996)|24-Jan-1997||http://us.imdb.com/|{flags}\n".encode("latin-1")
+    )
+    raw = MovieLens(path=tmp_path, min_rating=2).load()
+    assert raw.interactions.collect().rows() == [("196", "242", 881_250_949_000)]
+    assert raw.items.rows() == [("242", "Kolja (1996)", "Genres: Comedy, Romance.", None)]
+
+
+def test_the_sources_describe_both_files(folder: Path) -> None:
+    raw = MovieLens(path=folder).load()
+    assert [(s.path.name, s.content, s.n_rows) for s in raw.sources] == [
+        ("ratings.csv", "interactions", 2),
+        ("movies.csv", "items", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("ratings.csv", "x,,4,5", r"ratings\.csv"),
+        ("movies.csv", ",Lost,2001,,", r"movies\.csv"),
+    ],
+)
+def test_bad_rows_are_errors_or_dropped(folder: Path, name: str, line: str, message: str) -> None:
+    with (folder / name).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=message):
+        MovieLens(path=folder).load()
+    raw = MovieLens(path=folder, on_bad_rows="drop").load()
+    assert raw.interactions.collect().height == raw.items.height == 2
+    dropped = {source.path.name: sum(source.dropped.values()) for source in raw.sources}
+    assert dropped == {"ratings.csv": 0, "movies.csv": 0} | {name: 1}

@@ -52,7 +52,8 @@ def read_table(
         content: What the table contains, for error messages ("interactions").
         aggregates: Expressions over the columns of the result, such as `pl.col("time").min()`, that
             are evaluated in the same pass.
-        names: Names of the columns of a CSV or TSV file without a header.
+        names: Names of the columns of a file without a header, which is read like CSV whatever
+            its suffix.
         quoted: Whether double quotes enclose values of a CSV or TSV file.
 
     Raises:
@@ -69,7 +70,7 @@ def read_table(
     else:
         path = require_local(source)
         suffix = _suffix(path)
-        if suffix in _DELIMITED:
+        if suffix in _DELIMITED or names is not None:
             raw = open_delimited(
                 path, wanted, options, bad_rows, content=content, names=names, quoted=quoted
             )
