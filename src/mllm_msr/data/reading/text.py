@@ -128,9 +128,9 @@ def detect_encoding(path: Path, sample: bytes, setting: str | None) -> str:
     n_null = sample.count(0)
     if not n_null:
         return "utf-8"
-    # ASCII characters in UTF-16 have a null byte as their high byte.
+    # Of ASCII characters in UTF-16, one byte is null.
     for start, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if n_null > len(sample) / 3 and sample[start::2].count(0) == n_null:
+        if n_null > len(sample) / 10 and sample[start::2].count(0) > 0.9 * n_null:
             return name
     raise DataError(
         f"{path.name} is not a text file: it contains null bytes. If it is text, set data.encoding "
@@ -155,9 +155,8 @@ def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: b
         file.seek(0)
         decoder = codecs.getincrementaldecoder(name)()
         quotes = _Quotes(separator.encode()) if separator else None
+        lone = _Search(_LONE_SURROGATE if is_json else _LONE_RETURN)
         n_bytes = n_lines = 0
-        is_plain = True
-        tail = b""
         limit = max(_ALWAYS_ALLOWED, _LARGEST_RATIO * path.stat().st_size)
         while block := file.read(_BLOCK):
             n_bytes += len(block)
@@ -169,23 +168,15 @@ def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: b
             text = _decode(decoder, block, path, n_lines=n_lines)
             n_lines += text.count("\n")
             data = block if name == "utf-8" else text.encode("utf-8", errors="replace")
-            is_plain &= not _LONE_RETURN.search(data)
+            lone.add(data)
             if quotes is not None:
                 quotes.add(data)
-            if is_json:
-                is_plain &= not _has_lone_surrogate(tail + data)
-                tail = data[-11:]
         _decode(decoder, b"", path, n_lines=n_lines, final=True)
     if not n_bytes:
         raise DataError(f"{path.name} is empty. Copy or download the file again.")
-    if quotes is not None:
-        is_plain &= quotes.finish()
-    return TextFile(
-        path,
-        name,
-        has_quotes=quotes is not None and quotes.n > 0,
-        is_plain=is_plain,
-    )
+    is_plain = not lone.finish() and (quotes is None or quotes.finish())
+    has_quotes = quotes is not None and quotes.n > 0
+    return TextFile(path, name, has_quotes=has_quotes, is_plain=is_plain)
 
 
 def _decode(
@@ -213,10 +204,33 @@ def _decode(
         ) from fault
 
 
-def _has_lone_surrogate(data: bytes) -> bool:
-    """Return whether there is a lone surrogate before the last bytes, which are seen again."""
-    end = len(data) - 6
-    return any(found.end() <= end for found in _LONE_SURROGATE.finditer(data))
+class _Search:
+    """Search for a short pattern, block by block."""
+
+    _MARGIN: Final = 12  # bytes on both sides that decide whether there is a match
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self._window = b""
+        self._begin = 0  # first byte of the window that is not decided
+        self._is_found = False
+
+    def add(self, data: bytes) -> None:
+        """Search the next block, except for its last bytes."""
+        window = self._window + data
+        end = max(self._begin, len(window) - self._MARGIN)
+        self._search(window, end)
+        self._window = window[-2 * self._MARGIN :]
+        self._begin = end - (len(window) - len(self._window))
+
+    def finish(self) -> bool:
+        """Return whether there was a match."""
+        self._search(self._window, len(self._window))
+        return self._is_found
+
+    def _search(self, window: bytes, end: int) -> None:
+        matches = () if self._is_found else self._pattern.finditer(window)
+        self._is_found |= any(self._begin <= match.start() < end for match in matches)
 
 
 class _Quotes:
