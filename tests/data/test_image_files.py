@@ -141,6 +141,15 @@ def test_a_path_in_a_folder_with_links_is_found(tmp_path: Path) -> None:
     assert found.paths.to_list() == [real, None]
 
 
+def test_folders_are_not_normalized(tmp_path: Path) -> None:
+    """Check a folder behind a link, whose parent is not the one in the path."""
+    touch(tmp_path / "disk" / "images", "1.jpg", "2.jpg")
+    (tmp_path / "disk" / "shop").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "shop")
+    found = find_images(["1", "2"], tmp_path / "link/../images", names=["2.jpg", None])
+    assert [Path(path).is_file() for path in found.paths] == [True, True]
+
+
 def outside(folder: Path) -> list[str]:
     """Return values that are not used."""
     touch(folder.parent.parent, "secret.png")

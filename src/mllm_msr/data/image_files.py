@@ -68,7 +68,7 @@ def find_images(
     """
     files = _list_files(folder)
     by_id = match_names(files, [id_ for id_ in ids if id_ is not None])
-    search = _ColumnSearch(files, [folder, *([root] if root else [])])
+    search = _ColumnSearch(files, folder, root)
     paths: list[str | None] = []
     urls: list[tuple[str, str]] = []
     rejected: list[str] = []
@@ -156,15 +156,22 @@ class _ColumnSearch:
     """Search for the files that a column names.
 
     Args:
-        files: Paths relative to the first folder, with "/".
-        folders: Folders that paths are relative to, in order of preference.
+        files: Paths relative to `folder`, with "/".
+        folder: Folder of the images.
+        root: Another folder that paths may be relative to.
     """
 
-    def __init__(self, files: Sequence[str], folders: Sequence[Path]) -> None:
-        self._folders = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
-        roots = [*self._folders, *(os.path.realpath(folder) for folder in self._folders)]
-        self._prefixes = tuple(root.rstrip("/") + "/" for root in roots)
-        self.prefix = self._prefixes[0]
+    def __init__(self, files: Sequence[str], folder: Path, root: Path | None) -> None:
+        # The folders are not normalized: with links of the file system, "x/.." may be any folder.
+        folders = [path.absolute() for path in (folder, root) if path is not None]
+        self._bases = [("", str(path)) for path in folders]
+        if folders[0].is_relative_to(folders[-1]):
+            # Paths may lead from the folder of the images to another one in `root`.
+            inner = folders[0].relative_to(folders[-1])
+            self._bases.append((f"{inner.as_posix()}/", str(folders[-1])))
+        self.prefix = f"{folders[0]}/"
+        roots = [f(path) for path in folders for f in (os.path.normpath, os.path.realpath)]
+        self._roots = tuple(f"{path.rstrip('/')}/" for path in roots)
         # Other systems ignore case, and some tables omit the suffix. Later entries replace earlier.
         self._by_path: dict[str, str] = {}
         for file in reversed(files):
@@ -193,8 +200,15 @@ class _ColumnSearch:
 
     def _in_folders(self, name: str) -> list[str]:
         """Return the paths that a name stands for and that are in one of the folders."""
-        paths = (os.path.normpath(os.path.join(folder, name)) for folder in self._folders)  # noqa: PTH118
-        return [path for path in paths if path.startswith(self._prefixes)]
+        if name.startswith("/"):
+            path = os.path.normpath(name)
+            return [path] if path.startswith(self._roots) else []
+        paths = []
+        for start, folder in self._bases:
+            relative = os.path.normpath(start + name)
+            if relative != ".." and not relative.startswith("../"):
+                paths.append(f"{folder}/{relative}")
+        return paths
 
 
 def _list_files(folder: Path) -> list[str]:
