@@ -169,7 +169,6 @@ def read_prompts(folder: Path, n_prompts: int) -> Prompts:
         if test.is_empty():
             raise DataError(f"{folder} has no test candidates. Use a run with test users.")
         uniform = test.filter(negatives=test["negatives"][0]).sort("user_id", maintain_order=True)
-        summaries = tables.summaries()
         # The stage scores the candidates of one item together.
         examples = list(
             build_examples(
@@ -178,9 +177,6 @@ def read_prompts(folder: Path, n_prompts: int) -> Prompts:
                 tables.items(),
                 item_type=item_type,
                 max_text_tokens=settings.train.max_text_tokens,
-                image_status=dict(
-                    zip(summaries["item_id"], summaries["image_status"], strict=True)
-                ),
             )
         )
         return Prompts(

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from mllm_msr.data.full_ranking import sample_targets
-from mllm_msr.errors import DataError
+from mllm_msr.errors import BackendError, DataError
 from mllm_msr.evaluation.significance import bootstrap_interval
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.explanations import preference_parts, without_part
@@ -161,7 +161,10 @@ def _score_without_parts(model: MllmMsr, recommended: Sequence[_Recommended]) ->
         scored = dict(backend.score(prompts, CHOICES))
     finally:
         backend.close()
-    scores = iter([yes_probability(scored[index])[0] for index in range(len(prompts))])
+    values = [yes_probability(scored[index])[0] for index in range(len(prompts))]
+    scores = iter([value for value in values if value is not None])
+    if None in values:
+        raise BackendError(f"The model failed on {values.count(None)} of {len(values)} prompts.")
     for one in recommended:
         full = next(scores)
         reduced = [(next(scores), is_cited) for is_cited in one.is_cited]

@@ -95,9 +95,10 @@ def _evaluate(
     """Yield HR@10 and NDCG@10 of one user for every order and budget."""
     candidates = model.retriever.retrieve(profile, BUDGETS[-1])
     item_ids = [candidate.item_id for candidate in candidates]
-    scores = dict(zip(item_ids, model.score(profile.preference, item_ids), strict=True))
+    values = zip(item_ids, model.score(profile.preference, item_ids), strict=True)
+    scores = {scored: score for scored, score in values if score is not None}
     for order, budget in itertools.product(ORDERS, BUDGETS):
-        known = {candidate: scores[candidate] for candidate in item_ids[:budget]}
+        known = {one: scores[one] for one in item_ids[:budget] if one in scores}
         listed = build_list(
             model.catalog, profile, candidates, known, k=_K, diversity=0.0, order=order
         )

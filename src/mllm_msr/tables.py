@@ -68,7 +68,7 @@ PREFERENCES: Final = _schema(
 )
 
 # A model's scores of candidates, higher is better: P(yes) in [0, 1] for MLLM recommenders, any
-# monotone scale for baselines.
+# monotone scale for baselines; null if a model could not score the candidate.
 SCORES: Final = _schema(
     fold=pl.Int32(),
     negatives=pl.String(),

@@ -101,7 +101,13 @@ def test_a_pair_that_is_scored_twice_needs_the_kind_of_negatives(external):
         (lambda frame: frame.drop("user_id"), "'s.parquet' lacks columns: user_id"),
         (
             lambda frame: frame.with_columns(score=pl.lit(float("inf"))),
-            "1680 of 1680 scores of the model 'scores' are missing, NaN or infinite",
+            "1680 of 1680 scores of the model 'scores' are NaN or infinite",
+        ),
+        (
+            lambda frame: frame.with_columns(
+                score=pl.when(pl.col("user_id") != "u3").then("score")
+            ),
+            "42 of 1680 test candidates have no score in s.parquet",
         ),
     ],
 )

@@ -8,7 +8,12 @@ import polars as pl
 import pytest
 
 from mllm_msr.errors import DataError
-from mllm_msr.evaluation.score_checks import ROW, check_scores, check_unique_rows
+from mllm_msr.evaluation.score_checks import (
+    ROW,
+    check_scores,
+    check_unique_rows,
+    rank_unscored_last,
+)
 from mllm_msr.tables import CANDIDATES, SCORES
 from scored_candidates import score_table
 
@@ -19,7 +24,15 @@ def test_usable_scores_pass():
     check_unique_rows(scores, model="gru")
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_candidate_without_a_score_passes_and_ranks_last():
+    frame = score_table([0.1, 0.2, -7.0], [1, 0, 0]).with_columns(
+        score=pl.Series([None, 0.2, -7.0], dtype=pl.Float64)
+    )
+    check_scores(frame, model="gru")
+    assert rank_unscored_last(frame)["score"].to_list() == [-math.inf, 0.2, -7.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_that_are_not_finite_are_rejected_with_model_and_row(value):
     frame = score_table([0.1, 0.2], [1, 0], user="anna").with_columns(
         score=pl.Series([0.1, value], dtype=pl.Float64)

@@ -7,7 +7,7 @@ import pytest
 
 from mllm_msr.backends.mock import prompt_text
 from mllm_msr.errors import DataError
-from mllm_msr.prompts.templates import ITEM_TYPES
+from mllm_msr.prompts.item_types import ITEM_TYPES
 from mllm_msr.ranker.examples import NEUTRAL_PREFERENCE, Example, build_examples, build_prompt
 from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES
 from mllm_msr.types import Item, TextPart
@@ -93,13 +93,11 @@ def test_unknown_user_gets_the_neutral_preference() -> None:
 
 def test_images_are_shown_if_available() -> None:
     rows = candidates(("user-1", 7, "item-1", 1), ("user-1", 7, "item-2", 0))
-    shown, without = build(rows, image_root=Path("run"))
-    assert shown.prompt.images == (Path("run/covers/1.jpg"),)
+    shown, without = build(rows)
+    assert shown.prompt.images == (Path("covers/1.jpg"),)
     assert prompt_text(shown.prompt).startswith("You are given the picture and the title")
     assert without.prompt.images == ()
     assert prompt_text(without.prompt).startswith("You are given the title")
-    (broken, _) = build(rows, image_status={"item-1": "unreadable"})
-    assert broken.prompt.images == ()
     (off, _) = build(rows, use_images=False)
     assert off.prompt.images == ()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.errors import BackendError
@@ -15,6 +16,7 @@ from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.ranker.examples import Example, build_prompt
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.storage.response_cache import ResponseCache
+from mllm_msr.tables import ITEMS
 from mllm_msr.types import Item, Prompt
 
 CANDIDATES = pl.DataFrame(
@@ -29,7 +31,7 @@ def examples(rows: pl.DataFrame) -> Iterator[Example]:
             yield Example(**row, prompt=build_prompt("tales", item, item_type="film"))
 
 
-def test_scores_follow_the_rows_and_rows_without_a_prompt_get_one_half() -> None:
+def test_scores_follow_the_rows_and_rows_without_a_prompt_have_no_score() -> None:
     totals = []
 
     class Progress:
@@ -46,7 +48,7 @@ def test_scores_follow_the_rows_and_rows_without_a_prompt_get_one_half() -> None
     scorer = PromptScorer(lambda: MockBackend(scores=scores), max_error_rate=0.0, progress=Progress)
     scored = scorer.score(CANDIDATES, examples)
     assert scored.drop("score").equals(CANDIDATES)
-    assert scored["score"].to_list() == pytest.approx([0.2, 0.9, 0.5])
+    assert scored["score"].to_list() == [pytest.approx(0.2), pytest.approx(0.9), None]
     swapped = scorer.score(CANDIDATES.reverse(), examples)
     assert swapped["score"].reverse().equals(scored["score"])
     assert totals == [3, 3]
@@ -82,10 +84,31 @@ def test_failures_above_the_rate_raise_and_below_it_are_counted() -> None:
     with pytest.raises(BackendError, match="no memory"):
         PromptScorer(open_backend, max_error_rate=0.4).score(CANDIDATES, examples)
     scorer = PromptScorer(open_backend, max_error_rate=0.5)
-    assert scorer.score(CANDIDATES, examples)["score"].to_list() == pytest.approx([0.75, 0.5, 0.5])
-    assert scorer.usage() == {"failed": 1, "upper_bound": 0}
+    assert scorer.score(CANDIDATES, examples)["score"].to_list()[1:] == [None, None]
+    expected = {"failed": 1, "upper_bound": 0, "images_unreadable": 0}
+    assert scorer.usage() == expected
     scorer.close()
-    assert scorer.usage() == {"failed": 1, "upper_bound": 0}
+    assert scorer.usage() == expected
+
+
+def test_items_whose_image_cannot_be_read_are_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    names = {name: str(tmp_path / f"{name}.png") for name in "abc"}
+    items = pl.DataFrame(
+        [(name, f"title {name}", "", names[name]) for name in "abc"],
+        schema=dict(ITEMS),
+        orient="row",
+    )
+    scorer = PromptScorer(MockBackend, max_error_rate=0.0)
+    for _ in range(2):
+        readable = scorer.readable_items(items, CANDIDATES)
+        # The item c is not a candidate, so its missing file does not matter.
+        assert readable["image"].to_list() == [names["a"], None, names["c"]]
+    assert scorer.usage()["images_unreadable"] == 1
+    assert caplog.text.count("1 items are scored without their images. The first is b: ") == 1
 
 
 def test_usage_includes_the_response_cache(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DamagedFileError, DataError, TrainingError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
-from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES, SUMMARIES, empty
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES, empty
 
-ITEM_ROWS = [("a", "Lantern", "", "a.jpg"), ("b", "Harbor", "", "b.jpg"), ("c", "Owl", "", "c.jpg")]
+TITLES = {"a": "Lantern", "b": "Harbor", "c": "Owl"}
 
 
 def preferences(*rows: tuple[str, int, str]) -> pl.DataFrame:
@@ -25,15 +26,17 @@ def preferences(*rows: tuple[str, int, str]) -> pl.DataFrame:
 
 
 @pytest.fixture
-def data() -> TrainingData:
-    summaries = pl.DataFrame({"item_id": ["a", "b"], "image_status": ["ok", "failed"]})
+def data(tmp_path: Path) -> TrainingData:
+    rows = [(one, title, "", str(tmp_path / f"{one}.png")) for one, title in TITLES.items()]
+    for *_, path in rows:
+        Image.new("RGB", (8, 8), "red").save(path)
+    (tmp_path / "b.png").write_bytes(b"damaged")
     return TrainingData(
         interactions=empty(INTERACTIONS),
-        items=pl.DataFrame(ITEM_ROWS, schema=dict(ITEMS), orient="row"),
+        items=pl.DataFrame(rows, schema=dict(ITEMS), orient="row"),
         candidates=empty(CANDIDATES),
         train_users=frozenset(),
         preferences=preferences(("u1", 3, "early tales"), ("u1", 6, "late tales")),
-        summaries=pl.concat([empty(SUMMARIES), summaries], how="diagonal"),
     )
 
 
@@ -43,7 +46,7 @@ def candidates(*rows: tuple[str, int, str]) -> pl.DataFrame:
 
 def score_prompts(
     data: TrainingData, *rows: tuple[str, int, str]
-) -> tuple[list[str], list, list[float]]:
+) -> tuple[list[str], list, list[float | None]]:
     """Return prompt texts and images in order of item ids, and the scores."""
     backend = MockBackend(scores=(0.8, 0.2))
     model = MllmRecommender(open_backend=lambda _: backend).fit(data)
@@ -59,16 +62,16 @@ def test_a_candidate_sees_the_preference_before_its_position(data: TrainingData)
     assert scores == pytest.approx([0.8, 0.8])
 
 
-def test_unknown_users_get_a_neutral_preference_and_unknown_items_one_half(
+def test_unknown_users_get_a_neutral_preference_and_unknown_items_no_score(
     data: TrainingData,
 ) -> None:
     texts, _, scores = score_prompts(data, ("new", 0, "a"), ("u1", 6, "unknown"))
     assert len(texts) == 1
     assert "has not shown a preference yet" in texts[0]
-    assert scores == pytest.approx([0.8, 0.5])
+    assert scores == [pytest.approx(0.8), None]
 
 
-def test_images_that_could_not_be_read_are_not_shown(data: TrainingData) -> None:
+def test_images_that_cannot_be_read_are_not_shown(data: TrainingData) -> None:
     _, images, _ = score_prompts(data, ("u1", 6, "a"), ("u1", 6, "b"), ("u1", 6, "c"))
     assert [len(shown) for shown in images] == [1, 0, 1]
 

@@ -10,7 +10,7 @@ from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.ranker.examples import Example, build_prompt
-from mllm_msr.ranker.scoring import NEUTRAL_SCORE, score_examples
+from mllm_msr.ranker.scoring import score_examples
 from mllm_msr.tables import SCORES
 from mllm_msr.types import ChoiceScores, Completion, Item, Prompt
 
@@ -117,7 +117,7 @@ def test_failures_are_counted_and_limited(failure: ChoiceScores, sentence: str) 
     with pytest.raises(BackendError, match=f"1 of 2 examples failed.* first failure: .*{sentence}"):
         score_examples(examples, backend, max_error_rate=0.49)
     frame, counts = score_examples(examples, backend, max_error_rate=0.5)
-    assert frame["score"].to_list() == [0.5, NEUTRAL_SCORE]
+    assert frame["score"].to_list() == [0.5, None]
     assert counts.failed == 1
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from mllm_msr import tables
 from mllm_msr.recommend.catalog import ItemCatalog
@@ -21,11 +22,19 @@ def summaries(*rows: tuple[str, str, str]) -> pl.DataFrame:
 
 
 @pytest.fixture
-def catalog() -> ItemCatalog:
+def boat(tmp_path: Path) -> Path:
+    """Write an image that can be opened."""
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "boat.png")
+    return tmp_path / "boat.png"
+
+
+@pytest.fixture
+def catalog(boat: Path) -> ItemCatalog:
+    boat.with_name("song.png").write_bytes(b"damaged")
     items = pl.DataFrame(
         [
-            ("boat", "The boat", "A text.", "boat.png"),
-            ("song", "A song", None, "song.png"),
+            ("boat", "The boat", "A text.", str(boat)),
+            ("song", "A song", None, str(boat.with_name("song.png"))),
             ("lamp", "Quiet lantern", None, None),
         ],
         schema=dict(tables.ITEMS),
@@ -39,10 +48,22 @@ def text_of(prompt: Prompt) -> str:
     return "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
 
 
-def test_items_keep_their_order_and_unreadable_images_are_left_out(catalog: ItemCatalog) -> None:
+def test_items_keep_their_order_and_unreadable_images_are_left_out(
+    catalog: ItemCatalog, boat: Path
+) -> None:
     assert (list(catalog), len(catalog)) == (["boat", "song", "lamp"], 3)
-    assert catalog.item("boat") == Item("boat", "The boat", "A text.", Path("boat.png"))
+    assert catalog.item("boat") == Item("boat", "The boat", "A text.", boat)
     assert catalog.item("song") == Item("song", "A song", "", None)
+    lacking = [item_id for item_id in catalog if catalog.lacks_image(item_id)]
+    assert lacking == ["song"]
+
+
+def test_an_image_is_shown_while_it_can_be_opened(catalog: ItemCatalog, boat: Path) -> None:
+    content = boat.read_bytes()
+    boat.unlink()
+    assert catalog.item("boat").image is None
+    boat.write_bytes(content)
+    assert catalog.item("boat").image == boat
 
 
 def test_title_replaces_a_missing_summary(catalog: ItemCatalog) -> None:
@@ -72,11 +93,11 @@ def test_unknown_id_raises_key_error(
     assert "?" not in catalog
 
 
-def test_prompt_contains_preference_title_and_image(catalog: ItemCatalog) -> None:
+def test_prompt_contains_preference_title_and_image(catalog: ItemCatalog, boat: Path) -> None:
     prompt = catalog.prompt("likes calm boats", "boat")
     assert "likes calm boats" in text_of(prompt)
     assert "The boat" in text_of(prompt)
-    assert Path("boat.png") in prompt.images
+    assert prompt.images == (boat,)
     assert not catalog.prompt("likes calm boats", "song").images
 
 
@@ -95,10 +116,10 @@ def test_added_item_is_retrieved_prompted_and_explained(catalog: ItemCatalog) ->
     assert catalog.summaries["item_id"].to_list() == ["boat", "song", "new"]
 
 
-def test_replaced_item_leaves_nothing_of_the_old_one(catalog: ItemCatalog) -> None:
-    catalog.add(Item("boat", "The ship", "", Path("ship.png")), summaries(("boat", "ship", "ok")))
+def test_replaced_item_leaves_nothing_of_the_old_one(catalog: ItemCatalog, boat: Path) -> None:
+    catalog.add(Item("boat", "The ship", "", boat), summaries(("boat", "ship", "ok")))
     assert (len(catalog), next(iter(catalog))) == (3, "boat")
-    assert catalog.item("boat") == Item("boat", "The ship", "", Path("ship.png"))
+    assert catalog.item("boat") == Item("boat", "The ship", "", boat)
     assert catalog.summary("boat") == "ship"
     assert "The boat" not in text_of(catalog.prompt("calm", "boat"))
     rows = catalog.summaries.filter(pl.col("item_id") == "boat")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import online_worlds
 from mllm_msr.errors import DataError
@@ -18,7 +22,7 @@ from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr, build_list, missing_input
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
-from mllm_msr.types import Item
+from mllm_msr.types import ChoiceScores, Item, Prompt
 
 CANDIDATES = [Candidate(item_id, 1.0 / (n + 1), ("recent",)) for n, item_id in enumerate("abcde")]
 SCORES = {"a": 0.1, "b": 0.5, "c": 0.9}
@@ -107,11 +111,62 @@ def test_added_item_with_title_and_image_is_recommended(
         assert model.catalog.prompt("x", "new").images == (images[0],)
 
 
-def test_failed_prompt_gets_the_neutral_score(
+def test_failed_prompt_has_no_score_and_a_reason(
     run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        assert model.score("x", ["item13", "item20"])[0] == 0.5
+        failed, scored = model.score("x", ["item13", "item20"])
+        assert failed is None
+        assert scored is not None
+        found = model.recommend_for_history(["item1"], 30, budget=30)
+        (item,) = (one for one in found.items if one.item_id == "item13")
+        assert (item.score, item.reason, item.rank) == (None, "item 13 fails", len(found.items))
+        assert found.model_calls == len(found.items) - 1
+        assert all(one.reason == "" for one in found.items if one.item_id != "item13")
+
+
+def test_list_without_any_score_has_a_reason(
+    run: Path, backend: online_worlds.FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prompts: Iterable[Prompt], _: object) -> Iterator[tuple[int, ChoiceScores]]:
+        for index, _prompt in enumerate(prompts):
+            yield index, ChoiceScores((), error="out of memory")
+
+    monkeypatch.setattr(backend, "score", fail)
+    with MllmMsr.from_run(run) as model:
+        found = model.recommend("user3", 4, budget=3)
+    assert found.fallback_reason == "model_failed"
+    assert [item.score for item in found.items] == [None] * 4
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "flipped", "folder", "pipe", "link"])
+def test_a_damaged_image_is_not_shown_and_counted(
+    run: Path, backend: online_worlds.FakeBackend, tmp_path: Path, damage: str
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    with MllmMsr.from_run(moved) as model:
+        item_id = next(one for one in model.catalog if model.catalog.item(one).image)
+        path = model.catalog.item(item_id).image
+        assert path is not None
+        content = bytearray(path.read_bytes())
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage == "pipe":
+            os.mkfifo(path)
+        elif damage == "link":
+            Image.new("RGB", (16, 16), "red").save(tmp_path / "other.png")
+            path.symlink_to(tmp_path / "other.png")
+        elif damage != "removed":
+            content[len(content) // 2] ^= 1
+            path.write_bytes(b"" if damage == "emptied" else content)
+        assert model.catalog.item(item_id).image is None
+        assert model.catalog.prompt("x", item_id).images == ()
+        assert model.catalog.lacks_image(item_id)
+        found = model.recommend("user3", 30, budget=30, exclude_seen=False)
+        alike = [one for one in model.catalog if model.catalog.lacks_image(one)]
+        assert found.without_image == len(alike) >= 1
 
 
 def test_importing_the_recommender_loads_no_model_library() -> None:
@@ -134,7 +189,11 @@ def test_most_popular_items_come_first(run: Path) -> None:
 def fake_catalog() -> SimpleNamespace:
     """Return a catalog of identical items, each of which matches its own letter."""
     index = SimpleNamespace(vectors=lambda ids: np.ones((len(ids), 2), dtype=np.float32))
-    return SimpleNamespace(index=index, matches=lambda preference, item_id: (item_id,))
+    return SimpleNamespace(
+        index=index,
+        matches=lambda preference, item_id: (item_id,),
+        lacks_image=lambda item_id: item_id == "a",
+    )
 
 
 def order_of(**options) -> str:
@@ -164,6 +223,7 @@ def test_each_recommendation_has_score_generators_and_matches() -> None:
     assert first.matches == ("c",)
     assert (last.rank, last.score) == (5, None)
     assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "x")
+    assert found.without_image == 1
 
 
 @pytest.mark.parametrize(

@@ -128,13 +128,13 @@ class Hybrid(Recommender):
             yield chunk, stacking.combine(scores).astype(np.float32)
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Score candidates; scores are real numbers."""
+        """Score candidates; scores are real numbers, null where a member in use has none."""
         stacking = self._fitted()
         scores = {
             name: member.score(candidates, interactions)["score"].to_numpy()
             for name, member in self._members.items()
         }
-        return candidates.with_columns(pl.Series("score", stacking.combine(scores)))
+        return candidates.with_columns(pl.Series("score", stacking.combine(scores)).fill_nan(None))
 
     def usage(self) -> dict[str, int]:
         """Return the total usage of all members."""

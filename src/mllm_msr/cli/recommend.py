@@ -57,9 +57,13 @@ def _format_list(model: MllmMsr, recommendations: RecommendationList) -> str:
     lines = [recommendations.preference or "(no preference)", ""]
     if recommendations.fallback_reason is not None:
         lines += [f"The model did not rank the items: {recommendations.fallback_reason}.", ""]
+    if recommendations.without_image:
+        n = recommendations.without_image
+        lines += [f"Ranked without their image, which cannot be opened: {n} candidates.", ""]
     for item in recommendations.items:
         score = "  -  " if item.score is None else f"{item.score:.3f}"
         title = model.catalog.item(item.item_id).title
         matches = f"  ({', '.join(item.matches)})" if item.matches else ""
-        lines.append(f"{item.rank:>3}  {score}  {item.item_id}  {title}{matches}")
+        reason = f"  [no score: {item.reason}]" if item.reason else ""
+        lines.append(f"{item.rank:>3}  {score}  {item.item_id}  {title}{matches}{reason}")
     return "\n".join(lines)

@@ -152,6 +152,30 @@ def resolve_images(
     )
 
 
+def drop_unreadable_images(
+    items: pl.DataFrame, item_ids: pl.Series
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return items without the images that cannot be opened, so that they are used without them.
+
+    Args:
+        items: `tables.ITEMS` with absolute image paths.
+        item_ids: Items whose images are checked.
+
+    Returns:
+        The items with null for images that cannot be opened, and the problems by item id.
+    """
+    wanted = items.filter(pl.col("item_id").is_in(item_ids.unique().implode()))
+    problems = {}
+    for item_id, path in wanted.select("item_id", "image").drop_nulls("image").iter_rows():
+        found = images.image_status(Path(path))
+        if found.status != "ok":
+            problems[item_id] = found.reason
+    if not problems:
+        return items, problems
+    is_readable = ~pl.col("item_id").is_in(list(problems))
+    return items.with_columns(image=pl.when(is_readable).then("image")), problems
+
+
 class _Store:
     """Writer of the images of a run; `add` may be called in several threads."""
 

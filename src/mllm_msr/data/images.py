@@ -180,7 +180,8 @@ def image_status(path: Path | None) -> ImageStatus:
     """Report whether `open_image` succeeds for an image.
 
     The whole file is decoded, because truncation cannot be detected otherwise; JPEG is decoded at
-    an eighth of its size. The result is kept until the size or the time of the file changes.
+    an eighth of its size. Of a stored image, only the hash is checked. The result is kept until
+    the size or the time of the file changes.
 
     Args:
         path: Path of an item's image, `None` if it has none.
@@ -239,7 +240,10 @@ def _check_version(path: Path, version: tuple[int, ...]) -> ImageStatus:
 
 def _check(path: Path) -> ImageStatus:
     try:
-        open_image(path, max_side=1)
+        if hash_in_name(path.name) is None:
+            open_image(path, max_side=1)
+        else:
+            read_image(path)
     except ImageError as error:
         is_absent = isinstance(error.__cause__, FileNotFoundError)
         return ImageStatus("missing" if is_absent else "unreadable", str(error))

@@ -8,7 +8,7 @@ no tensors and no model-specific markup. Section "Tuning MLLM based Recommender"
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -97,8 +97,6 @@ def build_examples(
     item_type: str,
     max_text_tokens: int | None = None,
     use_images: bool = True,
-    image_status: Mapping[str, str] | None = None,
-    image_root: Path | None = None,
 ) -> Iterator[Example]:
     """Build examples of candidate rows lazily, in the order of the rows.
 
@@ -108,19 +106,25 @@ def build_examples(
     Args:
         candidates: `tables.CANDIDATES`.
         preferences: `tables.PREFERENCES`: all preferences of each user, in any order.
-        items: `tables.ITEMS`; items without an image get the text-only prompt.
+        items: `tables.ITEMS` with image paths that can be opened; items without an image get the
+            text-only prompt.
         item_type: Word for an item in the prompts, such as "movie".
         max_text_tokens: Upper bound on the text tokens of each prompt.
         use_images: Show images.
-        image_status: `image_status` of `tables.SUMMARIES` by item id. Items whose status is not
-            "ok" get the text-only prompt; missing items count as "ok".
-        image_root: Folder that relative image paths refer to.
 
     Raises:
         DataError: A column is missing, or a candidate is not among the items.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
-    catalog = _catalog(items, image_status=image_status or {}, image_root=image_root)
+    catalog = {
+        row["item_id"]: Item(
+            row["item_id"],
+            row["title"] or "",
+            row["text"] or "",
+            Path(row["image"]) if row["image"] else None,
+        )
+        for row in conform(items, ITEMS, name="items").iter_rows(named=True)
+    }
     unknown = rows.filter(~pl.col("item_id").is_in(list(catalog)))
     if unknown.height:
         raise DataError(
@@ -141,19 +145,6 @@ def build_examples(
         )
         for row in rows.iter_rows(named=True)
     )
-
-
-def _catalog(
-    items: pl.DataFrame, *, image_status: Mapping[str, str], image_root: Path | None
-) -> dict[str, Item]:
-    catalog: dict[str, Item] = {}
-    for row in conform(items, ITEMS, name="items").iter_rows(named=True):
-        item_id, image = row["item_id"], row["image"]
-        path = None
-        if image and image_status.get(item_id, "ok") == "ok":
-            path = Path(image) if image_root is None else image_root / image
-        catalog[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
-    return catalog
 
 
 class _PreferenceHistories:

@@ -8,16 +8,20 @@ differ in the prompt that they build for a row.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
 import polars as pl
 
+from mllm_msr.data.image_store import drop_unreadable_images
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import Example
-from mllm_msr.ranker.scoring import NEUTRAL_SCORE, score_examples
+from mllm_msr.ranker.scoring import score_examples
+
+logger = logging.getLogger(__name__)
 
 ScoringProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
@@ -35,7 +39,7 @@ class PromptScorer:
 
     Args:
         open_backend: Opens the backend; `close` closes it.
-        max_error_rate: Fraction of prompts in [0, 1] that may fail; these get the neutral 0.5.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail; these have no score.
         progress: Shows progress; called with the number of prompts of each call of `score`.
     """
 
@@ -51,6 +55,28 @@ class PromptScorer:
         self._progress = progress
         self._backend: Backend | None = None
         self._usage = {"failed": 0, "upper_bound": 0}
+        self._unreadable: set[str] = set()
+
+    def readable_items(self, items: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+        """Return items without the images of candidates that cannot be opened.
+
+        These candidates are scored from their title; `usage` counts them as `images_unreadable`.
+
+        Args:
+            items: `tables.ITEMS` with absolute image paths.
+            candidates: Column `item_id`.
+        """
+        readable, problems = drop_unreadable_images(items, candidates["item_id"])
+        new = [item_id for item_id in problems if item_id not in self._unreadable]
+        if new:
+            logger.warning(
+                "%d items are scored without their images. The first is %s: %s",
+                len(new),
+                new[0],
+                problems[new[0]],
+            )
+            self._unreadable.update(new)
+        return readable
 
     def score(
         self, candidates: pl.DataFrame, examples: Callable[[pl.DataFrame], Iterable[Example]]
@@ -63,7 +89,7 @@ class PromptScorer:
                 out rows whose item is unknown.
 
         Returns:
-            `candidates` with `score` = P(yes) in [0, 1]; 0.5 for rows without a prompt.
+            `candidates` with `score` = P(yes) in [0, 1]; null if there is no prompt or it failed.
 
         Raises:
             BackendError: The backend fails, or more prompts failed than `max_error_rate` allows.
@@ -91,11 +117,11 @@ class PromptScorer:
         scores = rows.select("fold").join(
             scored.select("fold", "score"), on="fold", how="left", maintain_order="left"
         )
-        return candidates.with_columns(scores["score"].fill_null(NEUTRAL_SCORE))
+        return candidates.with_columns(scores["score"])
 
     def usage(self) -> dict[str, int]:
-        """Return counts of failed prompts, upper bounds and, with a cache, calls and tokens."""
-        total = dict(self._usage)
+        """Return counts of failed prompts, unreadable images, upper bounds and cached calls."""
+        total = {**self._usage, "images_unreadable": len(self._unreadable)}
         if isinstance(self._backend, CachedBackend):
             for name, value in self._backend.usage().items():
                 total[name] = total.get(name, 0) + value

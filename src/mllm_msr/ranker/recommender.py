@@ -94,7 +94,8 @@ class MllmRecommender(Recommender):
     """The paper's recommender, fine-tuned or zero-shot.
 
     Users without a preference before the target are scored with a neutral sentence instead. Items
-    that are not in the catalog get 0.5.
+    whose image cannot be read are scored from their title. Items that are not in the catalog, and
+    those whose prompt fails, have no score.
 
     Args:
         backend: Name of the backend that scores.
@@ -103,7 +104,7 @@ class MllmRecommender(Recommender):
         item_type: Word for an item in the prompts, such as "movie".
         max_text_tokens: Upper bound on the text tokens of a prompt; the preference is trimmed
             first, then the title.
-        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring; these get 0.5.
+        max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring.
         trains: Backend and options of the model to fine-tune, if another backend scores.
         output: Folder in which `fit` writes weights and training states, so that a killed
             training run resumes; a temporary folder if None.
@@ -194,18 +195,11 @@ class MllmRecommender(Recommender):
         if data.preferences is None:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
         self.close()
-        items = data.items
-        if data.summaries is not None:
-            # Do not show images that could not be read during summarization.
-            readable = data.summaries.filter(pl.col("image_status") == "ok")["item_id"]
-            summarized = pl.col("item_id").is_in(data.summaries["item_id"].implode())
-            shown = pl.col("item_id").is_in(readable.implode()) | ~summarized
-            items = items.with_columns(pl.when(shown).then("image").alias("image"))
-        self._items, self._preferences, self.weights = items, data.preferences, weights
+        self._items, self._preferences, self.weights = data.items, data.preferences, weights
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-        """Return P(yes) of every candidate, in [0, 1].
+        """Return P(yes) of every candidate, in [0, 1], or null.
 
         The history of a candidate is the preference inferred before its position, so
         `interactions` is not read.
@@ -310,7 +304,7 @@ class MllmRecommender(Recommender):
         return build_examples(
             candidates,
             preferences,
-            items,
+            self._scorer.readable_items(items, candidates),
             item_type=self._settings["item_type"],
             max_text_tokens=self._settings["max_text_tokens"],
         )

@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import polars as pl
 
@@ -20,8 +19,6 @@ from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
 from mllm_msr.tables import SCORES
 from mllm_msr.types import ChoiceScores
-
-NEUTRAL_SCORE: Final = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ class ScoreCounts:
 
     Attributes:
         examples: Examples scored, including failed ones.
-        failed: Examples whose prompt failed; they got `NEUTRAL_SCORE`.
+        failed: Examples whose prompt failed; they have no score.
         prompt_tokens: Prompt tokens, including image tokens.
         upper_bound: Examples whose score is inexact, because the endpoint lists only the most
             probable tokens and an answer was not among them.
@@ -62,13 +59,13 @@ def score_examples(
         examples: Any number of examples; at most `window` of them are in memory at a time.
         backend: Backend that scores choices, with or without fine-tuned weights.
         choices: Positive and negative answer, each a single token.
-        max_error_rate: Fraction of examples in [0, 1] that may fail; these get `NEUTRAL_SCORE`.
+        max_error_rate: Fraction of examples in [0, 1] that may fail; these have no score.
         window: Examples that are sorted together.
         progress: Called with the number of examples finished since the last call.
 
     Returns:
-        `tables.SCORES` with one row per example in the order given and `score` in [0, 1], and the
-        counts.
+        `tables.SCORES` with one row per example in the order given, `score` in [0, 1] or null if
+        the prompt failed; and the counts.
 
     Raises:
         CapabilityError: The backend cannot score choices.
@@ -126,21 +123,21 @@ def _choice_scores(
     return [found[index] for index in range(len(chunk))]
 
 
-def yes_probability(scores: ChoiceScores) -> tuple[float, str | None]:
+def yes_probability(scores: ChoiceScores) -> tuple[float | None, str | None]:
     """Compute equation (1) of the paper from the log-probabilities of both answers.
 
     Args:
         scores: Log-probabilities of the positive and the negative answer.
 
     Returns:
-        P(yes) in [0, 1] and `None`; if there is no result, `NEUTRAL_SCORE` and the reason.
+        P(yes) in [0, 1] and `None`; if there is no result, `None` and the reason.
     """
     if scores.error is not None:
-        return NEUTRAL_SCORE, scores.error
+        return None, scores.error
     positive, negative = scores.log_probs
     difference = positive - negative
     if math.isnan(difference):
-        return NEUTRAL_SCORE, f"the log-probabilities {positive} and {negative} have no ratio"
+        return None, f"the log-probabilities {positive} and {negative} have no ratio"
     # The exponent is never positive, so it cannot overflow.
     decay = math.exp(-abs(difference))
     return (1.0 if difference >= 0 else decay) / (1.0 + decay), None
@@ -153,4 +150,9 @@ def _check_failures(failures: Sequence[str], *, n_examples: int, max_error_rate:
             f"{len(failures)} of {n_examples} examples failed, more than the {max_error_rate:.1%} "
             f"that score.max_error_rate allows. The first failure: {failures[0]}"
         )
-    logger.warning("%d examples failed and got the neutral score.", len(failures))
+    logger.warning(
+        "%d of %d examples have no score. The first failure: %s",
+        len(failures),
+        n_examples,
+        failures[0],
+    )

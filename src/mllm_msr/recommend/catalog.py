@@ -6,6 +6,7 @@ explain items with it, and the service adds new items.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.data.images import image_status
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
 from mllm_msr.ranker.examples import build_prompt
@@ -26,7 +28,7 @@ class ItemCatalog:
     """Catalog of all items that can be recommended, with their summaries; items can be added.
 
     Args:
-        items: `tables.ITEMS` with image paths that can be opened in this process.
+        items: `tables.ITEMS` with absolute image paths.
         summaries: `tables.SUMMARIES`; items without a row use their title as summary.
         encoder: Name of the text encoder.
         item_type: Word for an item in prompts.
@@ -79,8 +81,15 @@ class ItemCatalog:
         return iter(self._items)
 
     def item(self, item_id: str) -> Item:
-        """Return the record of an item, without an image if the image cannot be opened."""
-        return self._items[item_id]
+        """Return the record of an item, without an image if the image cannot be opened now."""
+        item = self._items[item_id]
+        if item.image is None or image_status(item.image).status == "ok":
+            return item
+        return dataclasses.replace(item, image=None)
+
+    def lacks_image(self, item_id: str) -> bool:
+        """Return whether an item has an image that cannot be opened now."""
+        return self.item(item_id).image is not self._items[item_id].image
 
     def summary(self, item_id: str) -> str:
         """Return the summary of an item."""
@@ -110,7 +119,7 @@ class ItemCatalog:
         """Build the ranker's prompt for an item, given a user's preference."""
         return build_prompt(
             preference,
-            self._items[item_id],
+            self.item(item_id),
             item_type=self.item_type,
             max_text_tokens=self._max_text_tokens,
         )
@@ -121,8 +130,7 @@ class ItemCatalog:
 
     def _store(self, row: Mapping[str, Any]) -> None:
         item_id, image = row["item_id"], row["image"]
-        readable = image and row["image_status"] in {None, "ok", "unused"}
-        path = Path(image) if readable else None
+        path = Path(image) if image else None
         self._summaries[item_id] = _summary_text(row)
         self._items[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
 

@@ -18,9 +18,11 @@ raise an error. Items of a given history that are not in the catalog are ignored
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, Self
 
 import polars as pl
@@ -36,6 +38,8 @@ from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
+
+logger = logging.getLogger(__name__)
 
 # Answers whose probabilities define the score of an item.
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
@@ -61,6 +65,7 @@ class Recommendation:
         score: P(yes) in [0, 1]; `None` if the model did not score the item.
         generators: Names of the candidate generators that proposed it.
         matches: Phrases of the preference that match the item's summary.
+        reason: Why the model failed to score the item; empty otherwise.
     """
 
     item_id: str
@@ -68,6 +73,7 @@ class Recommendation:
     score: float | None
     generators: tuple[str, ...]
     matches: tuple[str, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,15 @@ class RecommendationList:
         fallback_reason: Why the model scored no candidates; `None` if it scored some, or if only
             retrieval was requested.
         model_calls: Number of candidates that the model scored.
+        without_image: Number of these whose image cannot be opened, so that the model read only
+            their title.
     """
 
     items: tuple[Recommendation, ...]
     preference: str
     fallback_reason: FallbackReason | None
     model_calls: int
+    without_image: int = 0
 
 
 class MllmMsr:
@@ -259,12 +268,13 @@ class MllmMsr:
         candidates = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
         reason = None
         scores: dict[str, float] = {}
+        failures: dict[str, str] = {}
         if budget:
             reason = missing_input(profile, known_user=profile.user_id in self.users)
             if reason is None and candidates:
                 item_ids = [candidate.item_id for candidate in candidates[:budget]]
-                values = self.score(profile.preference, item_ids)
-                scores = dict(zip(item_ids, values, strict=True))
+                scores, failures = self._scores(profile.preference, item_ids)
+                reason = None if scores else "model_failed"
         return build_list(
             self.catalog,
             profile,
@@ -274,21 +284,38 @@ class MllmMsr:
             diversity=self.settings.retrieve.diversity,
             order=self.settings.retrieve.order,
             fallback_reason=reason,
+            failures=failures,
         )
 
-    def score(self, preference: str, item_ids: Sequence[str]) -> list[float]:
+    def score(self, preference: str, item_ids: Sequence[str]) -> list[float | None]:
         """Return P(yes) of items for a preference, in the order of `item_ids`.
 
-        Items whose prompt fails get 0.5.
+        An item whose image cannot be opened is scored from its title. An item whose prompt fails
+        has no score (None); the reason is logged.
 
         Raises:
             BackendError: The model itself failed.
         """
+        scores, _ = self._scores(preference, item_ids)
+        return [scores.get(item_id) for item_id in item_ids]
+
+    def _scores(
+        self, preference: str, item_ids: Sequence[str]
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the scores of items, and the reasons for those that have none."""
         if self._ranker is None:
             self._ranker = self.models.open_ranker()
         prompts = [self.catalog.prompt(preference, item_id) for item_id in item_ids]
-        scores = dict(self._ranker.score(prompts, CHOICES))
-        return [yes_probability(scores[index])[0] for index in range(len(prompts))]
+        scores: dict[str, float] = {}
+        failures: dict[str, str] = {}
+        for index, answer in self._ranker.score(prompts, CHOICES):
+            score, error = yes_probability(answer)
+            if score is not None:
+                scores[item_ids[index]] = score
+            else:
+                failures[item_ids[index]] = error or ""
+                logger.warning("Item %s has no score: %s", item_ids[index], error)
+        return scores, failures
 
 
 def missing_input(profile: Profile, *, known_user: bool) -> FallbackReason | None:
@@ -315,6 +342,7 @@ def build_list(
     diversity: float,
     order: Order = "model",
     fallback_reason: FallbackReason | None = None,
+    failures: Mapping[str, str] = MappingProxyType({}),
 ) -> RecommendationList:
     """Build the list: first the scored candidates, then the others by relevance.
 
@@ -328,6 +356,7 @@ def build_list(
         order: Order of the scored candidates: by score ("model"), or by rank fusion, with the
             model as one more candidate generator ("fusion").
         fallback_reason: Why the model scored no candidates although scores were requested.
+        failures: Reasons for the candidates that the model failed to score.
     """
     scored = [candidate for candidate in candidates if candidate.item_id in scores]
     others = [candidate for candidate in candidates if candidate.item_id not in scores]
@@ -361,7 +390,11 @@ def build_list(
             scores.get(item_id),
             generators[item_id],
             catalog.matches(profile.preference, item_id),
+            failures.get(item_id, ""),
         )
         for rank, item_id in enumerate(selected, start=1)
     )
-    return RecommendationList(items, profile.preference, fallback_reason, len(scores))
+    without_image = sum(map(catalog.lacks_image, scores))
+    return RecommendationList(
+        items, profile.preference, fallback_reason, len(scores), without_image
+    )

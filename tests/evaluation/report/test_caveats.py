@@ -28,11 +28,10 @@ TABLES = tables_of(
 )
 
 
-def text_of(config=None, *, tables=TABLES, undefined=None, **changes):
+def text_of(config=None, *, tables=TABLES, undefined=None, unscored=None, **changes):
     labels = {"mllm_msr": "MLLM-MSR"}
-    return "\n".join(
-        caveats(config or {}, tables=tables, undefined=undefined or {}, labels=labels, **changes)
-    )
+    counts = {"undefined": undefined or {}, "unscored": unscored or {}}
+    return "\n".join(caveats(config or {}, tables=tables, labels=labels, **counts, **changes))
 
 
 def test_the_protocol_the_data_and_the_folds_are_named():
@@ -48,6 +47,12 @@ def test_a_complete_run_has_no_such_caveats():
     text = text_of({"data": data})
     assert "PROTOCOL" not in text
     assert "folds were run" not in text
+
+
+def test_candidates_without_a_score_are_counted():
+    text = text_of(unscored={"mllm_msr": 4, "my_model": 0})
+    assert "MLLM-MSR could not score 4 candidates, which rank last." in text
+    assert "my_model could not" not in text
 
 
 def test_ties_and_lists_without_a_value_are_named():

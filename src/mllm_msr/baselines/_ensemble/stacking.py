@@ -102,10 +102,11 @@ class Stacking:
     selected: str
 
     def combine(self, scores: Mapping[str, npt.ArrayLike]) -> Floats:
-        """Return the combined score.
+        """Return the combined score; NaN where a member that is used has no score.
 
         Args:
-            scores: For each member the scores of the same rows, arrays of one shape.
+            scores: For each member the scores of the same rows, arrays of one shape; NaN for rows
+                that the member could not score.
         """
         total: Floats = np.zeros(np.shape(scores[self.members[0]]))
         for member, scaling, weights in zip(self.members, self.scalings, self.weights, strict=True):
@@ -138,7 +139,8 @@ def fit_stacking(scores: Mapping[str, pl.DataFrame], *, seed: int = 0) -> Stacki
 
     Args:
         scores: For each model a frame with the columns of `tables.SCORES`, the same rows in any
-            order. Users without a positive or without a negative are ignored.
+            order. Users without a positive or without a negative are ignored, and so are rows that
+            a model could not score.
         seed: Seed of the assignment of users to cross-validation folds.
 
     Raises:
@@ -186,7 +188,9 @@ def equal_stacking(scores: Mapping[str, pl.DataFrame]) -> Stacking:
     """
     return Stacking(
         members=tuple(scores),
-        scalings=tuple(Scaling.of(frame["score"].to_numpy()) for frame in scores.values()),
+        scalings=tuple(
+            Scaling.of(frame["score"].drop_nulls().to_numpy()) for frame in scores.values()
+        ),
         weights=tuple((0.0, 1.0) for _ in scores),
         likelihoods={},
         selected="equal",
@@ -200,7 +204,8 @@ def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         scores: For each model a frame with the columns of `tables.SCORES`.
 
     Returns:
-        Columns `fold`, `negatives`, `user_id`, `item_id`, `label` and one per model, sorted by key.
+        Columns `fold`, `negatives`, `user_id`, `item_id`, `label` and one per model, sorted by key,
+        without rows that a model could not score.
 
     Raises:
         DataError: The models have not scored the same rows, or there are no rows.
@@ -221,7 +226,7 @@ def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
             "There are no scores of validation candidates. Prepare the data with "
             "data.validation_fraction above 0."
         )
-    return joined.sort(KEYS)
+    return joined.drop_nulls(list(scores)).sort(KEYS)
 
 
 @dataclass(frozen=True, slots=True)
