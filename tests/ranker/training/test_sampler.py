@@ -4,12 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mllm_msr.config.settings import TrainSettings
 from mllm_msr.ranker.training.sampler import (
+    StepPlan,
     StepSampler,
-    count_steps,
     group_by_image,
     learning_rate_factor,
+    plan_steps,
 )
 
 
@@ -86,21 +90,50 @@ def test_steps_out_of_range_are_rejected() -> None:
         sampler(8, 4, 3).indices(3)
 
 
-@pytest.mark.parametrize(
-    ("n", "per_step", "epochs", "max_steps", "expected"),
-    [
-        (64, 8, 1, None, 8),
-        (65, 8, 1, None, 9),
-        (64, 8, 0.5, None, 4),
-        (64, 8, 3, 10, 10),
-        (1, 8, 1, None, 1),
-    ],
+def plan(n: int, batch: int, epochs: float = 1, *, devices: int = 1, **more: int) -> StepPlan:
+    settings = TrainSettings(batch_size=batch, epochs=epochs, **more)
+    return plan_steps(n, settings, n_devices=devices)
+
+
+def test_number_of_steps() -> None:
+    assert plan(64, 8) == StepPlan(8, 1, 8, 8)
+    assert plan(2212, 32) == StepPlan(32, 1, 32, 70), "70 steps are 1% more than one pass"
+    assert plan(64, 8, 0.5) == StepPlan(8, 1, 8, 4)
+    assert plan(64, 8, 3, max_steps=10) == StepPlan(8, 1, 8, 10)
+    assert plan(64, 2, accumulate=2, devices=2) == StepPlan(2, 2, 8, 8)
+
+
+def test_large_steps_shrink_to_one_pass_over_the_examples() -> None:
+    assert plan(20, 1000, 2) == StepPlan(20, 1, 20, 2)
+    assert plan(20, 1000, 0.5) == StepPlan(10, 1, 10, 1)
+    assert plan(20, 15, 2) == StepPlan(13, 1, 13, 3)
+    assert plan(1, 8) == StepPlan(1, 1, 1, 1)
+    assert plan(20, 2, 2, accumulate=1000) == StepPlan(2, 10, 20, 2)
+    assert plan(20, 1000, 2, devices=3) == StepPlan(6, 1, 18, 2)
+    assert plan(2, 8, devices=4) == StepPlan(1, 1, 4, 1), "each device needs an example"
+
+
+@given(
+    st.integers(1, 500),
+    st.integers(1, 600),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.floats(0.01, 5),
+    st.none() | st.integers(1, 50),
 )
-def test_number_of_steps(
-    n: int, per_step: int, epochs: float, max_steps: int | None, expected: int
+def test_training_stays_within_the_requested_passes(
+    n: int, batch: int, accumulate: int, devices: int, epochs: float, max_steps: int | None
 ) -> None:
-    steps = count_steps(n, examples_per_step=per_step, epochs=epochs, max_steps=max_steps)
-    assert steps == expected
+    settings = TrainSettings(
+        batch_size=batch, accumulate=accumulate, epochs=epochs, max_steps=max_steps
+    )
+    found = plan_steps(n, settings, n_devices=devices)
+    assert found.examples_per_step == found.batch_size * found.accumulate * devices
+    assert 1 <= found.batch_size <= batch
+    assert 1 <= found.examples_per_step <= max(n, devices)
+    assert 1 <= found.n_steps <= (max_steps or 10**9)
+    if found.examples_per_step > devices:
+        assert found.n_steps * found.examples_per_step <= max(1, 1.05 * n * epochs)
 
 
 def test_learning_rate_rises_and_falls() -> None:

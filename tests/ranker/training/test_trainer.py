@@ -196,6 +196,25 @@ def test_one_batch_of_eight_equals_eight_batches_of_one(
         assert torch.allclose(tensor, found[1][name], atol=2e-5), name
 
 
+@pytest.mark.parametrize("sizes", [{"batch_size": 1000}, {"batch_size": 2, "accumulate": 500}])
+def test_steps_larger_than_the_data_shrink_with_a_warning(
+    tiny_checkpoint: Checkpoint,
+    make_examples: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    sizes: dict[str, int],
+) -> None:
+    settings = changed(SETTINGS, dropout=0.0, **sizes)
+    summary = run(tiny_checkpoint, make_examples, tmp_path, settings=settings)
+    n_examples = round(summary.samples_per_second * summary.seconds)
+    assert (summary.steps, n_examples) == (2, 48)
+    assert "The effective batch has 24 examples instead of 1000" in caplog.text
+    equal = changed(settings, batch_size=24, accumulate=1)
+    run(tiny_checkpoint, make_examples, tmp_path / "equal", settings=equal)
+    for name, tensor in weights(tmp_path).items():
+        assert torch.allclose(tensor, weights(tmp_path / "equal")[name], atol=2e-5), name
+
+
 def test_cached_features_train_the_same_weights(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:

@@ -6,20 +6,26 @@ of batch size and accumulated batches matters.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mllm_msr.config.settings import LearningRateScheduler
+from mllm_msr.config.settings import LearningRateScheduler, TrainSettings
+
+logger = logging.getLogger(__name__)
 
 # Steps whose examples are sorted together: enough to fill batches with prompts of similar length,
 # but few enough to keep the order random. In short epochs the window is a fraction of the epoch,
 # so that a step rarely contains the same example twice.
 _WINDOW_STEPS: Final = 16
 _WINDOWS_PER_EPOCH: Final = 4
+# Steps are full, so that the last one may exceed the requested passes by this factor.
+_MAX_ROUNDING: Final = 1.05
 
 
 class StepSampler:
@@ -116,19 +122,62 @@ def group_by_image(lengths: ArrayLike, image_groups: ArrayLike) -> NDArray[np.in
     return np.lexsort((lengths, groups, means[groups]))
 
 
-def count_steps(
-    n_examples: int, *, examples_per_step: int, epochs: float, max_steps: int | None
-) -> int:
-    """Return the number of optimizer steps of a training run, at least one.
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Sizes and number of the optimizer steps of a training run.
+
+    Attributes:
+        batch_size: Examples per forward pass and device.
+        accumulate: Forward passes per step and device.
+        examples_per_step: Examples per step on all devices.
+        n_steps: Number of steps, at least one.
+    """
+
+    batch_size: int
+    accumulate: int
+    examples_per_step: int
+    n_steps: int
+
+
+def plan_steps(n_examples: int, settings: TrainSettings, *, n_devices: int) -> StepPlan:
+    """Return the optimizer steps of a training run.
+
+    A step contains no example twice, and all steps together contain at most 5% more examples than
+    `settings.epochs` passes. If steps of the requested size would contain more, they are smaller,
+    and a warning is logged.
 
     Args:
-        n_examples: Training examples.
-        examples_per_step: Examples per step.
-        epochs: Passes over the examples; fractions are allowed.
-        max_steps: Upper bound, `None` for none.
+        n_examples: Training examples, at least one.
+        settings: Requested batch size, accumulation, epochs and maximum number of steps.
+        n_devices: Devices.
     """
-    steps = max(1, math.ceil(n_examples * epochs / examples_per_step))
-    return steps if max_steps is None else min(steps, max_steps)
+    batch_size, accumulate = settings.batch_size, settings.accumulate
+    requested = batch_size * accumulate * n_devices
+    total = max(1, math.floor(n_examples * settings.epochs))
+    size = min(requested, n_examples, total)
+    n_steps = math.ceil(total / size)
+    if settings.max_steps is not None:
+        n_steps = min(n_steps, settings.max_steps)
+    if n_steps * size > _MAX_ROUNDING * total:
+        size = max(1, total // n_steps)
+    if size == requested:
+        return StepPlan(batch_size, accumulate, size, n_steps)
+    per_device = max(1, size // n_devices)
+    # The fewest forward passes whose batches are equal and not larger than requested.
+    passes = next(n for n in range(1, per_device + 1) if per_device / n in range(1, batch_size + 1))
+    logger.warning(
+        "The effective batch has %d examples instead of %d (train.batch_size=%d x "
+        "train.accumulate=%d x %d devices), because train.epochs=%g of %d examples are too few for "
+        "steps of that size.",
+        per_device * n_devices,
+        requested,
+        batch_size,
+        accumulate,
+        n_devices,
+        settings.epochs,
+        n_examples,
+    )
+    return StepPlan(per_device // passes, passes, per_device * n_devices, n_steps)
 
 
 def learning_rate_factor(

@@ -47,7 +47,7 @@ from mllm_msr.ranker.training.lora import (
     trainable_tensors,
     unfreeze_language,
 )
-from mllm_msr.ranker.training.sampler import StepSampler, count_steps
+from mllm_msr.ranker.training.sampler import StepSampler, plan_steps
 from mllm_msr.ranker.training.validation import (
     ScoreMetric,
     ValidationMetric,
@@ -315,7 +315,15 @@ def _fit(
     collator = Collator(
         renderer, train_examples, loss=settings.loss, image_token_ids=image_token_ids(model)
     )
-    sampler = _step_sampler(collator, settings, n_devices=trainer.world_size)
+    plan = plan_steps(len(collator), settings, n_devices=trainer.world_size)
+    trainer.accumulate_grad_batches = plan.accumulate
+    sampler = StepSampler(
+        collator.lengths(),
+        plan.examples_per_step,
+        n_steps=plan.n_steps,
+        seed=settings.seed,
+        image_groups=collator.image_groups(),
+    )
     run.progress.examples_per_step = sampler.examples_per_step
     caches_vision = settings.cache_vision and VisionCache.supports(model)
     module = FineTuningModule(
@@ -324,7 +332,7 @@ def _fit(
         validation=Collator(renderer, validation_examples) if validation_examples else None,
         sampler=sampler,
         vision=VisionCache(model, renderer) if caches_vision else None,
-        settings=settings,
+        settings=settings.model_copy(update={"accumulate": plan.accumulate}),
         strategy=strategy,
         start=run.start,
     )
@@ -348,22 +356,6 @@ def _fit(
     return bool(trainer.is_global_zero)
 
 
-def _step_sampler(collator: Collator, settings: TrainSettings, *, n_devices: int) -> StepSampler:
-    examples_per_step = settings.batch_size * settings.accumulate * n_devices
-    return StepSampler(
-        collator.lengths(),
-        examples_per_step,
-        n_steps=count_steps(
-            len(collator),
-            examples_per_step=examples_per_step,
-            epochs=settings.epochs,
-            max_steps=settings.max_steps,
-        ),
-        seed=settings.seed,
-        image_groups=collator.image_groups(),
-    )
-
-
 def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, folder: Path) -> Any:
     import lightning  # noqa: PLC0415 - takes seconds
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
@@ -375,7 +367,6 @@ def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, f
         strategy=strategy.lightning_strategy(),
         precision=_LIGHTNING_PRECISION[settings.precision],
         max_epochs=1,
-        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
         logger=TensorBoardLogger(folder, name="tensorboard") if settings.tensorboard else False,
         default_root_dir=folder,
