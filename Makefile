@@ -13,7 +13,7 @@ demo: .venv/.ready
 
 # Recurrent against direct inference, with and without image summaries, in three worlds that were
 # chosen before looking: nine runs of the demo's size. Resumes if it was stopped.
-demo-ablations: .venv/.ready
+demo-ablations: demo
 	$(BIN)/mllm-msr experiment figure4 --run runs/demo --seeds 0,1,2
 
 test: .venv/.ready-dev

@@ -43,7 +43,7 @@ def test_a_run_prints_its_results_to_stdout_and_nothing_to_stderr(tmp_path: Path
         (["run", "--preset", "defualt"], 2, "Did you mean 'default'?"),
         (["evaluate", "--candidates", "x.parquet", "--scores", "y.parquet"], 1, "x.parquet"),
         (["prepare", "dataset=files", "data.path=nowhere"], 1, "nowhere"),
-        (["summarize", "--run", "empty"], 1, "prepare"),
+        (["summarize", "--run", "empty"], 1, "There is no run folder at empty."),
         (["nonsense"], 2, "nonsense"),
     ],
 )

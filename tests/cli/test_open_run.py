@@ -13,7 +13,9 @@ def test_settings_come_from_the_folder_unless_a_preset_is_given(
     settings: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with open_pipeline(run, None, None, [*settings, "train.rank=4"], force=False) as pipeline:
+    with open_pipeline(
+        run, None, None, [*settings, "train.rank=4"], force=False, creates=True
+    ) as pipeline:
         pipeline.run_stage("prepare")
     with open_pipeline(run, None, None, ["train.seed=7"], force=False) as pipeline:
         assert (pipeline.settings.train.rank, pipeline.settings.train.seed) == (4, 7)
@@ -25,13 +27,16 @@ def test_a_settings_file_takes_precedence_over_the_folder(
     settings: list[str], tmp_path: Path
 ) -> None:
     run, file = tmp_path / "run", tmp_path / "mine.yaml"
-    with open_pipeline(run, None, None, [*settings, "train.rank=4"], force=False) as pipeline:
+    with open_pipeline(
+        run, None, None, [*settings, "train.rank=4"], force=False, creates=True
+    ) as pipeline:
         pipeline.run_stage("prepare")
     file.write_text("train: {rank: 2}\n")
     with open_pipeline(run, None, file, None, force=False) as pipeline:
         assert pipeline.settings.train.rank == 2
         assert pipeline.settings.dataset == "files"
-    with open_pipeline(tmp_path / "new", None, file, ["train.seed=3"], force=False) as pipeline:
+    new = ["dataset=files", "data.path=data"]
+    with open_pipeline(tmp_path / "new", None, file, new, force=False, creates=True) as pipeline:
         assert (pipeline.settings.preset, pipeline.settings.train.rank) == ("default", 2)
 
 

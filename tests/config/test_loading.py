@@ -46,7 +46,7 @@ def test_all_problems_are_reported_together() -> None:
     [
         ("train.devices=many", "train.devices='many': must be an integer or 'auto'."),
         ("data.negatives=[hard]", "data.negatives='hard': must be 'uniform' or 'popularity'."),
-        ("evaluate.ks=5", "evaluate.ks=5: must be a list."),
+        ("evaluate.ks=x", "evaluate.ks='x': must be an integer."),
         ("model=demo", "model='demo': must be a mapping."),
         ("infer.model.backend=3", "infer.model.backend=3: must be a string."),
         ("trian.rank=1", "Unknown setting 'trian'. Did you mean 'train'?"),
@@ -145,6 +145,40 @@ def test_unknown_presets_are_rejected_with_a_suggestion() -> None:
         load_settings("defualt", environment={})
 
 
+def test_a_preset_can_be_selected_like_a_setting() -> None:
+    applied = load_settings("default", ["train.seed=7", "preset=demo"], environment={})
+    assert applied == load_settings("demo", ["train.seed=7"], environment={})
+    assert applied != load_settings("default", ["train.seed=7"], environment={})
+    assert load_settings("demo", ["preset=demo"], environment={}).preset == "demo"
+    with pytest.raises(SettingsError, match="Several presets are selected: paper, demo"):
+        load_settings("demo", ["preset=paper"], environment={})
+
+
+def test_a_settings_file_can_select_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: demo\ntrain: {seed: 7}\n")
+    expected = load_settings("demo", ["train.seed=7"], environment={})
+    assert load_settings("default", file=file, environment={}) == expected
+    other = load_settings("movielens", ["data.path=x"], file=file, environment={})
+    assert (other.preset, other.dataset, other.train.seed) == ("movielens", "movielens", 7)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "demo.yaml", "", "/etc/passwd"])
+def test_presets_are_names_and_never_paths(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Unknown preset"):
+        load_settings("default", [f"preset={name}"], environment={})
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"preset: '{name}'\n")
+    for preset in ("default", None):
+        with pytest.raises((UnknownNameError, SettingsError), match="Unknown preset"):
+            load_settings(preset, file=file, environment={})
+
+
+def test_a_preset_in_the_environment_is_rejected() -> None:
+    with pytest.raises(SettingsError, match=r"MLLM_MSR__PRESET is set\. Use the option --preset"):
+        load_settings("default", environment={"MLLM_MSR__PRESET": "demo"})
+
+
 def test_settings_survive_a_round_trip_through_yaml(tmp_path: Path) -> None:
     settings = load_settings("default", ["train.seed=7"], environment={})
     file = tmp_path / "config.yaml"
@@ -228,3 +262,11 @@ def test_arguments_of_the_wrong_type_are_rejected() -> None:
     for setting in wrong:
         key, _, value = setting.partition("=")
         assert f"{key}={value!r}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["%d/%m/%Y %H:%M", "%Y%m%d", "|", ">x", "@user"])
+def test_values_may_begin_with_characters_that_yaml_reserves(value: str) -> None:
+    settings = load_settings(
+        "default", ["dataset=files", f"data.item_type={value}"], environment={}
+    )
+    assert settings.data.plugin_kwargs()["item_type"] == value

@@ -10,11 +10,14 @@ import pytest
 
 import online_worlds
 from mllm_msr.baselines.sasrec import SasRec
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.run_settings import with_checksum
 from mllm_msr.errors import RunFolderError, SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders import lsa
 from mllm_msr.models.encoders.base import Vectors
 from mllm_msr.models.encoders.lsa import LsaEncoder
+from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage.run_folder import RunFolder
@@ -96,10 +99,17 @@ def test_hidden_targets_are_in_no_history(run: Path) -> None:
 
 
 def test_missing_stages_and_invalid_settings_are_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="mllm-msr run"):
+    with pytest.raises(RunFolderError, match=r"There is no run folder at .*nothing"):
         load_run(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunFolderError, match="prepare"):
+    with pytest.raises(RunFolderError, match="empty does not contain a run"):
         load_run(tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())
+    with Pipeline.open(tmp_path / "new", load_settings("demo", environment={})) as pipeline:
+        pipeline.run.write_text("config.yaml", with_checksum(pipeline.settings.to_yaml()))
+    with pytest.raises(RunFolderError, match="Run the stage 'prepare' first"):
+        load_run(tmp_path / "new")
+    with pytest.raises(SettingsError, match="A preset cannot replace"):
+        load_run(run, overrides=["preset=demo"])
     with pytest.raises(SettingsError, match=r"retrieve\.budget"):
         load_run(run, overrides=["retrieve.budget=-1"])

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def models_of(*overrides: str) -> RunModels:
     settings = load_settings("demo", overrides, environment={})
-    return RunModels(settings, weights=Path("adapter"))
+    return RunModels(settings, weights=lambda: Path("adapter"))
 
 
 def test_adapter_is_not_applied_to_another_base_model(run: Path, tmp_path: Path) -> None:

@@ -19,34 +19,59 @@ def open_pipeline(
     overrides: list[str] | None,
     *,
     force: bool,
+    creates: bool = False,
 ) -> Iterator[Pipeline]:
     """Open a run folder with its saved settings or a preset, changed by a file and overrides.
 
     Args:
-        run: The run folder; created if it does not exist.
+        run: The run folder.
         preset: Preset to start from. None selects the `config.yaml` of the folder if there is
             one, else the preset `default`.
         config: A YAML file with settings; takes precedence over the preset and the folder.
         overrides: Settings as `key=value`; take precedence over all files.
         force: Run stages again even if they are finished, also with other settings.
+        creates: Create the folder if it does not exist and the settings name a dataset.
 
     Raises:
         SettingsError: A setting is wrong.
         UnknownNameError: The preset does not exist.
+        RunFolderError: There is no such run; nothing is created.
+        DamagedFileError: The saved settings are damaged.
         RunLockedError: Another process uses the folder.
     """
-    from mllm_msr.config.loading import load_settings
+    from mllm_msr.config.run_settings import load_run_settings
     from mllm_msr.pipeline.pipeline import Pipeline
-    from mllm_msr.storage.layout import CONFIG
 
-    saved = run / CONFIG
-    if preset is None and saved.is_file():
-        files = [saved] if config is None else [saved, config]
-        settings = load_settings(None, overrides or (), file=files)
-    else:
-        settings = load_settings(preset or "default", overrides or (), file=config)
+    settings = load_run_settings(run, overrides or (), preset=preset, file=config)
+    _require_run(run, preset, config, overrides or [], creates=creates)
     with Pipeline.open(run, settings, force=force, progress=show_progress) as pipeline:
         yield pipeline
+
+
+def _require_run(
+    run: Path, preset: str | None, config: Path | None, overrides: list[str], *, creates: bool
+) -> None:
+    """Check that a mistyped folder does not become a new run on other data.
+
+    Raises:
+        RunFolderError: There is no such run, and the command must not create it.
+    """
+    from mllm_msr.config.loading import merge_sources
+    from mllm_msr.errors import RunFolderError
+    from mllm_msr.storage.layout import CONFIG
+    from mllm_msr.storage.run_lookup import require_run
+
+    if (run / CONFIG).exists() and preset is None:
+        return
+    given, _ = merge_sources(preset, overrides, file=config)
+    if creates and "dataset" in given:
+        return
+    require_run(run)
+    if preset is None and "dataset" not in given:
+        raise RunFolderError(
+            f"{run / CONFIG} is missing, so the settings of the run are unknown. Restore it, or "
+            "repeat the command with the settings of the run (dataset=..., --preset or --config)."
+        )
 
 
 @contextlib.contextmanager

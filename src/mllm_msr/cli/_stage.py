@@ -51,7 +51,9 @@ def add_stage_command(
         as_json: JsonOption = False,
     ) -> None:
         overrides = with_executor(settings, executor)
-        with open_pipeline(run, preset, config, overrides, force=force) as pipeline:
+        with open_pipeline(
+            run, preset, config, overrides, force=force, creates=name == "prepare"
+        ) as pipeline:
             pipeline.run_stage(name)
             counts = pipeline.counts(name)
             plain = None if as_json or describe is None else describe(pipeline)

@@ -46,7 +46,7 @@ def command(
     """
     from mllm_msr.pipeline.compare import compare
 
-    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+    with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
         baselines = pipeline.settings.score.baselines
         result = compare(pipeline, baselines if models is None else split_names(models))
     emit(result, as_json=as_json, plain=metrics_table(result))

@@ -35,7 +35,7 @@ def command(
     """Run the pipeline on generated data with the demo model."""
     if serve:
         require_serving()
-    with open_pipeline(run, "demo", None, settings, force=force) as pipeline:
+    with open_pipeline(run, "demo", None, settings, force=force, creates=True) as pipeline:
         pipeline.run_all()
         result = pipeline.result()
     emit(result, as_json=as_json, plain=metrics_table(result))

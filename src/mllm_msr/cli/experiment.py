@@ -50,18 +50,15 @@ def command(
 ) -> None:
     """Reproduce a table or figure of the paper on a run folder.
 
-    In a new folder, the default preset is `demo`. The same command resumes an interrupted
-    experiment.
+    A new folder is created only if the settings name a dataset, for example with --preset. The same
+    command resumes an interrupted experiment.
     """
     from mllm_msr import experiments
     from mllm_msr.experiments._runner import run_experiment
-    from mllm_msr.storage.layout import CONFIG
 
     experiment = experiments.find(name)
-    if preset is None and not (run / CONFIG).is_file():
-        preset = "demo"
     selected = None if systems is None else split_names(systems)
-    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+    with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
         folder = run_experiment(experiment, pipeline, seeds=_parse_seeds(seeds), systems=selected)
     page = folder / f"{name}.md"
     emit(

@@ -39,7 +39,7 @@ def command(
     from mllm_msr.pipeline.cost import estimate
     from mllm_msr.storage.layout import INTERACTIONS
 
-    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+    with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
         # The estimate of a prepared run must not change the settings of its later commands.
         prepared = pipeline.run.has(INTERACTIONS)
         pipeline.run_stage("prepare", save_settings=not prepared)

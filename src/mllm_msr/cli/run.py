@@ -37,7 +37,7 @@ def command(
     Finished stages are skipped, so the same command resumes an interrupted run.
     """
     overrides = with_executor(settings, executor)
-    with open_pipeline(run, preset, config, overrides, force=force) as pipeline:
+    with open_pipeline(run, preset, config, overrides, force=force, creates=True) as pipeline:
         if not pipeline.run.is_worker:
             pipeline.run_stage("prepare")
             typer.echo(f"{data_text(pipeline)}\n", err=True)

@@ -53,7 +53,7 @@ def command(
     """
     from mllm_msr.pipeline.tune import BEST_SETTINGS, tune
 
-    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+    with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
         results = tune(
             pipeline, split_names(models), trials=trials, metric=metric, fold=fold, seed=seed
         )

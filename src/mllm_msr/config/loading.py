@@ -10,7 +10,6 @@ any stage runs.
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import inspect
 import os
@@ -18,13 +17,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import pydantic
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
 from mllm_msr import registry
+from mllm_msr.config.problems import describe_errors, did_you_mean, rule
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import DataSettings, ModelSettings, Settings
 from mllm_msr.errors import SettingsError, UnknownNameError
@@ -86,33 +86,70 @@ def load_settings(
         SettingsError: At least one setting is wrong. The message lists every problem.
         UnknownNameError: The preset does not exist.
     """
+    return _validate(*merge_sources(preset, overrides, file=file, environment=environment))
+
+
+def merge_sources(
+    preset: str | None,
+    overrides: Sequence[str],
+    *,
+    file: Path | Sequence[Path] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Merge all sources of settings, without validation.
+
+    Args and exceptions are those of `load_settings`.
+
+    Returns:
+        The nested settings that the sources contain, and the problems found.
+    """
     problems: list[str] = []
+    preset, overrides = named_preset(preset, overrides)
+    contents = [
+        _read(path, problems) for path in ([file] if isinstance(file, Path) else file or ())
+    ]
+    if preset == "default":
+        # A settings file of the user's own may select another preset.
+        preset = next((str(each["preset"]) for each in contents if "preset" in each), preset)
     merged: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
             raise registry.unknown_name_error("preset", preset, preset_names())
         source = files("mllm_msr.config") / "presets" / f"{preset}.yaml"
-        merged = {**_parse(source.read_text(encoding="utf-8")), "preset": preset}
-    for path in [file] if isinstance(file, Path) else file or ():
-        try:
-            content = _parse(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            problems.append(f"Cannot read the settings file {path}: {reason}.")
-            continue
-        if isinstance(content, dict):
-            _apply(functools.partial(_merge, source=content), merged, problems)
-        else:
-            problems.append(f"The settings file {path} does not contain a mapping of settings.")
+        merged = _parse(source.read_text(encoding="utf-8"))
+    for content in contents:
+        _apply(functools.partial(_merge, source=content), merged, problems)
+    if preset is not None:
+        merged["preset"] = preset
     variables = os.environ if environment is None else environment
     texts = [
         f"{name.removeprefix(ENVIRONMENT_PREFIX).lower().replace('__', '.')}={variables[name]}"
         for name in sorted(variables)
         if name.startswith(ENVIRONMENT_PREFIX)
     ]
+    if any(text.startswith("preset=") for text in texts):
+        problems.append(f"{ENVIRONMENT_PREFIX}PRESET is set. Use the option --preset instead.")
     _apply(functools.partial(_assign, texts=texts), merged, problems)
     _apply(functools.partial(_assign, texts=overrides), merged, problems)
-    return _validate(merged, problems)
+    return merged, problems
+
+
+def named_preset(preset: str | None, overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the preset that an argument `preset=NAME` selects, and the other arguments.
+
+    Args:
+        preset: Preset that is selected otherwise; "default" and None give way to the argument.
+        overrides: `key=value` strings.
+
+    Raises:
+        SettingsError: Different presets are selected.
+    """
+    names = [text.partition("=")[2] for text in overrides if text.startswith("preset=")]
+    others = [text for text in overrides if not text.startswith("preset=")]
+    selected = dict.fromkeys([*names, *([preset] if preset not in (None, "default") else [])])
+    if len(selected) > 1:
+        raise SettingsError([f"Several presets are selected: {', '.join(selected)}. Give one."])
+    return next(iter(selected), preset), others
 
 
 def override(settings: Settings, overrides: Sequence[str]) -> Settings:
@@ -146,7 +183,21 @@ def validate_section(section: type[Section], values: Mapping[str, Any], *, key: 
         return section.model_validate(values)
     except pydantic.ValidationError as error:
         known = [f"{key}.{name}" for name in section.model_fields]
-        raise SettingsError(list(_describe_errors(error, section, f"{key}.", known))) from None
+        raise SettingsError(list(describe_errors(error, section, f"{key}.", known))) from None
+
+
+def _read(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Return the content of a settings file; add a problem and return {} if it has no settings."""
+    try:
+        content = _parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        problems.append(f"Cannot read the settings file {path}: {reason}.")
+        return {}
+    if isinstance(content, dict):
+        return content
+    problems.append(f"The settings file {path} does not contain a mapping of settings.")
+    return {}
 
 
 def _parse(text: str) -> Any:
@@ -211,7 +262,8 @@ def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
             problems.append(f"{text!r} does not have the form key=value.")
             continue
         try:
-            value = _parse(source)
+            # Formats of dates and separators may begin with characters that YAML reserves.
+            value = source if source.startswith(("%", "|", ">", "@", "`")) else _parse(source)
         except yaml.YAMLError:
             problems.append(f"{key}={source!r}: must be valid YAML.")
             continue
@@ -232,8 +284,10 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
         settings = Settings.model_validate(merged)
     except pydantic.ValidationError as error:
         known = [*Settings.model_fields, *(setting.key for setting in reference())]
-        raise SettingsError([*problems, *_describe_errors(error, Settings, "", known)]) from None
+        raise SettingsError([*problems, *describe_errors(error, Settings, "", known)]) from None
     problems = [*problems, *_check_plugins(settings)]
+    if settings.preset not in preset_names():
+        problems.append(str(registry.unknown_name_error("preset", settings.preset, preset_names())))
     if settings.item_type is not None and settings.item_type not in ITEM_TYPES:
         choices = ", ".join(ITEM_TYPES)
         problems.append(f"item_type={settings.item_type!r}: must be one of {choices}.")
@@ -246,66 +300,6 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
-
-
-def _describe_errors(
-    error: pydantic.ValidationError, schema: type[BaseModel], prefix: str, known: Sequence[str]
-) -> Iterable[str]:
-    """Yield one sentence for each setting that does not match the schema.
-
-    Args:
-        error: Result of the validation.
-        schema: The class that was validated.
-        prefix: Prefix of its field names in messages ("train.").
-        known: Full names of all settings, for suggestions.
-    """
-    messages: dict[tuple[str, str], list[str]] = {}
-    for detail in error.errors():
-        key = prefix + _setting_name(schema, detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            yield f"Unknown setting {key!r}.{_did_you_mean(key, known)}"
-        else:
-            # A value that matches no member of a union has one error for each member.
-            messages.setdefault((key, repr(detail["input"])), []).append(detail["msg"])
-    for (key, value), alternatives in messages.items():
-        yield f"{key}={value}: {_rule(alternatives)}"
-
-
-def _setting_name(schema: type[BaseModel], location: Sequence[str | int]) -> str:
-    """Return the setting at a location in the schema, without list indices and union members."""
-    model: type[BaseModel] | None = schema
-    names: list[str] = []
-    for part in location:
-        if model is None:
-            break
-        names.append(str(part))
-        field = model.model_fields.get(str(part))
-        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        sections = [k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)]
-        model = sections[0] if sections else None
-    return ".".join(names)
-
-
-def _rule(messages: Iterable[str]) -> str:
-    """Return the rule that a value violates, from pydantic's messages ("must be greater than 0.").
-
-    Args:
-        messages: One message, or one for each member of a union.
-    """
-    start, choices = "Input should be ", []
-    for message in messages:
-        if not message.startswith(start):
-            return message  # from a validator in `config/settings.py`
-        choice = re.split(r", (?:unable|got)", message.removeprefix(start))[0]
-        choice = re.sub("a valid dictionary.*", "a mapping", choice)
-        choice = choice.replace("a valid tuple", "a list").replace("a valid integer", "an integer")
-        choices.append(choice.replace("a valid ", "a "))
-    return f"must be {' or '.join(dict.fromkeys(choices))}."
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _check_plugins(settings: Settings) -> list[str]:
@@ -348,14 +342,14 @@ def _check_arguments(
     for key, value in arguments.items():
         full = f"{section}.{key}"
         if key not in parameters:
-            hint = _did_you_mean(full, known)
+            hint = did_you_mean(full, known)
             problems.append(f"Unknown setting {full!r} of the {label}.{hint}")
             continue
         try:
             TypeAdapter(_declared_type(plugin, key)).validate_python(value)
         except pydantic.ValidationError as error:
-            rule = _rule(detail["msg"] for detail in error.errors())
-            problems.append(f"{full}={value!r}: {rule}")
+            text = rule(detail["msg"] for detail in error.errors())
+            problems.append(f"{full}={value!r}: {text}")
         except pydantic.errors.PydanticSchemaGenerationError:
             continue  # pydantic cannot validate this type; the constructor checks it
     for key, parameter in parameters.items():

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mllm_msr import registry
+from mllm_msr.config import trust
+from mllm_msr.config.run_settings import with_checksum
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.evaluation.external_scores import evaluate_external
@@ -135,7 +137,8 @@ class Pipeline:
             self._save_settings(self._saved_settings)
             raise
         if save_settings:
-            self._save_settings(self.settings.to_yaml())
+            trust.remember(self.run.folder, self.settings)
+            self._save_settings(with_checksum(self.settings.to_yaml()))
 
     def with_settings(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
         """Return a pipeline for the same open run folder with other settings.

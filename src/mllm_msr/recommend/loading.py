@@ -14,7 +14,7 @@ import polars as pl
 
 from mllm_msr import __version__, registry
 from mllm_msr.baselines import _factory
-from mllm_msr.config.loading import load_settings
+from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.interfaces import Recommender, TrainingData
@@ -64,9 +64,8 @@ def load_run(
     hide_targets: bool = False,
 ) -> LoadedRun:
     """Load a run, see `MllmMsr.from_run`."""
+    settings = load_finished_settings(path, overrides)
     run = RunFolder.open(path, read_only=True)
-    config = path / layout.CONFIG
-    settings = load_settings(None, overrides, file=config if config.is_file() else None)
     recommenders = Recommenders(RunContext(run), settings)
     run_tables = recommenders.tables
     used_fold = run_tables.folds()[0] if fold is None else fold
@@ -104,7 +103,7 @@ def load_run(
     training = run.stages.get(f"train/{used_fold}")
     models = RunModels(
         settings,
-        weights=run.folder / recommenders.weights(used_fold),
+        weights=lambda: run.verified(recommenders.weights(used_fold)),
         base_fingerprint=training["model"] if training else None,
     )
     users = UserProfiles(interactions, run_tables.current("preferences"))

@@ -7,6 +7,7 @@ puts a queue in front of each model.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
@@ -22,12 +23,17 @@ class RunModels:
 
     Args:
         settings: The run's settings.
-        weights: Folder of the fine-tuned weights; not read if `train.enabled` is false.
+        weights: Verifies the fine-tuned weights and returns their folder; not called if
+            `train.enabled` is false.
         base_fingerprint: Fingerprint of the base model of fine-tuning, if known.
     """
 
     def __init__(
-        self, settings: Settings, *, weights: Path, base_fingerprint: str | None = None
+        self,
+        settings: Settings,
+        *,
+        weights: Callable[[], Path],
+        base_fingerprint: str | None = None,
     ) -> None:
         self._settings = settings
         self._weights = weights
@@ -68,7 +74,8 @@ class RunModels:
 
         Raises:
             RunFolderError: The weights were fine-tuned from another model than that in the
-                settings.
+                settings, or have not been trained.
+            DamagedFileError: The weights are not what the training has written.
         """
         model = self._settings.model
         optional: dict[str, int] = {
@@ -84,7 +91,7 @@ class RunModels:
                     f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
                     f"select {base.fingerprint}. Restore the old model, or rerun with --force."
                 )
-        return open_backend(model, self._weights, self._settings.train.method, optional=optional)
+        return open_backend(model, self._weights(), self._settings.train.method, optional=optional)
 
     def open_preference_model(self) -> Backend:
         """Open the backend that generates preferences and summaries; the caller closes it."""

@@ -1,0 +1,73 @@
+"""Sentences about settings that do not match the schema, from the errors of pydantic."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+import pydantic
+from pydantic import BaseModel
+
+
+def describe_errors(
+    error: pydantic.ValidationError, schema: type[BaseModel], prefix: str, known: Sequence[str]
+) -> Iterable[str]:
+    """Yield one sentence for each setting that does not match the schema.
+
+    Args:
+        error: Result of the validation.
+        schema: The class that was validated.
+        prefix: Prefix of its field names in messages ("train.").
+        known: Full names of all settings, for suggestions.
+    """
+    messages: dict[tuple[str, str], list[str]] = {}
+    for detail in error.errors():
+        key = prefix + _setting_name(schema, detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            yield f"Unknown setting {key!r}.{did_you_mean(key, known)}"
+        else:
+            # A value that matches no member of a union has one error for each member.
+            messages.setdefault((key, repr(detail["input"])), []).append(detail["msg"])
+    for (key, value), alternatives in messages.items():
+        yield f"{key}={value}: {rule(alternatives)}"
+
+
+def _setting_name(schema: type[BaseModel], location: Sequence[str | int]) -> str:
+    """Return the setting at a location in the schema, without list indices and union members."""
+    model: type[BaseModel] | None = schema
+    names: list[str] = []
+    for part in location:
+        if model is None:
+            break
+        names.append(str(part))
+        field = model.model_fields.get(str(part))
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        sections = [k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)]
+        model = sections[0] if sections else None
+    return ".".join(names)
+
+
+def rule(messages: Iterable[str]) -> str:
+    """Return the rule that a value violates, from pydantic's messages ("must be greater than 0.").
+
+    Args:
+        messages: One message, or one for each member of a union.
+    """
+    start, choices = "Input should be ", []
+    for message in messages:
+        if not message.startswith(start):
+            return message  # from a validator in `config/settings.py`
+        choice = re.split(r", (?:unable|got)", message.removeprefix(start))[0]
+        choice = re.sub("a valid dictionary.*", "a mapping", choice)
+        choice = choice.replace("a valid tuple", "a list").replace("a valid integer", "an integer")
+        choices.append(choice.replace("a valid ", "a "))
+    return f"must be {' or '.join(dict.fromkeys(choices))}."
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a suggestion of the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
