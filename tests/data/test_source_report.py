@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -136,6 +137,20 @@ def test_image_paths_of_which_none_exists_are_a_problem(tmp_path: Path) -> None:
     (problem,) = describe_source(raw(["v1"], images={"v1": str(tmp_path / "no.png")})).problems
     assert "None of the 1 image paths" in problem
     assert "no.png" in problem
+
+
+@pytest.mark.parametrize("some_found", [True, False])
+def test_image_paths_that_are_not_used_are_named(tmp_path: Path, some_found: bool) -> None:
+    found = SourceImages(tmp_path, 0, 0, n_rejected=2, rejected=("/etc/a.png", "s3://b"))
+    images = {"v1": image(tmp_path / "v1.png")} if some_found else {}
+    report = describe_source(dataclasses.replace(raw(["v1", "v2"], images=images), images=found))
+    (message,) = [
+        message
+        for message in (report.warnings if some_found else report.problems)
+        if "lead out of the dataset's folder" in message
+    ]
+    assert "2 image paths are not used" in message
+    assert "for example '/etc/a.png'" in message
 
 
 def test_links_to_images_are_named_unless_they_will_be_downloaded() -> None:

@@ -319,6 +319,8 @@ def _problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[
             f"{example}; an item id is {item!r}.{hint} Name each image after the id of its item, "
             f"for example {item}.jpg, or write the name into a column of the table of items."
         )
+    elif report.images and report.images.n_rejected and not report.n_with_image:
+        problems.append(_rejected_images(report.images))
     elif report.missing_images and not report.n_with_image:
         problems.append(
             f"None of the {report.missing_images} image paths of the items exists, for example "
@@ -362,12 +364,22 @@ def _image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
             f"{report.missing_images} image paths do not exist, for example "
             f"{report.missing_examples[0]}."
         )
+    if report.images and report.images.n_rejected and report.n_with_image:
+        warnings.append(_rejected_images(report.images))
     if report.unreadable_images:
         warnings.append(
             f"{len(report.unreadable_images)} of {report.n_decoded} images that were opened are "
             f"unreadable. {report.unreadable_images[0]}"
         )
     return warnings
+
+
+def _rejected_images(images: SourceImages) -> str:
+    return (
+        f"{images.n_rejected} image paths are not used because they lead out of the dataset's "
+        f"folder or are not links of the web, for example {images.rejected[0]!r}. Copy these "
+        "images into the folder, or set data.images_folder to the folder that contains them."
+    )
 
 
 def _is_many(n: int, report: DataReport) -> bool:
