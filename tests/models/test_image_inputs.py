@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from mllm_msr.errors import ImageError
 from mllm_msr.models.image_inputs import ImageCache, Images, stack_images
 from mllm_msr.models.loading import load_processor
 
@@ -52,6 +54,32 @@ class TestImageCache:
         )["input_ids"]
         assert prepared.expansion is not None
         assert prepared.expansion.count("<image>") == (n_features == processor.image_token_id).sum()
+
+    @pytest.mark.parametrize("size", [(2100, 10), (10, 2100), (3, 1), (40_000, 3)])
+    @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next", "smolvlm", "gemma3"])
+    def test_extremely_long_images_are_accepted(
+        self,
+        family: str,
+        size: tuple[int, int],
+        tiny_checkpoint: Callable[[str], Path],
+        tmp_path: Path,
+    ) -> None:
+        Image.new("RGB", size, "red").save(tmp_path / "long.png")
+        cache = ImageCache(load_processor(str(tiny_checkpoint(family))))
+        prepared = cache.get((tmp_path / "long.png",))
+        assert prepared.inputs["pixel_values"].isfinite().all()
+
+    def test_an_image_that_the_processor_rejects_is_named(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
+        class Rejecting:
+            image_token, tokenizer = "<image>", processor.tokenizer
+
+            def __call__(self, **_: object) -> None:
+                raise ValueError("the image is too green")
+
+        with pytest.raises(ImageError, match=rf"rejects the image {images[0].name} \(\d+ x \d+"):
+            ImageCache(Rejecting()).get((images[0],))
 
 
 class TestStackImages:

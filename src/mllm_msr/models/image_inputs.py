@@ -18,6 +18,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from mllm_msr.data.images import open_image
+from mllm_msr.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class ImageCache:
         tiles only if it is the only one.
 
         Raises:
-            ImageError: An image cannot be opened.
+            ImageError: An image cannot be opened, or the processor rejects it.
         """
         images = self._cache.get(paths)
         if images is None:
@@ -82,12 +83,22 @@ class ImageCache:
         return images
 
     def _prepare(self, paths: tuple[Path, ...]) -> Images:
-        output = self._processor(
-            text=[self._processor.image_token * len(paths)],
-            images=[open_image(path) for path in paths],
-            return_tensors="pt",
-            add_special_tokens=False,
-        )
+        opened = [open_image(path) for path in paths]
+        try:
+            output = self._processor(
+                text=[self._processor.image_token * len(paths)],
+                images=opened,
+                return_tensors="pt",
+                add_special_tokens=False,
+            )
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            shown = ", ".join(
+                f"{path.name} ({image.width} x {image.height} pixels)"
+                for path, image in zip(paths, opened, strict=True)
+            )
+            raise ImageError(
+                f"The model's processor rejects the image {shown}: {error}. Replace the image."
+            ) from error
         inputs = dict(output)
         ids = inputs.pop("input_ids")[0].tolist()
         inputs.pop("attention_mask", None)

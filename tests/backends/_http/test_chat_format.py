@@ -44,11 +44,15 @@ def test_images_keep_their_position(tmp_path: Path) -> None:
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
 
 
-@pytest.mark.parametrize("name", ["clear.png", "gray.png", "plain.jpg", "turned.jpg", "moving.gif"])
+@pytest.mark.parametrize(
+    "name", ["clear.png", "gray.png", "plain.jpg", "turned.jpg", "moving.gif", "long.jpg"]
+)
 def test_the_server_receives_the_pixels_of_a_local_model(name: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 14, 4), dtype=np.uint8)
     path = tmp_path / name
     image = Image.fromarray(noise, "RGBA")
+    if name == "long.jpg":
+        image = image.resize((900, 20))
     if name == "turned.jpg":
         exif = Image.Exif()
         exif[0x0112] = 6

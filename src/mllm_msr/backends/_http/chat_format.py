@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
-
 from mllm_msr.backends._http.responses import MalformedResponseError, request_error
-from mllm_msr.data.images import open_image
+from mllm_msr.data.images import decode_image, read_header, read_image
 from mllm_msr.errors import PromptTooLongError
 from mllm_msr.prompts import truncation
 from mllm_msr.prompts.thoughts import is_mark, remove_thoughts
@@ -227,13 +225,14 @@ def image_url(path: Path) -> str:
     Raises:
         ImageError: The image cannot be opened.
     """
-    image = open_image(path)
-    content, kind = path.read_bytes(), "jpeg"
-    with Image.open(io.BytesIO(content)) as raw:
-        # Any decoder returns the same pixels of such a file, which needs no rotation or conversion.
+    content, kind = read_image(path), "jpeg"
+    image = decode_image(content, name=str(path))
+    with read_header(content, name=str(path)) as raw:
+        # Any decoder returns the same pixels of such a file, which needs no change.
         is_upright = raw.getexif().get(_EXIF_ORIENTATION, 1) == 1
         is_plain_jpeg = raw.format == "JPEG" and raw.mode == "RGB" and is_upright
-    if not is_plain_jpeg:
+        is_unchanged = is_plain_jpeg and raw.size == image.size
+    if not is_unchanged:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
         content, kind = buffer.getvalue(), "png"
