@@ -19,7 +19,7 @@ from mllm_msr import tables
 from mllm_msr.demo_model import language
 from mllm_msr.demo_model.covers import draw_cover
 from mllm_msr.demo_model.world import World, make_world
-from mllm_msr.prompts.templates import ITEM_TYPES
+from mllm_msr.prompts.item_types import ITEM_TYPES
 from mllm_msr.ranker.examples import Example, build_prompt
 from mllm_msr.types import Item
 

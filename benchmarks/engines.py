@@ -31,6 +31,7 @@ from mllm_msr.config.settings import InferSettings
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import build_examples
 from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.storage import layout
@@ -164,7 +165,7 @@ def read_prompts(folder: Path, n_prompts: int) -> Prompts:
     settings = load_settings(None, file=config if config.is_file() else None)
     with RunFolder.open(folder, read_only=True) as opened:
         tables = RunTables(opened)
-        item_type = tables.item_type(settings.item_type)
+        item_type = tables.item_type(settings)
         test = tables.candidates(tables.folds()[0], "test")
         if test.is_empty():
             raise DataError(f"{folder} has no test candidates. Use a run with test users.")
@@ -187,7 +188,7 @@ def read_prompts(folder: Path, n_prompts: int) -> Prompts:
 
 
 def _last_block_prompts(
-    tables: RunTables, settings: InferSettings, item_type: str, n_prompts: int
+    tables: RunTables, settings: InferSettings, item_type: str | ItemType, n_prompts: int
 ) -> list[Prompt]:
     """Return the prompt of each user's last block, which includes the previous preference."""
     histories = tables.histories()

@@ -16,7 +16,7 @@ from mllm_msr import registry
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
-from mllm_msr.prompts.templates import ITEM_TYPES
+from mllm_msr.prompts.item_types import ITEM_TYPES
 from mllm_msr.tables import ITEMS
 
 # Items of each user in chronological order. Item "9" is not in the tables of items.

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import mock_runs
+from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables, without_last
@@ -76,8 +77,8 @@ def test_histories_lack_each_users_last_interaction(tables: RunTables) -> None:
 
 
 def test_the_item_type_is_the_setting_or_the_data_sets_own(tables: RunTables) -> None:
-    assert tables.item_type("book") == "book"
-    assert tables.item_type(None) == "item"
+    assert tables.item_type(Settings(item_type="book")).plural == "books"
+    assert tables.item_type(Settings()).singular == "item"
 
 
 def test_scored_models_need_the_stage_score(tables: RunTables) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_msr.errors import UnknownNameError
+from mllm_msr.errors import SettingsError, UnknownNameError
 from mllm_msr.prompts import templates
+from mllm_msr.prompts.item_types import ITEM_TYPES, find_item_type
 from mllm_msr.types import ImagePart, Prompt, TextPart
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
@@ -43,7 +45,7 @@ def as_text(prompt: Prompt) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("item_type", templates.ITEM_TYPES)
+@pytest.mark.parametrize("item_type", ITEM_TYPES)
 @pytest.mark.parametrize("name", DATA)
 def test_golden_prompts(name: str, item_type: str) -> None:
     image = COVER if name in ("image_description", "recommend", "recommend_titles") else None
@@ -103,8 +105,85 @@ def test_the_preference_is_shortened_before_the_title() -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"template 'poem'\. Available: fusion, .*recommend"):
         templates.render("poem", {})
-    with pytest.raises(UnknownNameError, match=r"item type 'song'\. Available: video, film, prod"):
-        templates.render("recommend", DATA["recommend"], item_type="song")
+
+
+def test_any_item_type_can_be_used() -> None:
+    text = as_text(templates.render("preference_first", DATA["preference_first"], item_type="dish"))
+    assert text.startswith("[user]\nThese are the dishes that a user chose, oldest first:")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    own = 'Would they {{ choose }} "{{ title }}"? {{ image }}They like: {{ preference }}.'
+    (tmp_path / "recommend.jinja").write_text(own)
+    return tmp_path
+
+
+def test_own_templates_replace_those_of_the_package(folder: Path) -> None:
+    own = replace(find_item_type("film"), templates=templates.read_templates(folder))
+    text = as_text(templates.render("recommend", DATA["recommend"], item_type=own))
+    assert text == '[user]\nWould they watch "The Lantern"? They like: Quiet tales..\n'
+    others = templates.render("fusion", DATA["fusion"], item_type=own)
+    assert others == templates.render("fusion", DATA["fusion"], item_type="film")
+    # The hash identifies finished stages.
+    packaged = templates.template_hash("recommend", item_type="film")
+    assert templates.template_hash("recommend", item_type=own) != packaged
+    (folder / "recommend.jinja").write_text("{{ image }}{{ title }}{{ preference }}")
+    changed = replace(own, templates=templates.read_templates(folder))
+    assert templates.template_hash("recommend", item_type=changed) not in (
+        packaged,
+        templates.template_hash("recommend", item_type=own),
+    )
+    assert templates.template_hash("fusion", item_type=own) == templates.template_hash("fusion")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "problem"),
+    [
+        ("recommend", "{{ title }}{{ image }}", "recommend.jinja lacks the variables preference"),
+        ("fusion", "{{ text_summary }}", "fusion.jinja lacks the variables image_summary, words"),
+        (
+            "text_summary",
+            "{{ words }}{{ title }}{{ text }}{{ price }}",
+            "text_summary.jinja has unknown variables price",
+        ),
+        ("recommend", "{{ title }} {% if %}", "line 1 of recommend.jinja is not valid"),
+        ("poem", "{{ title }}", r"poem.jinja replaces no template. Available: fusion"),
+    ],
+)
+def test_templates_that_cannot_replace_one_are_rejected(
+    folder: Path, name: str, source: str, problem: str
+) -> None:
+    (folder / f"{name}.jinja").write_text(source)
+    with pytest.raises(SettingsError, match=f"prompts.folder: {problem}"):
+        templates.read_templates(folder)
+
+
+def test_a_folder_without_templates_is_rejected(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(SettingsError, match="has no templates"):
+            templates.read_templates(folder)
+    (tmp_path / "fusion.jinja").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="cannot read"):
+        templates.read_templates(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "problem"),
+    [
+        ("{{ title.__class__.__mro__ }}", "unsafe"),
+        ("{% for _ in range(10**9) %}x{% endfor %}", "Range too big"),
+        ("{{ 1 / 0 }}", "division by zero"),
+    ],
+)
+def test_own_templates_run_in_a_sandbox(folder: Path, before: str, problem: str) -> None:
+    source = f"{before}{{{{ title }}}}{{{{ image }}}}{{{{ preference }}}}"
+    (folder / "recommend.jinja").write_text(source)
+    with pytest.raises(SettingsError, match=f"recommend.jinja cannot be rendered: .*{problem}"):
+        templates.read_templates(folder)
+    own = replace(find_item_type("film"), templates=(("fusion", "{{ missing }}"),))
+    with pytest.raises(SettingsError, match=r"fusion\.jinja cannot be rendered"):
+        templates.render("fusion", DATA["fusion"], item_type=own)
 
 
 def test_template_hashes_differ_and_are_stable() -> None:

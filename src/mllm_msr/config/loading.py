@@ -27,8 +27,9 @@ from mllm_msr import registry
 from mllm_msr.config.problems import describe_errors, did_you_mean, rule
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import DataSettings, ModelSettings, Settings
-from mllm_msr.errors import SettingsError, UnknownNameError
-from mllm_msr.prompts.templates import ITEM_TYPES
+from mllm_msr.errors import SettingsError, UnknownNameError, UsageError
+from mllm_msr.prompts.item_types import find_item_type
+from mllm_msr.prompts.templates import read_templates
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
 
@@ -288,9 +289,7 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     problems = [*problems, *_check_plugins(settings)]
     if settings.preset not in preset_names():
         problems.append(str(registry.unknown_name_error("preset", settings.preset, preset_names())))
-    if settings.item_type is not None and settings.item_type not in ITEM_TYPES:
-        choices = ", ".join(ITEM_TYPES)
-        problems.append(f"item_type={settings.item_type!r}: must be one of {choices}.")
+    problems += _check_prompts(settings)
     too_large = [fold for fold in settings.data.run_folds or () if fold >= settings.data.folds]
     if too_large:
         problems.append(
@@ -300,6 +299,21 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def _check_prompts(settings: Settings) -> list[str]:
+    """Return the problems with the words and the templates of the prompts."""
+    problems: list[str] = []
+    try:
+        find_item_type(settings.item_type or "item")
+    except UsageError as error:
+        problems.append(str(error))
+    try:
+        if settings.prompts.folder is not None:
+            read_templates(settings.prompts.folder)
+    except SettingsError as error:
+        problems += error.problems
+    return problems
 
 
 def _check_plugins(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -91,6 +92,14 @@ class ImagesSettings(Section):
         20_000_000, description="largest file that is read or downloaded, in bytes"
     )
     concurrency: PositiveInt = Field(8, description="parallel downloads")
+
+
+class PromptsSettings(Section):
+    """Prompts of all stages."""
+
+    folder: Path | None = Field(
+        None, description="folder with templates that replace those of the package"
+    )
 
 
 class ModelSettings(OpenSection):
@@ -347,10 +356,13 @@ class Settings(Section):
     preset: str = Field("default", description="preset that the settings started from")
     dataset: str = Field("demo", description="name from `mllm-msr list datasets`")
     item_type: str | None = Field(
-        None, description="what prompts call an item; null uses the dataset's word"
+        None,
+        description='what prompts call an item, a word or its forms ("mouse/mice"); null uses '
+        "the dataset's word",
     )
     data: DataSettings = DataSettings()
     images: ImagesSettings = ImagesSettings()
+    prompts: PromptsSettings = PromptsSettings()
     model: ModelSettings = ModelSettings()
     executor: ExecutorSettings = ExecutorSettings()
     summarize: SummarizeSettings = SummarizeSettings()

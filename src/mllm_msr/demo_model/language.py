@@ -20,7 +20,7 @@ from mllm_msr.demo_model.world import (
     is_reserved,
     make_name,
 )
-from mllm_msr.prompts.templates import find_item_type
+from mllm_msr.prompts.item_types import find_item_type
 
 # One value per slot, None for an unknown slot.
 PartialValues = tuple[str | None, ...]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import template_hash
 from mllm_msr.storage.run_folder import RunFolder, Stage
 
@@ -51,8 +52,10 @@ class RunContext:
         *,
         inputs: Sequence[str] = (),
         prompt_templates: Sequence[str] = (),
-        item_type: str | None = None,
+        item_type: str | ItemType | None = None,
         model: str | None = None,
+        shown: Mapping[str, str] | None = None,
+        derived: bool = False,
     ) -> AbstractContextManager[Stage]:
         """Open a stage of the run folder, see `RunFolder.stage`.
 
@@ -63,6 +66,8 @@ class RunContext:
             prompt_templates: Prompt templates that it uses; their hashes are recorded.
             item_type: Word for an item in the prompts; recorded with the templates.
             model: Fingerprint of the model that it calls.
+            shown: Hashes of everything else that it reads from the run, by name.
+            derived: Whether it only presents its inputs, so that changed inputs redo it.
         """
         hashes = {
             template: template_hash(template, item_type=item_type or "item")
@@ -70,10 +75,12 @@ class RunContext:
         }
         return self.run.stage(
             name,
-            settings={**settings, "item_type": item_type} if prompt_templates else settings,
+            settings={**settings, "item_type": str(item_type)} if prompt_templates else settings,
             inputs=inputs,
             templates=hashes,
             model=model,
+            shown=shown,
+            derived=derived,
             force=self.force,
         )
 

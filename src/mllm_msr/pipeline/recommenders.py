@@ -22,12 +22,14 @@ from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
 _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
-_MLLM_INPUTS: Final = (
+# Outputs of earlier stages that MLLM-MSR reads for training and scoring.
+MLLM_INPUTS: Final = (
     layout.INTERACTIONS,
     layout.ITEMS,
     layout.SPLITS,
@@ -98,9 +100,9 @@ class Recommenders:
         return [*zero_shot, *([MLLM_MSR] if self._settings.train.enabled else [])]
 
     @property
-    def item_type(self) -> str:
-        """Return the word for an item in the prompts."""
-        return self.tables.item_type(self._settings.item_type)
+    def item_type(self) -> ItemType:
+        """Return the words for an item in the prompts, and the templates of the prompts."""
+        return self.tables.item_type(self._settings)
 
     def requires_llm(self, name: str) -> bool:
         """Return whether a recommender, or a member of it, calls a language model."""
@@ -260,7 +262,7 @@ class Recommenders:
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
         values = changed(settings.train, "train.", include=["max_text_tokens"])
-        return Conditions(values, (*_MLLM_INPUTS, *weights), ("recommend",), fingerprint)
+        return Conditions(values, (*MLLM_INPUTS, *weights), ("recommend",), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import polars as pl
 
+from mllm_msr.config.settings import Settings
 from mllm_msr.data.image_store import resolve_images
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import TrainingData
+from mllm_msr.prompts.item_types import ItemType, find_item_type
+from mllm_msr.prompts.templates import read_templates
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -62,11 +66,19 @@ class RunTables:
             rows &= pl.col("split") == split
         return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
-    def item_type(self, setting: str | None) -> str:
-        """Return the word for an item: the setting, or else the word of the dataset."""
-        if setting is not None:
-            return setting
-        return str(self._about()["item_type"])
+    def item_type(self, settings: Settings) -> ItemType:
+        """Return the words for an item and the templates of the prompts.
+
+        Args:
+            settings: The run's settings; without `item_type`, the word is that of the dataset.
+
+        Raises:
+            SettingsError: The templates in `prompts.folder` cannot be used.
+        """
+        words = find_item_type(settings.item_type or str(self._about()["item_type"]))
+        if settings.prompts.folder is None:
+            return words
+        return replace(words, templates=read_templates(settings.prompts.folder))
 
     def data_report(self) -> dict[str, Any] | None:
         """Return what was understood of the dataset, see `data.source_report.DataReport`.
@@ -134,6 +146,14 @@ class RunTables:
         updates = [name for name in self._run.stages if name.startswith("update/")]
         return max((int(name.removeprefix("update/")) for name in updates), default=0)
 
+    def current_names(self) -> list[str]:
+        """Return the names of all tables that `current` reads."""
+        tables = (layout.INTERACTIONS, layout.PREFERENCES)
+        return [name for table in tables for name in (table, *self._updates(table))]
+
+    def _updates(self, name: str) -> list[str]:
+        return [f"{layout.UPDATES}/{n}/{name}" for n in range(1, self.n_updates() + 1)]
+
     def current(self, name: str) -> pl.DataFrame:
         """Return a table with all updates applied, with the newest rows of each user.
 
@@ -141,8 +161,8 @@ class RunTables:
             name: "interactions" or "preferences".
         """
         frame = self._run.read(name)
-        for number in range(1, self.n_updates() + 1):
-            newer = self._run.read(f"{layout.UPDATES}/{number}/{name}")
+        for update in self._updates(name):
+            newer = self._run.read(update)
             unchanged = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
             frame = pl.concat([unchanged, newer])
         return frame

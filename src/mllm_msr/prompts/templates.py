@@ -1,5 +1,8 @@
 """Prompt templates: render the Jinja files in `templates/` to `Prompt` records.
 
+Users can replace templates by a folder of their own (`prompts.folder`). These run in Jinja's
+sandbox, because the folder may come with somebody else's run.
+
 A rendered prompt consists of text and image parts; the backend adds the markup of its model later.
 Text from items and from models is untrusted data: `clean` turns it into a single line without
 control characters and double quotes, so that it cannot leave the quotes around it.
@@ -12,14 +15,15 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import jinja2
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mllm_msr.errors import UnknownNameError
+from mllm_msr.errors import SettingsError, UnknownNameError
+from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart
 
 # Private-use characters that mark parts while a template is rendered. `clean` removes them from
@@ -28,43 +32,11 @@ _IMAGE: Final = "\ue000"
 _TRIM_START: Final = "\ue001"
 _TRIM_END: Final = "\ue002"
 
-
-@dataclass(frozen=True, slots=True)
-class ItemType:
-    """Words for a type of item in prompts.
-
-    Attributes:
-        singular: One item.
-        plural: Several items.
-        choose: What a user does with an item.
-        chose: Past tense of `choose`.
-    """
-
-    singular: str
-    plural: str
-    choose: str
-    chose: str
-
-
-ITEM_TYPES: Final[Mapping[str, ItemType]] = {
-    "video": ItemType("video", "videos", "watch", "watched"),
-    "film": ItemType("film", "films", "watch", "watched"),
-    "product": ItemType("product", "products", "buy", "bought"),
-    "item": ItemType("item", "items", "choose", "chose"),
-}
-
-
-def find_item_type(item_type: str) -> ItemType:
-    """Return the words for an item type.
-
-    Raises:
-        UnknownNameError: The item type is not a key of `ITEM_TYPES`.
-    """
-    if item_type not in ITEM_TYPES:
-        raise UnknownNameError(
-            f"Unknown item type {item_type!r}. Available: {', '.join(ITEM_TYPES)}."
-        )
-    return ITEM_TYPES[item_type]
+_FOLDER: Final = Path(__file__).parent / "templates"
+# Values with which a user's template is tried; "" for all other variables.
+_SAMPLES: Final[Mapping[str, object]] = {"summaries": ["A summary."], "words": 10}
+# Variables about items in general, which a template may use or not.
+_WORDS: Final = frozenset({"item_type", "item_types", "choose", "chose"})
 
 
 @functools.lru_cache(maxsize=4096)  # the same preference occurs in many prompts
@@ -112,20 +84,49 @@ def calibrate(text: str, max_words: int) -> tuple[str, bool]:
     return (sentences.group(0) if sentences else cut), True
 
 
-def template_hash(name: str, *, item_type: str = "item") -> str:
+def read_templates(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Read and check a folder with templates that replace some of those of the package.
+
+    Args:
+        folder: Folder with files such as `recommend.jinja`. Each must have the variables of the
+            template that it replaces; words for items may be added or left out.
+
+    Returns:
+        Names and sources, sorted by name; the value of `ItemType.templates`.
+
+    Raises:
+        SettingsError: The folder cannot be read or has no templates, or a file replaces nothing,
+            is not a template, or has other variables. The message lists every problem.
+    """
+    try:
+        sources = {
+            path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"prompts.folder: cannot read {folder}: {error}."]) from error
+    problems = [f"prompts.folder: {problem}" for problem in _template_problems(sources)]
+    if not sources:
+        problem = f"prompts.folder is {folder}, which has no templates. Copy them from {_FOLDER}."
+        problems = [problem]
+    if problems:
+        raise SettingsError(problems)
+    return tuple(sources.items())
+
+
+def template_hash(name: str, *, item_type: str | ItemType = "item") -> str:
     """Return the hexadecimal SHA-256 of the template that an item type uses.
 
     Raises:
         UnknownNameError: There is no template of this name.
     """
-    return hashlib.sha256(_template_source(name, item_type).encode()).hexdigest()
+    return hashlib.sha256(_template_source(name, find_item_type(item_type)).encode()).hexdigest()
 
 
 def render(
     name: str,
     data: Mapping[str, object],
     *,
-    item_type: str = "item",
+    item_type: str | ItemType = "item",
     image: Path | None = None,
     trimmable: Sequence[str] = (),
     max_new_tokens: int = 128,
@@ -136,7 +137,7 @@ def render(
     Args:
         name: Name of the template, without ".jinja".
         data: Variables of the template. Strings, and strings in lists, are cleaned.
-        item_type: A key of `ITEM_TYPES`.
+        item_type: Word for an item, see `item_types.find_item_type`.
         image: Image for the variable `image` of the template.
         trimmable: Names of the variables that may be shortened to meet a token budget, in the
             order in which they are shortened.
@@ -144,20 +145,26 @@ def render(
         max_text_tokens: Maximum number of text tokens in the prompt.
 
     Raises:
-        UnknownNameError: There is no template or no item type of this name.
+        UnknownNameError: There is no template of this name.
+        UsageError: The item type is not a word.
+        SettingsError: A template of the user's own cannot be rendered.
     """
     words = find_item_type(item_type)
     values = {key: _clean_value(value) for key, value in data.items()}
     for rank, key in enumerate(trimmable, start=1):
         values[key] = f"{_TRIM_START}{rank}{values[key]}{_TRIM_END}"
-    text = _template(name, item_type).render(
-        **values,
-        item_type=words.singular,
-        item_types=words.plural,
-        choose=words.choose,
-        chose=words.chose,
-        image=_IMAGE if image is not None else "",
-    )
+    template = _compile(_template_source(name, words))
+    try:
+        text = template.render(
+            **values,
+            item_type=words.singular,
+            item_types=words.plural,
+            choose=words.choose,
+            chose=words.chose,
+            image=_IMAGE if image is not None else "",
+        )
+    except jinja2.TemplateError as error:
+        raise SettingsError([f"The template {name}.jinja cannot be rendered: {error}."]) from error
     return Prompt(
         messages=(Message("user", tuple(_split_parts(text.strip(), image))),),
         max_new_tokens=max_new_tokens,
@@ -166,28 +173,64 @@ def render(
 
 
 @functools.cache
-def _template(name: str, item_type: str) -> jinja2.Template:
-    environment = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    return ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - prompts are plain text, not HTML
+        autoescape=False,
     )
-    return environment.from_string(_template_source(name, item_type))
 
 
-def _template_source(name: str, item_type: str) -> str:
-    """Return the source of a template, preferably the one for the item type."""
-    folder = files("mllm_msr.prompts") / "templates"
-    for path in (folder / item_type / f"{name}.jinja", folder / f"{name}.jinja"):
+@functools.lru_cache(maxsize=64)
+def _compile(source: str) -> jinja2.Template:
+    return _environment().from_string(source)
+
+
+@functools.cache
+def _packaged_source(name: str, singular: str) -> str:
+    """Return the source of a template of the package, preferably the one for the item type."""
+    for path in (_FOLDER / singular / f"{name}.jinja", _FOLDER / f"{name}.jinja"):
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    known = sorted(
-        path.name.removesuffix(".jinja")
-        for path in folder.iterdir()
-        if path.name.endswith(".jinja")
-    )
-    raise UnknownNameError(f"Unknown prompt template {name!r}. Available: {', '.join(known)}.")
+    raise UnknownNameError(f"Unknown prompt template {name!r}. Available: {', '.join(_names())}.")
+
+
+def _template_source(name: str, words: ItemType) -> str:
+    """Return the source of a template: the user's own, or else the one of the package."""
+    own = dict(words.templates).get(name)
+    return _packaged_source(name, words.singular) if own is None else own
+
+
+def _names() -> list[str]:
+    """Return the names of the templates of the package, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
+
+
+def _template_problems(sources: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each template that cannot replace one of the package."""
+    problems = []
+    for name, source in sources.items():
+        if name not in _names():
+            problems.append(f"{name}.jinja replaces no template. Available: {', '.join(_names())}.")
+            continue
+        try:
+            found = meta.find_undeclared_variables(_environment().parse(source))
+        except jinja2.TemplateSyntaxError as error:
+            problems.append(f"line {error.lineno} of {name}.jinja is not valid: {error.message}.")
+            continue
+        original = _environment().parse(_packaged_source(name, ""))
+        wanted = meta.find_undeclared_variables(original) - _WORDS
+        if missing := sorted(wanted - found):
+            problems.append(f"{name}.jinja lacks the variables {', '.join(missing)}.")
+        if unknown := sorted(found - wanted - _WORDS):
+            problems.append(f"{name}.jinja has unknown variables {', '.join(unknown)}.")
+            continue
+        try:
+            _compile(source).render({variable: _SAMPLES.get(variable, "") for variable in found})
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            problems.append(f"{name}.jinja cannot be rendered: {error}.")
+    return problems
 
 
 def _clean_value(value: object) -> object:

@@ -16,6 +16,7 @@ from typing import Final
 import polars as pl
 
 from mllm_msr.errors import DataError
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import render
 from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, conform
 from mllm_msr.types import Item, Prompt
@@ -61,7 +62,7 @@ def build_prompt(
     preference: str,
     item: Item,
     *,
-    item_type: str,
+    item_type: str | ItemType,
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Prompt:
@@ -94,7 +95,7 @@ def build_examples(
     preferences: pl.DataFrame,
     items: pl.DataFrame,
     *,
-    item_type: str,
+    item_type: str | ItemType,
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Iterator[Example]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
@@ -21,6 +21,7 @@ from mllm_msr import registry
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.ranker.examples import Example, build_examples
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
@@ -130,7 +131,7 @@ class MllmRecommender(Recommender):
         backend: str = "demo",
         options: Mapping[str, Any] | None = None,
         training: TrainSettings | None = None,
-        item_type: str = "item",
+        item_type: str | ItemType = "item",
         max_text_tokens: int | None = None,
         max_error_rate: float = 0.01,
         trains: tuple[str, Mapping[str, Any]] | None = None,
@@ -144,10 +145,11 @@ class MllmRecommender(Recommender):
         self._settings: dict[str, Any] = {
             "backend": backend,
             "options": dict(options or {}),
-            "item_type": item_type,
+            "item_type": str(item_type),
             "max_text_tokens": max_text_tokens,
             "max_error_rate": max_error_rate,
         }
+        self._item_type = find_item_type(item_type)
         self._training = training
         self._trains = trains or (backend, dict(options or {}))
         self._output = output
@@ -230,7 +232,8 @@ class MllmRecommender(Recommender):
             sync_tree(folder / _WEIGHTS)
         with replace_file(folder / _PREFERENCES) as temporary:
             preferences.write_parquet(temporary)
-        save_items(folder, {**self._settings, "training": training}, items)
+        own = {"training": training, "templates": dict(self._item_type.templates)}
+        save_items(folder, {**self._settings, **own}, items)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -239,8 +242,11 @@ class MllmRecommender(Recommender):
         weights = folder / _WEIGHTS
         try:
             training = settings.pop("training")
+            words = find_item_type(settings.pop("item_type"))
+            templates = tuple(dict(settings.pop("templates")).items())
             loaded = cls(
                 **settings,
+                item_type=replace(words, templates=templates),
                 training=None if training is None else TrainSettings.model_validate(training),
             )
             preferences = conform(
@@ -305,7 +311,7 @@ class MllmRecommender(Recommender):
             candidates,
             preferences,
             self._scorer.readable_items(items, candidates),
-            item_type=self._settings["item_type"],
+            item_type=self._item_type,
             max_text_tokens=self._settings["max_text_tokens"],
         )
 

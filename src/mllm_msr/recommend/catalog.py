@@ -17,6 +17,7 @@ from mllm_msr import tables
 from mllm_msr.data.images import image_status
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import build_prompt
 from mllm_msr.recommend.explanations import Explainer
 from mllm_msr.recommend.vector_index import VectorIndex
@@ -48,7 +49,7 @@ class ItemCatalog:
         summaries: pl.DataFrame,
         *,
         encoder: str,
-        item_type: str,
+        item_type: str | ItemType,
         max_text_tokens: int | None,
         artifact_cache: ArtifactCache | None = None,
     ) -> None:

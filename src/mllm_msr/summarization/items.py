@@ -20,6 +20,7 @@ from mllm_msr import tables
 from mllm_msr.data.images import image_status
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
+from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.summarization.output_checks import CheckedCompletion, generate_checked
 from mllm_msr.types import Item, Prompt
 
@@ -40,7 +41,7 @@ def summarize(
     items: pl.DataFrame,
     backend: Backend,
     *,
-    item_type: str = "item",
+    item_type: str | ItemType = "item",
     modalities: Sequence[Modality] = ("text", "image"),
     text_words: int = 40,
     image_words: int = 40,
@@ -53,7 +54,7 @@ def summarize(
         items: `tables.ITEMS`, with image paths that can be opened.
         backend: Backend that answers the prompts. It must support images if "image" is among the
             modalities.
-        item_type: What prompts call an item, a key of `templates.ITEM_TYPES`.
+        item_type: Word for an item in prompts, see `item_types.find_item_type`.
         modalities: Modalities to read.
         text_words: Maximum length of the text summary in words.
         image_words: Maximum length of the image description in words; close to `text_words`, so
@@ -164,14 +165,15 @@ class _Draft:
         fallback = templates.clean(self.item.title or self.item.text)
         self.text_summary = text or templates.calibrate(fallback, max_words)[0]
 
-    def finish(self, item_type: str) -> dict[str, str | None]:
+    def finish(self, item_type: str | ItemType) -> dict[str, str | None]:
         """Return the row, with a fallback if there is no combined summary."""
         if not self.summary:
             parts = [part for part in (self.text_summary, self.image_summary) if part]
             self.summary = " ".join(parts)
             if not parts:
                 self.flags.append("nothing_to_read")
-                self.summary = f"A {item_type} about which nothing is known."
+                word = find_item_type(item_type).singular
+                self.summary = f"A {word} about which nothing is known."
         return {
             "item_id": self.item.item_id,
             "text_summary": self.text_summary,
@@ -185,7 +187,9 @@ class _Draft:
         }
 
 
-def _render_part(item: Item, modality: Modality, item_type: str, max_words: int) -> Prompt:
+def _render_part(
+    item: Item, modality: Modality, item_type: str | ItemType, max_words: int
+) -> Prompt:
     """Render the prompt for the summary of one modality of an item."""
     max_new_tokens = max_words * _TOKENS_PER_WORD
     if modality == "image":

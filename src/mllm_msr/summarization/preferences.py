@@ -18,6 +18,7 @@ import polars as pl
 from mllm_msr import tables
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
+from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.summarization.output_checks import generate_checked
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def infer_preferences(
     summaries: pl.DataFrame,
     backend: Backend,
     *,
-    item_type: str = "item",
+    item_type: str | ItemType = "item",
     method: Method = "recurrent",
     block_size: int = 3,
     max_items: int | None = None,
@@ -53,7 +54,7 @@ def infer_preferences(
         histories: `tables.INTERACTIONS` without the targets; positions are 0, 1, ...
         summaries: `tables.SUMMARIES`. Items without a row are not mentioned in prompts.
         backend: Backend that answers the prompts. It need not support images.
-        item_type: What prompts call an item, a key of `templates.ITEM_TYPES`.
+        item_type: Word for an item in prompts, see `item_types.find_item_type`.
         method: "recurrent" (the paper's method) or "direct" (MLLM-MSR_R).
         block_size: Items per block. The last block of a user may be shorter.
         max_items: Maximum number of items to read, the latest ones. Only whole blocks are left
@@ -225,7 +226,11 @@ def _first_position(length: int, block_size: int, max_items: int | None) -> int:
 
 
 def _run(
-    steps: Sequence[_Step], backend: Backend, item_type: str, words: int, progress: Progress | None
+    steps: Sequence[_Step],
+    backend: Backend,
+    item_type: str | ItemType,
+    words: int,
+    progress: Progress | None,
 ) -> Iterator[_Row]:
     """Yield the rows of the given steps in any order; steps without summaries need no prompt."""
     for step in steps:
@@ -267,11 +272,11 @@ def _run(
             progress(1)
 
 
-def _fallback_row(step: _Step, item_type: str, words: int, flags: str) -> _Row:
+def _fallback_row(step: _Step, item_type: str | ItemType, words: int, flags: str) -> _Row:
     """Return a row with a fallback: the previous preference or, without one, the summaries."""
     preference = step.previous
     if preference is None:
         listed = "; ".join(reversed(step.summaries)) or "an unknown kind"
-        plural = templates.find_item_type(item_type).plural
+        plural = find_item_type(item_type).plural
         preference = templates.calibrate(f"{OPENING} {plural} such as: {listed}", words)[0]
     return _Row(step.user_id, step.block, step.n_items, preference, step.final, flags)

@@ -134,7 +134,7 @@ class _CostEstimator:
         self._run = context.run
         self._settings = settings
         self._tables = RunTables(context.run)
-        self._item_type = self._tables.item_type(settings.item_type)
+        self._item_type = self._tables.item_type(settings)
         self._catalog = self._tables.items()
         self._histories = self._tables.histories()
         self._items = items_to_summarize(

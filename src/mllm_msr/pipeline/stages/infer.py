@@ -11,6 +11,7 @@ import polars as pl
 
 from mllm_msr.config.settings import InferSettings
 from mllm_msr.interfaces import Backend
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.summarization.preferences import infer_preferences
 
 TEMPLATES = ("preference_first", "preference_update")
@@ -22,7 +23,7 @@ def infer(
     backend: Backend,
     settings: InferSettings,
     *,
-    item_type: str,
+    item_type: str | ItemType,
     every_block: bool,
     progress: Callable[[int], None] | None = None,
     previous: pl.DataFrame | None = None,

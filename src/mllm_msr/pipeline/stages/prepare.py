@@ -22,6 +22,7 @@ from mllm_msr.data.source_report import DataReport, describe_source
 from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.prompts.item_types import find_item_type
 from mllm_msr.storage import layout
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,12 @@ def load(dataset: str, settings: DataSettings) -> RawData:
 
     Raises:
         DataError: A file is missing or unreadable.
+        UsageError: The dataset's word for an item cannot be used in prompts.
     """
     kind = registry.find("datasets", dataset)
-    return cast("Dataset", kind(**settings.plugin_kwargs())).load()
+    raw = cast("Dataset", kind(**settings.plugin_kwargs())).load()
+    find_item_type(raw.item_type)  # before later stages, which render prompts
+    return raw
 
 
 def prepare(

@@ -11,6 +11,7 @@ import polars as pl
 
 from mllm_msr.config.settings import InferSettings, SummarizeSettings
 from mllm_msr.interfaces import Backend
+from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.summarization.faithfulness import source_coverage
 from mllm_msr.summarization.items import summarize
 from mllm_msr.summarization.preferences import items_read
@@ -36,7 +37,7 @@ def summarize_items(
     backend: Backend,
     settings: SummarizeSettings,
     *,
-    item_type: str,
+    item_type: str | ItemType,
     progress: Callable[[int], None],
 ) -> tuple[pl.DataFrame, dict[str, float]]:
     """Summarize items.
