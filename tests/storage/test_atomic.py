@@ -126,3 +126,26 @@ def test_only_our_own_temporary_files_are_removed(tmp_path: Path) -> None:
         "note.tmp",
         "table.parquet",
     ]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_link_or_copy_replaces_a_file_with_the_same_content(
+    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "folder" / "target"
+    source.write_text("content")
+    if not has_links:
+
+        def refuse(path: Path, other: Path) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for _ in range(2):
+        atomic.link_or_copy(source, target)
+        assert target.read_text() == "content"
+        assert target.samefile(source) is has_links
+    target.unlink()
+    target.write_text("other")
+    atomic.link_or_copy(source, target)
+    assert target.read_text() == source.read_text() == "content"
+    assert names(target.parent) == ["target"]

@@ -99,5 +99,6 @@ def test_folders_and_downloaded_images_are_copied(source: RunFolder, tmp_path: P
         stage.register("adapter")
     with RunFolder.open(tmp_path / "target") as target:
         copy_stages(target, source, ["prepare", "train"])
-        assert (target.folder / "images" / "sha256-a.png").read_bytes() == b"an image"
+        image = target.folder / "images" / "sha256-a.png"
+        assert image.samefile(source.folder / "images" / "sha256-a.png")
         assert (target.verified("adapter") / "weights").read_bytes() == b"weights"

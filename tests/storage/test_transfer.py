@@ -91,6 +91,23 @@ def test_any_folder_can_be_transferred(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "back/images/1.png").read_bytes() == b"b"
 
 
+def test_images_are_pushed_once_and_links_outside_are_refused(
+    run: Path, address: str, tmp_path: Path
+) -> None:
+    (run / "images").mkdir()
+    (run / "images/sha256-a.png").write_bytes(b"image")
+    (run / "cache/downloads").mkdir(parents=True)
+    (run / "cache/downloads/a.png").hardlink_to(run / "images/sha256-a.png")
+    transfer.push_folder(run, address)
+    transfer.pull(address, tmp_path / "back")
+    assert (tmp_path / "back/images/sha256-a.png").read_bytes() == b"image"
+    assert not (tmp_path / "back/cache/downloads").exists()
+    (tmp_path / "secret").write_text("secret")
+    (run / "images/sha256-b.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=r"images/sha256-b\.png in .* is a link to .*secret"):
+        transfer.push_folder(run, address)
+
+
 def test_missing_folders_and_unknown_addresses_are_readable_errors(
     tmp_path: Path, address: str
 ) -> None:
