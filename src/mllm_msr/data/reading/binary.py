@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mllm_msr.data.reading.json_lines import as_text
 from mllm_msr.data.reading.records import RawTable
-from mllm_msr.data.reading.rows import POLARS_ERRORS
+from mllm_msr.data.reading.rows import POLARS_ERRORS, shown
 from mllm_msr.data.reading.text import wrap_file_errors
 from mllm_msr.errors import DataError, MissingExtraError
 from mllm_msr.types import SourceFile
@@ -85,7 +85,7 @@ def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTabl
         DataError: The value is no data frame, or a column has values of different types.
     """
     description = SourceFile(Path("data frame"), content, "data frame")
-    name = f"The data frame of {content}"
+    name = f"the data frame of {content}"
     if isinstance(source, pl.LazyFrame):
         return RawTable(source, tuple(source.collect_schema().names()), name, description)
     if isinstance(source, pl.DataFrame):
@@ -102,7 +102,12 @@ def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTabl
 
 def _series(name: str, column: Any) -> pl.Series:
     """Convert a column of pandas; columns of Python objects become texts."""
-    if str(column.dtype) == "object":
-        values = [as_text(value) for value in column]
-        return pl.Series(name, values, dtype=pl.String)
-    return pl.Series(name, pl.from_pandas(column))
+    if str(column.dtype) != "object":
+        return pl.Series(name, pl.from_pandas(column))
+    for row, value in enumerate(column, start=1):
+        if isinstance(value, list | tuple | dict | set):
+            raise DataError(
+                f"The column {name} of the data frame contains a {type(value).__name__} in row "
+                f"{row}: {shown(value)}. Convert the column to text."
+            )
+    return pl.Series(name, [as_text(value) for value in column], dtype=pl.String)

@@ -168,7 +168,7 @@ def _require_distinct(
 
 
 def _distinct(header: Sequence[str]) -> list[str]:
-    """Return the names of the columns; repeated names get a number."""
+    """Return the names of the columns; repeated names get a number, blank ones stay blank."""
     seen: Counter[str] = Counter()
     taken = set(header)
     names = []
@@ -176,7 +176,7 @@ def _distinct(header: Sequence[str]) -> list[str]:
         unique = name
         while seen[name] and unique in taken:
             seen[name] += 1
-            unique = f"{name}_{seen[name]}"
+            unique = f"{name}_{seen[name]}" if name else " " * seen[name]
         seen[name] = max(seen[name], 1)
         taken.add(unique)
         names.append(unique)

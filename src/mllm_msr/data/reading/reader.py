@@ -62,7 +62,7 @@ def read_table(
     """
     options = options or ReadOptions()
     is_file = isinstance(source, Path | str)
-    name = Path(source).name if is_file else f"The data frame of {content}"
+    name = Path(source).name if is_file else f"the data frame of {content}"
     bad_rows = BadRows(name, options.on_bad_rows)
     wanted = list(dict.fromkeys(column.source for column in columns.values()))
     if not is_file:
@@ -110,8 +110,8 @@ def _read(
     except (*POLARS_ERRORS, NeedsRepairError) as cause:
         if raw.repair is None:
             raise DataError(
-                f"{raw.name} cannot be read as a table of {content}. The file may be damaged, or a "
-                "column has values of different types. Export it again, for example as CSV."
+                f"{raw.subject} cannot be read as a table of {content}. The file may be damaged, "
+                "or a column has values of different types. Export it again, for example as CSV."
             ) from cause
         return _read(raw.repair(), columns, options, bad_rows, aggregates, content=content)
     bad_rows.report()
@@ -123,7 +123,7 @@ def _read(
             decimal_comma=decimal_comma,
             n_rows=checked.n_rows + n_unreadable,
             columns=used,
-            ignored=tuple(name for name in raw.columns if name not in set(used.values())),
+            ignored=tuple(n for n in raw.columns if n.strip() and n not in used.values()),
             dropped=dict(bad_rows.dropped),
         ),
         checked.aggregates,
@@ -161,9 +161,10 @@ def _missing_columns(raw: RawTable, missing: Sequence[Column]) -> str:
     settings = " or ".join(column.setting for column in missing if column.setting)
     separator = raw.description.separator
     how = f" (separator {separator!r}, see data.separator)" if separator else ""
+    present = ", ".join(filter(str.strip, raw.columns[:30]))
     return (
-        f"{raw.name} has no column{'s' * (len(missing) > 1)} {names}. Its columns are "
-        f"{', '.join(raw.columns[:30])}{how}{'; ' if hints else ''}{'; '.join(hints)}. "
+        f"{raw.subject} has no column{'s' * (len(missing) > 1)} {names}. Its columns are "
+        f"{present}{how}{'; ' if hints else ''}{'; '.join(hints)}. "
         f"Rename the columns in the file{f', or set {settings}' if settings else ''}."
     )
 

@@ -124,6 +124,11 @@ class RawTable:
     has_blank_rows: bool = True
     repair: Callable[[], RawTable] | None = None
 
+    @property
+    def subject(self) -> str:
+        """Return the name as the subject of a sentence."""
+        return f"T{self.name[1:]}" if self.name.startswith("the ") else self.name
+
 
 def _is_separator(text: str) -> bool:
     """Return whether a text can separate columns."""
