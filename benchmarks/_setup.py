@@ -20,7 +20,8 @@ from benchmarks._workload import Workload
 from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.models.inputs import Rendered, Renderer
-from mllm_msr.models.loading import Attention, LoadedCheckpoint, Precision, load_model
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.types import Attention, Precision
 
 Dtype = Literal["float32", "bfloat16"]
 CHOICES: Final = ("yes", "no")

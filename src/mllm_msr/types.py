@@ -16,6 +16,10 @@ from typing import Literal
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "error"]
 
+# How a checkpoint is loaded.
+Precision = Literal["auto", "bfloat16", "float16", "float32", "4bit"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

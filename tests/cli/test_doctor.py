@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -53,3 +54,19 @@ def test_models_are_checked_if_settings_are_given(invoke, findings: list[Finding
     done = invoke("doctor", "model.backend=mock", "infer.model.backend=mock", "--json")
     names = [finding["name"] for finding in json.loads(done.stdout)["findings"]]
     assert names == ["python", "deepspeed", "model", "infer.model"]
+
+
+def test_findings_are_printed_as_they_arrive(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*, deep: bool) -> Iterator[Finding]:
+        yield Finding("python", "ok", "3.11")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupted)
+    done = invoke("doctor")
+    assert "ok      python" in done.stdout
+
+
+def test_the_model_that_is_checked_is_named_on_stderr(invoke, findings: list[Finding]) -> None:
+    done = invoke("doctor", "model.backend=mock", "--json")
+    assert "checking model (mock) ..." in done.stderr
+    assert json.loads(done.stdout)["broken"] == 0

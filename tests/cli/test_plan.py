@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+
+from mllm_msr.errors import BackendError
 
 STAGES = ["summarize", "infer", "score/zero_shot"]
 
@@ -41,3 +44,14 @@ def test_a_plan_of_a_prepared_run_does_not_change_its_settings(
     done = invoke("plan", "plan.sample=6", "infer.words=7", "--run", run)
     assert done.exit_code == 0, done.output
     assert (run / "config.yaml").read_text(encoding="utf-8") == saved
+
+
+def test_a_pilot_with_an_endpoint_that_is_down_fails_at_once(
+    invoke, settings: list[str], tmp_path: Path
+) -> None:
+    down = ["model.backend=openai", "model.checkpoint=m", "model.url=http://127.0.0.1:9/v1"]
+    start = time.monotonic()
+    done = invoke("plan", "--run", tmp_path / "run", *settings, *down, "plan.pilot=2")
+    assert isinstance(done.exception, BackendError)
+    assert "The model of the setting 'model' is not available" in str(done.exception)
+    assert time.monotonic() - start < 15

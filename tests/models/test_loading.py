@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mllm_msr.errors import BackendError, MissingExtraError
+from mllm_msr.models import loading
 from mllm_msr.models.loading import load_model, load_processor, without_video
 from tiny_checkpoints import FAMILIES, VISION_FAMILIES
 
@@ -169,3 +171,19 @@ class TestProcessors:
         assert without_video(transformers.LlavaNextProcessor) is transformers.LlavaNextProcessor
         reduced = without_video(transformers.Qwen2_5_VLProcessor)
         assert reduced.get_attributes() == ["image_processor", "tokenizer"]  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_of_an_unreachable_hub_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(loading.socket, "create_connection", refuse)
+    monkeypatch.setattr(loading.urllib.request, "getproxies", dict)
+    loading._reaches_hub.cache_clear()
+    start = time.monotonic()
+    with pytest.raises(BackendError, match="cannot load the checkpoint 'nobody/nothing'"):
+        load_processor("nobody/nothing")
+    assert time.monotonic() - start < 5
+    loading._reaches_hub.cache_clear()

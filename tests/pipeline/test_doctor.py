@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from endpoints import HttpRequest, HttpResponse, error_response, serve
 from mllm_msr.backends.mock import MockBackend
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import ModelSettings
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline import doctor
+from mllm_msr.pipeline.backends import open_for_check
 
 
 @pytest.fixture
@@ -104,3 +110,40 @@ def test_a_model_reports_its_capabilities_or_its_error() -> None:
 def test_the_environment_is_checked_as_a_whole() -> None:
     names = [finding.name for finding in doctor.examine(deep=False)]
     assert {"python", "torch", "peft", "torchvision", "demo model", "disk"} <= set(names)
+
+
+def unreachable() -> tuple[str, socket.socket]:
+    """Return the address of a server that accepts connections and never answers."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/v1", listener
+
+
+def test_an_endpoint_that_is_down_is_tried_once() -> None:
+    requests = []
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        requests.append(request)
+        return error_response("loading", 503)
+
+    with serve(handle) as server:
+        model = ModelSettings(backend="openai", checkpoint="m", url=server.url)  # type: ignore[call-arg]
+        found = doctor.check_backend("model", lambda: open_for_check(model))
+    assert found.state == "broken"
+    assert "status 503: loading (gave up after attempt 1 of 1)" in found.detail
+    assert len(requests) == 1
+
+
+def test_an_endpoint_that_does_not_answer_is_reported_within_seconds() -> None:
+    url, listener = unreachable()
+    overrides = ["model.backend=openai", "model.checkpoint=m", f"model.url={url}"]
+    settings = load_settings("default", [*overrides, "model.timeout=500"], environment={})
+    start = time.monotonic()
+    with listener, pytest.raises(BackendError, match="'model' is not available.*within 5 seconds"):
+        doctor.require_available(settings)
+    assert time.monotonic() - start < 20
+
+
+def test_models_of_this_process_are_not_checked_before_an_estimate() -> None:
+    doctor.require_available(load_settings("default", ["model.backend=mock"], environment={}))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.types import ChoiceScores, Completion, Prompt
+from mllm_msr.types import Attention, ChoiceScores, Completion, Precision, Prompt
 
 if TYPE_CHECKING:
     from mllm_msr.inference.engine.engine import Engine
-    from mllm_msr.models.loading import Attention, CheckpointInfo, Precision
+    from mllm_msr.models.loading import CheckpointInfo
 
 
 # Loading sets PyTorch's default dtype for the whole process, so concurrent loads would interfere.

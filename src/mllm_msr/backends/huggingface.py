@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 from mllm_msr.backends._local import LocalBackend
-
-if TYPE_CHECKING:
-    from mllm_msr.models.loading import Attention, Precision
+from mllm_msr.types import Attention, Precision
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,36 +38,35 @@ def command(
     """
     from mllm_msr.pipeline.doctor import examine
 
-    findings = list(examine(deep=not quick))
+    findings = []
+    checks = examine(deep=not quick)
     if settings or preset or config:
-        findings += _check_models(settings or [], preset, config)
+        checks = itertools.chain(checks, _check_models(settings or [], preset, config))
+    for finding in checks:  # each takes up to several seconds
+        findings.append(finding)
+        if not as_json:
+            typer.echo(_format(finding))
     n_broken = sum(finding.state == "broken" for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{_LABELS[finding.state]:<8}{finding.name:<22}{finding.detail}")
-        if finding.fix:
-            lines.append(f"{'':<30}-> {finding.fix}")
-    report = {"broken": n_broken, "findings": [asdict(finding) for finding in findings]}
-    emit(report, as_json=as_json, plain="\n".join(lines))
+    if as_json:
+        report = {"broken": n_broken, "findings": [asdict(finding) for finding in findings]}
+        emit(report, as_json=True)
     if n_broken:
         raise typer.Exit(1)
+
+
+def _format(finding: Finding) -> str:
+    line = f"{_LABELS[finding.state]:<8}{finding.name:<22}{finding.detail}"
+    return f"{line}\n{'':<30}-> {finding.fix}" if finding.fix else line
 
 
 def _check_models(
     overrides: Sequence[str], preset: str | None, config: Path | None
 ) -> Iterator[Finding]:
-    from mllm_msr import registry
     from mllm_msr.config.loading import load_settings
-    from mllm_msr.pipeline.doctor import check_backend
+    from mllm_msr.pipeline.backends import open_for_check
+    from mllm_msr.pipeline.doctor import check_backend, configured_models
 
-    settings = load_settings(preset or "default", overrides, file=config)
-    models = {
-        "model": settings.model,
-        "summarize.model": settings.summarize.model,
-        "infer.model": settings.infer.model,
-        "score.model": settings.score.model,
-    }
-    for name, model in models.items():
-        if model is not None:
-            backend = registry.find("backends", model.backend)
-            yield check_backend(name, functools.partial(backend, **model.plugin_kwargs()))
+    loaded = load_settings(preset or "default", overrides, file=config)
+    for name, model in configured_models(loaded).items():
+        typer.echo(f"checking {name} ({model.backend}) ...", err=True)
+        yield check_backend(name, functools.partial(open_for_check, model))

@@ -36,10 +36,13 @@ def command(
     Prepares the data and calls no model. With plan.pilot=N, models process N items and N users to
     measure output lengths and speed; the run reuses these responses.
     """
+    from mllm_msr.pipeline import doctor
     from mllm_msr.pipeline.cost import estimate
     from mllm_msr.storage.layout import INTERACTIONS
 
     with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
+        if pipeline.settings.plan.pilot:
+            doctor.require_available(pipeline.settings)
         # The estimate of a prepared run must not change the settings of its later commands.
         prepared = pipeline.run.has(INTERACTIONS)
         pipeline.run_stage("prepare", save_settings=not prepared)

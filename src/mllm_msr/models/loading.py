@@ -10,13 +10,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import socket
+import time
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+import huggingface_hub
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -24,9 +29,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from mllm_msr.errors import BackendError, MissingExtraError
+from mllm_msr.types import Attention, Precision
 
-Precision = Literal["auto", "bfloat16", "float16", "float32", "4bit"]
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+_HUB_TIMEOUT: Final = 5.0  # seconds
 
 _DTYPES: Final = {
     "bfloat16": torch.bfloat16,
@@ -174,8 +179,7 @@ def load_model(
         model, report = loader.from_pretrained(
             checkpoint,
             config=config,
-            revision=revision or "main",
-            trust_remote_code=False,
+            **_source(checkpoint, revision),
             use_safetensors=True,
             output_loading_info=True,
             **options,
@@ -212,13 +216,37 @@ def without_video(processor_class: type) -> type:
 
 
 def _config(checkpoint: str, revision: str | None) -> Any:
-    return transformers.AutoConfig.from_pretrained(
-        checkpoint, revision=revision or "main", trust_remote_code=False
-    )
+    return transformers.AutoConfig.from_pretrained(checkpoint, **_source(checkpoint, revision))
+
+
+def _source(checkpoint: str, revision: str | None) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that say where files may come from."""
+    # Without a connection, the hub's client would retry for half a minute before it fails.
+    is_local = Path(checkpoint).is_dir() or not _reaches_hub(int(time.monotonic() // 60))
+    return {
+        "revision": revision or "main",
+        "trust_remote_code": False,
+        "local_files_only": is_local,
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _reaches_hub(minute: int) -> bool:
+    """Return whether the hub accepts connections; tested once per minute."""
+    del minute  # only part of the cache key
+    if urllib.request.getproxies():
+        return True  # a proxy connects for the client
+    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=_HUB_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _processor(checkpoint: str, config: Any, revision: str | None) -> Any:
-    options = {"revision": revision or "main", "trust_remote_code": False}
+    options = _source(checkpoint, revision)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return transformers.AutoTokenizer.from_pretrained(checkpoint, **options)
     processor_class = PROCESSOR_MAPPING[type(config)]

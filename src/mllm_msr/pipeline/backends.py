@@ -17,6 +17,8 @@ from mllm_msr.storage.response_cache import ResponseCache
 
 # Batches per Ray worker that are looked up in the response cache together.
 _BATCHES_PER_LOOKUP: Final = 16
+# Limits of requests while a model is checked: long enough for a server that runs.
+_CHECK_LIMITS: Final[Mapping[str, Any]] = {"attempts": 1, "timeout": 5.0, "total_timeout": 5.0}
 
 
 def backend_class(model: ModelSettings) -> type[Backend]:
@@ -59,6 +61,20 @@ def open_backend(
     accepted = inspect.signature(kind).parameters
     extra = {name: value for name, value in optional.items() if name in accepted}
     return kind(**{**extra, **backend_arguments(model, weights, method)})
+
+
+def open_for_check(model: ModelSettings) -> Backend:
+    """Open a backend that reports within seconds whether its model is available.
+
+    Each request to an endpoint has one short attempt. The caller closes the backend.
+
+    Args:
+        model: The model's settings.
+    """
+    kind = backend_class(model)
+    accepted = inspect.signature(kind).parameters
+    short = {name: value for name, value in _CHECK_LIMITS.items() if name in accepted}
+    return kind(**{**backend_arguments(model), **short})
 
 
 def open_cached(

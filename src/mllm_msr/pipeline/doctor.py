@@ -8,6 +8,7 @@ image processors of Transformers cannot be imported either.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import shutil
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mllm_msr import demo_model
-from mllm_msr.errors import MllmMsrError
+from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend
+from mllm_msr.pipeline.backends import backend_class, open_for_check
 
 State = Literal["ok", "absent", "broken"]
 
@@ -140,6 +143,29 @@ def check_disk(folder: Path, *, min_bytes: int = _MIN_DISK_BYTES) -> Finding:
     if free >= min_bytes:
         return Finding("disk", "ok", detail)
     return Finding("disk", "broken", detail, f"free at least {min_bytes / 2**30:,.0f} GiB")
+
+
+def configured_models(settings: Settings) -> dict[str, ModelSettings]:
+    """Return the models of a run by the setting that selects them."""
+    models = {
+        "model": settings.model,
+        "summarize.model": settings.summarize.model,
+        "infer.model": settings.infer.model,
+        "score.model": settings.score.model,
+    }
+    return {name: model for name, model in models.items() if model is not None}
+
+
+def require_available(settings: Settings) -> None:
+    """Raise `BackendError` if a model behind an endpoint does not answer within seconds."""
+    for name, model in configured_models(settings).items():
+        if backend_class(model).is_local:
+            continue
+        finding = check_backend(name, functools.partial(open_for_check, model))
+        if finding.state == "broken":
+            raise BackendError(
+                f"The model of the setting {name!r} is not available. {finding.detail}"
+            )
 
 
 def check_backend(name: str, make: Callable[[], Backend]) -> Finding:
