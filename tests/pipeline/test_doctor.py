@@ -140,7 +140,7 @@ def test_an_endpoint_that_does_not_answer_is_reported_within_seconds() -> None:
     overrides = ["model.backend=openai", "model.checkpoint=m", f"model.url={url}"]
     settings = load_settings("default", [*overrides, "model.timeout=500"], environment={})
     start = time.monotonic()
-    with listener, pytest.raises(BackendError, match="'model' is not available.*within 5 seconds"):
+    with listener, pytest.raises(BackendError, match=r"'model' is not available.*within 5 seconds"):
         doctor.require_available(settings)
     assert time.monotonic() - start < 20
 
