@@ -30,6 +30,9 @@ LAZY_IMPORTS = {
     "mllm_msr.ranker.training.trainer",
 }
 
+# A replaced term that is the name of an element of HTML.
+ELEMENT_OF_HTML = ("src/mllm_msr/data/text_cleaning.py", "picture")
+
 PROSE = [
     measure.ROOT / "README.md",
     measure.ROOT / "CONTRIBUTING.md",
@@ -142,4 +145,5 @@ def test_replaced_terms_are_not_used(folder: str) -> None:
     assert_none(
         f"{place.file}:{place.line} {place.name} -> {measure.REPLACED_TERMS[place.name.lower()]}"
         for place in measure.words(tuple(measure.REPLACED_TERMS), paths)
+        if (place.file, place.name) != ELEMENT_OF_HTML
     )
