@@ -50,7 +50,7 @@ def test_all_problems_are_reported_together() -> None:
         ("model=demo", "model='demo': must be a mapping."),
         ("infer.model.backend=3", "infer.model.backend=3: must be a string."),
         ("trian.rank=1", "Unknown setting 'trian'. Did you mean 'train'?"),
-        ("item_type=a\"b", "item_type is "),
+        ('item_type=a"b', "item_type is "),
     ],
 )
 def test_a_problem_names_the_setting_its_value_and_the_rule(override: str, problem: str) -> None:
@@ -267,6 +267,62 @@ def test_arguments_of_the_wrong_type_are_rejected() -> None:
 @pytest.mark.parametrize("value", ["%d/%m/%Y %H:%M", "%Y%m%d", "|", ">x", "@user"])
 def test_values_may_begin_with_characters_that_yaml_reserves(value: str) -> None:
     settings = load_settings(
-        "default", ["dataset=files", f"data.item_type={value}"], environment={}
+        "default", ["dataset=files", "data.path=x", f"data.item_type={value}"], environment={}
     )
     assert settings.data.plugin_kwargs()["item_type"] == value
+
+
+def test_an_argument_of_one_baseline_does_not_change_another() -> None:
+    # The preset gives both the same values with a YAML anchor.
+    change = ["baselines.sasrec_f.epochs=3", "baselines.gru4rec_f.learning_rate=0.5"]
+    settings = load_settings("microlens", ["data.path=x", *change], environment={})
+    before = load_settings("microlens", ["data.path=x"], environment={})
+    for name in ("sasrec", "gru4rec"):
+        assert settings.baselines.arguments(name) == before.baselines.arguments(name)
+    assert settings.baselines.arguments("sasrec_f")["epochs"] == 3
+    assert settings.baselines.arguments("gru4rec_f")["learning_rate"] == 0.5
+
+
+def test_sections_of_a_file_that_share_an_anchor_are_independent(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("summarize: {model: &m {backend: mock, answers: {a: b}}}\ninfer: {model: *m}\n")
+    settings = load_settings(None, ["infer.model.answers={c: d}"], file=file, environment={})
+    assert settings.summarize.model is not None
+    assert settings.summarize.model.plugin_kwargs() == {"answers": {"a": "b"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {b: *a}",
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)),
+    ],
+)
+def test_files_that_refer_to_themselves_or_explode_are_rejected(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match="contains itself or too many values"):
+        load_settings(None, file=file, environment={})
+
+
+def test_overrides_can_be_a_mapping() -> None:
+    texts = load_settings("demo", ["train.seed=3", "evaluate.ks=[5]"], environment={})
+    dotted = load_settings("demo", {"train.seed": 3, "evaluate.ks": [5]}, environment={})
+    nested = {"preset": "demo", "train": {"seed": 3}, "evaluate": {"ks": (5,)}}
+    assert texts == dotted == load_settings(overrides=nested, environment={})
+    assert nested["train"] == {"seed": 3}
+    assert override(texts, {"train.seed": 4}).train.seed == 4
+    with pytest.raises(SettingsError, match=r"Unknown setting 'train.sed'\. Did you mean"):
+        load_settings("demo", {"train": {"sed": 1}}, environment={})
+
+
+def test_a_single_text_as_overrides_is_rejected() -> None:
+    with pytest.raises(SettingsError, match=r"'train.seed=1'\. Put them into a list"):
+        load_settings("demo", "train.seed=1", environment={})
+
+
+def test_a_file_can_be_named_by_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {seed: 7}\n")
+    assert load_settings(None, file=str(file), environment={}).train.seed == 7
+    assert load_settings(None, file=[str(file)], environment={}).train.seed == 7

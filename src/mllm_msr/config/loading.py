@@ -17,19 +17,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from mllm_msr import registry
-from mllm_msr.config.problems import describe_errors, did_you_mean, rule
+from mllm_msr.config.checks import check_plugins, check_prompts
+from mllm_msr.config.problems import describe_errors
 from mllm_msr.config.reference import reference
-from mllm_msr.config.settings import DataSettings, ModelSettings, Settings
-from mllm_msr.errors import SettingsError, UnknownNameError, UsageError
-from mllm_msr.prompts.item_types import find_item_type
-from mllm_msr.prompts.templates import read_templates
+from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.errors import SettingsError, UnknownNameError
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
 
@@ -45,6 +44,13 @@ _DEFAULT_PLUGINS: Final[Mapping[str, str]] = {
     "datasets": Settings.model_fields["dataset"].default,
     "backends": ModelSettings.model_fields["backend"].default,
 }
+
+# Settings to change: "key=value" texts, or a mapping by (dotted) key, which may be nested.
+Overrides = Sequence[str] | Mapping[str, Any]
+
+# More than any settings need; a file with YAML anchors can grow exponentially.
+_MAX_VALUES: Final = 100_000
+_MAX_DEPTH: Final = 50
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -69,9 +75,9 @@ def preset_names() -> list[str]:
 
 def load_settings(
     preset: str | None = "default",
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
-    file: Path | Sequence[Path] | None = None,
+    file: Path | str | Sequence[Path | str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read, merge and validate all settings.
@@ -79,6 +85,7 @@ def load_settings(
     Args:
         preset: One of `preset_names()`; None starts from the defaults.
         overrides: `key=value` strings. Keys are dotted paths, values are YAML ("train.seed=1").
+            Or a mapping, `{"train.seed": 1}` or `{"train": {"seed": 1}}`.
         file: A YAML file of settings, such as a run folder's `config.yaml`, or several files;
             later files take precedence.
         environment: Environment variables, by default those of the process.
@@ -92,9 +99,9 @@ def load_settings(
 
 def merge_sources(
     preset: str | None,
-    overrides: Sequence[str],
+    overrides: Overrides,
     *,
-    file: Path | Sequence[Path] | None = None,
+    file: Path | str | Sequence[Path | str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Merge all sources of settings, without validation.
@@ -106,9 +113,8 @@ def merge_sources(
     """
     problems: list[str] = []
     preset, overrides = named_preset(preset, overrides)
-    contents = [
-        _read(path, problems) for path in ([file] if isinstance(file, Path) else file or ())
-    ]
+    paths = [file] if isinstance(file, (str, Path)) else file or ()
+    contents = [_read(Path(path), problems) for path in paths]
     if preset == "default":
         # A settings file of the user's own may select another preset.
         preset = next((str(each["preset"]) for each in contents if "preset" in each), preset)
@@ -131,41 +137,49 @@ def merge_sources(
     if any(text.startswith("preset=") for text in texts):
         problems.append(f"{ENVIRONMENT_PREFIX}PRESET is set. Use the option --preset instead.")
     _apply(functools.partial(_assign, texts=texts), merged, problems)
-    _apply(functools.partial(_assign, texts=overrides), merged, problems)
+    _apply(_as_source(overrides), merged, problems)
     return merged, problems
 
 
-def named_preset(preset: str | None, overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+def named_preset(preset: str | None, overrides: Overrides) -> tuple[str | None, Overrides]:
     """Return the preset that an argument `preset=NAME` selects, and the other arguments.
 
     Args:
         preset: Preset that is selected otherwise; "default" and None give way to the argument.
-        overrides: `key=value` strings.
+        overrides: As for `load_settings`.
 
     Raises:
-        SettingsError: Different presets are selected.
+        SettingsError: Different presets are selected, or `overrides` is a single text.
     """
-    names = [text.partition("=")[2] for text in overrides if text.startswith("preset=")]
-    others = [text for text in overrides if not text.startswith("preset=")]
+    names: list[str] = []
+    others: Overrides
+    if isinstance(overrides, str):
+        raise SettingsError([f"The settings are {overrides!r}. Put them into a list or a mapping."])
+    if isinstance(overrides, Mapping):
+        others = {key: value for key, value in overrides.items() if key != "preset"}
+        names += [str(overrides["preset"])] if "preset" in overrides else []
+    else:
+        names += [text.partition("=")[2] for text in overrides if text.startswith("preset=")]
+        others = [text for text in overrides if not text.startswith("preset=")]
     selected = dict.fromkeys([*names, *([preset] if preset not in (None, "default") else [])])
     if len(selected) > 1:
         raise SettingsError([f"Several presets are selected: {', '.join(selected)}. Give one."])
     return next(iter(selected), preset), others
 
 
-def override(settings: Settings, overrides: Sequence[str]) -> Settings:
+def override(settings: Settings, overrides: Overrides) -> Settings:
     """Return a validated copy of the settings with some of them changed.
 
     Args:
         settings: Validated settings.
-        overrides: `key=value` strings, as for `load_settings`.
+        overrides: As for `load_settings`.
 
     Raises:
         SettingsError: At least one setting is wrong. The message lists every problem.
     """
     problems: list[str] = []
     merged = settings.model_dump(mode="json")
-    _apply(functools.partial(_assign, texts=overrides), merged, problems)
+    _apply(_as_source(overrides), merged, problems)
     return _validate(merged, problems)
 
 
@@ -202,8 +216,39 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
+    """Return the content of a YAML text, in which no two values are the same object.
+
+    Values that share an anchor would otherwise change together.
+
+    Raises:
+        YAMLError: The text is not valid, or has more values than settings can have.
+    """
     # A subclass of the safe loader: it only creates plain data.
-    return yaml.load(text, Loader=_Loader)  # noqa: S506
+    content = yaml.load(text, Loader=_Loader)  # noqa: S506
+    n_values = 0
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal n_values
+        n_values += 1
+        if n_values > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise yaml.YAMLError("it contains itself or too many values")
+        if isinstance(value, dict):
+            return {key: copied(each, depth + 1) for key, each in value.items()}
+        return [copied(each, depth + 1) for each in value] if isinstance(value, list) else value
+
+    return copied(content, 0)
+
+
+def _as_source(overrides: Overrides) -> Callable[[dict[str, Any]], list[str]]:
+    """Return a function that applies overrides to nested settings and returns the problems."""
+    if not isinstance(overrides, Mapping):
+        return functools.partial(_assign, texts=overrides)
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}  # noqa: PLW2901
+        _merge(nested, copy.deepcopy(value))
+    return functools.partial(_merge, source=nested)
 
 
 def _apply(
@@ -286,10 +331,9 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     except pydantic.ValidationError as error:
         known = [*Settings.model_fields, *(setting.key for setting in reference())]
         raise SettingsError([*problems, *describe_errors(error, Settings, "", known)]) from None
-    problems = [*problems, *_check_plugins(settings)]
+    problems = [*problems, *check_plugins(settings), *check_prompts(settings)]
     if settings.preset not in preset_names():
         problems.append(str(registry.unknown_name_error("preset", settings.preset, preset_names())))
-    problems += _check_prompts(settings)
     too_large = [fold for fold in settings.data.run_folds or () if fold >= settings.data.folds]
     if too_large:
         problems.append(
@@ -299,91 +343,3 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
-
-
-def _check_prompts(settings: Settings) -> list[str]:
-    """Return the problems with the words and the templates of the prompts."""
-    problems: list[str] = []
-    try:
-        find_item_type(settings.item_type or "item")
-    except UsageError as error:
-        problems.append(str(error))
-    try:
-        if settings.prompts.folder is not None:
-            read_templates(settings.prompts.folder)
-    except SettingsError as error:
-        problems += error.problems
-    return problems
-
-
-def _check_plugins(settings: Settings) -> list[str]:
-    """Return the problems with plugin names and with the arguments of plugin constructors."""
-    problems = _check_arguments("datasets", settings.dataset, settings.data.plugin_kwargs(), "data")
-    for section, model in [
-        ("model", settings.model),
-        ("summarize.model", settings.summarize.model),
-        ("infer.model", settings.infer.model),
-        ("score.model", settings.score.model),
-    ]:
-        if model is not None:
-            problems += _check_arguments("backends", model.backend, model.plugin_kwargs(), section)
-    for name in settings.score.baselines:
-        problems += _check_arguments("baselines", name, {}, "score.baselines")
-    for name, arguments in settings.baselines.plugin_kwargs().items():
-        if isinstance(arguments, dict):
-            problems += _check_arguments("baselines", name, arguments, f"baselines.{name}")
-        else:
-            problems.append(
-                f"baselines.{name}={arguments!r}: must be a mapping of arguments, as in "
-                f"baselines.{name}.seed=1."
-            )
-    return problems
-
-
-def _check_arguments(
-    kind: registry.Kind, name: str, arguments: Mapping[str, Any], section: str
-) -> list[str]:
-    """Return the problems with a plugin's name and the arguments of its constructor."""
-    try:
-        plugin = registry.find(kind, name)
-    except UnknownNameError as error:
-        return [str(error)]
-    label = f"{kind.removesuffix('s')} {name!r}"
-    parameters = inspect.signature(plugin).parameters
-    fields = {"datasets": DataSettings.model_fields, "backends": ModelSettings.model_fields}
-    known = [f"{section}.{key}" for key in (*parameters, *fields.get(kind, ()))]
-    problems = []
-    for key, value in arguments.items():
-        full = f"{section}.{key}"
-        if key not in parameters:
-            hint = did_you_mean(full, known)
-            problems.append(f"Unknown setting {full!r} of the {label}.{hint}")
-            continue
-        try:
-            TypeAdapter(_declared_type(plugin, key)).validate_python(value)
-        except pydantic.ValidationError as error:
-            text = rule(detail["msg"] for detail in error.errors())
-            problems.append(f"{full}={value!r}: {text}")
-        except pydantic.errors.PydanticSchemaGenerationError:
-            continue  # pydantic cannot validate this type; the constructor checks it
-    for key, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        )
-        if required and key not in arguments and kind != "baselines":
-            problems.append(f"The {label} requires the setting {section + '.' + key!r}.")
-    return problems
-
-
-def _declared_type(plugin: type, argument: str) -> Any:
-    """Return the declared type of a constructor's argument, or Any if it cannot be resolved."""
-    constructor = plugin.__init__  # type: ignore[misc]
-    annotation = getattr(constructor, "__annotations__", {}).get(argument, Any)
-    # Resolve only this annotation; others may use names that are imported for type checkers only.
-    holder = type("Holder", (), {"__annotations__": {argument: annotation}})
-    holder.__module__ = constructor.__module__
-    try:
-        return get_type_hints(holder)[argument]
-    except NameError:
-        return Any

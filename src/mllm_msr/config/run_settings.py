@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from mllm_msr.config import trust
-from mllm_msr.config.loading import load_settings, merge_sources, named_preset
+from mllm_msr.config.loading import Overrides, load_settings, merge_sources, named_preset
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, SettingsError
 from mllm_msr.storage import layout
@@ -24,7 +24,7 @@ _CHECKSUM: Final = "# checksum of the lines above: "
 
 def load_run_settings(
     folder: Path,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     preset: str | None = None,
     file: Path | None = None,
@@ -34,7 +34,7 @@ def load_run_settings(
 
     Args:
         folder: The run folder; need not exist.
-        overrides: Settings as `key=value`; take precedence over all files.
+        overrides: As for `load_settings`; take precedence over all files.
         preset: Preset to start from. None selects the settings that are saved in the folder if
             there are any, else the preset `default`.
         file: A YAML file of the user's own; takes precedence over the preset and the folder.
@@ -64,7 +64,7 @@ def load_run_settings(
     return settings
 
 
-def load_finished_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+def load_finished_settings(folder: Path, overrides: Overrides = ()) -> Settings:
     """Return the settings of a run that is only read.
 
     Raises:

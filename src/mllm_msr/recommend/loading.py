@@ -6,7 +6,7 @@ the collaborative candidate generator are cached in the run folder for the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from mllm_msr import __version__, registry
 from mllm_msr.baselines import _factory
+from mllm_msr.config.loading import Overrides
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.splits import visible_interactions
@@ -59,7 +60,7 @@ class LoadedRun:
 def load_run(
     path: Path,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     fold: int | None = None,
     hide_targets: bool = False,
 ) -> LoadedRun:

@@ -1,0 +1,40 @@
+"""Checks of settings beyond their types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mllm_msr.config.checks import check_plugins, check_prompts
+from mllm_msr.config.settings import Settings
+
+
+def test_all_problems_with_plugins_are_returned() -> None:
+    settings = Settings.model_validate(
+        {
+            "dataset": "movielens",
+            "model": {"backend": "mock", "anwsers": {}},
+            "score": {"baselines": ["popularty"]},
+            "baselines": {"sasrec": {"epochs": "many"}, "item_knn": 3},
+        }
+    )
+    problems = " ".join(check_plugins(settings))
+    assert "requires the setting 'data.path'" in problems
+    assert "Unknown setting 'model.anwsers' of the backend 'mock'. Did you mean" in problems
+    assert "Unknown baseline 'popularty'" in problems
+    assert "baselines.sasrec.epochs='many': must be an integer." in problems
+    assert "baselines.item_knn=3: must be a mapping" in problems
+    assert check_plugins(Settings()) == []
+
+
+@pytest.mark.parametrize("word", [None, "film", "book", "mouse/mice"])
+def test_any_word_for_an_item_is_accepted(word: str | None) -> None:
+    assert check_prompts(Settings(item_type=word)) == []
+
+
+def test_problems_with_words_and_templates_are_returned(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"item_type": "{}", "prompts": {"folder": tmp_path}})
+    word, folder = check_prompts(settings)
+    assert word.startswith("item_type is '{}'. Use a word")
+    assert "has no templates" in folder
