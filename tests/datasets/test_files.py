@@ -83,7 +83,7 @@ def test_a_configured_column_must_exist(folder: Path) -> None:
 
 def test_a_missing_item_table_is_an_error(folder: Path) -> None:
     (folder / "items.csv").unlink()
-    with pytest.raises(DataError, match=r"no file with items \(items\.csv or items\.tsv"):
+    with pytest.raises(DataError, match=r"no file with items \(items\.csv, "):
         Files(path=folder).load()
 
 

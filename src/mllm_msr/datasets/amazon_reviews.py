@@ -22,7 +22,7 @@ from mllm_msr.data.reading.rows import BadRows
 from mllm_msr.datasets._amazon_products import read_objects, read_products
 from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
-from mllm_msr.datasets._readers import require_file, require_folder
+from mllm_msr.datasets._source_files import require_file, require_folder
 from mllm_msr.interfaces import Dataset, RawData
 
 _JSON: Final = (".json", ".json.gz", ".jsonl", ".jsonl.gz")

@@ -1,7 +1,7 @@
 """Dataset from the user's own files: a table of interactions, a table of items, and images.
 
-Tables are CSV, TSV, Parquet or JSON Lines; the column names are settings. The table of items names
-or links to an item's image; otherwise `data/image_files.py` finds it in the image folder by the id.
+Tables may have any format of `data/reading/reader.py`; the column names are settings. The table of
+items names or links to an item's image; otherwise `data/image_files.py` finds it by the id.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ from typing import final
 import polars as pl
 
 from mllm_msr.data.image_files import ItemImages, find_images
-from mllm_msr.data.reading.records import ReadOptions
+from mllm_msr.data.reading.reader import read_table
+from mllm_msr.data.reading.records import Column, OnBadRows, ReadOptions
 from mllm_msr.data.times import TimeUnit
 from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
-from mllm_msr.datasets._readers import (
-    require_columns,
-    require_file,
-    require_folder,
-    scan_table,
-    wrap_table_errors,
-)
+from mllm_msr.datasets._source_files import require_folder, require_table
 from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.types import SourceFile
 
-_FORMATS = ("csv", "tsv", "parquet", "jsonl")
 _TITLE, _TEXT, _IMAGE = "title", "text", "image"
 
 
@@ -35,8 +30,9 @@ class Files(Dataset):
 
     Args:
         path: Folder with the files.
-        interactions_file: File name of the interactions, `interactions.*` by default.
-        items_file: File name of the items, `items.*` by default.
+        interactions_file: File of the interactions, absolute or relative to `path`;
+            `interactions.*` by default.
+        items_file: File of the items, likewise; `items.*` by default.
         images_folder: Image folder, which need not exist: a name in `path`, or an absolute path.
         user_column: User id, in the interactions.
         item_column: Item id, in the interactions and in the items.
@@ -52,6 +48,13 @@ class Files(Dataset):
         text_column: Longer text, in the items.
         image_column: Image, in the items: a path relative to `images_folder` or `path` (other
             paths are not used), or a link, which is downloaded only with `images.download`.
+        separator: Character between the columns of text files, such as ";" or "tab"; detected by
+            default.
+        encoding: Encoding of text files, such as "latin-1"; UTF-8 and UTF-16 are detected.
+        decimal_comma: Whether numbers are written as "4,5"; detected by default, except where the
+            comma separates columns.
+        on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
+            out such rows and counts them.
         item_type: Word for an item in prompts: "video", "product", "film" or "item".
     """
 
@@ -72,6 +75,10 @@ class Files(Dataset):
         title_column: str = _TITLE,
         text_column: str = _TEXT,
         image_column: str = _IMAGE,
+        separator: str | None = None,
+        encoding: str | None = None,
+        decimal_comma: bool | None = None,
+        on_bad_rows: OnBadRows = "error",
         item_type: str = "item",
     ) -> None:
         self.path = Path(path)
@@ -88,6 +95,12 @@ class Files(Dataset):
         self.title_column = title_column
         self.text_column = text_column
         self.image_column = image_column
+        self.options = ReadOptions(
+            separator="\t" if separator in {"tab", "\\t"} else separator,
+            encoding=encoding,
+            decimal_comma=decimal_comma,
+            on_bad_rows=on_bad_rows,
+        )
         self.item_type = item_type
 
     def load(self) -> RawData:
@@ -98,28 +111,31 @@ class Files(Dataset):
             DataError: A file is missing, unreadable or not in the expected format.
         """
         folder = require_folder(self.path)
-        path = _find_table(folder, self.interactions_file, "interactions")
+        path = require_table(folder, self.interactions_file, "interactions")
         interactions = self._read_interactions(path)
         form = self._interaction_format
-        items, images = self._items(folder)
+        items, images, source = self._items(folder)
         return RawData(
             interactions=interactions.frame,
             items=items,
             item_type=self.item_type,
             ordered_by="rank" if form.time is None or form.is_rank else "time",
             image_urls=images.urls,
-            sources=(interactions.source,),
+            sources=(interactions.source, source),
             images=images.source,
         )
 
     def read_interactions(self, file: Path) -> pl.LazyFrame:
-        """Read new interactions with the same columns, units and limits.
+        """Read new interactions with the same columns, units and limits as those of `load`.
 
         Raises:
             SettingsError: The time unit or format is not supported.
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        return self._read_interactions(file).frame
+        frame = self._read_interactions(file).frame
+        if self.time_column is None:
+            return frame.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))
+        return frame
 
     @property
     def _interaction_format(self) -> InteractionFormat:
@@ -135,37 +151,22 @@ class Files(Dataset):
         )
 
     def _read_interactions(self, path: Path) -> Interactions:
-        return read_interactions(path, self._interaction_format, options=ReadOptions())
+        return read_interactions(path, self._interaction_format, options=self.options)
 
-    def _items(self, folder: Path) -> tuple[pl.DataFrame, ItemImages]:
+    def _items(self, folder: Path) -> tuple[pl.DataFrame, ItemImages, SourceFile]:
         """Read the items and find their images."""
-        path = _find_table(folder, self.items_file, "items")
-        table = scan_table(path)
-        defaults = {self.title_column: _TITLE, self.text_column: _TEXT, self.image_column: _IMAGE}
-        required = [name for name, default in defaults.items() if name != default]
-        present = require_columns(table, [self.item_column, *required], path)
-
-        def column(name: str) -> pl.Expr:
-            value = pl.col(name) if name in present else pl.lit(None)
-            return value.cast(pl.String)
-
-        with wrap_table_errors(path):
-            items = table.select(
-                item_id=column(self.item_column),
-                title=column(self.title_column),
-                text=column(self.text_column),
-                image=column(self.image_column),
-            ).collect()
+        path = require_table(folder, self.items_file, "items")
+        texts = {_TITLE: self.title_column, _TEXT: self.text_column, _IMAGE: self.image_column}
+        columns = {"item_id": Column(self.item_column, "id", setting="data.item_column")} | {
+            name: Column(column, "text", required=column != name, setting=f"data.{name}_column")
+            for name, column in texts.items()
+        }
+        table = read_table(path, columns, options=self.options, content="items")
+        items = table.frame.collect()
         images = find_images(
             items["item_id"].to_list(),
             folder / self.images_folder,
             names=items["image"].to_list(),
             root=folder,
         )
-        return to_items(items.with_columns(images.paths), path), images
-
-
-def _find_table(folder: Path, name: str | None, default: str) -> Path:
-    """Return the file with the given name, or else the one with the default name."""
-    patterns = [name] if name else [f"{default}.{suffix}" for suffix in _FORMATS]
-    return require_file(folder, *patterns, content=default)
+        return to_items(items.with_columns(images.paths), path), images, table.description

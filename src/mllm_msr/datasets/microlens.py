@@ -17,15 +17,10 @@ import polars as pl
 
 from mllm_msr.data.image_files import find_images
 from mllm_msr.data.reading.reader import read_table
-from mllm_msr.data.reading.records import Column, ReadOptions
+from mllm_msr.data.reading.records import Column, OnBadRows, ReadOptions, TableRead
 from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
-from mllm_msr.datasets._readers import (
-    check_text,
-    require_file,
-    require_folder,
-    wrap_table_errors,
-)
+from mllm_msr.datasets._source_files import require_file, require_folder
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
 
@@ -40,10 +35,13 @@ class MicroLens(Dataset):
 
     Args:
         path: Folder with `*_pairs.tsv` or `*_pairs.csv`, `*_titles.csv`, and optionally covers.
+        on_bad_rows: "error" stops at the first row that cannot be used; "drop" leaves such rows
+            out and counts them.
     """
 
-    def __init__(self, *, path: Path) -> None:
+    def __init__(self, *, path: Path, on_bad_rows: OnBadRows = "error") -> None:
         self.path = Path(path)
+        self.options = ReadOptions(on_bad_rows=on_bad_rows)
 
     def load(self) -> RawData:
         """Read the files.
@@ -55,8 +53,9 @@ class MicroLens(Dataset):
         pairs = require_file(folder, "*_pairs.csv", "*_pairs.tsv", content="interactions")
         titles = require_file(folder, "*_titles.csv", content="titles")
         logger.info("reading %s and %s", pairs.name, titles.name)
-        interactions = _read_pairs(pairs)
-        items = _read_titles(titles)
+        interactions = _read_pairs(pairs, self.options)
+        table = _read_titles(titles, self.options)
+        items = table.frame.with_columns(text=pl.lit("")).collect()
         cover_folders = [path for path in sorted(folder.glob("*_covers")) if path.is_dir()]
         for cover_folder in (*cover_folders, folder / "covers", folder / "images"):
             covers = find_images(items["item_id"].to_list(), cover_folder)
@@ -67,7 +66,7 @@ class MicroLens(Dataset):
             items=to_items(items.with_columns(covers.paths), titles),
             item_type="video",
             ordered_by="rank" if pairs.suffix == ".tsv" else "time",
-            sources=(interactions.source,),
+            sources=(interactions.source, table.description),
             images=covers.source,
         )
 
@@ -77,21 +76,25 @@ class MicroLens(Dataset):
         Raises:
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        return _read_pairs(file).frame
+        frame = _read_pairs(file, self.options).frame
+        if file.suffix == ".tsv":
+            # A position in a line is only comparable within one file.
+            return frame.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))
+        return frame
 
 
-def _read_pairs(path: Path) -> Interactions:
+def _read_pairs(path: Path, options: ReadOptions) -> Interactions:
     if path.suffix == ".tsv":
-        return _read_sequences(path)
-    return read_interactions(path, InteractionFormat(user="user", item="item"))
+        return _read_sequences(path, options)
+    return read_interactions(path, InteractionFormat(user="user", item="item"), options=options)
 
 
-def _read_sequences(path: Path) -> Interactions:
+def _read_sequences(path: Path, options: ReadOptions) -> Interactions:
     """Read one user per line; the rank of an interaction is its position in the line."""
     table = read_table(
         path,
         {"user": Column("user", "id"), "items": Column("items", "id")},
-        options=ReadOptions(separator="\t"),
+        options=dataclasses.replace(options, separator="\t"),
         content="interactions",
         names=["user", "items"],
         quoted=False,
@@ -115,17 +118,20 @@ def _read_sequences(path: Path) -> Interactions:
     return dataclasses.replace(interactions, source=table.description)
 
 
-def _read_titles(path: Path) -> pl.DataFrame:
-    """Read item id, title and text of the titles file, with or without its header."""
-    check_text(path)
-    with wrap_table_errors(path):
-        table = pl.read_csv(path, has_header=False, infer_schema=False)
-    if table.width != 2:
-        raise DataError(
-            f"{path.name} has {table.width} columns ({', '.join(map(str, table.row(0)))}) instead "
-            "of two, item and title. Put titles that contain commas in double quotes."
+def _read_titles(path: Path, options: ReadOptions) -> TableRead:
+    """Read item id and title of the titles file, with or without its header."""
+    names = ["item_id", "title"]
+    table = read_table(
+        path,
+        {"item_id": Column("item_id", "id"), "title": Column("title", "text")},
+        options=dataclasses.replace(options, separator=","),
+        content="items",
+        names=names,
+    )
+    first = table.frame.head(1).collect()
+    if {str(value).strip().lower() for row in first.rows() for value in row} in _HEADERS:
+        description = dataclasses.replace(
+            table.description, n_rows=(table.description.n_rows or 1) - 1
         )
-    if {str(value).strip().lower() for value in table.row(0)} in _HEADERS:
-        table = table.slice(1)
-    items = table.rename(dict(zip(table.columns, ("item_id", "title"), strict=True)))
-    return items.with_columns(text=pl.lit(""))
+        return dataclasses.replace(table, frame=table.frame.slice(1), description=description)
+    return table

@@ -22,7 +22,7 @@ from mllm_msr.data.reading.records import OnBadRows, ReadOptions
 from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
 from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._movielens_films import read_films
-from mllm_msr.datasets._readers import require_file, require_folder
+from mllm_msr.datasets._source_files import require_file, require_folder
 from mllm_msr.interfaces import Dataset, RawData
 
 # Files of ratings, and the films that belong to them.

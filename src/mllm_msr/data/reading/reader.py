@@ -23,11 +23,10 @@ from mllm_msr.data.reading.rows import POLARS_ERRORS, BadRows
 from mllm_msr.errors import DataError
 from mllm_msr.storage.uri import require_local
 
-# Suffixes of readable files, in order of preference.
-SUFFIXES: Final = (".csv", ".tsv", ".txt", ".tab", ".psv", ".parquet", ".jsonl", ".ndjson", ".json")
 _DELIMITED: Final = (".csv", ".tsv", ".txt", ".tab", ".psv")
 _JSON: Final = (".jsonl", ".ndjson", ".json")
 _EXCEL: Final = (".xlsx", ".xlsm")
+SUFFIXES: Final = (*_DELIMITED, ".parquet", *_JSON, *_EXCEL)
 
 
 def read_table(
@@ -143,9 +142,9 @@ def _with_columns(raw: RawTable, columns: Mapping[str, Column]) -> RawTable:
         if column.source not in raw.columns and column.source in stripped
     }
     present = tuple(renamed.get(name, name) for name in raw.columns)
-    missing = [c for c in columns.values() if c.required and c.source not in present]
+    missing = {c.source: c for c in columns.values() if c.required and c.source not in present}
     if missing:
-        raise DataError(_missing_columns(raw, missing))
+        raise DataError(_missing_columns(raw, list(missing.values())))
     return dataclasses.replace(raw, columns=present, frame=raw.frame.rename(renamed))
 
 
@@ -158,7 +157,7 @@ def _missing_columns(raw: RawTable, missing: Sequence[Column]) -> str:
         if (close := difflib.get_close_matches(column.source.lower(), by_lower_case, 1, cutoff=0.5))
     ]
     names = ", ".join(column.source for column in missing)
-    settings = " or ".join(column.setting for column in missing if column.setting)
+    settings = " and ".join(column.setting for column in missing if column.setting)
     separator = raw.description.separator
     how = f" (separator {separator!r}, see data.separator)" if separator else ""
     present = ", ".join(filter(str.strip, raw.columns[:30]))

@@ -43,7 +43,7 @@ class ReadOptions:
         if self.separator is not None and not _is_separator(self.separator):
             problems.append(
                 f"data.separator is {self.separator!r}. Use one character, for example ',', ';', "
-                "'|' or a tab."
+                "'|' or 'tab'."
             )
         if self.encoding is not None and not _is_encoding(self.encoding):
             problems.append(
