@@ -85,13 +85,13 @@ def test_failures_above_the_rate_raise_and_below_it_are_counted() -> None:
         PromptScorer(open_backend, max_error_rate=0.4).score(CANDIDATES, examples)
     scorer = PromptScorer(open_backend, max_error_rate=0.5)
     assert scorer.score(CANDIDATES, examples)["score"].to_list()[1:] == [None, None]
-    expected = {"failed": 1, "upper_bound": 0, "images_unreadable": 0}
+    expected = {"failed": 1, "upper_bound": 0, "without_image": 0}
     assert scorer.usage() == expected
     scorer.close()
     assert scorer.usage() == expected
 
 
-def test_items_whose_image_cannot_be_read_are_counted_once(
+def test_candidates_whose_image_cannot_be_read_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
@@ -103,11 +103,11 @@ def test_items_whose_image_cannot_be_read_are_counted_once(
         orient="row",
     )
     scorer = PromptScorer(MockBackend, max_error_rate=0.0)
-    for _ in range(2):
+    for n_calls in range(1, 3):
         readable = scorer.readable_items(items, CANDIDATES)
+        assert scorer.usage()["without_image"] == n_calls
         # The item c is not a candidate, so its missing file does not matter.
         assert readable["image"].to_list() == [names["a"], None, names["c"]]
-    assert scorer.usage()["images_unreadable"] == 1
     assert caplog.text.count("1 items are scored without their images. The first is b: ") == 1
 
 

@@ -54,13 +54,13 @@ class PromptScorer:
         self._max_error_rate = max_error_rate
         self._progress = progress
         self._backend: Backend | None = None
-        self._usage = {"failed": 0, "upper_bound": 0}
+        self._usage = {"failed": 0, "upper_bound": 0, "without_image": 0}
         self._unreadable: set[str] = set()
 
     def readable_items(self, items: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         """Return items without the images of candidates that cannot be opened.
 
-        These candidates are scored from their title; `usage` counts them as `images_unreadable`.
+        These candidates are scored from their title; `usage` counts them as `without_image`.
 
         Args:
             items: `tables.ITEMS` with absolute image paths.
@@ -76,6 +76,9 @@ class PromptScorer:
                 problems[new[0]],
             )
             self._unreadable.update(new)
+        if problems:
+            without_image = candidates["item_id"].is_in(list(problems)).sum()
+            self._add({"without_image": int(without_image)})
         return readable
 
     def score(
@@ -121,7 +124,7 @@ class PromptScorer:
 
     def usage(self) -> dict[str, int]:
         """Return counts of failed prompts, unreadable images, upper bounds and cached calls."""
-        total = {**self._usage, "images_unreadable": len(self._unreadable)}
+        total = dict(self._usage)
         if isinstance(self._backend, CachedBackend):
             for name, value in self._backend.usage().items():
                 total[name] = total.get(name, 0) + value
