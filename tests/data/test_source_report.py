@@ -78,6 +78,7 @@ def test_filtering_adds_counts_and_histories() -> None:
         ("123", "00123", "without leading zeros, such as '123' and '00123'"),
         ("a1", "A1", "in lower case"),
         ("a1", " a1", "white space"),
+        ("caf\u00e9", "cafe\u0301", "in Unicode's normal form C"),
         ("7.0", "7", "without"),
         ("tt0007", "7", ""),
     ],

@@ -34,6 +34,7 @@ _N_TITLES: Final = 5  # per history in the preview
 _ID_CHANGES: Final[Mapping[str, pl.Expr]] = {
     "without surrounding white space": pl.col("id").str.strip_chars(),
     "in lower case": pl.col("id").str.to_lowercase(),
+    "in Unicode's normal form C": pl.col("id").str.normalize("NFC"),
     "without leading zeros": pl.col("id").str.replace(r"^0+(\d)", "$1"),
     'without ".0" at the end': pl.col("id").str.replace(r"\.0+$", ""),
     "without punctuation, white space, leading zeros and upper case": (
