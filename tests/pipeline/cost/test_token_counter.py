@@ -68,3 +68,13 @@ def test_scores_are_counted_with_and_without_a_backend(backend: MockBackend | No
     found = list(counting.score([prompt("one"), prompt("two words")], ("yes", "no")))
     assert [index for index, _ in found] == [0, 1]
     assert [call.prompt.n_tokens for call in counting.calls] == [1, 2]
+
+
+def test_prompts_with_an_unreadable_image_are_counted_as_failed(
+    tiny_checkpoint: Callable[[str], Path], images: Sequence[Path], tmp_path: Path
+) -> None:
+    counter = token_counter("huggingface", {"checkpoint": str(tiny_checkpoint("llava_next"))})
+    counting = CountingBackend(counter)
+    prompts = [prompt("What is this?", path) for path in (images[0], tmp_path / "absent.png")]
+    assert len(list(counting.score(prompts, ("yes", "no")))) == 2
+    assert (len(counting.calls), counting.n_failed) == (1, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast, final
 
 from mllm_msr import registry
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
@@ -58,6 +58,7 @@ class TokenCounter(Protocol):
 
         Raises:
             BackendError: The prompt cannot be rendered.
+            ImageError: An image cannot be opened.
             ValueError: The prompt cannot be rendered.
         """
 
@@ -183,7 +184,7 @@ class CountingBackend(Backend):
     def _count(self, prompt: Prompt, completion: Completion) -> None:
         try:
             count = self._counter.count(prompt)
-        except (BackendError, ValueError):
+        except (BackendError, ImageError, ValueError):
             self.n_failed += 1
         else:
             self.calls.append(Call(count, completion.output_tokens, len(completion.text)))

@@ -19,7 +19,8 @@ def train(model: MllmRecommender, data: TrainingData) -> dict[str, float]:
         data: Training data of the fold, with preferences and summaries.
 
     Returns:
-        Numbers of examples and steps, best validation AUC and its step, examples per second.
+        Numbers of examples and steps, best validation AUC and its step, examples per second, and
+        examples whose image cannot be read.
     """
     summary = model.fit(data).training_summary
     if summary is None:
@@ -30,4 +31,5 @@ def train(model: MllmRecommender, data: TrainingData) -> dict[str, float]:
         "best_step": summary.best_step,
         "steps": summary.steps,
         "samples_per_second": summary.samples_per_second,
+        "without_image": model.usage()["without_image"],
     }
