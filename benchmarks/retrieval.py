@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from mllm_msr.data.full_ranking import sample_targets
+from mllm_msr.recommend.lists import Order, build_list
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.recommender import MllmMsr, Order, build_list
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.recommend.retrieval import Retriever
 from mllm_msr.storage.run_folder import RunFolder
 

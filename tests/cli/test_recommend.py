@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.errors import UsageError
+from mllm_msr.errors import DataError, UsageError
 
 
 def test_a_user_gets_k_items(invoke, finished: Path) -> None:
@@ -24,6 +24,19 @@ def test_the_text_contains_preference_ranks_and_titles(invoke, finished: Path) -
     assert lines[0] == "The user appears to have a preference for things."
     assert lines[-1].split()[0] == "2"
     assert "Thing" in lines[-1]
+
+
+def test_items_of_a_history_may_be_separated_by_spaces(invoke, finished: Path) -> None:
+    options = ["-k", 30, "--run", finished, "--json"]
+    spaced = invoke("recommend", "--history", "item1, item2 ,", *options)
+    assert spaced.exit_code == 0, spaced.output
+    assert spaced.stdout == invoke("recommend", "--history", "item1,item2", *options).stdout
+    assert not {"item1", "item2"} & {item["item_id"] for item in json.loads(spaced.stdout)["items"]}
+
+
+def test_unknown_items_of_a_history_are_named(fail, finished: Path) -> None:
+    with pytest.raises(DataError, match=r"2 items are not in the catalog: 'nope', 'item01'"):
+        fail("recommend", "--history", "item1,nope,item01", "--run", finished)
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
 import online_worlds
-from mllm_msr.errors import DataError
-from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate
-from mllm_msr.recommend.recommender import MllmMsr, build_list, missing_input
+from mllm_msr.errors import DataError, UsageError
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
 from mllm_msr.types import ChoiceScores, Item, Prompt
-
-CANDIDATES = [Candidate(item_id, 1.0 / (n + 1), ("recent",)) for n, item_id in enumerate("abcde")]
-SCORES = {"a": 0.1, "b": 0.5, "c": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +72,21 @@ def test_new_users_get_popular_items_and_the_reason(
         new = model.recommend("unknown", 4)
         assert (new.fallback_reason, new.model_calls, new.preference) == ("unknown_user", 0, "")
         assert [item.generators for item in new.items] == [("recent",)] * 4
-        assert model.recommend_for_history(["what?"], 4).fallback_reason == "no_history"
+        assert model.recommend_for_history([], 4).fallback_reason == "no_history"
         with pytest.raises(DataError, match="Unknown user 'unknown'"):
             model.recommend("unknown", strict=True)
     assert backend.batches == []
 
 
-def test_unknown_items_of_a_given_history_are_ignored(
+def test_unknown_items_are_an_error_that_lists_them(
     run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        known = model.recommend_for_history(["item1", "item2"], 3, budget=3)
-        mixed = model.recommend_for_history(["item1", "?", "item2"], 3, budget=3)
-    assert known == mixed
+        known = model.recommend_for_history(("item1", "item2"), 3, budget=3)
+        with pytest.raises(DataError, match=r"2 items are not in the catalog: '\?', ' item2'\."):
+            model.recommend_for_history(["item1", "?", " item2", "?"], 3, budget=3)
+        with pytest.raises(DataError, match=r"1 items are not in the catalog: 'nope'"):
+            model.score("user3", ["item1", "nope"])
     assert known.preference.startswith("The user appears to have a preference")
     assert known.fallback_reason is None
 
@@ -115,7 +110,7 @@ def test_failed_prompt_has_no_score_and_a_reason(
     run: Path, backend: online_worlds.FakeBackend
 ) -> None:
     with MllmMsr.from_run(run) as model:
-        failed, scored = model.score("x", ["item13", "item20"])
+        failed, scored = model.score("user3", ["item13", "item20"])
         assert failed is None
         assert scored is not None
         found = model.recommend_for_history(["item1"], 30, budget=30)
@@ -169,6 +164,45 @@ def test_a_damaged_image_is_not_shown_and_counted(
         assert found.without_image == len(alike) >= 1
 
 
+def test_items_are_scored_for_a_user_by_id(run: Path, backend: online_worlds.FakeBackend) -> None:
+    with MllmMsr.from_run(run) as model:
+        listed = model.recommend("user3", 40, budget=40, exclude_seen=False)
+        expected = {item.item_id: item.score for item in listed.items}
+        item_ids = ["item20", "item1", "item20"]
+        assert model.score("user3", item_ids) == [expected[item_id] for item_id in item_ids]
+        # The preference is the one of the full history, as in recommend().
+        with MllmMsr.from_run(run) as fresh:
+            assert fresh.score("user3", ["item20"]) == [expected["item20"]]
+            history = fresh.users.history("user3")
+            assert fresh.users.preference_history("user3")["n_items"].max() == len(history)
+        with pytest.raises(DataError, match="Unknown user 'The user likes tea'"):
+            model.score("The user likes tea", ["item20"])
+
+
+def test_wrong_arguments_are_errors(run: Path, backend: online_worlds.FakeBackend) -> None:
+    with MllmMsr.from_run(run) as model:
+        for call in (
+            lambda: model.recommend(5),
+            lambda: model.recommend(["user3"]),
+            lambda: model.recommend("user3", k=-1),
+            lambda: model.recommend("user3", k=0),
+            lambda: model.recommend("user3", budget=-1),
+            lambda: model.recommend_for_history("item1"),
+            lambda: model.recommend_for_history([1, 2]),
+            lambda: model.recommend_for_history(["item1"], k=2.5),
+            lambda: model.score("user3", "item1"),
+            lambda: model.score(3, ["item1"]),
+        ):
+            with pytest.raises(UsageError):
+                call()
+    assert backend.batches == []
+
+
+def test_settings_of_a_run_can_be_a_mapping(run: Path) -> None:
+    with MllmMsr.from_run(str(run), overrides={"retrieve": {"budget": 7}}) as model:
+        assert model.settings.retrieve.budget == 7
+
+
 def test_importing_the_recommender_loads_no_model_library() -> None:
     code = (
         "import sys, mllm_msr.recommend.recommender\n"
@@ -184,57 +218,3 @@ def test_most_popular_items_come_first(run: Path) -> None:
         assert set(popular) == set(model.catalog)
         counts = [seen.count(item_id) for item_id in popular]
         assert counts == sorted(counts, reverse=True)
-
-
-def fake_catalog() -> SimpleNamespace:
-    """Return a catalog of identical items, each of which matches its own letter."""
-    index = SimpleNamespace(vectors=lambda ids: np.ones((len(ids), 2), dtype=np.float32))
-    return SimpleNamespace(
-        index=index,
-        matches=lambda preference, item_id: (item_id,),
-        lacks_image=lambda item_id: item_id == "a",
-    )
-
-
-def order_of(**options) -> str:
-    found = build_list(
-        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES,
-        **{"k": 5, "diversity": 0.0, **options},
-    )  # fmt: skip
-    return "".join(item.item_id for item in found.items)
-
-
-def test_order_model_sorts_scored_candidates_by_score() -> None:
-    assert order_of() == "cbade"
-    assert order_of(k=4) == "cbad"
-
-
-def test_order_fusion_adds_the_models_ranking_to_the_relevance() -> None:
-    # The relevance values are far apart; the model counts like one more candidate generator.
-    assert order_of(order="fusion") == "abcde"
-
-
-def test_each_recommendation_has_score_generators_and_matches() -> None:
-    found = build_list(
-        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES, k=5, diversity=0.0
-    )
-    first, last = found.items[0], found.items[-1]
-    assert (first.rank, first.score, first.generators) == (1, 0.9, ("recent",))
-    assert first.matches == ("c",)
-    assert (last.rank, last.score) == (5, None)
-    assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "x")
-    assert found.without_image == 1
-
-
-@pytest.mark.parametrize(
-    ("profile", "known", "reason"),
-    [
-        (Profile("u", ("z",), "x"), True, None),
-        (Profile("u", ("z",), " "), True, "no_preference"),
-        (Profile("u"), True, "no_history"),
-        (Profile("u"), False, "unknown_user"),
-        (Profile(""), False, "no_history"),
-    ],
-)
-def test_missing_input(profile: Profile, known: bool, reason: str | None) -> None:
-    assert missing_input(profile, known_user=known) == reason

@@ -14,7 +14,8 @@ from mllm_msr.cli._output import emit
 from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
-    from mllm_msr.recommend.recommender import MllmMsr, RecommendationList
+    from mllm_msr.recommend.lists import RecommendationList
+    from mllm_msr.recommend.recommender import MllmMsr
 
 
 @app.command("recommend", cls=settings_help("retrieve"))
@@ -47,7 +48,7 @@ def command(
         if user is not None:
             recommendations = model.recommend(user, k, budget=budget, strict=strict)
         else:
-            items = (history or "").split(",")
+            items = [part.strip() for part in (history or "").split(",") if part.strip()]
             recommendations = model.recommend_for_history(items, k, budget=budget)
         plain = _format_list(model, recommendations)
     emit(asdict(recommendations), as_json=as_json, plain=plain)

@@ -13,29 +13,28 @@ The service (`serving/engine.py`) has the same steps, with a queue in front of t
 ranks only 21 given items, not the full catalog.
 
 Users without a history get recently popular items and the reason; with `strict`, unknown users
-raise an error. Items of a given history that are not in the catalog are ignored.
+raise an error. Unknown items of a given history are an error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.config.loading import Overrides
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
 from mllm_msr.ranker.scoring import yes_probability
-from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.arguments import check_counts, check_id, check_ids, require_known
+from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
 from mllm_msr.recommend.loading import LoadedRun, load_run
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
 
@@ -43,58 +42,6 @@ logger = logging.getLogger(__name__)
 
 # Answers whose probabilities define the score of an item.
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-
-Order = Literal["fusion", "model"]
-FallbackReason = Literal[
-    "unknown_user",
-    "no_history",
-    "no_preference",
-    "model_failed",
-    "model_slow",
-    "model_circuit_open",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """Recommended item.
-
-    Attributes:
-        item_id: The item.
-        rank: Position in the list, from 1.
-        score: P(yes) in [0, 1]; `None` if the model did not score the item.
-        generators: Names of the candidate generators that proposed it.
-        matches: Phrases of the preference that match the item's summary.
-        reason: Why the model failed to score the item; empty otherwise.
-    """
-
-    item_id: str
-    rank: int
-    score: float | None
-    generators: tuple[str, ...]
-    matches: tuple[str, ...]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RecommendationList:
-    """Recommendations for one user.
-
-    Attributes:
-        items: The recommendations, best first.
-        preference: The user's preference; blank if there is none.
-        fallback_reason: Why the model scored no candidates; `None` if it scored some, or if only
-            retrieval was requested.
-        model_calls: Number of candidates that the model scored.
-        without_image: Number of these whose image cannot be opened, so that the model read only
-            their title.
-    """
-
-    items: tuple[Recommendation, ...]
-    preference: str
-    fallback_reason: FallbackReason | None
-    model_calls: int
-    without_image: int = 0
 
 
 class MllmMsr:
@@ -129,7 +76,7 @@ class MllmMsr:
         cls,
         path: Path | str,
         *,
-        overrides: Sequence[str] = (),
+        overrides: Overrides = (),
         fold: int | None = None,
         hide_targets: bool = False,
     ) -> Self:
@@ -140,7 +87,7 @@ class MllmMsr:
 
         Args:
             path: The run folder.
-            overrides: Settings as `key=value`, for instance "retrieve.budget=100".
+            overrides: Settings as `key=value` or a mapping, such as {"retrieve.budget": 100}.
             fold: Fold of the fine-tuned weights; None for the first one.
             hide_targets: Whether to hide the targets of the fold, as in the evaluation. By default
                 all interactions are used.
@@ -189,9 +136,12 @@ class MllmMsr:
             strict: Whether to raise an error for an unknown user.
 
         Raises:
+            UsageError: An argument has a wrong type or value.
             DataError: `strict` is set and the user is unknown.
             BackendError: The model failed.
         """
+        check_id("user_id", user_id)
+        check_counts(k=k, budget=budget)
         history = self.users.history(user_id)
         if strict and not history:
             raise DataError(
@@ -199,11 +149,7 @@ class MllmMsr:
                 "strict to get popular items."
             )
         budget = self.settings.retrieve.budget if budget is None else budget
-        profile = self.users.profile(user_id)
-        if history and budget:
-            preferences = self.update_preferences(profile, self.users.preference_history(user_id))
-            self.users.set_preference_history(user_id, preferences)
-            profile = self.users.profile(user_id)
+        profile = self._current_profile(user_id) if budget else self.users.profile(user_id)
         return self._recommend(profile, k, budget, exclude_seen)
 
     def recommend_for_history(
@@ -217,15 +163,20 @@ class MllmMsr:
         """Recommend items to a user who is not in the run, given their history.
 
         Args:
-            history: Item ids, oldest first; unknown items are ignored.
+            history: Item ids, oldest first.
             k: As for `recommend`.
             budget: As for `recommend`.
             exclude_seen: As for `recommend`.
 
         Raises:
+            UsageError: An argument has a wrong type or value.
+            DataError: An item is not in the catalog; the message lists all of them.
             BackendError: The model failed.
         """
-        known = tuple(item_id for item_id in history if item_id in self.catalog)
+        check_ids("history", history)
+        check_counts(k=k, budget=budget)
+        require_known(history, self.catalog)
+        known = tuple(history)
         budget = self.settings.retrieve.budget if budget is None else budget
         preferences = tables.empty(tables.PREFERENCES)
         if known:
@@ -287,17 +238,39 @@ class MllmMsr:
             failures=failures,
         )
 
-    def score(self, preference: str, item_ids: Sequence[str]) -> list[float | None]:
-        """Return P(yes) of items for a preference, in the order of `item_ids`.
+    def score(self, user_id: str, item_ids: Sequence[str]) -> list[float | None]:
+        """Return P(yes) of items for a user of the run, in the order of `item_ids`.
 
         An item whose image cannot be opened is scored from its title. An item whose prompt fails
         has no score (None); the reason is logged.
 
         Raises:
+            UsageError: An argument has a wrong type.
+            DataError: The user or an item is unknown, or the user has no preference.
             BackendError: The model itself failed.
         """
-        scores, _ = self._scores(preference, item_ids)
+        check_id("user_id", user_id)
+        check_ids("item_ids", item_ids)
+        require_known(item_ids, self.catalog)
+        if user_id not in self.users:
+            raise DataError(f"Unknown user {user_id!r}. Use the id of a user of the run.")
+        profile = self._current_profile(user_id)
+        if not profile.preference.strip():
+            raise DataError(
+                f"The user {user_id!r} has no preference, from which items are scored. Use a user "
+                "with a history, or recommend() for popular items."
+            )
+        scores, _ = self._scores(profile.preference, item_ids)
         return [scores.get(item_id) for item_id in item_ids]
+
+    def _current_profile(self, user_id: str) -> Profile:
+        """Return the profile of a user, after an update of the preference to the full history."""
+        profile = self.users.profile(user_id)
+        if not profile.history:
+            return profile
+        preferences = self.update_preferences(profile, self.users.preference_history(user_id))
+        self.users.set_preference_history(user_id, preferences)
+        return self.users.profile(user_id)
 
     def _scores(
         self, preference: str, item_ids: Sequence[str]
@@ -316,85 +289,3 @@ class MllmMsr:
                 failures[item_ids[index]] = error or ""
                 logger.warning("Item %s has no score: %s", item_ids[index], error)
         return scores, failures
-
-
-def missing_input(profile: Profile, *, known_user: bool) -> FallbackReason | None:
-    """Return the reason why the model cannot score candidates for a user; `None` if it can.
-
-    Args:
-        profile: The user.
-        known_user: Whether the user is known to the run or the service.
-    """
-    if profile.preference.strip():
-        return None
-    if profile.history:
-        return "no_preference"
-    return "no_history" if known_user or not profile.user_id else "unknown_user"
-
-
-def build_list(
-    catalog: ItemCatalog,
-    profile: Profile,
-    candidates: Sequence[Candidate],
-    scores: Mapping[str, float],
-    *,
-    k: int,
-    diversity: float,
-    order: Order = "model",
-    fallback_reason: FallbackReason | None = None,
-    failures: Mapping[str, str] = MappingProxyType({}),
-) -> RecommendationList:
-    """Build the list: first the scored candidates, then the others by relevance.
-
-    Args:
-        catalog: The items.
-        profile: The user.
-        candidates: Candidates, most relevant first.
-        scores: P(yes) of the candidates that the model scored.
-        k: Length of the list.
-        diversity: Weight of diversity, see `diversify`.
-        order: Order of the scored candidates: by score ("model"), or by rank fusion, with the
-            model as one more candidate generator ("fusion").
-        fallback_reason: Why the model scored no candidates although scores were requested.
-        failures: Reasons for the candidates that the model failed to score.
-    """
-    scored = [candidate for candidate in candidates if candidate.item_id in scores]
-    others = [candidate for candidate in candidates if candidate.item_id not in scores]
-    # Rank fusion.
-    relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
-    if order == "model":
-        relevance |= scores
-    else:
-        ranking = sorted((one.item_id for one in scored), key=lambda item_id: -scores[item_id])
-        for model_candidate in fuse({"model": ranking}):
-            relevance[model_candidate.item_id] += model_candidate.relevance
-
-    # Selection.
-    selected: list[str] = []
-    for group in (scored, others):
-        item_ids = [candidate.item_id for candidate in group]
-        selected += diversify(
-            item_ids,
-            [relevance[item_id] for item_id in item_ids],
-            vectors=catalog.index.vectors,
-            k=k - len(selected),
-            diversity=diversity,
-        )
-
-    # Explanation.
-    generators = {candidate.item_id: candidate.generators for candidate in candidates}
-    items = tuple(
-        Recommendation(
-            item_id,
-            rank,
-            scores.get(item_id),
-            generators[item_id],
-            catalog.matches(profile.preference, item_id),
-            failures.get(item_id, ""),
-        )
-        for rank, item_id in enumerate(selected, start=1)
-    )
-    without_image = sum(map(catalog.lacks_image, scores))
-    return RecommendationList(
-        items, profile.preference, fallback_reason, len(scores), without_image
-    )

@@ -1,0 +1,69 @@
+"""Lists of recommendations: order, explanations, and reasons for missing scores."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mllm_msr.recommend.lists import build_list, missing_input
+from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
+
+CANDIDATES = [Candidate(item_id, 1.0 / (n + 1), ("recent",)) for n, item_id in enumerate("abcde")]
+SCORES = {"a": 0.1, "b": 0.5, "c": 0.9}
+
+
+def fake_catalog() -> SimpleNamespace:
+    """Return a catalog of identical items, each of which matches its own letter."""
+    index = SimpleNamespace(vectors=lambda ids: np.ones((len(ids), 2), dtype=np.float32))
+    return SimpleNamespace(
+        index=index,
+        matches=lambda preference, item_id: (item_id,),
+        lacks_image=lambda item_id: item_id == "a",
+    )
+
+
+def order_of(**options) -> str:
+    found = build_list(
+        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES,
+        **{"k": 5, "diversity": 0.0, **options},
+    )  # fmt: skip
+    return "".join(item.item_id for item in found.items)
+
+
+def test_order_model_sorts_scored_candidates_by_score() -> None:
+    assert order_of() == "cbade"
+    assert order_of(k=4) == "cbad"
+
+
+def test_order_fusion_adds_the_models_ranking_to_the_relevance() -> None:
+    # The relevance values are far apart; the model counts like one more candidate generator.
+    assert order_of(order="fusion") == "abcde"
+
+
+def test_each_recommendation_has_score_generators_and_matches() -> None:
+    found = build_list(
+        fake_catalog(), Profile("u", ("z",), "x"), CANDIDATES, SCORES, k=5, diversity=0.0
+    )
+    first, last = found.items[0], found.items[-1]
+    assert (first.rank, first.score, first.generators) == (1, 0.9, ("recent",))
+    assert first.matches == ("c",)
+    assert (last.rank, last.score) == (5, None)
+    assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "x")
+    assert found.without_image == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "known", "reason"),
+    [
+        (Profile("u", ("z",), "x"), True, None),
+        (Profile("u", ("z",), " "), True, "no_preference"),
+        (Profile("u"), True, "no_history"),
+        (Profile("u"), False, "unknown_user"),
+        (Profile(""), False, "no_history"),
+    ],
+)
+def test_missing_input(profile: Profile, known: bool, reason: str | None) -> None:
+    assert missing_input(profile, known_user=known) == reason
