@@ -139,6 +139,18 @@ def test_other_values_of_the_image_column_give_the_same_items(tmp_path: Path, va
     assert images == {item_id: item_id.encode() for item_id in TITLES}
 
 
+def test_the_folder_of_images_may_be_anywhere(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write_files(shop, {item_id: (title, "") for item_id, title in TITLES.items()})
+    write_images(tmp_path, "{}.jpg", "NFC")
+    files = registry.find("datasets", "files")
+    for images_folder in (str(tmp_path / "images"), "../images"):
+        raw = files(path=shop, images_folder=images_folder).load()
+        assert [Path(image).read_text() for image in raw.items["image"]] == list(TITLES)
+        assert (raw.images.n_files, raw.images.n_linked) == (3, 3)
+
+
 def test_links_and_paths_elsewhere_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.png").touch()
     folder = tmp_path / "shop"

@@ -74,7 +74,7 @@ _AMPERSANDS: Final = re.compile(r"&(?:(?:amp|\#0*+38|\#x0*+26);)++", re.IGNORECA
 _ENTITY: Final = re.compile(
     r"""&(?: \#(?=[0-9])       0*+ (?P<decimal> [0-9]{0,7}+ ) (?![0-9]) ;?+
            | \#x(?=[0-9a-f])   0*+ (?P<hexadecimal> [0-9a-f]{0,6}+ ) ;
-           | (?P<named> [a-z][a-z0-9]{1,31}+ ; ) )""",
+           | (?P<named> [a-z][a-z0-9]{1,31}+ ; | (?:amp|lt|gt|quot|nbsp) (?![a-z0-9=]) ) )""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -105,7 +105,8 @@ def clean_text(text: str) -> str:
     """Return text on one line, without markup, entities and invisible characters.
 
     - Tags, comments, scripts and styles are removed if they are complete; "<" stays otherwise.
-    - Entities are replaced until none is left. Named ones need their semicolon.
+    - Entities are replaced until none is left. Named ones need their semicolon, except the most
+      common at the end of a word.
     - Control, bidirectional and zero-width characters are removed. Joining characters stay between
       letters of scripts that need them, and in emoji.
     - The result is in Unicode's normal form C, and white space is reduced to single spaces.
