@@ -75,6 +75,23 @@ class Dataset(ABC):
                 format.
         """
 
+    def read_interactions(self, file: Path) -> pl.LazyFrame | None:
+        """Read new interactions for `mllm-msr update` from a file in the form of the source.
+
+        Args:
+            file: A later export of the source's interactions, complete or only with new rows.
+
+        Returns:
+            Interactions as in `RawData`, with the same filters by rating. Timestamps are null if
+            the source only has the order of the rows. None if the source has no files: the file
+            then has the columns `user_id`, `item_id` and `timestamp` (milliseconds since 1970).
+
+        Raises:
+            DataError: The file is missing, unreadable or has another format.
+        """
+        del file
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -297,9 +314,10 @@ class Recommender(ABC):
                 with a smaller position; all other rows are ignored.
 
         Returns:
-            `candidates` with a column `score` (float64, higher is better), rows in the order
-            given. A score depends neither on that order nor on the other candidates. Unknown
-            users and items get the recommender's documented fallback.
+            `candidates` with a column `score` (float64, higher is better; null if a language
+            model could not score the candidate), rows in the order given. A score depends neither
+            on that order nor on the other candidates. Unknown users and items get the
+            recommender's documented fallback.
         """
 
     @abstractmethod

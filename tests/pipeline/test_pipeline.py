@@ -16,7 +16,6 @@ from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.datasets.files import Files
 from mllm_msr.errors import (
-    DataError,
     RunFolderError,
     RunLockedError,
     StaleStageError,
@@ -148,52 +147,6 @@ def test_no_target_is_read_by_its_own_preference(tmp_path: Path, data: Path) -> 
     final = written["preferences.parquet"].filter("final").join(lengths, on="user_id")
     assert final.height == lengths.height
     assert (final["n_items"] == final["len"].cast(pl.Int32) - 1).all()
-
-
-def test_an_update_changes_its_users_and_leaves_the_evaluated_tables(
-    tmp_path: Path, data: Path
-) -> None:
-    folder = tmp_path / "run"
-    before = run(folder, load(data))
-    news = tmp_path / "news.csv"
-    news.write_text("user_id,item_id,timestamp\nuser1,item3,9000000\nnewcomer,item4,9000000\n")
-    with Pipeline.open(folder, load(data)) as pipeline:
-        counts = pipeline.update(news)
-        again = pipeline.update(news)
-    assert (counts["interactions"], counts["users"]) == (2, 2)
-    assert again == {"interactions": 0, "users": 0, "misses": 0}
-    history = pl.read_parquet(folder / "updates/1/interactions.parquet")
-    assert history.filter(pl.col("user_id") == "user1")["item_id"].to_list()[-1] == "item3"
-    preference_history = pl.read_parquet(folder / "updates/1/preferences.parquet").filter("final")
-    assert set(preference_history["user_id"]) == {"user1", "newcomer"}
-    after = run(folder, load(data))
-    assert all(after[name].equals(before[name]) for name in before)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "user_id,item_id,timestamp\nuser1,nothing,9000000\n",
-            "1 items are not in this run, for example 'nothing'",
-        ),
-        (
-            "user_id,item_id,timestamp\nuser1,item3,5\n",
-            "1 interactions are older .* of user 'user1'",
-        ),
-        ("user_id,item_id,timestamp\nuser1,,9000000\n", "1 empty cells"),
-        ("user,item\n1,2\n", "user_id"),
-    ],
-)
-def test_unusable_updates_are_rejected(tmp_path: Path, data: Path, text: str, message: str) -> None:
-    run(tmp_path / "run", load(data))
-    news = tmp_path / "news.csv"
-    news.write_text(text)
-    with (
-        Pipeline.open(tmp_path / "run", load(data)) as pipeline,
-        pytest.raises(DataError, match=message),
-    ):
-        pipeline.update(news)
 
 
 def test_external_scores_are_evaluated_like_our_own(tmp_path: Path, data: Path) -> None:

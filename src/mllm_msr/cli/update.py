@@ -16,15 +16,22 @@ from mllm_msr.cli._output import emit
 @app.command("update")
 def command(
     interactions: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Parquet or CSV: user_id, item_id, timestamp.")
+        Path, typer.Argument(metavar="FILE", help="A later export of the run's interactions.")
     ],
     run: RunOption = Path("runs/run"),
     as_json: JsonOption = False,
 ) -> None:
     """Add new interactions to a run and update the preferences of their users.
 
+    The file has the columns, units and format of the run's own interactions: use the next export as
+    it is. For generated data, the columns are user_id, item_id and timestamp (milliseconds).
+    Interactions that the run already contains are ignored.
+
     Prompts the model once for each block that is new or was incomplete, regardless of the length
     of the history.
     """
+    from mllm_msr.pipeline.stages.update import describe
+
     with open_pipeline(run, None, None, None, force=False) as pipeline:
-        emit(pipeline.update(interactions), as_json=as_json)
+        counts = pipeline.update(interactions)
+    emit(counts, as_json=as_json, plain=describe(counts))

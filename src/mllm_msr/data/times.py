@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -36,6 +35,7 @@ _EXCEL_1970: Final = 25_569  # Excel's day number of 1970-01-01
 
 # Exact for every 64-bit integer and for nine digits after the decimal point.
 _EXACT: Final = pl.Decimal(38, 9)
+_SCALE: Final = 10**9  # of the integers that represent such decimals
 _ISO: Final = (
     r"^(\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?(?: ?(?:([+-]\d\d):?(\d\d)?|[Zz]|UTC))?)?$"
@@ -60,57 +60,39 @@ _OTHER_FORMATS: Final = (
 _DIGIT_FORMATS: Final = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedTimes:
-    """Expressions that convert a column of times.
-
-    Attributes:
-        milliseconds: Integer milliseconds since 1970, or the rank; null where the value is not a
-            time or lies outside 1970 to 2200.
-        exact: The time without loss of precision, to sort by; null where `milliseconds` is null.
-        is_time: Whether the value is a time, plausible or not.
-        is_reduced: Whether `milliseconds` is less precise than `exact`.
-    """
-
-    milliseconds: pl.Expr
-    exact: pl.Expr
-    is_time: pl.Expr
-    is_reduced: pl.Expr
+# Type of a parsed time: integer milliseconds since 1970 or the rank, the time without loss of
+# precision, to sort by, and whether the milliseconds are less precise.
+PARSED_TIME: Final = pl.Struct(
+    {"milliseconds": pl.Int64(), "exact": pl.Int128(), "is_reduced": pl.Boolean()}
+)
 
 
-def parse_times(
-    value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit, time_format: str | None = None
-) -> ParsedTimes:
-    """Return expressions that convert a column of times.
+def parse_times(values: pl.Series, *, unit: TimeUnit, time_format: str | None = None) -> pl.Series:
+    """Parse a column of times.
 
     Args:
-        value: The column.
-        dtype: Its type. Dates are used as they are; other types are converted.
+        values: The column. Dates are used as they are; texts and numbers are converted.
         unit: Unit of numbers; "iso" for ISO 8601 text, in UTC if it has no offset; "excel" for
             the day numbers of spreadsheets; "rank" for numbers that only define an order.
         time_format: Format of dates as text, which replaces `unit`: strftime directives, with
             `%.f` or `.%f` for fractions of a second. In UTC without `%z`.
+
+    Returns:
+        Structs of type `PARSED_TIME`, null where a value is not a time between 1970 and 2200.
     """
-    if dtype in (pl.Date, pl.Datetime):
-        milliseconds = value.cast(pl.Datetime("ms")).dt.timestamp("ms")
-        plausible = milliseconds.is_between(0, LAST_MS)
-        return ParsedTimes(
-            pl.when(plausible).then(milliseconds),
-            pl.when(plausible).then(value),
-            value.is_not_null(),
-            value.cast(pl.Datetime("ns"), strict=False).dt.nanosecond() % 1_000_000 != 0,
-        )
-    if dtype in (pl.Categorical, pl.Enum):
-        value, dtype = value.cast(pl.String), pl.String()
-    if not dtype.is_numeric() and dtype != pl.String:
-        value, dtype = pl.lit(None, dtype=pl.String), pl.String()
-    if time_format is not None or unit == "iso":
-        whole = value.cast(pl.Int64, strict=False) if dtype.is_float() else value
-        text = whole.cast(pl.String).str.strip_chars()
-        if time_format is None:
-            return _parse_text(_complete_iso(text), _ISO_PARTS)
-        return _parse_text(text, time_format.replace(".%f", "%.f"))
-    return _parse_numbers(value, dtype, unit=unit)
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype in (pl.Date, pl.Datetime):
+        parsed = _parse_dates(values)
+    elif not values.dtype.is_numeric() and values.dtype != pl.String:
+        parsed = pl.DataFrame(schema=PARSED_TIME.to_schema()).clear(len(values))
+    elif time_format is not None or unit == "iso":
+        parsed = _parse_text(values, time_format)
+    else:
+        parsed = _parse_numbers(values, unit)
+    fields = pl.struct(pl.col(name).cast(dtype) for name, dtype in PARSED_TIME.to_schema().items())
+    is_time = pl.col("milliseconds").is_not_null()
+    return parsed.select(pl.when(is_time).then(fields).alias(values.name)).to_series()
 
 
 def to_datetime(milliseconds: float) -> datetime:
@@ -186,13 +168,53 @@ def is_rounded(value: object) -> bool:
     return isinstance(value, str) and re.match(_SCIENTIFIC, value.strip()) is not None
 
 
-def _parse_text(text: pl.Expr, form: str) -> ParsedTimes:
-    """Parse dates as text. Nanoseconds overflow silently, so microseconds decide on the range."""
-    rough = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
-    exact = text.str.to_datetime(form, time_unit="ns", time_zone="UTC", strict=False)
-    in_range = rough.dt.year().is_between(1970, 2199)
-    exact = pl.when(in_range).then(exact).dt.timestamp("ns")
-    return ParsedTimes(exact // 1_000_000, exact, rough.is_not_null(), exact % 1_000_000 != 0)
+def _parse_dates(values: pl.Series) -> pl.DataFrame:
+    """Parse columns of a date type."""
+    is_fine = values.dtype in (pl.Datetime("us"), pl.Datetime("ns"))
+    milliseconds = pl.col("exact").cast(pl.Datetime("ms")).to_physical()
+    is_reduced = pl.col("exact").cast(pl.Datetime("ms")).cast(values.dtype) != pl.col("exact")
+    return (
+        values.alias("exact")
+        .to_frame()
+        .select(
+            "exact", milliseconds=pl.when(milliseconds.is_between(0, LAST_MS)).then(milliseconds)
+        )
+        .select(
+            "milliseconds",
+            pl.col("exact").to_physical(),
+            is_reduced=is_reduced if is_fine else pl.lit(value=False),
+        )
+    )
+
+
+def _parse_text(values: pl.Series, time_format: str | None) -> pl.DataFrame:
+    """Parse dates as text, in ISO 8601 without a format."""
+    if values.dtype.is_float():
+        values = values.cast(pl.Int64, strict=False)
+    text = pl.col("text").cast(pl.String).str.strip_chars()
+    form = _ISO_PARTS
+    if time_format is None:
+        text = _complete_iso(text)
+    else:
+        form = time_format.replace(".%f", "%.f")
+
+    def parse(unit: Literal["us", "ns"]) -> pl.Expr:
+        return pl.col("text").str.to_datetime(form, time_unit=unit, time_zone="UTC", strict=False)
+
+    # Nanoseconds overflow silently, so only dates in range are read with them.
+    is_in_range = parse("us").dt.year().is_between(1970, 2199)
+    return (
+        values.alias("text")
+        .to_frame()
+        .select(text)
+        .select(pl.when(is_in_range).then("text").alias("text"))
+        .select(exact=parse("ns").to_physical())
+        .select(
+            "exact",
+            milliseconds=pl.col("exact") // 1_000_000,
+            is_reduced=pl.col("exact") % 1_000_000 != 0,
+        )
+    )
 
 
 def _complete_iso(text: pl.Expr) -> pl.Expr:
@@ -212,31 +234,40 @@ def _complete_iso(text: pl.Expr) -> pl.Expr:
         part(5, "+00"),
         pl.lit(":"),
         part(6, "00"),
-    )
+    ).alias("text")
 
 
-def _parse_numbers(value: pl.Expr, dtype: pl.DataType, *, unit: TimeUnit) -> ParsedTimes:
-    if dtype == pl.String:
-        value = value.str.strip_chars()
-        value = pl.when(~value.str.contains(_SCIENTIFIC)).then(value)
-    number = value.cast(_EXACT, strict=False)
-    if unit == "rank":
-        # The largest ranks of 64 bits; sorting by `exact` keeps the order of fractions.
-        exact = pl.when(number.is_between(-(2**63) + 1, 2**63 - 1)).then(number)
-        whole = exact.floor()
-        return ParsedTimes(whole.cast(pl.Int64), exact, number.is_not_null(), exact != whole)
-    low = _EXCEL_1970 if unit == "excel" else 0
-    high = LAST_MS // _MILLISECONDS.get(unit, 1) * _PER_MILLISECOND.get(unit, 1) + low
-    # Mask before multiplying: a product of more than 38 digits would be an error.
-    exact = pl.when(number.is_between(low, high)).then(number)
-    if unit in _PER_MILLISECOND:
-        milliseconds = exact.cast(pl.Int64) // _PER_MILLISECOND[unit]
-        is_reduced = exact != milliseconds * _PER_MILLISECOND[unit]
+def _parse_numbers(values: pl.Series, unit: TimeUnit) -> pl.DataFrame:
+    """Parse numbers and numbers as text."""
+    exact = pl.col("exact")
+    frame = values.alias("exact").to_frame()
+    if values.dtype == pl.String:
+        text = exact.str.strip_chars()
+        frame = frame.select(pl.when(~text.str.contains("[eE]")).then(text).alias("exact"))
+    whole = frame.select(exact.cast(pl.Int64, strict=False))
+    if not values.dtype.is_float() and whole.null_count().equals(frame.null_count()):
+        # Integers of 128 bits are much faster than decimals.
+        frame = whole.select(exact.cast(pl.Int128) * _SCALE)
     else:
-        scaled = (exact - low) * _MILLISECONDS[unit]
-        milliseconds = scaled.round().cast(pl.Int64)
-        is_reduced = scaled != milliseconds
-    return ParsedTimes(milliseconds, exact, number.is_not_null(), is_reduced)
+        frame = frame.select(exact.cast(_EXACT, strict=False).to_physical())
+    first, last, per_unit, units = -(2**63), 2**63 - 1, 1, 1
+    if unit != "rank":
+        first = _EXCEL_1970 if unit == "excel" else 0
+        per_unit, units = _MILLISECONDS.get(unit, 1), _PER_MILLISECOND.get(unit, 1)
+        last = first + LAST_MS // per_unit * units
+    scaled = (exact - (0 if unit == "rank" else first) * _SCALE) * per_unit
+    scale = _SCALE * units
+    # Decimals of numbers are often inexact: 0.123 s must not become 122 ms.
+    half = scale // 2 if unit in {"s", "ms", "excel"} else 0
+    return (
+        frame.select(pl.when(exact.is_between(first * _SCALE, last * _SCALE)).then(exact))
+        .select("exact", scaled=scaled)
+        .select(
+            "exact",
+            milliseconds=(pl.col("scaled") + half) // scale,
+            is_reduced=pl.col("scaled") % scale != 0,
+        )
+    )
 
 
 def _milliseconds(value: float, unit: str) -> float:

@@ -7,6 +7,7 @@ column and does not appear only in a later stage.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mllm_msr.data.reading.reader import read_table
 from mllm_msr.data.reading.records import Column, ReadOptions, TableRead
 from mllm_msr.data.times import (
     END_OF_1970_MS,
+    PARSED_TIME,
     UNIT_NAMES,
     TimeUnit,
     from_milliseconds,
@@ -114,15 +116,15 @@ def read_interactions(
         "item_id": Column(form.item, "id", setting=_setting(form, "data.item_column")),
     }
     aggregates = {"n_rows": pl.len()}
+    dtypes: list[pl.DataType] = []
     if form.time is not None:
-        columns["time"] = _time_column(form, form.time)
+        columns["time"] = _time_column(form, form.time, dtypes)
         milliseconds = pl.col("time").struct.field("milliseconds")
         aggregates |= {
             "first": milliseconds.min(),
             "last": milliseconds.max(),
             "n_in_1970": (milliseconds < END_OF_1970_MS).sum(),
             "is_reduced": pl.col("time").struct.field("is_reduced").any(),
-            "is_date": pl.col("time").struct.field("is_date").any(),
         }
     if form.rating is not None:
         columns["rating"] = Column(
@@ -148,7 +150,8 @@ def read_interactions(
         raise DataError(
             f"{_name(table)} contains no interactions. Set data.path to the complete dataset."
         )
-    return _to_interactions(table, form, options)
+    is_date = bool(dtypes) and dtypes[-1].is_temporal()
+    return _to_interactions(table, form, options, is_date=is_date)
 
 
 def _check_settings(form: InteractionFormat) -> None:
@@ -177,18 +180,22 @@ def _name(table: TableRead) -> str:
     return f"The table of {_CONTENT}" if path is None else Path(path).name
 
 
-def _time_column(form: InteractionFormat, column: str) -> Column:
-    """Return the column of times: milliseconds, exact time, and what was lost or not converted."""
+def _time_column(form: InteractionFormat, column: str, dtypes: list[pl.DataType]) -> Column:
+    """Return the column of times, whose values become structs of type `PARSED_TIME`.
+
+    Args:
+        form: Units of the times.
+        column: Name of the column.
+        dtypes: Receives the type of the column in the file.
+    """
 
     def convert(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-        times = parse_times(value, dtype, unit=form.unit, time_format=form.time_format)
-        fields = pl.struct(
-            milliseconds=times.milliseconds,
-            exact=times.exact,
-            is_reduced=times.is_reduced,
-            is_date=pl.lit(value=dtype in (pl.Date, pl.Datetime)),
+        dtypes.append(dtype)
+        return value.map_batches(
+            functools.partial(parse_times, unit=form.unit, time_format=form.time_format),
+            return_dtype=PARSED_TIME,
+            is_elementwise=True,
         )
-        return pl.when(times.milliseconds.is_not_null()).then(fields)
 
     if form.time_format is not None:
         expected = f"a date in the format {form.time_format!r} between 1970 and 2200"
@@ -234,7 +241,7 @@ def _set(settings: list[str], form: InteractionFormat) -> str:
 
 
 def _to_interactions(
-    table: TableRead, form: InteractionFormat, options: ReadOptions
+    table: TableRead, form: InteractionFormat, options: ReadOptions, *, is_date: bool
 ) -> Interactions:
     """Check the range of the times and return the three columns."""
     found, frame, source = table.aggregates, table.frame, table.description
@@ -246,14 +253,14 @@ def _to_interactions(
         timestamp = pl.col("time").struct.field("milliseconds")
         source = dataclasses.replace(
             source,
-            time_unit="date column" if found["is_date"] else form.time_format or form.unit,
+            time_unit="date column" if is_date else form.time_format or form.unit,
             columns={
                 "timestamp" if name == "time" else name: column
                 for name, column in source.columns.items()
             },
         )
         if not form.is_rank and found["n_in_1970"]:
-            _check_1970(table, form, options)
+            _check_1970(table, form, options, is_date=is_date)
             if found["last"] >= END_OF_1970_MS:
                 dropped["time in 1970"] = found["n_in_1970"]
                 frame = frame.filter(timestamp >= END_OF_1970_MS)
@@ -269,7 +276,9 @@ def _to_interactions(
     )
 
 
-def _check_1970(table: TableRead, form: InteractionFormat, options: ReadOptions) -> None:
+def _check_1970(
+    table: TableRead, form: InteractionFormat, options: ReadOptions, *, is_date: bool
+) -> None:
     """Check times in 1970: they are usually numbers of another unit.
 
     Raises:
@@ -278,7 +287,7 @@ def _check_1970(table: TableRead, form: InteractionFormat, options: ReadOptions)
     found = table.aggregates
     where = f"in the column {form.time} of {_name(table)}"
     reading = form.time_setting if form.has_settings else UNIT_NAMES.get(form.unit, "dates")
-    is_number = not found["is_date"] and form.time_format is None and form.unit in UNIT_NAMES
+    is_number = not is_date and form.time_format is None and form.unit in UNIT_NAMES
     low, high = (
         from_milliseconds(found[name], form.unit) if is_number else to_datetime(found[name]).date()
         for name in ("first", "last")
