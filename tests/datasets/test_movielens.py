@@ -82,6 +82,8 @@ def test_latin1_in_csv_files_is_an_error_with_its_line(folder: Path) -> None:
     (folder / "movies.csv").write_bytes("movieId,title\n10,Misérables\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"movies\.csv is not UTF-8: line 2 contains the byte 0xe9"):
         MovieLens(path=folder).load()
+    items = MovieLens(path=folder, encoding="latin-1").load().items
+    assert items["title"].to_list() == ["Misérables"]
 
 
 def test_ml_10m_release(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Final
 import polars as pl
 
 from mllm_msr.data.reading.reader import read_table
-from mllm_msr.data.reading.records import Column, OnBadRows, ReadOptions
+from mllm_msr.data.reading.records import Column, ReadOptions
 from mllm_msr.data.reading.rows import BadRows, shown
 from mllm_msr.data.reading.text import open_binary, wrap_file_errors
 from mllm_msr.datasets._items import join_sentences
+from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile
 
 _NO_GENRES: Final = ("(no genres listed)", "unknown")
@@ -44,12 +45,12 @@ _GENRES_100K: Final = [
 _SCHEMA: Final = dict.fromkeys(("item_id", "title", "text"), pl.String())
 
 
-def read_films(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, SourceFile]:
+def read_films(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, SourceFile]:
     """Read the films of a release.
 
     Args:
         path: `movies.csv`, `movies.dat` or `u.item`.
-        on_bad_rows: "error" to stop at a row with missing values, "drop" to leave it out.
+        options: How to read it; UTF-8 and Latin-1 are detected in the last two.
 
     Returns:
         Columns `item_id`, `title` and `text`, and how the file was read.
@@ -58,10 +59,10 @@ def read_films(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, Sou
         DataError: The file is damaged, or a row is bad.
     """
     if path.suffix == ".csv":
-        return _read_csv(path, on_bad_rows=on_bad_rows)
+        return _read_csv(path, options)
     is_100k = path.name == "u.item"
-    lines, encoding = _read_lines(path)
-    bad_rows = BadRows(path.name, on_bad_rows)
+    lines, encoding = _read_lines(path, options.encoding)
+    bad_rows = BadRows(path.name, options.on_bad_rows)
     rows: list[tuple[str, str, str]] = []
     for number, line in lines:
         film = _parse_100k(line) if is_100k else _parse_dat(line)
@@ -86,14 +87,14 @@ def read_films(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, Sou
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row"), source
 
 
-def _read_csv(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, SourceFile]:
+def _read_csv(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, SourceFile]:
     columns = {
         "item_id": Column("movieId", "id"),
         "title": Column("title", "text"),
         "genres": Column("genres", "text", required=False),
         "user_tags": Column("user_tags", "text", required=False),
     }
-    read = read_table(path, columns, options=ReadOptions(on_bad_rows=on_bad_rows), content="items")
+    read = read_table(path, columns, options=options, content="items")
     films = read.frame.collect()
     texts = [
         _text((genres or "").split("|"), tags or "")
@@ -103,17 +104,24 @@ def _read_csv(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, Sour
     return films, read.description
 
 
-def _read_lines(path: Path) -> tuple[Iterator[tuple[int, str]], str]:
+def _read_lines(path: Path, encoding: str | None) -> tuple[Iterator[tuple[int, str]], str]:
     """Return the numbers and texts of the lines that are not blank, and the encoding."""
     with wrap_file_errors(path), open_binary(path) as file:
         content = file.read()
     try:
-        text, encoding = content.decode("utf-8-sig"), "UTF-8"
-    except UnicodeDecodeError:
-        text, encoding = content.decode("latin-1"), "LATIN-1"
+        text = content.decode(encoding or "utf-8-sig")
+    except UnicodeError as cause:
+        if encoding is not None:
+            raise DataError(
+                f"{path.name} is not {encoding}: {cause}. Correct data.encoding, or leave it out."
+            ) from cause
+        encoding = "latin-1"
+        text = content.decode(encoding)
     # Only line feeds end lines: titles in Latin-1 may contain 0x85, which `splitlines` splits at.
     lines = (line.rstrip("\r") for line in text.split("\n"))
-    return ((n, line) for n, line in enumerate(lines, start=1) if line.strip()), encoding
+    return ((n, line) for n, line in enumerate(lines, start=1) if line.strip()), (
+        encoding or "utf-8"
+    ).upper()
 
 
 def _parse_dat(line: str) -> tuple[str, str, str] | None:

@@ -38,16 +38,22 @@ class MovieLens(Dataset):
         path: Folder with `ratings.csv` and `movies.csv`, `ratings.dat` and `movies.dat`, or
             `u.data` and `u.item`.
         min_rating: Interactions with a lower rating are removed; 0 keeps all.
+        encoding: Encoding of the files; detected by default.
         on_bad_rows: "error" stops at the first row that cannot be used; "drop" leaves such rows
             out and counts them.
     """
 
     def __init__(
-        self, *, path: Path, min_rating: float = 0.0, on_bad_rows: OnBadRows = "error"
+        self,
+        *,
+        path: Path,
+        min_rating: float = 0.0,
+        encoding: str | None = None,
+        on_bad_rows: OnBadRows = "error",
     ) -> None:
         self.path = Path(path)
         self.min_rating = min_rating
-        self.on_bad_rows: OnBadRows = on_bad_rows
+        self.options = ReadOptions(encoding=encoding, on_bad_rows=on_bad_rows)
 
     def load(self) -> RawData:
         """Read the files.
@@ -58,7 +64,7 @@ class MovieLens(Dataset):
         folder = require_folder(self.path)
         ratings = require_file(folder, *_FILMS, content="ratings")
         movies = require_file(folder, _FILMS[ratings.name], content="films")
-        films, source = read_films(movies, on_bad_rows=self.on_bad_rows)
+        films, source = read_films(movies, self.options)
         images = find_images(films["item_id"].to_list(), folder / "images")
         interactions = self._read_ratings(ratings)
         return RawData(
@@ -79,7 +85,6 @@ class MovieLens(Dataset):
 
     def _read_ratings(self, path: Path) -> Interactions:
         form = dataclasses.replace(_FORMAT, min_rating=self.min_rating)
-        options = ReadOptions(on_bad_rows=self.on_bad_rows)
         if path.suffix == ".dat":
             # The separator is "::", of which readers support one character: every second column
             # is empty.
@@ -89,6 +94,6 @@ class MovieLens(Dataset):
             names = ["userId", "movieId", "rating", "timestamp"]
             separator = "\t"
         else:
-            return read_interactions(path, form, options=options)
-        options = dataclasses.replace(options, separator=separator)
+            return read_interactions(path, form, options=self.options)
+        options = dataclasses.replace(self.options, separator=separator)
         return read_interactions(path, form, options=options, names=names, quoted=False)
