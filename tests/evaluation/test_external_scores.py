@@ -31,13 +31,20 @@ def external(tmp_path, candidates, test_rows):
         changed = change(table)
         candidates.write_parquet(tmp_path / "c.parquet")
         path = tmp_path / f"s.{suffix}"
-        changed.write_csv(path) if suffix == "csv" else changed.write_parquet(path)
+        {
+            "csv": changed.write_csv,
+            "tsv": lambda file: changed.write_csv(file, separator="\t"),
+            "txt": lambda file: changed.write_csv(file, separator=";", decimal_comma=True),
+            "jsonl": changed.write_ndjson,
+            "xlsx": changed.write_excel,
+            "parquet": changed.write_parquet,
+        }[suffix](path)
         return evaluate_external(tmp_path / "c.parquet", path, n_resamples=50)
 
     return evaluate
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "txt", "jsonl", "xlsx"])
 def test_external_scores_are_joined_by_key(external, test_rows, suffix):
     expected = evaluate_scores({"scores": scored(test_rows, signal=1.0)}, n_resamples=50).summary
     shuffled = external(lambda frame: frame.sample(fraction=1.0, shuffle=True, seed=3), suffix)
@@ -97,11 +104,11 @@ def test_a_pair_that_is_scored_twice_needs_the_kind_of_negatives(external):
             lambda frame: frame.with_columns(pl.col("user_id").replace({"u3": "unknown"})),
             "42 rows of s.parquet are not test candidates, such as .*'unknown'",
         ),
-        (lambda frame: frame.drop("score"), "'s.parquet' lacks columns: score"),
-        (lambda frame: frame.drop("user_id"), "'s.parquet' lacks columns: user_id"),
+        (lambda frame: frame.drop("score"), "s.parquet has no column score"),
+        (lambda frame: frame.drop("user_id"), "s.parquet has no column user_id"),
         (
             lambda frame: frame.with_columns(score=pl.lit(float("inf"))),
-            "1680 of 1680 scores of the model 'scores' are NaN or infinite",
+            r"Data row 1 of s\.parquet has inf in the column score, .* \(1680 such rows\)",
         ),
         (
             lambda frame: frame.with_columns(
@@ -116,7 +123,45 @@ def test_mismatches_are_counted_and_shown(external, change, message):
         external(change)
 
 
+def test_ids_are_texts_in_both_tables(tmp_path):
+    """Check that leading zeros and ids that look like numbers keep their spelling."""
+    (tmp_path / "c.csv").write_text(
+        "user_id,item_id,label\n003,01,1\n003,1,0\n3,1e5,1\n3,100000,0\n"
+    )
+    (tmp_path / "s.jsonl").write_text(
+        '{"user_id":"003","item_id":"01","score":1}\n{"user_id":"003","item_id":"1","score":0}\n'
+        '{"user_id":"3","item_id":"1e5","score":1}\n{"user_id":3,"item_id":100000,"score":0.5}\n'
+    )
+    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.jsonl", n_resamples=50).summary
+    assert found["scores"]["external"]["auc"]["mean"] == 1.0
+    assert found["scores"]["external"]["auc"]["n"] == 2
+
+
+def test_whole_float_ids_match_texts(tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,101,1\nu,102,0\n")
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": [101.0, 102.0], "score": [2, 1]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.parquet", n_resamples=50).summary
+    assert found["scores"]["external"]["auc"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "u,b,2",
+            r"Data row 2 of c\.csv has '2' in the column label, which is not 0 or 1\.",
+        ),
+        ("u,,0", r"Data row 2 of c\.csv has no value in the column item_id\. Correct the data\.$"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, message):
+    (tmp_path / "c.csv").write_text(f"user_id,item_id,label\nu,a,1\n{row}\n")
+    with pytest.raises(DataError, match=message):
+        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")
+
+
 def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=r"c\.parquet cannot be read as a Parquet, CSV or TSV file"):
+    with pytest.raises(DataError, match=r"c\.parquet is not a valid Parquet file"):
         evaluate_external(tmp_path / "c.parquet", tmp_path / "s.parquet")

@@ -8,12 +8,14 @@ error that states their number.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
+from mllm_msr.data.reading.reader import read_table
+from mllm_msr.data.reading.records import Column, Kind
 from mllm_msr.errors import DataError
 from mllm_msr.evaluation.evaluator import Evaluation, evaluate_scores
 from mllm_msr.evaluation.metrics import KS
@@ -38,11 +40,12 @@ def evaluate_external(
     """Evaluate a score table from any source against test candidates, of a run or external ones.
 
     Args:
-        candidates_path: Parquet, CSV or TSV with `user_id`, `item_id` and `label`, and optionally
-            the other columns of `tables.CANDIDATES`. Without `split`, all rows are test candidates.
-        scores_path: Parquet, CSV or TSV with `user_id`, `item_id` and `score`, and optionally
-            `fold` and `negatives`; without these, a score applies to every list of the user. Rows
-            of training and validation candidates are ignored.
+        candidates_path: Table in any format of `data/reading/reader.py` with `user_id`, `item_id`
+            and `label`, and optionally the other columns of `tables.CANDIDATES`. Without `split`,
+            all rows are test candidates.
+        scores_path: Table with `user_id`, `item_id` and `score`, and optionally `fold` and
+            `negatives`; without these, a score applies to every list of the user. Rows of training
+            and validation candidates are ignored.
         model: Name of the scores in the result.
         ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap.
@@ -52,15 +55,14 @@ def evaluate_external(
         DataError: A file or column cannot be read, a test candidate has no score or several, or a
             score has no candidate. The message counts such rows and shows the first.
     """
-    candidates, scores = _read_table(candidates_path), _read_table(scores_path)
+    candidates = _read_table(candidates_path, CANDIDATES, "candidates", optional=_DEFAULTS)
+    scores = _read_table(scores_path, SCORES, "scores", optional=("fold", "negatives"))
     # Without `fold` or `negatives` in one of the tables, the other columns identify a row.
     unused = {"fold", "negatives"} - ({*candidates.columns} & {*scores.columns})
     key = [name for name in ROW if name not in unused]
     absent = {name: pl.lit(_DEFAULTS[name]) for name in _DEFAULTS if name not in candidates.columns}
     candidates = conform(candidates.with_columns(**absent), CANDIDATES, name=candidates_path.name)
-    scores = conform(
-        scores, {name: SCORES[name] for name in (*key, "score")}, name=scores_path.name
-    )
+    scores = scores.select(*key, "score")
     test = candidates.filter(pl.col("split") == "test")
     others = candidates.filter(pl.col("split") != "test").join(test, on=key, how="anti")
     n_ignored = scores.join(others, on=key, how="semi").height
@@ -84,18 +86,39 @@ def evaluate_external(
     return evaluate_scores({model: joined}, ks=ks, seed=seed, n_resamples=n_resamples)
 
 
-def _read_table(path: Path) -> pl.DataFrame:
-    try:
-        if path.suffix in {".csv", ".tsv"}:
-            return pl.read_csv(
-                path,
-                separator="\t" if path.suffix == ".tsv" else ",",
-                schema_overrides={"user_id": pl.String, "item_id": pl.String},
-            )
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as cause:
-        reason = str(cause).splitlines()[0]
-        raise DataError(
-            f"{path} cannot be read as a Parquet, CSV or TSV file: {reason}. Check the path, or "
-            "write the file again."
-        ) from cause
+def _read_table(
+    path: Path, schema: Mapping[str, pl.DataType], content: str, *, optional: Collection[str]
+) -> pl.DataFrame:
+    """Read the columns of a schema that a file has.
+
+    Args:
+        path: The file.
+        schema: Columns and their types.
+        content: What the file contains.
+        optional: Columns that it may lack; it must have the others.
+    """
+    columns = {
+        name: _column(name, dtype, required=name not in optional)
+        for name, dtype in schema.items()
+        if content == "candidates" or name != "label"
+    }
+    table = read_table(path, columns, content=content)
+    present = [name for name in columns if name in table.description.columns]
+    return table.frame.select(present).collect()
+
+
+def _column(name: str, dtype: pl.DataType, *, required: bool) -> Column:
+    """Return how to read a column of a schema."""
+    if name == "label":
+        return Column(name, "value", required=required, convert=_to_label, expected="0 or 1")
+    kind: Kind = "id" if dtype == pl.String else "integer" if dtype.is_integer() else "number"
+    # A null score says that a candidate has none.
+    return Column(name, kind, required=required, nullable=name == "score")
+
+
+def _to_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Return labels, null where they are neither 0 nor 1, false nor true."""
+    if dtype == pl.String:
+        value = value.str.to_lowercase().replace({"false": "0", "true": "1"})
+    number = value.cast(pl.Float64, strict=False)
+    return pl.when((number == 0) | (number == 1)).then(number).cast(pl.Int8)

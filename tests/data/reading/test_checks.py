@@ -72,6 +72,14 @@ def test_the_first_bad_row_is_an_error() -> None:
         check(raw(BAD), BadRows("t.csv", "error"))
 
 
+def test_values_may_be_missing_but_not_invalid_if_a_column_is_nullable() -> None:
+    columns = {"s": Column("s", "number", nullable=True)}
+    rows = BadRows("t.csv", "drop")
+    found = check(raw(BAD.filter(pl.col("u").is_not_null())), rows, columns)
+    assert found.frame.collect()["s"].to_list() == [1.0, None, None]
+    assert rows.dropped == {"invalid s": 2}
+
+
 def test_rows_of_text_files_are_named_by_their_line() -> None:
     frame = GOOD.with_columns(pl.Series(LINE, [4, 9]), s=pl.Series(["1", "x"]))
     with pytest.raises(DataError, match=r"Line 9 of t\.csv has 'x'"):
@@ -119,7 +127,7 @@ def test_columns_explain_what_they_expect() -> None:
     ):
         check(raw(GOOD), BadRows("t.csv", "error"), {"u": column})
     fixed = Column("u", "value", convert=column.convert, fix=lambda value: f"Replace {value}.")
-    with pytest.raises(DataError, match=r"not a value.* Replace a\. Correct the file"):
+    with pytest.raises(DataError, match=r"not a value.* Replace a\. Correct the data"):
         check(raw(GOOD), BadRows("t.csv", "error"), {"u": fixed})
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,22 @@ def test_missing_columns_are_an_error_that_names_the_setting(tmp_path: Path) -> 
 def test_files_that_cannot_be_read_are_errors(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(MllmMsrError, match=message):
         read(Path(name) if "://" in name else tmp_path / name)
+
+
+def test_settings_are_named_only_where_there_are_some(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for data in (
+        b"user,item\n",
+        b"user,item,rating\na,b,\n",
+        b"\xff",
+        b'user,item,rating\na,b,"4,5"',
+    ):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"data\.[a-z]"):
+            read(path)
+        with pytest.raises(DataError) as caught:
+            read_table(path, COLUMNS | {"user_id": Column("user", "id")})
+        assert not re.search(r"data\.[a-z]", str(caught.value))
 
 
 _VALUES = st.sampled_from(

@@ -15,9 +15,14 @@ def test_a_bad_row_is_an_error_with_its_fix_and_the_setting() -> None:
     rows = BadRows("log.csv", "error")
     with pytest.raises(
         DataError,
-        match=r"^Line 3 is odd\. Even it out\. Correct the file, or set data\.on_bad_rows",
+        match=r"^Line 3 is odd\. Even it out\. Correct the data, or set data\.on_bad_rows",
     ):
         rows.add("odd", "Line 3 is odd.", fix="Even it out.")
+
+
+def test_settings_are_named_only_where_there_are_some() -> None:
+    with pytest.raises(DataError, match=r"^Line 3 is odd\. Correct the data\.$"):
+        BadRows("log.csv", "error", has_settings=False).add("odd", "Line 3 is odd.")
 
 
 def test_dropped_rows_are_counted_by_reason_and_reported(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mllm_msr.data.reading import text
+from mllm_msr.data.reading.records import ReadOptions
 from mllm_msr.data.reading.text import TextFile, inspect
 from mllm_msr.errors import DataError
 
@@ -27,7 +28,12 @@ def check(
 ) -> TextFile:
     path = tmp_path / "t.csv"
     path.write_bytes(data)
-    return inspect(path, encoding=encoding, separator="" if is_json else ",", is_json=is_json)
+    return inspect(
+        path,
+        ReadOptions(encoding=encoding),
+        separator="" if is_json else ",",
+        is_json=is_json,
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,9 @@ def test_encodings_are_detected(
 
 def test_the_encoding_can_be_set(tmp_path: Path, block: int) -> None:
     with pytest.raises(
-        DataError, match=r"t\.csv is not UTF-8: line 3 contains the byte 0xe9\. Set data\.encoding"
+        DataError,
+        match=r"t\.csv is not UTF-8: line 3 contains the byte 0xe9\. Save the file as "
+        r"UTF-8, or set data\.encoding",
     ):
         check(tmp_path, "id\n1\ncafé\n".encode("latin-1"))
     file = check(tmp_path, "id\n1\ncafé\n".encode("latin-1"), encoding="latin-1")
@@ -86,7 +94,7 @@ def test_damaged_files_are_an_error(tmp_path: Path, block: int, data: bytes, mes
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.csv", tmp_path):
         with pytest.raises(DataError, match=f"Cannot read {path.name}"):
-            inspect(path, encoding=None, is_json=True)
+            inspect(path, ReadOptions(), is_json=True)
 
 
 def test_a_file_that_expands_too_much_is_an_error(

@@ -24,6 +24,7 @@ _ROWS: Final = "\x00rows"
 _UNREADABLE: Final = "\x00unreadable"
 _COMPLETE: Final = "\x00complete"
 _POSITION: Final = "\x00position"
+_VALID: Final = "\x00valid:"
 _BLANK: Final = "\x00blank"
 _TEXT: Final = "\x00text:"
 _AGGREGATE: Final = "\x00aggregate:"
@@ -82,8 +83,15 @@ def check_rows(
     texts = [name for name in converted if columns[name].kind == "text"]
     all_values = raw.frame.with_columns(
         (pl.lit(value=False) if raw.invalid is None else raw.invalid).alias(_UNREADABLE)
-    ).select(_UNREADABLE, **converted)
-    is_complete = pl.all_horizontal(pl.lit(value=True), pl.col(needed).is_not_null())
+    ).select(
+        _UNREADABLE,
+        **converted,
+        **{
+            _VALID + name: ~_is_bad(columns[name], converted[name], schema, decimal_comma)
+            for name in needed
+        },
+    )
+    is_complete = pl.all_horizontal(pl.lit(value=True), *(pl.col(_VALID + name) for name in needed))
     totals = _collect_row(
         all_values.select(
             pl.len().alias(_ROWS),
@@ -97,16 +105,15 @@ def check_rows(
     if totals[_UNREADABLE]:
         raise NeedsRepairError
     n_rows = totals[_ROWS]
-    frame = all_values.select(*converted)
     if totals[_COMPLETE] < n_rows:
         marked = _marked(raw, columns, converted, needed, decimal_comma=decimal_comma)
         n_rows -= _report(raw, marked, columns, needed, bad_rows)
-        frame = frame.filter(is_complete)
+        all_values = all_values.filter(is_complete)
         if aggregates:
-            totals |= _collect_row(frame.select(**_prefixed(aggregates)))
+            totals |= _collect_row(all_values.select(**_prefixed(aggregates)))
     absent = {name: pl.lit(None, dtype=type_of(columns[name])) for name in columns}
     return Checked(
-        frame.select(*(pl.col(n) if n in converted else absent[n].alias(n) for n in columns)),
+        all_values.select(*(pl.col(n) if n in converted else absent[n].alias(n) for n in columns)),
         tuple(
             name
             for name in converted
@@ -135,6 +142,14 @@ def has_decimal_commas(raw: RawTable, columns: Mapping[str, Column]) -> bool:
         )
     )
     return any(found[f"comma:{name}"] and not found[f"point:{name}"] for name in names)
+
+
+def _is_bad(column: Column, converted: pl.Expr, schema: pl.Schema, decimal_comma: bool) -> pl.Expr:
+    """Return whether a value is invalid, or missing although there must be one."""
+    if not column.nullable:
+        return converted.is_null()
+    given = stored(column.source, schema[column.source], decimal_comma=decimal_comma)
+    return converted.is_null() & given.is_not_null()
 
 
 def _collect_row(table: pl.LazyFrame) -> dict[str, Any]:
@@ -169,7 +184,7 @@ def _marked(
     is_clean = ~is_blank
     for name in needed:
         source = columns[name].source
-        is_bad = converted[name].is_null()
+        is_bad = _is_bad(columns[name], converted[name], schema, decimal_comma)
         is_missing = stored(source, schema[source], decimal_comma=decimal_comma).is_null()
         problems[name] = (
             pl.when(is_clean & is_bad).then(pl.when(is_missing).then(1).otherwise(2)).otherwise(0)
@@ -229,15 +244,17 @@ def _report(
                 reason,
                 f"{where} {text}{also}.",
                 n_rows=n_rows,
-                fix=_fix(column, value) if problem == 2 else "",
+                fix=_fix(column, value, bad_rows) if problem == 2 else "",
             )
     return int(counts[_BLANK])
 
 
-def _fix(column: Column, value: object) -> str:
+def _fix(column: Column, value: object, bad_rows: BadRows) -> str:
     """Return how to fix an invalid value."""
     if isinstance(value, str) and re.match(DECIMAL_COMMA, value.strip()):
-        return "If the comma is a decimal sign, set data.decimal_comma=true."
+        if bad_rows.has_settings:
+            return "If the comma is a decimal sign, set data.decimal_comma=true."
+        return "Write numbers with a decimal point."
     fix = _sentence(column.fix, value)
     if fix or column.setting is None:
         return fix

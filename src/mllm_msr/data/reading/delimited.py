@@ -53,11 +53,9 @@ def open_delimited(
     Raises:
         DataError: The file is not a text file, or has no or an ambiguous header.
     """
-    lines = _sample(path, options.encoding)
+    lines = _sample(path, options)
     separator = options.separator or _detect_separator(lines, wanted, path, quoted=quoted)
-    file = text_files.inspect(
-        path, encoding=options.encoding, separator=separator if quoted else "", is_json=False
-    )
+    file = text_files.inspect(path, options, separator=separator if quoted else "")
     skip = 0
     header = list(names or ())
     if names is None:
@@ -95,7 +93,7 @@ def open_delimited(
     )
 
 
-def _sample(path: Path, encoding: str | None) -> list[str]:
+def _sample(path: Path, options: ReadOptions) -> list[str]:
     """Return the first lines of a text file with their line ends, without an incomplete last one.
 
     Raises:
@@ -103,7 +101,7 @@ def _sample(path: Path, encoding: str | None) -> list[str]:
     """
     with wrap_file_errors(path), open_binary(path) as file:
         data = file.read(text_files.SAMPLE)
-    name = text_files.detect_encoding(path, data, encoding)
+    name = text_files.detect_encoding(path, data, options)
     # Invalid bytes are reported by `inspect`, with their line.
     text = data.decode(name, errors="replace")
     lines = io.StringIO(text, newline="").readlines()

@@ -52,7 +52,7 @@ def open_json_lines(
     Raises:
         DataError: The file is not a text file or starts with a list.
     """
-    file = text_files.inspect(path, encoding=options.encoding, is_json=True)
+    file = text_files.inspect(path, options, is_json=True)
     wanted = list(dict.fromkeys(column.source for column in columns))
     present = _fields(file)
     raw = RawTable(

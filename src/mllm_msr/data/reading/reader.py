@@ -59,10 +59,10 @@ def read_table(
         DataError: The file is missing, damaged or empty, lacks a column, or has a bad row.
         MissingExtraError: An Excel file needs the extra `excel`.
     """
-    options = options or ReadOptions()
+    options = options or ReadOptions(has_settings=False)
     is_file = isinstance(source, Path | str)
     name = Path(source).name if is_file else f"the data frame of {content}"
-    bad_rows = BadRows(name, options.on_bad_rows)
+    bad_rows = BadRows(name, options.on_bad_rows, options.has_settings)
     wanted = list(dict.fromkeys(column.source for column in columns.values()))
     if not is_file:
         raw = open_frame(source, wanted, content=content)
@@ -98,7 +98,7 @@ def _read(
 ) -> TableRead:
     """Check the rows of an opened table and describe it."""
     try:
-        raw = _with_columns(raw, columns)
+        raw = _with_columns(raw, columns, options)
         decimal_comma = options.decimal_comma
         if decimal_comma is None:
             separator = raw.description.separator
@@ -129,7 +129,7 @@ def _read(
     )
 
 
-def _with_columns(raw: RawTable, columns: Mapping[str, Column]) -> RawTable:
+def _with_columns(raw: RawTable, columns: Mapping[str, Column], options: ReadOptions) -> RawTable:
     """Return a table with the requested columns, whose names may have white space around them.
 
     Raises:
@@ -144,11 +144,11 @@ def _with_columns(raw: RawTable, columns: Mapping[str, Column]) -> RawTable:
     present = tuple(renamed.get(name, name) for name in raw.columns)
     missing = {c.source: c for c in columns.values() if c.required and c.source not in present}
     if missing:
-        raise DataError(_missing_columns(raw, list(missing.values())))
+        raise DataError(_missing_columns(raw, list(missing.values()), options))
     return dataclasses.replace(raw, columns=present, frame=raw.frame.rename(renamed))
 
 
-def _missing_columns(raw: RawTable, missing: Sequence[Column]) -> str:
+def _missing_columns(raw: RawTable, missing: Sequence[Column], options: ReadOptions) -> str:
     """Return the message for columns that a table lacks."""
     by_lower_case = {name.strip().lower(): name for name in raw.columns}
     hints = [
@@ -159,7 +159,8 @@ def _missing_columns(raw: RawTable, missing: Sequence[Column]) -> str:
     names = ", ".join(column.source for column in missing)
     settings = " and ".join(column.setting for column in missing if column.setting)
     separator = raw.description.separator
-    how = f" (separator {separator!r}, see data.separator)" if separator else ""
+    setting = ", see data.separator" * options.has_settings
+    how = f" (separator {separator!r}{setting})" if separator else ""
     present = ", ".join(filter(str.strip, raw.columns[:30]))
     return (
         f"{raw.subject} has no column{'s' * (len(missing) > 1)} {names}. Its columns are "

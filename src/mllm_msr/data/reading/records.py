@@ -28,6 +28,8 @@ class ReadOptions:
         decimal_comma: Whether numbers are written as "4,5".
         on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
             out such rows and counts them.
+        has_settings: Whether users can change these values with the settings `data.*`, which error
+            messages then name.
 
     Raises:
         SettingsError: An option is not supported.
@@ -37,6 +39,7 @@ class ReadOptions:
     encoding: str | None = None
     decimal_comma: bool | None = None
     on_bad_rows: OnBadRows = "error"
+    has_settings: bool = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -69,6 +72,7 @@ class Column:
             `convert`, or the value as stored (text in text files).
         required: Whether the file must have the column. Without an optional column, the result
             is null in every row, also for kinds that must have a value.
+        nullable: Whether values may be missing, although `kind` requires them.
         setting: Setting that names the column, for error messages ("data.user_column").
         convert: Only for "value". Takes an expression and its type and returns another expression,
             null where the value is invalid. Texts are stripped, and null instead of blank.
@@ -80,6 +84,7 @@ class Column:
     source: str
     kind: Kind
     required: bool = True
+    nullable: bool = False
     setting: str | None = None
     convert: Callable[[pl.Expr, pl.DataType], pl.Expr] | None = None
     expected: str = "a value"

@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 # What Polars raises on damaged files.
 POLARS_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-DROP_HINT: Final = "Correct the file, or set data.on_bad_rows=drop to leave out such rows."
 _CHUNK: Final = 50_000  # rows
 _LONGEST: Final = 60  # characters of a value in an error message
 
@@ -35,12 +34,14 @@ class BadRows:
     Attributes:
         name: Name of the file in error messages.
         on_bad_rows: Whether to stop at the first bad row or to drop bad rows.
+        has_settings: Whether error messages name settings.
         dropped: Number of dropped rows by reason.
         examples: Sentence about the first dropped row of each reason.
     """
 
     name: str
     on_bad_rows: OnBadRows
+    has_settings: bool = True
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -57,7 +58,8 @@ class BadRows:
             DataError: Bad rows are errors.
         """
         if self.on_bad_rows == "error":
-            raise DataError(" ".join(filter(None, [example, fix, DROP_HINT])))
+            how = ", or set data.on_bad_rows=drop to leave out such rows" * self.has_settings
+            raise DataError(" ".join(filter(None, [example, fix, f"Correct the data{how}."])))
         if reason not in self.dropped:
             self.examples[reason] = example
         self.dropped[reason] = self.dropped.get(reason, 0) + n_rows

@@ -18,6 +18,7 @@ from typing import IO, Final
 
 import numpy as np
 
+from mllm_msr.data.reading.records import ReadOptions
 from mllm_msr.errors import DataError
 
 SAMPLE: Final = 1 << 18  # bytes at the start of a file that decide how it is read
@@ -108,20 +109,20 @@ def wrap_file_errors(path: Path) -> Iterator[None]:
         ) from cause
 
 
-def detect_encoding(path: Path, sample: bytes, setting: str | None) -> str:
+def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
     """Return the name of the codec of a text file.
 
     Args:
         path: The file, for error messages.
         sample: Bytes at its start.
-        setting: Value of `data.encoding`.
+        options: How to read the file.
 
     Raises:
         DataError: The file is not a text file.
     """
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
-    if setting is not None:
-        name = codecs.lookup(setting).name
+    if options.encoding is not None:
+        name = codecs.lookup(options.encoding).name
         return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else name
     if marked:
         return marked
@@ -133,17 +134,19 @@ def detect_encoding(path: Path, sample: bytes, setting: str | None) -> str:
         if n_null > len(sample) / 10 and sample[start::2].count(0) > 0.9 * n_null:
             return name
     raise DataError(
-        f"{path.name} is not a text file: it contains null bytes. If it is text, set data.encoding "
-        "to its encoding; otherwise export it as CSV, Parquet or Excel (.xlsx)."
+        f"{path.name} is not a text file: it contains null bytes. "
+        f"{_encoding_fix(options)}, or export it as CSV, Parquet or Excel (.xlsx)."
     )
 
 
-def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: bool) -> TextFile:
+def inspect(
+    path: Path, options: ReadOptions, *, separator: str = "", is_json: bool = False
+) -> TextFile:
     """Read a text file once and check its encoding, quotation marks and escapes.
 
     Args:
         path: Text file, possibly compressed (gzip).
-        encoding: Value of `data.encoding`.
+        options: How to read the file.
         separator: Separator of the columns; empty if quotation marks have no meaning.
         is_json: Whether it contains JSON.
 
@@ -151,7 +154,7 @@ def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: b
         DataError: The file is empty, damaged, or not in this encoding.
     """
     with wrap_file_errors(path), open_binary(path) as file:
-        name = detect_encoding(path, file.read(SAMPLE), encoding)
+        name = detect_encoding(path, file.read(SAMPLE), options)
         file.seek(0)
         decoder = codecs.getincrementaldecoder(name)()
         quotes = _Quotes(separator.encode()) if separator else None
@@ -165,13 +168,13 @@ def inspect(path: Path, *, encoding: str | None, separator: str = "", is_json: b
                     f"{path.name} expands to more than {limit:,} bytes. Decompress it yourself if "
                     "that is right."
                 )
-            text = _decode(decoder, block, path, n_lines=n_lines)
+            text = _decode(decoder, block, path, options, n_lines=n_lines)
             n_lines += text.count("\n")
             data = block if name == "utf-8" else text.encode("utf-8", errors="replace")
             lone.add(data)
             if quotes is not None:
                 quotes.add(data)
-        _decode(decoder, b"", path, n_lines=n_lines, final=True)
+        _decode(decoder, b"", path, options, n_lines=n_lines, final=True)
     if not n_bytes:
         raise DataError(f"{path.name} is empty. Copy or download the file again.")
     is_plain = not lone.finish() and (quotes is None or quotes.finish())
@@ -183,6 +186,7 @@ def _decode(
     decoder: codecs.IncrementalDecoder,
     block: bytes,
     path: Path,
+    options: ReadOptions,
     *,
     n_lines: int,
     final: bool = False,
@@ -199,9 +203,14 @@ def _decode(
         encoding = getattr(fault, "encoding", "UTF-8").upper()
         problem = f"line {line} ends within a character" if final else f"line {line}{byte}"
         raise DataError(
-            f"{path.name} is not {encoding}: {problem}. Set data.encoding to the encoding of the "
-            "file, for example latin-1 or cp1252."
+            f"{path.name} is not {encoding}: {problem}. {_encoding_fix(options)}."
         ) from fault
+
+
+def _encoding_fix(options: ReadOptions) -> str:
+    """Return how to read a file in another encoding, without the period."""
+    how = ", or set data.encoding to its encoding, for example latin-1 or cp1252"
+    return f"Save the file as UTF-8{how * options.has_settings}"
 
 
 class _Search:
