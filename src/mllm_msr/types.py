@@ -117,6 +117,7 @@ class Completion:
         finish_reason: "stop" (the model ended the answer), "length" (the answer reached
             `max_new_tokens`) or "error".
         error: What went wrong with this prompt, in one sentence.
+        trimmed: Whether trimmable parts of the prompt were shortened.
     """
 
     text: str
@@ -124,6 +125,7 @@ class Completion:
     output_tokens: int = 0
     finish_reason: FinishReason = "stop"
     error: str | None = None
+    trimmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

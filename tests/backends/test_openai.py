@@ -136,7 +136,7 @@ def test_a_prompt_beyond_the_context_is_truncated_once() -> None:
 
     with serve(handle) as server:
         found = dict(opened(server.url).generate([long(100), long(1000)]))
-    assert found[0].text == "50"
+    assert (found[0].text, found[0].trimmed) == ("50", True)
     assert "maximum context length" in str(found[1].error)
     assert len(server.history) == 4
 

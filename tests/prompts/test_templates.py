@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,3 +220,16 @@ def test_clean_cuts_at_a_word() -> None:
 )
 def test_calibrate(text: str, words: int, expected: tuple[str, bool]) -> None:
     assert templates.calibrate(text, words) == expected
+
+
+def test_text_with_few_spaces_is_limited_by_characters() -> None:
+    assert templates.calibrate("\u6620" * 500, 10) == ("\u6620" * 160, True)
+    assert templates.calibrate("\u6620" * 100, 10) == ("\u6620" * 100, False)
+    assert templates.is_cut("a " * 1001)
+    assert not templates.is_cut("a " * 1000)
+
+
+def test_huge_texts_are_cleaned_in_little_time() -> None:
+    start = time.process_time()
+    assert len(templates.clean("\u0316\u0301" * 1_000_000)) <= 2000
+    assert time.process_time() - start < 5

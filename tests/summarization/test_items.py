@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from mllm_msr import tables
+from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.pipeline.cost.token_counter import CountingBackend, WordCounter
 from mllm_msr.summarization.items import n_prompts, summarize
-from mllm_msr.types import Prompt
+from mllm_msr.types import Prompt, TextPart
 
 
 def answer(prompt: Prompt) -> str:
@@ -133,3 +136,41 @@ def test_all_summaries_are_cut_to_their_limits(items: pl.DataFrame) -> None:
         "image_status": "ok",
         "flags": "text_cut,image_cut,fusion_cut",
     }
+
+
+def test_prompts_of_items_have_a_token_budget(items: pl.DataFrame) -> None:
+    backend = MockBackend(answer)
+    summarize(items.head(1), backend, max_text_tokens=99)
+    budgets = [prompt.max_text_tokens for prompt in backend.history if not prompt.images]
+    assert budgets == [99, 99]
+    for prompt in backend.history:
+        parts = [p for m in prompt.messages for p in m.parts if isinstance(p, TextPart)]
+        assert any(part.trimmable for part in parts) == (not prompt.images)
+
+
+@pytest.mark.parametrize(("n_words", "flags"), [(10, ""), (1000, "text_cut")])
+def test_a_text_beyond_the_limit_of_the_templates_is_flagged(n_words: int, flags: str) -> None:
+    row = ("long", "Lantern", "word " * n_words, None)
+    frame = pl.DataFrame([row], schema=dict(tables.ITEMS), orient="row")
+    assert summarize(frame, MockBackend(answer))["flags"].to_list() == [flags]
+
+
+def test_a_text_beyond_the_token_budget_is_cut_at_a_word_and_flagged(
+    tiny_checkpoint: Callable[[str], Path],
+) -> None:
+    backend = HuggingFaceBackend(str(tiny_checkpoint("llama")), device="cpu")
+    wide = "\U0001f600" * 500, " ".join(["\U00020000" * 20] * 500)
+    frame = pl.DataFrame([("wide", *wide, None)], schema=dict(tables.ITEMS), orient="row")
+    counted = CountingBackend(WordCounter(), backend=backend)
+    row = summarize(frame, counted, max_text_tokens=300).row(0, named=True)
+    assert "text_cut" in row["flags"].split(",")
+    completions = [each for kind in counted.responses.values() for each in kind]
+    assert all(each.trimmed and each.prompt_tokens <= 300 for each in completions)
+
+
+def test_a_fallback_is_short_in_scripts_without_spaces() -> None:
+    frame = pl.DataFrame(
+        [("wide", "\U00020000" * 2000, "", None)], schema=dict(tables.ITEMS), orient="row"
+    )
+    row = summarize(frame, MockBackend([""]), text_words=10).row(0, named=True)
+    assert row["text_summary"] == "\U00020000" * 160

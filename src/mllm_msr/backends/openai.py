@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, final
 
@@ -272,16 +273,18 @@ class OpenAIBackend(Backend):
 
     async def _complete(self, prompt: Prompt) -> Completion:
         try:
-            return await self._request(
+            sent, completion = await self._request(
                 prompt, {"temperature": 0}, chat_format.parse_completion, limit_length=True
             )
+            return replace(completion, trimmed=sent != prompt)
         except _PROMPT_ERRORS as error:
             return Completion("", finish_reason="error", error=str(error))
 
     async def _score(self, prompt: Prompt, choices: tuple[str, ...]) -> ChoiceScores:
         async def request(scoring: Scoring) -> ChoiceScores:
             parse = functools.partial(chat_format.parse_scores, scoring=scoring)
-            return await self._request(prompt, scoring.fields(), parse, limit_length=False)
+            _, scores = await self._request(prompt, scoring.fields(), parse, limit_length=False)
+            return scores
 
         scoring = await self._find_scoring(choices)
         try:
@@ -305,15 +308,20 @@ class OpenAIBackend(Backend):
         parse: Callable[[dict[str, Any]], _Result],
         *,
         limit_length: bool,
-    ) -> _Result:
-        """Send a prompt; truncate it once if the endpoint rejects it as too long."""
+    ) -> tuple[Prompt, _Result]:
+        """Send a prompt; truncate it once if the endpoint rejects it as too long.
+
+        Returns:
+            The prompt that the endpoint answered, and its response.
+        """
         prompt = chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
         length = {"max_tokens": prompt.max_new_tokens} if limit_length else {}
         current: Prompt | None = prompt
         while current is not None:
             turns = await asyncio.to_thread(chat_format.messages, current)
             try:
-                return await self._post(CHAT, {"messages": turns, **fields, **length}, parse)
+                sent = {"messages": turns, **fields, **length}
+                return current, await self._post(CHAT, sent, parse)
             except RequestRejectedError as error:
                 if fatal := self._fatal_error(error):
                     raise fatal from None

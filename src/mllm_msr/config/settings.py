@@ -133,6 +133,9 @@ class SummarizeSettings(Section):
     text_words: PositiveInt = Field(40, description="length limit of text summaries, in words")
     image_words: PositiveInt = Field(40, description="length limit of image descriptions, in words")
     words: PositiveInt = Field(60, description="length limit of combined summaries, in words")
+    max_text_tokens: PositiveInt | None = Field(
+        1024, description="token budget of a prompt's text; text and title of the item are cut"
+    )
     scope: Literal["all", "read"] = Field(
         "all", description="all items, or only those that preference inference reads"
     )

@@ -22,9 +22,8 @@ from mllm_msr.types import ImagePart, Prompt, TextPart
 # Text of a turn that no template contains.
 _PROBE: Final = "Zm9vYmFy"
 _PRINTED_PART: Final = re.compile(rf"""["']text["']\s*:\s*["']{_PROBE}""")
-# Variables with which templates of hybrid models (Qwen, GLM, DeepSeek) close the thought in
-# advance. Templates ignore variables that they do not know.
-_THOUGHTS_OFF: Final = {"enable_thinking": False, "thinking": False}
+# Variables that make templates of hybrid models (Qwen, GLM, DeepSeek) close the thought in advance.
+_THOUGHT_VARIABLES: Final = ("enable_thinking", "thinking")
 # What Jinja and the expressions in a template raise.
 _TEMPLATE_ERRORS: Final = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
@@ -59,6 +58,10 @@ class ChatTemplate:
                 "instruction-tuned version of the model or add a file chat_template.jinja."
             )
         self._markup = _markup_pattern(processor, self.tokenizer)
+        source = str(self._owner.chat_template)
+        self._thoughts_off = {
+            name: False for name in _THOUGHT_VARIABLES if re.search(rf"\b{name}\b", source)
+        }
 
     def render(self, prompt: Prompt) -> str:
         """Render a prompt in the model's markup, up to the start of the answer.
@@ -179,7 +182,7 @@ class ChatTemplate:
 
     def _render(self, messages: list[dict[str, Any]], *, open_answer: bool) -> str:
         text: str = self._owner.apply_chat_template(
-            messages, add_generation_prompt=open_answer, tokenize=False, **_THOUGHTS_OFF
+            messages, add_generation_prompt=open_answer, tokenize=False, **self._thoughts_off
         )
         return text
 

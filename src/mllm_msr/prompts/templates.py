@@ -32,6 +32,11 @@ _IMAGE: Final = "\ue000"
 _TRIM_START: Final = "\ue001"
 _TRIM_END: Final = "\ue002"
 
+# Longest text of one variable, and how many times longer a text may be before it is cleaned.
+_MAX_CHARACTERS: Final = 2000
+_MAX_SHRINKAGE: Final = 10
+_CHARACTERS_PER_WORD: Final = 16
+
 _FOLDER: Final = Path(__file__).parent / "templates"
 # Values with which a user's template is tried; "" for all other variables.
 _SAMPLES: Final[Mapping[str, object]] = {"summaries": ["A summary."], "words": 10}
@@ -40,7 +45,7 @@ _WORDS: Final = frozenset({"item_type", "item_types", "choose", "chose"})
 
 
 @functools.lru_cache(maxsize=4096)  # the same preference occurs in many prompts
-def clean(text: str, *, max_chars: int = 2000) -> str:
+def clean(text: str, *, max_chars: int = _MAX_CHARACTERS) -> str:
     """Make text safe to put between double quotes in a prompt.
 
     Args:
@@ -52,7 +57,8 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
         A single line in Unicode normalization form C: runs of white space are one space; control,
         format, private-use and unassigned characters are removed; double quotes are single quotes.
     """
-    text = unicodedata.normalize("NFC", text)
+    # Far more than remains, so that huge texts take little time.
+    text = unicodedata.normalize("NFC", text[: _MAX_SHRINKAGE * max_chars])
     text = re.sub(r"\s+", " ", text)
     text = "".join(c for c in text if unicodedata.category(c)[0] != "C")
     text = re.sub('["\u201c\u201d\u201e\u201f\u00ab\u00bb]', "'", text)
@@ -64,20 +70,27 @@ def clean(text: str, *, max_chars: int = 2000) -> str:
     return head.rstrip() if space and len(head) > max_chars // 2 else cut.rstrip()
 
 
+def is_cut(text: str) -> bool:
+    """Return whether `clean` with default arguments shortens a text."""
+    return len(clean(text, max_chars=2 * _MAX_CHARACTERS)) > _MAX_CHARACTERS
+
+
 def calibrate(text: str, max_words: int) -> tuple[str, bool]:
     """Clean a model's answer and limit its length.
 
     Args:
         text: The answer.
         max_words: Maximum length of the result in words. Longer text is cut at the end of a
-            sentence if possible.
+            sentence if possible. Text with few spaces, as in some scripts, is limited to 16
+            characters per word.
 
     Returns:
         The text, and whether it was cut.
     """
-    text = clean(text)
+    whole = clean(text)
+    text = clean(whole, max_chars=min(max_words * _CHARACTERS_PER_WORD, _MAX_CHARACTERS))
     words = text.split(" ")
-    if len(words) <= max_words:
+    if len(words) <= max_words and text == whole:
         return text, False
     cut = " ".join(words[:max_words])
     sentences = re.match(r".*[.!?](?=\s|$)", cut)

@@ -46,6 +46,7 @@ def summarize(
     text_words: int = 40,
     image_words: int = 40,
     words: int = 60,
+    max_text_tokens: int | None = 1024,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """Summarize every item.
@@ -60,6 +61,9 @@ def summarize(
         image_words: Maximum length of the image description in words; close to `text_words`, so
             that both modalities have the same weight.
         words: Maximum length of the combined summary in words.
+        max_text_tokens: Maximum number of text tokens in a prompt; text and title of an item are
+            cut at a word to meet it. None cuts them only at the limits of the templates and the
+            model.
         progress: Called with the number of prompts finished since the last call.
 
     Returns:
@@ -74,7 +78,7 @@ def summarize(
     parts += [(draft, "image") for draft in drafts if draft.image_status == "ok"]
     max_words = {"text": text_words, "image": image_words}
     prompts = (
-        _render_part(draft.item, modality, item_type, max_words[modality])
+        _render_part(draft.item, modality, item_type, max_words[modality], max_text_tokens)
         for draft, modality in parts
     )
     for index, checked in _generate(backend, prompts, progress):
@@ -86,7 +90,9 @@ def summarize(
             "fusion",
             draft.summaries | {"words": words},
             item_type=item_type,
+            trimmable=("text_summary", "image_summary"),
             max_new_tokens=words * _TOKENS_PER_WORD,
+            max_text_tokens=max_text_tokens,
         )
         for draft in both
     )
@@ -144,7 +150,7 @@ class _Draft:
         if completion.error is not None or not text:
             self.flags += [f"{step}_failed", *flags]
             return ""
-        if cut or completion.finish_reason == "length":
+        if cut or completion.trimmed or completion.finish_reason == "length":
             flags.append(f"{step}_cut")
         self.flags += flags
         return text
@@ -152,6 +158,8 @@ class _Draft:
     def set_part(self, modality: Modality, checked: CheckedCompletion, max_words: int) -> None:
         """Set the summary of one modality; fall back to the title or text of the item."""
         text = self.take(checked, modality, max_words)
+        if modality == "text" and any(map(templates.is_cut, (self.item.title, self.item.text))):
+            self.flags.append("text_cut")
         if not text:
             logger.warning(
                 "no %s summary of item %s: %s",
@@ -182,13 +190,20 @@ class _Draft:
             "image_status": self.image_status,
             # Sorted, since answers arrive in any order.
             "flags": ",".join(
-                sorted(self.flags, key=lambda flag: _FLAG_ORDER.index(flag.partition("_")[0]))
+                sorted(
+                    dict.fromkeys(self.flags),
+                    key=lambda flag: _FLAG_ORDER.index(flag.partition("_")[0]),
+                )
             ),
         }
 
 
 def _render_part(
-    item: Item, modality: Modality, item_type: str | ItemType, max_words: int
+    item: Item,
+    modality: Modality,
+    item_type: str | ItemType,
+    max_words: int,
+    max_text_tokens: int | None,
 ) -> Prompt:
     """Render the prompt for the summary of one modality of an item."""
     max_new_tokens = max_words * _TOKENS_PER_WORD
@@ -206,6 +221,7 @@ def _render_part(
         item_type=item_type,
         trimmable=("text", "title"),
         max_new_tokens=max_new_tokens,
+        max_text_tokens=max_text_tokens,
     )
 
 

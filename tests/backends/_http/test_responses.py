@@ -93,10 +93,9 @@ def test_bodies_that_are_no_object_are_malformed(content: bytes) -> None:
 
 # Names and values of real responses, so that generated ones come close to them.
 NAMES = st.sampled_from(
-    (
-        "choices message content text type finish_reason logprobs top_logprobs token logprob usage "
-        "prompt_tokens completion_tokens error code object metadata raw reasoning_content"
-    ).split()
+    ["choices", "message", "content", "text", "type", "finish_reason", "reasoning_content"]
+) | st.sampled_from(
+    ["logprobs", "top_logprobs", "token", "logprob", "usage", "prompt_tokens", "error", "code"]
 )
 VALUES = (
     st.none()

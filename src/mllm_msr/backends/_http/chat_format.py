@@ -94,13 +94,14 @@ def messages(prompt: Prompt) -> list[dict[str, object]]:
 
 
 def fit_budget(prompt: Prompt, *, characters_per_token: float) -> Prompt:
-    """Truncate a prompt to its budget of text tokens, estimated from its characters.
+    """Truncate a prompt to its budget of text tokens, estimated from its length.
 
-    The tokenizer is on the server, so the count is only an estimate, usually an overestimate.
+    The tokenizer is on the server, so the count is only an estimate, usually an overestimate. The
+    length is that in UTF-8, because a character that takes several bytes is about one token.
 
     Args:
         prompt: Any prompt.
-        characters_per_token: Average number of characters of a token.
+        characters_per_token: Average number of characters of a token, in ASCII text.
 
     Raises:
         PromptTooLongError: Truncating the trimmable parts does not meet the budget.
@@ -109,17 +110,17 @@ def fit_budget(prompt: Prompt, *, characters_per_token: float) -> Prompt:
         return prompt
     budget = prompt.max_text_tokens * characters_per_token
     low, high = 0, truncation.count_words(prompt)
-    if _n_characters(prompt) <= budget:
+    if _n_bytes(prompt) <= budget:
         return prompt
-    if _n_characters(truncation.cut(prompt, 0)) > budget:
+    if _n_bytes(truncation.cut(prompt, 0)) > budget:
         raise PromptTooLongError(
-            f"The prompt has {_n_characters(prompt)} characters, and truncation cannot reduce it "
+            f"The prompt has {_n_bytes(prompt)} characters, and truncation cannot reduce it "
             f"to the limit of {prompt.max_text_tokens} text tokens. Increase max_text_tokens or "
             "shorten the prompt."
         )
     while low < high:
         middle = (low + high + 1) // 2
-        fits = _n_characters(truncation.cut(prompt, middle)) <= budget
+        fits = _n_bytes(truncation.cut(prompt, middle)) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     return truncation.cut(prompt, low)
 
@@ -246,9 +247,9 @@ def escape_markup(text: str) -> str:
     return text
 
 
-def _n_characters(prompt: Prompt) -> int:
+def _n_bytes(prompt: Prompt) -> int:
     return sum(
-        len(part.text)
+        len(part.text.encode("utf-8", "replace"))
         for message in prompt.messages
         for part in message.parts
         if isinstance(part, TextPart)

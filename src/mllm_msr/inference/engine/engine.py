@@ -285,6 +285,7 @@ class Engine:
             prompt_tokens=len(request.rendered.input_ids),
             output_tokens=len(content) + ended,
             finish_reason="stop" if ended else "length",
+            trimmed=request.rendered.trimmed,
         )
 
     @torch.inference_mode()
