@@ -52,7 +52,7 @@ def test_something_that_is_not_a_frame_is_an_error(wrong: object) -> None:
 @pytest.mark.parametrize("times", [[1.5, 2.0], [float("nan"), 1.0], ["1.5", "2"]])
 def test_fractions_of_timestamps_are_an_error(times: list[object]) -> None:
     frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": times})
-    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
+    with pytest.raises(DataError, match=r"no valid timestamp, which is a whole number or a date"):
         collect_interactions(frame)
 
 
@@ -61,17 +61,35 @@ def test_missing_ids_are_an_error_with_their_number() -> None:
         user_id=pl.when(pl.col("item_id") == "y").then("user_id")
     )
     with pytest.raises(
-        DataError, match=r"1 of 2 interactions have no user_id; the first is in row 1\."
+        DataError, match=r"1 of 2 interactions have no valid user_id, .* first is None in row 1\."
     ):
         collect_interactions(frame)
 
 
 def test_a_timestamp_that_is_not_an_integer_is_an_error() -> None:
     frame = raw([("u", "x", 1)]).with_columns(timestamp=pl.lit(float("nan")))
-    with pytest.raises(DataError, match=r"timestamp \(an integer\)"):
+    with pytest.raises(DataError, match=r"no valid timestamp, which is a whole number or a date"):
         collect_interactions(frame)
 
 
 def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(DataError, match="item_id"):
         collect_interactions(raw([("u", "x", 1)]).drop("item_id"))
+
+
+def test_ids_are_text_whatever_their_type() -> None:
+    frame = pl.DataFrame({"user_id": [3, 4], "item_id": [101.0, 102.0], "timestamp": [1.0, 2.0]})
+    found = collect_interactions(frame)
+    assert found.select(pl.col("user_id", "item_id").cast(pl.String)).rows() == [
+        ("3", "101"),
+        ("4", "102"),
+    ]
+    padded = frame.with_columns(user_id=pl.Series([" 003", "003 "]))
+    assert collect_interactions(padded)["user_id"].cast(pl.String).to_list() == ["003", "003"]
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.0], ["", "a"], [None, "a"]])
+def test_values_that_are_not_ids_are_an_error(ids: list[object]) -> None:
+    frame = pl.DataFrame({"user_id": ids, "item_id": ["a", "b"], "timestamp": [1, 2]})
+    with pytest.raises(DataError, match=rf"no valid user_id, .* first is {ids[0]!r} in row 1\."):
+        collect_interactions(frame)

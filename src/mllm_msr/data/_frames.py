@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, Protocol, runtime_checkable
 
 import polars as pl
 
+from mllm_msr.data.reading.records import Column, Kind
+from mllm_msr.data.reading.values import convert
 from mllm_msr.errors import DataError, UsageError
 
-_COLUMNS: Final = ("user_id", "item_id", "timestamp")
+_NAME: Final = "the interactions"
+_KINDS: Final[dict[str, Kind]] = {"user_id": "id", "item_id": "id", "timestamp": "integer"}
 
 
 @runtime_checkable
@@ -38,30 +40,42 @@ def collect_interactions(raw: pl.LazyFrame | pl.DataFrame | ArrowTable) -> pl.Da
     rows = _as_lazy(raw)
     try:
         schema = rows.collect_schema()
-        time = pl.col("timestamp")
-        if schema.get("timestamp") in (pl.Date, pl.Datetime):
+        absent = [name for name in _KINDS if name not in schema]
+        if absent:
+            raise DataError(
+                f"The interactions have no column {absent[0]}; their columns are "
+                f"{', '.join(schema)}. Rename the columns."
+            )
+        columns = {
+            name: convert(Column(name, kind), schema[name], file=_NAME, decimal_comma=False)
+            for name, kind in _KINDS.items()
+            if name != "timestamp" or schema[name] not in (pl.Date, pl.Datetime)
+        }
+        if "timestamp" not in columns:
             # Reducing dates to milliseconds must not change their order.
             rows = rows.sort("timestamp", maintain_order=True)
-            time = time.cast(pl.Datetime("ms")).dt.timestamp("ms")
-        elif schema.get("timestamp") in (pl.Float32, pl.Float64):
-            # A cast would drop fractions silently.
-            time = pl.when(time == time.floor()).then(time).otherwise(math.nan)
-        frame = rows.select(
-            pl.col("user_id", "item_id").cast(pl.String).cast(pl.Categorical), time.cast(pl.Int64)
-        ).collect(engine="streaming")
+            columns["timestamp"] = pl.col("timestamp").cast(pl.Datetime("ms")).dt.timestamp("ms")
+        frame = (
+            rows.select(**columns)
+            .select(pl.col("user_id", "item_id").cast(pl.Categorical), "timestamp")
+            .collect(engine="streaming")
+        )
     except pl.exceptions.PolarsError as cause:
         raise DataError(
-            "Cannot read the columns user_id, item_id and timestamp (an integer) of the "
-            f"interactions: {str(cause).splitlines()[0].rstrip('.')}. "
-            "Fix the rows or columns of the source."
+            "Cannot read the columns user_id, item_id and timestamp of the interactions: "
+            f"{str(cause).splitlines()[0].rstrip('.')}. Fix the rows or columns of the source."
         ) from cause
-    for column in _COLUMNS:
-        n_missing = frame[column].null_count()
-        if n_missing:
-            row = int(frame[column].is_null().arg_max() or 0)
+    for name in _KINDS:
+        n_invalid = frame[name].null_count()
+        if n_invalid:
+            row = int(frame[name].is_null().arg_max() or 0)
+            value = rows.select(name).slice(row, 1).collect().item()
+            expected = (
+                "a whole number or a date" if name == "timestamp" else "text or a whole number"
+            )
             raise DataError(
-                f"{n_missing} of {frame.height} interactions have no {column}; the first is in "
-                f"row {row + 1}. Remove these rows or fill in the value."
+                f"{n_invalid} of {frame.height} interactions have no valid {name}, which is "
+                f"{expected}; the first is {value!r} in row {row + 1}. Correct these rows."
             )
     return frame
 
