@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mllm_msr.data.reading.delimited import open_delimited
 from mllm_msr.data.reading.records import RawTable, ReadOptions
 from mllm_msr.data.reading.rows import BadRows
+from mllm_msr.data.reading.values import stored
 from mllm_msr.errors import DataError
 
 WANTED = ("u", "t")
@@ -98,6 +100,27 @@ def test_text_that_polars_misreads_is_read(
     tmp_path: Path, text: str, expected: list[tuple[str, str]]
 ) -> None:
     assert rows(opened(tmp_path, text)[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_stripped"),
+    [
+        ("u,t\r\n1,\r\n,b\r\n\r\n3", True),
+        ("u,t\n1,\n,b\n\n3\n", True),
+        ('u,t\n1,""\n,b\n"",\n3\n', False),
+        ("u,t\n1, \n \t,b\n , \n3,\n", False),
+    ],
+)
+def test_texts_need_no_stripping_without_spaces_and_quotes(
+    tmp_path: Path, text: str, is_stripped: bool
+) -> None:
+    raw, _ = opened(tmp_path, text)
+    assert raw.is_stripped == is_stripped
+    values = [
+        stored(name, pl.String(), decimal_comma=False, is_stripped=is_stripped) for name in WANTED
+    ]
+    expected = [("1", None), (None, "b"), (None, None), ("3", None)]
+    assert raw.frame.select(values).collect().rows() == expected
 
 
 def test_values_after_the_last_column_need_the_slow_reader(tmp_path: Path) -> None:

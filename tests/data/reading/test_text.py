@@ -128,6 +128,20 @@ def test_quotes_and_line_ends_that_polars_misreads_are_found(
 
 
 @pytest.mark.parametrize(
+    ("data", "has_spaces"),
+    [
+        (b"a,b\r\n1,\r\n", False),
+        (b"a,b\n1, 2\n", True),
+        (b"a,b\n1,\t2\n", True),
+        ("a,b\n1,\u00a02\n".encode(), True),
+        (b"a,b\n1,2\x0b\n", True),
+    ],
+)
+def test_white_space_is_found(tmp_path: Path, block: int, data: bytes, has_spaces: bool) -> None:
+    assert check(tmp_path, data).has_spaces == has_spaces
+
+
+@pytest.mark.parametrize(
     ("line", "is_plain"),
     [
         (rb'{"a":"\ud83d\ude00 and more text"}', True),

@@ -75,7 +75,13 @@ def check_rows(
     schema = raw.frame.collect_schema()
     # Fields of JSON may appear late: their columns are in the frame although they look absent.
     converted = {
-        name: convert(column, schema[column.source], file=raw.name, decimal_comma=decimal_comma)
+        name: convert(
+            column,
+            schema[column.source],
+            file=raw.name,
+            decimal_comma=decimal_comma,
+            is_stripped=raw.is_stripped,
+        )
         for name, column in columns.items()
         if column.source in raw.columns or (column.source in schema and column.kind == "text")
     }

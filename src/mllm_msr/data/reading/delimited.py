@@ -89,7 +89,11 @@ def open_delimited(
         glob=False,
     )
     return dataclasses.replace(
-        raw, frame=frame, invalid=pl.col(_EXTRA).is_not_null(), repair=read_slowly
+        raw,
+        frame=frame,
+        invalid=pl.col(_EXTRA).is_not_null(),
+        is_stripped=not file.has_quotes and not file.has_spaces,
+        repair=read_slowly,
     )
 
 

@@ -117,6 +117,7 @@ class RawTable:
         name: Name of the file in error messages.
         description: How the file is read.
         invalid: Expression that is true for a row that only `repair` can read.
+        is_stripped: Whether no text is empty or has white space around it.
         has_blank_rows: Whether rows without any value may be in the frame; they are ignored.
         repair: Slower reader that handles or reports what Polars cannot; `None` if there is none.
     """
@@ -126,6 +127,7 @@ class RawTable:
     name: str
     description: SourceFile
     invalid: pl.Expr | None = None
+    is_stripped: bool = False
     has_blank_rows: bool = True
     repair: Callable[[], RawTable] | None = None
 

@@ -50,6 +50,7 @@ class TextFile:
         path: The file.
         encoding: Name of the codec.
         has_quotes: Whether there are double quotes.
+        has_spaces: Whether there may be white space other than the separator and line ends.
         is_plain: Whether Polars reads the bytes correctly: all quotation marks stand at the
             borders of values, no line ends with only a carriage return, and no escape is
             half of a pair.
@@ -58,6 +59,7 @@ class TextFile:
     path: Path
     encoding: str
     has_quotes: bool = False
+    has_spaces: bool = True
     is_plain: bool = True
 
     @property
@@ -159,6 +161,8 @@ def inspect(
         decoder = codecs.getincrementaldecoder(name)()
         quotes = _Quotes(separator.encode()) if separator else None
         lone = _Search(_LONE_SURROGATE if is_json else _LONE_RETURN)
+        spaces = [space for space in b" \t\v\f\x1c\x1d\x1e\x1f" if space not in separator.encode()]
+        has_spaces = False
         n_bytes = n_lines = 0
         limit = max(_ALWAYS_ALLOWED, _LARGEST_RATIO * path.stat().st_size)
         while block := file.read(_BLOCK):
@@ -171,6 +175,7 @@ def inspect(
             text = _decode(decoder, block, path, options, n_lines=n_lines)
             n_lines += text.count("\n")
             data = block if name == "utf-8" else text.encode("utf-8", errors="replace")
+            has_spaces = has_spaces or not data.isascii() or any(space in data for space in spaces)
             lone.add(data)
             if quotes is not None:
                 quotes.add(data)
@@ -179,7 +184,7 @@ def inspect(
         raise DataError(f"{path.name} is empty. Copy or download the file again.")
     is_plain = not lone.finish() and (quotes is None or quotes.finish())
     has_quotes = quotes is not None and quotes.n > 0
-    return TextFile(path, name, has_quotes=has_quotes, is_plain=is_plain)
+    return TextFile(path, name, has_quotes=has_quotes, has_spaces=has_spaces, is_plain=is_plain)
 
 
 def _decode(

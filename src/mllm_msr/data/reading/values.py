@@ -21,28 +21,39 @@ _TYPES: Final[dict[str, pl.DataType]] = {
 DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+(?:[eE][+-]?\d+)?$"
 
 
-def stored(name: str, dtype: pl.DataType, *, decimal_comma: bool) -> pl.Expr:
+def stored(
+    name: str, dtype: pl.DataType, *, decimal_comma: bool, is_stripped: bool = False
+) -> pl.Expr:
     """Return the values of a column, stripped, and null instead of blank or NaN.
 
     Args:
         name: Name of the column.
         dtype: Its type.
         decimal_comma: Whether to write numbers in texts with a point.
+        is_stripped: Whether no text is empty or has white space around it.
     """
     value = pl.col(name)
-    if isinstance(dtype, _STRINGS):
-        value = value.cast(pl.String).str.strip_chars()
-        if decimal_comma:
-            value = (
-                pl.when(value.str.contains(DECIMAL_COMMA))
-                .then(value.str.replace(",", ".", literal=True))
-                .otherwise(value)
-            )
-        return pl.when(value != "").then(value)
-    return value.fill_nan(None) if dtype.is_float() else value
+    if not isinstance(dtype, _STRINGS):
+        return value.fill_nan(None) if dtype.is_float() else value
+    value = value.cast(pl.String)
+    if not is_stripped:
+        value = value.str.strip_chars()
+        value = pl.when(value != "").then(value)
+    if decimal_comma:
+        has_comma = value.str.contains(DECIMAL_COMMA)
+        point = value.str.replace(",", ".", literal=True)
+        value = pl.when(has_comma).then(point).otherwise(value)
+    return value
 
 
-def convert(column: Column, dtype: pl.DataType, *, file: str, decimal_comma: bool) -> pl.Expr:
+def convert(
+    column: Column,
+    dtype: pl.DataType,
+    *,
+    file: str,
+    decimal_comma: bool,
+    is_stripped: bool = False,
+) -> pl.Expr:
     """Return the converted values of a column.
 
     Args:
@@ -50,6 +61,7 @@ def convert(column: Column, dtype: pl.DataType, *, file: str, decimal_comma: boo
         dtype: Its type in the file.
         file: Name of the file, for error messages.
         decimal_comma: Whether numbers in texts have a decimal comma.
+        is_stripped: Whether no text is empty or has white space around it.
 
     Raises:
         DataError: No value of this type can be used.
@@ -57,8 +69,13 @@ def convert(column: Column, dtype: pl.DataType, *, file: str, decimal_comma: boo
     is_text = column.kind in {"id", "text"}
     if column.kind == "text" and isinstance(dtype, _STRINGS):
         text = pl.col(column.source).cast(pl.String)
-        return pl.when(text != "").then(text)
-    value = stored(column.source, dtype, decimal_comma=decimal_comma and not is_text)
+        return text if is_stripped else pl.when(text != "").then(text)
+    value = stored(
+        column.source,
+        dtype,
+        decimal_comma=decimal_comma and not is_text,
+        is_stripped=is_stripped,
+    )
     if dtype == pl.Null:
         return value.cast(type_of(column))
     if column.kind == "value":
