@@ -43,5 +43,13 @@ def test_only_equal_models_share_a_folder_of_states(tmp_path: Path) -> None:
 def test_unknown_names_and_invalid_arguments_are_rejected() -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown baseline 'sasrek'. Did you mean 'sasrec'"):
         _factory.make("sasrek", {})
-    with pytest.raises(SettingsError, match="epochs must be at least 1, but is 0"):
+    with pytest.raises(
+        SettingsError, match=r"^baselines\.sasrec\.epochs must be at least 1, but is 0"
+    ):
         _factory.make("sasrec", {"epochs": 0})
+
+
+def test_members_are_given_or_the_default() -> None:
+    assert _factory.member_names("item_knn", {}) == ()
+    assert "sasrec" in _factory.member_names("hybrid", {})
+    assert _factory.member_names("hybrid", {"members": ["a", "b"]}) == ("a", "b")

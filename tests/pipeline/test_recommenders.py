@@ -10,6 +10,7 @@ import pytest
 
 import mock_runs
 from mllm_msr import registry
+from mllm_msr.errors import SettingsError
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.recommenders import label_of, remark_of
@@ -109,7 +110,9 @@ def test_members_have_the_settings_of_their_own_section_and_are_reused(
     fitted: list[int] = []
     fit = ItemKnn.fit
     monkeypatch.setattr(
-        ItemKnn, "fit", lambda self, data: fitted.append(self._settings["n_neighbors"]) or fit(self, data)
+        ItemKnn,
+        "fit",
+        lambda self, data: fitted.append(self._settings["n_neighbors"]) or fit(self, data),
     )
     with Pipeline.open(tmp_path / "run", settings) as pipeline:
         pipeline.run_until("prepare")
@@ -133,3 +136,18 @@ def test_a_time_limit_is_shown_in_the_table_and_the_report(tmp_path: Path, data:
     for name in ("report.html", "report.md"):
         report = (tmp_path / "run" / name).read_text(encoding="utf-8")
         assert result["notes"]["gru4rec"] in report
+
+
+@pytest.mark.parametrize("baseline", ["sasrec", "hybrid"])
+def test_wrong_arguments_of_baselines_stop_a_run_before_its_first_stage(
+    tmp_path: Path, data: Path, baseline: str
+) -> None:
+    settings = mock_runs.load(
+        data, f"score.baselines=[popularity, {baseline}]", "baselines.sasrec.epochs=0"
+    )
+    with (
+        Pipeline.open(tmp_path / "run", settings) as pipeline,
+        pytest.raises(SettingsError, match=r"baselines\.sasrec\.epochs must be at least 1"),
+    ):
+        pipeline.run_all()
+    assert not (tmp_path / "run" / "interactions.parquet").exists()

@@ -113,3 +113,25 @@ def test_missing_stages_and_invalid_settings_are_named(run: Path, tmp_path: Path
         load_run(run, overrides=["preset=demo"])
     with pytest.raises(SettingsError, match=r"retrieve\.budget"):
         load_run(run, overrides=["retrieve.budget=-1"])
+
+
+def test_members_of_an_ensemble_have_the_settings_of_their_sections(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+    fit = SasRec.fit
+
+    def recorded(self: SasRec, data: TrainingData) -> SasRec:
+        fitted.append(self.hidden)
+        return fit(self, data)
+
+    monkeypatch.setattr(SasRec, "fit", recorded)
+    hybrid = [
+        "retrieve.collaborative=hybrid",
+        "baselines.hybrid.members=[sasrec, popularity]",
+        "baselines.sasrec.epochs=1",
+    ]
+    for hidden in (8, 8, 16):  # the second start reuses the fitted ensemble
+        with MllmMsr.from_run(run, overrides=[*hybrid, f"baselines.sasrec.hidden={hidden}"]):
+            pass
+    assert fitted == [8, 16]

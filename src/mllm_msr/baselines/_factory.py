@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from mllm_msr import registry
+from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender
 
 
@@ -65,4 +66,30 @@ def make(name: str, arguments: Mapping[str, Any], *, folders: Folders | None = N
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
             stores["checkpoints"] = folders.states / f"{name}-{digest}"
     given = {key: value for key, value in stores.items() if key in accepted}
-    return kind(**{**given, **arguments})
+    try:
+        return kind(**{**given, **arguments})
+    except SettingsError as error:
+        # Constructors name their argument only.
+        section = f"baselines.{name}."
+        raise SettingsError(
+            [
+                f"{section}{problem}" if problem.split(" ")[0] in accepted else problem
+                for problem in error.problems
+            ]
+        ) from None
+
+
+def member_names(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the members of an ensemble; empty for other baselines.
+
+    Args:
+        name: Name of the baseline.
+        arguments: Its arguments, of which `members` takes precedence over the default.
+
+    Raises:
+        UnknownNameError: There is no such baseline.
+    """
+    defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
+    if defaults is None:
+        return ()
+    return tuple(arguments.get("members") or defaults)

@@ -15,7 +15,6 @@ from typing import Any, Final
 import polars as pl
 
 from mllm_msr import registry
-from mllm_msr.baselines._factory import make
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
@@ -77,10 +76,8 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
     changes += ["train.enabled=true"] if {MLLM_MSR, *ABLATIONS} & needed else []
     changes += ["score.zero_shot=true"] if ZERO_SHOT in needed else []
     pipeline = pipeline.with_settings(override(settings, changes))
-    for name in requested:
-        # Rejects wrong arguments before any work, and before they are saved with the settings.
-        if not pipeline.recommenders.members(name):
-            make(name, pipeline.settings.baselines.arguments(name))
+    # Before any work, and before wrong arguments are saved with the settings.
+    pipeline.recommenders.require_valid(requested)
     pipeline.run_stage("prepare")
     for stage, users in _USERS.items():
         if users & needed:

@@ -19,13 +19,16 @@ from mllm_msr import registry
 from mllm_msr.config import trust
 from mllm_msr.config.run_settings import with_checksum
 from mllm_msr.config.settings import Settings
-from mllm_msr.errors import StaleStageError
+from mllm_msr.errors import StaleStageError, UsageError
+from mllm_msr.evaluation.aggregation import model_of
 from mllm_msr.evaluation.external_scores import evaluate_external
+from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.context import Progress, RunContext, silent
 from mllm_msr.pipeline.cost import estimate
 from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.update import update
 from mllm_msr.ranker.distributed.launch import is_worker
 from mllm_msr.storage import layout
 from mllm_msr.storage.fork import copy_stages
@@ -42,6 +45,9 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
     "evaluate": stage_io.evaluate,
     "report": stage_io.report,
 }
+
+
+_STAGES_WITHOUT_BASELINES: Final = ("prepare", "summarize", "infer", "train")
 
 
 class Pipeline:
@@ -102,7 +108,13 @@ class Pipeline:
         self.run_until("report")
 
     def run_until(self, last: str) -> None:
-        """Run every stage up to and including `last` that is not finished."""
+        """Run every stage up to and including `last` that is not finished.
+
+        Raises:
+            SettingsError: An argument of a baseline is out of range.
+        """
+        if not self.run.is_worker and last not in _STAGES_WITHOUT_BASELINES:
+            self.recommenders.require_valid(self.settings.score.baselines)
         for name in STAGES:
             self.run_stage(name)
             if name == last:
@@ -181,18 +193,19 @@ class Pipeline:
             if key.split("/")[0] == name
         }
 
-    def update(self, file: Path) -> dict[str, int]:
-        """Add new interactions to a finished run; see `stage_io.update`."""
-        return stage_io.update(self.context, self.settings, file)
+    def update(self, file: Path | str) -> dict[str, int]:
+        """Add new interactions to a finished run; see `pipeline.update.update`."""
+        return update(self.context, self.settings, file)
 
     def result(self) -> dict[str, Any]:
-        """Return the run's metrics and the path of its report, if it has one."""
+        """Return the run's metrics, the path of its report, if it has one, and notes by model."""
         run = self.run
         report = run.folder / layout.REPORT_HTML if run.has(layout.REPORT_HTML) else None
         return {
             "run": str(run.folder),
             "report": None if report is None else str(report),
             "metrics": json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
+            "notes": time_limit_notes(run.stages),
         }
 
     @property
@@ -209,6 +222,8 @@ class Pipeline:
 def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings) -> dict[str, Any]:
     """Evaluate external score tables; the name of each file is the name of its model.
 
+    Files of the same name in different folders are named after their folder as well.
+
     Args:
         candidates: Table of candidates, as Parquet or CSV.
         scores: Score tables.
@@ -216,11 +231,27 @@ def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings)
 
     Returns:
         `{model: {negatives: {metric: {mean, low, high, n}}}}`.
+
+    Raises:
+        UsageError: Two files have the same name, even with their folder.
     """
+    stems = [model_of(path.stem) for path in scores]
+    names = [
+        stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}/{stem}"
+        for path, stem in zip(scores, stems, strict=True)
+    ]
+    repeated = [
+        str(path) for path, name in zip(scores, names, strict=True) if names.count(name) > 1
+    ]
+    if repeated:
+        raise UsageError(
+            f"The score files {', '.join(repeated)} have the same name, which names their model. "
+            "Rename them, so that each name occurs once."
+        )
     metrics: dict[str, Any] = {}
-    for path in scores:
+    for path, name in zip(scores, names, strict=True):
         evaluation = evaluate_external(
-            candidates, path, model=path.stem, **settings.evaluate.model_dump()
+            candidates, path, model=name, **settings.evaluate.model_dump()
         )
         metrics |= evaluation.summary
     return metrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -218,14 +218,11 @@ class Recommenders:
 
     def members(self, name: str) -> list[str]:
         """Return the members of an ensemble; an empty list for other recommenders."""
-        defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
-        if defaults is None:
-            return []
-        given = self._settings.baselines.arguments(name).get("members")
-        if given is None:
+        arguments = self._settings.baselines.arguments(name)
+        members = list(_factory.member_names(name, arguments))
+        if members and not arguments.get("members"):
             scored = self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
-            return [*([MLLM_MSR] if scored else []), *defaults]
-        members = list(given)
+            return [*([MLLM_MSR] if scored else []), *members]
         missing = [member for member in members if member in VARIANTS]
         missing = [member for member in missing if member not in self.mllm_names()]
         if missing:
@@ -235,6 +232,20 @@ class Recommenders:
             )
             raise SettingsError([problem])
         return members
+
+    def require_valid(self, names: Iterable[str]) -> None:
+        """Check the arguments of baselines and of their members before any work.
+
+        Raises:
+            SettingsError: An argument is out of range.
+        """
+        for name in names:
+            if name in VARIANTS:
+                continue
+            if members := self.members(name):
+                self.require_valid(members)
+            else:
+                _factory.make(name, self._settings.baselines.arguments(name))
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""

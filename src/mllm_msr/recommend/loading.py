@@ -16,7 +16,7 @@ from mllm_msr import __version__, registry
 from mllm_msr.baselines import _factory
 from mllm_msr.config.loading import Overrides
 from mllm_msr.config.run_settings import load_finished_settings
-from mllm_msr.config.settings import Settings
+from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.context import RunContext
@@ -89,8 +89,7 @@ def load_run(
         data = TrainingData(interactions, run_tables.items(), candidates, users)
         # The run's training states belong to other data; only content vectors are shared.
         folders = _factory.Folders(run.inside(layout.CONTENT_CACHE))
-        arguments = settings.baselines.arguments(name)
-        return _factory.make(name, arguments, folders=folders).fit(data)
+        return make_baseline(settings.baselines, name, folders=folders).fit(data)
 
     inputs = [manifest.require(run.stages, name).sha256 for name in ("items", "candidates")]
     retriever = make_retriever(
@@ -109,6 +108,17 @@ def load_run(
     )
     users = UserProfiles(interactions, run_tables.current("preferences"))
     return LoadedRun(settings, used_fold, catalog, users, retriever, models)
+
+
+def make_baseline(
+    settings: BaselinesSettings, name: str, *, folders: _factory.Folders
+) -> Recommender:
+    """Return an unfitted baseline; members of an ensemble have the settings of their sections."""
+    arguments = settings.arguments(name)
+    if members := _factory.member_names(name, arguments):
+        made = {member: make_baseline(settings, member, folders=folders) for member in members}
+        arguments["members"] = made
+    return _factory.make(name, arguments, folders=folders)
 
 
 def make_retriever(
@@ -139,6 +149,10 @@ def make_retriever(
         key = digest(
             name=name,
             arguments=settings.baselines.arguments(name),
+            members={
+                member: settings.baselines.arguments(member)
+                for member in _factory.member_names(name, settings.baselines.arguments(name))
+            },
             version=__version__,
             interactions=interactions,
             inputs=inputs_digest,

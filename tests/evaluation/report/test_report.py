@@ -14,9 +14,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from mllm_msr.data.preprocessing import prepare_interactions
+from mllm_msr.data.source_report import describe_source
 from mllm_msr.evaluation.evaluator import Context, evaluate_scores
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.report import write_report
+from mllm_msr.interfaces import RawData
 from mllm_msr.tables import (
     INTERACTIONS,
     ITEMS,
@@ -26,6 +29,7 @@ from mllm_msr.tables import (
     TARGET_PROFILES,
     TOP,
 )
+from mllm_msr.types import SourceFile
 
 EVIL = "<script>alert(1)</script>"
 EVIL_MARKDOWN = "a | b\n# c [x](http://evil)"
@@ -343,3 +347,28 @@ def test_tables_sort_and_panels_switch_in_a_browser(written, tmp_path):
     assert before.split(",").count("true") == after.split(",").count("true") == 1
     assert before != after
     assert n_sorted == "1"
+
+
+def test_the_report_shows_what_was_read_and_escapes_it(tmp_path):
+    source = SourceFile(tmp_path / "log.csv", "interactions", "CSV", separator=";")
+    rows = pl.LazyFrame({"user_id": [EVIL], "item_id": ["v"], "timestamp": [0]})
+    items = pl.DataFrame([("v", EVIL_MARKDOWN, "", None)], schema=dict(ITEMS), orient="row")
+    found = describe_source(RawData(rows, items, sources=(source,)))
+    interactions, counts = prepare_interactions(
+        rows, min_user_interactions=1, min_item_interactions=1
+    )
+    data = found.with_filtering(interactions, counts, items).to_dict()
+    metrics = {"popularity": {}}
+    written = write_report(tmp_path, metrics=metrics, details={}, manifest={}, config={}, data=data)
+    html, markdown = written.html.read_text(), written.markdown.read_text()
+    page = Page(html)
+    assert "separator semicolon" in page.text
+    assert "No item has an image" in page.text
+    assert "1970-01-01" in page.text
+    assert EVIL not in html
+    assert "separator semicolon" in markdown
+    assert "No item has an image" in markdown
+    assert EVIL not in markdown
+    assert "[x](http://evil)" not in markdown
+    without = write_report(tmp_path, metrics=metrics, details={}, manifest={}, config={})
+    assert "<h2>Data</h2>" not in without.html.read_text()

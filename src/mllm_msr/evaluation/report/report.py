@@ -109,6 +109,10 @@ def write_report(
         labels=labels,
         source_coverage=manifest.get("summarize", {}).get("counts", {}).get("source_coverage"),
     )
+    context["caveats"] += [
+        f"{labels.get(model, model)}: {note}."
+        for model, note in run_status.time_limit_notes(manifest).items()
+    ]
     written = ReportFiles(folder / REPORT_HTML, folder / REPORT_MARKDOWN)
     templates = environment(labels)
     page = templates.get_template("report.html.jinja").render(context)
