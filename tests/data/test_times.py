@@ -278,7 +278,8 @@ def test_suggested_formats_read_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["yesterday", "", "17", 0, "20241399", "1e12", "99999999999999999999"]
+    "value",
+    ["yesterday", "", "17", 0, "20241399", "1e12", "99999999999999999999", 638400000000000000],
 )
 def test_other_values_have_no_setting(value: object) -> None:
     assert settings_for(value) == []

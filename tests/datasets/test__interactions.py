@@ -138,6 +138,7 @@ def test_rounded_numbers_are_explained(tmp_path: Path) -> None:
         ("s", ["20240301", "20240229"], "data.time_format='%Y%m%d'"),
         ("s", ["45352.6003", "45353"], "data.time_unit=excel"),
         ("ms", ["45352.6003", "45353"], "data.time_unit=excel"),
+        ("ms", ["202403011200", "202403010100"], "data.time_format='%Y%m%d%H%M'"),
     ],
 )
 def test_times_that_all_lie_in_1970_name_the_setting(
@@ -146,7 +147,7 @@ def test_times_that_all_lie_in_1970_name_the_setting(
     with pytest.raises(DataError) as fault:
         read(tmp_path, *(f"u,v,{value}," for value in values), unit=unit)
     message = str(fault.value)
-    assert f"All times in the column t of r.csv, read as data.time_unit={unit}, lie in" in message
+    assert f"All times in the column t of r.csv, read as data.time_unit={unit}, lie " in message
     assert message.endswith(f"Set {fix}.")
 
 
@@ -181,6 +182,11 @@ def test_mixed_units_are_an_error_or_dropped(tmp_path: Path) -> None:
     found = read(tmp_path, *lines, unit="ms", options=DROP)
     assert rows(found) == [("u", "v", 1700001105000)]
     assert found.source.dropped == {"time in 1970": 2}
+
+
+def test_small_numbers_may_span_years(tmp_path: Path) -> None:
+    found = read(tmp_path, *(f"u,v{day},{86_400 * day}," for day in (1, 500, 1000)))
+    assert [row[2] for row in rows(found)] == [86_400_000, 43_200_000_000, 86_400_000_000]
 
 
 def test_a_missing_date_written_as_1970_is_an_error(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ NumericUnit = Literal["s", "ms", "us", "ns", "excel"]
 
 LAST_MS: Final = 7_258_118_400_000  # 2200-01-01
 END_OF_1970_MS: Final = 31_536_000_000
-# Range of times that another unit must give to be suggested.
-_LIKELY_MS: Final = (631_152_000_000, 4_102_444_800_000)  # 1990 to 2100
+# Range of times that another unit must give to be suggested: 1991 to 2100. Other clocks, such as
+# the ticks of .NET, look like nanoseconds of earlier years.
+FIRST_LIKELY_MS: Final = 662_688_000_000
+_LAST_LIKELY_MS: Final = 4_102_444_800_000
 
 UNIT_NAMES: Final = {
     "s": "seconds since 1970",
@@ -116,10 +118,10 @@ def from_milliseconds(milliseconds: int, unit: str) -> int | float:
 
 
 def likely_unit(low: float, high: float) -> NumericUnit | None:
-    """Return the unit in which two numbers are times between 1990 and 2100, None if none is."""
+    """Return the unit in which two numbers are times between 1991 and 2100, None if none is."""
     for unit in UNIT_NAMES:
         if all(
-            _LIKELY_MS[0] <= _milliseconds(value, unit) < _LIKELY_MS[1] for value in (low, high)
+            FIRST_LIKELY_MS <= _milliseconds(value, unit) < _LAST_LIKELY_MS for value in (low, high)
         ):
             return unit  # type: ignore[return-value]
     return None
@@ -128,7 +130,7 @@ def likely_unit(low: float, high: float) -> NumericUnit | None:
 def misread_milliseconds(value: int) -> str | None:
     """Return why a number is not plausible as milliseconds since 1970, None if it is.
 
-    Small numbers, which no unit turns into a time after 1990, are accepted: tests use them.
+    Small numbers, which no unit turns into a time after 1991, are accepted: tests use them.
     """
     unit = likely_unit(value, value)
     if unit in {None, "ms"} and 0 <= value <= LAST_MS:
@@ -281,7 +283,7 @@ def _milliseconds(value: float, unit: str) -> float:
 
 def _matches(text: str, form: str) -> bool:
     try:
-        return 1990 <= datetime.strptime(text, form).year < 2100
+        return 1991 <= datetime.strptime(text, form).year < 2100
     except ValueError:
         return False
 

@@ -19,6 +19,7 @@ from mllm_msr.data.reading.reader import read_table
 from mllm_msr.data.reading.records import Column, ReadOptions, TableRead
 from mllm_msr.data.times import (
     END_OF_1970_MS,
+    FIRST_LIKELY_MS,
     PARSED_TIME,
     UNIT_NAMES,
     TimeUnit,
@@ -259,11 +260,9 @@ def _to_interactions(
                 for name, column in source.columns.items()
             },
         )
-        if not form.is_rank and found["n_in_1970"]:
-            _check_1970(table, form, options, is_date=is_date)
-            if found["last"] >= END_OF_1970_MS:
-                dropped["time in 1970"] = found["n_in_1970"]
-                frame = frame.filter(timestamp >= END_OF_1970_MS)
+        if not form.is_rank and _has_mixed_times(table, form, options, is_date=is_date):
+            dropped["time in 1970"] = found["n_in_1970"]
+            frame = frame.filter(timestamp >= END_OF_1970_MS)
         if found["is_reduced"]:
             frame = frame.sort(pl.col("time").struct.field("exact"), maintain_order=True)
     if form.rating is not None:
@@ -276,15 +275,21 @@ def _to_interactions(
     )
 
 
-def _check_1970(
+def _has_mixed_times(
     table: TableRead, form: InteractionFormat, options: ReadOptions, *, is_date: bool
-) -> None:
-    """Check times in 1970: they are usually numbers of another unit.
+) -> bool:
+    """Check times long ago: they are usually numbers of another unit.
+
+    Returns:
+        Whether some times, which are to be dropped, are in 1970, unlike the others.
 
     Raises:
         DataError: Another unit or format fits all times, or only some of the times are in 1970.
     """
     found = table.aggregates
+    is_old = found["last"] < FIRST_LIKELY_MS
+    if not is_old and not found["n_in_1970"]:
+        return False
     where = f"in the column {form.time} of {_name(table)}"
     reading = form.time_setting if form.has_settings else UNIT_NAMES.get(form.unit, "dates")
     is_number = not is_date and form.time_format is None and form.unit in UNIT_NAMES
@@ -292,20 +297,23 @@ def _check_1970(
         from_milliseconds(found[name], form.unit) if is_number else to_datetime(found[name]).date()
         for name in ("first", "last")
     )
-    if found["last"] >= END_OF_1970_MS:
+    if not is_old:
         problem = (
             f"{found['n_in_1970']} of {found['n_rows']} times {where}, read as {reading}, lie in "
             f"1970, for example {low}; the latest is {to_datetime(found['last']):%Y-%m-%d}."
         )
-        if options.on_bad_rows == "drop":
-            logger.warning("%s The rows in 1970 are left out.", problem)
-            return
-        raise DataError(
-            f"{problem} The column may mix units, or have a number for missing times. Correct "
-            "these rows, or set data.on_bad_rows=drop to leave them out."
-        )
-    problem = f"All times {where}, read as {reading}, lie in 1970, for example {low}."
+        if options.on_bad_rows == "error":
+            raise DataError(
+                f"{problem} The column may mix units, or have a number for missing times. Correct "
+                "these rows, or set data.on_bad_rows=drop to leave them out."
+            )
+        logger.warning("%s The rows in 1970 are left out.", problem)
+        return True
+    when = "in 1970" if found["last"] < END_OF_1970_MS else "before 1991"
+    problem = f"All times {where}, read as {reading}, lie {when}, for example {low}."
     settings = [s for s in settings_for(low) if s in settings_for(high)] if is_number else []
     if settings:
         raise DataError(f"{problem} {_set(settings, form)}")
-    logger.warning("%s If the numbers only define an order, set data.time_unit=rank.", problem)
+    if found["n_in_1970"] and form.has_settings:
+        logger.warning("%s If the numbers only define an order, set data.time_unit=rank.", problem)
+    return False
