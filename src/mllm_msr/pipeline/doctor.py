@@ -39,6 +39,7 @@ _PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "train": ("lightning", "peft", "tensorboard"),
     "deepspeed": ("deepspeed",),
     "quantize": ("bitsandbytes", "accelerate"),
+    "excel": ("fastexcel",),
 }
 
 

@@ -77,6 +77,14 @@ def test_the_encoding_can_be_set(tmp_path: Path, block: int) -> None:
     assert file.codec == "LATIN-1"
 
 
+def test_a_wrong_encoding_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check(tmp_path, "id\ncafé\n".encode("latin-1"), encoding="latin-1")
+    check(tmp_path, b"id\ncafe\n", encoding="latin-1")
+    assert not caplog.messages
+    check(tmp_path, "id\ncafé\n".encode(), encoding="latin-1")
+    assert "t.csv looks like UTF-8, but is read as latin-1" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import numpy as np
 
 from mllm_msr.data.reading.records import ReadOptions
 from mllm_msr.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SAMPLE: Final = 1 << 18  # bytes at the start of a file that decide how it is read
 _BLOCK: Final = 1 << 22  # bytes
@@ -125,6 +128,12 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
     if options.encoding is not None:
         name = codecs.lookup(options.encoding).name
+        if name not in _UTF8 and _is_utf8(sample):
+            logger.warning(
+                "%s looks like UTF-8, but is read as %s, because data.encoding is set.",
+                path.name,
+                options.encoding,
+            )
         return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else name
     if marked:
         return marked
@@ -139,6 +148,16 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
         f"{path.name} is not a text file: it contains null bytes. "
         f"{_encoding_fix(options)}, or export it as CSV, Parquet or Excel (.xlsx)."
     )
+
+
+def _is_utf8(sample: bytes) -> bool:
+    """Return whether the start of a file is UTF-8 with other characters than ASCII."""
+    try:
+        # The sample may end within a character.
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return not sample.isascii()
 
 
 def inspect(
