@@ -89,10 +89,10 @@ def test_deleted_and_anonymous_users_are_not_cached(
     assert len(retrieved) == 4
 
 
-def test_least_recently_used_user_is_evicted(
+def test_number_of_cached_candidates_is_limited(
     model: MllmMsr, retrieved: list[Profile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_msr.serving.candidate_cache._MAX_USERS", 2)
+    monkeypatch.setattr("mllm_msr.serving.candidate_cache._MAX_CANDIDATES", 12)
     cache = CandidateCache(model)
     for user_id in ("user1", "user2", "user1", "user3", "user1", "user2"):
         cache.retrieve(model.users.profile(user_id), 5, exclude_seen=True)

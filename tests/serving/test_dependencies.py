@@ -42,7 +42,7 @@ def test_invalid_ids_in_paths_are_rejected(serve: Serve) -> None:
         path = f"/v1/users/{user_id}"
         for answer in (web.get(f"{path}/preference"), web.delete(path)):
             assert answer.status_code == 422
-            assert answer.json()["detail"].startswith("path.user_id: ")
+            assert answer.json()["detail"].startswith("user_id must ")
     assert web.delete("/v1/users/a%0Ab").status_code == 404
 
 

@@ -24,7 +24,9 @@ def encoded(size: tuple[int, int], **options: object) -> bytes:
 def test_uploaded_image_becomes_a_png_of_limited_size(
     size: tuple[int, int], stored: tuple[int, int]
 ) -> None:
-    with Image.open(io.BytesIO(to_png(encoded(size, format="JPEG"), "x"))) as image:
+    with Image.open(
+        io.BytesIO(to_png(encoded(size, format="JPEG"), "x", max_pixels=10**6))
+    ) as image:
         assert (image.format, image.size) == ("PNG", stored)
 
 
@@ -38,15 +40,40 @@ def test_metadata_of_an_image_is_removed(tmp_path: Path) -> None:
         encoded((10, 10), format="JPEG", exif=exif),
     ):
         assert b"taken at home" in content
-        assert b"taken at home" not in to_png(content, "x")
+        assert b"taken at home" not in to_png(content, "x", max_pixels=100)
         path = tmp_path / "image"
         path.write_bytes(content)
-        assert b"taken at home" not in thumbnail(path)
+        assert b"taken at home" not in thumbnail(path, max_pixels=100)
 
 
 def test_error_names_the_item() -> None:
-    with pytest.raises(ImageError, match=r"the image of 'x'.*HTML"):
-        to_png(b"<html></html>", "x")
+    with pytest.raises(ImageError, match=r"The image of 'x'.*HTML"):
+        to_png(b"<html></html>", "x", max_pixels=100)
+
+
+def test_images_with_too_many_pixels_are_not_decoded(tmp_path: Path) -> None:
+    content = encoded((20, 10), format="PNG")
+    (tmp_path / "image.png").write_bytes(content)
+    for convert in (
+        lambda: to_png(content, "x", max_pixels=199),
+        lambda: thumbnail(tmp_path / "image.png", max_pixels=199),
+    ):
+        with pytest.raises(ImageError, match=r"20 x 10 pixels; the limit is 199"):
+            convert()
+    assert to_png(content, "x", max_pixels=200)
+
+
+def test_only_formats_of_the_web_are_accepted() -> None:
+    with pytest.raises(ImageError, match=r"is not a JPEG, PNG, WEBP or GIF image"):
+        to_png(encoded((10, 10), format="TIFF"), "x", max_pixels=100)
+
+
+def test_first_frame_of_an_animation_is_used() -> None:
+    frames = [Image.new("RGB", (10, 10), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(to_png(buffer.getvalue(), "x", max_pixels=100))) as image:
+        assert image.getpixel((5, 5)) == (255, 0, 0)
 
 
 def test_image_is_stored_under_its_hash_and_replaced_if_damaged(

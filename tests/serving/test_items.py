@@ -110,7 +110,7 @@ def test_repeated_request_adds_a_stored_item_to_the_catalog(
         assert not new
         assert engine.catalog.item("late").title == "Thing 7"
         user = await engine.anonymous_user(["item1"])
-        found = await engine.recommend(user, k=100, budget=0, exclude_seen=True)
+        found, _ = await engine.recommend(user, k=100, budget=0, exclude_seen=True)
         assert "late" in {one.item_id for one in found.items}
         await engine.stop()
 

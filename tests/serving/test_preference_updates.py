@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -82,11 +83,7 @@ class Service:
 
     def add_events(self, user_id: str, *item_ids: str) -> None:
         """Store events of a user, as the engine does."""
-        n_known = len(self.state.user(user_id).events)
-        rows = [
-            (f"{user_id}-{number}", user_id, item_id, None)
-            for number, item_id in enumerate(item_ids, start=n_known)
-        ]
+        rows = [(secrets.token_hex(), user_id, item_id, None) for item_id in item_ids]
         assert all(self.state.add_events(rows))
         for updates in self.started:
             updates.users.invalidate([user_id])

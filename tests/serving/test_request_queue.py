@@ -205,3 +205,64 @@ def test_job_of_one_copy_is_not_processed_by_another() -> None:
     assert [len(future.result(60)) for future in own] == [2, 2]
     queue.close()
     assert made[1].batches == [1, 4]
+
+
+def long_prompts(n: int, length: int) -> list[Prompt]:
+    return [Prompt((Message("user", (TextPart('"Thing 1"' + "x" * length),)),))] * n
+
+
+def order_of(
+    queue: ModelQueue, backend: FakeBackend, jobs: list[tuple[str, int, int]]
+) -> list[str]:
+    """Queue jobs of lanes while the model is busy; return the lanes in the order of their answers.
+
+    Args:
+        queue: The queue.
+        backend: Its backend.
+        jobs: Lane, number of prompts and length of each prompt in bytes.
+    """
+    block(queue, backend)
+    answered: list[str] = []
+    futures = []
+    for lane, n, length in jobs:
+        future = queue.generate(long_prompts(n, length), lane=lane)
+        future.add_done_callback(lambda _, lane=lane: answered.append(lane))
+        futures.append(future)
+    backend.gate.set()
+    for future in futures:
+        future.result(60)
+    return answered
+
+
+def test_long_prompts_of_one_lane_do_not_delay_the_others(
+    queue: ModelQueue, backend: FakeBackend
+) -> None:
+    jobs = [("items", 1, 200_000)] * 5 + [("updates", 1, 100)] * 5 + [("histories", 1, 100)]
+    answered = order_of(queue, backend, jobs)
+    # Only the first one of the lane is before them.
+    assert answered[0] == "items"
+    assert sorted(answered[1:7]) == ["histories"] + ["updates"] * 5
+    assert answered[7:] == ["items"] * 4
+
+
+def test_many_jobs_of_one_lane_do_not_delay_another(backend: FakeBackend) -> None:
+    queue = ModelQueue(lambda: backend, max_batch=2)
+    answered = order_of(queue, backend, [("a", 1, 100)] * 12 + [("b", 1, 100)] * 2)
+    assert answered.index("b") <= 2
+    assert answered[:4].count("b") == 2
+    queue.close()
+
+
+def test_lane_that_was_idle_gets_no_credit(backend: FakeBackend) -> None:
+    queue = ModelQueue(lambda: backend, max_batch=1)
+    jobs = [("a", 1, 100)] * 3
+    assert order_of(queue, backend, jobs) == ["a"] * 3
+    backend.batches.clear()
+    answered = order_of(queue, backend, [("a", 1, 100), ("b", 1, 100)] * 3)
+    assert answered == ["a", "b"] * 3
+    queue.close()
+
+
+def test_batches_have_a_limited_number_of_tokens(queue: ModelQueue, backend: FakeBackend) -> None:
+    order_of(queue, backend, [("a", 1, 60_000)] * 4)  # 15,000 tokens each
+    assert backend.batches == [1, 2, 2]

@@ -15,7 +15,7 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue
-from mllm_msr.serving.scoring import CandidateScorer
+from mllm_msr.serving.scoring import CandidateScorer, ItemScores
 from mllm_msr.serving.users import User
 from mllm_msr.types import Message, Prompt, TextPart
 from online_worlds import FakeBackend
@@ -54,9 +54,10 @@ def item_ids(start: int, stop: int) -> list[str]:
 
 def test_scores_are_cached_per_item_and_preference(backend: FakeBackend) -> None:
     scorer = make_scorer(backend)
-    first, reason = asyncio.run(scorer.score(user(), ["1", "2"]))
-    assert (sorted(first), reason) == (["1", "2"], None)
-    assert asyncio.run(scorer.score(user(), ["2", "1", "3"]))[0].items() >= first.items()
+    first = asyncio.run(scorer.score(user(), ["1", "2"]))
+    assert (sorted(first.values), first.fallback_reason) == (["1", "2"], None)
+    more = asyncio.run(scorer.score(user(), ["2", "1", "3"]))
+    assert more.values.items() >= first.values.items()
     assert backend.batches == [2, 1]
     asyncio.run(scorer.score(user("loud"), ["1"]))
     assert backend.batches == [2, 1, 1]
@@ -82,7 +83,7 @@ def test_scores_that_arrive_after_a_deletion_are_not_cached(backend: FakeBackend
             await asyncio.sleep(0.001)
         scorer.delete_user("u")
         backend.gate.set()
-        assert (await scoring)[1] is None
+        assert (await scoring).fallback_reason is None
         assert not scorer._cache
 
     backend.gate.clear()
@@ -102,25 +103,31 @@ def test_least_recently_used_scores_are_evicted(backend: FakeBackend) -> None:
 def test_more_scores_than_the_cache_holds_are_all_returned(backend: FakeBackend, size: int) -> None:
     scorer = make_scorer(backend, score_cache_size=size)
     for _ in range(2):
-        scores, reason = asyncio.run(scorer.score(user(), item_ids(0, 9)))
-        assert (sorted(scores), reason) == (item_ids(0, 9), None)
+        scores = asyncio.run(scorer.score(user(), item_ids(0, 9)))
+        assert (sorted(scores.values), scores.fallback_reason) == (item_ids(0, 9), None)
     assert backend.batches == [9, 9 - size]
 
 
 def test_single_failures_are_left_out_and_not_cached(backend: FakeBackend) -> None:
     scorer = make_scorer(backend)
     for _ in range(2):
-        scores, reason = asyncio.run(scorer.score(user(), ["13", "4"]))
-        assert (list(scores), reason) == (["4"], None)
-    assert asyncio.run(scorer.score(user(), ["13"])) == ({}, "model_failed")
+        scores = asyncio.run(scorer.score(user(), ["13", "4"]))
+        assert (list(scores.values), scores.fallback_reason) == (["4"], None)
+        assert scores.reason("13", otherwise="not asked") == "scoring_failed"
+        assert scores.reason("4", otherwise="not asked") is None
+        assert scores.reason("5", otherwise="not asked") == "not asked"
+    scores = asyncio.run(scorer.score(user(), ["13"]))
+    assert scores == ItemScores({}, frozenset({"13"}), "model_failed")
     assert backend.batches == [2, 1, 1]
 
 
 def test_fallback_reasons(backend: FakeBackend) -> None:
     scorer = make_scorer(backend, model_timeout=0.02)
-    assert asyncio.run(scorer.score(user(" "), ["1"])) == ({}, "no_preference")
+    scores = asyncio.run(scorer.score(user(" "), ["1"]))
+    assert (scores.values, scores.fallback_reason) == ({}, "no_preference")
+    assert scores.reason("1", otherwise="not asked") == "no_preference"
     backend.gate.clear()
-    reasons = [asyncio.run(scorer.score(user(), ["1"]))[1] for _ in range(4)]
+    reasons = [asyncio.run(scorer.score(user(), ["1"])).fallback_reason for _ in range(4)]
     assert reasons == ["model_slow"] * 3 + ["model_circuit_open"]
 
 
@@ -140,8 +147,8 @@ def test_requests_come_before_the_warm_up(backend: FakeBackend) -> None:
         scorer = make_scorer(backend)
         warming_up = asyncio.create_task(scorer.warm_up(item_ids(0, 20), "calm"))
         await asyncio.sleep(0)  # the model now reads the first item
-        scores, _ = await scorer.score(user(), item_ids(30, 35))
-        assert len(scores) == 5
+        scores = await scorer.score(user(), item_ids(30, 35))
+        assert len(scores.values) == 5
         await warming_up
 
     backend.gate.clear()
@@ -155,3 +162,15 @@ def test_warm_up_stops_if_the_model_fails(backend: FakeBackend) -> None:
     backend.fails = True
     asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), "calm"))
     assert backend.batches == [1]
+
+
+def test_failed_prompts_are_counted_until_one_succeeds(
+    backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = make_scorer(backend)
+    for n in range(1, 4):
+        asyncio.run(scorer.score(user(), ["13"]))
+        assert scorer.n_failed == n
+    asyncio.run(scorer.score(user(), ["13", "4"]))
+    assert scorer.n_failed == 0
+    assert "1 of 2 items have no score, such as 13: item 13 fails" in caplog.text

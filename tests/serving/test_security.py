@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from mllm_msr.errors import UsageError
 from mllm_msr.serving.security import ApiKeys, SecurityMiddleware, check_address
@@ -18,8 +21,17 @@ async def echo(request: Request) -> PlainTextResponse:
 
 
 def client(*keys: str, base_url: str = "http://localhost") -> TestClient:
-    routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/healthz", "/v1/users")]
-    app = SecurityMiddleware(Starlette(routes=routes), keys=ApiKeys(keys), max_body=1000)
+    routes = [
+        Route(path, echo, methods=["GET", "POST"])
+        for path in ("/", "/healthz", "/v1/users", "/v1/items")
+    ]
+    app = SecurityMiddleware(
+        Starlette(routes=routes),
+        keys=ApiKeys(keys),
+        max_body=1000,
+        max_bodies=3000,
+        exceptions={"/v1/items": 2000},
+    )
     return TestClient(app, base_url=base_url)
 
 
@@ -76,6 +88,57 @@ def test_large_bodies_are_rejected_with_and_without_content_length() -> None:
         broken = web.post("/", content=b"x", headers={"Content-Length": "many"})
     assert (announced.status_code, in_pieces.status_code, broken.status_code) == (413, 413, 400)
     assert "1,000 bytes" in in_pieces.json()["detail"]
+
+
+@pytest.mark.parametrize("length", ["1" * 5000, "-1", "1e9", "\u0661"])
+def test_unusual_content_lengths_are_rejected(length: str) -> None:
+    with client() as web:
+        headers = {"Content-Length": length.encode()}
+        assert web.post("/", content=b"x", headers=headers).status_code in {400, 413}
+
+
+def test_some_paths_accept_larger_bodies() -> None:
+    with client() as web:
+        assert web.post("/v1/items", content=b"x" * 2000).text == "2000"
+        too_large = web.post("/v1/items", content=iter([b"x" * 1500] * 2))
+    assert (too_large.status_code, "2,000 bytes" in too_large.text) == (413, True)
+
+
+def test_bodies_of_all_requests_together_are_limited() -> None:
+    release = asyncio.Event()
+    statuses: list[int] = []
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+        await release.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def post(app: SecurityMiddleware, size: int) -> None:
+        scope = {
+            "type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]
+        }  # fmt: skip
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"x" * size}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await app(scope, receive, send)
+
+    async def main() -> None:
+        app = SecurityMiddleware(wait, keys=ApiKeys(), max_body=1000, max_bodies=2000)
+        first = [asyncio.create_task(post(app, 1000)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await post(app, 1)
+        assert statuses == [503]
+        release.set()
+        await asyncio.gather(*first)
+        await post(app, 1000)
+        assert statuses == [503, 200, 200, 200]
+
+    asyncio.run(main())
 
 
 def test_every_response_has_security_headers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -17,7 +18,8 @@ import httpx2
 import pytest
 import uvicorn
 
-from mllm_msr.errors import UsageError
+from mllm_msr.errors import RunFolderError, RunLockedError, UsageError
+from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.serving.server import serve
 
 
@@ -86,6 +88,10 @@ def test_killed_server_has_lost_no_acknowledged_event(run: Path, tmp_path: Path)
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert second.returncode == 1
+        linked = tmp_path / "linked.sqlite"
+        linked.symlink_to(state)
+        with pytest.raises(RunLockedError, match=f"is in use by process {process.pid}"):
+            serve(run, host="127.0.0.1", port=0, overrides=[f"serve.state=sqlite:///{linked}"])
         assert f"is in use by process {process.pid}." in second.stderr
         assert "Traceback" not in second.stderr
         process.send_signal(signal.SIGTERM)
@@ -98,6 +104,33 @@ def test_address_is_checked_before_the_run_is_opened(
     monkeypatch.delenv("MLLM_MSR_API_KEYS", raising=False)
     with pytest.raises(UsageError, match="MLLM_MSR_API_KEYS"):
         serve(tmp_path / "nothing", host="0.0.0.0", port=0)
+
+
+def test_error_of_the_model_is_one_message_without_a_traceback(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RunFolderError("The weights are damaged. Restore them.")
+
+    monkeypatch.setattr(RunModels, "open_ranker", fail)
+    overrides = [f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"]
+    for _ in range(2):  # the second one can lock the database again
+        with pytest.raises(RunFolderError, match="The weights are damaged"):
+            serve(run, host="127.0.0.1", port=0, overrides=overrides)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "not-a-url", "postgresql://u:hunter2@host:x/db"])
+def test_unusable_database_url_is_one_message(run: Path, url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mllm_msr", "-v", "serve", "--run", str(run), "--port", "0"],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "MLLM_MSR__SERVE__STATE": url},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("mllm-msr: serve.state='")
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_port_in_use_is_reported(run: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """HTTP routes in front of `engine.py`.
 
 `create_app` builds an ASGI application; `server.py` serves it. An error response has one field,
-`detail`, with full sentences: 404 unknown, 409 id in use, 413 too large, 422 invalid, 429
-overloaded, 503 database or model unavailable.
+`detail`, with full sentences: 404 unknown, 408 not received in time, 409 id in use, 413 too large,
+422 invalid, 429 overloaded, 503 database or model unavailable.
 """
 
 from __future__ import annotations
@@ -10,32 +10,36 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import Final
 
 import polars as pl
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from mllm_msr import __version__
 from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderError
 from mllm_msr.serving import page_routes, schemas
 from mllm_msr.serving.dependencies import UserPath, error_responses, get_engine
-from mllm_msr.serving.engine import OnlineEngine
-from mllm_msr.serving.items import ItemExistsError, UnknownItemError
+from mllm_msr.serving.engine import OnlineEngine, UnknownHistoryError
+from mllm_msr.serving.items import InvalidItemError, ItemExistsError, UnknownItemError
 from mllm_msr.serving.prometheus import Metrics, MetricsMiddleware
 from mllm_msr.serving.request_queue import OverloadedError
 from mllm_msr.serving.scoring import ModelNotServedError
 from mllm_msr.serving.security import ApiKeys, SecurityMiddleware
 from mllm_msr.serving.users import UnknownUserError
+from mllm_msr.serving.validation import BoundedRoute, describe_problems
 from mllm_msr.types import Item
 
 _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (UnknownUserError, 404),
     (UnknownItemError, 404),
+    (UnknownHistoryError, 404),
     (ModelNotServedError, 404),
     (ItemExistsError, 409),
+    (InvalidItemError, 422),
     (ImageError, 422),
     (OverloadedError, 429),
     (BackendError, 503),
@@ -43,17 +47,20 @@ _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (MllmMsrError, 500),
 )
 
-_MAX_PROBLEMS: Final = 10  # reported for one request
-_MAX_PROBLEM_LENGTH: Final = 200
+_MAX_LARGE_BODIES: Final = 4  # that are in memory at the same time
 
-# Pydantic's messages for a value that is not an object; they name classes of this package.
-_NOT_AN_OBJECT: Final = frozenset({"model_type", "model_attributes_type"})
+_NEW_ITEM_PATH: Final = "/v1/items"
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 
 
 def create_app(
-    make_engine: Callable[[], OnlineEngine], *, keys: ApiKeys, metrics: Metrics, max_body: int
+    make_engine: Callable[[], OnlineEngine],
+    *,
+    keys: ApiKeys,
+    metrics: Metrics,
+    max_body: int,
+    max_item_body: int,
 ) -> FastAPI:
     """Build the application.
 
@@ -62,6 +69,7 @@ def create_app(
         keys: Accepted API keys.
         metrics: Metrics that `/metrics` returns.
         max_body: Maximum size of a request body, in bytes.
+        max_item_body: Maximum size of the body of a new item, in bytes.
     """
 
     @contextlib.asynccontextmanager
@@ -87,7 +95,14 @@ def create_app(
     app.include_router(page_routes.router)
     app.exception_handler(MllmMsrError)(handle_package_error)
     app.exception_handler(RequestValidationError)(handle_invalid_request)
-    app.add_middleware(SecurityMiddleware, keys=keys, max_body=max_body)
+    app.exception_handler(HTTPException)(handle_http_error)
+    app.add_middleware(
+        SecurityMiddleware,
+        keys=keys,
+        max_body=max_body,
+        max_bodies=_MAX_LARGE_BODIES * max(max_body, max_item_body),
+        exceptions={_NEW_ITEM_PATH: max_item_body},
+    )
     # Outermost, so that requests that the security middleware rejects are counted, too.
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app
@@ -148,7 +163,7 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
             raise _unknown_user(body.user_id)
     else:
         user = await engine.anonymous_user(body.history)
-    recommendations = await engine.recommend(
+    recommendations, scores = await engine.recommend(
         user,
         k=body.k,
         budget=body.budget,
@@ -156,6 +171,7 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
         candidate_ids=body.candidate_ids,
         model=body.model,
     )
+    items = await engine.items([one.item_id for one in recommendations.items])
     return schemas.ListResponse(
         recommendation_id=str(uuid.uuid4()),
         model_version=engine.scorer(body.model).version,
@@ -166,12 +182,15 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
                 item_id=one.item_id,
                 rank=one.rank,
                 score=one.score,
-                title=engine.catalog.item(one.item_id).title,
+                reason=scores.reason(one.item_id, otherwise="beyond_budget"),
+                title=item.title,
                 generators=list(one.generators),
                 matches=list(one.matches) if body.explain else None,
             )
-            for one in recommendations.items
+            for one, item in zip(recommendations.items, items, strict=True)
         ],
+        without_image=recommendations.without_image,
+        unknown_items=engine.unknown_items(body.candidate_ids or ()),
     )
 
 
@@ -179,18 +198,22 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
 async def score(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
     """Return P(yes) of the given items for a user."""
     engine = get_engine(request)
-    by_item, reason = await engine.score(body.user_id, body.item_ids)
+    scores = await engine.score(body.user_id, body.item_ids)
     return schemas.ScoresResponse(
         model_version=engine.scorer("run").version,
-        fallback_reason=reason,
+        fallback_reason=scores.fallback_reason,
         scores=[
-            schemas.ItemScore(item_id=item_id, score=by_item.get(item_id))
+            schemas.ItemScore(
+                item_id=item_id,
+                score=scores.values.get(item_id),
+                reason=scores.reason(item_id, otherwise="unknown_item"),
+            )
             for item_id in body.item_ids
         ],
     )
 
 
-@router.post("/v1/items", status_code=201, responses=error_responses(409))
+@router.post(_NEW_ITEM_PATH, status_code=201, responses=error_responses(409))
 async def add_item(
     body: schemas.NewItem, request: Request, response: Response
 ) -> schemas.ItemResponse:
@@ -212,7 +235,7 @@ async def get_health() -> schemas.Health:
 
 @router.get("/readyz", responses=error_responses())
 async def get_readiness(request: Request) -> schemas.Readiness:
-    """Return whether the model scores requests; 503 if the database does not answer."""
+    """Return whether the model scores requests; 503 if events cannot be stored."""
     engine = get_engine(request)
     await engine.check()
     ready, model = engine.readiness
@@ -240,19 +263,20 @@ async def handle_package_error(_: Request, error: MllmMsrError) -> Response:
 
 async def handle_invalid_request(_: Request, error: RequestValidationError) -> Response:
     """Return the response for an invalid request: the invalid fields and the reasons."""
-    # Values are not included: they may be large or binary.
-    problems = []
-    for problem in error.errors()[:_MAX_PROBLEMS]:
-        parts = [str(part) for part in problem["loc"] if part not in schemas.LIST_REQUEST_TAGS]
-        message = str(problem["msg"])
-        if problem["type"] in _NOT_AN_OBJECT:
-            message = "Input should be a JSON object"
-        name = ".".join(parts)[:_MAX_PROBLEM_LENGTH]
-        problems.append(f"{name}: {message[:_MAX_PROBLEM_LENGTH].rstrip('.')}.")
-    return _error_response(422, " ".join(problems))
+    return _error_response(422, describe_problems(error.errors()))
 
 
-def _error_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+async def handle_http_error(request: Request, error: HTTPException) -> Response:
+    """Return the response for an error of the framework, such as a path without a route."""
+    detail = str(error.detail)
+    if error.status_code in {404, 405}:
+        detail = f"There is no {request.method} {request.url.path[:200]!r}. See /openapi.json."
+    elif error.status_code == 400:
+        detail = "The body cannot be read. Send JSON in UTF-8."
+    return _error_response(error.status_code, detail, error.headers)
+
+
+def _error_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     # Escaped as ASCII, because clients may send surrogates that cannot be encoded as UTF-8.
     body = json.dumps({"detail": detail})
     return Response(body, status, headers=headers, media_type="application/json")

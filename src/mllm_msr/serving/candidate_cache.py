@@ -17,7 +17,7 @@ from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr
 
-_MAX_USERS: Final = 2000  # about 10 kB each
+_MAX_CANDIDATES: Final = 100_000  # of all users, about 25 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,9 @@ class CandidateCache:
         self.catalog_lock = threading.Lock()
         self._model = model
         # One entry per user, so that outdated candidates do not take up space.
-        self._cache: LRUCache[str, tuple[_Key, list[Candidate]]] = LRUCache(_MAX_USERS)
+        self._cache: LRUCache[str, tuple[_Key, list[Candidate]]] = LRUCache(
+            _MAX_CANDIDATES, getsizeof=lambda entry: len(entry[1]) + 1
+        )
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool) -> list[Candidate]:
         """Return at most `n` candidates, best first; see `Retriever.retrieve`."""

@@ -17,22 +17,25 @@ from typing import Any, Final
 
 from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, DataError
 from mllm_msr.interfaces import Backend
+from mllm_msr.recommend.arguments import require_known
+from mllm_msr.recommend.lists import RecommendationList, build_list
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
-from mllm_msr.recommend.recommender import (
-    FallbackReason,
-    MllmMsr,
-    RecommendationList,
-    build_list,
-)
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.candidate_cache import CandidateCache
+from mllm_msr.serving.image_uploads import thumbnail
 from mllm_msr.serving.items import NewItems
 from mllm_msr.serving.preference_updates import PreferenceUpdates
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend
-from mllm_msr.serving.scoring import CandidateScorer, ModelName, ModelNotServedError
+from mllm_msr.serving.scoring import (
+    CandidateScorer,
+    ItemScores,
+    ModelName,
+    ModelNotServedError,
+)
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.serving.users import User, UserStore
 from mllm_msr.summarization.preference_history import latest_preference
@@ -42,6 +45,11 @@ logger = logging.getLogger(__name__)
 
 _TEXT_TIMEOUT: Final = 120.0  # seconds for a preference or a summary
 _TEXT_THREADS: Final = 8
+_MAX_FAILED_PROMPTS: Final = 10  # in a row, before the service is not ready
+
+
+class UnknownHistoryError(DataError):
+    """A given history contains items that are not in the catalog."""
 
 
 class OnlineEngine:
@@ -92,11 +100,20 @@ class OnlineEngine:
             self.scorers["zero_shot"] = make_scorer(
                 self._preference_queue, fingerprint=preference_model.fingerprint
             )
-        self._preference_backend = QueuedBackend(
-            self._preference_queue, fingerprint=preference_model.fingerprint, timeout=_TEXT_TIMEOUT
+        # Lanes, so that no kind of request waits for all prompts of another.
+        update_backend, self._history_backend, item_backend = (
+            QueuedBackend(
+                self._preference_queue,
+                fingerprint=preference_model.fingerprint,
+                timeout=_TEXT_TIMEOUT,
+                lane=lane,
+            )
+            for lane in ("updates", "histories", "items")
         )
         # Separate from the threads of updates, so that requests do not wait for updates.
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
+        # A single one, because a decoded image may need a lot of memory.
+        self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
         self._candidates = CandidateCache(model)
         self._database_lock = asyncio.Lock()
         self._warming_up: asyncio.Task[None] | None = None
@@ -104,10 +121,11 @@ class OnlineEngine:
             model,
             state,
             candidates=self._candidates,
-            backend=self._preference_backend,
+            backend=item_backend,
             database_lock=self._database_lock,
-            threads=self._threads,
+            image_thread=self._image_thread,
             images=images,
+            max_pixels=settings.max_pixels,
         )
         self.users = UserStore(model.users, state, database_lock=self._database_lock)
         self.updates = PreferenceUpdates(
@@ -115,7 +133,7 @@ class OnlineEngine:
             self.users,
             state,
             queue=self._preference_queue,
-            backend=self._preference_backend,
+            backend=update_backend,
             database_lock=self._database_lock,
             settings=settings,
             metrics=metrics,
@@ -155,7 +173,9 @@ class OnlineEngine:
         await self.updates.stop()
         await asyncio.to_thread(self._ranker_queue.close)
         await asyncio.to_thread(self._preference_queue.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._items.close()
+        for threads in (self._threads, self._image_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._state.close()
 
     @property
@@ -165,6 +185,9 @@ class OnlineEngine:
             return False, "circuit open after repeated failures"
         if not self._ranker_queue.answered:
             return False, "loading"
+        n_failed = self.scorers["run"].n_failed
+        if n_failed >= _MAX_FAILED_PROMPTS:
+            return False, f"the last {n_failed} prompts failed"
         return True, self.scorers["run"].version
 
     @property
@@ -178,7 +201,7 @@ class OnlineEngine:
         return self._model.models.fine_tuned
 
     async def check(self) -> None:
-        """Check that the database answers; see `ServiceState.check`."""
+        """Check that events can be stored; see `ServiceState.check`."""
         await asyncio.to_thread(self._state.check)
 
     async def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[str]:
@@ -216,29 +239,37 @@ class OnlineEngine:
         The preference is blank if the model does not respond in time.
 
         Args:
-            history: Item ids, oldest first; unknown items are ignored.
+            history: Item ids, oldest first.
 
         Raises:
+            UnknownHistoryError: An item is not in the catalog.
             OverloadedError: Too many prompts wait for the model.
         """
-        known = tuple(item_id for item_id in history if item_id in self.catalog)
+        try:
+            require_known(history, self.catalog)
+        except DataError as error:
+            raise UnknownHistoryError(str(error)) from error
+        items = tuple(history)
         preferences = tables.empty(tables.PREFERENCES)
-        if known:
-            try:
-                inference = asyncio.get_running_loop().run_in_executor(
-                    self._threads,
-                    self._model.update_preferences,
-                    Profile("", known),
-                    preferences,
-                    self._preference_backend,
-                )
-                preferences = await asyncio.wait_for(inference, self._settings.model_timeout)
-            except OverloadedError:
-                raise
-            except (TimeoutError, BackendError) as error:
-                logger.warning("No preference was inferred for a given history: %r", error)
-        profile = Profile("", known, latest_preference(preferences))
+        try:
+            inference = asyncio.get_running_loop().run_in_executor(
+                self._threads,
+                self._model.update_preferences,
+                Profile("", items),
+                preferences,
+                self._history_backend,
+            )
+            preferences = await asyncio.wait_for(inference, self._settings.model_timeout)
+        except OverloadedError:
+            raise
+        except (TimeoutError, BackendError) as error:
+            logger.warning("No preference was inferred for a given history: %r", error)
+        profile = Profile("", items, latest_preference(preferences))
         return User(profile, preferences, known=True)
+
+    def unknown_items(self, item_ids: Sequence[str]) -> list[str]:
+        """Return the ids that are not in the catalog, in order and without duplicates."""
+        return [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self.catalog]
 
     async def recommend(
         self,
@@ -249,8 +280,8 @@ class OnlineEngine:
         exclude_seen: bool,
         candidate_ids: Sequence[str] | None = None,
         model: ModelName = "run",
-    ) -> RecommendationList:
-        """Recommend items to a user.
+    ) -> tuple[RecommendationList, ItemScores]:
+        """Recommend items to a user; return the list and the scores of the model.
 
         Args:
             user: The user.
@@ -278,22 +309,22 @@ class OnlineEngine:
         else:
             candidates = self._given_candidates(profile, candidate_ids, exclude_seen=exclude_seen)
             budget = len(candidates) if budget is None else budget
-        reason: FallbackReason | None = None
-        scores: dict[str, float] = {}
+        scores = ItemScores({})
         if budget:
             item_ids = [candidate.item_id for candidate in candidates[:budget]]
-            scores, reason = await scorer.score(user, item_ids)
-        return build_list(
+            scores = await scorer.score(user, item_ids)
+        recommendations = build_list(
             self.catalog,
             profile,
             candidates,
-            scores,
+            scores.values,
             k=k,
             diversity=settings.diversity,
             # The order of given candidates is not a ranking.
             order=settings.order if candidate_ids is None else "model",
-            fallback_reason=reason,
+            fallback_reason=scores.fallback_reason,
         )
+        return recommendations, scores
 
     def _given_candidates(
         self, profile: Profile, item_ids: Sequence[str], *, exclude_seen: bool
@@ -321,12 +352,8 @@ class OnlineEngine:
             )
         return self.scorers[name]
 
-    async def score(
-        self, user_id: str, item_ids: Sequence[str]
-    ) -> tuple[dict[str, float], FallbackReason | None]:
-        """Return P(yes) of items for a user, and the reason if there are no scores.
-
-        Unknown items are omitted.
+    async def score(self, user_id: str, item_ids: Sequence[str]) -> ItemScores:
+        """Return P(yes) of items for a user; unknown items have no score.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -343,6 +370,16 @@ class OnlineEngine:
         for scorer in self.scorers.values():
             scorer.delete_user(user_id)
         return counts
+
+    async def items(self, item_ids: Sequence[str]) -> list[Item]:
+        """Return items of the catalog, without images that cannot be opened now."""
+        # In a thread, because an image that was not opened before is decoded.
+        return await asyncio.to_thread(lambda: [self.catalog.item(one) for one in item_ids])
+
+    async def thumbnail(self, path: Path) -> bytes:
+        """Return a thumbnail of an image, see `image_uploads.thumbnail`."""
+        convert = functools.partial(thumbnail, path, max_pixels=self._settings.max_pixels)
+        return await asyncio.get_running_loop().run_in_executor(self._image_thread, convert)
 
     async def add_item(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
         """Add an item, see `NewItems.add`."""

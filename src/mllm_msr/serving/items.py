@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import polars as pl
 
@@ -31,9 +32,15 @@ from mllm_msr.types import Item
 
 logger = logging.getLogger(__name__)
 
+_MAX_CONCURRENT: Final = 2  # items that are summarized
+
 
 class UnknownItemError(DataError):
     """An item is not in the catalog, or has no image although one was requested."""
+
+
+class InvalidItemError(DataError):
+    """A new item cannot be added."""
 
 
 class ItemExistsError(DataError):
@@ -50,8 +57,9 @@ class NewItems:
         candidates: Candidate cache, whose lock protects the catalog.
         backend: Backend that generates summaries.
         database_lock: Held while the database is written.
-        threads: Threads in which requests wait for the model.
+        image_thread: Thread that decodes images.
         images: Folder for the images.
+        max_pixels: Maximum width times height of an image.
     """
 
     def __init__(
@@ -62,16 +70,24 @@ class NewItems:
         candidates: CandidateCache,
         backend: Backend,
         database_lock: asyncio.Lock,
-        threads: Executor,
+        image_thread: Executor,
         images: Path,
+        max_pixels: int,
     ) -> None:
         self._model = model
         self._state = state
         self._candidates = candidates
         self._backend = backend
         self._database_lock = database_lock
-        self._threads = threads
+        self._image_thread = image_thread
+        # Few, so that summaries of new items never take all threads of a model.
+        self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="item")
         self._images = images
+        self._max_pixels = max_pixels
+
+    def close(self) -> None:
+        """Cancel the additions that have not started."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def restore(self) -> None:
         """Add the items of the database to the catalog; this call blocks.
@@ -94,21 +110,31 @@ class NewItems:
             added before.
 
         Raises:
+            InvalidItemError: The title is empty after cleaning.
             ItemExistsError: Another item has this id.
             ImageError: The image cannot be opened safely.
             RunFolderError: The item cannot be stored, or is stored but could not be added to the
                 catalog.
         """
         item = dataclasses.replace(item, title=clean_text(item.title), text=clean_text(item.text))
-        content = repr((item.title, item.text, image)).encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(content).hexdigest()
+        if not item.title:
+            raise InvalidItemError(
+                f"The title of {item.item_id!r} contains only markup or invisible characters. Send "
+                "a title with letters."
+            )
+        loop = asyncio.get_running_loop()
+        digest = await loop.run_in_executor(None, _digest, item, image)
         row = await asyncio.to_thread(self._state.item, item.item_id)
         is_new = row is None
         if row is None:
             if item.item_id in self._model.catalog:
                 raise _item_exists(item.item_id)
-            summarized = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._summarize, item, image, digest
+            png = None
+            if image:
+                convert = functools.partial(to_png, max_pixels=self._max_pixels)
+                png = await loop.run_in_executor(self._image_thread, convert, image, item.item_id)
+            summarized = await loop.run_in_executor(
+                self._threads, self._summarize, item, png, digest
             )
             async with self._database_lock:
                 is_new = await asyncio.to_thread(self._state.add_item, summarized)
@@ -120,8 +146,7 @@ class NewItems:
         await asyncio.to_thread(self._add_to_catalog, row)
         return dict(row), is_new
 
-    def _summarize(self, item: Item, image: bytes | None, digest: str) -> dict[str, Any]:
-        png = to_png(image, item.item_id) if image else None
+    def _summarize(self, item: Item, png: bytes | None, digest: str) -> dict[str, Any]:
         path = store_image(self._images, digest, png)
         record = {"item_id": item.item_id, "title": item.title, "text": item.text}
         frame = pl.DataFrame(
@@ -154,6 +179,13 @@ class NewItems:
                 f"{str(error) or 'unknown error'}. Send the same request again, or restart the "
                 "service."
             ) from error
+
+
+def _digest(item: Item, image: bytes | None) -> str:
+    """Return the hash of the content of an item."""
+    digest = hashlib.sha256(repr((item.title, item.text)).encode("utf-8", "surrogatepass"))
+    digest.update(b"" if image is None else image)
+    return digest.hexdigest()
 
 
 def _item_exists(item_id: str) -> ItemExistsError:

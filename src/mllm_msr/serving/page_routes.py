@@ -6,18 +6,21 @@ requested by item id; the run's table of items determines the file.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 import importlib.resources
+import logging
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
+from mllm_msr.errors import ImageError
 from mllm_msr.serving import schemas
 from mllm_msr.serving.dependencies import ItemPath, Responses, error_responses, get_engine
-from mllm_msr.serving.image_uploads import thumbnail
 from mllm_msr.serving.items import UnknownItemError
+from mllm_msr.serving.validation import BoundedRoute
+
+logger = logging.getLogger(__name__)
 
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -31,7 +34,7 @@ _IMAGE_RESPONSES: Final[Responses] = {
     304: {"description": "Not modified"},
 }
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 
 
 @functools.cache
@@ -66,17 +69,17 @@ async def get_items(
     request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
 ) -> schemas.ItemsResponse:
     """Return titles and summaries of items; unknown items are omitted."""
-    catalog = get_engine(request).catalog
+    engine = get_engine(request)
+    known = [one for one in dict.fromkeys(item_id) if one in engine.catalog]
     return schemas.ItemsResponse(
         items=[
             schemas.ListedItem(
-                item_id=one,
-                title=catalog.item(one).title,
-                summary=catalog.summary(one),
-                image=catalog.item(one).image is not None,
+                item_id=item.item_id,
+                title=item.title,
+                summary=engine.catalog.summary(item.item_id),
+                image=item.image is not None,
             )
-            for one in dict.fromkeys(item_id)
-            if one in catalog
+            for item in await engine.items(known)
         ]
     )
 
@@ -104,14 +107,21 @@ async def get_models(request: Request) -> schemas.ModelsResponse:
 )
 async def get_image(item_id: ItemPath, request: Request) -> Response:
     """Return the image of an item as a thumbnail."""
-    catalog = get_engine(request).catalog
-    path = catalog.item(item_id).image if item_id in catalog else None
+    engine = get_engine(request)
+    items = await engine.items([item_id] if item_id in engine.catalog else [])
+    path = items[0].image if items else None
     if path is None:
         raise UnknownItemError(
             f"Item {item_id!r} is unknown or has no image. Use /v1/items to find items with an "
             "image."
         )
-    content = await asyncio.to_thread(thumbnail, path)
+    try:
+        content = await engine.thumbnail(path)
+    except ImageError as error:  # its message contains a path on this machine
+        logger.warning("Item %s has no thumbnail: %s", item_id, error)
+        raise ImageError(
+            f"The image of item {item_id!r} cannot be displayed. See the log of the service."
+        ) from error
     digest = hashlib.sha256(content).hexdigest()[:32]
     # Private: shared caches must not store content that requires a key.
     headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{digest}"'}

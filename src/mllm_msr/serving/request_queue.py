@@ -5,10 +5,14 @@ that several batches run in parallel. While all copies are busy, prompts wait; t
 as many as fit, from any request. The length of the queue is limited: further requests fail
 immediately instead of waiting too long. After repeated failures or timeouts the circuit opens: for
 some seconds, requests fail without waiting.
+
+Lanes get equal shares of the model, measured in tokens, by start-time fair queueing (Goyal, Vin and
+Cheng 1996): a client that sends many or long prompts delays its own lane only.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -20,7 +24,7 @@ from typing import Final, Literal, final
 
 from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.types import ChoiceScores, Completion, Prompt
+from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,9 @@ _Method = Literal["score", "generate"]
 _Results = list[ChoiceScores] | list[Completion]
 
 _MAX_FAILURES: Final = 3  # in a row, before the circuit opens
+_MAX_BATCH_TOKENS: Final = 32_000  # estimated, so that short prompts do not wait for long ones
+_BYTES_PER_TOKEN: Final = 4  # rough estimates, which only need to be comparable
+_TOKENS_PER_IMAGE: Final = 256
 
 
 class OverloadedError(BackendError):
@@ -38,7 +45,7 @@ class CircuitOpenError(BackendError):
     """The model is paused after repeated failures, or shut down."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class _Job:
     """Prompts of one request.
 
@@ -47,6 +54,8 @@ class _Job:
         prompts: The prompts.
         choices: Choices to score.
         copy: Index of the copy that must process the job; any copy if `None`.
+        lane: Name of the lane.
+        start: Tokens that each lane has got when it is this job's turn.
         future: Future of the results, one per prompt.
     """
 
@@ -54,7 +63,23 @@ class _Job:
     prompts: Sequence[Prompt]
     choices: tuple[str, ...] = ()
     copy: int | None = None
+    lane: str = ""
+    start: float = 0.0
     future: Future[_Results] = field(default_factory=Future)
+
+    @functools.cached_property
+    def n_tokens(self) -> int:
+        """Return an estimate of the tokens that the model reads and generates."""
+        n_tokens = 0
+        for prompt in self.prompts:
+            parts = [part for message in prompt.messages for part in message.parts]
+            texts = [part.text for part in parts if isinstance(part, TextPart)]
+            n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+            n_tokens += n_bytes // _BYTES_PER_TOKEN + 1
+            n_tokens += _TOKENS_PER_IMAGE * (len(parts) - len(texts))
+            if self.method == "generate":
+                n_tokens += prompt.max_new_tokens
+        return n_tokens
 
 
 class ModelQueue:
@@ -89,6 +114,8 @@ class ModelQueue:
         self._cooldown = cooldown
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
+        self._now = 0.0  # tokens that each lane has got so far
+        self._lanes: dict[str, float] = {}  # tokens of each lane, including waiting jobs
         self._changed = threading.Condition()
         self._closed = False
         self._failures = 0
@@ -115,7 +142,12 @@ class ModelQueue:
         return time.monotonic() < self._circuit_open_until
 
     def score(
-        self, prompts: Sequence[Prompt], choices: Sequence[str], *, copy: int | None = None
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        *,
+        copy: int | None = None,
+        lane: str = "",
     ) -> Future[_Results]:
         """Queue prompts for scoring; the future's result has one `ChoiceScores` per prompt.
 
@@ -123,21 +155,26 @@ class ModelQueue:
             prompts: The prompts.
             choices: See `Backend.score`.
             copy: Index of the copy that must score them; any copy by default.
+            lane: Lane, such as a user.
 
         Raises:
             OverloadedError: The queue is full.
             CircuitOpenError: The circuit is open, or the queue is closed.
         """
-        return self._submit(_Job("score", prompts, tuple(choices), copy))
+        return self._submit(_Job("score", prompts, tuple(choices), copy, lane))
 
-    def generate(self, prompts: Sequence[Prompt]) -> Future[_Results]:
+    def generate(self, prompts: Sequence[Prompt], *, lane: str = "") -> Future[_Results]:
         """Queue prompts for generation; the future's result has one `Completion` per prompt.
 
+        Args:
+            prompts: The prompts.
+            lane: Lane, such as a kind of request.
+
         Raises:
             OverloadedError: The queue is full.
             CircuitOpenError: The circuit is open, or the queue is closed.
         """
-        return self._submit(_Job("generate", prompts))
+        return self._submit(_Job("generate", prompts, lane=lane))
 
     def record_timeout(self) -> None:
         """Count the timeout of a caller as a failure of the model."""
@@ -175,6 +212,10 @@ class ModelQueue:
                     f"waiting and {len(job.prompts)} more were requested. Try again in a moment, "
                     "or request fewer items."
                 )
+            if not self._jobs:
+                self._now, self._lanes = 0.0, {}
+            job.start = max(self._now, self._lanes.get(job.lane, 0.0))
+            self._lanes[job.lane] = job.start + job.n_tokens
             self._jobs.append(job)
             self._changed.notify_all()
         return job.future
@@ -218,19 +259,22 @@ class ModelQueue:
                 self._changed.wait_for(lambda: self._closed or self._jobs_for(copy))
                 if self._closed:
                     return []
-                room = self._max_batch
-                for job in self._jobs_for(copy):
+                room, token_room = self._max_batch, _MAX_BATCH_TOKENS
+                for job in sorted(self._jobs_for(copy), key=lambda job: job.start):
                     # A job that is larger than a batch is a separate batch.
                     if batch and (
                         len(job.prompts) > room
+                        or job.n_tokens > token_room
                         or (job.method, job.choices) != (batch[0].method, batch[0].choices)
                     ):
                         break
                     self._jobs.remove(job)
                     # False if the caller has canceled the future.
                     if job.future.set_running_or_notify_cancel():
+                        self._now = max(self._now, job.start)
                         batch.append(job)
                         room -= len(job.prompts)
+                        token_room -= job.n_tokens
         return batch
 
     def _jobs_for(self, copy: int) -> list[_Job]:
@@ -263,12 +307,16 @@ class QueuedBackend(Backend):
         queue: The queue.
         fingerprint: Fingerprint of the model.
         timeout: Seconds to wait for the results of a call.
+        lane: Lane of the prompts.
     """
 
-    def __init__(self, queue: ModelQueue, *, fingerprint: str, timeout: float) -> None:
+    def __init__(
+        self, queue: ModelQueue, *, fingerprint: str, timeout: float, lane: str = ""
+    ) -> None:
         self._queue = queue
         self._fingerprint = fingerprint
         self._timeout = timeout
+        self._lane = lane
 
     @property
     def fingerprint(self) -> str:
@@ -283,7 +331,7 @@ class QueuedBackend(Backend):
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """Queue the prompts and wait for their completions."""
         queued = list(prompts)
-        answers = self._wait(self._queue.generate(queued)) if queued else []
+        answers = self._wait(self._queue.generate(queued, lane=self._lane)) if queued else []
         yield from enumerate(answers)
 
     def score(
@@ -291,7 +339,7 @@ class QueuedBackend(Backend):
     ) -> Iterator[tuple[int, ChoiceScores]]:
         """Queue the prompts and wait for their scores."""
         queued = list(prompts)
-        answers = self._wait(self._queue.score(queued, choices)) if queued else []
+        answers = self._wait(self._queue.score(queued, choices, lane=self._lane)) if queued else []
         yield from enumerate(answers)
 
     def close(self) -> None:

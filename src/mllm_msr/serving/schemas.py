@@ -6,28 +6,95 @@ so that the service never opens a path or URL from a client.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    Base64Bytes,
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
     Tag,
+    WithJsonSchema,
+    model_validator,
 )
+
+from mllm_msr.data.times import LAST_MS, misread_milliseconds
+
+_MAX_TEXT_BYTES: Final = 20_000  # in UTF-8; the tokens of a model depend on bytes, not characters
+
+# Numbers that are seconds between 1990 and 2100, not milliseconds.
+_SECONDS: Final = {"minimum": 631_152_000, "maximum": 4_102_444_799}
+
+
+def _check_time(milliseconds: int) -> int:
+    problem = misread_milliseconds(milliseconds)
+    if problem is not None:
+        raise ValueError(problem)
+    return milliseconds
+
+
+def _check_text(text: str) -> str:
+    n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if n_bytes > _MAX_TEXT_BYTES:
+        raise ValueError(
+            f"the text has {n_bytes:,} bytes in UTF-8; the limit is {_MAX_TEXT_BYTES:,}. Shorten it"
+        )
+    return text
+
+
+def _decode_image(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("the image is not a string. Send its content in base64")  # noqa: TRY004
+    if not value.strip():
+        raise ValueError("the image is empty. Leave the field out if the item has no image")
+    try:
+        return base64.b64decode("".join(value.splitlines()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(
+            "the image is not in base64. Encode the content of a JPEG, PNG, WebP or GIF file"
+        ) from error
+
 
 # No control characters: ids do not need them, and databases reject some of them.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Title = Annotated[
     str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
-Text = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str,
+    StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$"),
+    AfterValidator(_check_text),
+]
+Time = Annotated[
+    int,
+    AfterValidator(_check_time),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_MS, "not": _SECONDS}),
+]
+Image = Annotated[
+    bytes,
+    BeforeValidator(_decode_image),
+    WithJsonSchema({"type": "string", "format": "base64", "minLength": 1}),
+]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_fields(cls, body: Any) -> Any:
+        """Reject a body with many unknown fields at once, instead of with one error for each."""
+        if isinstance(body, dict) and len(body) > len(cls.model_fields):
+            raise ValueError(
+                f"{len(body):,} fields are more than the {len(cls.model_fields)} known ones: "
+                f"{', '.join(cls.model_fields)}"
+            )
+        return body
 
 
 class _Response(BaseModel):
@@ -40,18 +107,15 @@ class Event(_Request):
     event_id: Id = Field(description="set by the client; a repeated id has no effect")
     user_id: Id
     item_id: Id
-    timestamp: int | None = Field(
-        None,
-        ge=0,
-        le=2**53,
-        description="milliseconds since 1970; stored, but events are ordered by arrival",
+    timestamp: Time | None = Field(
+        None, description="milliseconds since 1970; stored, but events are ordered by arrival"
     )
 
 
 class EventsRequest(_Request):
     """Events in chronological order."""
 
-    events: Annotated[list[Event], Field(min_length=1, max_length=1000)]
+    events: Annotated[list[Event], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class EventStatus(_Response):
@@ -69,8 +133,12 @@ class EventsResponse(_Response):
 
 class _ListRequest(_Request):
     k: int = Field(10, ge=1, le=100, description="length of the list")
-    candidate_ids: Annotated[list[Id], Field(min_length=1, max_length=500)] | None = Field(
-        None, description="items to rank instead of the full catalog; unknown items are ignored"
+    candidate_ids: (
+        Annotated[list[Id], Field(min_length=1, max_length=500, fail_fast=True)] | None
+    ) = Field(
+        None,
+        description="items to rank instead of the full catalog; unknown ones are listed in "
+        "unknown_items",
     )
     budget: int | None = Field(
         None,
@@ -98,7 +166,7 @@ class UserListRequest(_ListRequest):
 class HistoryListRequest(_ListRequest):
     """Request for a list for an anonymous user, given their history; nothing is stored."""
 
-    history: Annotated[list[Id], Field(min_length=1, max_length=200)]
+    history: Annotated[list[Id], Field(min_length=1, max_length=200, fail_fast=True)]
 
 
 # Tags of the two kinds of list requests. Pydantic inserts them in the location of an error.
@@ -125,6 +193,9 @@ class RecommendedItem(_Response):
     item_id: str
     rank: int
     score: float | None = Field(description="P(yes); null if the model did not score the item")
+    reason: str | None = Field(
+        description="why there is no score: fallback_reason, scoring_failed, or beyond_budget"
+    )
     title: str
     generators: list[str] = Field(description="candidate generators that proposed the item")
     matches: list[str] | None = Field(
@@ -143,20 +214,28 @@ class ListResponse(_Response):
     )
     preference: str = Field(description="text generated by a model")
     items: list[RecommendedItem]
+    without_image: int = Field(
+        description="number of scored items whose image cannot be opened; they are scored from "
+        "their text"
+    )
+    unknown_items: list[str] = Field(description="ids of candidate_ids that are not in the catalog")
 
 
 class ScoresRequest(_Request):
     """Request for scores of given items."""
 
     user_id: Id
-    item_ids: Annotated[list[Id], Field(min_length=1, max_length=500)]
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=500, fail_fast=True)]
 
 
 class ItemScore(_Response):
     """Score of one item."""
 
     item_id: str
-    score: float | None = Field(description="P(yes); null for unknown items and in a fallback")
+    score: float | None = Field(description="P(yes); null if there is no score")
+    reason: str | None = Field(
+        description="why there is no score: fallback_reason, unknown_item, or scoring_failed"
+    )
 
 
 class ScoresResponse(_Response):
@@ -218,8 +297,8 @@ class NewItem(_Request):
     item_id: Id
     title: Title
     text: Text = ""
-    image: Base64Bytes | None = Field(
-        None, description="JPEG, PNG, WebP or GIF, in base64", max_length=8_000_000
+    image: Image | None = Field(
+        None, description="JPEG, PNG, WebP or GIF in base64; of an animation, the first frame"
     )
 
 

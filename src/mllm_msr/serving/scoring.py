@@ -19,11 +19,12 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import DataError
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.catalog import ItemCatalog
-from mllm_msr.recommend.recommender import CHOICES, FallbackReason, missing_input
+from mllm_msr.recommend.lists import FallbackReason, missing_input
+from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import CircuitOpenError, ModelQueue, OverloadedError
 from mllm_msr.serving.users import User
-from mllm_msr.types import ChoiceScores
+from mllm_msr.types import ChoiceScores, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,33 @@ ModelName = Literal["run", "zero_shot"]
 
 class ModelNotServedError(DataError):
     """The service has not loaded a model."""
+
+
+class ItemScores(NamedTuple):
+    """Scores of the items of a request.
+
+    Attributes:
+        values: P(yes) by item, without items that have no score.
+        failed: Items whose prompt failed.
+        fallback_reason: Why there are no scores at all; `None` if there are some.
+    """
+
+    values: dict[str, float]
+    failed: frozenset[str] = frozenset()
+    fallback_reason: FallbackReason | None = None
+
+    def reason(self, item_id: str, *, otherwise: str) -> str | None:
+        """Return why an item has no score; `None` if it has one.
+
+        Args:
+            item_id: The item.
+            otherwise: The reason if the item was not among those to score.
+        """
+        if item_id in self.values:
+            return None
+        if item_id in self.failed:
+            return "scoring_failed"
+        return self.fallback_reason or otherwise
 
 
 class _ScoreKey(NamedTuple):
@@ -57,6 +85,7 @@ class CandidateScorer:
 
     Attributes:
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
+        n_failed: Number of prompts that have failed since the last one that succeeded.
     """
 
     def __init__(
@@ -69,6 +98,7 @@ class CandidateScorer:
         metrics: Metrics,
     ) -> None:
         self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
+        self.n_failed = 0
         self._queue = queue
         self._catalog = catalog
         self._settings = settings
@@ -91,10 +121,11 @@ class CandidateScorer:
         for batch in [item_ids[:1], *(item_ids[i : i + _WARM_UP_BATCH] for i in starts)]:
             while self._queue.waiting:
                 await asyncio.sleep(_WARM_UP_PAUSE)
-            prompts = [self._catalog.prompt(preference, item_id) for item_id in batch]
             try:
+                prompts = await asyncio.to_thread(self._prompts, preference, batch)
                 for copy in range(self._queue.copies):  # each copy has its own cache
-                    await asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
+                    future = asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
+                    self._valid_scores(batch, cast("list[ChoiceScores]", await future))
             except Exception as error:  # noqa: BLE001 - requests report the same error
                 logger.warning("Warming up the model failed: %s", error)
                 return
@@ -105,17 +136,12 @@ class CandidateScorer:
         for key in [key for key in self._cache if key.user_id == user_id]:
             del self._cache[key]
 
-    async def score(
-        self, user: User, item_ids: Sequence[str]
-    ) -> tuple[dict[str, float], FallbackReason | None]:
+    async def score(self, user: User, item_ids: Sequence[str]) -> ItemScores:
         """Return P(yes) of items for a user.
 
         Args:
             user: The user.
             item_ids: Distinct items of the catalog.
-
-        Returns:
-            Scores by item, without items whose prompts failed; and the reason if there are none.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -123,17 +149,20 @@ class CandidateScorer:
         reason = missing_input(user.profile, known_user=user.known)
         if reason is not None:
             self._metrics.fallback(reason)
-            return {}, reason
+            return ItemScores({}, fallback_reason=reason)
         preference = user.profile.preference
         keys = {one: _ScoreKey(user.profile.user_id, preference, one) for one in item_ids}
         scores = {one: self._cache[key] for one, key in keys.items() if key in self._cache}
         missing = [item_id for item_id in item_ids if item_id not in scores]
         if not missing:
-            return scores, None
+            return ItemScores(scores)
+        failed: frozenset[str] = frozenset()
         n_deletions = self._n_deletions
         try:
-            prompts = [self._catalog.prompt(preference, item_id) for item_id in missing]
-            future = asyncio.wrap_future(self._queue.score(prompts, CHOICES))
+            prompts = await asyncio.to_thread(self._prompts, preference, missing)
+            future = asyncio.wrap_future(
+                self._queue.score(prompts, CHOICES, lane=user.profile.user_id)
+            )
             answers = await asyncio.wait_for(future, self._settings.model_timeout)
         except OverloadedError:
             raise
@@ -146,24 +175,40 @@ class CandidateScorer:
             logger.warning("Returning a list without model scores: %s", error)
             reason = "model_failed"
         else:
-            new = _valid_scores(missing, cast("list[ChoiceScores]", answers))
+            new = self._valid_scores(missing, cast("list[ChoiceScores]", answers))
             # A user may have been deleted during scoring.
             if n_deletions == self._n_deletions and self._cache.maxsize:
                 for item_id, score in new.items():
                     self._cache[keys[item_id]] = score
             scores |= new
+            failed = frozenset(missing) - set(new)
             reason = None if scores else "model_failed"
         if reason is not None:
             self._metrics.fallback(reason)
-        return scores, reason
+        return ItemScores(scores, failed, reason)
 
+    def _prompts(self, preference: str, item_ids: Sequence[str]) -> list[Prompt]:
+        """Build prompts, in a thread because images that were not opened before are decoded."""
+        return [self._catalog.prompt(preference, item_id) for item_id in item_ids]
 
-def _valid_scores(item_ids: Sequence[str], answers: Sequence[ChoiceScores]) -> dict[str, float]:
-    scores = {}
-    for item_id, answer in zip(item_ids, answers, strict=True):
-        score, error = yes_probability(answer)
-        if error is None:
-            scores[item_id] = score
-        else:
-            logger.warning("Item %s has no score: %s", item_id, error)
-    return scores
+    def _valid_scores(
+        self, item_ids: Sequence[str], answers: Sequence[ChoiceScores]
+    ) -> dict[str, float]:
+        """Return the scores of the prompts that have not failed, and count those that have."""
+        scores: dict[str, float] = {}
+        failures: list[tuple[str, str]] = []
+        for item_id, answer in zip(item_ids, answers, strict=True):
+            score, error = yes_probability(answer)
+            if score is not None and error is None:
+                scores[item_id] = score
+            else:
+                failures.append((item_id, error or "unknown reason"))
+        if failures:
+            logger.warning(
+                "%d of %d items have no score, such as %s: %s",
+                len(failures),
+                len(answers),
+                *failures[0],
+            )
+        self.n_failed = 0 if scores else self.n_failed + len(answers)
+        return scores

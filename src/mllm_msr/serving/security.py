@@ -37,6 +37,10 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 
+_MAX_DIGITS: Final = 18  # of a content length
+
+_Rejection = tuple[int, str]  # status and message
+
 
 class ApiKeys:
     """Accepted API keys, stored as hashes and compared in constant time.
@@ -87,13 +91,25 @@ class SecurityMiddleware:
         app: The wrapped application.
         keys: Accepted keys.
         max_body: Maximum size of a request body, in bytes.
+        max_bodies: Maximum size of the bodies of all requests that have not been answered.
+        exceptions: Other maximum sizes, by path.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: ApiKeys,
+        max_body: int,
+        max_bodies: int,
+        exceptions: Mapping[str, int] | None = None,
+    ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
-        self._too_large = f"The request body is larger than {max_body:,} bytes."
+        self._max_bodies = max_bodies
+        self._exceptions = exceptions or {}
+        self._n_bytes = 0  # of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a request to the application, or reject it."""
@@ -104,22 +120,31 @@ class SecurityMiddleware:
         if rejection is not None:
             await _send_error(send, *rejection)
             return
+        await self._forward(scope, receive, send)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request; stop reading when its body, or all bodies together, are too large."""
+        limit = self._limit(scope)
         size = 0
-        too_large = started = False
+        started = False
+        rejection: _Rejection | None = None
 
         async def limited_receive() -> Message:
-            nonlocal size, too_large
+            nonlocal size, rejection
             message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body:
-                # Stop reading: the application sees a client that has disconnected.
-                too_large = True
-                return {"type": "http.disconnect"}
-            return message
+            n_bytes = len(message.get("body", b""))
+            size += n_bytes
+            self._n_bytes += n_bytes
+            if size > limit:
+                rejection = _too_large(limit)
+            elif self._n_bytes > self._max_bodies:
+                rejection = 503, "Too many large requests are in progress. Try again in a moment."
+            # Stop reading: the application sees a client that has disconnected.
+            return {"type": "http.disconnect"} if rejection else message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
-            if too_large and not started:
+            if rejection and not started:
                 return
             if message["type"] == "http.response.start":
                 started = True
@@ -130,12 +155,17 @@ class SecurityMiddleware:
         try:
             await self._app(scope, limited_receive, send_with_headers)
         except Exception:
-            if not too_large:
+            if not rejection:
                 raise
-        if too_large and not started:
-            await _send_error(send, 413, self._too_large)
+        finally:
+            self._n_bytes -= size
+        if rejection and not started:
+            await _send_error(send, *rejection)
 
-    def _check(self, scope: Scope) -> tuple[int, str] | None:
+    def _limit(self, scope: Scope) -> int:
+        return self._exceptions.get(scope["path"], self._max_body)
+
+    def _check(self, scope: Scope) -> _Rejection | None:
         """Return the status and message of a rejection; `None` if the request is accepted."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
@@ -148,9 +178,15 @@ class SecurityMiddleware:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The header Content-Length must be a number."
-        if int(length) > self._max_body:
-            return 413, self._too_large
+        limit = self._limit(scope)
+        # Python rejects the conversion of thousands of digits.
+        if len(length) > _MAX_DIGITS or int(length) > limit:
+            return _too_large(limit)
         return None
+
+
+def _too_large(limit: int) -> _Rejection:
+    return 413, f"The request body is larger than {limit:,} bytes."
 
 
 def _digest(key: str) -> bytes:
@@ -169,6 +205,8 @@ def _is_loopback(host: str) -> bool:
 async def _send_error(send: Send, status: int, detail: str) -> None:
     body = json.dumps({"detail": detail}).encode("ascii")
     headers = {**_HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    if status == 503:
+        headers["Retry-After"] = "1"
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import UsageError
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.app import create_app
 from mllm_msr.serving.engine import OnlineEngine
+from mllm_msr.serving.http_protocol import limited_protocol
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.security import ApiKeys, check_address
 from mllm_msr.serving.state import ServiceState
@@ -47,16 +51,26 @@ def make_app(
     model = MllmMsr.from_run(run, overrides=overrides)
     settings = model.settings.serve
     folder = run.absolute() / layout.SERVICE
-    state = ServiceState(settings.state or f"sqlite:///{folder / 'state.sqlite'}")
+    state = ServiceState(folder / "state.sqlite" if settings.state is None else settings.state)
     metrics = Metrics()
 
     def make_engine() -> OnlineEngine:
-        return OnlineEngine(
-            model, state, settings=settings, images=folder / layout.IMAGES, metrics=metrics
-        )
+        try:
+            return OnlineEngine(
+                model, state, settings=settings, images=folder / layout.IMAGES, metrics=metrics
+            )
+        except BaseException:
+            state.close()
+            raise
 
-    app = create_app(make_engine, keys=keys, metrics=metrics, max_body=settings.max_body)
-    app.state.shutdown_timeout = settings.shutdown_timeout
+    app = create_app(
+        make_engine,
+        keys=keys,
+        metrics=metrics,
+        max_body=settings.max_body,
+        max_item_body=settings.max_item_body,
+    )
+    app.state.settings = settings
     return app
 
 
@@ -80,19 +94,28 @@ def serve(
     Raises:
         UsageError: The address is not allowed, or in use.
         RunFolderError: As for `make_app`.
+        BackendError: The model cannot be opened.
     """
     check_address(host, ApiKeys.from_environment(os.environ))
     app = make_app(run, overrides=overrides)
+    settings: ServeSettings = app.state.settings
+    guarded = _StartupGuard(app)
     config = uvicorn.Config(
-        app,
+        guarded,
         host=host,
         port=port,
-        log_level="warning",
+        http=cast(
+            "type[asyncio.Protocol]",
+            limited_protocol(
+                request_timeout=settings.request_timeout, max_connections=_MAX_CONNECTIONS
+            ),
+        ),
+        ws="none",
+        log_level="error",  # warnings concern single requests of clients
         access_log=False,
         server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=10,
-        timeout_graceful_shutdown=math.ceil(app.state.shutdown_timeout),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
     )
     try:
         bound = config.bind_socket()
@@ -106,4 +129,38 @@ def serve(
         # for the client's acknowledgment. asyncio sets it only on sockets that it has opened.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         announce(f"http://{host}:{bound.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[bound])
+        guarded.server = uvicorn.Server(config)
+        guarded.server.run(sockets=[bound])
+    if guarded.error is not None:
+        raise guarded.error
+
+
+class _StartupGuard:
+    """ASGI application that keeps the error of a failed start, which uvicorn would only log.
+
+    Attributes:
+        server: Server to stop after a failed start.
+        error: Error of the start or shutdown.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.server: uvicorn.Server | None = None
+        self.error: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request, or start and stop the application."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_result(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.server is not None:
+                self.server.should_exit = True
+                message = {"type": "lifespan.startup.complete"}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_result)
+        except Exception as error:  # noqa: BLE001 - raised again when the server has stopped
+            self.error = error

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import polars as pl
@@ -108,7 +109,7 @@ class ServiceState:
     """State of one service; thread-safe.
 
     Args:
-        url: Database URL, "sqlite:///PATH" or "postgresql+psycopg://...".
+        url: Path of an SQLite file, or a URL, "sqlite:///PATH" or "postgresql+psycopg://...".
 
     Raises:
         SettingsError: The URL is invalid or not supported.
@@ -116,8 +117,12 @@ class ServiceState:
         RunFolderError: The database cannot be opened or written.
     """
 
-    def __init__(self, url: str) -> None:
-        self._database = Database(parse_url(url))
+    def __init__(self, url: str | Path) -> None:
+        self._database = Database(
+            parse_url(url)
+            if isinstance(url, str)
+            else sql.URL.create("sqlite", database=str(url))  # any character may be in a path
+        )
         self._check_lock = threading.Lock()
         self._checked = -_CHECK_SECONDS
         self._problem: str | None = None
