@@ -204,6 +204,12 @@ def test_clean_text_is_one_line_of_limited_length_without_double_quotes(
     assert templates.clean(cleaned, max_chars=max_chars) == cleaned
 
 
+def test_clean_keeps_joiners_and_removes_other_invisible_characters() -> None:
+    assert (
+        templates.clean("a\u200bb می\u200cخواهم \u202e👩\u200d🚀") == "ab می\u200cخواهم 👩\u200d🚀"
+    )
+
+
 def test_clean_cuts_at_a_word() -> None:
     assert templates.clean("one two three", max_chars=9) == "one two"
 

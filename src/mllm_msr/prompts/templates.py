@@ -32,6 +32,9 @@ _IMAGE: Final = "\ue000"
 _TRIM_START: Final = "\ue001"
 _TRIM_END: Final = "\ue002"
 
+# Zero-width (non-)joiners shape words in Persian and Indian scripts and join emoji.
+_JOINERS: Final = "\u200c\u200d"
+
 # Longest text of one variable, and how many times longer a text may be before it is cleaned.
 _MAX_CHARACTERS: Final = 2000
 _MAX_SHRINKAGE: Final = 10
@@ -55,12 +58,13 @@ def clean(text: str, *, max_chars: int = _MAX_CHARACTERS) -> str:
 
     Returns:
         A single line in Unicode normalization form C: runs of white space are one space; control,
-        format, private-use and unassigned characters are removed; double quotes are single quotes.
+        format, private-use and unassigned characters are removed, except joiners; double quotes are
+        single quotes.
     """
     # Far more than remains, so that huge texts take little time.
     text = unicodedata.normalize("NFC", text[: _MAX_SHRINKAGE * max_chars])
     text = re.sub(r"\s+", " ", text)
-    text = "".join(c for c in text if unicodedata.category(c)[0] != "C")
+    text = "".join(c for c in text if c in _JOINERS or unicodedata.category(c)[0] != "C")
     text = re.sub('["\u201c\u201d\u201e\u201f\u00ab\u00bb]', "'", text)
     text = re.sub(r" +", " ", text).strip()
     if len(text) <= max_chars:
