@@ -1,12 +1,17 @@
 """Datasets from files: names and columns as settings, images, and errors."""
 
+import gzip
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from mllm_msr.datasets.files import Files
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.interfaces import RawData
 
 
 @pytest.fixture
@@ -91,3 +96,139 @@ def test_an_unclosed_quotation_mark_is_an_error(folder: Path) -> None:
     (folder / "items.csv").write_text('item_id,title\n1,"One\n2,Two\n')
     with pytest.raises(DataError, match="starts in line 2 and is not closed"):
         Files(path=folder).load()
+
+
+LOG = pl.DataFrame(
+    {
+        "user_id": ["003", "003", "3", "1e5", "ü"],
+        "item_id": ["007", "é", "7", "007", "a b"],
+        "timestamp": [1_700_000_000 + n for n in range(5)],
+        "stars": [4.5, 1.5, 5.0, 4.0, 4.5],
+    }
+)
+CATALOG = pl.DataFrame(
+    {
+        "item_id": ["007", "7", "é", "a b"],
+        "title": ["Café; noir", 'The "best"', "Tea, hot", None],
+        "text": ["one", None, "two | three", "four"],
+    }
+)
+
+
+def csv(**options: Any) -> Callable[[pl.DataFrame], bytes]:
+    encoding = options.pop("encoding", "utf-8")
+    return lambda frame: frame.write_csv(**options).encode(encoding)
+
+
+def binary(write: str) -> Callable[[pl.DataFrame], bytes]:
+    def to_bytes(frame: pl.DataFrame) -> bytes:
+        file = io.BytesIO()
+        getattr(frame, write)(file)
+        return file.getvalue()
+
+    return to_bytes
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write", "settings"),
+    [
+        ("csv", csv(separator=";", decimal_comma=True), {}),
+        ("csv", csv(separator="\t"), {}),
+        ("tsv", csv(separator="\t", decimal_comma=True), {}),
+        ("csv", csv(separator="^"), {"separator": "^"}),
+        ("csv", csv(encoding="utf-16"), {}),
+        ("csv", csv(encoding="utf-8-sig"), {}),
+        ("csv", csv(encoding="latin-1"), {"encoding": "latin-1"}),
+        ("csv", csv(separator="\t"), {"separator": "tab"}),
+        ("csv.gz", lambda frame: gzip.compress(frame.write_csv().encode()), {}),
+        ("jsonl", lambda frame: frame.write_ndjson().encode(), {}),
+        ("jsonl", lambda frame: frame.write_ndjson().encode("utf-8-sig"), {}),
+        ("parquet", binary("write_parquet"), {}),
+        ("xlsx", binary("write_excel"), {}),
+    ],
+)
+def test_files_of_every_kind_give_the_same_data(
+    tmp_path: Path, suffix: str, write: Callable[[pl.DataFrame], bytes], settings: dict[str, Any]
+) -> None:
+    def load(folder: Path, **settings: Any) -> RawData:
+        return Files(path=folder, rating_column="stars", min_rating=2, **settings).load()
+
+    for name, kind, how in (("plain", "csv", csv()), ("other", suffix, write)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"interactions.{kind}").write_bytes(how(LOG))
+        (tmp_path / name / f"items.{kind}").write_bytes(how(CATALOG))
+    expected, found = load(tmp_path / "plain"), load(tmp_path / "other", **settings)
+    assert found.interactions.collect().equals(expected.interactions.collect())
+    assert found.items.equals(expected.items)
+    assert [source.n_rows for source in found.sources] == [5, 4]
+    assert [source.path.name for source in found.sources] == [
+        f"interactions.{suffix}",
+        f"items.{suffix}",
+    ]
+
+
+def test_late_fields_are_read(folder: Path) -> None:
+    (folder / "items.csv").unlink()
+    lines = [f'{{"item_id":"{n}","title":"x"}}\n' for n in range(10_010)]
+    lines.append('{"item_id":"last","title":"x","text":"late","image":"p.jpg"}\n')
+    (folder / "items.jsonl").write_text("".join(lines))
+    raw = Files(path=folder).load()
+    assert raw.items.row(-1) == ("last", "x", "late", str(folder / "images/p.jpg"))
+    assert raw.sources[1].columns["text"] == "text"
+
+
+def test_float_ids_match_texts(folder: Path) -> None:
+    (folder / "interactions.csv").unlink()
+    frame = pl.DataFrame({"user_id": ["a", "a"], "item_id": [1.0, 2.0], "timestamp": [5, 6]})
+    frame.write_parquet(folder / "interactions.parquet")
+    raw = Files(path=folder).load()
+    assert raw.interactions.collect()["item_id"].to_list() == raw.items["item_id"].to_list()
+    frame.with_columns(item_id=pl.Series([1.0, 2.5])).write_parquet(folder / "interactions.parquet")
+    with pytest.raises(
+        DataError,
+        match=r"Data row 2 of interactions\.parquet has 2\.5 in the column item_id, which",
+    ):
+        Files(path=folder).load()
+
+
+def test_bad_rows_are_errors_or_dropped(folder: Path) -> None:
+    """Check blank and padded ids, an empty time, and blank lines at the end."""
+    with (folder / "interactions.csv").open("a") as file:
+        file.write('"",1,7\n b , 2,8\nc,1,\n\n\n')
+    with (folder / "items.csv").open("a") as file:
+        file.write("\n,Three,\n4,a,b,c\n")
+    with pytest.raises(
+        DataError,
+        match=r"Data row 3 of interactions\.csv has no value in the column user_id\. Correct the "
+        r"data, or set data\.on_bad_rows=drop",
+    ):
+        Files(path=folder).load()
+    raw = Files(path=folder, on_bad_rows="drop").load()
+    assert raw.interactions.collect().rows()[2:] == [("b", "2", 8000)]
+    assert raw.items["item_id"].to_list() == ["1", "2"]
+    assert [source.dropped for source in raw.sources] == [
+        {"no user_id": 1, "no timestamp": 1},
+        {"more than 3 values": 1, "no item_id": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"item_id":"a","text":{"en":"x"}}\n', r"text in line 1 of items\.jsonl is an object"),
+        ('{"item_id":"a","text":["x"]}\n', r"text in line 1 of items\.jsonl is a list: \['x'\]"),
+        ('[{"item_id":"a"}]\n', "starts with a JSON list"),
+        ('{"item_id":"a"}\n{"item_id"\n', r"Line 2 of items\.jsonl is not a JSON object"),
+    ],
+)
+def test_problems_of_json_have_their_own_message(folder: Path, text: str, message: str) -> None:
+    (folder / "items.csv").unlink()
+    (folder / "items.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        Files(path=folder).load()
+    assert "double quotes" not in str(caught.value)
+
+
+def test_options_are_checked(folder: Path) -> None:
+    with pytest.raises(SettingsError, match=r"data\.separator is ',,'"):
+        Files(path=folder, separator=",,")

@@ -37,7 +37,7 @@ def test_dropped_rows_are_counted_by_reason_and_reported(
         rows.report()
     assert caplog.messages == [
         "log.csv: dropped 3 rows (odd). Line 3 is odd.",
-        "log.csv: dropped 1 rows (late). Line 9 is late.",
+        "log.csv: dropped 1 row (late). Line 9 is late.",
     ]
 
 

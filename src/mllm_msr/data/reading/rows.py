@@ -68,7 +68,12 @@ class BadRows:
         """Log the dropped rows."""
         for reason, n_rows in self.dropped.items():
             logger.warning(
-                "%s: dropped %d rows (%s). %s", self.name, n_rows, reason, self.examples[reason]
+                "%s: dropped %d row%s (%s). %s",
+                self.name,
+                n_rows,
+                "s" * (n_rows > 1),
+                reason,
+                self.examples[reason],
             )
 
 
