@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import mllm_msr
+from mllm_msr.backends.mock import MockBackend
+from mllm_msr.errors import UsageError
+from mllm_msr.tables import ITEMS
 
 
 @pytest.mark.parametrize("name", mllm_msr.__all__)
@@ -57,3 +61,45 @@ def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("convert", [pl.DataFrame.lazy, pl.DataFrame.to_pandas])
+def test_public_functions_accept_lazy_frames_and_pandas(convert) -> None:
+    raw = pl.DataFrame(
+        [(f"u{user}", f"i{(user + at) % 9}", at) for user in range(8) for at in range(4)],
+        schema=["user_id", "item_id", "timestamp"],
+        orient="row",
+    )
+    interactions, _ = mllm_msr.prepare_interactions(
+        convert(raw), min_user_interactions=1, min_item_interactions=1
+    )
+    splits = mllm_msr.split_users(interactions, folds=2)
+    assert mllm_msr.split_users(convert(interactions), folds=2).equals(splits)
+    candidates = mllm_msr.draw_candidates(interactions, splits, n_negatives=2, folds=[0])
+    other = mllm_msr.draw_candidates(
+        convert(interactions),
+        convert(splits),
+        n_negatives=2,
+        folds=[0, 0],
+        negatives=["uniform", "popularity", "uniform"],
+    )
+    assert other.equals(candidates)
+    items = pl.DataFrame(
+        [(f"i{at}", f"Thing {at}", "A text.", None) for at in range(9)],
+        schema=dict(ITEMS),
+        orient="row",
+    )
+    summaries = mllm_msr.summarize(convert(items), MockBackend(["A thing."]))
+    preferences = mllm_msr.infer_preferences(
+        convert(interactions), convert(summaries), MockBackend(["The user likes things."])
+    )
+    assert preferences["user_id"].n_unique() == 8
+    examples = mllm_msr.build_examples(
+        convert(candidates), convert(preferences), convert(items), item_type="book"
+    )
+    assert len(list(examples)) == candidates.height
+    scores = candidates.filter(pl.col("split") == "test").with_columns(score=pl.lit(0.5))
+    found = mllm_msr.evaluate_scores({"constant": convert(scores)}, n_resamples=20)
+    assert found.summary["constant"]["uniform"]["auc"]["mean"] == 0.5
+    with pytest.raises(UsageError, match="Pass a mapping"):
+        mllm_msr.evaluate_scores(scores)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from mllm_msr import tables
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, UsageError
 
 
 def test_conform_selects_orders_and_casts() -> None:
@@ -38,3 +38,17 @@ def test_conform_rejects_values_of_another_type() -> None:
 def test_empty_frames_conform(name: str) -> None:
     schema = tables.SCHEMAS[name]
     assert tables.conform(tables.empty(schema), schema, name=name).height == 0
+
+
+@pytest.mark.parametrize("convert", [lambda f: f, pl.DataFrame.lazy, pl.DataFrame.to_pandas])
+def test_tables_of_polars_and_pandas_are_frames(convert) -> None:
+    frame = pl.DataFrame({"item_id": ["a", "b"], "n": [1, 2]})
+    assert tables.as_frame(convert(frame), name="x").equals(frame)
+    conformed = tables.conform(convert(frame), {"n": pl.String()}, name="x")
+    assert conformed["n"].to_list() == ["1", "2"]
+
+
+@pytest.mark.parametrize("table", [[("a", 1)], {"a": [1]}, "items.csv", None])
+def test_other_objects_are_no_tables(table: object) -> None:
+    with pytest.raises(UsageError, match=r"The table 'items' is of type \w+\. Pass a frame"):
+        tables.as_frame(table, name="items")

@@ -12,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, UsageError
 
 Schema = Mapping[str, pl.DataType]
 
@@ -136,11 +136,34 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
 )
 
 
+def as_frame(table: object, *, name: str) -> pl.DataFrame:
+    """Return a table from Python code as a data frame.
+
+    Args:
+        table: A data frame or lazy frame of Polars, or a table of another library that offers
+            Arrow data, such as a pandas frame.
+        name: Name of the table in error messages.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(table, pl.DataFrame):
+        return table
+    if isinstance(table, pl.LazyFrame):
+        return table.collect()
+    if hasattr(table, "__arrow_c_stream__"):
+        return pl.DataFrame(table)
+    raise UsageError(
+        f"The table {name!r} is of type {type(table).__name__}. Pass a frame of Polars or pandas."
+    )
+
+
 def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:
     """Select the columns of a schema from a data frame and cast them to its types.
 
     Args:
-        frame: A data frame with at least the columns of the schema.
+        frame: A data frame with at least the columns of the schema, or another table that
+            `as_frame` accepts.
         schema: One of the schemas of this module.
         name: Name of the table in error messages.
 
@@ -148,8 +171,10 @@ def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:
         The data frame with exactly the columns of the schema, in its order.
 
     Raises:
+        UsageError: It is not a frame.
         DataError: A column is missing, or a value cannot be cast to the type of its column.
     """
+    frame = as_frame(frame, name=name)
     missing = [column for column in schema if column not in frame.columns]
     if missing:
         raise DataError(

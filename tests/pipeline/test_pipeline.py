@@ -18,6 +18,7 @@ from mllm_msr.datasets.files import Files
 from mllm_msr.errors import (
     RunFolderError,
     RunLockedError,
+    SettingsError,
     StaleStageError,
     UnknownNameError,
 )
@@ -231,3 +232,14 @@ def test_settings_are_saved_only_on_request(tmp_path: Path, data: Path) -> None:
         assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == saved
         pipeline.run_stage("prepare")
         assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") != saved
+
+
+def test_settings_can_be_a_mapping(tmp_path: Path) -> None:
+    values = {"preset": "demo", "data": {"n_users": 60, "n_items": 60, "path": str(tmp_path)}}
+    with Pipeline.open(str(tmp_path / "run"), values) as pipeline:
+        pipeline.run_stage("prepare")
+        assert pipeline.settings.preset == "demo"
+        assert pipeline.tables.interactions()["user_id"].n_unique() <= 60
+    with pytest.raises(SettingsError, match=r"Did you mean 'train\.seed'"):
+        Pipeline.open(tmp_path / "other", {"train.sede": 1}).__enter__()
+    assert not (tmp_path / "other").exists()

@@ -24,7 +24,7 @@ from mllm_msr.data._hashing import Hashes, hash_ids, mix, to_integers, to_unit_i
 from mllm_msr.data._id_encoding import Codes, UserSequences, encode_interactions
 from mllm_msr.data.splits import split_codes
 from mllm_msr.errors import DataError, SettingsError
-from mllm_msr.tables import CANDIDATES, conform, empty
+from mllm_msr.tables import CANDIDATES, as_frame, conform, empty
 
 Negatives = Literal["uniform", "popularity"]
 TrainTargets = Literal["last", "blocks", "all"]
@@ -80,7 +80,11 @@ def draw_candidates(
         SettingsError: A setting is out of its range.
         DataError: Too few items are new to a user.
     """
+    negatives = tuple(dict.fromkeys(negatives))
     _check_settings(negatives, n_negatives, train_negatives, train_targets, block_size)
+    interactions, splits = (
+        as_frame(interactions, name="interactions"), as_frame(splits, name="splits")
+    )  # fmt: skip
     sampler = _Sampler.from_sequences(encode_interactions(interactions), seed=seed)
     plans = {
         "train": _SplitPlan(train_targets, ("uniform",), train_negatives, None),
@@ -88,7 +92,8 @@ def draw_candidates(
         "test": _SplitPlan("last", negatives, n_negatives, max_test_users),
     }
     parts = [empty(CANDIDATES)]
-    for fold in folds if folds is not None else splits["fold"].unique().sort().to_list():
+    all_folds = splits["fold"].unique().sort().to_list()
+    for fold in all_folds if folds is None else dict.fromkeys(folds):
         codes = split_codes(sampler.sequences.users, splits, fold)
         parts += _fold_tables(sampler, codes, plans, fold=fold, block_size=block_size)
     return pl.concat(parts, rechunk=False)

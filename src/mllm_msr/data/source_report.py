@@ -338,11 +338,12 @@ def _item_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -> 
         warnings.append("There is no table of items, so no item has a title, a text or an image.")
     elif report.n_items_known and _is_many(n := report.n_items - report.n_items_known, report):
         warnings.append(
-            f"{_share(n, report)} of the interactions are not in the table of items, for example "
-            f"{unknown[0]!r}; they have no title, text or image."
+            f"{_share(n, report)} that occur in the interactions are not in the table of items, "
+            f"for example {unknown[0]!r}; they have no title, text or image."
             f"{suggest_id_change(unknown, known)}"
         )
-    if report.n_items_known and _is_many(n := report.n_items - report.n_with_title, report):
+    # Unknown items are reported above.
+    if report.n_items_known and _is_many(n := report.n_items_known - report.n_with_title, report):
         warnings.append(f"{_share(n, report)} have no title.")
     return warnings
 

@@ -18,7 +18,7 @@ import polars as pl
 from mllm_msr.data._hashing import Hashes, hash_ids, mix, to_unit_interval
 from mllm_msr.data._id_encoding import sort_by_user
 from mllm_msr.errors import DataError, SettingsError
-from mllm_msr.tables import INTERACTIONS, Schema, conform
+from mllm_msr.tables import INTERACTIONS, Schema, as_frame, conform
 
 # One row per fold and user; split: train | validation | test. The target of a user is the last
 # interaction, so a split of users is a split of targets.
@@ -68,7 +68,7 @@ def split_users(
         )
     if problems:
         raise SettingsError(problems)
-    users = _distinct_users(interactions)
+    users = _distinct_users(as_frame(interactions, name="interactions"))
     if len(users) < folds:
         raise DataError(
             f"Cannot make {folds} folds from {len(users)} users. "

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import polars as pl
 
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, UsageError
 from mllm_msr.evaluation.aggregation import (
     Cells,
     fold_means,
@@ -110,6 +110,11 @@ def evaluate_scores(
             run has both labels, so that no metric is defined. The message names the run.
         SettingsError: A cut-off is below 1.
     """
+    if not isinstance(scores, Mapping):
+        raise UsageError(
+            f"The scores are of type {type(scores).__name__}. Pass a mapping from the name of each "
+            'model to its table, such as {"my_model": table}.'
+        )
     ks = tuple(dict.fromkeys(ks))
     runs = _ScoredRuns.evaluate(scores, ranks or {}, ks=ks)
     names, models, scores_of_models = metric_names(ks), runs.models(), runs.scores_of_models()

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from mllm_msr import registry
 from mllm_msr.config import trust
+from mllm_msr.config.loading import load_settings
 from mllm_msr.config.run_settings import with_checksum
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError, UsageError
@@ -69,7 +70,7 @@ class Pipeline:
     def open(
         cls,
         folder: str | Path,
-        settings: Settings,
+        settings: Settings | Mapping[str, Any],
         *,
         force: bool = False,
         progress: Progress = silent,
@@ -78,13 +79,17 @@ class Pipeline:
 
         Args:
             folder: The run folder; created if it does not exist.
-            settings: Checked settings; saved as the folder's `config.yaml`.
+            settings: Settings, or a mapping of those that differ from the preset `default` or
+                from the one that it names as "preset"; saved as the folder's `config.yaml`.
             force: Run stages again even if they are finished, also with other settings.
             progress: Shows progress.
 
         Raises:
+            SettingsError: A setting is wrong.
             RunLockedError: Another process is using the folder.
         """
+        if not isinstance(settings, Settings):
+            settings = load_settings(overrides=settings)
         with RunFolder.open(folder, worker=is_worker(os.environ)) as run:
             yield cls(RunContext(run, progress, force), settings)
 
@@ -219,7 +224,9 @@ class Pipeline:
         self.run.write_text(saved.name, text)
 
 
-def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings) -> dict[str, Any]:
+def evaluate_files(
+    candidates: Path | str, scores: Sequence[Path | str], settings: Settings
+) -> dict[str, Any]:
     """Evaluate external score tables; the name of each file is the name of its model.
 
     Files of the same name in different folders are named after their folder as well.
@@ -235,23 +242,22 @@ def evaluate_files(candidates: Path, scores: Sequence[Path], settings: Settings)
     Raises:
         UsageError: Two files have the same name, even with their folder.
     """
-    stems = [model_of(path.stem) for path in scores]
+    paths = [Path(path) for path in scores]
+    stems = [model_of(path.stem) for path in paths]
     names = [
         stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}/{stem}"
-        for path, stem in zip(scores, stems, strict=True)
+        for path, stem in zip(paths, stems, strict=True)
     ]
-    repeated = [
-        str(path) for path, name in zip(scores, names, strict=True) if names.count(name) > 1
-    ]
+    repeated = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
     if repeated:
         raise UsageError(
             f"The score files {', '.join(repeated)} have the same name, which names their model. "
             "Rename them, so that each name occurs once."
         )
     metrics: dict[str, Any] = {}
-    for path, name in zip(scores, names, strict=True):
+    for path, name in zip(paths, names, strict=True):
         evaluation = evaluate_external(
-            candidates, path, model=name, **settings.evaluate.model_dump()
+            Path(candidates), path, model=name, **settings.evaluate.model_dump()
         )
         metrics |= evaluation.summary
     return metrics

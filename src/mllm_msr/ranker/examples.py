@@ -18,7 +18,7 @@ import polars as pl
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import render
-from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, conform
+from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, as_frame, conform
 from mllm_msr.types import Item, Prompt
 
 POSITIVE_ANSWER: Final = "yes"
@@ -132,7 +132,7 @@ def build_examples(
             f"{unknown.height} candidates are not in the items table, such as "
             f"{unknown['item_id'][0]!r}. Add them to the items, or prepare the candidates again."
         )
-    histories = _PreferenceHistories(preferences)
+    histories = _PreferenceHistories(as_frame(preferences, name="preferences"))
     return (
         Example(
             **row,

@@ -71,7 +71,8 @@ def summarize(
         has a flag and a fallback: the title or text for the text summary, no image description,
         and both of them joined for the combined summary.
     """
-    drafts = [_Draft.make(row, modalities) for row in items.iter_rows(named=True)]
+    frame = tables.as_frame(items, name="items")
+    drafts = [_Draft.make(row, modalities) for row in frame.iter_rows(named=True)]
     parts: list[tuple[_Draft, Modality]] = [
         (draft, "text") for draft in drafts if draft.has_text and "text" in modalities
     ]

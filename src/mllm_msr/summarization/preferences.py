@@ -73,6 +73,8 @@ def infer_preferences(
         `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
         fails, the row has a flag and falls back to the previous preference or to the summaries.
     """
+    histories = tables.as_frame(histories, name="histories")
+    summaries = tables.as_frame(summaries, name="summaries")
     column = "summary" if use_images else "text_summary"
     texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
     plan = _Plan(
