@@ -1,13 +1,15 @@
 """The Typer application, its root options, and `main`, the entry point of `mllm-msr`.
 
 Commands print results to stdout; progress and messages go to stderr. Exit codes: 0 for success,
-1 for a failure, 2 for wrong usage or settings.
+1 for a failure, 2 for wrong usage or settings, 130 or 143 if the command was stopped by SIGINT
+(Ctrl-C) or SIGTERM.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -17,7 +19,7 @@ import typer
 
 from mllm_msr.errors import MllmMsrError, UsageError
 from mllm_msr.models import cpu_runtime
-from mllm_msr.ranker.distributed.launch import launched_by_torchrun
+from mllm_msr.ranker.distributed.launch import is_worker, launched_by_torchrun
 
 app = typer.Typer(
     name="mllm-msr",
@@ -27,6 +29,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+# Commands that have nothing to resume.
+_NOT_RESUMED: Final = ("check", "doctor", "list", "recommend", "serve")
 
 # Under torchrun, every process runs the command. Only these commands coordinate the processes.
 DISTRIBUTED_COMMANDS: Final = ("train", "run")
@@ -57,13 +64,16 @@ def configure(
 
 def main() -> None:
     """Run the command line; print an error of this package as a message and set the exit code."""
+    stopped: list[int] = []
 
-    def terminate(signum: int, frame: object) -> NoReturn:
+    def stop(signum: int, frame: object) -> NoReturn:
         del frame
+        stopped.append(signum)
         raise SystemExit(128 + signum)
 
-    # SIGTERM raises an exception, so that every `with` block exits and the run can be resumed.
-    signal.signal(signal.SIGTERM, terminate)
+    # Signals raise an exception, so that every `with` block exits and the run can be resumed.
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, stop)
     # Users can do nothing about deprecations inside Transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     cpu_runtime.set_defaults()
@@ -71,10 +81,45 @@ def main() -> None:
         # Transformers draws its progress bars even without a terminal.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
+        _run_command()
+    except SystemExit:
+        if stopped:
+            _say_stopped(stopped[0])
+            raise SystemExit(128 + stopped[0]) from None
+        raise
+
+
+def _run_command() -> None:
+    """Run the command of the process; convert errors to a message and an exit code.
+
+    Raises:
+        SystemExit: With the exit code of the command.
+    """
+    try:
         app()
     except MllmMsrError as error:
         typer.echo(f"mllm-msr: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("mllm-msr: Interrupted. Run the same command again to resume.", err=True)
-        raise SystemExit(130) from None
+    except Exception as error:
+        from mllm_msr.storage.atomic import describe_system_error
+
+        problem = describe_system_error(error)
+        if problem is None:
+            raise
+        logging.getLogger(__name__).info("The command failed.", exc_info=True)
+        typer.echo(f"mllm-msr: {problem}", err=True)
+        raise SystemExit(1) from None
+
+
+def _say_stopped(signum: int) -> None:
+    """Print that the command was stopped, and the command that resumes it."""
+    if is_worker(os.environ):
+        return
+    name = signal.Signals(signum).name
+    if any(argument in _NOT_RESUMED for argument in sys.argv[1:2]):
+        typer.echo(f"mllm-msr: Stopped by {name}.", err=True)
+        return
+    command = shlex.join(["mllm-msr", *sys.argv[1:]])
+    typer.echo(
+        f"mllm-msr: Interrupted by {name}. Finished work is kept. Resume with: {command}", err=True
+    )

@@ -22,7 +22,7 @@ from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
-from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.recommenders import MLLM_INPUTS, Recommenders
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages import evaluate as evaluate_stage
 from mllm_msr.pipeline.stages import infer as infer_stage
@@ -107,7 +107,7 @@ def summarize(context: RunContext, settings: Settings) -> None:
             conditions,
             inputs=[layout.ITEMS, layout.INTERACTIONS],
             prompt_templates=summarize_stage.TEMPLATES,
-            item_type=(item_type := tables.item_type(settings.item_type)),
+            item_type=(item_type := tables.item_type(settings)),
             model=backend.fingerprint,
         ) as stage,
     ):
@@ -140,7 +140,7 @@ def infer(context: RunContext, settings: Settings) -> None:
             conditions,
             inputs=[layout.INTERACTIONS, layout.SUMMARIES],
             prompt_templates=infer_stage.TEMPLATES,
-            item_type=(item_type := tables.item_type(settings.item_type)),
+            item_type=(item_type := tables.item_type(settings)),
             model=backend.fingerprint,
         ) as stage,
     ):
@@ -178,28 +178,37 @@ def train(context: RunContext, settings: Settings) -> None:
             require_launcher(settings.train.nodes, settings.train.devices)
             for fold in group.announced_folds():
                 _train_fold(recommenders, fold, is_worker=True)
-            raise SystemExit(0)
-        with contextlib.closing(open_backend(settings.model)) as backend:
-            fingerprint = backend.fingerprint
-        for fold in recommenders.tables.folds():
-            with context.stage(
-                f"train/{fold}",
-                training_fingerprint(settings.train),
-                inputs=[layout.ITEMS, layout.SUMMARIES, layout.PREFERENCES, layout.CANDIDATES],
-                prompt_templates=["recommend"],
-                item_type=recommenders.item_type,
-                model=fingerprint,
-            ) as stage:
-                if not stage.finished:
-                    _train_in_stage(stage, recommenders, fold, settings, group)
-        group.announce_fold(None)
+        else:
+            _train_folds(context, settings, recommenders, group)
+    if context.run.is_worker and launched_by_torchrun(os.environ):
+        raise SystemExit(0)
+
+
+def _train_folds(
+    context: RunContext, settings: Settings, recommenders: Recommenders, group: ProcessGroup
+) -> None:
+    with contextlib.closing(open_backend(settings.model)) as backend:
+        fingerprint = backend.fingerprint
+    for fold in recommenders.tables.folds():
+        with context.stage(
+            f"train/{fold}",
+            training_fingerprint(settings.train),
+            inputs=MLLM_INPUTS,
+            prompt_templates=["recommend"],
+            item_type=recommenders.item_type,
+            model=fingerprint,
+        ) as stage:
+            if not stage.finished:
+                _train_in_stage(stage, recommenders, fold, settings, group)
+    group.announce_fold(None)
 
 
 def _train_in_stage(
     stage: Stage, recommenders: Recommenders, fold: int, settings: Settings, group: ProcessGroup
 ) -> None:
     if recommenders.is_worker:
-        _train_fold(recommenders, fold, is_worker=True)
+        with temporary_process_group():
+            _train_fold(recommenders, fold, is_worker=True)
         # Lightning started this process only for this fold.
         raise SystemExit(0)
     require_launcher(settings.train.nodes, settings.train.devices)
@@ -281,7 +290,8 @@ def evaluate(context: RunContext, settings: Settings) -> None:
         *(f"{table}/{name}" for name in models for table in per_model),
         *(layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES),
     ]
-    with context.stage("evaluate", changed(settings.evaluate), inputs=inputs) as stage:
+    conditions = changed(settings.evaluate)
+    with context.stage("evaluate", conditions, inputs=inputs, derived=True) as stage:
         if stage.finished:
             return
         positives = (pl.col("split") == "test") & (pl.col("label") == 1)
@@ -309,8 +319,13 @@ def evaluate(context: RunContext, settings: Settings) -> None:
 def report(context: RunContext, settings: Settings) -> None:
     """Write `report.html` and `report.md`."""
     run, tables = context.run, RunTables(context.run)
-    inputs = [layout.METRICS, layout.DETAILS, layout.INTERACTIONS, layout.ITEMS]
-    with context.stage("report", changed(settings.report), inputs=inputs) as stage:
+    models = tables.scored_models()
+    tables_shown = (*report_stage.INPUTS, *(f"{layout.SCORES}/{name}" for name in models))
+    inputs = [name for name in tables_shown if run.has(name)]
+    stages = {name: entry for name, entry in run.stages.items() if name != "report"}
+    shown = report_stage.digests(settings, stages)
+    conditions = changed(settings.report)
+    with context.stage("report", conditions, inputs=inputs, shown=shown, derived=True) as stage:
         if stage.finished:
             return
         report_stage.report(
@@ -318,8 +333,8 @@ def report(context: RunContext, settings: Settings) -> None:
             settings,
             metrics=json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
             details=json.loads(run.verified(layout.DETAILS).read_text(encoding="utf-8")),
-            manifest=run.stages,
-            scores={name: run.scan(f"{layout.SCORES}/{name}") for name in tables.scored_models()},
+            manifest=stages,
+            scores={name: run.scan(f"{layout.SCORES}/{name}") for name in models},
             interactions=tables.interactions(),
             items=tables.items(),
             summaries=tables.summaries() if run.has(layout.SUMMARIES) else None,
@@ -361,7 +376,7 @@ def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int
         context.stage(
             f"update/{number}",
             conditions,
-            inputs=[layout.SUMMARIES, layout.PREFERENCES],
+            inputs=[layout.SUMMARIES, layout.ITEMS, *tables.current_names()],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings.item_type)),
             model=backend.fingerprint,

@@ -26,6 +26,8 @@ PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 
 _SUFFIX: Final = ".mllm-msr-tmp"
+_TOO_MANY_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_RAISE_LIMIT: Final = "Raise the limit with 'ulimit -n 4096' and run the same command again."
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -177,12 +179,7 @@ def wrap_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError):
-            code = error.errno
-        else:
-            # Polars reports errors of the operating system only as text.
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            code = int(found[1]) if found else None
+        code = _system_code(error)
         if code is None:
             raise
         raise write_error(path, code) from error
@@ -196,6 +193,8 @@ def write_error(path: Path, code: int) -> RunFolderError:
         code: Number of the operating system's error, as in `errno`.
     """
     problem = f"Cannot write {path}: {os.strerror(code)}."
+    if code in _TOO_MANY_FILES:
+        return RunFolderError(f"{problem} {_RAISE_LIMIT}")
     if code not in _NO_SPACE:
         return RunFolderError(f"{problem} Check the folder and its permissions.")
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
@@ -204,3 +203,39 @@ def write_error(path: Path, code: int) -> RunFolderError:
         f"{problem} {folder} has {free / 2**20:,.1f} MiB of free space. Free some space and run "
         "the same command again; finished work is kept."
     )
+
+
+def describe_system_error(error: BaseException) -> str | None:
+    """Return a message for an error of the operating system, or None for other errors.
+
+    Args:
+        error: Any exception; its causes count as well.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        code = _system_code(cause)
+        if code is not None:
+            break
+        cause = cause.__cause__ or cause.__context__
+    else:
+        return None
+    path = getattr(cause, "filename", None)
+    problem = f"{f'Cannot use {path}: ' if path else ''}{os.strerror(code)}."
+    if code in _TOO_MANY_FILES:
+        return f"{problem} {_RAISE_LIMIT}"
+    if code in _NO_SPACE:
+        return f"{problem} Free some space and run the same command again; finished work is kept."
+    return f"{problem} Check the path and its permissions."
+
+
+def _system_code(error: BaseException) -> int | None:
+    """Return the `errno` of an error, or None if it is not of the operating system."""
+    if isinstance(error, OSError):
+        return error.errno
+    # Polars and SafeTensors report errors of the operating system only as text, and so does the
+    # loader of shared libraries.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found:
+        return int(found[1])
+    texts = {os.strerror(code): code for code in (*_NO_SPACE, *_TOO_MANY_FILES)}
+    return next((code for text, code in texts.items() if text in str(error)), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,27 @@ def test_worker_skips_all_stages_but_training(tmp_path: Path) -> None:
         if name != "train":
             pipeline.run_stage(name)
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """A thread of Gloo that runs while the interpreter shuts down can abort the process."""
+    script = tmp_path / "group.py"
+    script.write_text(
+        "import pathlib\n"
+        "from mllm_msr.ranker.distributed.launch import temporary_process_group\n"
+        "def threads():\n"
+        "    tasks = pathlib.Path('/proc/self/task').glob('*/comm')\n"
+        "    return sorted(name for name in (p.read_text() for p in tasks) if 'gloo' in name)\n"
+        "with temporary_process_group():\n"
+        "    import torch\n"
+        "    store = pathlib.Path(__file__).with_suffix('.store').as_uri()\n"
+        "    torch.distributed.init_process_group('gloo', store, rank=0, world_size=1)\n"
+        "    torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))\n"
+        "    assert threads()\n"
+        "assert not torch.distributed.is_initialized()\n"
+        "assert not threads(), threads()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -39,3 +41,20 @@ def test_log_level_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="training broke"), quiet_lightning():
         fail()
     assert LOGGER.level == before
+
+
+def test_messages_are_hidden_even_if_lightning_is_imported_later() -> None:
+    """Lightning sets the level of its logger when it is imported."""
+    script = (
+        "import logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "from mllm_msr.ranker.training.lightning_output import quiet_lightning\n"
+        "with quiet_lightning():\n"
+        "    import lightning\n"
+        "    logging.getLogger('lightning.pytorch.trainer').info('Received SIGTERM')\n"
+        "    logging.getLogger('lightning.fabric').info('distributed_backend=gloo')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

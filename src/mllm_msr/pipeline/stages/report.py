@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -16,11 +16,35 @@ from mllm_msr.evaluation.report.report import write_report
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY
 from mllm_msr.pipeline.recommenders import label_of, remark_of
+from mllm_msr.storage import layout
+from mllm_msr.storage.artifact_cache import digest
+
+# Outputs of earlier stages that the report shows, besides the scores. Some runs lack the last ones.
+INPUTS: Final = (
+    *(layout.METRICS, layout.DETAILS, layout.INTERACTIONS, layout.ITEMS),
+    *(layout.DATA_REPORT, layout.SUMMARIES, layout.PREFERENCES),
+)
 
 
 def main_model(scored: Sequence[str]) -> str:
     """Return the model whose case studies are shown: MLLM-MSR, or else the first with scores."""
     return "mllm_msr" if "mllm_msr" in scored else scored[0]
+
+
+def digests(settings: Settings, stages: Mapping[str, Any]) -> dict[str, str]:
+    """Return hashes of what the report shows besides tables: all settings and the stages' costs.
+
+    Args:
+        settings: All settings.
+        stages: Entries of the manifest by stage.
+    """
+    costs = {
+        name: [entry["counts"], entry["seconds"], entry["model"]] for name, entry in stages.items()
+    }
+    return {
+        "settings": digest(settings=settings.model_dump(mode="json")),
+        "costs": digest(costs=costs),
+    }
 
 
 def report(

@@ -10,6 +10,8 @@ stages.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -97,11 +99,12 @@ def temporary_process_group() -> Iterator[None]:
     if launched_by_torchrun(os.environ):
         yield
         return
+    _import_group_functions()
     before = {name: os.environ.get(name) for name in _SET_BY_TRAINING}
     try:
-        yield
+        with _left_at_the_end():
+            yield
     finally:
-        _leave_process_group()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -140,12 +143,22 @@ def process_group() -> Iterator[ProcessGroup]:
         return
     import torch  # noqa: PLC0415 - takes seconds, and few commands train
 
+    _import_group_functions()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend)
-    try:
+    with _left_at_the_end():
         yield ProcessGroup(has_workers=True)
-    finally:
-        _leave_process_group()
+
+
+def _import_group_functions() -> None:
+    """Import the functions of torch that have the process group as a default argument.
+
+    Torch imports them for DDP. If that happens after the group is created, they refer to it until
+    the interpreter shuts down, and the threads of the group with them: leaving the group does not
+    end the threads, and one that runs during the shutdown can abort the process.
+    """
+    if importlib.import_module("torch.distributed").is_available():
+        importlib.import_module("torch.distributed.nn")
 
 
 def _broadcast(fold: int | None) -> int | None:
@@ -157,10 +170,30 @@ def _broadcast(fold: int | None) -> int | None:
     return int(message) if int(message) >= 0 else None
 
 
-def _leave_process_group() -> None:
+@contextlib.contextmanager
+def _left_at_the_end() -> Iterator[None]:
+    """Leave the process group, if there is one, at the end of the block.
+
+    If the block succeeds, all processes leave together: one that exits earlier would close the
+    connections that the others still use. Lightning's objects refer to the group and to each other,
+    so they are collected: the threads of the group end only with the last reference to it.
+    """
+    try:
+        yield
+        torch = _torch_with_group()
+        if torch is not None:
+            torch.distributed.barrier()
+    finally:
+        torch = _torch_with_group()
+        if torch is not None:
+            torch.distributed.destroy_process_group()
+            gc.collect()
+
+
+def _torch_with_group() -> Any:
+    """Return torch if this process is in a process group, else None."""
     # If torch has not been imported, there is no process group.
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available():
-        return
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        return None
+    return torch if torch.distributed.is_initialized() else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +68,13 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         if self._progress.scaler:
             trainer.precision_plugin.load_state_dict(self._progress.scaler)
         self._last_time = time.monotonic()
+
+    def on_exception(self, trainer: Any, pl_module: FineTuningModule, exception: Any) -> None:
+        """End the workers that Lightning has started, which would wait for this process."""
+        _ = pl_module, exception
+        launcher = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
 
     def on_train_batch_end(
         self,
