@@ -10,12 +10,8 @@ import asyncio
 import os
 import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-_ATTEMPTS: Final = 600
-_POLL_SECONDS: Final = 0.2
+from benchmarks._service import run_service
+
 _ROUTES: Final = "/v1/(?:recommendations|scores|events)"
 
 # Sends the n-th request of a kind.
@@ -77,7 +73,9 @@ def run(
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": round(load, 2)}
     result |= {"clients": clients, "budget": budget, "copies": copies or None}
     for cache_size, kinds in services.items():
-        with _run_service(Path(folder), cache_size=cache_size, copies=copies) as (url, pid):
+        with run_service(
+            Path(folder), f"serve.score_cache_size={cache_size}", f"serve.copies={copies or 'null'}"
+        ) as (url, pid):
             _prepare_service(url, users[: 2 * requests], items)
             for name, (send, n_clients) in kinds.items():
                 result[name] = _measure(url, pid, send, clients=n_clients, requests=requests)
@@ -113,49 +111,6 @@ def _events(items: Sequence[str]) -> SendRequest:
         return await client.post("/v1/events", json={"events": [event]})
 
     return send
-
-
-@contextmanager
-def _run_service(folder: Path, *, cache_size: int, copies: int) -> Iterator[tuple[str, int]]:
-    """Run a service; yield its URL and process id when its model is ready."""
-    # Output goes to a file, because the server would block when a pipe buffer (64 kB) is full.
-    with (
-        tempfile.TemporaryDirectory() as state,
-        Path(state, "output.txt").open("w+", encoding="utf-8") as output,
-    ):
-        command = [
-            sys.executable, "-m", "mllm_msr", "serve", "--run", str(folder), "--port", "0",
-            f"serve.state=sqlite:///{state}/state.sqlite", "serve.model_timeout=60",
-            f"serve.score_cache_size={cache_size}", f"serve.copies={copies or 'null'}",
-        ]  # fmt: skip
-        with subprocess.Popen(command, stderr=output) as process:
-            try:
-                url = _read_url(Path(output.name))
-                _wait_until_ready(url)
-                yield url, process.pid
-            finally:
-                process.terminate()
-
-
-def _read_url(output: Path) -> str:
-    """Wait until the service prints its URL, and return it."""
-    for _ in range(_ATTEMPTS):
-        if found := re.search(r"http://\S+(?=\n)", output.read_text(encoding="utf-8")):
-            return found[0]
-        time.sleep(_POLL_SECONDS)
-    raise RuntimeError(f"The service did not start. Output: {output.read_text(encoding='utf-8')}")
-
-
-def _wait_until_ready(url: str) -> None:
-    """Wait until the ranking model has answered its warm-up prompt."""
-    for _ in range(_ATTEMPTS):
-        try:
-            if httpx2.get(f"{url}/readyz").json()["status"] == "ready":
-                return
-        except httpx2.TransportError:
-            pass
-        time.sleep(_POLL_SECONDS)
-    raise RuntimeError("The service did not become ready.")
 
 
 def _processor_seconds(process_id: int) -> float:

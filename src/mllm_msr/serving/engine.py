@@ -90,26 +90,15 @@ class OnlineEngine:
         ranker, preference_model = open_ranker(), models.open_preference_model()
         self._ranker_queue = self._queue("scorer", open_ranker, copies=copies)
         self._preference_queue = self._queue("writer", lambda: preference_model)
-        make_scorer = functools.partial(
-            CandidateScorer, catalog=model.catalog, settings=settings, metrics=metrics
+        self.scorers = self._make_scorers(ranker.fingerprint, preference_model.fingerprint)
+        queued = functools.partial(
+            QueuedBackend,
+            self._preference_queue,
+            fingerprint=preference_model.fingerprint,
+            timeout=_TEXT_TIMEOUT,
         )
-        self.scorers: dict[ModelName, CandidateScorer] = {
-            "run": make_scorer(self._ranker_queue, fingerprint=ranker.fingerprint)
-        }
-        if models.has_zero_shot:
-            self.scorers["zero_shot"] = make_scorer(
-                self._preference_queue, fingerprint=preference_model.fingerprint
-            )
         # Lanes, so that no kind of request waits for all prompts of another.
-        update_backend, self._history_backend, item_backend = (
-            QueuedBackend(
-                self._preference_queue,
-                fingerprint=preference_model.fingerprint,
-                timeout=_TEXT_TIMEOUT,
-                lane=lane,
-            )
-            for lane in ("updates", "histories", "items")
-        )
+        self._history_backend = queued(lane="histories")
         # Separate from the threads of updates, so that requests do not wait for updates.
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
         # A single one, because a decoded image may need a lot of memory.
@@ -121,7 +110,7 @@ class OnlineEngine:
             model,
             state,
             candidates=self._candidates,
-            backend=item_backend,
+            backend=queued(lane="items"),
             database_lock=self._database_lock,
             image_thread=self._image_thread,
             images=images,
@@ -133,11 +122,26 @@ class OnlineEngine:
             self.users,
             state,
             queue=self._preference_queue,
-            backend=update_backend,
+            backend=queued(lane="updates"),
             database_lock=self._database_lock,
             settings=settings,
             metrics=metrics,
         )
+
+    def _make_scorers(
+        self, ranker_fingerprint: str, preference_fingerprint: str
+    ) -> dict[ModelName, CandidateScorer]:
+        make_scorer = functools.partial(
+            CandidateScorer, catalog=self.catalog, settings=self._settings, metrics=self._metrics
+        )
+        scorers: dict[ModelName, CandidateScorer] = {
+            "run": make_scorer(self._ranker_queue, fingerprint=ranker_fingerprint)
+        }
+        if self._model.models.has_zero_shot:
+            scorers["zero_shot"] = make_scorer(
+                self._preference_queue, fingerprint=preference_fingerprint
+            )
+        return scorers
 
     def _queue(
         self, name: str, open_backend: Callable[[], Backend], *, copies: int = 1

@@ -201,7 +201,10 @@ function drawList(target, list, earlier, marked) {
 }
 
 function scoreOf(item) {
-  if (item.score === null) return [element("div", { className: "score" }, `retrieved by ${item.generators.join(", ")}`)];
+  if (item.score === null) {
+    const failed = item.reason === "scoring_failed" ? "The model gave no score; " : "";
+    return [element("div", { className: "score" }, `${failed}retrieved by ${item.generators.join(", ")}`)];
+  }
   const bar = element("span", { className: "bar", ariaHidden: "true" }, element("i"));
   bar.style.setProperty("--share", item.score.toFixed(4));
   const percent = item.score >= 0.9995 ? "> 99.9 %" : item.score < 0.0005 ? "< 0.1 %" : `${(100 * item.score).toFixed(1)} %`;
