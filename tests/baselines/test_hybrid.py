@@ -214,6 +214,18 @@ def test_scores_of_test_users_are_not_learned_from():
     assert fitted[0] == fitted[1]
 
 
+def test_a_candidate_that_a_member_cannot_score_has_no_score():
+    data, test, scores = halves(informative=True)
+    failed = pl.col("item_id") == "i3"
+    model = with_oracle(scores.with_columns(score=pl.when(~failed).then("score"))).fit(data)
+    found = model.score(test, data.interactions)
+    assert found["score"].is_null().to_list() == test.select(failed).to_series().to_list()
+    assert found["score"].drop_nulls().is_finite().all()
+    assert (
+        auc(found.drop_nulls("score").filter(pl.col("label").n_unique().over("user_id") == 2)) > 0.8
+    )
+
+
 def test_unknown_members_are_rejected():
     with pytest.raises(UnknownNameError, match="Did you mean 'item_knn'"):
         Hybrid(members=("item_knn", "item_knm"))

@@ -47,3 +47,10 @@ def test_only_scores_in_the_unit_interval_count_as_probabilities():
     shares = histogram(tables, n_bins=4)
     assert list(shares) == ["yes"]
     assert shares["yes"]["uniform"] == {"positives": [0, 0, 0, 1], "negatives": [1, 0, 0, 0]}
+
+
+def test_candidates_without_a_score_are_left_out():
+    table = scores([0.9, 0.2, None], [1, 0, 0])
+    assert calibration({"a": table}) == calibration({"a": table[:2]})
+    assert histogram({"a": table}) == histogram({"a": table[:2]})
+    assert calibration({"a": table[2:]}) == {}

@@ -193,3 +193,22 @@ def test_duplicate_ranks_of_a_user_are_rejected():
 def test_rank_counts_needs_exactly_one_positive():
     with pytest.raises(DataError, match=r"1 lists in .* do not have exactly one positive"):
         rank_counts(score_table([1, 0], [1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "auc", "hr"),
+    [
+        ([None, 0.2, 0.9], 0.0, 0.0),  # the positive is ranked below all scored negatives
+        ([0.1, None, 0.9], 0.5, 0.0),
+        ([0.9, None, None], 1.0, 1.0),
+        ([None, None, 0.4], 0.25, 0.0),  # a tie with the other candidate without a score
+    ],
+)
+def test_candidates_without_a_score_rank_last(scores, auc, hr):
+    table = score_table([0.0] * 3, [1, 0, 0]).with_columns(
+        score=pl.Series(scores, dtype=pl.Float64)
+    )
+    (row,) = metrics_from_scores(table, ks=[1]).rows(named=True)
+    assert (row["auc"], row["hr@1"]) == (auc, hr)
+    ranks = metrics_from_ranks(rank_counts(table), ks=[1]).row(0, named=True)
+    assert (ranks["auc"], ranks["hr@1"]) == (auc, hr)

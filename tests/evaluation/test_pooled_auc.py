@@ -37,3 +37,10 @@ def test_seeds_of_a_model_are_averaged():
     right, wrong = score_table([2, 1], [1, 0]), score_table([1, 2], [1, 0])
     found = pooled_auc_by_model({"m@0": right, "other": right, "m@1": wrong})
     assert found == {"m": {"uniform": 0.5}, "other": {"uniform": 1.0}}
+
+
+def test_candidates_without_a_score_rank_last():
+    table = score_table([0.0] * 3, [1, 0, 0]).with_columns(
+        score=pl.Series([None, 0.1, 0.2], dtype=pl.Float64)
+    )
+    assert pooled_auc(table) == {"uniform": 0.0}

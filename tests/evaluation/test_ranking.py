@@ -15,6 +15,7 @@ from mllm_msr.errors import DataError
 from mllm_msr.evaluation import ranking
 from mllm_msr.evaluation.ranking import rank_catalog, rank_scores
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, RANKS, TOP
+from scored_candidates import score_table
 
 
 class World:
@@ -166,3 +167,13 @@ def test_a_constant_score_ties_all_items():
     assert (found.ranks["n_tied"] == found.ranks["n_negatives"]).all()
     lists = found.top.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
     assert all(items.to_list() == sorted(items.to_list()) for items in lists)
+
+
+def test_candidates_without_a_score_rank_last_and_are_not_listed():
+    table = score_table([0.3, 0.1, 0.2], [1, 0, 0]).with_columns(
+        score=pl.Series([None, 0.1, 0.2], dtype=pl.Float64)
+    )
+    ranking = rank_scores(table)
+    assert ranking.ranks.select("n_better", "n_tied").row(0) == (2, 0)
+    assert ranking.top["item_id"].to_list() == ["u-i2", "u-i1"]
+    assert ranking.top["rank"].to_list() == [1, 2]

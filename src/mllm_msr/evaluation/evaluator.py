@@ -135,22 +135,24 @@ def evaluate_scores(
     per_user = [_long(runs.defined, names)]
     if context is not None:
         details["slices"] = slice_means(models, context.profiles, metrics=compared, **resampling)
-        exposure = exposure_by_run(
-            context.top, popularity=context.popularity, profiles=context.profiles, ks=ks
-        )
-        details["exposure"] = exposure_means(
-            exposure,
-            context.top,
-            n_items=context.popularity["item_id"].n_unique(),
-            ks=ks,
-            **resampling,
-        )
+        exposure, details["exposure"] = _exposure(context, ks, resampling)
         per_user.append(_long(exposure, exposure_names(ks)))
     return Evaluation(
         per_user=pl.concat(per_user).filter(pl.col("value").is_not_nan()),
         summary=means_with_intervals(models, names, **resampling),
         details=details,
     )
+
+
+def _exposure(
+    context: Context, ks: Sequence[int], resampling: _Resampling
+) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """Return the exposure metrics of each run per user, and their means."""
+    exposure = exposure_by_run(
+        context.top, popularity=context.popularity, profiles=context.profiles, ks=ks
+    )
+    n_items = context.popularity["item_id"].n_unique()
+    return exposure, exposure_means(exposure, context.top, n_items=n_items, ks=ks, **resampling)
 
 
 @dataclass(frozen=True, slots=True)

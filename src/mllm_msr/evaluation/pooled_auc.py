@@ -28,7 +28,9 @@ def pooled_auc(scores: pl.DataFrame) -> dict[str, float]:
         `{negatives: AUC}`, the mean over folds. Kinds of negatives without both labels in every
         fold are absent.
     """
-    ranked = rank_unscored_last(scores).with_columns(rank=pl.col("score").rank("average").over("fold", "negatives"))
+    ranked = rank_unscored_last(scores).with_columns(
+        rank=pl.col("score").rank("average").over("fold", "negatives")
+    )
     folds = ranked.group_by("fold", "negatives").agg(
         n=pl.len(),
         positives=pl.col("label").sum().cast(pl.Int64),

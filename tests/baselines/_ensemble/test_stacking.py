@@ -13,6 +13,7 @@ from mllm_msr.baselines._ensemble.stacking import (
     Stacking,
     _CandidateLists,
     align,
+    equal_stacking,
     fit_stacking,
 )
 from mllm_msr.errors import DataError
@@ -160,6 +161,20 @@ def test_users_with_one_class_are_ignored():
         for name, frame in plain.items()
     }  # fmt: skip
     assert np.allclose(fit_stacking(plain).weights, fit_stacking(more).weights, atol=0.02)
+
+
+def test_rows_without_a_score_do_not_change_the_others():
+    first, second = noisy(1.0, 1), noisy(1.0, 2)
+    missing = pl.col("user_id").is_in(["u0", "u1"])
+    partly = first.with_columns(score=pl.when(~missing).then("score"))
+    kept = {"a": first.filter(~missing), "b": second.filter(~missing)}
+    assert align({"a": partly, "b": second}).equals(align(kept))
+    assert np.allclose(
+        fit_stacking({"a": partly, "b": second}).weights, fit_stacking(kept).weights, rtol=0.1
+    )
+    stacking = equal_stacking({"a": partly, "b": second})
+    combined = stacking.combine({"a": partly["score"].to_numpy(), "b": second["score"].to_numpy()})
+    assert np.isnan(combined).tolist() == partly["score"].is_null().to_list()
 
 
 def test_json_round_trip():
