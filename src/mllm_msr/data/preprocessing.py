@@ -8,6 +8,8 @@ filters items as well, hence the k-core. `histories` returns the items before a 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,22 +39,19 @@ def prepare_interactions(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Filter and order interactions.
 
-    The interactions of a user are sorted by timestamp; equal timestamps keep the order of the
-    source. Positions count 0, 1, ... within a user.
+    A user's interactions are sorted by timestamp; equal timestamps keep the order of the source.
 
     Args:
         raw: `interfaces.RawData.interactions`, as a Polars frame, a pandas frame, or another
-            Arrow table. A column `timestamp` of dates is converted to milliseconds.
-        min_user_interactions: Users with fewer interactions are removed, at least 1.
-        min_item_interactions: Items with fewer interactions are removed, at least 1. The result
-            meets both conditions (k-core).
+            Arrow table. Dates in the column `timestamp` are converted to milliseconds.
+        min_user_interactions: Users with fewer interactions are removed (k-core), at least 1.
+        min_item_interactions: Items with fewer interactions are removed (k-core), at least 1.
         duplicates: Which of a user's repeated interactions with an item remain: the "first", the
             "last", or all of them ("keep").
         max_users: Size of a seeded sample of users, for trials.
-        user_sample: "before-filter" draws the sample from the users with at least
-            `min_user_interactions`, and then filters to the k-core: every remaining item has
-            enough interactions within the sample, but users can be removed. "after-filter" draws
-            it from the k-core: no user is removed, but items may have fewer interactions.
+        user_sample: "before-filter" samples users with at least `min_user_interactions` before
+            the k-core: items keep enough interactions within the sample, but it may lose users.
+            "after-filter" samples users of the k-core: items may have fewer interactions.
         seed: Seed of the sample.
 
     Returns:
@@ -60,42 +59,32 @@ def prepare_interactions(
         raw_users, raw_items, duplicates_dropped, interactions, users, items.
 
     Raises:
-        SettingsError: A setting is out of its range.
-        UsageError: `raw` is not a frame.
+        UsageError: A setting is out of its range, or `raw` is not a frame.
         DataError: A value is missing or has the wrong type, or no interaction is left.
     """
-    _check_settings(
-        min_user_interactions, min_item_interactions, duplicates, max_users, user_sample
-    )
+    minima = (min_user_interactions, min_item_interactions)
+    _check_settings(*minima, duplicates, max_users, user_sample)
     frame = collect_interactions(raw)
     user, users = encode_ids(frame["user_id"])
     item, items = encode_ids(frame["item_id"])
     timestamp = frame["timestamp"].to_numpy()
     del frame
     counts = {"raw_interactions": len(user), "raw_users": len(users), "raw_items": len(items)}
-    order = _chronological_order(user, timestamp)
-    user, item, timestamp = user[order], item[order], timestamp[order]
-    del order
+    rows = _chronological_order(user, timestamp)
+    user, item, timestamp = user[rows], item[rows], timestamp[rows]
     if duplicates != "keep":
         rows = _distinct_pairs(user, item, n_items=len(items), keep=duplicates)
         user, item, timestamp = user[rows], item[rows], timestamp[rows]
     counts["duplicates_dropped"] = counts["raw_interactions"] - len(user)
-    if max_users is not None and user_sample == "before-filter":
-        enough = np.bincount(user, minlength=len(users)) >= min_user_interactions
-        sampled = _sample(users, np.flatnonzero(enough), max_users=max_users, seed=seed)[user]
-        user, item, timestamp = user[sampled], item[sampled], timestamp[sampled]
-    rows = k_core(
-        user, item, min_user_interactions=min_user_interactions,
-        min_item_interactions=min_item_interactions,
-    )  # fmt: skip
+    if max_users is None:
+        rows = k_core(user, item, *minima)
+    else:
+        sample = functools.partial(_sample, users, max_users=max_users, seed=seed)
+        rows = _sampled_core(user, item, minima, sample, is_first=user_sample == "before-filter")
     if not len(rows):
-        raise _empty_core_error(counts, min_user_interactions, min_item_interactions, max_users)
-    if max_users is not None and user_sample == "after-filter":
-        present = np.unique(user[rows])
-        rows = rows[_sample(users, present, max_users=max_users, seed=seed)[user[rows]]]
+        raise _empty_core_error(counts, *minima, max_users)
     table = _to_table(users, user[rows], items, item[rows], timestamp[rows])
-    counts["interactions"] = table.height
-    counts["users"] = int((table["position"] == 0).sum())
+    counts["interactions"], counts["users"] = table.height, int((table["position"] == 0).sum())
     counts["items"] = int(np.count_nonzero(np.bincount(item[rows])))
     return table, counts
 
@@ -103,7 +92,6 @@ def prepare_interactions(
 def k_core(
     user: npt.NDArray[np.integer],
     item: npt.NDArray[np.integer],
-    *,
     min_user_interactions: int,
     min_item_interactions: int,
 ) -> npt.NDArray[np.int64]:
@@ -301,6 +289,26 @@ def _empty_core_error(
         f"each user needs {min_user_interactions} interactions and each item "
         f"{min_item_interactions}. {fix}"
     )
+
+
+def _sampled_core(
+    user: npt.NDArray[np.integer],
+    item: npt.NDArray[np.integer],
+    minima: tuple[int, int],
+    sample: Callable[[npt.NDArray[np.integer]], npt.NDArray[np.bool_]],
+    *,
+    is_first: bool,
+) -> npt.NDArray[np.int64]:
+    """Return the rows of a k-core and of a sample of users, whichever is drawn first."""
+    rows: npt.NDArray[np.int64]
+    if is_first:
+        enough = np.flatnonzero(np.bincount(user, minlength=1) >= minima[0])
+        sampled = np.flatnonzero(sample(enough)[user])
+        rows = sampled[k_core(user[sampled], item[sampled], *minima)]
+    else:
+        core = k_core(user, item, *minima)
+        rows = core[sample(np.unique(user[core]))[user[core]]]
+    return rows
 
 
 def _sample(

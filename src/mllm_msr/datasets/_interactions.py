@@ -133,24 +133,15 @@ def read_interactions(
         )
         aggregates["n_low"] = (pl.col("rating") < form.min_rating).sum()
 
-    def read(how: ReadOptions) -> TableRead:
-        return read_table(
-            source,
-            columns,
-            options=how,
-            content=_CONTENT,
-            aggregates=aggregates,
-            names=names,
-            quoted=quoted,
-        )
-
-    table = read(options)
+    read = functools.partial(
+        read_table, source, columns, content=_CONTENT, aggregates=aggregates, names=names,
+        quoted=quoted,
+    )  # fmt: skip
+    table = read(options=options)
     if not table.aggregates["n_rows"]:
         # If all rows were dropped, the first one explains why.
-        read(dataclasses.replace(options, on_bad_rows="error"))
-        raise DataError(
-            f"{_name(table)} contains no interactions. Set data.path to the complete dataset."
-        )
+        read(options=dataclasses.replace(options, on_bad_rows="error"))
+        raise DataError(f"{_name(table)} contains no interactions. Check that it is complete.")
     is_date = bool(dtypes) and dtypes[-1].is_temporal()
     return _to_interactions(table, form, options, is_date=is_date)
 

@@ -37,29 +37,13 @@ def update(context: RunContext, settings: Settings, file: Path | str) -> dict[st
         DataError: The file cannot be read, contains no known item, or contains interactions that
             are older than the histories.
     """
-    file = Path(file)
     tables, section = RunTables(context.run), settings.infer
-    kind = registry.find("datasets", settings.dataset)
-    dataset = cast("Dataset", kind(**settings.data.plugin_kwargs()))
-    plan = update_stage.plan_update(
-        tables.current(layout.INTERACTIONS),
-        update_stage.read_new_interactions(dataset, file),
-        context.run.read(layout.ITEMS),
-        duplicates=settings.data.duplicates,
-        is_sample=settings.data.max_users is not None,
-    )
-    if plan.unknown_items:
-        logger.warning(
-            "%s has %d items that the run does not contain, for example %s.",
-            file.name,
-            len(plan.unknown_items),
-            " and ".join(map(repr, plan.unknown_items[:2])),
-        )
+    plan = _plan(tables, settings, Path(file))
     if plan.histories.is_empty():
         return plan.counts
     number = tables.n_updates() + 1
     conditions = changed(section, exclude=NOT_RECORDED["infer"])
-    conditions["file"] = atomic.content_hash(file)[0]
+    conditions["file"] = atomic.content_hash(Path(file))[0]
     model = section.model or settings.model
     with (
         contextlib.closing(open_cached(model, context.run.cache, settings.executor)) as backend,
@@ -88,3 +72,24 @@ def update(context: RunContext, settings: Settings, file: Path | str) -> dict[st
         counts = {**plan.counts, **backend.usage()}
         stage.count(**counts)
     return counts
+
+
+def _plan(tables: RunTables, settings: Settings, file: Path) -> update_stage.Update:
+    """Read the new interactions and append them to the histories."""
+    kind = registry.find("datasets", settings.dataset)
+    dataset = cast("Dataset", kind(**settings.data.plugin_kwargs()))
+    plan = update_stage.plan_update(
+        tables.current(layout.INTERACTIONS),
+        update_stage.read_new_interactions(dataset, file),
+        tables.items(),
+        duplicates=settings.data.duplicates,
+        is_sample=settings.data.max_users is not None,
+    )
+    if plan.unknown_items:
+        logger.warning(
+            "%s has %d items that the run does not contain, for example %s.",
+            file.name,
+            len(plan.unknown_items),
+            " and ".join(map(repr, plan.unknown_items[:2])),
+        )
+    return plan

@@ -89,11 +89,7 @@ def plan_update(
     unknown = new.join(items, on="item_id", how="anti")
     unknown_items = tuple(unknown["item_id"].unique().sort())
     if rows.is_empty() and unknown_items:
-        raise DataError(
-            f"No item of the file is in this run. Ids of the file are {_examples(unknown_items)}, "
-            f"ids of the run {_examples(items['item_id'])}. Check the ids and their column, or "
-            "start a new run that includes these items."
-        )
+        raise _nothing_matches(unknown_items, items)
     in_sample = rows
     if is_sample:
         in_sample = rows.join(known, on="user_id", how="semi", maintain_order="left")
@@ -166,12 +162,20 @@ def describe(counts: dict[str, int]) -> str:
     return "\n".join(sentences)
 
 
-def _number(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def _number(n: int, name: str) -> str:
+    return f"{n:,} {name}{'' if n == 1 else 's'}"
 
 
 def _examples(ids: tuple[str, ...] | pl.Series) -> str:
     return " and ".join(repr(value) for value in ids[:2])
+
+
+def _nothing_matches(unknown_items: tuple[str, ...], items: pl.DataFrame) -> DataError:
+    return DataError(
+        f"No item of the file is in this run. Ids of the file are {_examples(unknown_items)}, "
+        f"ids of the run {_examples(items['item_id'])}. Check the ids and their column, or start "
+        "a new run that includes these items."
+    )
 
 
 def _select_new(known: pl.DataFrame, rows: pl.DataFrame, duplicates: Duplicates) -> pl.DataFrame:
@@ -180,7 +184,7 @@ def _select_new(known: pl.DataFrame, rows: pl.DataFrame, duplicates: Duplicates)
     Rows without times follow the known interactions in their order.
     """
     if rows["timestamp"].null_count():
-        # Without times, a repeated pair can only be told from a known row by its number.
+        # Without times, a repeated pair is only distinct from a known row by its number.
         after = int(known["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
         if duplicates != "keep":
             rows = rows.join(known, on=_PAIR, how="anti", maintain_order="left")
