@@ -12,7 +12,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -31,7 +30,6 @@ from mllm_msr.pipeline.stages import report as report_stage
 from mllm_msr.pipeline.stages import score as score_stage
 from mllm_msr.pipeline.stages import summarize as summarize_stage
 from mllm_msr.pipeline.stages import train as train_stage
-from mllm_msr.pipeline.stages import update as update_stage
 from mllm_msr.ranker.distributed.launch import (
     ProcessGroup,
     launched_by_torchrun,
@@ -41,7 +39,7 @@ from mllm_msr.ranker.distributed.launch import (
 )
 from mllm_msr.ranker.recommender import MLLM_MSR
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
-from mllm_msr.storage import atomic, layout
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
@@ -343,63 +341,6 @@ def report(context: RunContext, settings: Settings) -> None:
         )
         stage.register(layout.REPORT_HTML)
         stage.register(layout.REPORT_MARKDOWN)
-
-
-def update(context: RunContext, settings: Settings, file: Path) -> dict[str, int]:
-    """Add new interactions and update the preferences of their users.
-
-    Args:
-        context: A run whose stage "infer" is finished.
-        settings: The run's settings.
-        file: See `stages.update.read_new_interactions`. Rows that the run already contains are
-            skipped, so that a repeated call changes nothing.
-
-    Returns:
-        Numbers of new interactions and users, and model usage.
-
-    Raises:
-        DataError: The file cannot be read, or contains unknown items or interactions that are
-            older than the histories.
-    """
-    tables, section = RunTables(context.run), settings.infer
-    known = tables.current(layout.INTERACTIONS)
-    new = update_stage.read_new_interactions(file)
-    new = new.join(known, on=["user_id", "item_id", "timestamp"], how="anti")
-    if new.is_empty():
-        return {"interactions": 0, "users": 0, "misses": 0}
-    histories = update_stage.append(known, new, context.run.read(layout.ITEMS))
-    number = tables.n_updates() + 1
-    conditions = changed(section, exclude=NOT_RECORDED["infer"])
-    conditions["file"] = atomic.content_hash(file)[0]
-    with (
-        _backend(context, settings, section.model) as backend,
-        context.stage(
-            f"update/{number}",
-            conditions,
-            inputs=[layout.SUMMARIES, layout.ITEMS, *tables.current_names()],
-            prompt_templates=infer_stage.TEMPLATES,
-            item_type=(item_type := tables.item_type(settings.item_type)),
-            model=backend.fingerprint,
-        ) as stage,
-    ):
-        preferences, _ = infer_stage.infer(
-            histories,
-            tables.summaries(),
-            backend,
-            section,
-            item_type=item_type,
-            every_block=True,
-            previous=tables.current(layout.PREFERENCES),
-        )
-        stage.write(f"{layout.UPDATES}/{number}/interactions", histories)
-        stage.write(f"{layout.UPDATES}/{number}/preferences", preferences)
-        counts = {
-            "interactions": new.height,
-            "users": new["user_id"].n_unique(),
-            **backend.usage(),
-        }
-        stage.count(**counts)
-    return counts
 
 
 @contextlib.contextmanager
