@@ -159,6 +159,13 @@ def test_data_frames_give_the_same_table(convert: Callable[[pl.DataFrame], objec
         )
 
 
+def test_settings_may_repeat_the_spaces_of_a_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(" user ,item\na,x\n")
+    table = read_table(tmp_path / "t.csv", {"u": Column(" user ", "id"), "i": Column("item", "id")})
+    assert table.frame.collect().rows() == [("a", "x")]
+    assert table.description.columns == {"u": " user ", "i": "item"}
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet", "t.xlsx", "t.csv.gz"])
 def test_bad_rows_are_counted_alike_in_every_format(tmp_path: Path, name: str) -> None:
     bad = pl.DataFrame(

@@ -72,31 +72,10 @@ def check_rows(
         NeedsRepairError: Polars cannot read some rows correctly.
         DataError: A row is bad, unless bad rows are dropped.
     """
-    schema = raw.frame.collect_schema()
-    # Fields of JSON may appear late: their columns are in the frame although they look absent.
-    converted = {
-        name: convert(
-            column,
-            schema[column.source],
-            file=raw.name,
-            decimal_comma=decimal_comma,
-            is_stripped=raw.is_stripped,
-        )
-        for name, column in columns.items()
-        if column.source in raw.columns or (column.source in schema and column.kind == "text")
-    }
+    converted = _convert_all(raw, columns, decimal_comma=decimal_comma)
     needed = [name for name in converted if columns[name].kind != "text"]
     texts = [name for name in converted if columns[name].kind == "text"]
-    all_values = raw.frame.with_columns(
-        (pl.lit(value=False) if raw.invalid is None else raw.invalid).alias(_UNREADABLE)
-    ).select(
-        _UNREADABLE,
-        **converted,
-        **{
-            _VALID + name: ~_is_bad(columns[name], converted[name], schema, decimal_comma)
-            for name in needed
-        },
-    )
+    all_values = _values_and_checks(raw, columns, converted, needed, decimal_comma=decimal_comma)
     is_complete = pl.all_horizontal(pl.lit(value=True), *(pl.col(_VALID + name) for name in needed))
     totals = _collect_row(
         all_values.select(
@@ -127,6 +106,47 @@ def check_rows(
         ),
         n_rows,
         {name: totals[_AGGREGATE + name] for name in aggregates},
+    )
+
+
+def _convert_all(
+    raw: RawTable, columns: Mapping[str, Column], *, decimal_comma: bool
+) -> dict[str, pl.Expr]:
+    """Return the converted columns that the table has.
+
+    Fields of JSON may appear late: their columns are in the frame although they look absent.
+    """
+    schema = raw.frame.collect_schema()
+    return {
+        name: convert(
+            column,
+            schema[column.source],
+            file=raw.name,
+            decimal_comma=decimal_comma,
+            is_stripped=raw.is_stripped,
+        )
+        for name, column in columns.items()
+        if column.source in raw.columns or (column.source in schema and column.kind == "text")
+    }
+
+
+def _values_and_checks(
+    raw: RawTable,
+    columns: Mapping[str, Column],
+    converted: Mapping[str, pl.Expr],
+    needed: Sequence[str],
+    *,
+    decimal_comma: bool,
+) -> pl.LazyFrame:
+    """Return the converted columns, whether each needed one is valid, and unreadable rows."""
+    schema = raw.frame.collect_schema()
+    valid = {
+        _VALID + name: ~_is_bad(columns[name], converted[name], schema, decimal_comma)
+        for name in needed
+    }
+    unreadable = pl.lit(value=False) if raw.invalid is None else raw.invalid
+    return raw.frame.with_columns(unreadable.alias(_UNREADABLE)).select(
+        _UNREADABLE, **converted, **valid
     )
 
 

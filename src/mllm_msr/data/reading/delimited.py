@@ -56,19 +56,12 @@ def open_delimited(
     lines = _sample(path, options)
     separator = options.separator or _detect_separator(lines, wanted, path, quoted=quoted)
     file = text_files.inspect(path, options, separator=separator if quoted else "")
-    skip = 0
-    header = list(names or ())
     if names is None:
-        header, skip = _header(lines, separator, path, quoted=quoted)
-        _require_distinct(header, wanted, path, separator)
-    columns = tuple(_distinct(header))
-    description = SourceFile(
-        path=path,
-        content=content,
-        format="TSV" if separator == "\t" else "CSV",
-        encoding=file.codec,
-        separator=separator,
-    )
+        columns, skip = _header(lines, wanted, separator, path, quoted=quoted)
+    else:
+        columns, skip = tuple(names), 0
+    kind = "TSV" if separator == "\t" else "CSV"
+    description = SourceFile(path, content, kind, encoding=file.codec, separator=separator)
     raw = RawTable(pl.LazyFrame(), columns, path.name, description)
 
     def read_slowly() -> RawTable:
@@ -144,9 +137,9 @@ def _split(lines: Sequence[str], separator: str, *, quoted: bool) -> Iterator[li
 
 
 def _header(
-    lines: Sequence[str], separator: str, path: Path, *, quoted: bool
-) -> tuple[list[str], int]:
-    """Return the names of the columns and the number of line ends before the first row."""
+    lines: Sequence[str], wanted: Collection[str], separator: str, path: Path, *, quoted: bool
+) -> tuple[tuple[str, ...], int]:
+    """Return the distinct names of the columns and the number of line ends before the first row."""
     reader = _reader(lines, separator, quoted=quoted)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), None)
@@ -154,7 +147,9 @@ def _header(
         header = None
     if header is None:
         raise DataError(f"{path.name} has no header. Write the names of the columns on line 1.")
-    return [name.strip().removeprefix("\ufeff") for name in header], reader.line_num
+    names = [name.strip().removeprefix("\ufeff") for name in header]
+    _require_distinct(names, wanted, path, separator)
+    return tuple(_distinct(names)), reader.line_num
 
 
 def _require_distinct(

@@ -137,9 +137,9 @@ def _with_columns(raw: RawTable, columns: Mapping[str, Column], options: ReadOpt
     """
     stripped = {name.strip(): name for name in reversed(raw.columns)}
     renamed = {
-        stripped[column.source]: column.source
+        stripped[column.source.strip()]: column.source
         for column in columns.values()
-        if column.source not in raw.columns and column.source in stripped
+        if column.source not in raw.columns and column.source.strip() in stripped
     }
     present = tuple(renamed.get(name, name) for name in raw.columns)
     missing = {c.source: c for c in columns.values() if c.required and c.source not in present}
