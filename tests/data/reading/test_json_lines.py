@@ -116,6 +116,10 @@ def test_half_characters_are_replaced(tmp_path: Path) -> None:
     assert rows(raw) == [("a", "😀")]
 
 
-def test_a_list_of_objects_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"starts with a JSON list\. Write one object per line"):
-        opened(tmp_path, '[\n{"id":1},\n{"id":2}]\n')
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [('[\n{"id":1},\n{"id":2}]\n', "a JSON list"), ('{\n"id": 1}\n', "'{'"), ("id\n1\n", "'id'")],
+)
+def test_other_layouts_of_json_are_an_error(tmp_path: Path, text: str, start: str) -> None:
+    with pytest.raises(DataError, match=rf"starts with {start}\. Write one JSON object per line"):
+        opened(tmp_path, text)

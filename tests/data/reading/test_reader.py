@@ -77,10 +77,21 @@ SAME: dict[str, tuple[str, Callable[[], bytes], ReadOptions]] = {
         lambda: csv().replace(b"4.5", b'"4,5"').replace(b"-0.25", b'"-0,25"'),
         ReadOptions(decimal_comma=True),
     ),
+    "separator named": ("t.csv", lambda: b"sep=;\r\n" + csv(";"), ReadOptions()),
+    "separator named, UTF-16": (
+        "t.csv",
+        lambda: '"sep=\t"\n'.encode("utf-16") + csv("\t").decode().encode("utf-16-le"),
+        ReadOptions(),
+    ),
     "TSV": ("t.tsv", lambda: csv("\t"), ReadOptions()),
     "TSV with the wrong suffix": ("t.csv", lambda: csv("\t"), ReadOptions()),
     "CSV with the wrong suffix": ("t.tsv", csv, ReadOptions()),
     "bars": ("t.txt", lambda: csv("|"), ReadOptions()),
+    "several compressed parts": (
+        "t.csv.gz",
+        lambda: gzip.compress(csv()[:40]) + gzip.compress(csv()[40:]),
+        ReadOptions(),
+    ),
     "carets": ("t.csv", lambda: csv("^"), ReadOptions(separator="^")),
     "JSON Lines": ("t.jsonl", lambda: DATA.write_ndjson().encode(), ReadOptions()),
     "JSON Lines, UTF-16": (
@@ -222,7 +233,7 @@ def test_missing_columns_are_an_error_that_names_the_setting(tmp_path: Path) -> 
     ("name", "message"),
     [
         ("t.csv", r"Cannot read t\.csv: No such file"),
-        ("t.doc", r"t\.doc has an unsupported format\. Convert it to \.csv"),
+        ("t.doc", r"t\.doc has an unsupported format\. Decompress it, or convert it to \.csv"),
         ("s3://bucket/t.csv", r"pull"),
     ],
 )

@@ -9,12 +9,12 @@ from mllm_msr.errors import SettingsError
 
 
 def test_supported_options_are_accepted() -> None:
-    for separator in (",", ";", "\t", "|", ":"):
+    for separator in (",", ";", "\t", "|", ":", " "):
         assert ReadOptions(separator=separator).separator == separator
     assert ReadOptions(encoding="cp1252", on_bad_rows="drop").decimal_comma is None
 
 
-@pytest.mark.parametrize("separator", ["", ",,", '"', "\n", "é", " ", "\x00"])
+@pytest.mark.parametrize("separator", ["", ",,", '"', "\n", "é", "\x00"])
 def test_other_separators_are_an_error(separator: str) -> None:
     with pytest.raises(SettingsError, match=r"data\.separator is .*\. Use one character"):
         ReadOptions(separator=separator)

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile
 
 SEPARATORS: Final = (",", "\t", ";", "|")
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;\t|])"?\s*')
 _EXTRA: Final = "\x00extra"  # a column for values after the last one
 _N_SAMPLED: Final = 100  # lines
 
@@ -54,12 +56,18 @@ def open_delimited(
         DataError: The file is not a text file, or has no or an ambiguous header.
     """
     lines = _sample(path, options)
-    separator = options.separator or _detect_separator(lines, wanted, path, quoted=quoted)
+    # Spreadsheets accept a first line that names the separator.
+    named = _SEPARATOR_LINE.fullmatch(lines[0].removeprefix("\ufeff")) if lines else None
+    lines = lines[1:] if named else lines
+    separator = options.separator or (
+        named[1] if named else _detect_separator(lines, wanted, path, quoted=quoted)
+    )
     file = text_files.inspect(path, options, separator=separator if quoted else "")
     if names is None:
         columns, skip = _header(lines, wanted, separator, path, quoted=quoted)
     else:
         columns, skip = tuple(names), 0
+    skip += named is not None
     kind = "TSV" if separator == "\t" else "CSV"
     description = SourceFile(path, content, kind, encoding=file.codec, separator=separator)
     raw = RawTable(pl.LazyFrame(), columns, path.name, description)

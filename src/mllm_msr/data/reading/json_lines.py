@@ -85,16 +85,19 @@ def open_json_lines(
 def _fields(file: TextFile) -> dict[str, None]:
     """Return the names of the fields in the first lines."""
     names: dict[str, None] = {}
+    first = ""
     with wrap_file_errors(file.path), file.text() as text:
         for line in itertools.islice(text, _N_SAMPLED):
             value = _parse(line)
             if isinstance(value, dict):
                 names.update(dict.fromkeys(value))
-            elif not names and line.lstrip().startswith("["):
-                raise DataError(
-                    f"{file.path.name} starts with a JSON list. Write one object per line instead "
-                    "(JSON Lines), without brackets around them and commas between them."
-                )
+            first = first or line.strip()
+    if not names and first:
+        kind = "a JSON list" if first.startswith("[") else shown(first)
+        raise DataError(
+            f"{file.path.name} starts with {kind}. Write one JSON object per line (JSON Lines), "
+            "without brackets around the objects and commas between them."
+        )
     return names
 
 

@@ -81,8 +81,8 @@ def read_table(
             raw = open_excel(path, content=content)
         else:
             raise DataError(
-                f"{path.name} has an unsupported format. Convert it to .csv, .tsv, .parquet, "
-                ".jsonl or .xlsx."
+                f"{path.name} has an unsupported format. Decompress it, or convert it to .csv, "
+                ".tsv, .parquet, .jsonl or .xlsx."
             )
     return _read(raw, columns, options, bad_rows, aggregates or {}, content=content)
 

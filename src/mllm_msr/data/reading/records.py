@@ -139,11 +139,8 @@ class RawTable:
 
 def _is_separator(text: str) -> bool:
     """Return whether a text can separate columns."""
-    return (
-        len(text.encode(errors="replace")) == 1
-        and text.isprintable() | (text == "\t")
-        and (text not in {'"', " "})
-    )
+    is_ascii = len(text) == 1 and text.isascii()
+    return is_ascii and (text.isprintable() or text == "\t") and text != '"'
 
 
 def _is_encoding(name: str) -> bool:
