@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -51,6 +51,16 @@ def test_dates_of_parquet_files_need_no_unit(tmp_path: Path) -> None:
         assert rows(found)[0][:2] == ("1", "7")
         assert rows(found)[0][2] in {1709294400000, 1709251200000}
         assert found.source.time_unit == "date column"
+
+
+def test_dates_out_of_range_and_other_types_are_not_blamed_on_the_unit(tmp_path: Path) -> None:
+    file = tmp_path / "r.parquet"
+    for value in (datetime(9999, 12, 31), timedelta(1), [1709294400]):
+        pl.DataFrame({"u": [1], "i": [7], "t": [value]}).write_parquet(file)
+        with pytest.raises(
+            DataError, match=r"not a date between 1970 and 2200\. Check that data\.time_col"
+        ):
+            read_interactions(file, InteractionFormat("u", "i", "t", "s", has_settings=True))
 
 
 def test_low_ratings_are_removed_and_counted(tmp_path: Path) -> None:

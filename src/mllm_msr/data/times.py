@@ -39,8 +39,8 @@ _EXCEL_1970: Final = 25_569  # Excel's day number of 1970-01-01
 _EXACT: Final = pl.Decimal(38, 9)
 _SCALE: Final = 10**9  # of the integers that represent such decimals
 _ISO: Final = (
-    r"^(\d{4}-\d\d-\d\d)"
-    r"(?:[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?(?: ?(?:([+-]\d\d):?(\d\d)?|[Zz]|UTC))?)?$"
+    r"^(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9})\d*)?)?"
+    r"(?: ?(?:([+-]\d\d):?(\d\d)?|[Zz]|UTC))?)?$"
 )
 _ISO_PARTS: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
 _SCIENTIFIC: Final = r"^[+-]?[\d.,]+[eE][+-]?\d+$"

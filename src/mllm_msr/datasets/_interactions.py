@@ -202,13 +202,17 @@ def _time_column(form: InteractionFormat, column: str, dtypes: list[pl.DataType]
         "value",
         setting=_setting(form, "data.time_column"),
         convert=convert,
-        expected=expected,
+        expected=lambda value: (
+            expected if isinstance(value, str | int | float) else "a date between 1970 and 2200"
+        ),
         fix=lambda value: _time_fix(value, form),
     )
 
 
 def _time_fix(value: object, form: InteractionFormat) -> str:
     """Return how to read a value that is not a time in the expected unit or format."""
+    if not isinstance(value, str | int | float):
+        return ""
     if is_rounded(value):
         return (
             "A spreadsheet has rounded this number; show the column as whole numbers and export "

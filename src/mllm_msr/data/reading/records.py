@@ -76,7 +76,8 @@ class Column:
         setting: Setting that names the column, for error messages ("data.user_column").
         convert: Only for "value". Takes an expression and its type and returns another expression,
             null where the value is invalid. Texts are stripped, and null instead of blank.
-        expected: What a valid value is, for error messages ("a time").
+        expected: What a valid value is, for error messages ("a time"), or a function that takes
+            the invalid value and returns this.
         fix: How to fix an invalid value, for error messages: a sentence, or a function that takes
             the value and returns one.
     """
@@ -87,7 +88,7 @@ class Column:
     nullable: bool = False
     setting: str | None = None
     convert: Callable[[pl.Expr, pl.DataType], pl.Expr] | None = None
-    expected: str = "a value"
+    expected: str | Callable[[object], str] = "a value"
     fix: str | Callable[[object], str] = ""
 
 
