@@ -232,7 +232,7 @@ def evaluate_files(
     Files of the same name in different folders are named after their folder as well.
 
     Args:
-        candidates: Table of candidates, as Parquet or CSV.
+        candidates: Table of candidates, in any format of `data/reading/reader.py`.
         scores: Score tables.
         settings: Settings, of which the section `evaluate` is used.
 

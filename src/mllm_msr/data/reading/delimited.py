@@ -55,19 +55,8 @@ def open_delimited(
     Raises:
         DataError: The file is not a text file, or has no or an ambiguous header.
     """
-    lines = _sample(path, options)
-    # Spreadsheets accept a first line that names the separator.
-    named = _SEPARATOR_LINE.fullmatch(lines[0].removeprefix("\ufeff")) if lines else None
-    lines = lines[1:] if named else lines
-    separator = options.separator or (
-        named[1] if named else _detect_separator(lines, wanted, path, quoted=quoted)
-    )
+    separator, columns, skip = _layout(path, wanted, options, names, quoted=quoted)
     file = text_files.inspect(path, options, separator=separator if quoted else "")
-    if names is None:
-        columns, skip = _header(lines, wanted, separator, path, quoted=quoted)
-    else:
-        columns, skip = tuple(names), 0
-    skip += named is not None
     kind = "TSV" if separator == "\t" else "CSV"
     description = SourceFile(path, content, kind, encoding=file.codec, separator=separator)
     raw = RawTable(pl.LazyFrame(), columns, path.name, description)
@@ -96,6 +85,26 @@ def open_delimited(
         is_stripped=not file.has_quotes and not file.has_spaces,
         repair=read_slowly,
     )
+
+
+def _layout(
+    path: Path,
+    wanted: Collection[str],
+    options: ReadOptions,
+    names: Sequence[str] | None,
+    *,
+    quoted: bool,
+) -> tuple[str, tuple[str, ...], int]:
+    """Return the separator, the distinct columns and the number of line ends before the rows."""
+    lines = _sample(path, options)
+    # Spreadsheets write and accept a first line such as "sep=;".
+    named = _SEPARATOR_LINE.fullmatch(lines[0].removeprefix("\ufeff")) if lines else None
+    if named:
+        lines = lines[1:]
+    separator = options.separator or (named[1] if named else "")
+    separator = separator or _detect_separator(lines, wanted, path, quoted=quoted)
+    columns, skip = (tuple(names), 0) if names else _header(lines, wanted, separator, path, quoted)
+    return separator, columns, skip + (1 if named else 0)
 
 
 def _sample(path: Path, options: ReadOptions) -> list[str]:
@@ -145,7 +154,7 @@ def _split(lines: Sequence[str], separator: str, *, quoted: bool) -> Iterator[li
 
 
 def _header(
-    lines: Sequence[str], wanted: Collection[str], separator: str, path: Path, *, quoted: bool
+    lines: Sequence[str], wanted: Collection[str], separator: str, path: Path, quoted: bool
 ) -> tuple[tuple[str, ...], int]:
     """Return the distinct names of the columns and the number of line ends before the first row."""
     reader = _reader(lines, separator, quoted=quoted)
