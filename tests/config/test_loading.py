@@ -246,8 +246,9 @@ def test_arguments_of_baselines_are_validated_against_their_constructors() -> No
     [("1e-3", 0.001), ("2E3", 2000.0), ("-1.5e2", -150.0), ("7", 7), ("7.5", 7.5)],
 )
 def test_numbers_in_scientific_notation_need_no_dot(text: str, value: object) -> None:
-    settings = load_settings("default", [f"baselines.sasrec.learning_rate={text}"], environment={})
-    found = settings.baselines.arguments("sasrec")["learning_rate"]
+    movies = ["dataset=movielens", "data.path=x", f"data.min_rating={text}"]
+    settings = load_settings("default", movies, environment={})
+    found = settings.data.plugin_kwargs()["min_rating"]
     assert (type(found), found) == (type(value), value)
 
 

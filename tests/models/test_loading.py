@@ -187,3 +187,10 @@ def test_a_checkpoint_of_an_unreachable_hub_is_reported_at_once(
         load_processor("nobody/nothing")
     assert time.monotonic() - start < 5
     loading._reaches_hub.cache_clear()
+
+
+def test_a_gpu_that_does_not_exist_is_named(tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(
+        BackendError, match=r"model\.device is 'cuda:99', but PyTorch finds \d+ CUDA"
+    ):
+        load_model(str(tiny_checkpoint("llama")), device="cuda:99")

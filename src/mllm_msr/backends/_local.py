@@ -13,9 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.types import Attention, ChoiceScores, Completion, Precision, Prompt
+from mllm_msr.types import (
+    Attention,
+    BatchSize,
+    ChoiceScores,
+    Completion,
+    Device,
+    Precision,
+    Prompt,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from mllm_msr.inference.engine.engine import Engine
@@ -54,14 +65,14 @@ class LocalBackend(Backend):
         *,
         revision: str | None,
         dtype: Precision,
-        device: str,
+        device: Device,
         adapter: Path | str | None,
         attention: Attention,
-        batch_size: int,
-        max_batch_tokens: int,
-        prefix_cache_bytes: int,
-        speculative_tokens: int,
-        threads: int | None,
+        batch_size: BatchSize,
+        max_batch_tokens: PositiveInt,
+        prefix_cache_bytes: NonNegativeInt,
+        speculative_tokens: NonNegativeInt,
+        threads: Threads | None,
     ) -> None:
         self._kind = kind
         self._checkpoint = checkpoint

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from mllm_msr.backends._local import LocalBackend
 from mllm_msr.demo_model import weights_folder
+from mllm_msr.types import BatchSize, Device, Threads
 
 _MAX_COPIES: Final = 4
 # Well below the source coverage of the demo model on its own data (docs/model-card.md).
@@ -49,12 +52,12 @@ class DemoBackend(LocalBackend):
         weights: Path | None = None,
         adapter: Path | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "float32",
-        device: str = "auto",
-        batch_size: int = 64,
-        max_batch_tokens: int = 32_768,
-        prefix_cache_bytes: int = 0,
-        speculative_tokens: int = 3,
-        threads: int | None = None,
+        device: Device = "auto",
+        batch_size: BatchSize = 64,
+        max_batch_tokens: PositiveInt = 32_768,
+        prefix_cache_bytes: NonNegativeInt = 0,
+        speculative_tokens: NonNegativeInt = 3,
+        threads: Threads | None = None,
     ) -> None:
         if precision == "auto":
             import torch  # noqa: PLC0415 - takes a second, and only "auto" needs it

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from mllm_msr.backends._local import LocalBackend
-from mllm_msr.types import Attention, Precision
+from mllm_msr.types import Attention, BatchSize, Device, Precision, Threads
 
 
 @final
@@ -47,14 +49,14 @@ class HuggingFaceBackend(LocalBackend):
         *,
         revision: str | None = None,
         dtype: Precision = "auto",
-        device: str = "auto",
+        device: Device = "auto",
         adapter: Path | None = None,
-        batch_size: int = 16,
-        max_batch_tokens: int = 16_384,
-        prefix_cache_bytes: int = 0,
-        speculative_tokens: int = 3,
+        batch_size: BatchSize = 16,
+        max_batch_tokens: PositiveInt = 16_384,
+        prefix_cache_bytes: NonNegativeInt = 0,
+        speculative_tokens: NonNegativeInt = 3,
         attention: Attention = "auto",
-        threads: int | None = None,
+        threads: Threads | None = None,
     ) -> None:
         super().__init__(
             "huggingface",

@@ -17,12 +17,15 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, final
+from typing import Annotated, Any, Final, Literal, TypeVar, final
+
+from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from mllm_msr.backends._http import chat_format, probes
 from mllm_msr.backends._http.async_bridge import LoopThread
 from mllm_msr.backends._http.chat_format import Scoring
-from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
+from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError, parse_url
 from mllm_msr.backends._http.parameters import RequestParameters
 from mllm_msr.backends._http.probes import CHAT
 from mllm_msr.backends._http.responses import RequestRejectedError
@@ -46,6 +49,23 @@ _PROMPT_ERRORS: Final = (
     PromptTooLongError,
 )
 _CHOICES: Final = ("yes", "no")
+
+
+def _check_url(url: str) -> str:
+    try:
+        parse_url(url)
+    except BackendError as error:
+        raise PydanticCustomError("url", "{reason}", {"reason": str(error)}) from None
+    return url
+
+
+def _check_timing(timing: object) -> object:
+    if timing is None or isinstance(timing, Timing):
+        return timing
+    raise PydanticCustomError("timing", "only tests set this argument.")
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
 
 
 @final
@@ -79,20 +99,20 @@ class OpenAIBackend(Backend):
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: Annotated[str, Field(min_length=1)],
         *,
-        url: str = "http://127.0.0.1:8000/v1",
+        url: Url = "http://127.0.0.1:8000/v1",
         key_variable: str = "OPENAI_API_KEY",
         adapter: Path | str | None = None,
         images: bool | None = None,
         scoring: Literal["auto", "token_ids", "top_logprobs"] = "auto",
-        concurrency: int = 32,
-        timeout: float = 120.0,
-        attempts: int = 6,
-        total_timeout: float = 300.0,
-        characters_per_token: float = 3.5,
+        concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32,
+        timeout: PositiveFloat = 120.0,
+        attempts: PositiveInt = 6,
+        total_timeout: PositiveFloat = 300.0,
+        characters_per_token: PositiveFloat = 3.5,
         extra: Mapping[str, object] | None = None,
-        timing: Timing | None = None,
+        timing: Annotated[Timing | None, PlainValidator(_check_timing)] = None,
     ) -> None:
         self._endpoint = Endpoint(
             url,

@@ -23,6 +23,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders.base import Vectors
 from mllm_msr.search_space import Range, Space
+from mllm_msr.types import Seed
 
 _TEXT: Final = "text"
 _IMAGE: Final = "image"
@@ -58,7 +59,7 @@ class ContentKnn(ArrayBaseline):
         decay: float = 0.95,
         n_last: int = 50,
         content_cache: Path | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         problems = []
         if not 0.0 <= image_weight <= 1.0:

@@ -26,6 +26,7 @@ from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.tables import SCORES
+from mllm_msr.types import Seed
 
 _FILE: Final = "hybrid.json"
 _NAME: Final = "hybrid"
@@ -66,7 +67,7 @@ class Hybrid(Recommender):
         *,
         members: Sequence[str] | Mapping[str, Recommender] | None = None,
         refit: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         given = self.default_members if members is None else members
         names = list(given)

@@ -29,6 +29,7 @@ from mllm_msr.baselines._shared.state import State, pack_matrix, packed_names, u
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.search_space import Range, Space
+from mllm_msr.types import Seed
 
 _SIMILARITY: Final = "similarity"
 _SHARES: Final = "shares"
@@ -67,7 +68,7 @@ class ItemKnn(ArrayBaseline):
         n_last: int = 50,
         balance: float = 0.6,
         prior: float = 0.1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         problems = [
             f"{name} must be at least 1, but is {value}."

@@ -21,6 +21,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
+from mllm_msr.types import Seed, Share
 
 _NAME: Final = "llava_zero_shot"
 _PROMPT: Final = ("item_type", "n_last", "use_images")
@@ -54,8 +55,8 @@ class LlavaZeroShot(Recommender):
         item_type: str = "item",
         n_last: int = 10,
         use_images: bool = True,
-        max_error_rate: float = 0.01,
-        seed: int = 0,
+        max_error_rate: Share = 0.01,
+        seed: Seed = 0,
     ) -> None:
         if n_last < 1:
             raise SettingsError([f"n_last must be at least 1, but is {n_last}."])

@@ -22,6 +22,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.search_space import Range, Space
 from mllm_msr.storage.atomic import write_text
+from mllm_msr.types import Seed
 
 _FILE: Final = "popularity.json"
 
@@ -43,7 +44,7 @@ class Popularity(Recommender):
     label: ClassVar[str] = "Popularity"
     remark: ClassVar[str] = "interaction counts of the training users"
 
-    def __init__(self, *, recent_share: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, *, recent_share: float = 1.0, seed: Seed = 0) -> None:
         if not 0.0 < recent_share <= 1.0:
             raise SettingsError([f"recent_share must be in (0, 1], but is {recent_share}."])
         self._recent_share = recent_share

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self, cast, final
 
 import polars as pl
+from pydantic import PositiveInt
 
 from mllm_msr import registry
 from mllm_msr.baselines._llm.title_prompts import title_examples
@@ -28,6 +29,7 @@ from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.storage.atomic import sync_tree
+from mllm_msr.types import Seed, Share
 
 _NAME: Final = "tallrec"
 _ADAPTER: Final = "adapter"
@@ -77,7 +79,7 @@ class Tallrec(Recommender):
         options: Mapping[str, Any] | None = None,
         item_type: str = "item",
         n_last: int = 10,
-        max_text_tokens: int | None = None,
+        max_text_tokens: PositiveInt | None = None,
         max_examples: int | None = None,
         rank: int = 8,
         alpha: int = 16,
@@ -89,8 +91,8 @@ class Tallrec(Recommender):
         max_steps: int | None = None,
         early_stopping_patience: int = 3,
         precision: Precision = "bf16",
-        max_error_rate: float = 0.01,
-        seed: int = 0,
+        max_error_rate: Share = 0.01,
+        seed: Seed = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         options = dict(options or {})

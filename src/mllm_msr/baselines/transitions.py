@@ -28,6 +28,7 @@ from mllm_msr.baselines._shared.state import State, pack_matrix, packed_names, u
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.search_space import Range, Space
+from mllm_msr.types import Seed
 
 _FOLLOWERS: Final = "followers"
 _SHARES: Final = "shares"
@@ -53,7 +54,7 @@ class Transitions(ArrayBaseline):
     label: ClassVar[str] = "Transitions"
 
     def __init__(
-        self, *, smoothing: float = 10.0, window: int = 10, decay: float = 0.8, seed: int = 0
+        self, *, smoothing: float = 10.0, window: int = 10, decay: float = 0.8, seed: Seed = 0
     ) -> None:
         problems = []
         if not smoothing > 0.0:

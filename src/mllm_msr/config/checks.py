@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any, get_type_hints
-
-import pydantic
-from pydantic import TypeAdapter
-
-from mllm_msr import registry
-from mllm_msr.config.problems import did_you_mean, rule
-from mllm_msr.config.settings import DataSettings, ModelSettings, Settings
-from mllm_msr.errors import SettingsError, UnknownNameError, UsageError
+from mllm_msr.config.arguments import argument_problems
+from mllm_msr.config.settings import Settings
+from mllm_msr.errors import SettingsError, UsageError
 from mllm_msr.prompts.item_types import find_item_type
 from mllm_msr.prompts.templates import read_templates
 
@@ -34,7 +26,9 @@ def check_prompts(settings: Settings) -> list[str]:
 
 def check_plugins(settings: Settings) -> list[str]:
     """Return the problems with plugin names and with the arguments of plugin constructors."""
-    problems = _check_arguments("datasets", settings.dataset, settings.data.plugin_kwargs(), "data")
+    problems = argument_problems(
+        "datasets", settings.dataset, settings.data.plugin_kwargs(), "data"
+    )
     for section, model in [
         ("model", settings.model),
         ("summarize.model", settings.summarize.model),
@@ -42,64 +36,15 @@ def check_plugins(settings: Settings) -> list[str]:
         ("score.model", settings.score.model),
     ]:
         if model is not None:
-            problems += _check_arguments("backends", model.backend, model.plugin_kwargs(), section)
+            problems += argument_problems("backends", model.backend, model.plugin_kwargs(), section)
     for name in settings.score.baselines:
-        problems += _check_arguments("baselines", name, {}, "score.baselines")
+        problems += argument_problems("baselines", name, {}, "score.baselines")
     for name, arguments in settings.baselines.plugin_kwargs().items():
         if isinstance(arguments, dict):
-            problems += _check_arguments("baselines", name, arguments, f"baselines.{name}")
+            problems += argument_problems("baselines", name, arguments, f"baselines.{name}")
         else:
             problems.append(
                 f"baselines.{name}={arguments!r}: must be a mapping of arguments, as in "
                 f"baselines.{name}.seed=1."
             )
     return problems
-
-
-def _check_arguments(
-    kind: registry.Kind, name: str, arguments: Mapping[str, Any], section: str
-) -> list[str]:
-    """Return the problems with a plugin's name and the arguments of its constructor."""
-    try:
-        plugin = registry.find(kind, name)
-    except UnknownNameError as error:
-        return [str(error)]
-    label = f"{kind.removesuffix('s')} {name!r}"
-    parameters = inspect.signature(plugin).parameters
-    fields = {"datasets": DataSettings.model_fields, "backends": ModelSettings.model_fields}
-    known = [f"{section}.{key}" for key in (*parameters, *fields.get(kind, ()))]
-    problems = []
-    for key, value in arguments.items():
-        full = f"{section}.{key}"
-        if key not in parameters:
-            hint = did_you_mean(full, known)
-            problems.append(f"Unknown setting {full!r} of the {label}.{hint}")
-            continue
-        try:
-            TypeAdapter(_declared_type(plugin, key)).validate_python(value)
-        except pydantic.ValidationError as error:
-            text = rule(detail["msg"] for detail in error.errors())
-            problems.append(f"{full}={value!r}: {text}")
-        except pydantic.errors.PydanticSchemaGenerationError:
-            continue  # pydantic cannot validate this type; the constructor checks it
-    for key, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        )
-        if required and key not in arguments and kind != "baselines":
-            problems.append(f"The {label} requires the setting {section + '.' + key!r}.")
-    return problems
-
-
-def _declared_type(plugin: type, argument: str) -> Any:
-    """Return the declared type of a constructor's argument, or Any if it cannot be resolved."""
-    constructor = plugin.__init__  # type: ignore[misc]
-    annotation = getattr(constructor, "__annotations__", {}).get(argument, Any)
-    # Resolve only this annotation; others may use names that are imported for type checkers only.
-    holder = type("Holder", (), {"__annotations__": {argument: annotation}})
-    holder.__module__ = constructor.__module__
-    try:
-        return get_type_hints(holder)[argument]
-    except NameError:
-        return Any

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import ClassVar, Final, final
+from typing import Annotated, ClassVar, Final, final
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from mllm_msr.demo_model.covers import COVER_VERSION, draw_cover
 from mllm_msr.demo_model.language import text, title
@@ -52,10 +53,10 @@ class Demo(Dataset):
         self,
         *,
         path: Path | None = None,
-        n_items: int = 400,
-        n_users: int = 400,
-        world_seed: int = 0,
-        cover_size: int = 256,
+        n_items: Annotated[int, Field(ge=_MIN_ITEMS, le=1_000_000)] = 400,
+        n_users: Annotated[int, Field(ge=1, le=10_000_000)] = 400,
+        world_seed: Annotated[int, Field(ge=DEMO_SEEDS.start, lt=DEMO_SEEDS.stop)] = 0,
+        cover_size: Annotated[int, Field(ge=16, le=4096)] = 256,
     ) -> None:
         if world_seed not in DEMO_SEEDS:
             raise UsageError(

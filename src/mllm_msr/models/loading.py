@@ -98,8 +98,9 @@ def inspect_checkpoint(
     """Describe what `load_model` with the same arguments would load.
 
     Raises:
-        BackendError: There is no such checkpoint or adapter.
+        BackendError: There is no such checkpoint, adapter or device.
     """
+    _require_device(resolve_device(device))
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
     precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
@@ -263,6 +264,16 @@ def resolve_device(device: str | None) -> str:
     if device is not None and device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _require_device(device: str) -> None:
+    """Raise `BackendError` if a device is a CUDA GPU that this machine does not have."""
+    number = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and number >= torch.cuda.device_count():
+        raise BackendError(
+            f"model.device is {device!r}, but PyTorch finds {torch.cuda.device_count()} CUDA "
+            "devices. Use auto or cpu, or install the build of PyTorch for this GPU."
+        )
 
 
 def _torch_dtype(dtype: Precision, device: str) -> torch.dtype:

@@ -65,7 +65,7 @@ class Endpoint:
         total_timeout: float,
         timing: Timing,
     ) -> None:
-        self._url = _parse_url(url)
+        self._url = parse_url(url)
         self._key_variable = key_variable
         self._timeout = timeout
         self._attempts = attempts
@@ -228,7 +228,8 @@ class Endpoint:
         return content.replace(key, b"[key]") if key else content
 
 
-def _parse_url(url: str) -> httpx2.URL:
+def parse_url(url: str) -> httpx2.URL:
+    """Return an endpoint's address; raise `BackendError` if it is invalid."""
     try:
         parsed = httpx2.URL(url.rstrip("/"))
     except (httpx2.InvalidURL, TypeError, AttributeError):

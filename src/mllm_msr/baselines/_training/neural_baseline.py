@@ -30,6 +30,7 @@ from mllm_msr.baselines._training.train import TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
 from mllm_msr.evaluation.report.run_status import TIME_LIMITED
 from mllm_msr.interfaces import Recommender
+from mllm_msr.types import Seed
 
 F = TypeVar("F")
 
@@ -83,7 +84,7 @@ class NeuralBaseline(Recommender, Generic[F]):
     max_minutes: float | None = None
     precision: Precision = "auto"
     checkpoints: Path | None = None
-    seed: int = 0
+    seed: Seed = 0
     _fitted: F | None = field(default=None, init=False, repr=False)
     _log: TrainingLog | None = field(default=None, init=False, repr=False)
     _is_time_limited: bool = field(default=False, init=False, repr=False)
