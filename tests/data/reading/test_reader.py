@@ -233,11 +233,17 @@ def test_missing_columns_are_an_error_that_names_the_setting(tmp_path: Path) -> 
     ("name", "message"),
     [
         ("t.csv", r"Cannot read t\.csv: No such file"),
+        ("empty.csv", r"empty\.csv is empty\. Copy or download"),
+        ("empty.jsonl", r"empty\.jsonl is empty\. Copy or download"),
+        ("empty.parquet", r"empty\.parquet is not a valid Parquet file"),
+        ("empty.xlsx", r"empty\.xlsx is not a valid Excel workbook"),
         ("t.doc", r"t\.doc has an unsupported format\. Decompress it, or convert it to \.csv"),
         ("s3://bucket/t.csv", r"pull"),
     ],
 )
 def test_files_that_cannot_be_read_are_errors(tmp_path: Path, name: str, message: str) -> None:
+    if name.startswith("empty"):
+        (tmp_path / name).touch()
     with pytest.raises(MllmMsrError, match=message):
         read(Path(name) if "://" in name else tmp_path / name)
 

@@ -123,8 +123,10 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
         options: How to read the file.
 
     Raises:
-        DataError: The file is not a text file.
+        DataError: The file is empty or not a text file.
     """
+    if not sample:
+        raise DataError(f"{path.name} is empty. Copy or download the file again.")
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
     if options.encoding is not None:
         name = codecs.lookup(options.encoding).name
@@ -199,8 +201,6 @@ def inspect(
             if quotes is not None:
                 quotes.add(data)
         _decode(decoder, b"", path, options, n_lines=n_lines, final=True)
-    if not n_bytes:
-        raise DataError(f"{path.name} is empty. Copy or download the file again.")
     is_plain = not lone.finish() and (quotes is None or quotes.finish())
     has_quotes = quotes is not None and quotes.n > 0
     return TextFile(path, name, has_quotes=has_quotes, has_spaces=has_spaces, is_plain=is_plain)
