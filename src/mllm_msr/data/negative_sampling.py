@@ -82,9 +82,8 @@ def draw_candidates(
     """
     negatives = tuple(dict.fromkeys(negatives))
     _check_settings(negatives, n_negatives, train_negatives, train_targets, block_size)
-    interactions, splits = (
-        as_frame(interactions, name="interactions"), as_frame(splits, name="splits")
-    )  # fmt: skip
+    interactions = as_frame(interactions, name="interactions")
+    splits = as_frame(splits, name="splits")
     sampler = _Sampler.from_sequences(encode_interactions(interactions), seed=seed)
     plans = {
         "train": _SplitPlan(train_targets, ("uniform",), train_negatives, None),
@@ -92,8 +91,7 @@ def draw_candidates(
         "test": _SplitPlan("last", negatives, n_negatives, max_test_users),
     }
     parts = [empty(CANDIDATES)]
-    all_folds = splits["fold"].unique().sort().to_list()
-    for fold in all_folds if folds is None else dict.fromkeys(folds):
+    for fold in dict.fromkeys(splits["fold"].sort().to_list() if folds is None else folds):
         codes = split_codes(sampler.sequences.users, splits, fold)
         parts += _fold_tables(sampler, codes, plans, fold=fold, block_size=block_size)
     return pl.concat(parts, rechunk=False)

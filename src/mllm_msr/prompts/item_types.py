@@ -87,7 +87,7 @@ def find_item_type(item_type: str | ItemType) -> ItemType:
 
 
 def _pluralize(word: str) -> str:
-    """Return the plural of an English noun that follows the rules."""
+    """Return the plural of an English word that follows the rules."""
     if re.search(r"[^aeiou]y$", word):
         return f"{word[:-1]}ies"
     return f"{word}es" if re.search(r"(?:s|x|z|ch|sh)$", word) else f"{word}s"

@@ -106,14 +106,7 @@ def build_list(
     """
     scored = [candidate for candidate in candidates if candidate.item_id in scores]
     others = [candidate for candidate in candidates if candidate.item_id not in scores]
-    # Rank fusion.
-    relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
-    if order == "model":
-        relevance |= scores
-    else:
-        ranking = sorted((one.item_id for one in scored), key=lambda item_id: -scores[item_id])
-        for model_candidate in fuse({"model": ranking}):
-            relevance[model_candidate.item_id] += model_candidate.relevance
+    relevance = _relevance(candidates, scores, order)
 
     # Selection.
     selected: list[str] = []
@@ -144,3 +137,18 @@ def build_list(
     return RecommendationList(
         items, profile.preference, fallback_reason, len(scores), without_image
     )
+
+
+def _relevance(
+    candidates: Sequence[Candidate], scores: Mapping[str, float], order: Order
+) -> dict[str, float]:
+    """Return the value by which the list is ordered, for each candidate."""
+    relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
+    if order == "model":
+        return relevance | dict(scores)
+    # Rank fusion. Equal scores keep the order of the candidates.
+    scored = [candidate.item_id for candidate in candidates if candidate.item_id in scores]
+    ranking = sorted(scored, key=lambda item_id: -scores[item_id])
+    for model_candidate in fuse({"model": ranking}):
+        relevance[model_candidate.item_id] += model_candidate.relevance
+    return relevance

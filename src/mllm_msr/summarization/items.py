@@ -86,17 +86,7 @@ def summarize(
         draft, modality = parts[index]
         draft.set_part(modality, checked, max_words[modality])
     both = [draft for draft in drafts if draft.text_summary and draft.image_summary]
-    fusions = (
-        templates.render(
-            "fusion",
-            draft.summaries | {"words": words},
-            item_type=item_type,
-            trimmable=("text_summary", "image_summary"),
-            max_new_tokens=words * _TOKENS_PER_WORD,
-            max_text_tokens=max_text_tokens,
-        )
-        for draft in both
-    )
+    fusions = (_render_fusion(draft, item_type, words, max_text_tokens) for draft in both)
     for index, checked in _generate(backend, fusions, progress):
         both[index].summary = both[index].take(checked, "fusion", words)
     rows = [draft.finish(item_type) for draft in drafts]
@@ -197,6 +187,20 @@ class _Draft:
                 )
             ),
         }
+
+
+def _render_fusion(
+    draft: _Draft, item_type: str | ItemType, words: int, max_text_tokens: int | None
+) -> Prompt:
+    """Render the prompt for the combined summary of an item."""
+    return templates.render(
+        "fusion",
+        draft.summaries | {"words": words},
+        item_type=item_type,
+        trimmable=("text_summary", "image_summary"),
+        max_new_tokens=words * _TOKENS_PER_WORD,
+        max_text_tokens=max_text_tokens,
+    )
 
 
 def _render_part(

@@ -73,12 +73,10 @@ def infer_preferences(
         `tables.PREFERENCES`, sorted by user and block, for every user with a history. If a prompt
         fails, the row has a flag and falls back to the previous preference or to the summaries.
     """
-    histories = tables.as_frame(histories, name="histories")
-    summaries = tables.as_frame(summaries, name="summaries")
     column = "summary" if use_images else "text_summary"
-    texts = summaries.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
+    texts = tables.as_frame(summaries, name="summaries").filter(pl.col(column) != "")
     plan = _Plan(
-        users=_items_by_user(histories),
+        users=_items_by_user(tables.as_frame(histories, name="histories")),
         texts=dict(zip(texts["item_id"], texts[column], strict=True)),
         block_size=block_size,
         max_items=max_items,

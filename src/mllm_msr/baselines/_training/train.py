@@ -59,6 +59,17 @@ class TrainingLog:
         """Return whether the time limit ended training."""
         return self.stopped_because.startswith(TIME_LIMIT)
 
+    def write(self) -> None:
+        """Write the log to the logger of this module, with a warning about a time limit."""
+        logger.info("%s", self)
+        if self.is_time_limited:
+            logger.warning(
+                "Training stopped after %d epochs at its %s (max_minutes), so its result depends "
+                "on the speed of the machine.",
+                self.epochs,
+                self.stopped_because,
+            )
+
     @classmethod
     def from_progress(cls, progress: Progress) -> Self:
         """Return the log of a run that has ended."""
@@ -137,14 +148,7 @@ def train(
         network.load_state_dict(progress.best_weights)
     network.eval()
     log = TrainingLog.from_progress(progress)
-    logger.info("%s", log)
-    if log.is_time_limited:
-        logger.warning(
-            "Training stopped after %d epochs at its %s (max_minutes), so its result depends on "
-            "the speed of the machine.",
-            log.epochs,
-            log.stopped_because,
-        )
+    log.write()
     return log
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from mllm_msr import registry
@@ -21,6 +22,7 @@ def caveats(
     unscored: Mapping[str, int],
     labels: Mapping[str, str],
     source_coverage: float | None = None,
+    time_limits: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return the caveats that apply to a run, the most important ones first.
 
@@ -31,6 +33,7 @@ def caveats(
         unscored: Number of candidates without a score, by model.
         labels: Labels by model name.
         source_coverage: Share of the words of the text summaries that occur in the items' texts.
+        time_limits: Notes about models whose training a time limit ended, by model.
     """
     notes = _data_caveats(config, source_coverage)
     if any(table.kind != "full" for table in tables):
@@ -62,6 +65,7 @@ def caveats(
         for model, count in unscored.items()
         if count
     ]
+    notes += [f"{labels.get(model, model)}: {note}." for model, note in time_limits.items()]
     evaluated = {
         row.model for table in tables for row in table.rows if any(c.mean for c in row.cells)
     }

@@ -94,8 +94,7 @@ def write_report(
         **_result_context(metrics, details, labels=labels, remarks=remarks or {}),
         "case_studies": case_studies,
         "costs": run_status.costs(manifest),
-        "data_rows": report_rows(data) if data else [],
-        "data_warnings": data["warnings"] if data else [],
+        **_data_context(data),
         "warnings": run_status.warning_counts(summaries, preferences),
         "paper_results": paper_results.TABLE_3 if show_paper_results else {},
         "paper_metrics": paper_results.METRICS,
@@ -108,11 +107,13 @@ def write_report(
         unscored=details.get("unscored", {}),
         labels=labels,
         source_coverage=manifest.get("summarize", {}).get("counts", {}).get("source_coverage"),
+        time_limits=run_status.time_limit_notes(manifest),
     )
-    context["caveats"] += [
-        f"{labels.get(model, model)}: {note}."
-        for model, note in run_status.time_limit_notes(manifest).items()
-    ]
+    return _render(folder, context, labels)
+
+
+def _render(folder: Path, context: Mapping[str, Any], labels: Mapping[str, str]) -> ReportFiles:
+    """Render both templates and write the files."""
     written = ReportFiles(folder / REPORT_HTML, folder / REPORT_MARKDOWN)
     templates = environment(labels)
     page = templates.get_template("report.html.jinja").render(context)
@@ -120,6 +121,13 @@ def write_report(
     text = templates.get_template("report.md.jinja").render(context)
     write_text(written.markdown, text.strip() + "\n")
     return written
+
+
+def _data_context(data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the template variables about the dataset's files."""
+    if data is None:
+        return {"data_rows": [], "data_warnings": []}
+    return {"data_rows": report_rows(data), "data_warnings": data["warnings"]}
 
 
 def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
