@@ -78,6 +78,17 @@ def test_the_history_contains_every_prompt_in_order() -> None:
     assert backend.history == [first, second]
 
 
+def test_the_length_of_the_history_is_limited() -> None:
+    backend = MockBackend(["a"])
+    lengths = set()
+    for n in range(9_001):
+        list(backend.generate([ask(str(n))]))
+        lengths.add(len(backend.history))
+    assert max(lengths) == 4_000
+    assert prompt_text(backend.history[-1]) == "9000"
+    assert prompt_text(backend.history[-2_000]) == "7001"
+
+
 def test_a_closed_backend_raises_an_error() -> None:
     backend = MockBackend()
     backend.close()

@@ -20,6 +20,7 @@ Scores = Mapping[str, Sequence[float]] | Callable[[Prompt], Sequence[float]] | S
 _Value = TypeVar("_Value")
 
 _EXCERPT: Final = 60
+_MAX_HISTORY: Final = 2000  # a service may run for days
 
 
 @final
@@ -37,7 +38,8 @@ class MockBackend(Backend):
         fingerprint: Last part of `fingerprint`.
 
     Attributes:
-        history: Every prompt received by `generate` or `score` so far, in order.
+        history: The prompts received by `generate` or `score` so far, in order; of more than 4,000
+            prompts, at least the latest 2,000.
 
     Example:
         >>> from mllm_msr.types import Message
@@ -139,6 +141,8 @@ class MockBackend(Backend):
                     "without images."
                 )
             self.history.append(prompt)
+            if len(self.history) > 2 * _MAX_HISTORY:
+                del self.history[:_MAX_HISTORY]
             yield prompt
 
     def _answer(self, prompt: Prompt) -> str:
