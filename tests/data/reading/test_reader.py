@@ -219,6 +219,16 @@ def test_unreadable_lines_and_bad_values_are_counted_together(tmp_path: Path) ->
     assert table.description.n_rows == 3
 
 
+def test_dropping_all_rows_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,item,rating\na,x,1,2\n,y,9\nb,z,many\n")
+    with pytest.raises(
+        DataError, match=r"^All 3 rows of t\.csv are bad\. Line 2 of t\.csv has 4 val"
+    ):
+        read(tmp_path / "t.csv", on_bad_rows="drop")
+    (tmp_path / "t.csv").write_text("user,item,rating\n\n\n")
+    assert read(tmp_path / "t.csv", on_bad_rows="drop").description.n_rows == 0
+
+
 def test_missing_columns_are_an_error_that_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("User,film,rating\na,x,1\n")
     with pytest.raises(

@@ -42,12 +42,14 @@ class Checked:
         frame: Converted columns without bad rows.
         present: Names of the columns that the file has.
         n_rows: Number of rows, bad ones included and blank ones not.
+        n_kept: Number of rows of `frame`.
         aggregates: Values of the aggregates.
     """
 
     frame: pl.LazyFrame
     present: tuple[str, ...]
     n_rows: int
+    n_kept: int
     aggregates: Mapping[str, Any]
 
 
@@ -105,6 +107,7 @@ def check_rows(
             if columns[name].source in raw.columns or totals[_TEXT + name] is not None
         ),
         n_rows,
+        totals[_COMPLETE],
         {name: totals[_AGGREGATE + name] for name in aggregates},
     )
 

@@ -113,6 +113,11 @@ def _read(
                 "or a column has values of different types. Export it again, for example as CSV."
             ) from cause
         return _read(raw.repair(), columns, options, bad_rows, aggregates, content=content)
+    if bad_rows.dropped and not checked.n_kept:
+        raise DataError(
+            f"All {checked.n_rows + n_unreadable} rows of {raw.name} are bad. "
+            f"{next(iter(bad_rows.examples.values()))} Correct the data."
+        )
     bad_rows.report()
     used = {name: columns[name].source for name in checked.present}
     return TableRead(

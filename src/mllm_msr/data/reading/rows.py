@@ -36,7 +36,7 @@ class BadRows:
         on_bad_rows: Whether to stop at the first bad row or to drop bad rows.
         has_settings: Whether error messages name settings.
         dropped: Number of dropped rows by reason.
-        examples: Sentence about the first dropped row of each reason.
+        examples: Sentences about the first dropped row of each reason.
     """
 
     name: str
@@ -57,11 +57,12 @@ class BadRows:
         Raises:
             DataError: Bad rows are errors.
         """
+        sentences = f"{example} {fix}".rstrip()
         if self.on_bad_rows == "error":
             how = ", or set data.on_bad_rows=drop to leave out such rows" * self.has_settings
-            raise DataError(" ".join(filter(None, [example, fix, f"Correct the data{how}."])))
+            raise DataError(f"{sentences} Correct the data{how}.")
         if reason not in self.dropped:
-            self.examples[reason] = example
+            self.examples[reason] = sentences
         self.dropped[reason] = self.dropped.get(reason, 0) + n_rows
 
     def report(self) -> None:
