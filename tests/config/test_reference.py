@@ -29,3 +29,10 @@ def test_values_of_given_settings_replace_the_defaults() -> None:
     defaults = {setting.key: setting.default for setting in reference()}
     assert found.keys() == defaults.keys()
     assert found["report.seed"] == defaults["report.seed"]
+
+
+def test_values_that_are_not_saved_are_not_listed() -> None:
+    secret = ["serve.state=postgresql://me:secret@host/db"]
+    settings = load_settings("demo", secret, environment={})
+    (state,) = (row for row in reference(settings) if row.key == "serve.state")
+    assert state.default == "null"

@@ -46,7 +46,7 @@ def reference(settings: Settings | None = None) -> list[SettingReference]:
             fields = {name: field}
         for key, value in fields.items():
             default = list(value.default) if isinstance(value.default, tuple) else value.default
-            if values is not None:
+            if values is not None and not value.exclude:  # values that are not shown
                 default = functools.reduce(operator.getitem, key.split("."), values)
             text = yaml.safe_dump(default, default_flow_style=True)
             text = text.removesuffix("\n").removesuffix("\n...")
