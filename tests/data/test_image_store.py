@@ -102,6 +102,14 @@ def test_larger_images_are_reduced_once(
     assert (run / image).stat().st_mtime_ns == state.st_mtime_ns
 
 
+def test_images_that_no_item_uses_any_more_are_removed(run: Path, shop: Path) -> None:
+    first, second = draw(shop / "a.png"), draw(shop / "bc.png")
+    stored(run, shop, first, second)
+    (run / "images" / "notes.txt").write_text("kept")
+    (image,), _ = stored(run, shop, second)
+    assert {path.name for path in (run / "images").iterdir()} == {Path(image).name, "notes.txt"}
+
+
 def test_formats_that_the_network_must_not_send_are_converted(run: Path, shop: Path) -> None:
     path = draw(shop / "a.bmp")
     (image,), _ = stored(run, shop, path)

@@ -78,8 +78,9 @@ def store_images(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Check the images of items and copy them into the run folder.
 
-    Interrupted copies can be repeated: files that are already stored are kept. Downloaded images
-    are always copied (by a link), since they belong to the run.
+    Interrupted copies can be repeated: files that are already stored are kept. Images that no item
+    uses any more are removed. Downloaded images are always copied (by a link), since they belong to
+    the run.
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
@@ -109,6 +110,9 @@ def store_images(
             failed[found.status] += 1
     names = [None if source is None else results[source].image for source in items["image"]]
     stored = {found.image: found.n_bytes for found in results.values() if found.n_bytes}
+    for path in (run_folder / layout.IMAGES).glob("sha256-*"):
+        if path.is_file() and f"{layout.IMAGES}/{path.name}" not in stored:
+            path.unlink()
     return items.with_columns(image=pl.Series(names, dtype=pl.String)), {
         **{f"images_{status}": n for status, n in failed.items()},
         "images_reduced": sum(found.is_reduced for found in results.values()),
