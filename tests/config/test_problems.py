@@ -5,8 +5,10 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from mllm_msr.config.problems import describe_errors, did_you_mean, rule
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.problems import describe_errors, did_you_mean, displayed, rule
 from mllm_msr.config.settings import TrainSettings
+from mllm_msr.errors import SettingsError
 
 
 def test_each_problem_is_one_sentence_with_the_full_name() -> None:
@@ -24,6 +26,22 @@ def test_alternatives_are_joined_without_repetition() -> None:
     messages = ["Input should be a valid list", "Input should be a valid list"]
     assert rule(messages) == "must be a list."
     assert rule(["Set train.precision to bf16."]) == "Set train.precision to bf16."
+
+
+@pytest.mark.parametrize(
+    "value", ["[hunter2]", "{a: hunter2}", '"hunter2', "postgresql://u:hunter2: x@host/db"]
+)
+def test_values_that_may_contain_a_password_are_hidden(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"serve\.state=\*\*\*: must be") as caught:
+        load_settings(environment={"MLLM_MSR__SERVE__STATE": value})
+    assert "hunter2" not in str(caught.value)
+    assert displayed("train.seed", "x") == "'x'"
+
+
+def test_the_database_of_a_service_is_neither_saved_nor_displayed() -> None:
+    settings = load_settings(overrides=["serve.state=sqlite:///hunter2"], environment={})
+    assert settings.serve.state == "sqlite:///hunter2"
+    assert "hunter2" not in repr(settings) + settings.model_dump_json()
 
 
 def test_only_close_names_are_suggested() -> None:

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from mllm_msr import registry
 from mllm_msr.config.checks import check_plugins, check_prompts
-from mllm_msr.config.problems import describe_errors
+from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.errors import SettingsError, UnknownNameError
@@ -311,7 +311,7 @@ def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
             # Formats of dates and separators may begin with characters that YAML reserves.
             value = source if source.startswith(("%", "|", ">", "@", "`")) else _parse(source)
         except yaml.YAMLError:
-            problems.append(f"{key}={source!r}: must be valid YAML.")
+            problems.append(f"{key}={displayed(key, source)}: must be valid YAML.")
             continue
         *parents, last = key.split(".")
         section = target

@@ -6,10 +6,18 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import get_args
+from typing import Final, get_args
 
 import pydantic
 from pydantic import BaseModel
+
+# Settings whose value may contain a password.
+_SECRET: Final = frozenset({"serve.state"})
+
+
+def displayed(key: str, value: object) -> str:
+    """Return the value of a setting for messages, "***" if it may contain a password."""
+    return "***" if key in _SECRET else repr(value)
 
 
 def describe_errors(
@@ -30,7 +38,7 @@ def describe_errors(
             yield f"Unknown setting {key!r}.{did_you_mean(key, known)}"
         else:
             # A value that matches no member of a union has one error for each member.
-            messages.setdefault((key, repr(detail["input"])), []).append(detail["msg"])
+            messages.setdefault((key, displayed(key, detail["input"])), []).append(detail["msg"])
     for (key, value), alternatives in messages.items():
         yield f"{key}={value}: {rule(alternatives)}"
 
