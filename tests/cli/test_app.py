@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import typer.main
 
 import worlds
 from mllm_msr import cli
+from mllm_msr.errors import RunFolderError
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -80,6 +82,100 @@ def test_help_imports_no_heavy_packages() -> None:
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([name] for name in ("summarize", "infer", "train", "score", "evaluate", "report")),
+        ["run"],
+        ["run", "train.seed=1"],
+        ["prepare", "train.seed=1"],
+        ["plan"],
+        ["compare", "--models", "popularity"],
+        ["tune", "--models", "item_knn", "--trials", "1"],
+        ["experiment", "figure4"],
+        ["recommend", "--user", "user1"],
+        ["update", "new.csv"],
+        ["serve"],
+    ],
+)
+def test_a_mistyped_run_folder_is_never_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nowhere1").mkdir()
+    (tmp_path / "nowhere1" / "manifest.json").write_text("{}")
+    (tmp_path / "new.csv").write_text("user_id,item_id,timestamp\n")
+    done = invoke(*arguments, "--run", "nowhere")
+    assert isinstance(done.exception, RunFolderError), done.output
+    assert str(done.exception).startswith(
+        "There is no run folder at nowhere. Did you mean nowhere1?"
+    )
+    assert not (tmp_path / "nowhere").exists()
+    assert [path.name for path in (tmp_path / "nowhere1").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_resume(tmp_path: Path, signum: signal.Signals) -> None:
+    data = worlds.write_files(tmp_path / "my data", n_users=200, n_items=60)
+    arguments = ["run", *worlds.settings(data), "--run", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mllm_msr", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "candidates.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    last = errors.splitlines()[-1]
+    start = f"mllm-msr: Interrupted by {signum.name}. Finished work is kept. Resume with: "
+    assert last.startswith(start)
+    assert "Traceback" not in errors
+    assert shlex.split(last.removeprefix(start)) == ["mllm-msr", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("RLIMIT_NOFILE", 12, "Too many open files. Raise the limit with 'ulimit -n 4096'"),
+        ("RLIMIT_FSIZE", 1500, "File too large."),
+    ],
+)
+def test_limits_of_the_system_are_one_clear_error(
+    tmp_path: Path, limit: str, value: int, message: str
+) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    script = (
+        "import resource, sys\n"
+        "import mllm_msr.cli, mllm_msr.pipeline.pipeline, mllm_msr.backends.mock\n"
+        f"resource.setrlimit(resource.{limit}, ({value}, {value}))\n"
+        "mllm_msr.cli.main()\n"
+    )
+    command = [sys.executable, "-c", script, "run", *worlds.settings(data), "--run", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.mllm-msr-tmp"))
+    # Nothing that was finished is lost, and nothing unfinished counts.
+    done = call("run", *worlds.settings(data), "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_output_is_one_clear_error(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mllm_msr", "list", "baselines"],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("mllm-msr: No space left on device.")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_terminated_run_can_be_resumed(tmp_path: Path) -> None:

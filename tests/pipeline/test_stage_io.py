@@ -14,6 +14,8 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
+from mllm_msr.storage import layout
+from mllm_msr.storage.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -114,3 +116,54 @@ def test_force_fits_baselines_again(
             pipeline.run_until("prepare")
             pipeline.run_stage("score")
         assert len(fits) == n_fits
+
+
+def test_every_stage_records_all_outputs_that_it_reads(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run all stages, with a recorder in place of the only method that opens an output."""
+    mock_runs.install(monkeypatch)
+    reads: list[str] = []
+    verified = RunFolder.verified
+
+    def record(self: RunFolder, name: str) -> Path:
+        reads.append(name)
+        return verified(self, name)
+
+    monkeypatch.setattr(RunFolder, "verified", record)
+    settings = mock_runs.load(data, "train.enabled=true", "score.baselines=[popularity, hybrid]")
+    # The word for an item is recorded as a setting of the stages that use it.
+    allowed = {layout.DATASET}
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        for name in STAGES:
+            reads.clear()
+            pipeline.run_stage(name)
+            entries = [
+                entry for key, entry in pipeline.run.stages.items() if key.split("/")[0] == name
+            ]
+            recorded = {key for entry in entries for key in entry["inputs"]}
+            assert set(reads) <= recorded | allowed, name
+        assert reads  # of the last stage, the report
+
+
+def test_the_report_is_redone_when_anything_that_it_shows_has_changed(
+    tmp_path: Path, data: Path
+) -> None:
+    def report() -> str:
+        return (tmp_path / "run/report.html").read_text(encoding="utf-8")
+
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_all()
+    first = report()
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data), force=True) as pipeline:
+        pipeline.run_stage("infer")  # with responses from the cache, so with other costs
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_all()
+        counts = pipeline.counts("infer")["infer"]
+    assert counts["misses"] == 0
+    assert report() != first
+    second = report()
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data, "serve.max_queue=77")) as pipeline:
+        pipeline.run_all()
+    assert "max_queue: 77" in report()
+    assert "max_queue: 77" not in second

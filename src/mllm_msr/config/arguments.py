@@ -119,7 +119,8 @@ def _declared_type(plugin: type, argument: str) -> Any:
         # A generated constructor has the annotations of the class that declares the field.
         owner = next(kind for kind in plugin.__mro__ if argument in _annotations(kind))
     # Resolve only this annotation; others may use names that are imported for type checkers only.
-    holder = type("Holder", (), {"__annotations__": {argument: _annotations(owner).get(argument)}})
+    declared = _annotations(owner).get(argument, Any)
+    holder = type("Holder", (), {"__annotations__": {argument: declared}})
     holder.__module__ = owner.__module__
     try:
         return get_type_hints(holder, include_extras=True)[argument]
