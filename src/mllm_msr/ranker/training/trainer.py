@@ -315,15 +315,7 @@ def _fit(
     collator = Collator(
         renderer, train_examples, loss=settings.loss, image_token_ids=image_token_ids(model)
     )
-    plan = plan_steps(len(collator), settings, n_devices=trainer.world_size)
-    trainer.accumulate_grad_batches = plan.accumulate
-    sampler = StepSampler(
-        collator.lengths(),
-        plan.examples_per_step,
-        n_steps=plan.n_steps,
-        seed=settings.seed,
-        image_groups=collator.image_groups(),
-    )
+    sampler = _step_sampler(collator, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
     caches_vision = settings.cache_vision and VisionCache.supports(model)
     module = FineTuningModule(
@@ -332,7 +324,7 @@ def _fit(
         validation=Collator(renderer, validation_examples) if validation_examples else None,
         sampler=sampler,
         vision=VisionCache(model, renderer) if caches_vision else None,
-        settings=settings.model_copy(update={"accumulate": plan.accumulate}),
+        settings=settings.model_copy(update={"accumulate": trainer.accumulate_grad_batches}),
         strategy=strategy,
         start=run.start,
     )
@@ -354,6 +346,19 @@ def _fit(
         trainer.fit(module)
     strategy.gather(model)
     return bool(trainer.is_global_zero)
+
+
+def _step_sampler(collator: Collator, settings: TrainSettings, trainer: Any) -> StepSampler:
+    """Return the examples of all steps, and make the trainer accumulate batches accordingly."""
+    plan = plan_steps(len(collator), settings, n_devices=trainer.world_size)
+    trainer.accumulate_grad_batches = plan.accumulate
+    return StepSampler(
+        collator.lengths(),
+        plan.examples_per_step,
+        n_steps=plan.n_steps,
+        seed=settings.seed,
+        image_groups=collator.image_groups(),
+    )
 
 
 def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, folder: Path) -> Any:
