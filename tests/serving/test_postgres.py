@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import RunFolderError, RunLockedError
 from mllm_msr.serving.state import ServiceState
 from state_checks import check_everything
 
@@ -62,6 +62,29 @@ def test_second_service_is_rejected_with_the_process_id_of_the_first(url: str) -
     assert f"is in use by process {os.getpid()}." in done.stderr
     state.close()
     ServiceState(url).close()
+
+
+def test_other_url_of_the_same_database_is_locked_too(url: str) -> None:
+    state = ServiceState(url)
+    other = f"{url}&connect_timeout=9".replace("postgresql+psycopg:", "postgresql:")
+    with pytest.raises(RunLockedError, match=f"is in use by process {os.getpid()}"):
+        ServiceState(other)
+    state.close()
+
+
+def test_lost_lock_is_noticed(url: str) -> None:
+    state = ServiceState(url)
+    state.add_events([("lock-1", "u", "a", None)])
+    with state._database.connect() as connection:
+        query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        process_id = connection.exec_driver_sql(query).scalar()
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({process_id})")
+    with pytest.raises(RunFolderError, match="restore the connection"):
+        state.add_events([("lock-2", "u", "a", None)])
+    state._checked -= 2
+    with pytest.raises(RunFolderError, match="restore the connection"):
+        state.check()
+    state.close()
 
 
 def test_unreachable_server_is_reported(url: str) -> None:
