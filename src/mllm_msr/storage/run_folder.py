@@ -176,25 +176,15 @@ class RunFolder:
         conditions = manifest.Conditions(
             # Compare what the manifest can store: JSON turns tuples into lists.
             settings=json.loads(json.dumps(dict(settings or {}))),
-            inputs={
-                **{key: manifest.require(stages, key).sha256 for key in inputs},
-                **(shown or {}),
-            },
+            inputs={key: manifest.require(stages, key).sha256 for key in inputs}
+            | {**(shown or {})},
             templates=dict(templates or {}),
             model=model,
         )
         entry = stages.pop(name, None)
-        if entry is not None and not force:
-            expected = conditions
-            if derived:
-                expected = manifest.Conditions(**{**conditions, "inputs": entry["inputs"]})
-            manifest.require_unchanged(name, entry, expected)
-            if entry["inputs"] == conditions["inputs"]:
-                problem = self._find_damage(entry)
-                if problem is None:
-                    yield Stage(self, name, finished=True)
-                    return
-                logger.warning("%s; redoing the finished stage %r", problem, name)
+        if entry and not force and self._is_valid(name, entry, conditions, derived=derived):
+            yield Stage(self, name, finished=True)
+            return
         if force and entry is not None:
             manifest.save(self.folder, stages)
         started = time.perf_counter()
@@ -245,15 +235,24 @@ class RunFolder:
             f"run 'mllm-msr {command} --run {self.folder}', which redoes the stage."
         )
 
-    def _find_damage(self, entry: manifest.Entry) -> str | None:
-        """Return the problem of the first output that is missing or has another content."""
-        problems = (
-            verification.find_damage(
+    def _is_valid(
+        self, name: str, entry: manifest.Entry, conditions: manifest.Conditions, *, derived: bool
+    ) -> bool:
+        """Return whether a stage was finished under these conditions and its outputs are intact."""
+        expected = conditions
+        if derived:
+            expected = manifest.Conditions(**{**conditions, "inputs": entry["inputs"]})
+        manifest.require_unchanged(name, entry, expected)
+        if entry["inputs"] != conditions["inputs"]:
+            return False
+        for path, record in entry["outputs"].items():
+            problem = verification.find_damage(
                 self.folder / path, sha256=record["sha256"], size=record["bytes"]
             )
-            for path, record in entry["outputs"].items()
-        )
-        return next((problem for problem in problems if problem is not None), None)
+            if problem is not None:
+                logger.warning("%s; redoing the finished stage %r", problem, name)
+                return False
+        return True
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file that belongs to no stage ("config.yaml") atomically.
