@@ -150,6 +150,7 @@ def test_own_templates_replace_those_of_the_package(folder: Path) -> None:
         ),
         ("recommend", "{{ title }} {% if %}", "line 1 of recommend.jinja is not valid"),
         ("poem", "{{ title }}", r"poem.jinja replaces no template. Available: fusion"),
+        ("recommend_titles", "{{ title }}", "recommend_titles.jinja replaces no template"),
     ],
 )
 def test_templates_that_cannot_replace_one_are_rejected(
