@@ -117,3 +117,12 @@ def test_missing_folders_and_unknown_addresses_are_readable_errors(
         transfer.pull("odd://bucket/run", tmp_path / "back")
     with pytest.raises(DataError, match=r"There is no folder .*nothing to push"):
         transfer.push_folder(tmp_path / "nothing", address)
+
+
+def test_only_the_owner_can_read_a_pulled_run(tmp_path: Path) -> None:
+    (tmp_path / "storage" / "scores").mkdir(parents=True)
+    (tmp_path / "storage" / "scores" / "a.parquet").write_bytes(b"123")
+    (tmp_path / "storage" / "config.yaml").write_text("k: 5\n")
+    transfer.pull((tmp_path / "storage").as_uri(), tmp_path / "back" / "run")
+    for path in (tmp_path / "back", *(tmp_path / "back").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
