@@ -44,8 +44,8 @@ CANDIDATES: Final = _schema(
 )
 
 # One row per item. text_summary, image_summary: null if the item lacks the modality. image_status:
-# ok | missing | unreadable | unused. flags: comma-separated (text_cut, image_failed, ...), empty
-# if there are none.
+# ok | missing | unreadable | unused (images are not a modality of the run). flags: comma-separated
+# (text_cut, image_failed, ...), empty if there are none.
 SUMMARIES: Final = _schema(
     item_id=pl.String(),
     text_summary=pl.String(),

@@ -8,8 +8,14 @@ import pytest
 from mllm_msr.backends.mock import prompt_text
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ITEM_TYPES
-from mllm_msr.ranker.examples import NEUTRAL_PREFERENCE, Example, build_examples, build_prompt
-from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES
+from mllm_msr.ranker.examples import (
+    NEUTRAL_PREFERENCE,
+    Example,
+    build_examples,
+    build_prompt,
+    hide_unused_images,
+)
+from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, SUMMARIES
 from mllm_msr.types import Item, TextPart
 
 
@@ -138,3 +144,14 @@ def test_instructions_in_a_title_stay_quoted() -> None:
     plain_text = prompt_text(build_prompt("calm", plain, item_type="video"))
     assert hostile_text.count('"') == plain_text.count('"')
     assert hostile_text.count("\n") == plain_text.count("\n")
+
+
+def test_images_are_hidden_if_summaries_were_made_from_text_alone() -> None:
+    table = items(("text", "A", "a.jpg"), ("both", "B", "b.jpg"), ("new", "C", "c.jpg"))
+    summaries = pl.DataFrame(
+        [("text", "", None, "", "unused", ""), ("both", "", "", "", "ok", "")],
+        schema=dict(SUMMARIES),
+        orient="row",
+    )
+    assert hide_unused_images(table, summaries)["image"].to_list() == [None, "b.jpg", "c.jpg"]
+    assert hide_unused_images(table, None).equals(table)

@@ -101,6 +101,15 @@ def test_prompt_contains_preference_title_and_image(catalog: ItemCatalog, boat: 
     assert not catalog.prompt("likes calm boats", "song").images
 
 
+def test_prompts_of_runs_with_summaries_of_text_alone_have_no_image(
+    catalog: ItemCatalog, boat: Path
+) -> None:
+    catalog.add(Item("boat", "The boat", "", boat), summaries(("boat", "a boat", "unused")))
+    assert catalog.item("boat").image == boat
+    assert not catalog.prompt("calm films", "boat").images
+    assert not catalog.lacks_image("boat")
+
+
 def test_matches_are_shared_by_summary_and_preference(catalog: ItemCatalog) -> None:
     assert catalog.matches("The user likes calm boats and songs.", "boat") == ("calm boats",)
     assert catalog.matches("The user likes calm boats and songs.", "song") == ("songs",)

@@ -148,6 +148,24 @@ def build_examples(
     )
 
 
+def hide_unused_images(items: pl.DataFrame, summaries: pl.DataFrame | None) -> pl.DataFrame:
+    """Remove the images of items whose summaries were made from text alone.
+
+    A run without the modality "image" is for models that read only text, so its ranker must not
+    show images either.
+
+    Args:
+        items: `tables.ITEMS`.
+        summaries: `tables.SUMMARIES`, or `None` if there are none.
+    """
+    if summaries is None:
+        return items
+    unused = summaries.filter(pl.col("image_status") == "unused")["item_id"]
+    return items.with_columns(
+        pl.when(~pl.col("item_id").is_in(unused.implode())).then("image").alias("image")
+    )
+
+
 class _PreferenceHistories:
     """Preferences of each user, with the number of interactions that each was inferred from."""
 

@@ -22,7 +22,7 @@ from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.prompts.item_types import ItemType, find_item_type
-from mllm_msr.ranker.examples import Example, build_examples
+from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
 from mllm_msr.storage.atomic import replace_file, sync_tree
@@ -197,7 +197,8 @@ class MllmRecommender(Recommender):
         if data.preferences is None:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
         self.close()
-        self._items, self._preferences, self.weights = data.items, data.preferences, weights
+        self._items = hide_unused_images(data.items, data.summaries)
+        self._preferences, self.weights = data.preferences, weights
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:

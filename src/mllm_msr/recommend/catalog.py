@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.data.images import image_status
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
@@ -33,6 +34,7 @@ class ItemCatalog:
         summaries: `tables.SUMMARIES`; items without a row use their title as summary.
         encoder: Name of the text encoder.
         item_type: Word for an item in prompts.
+        order: What the ranker's prompt begins with.
         max_text_tokens: Upper bound on the text tokens of the ranker's prompt.
         artifact_cache: Cache for the vectors of the summaries.
 
@@ -50,14 +52,17 @@ class ItemCatalog:
         *,
         encoder: str,
         item_type: str | ItemType,
+        order: PromptOrder = "item-first",
         max_text_tokens: int | None,
         artifact_cache: ArtifactCache | None = None,
     ) -> None:
         self.item_type = item_type
         self.summaries = summaries
+        self._order: PromptOrder = order
         self._max_text_tokens = max_text_tokens
         self._items: dict[str, Item] = {}
         self._summaries: dict[str, str] = {}
+        self._text_only: set[str] = set()
         rows = items.join(summaries, on="item_id", how="left", maintain_order="left")
         for row in rows.iter_rows(named=True):
             self._store(row)
@@ -89,8 +94,9 @@ class ItemCatalog:
         return dataclasses.replace(item, image=None)
 
     def lacks_image(self, item_id: str) -> bool:
-        """Return whether an item has an image that cannot be opened now."""
-        return self.item(item_id).image is not self._items[item_id].image
+        """Return whether prompts lack an item's image because it cannot be opened now."""
+        missing = self.item(item_id).image is not self._items[item_id].image
+        return missing and item_id not in self._text_only
 
     def summary(self, item_id: str) -> str:
         """Return the summary of an item."""
@@ -117,11 +123,18 @@ class ItemCatalog:
         self._store(row)
 
     def prompt(self, preference: str, item_id: str) -> Prompt:
-        """Build the ranker's prompt for an item, given a user's preference."""
+        """Build the ranker's prompt for an item, given a user's preference.
+
+        It contains the item's image if the run's summaries describe images.
+        """
+        item = self.item(item_id)
+        if item_id in self._text_only:
+            item = dataclasses.replace(item, image=None)
         return build_prompt(
             preference,
-            self.item(item_id),
+            item,
             item_type=self.item_type,
+            order=self._order,
             max_text_tokens=self._max_text_tokens,
         )
 
@@ -133,6 +146,10 @@ class ItemCatalog:
         item_id, image = row["item_id"], row["image"]
         path = Path(image) if image else None
         self._summaries[item_id] = _summary_text(row)
+        if row["image_status"] == "unused":
+            self._text_only.add(item_id)
+        else:
+            self._text_only.discard(item_id)
         self._items[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
 
 
