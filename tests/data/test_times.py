@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mllm_msr.data.times import (
     LAST_MS,
     PARSED_TIME,
+    fix_for,
+    format_problem,
     from_milliseconds,
-    is_rounded,
     likely_unit,
     misread_milliseconds,
     parse_times,
@@ -301,8 +302,42 @@ def test_milliseconds_that_are_another_unit_are_recognized() -> None:
     assert "between 1970 and 2200" in (misread_milliseconds(LAST_MS + 1) or "")
 
 
-def test_scientific_notation_is_rounded() -> None:
-    assert is_rounded("1.7E+12")
-    assert is_rounded(" 1,7e12 ")
-    assert not is_rounded("1700001105")
-    assert not is_rounded(1.7e12)
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("1.7E+12", "A spreadsheet has rounded this number"),
+        (" 1,7e12 ", "A spreadsheet has rounded this number"),
+        ("1,700,000,000", "Write numbers without separators"),
+        ("1 700 000 000", "Write numbers without separators"),
+        ("2024-03-01 12:00:00 CEST", "Write offsets, such as +01:00"),
+        ("2024-03-01T12:00[Europe/Berlin]", "Write offsets, such as +01:00"),
+        ("1700001105", ""),
+        ("timestamp", ""),
+    ],
+)
+def test_kinds_of_texts_that_are_not_times_have_a_fix(value: str, fix: str) -> None:
+    found = fix_for(value)
+    assert found.startswith(fix)
+    assert bool(found) == bool(fix)
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ("%d/%m/%Y %H:%M", ""),
+        ("%m/%d/%y %I:%M %p", ""),
+        ("%Y年%m月%d日", ""),
+        ("%Y-%m-%dT%H:%M:%S.%f%z", ""),
+        ("%s", ""),
+        ("%d/%m/%Y %I:%M", "Write a format with strftime directives"),
+        ("%m/%Y", "Write a format with strftime directives"),
+        ("%Q", "Write a format with strftime directives"),
+        ("day", "Write a format with strftime directives"),
+        ("%d/%m/%Y %H:%M %Z", "The names of time zones (%Z) are ambiguous"),
+        ("%Y-%m-%d %H:%M:%S,%f", "Write fractions of a second as %.f"),
+    ],
+)
+def test_formats_that_lose_the_day_or_the_offset_have_a_problem(form: str, problem: str) -> None:
+    found = format_problem(form)
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -238,3 +239,54 @@ def test_unsupported_units_and_formats_are_errors(tmp_path: Path) -> None:
 def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"r\.csv contains no interactions"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("2024-03-01 12:00:00 CET", "Write offsets, such as +01:00, instead of the names of time"),
+        ("2024-03-01T12:00:00[Europe/Berlin]", "Write offsets, such as +01:00"),
+        ('"1,700,000,000"', "Write numbers without separators of thousands."),
+        ("2024年03月01日 12:00", "Set data.time_format='%Y年%m月%d日 %H:%M'."),
+        ("14 mars 2024", "need data.time_format, for example"),
+    ],
+)
+def test_the_fix_fits_the_kind_of_value(tmp_path: Path, value: str, fix: str) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, f"u,v,{value},")
+    assert fix in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float16])
+def test_times_that_their_type_has_rounded_are_an_error(
+    tmp_path: Path, dtype: type[pl.DataType]
+) -> None:
+    file = tmp_path / "r.parquet"
+    pl.DataFrame({"u": [1], "i": [7], "t": pl.Series([45352.5], dtype=dtype)}).write_parquet(file)
+    with pytest.raises(DataError, match=rf"column t has the type {dtype.__name__}, which rounds"):
+        read_interactions(file, InteractionFormat("u", "i", "t", "excel"))
+    found = read_interactions(file, InteractionFormat("u", "i", "t", "rank"))
+    assert rows(found)[0][:2] == ("1", "7")
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y %H:%M %Z", "%d/%m/%Y %I:%M", "%Q", "%m/%Y"])
+def test_formats_that_cannot_be_read_are_wrong_settings(tmp_path: Path, form: str) -> None:
+    with pytest.raises(SettingsError, match=rf"data\.time_format is '{re.escape(form)}'\. "):
+        read(tmp_path, "u,v,01/02/2024 10:00 CET,", time_format=form)
+
+
+def test_times_in_the_future_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path, "u,v,1700001105,", "u,w,7000000000,")
+    assert "column t of r.csv lies in the future: 2191-10-27 12:26 UTC" in caplog.text
+
+
+def test_dates_that_are_all_old_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Ticks of .NET, which count from the year 1, look like nanoseconds.
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path, "u,v,638000000000000000,", unit="ns")
+    assert "lie before 1991, for example 638000000000000000" in caplog.text

@@ -43,13 +43,19 @@ _ISO: Final = (
     r"(?: ?(?:([+-]\d\d):?(\d\d)?|[Zz]|UTC))?)?$"
 )
 _ISO_PARTS: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
-_SCIENTIFIC: Final = r"^[+-]?[\d.,]+[eE][+-]?\d+$"
+_FIXES: Final = {
+    r"^[+-]?[\d.,]+[eE][+-]?\d+$": "A spreadsheet has rounded this number; show the column as "
+    "whole numbers and export it again.",
+    r"^\d{1,3}([.,'\s]\d{3})+$": "Write numbers without separators of thousands.",
+    r"\d\s*(\[\w+/\w+\]|[A-Z]{3,5})$": "Write offsets, such as +01:00, instead of the names of "
+    "time zones.",
+}
 
 # Formats that an error message can suggest: dates, and times after them.
 _DATE_FORMATS: Final = (
     "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y",
     "%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y",
-    "%B %d, %Y", "%Y-%m-%d", "%Y%m%d",
+    "%B %d, %Y", "%A, %B %d, %Y", "%Y-%m-%d", "%Y%m%d", "%Y年%m月%d日",
 )  # fmt: skip
 _TIME_FORMATS: Final = (
     "", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H%M%S", "T%H%M%SZ", " %I:%M %p",
@@ -141,6 +147,30 @@ def misread_milliseconds(value: int) -> str | None:
     return f"{problem}. It looks like {UNIT_NAMES[unit]}; convert it to milliseconds."
 
 
+def format_problem(form: str) -> str:
+    """Return why a format cannot be used for times, as sentences; empty if it can."""
+    if re.search("%[+#_0^-]*Z", form):
+        return (
+            "The names of time zones (%Z) are ambiguous. Write offsets (%z), such as +01:00, or "
+            "times in UTC."
+        )
+    form = _to_polars(form)
+    if "%f" in form:
+        return "Write fractions of a second as %.f, which includes the point."
+    example = pl.Series([datetime(2021, 12, 23, 21, tzinfo=UTC)])
+    try:
+        text = example.dt.to_string(form)
+        parsed = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        parsed = example.clear(1)
+    if parsed.dt.date().equals(example.dt.date(), null_equal=False):
+        return ""
+    return (
+        "Write a format with strftime directives of the year, month and day, and %p with hours of "
+        "a 12-hour clock, for example '%d/%m/%Y %H:%M'."
+    )
+
+
 def settings_for(value: object) -> list[str]:
     """Return the settings that read a value as a time, the likeliest first.
 
@@ -165,9 +195,10 @@ def settings_for(value: object) -> list[str]:
     return [_format_setting(form) for form in (*formats, *_OTHER_FORMATS) if _matches(text, form)]
 
 
-def is_rounded(value: object) -> bool:
-    """Return whether a value is text in scientific notation, which has lost digits."""
-    return isinstance(value, str) and re.match(_SCIENTIFIC, value.strip()) is not None
+def fix_for(value: object) -> str:
+    """Return how to fix a text that no setting reads as a time; empty if that is not known."""
+    text = str(value).strip()
+    return next((fix for pattern, fix in _FIXES.items() if re.search(pattern, text)), "")
 
 
 def _parse_dates(values: pl.Series) -> pl.DataFrame:
@@ -198,7 +229,7 @@ def _parse_text(values: pl.Series, time_format: str | None) -> pl.DataFrame:
     if time_format is None:
         text = _complete_iso(text)
     else:
-        form = time_format.replace(".%f", "%.f")
+        form = _to_polars(time_format)
 
     def parse(unit: Literal["us", "ns"]) -> pl.Expr:
         return pl.col("text").str.to_datetime(form, time_unit=unit, time_zone="UTC", strict=False)
@@ -217,6 +248,11 @@ def _parse_text(values: pl.Series, time_format: str | None) -> pl.DataFrame:
             is_reduced=pl.col("exact") % 1_000_000 != 0,
         )
     )
+
+
+def _to_polars(form: str) -> str:
+    """Return a format with the directive of Polars for fractions of a second."""
+    return form.replace(".%f", "%.f")
 
 
 def _complete_iso(text: pl.Expr) -> pl.Expr:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -23,8 +24,9 @@ from mllm_msr.data.times import (
     PARSED_TIME,
     UNIT_NAMES,
     TimeUnit,
+    fix_for,
+    format_problem,
     from_milliseconds,
-    is_rounded,
     parse_times,
     settings_for,
     to_datetime,
@@ -155,11 +157,8 @@ def _check_settings(form: InteractionFormat) -> None:
             "the format of the dates, for example data.time_format='%d/%m/%Y'."
         )
         raise SettingsError([problem])
-    if form.time_format is not None and "%" not in form.time_format:
-        problem = (
-            f"data.time_format is {form.time_format!r}. Write a format with strftime directives, "
-            "for example '%d/%m/%Y %H:%M'."
-        )
+    if form.time_format is not None and (reason := format_problem(form.time_format)):
+        problem = f"data.time_format is {form.time_format!r}. {reason}"
         raise SettingsError([problem])
 
 
@@ -183,6 +182,11 @@ def _time_column(form: InteractionFormat, column: str, dtypes: list[pl.DataType]
 
     def convert(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         dtypes.append(dtype)
+        if dtype in {pl.Float32(), pl.Float16()} and not form.is_rank:
+            raise DataError(
+                f"The column {column} has the type {dtype}, which rounds times to minutes or "
+                "more. Export it as whole numbers, Float64 or dates."
+            )
         return value.map_batches(
             functools.partial(parse_times, unit=form.unit, time_format=form.time_format),
             return_dtype=PARSED_TIME,
@@ -213,14 +217,11 @@ def _time_fix(value: object, form: InteractionFormat) -> str:
     """Return how to read a value that is not a time in the expected unit or format."""
     if not isinstance(value, str | int | float):
         return ""
-    if is_rounded(value):
-        return (
-            "A spreadsheet has rounded this number; show the column as whole numbers and export "
-            "it again."
-        )
     settings = [setting for setting in settings_for(value) if setting != form.time_setting][:2]
     if settings:
         return _set(settings, form)
+    if isinstance(value, str) and (fix := fix_for(value)):
+        return fix
     if form.has_settings and not form.is_rank:
         return (
             f"The times are read with {form.time_setting}. Dates that are not ISO 8601 need "
@@ -255,6 +256,8 @@ def _to_interactions(
                 for name, column in source.columns.items()
             },
         )
+        if not form.is_rank:
+            _warn_of_future(table, form)
         if not form.is_rank and _has_mixed_times(table, form, options, is_date=is_date):
             dropped["time in 1970"] = found["n_in_1970"]
             frame = frame.filter(timestamp >= END_OF_1970_MS)
@@ -270,6 +273,18 @@ def _to_interactions(
     )
 
 
+def _warn_of_future(table: TableRead, form: InteractionFormat) -> None:
+    """Log a warning if a time lies in the future, beyond any time zone."""
+    last = to_datetime(table.aggregates["last"])
+    if last > datetime.now(UTC) + timedelta(days=1):
+        logger.warning(
+            "The latest time in the column %s of %s lies in the future: %s UTC.",
+            form.time,
+            _name(table),
+            f"{last:%Y-%m-%d %H:%M}",
+        )
+
+
 def _has_mixed_times(
     table: TableRead, form: InteractionFormat, options: ReadOptions, *, is_date: bool
 ) -> bool:
@@ -283,9 +298,9 @@ def _has_mixed_times(
     """
     found = table.aggregates
     is_old = found["last"] < FIRST_LIKELY_MS
+    where = f"in the column {form.time} of {_name(table)}"
     if not is_old and not found["n_in_1970"]:
         return False
-    where = f"in the column {form.time} of {_name(table)}"
     reading = form.time_setting if form.has_settings else UNIT_NAMES.get(form.unit, "dates")
     is_number = not is_date and form.time_format is None and form.unit in UNIT_NAMES
     low, high = (
@@ -309,6 +324,7 @@ def _has_mixed_times(
     settings = [s for s in settings_for(low) if s in settings_for(high)] if is_number else []
     if settings:
         raise DataError(f"{problem} {_set(settings, form)}")
-    if found["n_in_1970"] and form.has_settings:
-        logger.warning("%s If the numbers only define an order, set data.time_unit=rank.", problem)
+    if form.has_settings:
+        fix = " If the numbers only define an order, set data.time_unit=rank." * is_number
+        logger.warning("%s%s", problem, fix)
     return False

@@ -164,3 +164,19 @@ def test_lone_surrogates_are_found(
     for size in (1, 7, 30, 1 << 22):
         monkeypatch.setattr(text, "_BLOCK", size)
         assert check(tmp_path, line + b"\n" + b" " * 20, is_json=True).is_plain == is_plain
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"PAR1\x15\x00", "but a Parquet file. Give it the suffix .parquet."),
+        (b"PK\x03\x04\x14\x00", "but a ZIP archive or Excel workbook."),
+        (b"\xd0\xcf\x11\xe0\xa1", "but an old Excel workbook"),
+        (b"BZh91AY", "but compressed with bzip2."),
+    ],
+)
+def test_other_formats_are_recognized(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(DataError, match=r"t\.csv is not a text file, ") as error:
+        inspect(tmp_path / "t.csv", ReadOptions(), separator=",")
+    assert kind in str(error.value)

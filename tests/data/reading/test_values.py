@@ -40,6 +40,14 @@ def test_ids_are_texts(data: list[object], ids: list[object]) -> None:
     assert values(data, "id") == ids
 
 
+def test_floats_that_have_lost_digits_are_neither_ids_nor_integers() -> None:
+    for kind in ("id", "integer"):
+        largest = 2.0**24
+        found = values([largest - 1, largest, largest + 4], kind, dtype=pl.Float32())
+        assert [str(found[0]), *found[1:]] == ["16777215", None, None]
+    assert values([2.0**53, 2.0**53 - 1], "integer") == [None, 2**53 - 1]
+
+
 def test_categories_are_ids() -> None:
     assert values(["a", " b"], "id", dtype=pl.Categorical()) == ["a", "b"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mllm_msr.data.reading.json_lines import as_text
 from mllm_msr.data.reading.records import RawTable
-from mllm_msr.data.reading.rows import POLARS_ERRORS, shown
+from mllm_msr.data.reading.rows import POLARS_ERRORS, require_distinct, shown
 from mllm_msr.data.reading.text import wrap_file_errors
 from mllm_msr.errors import DataError, MissingExtraError
 from mllm_msr.types import SourceFile
@@ -26,41 +27,51 @@ def open_parquet(path: Path, wanted: Collection[str], *, content: str) -> RawTab
     """Open a Parquet file.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or has a wanted column twice.
     """
     with wrap_file_errors(path), path.open("rb") as file:
         try:
             # On some damaged files, Polars ends the process. Arrow reports them.
             parquet = pq.ParquetFile(file)
             columns = tuple(parquet.schema_arrow.names)
+            require_distinct(columns, wanted, path.name)
             for batch in parquet.iter_batches(columns=[n for n in columns if n in wanted]):
                 batch.validate(full=True)
             frame = pl.scan_parquet(path.absolute(), glob=False)
             frame.collect_schema()
         except (*POLARS_ERRORS, pa.ArrowException, ValueError, MemoryError) as cause:
             raise DataError(
-                f"{path.name} is not a valid Parquet file. It may be incomplete or have another "
-                "format; export it again."
+                f"{path.name} is not a valid Parquet file. It may be incomplete, compressed as a "
+                "whole or have another format; export it again."
             ) from cause
     return RawTable(frame, columns, path.name, SourceFile(path, content, "Parquet"))
 
 
-def open_excel(path: Path, *, content: str) -> RawTable:
+def open_excel(path: Path, wanted: Collection[str], *, content: str) -> RawTable:
     """Read the first sheet of an Excel workbook (.xlsx).
+
+    Numbers are floats, as Excel stores them: ids of more than 15 digits have lost digits.
 
     Raises:
         MissingExtraError: fastexcel is not installed.
-        DataError: The file is damaged or too large.
+        DataError: The file is damaged, empty or too large, or has a wanted column twice.
     """
     if importlib.util.find_spec("fastexcel") is None:
         raise MissingExtraError("fastexcel", "excel")
+    fastexcel = importlib.import_module("fastexcel")
+    # It warns about columns without a value.
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)
     with wrap_file_errors(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 n_bytes = sum(member.file_size for member in archive.infolist())
             is_too_large = n_bytes > _LARGEST_WORKBOOK
             if not is_too_large:
-                frame = pl.read_excel(path, infer_schema_length=None, drop_empty_rows=False)
+                workbook = fastexcel.read_excel(path)
+                header = workbook.load_sheet(0, header_row=None, n_rows=1, dtypes="string")
+                names = header.to_polars().rows()
+                if names:
+                    frame = workbook.load_sheet(0, schema_sample_rows=None).to_polars()
         except FileNotFoundError:
             raise
         # The errors of the reader have no common class.
@@ -74,8 +85,16 @@ def open_excel(path: Path, *, content: str) -> RawTable:
             f"{path.name} expands to {n_bytes:,} bytes. Export such a large table as CSV or "
             "Parquet."
         )
-    columns = tuple(frame.columns)
-    return RawTable(frame.lazy(), columns, path.name, SourceFile(path, content, "Excel"))
+    if not names:
+        raise DataError(
+            f"The first sheet of {path.name}, {workbook.sheet_names[0]!r}, is empty. Move the "
+            "sheet with the table to the front."
+        )
+    require_distinct([name or "" for name in names[0]], wanted, path.name)
+    blank = {name: " " * n for n, name in enumerate(frame.columns, 1) if "__UNNAMED__" in name}
+    frame = frame.rename(blank)
+    description = SourceFile(path, content, "Excel")
+    return RawTable(frame.lazy(), tuple(frame.columns), path.name, description)
 
 
 def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTable:
@@ -96,6 +115,7 @@ def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTabl
             "frame of Polars or pandas."
         )
     columns = tuple(map(str, source.columns))
+    require_distinct(columns, wanted, name)
     frame = pl.DataFrame([_series(str(c), source[c]) for c in source.columns if str(c) in wanted])
     return RawTable(frame.lazy(), columns, name, description)
 

@@ -284,6 +284,8 @@ def _fix(column: Column, value: object, bad_rows: BadRows) -> str:
         if bad_rows.has_settings:
             return "If the comma is a decimal sign, set data.decimal_comma=true."
         return "Write numbers with a decimal point."
+    if column.kind == "id" and isinstance(value, float) and value.is_integer():
+        return "A number of this size has lost digits. Store the ids as text."
     fix = _sentence(column.fix, value)
     if fix or column.setting is None:
         return fix

@@ -20,7 +20,7 @@ import polars as pl
 
 from mllm_msr.data.reading import text as text_files
 from mllm_msr.data.reading.records import RawTable, ReadOptions
-from mllm_msr.data.reading.rows import BadRows, frame_of_rows, shown
+from mllm_msr.data.reading.rows import BadRows, frame_of_rows, require_distinct, shown
 from mllm_msr.data.reading.text import TextFile, open_binary, wrap_file_errors
 from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile
@@ -165,20 +165,8 @@ def _header(
     if header is None:
         raise DataError(f"{path.name} has no header. Write the names of the columns on line 1.")
     names = [name.strip().removeprefix("\ufeff") for name in header]
-    _require_distinct(names, wanted, path, separator)
+    require_distinct(names, wanted, path.name)
     return tuple(_distinct(names)), reader.line_num
-
-
-def _require_distinct(
-    header: Sequence[str], wanted: Collection[str], path: Path, separator: str
-) -> None:
-    """Raise an error if the header has a wanted column twice."""
-    for name, count in Counter(header).items():
-        if count > 1 and name in wanted:
-            raise DataError(
-                f"{path.name} has {count} columns with the name {name!r} (separator "
-                f"{separator!r}). Rename all but one."
-            )
 
 
 def _distinct(header: Sequence[str]) -> list[str]:

@@ -78,7 +78,7 @@ def read_table(
         elif suffix == ".parquet":
             raw = open_parquet(path, wanted, content=content)
         elif suffix in _EXCEL:
-            raw = open_excel(path, content=content)
+            raw = open_excel(path, wanted, content=content)
         else:
             raise DataError(
                 f"{path.name} has an unsupported format. Decompress it, or convert it to .csv, "
@@ -166,10 +166,15 @@ def _missing_columns(raw: RawTable, missing: Sequence[Column], options: ReadOpti
     separator = raw.description.separator
     setting = ", see data.separator" * options.has_settings
     how = f" (separator {separator!r}{setting})" if separator else ""
+    if raw.description.format == "Excel":
+        how = " (first sheet)"
     present = ", ".join(filter(str.strip, raw.columns[:30]))
+    has_header = raw.description.format in {"CSV", "TSV", "Excel"}
+    header = " If these are not names of columns, move the header to the first row." * has_header
     return (
         f"{raw.subject} has no column{'s' * (len(missing) > 1)} {names}. Its columns are "
-        f"{present}{how}{'; ' if hints else ''}{'; '.join(hints)}. "
+        f"{present}{how}{'; ' if hints else ''}{'; '.join(hints)}."
+        f"{'' if hints else header} "
         f"Rename the columns in the file{f', or set {settings}' if settings else ''}."
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +26,24 @@ def shown(value: object) -> str:
     """Return the representation of a value, shortened for an error message."""
     text = repr(value[: _LONGEST + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= _LONGEST + 2 else f"{text[:_LONGEST]}..."
+
+
+def require_distinct(columns: Iterable[str], wanted: Collection[str], name: str) -> None:
+    """Check that no wanted column occurs twice.
+
+    Args:
+        columns: Names of the columns of a table.
+        wanted: Names of the columns that are used.
+        name: Name of the table in error messages.
+
+    Raises:
+        DataError: A wanted column occurs several times.
+    """
+    for column, count in Counter(columns).items():
+        if count > 1 and column in wanted:
+            raise DataError(
+                f"{name} has {count} columns with the name {column!r}. Rename all but one."
+            )
 
 
 @dataclass

@@ -37,6 +37,16 @@ _BYTE_ORDER_MARKS: Final = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# Files that are not texts, although their name may say so.
+_SIGNATURES: Final = {
+    b"PAR1": "a Parquet file. Give it the suffix .parquet",
+    b"PK\x03\x04": "a ZIP archive or Excel workbook. Unpack it, or give it the suffix .xlsx",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls). Save it as .xlsx or CSV",
+    b"BZh": "compressed with bzip2. Decompress it, or use gzip",
+    b"\xfd7zXZ": "compressed with xz. Decompress it, or use gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd. Decompress it, or use gzip",
+    b"SQLite format 3": "an SQLite database. Export its tables as CSV",
+}
 _UTF8: Final = {"utf-8", "utf-8-sig", "ascii"}
 _LONE_RETURN: Final = re.compile(rb"\r(?!\n)")
 # Half of a pair of escapes for one character; Polars does not report it.
@@ -127,6 +137,9 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
     """
     if not sample:
         raise DataError(f"{path.name} is empty. Copy or download the file again.")
+    for signature, problem in _SIGNATURES.items():
+        if sample.startswith(signature):
+            raise DataError(f"{path.name} is not a text file, but {problem}.")
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
     if options.encoding is not None:
         name = codecs.lookup(options.encoding).name
@@ -233,7 +246,7 @@ def _decode(
 
 def _encoding_fix(options: ReadOptions) -> str:
     """Return how to read a file in another encoding, without the period."""
-    how = ", or set data.encoding to its encoding, for example latin-1 or cp1252"
+    how = ", or set data.encoding to its encoding, for example cp1252 or shift_jis"
     return f"Save the file as UTF-8{how * options.has_settings}"
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from mllm_msr.data.reading.records import Column
 from mllm_msr.errors import DataError
 
-# Above this, neighbouring integers are not distinct as floats.
+# Above this, neighbouring integers are not distinct as floats of 64 bits.
 LARGEST_EXACT: Final = 2**53
 _STRINGS: Final = (pl.String, pl.Categorical, pl.Enum)
 _TYPES: Final[dict[str, pl.DataType]] = {
@@ -116,7 +116,7 @@ def _as_text(value: pl.Expr, dtype: pl.DataType, *, fractions: bool) -> pl.Expr:
         fractions: Whether other floats become text, too, instead of null.
     """
     if dtype.is_float():
-        is_whole = (value == value.floor()) & (value.abs() < LARGEST_EXACT)
+        is_whole = (value == value.floor()) & (value.abs() < _largest_exact(dtype))
         whole = pl.when(is_whole).then(value).cast(pl.Int64).cast(pl.String)
         other = pl.when(~is_whole).then(value).cast(pl.String)
         return pl.coalesce(whole, other) if fractions else whole
@@ -126,6 +126,13 @@ def _as_text(value: pl.Expr, dtype: pl.DataType, *, fractions: bool) -> pl.Expr:
         if not fractions:
             return pl.when(~text.str.contains(".", literal=True)).then(text)
     return text
+
+
+def _largest_exact(dtype: pl.DataType) -> int:
+    """Return the number above which neighbouring integers are not distinct in a type of floats."""
+    if dtype == pl.Float32:
+        return 2**24
+    return 2**11 if dtype == pl.Float16 else LARGEST_EXACT
 
 
 def _as_number(column: Column, value: pl.Expr, dtype: pl.DataType, file: str) -> pl.Expr:
@@ -139,4 +146,9 @@ def _as_number(column: Column, value: pl.Expr, dtype: pl.DataType, file: str) ->
         number = value.cast(pl.Float64, strict=False)
         return pl.when(number.is_finite()).then(number)
     whole = value.cast(pl.Int64, strict=False)
-    return whole if isinstance(dtype, _STRINGS) else pl.when(whole == value).then(whole)
+    if isinstance(dtype, _STRINGS):
+        return whole
+    is_exact = whole == value
+    if dtype.is_float():
+        is_exact &= value.abs() < _largest_exact(dtype)
+    return pl.when(is_exact).then(whole)
