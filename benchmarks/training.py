@@ -218,7 +218,7 @@ def _batches(
         batch_size,
         n_steps=n_steps,
         seed=_LORA["seed"],
-        image_groups=collator.image_groups(),
+        groups=collator.prefix_groups(),
     )
     return [[examples[index] for index in sampler.indices(step)] for step in range(n_steps)]
 

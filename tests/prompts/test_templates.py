@@ -27,6 +27,7 @@ DATA = {
     "preference_first": {"summaries": ["A quiet tale.", "A loud one."], "words": 80},
     "preference_update": {"summaries": ["A tale."], "preference": "Old taste.", "words": 80},
     "recommend": {"preference": "Quiet tales.", "title": "The Lantern"},
+    "recommend_user_first": {"preference": "Quiet tales.", "title": "The Lantern"},
     "recommend_titles": {"history": "Dusk; Dawn", "title": "The Lantern"},
 }
 
@@ -49,9 +50,10 @@ def as_text(prompt: Prompt) -> str:
 @pytest.mark.parametrize("item_type", ITEM_TYPES)
 @pytest.mark.parametrize("name", DATA)
 def test_golden_prompts(name: str, item_type: str) -> None:
-    image = COVER if name in ("image_description", "recommend", "recommend_titles") else None
+    image = COVER if name == "image_description" or name.startswith("recommend") else None
     shortened = {
         "recommend": ("preference", "title"),
+        "recommend_user_first": ("preference", "title"),
         "recommend_titles": ("history", "title"),
     }
     trimmable = shortened.get(name, ())

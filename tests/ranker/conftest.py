@@ -38,6 +38,32 @@ def make_examples(images: Sequence[Path]) -> MakeExamples:
     return make
 
 
+@pytest.fixture(scope="session")
+def make_lists(images: Sequence[Path]) -> MakeExamples:
+    """Lists of candidates with user-first prompts: the prompts of a user begin in the same way."""
+
+    def make(n_users: int, n_items: int, *, shown: bool = True) -> list[Example]:
+        made = []
+        for user in range(n_users):
+            golden = user % 2 == 0
+            words = "golden lantern" if golden else "calm films"
+            for number in range(n_items):
+                item = (user + number) % len(images)
+                prompt = build_prompt(
+                    f"The user appears to have a preference for {words}{' on stripes' * user}.",
+                    Item(f"i{item}", f"title {item}", image=images[item] if shown else None),
+                    item_type="video",
+                    order="user-first",
+                )
+                label = int((item % 2 == 0) == golden)
+                made.append(
+                    Example(0, "train", "uniform", f"u{user}", 5, f"i{item}", label, prompt)
+                )
+        return made
+
+    return make
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Use one thread, because models this small are slower with several."""

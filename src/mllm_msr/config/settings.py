@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mllm_msr.config.fields import Fraction, Names, OpenSection, Section, Some
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 
 # Types of training settings that function signatures in `ranker` use as well.
@@ -370,6 +371,7 @@ class Settings(Section):
     executor: ExecutorSettings = ExecutorSettings()
     summarize: SummarizeSettings = SummarizeSettings()
     infer: InferSettings = InferSettings()
+    recommend: RecommendSettings = RecommendSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
     baselines: BaselinesSettings = BaselinesSettings()

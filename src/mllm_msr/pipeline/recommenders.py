@@ -23,6 +23,7 @@ from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
+from mllm_msr.ranker.examples import TEMPLATES
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
@@ -202,6 +203,7 @@ class Recommenders:
             options=model.plugin_kwargs(),
             training=settings.train if VARIANTS[name].fine_tuned else None,
             item_type=self.item_type,
+            order=settings.recommend.order,
             max_text_tokens=settings.train.max_text_tokens,
             max_error_rate=settings.score.max_error_rate,
             trains=(settings.model.backend, settings.model.plugin_kwargs()),
@@ -272,8 +274,12 @@ class Recommenders:
         model = settings.score.model or settings.model
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
-        values = changed(settings.train, "train.", include=["max_text_tokens"])
-        return Conditions(values, (*MLLM_INPUTS, *weights), ("recommend",), fingerprint)
+        values = {
+            **changed(settings.train, "train.", include=["max_text_tokens"]),
+            **changed(settings.recommend, "recommend."),
+        }
+        template = TEMPLATES[settings.recommend.order]
+        return Conditions(values, (*MLLM_INPUTS, *weights), (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

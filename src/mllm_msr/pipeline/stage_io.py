@@ -35,8 +35,8 @@ from mllm_msr.ranker.distributed.launch import (
     launched_by_torchrun,
     process_group,
     require_launcher,
-    temporary_process_group,
 )
+from mllm_msr.ranker.examples import TEMPLATES
 from mllm_msr.ranker.recommender import MLLM_MSR
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.storage import layout
@@ -190,9 +190,12 @@ def _train_folds(
     for fold in recommenders.tables.folds():
         with context.stage(
             f"train/{fold}",
-            training_fingerprint(settings.train),
+            {
+                **training_fingerprint(settings.train),
+                **changed(settings.recommend, "recommend."),
+            },
             inputs=MLLM_INPUTS,
-            prompt_templates=["recommend"],
+            prompt_templates=[TEMPLATES[settings.recommend.order]],
             item_type=recommenders.item_type,
             model=fingerprint,
         ) as stage:
@@ -205,14 +208,12 @@ def _train_in_stage(
     stage: Stage, recommenders: Recommenders, fold: int, settings: Settings, group: ProcessGroup
 ) -> None:
     if recommenders.is_worker:
-        with temporary_process_group():
-            _train_fold(recommenders, fold, is_worker=True)
+        _train_fold(recommenders, fold, is_worker=True)
         # Lightning started this process only for this fold.
         raise SystemExit(0)
     require_launcher(settings.train.nodes, settings.train.devices)
     group.announce_fold(fold)
-    with temporary_process_group():
-        counts = _train_fold(recommenders, fold, is_worker=False)
+    counts = _train_fold(recommenders, fold, is_worker=False)
     stage.register(recommenders.weights(fold))
     stage.count(**counts)
 

@@ -1,20 +1,24 @@
 """Examples: prompts of the MLLM ranker (Figure 3) for training, scoring and serving.
 
 A candidate row becomes an `Example`: the preference of the user before the target, the title and
-image of the candidate, and the question whether the user interacts with it next. Examples contain
-no tensors and no model-specific markup. Section "Tuning MLLM based Recommender" of the paper.
+image of the candidate, and the question whether the user interacts with it next. The prompt begins
+with the candidate, as in the paper, or with the user (`recommend.order`): prompts share the work on
+what they begin with. Examples contain no tensors and no model-specific markup. Section "Tuning MLLM
+based Recommender" of the paper.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import render
@@ -23,6 +27,11 @@ from mllm_msr.types import Item, Prompt
 
 POSITIVE_ANSWER: Final = "yes"
 NEGATIVE_ANSWER: Final = "no"
+
+# Template of the prompt for each order.
+TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
+    {"item-first": "recommend", "user-first": "recommend_user_first"}
+)
 
 # Preference in the prompt of users for whom none was inferred before the target.
 NEUTRAL_PREFERENCE: Final = "The user has not shown a preference yet."
@@ -63,6 +72,7 @@ def build_prompt(
     item: Item,
     *,
     item_type: str | ItemType,
+    order: PromptOrder = "item-first",
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Prompt:
@@ -72,6 +82,7 @@ def build_prompt(
         preference: Preference of the user; `NEUTRAL_PREFERENCE` if blank.
         item: Candidate. Its id and its text are not part of the prompt, as in the paper.
         item_type: Word for an item in the prompt, such as "movie".
+        order: Whether the prompt begins with the candidate's image or with the preference.
         max_text_tokens: Upper bound on the text tokens; the preference is trimmed first, then the
             title.
         use_images: Show the image of the item if it has one.
@@ -80,7 +91,7 @@ def build_prompt(
         A single-turn prompt that asks for one new token, the answer.
     """
     return render(
-        "recommend",
+        TEMPLATES[order],
         {"preference": preference.strip() or NEUTRAL_PREFERENCE, "title": item.title},
         item_type=item_type,
         image=item.image if use_images else None,
@@ -96,6 +107,7 @@ def build_examples(
     items: pl.DataFrame,
     *,
     item_type: str | ItemType,
+    order: PromptOrder = "item-first",
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Iterator[Example]:
@@ -110,6 +122,7 @@ def build_examples(
         items: `tables.ITEMS` with image paths that can be opened; items without an image get the
             text-only prompt.
         item_type: Word for an item in the prompts, such as "movie".
+        order: Whether the prompts begin with the candidate's image or with the preference.
         max_text_tokens: Upper bound on the text tokens of each prompt.
         use_images: Show images.
 
@@ -140,6 +153,7 @@ def build_examples(
                 histories.before(row["user_id"], row["position"]),
                 catalog[row["item_id"]],
                 item_type=item_type,
+                order=order,
                 max_text_tokens=max_text_tokens,
                 use_images=use_images,
             ),

@@ -15,6 +15,7 @@ from typing import final
 
 import polars as pl
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.data.image_store import drop_unreadable_images
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.interfaces import Backend
@@ -39,6 +40,7 @@ class PromptScorer:
 
     Args:
         open_backend: Opens the backend; `close` closes it.
+        order: What the prompts begin with, see `score_examples`.
         max_error_rate: Fraction of prompts in [0, 1] that may fail; these have no score.
         progress: Shows progress; called with the number of prompts of each call of `score`.
     """
@@ -47,10 +49,12 @@ class PromptScorer:
         self,
         open_backend: Callable[[], Backend],
         *,
+        order: PromptOrder = "item-first",
         max_error_rate: float,
         progress: ScoringProgress = no_progress,
     ) -> None:
         self._open_backend = open_backend
+        self._order: PromptOrder = order
         self._max_error_rate = max_error_rate
         self._progress = progress
         self._backend: Backend | None = None
@@ -113,6 +117,7 @@ class PromptScorer:
             scored, counts = score_examples(
                 examples(rows),
                 self._backend,
+                order=self._order,
                 max_error_rate=self._max_error_rate,
                 progress=advance,
             )

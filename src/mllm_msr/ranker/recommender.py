@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
 import polars as pl
 
 from mllm_msr import registry
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
+from mllm_msr.ranker.prompt_order import require_order, require_order_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
 from mllm_msr.storage.atomic import replace_file, sync_tree
@@ -103,6 +105,8 @@ class MllmRecommender(Recommender):
         options: Constructor arguments of the backend, such as `checkpoint`.
         training: How `fit` fine-tunes; None scores zero-shot.
         item_type: Word for an item in the prompts, such as "movie".
+        order: Whether the prompts begin with the candidate's image or with the preference; the same
+            for fine-tuning and scoring.
         max_text_tokens: Upper bound on the text tokens of a prompt; the preference is trimmed
             first, then the title.
         max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring.
@@ -132,6 +136,7 @@ class MllmRecommender(Recommender):
         options: Mapping[str, Any] | None = None,
         training: TrainSettings | None = None,
         item_type: str | ItemType = "item",
+        order: PromptOrder = "item-first",
         max_text_tokens: int | None = None,
         max_error_rate: float = 0.01,
         trains: tuple[str, Mapping[str, Any]] | None = None,
@@ -146,6 +151,7 @@ class MllmRecommender(Recommender):
             "backend": backend,
             "options": dict(options or {}),
             "item_type": str(item_type),
+            "order": order,
             "max_text_tokens": max_text_tokens,
             "max_error_rate": max_error_rate,
         }
@@ -159,6 +165,7 @@ class MllmRecommender(Recommender):
         opener = open_backend or self._default_backend
         self._scorer = PromptScorer(
             lambda: opener(self.weights),
+            order=order,
             max_error_rate=max_error_rate,
             progress=scoring_progress,
         )
@@ -193,9 +200,14 @@ class MllmRecommender(Recommender):
 
         Raises:
             DataError: `data` has no preferences.
+            SettingsError: The weights were fine-tuned with prompts of another order.
         """
         if data.preferences is None:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
+        settings = self._settings
+        require_order_of(settings["backend"], settings["options"], settings["order"])
+        if weights is not None:
+            require_order(weights, settings["order"])
         self.close()
         self._items = hide_unused_images(data.items, data.summaries)
         self._preferences, self.weights = data.preferences, weights
@@ -289,6 +301,7 @@ class MllmRecommender(Recommender):
             checkpoint=checkpoint,
             output=self._output or Path(cast("Any", self._temporary).name),
             settings=self._training,
+            order=self._settings["order"],
             revision=options.get("revision"),
             resume=self._resume,
             is_worker=self._is_worker,
@@ -313,6 +326,7 @@ class MllmRecommender(Recommender):
             preferences,
             self._scorer.readable_items(items, candidates),
             item_type=self._item_type,
+            order=self._settings["order"],
             max_text_tokens=self._settings["max_text_tokens"],
         )
 

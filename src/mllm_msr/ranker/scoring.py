@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
@@ -46,19 +47,21 @@ def score_examples(
     backend: Backend,
     *,
     choices: tuple[str, str] = (POSITIVE_ANSWER, NEGATIVE_ANSWER),
+    order: PromptOrder = "item-first",
     max_error_rate: float = 0.0,
     window: int = 50_000,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[pl.DataFrame, ScoreCounts]:
     """Return the probability that each candidate is the next item.
 
-    Within a window, the backend gets the examples sorted by item, so that it can share work among
-    prompts of one item: they begin with the same image and title.
+    Within a window, the backend gets the examples sorted by what their prompts begin with, the item
+    or the user, so that it can share the work on it.
 
     Args:
         examples: Any number of examples; at most `window` of them are in memory at a time.
         backend: Backend that scores choices, with or without fine-tuned weights.
         choices: Positive and negative answer, each a single token.
+        order: What the prompts begin with.
         max_error_rate: Fraction of examples in [0, 1] that may fail; these have no score.
         window: Examples that are sorted together.
         progress: Called with the number of examples finished since the last call.
@@ -83,7 +86,9 @@ def score_examples(
     stream = iter(examples)
     while chunk := list(itertools.islice(stream, window)):
         for example, scores in zip(
-            chunk, _choice_scores(chunk, backend, choices, progress=progress), strict=True
+            chunk,
+            _choice_scores(chunk, backend, choices, order=order, progress=progress),
+            strict=True,
         ):
             score, error = yes_probability(scores)
             tokens += scores.prompt_tokens
@@ -106,13 +111,21 @@ def _choice_scores(
     backend: Backend,
     choices: tuple[str, str],
     *,
+    order: PromptOrder,
     progress: Callable[[int], None] | None,
 ) -> list[ChoiceScores]:
     """Return the backend's result for each example, in the order of the examples."""
-    order = sorted(range(len(chunk)), key=lambda index: (chunk[index].item_id, index))
+
+    def beginning(index: int) -> tuple[str | int, ...]:
+        example = chunk[index]
+        if order == "user-first":
+            return example.user_id, example.position, index
+        return example.item_id, index
+
+    indices = sorted(range(len(chunk)), key=beginning)
     found: dict[int, ChoiceScores] = {}
-    for index, scores in backend.score((chunk[index].prompt for index in order), choices):
-        found[order[index]] = scores
+    for index, scores in backend.score((chunk[index].prompt for index in indices), choices):
+        found[indices[index]] = scores
         if progress is not None:
             progress(1)
     if len(found) != len(chunk):

@@ -79,6 +79,7 @@ def load_run(
         run_tables.summaries(),
         encoder=settings.retrieve.encoder,
         item_type=recommenders.item_type,
+        order=settings.recommend.order,
         max_text_tokens=settings.train.max_text_tokens,
         artifact_cache=artifact_cache,
     )

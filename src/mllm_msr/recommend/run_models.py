@@ -15,6 +15,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_backend
+from mllm_msr.ranker.prompt_order import require_order, require_order_of
 
 
 @final
@@ -60,9 +61,13 @@ class RunModels:
 
     @property
     def caches_images(self) -> bool:
-        """Return whether the ranker caches the attention states of item images."""
+        """Return whether the ranker caches the attention states of item images.
+
+        Prompts that begin with the user have no states of images that users could share.
+        """
         return (
-            backend_class(self._settings.model).caches_image_prefixes
+            self._settings.recommend.order == "item-first"
+            and backend_class(self._settings.model).caches_image_prefixes
             and self._settings.retrieve.prefix_cache_bytes > 0
         )
 
@@ -76,11 +81,14 @@ class RunModels:
             RunFolderError: The weights were fine-tuned from another model than that in the
                 settings, or have not been trained.
             DamagedFileError: The weights are not what the training has written.
+            SettingsError: The weights were fine-tuned with prompts of another order.
         """
         model = self._settings.model
-        optional: dict[str, int] = {
-            "prefix_cache_bytes": self._settings.retrieve.prefix_cache_bytes
-        }
+        order = self._settings.recommend.order
+        require_order_of(model.backend, model.plugin_kwargs(), order)
+        optional: dict[str, int] = {}
+        if self.caches_images:
+            optional["prefix_cache_bytes"] = self._settings.retrieve.prefix_cache_bytes
         if threads is not None:
             optional["threads"] = threads
         if not self.fine_tuned:
@@ -91,7 +99,9 @@ class RunModels:
                     f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
                     f"select {base.fingerprint}. Restore the old model, or rerun with --force."
                 )
-        return open_backend(model, self._weights(), self._settings.train.method, optional=optional)
+        weights = self._weights()
+        require_order(weights, order)
+        return open_backend(model, weights, self._settings.train.method, optional=optional)
 
     def open_preference_model(self) -> Backend:
         """Open the backend that generates preferences and summaries; the caller closes it."""

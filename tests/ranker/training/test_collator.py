@@ -95,11 +95,16 @@ def test_lengths_order_like_token_counts(tiny_checkpoint: Checkpoint, make_examp
     assert tokens[shortest] < tokens[longest]
 
 
-def test_image_groups_are_equal_for_equal_images(
-    tiny_checkpoint: Checkpoint, make_examples: Any
+def test_prompts_of_a_target_are_a_group_if_they_begin_with_the_user(
+    tiny_checkpoint: Checkpoint, make_lists: Any
 ) -> None:
+    made = collator(tiny_checkpoint("llama"), make_lists(3, 2, shown=False), order="user-first")
+    assert made.prefix_groups() == [0, 0, 1, 1, 2, 2]
+
+
+def test_prompts_of_an_image_are_a_group(tiny_checkpoint: Checkpoint, make_examples: Any) -> None:
     examples = [*make_examples(6, shown=True), *make_examples(2)]
-    numbers = collator(tiny_checkpoint("llava_next"), examples).image_groups()
+    numbers = collator(tiny_checkpoint("llava_next"), examples).prefix_groups()
     images = [example.prompt.images for example in examples]
     for one, number in zip(images, numbers, strict=True):
         assert [n == number for n in numbers] == [other == one for other in images]

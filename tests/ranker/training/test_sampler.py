@@ -11,7 +11,7 @@ from mllm_msr.config.settings import TrainSettings
 from mllm_msr.ranker.training.sampler import (
     StepPlan,
     StepSampler,
-    group_by_image,
+    sort_by_group,
     learning_rate_factor,
     plan_steps,
 )
@@ -53,12 +53,12 @@ def test_steps_have_examples_of_similar_length_in_shuffled_order() -> None:
     assert means != sorted(means)
 
 
-def test_group_by_image_sorts_images_by_mean_length() -> None:
+def test_sort_by_group_sorts_images_by_mean_length() -> None:
     lengths = [9, 1, 5, 7, 2, 6]
     images = [3, 1, 2, 3, 1, 2]
-    assert group_by_image(lengths, images).tolist() == [1, 4, 2, 5, 3, 0]
-    assert group_by_image(lengths, [0] * 6).tolist() == [1, 4, 2, 5, 3, 0]
-    assert group_by_image(lengths, [0, 0, 1, 1, 0, 1]).tolist() == [1, 4, 0, 2, 5, 3]
+    assert sort_by_group(lengths, images).tolist() == [1, 4, 2, 5, 3, 0]
+    assert sort_by_group(lengths, [0] * 6).tolist() == [1, 4, 2, 5, 3, 0]
+    assert sort_by_group(lengths, [0, 0, 1, 1, 0, 1]).tolist() == [1, 4, 0, 2, 5, 3]
 
 
 def test_examples_of_one_image_are_in_the_same_step() -> None:
@@ -66,7 +66,7 @@ def test_examples_of_one_image_are_in_the_same_step() -> None:
     lengths, images = noise.integers(10, 200, 2560), noise.integers(0, 80, 2560)
     n_images = {}
     for name, groups in (("mixed", None), ("together", images.tolist())):
-        sampled = StepSampler(lengths.tolist(), 32, n_steps=80, seed=0, image_groups=groups)
+        sampled = StepSampler(lengths.tolist(), 32, n_steps=80, seed=0, groups=groups)
         steps = [sampled.indices(step) for step in range(80)]
         assert sorted(np.concatenate(steps)) == list(range(2560))
         n_images[name] = np.mean([len(set(images[step])) for step in steps])
@@ -74,8 +74,25 @@ def test_examples_of_one_image_are_in_the_same_step() -> None:
     assert n_images["together"] < 10
 
 
+def test_groups_stay_whole_in_every_epoch() -> None:
+    groups = np.repeat(np.arange(640), 4)
+    lengths = np.random.default_rng(1).integers(10, 200, 2560)
+    sampled = StepSampler(
+        lengths.tolist(), 32, n_steps=160, seed=0, groups=groups.tolist(), whole_groups=True
+    )
+    steps = [sampled.indices(step) for step in range(160)]
+    for epoch in (steps[:80], steps[80:]):
+        assert sorted(np.concatenate(epoch)) == list(range(2560))
+        assert {len(set(groups[step])) for step in epoch} == {8}
+    assert [set(groups[step]) for step in steps[:80]] != [set(groups[step]) for step in steps[80:]]
+    other = StepSampler(
+        lengths.tolist(), 32, n_steps=160, seed=1, groups=groups.tolist(), whole_groups=True
+    )
+    assert set(groups[other.indices(0)]) != set(groups[steps[0]])
+
+
 def test_steps_of_short_epochs_have_no_example_twice() -> None:
-    sampled = StepSampler([1] * 16, 8, n_steps=20, seed=0, image_groups=[n % 4 for n in range(16)])
+    sampled = StepSampler([1] * 16, 8, n_steps=20, seed=0, groups=[n % 4 for n in range(16)])
     assert all(len(set(sampled.indices(step))) == 8 for step in range(20))
 
 

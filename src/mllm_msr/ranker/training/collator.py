@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import TrainingLoss
 from mllm_msr.errors import AnswerTokenError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
@@ -31,9 +32,13 @@ class Collator:
     Args:
         renderer: Renderer of the model that is trained.
         examples: Examples that batches refer to by index.
+        order: What the prompts begin with.
         loss: "answer" labels the answer alone. "full" labels every text token of prompt and
             answer, as equation (2) of the paper; image tokens and padding are never labeled.
         image_token_ids: Ids of image placeholder tokens.
+
+    Attributes:
+        order: As given.
     """
 
     def __init__(
@@ -41,11 +46,13 @@ class Collator:
         renderer: Renderer,
         examples: Sequence[Example],
         *,
+        order: PromptOrder = "item-first",
         loss: TrainingLoss = "answer",
         image_token_ids: frozenset[int] = frozenset(),
     ) -> None:
         self._renderer = renderer
         self._examples = examples
+        self.order: PromptOrder = order
         self._loss = loss
         self._image_token_ids = torch.tensor(sorted(image_token_ids), dtype=torch.long)
         self._rendered: dict[int, Rendered] = {}
@@ -66,9 +73,15 @@ class Collator:
             for example in self._examples
         ]
 
-    def image_groups(self) -> list[int]:
-        """Return a group number per example; examples with the same images have the same number."""
-        groups: dict[tuple[Path, ...], int] = {}
+    def prefix_groups(self) -> list[int]:
+        """Return a group number per example; prompts of a group begin in the same way.
+
+        Examples of a group have the same images, or with "user-first" the same target.
+        """
+        groups: dict[tuple[Path | str | int, ...], int] = {}
+        if self.order == "user-first":
+            targets = ((example.user_id, example.position) for example in self._examples)
+            return [groups.setdefault(target, len(groups)) for target in targets]
         images = (example.prompt.images for example in self._examples)
         return [groups.setdefault(shown, len(groups)) for shown in images]
 

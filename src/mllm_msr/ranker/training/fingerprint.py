@@ -1,14 +1,19 @@
-"""Fingerprint of the training settings, recorded by saved states and finished stages.
+"""Fingerprints of the training settings and examples, for saved states and finished stages.
 
-Only values that differ from their defaults are recorded: adding a setting whose default keeps the
+Only settings that differ from their defaults are recorded: adding a setting whose default keeps the
 old behavior does not invalidate finished training runs.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 from mllm_msr.config.settings import TrainSettings
+from mllm_msr.ranker.examples import Example
+from mllm_msr.types import TextPart
 
 # Settings that change the speed or the files of a training run, but not the weights.
 _NO_EFFECT: Final = frozenset(
@@ -26,3 +31,13 @@ def training_fingerprint(settings: TrainSettings) -> dict[str, Any]:
     if isinstance(values.get("target"), list):
         values["target"] = sorted(values["target"])
     return values
+
+
+def examples_digest(examples: Iterable[Example]) -> str:
+    """Return the SHA-256 of prompts and labels in hexadecimal; images enter by file name."""
+    digest = hashlib.sha256()
+    for example in examples:
+        parts = [part for message in example.prompt.messages for part in message.parts]
+        shown = [part.text if isinstance(part, TextPart) else part.path.name for part in parts]
+        digest.update(json.dumps([example.label, example.prompt.max_text_tokens, shown]).encode())
+    return digest.hexdigest()

@@ -18,8 +18,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
+from mllm_msr.ranker.prompt_order import write_order
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
 
@@ -208,7 +210,13 @@ def swapped_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> It
 
 
 def save_weights(
-    model: nn.Module, processor: Any, folder: Path, *, method: TuningMethod, step: int
+    model: nn.Module,
+    processor: Any,
+    folder: Path,
+    *,
+    method: TuningMethod,
+    order: PromptOrder = "item-first",
+    step: int,
 ) -> None:
     """Write the trained weights: an adapter in PEFT's format, or a complete Hugging Face folder.
 
@@ -217,6 +225,7 @@ def save_weights(
         processor: Processor of the model; saved with full weights, so that the folder is complete.
         folder: Folder to write; replaced as a whole.
         method: "lora" or "full".
+        order: What the prompts of the training began with.
         step: Optimizer step of the weights, for error messages.
 
     Raises:
@@ -227,5 +236,6 @@ def save_weights(
     saver: Any = model
     with replace_folder(folder) as draft:
         saver.save_pretrained(draft)
+        write_order(draft, order)
         if method == "full":
             processor.save_pretrained(draft)

@@ -29,7 +29,7 @@ from mllm_msr.ranker.training.prefix_sharing import (
     find_shared_prefixes,
     supports_shared_prefixes,
 )
-from mllm_msr.ranker.training.sampler import StepSampler, group_by_image, learning_rate_factor
+from mllm_msr.ranker.training.sampler import StepSampler, learning_rate_factor, sort_by_group
 from mllm_msr.ranker.training.vision_cache import VisionCache
 
 
@@ -287,7 +287,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         collator = self._validation
         if collator is None:
             return []
-        order = group_by_image(collator.lengths(), collator.image_groups()).tolist()
+        order = sort_by_group(collator.lengths(), collator.prefix_groups()).tolist()
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         scores = torch.zeros(len(order), dtype=torch.float64, device=self.device)
         self.model.eval()

@@ -32,7 +32,7 @@ class StepSampler:
     """Sampler of the examples of each optimizer step.
 
     Epochs, each in its own random order, form one stream, from which every step takes the same
-    number of examples. Within a window of steps, examples are sorted by `group_by_image` and the
+    number of examples. Within a window of steps, examples are sorted by `sort_by_group` and the
     steps are shuffled.
 
     Args:
@@ -40,8 +40,10 @@ class StepSampler:
         examples_per_step: Batch size x accumulated batches x devices.
         n_steps: Number of optimizer steps.
         seed: Seed of the order.
-        image_groups: Group number of each example, equal for equal images: [n_examples]; without
-            it, all examples are in one group.
+        groups: Group number of each example, equal for prompts that begin in the same way:
+            [n_examples]; without it, all examples are in one group.
+        whole_groups: Whether the random order is one of groups, whose examples stay together.
+            Otherwise it is one of examples, and a step contains more of one group only by chance.
     """
 
     def __init__(
@@ -51,12 +53,12 @@ class StepSampler:
         *,
         n_steps: int,
         seed: int,
-        image_groups: Sequence[int] | None = None,
+        groups: Sequence[int] | None = None,
+        whole_groups: bool = False,
     ) -> None:
         self._lengths = np.asarray(lengths)
-        self._groups = (
-            np.zeros_like(self._lengths) if image_groups is None else np.asarray(image_groups)
-        )
+        self._groups = np.zeros_like(self._lengths) if groups is None else np.asarray(groups)
+        self._whole_groups = whole_groups
         self.examples_per_step = examples_per_step
         self.n_steps = n_steps
         self._seed = seed
@@ -65,7 +67,7 @@ class StepSampler:
         self._window: tuple[int, NDArray[np.int64]] | None = None
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Return the indices of a step's examples, sorted by `group_by_image`: [examples_per_step].
+        """Return the indices of a step's examples, sorted by `sort_by_group`: [examples_per_step].
 
         Raises:
             IndexError: The step is not in [0, n_steps).
@@ -83,7 +85,7 @@ class StepSampler:
         first = window * self._window_steps
         n_steps = min(self._window_steps, self.n_steps - first)
         indices = self._stream(first * size, (first + n_steps) * size)
-        order = group_by_image(self._lengths[indices], self._groups[indices])
+        order = sort_by_group(self._lengths[indices], self._groups[indices])
         steps = indices[order].reshape(n_steps, size)  # [steps, examples_per_step]
         permutation = np.random.default_rng([self._seed, 1, window]).permutation(n_steps)
         shuffled: NDArray[np.int64] = steps[permutation]
@@ -93,33 +95,35 @@ class StepSampler:
         """Return the example indices at positions `start` to `stop` of the stream of epochs."""
         n_examples = len(self._lengths)
         epochs = range(start // n_examples, (stop - 1) // n_examples + 1)
-        orders = np.concatenate(
-            [
-                np.random.default_rng([self._seed, 0, epoch]).permutation(n_examples)
-                for epoch in epochs
-            ]
-        )
+        orders = np.concatenate([self._epoch_order(epoch) for epoch in epochs])
         offset = epochs.start * n_examples
         return orders[start - offset : stop - offset]
 
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        generator = np.random.default_rng([self._seed, 0, epoch])
+        if not self._whole_groups:
+            return generator.permutation(len(self._lengths))
+        names, numbers = np.unique(self._groups, return_inverse=True)
+        return np.argsort(generator.permutation(len(names))[numbers], kind="stable")
 
-def group_by_image(lengths: ArrayLike, image_groups: ArrayLike) -> NDArray[np.int64]:
-    """Sort examples so that those of one image are adjacent, and images by prompt length.
 
-    The prefix that prompts of one image share can then be computed once (`prefix_sharing.py`), and
+def sort_by_group(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
+    """Sort examples so that those of one group are adjacent, and groups by prompt length.
+
+    The prefix that prompts of a group share can then be computed once (`prefix_sharing.py`), and
     batches have little padding.
 
     Args:
         lengths: Length of each example: [n].
-        image_groups: Group number of each example, equal for equal images: [n].
+        groups: Group number of each example: [n].
 
     Returns:
-        Indices of the examples, images of short prompts first: [n].
+        Indices of the examples, groups of short prompts first: [n].
     """
     lengths = np.asarray(lengths)
-    groups = np.unique(image_groups, return_inverse=True)[1]
-    means = np.bincount(groups, weights=lengths) / np.bincount(groups)
-    return np.lexsort((lengths, groups, means[groups]))
+    numbers = np.unique(groups, return_inverse=True)[1]
+    means = np.bincount(numbers, weights=lengths) / np.bincount(numbers)
+    return np.lexsort((lengths, numbers, means[numbers]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ Details" of the paper.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -20,11 +19,13 @@ from typing import Any, Final, Literal, Self
 
 import torch
 
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.ranker.distributed.base import DistributedStrategy
+from mllm_msr.ranker.distributed.launch import temporary_process_group
 from mllm_msr.ranker.distributed.strategies import make_strategy
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.checkpoint import (
@@ -35,7 +36,7 @@ from mllm_msr.ranker.training.checkpoint import (
     load_newest,
 )
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.fingerprint import training_fingerprint
+from mllm_msr.ranker.training.fingerprint import examples_digest, training_fingerprint
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
@@ -57,7 +58,6 @@ from mllm_msr.ranker.training.validation import (
 from mllm_msr.ranker.training.vision_cache import VisionCache
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import make_private_folder, write_text
-from mllm_msr.types import TextPart
 
 _LIGHTNING_PRECISION: Final[dict[Precision, str]] = {
     "bf16": "bf16-mixed",
@@ -129,8 +129,10 @@ class _Run:
     fingerprint: Mapping[str, Any]
     start: TrainingState | None
     progress: Progress
+    order: PromptOrder
 
 
+@temporary_process_group()
 def train(
     train_examples: Sequence[Example],
     validation_examples: Sequence[Example],
@@ -138,6 +140,7 @@ def train(
     checkpoint: str,
     output: Path,
     settings: TrainSettings,
+    order: PromptOrder = "item-first",
     revision: str | None = None,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
@@ -154,6 +157,7 @@ def train(
         output: Folder for the weights (`adapter/` or `model/`) and for states, log and summary
             (`training/`).
         settings: Training settings.
+        order: What the prompts of the examples begin with; recorded in the folder of the weights.
         revision: Branch, tag or commit on the hub.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
         resume: Resume from the newest intact state; False trains from scratch.
@@ -173,13 +177,13 @@ def train(
     loaded = _load_base_model(checkpoint, revision, settings)
     fingerprint = {
         "model": loaded.fingerprint,
-        "train_examples": _digest(train_examples),
-        "validation_examples": _digest(validation_examples),
+        "train_examples": examples_digest(train_examples),
+        "validation_examples": examples_digest(validation_examples),
         **training_fingerprint(settings),
     }
     folder = output / layout.TRAINING
     start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
-    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start))
+    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), order)
     model = _make_trainable(loaded.model, settings, start)
     is_rank_zero = not is_worker
     if not run.progress.stopped_because:
@@ -224,16 +228,6 @@ def _load_base_model(
         # The backward pass of fused attention is slow on CPUs in bfloat16.
         attention="auto" if on_gpu or settings.precision == "fp32" else "eager",
     )
-
-
-def _digest(examples: Iterable[Example]) -> str:
-    """Return the SHA-256 of prompts and labels in hexadecimal; images enter by file name."""
-    digest = hashlib.sha256()
-    for example in examples:
-        parts = [part for message in example.prompt.messages for part in message.parts]
-        shown = [part.text if isinstance(part, TextPart) else part.path.name for part in parts]
-        digest.update(json.dumps([example.label, example.prompt.max_text_tokens, shown]).encode())
-    return digest.hexdigest()
 
 
 def _find_start(
@@ -313,7 +307,11 @@ def _fit(
     strategy = make_strategy(settings)
     trainer = _lightning_trainer(settings, strategy, run.folder)
     collator = Collator(
-        renderer, train_examples, loss=settings.loss, image_token_ids=image_token_ids(model)
+        renderer,
+        train_examples,
+        order=run.order,
+        loss=settings.loss,
+        image_token_ids=image_token_ids(model),
     )
     sampler = _step_sampler(collator, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
@@ -321,7 +319,11 @@ def _fit(
     module = FineTuningModule(
         model,
         collator,
-        validation=Collator(renderer, validation_examples) if validation_examples else None,
+        validation=(
+            Collator(renderer, validation_examples, order=run.order)
+            if validation_examples
+            else None
+        ),
         sampler=sampler,
         vision=VisionCache(model, renderer) if caches_vision else None,
         settings=settings.model_copy(update={"accumulate": trainer.accumulate_grad_batches}),
@@ -357,7 +359,8 @@ def _step_sampler(collator: Collator, settings: TrainSettings, trainer: Any) -> 
         plan.examples_per_step,
         n_steps=plan.n_steps,
         seed=settings.seed,
-        image_groups=collator.image_groups(),
+        groups=collator.prefix_groups(),
+        whole_groups=collator.order == "user-first",
     )
 
 
@@ -385,7 +388,12 @@ def _save_result(
     """Write the best weights (the last ones without validation) and the summary."""
     with swapped_weights(model, run.progress.best_weights or trainable_tensors(model)):
         save_weights(
-            model, processor, summary.weights, method=run.settings.method, step=summary.best_step
+            model,
+            processor,
+            summary.weights,
+            method=run.settings.method,
+            order=run.order,
+            step=summary.best_step,
         )
     values = {**asdict(summary), "weights": summary.weights.name}
     write_text(run.folder / _SUMMARY, json.dumps(values, indent=1) + "\n")
