@@ -118,7 +118,11 @@ def _require_close(tensors: Any, others: Any) -> None:
 
 
 def main(checkpoint: str, output: str, options: str) -> None:
-    """Train until the last validation fails, then resume from the last saved state."""
+    """Train until the last validation fails, then resume from the last saved state.
+
+    The failure ends the other process. Resuming starts a new one, which runs this function from the
+    beginning, but has too few validations left to fail.
+    """
     try:
         fit(checkpoint, Path(output), json.loads(options), fail_at=2)
     except InterruptError:

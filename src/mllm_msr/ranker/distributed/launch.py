@@ -92,9 +92,9 @@ def require_launcher(nodes: int, devices: int | Literal["auto"]) -> None:
 def temporary_process_group() -> Iterator[None]:
     """Leave the process group and restore the environment variables at the end of the block.
 
-    Lightning starts new workers for each fold. Without this, the second fold would wait for the
-    workers of the first, which have exited. Workers of torchrun run for all folds, so nothing is
-    done for them.
+    Lightning starts new workers for each training. Without this, a second training in this process
+    would wait for the workers of the first, which have exited or were ended after an error. Workers
+    of torchrun run for all folds, so nothing is done for them.
     """
     if launched_by_torchrun(os.environ):
         yield
