@@ -14,7 +14,7 @@ import pytest
 
 from mllm_msr import registry
 from mllm_msr.backends._http.retry import Timing
-from mllm_msr.config.arguments import _declared_type, _value_problem, argument_problems
+from mllm_msr.config.arguments import _value_problem, argument_problems, declared_type
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import SettingsError
 
@@ -39,7 +39,7 @@ def numbers() -> Iterator[Any]:
         for name in registry.names(kind):
             plugin = registry.find(kind, name)
             for argument in inspect.signature(plugin).parameters:
-                declared = _declared_type(plugin, argument)
+                declared = declared_type(plugin, argument)
                 # `X | None` and `Annotated[X, ...]`, in any order.
                 parts = [declared]
                 for part in parts:
@@ -53,7 +53,7 @@ def numbers() -> Iterator[Any]:
 def test_values_that_no_number_can_have_are_rejected_by_name(
     kind: registry.Kind, name: str, argument: str
 ) -> None:
-    declared = _declared_type(registry.find(kind, name), argument)
+    declared = declared_type(registry.find(kind, name), argument)
     for wrong in ("8", True, math.nan, math.inf, [], {}, 10**30):
         assert _value_problem(declared, wrong), wrong
     value = "8" if argument in ANY_NUMBER else -1

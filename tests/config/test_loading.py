@@ -265,12 +265,48 @@ def test_arguments_of_the_wrong_type_are_rejected() -> None:
         assert f"{key}={value!r}: " in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["%d/%m/%Y %H:%M", "%Y%m%d", "|", ">x", "@user"])
-def test_values_may_begin_with_characters_that_yaml_reserves(value: str) -> None:
-    settings = load_settings(
-        "default", ["dataset=files", "data.path=x", f"data.item_type={value}"], environment={}
-    )
-    assert settings.data.plugin_kwargs()["item_type"] == value
+@pytest.mark.parametrize(
+    "value",
+    [
+        "%d/%m/%Y %H:%M",
+        "|",
+        ">x",
+        "@user",
+        "#id",
+        ",",
+        ":",
+        "::",
+        "yes",
+        "1e5",
+        "2024-01-01",
+        "[id]",
+    ],
+)
+def test_arguments_that_are_texts_are_taken_as_they_are(value: str) -> None:
+    # Plugins may be selected after their arguments.
+    arguments = [f"data.user_column={value}", "data.path=x", "dataset=files"]
+    settings = load_settings("default", arguments, environment={})
+    assert settings.data.plugin_kwargs()["user_column"] == value
+    variables = {"MLLM_MSR__DATA__USER_COLUMN": value, "MLLM_MSR__DATASET": "files"}
+    settings = load_settings("default", ["data.path=x"], environment=variables)
+    assert settings.data.plugin_kwargs()["user_column"] == value
+
+
+@pytest.mark.parametrize(
+    ("source", "separator"),
+    [
+        ("null", None),
+        ("", None),
+        ('"null"', "null"),
+        ("'\"'", '"'),
+        ('"\\x01"', "\x01"),
+        ("'", "'"),
+    ],
+)
+def test_texts_may_be_null_or_in_quotes(source: str, separator: str | None) -> None:
+    arguments = ["dataset=files", "data.path=x", f"data.separator={source}"]
+    settings = load_settings("default", arguments, environment={})
+    assert settings.data.plugin_kwargs()["separator"] == separator
 
 
 def test_an_argument_of_one_baseline_does_not_change_another() -> None:

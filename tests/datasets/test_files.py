@@ -134,6 +134,8 @@ def binary(write: str) -> Callable[[pl.DataFrame], bytes]:
     [
         ("csv", csv(separator=";", decimal_comma=True), {}),
         ("csv", csv(separator="\t"), {}),
+        ("csv", csv(separator=" "), {"separator": "space"}),
+        ("csv", csv(separator="\x01"), {"separator": "\x01"}),
         ("tsv", csv(separator="\t", decimal_comma=True), {}),
         ("csv", csv(separator="^"), {"separator": "^"}),
         ("csv", csv(encoding="utf-16"), {}),

@@ -56,7 +56,7 @@ def argument_problems(
         elif key == "backend" and str(value) not in registry.names("backends"):
             unknown = registry.unknown_name_error("backend", str(value), registry.names("backends"))
             problems.append(f"{full}={value!r}: {unknown}")
-        elif problem := _value_problem(_declared_type(plugin, key), value):
+        elif problem := _value_problem(declared_type(plugin, key), value):
             problems.append(f"{full}={f'{value!r}'[:_MAX_SHOWN]}: {problem}")
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind not in (
@@ -111,7 +111,7 @@ def _constructor_problems(plugin: type, arguments: Mapping[str, Any], section: s
     return []
 
 
-def _declared_type(plugin: type, argument: str) -> Any:
+def declared_type(plugin: type, argument: str) -> Any:
     """Return the declared type of a constructor's argument, or Any if it cannot be resolved."""
     constructor: Any = plugin.__init__  # type: ignore[misc]
     owner: Any = constructor

@@ -17,13 +17,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import pydantic
 import yaml
 from pydantic import BaseModel
 
 from mllm_msr import registry
+from mllm_msr.config.arguments import declared_type
 from mllm_msr.config.checks import check_plugins, check_prompts
 from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
@@ -302,14 +303,15 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> list[str]:
 def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
     """Apply `key=value` strings to nested settings, and return the problems."""
     problems = []
-    for text in texts:
+    plugins = {setting for _, setting, _ in _PLUGINS}
+    # The plugins come first, because they declare the types of their arguments.
+    for text in sorted(texts, key=lambda text: text.partition("=")[0] not in plugins):
         key, equals, source = text.partition("=")
         if not equals or not key:
             problems.append(f"{text!r} does not have the form key=value.")
             continue
         try:
-            # Formats of dates and separators may begin with characters that YAML reserves.
-            value = source if source.startswith(("%", "|", ">", "@", "`")) else _parse(source)
+            value = _text(source) if _holds_text(target, key) else _parse(source)
         except yaml.YAMLError:
             problems.append(f"{key}={displayed(key, source)}: must be valid YAML.")
             continue
@@ -322,6 +324,29 @@ def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
             section = child
         section[last] = value
     return problems
+
+
+def _holds_text(settings: Mapping[str, Any], key: str) -> bool:
+    """Return whether a setting is an argument of a plugin that is a text, or null.
+
+    YAML would read the names of columns and separators as other values: `yes`, `1e5`, `#`, `,`.
+    """
+    section, _, name = key.rpartition(".")
+    for kind, setting, plugin_section in _PLUGINS:
+        if section == plugin_section and key != setting:
+            plugin = str(_lookup(settings, setting) or _DEFAULT_PLUGINS[kind])
+            if plugin not in registry.names(kind):
+                return False  # the validation reports it
+            declared = declared_type(registry.find(kind, plugin), name)
+            return str in (declared, *get_args(declared))
+    return False
+
+
+def _text(source: str) -> str | None:
+    """Return a text that may be in quotes; empty and "null" mean that there is none."""
+    if source[:1] in {'"', "'"} and len(source) > 1 and source[-1] == source[0]:
+        return str(_parse(source))
+    return None if source in {"", "null"} else source
 
 
 def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:

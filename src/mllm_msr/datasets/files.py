@@ -7,7 +7,7 @@ items names or links to an item's image; otherwise `data/image_files.py` finds i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import polars as pl
 
@@ -21,6 +21,7 @@ from mllm_msr.datasets._source_files import require_folder, require_table
 from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.types import SourceFile
 
+_SEPARATORS: Final = {"tab": "\t", "\\t": "\t", "space": " "}
 _TITLE, _TEXT, _IMAGE = "title", "text", "image"
 
 
@@ -48,8 +49,8 @@ class Files(Dataset):
         text_column: Longer text, in the items.
         image_column: Image, in the items: a path relative to `images_folder` or `path` (other
             paths are not used), or a link, which is downloaded only with `images.download`.
-        separator: Character between the columns of text files, such as ";" or "tab"; detected by
-            default.
+        separator: Character between the columns of text files, such as ";", "tab" or "space";
+            detected by default.
         encoding: Encoding of text files, such as "latin-1"; UTF-8 and UTF-16 are detected.
         decimal_comma: Whether numbers are written as "4,5"; detected by default, except where the
             comma separates columns.
@@ -96,7 +97,7 @@ class Files(Dataset):
         self.text_column = text_column
         self.image_column = image_column
         self.options = ReadOptions(
-            separator="\t" if separator in {"tab", "\\t"} else separator,
+            separator=_SEPARATORS.get(separator or "", separator),
             encoding=encoding,
             decimal_comma=decimal_comma,
             on_bad_rows=on_bad_rows,

@@ -9,7 +9,7 @@ from mllm_msr.errors import SettingsError
 
 
 def test_supported_options_are_accepted() -> None:
-    for separator in (",", ";", "\t", "|", ":", " "):
+    for separator in (",", ";", "\t", "|", ":", " ", "\x01"):
         assert ReadOptions(separator=separator).separator == separator
     assert ReadOptions(encoding="cp1252", on_bad_rows="drop").decimal_comma is None
 

@@ -46,12 +46,12 @@ class ReadOptions:
         if self.separator is not None and not _is_separator(self.separator):
             problems.append(
                 f"data.separator is {self.separator!r}. Use one character, for example ',', ';', "
-                "'|' or 'tab'."
+                "'|', 'tab' or 'space'."
             )
         if self.encoding is not None and not _is_encoding(self.encoding):
             problems.append(
                 f"data.encoding is {self.encoding!r}, which is unknown. Use for example utf-8, "
-                "utf-16, latin-1 or cp1252."
+                "utf-16, cp1252 or shift_jis."
             )
         if self.on_bad_rows not in get_args(OnBadRows):
             known = ", ".join(get_args(OnBadRows))
@@ -140,8 +140,7 @@ class RawTable:
 
 def _is_separator(text: str) -> bool:
     """Return whether a text can separate columns."""
-    is_ascii = len(text) == 1 and text.isascii()
-    return is_ascii and (text.isprintable() or text == "\t") and text != '"'
+    return len(text) == 1 and text.isascii() and text not in '"\r\n\0'
 
 
 def _is_encoding(name: str) -> bool:
