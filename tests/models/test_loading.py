@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mllm_msr.errors import BackendError, MissingExtraError
 from mllm_msr.models import loading
-from mllm_msr.models.loading import load_model, load_processor, without_video
+from mllm_msr.models.loading import load_model, load_processor
 from tiny_checkpoints import FAMILIES, VISION_FAMILIES
 
 Checkpoint = Callable[[str], Path]
@@ -166,11 +166,6 @@ class TestProcessors:
     def test_smolvlm_uses_the_idefics3_processor(self, tiny_checkpoint: Checkpoint) -> None:
         processor = load_processor(str(tiny_checkpoint("smolvlm")))
         assert type(processor).__name__ == "Idefics3Processor"
-
-    def test_without_video_keeps_processors_without_video(self) -> None:
-        assert without_video(transformers.LlavaNextProcessor) is transformers.LlavaNextProcessor
-        reduced = without_video(transformers.Qwen2_5_VLProcessor)
-        assert reduced.get_attributes() == ["image_processor", "tokenizer"]  # type: ignore[attr-defined]
 
 
 def test_a_checkpoint_of_an_unreachable_hub_is_reported_at_once(

@@ -12,10 +12,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tiny_checkpoints import gemma, glm, idefics, llava, mistral, qwen, text, tiled
+from tiny_checkpoints import gemma, glm, idefics, llava, mistral, newer, qwen, text, tiled
 from tiny_checkpoints._parts import BUILDERS, IS_VISION
 
-del gemma, glm, idefics, llava, mistral, qwen, text, tiled  # imported to register their families
+del (
+    gemma,
+    glm,
+    idefics,
+    llava,
+    mistral,
+    newer,
+    qwen,
+    text,
+    tiled,
+)  # imported to register their families
 
 # One family of each kind of architecture, for tests of behavior that does not depend on a family.
 FAMILIES: Final = ("llava_next", "qwen2_5_vl", "smolvlm", "gemma3", "llama")

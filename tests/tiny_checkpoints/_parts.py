@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,10 +144,47 @@ def save(
     processor: transformers.ProcessorMixin | transformers.PreTrainedTokenizerFast,
     folder: Path,
 ) -> None:
-    """Write a model with random weights, and its processor or tokenizer, to a folder.
+    """Write a model with random weights, and its processor or tokenizer, to a folder."""
+    _save_model(architecture, config, folder)
+    processor.save_pretrained(folder)
 
-    The weights are scaled so that outputs differ between prompts.
+
+def save_with_files(
+    architecture: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    processor: str,
+    image_processor: Mapping[str, Any],
+    template: str,
+    **options: Any,
+) -> None:
+    """Write a checkpoint whose processor class may need packages that are not installed.
+
+    Args:
+        architecture: Class of the model.
+        config: Configuration of the model.
+        tokenizer: Tokenizer.
+        folder: Folder to create.
+        processor: Class name of the processor.
+        image_processor: Settings of the image processor, with its class name.
+        template: Chat template.
+        **options: Settings of the processor.
     """
+    _save_model(architecture, config, folder)
+    tokenizer.save_pretrained(folder)
+    settings = {"processor_class": processor, "image_processor": image_processor, **options}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _save_model(
+    architecture: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    folder: Path,
+) -> None:
+    """Write a model whose weights are scaled so that outputs differ between prompts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = architecture(config)
@@ -154,4 +192,3 @@ def save(
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]))
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)

@@ -7,7 +7,7 @@ from typing import Final
 
 import transformers
 
-from mllm_msr.models.loading import without_video
+from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
     VISION,
@@ -133,6 +133,7 @@ def _write_gemma4(folder: Path, bidirectional: str | None) -> None:
         feature_extractor=transformers.Gemma4AudioFeatureExtractor(),
         image_processor=images,
         tokenizer=tokenizer,
+        video_processor=VideoStub(),
         chat_template=_template("<image_soft>"),
         image_seq_length=70,
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import transformers
 
-from mllm_msr.models.loading import without_video
+from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
     image_processor,
@@ -74,7 +74,9 @@ def _write(folder: Path, name: str, *, text_type: str = "", vision_type: str = "
         size={"shortest_edge": 2 * 16 * 16, "longest_edge": 2 * 64 * 64},
     )
     processor_class = without_video(getattr(transformers, f"{name}Processor"))
-    processor = processor_class(images, tokenizer, chat_template=_TEMPLATE)
+    processor = processor_class(
+        images, tokenizer, video_processor=VideoStub(), chat_template=_TEMPLATE
+    )
     save(getattr(transformers, f"{name}ForConditionalGeneration"), config, processor, folder)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import transformers
 
-from mllm_msr.models.loading import without_video
+from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
     VISION,
@@ -113,6 +113,7 @@ def llava_onevision(folder: Path) -> None:
             image_grid_pinpoints=grids,
         ),
         tokenizer,
+        video_processor=VideoStub(),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
         chat_template=chatml("<image>\\n"),

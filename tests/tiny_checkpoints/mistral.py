@@ -10,9 +10,8 @@ import transformers
 from tiny_checkpoints._parts import (
     TEXT,
     VISION,
-    image_processor,
     make_tokenizer,
-    save,
+    save_with_files,
     special_ids,
     vision_family,
 )
@@ -42,20 +41,28 @@ def _decoder(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.Mi
     )
 
 
-def _processor(
-    tokenizer: transformers.PreTrainedTokenizerFast, *, merge: int
-) -> transformers.PixtralProcessor:
-    return transformers.PixtralProcessor(
-        image_processor(
-            "pixtral",
-            "PixtralImageProcessorPil",
-            size={"longest_edge": 64},
-            patch_size={"height": 8, "width": 8},
-        ),
+def _save(
+    architecture: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    merge: int,
+) -> None:
+    save_with_files(
+        architecture,
+        config,
         tokenizer,
+        folder,
+        processor="PixtralProcessor",
+        image_processor={
+            "image_processor_type": "PixtralImageProcessor",
+            "size": {"longest_edge": 64},
+            "patch_size": {"height": 8, "width": 8},
+        },
+        template=_TEMPLATE,
         patch_size=8,
         spatial_merge_size=merge,
-        chat_template=_TEMPLATE,
     )
 
 
@@ -69,8 +76,7 @@ def mistral3(folder: Path) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         spatial_merge_size=2,
     )
-    processor = _processor(tokenizer, merge=2)
-    save(transformers.Mistral3ForConditionalGeneration, config, processor, folder)
+    _save(transformers.Mistral3ForConditionalGeneration, config, tokenizer, folder, merge=2)
 
 
 @vision_family
@@ -84,5 +90,4 @@ def pixtral(folder: Path) -> None:
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
-    processor = _processor(tokenizer, merge=1)
-    save(transformers.LlavaForConditionalGeneration, config, processor, folder)
+    _save(transformers.LlavaForConditionalGeneration, config, tokenizer, folder, merge=1)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import transformers
 
-from mllm_msr.models.loading import without_video
+from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
     chatml,
@@ -78,7 +78,9 @@ def _write(
         patch_size=8,
         size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
     )
-    processor = without_video(processor_class)(images, tokenizer, chat_template=template)
+    processor = without_video(processor_class)(
+        images, tokenizer, video_processor=VideoStub(), chat_template=template
+    )
     save(model_class, config, processor, folder)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import transformers
 
-from mllm_msr.models.loading import without_video
+from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
     VISION,
@@ -73,7 +73,11 @@ def internvl(folder: Path) -> None:
         crop_to_patches=True,
     )
     processor = without_video(transformers.InternVLProcessor)(
-        images, tokenizer, image_seq_length=4, chat_template=chatml("<IMG_CONTEXT>\\n")
+        images,
+        tokenizer,
+        image_seq_length=4,
+        video_processor=VideoStub(),
+        chat_template=chatml("<IMG_CONTEXT>\\n"),
     )
     save(transformers.InternVLForConditionalGeneration, config, processor, folder)
 

@@ -25,10 +25,15 @@ import huggingface_hub
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from mllm_msr.errors import BackendError, MissingExtraError
+from mllm_msr.models.processors import (
+    find_missing_packages,
+    installing_command,
+    load_from_files,
+    reads_images,
+    require_supported,
+)
 from mllm_msr.types import Attention, Precision
 
 _HUB_TIMEOUT: Final = 5.0  # seconds
@@ -51,10 +56,6 @@ _LOADING_ERRORS: Final = (
 
 # The weights and all other files that affect a model's inputs or outputs.
 _DEFINING_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-
-# SmolVLM's own processor needs the package num2words, but only for videos. For images it produces
-# the same tokens as the Idefics 3 processor from which it is derived.
-_EQUIVALENT_PROCESSORS: Final = {"SmolVLMProcessor": "Idefics3Processor"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def inspect_checkpoint(
     _require_device(resolve_device(device))
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
+    require_supported(config)
     precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -119,7 +121,7 @@ def inspect_checkpoint(
         _require_safetensors(str(adapter), "adapter_model.safetensors")
         name = f"{name}+{_folder_digest(adapter)}"
     return CheckpointInfo(
-        supports_images=type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        supports_images=reads_images(config),
         fingerprint=f"{name}/{precision.removeprefix('torch.')}",
     )
 
@@ -135,7 +137,8 @@ def load_processor(checkpoint: str, *, revision: str | None = None) -> Any:
         BackendError: There is no such checkpoint, or it requires remote code.
     """
     with _loading_errors(checkpoint):
-        return _processor(checkpoint, _config(checkpoint, revision), revision)
+        config = _config(checkpoint, revision)
+        return load_from_files(checkpoint, config, _source(checkpoint, revision))
 
 
 def load_model(
@@ -171,7 +174,7 @@ def load_model(
     _require_safetensors(checkpoint, "*.safetensors")
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
-        processor = _processor(checkpoint, config, revision)
+        processor = load_from_files(checkpoint, config, _source(checkpoint, revision))
         loader = (
             transformers.AutoModelForImageTextToText
             if info.supports_images
@@ -196,24 +199,6 @@ def load_model(
         supports_images=info.supports_images,
         fingerprint=info.fingerprint,
     )
-
-
-def without_video(processor_class: type) -> type:
-    """Return a processor class without its video processor.
-
-    Video processors need torchvision, which is not a dependency of this project.
-
-    Args:
-        processor_class: A subclass of `transformers.ProcessorMixin`.
-
-    Returns:
-        A subclass without the video part, or the class itself if it has none.
-    """
-    attributes = [name for name in processor_class.get_attributes() if "video" not in name]  # type: ignore[attr-defined]
-    if len(attributes) == len(processor_class.get_attributes()):  # type: ignore[attr-defined]
-        return processor_class
-    members = {"get_attributes": classmethod(lambda _: attributes)}
-    return type(processor_class.__name__, (processor_class,), members)
 
 
 def _config(checkpoint: str, revision: str | None) -> Any:
@@ -244,19 +229,6 @@ def _reaches_hub(minute: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _processor(checkpoint: str, config: Any, revision: str | None) -> Any:
-    options = _source(checkpoint, revision)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return transformers.AutoTokenizer.from_pretrained(checkpoint, **options)
-    processor_class = PROCESSOR_MAPPING[type(config)]
-    equivalent = _EQUIVALENT_PROCESSORS.get(processor_class.__name__)
-    if equivalent is not None:
-        processor_class = getattr(transformers, equivalent)
-    return without_video(processor_class).from_pretrained(  # type: ignore[attr-defined]
-        checkpoint, backend="pil", **options
-    )
 
 
 def resolve_device(device: str | None) -> str:
@@ -345,6 +317,11 @@ def _loading_errors(checkpoint: str) -> Iterator[None]:
     try:
         yield
     except _LOADING_ERRORS as cause:
+        if packages := find_missing_packages(cause):
+            raise BackendError(
+                f"The checkpoint {checkpoint!r} needs {' and '.join(packages)}, which is not "
+                f"installed. Run: {installing_command(packages)}"
+            ) from cause
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         raise BackendError(
             f"Transformers cannot load the checkpoint {checkpoint!r}: {lines[0].rstrip('.')}. "
