@@ -19,12 +19,25 @@ def ask(*parts: str | Path) -> Prompt:
     return Prompt((Message("user", turned),))
 
 
-def test_an_image_is_one_placeholder_at_its_position(processor: Any) -> None:
-    own = processor("qwen2_5_vl")
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next"])
+def test_an_image_is_one_placeholder_at_its_position(family: str, processor: Any) -> None:
+    own = processor(family)
     text = ChatTemplate(own).render(ask("Before ", Path("x.jpg"), " after"))
     before, after = text.split(own.image_token)
     assert "Before " in before
     assert " after" in after
+
+
+def test_a_template_that_moves_images_is_used_for_text_that_follows_them(processor: Any) -> None:
+    template = ChatTemplate(processor("llava_next"))
+    image = Path("x.jpg")
+    assert template.render(ask(image, "After")) == "USER: <image>\nAfter ASSISTANT:"
+    assert template.render(ask("Before", image, "after <image>")) == (
+        "USER: Before<image>\nafter < image> ASSISTANT:"
+    )
+    assert template.render(ask(image, "One", image, "two")) == (
+        "USER: <image>\nOne<image>\ntwo ASSISTANT:"
+    )
 
 
 @pytest.mark.parametrize(("family", "lead"), [("llava_next", " "), ("qwen2_5_vl", "")])

@@ -87,6 +87,13 @@ class ChatTemplate:
                 # Adjacent parts are joined first: a special token may span their border.
                 texts.append(self.escape_markup("".join(pieces)))
                 content.append({"type": "text", "text": texts[-1]})
+            has_text_first = any(
+                first["type"] == "text" and then["type"] == "image"
+                for first, then in itertools.pairwise(content)
+            )
+            if has_text_first and self._image_markup:
+                pieces = [part.get("text", self._image_markup) for part in content]
+                content = [{"type": "text", "text": "".join(pieces)}]
             messages.append({"role": message.role, "content": content})
         rendered = self._apply(messages, open_answer=True)
         if missing := [text for text in texts if text.strip() not in rendered]:
@@ -165,6 +172,22 @@ class ChatTemplate:
             "The checkpoint's chat template does not print the text of a user's turn. Use the chat "
             "template that belongs to the model."
         )
+
+    @functools.cached_property
+    def _image_markup(self) -> str:
+        """Return what the template prints for an image, if it moves images before all text.
+
+        The templates of LLaVA do. Images that follow text are then printed by the caller.
+        """
+        text, image = {"type": "text", "text": _PROBE}, {"type": "image"}
+        if self._placeholder is None or self._expects_strings:
+            return ""
+        turn = {"role": "user", "content": [text, image]}
+        before, _, after = self._apply([turn], open_answer=True).partition(_PROBE)
+        if self._placeholder not in before or self._placeholder in after:
+            return ""
+        start, _, _ = self._apply([{**turn, "content": [text]}], open_answer=True).partition(_PROBE)
+        return before.removeprefix(start)
 
     def _n_placeholders(self, rendered: str) -> int:
         return rendered.count(self._placeholder) if self._placeholder else 0

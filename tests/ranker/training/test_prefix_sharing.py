@@ -75,8 +75,54 @@ class TestFind:
         assert find(*prompts) is None
 
 
+def listed(image: str | None, user: Sequence[int], *ids: int) -> Rendered:
+    """Return a prompt that begins with the user."""
+    shown = (Path(image),) if image else ()
+    return Rendered((*user, *(IMAGE if image else ()), *ids), shown, 0, trimmed=False)
+
+
+class TestFindByTarget:
+    ANN, BOB = tuple(range(20, 60)), (*range(20, 35), *range(70, 100))
+
+    def find(self, prompts: Sequence[Rendered], targets: Sequence[int]) -> SharedPrefixes | None:
+        return find_shared_prefixes(prompts, frozenset({PLACEHOLDER}), targets=targets)
+
+    def test_prompts_of_a_target_share_the_text_before_their_images(self) -> None:
+        # Equal placeholders of different images are not shared, nor are those of one image.
+        found = self.find(
+            [
+                listed("a", self.ANN, 5, 2),
+                listed("b", self.BOB, 5, 2),
+                listed("c", self.ANN, 5, 2),
+                listed("b", self.BOB, 6, 2),
+            ],
+            [7, 8, 7, 8],
+        )
+        assert found == SharedPrefixes(
+            rows=(0, 1), prefix_of_row=(0, 1, 0, 1), lengths=(40, 45), images_in_suffix=True
+        )
+
+    def test_candidates_without_an_image_share_the_prefix(self) -> None:
+        prompts = [listed("a", self.ANN, 5, 2), listed(None, self.ANN, 5, 2)]
+        prompts += [listed("c", self.BOB, 5, 2)]
+        found = self.find(prompts, [0, 0, 1])
+        assert found is not None
+        assert found.lengths == (40, 45), "the single prompt is split before its image"
+
+    def test_text_prompts_share_all_equal_tokens_but_the_last(self) -> None:
+        found = self.find([listed(None, self.ANN, 5, 2)] * 2, [0, 0])
+        assert found is not None
+        assert found.lengths == (41,)
+
+    def test_prompts_are_not_split_if_nothing_is_shared(self) -> None:
+        prompts = [listed("a", self.ANN, 5), listed("b", self.BOB, 5)]
+        assert self.find(prompts, [0, 1]) is None
+        assert self.find([listed("a", (1,), *range(20, 60)), listed("b", (1,), 5)], [0, 0]) is None
+        assert self.find([listed("a", (), 5), listed("b", (), 5)], [0, 0]) is None
+
+
 def prepared(
-    tiny_checkpoint: Checkpoint, make_examples: Any, attention: Any
+    tiny_checkpoint: Checkpoint, examples: Any, attention: Any, **options: Any
 ) -> tuple[Any, Collator, VisionCache]:
     folder = str(tiny_checkpoint("llava_next"))
     loaded = load_model(folder, dtype="float32", device="cpu", attention=attention)
@@ -86,18 +132,26 @@ def prepared(
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.normal_(std=0.1)
-    return model, Collator(renderer, make_examples(10, shown=True)), VisionCache(model, renderer)
+    return model, Collator(renderer, examples, **options), VisionCache(model, renderer)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("order", ["item-first", "user-first", "user-first, pixels"])
 def test_losses_gradients_and_scores_equal_those_of_whole_prompts(
-    attention: str, tiny_checkpoint: Checkpoint, make_examples: Any
+    order: str, attention: str, tiny_checkpoint: Checkpoint, make_examples: Any, make_lists: Any
 ) -> None:
-    model, collator, vision = prepared(tiny_checkpoint, make_examples, attention)
+    order, _, pixels = order.partition(", ")
+    if order == "item-first":
+        examples = make_examples(10, shown=True)
+    else:
+        # The last candidate of the list has no image.
+        examples = [*make_lists(3, 3), *make_lists(3, 1, shown=False)[2:]]
+    model, collator, vision = prepared(tiny_checkpoint, examples, attention, order=order)
     assert supports_shared_prefixes(model)
     prompts = [collator.rendered(index) for index in range(10)]
-    # The titles, and so the prefixes, have several lengths.
-    prefixes = find_shared_prefixes(prompts, image_token_ids(model))
+    # The titles or preferences, and so the prefixes, have several lengths.
+    targets = collator.targets(range(10))
+    prefixes = find_shared_prefixes(prompts, image_token_ids(model), targets=targets)
     assert prefixes is not None
     assert len(set(prefixes.lengths)) > 1
     read: list[int] = []
@@ -108,15 +162,17 @@ def test_losses_gradients_and_scores_equal_those_of_whole_prompts(
     def learn(
         shared: SharedPrefixes | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, int]:
-        shown = prompts if shared is None else [prompts[row] for row in shared.rows]
-        batch = collator.training_batch(range(10), pixels=False)
+        split = shared is not None and not shared.images_in_suffix
+        shown = [prompts[row] for row in shared.rows] if shared and split else prompts
+        images = {} if pixels else vision.inputs(shown)
+        batch = collator.training_batch(range(10), pixels=bool(pixels))
         labels = batch.pop("labels")
         model.zero_grad()
         read.clear()
-        losses = example_losses(model, {**batch, **vision.inputs(shown)}, labels, shared)
+        losses = example_losses(model, {**batch, **images}, labels, shared)
         losses.sum().backward()
         n_read = sum(read)
-        scoring = {**collator.scoring_batch(range(10), pixels=False), **vision.inputs(shown)}
+        scoring = {**collator.scoring_batch(range(10), pixels=bool(pixels)), **images}
         with torch.no_grad():
             scores = choice_logits(model, scoring, collator.choice_ids, shared)
         gradients = {n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad}

@@ -11,9 +11,9 @@ from mllm_msr.config.settings import TrainSettings
 from mllm_msr.ranker.training.sampler import (
     StepPlan,
     StepSampler,
-    sort_by_group,
     learning_rate_factor,
     plan_steps,
+    sort_by_group,
 )
 
 

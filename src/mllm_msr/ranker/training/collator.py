@@ -7,8 +7,7 @@ labels the tokens to learn and checks that training and scoring use the same ans
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -78,12 +77,18 @@ class Collator:
 
         Examples of a group have the same images, or with "user-first" the same target.
         """
-        groups: dict[tuple[Path | str | int, ...], int] = {}
-        if self.order == "user-first":
-            targets = ((example.user_id, example.position) for example in self._examples)
-            return [groups.setdefault(target, len(groups)) for target in targets]
-        images = (example.prompt.images for example in self._examples)
-        return [groups.setdefault(shown, len(groups)) for shown in images]
+        groups: dict[Hashable, int] = {}
+        keys: Iterable[Hashable] | None = self.targets(range(len(self)))
+        if keys is None:
+            keys = (example.prompt.images for example in self._examples)
+        return [groups.setdefault(key, len(groups)) for key in keys]
+
+    def targets(self, indices: Iterable[int]) -> list[tuple[str, int]] | None:
+        """Return user and position of some examples' targets; None if prompts begin with items."""
+        if self.order == "item-first":
+            return None
+        examples = (self._examples[index] for index in indices)
+        return [(example.user_id, example.position) for example in examples]
 
     def rendered(self, index: int) -> Rendered:
         """Render one example with its answer, or return it from the cache.
@@ -108,6 +113,12 @@ class Collator:
             self._free_tokens -= len(rendered.input_ids)
             self._rendered[index] = rendered
         return rendered
+
+    def with_images(self) -> Iterator[Rendered]:
+        """Yield the rendered examples that have images."""
+        for index, example in enumerate(self._examples):
+            if example.prompt.images:
+                yield self.rendered(index)
 
     @functools.cached_property
     def choice_ids(self) -> tuple[int, int]:

@@ -134,7 +134,8 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         self._start = start
         self._first_step = start.step if start is not None else 0
         self._shares_prefixes = (
-            vision is not None
+            # Images within prefixes need features of their own; later ones may be pixels.
+            (vision is not None or collator.order == "user-first")
             and strategy.supports_prefix_sharing
             and supports_shared_prefixes(model)
         )
@@ -266,7 +267,8 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         if not self._shares_prefixes:
             return None
         prompts = [collator.rendered(index) for index in indices]
-        return find_shared_prefixes(prompts, self._image_token_ids)
+        targets = collator.targets(indices)
+        return find_shared_prefixes(prompts, self._image_token_ids, targets=targets)
 
     def _with_images(
         self,
@@ -275,10 +277,12 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         indices: Sequence[int],
         prefixes: SharedPrefixes | None,
     ) -> dict[str, Any]:
-        """Add the image features of each prefix, or of each example, to inputs without pixels."""
+        """Add the features of the images of prefixes or examples to inputs without pixels."""
         if self._vision is None:
             return dict(inputs)
-        shown = indices if prefixes is None else [indices[row] for row in prefixes.rows]
+        shown = list(indices)
+        if prefixes is not None and not prefixes.images_in_suffix:
+            shown = [indices[row] for row in prefixes.rows]
         return {**inputs, **self._vision.inputs([collator.rendered(index) for index in shown])}
 
     @torch.no_grad()

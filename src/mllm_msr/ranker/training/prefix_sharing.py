@@ -1,18 +1,18 @@
-"""Prefix sharing in training: the common prefix of prompts of one image is computed once.
+"""Prefix sharing in training: the common prefix of prompts is computed once.
 
 The ranker's prompt begins with the candidate's image, the instruction and the title (Figure 3 of
 the paper), which is three quarters of a prompt of the demo model. Examples of one image are
 adjacent in a step (`sampler.py`): the model computes their prefix once, the suffix of each prompt
 attends to its keys and values, and the gradients of all suffixes flow back through it together.
-Losses and gradients equal those of full prompts, except for rounding and for dropout, whose mask
-the prompts of a prefix share.
+With `recommend.order=user-first`, the candidates of a target share the instruction and the
+preference in the same way, and their suffixes contain the images. Losses and gradients equal those
+of full prompts, except for rounding and for dropout, whose mask the prompts of a prefix share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -35,11 +35,13 @@ class SharedPrefixes:
         rows: First row of the batch with each prefix: [prefixes].
         prefix_of_row: Index of each row's prefix: [batch].
         lengths: Tokens of each prefix: [prefixes].
+        images_in_suffix: Whether the images follow the prefixes instead of being part of them.
     """
 
     rows: tuple[int, ...]
     prefix_of_row: tuple[int, ...]
     lengths: tuple[int, ...]
+    images_in_suffix: bool = False
 
 
 def supports_shared_prefixes(model: nn.Module) -> bool:
@@ -52,51 +54,70 @@ def supports_shared_prefixes(model: nn.Module) -> bool:
 
 
 def find_shared_prefixes(
-    prompts: Sequence[Rendered], image_token_ids: frozenset[int]
+    prompts: Sequence[Rendered],
+    image_token_ids: frozenset[int],
+    *,
+    targets: Sequence[Hashable] | None = None,
 ) -> SharedPrefixes | None:
-    """Find the prefixes that prompts of one image share, if computing them once saves work.
+    """Find the prefixes that prompts share, if computing them once saves work.
 
-    A prompt whose image appears once is split, too, so that its suffix is no longer than those of
-    the others.
+    A prompt that shares its prefix with no other is split, too, so that its suffix is no longer
+    than those of the others.
 
     Args:
         prompts: Rendered prompts of a batch.
         image_token_ids: Ids of image placeholder tokens.
+        targets: Target of each prompt, if prompts begin with the user: prompts of one target share
+            what precedes their images. Otherwise, prompts of one image share what they begin with.
 
     Returns:
-        `None` if a prompt does not have exactly one image, if prompts of one image differ before
-        it, or if too little work is saved.
+        `None` if too little work is saved; and without `targets` also if a prompt does not have
+        exactly one image, or if prompts of one image differ before it.
     """
-    groups: dict[tuple[Path, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt.images, []).append(row)
-    if any(len(images) != 1 for images in groups) or len(groups) == len(prompts):
+    keys = [prompt.images for prompt in prompts] if targets is None else list(targets)
+    groups: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    one_image = all(len(prompt.images) == 1 for prompt in prompts)
+    if len(groups) == len(prompts) or (targets is None and not one_image):
         return None
-    lengths: dict[tuple[Path, ...], int] = {}
-    for images, rows in groups.items():
+    # The last token is never part of the prefix: the answer is predicted from it.
+    limits = [len(prompt.input_ids) - 1 for prompt in prompts]
+    if targets is not None:
+        limits = [_text_length(prompt.input_ids[:-1], image_token_ids) for prompt in prompts]
+    lengths: dict[Any, int] = {}
+    for key, rows in groups.items():
         if len(rows) > 1:
             ids = [prompts[row].input_ids for row in rows]
             shared = common_prefix_length(min(ids), max(ids))
-            # The last token is never part of the prefix: the answer is predicted from it.
-            lengths[images] = min(shared, min(map(len, ids)) - 1)
-    repeated = [prompt for prompt in prompts if prompt.images in lengths]
-    suffix = max(len(prompt.input_ids) - lengths[prompt.images] for prompt in repeated)
-    for prompt in prompts:
-        lengths.setdefault(prompt.images, max(1, len(prompt.input_ids) - suffix))
-    image_in_suffix = any(
-        not image_token_ids.isdisjoint(prompt.input_ids[lengths[prompt.images] :])
-        for prompt in prompts
-    )
-    one_pass = len(prompts) * max(len(prompt.input_ids) for prompt in prompts)
+            lengths[key] = min(shared, *(limits[row] for row in rows))
+    rows_by_key = list(enumerate(keys))
+    sizes = [len(prompt.input_ids) for prompt in prompts]
+    suffix = max(sizes[row] - lengths[key] for row, key in rows_by_key if key in lengths)
+    for row, key in rows_by_key:
+        lengths.setdefault(key, min(limits[row], max(1, sizes[row] - suffix)))
+    suffix = max(sizes[row] - lengths[key] for row, key in rows_by_key)
+    one_pass = len(prompts) * max(sizes)
     two_passes = len(groups) * max(lengths.values()) + len(prompts) * suffix
-    if image_in_suffix or two_passes > _MAX_COST * one_pass:
+    if min(lengths.values()) < 1 or two_passes > _MAX_COST * one_pass:
         return None
-    indices = {images: index for index, images in enumerate(groups)}
+    if targets is None and any(
+        not image_token_ids.isdisjoint(prompts[row].input_ids[lengths[key] :])
+        for row, key in rows_by_key
+    ):
+        return None
+    indices = {key: index for index, key in enumerate(groups)}
     return SharedPrefixes(
         rows=tuple(rows[0] for rows in groups.values()),
-        prefix_of_row=tuple(indices[prompt.images] for prompt in prompts),
-        lengths=tuple(lengths[images] for images in groups),
+        prefix_of_row=tuple(indices[key] for key in keys),
+        lengths=tuple(lengths[key] for key in groups),
+        images_in_suffix=targets is not None,
     )
+
+
+def _text_length(ids: Sequence[int], image_token_ids: frozenset[int]) -> int:
+    """Return the number of tokens before the first image."""
+    return next((n for n, token in enumerate(ids) if token in image_token_ids), len(ids))
 
 
 def prefill_shared_prefixes(
@@ -107,7 +128,8 @@ def prefill_shared_prefixes(
     Args:
         model: Model that supports it, see `supports_shared_prefixes`.
         inputs: `input_ids` and `attention_mask` of full prompts, padded on the right [batch,
-            length], and the image inputs of `forward` for `prefixes.rows`, in order.
+            length], and the image inputs of `forward` for `prefixes.rows`, in order, or for all
+            prompts if the images follow the prefixes.
         prefixes: Prefixes of these prompts.
 
     Returns:
@@ -116,6 +138,7 @@ def prefill_shared_prefixes(
     """
     images = dict(inputs)
     ids, mask = images.pop("input_ids"), images.pop("attention_mask")
+    images, later_images = ({}, images) if prefixes.images_in_suffix else (images, {})
     device = ids.device
     prefix_of_row = torch.tensor(prefixes.prefix_of_row, device=device)
     lengths = torch.tensor(prefixes.lengths, device=device)
@@ -139,6 +162,7 @@ def prefill_shared_prefixes(
     positions = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
     suffix_mask = (positions < ends.unsqueeze(1)).long()
     suffixes = {
+        **later_images,
         "input_ids": ids.gather(1, positions.clamp(max=ids.shape[1] - 1)),
         "attention_mask": torch.cat([prefix_mask[prefix_of_row], suffix_mask], dim=1),
         "position_ids": positions,
