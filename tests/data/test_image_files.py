@@ -232,3 +232,29 @@ def test_any_names_are_accepted(ids: Sequence[str], names: Sequence[str]) -> Non
     assert len(found.paths) == len(rows)
     root = f"{Path.cwd()}/"
     assert all(path is None or path.startswith(root) for path in found.paths)
+
+
+@pytest.mark.parametrize("value", ["a.jpg;b.jpg", "a.jpg, b.jpg", "a.jpg|b.jpg", "a.jpg\nb.jpg"])
+def test_of_a_list_of_names_the_first_is_used(tmp_path: Path, value: str) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    found = find_images(["1"], tmp_path, names=[value])
+    assert found.paths.to_list() == [str(tmp_path / "a.jpg")]
+    (tmp_path / value.replace("\n", "_")).touch()
+    found = find_images(["1"], tmp_path, names=[value.replace("\n", "_")])
+    assert found.paths.to_list() == [str(tmp_path / value.replace("\n", "_"))]
+
+
+@pytest.mark.parametrize("separator", [", ", ",", " | ", ";", "\n", " "])
+def test_of_a_list_of_links_the_first_is_used(tmp_path: Path, separator: str) -> None:
+    value = separator.join(["https://a.example/x,1.jpg", "https://a.example/y.jpg"])
+    found = find_images(["1"], tmp_path, names=[value])
+    assert found.urls.rows() == [("1", "https://a.example/x,1.jpg")]
+
+
+def test_formats_that_cannot_be_read_are_found_only_without_another_file(tmp_path: Path) -> None:
+    for name in ("1.heic", "1.jpg", "2.HEIC", "3.svg", "notes.txt"):
+        (tmp_path / name).touch()
+    found = find_images(["1", "2", "3"], tmp_path)
+    assert found.paths.to_list() == [str(tmp_path / n) for n in ("1.jpg", "2.HEIC", "3.svg")]
+    assert found.source.n_files == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from mllm_msr.data.preprocessing import prepare_interactions
-from mllm_msr.data.source_report import DataReport, describe_source
+from mllm_msr.data.source_report import DataReport, HistoryPreview, describe_source
 from mllm_msr.data.source_text import format_report, report_rows
 from mllm_msr.interfaces import RawData
 from mllm_msr.tables import ITEMS
@@ -73,3 +73,23 @@ def test_the_text_ends_with_warnings_and_problems() -> None:
 def test_control_characters_are_not_printed() -> None:
     found = dataclasses.replace(report(), warnings=("An id \x1b[2J.",))
     assert "\x1b" not in format_report(found.to_dict())
+
+
+def test_lines_fit_a_terminal_and_long_values_are_shortened() -> None:
+    found = report()
+    ignored = tuple(f"column_{n}" for n in range(40))
+    histories = (HistoryPreview("u" * 500, 1, (("v1", "word " * 20_000),)),)
+    found = dataclasses.replace(
+        found,
+        files=(dataclasses.replace(FILE, ignored=ignored),),
+        histories=histories,
+        warnings=("A long warning " * 20,),
+    )
+    lines = format_report(found.to_dict()).splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "not used: column_0, column_1, " in text
+    assert "column_11 and 28 more" in text
+    assert f"user {'u' * 37}... 1 items: word word" in text
+    assert text.count("word") < 10
+    assert text.count("A long warning") == 20

@@ -20,31 +20,20 @@ import polars as pl
 
 from mllm_msr.data.images import image_status
 from mllm_msr.data.preprocessing import match_items
+from mllm_msr.data.source_findings import (
+    find_history_warnings,
+    find_id_warnings,
+    find_image_warnings,
+    find_item_warnings,
+    find_problems,
+)
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
 from mllm_msr.types import SourceFile, SourceImages
 
-# Share of interactions or items from which a deficit is reported.
-WARNING_SHARE: Final = 0.05
 _N_DECODED: Final = 100  # images that are opened, of all
 _N_EXAMPLES: Final = 3
 _N_TITLES: Final = 5  # per history in the preview
-
-# Changes that may make ids of two tables match: description, and expression for a column of ids.
-_ID_CHANGES: Final[Mapping[str, pl.Expr]] = {
-    "without surrounding white space": pl.col("id").str.strip_chars(),
-    "in lower case": pl.col("id").str.to_lowercase(),
-    "in Unicode's normal form C": pl.col("id").str.normalize("NFC"),
-    "without leading zeros": pl.col("id").str.replace(r"^0+(\d)", "$1"),
-    'without ".0" at the end': pl.col("id").str.replace(r"\.0+$", ""),
-    "without punctuation, white space, leading zeros and upper case": (
-        pl.col("id")
-        .str.to_lowercase()
-        .str.replace(r"\.0+$", "")
-        .str.replace_all(r"[^\p{L}\p{N}]", "")
-        .str.replace(r"^0+(\d)", "$1")
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +119,10 @@ class DataReport:
             items: `tables.ITEMS`, with at least all titles of these interactions.
         """
         return dataclasses.replace(
-            self, counts=dict(counts), histories=_preview(interactions, items)
+            self,
+            counts=dict(counts),
+            histories=_preview(interactions, items),
+            warnings=(*self.warnings, *find_history_warnings(self, interactions)),
         )
 
     def with_problem(self, problem: str) -> DataReport:
@@ -209,38 +201,15 @@ def describe_source(raw: RawData, *, download_images: bool = False) -> DataRepor
     )
     unknown = per_item.join(raw.items, on="item_id", how="anti")["item_id"].sort()
     known = raw.items["item_id"]
-    image_warnings = _image_warnings(report, download_images=download_images)
     return dataclasses.replace(
         report,
-        problems=tuple(_problems(report, unknown, known)),
-        warnings=(*_item_warnings(report, unknown, known), *image_warnings),
+        problems=tuple(find_problems(report, unknown, known)),
+        warnings=(
+            *find_id_warnings(report, unknown, known),
+            *find_item_warnings(report, items),
+            *find_image_warnings(report, download_images=download_images),
+        ),
     )
-
-
-def suggest_id_change(left: pl.Series, right: pl.Series) -> str:
-    """Suggest how ids of one table could match those of another.
-
-    Args:
-        left: Ids that match nothing in the other table.
-        right: Ids of the other table.
-
-    Returns:
-        A sentence about the change that makes most ids match, or an empty string if no simple
-        change helps.
-    """
-    best, sentence = 0, ""
-    distinct = (left.unique().alias("id").to_frame(), right.unique().alias("id").to_frame())
-    for description, change in _ID_CHANGES.items():
-        changed, other = (frame.with_columns(changed=change) for frame in distinct)
-        pairs = changed.join(other.unique("changed"), on="changed", how="inner").sort("id")
-        if pairs.height > best:
-            best = pairs.height
-            id_, other_id = pairs.row(0, named=True)["id"], pairs.row(0, named=True)["id_right"]
-            sentence = (
-                f" {pairs.height} of {changed.height} match if compared {description}, such as "
-                f"{id_!r} and {other_id!r}."
-            )
-    return sentence
 
 
 def _read_interactions(
@@ -295,98 +264,3 @@ def _preview(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[HistoryPr
         shown = history.head(_N_TITLES).select("item_id", "title").rows()
         previews.append(HistoryPreview(user_id, history.height, tuple(shown)))
     return tuple(previews)
-
-
-def _problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
-    """Return what makes a run on this data useless."""
-    problems = []
-    if report.n_items and report.n_catalog and not report.n_items_known:
-        hint = suggest_id_change(unknown, known)
-        problems.append(
-            f"None of the {report.n_items} item ids of the interactions is in the table of items. "
-            f"The interactions contain, for example, {report.examples['item_id']!r}; the table of "
-            f"items contains {report.examples['catalog_id']!r}.{hint} Write the ids in the same "
-            "way in both files, or name the right column."
-        )
-    images = report.images
-    # Only if no item has an image by another way: files of other items are no problem.
-    if images is not None and images.n_files and not images.n_linked and not report.n_with_image:
-        files = pl.Series([Path(name).stem for name in images.unlinked], dtype=pl.String)
-        hint = suggest_id_change(files, known)
-        example = f", such as {images.unlinked[0]!r}" if images.unlinked else ""
-        item = report.examples.get("catalog_id")
-        problems.append(
-            f"None of the {images.n_files} image files in {images.folder} belongs to an item"
-            f"{example}; an item id is {item!r}.{hint} Name each image after the id of its item, "
-            f"for example {item}.jpg, or write the name into a column of the table of items."
-        )
-    elif report.images and report.images.n_rejected and not report.n_with_image:
-        problems.append(_rejected_images(report.images))
-    elif report.missing_images and not report.n_with_image:
-        problems.append(
-            f"None of the {report.missing_images} image paths of the items exists, for example "
-            f"{report.missing_examples[0]}. Correct the paths, or remove the column to use titles "
-            "and texts only."
-        )
-    return problems
-
-
-def _item_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
-    """Return the deficits of ids and titles whose share is at least `WARNING_SHARE`."""
-    warnings = []
-    if report.n_items and not report.n_catalog:
-        warnings.append("There is no table of items, so no item has a title, a text or an image.")
-    elif report.n_items_known and _is_many(n := report.n_items - report.n_items_known, report):
-        warnings.append(
-            f"{_share(n, report)} that occur in the interactions are not in the table of items, "
-            f"for example {unknown[0]!r}; they have no title, text or image."
-            f"{suggest_id_change(unknown, known)}"
-        )
-    # Unknown items are reported above.
-    if report.n_items_known and _is_many(n := report.n_items_known - report.n_with_title, report):
-        warnings.append(f"{_share(n, report)} have no title.")
-    return warnings
-
-
-def _image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
-    """Return the deficits of images."""
-    warnings = []
-    n_absent = report.n_items - report.n_with_image - report.n_linked
-    if report.n_items_known and not report.n_with_image + report.n_linked:
-        warnings.append("No item has an image; the models read titles and texts only.")
-    elif report.n_items_known and _is_many(n_absent, report):
-        warnings.append(f"{_share(n_absent, report)} have no image.")
-    if report.n_linked and not download_images:
-        warnings.append(
-            f"{report.n_linked} items have a link to an image instead of a file. Set "
-            "images.download=true to download these images."
-        )
-    if report.missing_images and report.n_with_image:
-        warnings.append(
-            f"{report.missing_images} image paths do not exist, for example "
-            f"{report.missing_examples[0]}."
-        )
-    if report.images and report.images.n_rejected and report.n_with_image:
-        warnings.append(_rejected_images(report.images))
-    if report.unreadable_images:
-        warnings.append(
-            f"{len(report.unreadable_images)} of {report.n_decoded} images that were opened are "
-            f"unreadable. {report.unreadable_images[0]}"
-        )
-    return warnings
-
-
-def _rejected_images(images: SourceImages) -> str:
-    return (
-        f"{images.n_rejected} image paths are not used because they lead out of the dataset's "
-        f"folder or are not links of the web, for example {images.rejected[0]!r}. Copy these "
-        "images into the folder, or set data.images_folder to the folder that contains them."
-    )
-
-
-def _is_many(n: int, report: DataReport) -> bool:
-    return n >= WARNING_SHARE * report.n_items and n > 0
-
-
-def _share(n: int, report: DataReport) -> str:
-    return f"{n} of {report.n_items} items ({n / report.n_items:.0%})"

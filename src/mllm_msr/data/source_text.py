@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from mllm_msr.data.times import UNIT_NAMES
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS: Final = {
-    "s": "seconds since 1970",
-    "ms": "milliseconds since 1970",
-    "us": "microseconds since 1970",
-    "ns": "nanoseconds since 1970",
+_WIDTH: Final = 80  # characters of a line
+_WIDEST: Final = 24  # characters of the subjects
+_LONGEST: Final = 40  # characters of an id or a title
+_MOST_NAMES: Final = 12  # columns that are not used
+_UNITS: Final = UNIT_NAMES | {
     "iso": "dates as text (ISO 8601)",
     "rank": "order only, no times",
     "date column": "column of dates",
@@ -37,7 +40,9 @@ def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("interactions", size))
     if report["first"] is not None:
         rows.append(("time span", _span(report)))
-    ids = [f"{name} {examples[key]!r}" for key, name in _EXAMPLES.items() if key in examples]
+    ids = [
+        f"{name} {_short(examples[key])!r}" for key, name in _EXAMPLES.items() if key in examples
+    ]
     known = (
         f"{_share(report['n_items_known'], n_items)} of the items; "
         f"{_share(report['n_known'], n_interactions)} of the interactions; "
@@ -53,7 +58,7 @@ def report_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report["counts"]:
         rows += _filtering_rows(report["counts"])
     rows += [
-        (f"user {history['user_id']}", f"{history['n_items']} items: {_titles(history)}")
+        (f"user {_short(history['user_id'])}", f"{history['n_items']} items: {_titles(history)}")
         for history in report["histories"]
     ]
     return rows
@@ -66,12 +71,24 @@ def format_report(report: Mapping[str, Any]) -> str:
         report: Return value of `DataReport.to_dict`.
     """
     rows = report_rows(report)
-    width = max(len(subject) for subject, _ in rows) + 2
-    lines = [f"{subject:<{width}}{finding}" for subject, finding in rows]
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
-    lines += [f"problem: {problem}" for problem in report["problems"]]
+    width = min(max(len(subject) for subject, _ in rows), _WIDEST)
+    lines = [_wrapped(f"{subject:<{width}}  {finding}", width + 2) for subject, finding in rows]
+    lines += [_wrapped(f"warning: {warning}", 9) for warning in report["warnings"]]
+    lines += [_wrapped(f"problem: {problem}", 9) for problem in report["problems"]]
+    return "\n".join(lines)
+
+
+def _wrapped(line: str, indent: int) -> str:
+    """Return a line in several lines of at most `_WIDTH` characters, except for long words."""
     # Ids come from files, so they may contain control sequences for terminals.
-    return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines)
+    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return textwrap.fill(
+        line,
+        _WIDTH,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _file_rows(file: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -94,7 +111,7 @@ def _file_rows(file: Mapping[str, Any]) -> list[tuple[str, str]]:
             name if name == meaning else f"{name} as {meaning}"
             for meaning, name in file["columns"].items()
         )
-        ignored = f"; not used: {', '.join(file['ignored'])}" if file["ignored"] else ""
+        ignored = f"; not used: {_list(file['ignored'])}" if file["ignored"] else ""
         rows.append((f"{file['content']} columns", f"{used}{ignored}"))
     if file["dropped"]:
         dropped = ", ".join(f"{n:,} ({reason})" for reason, n in file["dropped"].items())
@@ -119,7 +136,10 @@ def _date(milliseconds: int) -> str:
 def _images(report: Mapping[str, Any]) -> str:
     """Return the finding about images."""
     parts = [f"{_share(report['n_with_image'], report['n_items'])} of the items"]
-    if found := report["images"]:
+    found = report["images"]
+    if found and not found["n_files"]:
+        parts.append(f"no image files in {found['folder']}")
+    elif found:
         parts.append(
             f"{found['n_files']:,} files in {found['folder']}, {found['n_linked']:,} belong to an "
             "item"
@@ -152,8 +172,22 @@ def _filtering_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def _titles(history: Mapping[str, Any]) -> str:
-    titles = " > ".join(title or f"({item_id})" for item_id, title in history["items"])
+    titles = " > ".join(
+        _short(title) if title else f"({_short(item_id)})" for item_id, title in history["items"]
+    )
     return f"{titles} > ..." if history["n_items"] > len(history["items"]) else titles
+
+
+def _short(text: str) -> str:
+    """Return an id or a title of limited length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _list(names: Sequence[str]) -> str:
+    """Return a list of names of limited length."""
+    more = len(names) - _MOST_NAMES
+    shown = ", ".join(map(_short, names[:_MOST_NAMES]))
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _share(n: int, total: int) -> str:

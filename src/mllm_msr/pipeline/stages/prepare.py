@@ -93,10 +93,10 @@ def prepare(
     """
     report = describe_source(raw, download_images=images.download)
     report.require_usable()
-    for warning in report.warnings:
-        logger.warning("%s", warning)
     interactions, counts = _filter(raw, settings)
     report = report.with_filtering(interactions, counts, raw.items)
+    for warning in report.warnings:
+        logger.warning("%s", warning)
     interactions, splits, candidates = _split(interactions, settings, block_size)
     items, item_counts = match_items(interactions, raw.items)
     if images.download and raw.image_urls is not None:
