@@ -1,5 +1,7 @@
 """Frames of callers: kinds of frames, types of their columns, and errors."""
 
+from datetime import date
+
 import polars as pl
 import pytest
 
@@ -92,4 +94,39 @@ def test_ids_are_text_whatever_their_type() -> None:
 def test_values_that_are_not_ids_are_an_error(ids: list[object]) -> None:
     frame = pl.DataFrame({"user_id": ids, "item_id": ["a", "b"], "timestamp": [1, 2]})
     with pytest.raises(DataError, match=rf"no valid user_id, .* first is {ids[0]!r} in row 1\."):
+        collect_interactions(frame)
+
+
+def test_objects_of_pandas_are_ids_and_dates() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "user_id": pandas.Series([1, "a", 2.0], dtype=object),
+            "item_id": pandas.Series(["x", None, "y"], dtype=object),
+            "timestamp": pandas.Series([date(2024, 3, 1), date(2024, 2, 1), date(2024, 1, 1)]),
+        }
+    )
+    found = collect_interactions(frame.dropna())
+    assert found["user_id"].cast(pl.String).to_list() == ["2", "1"]
+    with pytest.raises(DataError, match=r"1 of 3 interactions have no valid item_id"):
+        collect_interactions(frame)
+
+
+def test_frames_that_cannot_be_converted_are_an_error() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = raw([("u", "x", 1)]).collect().to_pandas()
+    with pytest.raises(DataError, match="has 2 columns with the name 'item_id'"):
+        collect_interactions(pandas.concat([frame, frame[["item_id"]]], axis=1))
+    with pytest.raises(DataError, match="no column user_id; their columns are who, item_id"):
+        collect_interactions(frame.rename(columns={"user_id": "who"}))
+    sparse = frame.assign(user_id=pandas.arrays.SparseArray([1]))
+    with pytest.raises(DataError, match=r"user_id of the data frame has the type Sparse\[int64"):
+        collect_interactions(sparse)
+    with pytest.raises(DataError, match=r"Cannot read the columns .*No such file"):
+        collect_interactions(pl.scan_parquet("nowhere.parquet"))
+
+
+def test_timestamps_that_their_type_has_rounded_are_an_error() -> None:
+    frame = raw([("u", "x", 1_700_000_000_000)]).with_columns(pl.col("timestamp").cast(pl.Float32))
+    with pytest.raises(DataError, match="have no valid timestamp"):
         collect_interactions(frame)

@@ -6,7 +6,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import polars as pl
 
+from mllm_msr.data.reading.binary import open_frame
 from mllm_msr.data.reading.records import Column, Kind
+from mllm_msr.data.reading.rows import POLARS_ERRORS
 from mllm_msr.data.reading.values import convert
 from mllm_msr.errors import DataError, UsageError
 
@@ -37,14 +39,14 @@ def collect_interactions(raw: pl.LazyFrame | pl.DataFrame | ArrowTable) -> pl.Da
         UsageError: `raw` is not a frame.
         DataError: A column is missing, or a value is missing or has the wrong type.
     """
-    rows = _as_lazy(raw)
     try:
+        rows, names = _as_lazy(raw)
         schema = rows.collect_schema()
         absent = [name for name in _KINDS if name not in schema]
         if absent:
             raise DataError(
                 f"The interactions have no column {absent[0]}; their columns are "
-                f"{', '.join(schema)}. Rename the columns."
+                f"{', '.join(names or schema)}. Rename the columns."
             )
         columns = {
             name: convert(Column(name, kind), schema[name], file=_NAME, decimal_comma=False)
@@ -60,7 +62,7 @@ def collect_interactions(raw: pl.LazyFrame | pl.DataFrame | ArrowTable) -> pl.Da
             .select(pl.col("user_id", "item_id").cast(pl.Categorical), "timestamp")
             .collect(engine="streaming")
         )
-    except pl.exceptions.PolarsError as cause:
+    except POLARS_ERRORS as cause:
         raise DataError(
             "Cannot read the columns user_id, item_id and timestamp of the interactions: "
             f"{str(cause).splitlines()[0].rstrip('.')}. Fix the rows or columns of the source."
@@ -80,16 +82,19 @@ def collect_interactions(raw: pl.LazyFrame | pl.DataFrame | ArrowTable) -> pl.Da
     return frame
 
 
-def _as_lazy(raw: object) -> pl.LazyFrame:
-    """Return a Polars frame or a table of another library as a lazy frame.
+def _as_lazy(raw: object) -> tuple[pl.LazyFrame, tuple[str, ...]]:
+    """Return a frame as a lazy one, and the names of its columns if it has more of them.
 
     Raises:
         UsageError: It is neither.
     """
     if isinstance(raw, pl.LazyFrame):
-        return raw
+        return raw, ()
+    if type(raw).__module__.startswith("pandas") and hasattr(raw, "columns"):
+        table = open_frame(raw, _KINDS, content="interactions")
+        return table.frame, table.columns
     if isinstance(raw, ArrowTable):
-        return pl.DataFrame(raw).lazy()
+        return pl.DataFrame(raw).lazy(), ()
     raise UsageError(
         f"The interactions are of type {type(raw).__name__}. Pass a Polars or pandas frame with "
         "the columns user_id, item_id and timestamp."

@@ -105,7 +105,7 @@ def test_repeated_columns_and_empty_first_sheets_are_errors(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"t\.parquet has 2 columns with the name 'id'"):
         open_parquet(tmp_path / "t.parquet", ["id"], content="rows")
     frame = pd.DataFrame([[1, 2]], columns=["id", "id"])
-    with pytest.raises(DataError, match="the data frame of rows has 2 columns with the name 'id'"):
+    with pytest.raises(DataError, match="The data frame of rows has 2 columns with the name 'id'"):
         open_frame(frame, ["id"], content="rows")
 
 

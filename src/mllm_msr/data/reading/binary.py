@@ -115,19 +115,26 @@ def open_frame(source: Any, wanted: Collection[str], *, content: str) -> RawTabl
             "frame of Polars or pandas."
         )
     columns = tuple(map(str, source.columns))
-    require_distinct(columns, wanted, name)
+    require_distinct(columns, wanted, f"T{name[1:]}")
     frame = pl.DataFrame([_series(str(c), source[c]) for c in source.columns if str(c) in wanted])
     return RawTable(frame.lazy(), columns, name, description)
 
 
 def _series(name: str, column: Any) -> pl.Series:
-    """Convert a column of pandas; columns of Python objects become texts."""
-    if str(column.dtype) != "object":
-        return pl.Series(name, pl.from_pandas(column))
-    for row, value in enumerate(column, start=1):
+    """Convert a column of pandas; columns of objects of different types become texts."""
+    is_object = str(column.dtype) == "object"
+    for row, value in enumerate(column if is_object else (), start=1):
         if isinstance(value, list | tuple | dict | set):
             raise DataError(
                 f"The column {name} of the data frame contains a {type(value).__name__} in row "
                 f"{row}: {shown(value)}. Convert the column to text."
             )
-    return pl.Series(name, [as_text(value) for value in column], dtype=pl.String)
+    try:
+        return pl.Series(name, pl.from_pandas(column))
+    except (pa.ArrowException, TypeError, ValueError) as cause:
+        if is_object:
+            return pl.Series(name, [as_text(value) for value in column], dtype=pl.String)
+        raise DataError(
+            f"The column {name} of the data frame has the type {column.dtype}, which cannot be "
+            "read. Convert it to text, numbers or dates."
+        ) from cause
