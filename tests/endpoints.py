@@ -193,6 +193,8 @@ class ModelServer:
                 return self._tokenize(request.body)
             if request.path == "/v1/chat/completions":
                 return self._answer(request.body)
+            if request.path in ("/generative_scoring", "/v1/score") and self._token_ids:
+                return self._score(request.path, request.body)
         return error_response("no such route", 404)
 
     def _tokenize(self, body: Mapping[str, Any]) -> HttpResponse:
@@ -211,6 +213,21 @@ class ModelServer:
         )
         ids = self._renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
         return HttpResponse({"tokens": ids, "count": len(ids)})
+
+    def _score(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
+        """Answer in the format of vLLM (`/generative_scoring`) or SGLang (`/v1/score`)."""
+        import torch
+
+        (item,) = body["items"]
+        ids = torch.tensor([[*body["query"], *item]])
+        with torch.inference_mode():
+            logits = self._loaded.model(input_ids=ids).logits[0, -1].double()
+        scores = logits.softmax(-1)[body["label_token_ids"]].tolist()
+        if path == "/v1/score":
+            return HttpResponse({"scores": [scores], "object": "scoring", "usage": None})
+        entry = {"index": 0, "object": "score", "score": scores[0]}
+        usage = {"prompt_tokens": ids.shape[1], "completion_tokens": 1}
+        return HttpResponse({"object": "list", "data": [entry], "usage": usage})
 
     def _answer(self, body: Mapping[str, Any]) -> HttpResponse:
         import torch

@@ -101,11 +101,13 @@ class Capabilities:
         images: Prompts may contain images.
         choices: `score` is available.
         adapters: LoRA adapters in PEFT's format can be loaded.
+        scoring: How an endpoint computes the scores and why, in a few words; else empty.
     """
 
     images: bool
     choices: bool
     adapters: bool
+    scoring: str = ""
 
 
 class Backend(ABC):

@@ -17,6 +17,7 @@ from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline import doctor
 from mllm_msr.pipeline.backends import open_for_check
+from scoring_servers import ScoringServer
 
 
 @pytest.fixture
@@ -112,6 +113,17 @@ def test_the_environment_is_checked_as_a_whole() -> None:
     assert {"python", "torch", "peft", "torchvision", "demo model", "disk"} <= set(names)
 
 
+def test_the_scoring_method_of_an_endpoint_is_reported_with_the_reason() -> None:
+    with serve(ScoringServer("sglang")) as server:
+        model = ModelSettings(backend="openai", checkpoint="tiny", url=server.url)  # type: ignore[call-arg]
+        found = doctor.check_backend("model", lambda: open_for_check(model))
+    assert found.state == "ok"
+    assert "yes/no scores yes" in found.detail
+    assert (
+        "scores: exact by /score, with images by top_logprobs; logprob_token_ids: " in found.detail
+    )
+
+
 def unreachable() -> tuple[str, socket.socket]:
     """Return the address of a server that accepts connections and never answers."""
     listener = socket.socket()
@@ -132,6 +144,7 @@ def test_an_endpoint_that_is_down_is_tried_once() -> None:
         found = doctor.check_backend("model", lambda: open_for_check(model))
     assert found.state == "broken"
     assert "status 503: loading (gave up after attempt 1 of 1)" in found.detail
+    assert "first request" not in found.detail
     assert len(requests) == 1
 
 
@@ -140,7 +153,14 @@ def test_an_endpoint_that_does_not_answer_is_reported_within_seconds() -> None:
     overrides = ["model.backend=openai", "model.checkpoint=m", f"model.url={url}"]
     settings = load_settings("default", [*overrides, "model.timeout=500"], environment={})
     start = time.monotonic()
-    with listener, pytest.raises(BackendError, match=r"'model' is not available.*within 5 seconds"):
+    with (
+        listener,
+        pytest.raises(
+            BackendError,
+            match=r"'model' is not available.*within 5 seconds.*"
+            r"If it loads the model with the first request, try again",
+        ),
+    ):
         doctor.require_available(settings)
     assert time.monotonic() - start < 20
 

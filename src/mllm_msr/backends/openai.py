@@ -27,9 +27,11 @@ from mllm_msr.backends._http.async_bridge import LoopThread
 from mllm_msr.backends._http.chat_format import Scoring
 from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError, parse_url
 from mllm_msr.backends._http.parameters import RequestParameters
-from mllm_msr.backends._http.probes import CHAT
+from mllm_msr.backends._http.probes import ScoringPlan
 from mllm_msr.backends._http.responses import RequestRejectedError
 from mllm_msr.backends._http.retry import Timing
+from mllm_msr.backends._http.scorer import Scorer
+from mllm_msr.backends._http.scoring_routes import CHAT, Post
 from mllm_msr.errors import BackendError, CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.storage import atomic
@@ -132,8 +134,12 @@ class OpenAIBackend(Backend):
         self._extra = dict(extra or {})
         self._parameters = RequestParameters(self._extra)
         self._image_refusal = "set by images=False"
-        self._scorings: dict[tuple[str, ...], Scoring] = {}
-        self._probe_lock = asyncio.Lock()
+        self._scorer = Scorer(
+            probe=self._probe_scoring,
+            ask=self._score_by_chat,
+            post=functools.partial(self._post, parse=dict),
+            fit=self._fit_budget,
+        )
         self._adapter_verified = False
         self._loop: LoopThread | None = None
         self._closed = False
@@ -179,8 +185,9 @@ class OpenAIBackend(Backend):
         Raises:
             BackendError: The endpoint cannot be reached or does not know the model.
         """
+        images, scoring = self._supports_images(), self._scoring_detail()
         return Capabilities(
-            images=self._supports_images(), choices=self._supports_scoring(), adapters=True
+            images=images, choices=scoring is not None, adapters=True, scoring=scoring or ""
         )
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -238,14 +245,14 @@ class OpenAIBackend(Backend):
             self._images, self._image_refusal = refusal is None, (refusal or "").rstrip(".")
         return self._images
 
-    def _supports_scoring(self) -> bool:
+    def _scoring_detail(self) -> str | None:
+        """Return how the endpoint scores answers, or None if it cannot."""
         try:
-            self._open_loop().run(self._find_scoring(_CHOICES))
+            return self._open_loop().run(self._scorer.find_plan(_CHOICES)).detail
         except CapabilityError:
-            return False
-        return True
+            return None
 
-    async def _probe(self, probe: Callable[[probes.Post], Coroutine[Any, Any, _Result]]) -> _Result:
+    async def _probe(self, probe: Callable[[Post], Coroutine[Any, Any, _Result]]) -> _Result:
         """Run a probe, which posts requests for this model."""
 
         async def post(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
@@ -256,9 +263,11 @@ class OpenAIBackend(Backend):
         try:
             return await probe(post)
         except RetriesExhaustedError as error:
+            check = "Check that the server is running and that its address is correct."
+            if error.is_slow:
+                check += " If it loads the model with the first request, try again after that."
             raise BackendError(
-                f"The endpoint at {self._endpoint.name} does not answer: {error}. Check that the "
-                "server is running and that its address is correct."
+                f"The endpoint at {self._endpoint.name} does not answer: {error}. {check}"
             ) from None
         except RequestRejectedError as error:
             raise self._fatal_error(error) or BackendError(
@@ -275,21 +284,16 @@ class OpenAIBackend(Backend):
         self._adapter_verified = True
         return self._adapter_name
 
-    async def _find_scoring(
-        self, choices: tuple[str, ...], *, failed: Scoring | None = None
-    ) -> Scoring:
-        """Return how to score these choices; probe once, and again if that method failed."""
-        async with self._probe_lock:
-            known = self._scorings.get(choices)
-            if known is None or known == failed:
-                probe = functools.partial(
-                    probes.find_scoring,
-                    choices=choices,
-                    method=self._scoring_method,
-                    name=self.fingerprint,
-                )
-                known = self._scorings[choices] = await self._probe(probe)
-            return known
+    async def _probe_scoring(self, choices: tuple[str, ...]) -> ScoringPlan:
+        probe = functools.partial(
+            probes.find_scoring,
+            choices=choices,
+            method=self._scoring_method,
+            name=self.fingerprint,
+            # SGLang requests an adapter as "model:adapter".
+            has_adapter=self._adapter is not None or ":" in self._checkpoint,
+        )
+        return await self._probe(probe)
 
     async def _complete(self, prompt: Prompt) -> Completion:
         try:
@@ -301,25 +305,18 @@ class OpenAIBackend(Backend):
             return Completion("", finish_reason="error", error=str(error))
 
     async def _score(self, prompt: Prompt, choices: tuple[str, ...]) -> ChoiceScores:
-        async def request(scoring: Scoring) -> ChoiceScores:
-            parse = functools.partial(chat_format.parse_scores, scoring=scoring)
-            _, scores = await self._request(prompt, scoring.fields(), parse, limit_length=False)
-            return scores
-
-        scoring = await self._find_scoring(choices)
         try:
-            try:
-                return await request(scoring)
-            except RequestRejectedError as error:
-                # The server may have been restarted with another version since the probe.
-                if error.status >= 500:
-                    raise
-                new = await self._find_scoring(choices, failed=scoring)
-                if new == scoring:
-                    raise
-                return await request(new)
+            return await self._scorer.score(prompt, choices)
         except _PROMPT_ERRORS as error:
             return ChoiceScores((), error=str(error))
+
+    async def _score_by_chat(self, prompt: Prompt, scoring: Scoring) -> ChoiceScores:
+        parse = functools.partial(chat_format.parse_scores, scoring=scoring)
+        _, scores = await self._request(prompt, scoring.fields(), parse, limit_length=False)
+        return scores
+
+    def _fit_budget(self, prompt: Prompt) -> Prompt:
+        return chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
 
     async def _request(
         self,
@@ -334,7 +331,7 @@ class OpenAIBackend(Backend):
         Returns:
             The prompt that the endpoint answered, and its response.
         """
-        prompt = chat_format.fit_budget(prompt, characters_per_token=self._characters_per_token)
+        prompt = self._fit_budget(prompt)
         length = {"max_tokens": prompt.max_new_tokens} if limit_length else {}
         current: Prompt | None = prompt
         while current is not None:

@@ -191,7 +191,10 @@ def check_backend(name: str, make: Callable[[], Backend]) -> Finding:
         "adapters": capabilities.adapters,
     }
     listed = ", ".join(f"{feature} {'yes' if has else 'no'}" for feature, has in supported.items())
-    return Finding(name, "ok", f"{fingerprint} ({listed})")
+    detail = f"{fingerprint} ({listed})"
+    if capabilities.scoring:
+        detail += f", scores: {capabilities.scoring}"
+    return Finding(name, "ok", detail)
 
 
 def _import_error(name: str) -> str:

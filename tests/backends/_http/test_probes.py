@@ -46,7 +46,9 @@ class FakeServer:
 def find(
     post: FakeServer, method: Literal["auto", "token_ids", "top_logprobs"] = "auto"
 ) -> Scoring:
-    return asyncio.run(probes.find_scoring(post, choices=CHOICES, method=method, name="m"))
+    plan = asyncio.run(probes.find_scoring(post, choices=CHOICES, method=method, name="m"))
+    assert plan.route is None
+    return plan.chat
 
 
 def test_scoring_by_token_ids_is_preferred() -> None:

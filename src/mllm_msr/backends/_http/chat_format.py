@@ -14,7 +14,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -151,7 +151,7 @@ def parse_completion(response: Mapping[str, Any]) -> Completion:
     """
     choice = _first_choice(response)
     reason = choice.get("finish_reason")
-    usage = _token_usage(response)
+    usage = token_usage(response)
     if reason == "content_filter":
         message = "The content filter of the endpoint blocked the answer."
         return Completion("", *usage, finish_reason="error", error=message)
@@ -169,36 +169,43 @@ def parse_scores(response: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
     Raises:
         MalformedResponseError: The response has another format or no log-probabilities.
     """
-    n_prompt_tokens, _ = _token_usage(response)
-    position = _first_position(response)
+    n_prompt_tokens, _ = token_usage(response)
     if mark := thought_mark(response):
         message = f"The model begins its answer with a thought ({mark}) and not with an answer."
         return ChoiceScores((), n_prompt_tokens, error=message)
-    listed = [*_require(position.get("top_logprobs"), list, "top_logprobs"), position]
-    pairs = [_log_prob(_require(entry, dict, "top_logprobs of objects")) for entry in listed]
-    entries = [(token, value) for token, value in pairs if value is not None]
     if scoring.token_ids:
-        matches = ((_TOKEN_ID.fullmatch(token), value) for token, value in entries)
+        matches = ((_TOKEN_ID.fullmatch(token), value) for token, value in _entries(response))
         by_id = {int(match[1]): value for match, value in matches if match}
         if missing := [i for i in scoring.token_ids if i not in by_id]:
             raise MalformedResponseError(
                 f"The response lacks the log-probabilities of the tokens {missing}"
             )
         return ChoiceScores(tuple(by_id[i] for i in scoring.token_ids), n_prompt_tokens)
+    found, least = listed_log_probs(response, scoring.choices)
+    if all(value is None for value in found):
+        n_listed = len(_first_position(response)["top_logprobs"])
+        message = f"None of {list(scoring.choices)} is among the {n_listed} most probable tokens."
+        return ChoiceScores((), n_prompt_tokens, error=message)
+    values = tuple(least if value is None else value for value in found)
+    return ChoiceScores(values, n_prompt_tokens, upper_bound=None in found)
+
+
+def listed_log_probs(
+    response: Mapping[str, Any], choices: Sequence[str]
+) -> tuple[list[float | None], float]:
+    """Return the log-probability of each answer, None if not listed, and the smallest listed one.
+
+    Raises:
+        MalformedResponseError: The response has another format or no log-probabilities.
+    """
+    entries = _entries(response)
     found = []
-    for choice in scoring.choices:
+    for choice in choices:
         # Tokens may include the space before the answer.
         exact = [value for token, value in entries if token == choice]
         spaced = [value for token, value in entries if token.strip(" \u2581\u0120") == choice]
         found.append(max(exact or spaced, default=None))
-    if all(value is None for value in found):
-        message = (
-            f"None of {list(scoring.choices)} is among the {len(listed) - 1} most probable tokens."
-        )
-        return ChoiceScores((), n_prompt_tokens, error=message)
-    least = min(value for _, value in entries)
-    values = tuple(least if value is None else value for value in found)
-    return ChoiceScores(values, n_prompt_tokens, upper_bound=None in found)
+    return found, min((value for _, value in entries), default=0.0)
 
 
 def thought_mark(response: Mapping[str, Any]) -> str | None:
@@ -280,6 +287,14 @@ def _first_position(response: Mapping[str, Any]) -> dict[str, Any]:
     return position
 
 
+def _entries(response: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the listed tokens that have a finite log-probability, the generated one last."""
+    position = _first_position(response)
+    listed = [*_require(position.get("top_logprobs"), list, "top_logprobs"), position]
+    pairs = [_log_prob(_require(entry, dict, "top_logprobs of objects")) for entry in listed]
+    return [(token, value) for token, value in pairs if value is not None]
+
+
 def _content_text(content: object) -> str:
     """Return the text of a message: a string, or the text parts of a list, without thoughts."""
     if isinstance(content, list):
@@ -304,7 +319,8 @@ def _log_prob(entry: Mapping[str, Any]) -> tuple[str, float | None]:
     return str(entry.get("token")), min(float(value), 0.0)
 
 
-def _token_usage(response: Mapping[str, Any]) -> tuple[int, int]:
+def token_usage(response: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the tokens of the prompt and of the answer that a response states, 0 if unknown."""
     usage = response.get("usage")
     counts = [
         usage.get(name) if isinstance(usage, dict) else 0

@@ -34,7 +34,19 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class RetriesExhaustedError(Exception):
-    """The endpoint did not answer a request within its budget."""
+    """The endpoint did not answer a request within its budget.
+
+    Attributes:
+        is_slow: Whether it sent no response within the time limit of an attempt.
+    """
+
+    def __init__(self, reason: str, *, is_slow: bool = False) -> None:
+        super().__init__(reason)
+        self.is_slow = is_slow
+
+
+class _SlowResponseError(TransientError):
+    """The endpoint sent no response within the time limit of an attempt."""
 
 
 class Endpoint:
@@ -115,7 +127,8 @@ class Endpoint:
                 wait = backoff(attempt, self._timing, at_least=error.retry_after)
                 if attempt + 1 == self._attempts or waited + wait > self._total_timeout:
                     raise RetriesExhaustedError(
-                        f"{error} (gave up after attempt {attempt + 1} of {self._attempts})"
+                        f"{error} (gave up after attempt {attempt + 1} of {self._attempts})",
+                        is_slow=isinstance(error, _SlowResponseError),
                     ) from None
                 waited += wait
             await self._timing.sleep(wait)
@@ -165,7 +178,7 @@ class Endpoint:
         try:
             status, headers, content = await self._exchange(route, body)
         except httpx2.TimeoutException:
-            raise TransientError(
+            raise _SlowResponseError(
                 f"No response within {self._timeout:g} seconds", is_overload=True, is_outage=True
             ) from None
         except httpx2.RequestError as error:

@@ -9,29 +9,47 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from PIL import Image
 
 from mllm_msr.backends._http.chat_format import Scoring, parse_scores, thought_mark
 from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
 from mllm_msr.backends._http.responses import MalformedResponseError, RequestRejectedError
+from mllm_msr.backends._http.scoring_routes import (
+    CHAT,
+    TOKENIZE,
+    Post,
+    ScoringRoute,
+    find_disagreement,
+    parse_tokens,
+)
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.prompts.thoughts import opens_thought
-
-# Sends fields to a route, as all requests are sent (with the model's name and `extra`), and returns
-# the response's JSON.
-Post = Callable[[str, Mapping[str, object]], Awaitable[dict[str, Any]]]
-
-CHAT: Final = "chat/completions"
 
 _TURN: Final = {"role": "user", "content": "Answer only yes or no."}
 _IMAGE_SIZE: Final = 64
 # A model with thoughts was accepted and ran, but not to the end of its thoughts.
 _EXCERPT: Final = 40
 _OUT_OF_TOKENS: Final = re.compile(r"output limit was reached|could not finish", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPlan:
+    """How an endpoint is asked for the log-probabilities of answers.
+
+    Attributes:
+        chat: Scoring by chat requests: of every prompt without `route`, else of those with images.
+        route: Scoring route for prompts without images.
+        detail: Which method is used and why, in a few words.
+    """
+
+    chat: Scoring
+    route: ScoringRoute | None = None
+    detail: str = ""
 
 
 async def find_image_refusal(post: Post) -> str | None:
@@ -61,45 +79,74 @@ async def find_scoring(
     choices: tuple[str, ...],
     method: Literal["auto", "token_ids", "top_logprobs"],
     name: str,
-) -> Scoring:
+    has_adapter: bool = False,
+) -> ScoringPlan:
     """Find how to request the log-probabilities of given answers from an endpoint.
+
+    In this order: one chat request for given tokens, which also reads images; a scoring route, if
+    its scores equal those of chat requests; the most probable tokens of a chat request.
 
     Args:
         post: Sends requests to the endpoint.
         choices: The answers.
         method: The only method to try, or "auto".
         name: Name of the endpoint's model in errors.
+        has_adapter: Whether the requested model is an adapter.
 
     Raises:
         AnswerTokenError: The server's tokenizer splits an answer into several tokens.
         CapabilityError: No method works, or the model begins its answers with thoughts.
         RequestRejectedError: The endpoint rejects requests without log-probabilities as well.
     """
-    candidates: list[Scoring] = []
-    if method != "top_logprobs":
-        ids = await _choice_ids(post, choices, name)
-        candidates += [Scoring(choices, token_ids=ids)] if ids else []
-    if method != "token_ids":
-        candidates += [Scoring(choices, n_top=n_top) for n_top in (20, 5)]
-    reason = "it does not return the log-probabilities of given tokens"
-    is_rejected = False
-    for scoring in candidates:
+    ids, reason = ((), "") if method == "top_logprobs" else await _choice_ids(post, choices, name)
+    given = [Scoring(choices, token_ids=ids)] if ids else []
+    probable = [] if method == "token_ids" else [Scoring(choices, n_top=n) for n in (20, 5)]
+    rejections: list[RequestRejectedError] = []
+    for scoring in [*given, *probable]:
         try:
             response = await post(CHAT, {"messages": [_TURN], **scoring.fields()})
             parse_scores(response, scoring)
         except (RequestRejectedError, MalformedResponseError) as error:
             reason = str(error).rstrip(".")
-            is_rejected = is_rejected or isinstance(error, RequestRejectedError)
+            rejections += [error] if isinstance(error, RequestRejectedError) else []
             continue
         if mark := thought_mark(response):
             raise _thought_error(name, mark)
-        return scoring
-    if is_rejected:
+        if scoring.token_ids:
+            return ScoringPlan(scoring, None, "exact, by logprob_token_ids")
+        routes = [] if method != "auto" else _routes(ids, has_adapter=has_adapter)
+        return await _compare_routes(post, scoring, routes, reason)
+    if rejections:
         await _ask(post, _TURN)
+    reason = reason or "it does not return the log-probabilities of given tokens"
     raise CapabilityError(
         f"{name} returns no log-probabilities, so it cannot score answers: {reason}. Score with "
         "another backend (score.model.backend=huggingface) or serve the model with vLLM."
     )
+
+
+def _routes(ids: tuple[int, ...], *, has_adapter: bool) -> list[ScoringRoute]:
+    """Return the scoring routes to try."""
+    if not ids:
+        return []
+    routes = [ScoringRoute("generative_scoring", ids)]
+    # The route of SGLang ignores adapters.
+    return routes if has_adapter else [*routes, ScoringRoute("score", ids)]
+
+
+async def _compare_routes(
+    post: Post, chat: Scoring, routes: Sequence[ScoringRoute], reason: str
+) -> ScoringPlan:
+    """Return a plan with the first route that agrees with chat requests, or without a route."""
+    reasons = [f"logprob_token_ids: {reason}"] if reason else []
+    for route in routes:
+        disagreement = await find_disagreement(post, route, chat)
+        if disagreement is None:
+            detail = f"exact by {route.name}, with images by top_logprobs"
+            return ScoringPlan(chat, route, "; ".join([detail, *reasons]))
+        reasons.append(f"{route.name}: {disagreement}")
+    detail = f"{chat.n_top} most probable tokens, other answers are bounded"
+    return ScoringPlan(chat, None, "; ".join([detail, *reasons]))
 
 
 async def ensure_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
@@ -154,8 +201,10 @@ def _thought_error(name: str, mark: str) -> CapabilityError:
     )
 
 
-async def _choice_ids(post: Post, choices: tuple[str, ...], name: str) -> tuple[int, ...]:
-    """Return the ids of the answers as first new token; empty if the server cannot tokenize.
+async def _choice_ids(
+    post: Post, choices: tuple[str, ...], name: str
+) -> tuple[tuple[int, ...], str]:
+    """Return the ids of the answers as first new token; without ids, return the reason.
 
     Each answer is tokenized where the chat template writes answers. Only this distinguishes "yes"
     from " yes".
@@ -166,8 +215,8 @@ async def _choice_ids(post: Post, choices: tuple[str, ...], name: str) -> tuple[
             await _tokenize(post, [_TURN, {"role": "assistant", "content": c}], open_answer=False)
             for c in choices
         ]
-    except (RequestRejectedError, MalformedResponseError):
-        return ()
+    except (RequestRejectedError, MalformedResponseError) as error:
+        return (), f"the server does not tokenize ({str(error).rstrip('.')})"
     if opens_thought(text):
         raise _thought_error(name, text[-_EXCERPT:].strip())
     found = []
@@ -179,7 +228,7 @@ async def _choice_ids(post: Post, choices: tuple[str, ...], name: str) -> tuple[
                 f"its token ids are {added}. Choose other words as answers."
             )
         found.append(added[0])
-    return tuple(found)
+    return tuple(found), ""
 
 
 async def _tokenize(
@@ -192,8 +241,6 @@ async def _tokenize(
         "continue_final_message": not open_answer,
         "return_token_strs": True,
     }
-    response = await post("../tokenize", fields)
-    tokens, words = response.get("tokens"), response.get("token_strs")
-    if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
-        raise MalformedResponseError("The response has no list of tokens")
-    return tokens, "".join(map(str, words)) if isinstance(words, list) else ""
+    response = await post(TOKENIZE, fields)
+    words = response.get("token_strs")
+    return parse_tokens(response), "".join(map(str, words)) if isinstance(words, list) else ""
