@@ -29,6 +29,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
+# Value of a variable of a chat template.
+TemplateValue = bool | int | float | str
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

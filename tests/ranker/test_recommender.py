@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +15,11 @@ from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DamagedFileError, DataError, TrainingError
 from mllm_msr.interfaces import TrainingData
+from mllm_msr.models.inputs import Rendered, Renderer
+from mllm_msr.models.processor_options import recorded_options
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES, empty
+from mllm_msr.types import Prompt
 
 TITLES = {"a": "Lantern", "b": "Harbor", "c": "Owl"}
 
@@ -136,6 +142,44 @@ def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: 
     model.close()
     loaded = MllmRecommender.load(tmp_path / "model")
     assert loaded.score(test, training.interactions).equals(scored)
+
+
+def test_fine_tuning_prepares_images_as_scoring_does(
+    data: TrainingData,
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [(0, "train", "uniform", "u1", 4, item, n) for n, item in enumerate("ac")]
+    training = replace(
+        data,
+        candidates=pl.DataFrame(rows, schema=dict(CANDIDATES), orient="row"),
+        train_users=frozenset({"u1"}),
+    )
+    lengths: dict[bool, set[int]] = {True: set(), False: set()}
+    render = Renderer.render
+
+    def spy(renderer: Renderer, prompt: Prompt, answer: str | None = None) -> Rendered:
+        rendered = render(renderer, prompt, answer)
+        lengths[answer is not None].add(len(rendered.input_ids))
+        return rendered
+
+    monkeypatch.setattr(Renderer, "render", spy)
+    options = {"image_tokens": 20, "processor": {"return_row_col_info": True}}
+    for extra in ({}, options):
+        model = MllmRecommender(
+            backend="huggingface",
+            options={"checkpoint": str(tiny_checkpoint("smolvlm")), "device": "cpu", **extra},
+            training=TrainSettings(max_steps=1, batch_size=2, precision="fp32"),
+            output=tmp_path / str(len(extra)),
+        ).fit(training)
+        model.score(candidates(("u1", 4, "a"), ("u1", 4, "c")), data.interactions)
+        model.close()
+        assert model.weights is not None
+        assert json.loads(recorded_options(model.weights) or "{}") == extra
+    whole, reduced = max(lengths[True]), min(lengths[True])
+    assert whole - reduced >= 34 - 7  # tokens of the image; titles differ in length
+    assert lengths[True] == lengths[False]
 
 
 def test_variants_differ_by_their_overrides() -> None:

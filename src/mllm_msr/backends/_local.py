@@ -17,6 +17,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from mllm_msr.errors import BackendError
 from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
 from mllm_msr.types import (
     Attention,
     BatchSize,
@@ -53,6 +54,7 @@ class LocalBackend(Backend):
         prefix_cache_bytes: Memory for the keys and values of prompts with images.
         speculative_tokens: Maximum number of draft tokens per sequence and step.
         threads: Number of CPU threads of this process; None leaves it unchanged.
+        options: How images are prepared, and variables of the chat template.
     """
 
     is_local = True
@@ -73,6 +75,7 @@ class LocalBackend(Backend):
         prefix_cache_bytes: NonNegativeInt,
         speculative_tokens: NonNegativeInt,
         threads: Threads | None,
+        options: ProcessorOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._kind = kind
         self._checkpoint = checkpoint
@@ -86,6 +89,7 @@ class LocalBackend(Backend):
         self._prefix_cache_bytes = prefix_cache_bytes
         self._speculative_tokens = speculative_tokens
         self._threads = threads
+        self._options = options
         self._engine: Engine | None = None
         self._closed = False
 
@@ -104,11 +108,12 @@ class LocalBackend(Backend):
             dtype=self._dtype,
             device=self._device,
             adapter=self._adapter,
+            options=self._options,
         )
 
     @property
     def fingerprint(self) -> str:
-        """Return the backend's name, the hash or commit of the weights, adapter and precision."""
+        """Return the backend's name, weights, adapter, precision and options of the processor."""
         return f"{self._kind}:{self.checkpoint_info.fingerprint}"
 
     @property
@@ -159,6 +164,7 @@ class LocalBackend(Backend):
                 device=self._device,
                 adapter=self._adapter,
                 attention=self._attention,
+                options=self._options,
             )
         self._engine = Engine(
             loaded,

@@ -14,7 +14,8 @@ from typing import Any, Literal, final
 from pydantic import NonNegativeInt, PositiveInt
 
 from mllm_msr.backends._local import LocalBackend
-from mllm_msr.types import Attention, BatchSize, Device, Precision, Threads
+from mllm_msr.models.processor_options import ProcessorOptions
+from mllm_msr.types import Attention, BatchSize, Device, Precision, TemplateValue, Threads
 
 
 @final
@@ -37,9 +38,14 @@ class HuggingFaceBackend(LocalBackend):
             depend on it.
         attention: Attention implementation; "auto" is the model's default.
         threads: Number of CPU threads of this process; None leaves it unchanged.
+        image_side: Maximum width and height of an image before the processor, in pixels.
+        image_tokens: Maximum number of tokens of an image; larger images get fewer tiles or pixels.
+        processor: Options of the checkpoint's image processor or processor, by name.
+        template: Variables of the chat template, such as `enable_thinking`.
 
     Raises:
-        BackendError: On first use, if the checkpoint cannot be loaded or has no chat template.
+        BackendError: On first use, if the checkpoint cannot be loaded, has no chat template, or
+            does not support an option.
         MissingExtraError: On first use, if a package for 4-bit weights or adapters is missing.
     """
 
@@ -57,6 +63,10 @@ class HuggingFaceBackend(LocalBackend):
         speculative_tokens: NonNegativeInt = 3,
         attention: Attention = "auto",
         threads: Threads | None = None,
+        image_side: PositiveInt | None = None,
+        image_tokens: PositiveInt | None = None,
+        processor: dict[str, Any] | None = None,
+        template: dict[str, TemplateValue] | None = None,
     ) -> None:
         super().__init__(
             "huggingface",
@@ -71,6 +81,7 @@ class HuggingFaceBackend(LocalBackend):
             prefix_cache_bytes=prefix_cache_bytes,
             speculative_tokens=speculative_tokens,
             threads=threads,
+            options=ProcessorOptions(image_side, image_tokens, processor or {}, template or {}),
         )
 
     @classmethod

@@ -25,6 +25,7 @@ from mllm_msr.config.loading import validate_section
 from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
@@ -151,7 +152,9 @@ class Tallrec(Recommender):
             output=Path(folder.name),
             settings=self._training,
             revision=self._settings["options"].get("revision"),
+            options=(prepared := ProcessorOptions.from_arguments(self._settings["options"])),
         )
+        prepared.save(summary.weights)
         self._items, self._adapter, self._folder = data.items, summary.weights, folder
         return self
 

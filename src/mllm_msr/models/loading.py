@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import logging
 import socket
 import time
 import urllib.parse
@@ -27,6 +28,12 @@ import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
+from mllm_msr.models.processor_options import (
+    DEFAULT_OPTIONS,
+    ProcessorOptions,
+    configure,
+    recorded_options,
+)
 from mllm_msr.models.processors import (
     find_missing_packages,
     installing_command,
@@ -35,6 +42,8 @@ from mllm_msr.models.processors import (
     require_supported,
 )
 from mllm_msr.types import Attention, Precision
+
+logger = logging.getLogger(__name__)
 
 _HUB_TIMEOUT: Final = 5.0  # seconds
 
@@ -66,7 +75,8 @@ class LoadedCheckpoint:
         model: The model in evaluation mode, on its device.
         processor: The processor, or the tokenizer of a text-only model.
         supports_images: Whether prompts may contain images.
-        fingerprint: Weights, revision, precision and adapter, without file system paths.
+        fingerprint: Weights, revision, precision, adapter and options of the processor, without
+            file system paths.
     """
 
     model: Any
@@ -95,6 +105,7 @@ def inspect_checkpoint(
     dtype: Precision = "auto",
     device: str = "auto",
     adapter: Path | None = None,
+    options: ProcessorOptions = DEFAULT_OPTIONS,
 ) -> CheckpointInfo:
     """Describe what `load_model` with the same arguments would load.
 
@@ -122,23 +133,28 @@ def inspect_checkpoint(
         name = f"{name}+{_folder_digest(adapter)}"
     return CheckpointInfo(
         supports_images=reads_images(config),
-        fingerprint=f"{name}/{precision.removeprefix('torch.')}",
+        fingerprint=f"{name}/{precision.removeprefix('torch.')}{options.fingerprint}",
     )
 
 
-def load_processor(checkpoint: str, *, revision: str | None = None) -> Any:
+def load_processor(
+    checkpoint: str, *, revision: str | None = None, options: ProcessorOptions = DEFAULT_OPTIONS
+) -> Any:
     """Load a checkpoint's processor, or the tokenizer of a text-only model.
 
     Args:
         checkpoint: Folder, or id on the hub.
         revision: Branch, tag or commit on the hub.
+        options: How images are prepared, and variables of the chat template.
 
     Raises:
-        BackendError: There is no such checkpoint, or it requires remote code.
+        BackendError: There is no such checkpoint, it requires remote code, or does not support an
+            option.
     """
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
-        return load_from_files(checkpoint, config, _source(checkpoint, revision))
+        processor = load_from_files(checkpoint, config, _source(checkpoint, revision))
+    return configure(processor, options)
 
 
 def load_model(
@@ -149,6 +165,7 @@ def load_model(
     device: str = "auto",
     adapter: Path | None = None,
     attention: Attention = "auto",
+    options: ProcessorOptions = DEFAULT_OPTIONS,
 ) -> LoadedCheckpoint:
     """Load a checkpoint for inference or fine-tuning.
 
@@ -160,17 +177,22 @@ def load_model(
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         adapter: Folder of a LoRA adapter in PEFT's format.
         attention: Attention implementation; "auto" is the model's default.
+        options: How images are prepared, and variables of the chat template.
 
     Raises:
-        BackendError: There is no such checkpoint or adapter, its weights are not safetensors, or
-            it requires remote code.
+        BackendError: There is no such checkpoint or adapter, its weights are not safetensors, it
+            requires remote code, or does not support an option.
         MissingExtraError: bitsandbytes (for "4bit") or peft (for an adapter) is not installed.
     """
     info = inspect_checkpoint(
-        checkpoint, revision=revision, dtype=dtype, device=device, adapter=adapter
+        checkpoint,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        adapter=adapter,
+        options=options,
     )
     device = resolve_device(device)
-    options = _model_options(dtype, device, attention)
     _require_safetensors(checkpoint, "*.safetensors")
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
@@ -186,12 +208,15 @@ def load_model(
             **_source(checkpoint, revision),
             use_safetensors=True,
             output_loading_info=True,
-            **options,
+            **_model_options(dtype, device, attention),
         )
     _require_complete(checkpoint, report["missing_keys"])
     if dtype != "4bit":
         model = model.to(device)
+    processor = configure(processor, options)
+    _adopt_grids(model, processor)
     if adapter is not None:
+        _warn_of_other_options(adapter, options)
         model = _with_adapter(model, adapter, merge=dtype != "4bit")
     return LoadedCheckpoint(
         model=model.eval(),
@@ -282,6 +307,24 @@ def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
     # Merge where possible: separate adapter layers take half of a small model's forward pass.
     # Unmerged layers remain inside the base model, whose own `generate` and `forward` use them.
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
+
+
+def _adopt_grids(model: Any, processor: Any) -> None:
+    """Tell a model which grids of tiles its processor uses; LLaVA's models compute them again."""
+    grids = getattr(getattr(processor, "image_processor", None), "image_grid_pinpoints", None)
+    if grids is not None and hasattr(model.config, "image_grid_pinpoints"):
+        model.config.image_grid_pinpoints = grids
+
+
+def _warn_of_other_options(weights: Path, options: ProcessorOptions) -> None:
+    recorded = recorded_options(weights)
+    if recorded != options.fingerprint:
+        logger.warning(
+            "%s was fine-tuned with the options %s of model.*, but is used with %s. Set the same.",
+            weights.name,
+            recorded or "{}",
+            options.fingerprint or "{}",
+        )
 
 
 def _require_complete(checkpoint: str, missing: Collection[str]) -> None:

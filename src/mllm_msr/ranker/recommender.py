@@ -22,6 +22,7 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
 from mllm_msr.ranker.prompt_order import require_order, require_order_of
@@ -303,10 +304,13 @@ class MllmRecommender(Recommender):
             settings=self._training,
             order=self._settings["order"],
             revision=options.get("revision"),
+            options=(prepared := ProcessorOptions.from_arguments(options)),
             resume=self._resume,
             is_worker=self._is_worker,
             show=self._training_progress or hide_progress,
         )
+        if not self._is_worker:
+            prepared.save(self.training_summary.weights)
         return self.training_summary.weights
 
     def _with_preference(self, rows: pl.DataFrame) -> pl.DataFrame:

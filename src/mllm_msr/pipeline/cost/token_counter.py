@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, cast, final
 from mllm_msr import registry
 from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
+from mllm_msr.models.processor_options import ProcessorOptions, configure
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
 # Stages allow three new tokens per word of their length limit.
@@ -76,6 +77,9 @@ def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
     Returns:
         A counter with the tokenizer of the checkpoint if its files can be read, otherwise an
         estimate from characters.
+
+    Raises:
+        BackendError: The checkpoint does not support an option of the processor or template.
     """
     kind = cast("type[Backend]", registry.find("backends", backend))
     checkpoint = kind.trainable_checkpoint(**arguments)
@@ -87,10 +91,11 @@ def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
 
     try:
         processor = load_processor(checkpoint, revision=arguments.get("revision"))
-        supports_images = hasattr(processor, "image_processor")
-        return TokenizerCounter(Renderer(processor, supports_images=supports_images))
     except BackendError:
         return CharacterCounter()
+    processor = configure(processor, ProcessorOptions.from_arguments(arguments))
+    supports_images = hasattr(processor, "image_processor")
+    return TokenizerCounter(Renderer(processor, supports_images=supports_images))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
-from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.models.loading import load_model
+from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.distributed.launch import temporary_process_group
 from mllm_msr.ranker.distributed.strategies import make_strategy
@@ -142,6 +143,7 @@ def train(
     settings: TrainSettings,
     order: PromptOrder = "item-first",
     revision: str | None = None,
+    options: ProcessorOptions = DEFAULT_OPTIONS,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
     is_worker: bool = False,
@@ -159,6 +161,7 @@ def train(
         settings: Training settings.
         order: What the prompts of the examples begin with; recorded in the folder of the weights.
         revision: Branch, tag or commit on the hub.
+        options: How images are prepared, and variables of the chat template.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
         resume: Resume from the newest intact state; False trains from scratch.
         is_worker: Whether this process is a rank other than 0 of a distributed training.
@@ -174,7 +177,7 @@ def train(
     """
     _check_requirements(settings, train_examples)
     metric = bind_metric(validation_examples, validation_metric)
-    loaded = _load_base_model(checkpoint, revision, settings)
+    loaded = load_model(checkpoint, revision=revision, options=options, **_load_options(settings))
     fingerprint = {
         "model": loaded.fingerprint,
         "train_examples": examples_digest(train_examples),
@@ -215,19 +218,15 @@ def _check_requirements(settings: TrainSettings, train_examples: Sequence[Exampl
         raise SettingsError(["train.precision=fp16 needs a GPU. Use bf16 or fp32."])
 
 
-def _load_base_model(
-    checkpoint: str, revision: str | None, settings: TrainSettings
-) -> LoadedCheckpoint:
-    """Load the model, with frozen weights in the precision of the matrix products."""
+def _load_options(settings: TrainSettings) -> dict[str, Any]:
+    """Return how to load the model: frozen weights have the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
-    return load_model(
-        checkpoint,
-        revision=revision,
-        dtype="float32" if settings.method == "full" else _DTYPES[settings.precision],
-        device="cpu",
+    return {
+        "dtype": "float32" if settings.method == "full" else _DTYPES[settings.precision],
+        "device": "cpu",
         # The backward pass of fused attention is slow on CPUs in bfloat16.
-        attention="auto" if on_gpu or settings.precision == "fp32" else "eager",
-    )
+        "attention": "auto" if on_gpu or settings.precision == "fp32" else "eager",
+    }
 
 
 def _find_start(
