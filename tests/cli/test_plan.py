@@ -20,6 +20,10 @@ def test_the_table_has_one_line_per_stage(invoke, settings: list[str], tmp_path:
     assert [line.split()[0] for line in lines[:4]] == ["stage", *STAGES]
     for column in ("cached calls", "input tokens", "image tokens", "output tokens"):
         assert column in lines[0]
+    orders = lines[len(STAGES) + 2 : -3]
+    assert orders[0].split()[-2:] == ["item-first", "user-first"]
+    assert [line.split("  ")[0] for line in orders[1:]] == ["test candidates", "a list of 50 items"]
+    assert all(line.endswith("-first is cheaper") for line in orders[1:])
     assert "hours unknown without a rate" in lines[-2]
     assert lines[-1].endswith("output lengths from the limits in the settings (upper bound)")
 
@@ -31,6 +35,7 @@ def test_json_contains_the_stages_and_the_remaining_cost(
     done = invoke("plan", *settings, *rates, "--run", tmp_path / "run", "--json")
     report = json.loads(done.stdout)
     assert [stage["stage"] for stage in report["stages"]] == STAGES
+    assert {order["cheaper"] for order in report["orders"]} <= {"item-first", "user-first"}
     remaining = report["remaining"]
     assert remaining["hours"] == pytest.approx(remaining["tokens"] / 36000, rel=1e-3)
 

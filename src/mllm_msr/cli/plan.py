@@ -68,6 +68,11 @@ def _format_report(report: CostReport) -> str:
         disk = f"{stage.disk_bytes / 2**20:>6.1f} MiB"
         done = " done" if stage.done else ""
         lines.append(f"{stage.stage:<18}{cells}{hours:>10}{stage.price:>10.2f}{disk}{done}")
+    if report.orders:
+        lines += ["", f"{'tokens by order of the prompt':<40}{'item-first':>15}{'user-first':>15}"]
+    for cost in report.orders:
+        numbers = f"{cost.item_first:>15,}{cost.user_first:>15,}"
+        lines.append(f"{cost.work:<40}{numbers}   {cost.cheaper} is cheaper")
     hours = "hours unknown without a rate" if report.hours is None else f"{report.hours:.3f} hours"
     lines += [
         "",

@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from mllm_msr.baselines._factory import baseline_class
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.data._hashing import hash_ids
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_cached
 from mllm_msr.pipeline.context import RunContext
-from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.pipeline.cost.prompt_orders import (
+    PromptLengths,
+    compare_orders,
+    shared_columns,
+)
+from mllm_msr.pipeline.cost.report import CostReport, OrderCost, StageCost
+from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
+from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, TEMPLATES, build_prompt
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 from mllm_msr.storage import layout
 from mllm_msr.summarization import items as item_summaries
@@ -37,6 +43,8 @@ from mllm_msr.summarization import preferences
 from mllm_msr.types import Completion, Item, Prompt
 
 _ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
+# Preference or title that differs from the real ones from its first word.
+_OTHER: Final = "Something else."
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
 # Overhead of a cached response: its key (in the row and in the index), checksum and field names.
@@ -85,48 +93,6 @@ def warnings(context: RunContext, settings: Settings) -> list[str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """Input and output tokens per second; None if unknown."""
-
-    prompt: float | None
-    output: float | None
-
-    def seconds(self, n_prompt: float, n_output: float) -> float | None:
-        if self.prompt is None or (self.output is None and n_output):
-            return None
-        return n_prompt / self.prompt + (n_output / self.output if self.output else 0.0)
-
-
-class _Throughput:
-    """Measurement of the tokens per second of a backend."""
-
-    def __init__(self) -> None:
-        self._seconds = self._n_prompt = self._n_output = 0.0
-
-    @contextlib.contextmanager
-    def measure(self, counting: CountingBackend, backend: CachedBackend) -> Iterator[None]:
-        """Measure the block, unless the cache answered more than half of its prompts."""
-        start, n_before, hits = time.perf_counter(), len(counting.calls), backend.hits
-        yield
-        calls = counting.calls[n_before:]
-        if backend.hits - hits <= len(calls) // 2:
-            self._seconds += time.perf_counter() - start
-            self._n_prompt += sum(call.prompt.n_tokens for call in calls)
-            self._n_output += sum(call.n_output for call in calls)
-
-    def prompt_rate(self) -> float | None:
-        """Return input tokens per second."""
-        return self._n_prompt / self._seconds if self._seconds else None
-
-    def output_rate(self, prompt_rate: float | None) -> float | None:
-        """Return output tokens per second, after subtracting the time for the input."""
-        if prompt_rate is None or not self._seconds:
-            return None
-        seconds = self._seconds - self._n_prompt / prompt_rate
-        return self._n_output / max(seconds, 0.1 * self._seconds)
-
-
 class _CostEstimator:
     """Estimator of the cost of a run; later stages use the sampled texts of earlier ones."""
 
@@ -143,7 +109,7 @@ class _CostEstimator:
         self._candidates = pl.concat(self._tables.candidates(fold) for fold in self._tables.folds())
         self._counters: dict[str, TokenCounter] = {}
         self._responses: dict[str, list[Completion]] = {}
-        self._rates = _Rates(settings.plan.prompt_rate, settings.plan.output_rate)
+        self._rates = Rates(settings.plan.prompt_rate, settings.plan.output_rate)
         self._lengths_by = "the limits in the settings (upper bound)"
 
     def estimate(self) -> CostReport:
@@ -159,12 +125,12 @@ class _CostEstimator:
         stages += [self._score(name) for name in names]
         stages += self._score_members(names)
         basis = sorted({counter.basis for counter in self._counters.values()})
-        return CostReport(tuple(stages), "; ".join(basis), self._lengths_by)
+        return CostReport(tuple(stages), "; ".join(basis), self._lengths_by, self._compare_orders())
 
     def _run_pilot(self, size: int) -> None:
         """Answer samples with the models to measure speed and the lengths of responses."""
         settings = self._settings
-        generation = _Throughput()
+        generation = Throughput()
         with self._open(settings.summarize.model) as backend:
             counting = self._counting(settings.summarize.model, backend)
             items = _sample(self._items, "item_id", size + 1)
@@ -179,16 +145,17 @@ class _CostEstimator:
                 texts = self._infer_preferences(histories, counting)["preference"].to_list()
             self._responses |= counting.responses
         self._lengths_by = f"a pilot of {size} items and users"
-        scoring = _Throughput()
+        scoring = Throughput()
         with self._open(settings.score.model) as backend:
             counting = self._counting(settings.score.model, backend)
-            prompts = list(self._ranking_prompts(self._prompt_rows("test")[: 4 * size], texts))
+            rows = self._prompt_rows("test")[: 4 * size]
+            prompts = list(self._ranking_prompts(rows, texts, settings.recommend.order))
             list(counting.score(prompts[:1], _ANSWERS))
             with scoring.measure(counting, backend):
                 list(counting.score(prompts[1:], _ANSWERS))
         prompt_rate = settings.plan.prompt_rate or scoring.prompt_rate()
         output_rate = settings.plan.output_rate or generation.output_rate(prompt_rate)
-        self._rates = _Rates(prompt_rate, output_rate)
+        self._rates = Rates(prompt_rate, output_rate)
 
     def _summarize(self) -> StageCost:
         settings = self._settings.summarize
@@ -226,7 +193,7 @@ class _CostEstimator:
 
     def _train(self, fold: int) -> StageCost:
         rows = self._candidates.filter(fold=fold, split="train")
-        calls, _ = self._sample_calls(rows, None)
+        calls, _ = self._sample_calls(rows, None, self._settings.recommend.order)
         n_examples = rows.height * self._settings.train.epochs
         scale = n_examples / max(1, len(calls))
         cost = self._cost(f"train/{fold}", None, calls, scale=scale)
@@ -260,14 +227,33 @@ class _CostEstimator:
         model = self._settings.score.model
         rows = self._prompt_rows(split)
         n_calls = rows.height + n_extra
-        calls, n_shared = self._sample_calls(rows, model)
+        calls, n_shared = self._sample_calls(rows, model, order := self._settings.recommend.order)
         cost = self._cost(stage, model, calls, scale=n_calls / max(1, len(calls)))
         return replace(
             cost,
             calls=n_calls,
             cached_calls=self._candidates.filter(split=split).height - rows.height,
-            shared_tokens=round(n_shared * max(0, n_calls - rows["item_id"].n_unique())),
+            shared_tokens=round(
+                n_shared * max(0, n_calls - rows.select(shared_columns(order)).n_unique())
+            ),
         )
+
+    def _compare_orders(self) -> tuple[OrderCost, ...]:
+        """Compare the orders of the ranker's prompt for training, test candidates and a list."""
+        model = self._settings.score.model
+        test = self._prompt_rows("test")
+        lengths: dict[PromptOrder, PromptLengths] = {}
+        for order in TEMPLATES:
+            calls, n_shared = self._sample_calls(test, model, order)
+            n_tokens = sum(call.prompt.n_tokens for call in calls) / max(1, len(calls))
+            lengths[order] = PromptLengths(n_tokens, n_shared)
+        caches_images = (
+            backend_class(self._settings.model).caches_image_prefixes
+            and self._settings.retrieve.prefix_cache_bytes > 0
+        )
+        others = self._candidates.filter(pl.col("split") != "test")
+        rows = pl.concat([others, test])
+        return compare_orders(lengths, rows, self._settings, caches_images=caches_images)
 
     def _prompt_rows(self, split: str) -> pl.DataFrame:
         """Return the candidates of a split in random order, one row for each distinct prompt."""
@@ -276,24 +262,38 @@ class _CostEstimator:
         return distinct.sample(fraction=1.0, shuffle=True, seed=0)
 
     def _sample_calls(
-        self, rows: pl.DataFrame, model: ModelSettings | None
+        self, rows: pl.DataFrame, model: ModelSettings | None, order: PromptOrder
     ) -> tuple[list[Call], float]:
         """Return the ranker's calls for a sample of rows, and the mean length of shared prefixes.
 
-        All prompts of an item share a prefix, which does not depend on the preference.
+        All prompts of an item share a prefix, which does not depend on the preference. Prompts that
+        begin with the user share one that does not depend on the item.
         """
         sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
         counting, others = self._counting(model), self._counting(model)
-        list(counting.score(self._ranking_prompts(sample, self._texts), _ANSWERS))
-        list(others.score(self._ranking_prompts(sample, ["Something else."]), _ANSWERS))
+        list(counting.score(self._ranking_prompts(sample, self._texts, order), _ANSWERS))
+        if order == "item-first":
+            changed = self._ranking_prompts(sample, [_OTHER], order)
+        else:
+            changed = self._ranking_prompts(sample, self._texts, order, Item("", _OTHER))
+        list(others.score(changed, _ANSWERS))
         n_shared = 0
         for call, other in zip(counting.calls, others.calls, strict=False):
             pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
             n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         return counting.calls, n_shared / max(1, len(counting.calls))
 
-    def _ranking_prompts(self, rows: pl.DataFrame, texts: Sequence[str]) -> Iterator[Prompt]:
-        """Yield the ranker's prompts of candidate rows, with preferences cycled from `texts`."""
+    def _ranking_prompts(
+        self,
+        rows: pl.DataFrame,
+        texts: Sequence[str],
+        order: PromptOrder,
+        item: Item | None = None,
+    ) -> Iterator[Prompt]:
+        """Yield the ranker's prompts of candidate rows, with preferences cycled from `texts`.
+
+        `item` replaces the candidates.
+        """
         items = rows.select("item_id").join(
             self._catalog, on="item_id", how="left", maintain_order="left"
         )
@@ -303,8 +303,9 @@ class _CostEstimator:
             image = Path(row["image"]) if row["image"] else None
             yield build_prompt(
                 text,
-                Item(row["item_id"], row["title"] or "", row["text"] or "", image),
+                item or Item(row["item_id"], row["title"] or "", row["text"] or "", image),
                 item_type=self._item_type,
+                order=order,
                 max_text_tokens=self._settings.train.max_text_tokens,
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mllm_msr.config.recommend_settings import PromptOrder
+
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
@@ -40,6 +42,26 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderCost:
+    """Tokens to compute in each order of the ranker's prompt, with shared prefixes.
+
+    Attributes:
+        work: Kind of work, for a table.
+        item_first: Tokens with `recommend.order=item-first`.
+        user_first: Tokens with `recommend.order=user-first`.
+    """
+
+    work: str
+    item_first: int
+    user_first: int
+
+    @property
+    def cheaper(self) -> PromptOrder:
+        """Return the order with fewer tokens; the default if they are equal."""
+        return "user-first" if self.user_first < self.item_first else "item-first"
+
+
+@dataclass(frozen=True, slots=True)
 class CostReport:
     """Estimated cost of a run.
 
@@ -48,11 +70,13 @@ class CostReport:
         counted_by: How prompts were counted.
         lengths_by: Source of the output lengths: "responses of this run", a pilot, or the limits
             in the settings.
+        orders: Comparison of the orders of the ranker's prompt.
     """
 
     stages: tuple[StageCost, ...]
     counted_by: str
     lengths_by: str
+    orders: tuple[OrderCost, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -79,4 +103,5 @@ class CostReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-serializable values."""
         remaining = {"tokens": self.tokens, "price": self.price, "hours": self.hours}
-        return {**asdict(self), "remaining": remaining}
+        orders = [{**asdict(order), "cheaper": order.cheaper} for order in self.orders]
+        return {**asdict(self), "orders": orders, "remaining": remaining}

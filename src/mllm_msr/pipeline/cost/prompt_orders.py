@@ -1,0 +1,124 @@
+"""Comparison of the orders of the ranker's prompt (`recommend.order`) for the data of a run.
+
+Prompts that begin with the item share the work on its image, those that begin with the user the
+work on the preference. Which order computes fewer tokens depends on the lengths of both and on how
+many prompts of one item, or of one user, are computed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.settings import Settings, TrainSettings
+from mllm_msr.pipeline.cost.report import OrderCost
+from mllm_msr.ranker.training.sampler import StepSampler
+
+# Columns whose equal values mean that prompts share their beginning.
+_SHARED: Final[Mapping[PromptOrder, tuple[str, ...]]] = {
+    "item-first": ("item_id",),
+    "user-first": ("user_id", "position"),
+}
+# Training steps whose batches are drawn to count the items and users in a batch.
+_SAMPLED_STEPS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLengths:
+    """Mean lengths of the prompts of one order.
+
+    Attributes:
+        n_tokens: Tokens of a prompt, including image tokens.
+        n_shared: Tokens of its beginning that it shares with other prompts.
+    """
+
+    n_tokens: float
+    n_shared: float
+
+    def n_computed(self, n_prompts: float, n_beginnings: float) -> int:
+        """Return how many tokens are computed if each shared beginning is computed once.
+
+        Args:
+            n_prompts: Number of prompts.
+            n_beginnings: Number of distinct beginnings.
+        """
+        return round(n_prompts * self.n_tokens - max(0, n_prompts - n_beginnings) * self.n_shared)
+
+
+def shared_columns(order: PromptOrder) -> tuple[str, ...]:
+    """Return the columns of candidates whose equal values mean an equal beginning."""
+    return _SHARED[order]
+
+
+def compare_orders(
+    lengths: Mapping[PromptOrder, PromptLengths],
+    candidates: pl.DataFrame,
+    settings: Settings,
+    *,
+    caches_images: bool,
+) -> tuple[OrderCost, ...]:
+    """Return the tokens to compute in each order, by kind of work.
+
+    Args:
+        lengths: Mean lengths of the prompts of both orders.
+        candidates: `tables.CANDIDATES` of all folds, without repeated test candidates.
+        settings: The run's settings.
+        caches_images: Whether a service caches the states of item images between requests.
+    """
+    costs = []
+
+    def add(work: str, n_prompts: float, n_beginnings: Mapping[PromptOrder, float]) -> None:
+        first, second = (
+            lengths[order].n_computed(n_prompts, n_beginnings[order])
+            for order in ("item-first", "user-first")
+        )
+        costs.append(OrderCost(work, item_first=first, user_first=second))
+
+    training = candidates.filter(split="train")
+    if settings.train.enabled and not training.is_empty():
+        n_examples = training.height * settings.train.epochs
+        beginnings = {
+            order: n_examples * _beginnings_per_example(training, order, settings.train)
+            for order in lengths
+        }
+        add("training, forward passes", n_examples, beginnings)
+    test = candidates.filter(split="test")
+    distinct = {order: test.select(_SHARED[order]).n_unique() for order in lengths}
+    add("test candidates", test.height, distinct)
+    size = settings.retrieve.budget
+    if size:
+        one_user: dict[PromptOrder, float] = {"item-first": size, "user-first": 1}
+        add(f"a list of {size} items", size, one_user)
+        if caches_images:
+            cached: dict[PromptOrder, float] = {"item-first": 0, "user-first": 1}
+            add(f"a list of {size} items, images cached", size, cached)
+    return tuple(costs)
+
+
+def _beginnings_per_example(
+    rows: pl.DataFrame, order: PromptOrder, settings: TrainSettings
+) -> float:
+    """Return the number of distinct beginnings in the batches of training, per example."""
+    columns = _SHARED[order]
+    groups = rows.select(pl.struct(columns).rank("dense")).to_series().to_numpy()
+    size = min(settings.batch_size * settings.accumulate, rows.height)
+    n_steps = min(_SAMPLED_STEPS, max(1, rows.height // size))
+    sampler = StepSampler(
+        np.zeros(rows.height, dtype=int).tolist(),
+        size,
+        n_steps=n_steps,
+        seed=settings.seed,
+        groups=groups.tolist(),
+        whole_groups=order == "user-first",
+    )
+    n_beginnings = 0
+    for step in range(n_steps):
+        indices = sampler.indices(step)
+        for start in range(0, size, settings.batch_size):
+            n_beginnings += len(set(groups[indices[start : start + settings.batch_size]]))
+    return n_beginnings / (n_steps * size)
