@@ -46,3 +46,14 @@ def test_unknown_items_of_a_history_are_named(fail, finished: Path) -> None:
 def test_exactly_one_of_user_and_history_is_required(fail, options: list[str], given: str) -> None:
     with pytest.raises(UsageError, match=given):
         fail("recommend", *options)
+
+
+@pytest.mark.parametrize("history", ["", " , ", "\n"])
+def test_a_history_without_items_is_wrong_usage(fail, finished: Path, history: str) -> None:
+    with pytest.raises(UsageError, match="--history contains no item"):
+        fail("recommend", "--history", history, "--run", finished)
+
+
+def test_ids_with_a_comma_are_in_quotes(fail, finished: Path) -> None:
+    with pytest.raises(DataError, match="2 items are not in the catalog: 'a, b', 'c\"d'"):
+        fail("recommend", "--history", '"a, b",item1,c"d', "--run", finished)

@@ -196,6 +196,14 @@ def test_an_empty_k_core_of_a_sample_names_the_settings_of_the_sample() -> None:
         prepare_interactions(raw(_sparse_rows()), max_users=2, min_user_interactions=3)
 
 
+def test_an_empty_k_core_of_repetitions_names_them() -> None:
+    rows = [("u", "v1", 1), ("u", "v1", 2), ("u", "v1", 3)]
+    with pytest.raises(
+        DataError, match=r"2 interactions repeat the user and the item .*\(data\.duplicates\)\. Low"
+    ):
+        prepare_interactions(raw(rows), min_user_interactions=2, min_item_interactions=1)
+
+
 def test_an_empty_k_core_is_an_error_with_the_sizes() -> None:
     with pytest.raises(
         DataError, match=r"k-core is empty: of 1 inter.*needs 5 .*Lower data\.min_user"

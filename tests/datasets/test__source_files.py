@@ -75,5 +75,16 @@ def test_a_setting_is_a_path_and_not_a_pattern(tmp_path: Path) -> None:
         r"contains log\*\.csv",
     ):
         require_table(shop, "l*.csv", "items")
-    with pytest.raises(DataError, match="but there is no file"):
+    with pytest.raises(DataError, match="which is a folder"):
         require_table(tmp_path, "shop", "items")
+
+
+def test_folders_and_broken_links_are_not_files(tmp_path: Path) -> None:
+    (tmp_path / "items.parquet").mkdir()
+    (tmp_path / "items.csv").symlink_to("nowhere")
+    with pytest.raises(
+        DataError, match=r"contains items\.csv \(a broken link or no file\), items\.parquet/\. Copy"
+    ):
+        require_table(tmp_path, None, "items")
+    with pytest.raises(DataError, match=r"'items\.parquet', which is a folder\. Merge its files"):
+        require_table(tmp_path, "items.parquet", "items")

@@ -165,3 +165,19 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match=r"c\.parquet is not a valid Parquet file"):
         evaluate_external(tmp_path / "c.parquet", tmp_path / "s.parquet")
+
+
+def test_candidates_that_are_repeated_are_an_error_of_their_file(tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,a,1\nu,b,0\nu,a,0\n")
+    (tmp_path / "s.csv").write_text("user_id,item_id,score\nu,a,0.9\nu,b,0.1\n")
+    with pytest.raises(
+        DataError, match=r"2 rows of c\.csv are the same candidate .*'item_id': 'a'}"
+    ):
+        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")
+
+
+def test_messages_name_only_columns_of_the_files(tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,a,1\nu,b,0\n")
+    (tmp_path / "s.csv").write_text("user_id,item_id,score\nu,a,0.9\n")
+    with pytest.raises(DataError, match=r"such as {'user_id': 'u', 'item_id': 'b'}\. Score every"):
+        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")

@@ -160,6 +160,17 @@ def test_external_scores_are_evaluated_like_our_own(tmp_path: Path, data: Path) 
     assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
 
 
+def test_lists_that_are_left_out_are_a_warning(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidates, scores = tmp_path / "c.csv", tmp_path / "s.csv"
+    candidates.write_text("user_id,item_id,label\nu,a,1\nu,b,0\nv,a,0\nv,b,0\n")
+    scores.write_text("user_id,item_id,score\nu,a,1\nu,b,0\nv,a,1\nv,b,0\n")
+    found = evaluate_files(candidates, [scores], load(data))
+    assert found["s"]["external"]["auc"]["n"] == 1
+    assert "s.csv: 1 lists are left out, because they lack a positive or a negative" in caplog.text
+
+
 def test_scope_read_summarizes_only_items_that_preferences_read(tmp_path: Path, data: Path) -> None:
     whole = run(tmp_path / "whole", load(data, "infer.max_items=3"))
     part = run(tmp_path / "part", load(data, "infer.max_items=3", "summarize.scope=read"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,16 +43,24 @@ def command(
     if (user is None) == (history is None):
         given = "neither is" if user is None else "both are"
         raise UsageError(f"Give exactly one of --user and --history; {given} given.")
+    items = _split(history or "")
+    if user is None and not items:
+        raise UsageError("--history contains no item. Give at least one id, or use --user.")
     from mllm_msr.recommend.recommender import MllmMsr
 
     with MllmMsr.from_run(run, overrides=settings or ()) as model:
         if user is not None:
             recommendations = model.recommend(user, k, budget=budget, strict=strict)
         else:
-            items = [part.strip() for part in (history or "").split(",") if part.strip()]
             recommendations = model.recommend_for_history(items, k, budget=budget)
         plain = _format_list(model, recommendations)
     emit(asdict(recommendations), as_json=as_json, plain=plain)
+
+
+def _split(history: str) -> list[str]:
+    """Return the ids of a list; ids that contain a comma are in double quotes."""
+    rows = csv.reader(history.splitlines(), skipinitialspace=True)
+    return [part.strip() for row in rows for part in row if part.strip()]
 
 
 def _format_list(model: MllmMsr, recommendations: RecommendationList) -> str:

@@ -283,11 +283,16 @@ def _empty_core_error(
             "Raise data.max_users or set data.user_sample=after-filter, or lower "
             "data.min_user_interactions or data.min_item_interactions."
         )
+    n_repeated = counts["duplicates_dropped"]
+    repeated = (
+        f" {n_repeated} interactions repeat the user and the item of another one and do not count "
+        "(data.duplicates)."
+    )
     return DataError(
         f"The k-core is empty: of {counts['raw_interactions']} interactions between "
         f"{counts['raw_users']} users and {counts['raw_items']} items, none remain{sample} when "
         f"each user needs {min_user_interactions} interactions and each item "
-        f"{min_item_interactions}. {fix}"
+        f"{min_item_interactions}.{repeated if n_repeated else ''} {fix}"
     )
 
 

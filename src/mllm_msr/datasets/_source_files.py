@@ -77,6 +77,11 @@ def require_table(folder: Path, name: str | None, content: str) -> Path:
     """
     if name is not None:
         path = require_local(folder / name)
+        if path.is_dir():
+            raise DataError(
+                f"data.{content}_file is {name!r}, which is a folder. Merge its files into one, "
+                "for example with polars.read_parquet(FOLDER).write_parquet(FILE)."
+            )
         if not path.is_file():
             raise DataError(
                 f"data.{content}_file is {name!r}, but there is no file {path}. {folder} "
@@ -104,5 +109,12 @@ def require_table(folder: Path, name: str | None, content: str) -> Path:
 
 def _present(folder: Path) -> str:
     """Return what a folder contains, as the end of a sentence."""
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(f"{path.name}{_kind(path)}" for path in folder.iterdir())
     return f"contains {', '.join(names[:10])}" if names else "is empty"
+
+
+def _kind(path: Path) -> str:
+    """Return what a path is if it is no file."""
+    if path.is_file():
+        return ""
+    return "/" if path.is_dir() else " (a broken link or no file)"

@@ -64,6 +64,12 @@ def evaluate_external(
     candidates = conform(candidates.with_columns(**absent), CANDIDATES, name=candidates_path.name)
     scores = scores.select(*key, "score")
     test = candidates.filter(pl.col("split") == "test")
+    repeated = test.filter(test.select(ROW).is_duplicated()).select(key).sort(key)
+    if repeated.height:
+        raise DataError(
+            f"{repeated.height} rows of {candidates_path.name} are the same candidate as another "
+            f"row, such as {repeated.row(0, named=True)}. Keep one row per candidate."
+        )
     others = candidates.filter(pl.col("split") != "test").join(test, on=key, how="anti")
     n_ignored = scores.join(others, on=key, how="semi").height
     if n_ignored:
@@ -76,7 +82,7 @@ def evaluate_external(
             f"{unknown.height} rows of {scores_path.name} are not test candidates, such as "
             f"{unknown.row(0, named=True)}. Copy {', '.join(key)} from {candidates_path.name}."
         )
-    missing = test.join(scores.drop_nulls("score"), on=key, how="anti").select(ROW).sort(ROW)
+    missing = test.join(scores.drop_nulls("score"), on=key, how="anti").select(key).sort(key)
     if missing.height:
         raise DataError(
             f"{missing.height} of {test.height} test candidates have no score in "

@@ -260,4 +260,10 @@ def evaluate_files(
             Path(candidates), path, model=name, **settings.evaluate.model_dump()
         )
         metrics |= evaluation.summary
+        if n_undefined := sum(evaluation.details["undefined"].values()):
+            logger.warning(
+                "%s: %d lists are left out, because they lack a positive or a negative.",
+                path.name,
+                n_undefined,
+            )
     return metrics
