@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -55,6 +56,29 @@ def test_an_entry_point_of_another_package_is_listed_and_loaded(
     assert "outside" in registry.names("baselines")
     assert "outside" not in registry.names("datasets")
     assert registry.find("baselines", "outside") is Popularity
+
+
+def test_packages_are_scanned_once_and_again_after_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: list[str] = []
+
+    def scan(group: str) -> EntryPoints:
+        scans.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(registry, "entry_points", scan)
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(3):
+        assert registry.find("baselines", "popularity") is Popularity
+    assert scans == ["mllm_msr.baselines"]
+    package = tmp_path / "outside-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    target = "mllm_msr.baselines.popularity:Popularity"
+    (package / "entry_points.txt").write_text(f"[mllm_msr.baselines]\noutside = {target}\n")
+    assert registry.find("baselines", "outside") is Popularity
+    assert len(scans) == 2
 
 
 def test_a_module_without_exactly_one_class_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,14 @@ begin with an underscore are not plugins.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -56,7 +58,7 @@ def names(kind: Kind) -> list[str]:
     folder = Path(__file__).parent.joinpath(*_KINDS[kind].package.split("."))
     modules = pkgutil.iter_modules([str(folder)])
     built_in = {module.name for module in modules if not module.name.startswith("_")}
-    external = {point.name for point in entry_points(group=f"mllm_msr.{kind}")}
+    external = {point.name for point in _external_plugins(kind)}
     return sorted(built_in | external)
 
 
@@ -77,7 +79,7 @@ def find(kind: Kind, name: str) -> type:
     plugins, known = _KINDS[kind], names(kind)
     if name not in known:
         raise unknown_name_error(plugins.label, name, known)
-    for point in entry_points(group=f"mllm_msr.{kind}"):
+    for point in _external_plugins(kind):
         if point.name == name:
             external: type = point.load()
             return external
@@ -98,6 +100,29 @@ def find(kind: Kind, name: str) -> type:
             f"defines {len(found)}."
         )
     return found[0]
+
+
+def _external_plugins(kind: Kind) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a kind; packages are only scanned again after an installation."""
+    folders = tuple((folder, _modified_at(folder)) for folder in sys.path)
+    return _scan(entry_points, f"mllm_msr.{kind}", folders)
+
+
+@functools.lru_cache(maxsize=16)
+def _scan(
+    scan: Callable[..., Iterable[EntryPoint]], group: str, folders: tuple[tuple[str, int], ...]
+) -> tuple[EntryPoint, ...]:
+    """Read the entry points of all packages in folders, whose times are a part of the cache key."""
+    del folders
+    return tuple(scan(group=group))
+
+
+def _modified_at(folder: str) -> int:
+    """Return when an entry was last added to or removed from a folder, in nanoseconds."""
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def unknown_name_error(label: str, name: str, known: Sequence[str]) -> UnknownNameError:
