@@ -203,7 +203,18 @@ def filtered(rows: list[tuple[str, str, int]], ordered_by: str = "time") -> tupl
 def test_users_that_stand_for_a_missing_value_are_a_warning(user_id: str) -> None:
     rows = [(user_id, "v1", 1), (user_id, "v2", 2), ("nanna", "v1", 1)]
     (warning,) = filtered(rows)
-    assert f"2 interactions belong to the user {user_id!r}, which other programs" in warning
+    assert f"2 interactions have the user_id {user_id!r}, which other programs" in warning
+
+
+def test_items_that_stand_for_a_missing_value_are_a_warning() -> None:
+    (warning,) = filtered([("a", "undefined", 1), ("b", "undefined", 2), ("a", "v1", 2)])
+    assert "2 interactions have the item_id 'undefined'" in warning
+
+
+def test_a_source_without_interactions_is_a_problem_with_the_reasons(tmp_path: Path) -> None:
+    file = SourceFile(tmp_path / "a.csv", "interactions", "CSV", dropped={"rating below x": 7})
+    (problem,) = describe_source(raw([], catalog=["v1"], sources=(file,))).problems
+    assert "There are no interactions. These rows are not used: 7 (rating below x)." in problem
 
 
 def test_equal_times_within_a_history_are_a_warning() -> None:

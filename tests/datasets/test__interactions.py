@@ -290,3 +290,8 @@ def test_dates_that_are_all_old_are_a_warning(
     with caplog.at_level(logging.WARNING):
         read(tmp_path, "u,v,638000000000000000,", unit="ns")
     assert "lie before 1991, for example 638000000000000000" in caplog.text
+
+
+def test_one_column_for_users_and_items_is_a_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"data\.item_column are both 'i'\. Change one"):
+        read(tmp_path, "u,v,1,", user="i")

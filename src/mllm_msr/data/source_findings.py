@@ -74,6 +74,11 @@ def suggest_id_change(left: pl.Series, right: pl.Series) -> str:
 def find_problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
     """Return what makes a run on this data useless."""
     problems = []
+    if not report.n_interactions:
+        dropped = [each for file in report.files for each in file.dropped.items()]
+        reasons = ", ".join(f"{n} ({reason})" for reason, n in dropped)
+        why = f" These rows are not used: {reasons}." if dropped else ""
+        problems.append(f"There are no interactions.{why} Check the files and the settings.")
     if report.n_items and report.n_catalog and not report.n_items_known:
         hint = suggest_id_change(unknown, known)
         problems.append(
@@ -155,13 +160,14 @@ def find_history_warnings(report: DataReport, interactions: pl.DataFrame) -> lis
     """
     warnings = []
     table, n_all = interactions.select("user_id", "timestamp"), interactions.height
-    counts = table.select(pl.col("user_id").value_counts()).unnest("user_id")
-    is_placeholder = pl.col("user_id").str.to_lowercase().is_in(_PLACEHOLDERS)
-    for user_id, n in counts.filter(is_placeholder).sort("user_id").rows():
-        warnings.append(
-            f"{n} interactions belong to the user {user_id!r}, which other programs write for a "
-            "missing value. If it is no user, remove these rows."
-        )
+    for column in ("user_id", "item_id"):
+        is_placeholder = pl.col(column).str.to_lowercase().is_in(_PLACEHOLDERS)
+        found = interactions.filter(is_placeholder)[column].value_counts().sort(column)
+        warnings += [
+            f"{n} interactions have the {column} {id_!r}, which other programs write for a missing "
+            "value. If it is no id, remove these rows."
+            for id_, n in found.rows()
+        ]
     is_tied = (pl.all() == pl.all().shift()).name.keep()
     n_tied = table.select(is_tied).select(pl.all_horizontal(pl.all())).to_series().sum() or 0
     if report.ordered_by == "time" and n_tied and n_tied >= WARNING_SHARE * n_all:

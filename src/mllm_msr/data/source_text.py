@@ -11,7 +11,7 @@ from mllm_msr.data.times import UNIT_NAMES
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WIDTH: Final = 80  # characters of a line
-_WIDEST: Final = 24  # characters of the subjects
+_WIDEST: Final = 26  # characters of the subjects
 _LONGEST: Final = 40  # characters of an id or a title
 _MOST_NAMES: Final = 12  # columns that are not used
 _UNITS: Final = UNIT_NAMES | {

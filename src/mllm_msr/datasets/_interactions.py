@@ -149,7 +149,10 @@ def read_interactions(
 
 
 def _check_settings(form: InteractionFormat) -> None:
-    """Raise `SettingsError` if the unit or the format of times is not supported."""
+    """Raise `SettingsError` if two columns are one, or the unit or format is not supported."""
+    if form.user == form.item and form.has_settings:
+        problem = f"data.user_column and data.item_column are both {form.user!r}. Change one."
+        raise SettingsError([problem])
     if form.unit not in get_args(TimeUnit):
         known = ", ".join(get_args(TimeUnit))
         problem = (

@@ -180,3 +180,15 @@ def test_other_formats_are_recognized(tmp_path: Path, data: bytes, kind: str) ->
     with pytest.raises(DataError, match=r"t\.csv is not a text file, ") as error:
         inspect(tmp_path / "t.csv", ReadOptions(), separator=",")
     assert kind in str(error.value)
+
+
+def test_latin_1_with_control_characters_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "t.csv").write_bytes("id\nCafé\n".encode("latin-1"))
+    inspect(tmp_path / "t.csv", ReadOptions(encoding="latin-1"), separator=",")
+    assert not caplog.text
+    (tmp_path / "t.csv").write_bytes("id\n5 €\n".encode("cp1252"))
+    inspect(tmp_path / "t.csv", ReadOptions(encoding="latin-1"), separator=",")
+    assert "t.csv contains control characters in Latin-1" in caplog.text
+    assert "data.encoding=cp1252" in caplog.text

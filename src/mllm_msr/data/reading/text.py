@@ -48,6 +48,8 @@ _SIGNATURES: Final = {
     b"SQLite format 3": "an SQLite database. Export its tables as CSV",
 }
 _UTF8: Final = {"utf-8", "utf-8-sig", "ascii"}
+# In Latin-1, these are control characters; in Windows-1252, they are letters and signs.
+_CONTROLS: Final = re.compile("[\x80-\x9f]")
 _LONE_RETURN: Final = re.compile(rb"\r(?!\n)")
 # Half of a pair of escapes for one character; Polars does not report it.
 _LONE_SURROGATE: Final = re.compile(
@@ -195,6 +197,7 @@ def inspect(
         decoder = codecs.getincrementaldecoder(name)()
         quotes = _Quotes(separator.encode()) if separator else None
         lone = _Search(_LONE_SURROGATE if is_json else _LONE_RETURN)
+        has_controls = False
         spaces = [space for space in b" \t\v\f\x1c\x1d\x1e\x1f" if space not in separator.encode()]
         has_spaces = False
         n_bytes = n_lines = 0
@@ -208,6 +211,13 @@ def inspect(
                 )
             text = _decode(decoder, block, path, options, n_lines=n_lines)
             n_lines += text.count("\n")
+            if name == "iso8859-1" and not has_controls and _CONTROLS.search(text):
+                has_controls = True
+                logger.warning(
+                    "%s contains control characters in Latin-1. Its encoding may be another one, "
+                    "such as data.encoding=cp1252.",
+                    path.name,
+                )
             data = block if name == "utf-8" else text.encode("utf-8", errors="replace")
             has_spaces = has_spaces or not data.isascii() or any(space in data for space in spaces)
             lone.add(data)

@@ -127,6 +127,8 @@ def check(
         DataError: The interactions cannot be read.
     """
     report = describe_source(raw, download_images=download_images)
+    if not report.n_interactions:
+        return report
     try:
         interactions, counts = _filter(raw, settings)
         report = report.with_filtering(interactions, counts, raw.items)
