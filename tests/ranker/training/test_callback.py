@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +121,21 @@ def test_validation_runs_when_due_and_at_the_end(tmp_path: Path) -> None:
     run.run()
     assert [row["step"] for row in run.log if "validation_auc" in row] == [2, 4, 5]
     assert not list(tmp_path.glob("state-*"))
+
+
+def test_workers_of_a_failed_training_end_unobserved(tmp_path: Path) -> None:
+    """Lightning kills this process if a worker in the list has failed."""
+    run = Run(
+        tmp_path, [], n_steps=1, validate_every=1, checkpoint_every=1, early_stopping_patience=1
+    )
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    observed = [worker]
+    run.trainer.strategy.launcher = SimpleNamespace(procs=observed)
+    run.callback.on_exception(run.trainer, run.module, RuntimeError())
+    assert worker.poll() == -signal.SIGKILL
+    assert observed == []
+    run.trainer.strategy.launcher = None
+    run.callback.on_exception(run.trainer, run.module, RuntimeError())
 
 
 def test_only_rank_zero_writes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,11 +70,18 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         self._last_time = time.monotonic()
 
     def on_exception(self, trainer: Any, pl_module: FineTuningModule, exception: Any) -> None:
-        """End the workers that Lightning has started, which would wait for this process."""
+        """End the workers that Lightning has started, which would wait for this process.
+
+        Lightning observes the list of workers and kills this process within seconds if one of them
+        has failed, so they are removed from the list before they are ended.
+        """
         _ = pl_module, exception
-        launcher = trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.SIGKILL)
+        started: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+        workers = started.copy()
+        started.clear()
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
     def on_train_batch_end(
         self,
