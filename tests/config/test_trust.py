@@ -49,6 +49,17 @@ def make_run(folder: Path, overrides: list[str]) -> Path:
         ),
         ([f"summarize.{text}" for text in FOREIGN], ["summarize.model.url="]),
         ([f"score.{text}" for text in FOREIGN], ["score.model.url="]),
+        (
+            [
+                "baselines.llava_zero_shot.backend=openai",
+                "baselines.llava_zero_shot.options={checkpoint: tiny, url: 'https://c.example/v1', "
+                "key_variable: AWS_SECRET_ACCESS_KEY}",
+            ],
+            [
+                "baselines.llava_zero_shot.options.url=https://c.example/v1",
+                "baselines.llava_zero_shot.options.key_variable=AWS_SECRET_ACCESS_KEY",
+            ],
+        ),
         (["executor.name=ray", "executor.address=ray://h:1"], ["executor.address=ray://h:1"]),
         (["serve.state=postgresql://h/events"], ["serve.state=postgresql://h/events"]),
         (

@@ -86,8 +86,8 @@ def _sensitive(settings: Settings, environment: Mapping[str, str] | None) -> dic
             key; None includes them.
     """
     found: dict[str, Any] = {}
-    for section, model in _models(settings):
-        found |= _endpoint(section, model, environment)
+    for section, backend, arguments in _backends(settings):
+        found |= _endpoint(section, backend, arguments, environment)
     if settings.executor.name != "local" and settings.executor.address != "local":
         found["executor.address"] = settings.executor.address
     if settings.serve.state is not None:
@@ -98,24 +98,41 @@ def _sensitive(settings: Settings, environment: Mapping[str, str] | None) -> dic
     return found
 
 
-def _models(settings: Settings) -> Iterator[tuple[str, ModelSettings]]:
-    models = {
+def has_endpoint(backend: str) -> bool:
+    """Return whether a backend sends prompts to an address from its arguments."""
+    return "url" in inspect.signature(registry.find("backends", backend)).parameters
+
+
+def _backends(settings: Settings) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the section, the name and the arguments of every backend of a run."""
+    models: dict[str, ModelSettings | None] = {
         "model": settings.model,
         "summarize.model": settings.summarize.model,
         "infer.model": settings.infer.model,
         "score.model": settings.score.model,
     }
-    yield from ((name, model) for name, model in models.items() if model is not None)
+    for section, model in models.items():
+        if model is not None:
+            yield section, model.backend, model.plugin_kwargs()
+    for name in settings.baselines.plugin_kwargs():
+        arguments = settings.baselines.arguments(name)
+        if isinstance(options := arguments.get("options"), Mapping):
+            default = inspect.signature(registry.find("baselines", name)).parameters.get("backend")
+            if default is not None:
+                backend = arguments.get("backend", default.default)
+                yield f"baselines.{name}.options", backend, options
 
 
 def _endpoint(
-    section: str, model: ModelSettings, environment: Mapping[str, str] | None
+    section: str,
+    backend: str,
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Return the address of a model's endpoint and the variable with its key, if it has one."""
-    parameters = inspect.signature(registry.find("backends", model.backend)).parameters
-    if "url" not in parameters:
+    if not has_endpoint(backend):
         return {}
-    arguments = model.plugin_kwargs()
+    parameters = inspect.signature(registry.find("backends", backend)).parameters
     url = arguments.get("url", parameters["url"].default)
     found = {f"{section}.url": url}
     variable = None
