@@ -20,7 +20,11 @@ def test_the_table_has_one_line_per_stage(invoke, settings: list[str], tmp_path:
     assert [line.split()[0] for line in lines[:4]] == ["stage", *STAGES]
     for column in ("cached calls", "input tokens", "image tokens", "output tokens"):
         assert column in lines[0]
-    orders = lines[len(STAGES) + 2 : -3]
+    orders, sizes = lines[len(STAGES) + 2 : -8], lines[-7:-3]
+    assert sizes[0].split()[1:3] == ["tokens/prompt", "longest"]
+    assert [line.split()[0] for line in sizes[1:]] == STAGES
+    mean, longest = (int(cell.replace(",", "")) for cell in sizes[1].split()[1:3])
+    assert 0 < mean <= longest
     assert orders[0].split()[-2:] == ["item-first", "user-first"]
     assert [line.split("  ")[0] for line in orders[1:]] == ["test candidates", "a list of 50 items"]
     assert all(line.endswith("-first is cheaper") for line in orders[1:])

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import mock_runs
-from mllm_msr.config.settings import Settings
+from mllm_msr.config.settings import PromptsSettings, Settings
 from mllm_msr.errors import RunFolderError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables, without_last
@@ -74,6 +74,16 @@ def test_histories_lack_each_users_last_interaction(tables: RunTables) -> None:
     assert histories.equals(without_last(interactions))
     n_users = interactions["user_id"].n_unique()
     assert histories.height == interactions.height - n_users
+
+
+def test_templates_and_language_are_those_of_the_settings(
+    tables: RunTables, tmp_path: Path
+) -> None:
+    (tmp_path / "fusion.jinja").write_text("{{ words }} {{ text_summary }} {{ image_summary }}")
+    prompts = PromptsSettings(folder=tmp_path, language="German")
+    words = tables.item_type(Settings(prompts=prompts))
+    assert (words.language, [name for name, _ in words.templates]) == ("German", ["fusion"])
+    assert tables.item_type(Settings()).language == "English"
 
 
 def test_the_item_type_is_the_setting_or_the_data_sets_own(tables: RunTables) -> None:

@@ -190,6 +190,40 @@ def test_own_templates_run_in_a_sandbox(folder: Path, before: str, problem: str)
         templates.render("fusion", DATA["fusion"], item_type=own)
 
 
+GERMAN = replace(find_item_type("film"), language="German")
+
+
+@pytest.mark.parametrize("name", sorted(set(DATA) - {name for name in DATA if "recommend" in name}))
+def test_texts_are_requested_in_the_language_of_the_setting(name: str) -> None:
+    english = templates.render(name, DATA[name], item_type="film", image=COVER)
+    german = templates.render(name, DATA[name], item_type=GERMAN, image=COVER)
+    line = "\nWrite the whole answer in German, including its beginning."
+    assert as_text(german) == as_text(english).removesuffix("\n") + line + "\n"
+    hashes = {templates.template_hash(name, item_type=words) for words in ("film", GERMAN)}
+    assert len(hashes) == 2
+
+
+def test_yes_and_no_do_not_depend_on_the_language() -> None:
+    english = templates.render("recommend", DATA["recommend"], item_type="film")
+    assert templates.render("recommend", DATA["recommend"], item_type=GERMAN) == english
+    hashes = {templates.template_hash("recommend", item_type=words) for words in ("film", GERMAN)}
+    assert len(hashes) == 1
+
+
+def test_own_templates_may_name_the_language_themselves(tmp_path: Path) -> None:
+    source = "Auf {{ language }}, {{ words }} Wörter: {{ title }} {{ text }}"
+    (tmp_path / "text_summary.jinja").write_text(source, encoding="utf-8")
+    own = replace(GERMAN, templates=templates.read_templates(tmp_path))
+    prompt = templates.render("text_summary", DATA["text_summary"], item_type=own)
+    assert as_text(prompt) == "[user]\nAuf German, 40 Wörter: The Lantern A quiet film.\n"
+    dutch = replace(own, language="Dutch")
+    assert templates.template_hash("text_summary", item_type=own) != templates.template_hash(
+        "text_summary", item_type=dutch
+    )
+    # Templates that are not replaced ask for the language as usual.
+    assert "in German" in as_text(templates.render("fusion", DATA["fusion"], item_type=own))
+
+
 def test_template_hashes_differ_and_are_stable() -> None:
     hashes = {name: templates.template_hash(name) for name in DATA}
     assert len(set(hashes.values())) == len(DATA)

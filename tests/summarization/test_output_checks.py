@@ -128,3 +128,16 @@ def test_without_retries_the_fault_is_returned_immediately() -> None:
 
 def test_docstring_examples() -> None:
     assert doctest.testmod(output_checks).failed == 0
+
+
+def test_the_language_of_the_setting_is_required_and_requested_again() -> None:
+    russian = "Это спокойный фильм о красном фонаре"
+    backend = MockBackend(answers=["A calm film with a red lantern.", russian])
+    prompt = Prompt((Message("user", (TextPart("Describe it."),)),))
+    ((_, checked),) = generate_checked(backend, [prompt], language="Russian")
+    assert checked.completion.text == russian
+    assert checked.flags == ("retried",)
+    assert prompt_text(backend.history[1]).endswith("Answer in plain Russian sentences, in your "
+                                                    "own words, and then stop.")  # fmt: skip
+    assert find_fault(russian) == "language"
+    assert find_fault(russian, language="Russian") is None

@@ -73,6 +73,7 @@ def _format_report(report: CostReport) -> str:
     for cost in report.orders:
         numbers = f"{cost.item_first:>15,}{cost.user_first:>15,}"
         lines.append(f"{cost.work:<40}{numbers}   {cost.cheaper} is cheaper")
+    lines += ["", *_token_lines(report)]
     hours = "hours unknown without a rate" if report.hours is None else f"{report.hours:.3f} hours"
     lines += [
         "",
@@ -80,3 +81,15 @@ def _format_report(report: CostReport) -> str:
         f"prompt tokens counted by {report.counted_by}; output lengths from {report.lengths_by}",
     ]
     return "\n".join(lines)
+
+
+def _token_lines(report: CostReport) -> list[str]:
+    """Return a table of the tokens of prompts and images, without images if there are none."""
+    columns = ("tokens/prompt", "longest prompt", "tokens/image", "largest image")
+    lines = [f"{'stage':<18}" + "".join(f"{name:>15}" for name in columns)]
+    for stage in report.stages:
+        cells = f"{stage.tokens_per_prompt:>15,}{stage.longest_prompt:>15,}"
+        if stage.images:
+            cells += f"{stage.tokens_per_image:>15,}{stage.largest_image:>15,}"
+        lines.append(f"{stage.stage:<18}{cells}")
+    return lines

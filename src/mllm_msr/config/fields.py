@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+# "German", "Brazilian Portuguese": it becomes part of a prompt.
+LanguageName = Annotated[str, Field(pattern=r"^[^\W\d_]+([ -][^\W\d_]+){0,3}$", max_length=40)]
 
 
 def _to_list(value: Any) -> Any:

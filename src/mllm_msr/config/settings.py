@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mllm_msr.config.fields import Fraction, Names, OpenSection, Section, Some
+from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, Section, Some
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 
@@ -100,6 +100,9 @@ class PromptsSettings(Section):
 
     folder: Path | None = Field(
         None, description="folder with templates that replace those of the package"
+    )
+    language: LanguageName = Field(
+        "English", description="language of the texts that models write, by its English name"
     )
 
 

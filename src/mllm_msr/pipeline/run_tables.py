@@ -67,7 +67,7 @@ class RunTables:
         return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
     def item_type(self, settings: Settings) -> ItemType:
-        """Return the words for an item and the templates of the prompts.
+        """Return the words for an item, and the templates and language of the prompts.
 
         Args:
             settings: The run's settings; without `item_type`, the word is that of the dataset.
@@ -76,12 +76,12 @@ class RunTables:
             SettingsError: The templates in `prompts.folder` cannot be used.
         """
         words = find_item_type(settings.item_type or str(self._about()["item_type"]))
-        if settings.prompts.folder is None:
-            return words
-        return replace(words, templates=read_templates(settings.prompts.folder))
+        prompts = settings.prompts
+        templates = read_templates(prompts.folder) if prompts.folder is not None else ()
+        return replace(words, templates=templates, language=prompts.language)
 
     def data_report(self) -> dict[str, Any] | None:
-        """Return what was understood of the dataset, see `data.source_report.DataReport`.
+        """Return what was understood of the dataset, see `data.data_report.DataReport`.
 
         None for a run that an earlier version prepared.
         """

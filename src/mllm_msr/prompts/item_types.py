@@ -13,6 +13,7 @@ from typing import Final
 
 from mllm_msr.errors import UsageError
 
+ENGLISH: Final = "English"
 _CHOOSE: Final = ("choose", "chose")
 # Letters, and within them digits, spaces, hyphens and apostrophes.
 _WORD: Final = re.compile(r"[^\W\d_](?:[\w '’-]{0,38}\w)?")
@@ -20,7 +21,7 @@ _WORD: Final = re.compile(r"[^\W\d_](?:[\w '’-]{0,38}\w)?")
 
 @dataclass(frozen=True, slots=True)
 class ItemType:
-    """Words for a type of item in prompts, and the templates of the prompts.
+    """Words for a type of item in prompts, and the templates and language of the prompts.
 
     Attributes:
         singular: One item.
@@ -29,6 +30,7 @@ class ItemType:
         chose: Past tense of `choose`.
         templates: Names and sources of templates that replace those of the package, see
             `templates.read_templates`.
+        language: Language of the answers, by its English name.
     """
 
     singular: str
@@ -36,6 +38,7 @@ class ItemType:
     choose: str = _CHOOSE[0]
     chose: str = _CHOOSE[1]
     templates: tuple[tuple[str, str], ...] = ()
+    language: str = ENGLISH
 
     def __str__(self) -> str:
         """Return the text from which `find_item_type` makes these words."""
@@ -63,8 +66,8 @@ def find_item_type(item_type: str | ItemType) -> ItemType:
     Raises:
         UsageError: A form is not a word of at most 40 characters.
 
-    >>> find_item_type("dish")
-    ItemType(singular='dish', plural='dishes', choose='choose', chose='chose', templates=())
+    >>> find_item_type("dish").plural
+    'dishes'
     """
     if isinstance(item_type, ItemType):
         return item_type

@@ -23,7 +23,7 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mllm_msr.errors import SettingsError, UnknownNameError
-from mllm_msr.prompts.item_types import ItemType, find_item_type
+from mllm_msr.prompts.item_types import ENGLISH, ItemType, find_item_type
 from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart
 
 # Private-use characters that mark parts while a template is rendered. `clean` removes them from
@@ -45,8 +45,13 @@ _FOLDER: Final = Path(__file__).parent / "templates"
 _SAMPLES: Final[Mapping[str, object]] = {"summaries": ["A summary."], "words": 10}
 # Templates of baselines, which follow their papers.
 _OF_BASELINES: Final = frozenset({"recommend_titles"})
-# Variables about items in general, which a template may use or not.
-_WORDS: Final = frozenset({"item_type", "item_types", "choose", "chose"})
+# Variables that do not depend on the prompt, which a template may use or not.
+_WORDS: Final = frozenset({"item_type", "item_types", "choose", "chose", "language"})
+# Templates whose answers are texts, and their last line if the answers are not in English.
+_WRITTEN: Final = frozenset(
+    {"text_summary", "image_description", "fusion", "preference_first", "preference_update"}
+)
+_LANGUAGE_LINE: Final = "Write the whole answer in {{ language }}, including its beginning."
 
 
 @functools.lru_cache(maxsize=4096)  # the same preference occurs in many prompts
@@ -133,12 +138,16 @@ def read_templates(folder: Path) -> tuple[tuple[str, str], ...]:
 
 
 def template_hash(name: str, *, item_type: str | ItemType = "item") -> str:
-    """Return the hexadecimal SHA-256 of the template that an item type uses.
+    """Return the hexadecimal SHA-256 of the template, and language, that an item type uses.
 
     Raises:
         UnknownNameError: There is no template of this name.
     """
-    return hashlib.sha256(_template_source(name, find_item_type(item_type)).encode()).hexdigest()
+    words = find_item_type(item_type)
+    source = _template_source(name, words)
+    if words.language != ENGLISH and "language" in _variables(source):
+        source += words.language
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def render(
@@ -180,6 +189,7 @@ def render(
             item_types=words.plural,
             choose=words.choose,
             chose=words.chose,
+            language=words.language,
             image=_IMAGE if image is not None else "",
         )
     except jinja2.TemplateError as error:
@@ -206,6 +216,16 @@ def _compile(source: str) -> jinja2.Template:
     return _environment().from_string(source)
 
 
+@functools.lru_cache(maxsize=64)
+def _variables(source: str) -> frozenset[str]:
+    """Return the variables of a template.
+
+    Raises:
+        TemplateSyntaxError: It is not a template.
+    """
+    return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+
+
 @functools.cache
 def _packaged_source(name: str, singular: str) -> str:
     """Return the source of a template of the package, preferably the one for the item type."""
@@ -216,9 +236,15 @@ def _packaged_source(name: str, singular: str) -> str:
 
 
 def _template_source(name: str, words: ItemType) -> str:
-    """Return the source of a template: the user's own, or else the one of the package."""
+    """Return the source of a template: the user's own, or else the one of the package.
+
+    It asks for the language of the answers, unless it is English.
+    """
     own = dict(words.templates).get(name)
-    return _packaged_source(name, words.singular) if own is None else own
+    source = _packaged_source(name, words.singular) if own is None else own
+    if words.language == ENGLISH or name not in _WRITTEN or "language" in _variables(source):
+        return source
+    return f"{source.rstrip()}\n{_LANGUAGE_LINE}"
 
 
 def _names() -> list[str]:
@@ -237,12 +263,11 @@ def _template_problems(sources: Mapping[str, str]) -> list[str]:
             )
             continue
         try:
-            found = meta.find_undeclared_variables(_environment().parse(source))
+            found = _variables(source)
         except jinja2.TemplateSyntaxError as error:
             problems.append(f"line {error.lineno} of {name}.jinja is not valid: {error.message}.")
             continue
-        original = _environment().parse(_packaged_source(name, ""))
-        wanted = meta.find_undeclared_variables(original) - _WORDS
+        wanted = _variables(_packaged_source(name, "")) - _WORDS
         if missing := sorted(wanted - found):
             problems.append(f"{name}.jinja lacks the variables {', '.join(missing)}.")
         if unknown := sorted(found - wanted - _WORDS):

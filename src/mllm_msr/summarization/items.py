@@ -82,12 +82,13 @@ def summarize(
         _render_part(draft.item, modality, item_type, max_words[modality], max_text_tokens)
         for draft, modality in parts
     )
-    for index, checked in _generate(backend, prompts, progress):
+    language = find_item_type(item_type).language
+    for index, checked in _generate(backend, prompts, language, progress):
         draft, modality = parts[index]
         draft.set_part(modality, checked, max_words[modality])
     both = [draft for draft in drafts if draft.text_summary and draft.image_summary]
     fusions = (_render_fusion(draft, item_type, words, max_text_tokens) for draft in both)
-    for index, checked in _generate(backend, fusions, progress):
+    for index, checked in _generate(backend, fusions, language, progress):
         both[index].summary = both[index].take(checked, "fusion", words)
     rows = [draft.finish(item_type) for draft in drafts]
     return pl.DataFrame(rows, schema=dict(tables.SUMMARIES))
@@ -231,9 +232,9 @@ def _render_part(
 
 
 def _generate(
-    backend: Backend, prompts: Iterable[Prompt], progress: Progress | None
+    backend: Backend, prompts: Iterable[Prompt], language: str, progress: Progress | None
 ) -> Iterator[tuple[int, CheckedCompletion]]:
-    for index, checked in generate_checked(backend, prompts):
+    for index, checked in generate_checked(backend, prompts, language=language):
         yield index, checked
         if progress is not None:
             progress(1)

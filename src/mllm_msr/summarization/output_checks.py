@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mllm_msr.interfaces import Backend
+from mllm_msr.prompts.item_types import ENGLISH
 from mllm_msr.prompts.thoughts import remove_thoughts
+from mllm_msr.summarization.languages import is_other_language
 from mllm_msr.types import Completion, Message, Prompt, TextPart
 
 Fault = Literal["empty", "garbage", "refusal", "repetition_loop", "language", "prompt_echo"]
@@ -25,8 +27,8 @@ Fault = Literal["empty", "garbage", "refusal", "repetition_loop", "language", "p
 # Added to a prompt at its first and second retry. With greedy decoding, an unchanged prompt would
 # get the same answer again.
 _RETRY_INSTRUCTIONS: Final = (
-    "Answer in plain English sentences, in your own words, and then stop.",
-    "Write one short English sentence and nothing else.",
+    "Answer in plain {language} sentences, in your own words, and then stop.",
+    "Write one short {language} sentence and nothing else.",
 )
 
 # Longer than the opening that the prompt asks answers to repeat ("The user appears to have a
@@ -34,17 +36,12 @@ _RETRY_INSTRUCTIONS: Final = (
 _ECHO_WORDS: Final = 12
 _LOOP_WORDS: Final = 24
 _LOOP_LETTERS: Final = 60  # longer than the words of any language
-_LANGUAGE_WORDS: Final = 16
 # Far longer than any answer with thoughts. A server may ignore `max_new_tokens`.
 _MAX_CHARACTERS: Final = 1_000_000
 _REFUSAL: Final = re.compile(
     r"\W*((i am|i'm) (very )?(sorry|unable|not able|afraid)|sorry\b|i (can ?not|can't|won't)\b"
     r"|as an? (ai|artificial|large|language)\b|unfortunately, i\b)",
     re.IGNORECASE,
-)
-_COMMON_WORDS: Final = frozenset(
-    {"a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "in", "is", "it", "its"}
-    | {"of", "on", "or", "that", "the", "their", "this", "to", "with"}
 )
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -74,13 +71,18 @@ class CheckedCompletion:
 
 
 def generate_checked(
-    backend: Backend, prompts: Iterable[Prompt], *, max_retries: int = 2
+    backend: Backend,
+    prompts: Iterable[Prompt],
+    *,
+    language: str = ENGLISH,
+    max_retries: int = 2,
 ) -> Iterator[tuple[int, CheckedCompletion]]:
     """Generate answers, check them, and retry prompts whose answers are unusable.
 
     Args:
         backend: Backend that answers the prompts.
         prompts: Any number of prompts. A prompt is held in memory until its answer is usable.
+        language: Language of the answers, see `languages.is_other_language`.
         max_retries: Maximum number of retries per prompt, 0 to 2.
 
     Yields:
@@ -97,7 +99,7 @@ def generate_checked(
     to_retry: dict[int, Prompt] = {}
     for index, completion in backend.generate(remember(prompts)):
         prompt = pending.pop(index)
-        checked = _check(prompt, completion, n_retries=0)
+        checked = _check(prompt, completion, language, n_retries=0)
         if checked.fault is None or not max_retries:
             yield index, checked
         else:
@@ -105,18 +107,20 @@ def generate_checked(
     for n_retries in range(1, max_retries + 1):
         indices = list(to_retry)
         retries = [
-            _with_instruction(to_retry[index], _RETRY_INSTRUCTIONS[n_retries - 1])
+            _with_instruction(
+                to_retry[index], _RETRY_INSTRUCTIONS[n_retries - 1].format(language=language)
+            )
             for index in indices
         ]
         for position, completion in backend.generate(retries) if retries else ():
             index = indices[position]
-            checked = _check(to_retry[index], completion, n_retries=n_retries)
+            checked = _check(to_retry[index], completion, language, n_retries=n_retries)
             if checked.fault is None or n_retries == max_retries:
                 yield index, checked
                 del to_retry[index]
 
 
-def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
+def find_fault(text: str, prompt: Prompt | None = None, *, language: str = ENGLISH) -> Fault | None:
     """Return what makes an answer unusable, or `None` if it is usable.
 
     The rules accept terse and clumsy answers, because a false positive replaces an answer by a
@@ -125,6 +129,7 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
     Args:
         text: The answer.
         prompt: The prompt, which is required to detect a prompt echo.
+        language: Language of the answer, see `languages.is_other_language`.
 
     Example:
         >>> find_fault("A calm film with a red lantern.")
@@ -142,17 +147,19 @@ def find_fault(text: str, prompt: Prompt | None = None) -> Fault | None:
         # The same words over and over, or the same letters within a word.
         "repetition_loop": _repeats(words, min_length=_LOOP_WORDS)
         or any(_repeats(word, min_length=_LOOP_LETTERS) for word in words),
-        "language": _is_other_language(text, words),
+        "language": is_other_language(text, words, language),
         "prompt_echo": prompt is not None and _is_prompt_echo(words, prompt),
     }
     return next((fault for fault, is_found in found.items() if is_found), None)
 
 
-def _check(prompt: Prompt, completion: Completion, *, n_retries: int) -> CheckedCompletion:
+def _check(
+    prompt: Prompt, completion: Completion, language: str, *, n_retries: int
+) -> CheckedCompletion:
     if completion.error is not None:
         return CheckedCompletion(completion, n_retries)
     answer = remove_thoughts(completion.text[:_MAX_CHARACTERS])
-    fault = find_fault(answer.text, prompt)
+    fault = find_fault(answer.text, prompt, language=language)
     if fault is None:
         return CheckedCompletion(replace(completion, text=answer.text), n_retries)
     error = f"the answer is unusable ({fault}): {completion.text[:60]!r}"
@@ -186,16 +193,6 @@ def _repeats(units: Sequence[str], *, min_length: int) -> bool:
     """Return whether a long sequence has few distinct triples."""
     triples = list(zip(units, units[1:], units[2:], strict=False))
     return len(units) >= min_length and len(set(triples)) < 0.4 * len(triples)
-
-
-def _is_other_language(text: str, words: Sequence[str]) -> bool:
-    """Return whether text is in another script, or long without any common English word."""
-    if not text.isascii():
-        letters = [char for char in text if char.isalpha()]
-        n_latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
-        if n_latin < 0.5 * len(letters):
-            return True
-    return len(words) >= _LANGUAGE_WORDS and _COMMON_WORDS.isdisjoint(words)
 
 
 def _is_prompt_echo(words: Sequence[str], prompt: Prompt) -> bool:

@@ -18,7 +18,7 @@ import polars as pl
 from mllm_msr import tables
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts import templates
-from mllm_msr.prompts.item_types import ItemType, find_item_type
+from mllm_msr.prompts.item_types import ENGLISH, ItemType, find_item_type
 from mllm_msr.summarization.output_checks import generate_checked
 
 logger = logging.getLogger(__name__)
@@ -250,7 +250,8 @@ def _run(
         )
         for step in prompted
     )
-    for index, checked in generate_checked(backend, prompts):
+    language = find_item_type(item_type).language
+    for index, checked in generate_checked(backend, prompts, language=language):
         step, completion = prompted[index], checked.completion
         preference, cut = templates.calibrate(completion.text, words)
         if completion.error is not None or not preference:
@@ -263,7 +264,7 @@ def _run(
             flags = [*checked.flags]
             if cut or completion.finish_reason == "length":
                 flags.append("cut")
-            if not preference.startswith(OPENING):
+            if language == ENGLISH and not preference.startswith(OPENING):
                 flags.append("unexpected_opening")
             yield _Row(
                 step.user_id, step.block, step.n_items, preference, step.final, ",".join(flags)

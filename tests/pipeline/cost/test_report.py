@@ -21,6 +21,14 @@ def test_hours_are_unknown_if_the_rate_of_an_unfinished_stage_is() -> None:
     assert CostReport((StageCost("a", "b", done=True),), "", "").hours == 0.0
 
 
+def test_tokens_are_reported_per_prompt_and_per_image() -> None:
+    stage = StageCost("a", "b", calls=4, prompt_tokens=402, images=3, image_tokens=290)
+    assert (stage.tokens_per_prompt, stage.tokens_per_image) == (100, 97)
+    values = CostReport((stage,), "", "").to_dict()["stages"][0]
+    assert (values["tokens_per_prompt"], values["tokens_per_image"]) == (100, 97)
+    assert StageCost("a", "b").tokens_per_image == 0
+
+
 def test_json_contains_stages_and_totals() -> None:
     values = CostReport(STAGES, "words", "a pilot").to_dict()
     assert values["remaining"] == {"tokens": 33, "price": 2.0, "hours": 3.0}

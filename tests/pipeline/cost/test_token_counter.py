@@ -9,6 +9,7 @@ import pytest
 
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.mock import MockBackend
+from mllm_msr.errors import BackendError
 from mllm_msr.pipeline.cost.token_counter import CountingBackend, token_counter
 from mllm_msr.summarization.output_checks import find_fault
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -28,9 +29,22 @@ def test_tokens_are_those_of_the_model(
     scores = dict(HuggingFaceBackend(folder, device="cpu").score(prompts, ("yes", "no")))
     text, image = (counter.count(prompt) for prompt in prompts)
     assert (text.n_tokens, image.n_tokens) == (scores[0].prompt_tokens, scores[1].prompt_tokens)
-    assert text.n_image_tokens == 0
-    assert 0 < image.n_image_tokens < image.n_tokens
+    assert (text.n_image_tokens, text.tokens_per_image) == (0, 0)
+    assert 0 < image.n_image_tokens == image.tokens_per_image < image.n_tokens
     assert counter.basis == "the model's own tokenizer"
+
+
+def test_tokens_of_images_follow_the_options_of_the_model(
+    tiny_checkpoint: Callable[[str], Path], images: Sequence[Path]
+) -> None:
+    arguments = {"checkpoint": str(tiny_checkpoint("smolvlm"))}
+    counts = [
+        token_counter("huggingface", {**arguments, **options}).count(prompt("What?", images[0]))
+        for options in ({}, {"image_tokens": 20})
+    ]
+    assert [count.tokens_per_image for count in counts] == [34, 7]
+    with pytest.raises(BackendError, match="tiles is not an option"):
+        token_counter("huggingface", {**arguments, "processor": {"tiles": 1}})
 
 
 def test_without_a_tokenizer_tokens_are_estimated_from_characters(tmp_path: Path) -> None:
@@ -48,6 +62,14 @@ def test_filler_is_as_long_as_the_stage_allows_and_passes_the_output_checks() ->
     assert (short.output_tokens, long.output_tokens) == (10, 400)
     assert find_fault(long.text) is None
     assert [call.prompt.n_tokens for call in counting.calls] == [2, 2]
+
+
+@pytest.mark.parametrize("language", ["German", "Russian", "Japanese"])
+def test_filler_passes_the_check_of_the_language(language: str) -> None:
+    counting = CountingBackend(token_counter("mock", {}), language=language)
+    ((_, completion),) = counting.generate([prompt("Describe it.", new=120)])
+    assert completion.output_tokens == 40
+    assert find_fault(completion.text, language=language) is None
 
 
 def test_responses_of_a_backend_are_recycled() -> None:

@@ -325,6 +325,9 @@ class _CostEstimator:
             calls=round(scale * len(calls)),
             prompt_tokens=round(n_prompt),
             image_tokens=round(scale * sum(call.prompt.n_image_tokens for call in calls)),
+            longest_prompt=max((call.prompt.n_tokens for call in calls), default=0),
+            images=round(scale * sum(call.prompt.n_images for call in calls)),
+            largest_image=max((call.prompt.tokens_per_image for call in calls), default=0),
             output_tokens=round(n_output),
             seconds=self._rates.seconds(n_prompt, n_output),
             price=0.0 if backend_class(used).is_local else price,
@@ -363,7 +366,12 @@ class _CostEstimator:
         key = used.model_dump_json()
         if key not in self._counters:
             self._counters[key] = token_counter(used.backend, used.plugin_kwargs())
-        return CountingBackend(self._counters[key], backend=backend, responses=self._responses)
+        return CountingBackend(
+            self._counters[key],
+            backend=backend,
+            responses=self._responses,
+            language=self._item_type.language,
+        )
 
 
 def _sample(frame: pl.DataFrame, column: str, size: int) -> pl.DataFrame:

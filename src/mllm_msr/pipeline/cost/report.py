@@ -19,6 +19,9 @@ class StageCost:
         cached_calls: Prompts that the response cache answers, because they repeat earlier ones.
         prompt_tokens: Input tokens, including image tokens.
         image_tokens: Input tokens that belong to images.
+        longest_prompt: Input tokens of the longest prompt in the sample.
+        images: Images in the prompts.
+        largest_image: Most tokens of an image in the sample.
         shared_tokens: Input tokens that a backend with prefix sharing does not compute again.
         output_tokens: Generated tokens.
         seconds: Duration at the given or measured rate; None without a rate.
@@ -33,12 +36,25 @@ class StageCost:
     cached_calls: int = 0
     prompt_tokens: int = 0
     image_tokens: int = 0
+    longest_prompt: int = 0
+    images: int = 0
+    largest_image: int = 0
     shared_tokens: int = 0
     output_tokens: int = 0
     seconds: float | None = None
     price: float = 0.0
     disk_bytes: int = 0
     done: bool = False
+
+    @property
+    def tokens_per_prompt(self) -> int:
+        """Return the mean number of input tokens of a prompt."""
+        return round(self.prompt_tokens / max(1, self.calls))
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Return the mean number of tokens of an image; 0 without images."""
+        return round(self.image_tokens / max(1, self.images))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +120,12 @@ class CostReport:
         """Return the report as JSON-serializable values."""
         remaining = {"tokens": self.tokens, "price": self.price, "hours": self.hours}
         orders = [{**asdict(order), "cheaper": order.cheaper} for order in self.orders]
-        return {**asdict(self), "orders": orders, "remaining": remaining}
+        stages = [
+            {
+                **asdict(stage),
+                "tokens_per_prompt": stage.tokens_per_prompt,
+                "tokens_per_image": stage.tokens_per_image,
+            }
+            for stage in self.stages
+        ]
+        return {**asdict(self), "stages": stages, "orders": orders, "remaining": remaining}

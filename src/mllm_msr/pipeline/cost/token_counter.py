@@ -17,6 +17,8 @@ from mllm_msr import registry
 from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.models.processor_options import ProcessorOptions, configure
+from mllm_msr.prompts.item_types import ENGLISH
+from mllm_msr.summarization.languages import sample_text
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
 # Stages allow three new tokens per word of their length limit.
@@ -36,15 +38,22 @@ class TokenCount:
     Attributes:
         ids: Tokens with images expanded, as any values that are equal for equal tokens.
         n_image_tokens: Number of tokens that belong to images.
+        n_images: Number of images whose tokens are counted.
     """
 
     ids: tuple[object, ...]
     n_image_tokens: int = 0
+    n_images: int = 0
 
     @property
     def n_tokens(self) -> int:
         """Return the number of tokens."""
         return len(self.ids)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Return the mean number of tokens of an image; 0 without images."""
+        return round(self.n_image_tokens / max(1, self.n_images))
 
 
 class TokenCounter(Protocol):
@@ -122,6 +131,7 @@ class CountingBackend(Backend):
         backend: Backend that answers the prompts, to measure real lengths; it is not closed. None
             answers with `responses` or filler text.
         responses: Responses by kind of prompt, from an earlier instance with a `backend`.
+        language: Language of the responses, see `summarization.languages`.
 
     Attributes:
         calls: One entry for each prompt so far that could be rendered.
@@ -135,12 +145,14 @@ class CountingBackend(Backend):
         *,
         backend: Backend | None = None,
         responses: Mapping[str, Sequence[Completion]] | None = None,
+        language: str = ENGLISH,
     ) -> None:
         self.calls: list[Call] = []
         self.n_failed = 0
         self.responses = {kind: list(known) for kind, known in (responses or {}).items()}
         self._counter = counter
         self._backend = backend
+        self._language = language
         self._turn = itertools.count()
 
     @property
@@ -202,6 +214,7 @@ class CountingBackend(Backend):
         # Words in random order: the output checks would reject a repetition loop.
         generator = random.Random(n_words + 1000 * next(self._turn))  # noqa: S311
         text = " ".join(generator.choices(_FILLER.split(), k=n_words))
+        text = sample_text(text, self._language)
         return Completion(text, output_tokens=self._counter.count_text(text))
 
 
@@ -220,7 +233,8 @@ class TokenizerCounter:
     def count(self, prompt: Prompt) -> TokenCount:
         """Count the tokens of the rendered prompt."""
         rendered = self._renderer.render(prompt)
-        return TokenCount(rendered.input_ids, len(rendered.input_ids) - rendered.n_text_tokens)
+        n_image_tokens = len(rendered.input_ids) - rendered.n_text_tokens
+        return TokenCount(rendered.input_ids, n_image_tokens, len(prompt.images))
 
     def count_text(self, text: str) -> int:
         """Count the tokens of a response, including its end-of-sequence token."""
@@ -255,7 +269,7 @@ class CharacterCounter:
         starts = range(0, len(text), _CHARACTERS_PER_TOKEN)
         pieces = (text[start : start + _CHARACTERS_PER_TOKEN] for start in starts)
         ids = (*[*prompt.images] * _TOKENS_PER_IMAGE, *pieces)
-        return TokenCount(ids, _TOKENS_PER_IMAGE * len(prompt.images))
+        return TokenCount(ids, _TOKENS_PER_IMAGE * len(prompt.images), len(prompt.images))
 
     def count_text(self, text: str) -> int:
         """Estimate the tokens of a response."""
