@@ -21,6 +21,7 @@ from endpoints import (
 from mllm_msr.backends._http import client
 from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.errors import BackendError, CapabilityError
+from mllm_msr.prompts.thoughts import remove_thoughts
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 CHOICES = ("yes", "no")
@@ -123,6 +124,43 @@ def test_a_chat_template_that_opens_a_thought_is_not_scored() -> None:
         pytest.raises(CapabilityError, match=r"with a thought \(<\|assistant\|><think>\)"),
     ):
         list(opened(server.url).score([prompt("film?")], CHOICES))
+
+
+class ThinkingServer:
+    """Server without a reasoning parser, whose chat template opens a thought."""
+
+    def __init__(self, *, shows_prompt: bool) -> None:
+        self.shows_prompt = shows_prompt
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path == "/tokenize" and self.shows_prompt:
+            return HttpResponse({"tokens": [1, 2], "token_strs": ["<|assistant|>", "<think>\n"]})
+        if request.path != "/v1/chat/completions":
+            return error_response("Not Found", 404)
+        words = ["The", "user", "wants", "a", "calm", "film.", "</think>", "A", "film."]
+        limit = request.body["max_tokens"] - (6 if "slow" in str(request.body) else 0)
+        finish = "length" if limit < len(words) else "stop"
+        return completion_response(" ".join(words[:limit]), finish=finish)
+
+
+@pytest.mark.parametrize("shows_prompt", [True, False])
+def test_a_cut_thought_that_the_prompt_opened_is_no_answer(shows_prompt: bool) -> None:
+    with serve(ThinkingServer(shows_prompt=shows_prompt)) as server:
+        backend = opened(server.url)
+        prompts = [prompt("slow"), prompt("film?"), prompt("slow too")]
+        found = dict(backend.generate(prompts))
+        n_requests = len(server.history)
+        assert n_requests == 3 + (1 if shows_prompt else 2)
+    for index in (0, 2):
+        assert found[index].finish_reason == "length"
+        assert remove_thoughts(found[index].text).is_unfinished
+    assert remove_thoughts(found[1].text).text == "A film."
+
+
+def test_a_cut_answer_of_a_model_without_thoughts_is_an_answer() -> None:
+    with serve(lambda _: completion_response("A calm", finish="length")) as server:
+        ((_, answer),) = opened(server.url).generate([prompt("film?")])
+    assert (answer.text, answer.finish_reason) == ("A calm", "length")
 
 
 def test_overload_in_a_success_is_retried() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_msr.prompts import thoughts
-from mllm_msr.prompts.thoughts import is_mark, opens_thought, remove_thoughts
+from mllm_msr.prompts.thoughts import closes_thought, is_mark, opens_thought, remove_thoughts
 
 HARMONY = (
     "<|channel|>analysis<|message|>A lantern.<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -124,3 +124,11 @@ def test_markup_tokens_are_recognized() -> None:
 
 def test_docstring_examples() -> None:
     assert doctest.testmod(thoughts).failed == 0
+
+
+def test_a_closing_tag_before_any_other_ends_a_thought_of_the_prompt() -> None:
+    assert closes_thought("So calm.</think> A film.")
+    assert closes_thought("So calm.[/THINK]A film. <think>again")
+    assert not closes_thought("<think>So calm.</think> A film.")
+    assert not closes_thought("A film.")
+    assert not closes_thought("<answer>A film.</answer>")

@@ -26,6 +26,7 @@ from mllm_msr.backends._http import chat_format, probes
 from mllm_msr.backends._http.async_bridge import LoopThread
 from mllm_msr.backends._http.chat_format import Scoring
 from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError, parse_url
+from mllm_msr.backends._http.cut_thoughts import CutThoughts
 from mllm_msr.backends._http.parameters import RequestParameters
 from mllm_msr.backends._http.probes import ScoringPlan
 from mllm_msr.backends._http.responses import RequestRejectedError
@@ -140,6 +141,7 @@ class OpenAIBackend(Backend):
             post=functools.partial(self._post, parse=dict),
             fit=self._fit_budget,
         )
+        self._cut_thoughts = CutThoughts(lambda: self._probe(probes.opens_thoughts))
         self._adapter_verified = False
         self._loop: LoopThread | None = None
         self._closed = False
@@ -300,6 +302,7 @@ class OpenAIBackend(Backend):
             sent, completion = await self._request(
                 prompt, {"temperature": 0}, chat_format.parse_completion, limit_length=True
             )
+            completion = await self._cut_thoughts.restore(completion)
             return replace(completion, trimmed=sent != prompt)
         except _PROMPT_ERRORS as error:
             return Completion("", finish_reason="error", error=str(error))

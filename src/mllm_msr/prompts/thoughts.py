@@ -103,6 +103,13 @@ def opens_thought(text: str) -> bool:
     return bool(marks) and marks[-1]["open"] is not None
 
 
+def closes_thought(text: str) -> bool:
+    """Return whether a text closes a thought that it has not opened."""
+    marks = (mark for mark in _MARK.finditer(text) if not mark["wrapper"])
+    first = next(marks, None)
+    return first is not None and first["close"] is not None
+
+
 def is_mark(token: str) -> bool:
     """Return whether a token is markup of thoughts or of the answer after them."""
     return _MARK.match(token.strip()) is not None

@@ -16,9 +16,18 @@ from typing import Final, Literal
 
 from PIL import Image
 
-from mllm_msr.backends._http.chat_format import Scoring, parse_scores, thought_mark
+from mllm_msr.backends._http.chat_format import (
+    Scoring,
+    parse_completion,
+    parse_scores,
+    thought_mark,
+)
 from mllm_msr.backends._http.client import Endpoint, RetriesExhaustedError
-from mllm_msr.backends._http.responses import MalformedResponseError, RequestRejectedError
+from mllm_msr.backends._http.responses import (
+    MalformedResponseError,
+    RequestRejectedError,
+    TransientError,
+)
 from mllm_msr.backends._http.scoring_routes import (
     CHAT,
     TOKENIZE,
@@ -28,10 +37,18 @@ from mllm_msr.backends._http.scoring_routes import (
     parse_tokens,
 )
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
-from mllm_msr.prompts.thoughts import opens_thought
+from mllm_msr.prompts.thoughts import closes_thought, opens_thought
 
 _TURN: Final = {"role": "user", "content": "Answer only yes or no."}
 _IMAGE_SIZE: Final = 64
+# Enough for the thoughts about the question above.
+_THOUGHT_TOKENS: Final = 1024
+_PROBE_ERRORS: Final = (
+    RequestRejectedError,
+    MalformedResponseError,
+    RetriesExhaustedError,
+    TransientError,
+)
 # A model with thoughts was accepted and ran, but not to the end of its thoughts.
 _EXCERPT: Final = 40
 _OUT_OF_TOKENS: Final = re.compile(r"output limit was reached|could not finish", re.IGNORECASE)
@@ -147,6 +164,24 @@ async def _compare_routes(
         reasons.append(f"{route.name}: {disagreement}")
     detail = f"{chat.n_top} most probable tokens, other answers are bounded"
     return ScoringPlan(chat, None, "; ".join([detail, *reasons]))
+
+
+async def opens_thoughts(post: Post) -> bool:
+    """Return whether the chat template ends prompts within a thought that the server returns.
+
+    If the server does not return the rendered prompt, the answer to a simple question shows it.
+    """
+    try:
+        _, text = await _tokenize(post, [_TURN], open_answer=True)
+        if text:
+            return opens_thought(text)
+    except _PROBE_ERRORS:
+        pass
+    fields = {"messages": [_TURN], "max_tokens": _THOUGHT_TOKENS, "temperature": 0}
+    try:
+        return closes_thought(parse_completion(await post(CHAT, fields)).text)
+    except _PROBE_ERRORS:
+        return False
 
 
 async def ensure_adapter(endpoint: Endpoint, name: str, folder: Path) -> None:
