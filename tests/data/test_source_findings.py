@@ -11,7 +11,7 @@ from PIL import Image
 
 from mllm_msr.data.preprocessing import prepare_interactions
 from mllm_msr.data.source_findings import suggest_id_change
-from mllm_msr.data.source_report import describe_source
+from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.interfaces import RawData
 from mllm_msr.tables import ITEMS
 from mllm_msr.types import SourceFile, SourceImages
@@ -195,7 +195,7 @@ def filtered(rows: list[tuple[str, str, int]], ordered_by: str = "time") -> tupl
         frame, min_user_interactions=1, min_item_interactions=1
     )
     before = describe_source(data)
-    report = before.with_filtering(interactions, counts, data.items)
+    report = with_filtering(before, interactions, counts, data.items)
     return report.warnings[len(before.warnings) :]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -10,11 +9,10 @@ import pytest
 from PIL import Image
 
 from mllm_msr.data.preprocessing import prepare_interactions
-from mllm_msr.data.source_report import DataReport, describe_source
+from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
 from mllm_msr.tables import ITEMS
-from mllm_msr.types import SourceFile, SourceImages
 
 DAY_MS = 86_400_000
 
@@ -65,31 +63,10 @@ def test_filtering_adds_counts_and_histories() -> None:
     interactions, counts = prepare_interactions(
         data.interactions, min_user_interactions=1, min_item_interactions=1
     )
-    report = describe_source(data).with_filtering(interactions, counts, data.items.head(1))
+    report = with_filtering(describe_source(data), interactions, counts, data.items.head(1))
     assert report.counts["duplicates_dropped"] == 2
     assert [(one.user_id, one.n_items) for one in report.histories] == [("a", 2), ("b", 2)]
     assert report.histories[0].items == (("v1", "A title"), ("v2", ""))
-
-
-def test_a_report_with_a_problem_is_an_error() -> None:
-    usable = describe_source(raw(["v1"]))
-    usable.require_usable()
-    with pytest.raises(DataError, match="Too small"):
-        usable.with_problem("Too small.").require_usable()
-
-
-def test_it_can_be_written_as_json(tmp_path: Path) -> None:
-    data = raw(["v1"])
-    described = RawData(
-        data.interactions,
-        data.items,
-        sources=(SourceFile(tmp_path / "a.csv", "items", "CSV", separator=","),),
-        images=SourceImages(tmp_path, 0, 0),
-    )
-    values = json.loads(json.dumps(describe_source(described).to_dict()))
-    assert values["files"][0]["path"] == str(tmp_path / "a.csv")
-    assert values["images"]["folder"] == str(tmp_path)
-    assert set(values) == set(DataReport.__dataclass_fields__)
 
 
 def test_values_of_a_wrong_type_are_an_error() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from mllm_msr.data.data_report import DataReport, HistoryPreview
 from mllm_msr.data.preprocessing import prepare_interactions
-from mllm_msr.data.source_report import DataReport, HistoryPreview, describe_source
+from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.data.source_text import format_report, report_rows
 from mllm_msr.interfaces import RawData
 from mllm_msr.tables import ITEMS
@@ -39,7 +40,7 @@ def report(*, ordered_by: str = "time", last: int = 86_400_000) -> DataReport:
     table, counts = prepare_interactions(
         interactions, min_user_interactions=1, min_item_interactions=1
     )
-    return describe_source(raw).with_filtering(table, counts, items)
+    return with_filtering(describe_source(raw), table, counts, items)
 
 
 def test_rows_name_what_was_read() -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import polars as pl
 
+from mllm_msr.data.data_report import DataReport
 from mllm_msr.data.reading.rows import shown
 from mllm_msr.types import SourceImages
-
-if TYPE_CHECKING:
-    from mllm_msr.data.source_report import DataReport
 
 # Share of interactions or items from which a deficit is reported.
 WARNING_SHARE: Final = 0.05
@@ -111,7 +109,31 @@ def find_problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> l
     return problems
 
 
-def find_id_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
+def find_warnings(
+    report: DataReport,
+    items: pl.DataFrame,
+    unknown: pl.Series,
+    known: pl.Series,
+    *,
+    download_images: bool,
+) -> list[str]:
+    """Return the deficits of ids, titles and images.
+
+    Args:
+        report: The counts.
+        items: `tables.ITEMS` of the items of the interactions.
+        unknown: Ids of these items that are not in the table of items.
+        known: Ids of the table of items.
+        download_images: Whether linked images will be downloaded, so that they do not lack.
+    """
+    return [
+        *_id_warnings(report, unknown, known),
+        *_item_warnings(report, items),
+        *_image_warnings(report, download_images=download_images),
+    ]
+
+
+def _id_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -> list[str]:
     """Return the deficits of ids and titles whose share is at least `WARNING_SHARE`."""
     warnings = []
     if report.n_items and not report.n_catalog:
@@ -125,13 +147,8 @@ def find_id_warnings(report: DataReport, unknown: pl.Series, known: pl.Series) -
     return warnings
 
 
-def find_item_warnings(report: DataReport, items: pl.DataFrame) -> list[str]:
-    """Return the deficits of titles.
-
-    Args:
-        report: The counts.
-        items: `tables.ITEMS` of the items of the interactions.
-    """
+def _item_warnings(report: DataReport, items: pl.DataFrame) -> list[str]:
+    """Return the deficits of titles."""
     n_known = report.n_items_known
     if not n_known:
         return []  # reported with the ids
@@ -187,7 +204,7 @@ def _title_column(report: DataReport) -> str:
     return ""
 
 
-def find_image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
+def _image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
     """Return the deficits of images."""
     warnings = []
     n_absent = report.n_items - report.n_with_image - report.n_linked

@@ -1,7 +1,7 @@
 """Report of what was understood of a dataset's files: "Check my files".
 
 The stage `prepare` stores it in the run folder and shows it; `mllm-msr check` shows it without a
-run. `describe_source` reads the raw data; `DataReport.with_filtering` adds what remains after
+run. `describe_source` reads the raw data; `with_filtering` adds what remains after
 filtering. `format_report` in `source_text.py` writes it as text.
 
 A *problem* makes a run useless, such as item ids that match nothing; a *warning* makes it worse.
@@ -11,141 +11,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
 
+from mllm_msr.data.data_report import DataReport, HistoryPreview
 from mllm_msr.data.images import image_status
 from mllm_msr.data.preprocessing import match_items
 from mllm_msr.data.source_findings import (
     find_history_warnings,
-    find_id_warnings,
-    find_image_warnings,
-    find_item_warnings,
     find_problems,
+    find_warnings,
 )
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
-from mllm_msr.types import SourceFile, SourceImages
 
 _N_DECODED: Final = 100  # images that are opened, of all
 _N_EXAMPLES: Final = 3
 _N_TITLES: Final = 5  # per history in the preview
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPreview:
-    """Start of the history of one user.
-
-    Attributes:
-        user_id: The user.
-        n_items: Length of the history.
-        items: Ids and titles of the oldest items, in order.
-    """
-
-    user_id: str
-    n_items: int
-    items: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DataReport:
-    """What was understood of a dataset.
-
-    Attributes:
-        files: Files that were read, if the dataset describes them.
-        images: Image files that were found, if the dataset describes them.
-        n_interactions: Interactions in the source.
-        n_users: Users in the source.
-        n_items: Items that occur in the interactions.
-        n_catalog: Rows of the table of items.
-        ordered_by: "time" or "rank".
-        first: Smallest timestamp, in milliseconds or a rank; None without interactions.
-        last: Largest timestamp.
-        examples: An id of a user, of an item of the interactions, and of the table of items
-            ("user_id", "item_id", "catalog_id"); absent if there is none.
-        n_known: Interactions whose item is in the table of items.
-        n_items_known: Items of the interactions that are in the table of items.
-        n_with_title: Items of the interactions with a title.
-        n_with_text: The same with a text.
-        n_with_image: The same with the path of an image file that exists.
-        n_linked: The same without such a path, but with a link to an image.
-        missing_images: Number of paths without a file.
-        n_decoded: Number of images that were opened, a sample of all.
-        unreadable_images: Problems of those that cannot be read.
-        missing_examples: Some paths without a file.
-        counts: Rows that were dropped and kept by filtering, by name; empty before filtering.
-        histories: Histories of three users.
-        warnings: Sentences about deficits.
-        problems: Sentences about what makes a run useless.
-    """
-
-    files: tuple[SourceFile, ...]
-    images: SourceImages | None
-    n_interactions: int
-    n_users: int
-    n_items: int
-    n_catalog: int
-    ordered_by: str
-    first: int | None
-    last: int | None
-    examples: Mapping[str, str]
-    n_known: int
-    n_items_known: int
-    n_with_title: int
-    n_with_text: int
-    n_with_image: int
-    n_linked: int
-    missing_images: int
-    n_decoded: int
-    unreadable_images: tuple[str, ...]
-    missing_examples: tuple[str, ...]
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    histories: tuple[HistoryPreview, ...] = ()
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    def with_filtering(
-        self, interactions: pl.DataFrame, counts: Mapping[str, int], items: pl.DataFrame
-    ) -> DataReport:
-        """Return the report with the result of filtering.
-
-        Args:
-            interactions: `tables.INTERACTIONS` after filtering.
-            counts: Counts of `preprocessing.prepare_interactions`.
-            items: `tables.ITEMS`, with at least all titles of these interactions.
-        """
-        return dataclasses.replace(
-            self,
-            counts=dict(counts),
-            histories=_preview(interactions, items),
-            warnings=(*self.warnings, *find_history_warnings(self, interactions)),
-        )
-
-    def with_problem(self, problem: str) -> DataReport:
-        """Return the report with one more problem."""
-        return dataclasses.replace(self, problems=(*self.problems, problem))
-
-    def require_usable(self) -> None:
-        """Check that the report has no problem.
-
-        Raises:
-            DataError: It has; the message contains all problems.
-        """
-        if self.problems:
-            raise DataError("\n".join(self.problems))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as values that can be written as JSON."""
-        values = dataclasses.asdict(self)
-        for file in values["files"]:
-            file["path"] = str(file["path"])
-        if self.images is not None:
-            values["images"]["folder"] = str(self.images.folder)
-        return values
 
 
 def describe_source(raw: RawData, *, download_images: bool = False) -> DataReport:
@@ -204,11 +89,31 @@ def describe_source(raw: RawData, *, download_images: bool = False) -> DataRepor
     return dataclasses.replace(
         report,
         problems=tuple(find_problems(report, unknown, known)),
-        warnings=(
-            *find_id_warnings(report, unknown, known),
-            *find_item_warnings(report, items),
-            *find_image_warnings(report, download_images=download_images),
+        warnings=tuple(
+            find_warnings(report, items, unknown, known, download_images=download_images)
         ),
+    )
+
+
+def with_filtering(
+    report: DataReport,
+    interactions: pl.DataFrame,
+    counts: Mapping[str, int],
+    items: pl.DataFrame,
+) -> DataReport:
+    """Return the report with the result of filtering.
+
+    Args:
+        report: The report of the source.
+        interactions: `tables.INTERACTIONS` after filtering.
+        counts: Counts of `preprocessing.prepare_interactions`.
+        items: `tables.ITEMS`, with at least all titles of these interactions.
+    """
+    return dataclasses.replace(
+        report,
+        counts=dict(counts),
+        histories=_preview(interactions, items),
+        warnings=(*report.warnings, *find_history_warnings(report, interactions)),
     )
 
 

@@ -64,12 +64,7 @@ def evaluate_external(
     candidates = conform(candidates.with_columns(**absent), CANDIDATES, name=candidates_path.name)
     scores = scores.select(*key, "score")
     test = candidates.filter(pl.col("split") == "test")
-    repeated = test.filter(test.select(ROW).is_duplicated()).select(key).sort(key)
-    if repeated.height:
-        raise DataError(
-            f"{repeated.height} rows of {candidates_path.name} are the same candidate as another "
-            f"row, such as {repeated.row(0, named=True)}. Keep one row per candidate."
-        )
+    _require_distinct(test, key, candidates_path)
     others = candidates.filter(pl.col("split") != "test").join(test, on=key, how="anti")
     n_ignored = scores.join(others, on=key, how="semi").height
     if n_ignored:
@@ -90,6 +85,16 @@ def evaluate_external(
         )
     joined = test.join(scores, on=key, how="inner", validate="m:1")
     return evaluate_scores({model: joined}, ks=ks, seed=seed, n_resamples=n_resamples)
+
+
+def _require_distinct(candidates: pl.DataFrame, key: Sequence[str], path: Path) -> None:
+    """Raise an error if a candidate occurs several times in one list."""
+    repeated = candidates.filter(candidates.select(ROW).is_duplicated()).select(key).sort(key)
+    if repeated.height:
+        raise DataError(
+            f"{repeated.height} rows of {path.name} are the same candidate as another row, such as "
+            f"{repeated.row(0, named=True)}. Keep one row per candidate."
+        )
 
 
 def _read_table(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mllm_msr.data.preprocessing import prepare_interactions
-from mllm_msr.data.source_report import describe_source
+from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.evaluation.evaluator import Context, evaluate_scores
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.report import write_report
@@ -357,7 +357,7 @@ def test_the_report_shows_what_was_read_and_escapes_it(tmp_path):
     interactions, counts = prepare_interactions(
         rows, min_user_interactions=1, min_item_interactions=1
     )
-    data = found.with_filtering(interactions, counts, items).to_dict()
+    data = with_filtering(found, interactions, counts, items).to_dict()
     metrics = {"popularity": {}}
     written = write_report(tmp_path, metrics=metrics, details={}, manifest={}, config={}, data=data)
     html, markdown = written.html.read_text(), written.markdown.read_text()

@@ -14,11 +14,12 @@ import polars as pl
 
 from mllm_msr import registry
 from mllm_msr.config.settings import DataSettings, ImagesSettings
+from mllm_msr.data.data_report import DataReport
 from mllm_msr.data.image_download import fetch_images
 from mllm_msr.data.image_store import allowed_folders, store_images
 from mllm_msr.data.negative_sampling import draw_candidates
 from mllm_msr.data.preprocessing import match_items, prepare_interactions
-from mllm_msr.data.source_report import DataReport, describe_source
+from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset, RawData
@@ -94,7 +95,7 @@ def prepare(
     report = describe_source(raw, download_images=images.download)
     report.require_usable()
     interactions, counts = _filter(raw, settings)
-    report = report.with_filtering(interactions, counts, raw.items)
+    report = with_filtering(report, interactions, counts, raw.items)
     for warning in report.warnings:
         logger.warning("%s", warning)
     interactions, splits, candidates = _split(interactions, settings, block_size)
@@ -131,7 +132,7 @@ def check(
         return report
     try:
         interactions, counts = _filter(raw, settings)
-        report = report.with_filtering(interactions, counts, raw.items)
+        report = with_filtering(report, interactions, counts, raw.items)
         _split(interactions, settings, block_size)
     except DataError as error:
         report = report.with_problem(str(error))
