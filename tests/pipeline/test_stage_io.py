@@ -101,6 +101,26 @@ def test_a_changed_scoring_setting_is_not_skipped_silently(tmp_path: Path, data:
         pipeline.run_stage("score")
 
 
+@pytest.mark.parametrize("stage", ["train", "score"])
+def test_the_order_of_the_prompts_identifies_training_and_scores(
+    stage: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_runs.install(monkeypatch)
+    options = ["train.enabled=true", "score.baselines=[]", "recommend.order=user-first"]
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data, *options)) as pipeline:
+        pipeline.run_until("score")
+        stages = pipeline.run.stages
+    for name in ("train/0", "score/mllm_msr", "score/zero_shot"):
+        assert stages[name]["settings"]["recommend.order"] == "user-first"
+        assert list(stages[name]["templates"]) == ["recommend_user_first"]
+    assert "recommend.order" not in stages["infer"]["settings"]
+    with (
+        Pipeline.open(tmp_path / "run", mock_runs.load(data, *options[:-1])) as pipeline,
+        pytest.raises(StaleStageError, match="recommend.order was 'user-first'"),
+    ):
+        pipeline.run_stage(stage)
+
+
 def test_force_fits_baselines_again(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from mllm_msr.backends.mock import prompt_text
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ITEM_TYPES
 from mllm_msr.ranker.examples import (
     NEUTRAL_PREFERENCE,
+    TEMPLATES,
     Example,
     build_examples,
     build_prompt,
@@ -135,6 +137,34 @@ def test_serving_and_training_build_the_same_prompt(item_type: str) -> None:
     (example,) = build_examples(rows, PREFERENCE_HISTORY, TITLES, item_type=item_type)
     item = Item("item-2", "Calm rivers")
     assert build_prompt("after six", item, item_type=item_type) == example.prompt
+
+
+def test_user_first_prompts_of_a_user_are_equal_up_to_the_candidate() -> None:
+    def parts(item: Item, **options: bool) -> list[str]:
+        prompt = build_prompt("calm", item, item_type="video", order="user-first", **options)
+        (message,) = prompt.messages
+        return [part.text if isinstance(part, TextPart) else "image" for part in message.parts]
+
+    shown = parts(Item("i", "A", image=Path("a.jpg")))
+    other = parts(Item("j", "B", image=Path("b.jpg")))
+    assert shown.index("image") == other.index("image") == 3
+    assert shown[:3] == other[:3]
+    for bare in (
+        parts(Item("k", "C")),
+        parts(Item("i", "A", image=Path("a.jpg")), use_images=False),
+    ):
+        assert "image" not in bare
+        assert bare[:2] == shown[:2]
+    assert "calm" in shown[1]
+    assert "".join(shown).endswith('The title of the video: "A"')
+
+
+@pytest.mark.parametrize("order", TEMPLATES)
+def test_examples_have_the_prompts_of_the_order(order: PromptOrder) -> None:
+    rows = candidates(("user-1", 7, "item-2", 1))
+    (example,) = build_examples(rows, PREFERENCE_HISTORY, TITLES, item_type="video", order=order)
+    item = Item("item-2", "Calm rivers")
+    assert example.prompt == build_prompt("after six", item, item_type="video", order=order)
 
 
 def test_instructions_in_a_title_stay_quoted() -> None:

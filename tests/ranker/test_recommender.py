@@ -12,8 +12,15 @@ import pytest
 from PIL import Image
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import TrainSettings
-from mllm_msr.errors import CapabilityError, DamagedFileError, DataError, TrainingError
+from mllm_msr.errors import (
+    CapabilityError,
+    DamagedFileError,
+    DataError,
+    SettingsError,
+    TrainingError,
+)
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.processor_options import recorded_options
@@ -110,7 +117,10 @@ def test_zero_shot_saves_and_loads(data: TrainingData, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["item-first", "user-first"])
+def test_fine_tuning_learns_and_saves_its_weights(
+    order: PromptOrder, data: TrainingData, tmp_path: Path
+) -> None:
     """Half of the users like lanterns and interact with the lantern, the others with the owl."""
     users = [f"u{n}" for n in range(8)]
     texts = ["The user likes lanterns.", "The user likes owls."]
@@ -129,7 +139,7 @@ def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: 
     settings = TrainSettings(
         epochs=12, batch_size=8, learning_rate=1e-2, dropout=0.0, precision="fp32", warmup=0.0
     )
-    model = MllmRecommender(training=settings, output=tmp_path / "run").fit(training)
+    model = MllmRecommender(training=settings, order=order, output=tmp_path / "run").fit(training)
     test = candidates(*((user, 3, item) for user in users[:2] for item in ("a", "c")))
     scored = model.score(test, training.interactions)
     first, second = scored.partition_by("user_id", maintain_order=True)
@@ -142,6 +152,21 @@ def test_fine_tuning_learns_and_saves_its_weights(data: TrainingData, tmp_path: 
     model.close()
     loaded = MllmRecommender.load(tmp_path / "model")
     assert loaded.score(test, training.interactions).equals(scored)
+    other: PromptOrder = "item-first" if order == "user-first" else "user-first"
+    with pytest.raises(SettingsError, match=f"were fine-tuned with {order}"):
+        MllmRecommender(order=other).attach(training, weights=model.weights)
+    with pytest.raises(SettingsError, match=f"were fine-tuned with {order}"):
+        MllmRecommender(options={"adapter": model.weights}, order=other).fit(training)
+
+
+def test_prompts_begin_with_the_user_if_set(data: TrainingData) -> None:
+    backend = MockBackend(scores=(0.8, 0.2))
+    model = MllmRecommender(open_backend=lambda _: backend, order="user-first").fit(data)
+    rows = candidates(("u1", 6, "a"), ("u1", 4, "a"), ("u1", 6, "c"), ("u1", 4, "c"))
+    model.score(rows, data.interactions)
+    texts = [prompt_text(prompt) for prompt in backend.history]
+    assert all(text.startswith("You are given a summary of a user's preference") for text in texts)
+    assert ["early" in text for text in texts] == [True, True, False, False]
 
 
 def test_fine_tuning_prepares_images_as_scoring_does(

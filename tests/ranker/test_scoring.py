@@ -7,6 +7,7 @@ from typing import final
 import pytest
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.ranker.examples import Example, build_prompt
@@ -68,6 +69,21 @@ def test_score_is_p_yes_over_p_yes_plus_p_no() -> None:
     assert frame["label"].to_list() == [1, 0]
     assert counts.examples == 2
     assert counts.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("item-first", ["u", "v", "v", "u"]), ("user-first", ["u", "u", "v", "v"])],
+)
+def test_the_backend_gets_prompts_that_begin_alike_together(
+    order: PromptOrder, expected: list[str]
+) -> None:
+    backend = MockBackend(scores=(0.3, 0.1))
+    examples = [example(user, item) for user, item in ("ux", "vx", "vy", "uy")]
+    frame, _ = score_examples(examples, backend, order=order)
+    assert frame["user_id"].to_list() == ["u", "v", "v", "u"]
+    found = [prompt_text(prompt).partition(" likes it")[0][-1] for prompt in backend.history]
+    assert found == expected
 
 
 def test_rows_are_in_the_given_order_regardless_of_the_backend() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import online_worlds
 from mllm_msr.config.loading import load_settings
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import RunFolderError, SettingsError
+from mllm_msr.ranker.prompt_order import write_order
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.storage.run_folder import RunFolder
@@ -34,6 +35,21 @@ def test_adapter_is_not_applied_to_another_base_model(run: Path, tmp_path: Path)
         models.open_ranker()
 
 
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_weights_of_another_order_are_rejected(enabled: str, tmp_path: Path) -> None:
+    write_order(tmp_path, "user-first")
+
+    def models(*overrides: str) -> RunModels:
+        given = [f"train.enabled={enabled}", *overrides]
+        if enabled == "false":
+            given.append(f"model.adapter={tmp_path}")
+        return RunModels(load_settings("demo", given, environment={}), weights=lambda: tmp_path)
+
+    models("recommend.order=user-first").open_ranker().close()
+    with pytest.raises(SettingsError, match=r"Set recommend\.order=user-first, or fine-tune again"):
+        models().open_ranker()
+
+
 def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:
     assert models_of().has_zero_shot
     assert not models_of("train.enabled=false").has_zero_shot
@@ -43,6 +59,7 @@ def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:
 def test_image_cache_needs_a_backend_that_has_one(run: Path) -> None:
     assert models_of().caches_images
     assert not models_of("retrieve.prefix_cache_bytes=0").caches_images
+    assert not models_of("recommend.order=user-first").caches_images
     assert not load_run(run).models.caches_images  # mock backend
 
 
