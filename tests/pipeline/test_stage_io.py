@@ -116,7 +116,7 @@ def test_the_order_of_the_prompts_identifies_training_and_scores(
     assert "recommend.order" not in stages["infer"]["settings"]
     with (
         Pipeline.open(tmp_path / "run", mock_runs.load(data, *options[:-1])) as pipeline,
-        pytest.raises(StaleStageError, match="recommend.order was 'user-first'"),
+        pytest.raises(StaleStageError, match=r"recommend\.order was 'user-first'"),
     ):
         pipeline.run_stage(stage)
 
