@@ -72,8 +72,11 @@ def test_the_text_ends_with_warnings_and_problems() -> None:
 
 
 def test_control_characters_are_not_printed() -> None:
-    found = dataclasses.replace(report(), warnings=("An id \x1b[2J.",))
-    assert "\x1b" not in format_report(found.to_dict())
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    found = dataclasses.replace(report(), warnings=(f"An id \x1b[2J\u202e of {family}.",))
+    text = format_report(found.to_dict())
+    assert "An id \ufffd[2J\ufffd of" in text
+    assert family in text
 
 
 def test_lines_fit_a_terminal_and_long_values_are_shortened() -> None:

@@ -248,6 +248,7 @@ def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
         ("2024-03-01T12:00:00[Europe/Berlin]", "Write offsets, such as +01:00"),
         ('"1,700,000,000"', "Write numbers without separators of thousands."),
         ("2024年03月01日 12:00", "Set data.time_format='%Y年%m月%d日 %H:%M'."),
+        ("-1700000000", "Check that data.time_column names the right column."),
         ("14 mars 2024", "need data.time_format, for example"),
     ],
 )

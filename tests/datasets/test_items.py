@@ -30,7 +30,10 @@ def test_titles_and_texts_are_cleaned() -> None:
 
 
 def test_conflicting_items_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"2 rows of t\.csv share an item id but differ.* is 'a'"):
+    with pytest.raises(
+        DataError,
+        match=r"2 rows of t\.csv share an item id but differ.* is 'a', whose rows differ in t",
+    ):
         to_items(_items(("a", "one"), ("a", "other")), Path("t.csv"))
 
 

@@ -13,6 +13,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WIDTH: Final = 80  # characters of a line
 _WIDEST: Final = 26  # characters of the subjects
 _LONGEST: Final = 40  # characters of an id or a title
+_JOINING: Final = "\u200c\u200d"  # parts of emoji and of Persian words
 _MOST_NAMES: Final = 12  # columns that are not used
 _UNITS: Final = UNIT_NAMES | {
     "iso": "dates as text (ISO 8601)",
@@ -81,7 +82,7 @@ def format_report(report: Mapping[str, Any]) -> str:
 def _wrapped(line: str, indent: int) -> str:
     """Return a line in several lines of at most `_WIDTH` characters, except for long words."""
     # Ids come from files, so they may contain control sequences for terminals.
-    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    line = "".join(c if c.isprintable() or c in _JOINING else "\ufffd" for c in line)
     return textwrap.fill(
         line,
         _WIDTH,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -225,7 +226,8 @@ def _time_fix(value: object, form: InteractionFormat) -> str:
         return _set(settings, form)
     if isinstance(value, str) and (fix := fix_for(value)):
         return fix
-    if form.has_settings and not form.is_rank:
+    is_number = re.fullmatch(r"[+-]?\d+\.?\d*", str(value).strip()) is not None
+    if form.has_settings and not form.is_rank and not is_number:
         return (
             f"The times are read with {form.time_setting}. Dates that are not ISO 8601 need "
             "data.time_format, for example data.time_format='%d/%m/%Y'."

@@ -35,9 +35,11 @@ def to_items(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     distinct = items.unique(maintain_order=True)
     repeated = distinct.filter(pl.col("item_id").is_duplicated())
     if repeated.height:
+        first = repeated.filter(item_id=repeated["item_id"][0])
+        names = ", ".join(name for name in first.columns if first[name].n_unique() > 1)
         raise DataError(
             f"{repeated.height} rows of {path.name} share an item id but differ. The first such "
-            f"id is {repeated['item_id'][0]!r}. Keep one row per item."
+            f"id is {first['item_id'][0]!r}, whose rows differ in {names}. Keep one row per item."
         )
     return distinct
 
