@@ -37,12 +37,5 @@ def test_conflicting_items_are_an_error() -> None:
         to_items(_items(("a", "one"), ("a", "other")), Path("t.csv"))
 
 
-def test_an_item_without_an_id_is_an_error() -> None:
-    with pytest.raises(
-        DataError, match=r"1 of 2 rows of t\.csv have no item id; the first is row 2"
-    ):
-        to_items(_items(("a", "one"), (None, "other")), Path("t.csv"))
-
-
 def test_join_sentences_adds_missing_periods() -> None:
     assert join_sentences(["Soft toy", "", "Is it? Yes!", "Red."]) == "Soft toy. Is it? Yes! Red."

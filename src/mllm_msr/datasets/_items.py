@@ -22,15 +22,8 @@ def to_items(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         path: File that the rows come from, for error messages.
 
     Raises:
-        DataError: A row has no id, or two different rows have the same id.
+        DataError: Two different rows have the same id.
     """
-    n_missing = table["item_id"].null_count()
-    if n_missing:
-        row = int(table["item_id"].is_null().arg_max() or 0) + 1
-        raise DataError(
-            f"{n_missing} of {table.height} rows of {path.name} have no item id; the first is row "
-            f"{row}. Remove these rows or fill in the id."
-        )
     items = clean_items(conform(table, ITEMS, name=path.name))
     distinct = items.unique(maintain_order=True)
     repeated = distinct.filter(pl.col("item_id").is_duplicated())

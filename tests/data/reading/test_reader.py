@@ -177,6 +177,23 @@ def test_settings_may_repeat_the_spaces_of_a_header(tmp_path: Path) -> None:
     assert table.description.columns == {"u": " user ", "i": "item"}
 
 
+@pytest.mark.parametrize("kind", ["csv", "quotes", "parquet", "xlsx"])
+@pytest.mark.parametrize(("header", "name"), [("cle\u0301", "clé"), ("clé\u200b", "cle\u0301")])
+def test_accents_of_headers_may_be_composed_or_not(
+    tmp_path: Path, kind: str, header: str, name: str
+) -> None:
+    path = tmp_path / f"t.{kind.replace('quotes', 'csv')}"
+    frame = pl.DataFrame({header: ["a"], "item": ["x"]})
+    if kind in {"csv", "quotes"}:
+        # Misplaced quotation marks need the slow reader.
+        path.write_text(frame.write_csv() + 'b,12"\n' * (kind == "quotes"), encoding="utf-8")
+    else:
+        getattr(frame, {"parquet": "write_parquet", "xlsx": "write_excel"}[kind])(path)
+    table = read_table(path, {"u": Column(name, "id"), "i": Column("item", "id")})
+    assert table.frame.head(1).collect().rows() == [("a", "x")]
+    assert table.description.ignored == ()
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet", "t.xlsx", "t.csv.gz"])
 def test_bad_rows_are_counted_alike_in_every_format(tmp_path: Path, name: str) -> None:
     bad = pl.DataFrame(

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from mllm_msr.data.reading.records import LINE
-from mllm_msr.data.reading.rows import BadRows, frame_of_rows, shown
+from mllm_msr.data.reading.rows import BadRows, frame_of_rows, plain_name, shown
 from mllm_msr.errors import DataError
 
 
@@ -55,3 +55,8 @@ def test_rows_become_texts_with_line_numbers(monkeypatch: pytest.MonkeyPatch) ->
     assert frame.columns == [LINE, "a", "b"]
     assert frame.rows() == rows
     assert frame_of_rows(iter([]), ["a"]).collect().is_empty()
+
+
+@pytest.mark.parametrize("name", [" cle\u0301 ", "\ufeffclé", "clé\u200b", "\u00a0clé", "clé"])
+def test_names_of_columns_are_compared_without_invisible_differences(name: str) -> None:
+    assert plain_name(name) == "clé"

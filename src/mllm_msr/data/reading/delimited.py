@@ -20,7 +20,7 @@ import polars as pl
 
 from mllm_msr.data.reading import text as text_files
 from mllm_msr.data.reading.records import RawTable, ReadOptions
-from mllm_msr.data.reading.rows import BadRows, frame_of_rows, require_distinct, shown
+from mllm_msr.data.reading.rows import BadRows, frame_of_rows, plain_name, require_distinct, shown
 from mllm_msr.data.reading.text import TextFile, open_binary, wrap_file_errors
 from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile
@@ -136,10 +136,14 @@ def _detect_separator(
 
     def score(separator: str) -> tuple[int, int, bool]:
         rows = list(itertools.islice(_split(lines, separator, quoted=quoted), _N_SAMPLED))
-        names = {name.strip() for name in rows[0]} if rows else set()
+        names = {plain_name(name) for name in rows[0]} if rows else set()
         widths = Counter(map(len, rows))
         width, n_equal = widths.most_common(1)[0] if widths else (1, 0)
-        return len(names & set(wanted)), n_equal if width > 1 else 0, separator == usual
+        return (
+            len(names & {plain_name(name) for name in wanted}),
+            n_equal if width > 1 else 0,
+            separator == usual,
+        )
 
     return max(SEPARATORS, key=score)
 
@@ -164,7 +168,9 @@ def _header(
         header = None
     if header is None:
         raise DataError(f"{path.name} has no header. Write the names of the columns on line 1.")
-    names = [name.strip().removeprefix("\ufeff") for name in header]
+    # Names in settings may have other accents or spaces than those of the file.
+    spellings = {plain_name(name): name for name in wanted}
+    names = [spellings.get(plain_name(name), plain_name(name)) for name in header]
     require_distinct(names, wanted, path.name)
     return tuple(_distinct(names)), reader.line_num
 

@@ -19,7 +19,7 @@ from mllm_msr.data.reading.checks import NeedsRepairError, check_rows, has_decim
 from mllm_msr.data.reading.delimited import open_delimited
 from mllm_msr.data.reading.json_lines import open_json_lines
 from mllm_msr.data.reading.records import Column, RawTable, ReadOptions, TableRead
-from mllm_msr.data.reading.rows import POLARS_ERRORS, BadRows
+from mllm_msr.data.reading.rows import POLARS_ERRORS, BadRows, plain_name
 from mllm_msr.errors import DataError
 from mllm_msr.storage.uri import require_local
 
@@ -135,16 +135,16 @@ def _read(
 
 
 def _with_columns(raw: RawTable, columns: Mapping[str, Column], options: ReadOptions) -> RawTable:
-    """Return a table with the requested columns, whose names may have white space around them.
+    """Return a table with the requested columns, whose names may be spelled differently.
 
     Raises:
         DataError: A required column is missing; the message suggests close names.
     """
-    stripped = {name.strip(): name for name in reversed(raw.columns)}
+    plain = {plain_name(name): name for name in reversed(raw.columns)}
     renamed = {
-        stripped[column.source.strip()]: column.source
+        plain[plain_name(column.source)]: column.source
         for column in columns.values()
-        if column.source not in raw.columns and column.source.strip() in stripped
+        if column.source not in raw.columns and plain_name(column.source) in plain
     }
     present = tuple(renamed.get(name, name) for name in raw.columns)
     missing = {c.source: c for c in columns.values() if c.required and c.source not in present}

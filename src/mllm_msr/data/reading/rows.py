@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,14 @@ def shown(value: object) -> str:
     """Return the representation of a value, shortened for an error message."""
     text = repr(value[: _LONGEST + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= _LONGEST + 2 else f"{text[:_LONGEST]}..."
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column in Unicode's normal form C, without white space around it.
+
+    Zero-width spaces and byte order marks, which some programs write, are removed as well.
+    """
+    return unicodedata.normalize("NFC", name).strip("\u200b\ufeff").strip()
 
 
 def require_distinct(columns: Iterable[str], wanted: Collection[str], name: str) -> None:
