@@ -85,7 +85,8 @@ class OpenAIBackend(Backend):
             endpoint does not offer it, the backend asks it to load the adapter.
         images: Whether the model supports images; probed if None.
         scoring: How yes and no are scored: "token_ids" (exact; vLLM), "top_logprobs" (exact if
-            both are among the most probable tokens, otherwise an upper bound), or "auto".
+            both are among the most probable tokens, otherwise an upper bound), or "auto": these,
+            and between them the scoring routes of vLLM and SGLang.
         concurrency: Maximum number of concurrent requests.
         timeout: Seconds for one attempt.
         attempts: Maximum number of attempts for one prompt.
