@@ -93,7 +93,7 @@ def granite4_vision(folder: Path) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=pinpoints,
         vision_feature_select_strategy="full",
-        downsample_rate="1/4",
+        downsample_rate="2/4",
         deepstack_layer_map=[[-1, 0], [-2, 1]],
         spatial_target_layers=[0, 1, 2, 3],
     )
@@ -101,7 +101,7 @@ def granite4_vision(folder: Path) -> None:
         "llava_next",
         "LlavaNextImageProcessorPil",
         size={"height": 32, "width": 32},
-        do_center_crop=False,
+        crop_size={"height": 32, "width": 32},
         image_grid_pinpoints=pinpoints,
     )
     processor = transformers.Granite4VisionProcessor(
@@ -109,7 +109,7 @@ def granite4_vision(folder: Path) -> None:
         tokenizer,
         patch_size=4,
         vision_feature_select_strategy="full",
-        downsample_rate="1/4",
+        downsample_rate="2/4",
         chat_template=chatml("<image>\\n"),
     )
     save(transformers.Granite4VisionForConditionalGeneration, config, processor, folder)

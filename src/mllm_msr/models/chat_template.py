@@ -11,6 +11,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import jinja2
@@ -66,6 +67,9 @@ class ChatTemplate:
     def render(self, prompt: Prompt) -> str:
         """Render a prompt in the model's markup, up to the start of the answer.
 
+        If the template does not accept or print a turn of the system, its text begins the turn of
+        the user.
+
         Args:
             prompt: Dialogue that ends with a user turn. Each image becomes one placeholder.
 
@@ -74,6 +78,19 @@ class ChatTemplate:
                 text.
             CapabilityError: The template does not print placeholders for images.
         """
+        if is_reranking(prompt) and not self._knows_documents:
+            prompt = as_dialogue(prompt)
+        try:
+            return self._render_prompt(prompt)
+        except CapabilityError:
+            raise
+        except BackendError:
+            merged = _merge_system_turn(prompt)
+            if merged is None:
+                raise
+            return self._render_prompt(merged)
+
+    def _render_prompt(self, prompt: Prompt) -> str:
         messages, texts = [], []
         for message in prompt.messages:
             content: list[dict[str, str]] = []
@@ -208,6 +225,16 @@ class ChatTemplate:
             messages, add_generation_prompt=open_answer, tokenize=False, **self._thoughts_off
         )
         return text
+
+
+def _merge_system_turn(prompt: Prompt) -> Prompt | None:
+    """Return a dialogue whose user's turn begins with the system's; None without such turns."""
+    roles = [message.role for message in prompt.messages[:2]]
+    if roles != ["system", "user"]:
+        return None
+    system, user, *others = prompt.messages
+    parts = (*system.parts, TextPart("\n\n"), *user.parts)
+    return replace(prompt, messages=(replace(user, parts=parts), *others))
 
 
 def _rejected(roles: Sequence[str], cause: Exception) -> BackendError:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from mllm_msr.data.images import open_image
-from mllm_msr.errors import CapabilityError, PromptTooLongError
+from mllm_msr.errors import CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.models.answer_tokens import AnswerTokens
 from mllm_msr.models.chat_template import ChatTemplate
-from mllm_msr.models.image_inputs import ImageCache, stack_images
+from mllm_msr.models.image_inputs import PROCESSOR_ERRORS, ImageCache, stack_images
 from mllm_msr.prompts import truncation
 from mllm_msr.prompts.thoughts import is_mark
 from mllm_msr.types import Prompt
@@ -41,6 +41,8 @@ class Rendered:
         n_text_tokens: Number of tokens of text and markup, without image tokens.
         trimmed: Whether a trimmable part was truncated.
         answer_ids: Token ids of the answer, if one was given; not part of `input_ids`.
+        text_inputs: Further inputs of the model with one value for each token [1, length, ...],
+            such as the images that each token attends to.
     """
 
     input_ids: tuple[int, ...]
@@ -48,6 +50,7 @@ class Rendered:
     n_text_tokens: int
     trimmed: bool
     answer_ids: tuple[int, ...] = ()
+    text_inputs: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
 
 class Renderer:
@@ -95,18 +98,22 @@ class Renderer:
         """
         self.check(prompt)
         text, n_text_tokens, trimmed = self._fit(prompt, prompt.max_text_tokens)
-        input_ids, source = self._expand(text, prompt.images)
-        length = len(input_ids) + prompt.max_new_tokens
+        expanded = self._expand(text, prompt.images)
+        length = len(expanded.ids) + prompt.max_new_tokens
         if self._max_tokens is not None and length > self._max_tokens:
             budget = n_text_tokens - (length - self._max_tokens)
             text, n_text_tokens, trimmed = self._fit(prompt, budget)
-            input_ids, source = self._expand(text, prompt.images)
+            expanded = self._expand(text, prompt.images)
+        ids = expanded.ids
         return Rendered(
-            input_ids=tuple(input_ids),
+            input_ids=tuple(ids),
             images=prompt.images,
             n_text_tokens=n_text_tokens,
             trimmed=trimmed,
-            answer_ids=(self._answers.answer_ids(input_ids, answer, text=source) if answer else ()),
+            answer_ids=(
+                self._answers.answer_ids(ids, answer, text=expanded.source) if answer else ()
+            ),
+            text_inputs=expanded.text_inputs,
         )
 
     def check(self, prompt: Prompt) -> None:
@@ -160,12 +167,26 @@ class Renderer:
                 for item, answer in zip(batch, answers, strict=True)
             ]
             inputs["labels"] = pad(labels, fill=IGNORED_LABEL)
-        images = [self.images.get(item.images) for item in batch if item.images]
-        type_name = images[0].type_name if images else None
+        return inputs | self._image_inputs(batch, inputs["input_ids"], pad_side)
+
+    def _image_inputs(
+        self, batch: Sequence[Rendered], input_ids: Tensor, side: Literal["left", "right"]
+    ) -> dict[str, Tensor]:
+        """Return the inputs of a batch, [batch, length], that exist only because of its images."""
+        images = [self.images.get(item.images) if item.images else None for item in batch]
+        shown = [each for each in images if each is not None]
+        if not shown:
+            return {}
+        inputs: dict[str, Tensor] = {}
+        if self.images.text_inputs:
+            # Such models expect images of every prompt. Tokens never attend to the blank ones.
+            inputs = _stack_text_inputs(batch, length=input_ids.shape[1], side=side)
+            shown = [shown[0].blank() if each is None else each for each in images]
+        type_name = shown[0].type_name
         if type_name is not None:
-            typed_ids = torch.tensor(sorted(images[0].typed_ids))
-            inputs[type_name] = torch.isin(inputs["input_ids"], typed_ids).long()
-        return inputs | stack_images(images)
+            typed_ids = torch.tensor(sorted(shown[0].typed_ids))
+            inputs[type_name] = torch.isin(input_ids, typed_ids).long()
+        return inputs | stack_images(shown)
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens, with the markup of thoughts if there is any."""
@@ -231,18 +252,67 @@ class Renderer:
         ids = self._ids(text)
         return len(ids) - ids.count(self.tokenizer.convert_tokens_to_ids(placeholder))
 
-    def _expand(self, text: str, images: tuple[Path, ...]) -> tuple[list[int], str | None]:
-        """Return the ids of a rendered prompt with images, and the text that tokenizes to them."""
+    def _expand(self, text: str, images: tuple[Path, ...]) -> _Expanded:
+        """Return the tokens of a rendered prompt with images.
+
+        Raises:
+            ImageError: The processor rejects the images together with this text.
+        """
         if not images:
-            return list(self._ids(text)), text
+            return _Expanded(list(self._ids(text)), text)
         expansion = self.images.get(images).expansion
         if expansion is not None:
             text = text.replace(self._processor.image_token, expansion)
-            return list(self._ids(text)), text
+            return _Expanded(list(self._ids(text)), text)
+        output = self._call(text, images)
+        found = {name: output[name] for name in self.images.text_inputs if name in output}
+        return _Expanded(output["input_ids"][0].tolist(), None, found)
+
+    def _call(self, text: str, images: tuple[Path, ...]) -> Mapping[str, Any]:
         opened = [open_image(path) for path in images]
         options = self._template.special_token_options(text)
-        output = self._processor(text=[text], images=opened, **options)
-        return list(output["input_ids"][0]), None
+        try:
+            output: Mapping[str, Any] = self._processor(
+                text=[text], images=opened, return_tensors="pt", **options
+            )
+        except PROCESSOR_ERRORS as error:
+            names = ", ".join(path.name for path in images)
+            raise ImageError(
+                f"The model's processor rejects a prompt with {names}: {error}. Replace the image."
+            ) from error
+        return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Expanded:
+    """A rendered prompt with images: its tokens, and the text that tokenizes to them if known."""
+
+    ids: list[int]
+    source: str | None
+    text_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def _stack_text_inputs(
+    batch: Sequence[Rendered], *, length: int, side: Literal["left", "right"]
+) -> dict[str, Tensor]:
+    """Stack the further inputs of prompts: [batch, length, ...].
+
+    Answers continue the last token of the prompt. Padding, and prompts without images, are zero.
+    """
+    shown = [(row, item) for row, item in enumerate(batch) if item.text_inputs]
+    stacked = {}
+    for name in shown[0][1].text_inputs if shown else ():
+        values = [item.text_inputs[name][0] for _, item in shown]  # [tokens, ...]
+        shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+        whole = values[0].new_zeros(len(batch), length, *shape)
+        for (row, item), value in zip(shown, values, strict=True):
+            start = length - len(value) if side == "left" else 0
+            end = start + len(value)
+            region = tuple(slice(size) for size in value.shape[1:])
+            whole[(row, slice(start, end), *region)] = value
+            whole[(row, slice(end, end + len(item.answer_ids)), *region)] = value[-1]
+        stacked[name] = whole
+    return stacked
 
 
 def _pad(

@@ -35,7 +35,10 @@ _OPTIONAL_PACKAGES: Final = ("torchvision", "timm", "num2words", "sentencepiece"
 
 # Why models of a type cannot answer prompts; all others are tried.
 _REJECTED_TYPES: Final[Mapping[str, str]] = MappingProxyType(
-    {"diffusion_gemma": "It writes all words of an answer at once, not one after another."}
+    {
+        "diffusion_gemma": "It writes all words of an answer at once, not one after another.",
+        "paligemma": "It was trained on short tasks and not on dialogues.",
+    }
 )
 
 

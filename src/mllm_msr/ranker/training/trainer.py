@@ -314,7 +314,7 @@ def _fit(
     )
     sampler = _step_sampler(collator, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
-    caches_vision = settings.cache_vision and VisionCache.supports(model)
+    vision = VisionCache.open(model, renderer, collator.with_images())
     module = FineTuningModule(
         model,
         collator,
@@ -324,7 +324,7 @@ def _fit(
             else None
         ),
         sampler=sampler,
-        vision=VisionCache(model, renderer) if caches_vision else None,
+        vision=vision if settings.cache_vision else None,
         settings=settings.model_copy(update={"accumulate": trainer.accumulate_grad_batches}),
         strategy=strategy,
         start=run.start,

@@ -2,23 +2,30 @@
 
 In training, every image occurs with many users and in every epoch, and encoding it costs more than
 the language model does. Transformers models accept precomputed features in `forward`
-(`mm_encoder_outputs`); other models get the pixels every time.
+(`mm_encoder_outputs`); other models get the pixels every time. What the features of an image are
+differs: one tensor, a tensor for each image, or a tensor for each image and several layers. How
+features of several images are joined is therefore learned from the model itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
 
+from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.ranker.training.lora import learns_language_only
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 2 * 2**30
 
@@ -26,10 +33,29 @@ _MAX_BYTES: Final = 2 * 2**30
 _TEXT_INPUTS: Final = frozenset(
     {"input_ids", "attention_mask", "labels", "position_ids", "token_type_ids", "mm_token_type_ids"}
 )
+# Outputs of the vision tower itself, which the language model does not read.
+_TOWER_OUTPUTS: Final = frozenset({"last_hidden_state", "hidden_states", "attentions"})
+
+# What a model, whose features are unknown, may raise while they are tried.
+_MODEL_ERRORS: Final = (
+    *(RuntimeError, TypeError, ValueError, AttributeError),
+    *(LookupError, AssertionError, NotImplementedError),
+)
+
+# Largest difference of a logit with features from one with pixels, in standard deviations.
+_TOLERANCE: Final = 0.02
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Features:
+    """Features of the images of one prompt, as the model returns them."""
+
+    output: ModelOutput
+    n_bytes: int
 
 
 class VisionCache:
-    """Cache of image features by image file.
+    """Cache of image features by image files.
 
     Args:
         model: Model that is trained, on its device.
@@ -42,10 +68,11 @@ class VisionCache:
     ) -> None:
         self._model = model
         self._renderer = renderer
-        self._features: LRUCache[Path, Tensor] = LRUCache(
-            max_bytes, getsizeof=lambda features: features.nbytes
+        # Features of two equal prompts, unless the features of one show how to join them.
+        self._pair: ModelOutput | None = None
+        self._features: LRUCache[tuple[Path, ...], _Features] = LRUCache(
+            max_bytes, getsizeof=lambda features: features.n_bytes
         )
-        self._one_tensor = False
 
     @staticmethod
     def supports(model: nn.Module) -> bool:
@@ -56,36 +83,144 @@ class VisionCache:
             takes_features and hasattr(inner, "get_image_features") and learns_language_only(model)
         )
 
-    def inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
-        """Return the arguments of `forward` that replace the rows' pixels; empty without images.
+    @classmethod
+    def open(
+        cls, model: nn.Module, renderer: Renderer, rows: Iterator[Rendered]
+    ) -> VisionCache | None:
+        """Return a cache, or None if images must be encoded every time.
+
+        Models of families that are not tested are tried with one prompt: if its logits with
+        features differ from those with pixels, features are not cached.
 
         Args:
-            rows: Rendered prompts with at most one image each.
+            model: Model that is trained, on its device.
+            renderer: Renderer of the model.
+            rows: Prompts with images; the first one is read if the model must be tried.
         """
-        features: Any = tuple(self._image_features(row) for row in rows if row.images)
+        if not cls.supports(model):
+            return None
+        cache = cls(model, renderer)
+        config: Any = model.config
+        row = None if is_tested(config) else next(rows, None)
+        problem = cache._problem(row) if row is not None else ""
+        if problem:
+            logger.warning("Image features are not cached in training: %s.", problem)
+            return None
+        return cache
+
+    def inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
+        """Return the arguments of `forward` that replace the rows' pixels; empty without images."""
+        shown = [row for row in rows if row.images]
+        features = [self._image_features(row) for row in shown]
         if not features:
             return {}
-        if self._one_tensor:
-            features = torch.cat(features)
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+        if self._pair is None and not _has_one_field(features[0], len(shown[0].images)):
+            self._pair = _encode(self._model, self._renderer, [shown[0], shown[0]])
+        return {"mm_encoder_outputs": {"image": self._joined(features)}}
 
-    def _image_features(self, row: Rendered) -> Tensor:
-        """Return the features of a row's image, encoding it if necessary: [tokens, hidden]."""
-        (path,) = row.images
-        features = self._features.get(path)
-        if features is None:
-            features = self._encode(row)
-            if features.nbytes <= self._features.maxsize:
-                self._features[path] = features
-        return features
+    def _image_features(self, row: Rendered) -> ModelOutput:
+        """Return the features of a row's images, encoding them if necessary."""
+        cached = self._features.get(row.images)
+        if cached is None:
+            output = _encode(self._model, self._renderer, [row])
+            cached = _Features(output, sum(tensor.nbytes for tensor in _tensors(output)))
+            if cached.n_bytes <= self._features.maxsize:
+                self._features[row.images] = cached
+        return cached.output
 
-    def _encode(self, row: Rendered) -> Tensor:
+    def _joined(self, parts: Sequence[ModelOutput]) -> ModelOutput:
+        """Join the features of several prompts."""
+        pair = self._pair
+        if pair is not None:
+            joined = {name: _join([part[name] for part in parts], pair[name]) for name in pair}
+        else:
+            ((name, first),) = parts[0].items()
+            features = [part[name] for part in parts]
+            is_tensor = isinstance(first, Tensor)
+            joined = {name: torch.cat(features) if is_tensor else _chain(features)}
+        return type(parts[0])(**joined)
+
+    def _problem(self, row: Rendered) -> str:
+        """Try the model with one prompt and return what is wrong with its features, if anything."""
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            error = self._difference(row)
+        except _MODEL_ERRORS as cause:
+            return str(cause).partition("\n")[0] or type(cause).__name__
+        finally:
+            self._model.train(was_training)
+        return "" if error <= _TOLERANCE else f"they change the logits by {error:.3f} deviations"
+
+    @torch.no_grad()
+    def _difference(self, row: Rendered) -> float:
+        """Return how much features change the last logits of two prompts with the same images.
+
+        Returns:
+            The largest difference in standard deviations of the logits.
+        """
         device = next(self._model.parameters()).device
-        batch = self._renderer.collate([row], pad_side="right", with_answers=False)
-        images = {k: v.to(device) for k, v in batch.items() if k not in _TEXT_INPUTS}
-        model: Any = self._model
-        with torch.no_grad():
-            features = model.get_image_features(**images, return_dict=True).pooler_output
-        # Some models return the features of all images as one tensor, others one tensor per image.
-        self._one_tensor = isinstance(features, Tensor)
-        return torch.cat(tuple(features))
+        batch = self._renderer.collate([row, row], pad_side="right", with_answers=False)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        lean = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
+        expected = self._model(**inputs).logits[:, -1].float()
+        found = self._model(**lean, **self.inputs([row, row])).logits[:, -1].float()
+        return float((found - expected).abs().max() / expected.std().clamp(min=1e-12))
+
+
+def _encode(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOutput:
+    """Return the features of the images of some prompts, without the outputs of the tower."""
+    device = next(model.parameters()).device
+    batch = renderer.collate(rows, pad_side="right", with_answers=False)
+    images = {k: v.to(device) for k, v in batch.items() if k not in _TEXT_INPUTS}
+    was_training = model.training
+    model.eval()  # some projectors have dropout, which must not be part of cached features
+    with torch.no_grad():
+        output = model.get_image_features(**images, return_dict=True)
+    model.train(was_training)
+    kept = {k: v for k, v in output.items() if k not in _TOWER_OUTPUTS}
+    # Models read all fields of the class as attributes; those that are left out are None.
+    return type(output)(**kept)  # type: ignore[no-any-return]
+
+
+def _has_one_field(features: ModelOutput, n_images: int) -> bool:
+    """Return whether features are one tensor, or one tensor for each image, and nothing else."""
+    if len(features) != 1:
+        return False
+    (value,) = features.values()
+    if isinstance(value, Tensor):
+        return True
+    return len(value) == n_images and all(isinstance(part, Tensor) for part in value)
+
+
+def _chain(parts: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    return tuple(feature for part in parts for feature in part)
+
+
+def _join(parts: Sequence[Any], pair: Any) -> Any:
+    """Join features of several prompts as the model joined those of two equal prompts.
+
+    Args:
+        parts: Features of each prompt.
+        pair: Features of one prompt and its copy; shows which lists and axes count images.
+    """
+    first = parts[0]
+    if isinstance(first, Tensor):
+        per_image = first.ndim > 0 and pair.shape[0] == 2 * first.shape[0]
+        return torch.cat(list(parts)) if per_image else first
+    if isinstance(first, list | tuple):
+        if len(pair) == 2 * len(first):
+            return _chain(parts)
+        layers = zip(*parts, strict=True)
+        return tuple(_join(layer, own) for layer, own in zip(layers, pair, strict=True))
+    return first
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for each in value for tensor in _tensors(each)]
