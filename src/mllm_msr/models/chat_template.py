@@ -78,8 +78,6 @@ class ChatTemplate:
                 text.
             CapabilityError: The template does not print placeholders for images.
         """
-        if is_reranking(prompt) and not self._knows_documents:
-            prompt = as_dialogue(prompt)
         try:
             return self._render_prompt(prompt)
         except CapabilityError:
