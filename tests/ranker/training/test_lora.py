@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import tiny_checkpoints
@@ -15,6 +16,7 @@ from mllm_msr.models.loading import load_model
 from mllm_msr.ranker.training.lora import (
     adapted_layers,
     add_lora,
+    decoder_prefix,
     image_token_ids,
     language_layers,
     learns_language_only,
@@ -36,6 +38,11 @@ LANGUAGE: Final[Mapping[str, str]] = MappingProxyType(
         "gemma3": "model.language_model.",
         "llama": "model.",
     }
+)
+
+
+PROJECTIONS: Final = frozenset(
+    {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 )
 
 
@@ -62,6 +69,39 @@ def test_lora_is_added_to_the_language_model_only(tiny_checkpoint: Checkpoint, f
     assert all(name.startswith(LANGUAGE[family]) for name in names)
     assert all("lora_" in name for name in trainable_tensors(wrapped))
     assert learns_language_only(wrapped)
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "left_out"),
+    [
+        ("qwen3_5", {"in_proj_qkv", "in_proj_z", "out_proj"}, {"in_proj_a", "in_proj_b"}),
+        ("gemma4", set(), {"per_layer_input_gate", "per_layer_projection"}),
+        ("lfm2", {"in_proj", "out_proj", "w1", "w2", "w3"}, set()),
+        ("glm4v", {"gate_up_proj"}, set()),
+        ("mllama", set(), set()),
+    ],
+)
+def test_only_projections_are_adapted_by_default(
+    tiny_checkpoint: Checkpoint, family: str, own: set[str], left_out: set[str]
+) -> None:
+    model = loaded(tiny_checkpoint(family)).model
+    every = {name.rpartition(".")[2] for name in language_layers(model)}
+    adapted = {name.rpartition(".")[2] for name in adapted_layers(lora(model))}
+    assert own <= adapted
+    assert adapted <= own | PROJECTIONS
+    assert {"q_proj", "k_proj", "v_proj"} <= adapted
+    assert left_out <= every - adapted
+
+
+def test_the_output_layer_of_a_decoder_that_contains_it_is_never_adapted(
+    tiny_checkpoint: Checkpoint,
+) -> None:
+    config = transformers.AutoConfig.from_pretrained(tiny_checkpoint("llama4"))
+    model = transformers.Llama4ForConditionalGeneration(config)
+    names = {name.rpartition(".")[2] for name in language_layers(model)}
+    assert "lm_head" not in names
+    assert model.get_submodule(decoder_prefix(model)) is model.get_decoder()
+    assert {name.rpartition(".")[2] for name in adapted_layers(lora(model))} == PROJECTIONS
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)

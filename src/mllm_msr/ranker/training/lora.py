@@ -1,9 +1,9 @@
 """Trainable weights of the model to fine-tune: LoRA layers, full fine-tuning, and saving.
 
 `trainer.py` passes in a model that `models/loading.py` has loaded from any Hugging Face checkpoint.
-By default LoRA is added to the linear layers of the language model only, never to the vision tower
-or the projector: serving engines silently ignore such adapters, so training and serving would
-differ. Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
+By default LoRA is added to the projections of the language model only, never to the vision tower or
+the projector: serving engines silently ignore such adapters, so training and serving would differ.
+Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
+from mllm_msr.models.families import lora_projections
 from mllm_msr.ranker.prompt_order import write_order
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
@@ -49,11 +50,24 @@ def decoder_prefix(model: nn.Module) -> str:
 def language_layers(model: nn.Module) -> list[str]:
     """Return the names of the linear layers of the language model, without the output layer."""
     prefix = f"{decoder_prefix(model)}."
+    output = _output_layer(model)
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(prefix)
+        if isinstance(module, nn.Linear) and module is not output and name.startswith(prefix)
     ]
+
+
+def default_projections(model: nn.Module) -> list[str]:
+    """Return the last parts of the names of the layers that `target="language"` adapts.
+
+    These are the projections of attention and feed-forward layers. Routers, gates and other small
+    layers are left out: serving engines ignore their adapters without an error.
+    """
+    last_parts = {name.rpartition(".")[2] for name in language_layers(model)}
+    config: Any = getattr(model, "config", None)
+    known = last_parts.intersection(lora_projections(config)) if config is not None else set()
+    return sorted(known or last_parts)
 
 
 def add_lora(
@@ -74,9 +88,10 @@ def add_lora(
         alpha: The scale of their product is alpha / rank.
         dropout: Dropout before the matrices, in [0, 1).
         init: PEFT's default initialization (Kaiming and zero), or Gaussian (normal and zero).
-        target: "language" for all linear layers of the language model; last parts of layer names
-            ("q_proj", "v_proj") for some of them; "all-linear" for every linear layer except the
-            output layer, including the vision tower and the projector.
+        target: "language" for the projections of attention and feed-forward layers of the language
+            model (`default_projections`); last parts of layer names ("q_proj", "v_proj") for others
+            of its layers; "all-linear" for every linear layer except the output layer, including
+            the vision tower and the projector.
         seed: Seed of the initial matrices.
 
     Returns:
@@ -121,7 +136,7 @@ def add_lora(
 def _language_pattern(model: nn.Module, target: LoraTarget) -> str:
     """Return a regular expression for full names; suffixes alone also match the vision tower."""
     last_parts = sorted({name.rpartition(".")[2] for name in language_layers(model)})
-    requested = last_parts if target == "language" else sorted(set(target))
+    requested = default_projections(model) if target == "language" else sorted(set(target))
     missing = [part for part in requested if part not in last_parts]
     if missing or not requested:
         problem = "No layer is named"
@@ -157,10 +172,15 @@ def unfreeze_language(model: nn.Module) -> nn.Module:
 
 def _language_weights(model: nn.Module) -> Iterator[nn.Parameter]:
     yield from model.get_submodule(decoder_prefix(model)).parameters()
-    get_output: Any = getattr(model, "get_output_embeddings", None)
-    output = get_output() if get_output is not None else None
+    output = _output_layer(model)
     if output is not None:
         yield from output.parameters()
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    get_output: Any = getattr(model, "get_output_embeddings", None)
+    output: nn.Module | None = get_output() if get_output is not None else None
+    return output
 
 
 def learns_language_only(model: nn.Module) -> bool:
