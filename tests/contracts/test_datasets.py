@@ -6,6 +6,7 @@ lists datasets that read no files, and `WITHOUT_TITLES` those without titles of 
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +186,15 @@ def test_an_empty_folder_is_an_error(read: str, tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_error(read: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folder .*absent does not exist\. Set data\.path"):
         registry.find("datasets", read)(path=tmp_path / "absent").load()
+
+
+@pytest.mark.parametrize("name", READ, indirect=True)
+def test_errors_in_new_interactions_name_no_settings(data_set: Dataset, raw: RawData) -> None:
+    # The settings of a run cannot be changed.
+    path = raw.sources[0].path
+    with path.open("a") as file:
+        file.write("\nx\n")
+    with pytest.raises(DataError) as error:
+        data_set.read_interactions(path)
+    assert path.name in str(error.value)
+    assert not re.search(r"\bdata\.\w", str(error.value))

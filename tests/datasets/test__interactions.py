@@ -225,7 +225,9 @@ def test_a_format_replaces_the_unit(tmp_path: Path) -> None:
 
 
 def test_datasets_without_time_settings_do_not_name_them_as_theirs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Convert the times, or use dataset=files with data\.time"):
+    with pytest.raises(
+        DataError, match=r"Convert the times; dataset=files reads them with data\.time"
+    ):
         read(tmp_path, "u,v,1700001105000,", has_settings=False)
 
 

@@ -234,3 +234,14 @@ def test_problems_of_json_have_their_own_message(folder: Path, text: str, messag
 def test_options_are_checked(folder: Path) -> None:
     with pytest.raises(SettingsError, match=r"data\.separator is ',,'"):
         Files(path=folder, separator=",,")
+
+
+def test_errors_in_new_interactions_suggest_no_settings(folder: Path) -> None:
+    # The settings of a run cannot be changed.
+    file = folder / "new.csv"
+    for rows in ("u,1,1700000000000", "u,1,", "u,1,1700000000,5,6"):
+        file.write_text(f"user_id,item_id,timestamp\n{rows}\n")
+        with pytest.raises(DataError) as error:
+            Files(path=folder).read_interactions(file)
+        assert "Set data." not in str(error.value)
+        assert "set data." not in str(error.value)

@@ -239,7 +239,7 @@ def _set(settings: list[str], form: InteractionFormat) -> str:
     """Return the sentence that tells users to set one of the settings."""
     if form.has_settings:
         return f"Set {' or '.join(settings)}."
-    return f"Convert the times, or use dataset=files with {' or '.join(settings)}."
+    return f"Convert the times; dataset=files reads them with {' or '.join(settings)}."
 
 
 def _to_interactions(
@@ -318,9 +318,10 @@ def _has_mixed_times(
             f"1970, for example {low}; the latest is {to_datetime(found['last']):%Y-%m-%d}."
         )
         if options.on_bad_rows == "error":
+            how = ", or set data.on_bad_rows=drop to leave them out" * options.has_settings
             raise DataError(
                 f"{problem} The column may mix units, or have a number for missing times. Correct "
-                "these rows, or set data.on_bad_rows=drop to leave them out."
+                f"these rows{how}."
             )
         logger.warning("%s The rows in 1970 are left out.", problem)
         return True

@@ -75,7 +75,8 @@ class AmazonReviews(Dataset):
         )
         products, source = read_products(metadata, on_bad_rows=self.on_bad_rows)
         images = find_images(products["item_id"].to_list(), folder / "images")
-        interactions = self._read_reviews(_find_reviews(folder, metadata))
+        options = ReadOptions(on_bad_rows=self.on_bad_rows)
+        interactions = self._read_reviews(_find_reviews(folder, metadata), options)
         return RawData(
             interactions=interactions.frame,
             sources=(interactions.source, source),
@@ -91,12 +92,12 @@ class AmazonReviews(Dataset):
         Raises:
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        return self._read_reviews(file).frame
+        options = ReadOptions(on_bad_rows=self.on_bad_rows, has_settings=False)
+        return self._read_reviews(file, options).frame
 
-    def _read_reviews(self, path: Path) -> Interactions:
+    def _read_reviews(self, path: Path, options: ReadOptions) -> Interactions:
         """Read reviews, in JSON Lines of any release or in the CSV files of 2023."""
         is_csv = ".csv" in path.suffixes
-        options = ReadOptions(on_bad_rows=self.on_bad_rows)
         first = {} if is_csv else _read_first(path)
         form = _FORMAT_2014 if _FORMAT_2014.user in first else _FORMAT_2023
         form = dataclasses.replace(form, min_rating=self.min_rating)

@@ -6,6 +6,7 @@ items names or links to an item's image; otherwise `data/image_files.py` finds i
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Final, final
 
@@ -15,7 +16,7 @@ from mllm_msr.data.image_files import ItemImages, find_images
 from mllm_msr.data.reading.reader import read_table
 from mllm_msr.data.reading.records import Column, OnBadRows, ReadOptions
 from mllm_msr.data.times import TimeUnit
-from mllm_msr.datasets._interactions import InteractionFormat, Interactions, read_interactions
+from mllm_msr.datasets._interactions import InteractionFormat, read_interactions
 from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._source_files import require_folder, require_table
 from mllm_msr.interfaces import Dataset, RawData
@@ -113,8 +114,8 @@ class Files(Dataset):
         """
         folder = require_folder(self.path)
         path = require_table(folder, self.interactions_file, "interactions")
-        interactions = self._read_interactions(path)
         form = self._interaction_format
+        interactions = read_interactions(path, form, options=self.options)
         items, images, source = self._items(folder)
         return RawData(
             interactions=interactions.frame,
@@ -133,7 +134,9 @@ class Files(Dataset):
             SettingsError: The time unit or format is not supported.
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        frame = self._read_interactions(file).frame
+        # The settings of a run cannot be changed, so errors must not suggest it.
+        form = dataclasses.replace(self._interaction_format, has_settings=False)
+        frame = read_interactions(file, form, options=self.options.without_settings()).frame
         if self.time_column is None:
             return frame.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))
         return frame
@@ -150,9 +153,6 @@ class Files(Dataset):
             min_rating=self.min_rating,
             has_settings=True,
         )
-
-    def _read_interactions(self, path: Path) -> Interactions:
-        return read_interactions(path, self._interaction_format, options=self.options)
 
     def _items(self, folder: Path) -> tuple[pl.DataFrame, ItemImages, SourceFile]:
         """Read the items and find their images."""

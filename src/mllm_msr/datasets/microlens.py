@@ -76,7 +76,7 @@ class MicroLens(Dataset):
         Raises:
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        frame = _read_pairs(file, self.options).frame
+        frame = _read_pairs(file, self.options.without_settings()).frame
         if file.suffix == ".tsv":
             # A position in a line is only comparable within one file.
             return frame.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))

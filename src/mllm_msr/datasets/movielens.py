@@ -66,7 +66,7 @@ class MovieLens(Dataset):
         movies = require_file(folder, _FILMS[ratings.name], content="films")
         films, source = read_films(movies, self.options)
         images = find_images(films["item_id"].to_list(), folder / "images")
-        interactions = self._read_ratings(ratings)
+        interactions = self._read_ratings(ratings, self.options)
         return RawData(
             interactions=interactions.frame,
             items=to_items(films.with_columns(images.paths), movies),
@@ -81,9 +81,9 @@ class MovieLens(Dataset):
         Raises:
             DataError: The file is missing, unreadable or not in the expected format.
         """
-        return self._read_ratings(file).frame
+        return self._read_ratings(file, self.options.without_settings()).frame
 
-    def _read_ratings(self, path: Path) -> Interactions:
+    def _read_ratings(self, path: Path, options: ReadOptions) -> Interactions:
         form = dataclasses.replace(_FORMAT, min_rating=self.min_rating)
         if path.suffix == ".dat":
             # The separator is "::", of which readers support one character: every second column
@@ -94,6 +94,6 @@ class MovieLens(Dataset):
             names = ["userId", "movieId", "rating", "timestamp"]
             separator = "\t"
         else:
-            return read_interactions(path, form, options=self.options)
-        options = dataclasses.replace(self.options, separator=separator)
+            return read_interactions(path, form, options=options)
+        options = dataclasses.replace(options, separator=separator)
         return read_interactions(path, form, options=options, names=names, quoted=False)

@@ -33,3 +33,8 @@ def test_all_problems_are_reported_at_once() -> None:
         ReadOptions(separator="", encoding="x", on_bad_rows="skip")  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
     assert "data.on_bad_rows is 'skip'. Choose one of error, drop." in str(caught.value)
+
+
+def test_options_without_settings_are_otherwise_the_same() -> None:
+    options = ReadOptions(separator=";", on_bad_rows="drop")
+    assert options.without_settings() == ReadOptions(";", on_bad_rows="drop", has_settings=False)

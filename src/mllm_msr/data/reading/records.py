@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 import polars as pl
@@ -40,6 +40,10 @@ class ReadOptions:
     decimal_comma: bool | None = None
     on_bad_rows: OnBadRows = "error"
     has_settings: bool = True
+
+    def without_settings(self) -> ReadOptions:
+        """Return the same options for files whose settings users cannot change."""
+        return replace(self, has_settings=False)
 
     def __post_init__(self) -> None:
         problems = []

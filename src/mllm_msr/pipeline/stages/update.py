@@ -14,6 +14,7 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.data.preprocessing import Duplicates
+from mllm_msr.data.reading.records import ReadOptions
 from mllm_msr.datasets._interactions import InteractionFormat, read_interactions
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Dataset
@@ -57,7 +58,9 @@ def read_new_interactions(dataset: Dataset, file: Path) -> pl.DataFrame:
     """
     rows = dataset.read_interactions(file)
     if rows is None:
-        rows = read_interactions(file, InteractionFormat()).frame
+        rows = read_interactions(
+            file, InteractionFormat(), options=ReadOptions(has_settings=False)
+        ).frame
     return rows.collect().sort("timestamp", maintain_order=True)
 
 
