@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-Role = Literal["system", "user", "assistant"]
+# Query and document are turns of rerankers, see `prompts/reranking.py`.
+Role = Literal["system", "user", "assistant", "query", "document"]
 FinishReason = Literal["stop", "length", "error"]
 
 # How a checkpoint is loaded.
@@ -94,7 +95,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A dialogue that ends with a user's turn, which the model answers.
+    """A dialogue that ends with the turn of a user, or a document, which the model answers.
 
     Attributes:
         messages: The turns, oldest first.

@@ -28,6 +28,7 @@ DATA = {
     "preference_update": {"summaries": ["A tale."], "preference": "Old taste.", "words": 80},
     "recommend": {"preference": "Quiet tales.", "title": "The Lantern"},
     "recommend_user_first": {"preference": "Quiet tales.", "title": "The Lantern"},
+    "recommend_reranker": {"preference": "Quiet tales.", "title": "The Lantern"},
     "recommend_titles": {"history": "Dusk; Dawn", "title": "The Lantern"},
 }
 
@@ -54,6 +55,7 @@ def test_golden_prompts(name: str, item_type: str) -> None:
     shortened = {
         "recommend": ("preference", "title"),
         "recommend_user_first": ("preference", "title"),
+        "recommend_reranker": ("preference", "title"),
         "recommend_titles": ("history", "title"),
     }
     trimmable = shortened.get(name, ())

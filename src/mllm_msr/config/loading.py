@@ -13,7 +13,6 @@ import copy
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,9 +25,11 @@ from pydantic import BaseModel
 from mllm_msr import registry
 from mllm_msr.config.arguments import declared_type
 from mllm_msr.config.checks import check_plugins, check_prompts
+from mllm_msr.config.model_presets import model_preset_names, read_model_preset
 from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.config.yaml_source import parse_yaml
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
@@ -41,6 +42,7 @@ _PLUGINS: Final[tuple[tuple[registry.Kind, str, str], ...]] = (
     ("backends", "infer.model.backend", "infer.model"),
     ("backends", "score.model.backend", "score.model"),
 )
+_MODEL_SECTIONS: Final = tuple(section for kind, _, section in _PLUGINS if kind == "backends")
 _DEFAULT_PLUGINS: Final[Mapping[str, str]] = {
     "datasets": Settings.model_fields["dataset"].default,
     "backends": ModelSettings.model_fields["backend"].default,
@@ -49,22 +51,7 @@ _DEFAULT_PLUGINS: Final[Mapping[str, str]] = {
 # Settings to change: "key=value" texts, or a mapping by (dotted) key, which may be nested.
 Overrides = Sequence[str] | Mapping[str, Any]
 
-# More than any settings need; a file with YAML anchors can grow exponentially.
-_MAX_VALUES: Final = 100_000
-_MAX_DEPTH: Final = 50
-
 Section = TypeVar("Section", bound=BaseModel)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-3 as a number; YAML 1.1 requires 1.0e-3."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d[\d_]*(?:\.\d*)?[eE][-+]?\d+"),
-    list("-+0123456789"),
-)
 
 
 def preset_names() -> list[str]:
@@ -121,10 +108,7 @@ def merge_sources(
         preset = next((str(each["preset"]) for each in contents if "preset" in each), preset)
     merged: dict[str, Any] = {}
     if preset is not None:
-        if preset not in preset_names():
-            raise registry.unknown_name_error("preset", preset, preset_names())
-        source = files("mllm_msr.config") / "presets" / f"{preset}.yaml"
-        merged = _parse(source.read_text(encoding="utf-8"))
+        merged = _read_preset(preset)
     for content in contents:
         _apply(functools.partial(_merge, source=content), merged, problems)
     if preset is not None:
@@ -202,10 +186,26 @@ def validate_section(section: type[Section], values: Mapping[str, Any], *, key: 
         raise SettingsError(list(describe_errors(error, section, f"{key}.", known))) from None
 
 
+def _read_preset(name: str) -> dict[str, Any]:
+    """Return the nested settings of a preset or a model preset.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    if name in model_preset_names():
+        return read_model_preset(name)
+    if name not in preset_names():
+        known = [*preset_names(), *model_preset_names()]
+        raise registry.unknown_name_error("preset", name, known)
+    source = files("mllm_msr.config") / "presets" / f"{name}.yaml"
+    content: dict[str, Any] = parse_yaml(source.read_text(encoding="utf-8"))
+    return content
+
+
 def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return the content of a settings file; add a problem and return {} if it has no settings."""
     try:
-        content = _parse(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         problems.append(f"Cannot read the settings file {path}: {reason}.")
@@ -214,30 +214,6 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
         return content
     problems.append(f"The settings file {path} does not contain a mapping of settings.")
     return {}
-
-
-def _parse(text: str) -> Any:
-    """Return the content of a YAML text, in which no two values are the same object.
-
-    Values that share an anchor would otherwise change together.
-
-    Raises:
-        YAMLError: The text is not valid, or has more values than settings can have.
-    """
-    # A subclass of the safe loader: it only creates plain data.
-    content = yaml.load(text, Loader=_Loader)  # noqa: S506
-    n_values = 0
-
-    def copied(value: Any, depth: int) -> Any:
-        nonlocal n_values
-        n_values += 1
-        if n_values > _MAX_VALUES or depth > _MAX_DEPTH:
-            raise yaml.YAMLError("it contains itself or too many values")
-        if isinstance(value, dict):
-            return {key: copied(each, depth + 1) for key, each in value.items()}
-        return [copied(each, depth + 1) for each in value] if isinstance(value, list) else value
-
-    return copied(content, 0)
 
 
 def _as_source(overrides: Overrides) -> Callable[[dict[str, Any]], list[str]]:
@@ -262,6 +238,7 @@ def _apply(
         merged: Nested settings of the earlier sources, changed in place.
         problems: Problems so far, extended in place.
     """
+    problems += _apply_model_presets(source, merged)
     preview = copy.deepcopy(merged)
     source(preview)
     for kind, setting, section in _PLUGINS:
@@ -280,6 +257,37 @@ def _apply(
         for key in set(arguments) & set(before) - set(after):
             del arguments[key]
     problems += source(merged)
+
+
+def _apply_model_presets(
+    source: Callable[[dict[str, Any]], list[str]], merged: dict[str, Any]
+) -> list[str]:
+    """Apply the model presets that a source selects, before the source itself.
+
+    A preset replaces the model and adds its other settings. Returns the problems.
+    """
+    preview = copy.deepcopy(merged)
+    source(preview)
+    problems = []
+    for section in _MODEL_SECTIONS:
+        name = _lookup(preview, f"{section}.preset")
+        if name is None or name == _lookup(merged, f"{section}.preset"):
+            continue
+        try:
+            settings = read_model_preset(str(name))
+        except UnknownNameError as error:
+            problems.append(f"{section}.preset={name!r}: {error}")
+            continue
+        model = settings.pop("model")
+        if section == "model":
+            merged.pop("model", None)
+            _merge(merged, {**settings, "model": model})
+        else:
+            stage = section.partition(".")[0]
+            if not isinstance(merged.get(stage), dict):
+                merged[stage] = {}
+            merged[stage]["model"] = model
+    return problems
 
 
 def _lookup(settings: Mapping[str, Any], key: str) -> Any:
@@ -311,7 +319,7 @@ def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
             problems.append(f"{text!r} does not have the form key=value.")
             continue
         try:
-            value = _text(source) if _holds_text(target, key) else _parse(source)
+            value = _text(source) if _holds_text(target, key) else parse_yaml(source)
         except yaml.YAMLError:
             problems.append(f"{key}={displayed(key, source)}: must be valid YAML.")
             continue
@@ -345,7 +353,7 @@ def _holds_text(settings: Mapping[str, Any], key: str) -> bool:
 def _text(source: str) -> str | None:
     """Return a text that may be in quotes; empty and "null" mean that there is none."""
     if source[:1] in {'"', "'"} and len(source) > 1 and source[-1] == source[0]:
-        return str(_parse(source))
+        return str(parse_yaml(source))
     return None if source in {"", "null"} else source
 
 
@@ -357,8 +365,9 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
         known = [*Settings.model_fields, *(setting.key for setting in reference())]
         raise SettingsError([*problems, *describe_errors(error, Settings, "", known)]) from None
     problems = [*problems, *check_plugins(settings), *check_prompts(settings)]
-    if settings.preset not in preset_names():
-        problems.append(str(registry.unknown_name_error("preset", settings.preset, preset_names())))
+    known = [*preset_names(), *model_preset_names()]
+    if settings.preset not in known:
+        problems.append(str(registry.unknown_name_error("preset", settings.preset, known)))
     too_large = [fold for fold in settings.data.run_folds or () if fold >= settings.data.folds]
     if too_large:
         problems.append(

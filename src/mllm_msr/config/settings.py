@@ -109,6 +109,10 @@ class PromptsSettings(Section):
 class ModelSettings(OpenSection):
     """Model that answers prompts. Additional keys are arguments of the backend."""
 
+    # Not saved: `config/loading.py` replaces it by the settings of the preset.
+    preset: str | None = Field(
+        None, exclude=True, description="name from `mllm-msr list models`; other settings override"
+    )
     backend: str = Field("demo", description="name from `mllm-msr list backends`")
 
 

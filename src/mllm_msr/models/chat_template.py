@@ -17,6 +17,7 @@ from typing import Any, Final
 import jinja2
 
 from mllm_msr.errors import BackendError, CapabilityError
+from mllm_msr.prompts.reranking import as_dialogue, is_reranking
 from mllm_msr.prompts.thoughts import opens_thought
 from mllm_msr.types import ImagePart, Prompt, TextPart
 
@@ -63,6 +64,10 @@ class ChatTemplate:
         self._thoughts_off = {
             name: False for name in _THOUGHT_VARIABLES if re.search(rf"\b{name}\b", source)
         }
+        # Templates of rerankers drop the turn of a user.
+        self._knows_documents = all(
+            re.search(rf"""["']{role}["']""", source) for role in ("query", "document")
+        )
 
     def render(self, prompt: Prompt) -> str:
         """Render a prompt in the model's markup, up to the start of the answer.
@@ -78,6 +83,8 @@ class ChatTemplate:
                 text.
             CapabilityError: The template does not print placeholders for images.
         """
+        if is_reranking(prompt) and not self._knows_documents:
+            prompt = as_dialogue(prompt)
         try:
             return self._render_prompt(prompt)
         except CapabilityError:
@@ -171,10 +178,11 @@ class ChatTemplate:
         """Return whether the template prints contents that are strings, and not lists of parts."""
         parts = [{"type": "text", "text": _PROBE}]
         contents: list[tuple[bool, Any]] = [(False, parts), (True, _PROBE)]
+        role = "query" if self._knows_documents else "user"
         errors = []
         for is_string, content in reversed(contents) if self._text_only else contents:
             try:
-                text = self._render([{"role": "user", "content": content}], open_answer=True)
+                text = self._render([{"role": role, "content": content}], open_answer=True)
             except _TEMPLATE_ERRORS as error:
                 errors.append(error)
                 continue

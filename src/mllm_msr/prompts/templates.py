@@ -14,9 +14,9 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import jinja2
 from jinja2 import meta
@@ -24,13 +24,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mllm_msr.errors import SettingsError, UnknownNameError
 from mllm_msr.prompts.item_types import ENGLISH, ItemType, find_item_type
-from mllm_msr.types import ImagePart, Message, Part, Prompt, TextPart
+from mllm_msr.types import ImagePart, Message, Part, Prompt, Role, TextPart
 
 # Private-use characters that mark parts while a template is rendered. `clean` removes them from
 # all data, so that only `render` can insert them.
 _IMAGE: Final = "\ue000"
 _TRIM_START: Final = "\ue001"
 _TRIM_END: Final = "\ue002"
+_TURN: Final = "\ue003"
 
 # Zero-width (non-)joiners shape words in Persian and Indian scripts and join emoji.
 _JOINERS: Final = "\u200c\u200d"
@@ -41,6 +42,8 @@ _MAX_SHRINKAGE: Final = 10
 _CHARACTERS_PER_WORD: Final = 16
 
 _FOLDER: Final = Path(__file__).parent / "templates"
+# Roles whose turns a template can begin with a variable such as `query_turn`.
+_ROLES: Final = ("system", "query", "document")
 # Values with which a user's template is tried; "" for all other variables.
 _SAMPLES: Final[Mapping[str, object]] = {"summaries": ["A summary."], "words": 10}
 # Templates of baselines, which follow their papers.
@@ -160,7 +163,7 @@ def render(
     max_new_tokens: int = 128,
     max_text_tokens: int | None = None,
 ) -> Prompt:
-    """Render a template to a prompt with one turn.
+    """Render a template to a prompt with one turn, or with those that it begins itself.
 
     Args:
         name: Name of the template, without ".jinja".
@@ -191,11 +194,12 @@ def render(
             chose=words.chose,
             language=words.language,
             image=_IMAGE if image is not None else "",
+            **{f"{role}_turn": f"{_TURN}{role}{_TURN}" for role in _ROLES},
         )
     except jinja2.TemplateError as error:
         raise SettingsError([f"The template {name}.jinja cannot be rendered: {error}."]) from error
     return Prompt(
-        messages=(Message("user", tuple(_split_parts(text.strip(), image))),),
+        messages=tuple(_split_messages(text, image)),
         max_new_tokens=max_new_tokens,
         max_text_tokens=max_text_tokens,
     )
@@ -286,6 +290,14 @@ def _clean_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_clean_value(element) for element in value]
     return value
+
+
+def _split_messages(text: str, image: Path | None) -> Iterator[Message]:
+    """Split rendered text at the markers of turns; text without any is a turn of the user."""
+    first, *marked = re.split(f"{_TURN}(.*?){_TURN}", text)
+    turns = [*zip(marked[::2], marked[1::2], strict=True)] if marked else [("user", first)]
+    for role, content in turns:
+        yield Message(cast("Role", role), tuple(_split_parts(content.strip(), image)))
 
 
 def _split_parts(text: str, image: Path | None) -> list[Part]:

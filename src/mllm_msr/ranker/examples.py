@@ -30,7 +30,11 @@ NEGATIVE_ANSWER: Final = "no"
 
 # Template of the prompt for each order.
 TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
-    {"item-first": "recommend", "user-first": "recommend_user_first"}
+    {
+        "item-first": "recommend",
+        "user-first": "recommend_user_first",
+        "reranker": "recommend_reranker",
+    }
 )
 
 # Preference in the prompt of users for whom none was inferred before the target.
@@ -88,7 +92,7 @@ def build_prompt(
         use_images: Show the image of the item if it has one.
 
     Returns:
-        A single-turn prompt that asks for one new token, the answer.
+        A prompt that asks for one new token, the answer.
     """
     return render(
         TEMPLATES[order],

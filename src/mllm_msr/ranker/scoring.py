@@ -118,9 +118,9 @@ def _choice_scores(
 
     def beginning(index: int) -> tuple[str | int, ...]:
         example = chunk[index]
-        if order == "user-first":
-            return example.user_id, example.position, index
-        return example.item_id, index
+        if order == "item-first":
+            return example.item_id, index
+        return example.user_id, example.position, index
 
     indices = sorted(range(len(chunk)), key=beginning)
     found: dict[int, ChoiceScores] = {}

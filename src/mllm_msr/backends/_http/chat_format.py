@@ -23,6 +23,7 @@ from mllm_msr.backends._http.responses import MalformedResponseError, request_er
 from mllm_msr.data.images import decode_image, read_header, read_image
 from mllm_msr.errors import PromptTooLongError
 from mllm_msr.prompts import truncation
+from mllm_msr.prompts.reranking import as_dialogue, is_reranking
 from mllm_msr.prompts.thoughts import is_mark, remove_thoughts
 from mllm_msr.types import (
     ChoiceScores,
@@ -70,10 +71,14 @@ class Scoring:
 def messages(prompt: Prompt) -> list[dict[str, object]]:
     """Return a prompt's turns, with images as data URLs.
 
+    Those of a reranker become a dialogue.
+
     Raises:
         ImageError: An image cannot be opened.
     """
     turns: list[dict[str, object]] = []
+    if is_reranking(prompt):
+        prompt = as_dialogue(prompt)
     for message in prompt.messages:
         parts: list[dict[str, object]] = []
         for is_image, group in itertools.groupby(

@@ -26,6 +26,7 @@ from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_cached
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.cost.prompt_orders import (
+    COMPARED,
     PromptLengths,
     compare_orders,
     shared_columns,
@@ -35,7 +36,7 @@ from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, TEMPLATES, build_prompt
+from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 from mllm_msr.storage import layout
 from mllm_msr.summarization import items as item_summaries
@@ -240,10 +241,12 @@ class _CostEstimator:
 
     def _compare_orders(self) -> tuple[OrderCost, ...]:
         """Compare the orders of the ranker's prompt for training, test candidates and a list."""
+        if self._settings.recommend.order not in COMPARED:
+            return ()
         model = self._settings.score.model
         test = self._prompt_rows("test")
         lengths: dict[PromptOrder, PromptLengths] = {}
-        for order in TEMPLATES:
+        for order in COMPARED:
             calls, n_shared = self._sample_calls(test, model, order)
             n_tokens = sum(call.prompt.n_tokens for call in calls) / max(1, len(calls))
             lengths[order] = PromptLengths(n_tokens, n_shared)

@@ -23,7 +23,10 @@ from mllm_msr.ranker.training.sampler import StepSampler
 _SHARED: Final[Mapping[PromptOrder, tuple[str, ...]]] = {
     "item-first": ("item_id",),
     "user-first": ("user_id", "position"),
+    "reranker": ("user_id", "position"),
 }
+# The orders that a model without an order of its own can be fine-tuned with.
+COMPARED: Final[tuple[PromptOrder, PromptOrder]] = ("item-first", "user-first")
 # Training steps whose batches are drawn to count the items and users in a batch.
 _SAMPLED_STEPS: Final = 64
 
@@ -65,7 +68,7 @@ def compare_orders(
     """Return the tokens to compute in each order, by kind of work.
 
     Args:
-        lengths: Mean lengths of the prompts of both orders.
+        lengths: Mean lengths of the prompts of the compared orders.
         candidates: `tables.CANDIDATES` of all folds, without repeated test candidates.
         settings: The run's settings.
         caches_images: Whether a service caches the states of item images between requests.
@@ -74,8 +77,7 @@ def compare_orders(
 
     def add(work: str, n_prompts: float, n_beginnings: Mapping[PromptOrder, float]) -> None:
         first, second = (
-            lengths[order].n_computed(n_prompts, n_beginnings[order])
-            for order in ("item-first", "user-first")
+            lengths[order].n_computed(n_prompts, n_beginnings[order]) for order in COMPARED
         )
         costs.append(OrderCost(work, item_first=first, user_first=second))
 

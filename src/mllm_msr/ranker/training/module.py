@@ -135,7 +135,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         self._first_step = start.step if start is not None else 0
         self._shares_prefixes = (
             # Images within prefixes need features of their own; later ones may be pixels.
-            (vision is not None or collator.order == "user-first")
+            (vision is not None or collator.order != "item-first")
             and strategy.supports_prefix_sharing
             and supports_shared_prefixes(model)
         )

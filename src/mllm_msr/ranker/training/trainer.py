@@ -359,7 +359,7 @@ def _step_sampler(collator: Collator, settings: TrainSettings, trainer: Any) -> 
         n_steps=plan.n_steps,
         seed=settings.seed,
         groups=collator.prefix_groups(),
-        whole_groups=collator.order == "user-first",
+        whole_groups=collator.order != "item-first",
     )
 
 

@@ -1,0 +1,40 @@
+"""Prompts of rerankers: an instruction, a query and a document, each a turn of its own.
+
+Rerankers such as Qwen3-Reranker and Qwen3-VL-Reranker judge whether a document suits a query. Chat
+templates that know these roles print them; for all others, and for endpoints, the turns become the
+dialogue that the models were trained with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from mllm_msr.types import Message, Prompt, TextPart
+
+_JUDGE: Final = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".'
+)
+# What precedes the parts of a turn in the turn of the user.
+_LEADS: Final = {"system": "<Instruct>: ", "query": "<Query>:", "document": "\n<Document>:"}
+
+
+def is_reranking(prompt: Prompt) -> bool:
+    """Return whether a prompt has the turns of a reranker."""
+    return any(message.role == "document" for message in prompt.messages)
+
+
+def as_dialogue(prompt: Prompt) -> Prompt:
+    """Return a reranker's prompt as a turn of the system and one of the user.
+
+    Args:
+        prompt: Prompt with the turns system (the instruction), query and document.
+    """
+    parts = [
+        part
+        for message in prompt.messages
+        for part in (TextPart(_LEADS[message.role]), *message.parts)
+    ]
+    turns = (Message("system", (TextPart(_JUDGE),)), Message("user", tuple(parts)))
+    return replace(prompt, messages=turns)
