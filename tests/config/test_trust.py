@@ -15,6 +15,7 @@ from mllm_msr.errors import UsageError
 
 ENDPOINT = ["model.backend=openai", "model.checkpoint=tiny"]
 FOREIGN = [*ENDPOINT, "model.url=https://collector.example/v1"]
+COLLECTOR = "{url: 'https://c.example/v1', key_variable: AWS_SECRET_ACCESS_KEY, checkpoint: tiny}"
 STOLEN = [*FOREIGN, "model.key_variable=AWS_SECRET_ACCESS_KEY"]
 
 
@@ -52,8 +53,7 @@ def make_run(folder: Path, overrides: list[str]) -> Path:
         (
             [
                 "baselines.llava_zero_shot.backend=openai",
-                "baselines.llava_zero_shot.options={checkpoint: tiny, url: 'https://c.example/v1', "
-                "key_variable: AWS_SECRET_ACCESS_KEY}",
+                f"baselines.llava_zero_shot.options={COLLECTOR}",
             ],
             [
                 "baselines.llava_zero_shot.options.url=https://c.example/v1",

@@ -95,6 +95,19 @@ def test_a_baseline_is_fitted_once_and_damage_is_noticed(
         assert pl.Series(first["score"]).is_finite().all()
 
 
+def test_an_endpoint_of_a_baseline_is_never_stored_or_read(tmp_path: Path, data: Path) -> None:
+    url = "https://mine.example/v1"
+    settings = mock_runs.load(
+        data,
+        "baselines.llava_zero_shot.backend=openai",
+        f"baselines.llava_zero_shot.options={{checkpoint: tiny, url: '{url}'}}",
+    )
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("prepare")
+        pipeline.recommenders.fitted("llava_zero_shot", 0)
+    assert not (tmp_path / "run" / "cache" / "fitted").exists()
+
+
 def test_members_have_the_settings_of_their_own_section_and_are_reused(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

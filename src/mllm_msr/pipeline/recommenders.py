@@ -17,6 +17,7 @@ from mllm_msr import __version__, registry
 from mllm_msr.baselines import _factory
 from mllm_msr.baselines._factory import Folders, baseline_class
 from mllm_msr.config.settings import Settings
+from mllm_msr.config.trust import has_endpoint
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.backends import open_backend, open_cached
@@ -163,6 +164,9 @@ class Recommenders:
         if members := self.members(name):
             return self._ensemble(name, members, fold, data)
         arguments = self._settings.baselines.arguments(name)
+        if has_endpoint(str(arguments.get("backend", "demo"))):
+            # Learns nothing, and `load` does not accept an endpoint from a file.
+            return self.baseline(name, fold).fit(data)
         # With force, once: a member of an ensemble is not fitted again after it has scored itself.
         refit = self._context.force and (name, fold) not in self._refitted
         self._refitted.add((name, fold))

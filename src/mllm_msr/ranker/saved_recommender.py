@@ -1,6 +1,8 @@
 """Saving and loading of recommenders that prompt a language model: settings and items.
 
-Shared by MLLM-MSR (`ranker/recommender.py`) and the baselines LLaVA zero-shot and TALLRec.
+Shared by MLLM-MSR (`ranker/recommender.py`) and the baselines LLaVA zero-shot and TALLRec. A saved
+recommender may come from somebody else, and its settings must not select who receives prompts and
+API keys: recommenders that use an endpoint are not loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from mllm_msr.errors import DamagedFileError, DataError
+from mllm_msr.config.trust import has_endpoint
+from mllm_msr.errors import DamagedFileError, DataError, UnknownNameError, UsageError
 from mllm_msr.storage.atomic import replace_file, write_text
 from mllm_msr.tables import ITEMS, conform
 
@@ -36,12 +39,26 @@ def load_items(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
 
     Raises:
         DamagedFileError: A file is missing or its content has changed.
+        UsageError: The recommender sends prompts to an endpoint.
     """
     try:
         settings = dict(json.loads((folder / _SETTINGS).read_text(encoding="utf-8")))
         items = conform(pl.read_parquet(folder / _ITEMS), ITEMS, name="items")
-    except (OSError, ValueError, TypeError, DataError, pl.exceptions.PolarsError) as cause:
+        is_remote = "backend" in settings and has_endpoint(str(settings["backend"]))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        DataError,
+        UnknownNameError,
+        pl.exceptions.PolarsError,
+    ) as cause:
         raise damaged_model(folder, cause) from cause
+    if is_remote:
+        raise UsageError(
+            f"The saved model in {folder} sends prompts and keys to an endpoint, which its files "
+            "must not select. Construct it with the endpoint of your choice and fit it again."
+        )
     return settings, items
 
 
