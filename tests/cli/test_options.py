@@ -40,3 +40,24 @@ def test_the_executor_option_changes_a_setting() -> None:
 def test_names_are_split_at_commas_and_duplicates_dropped() -> None:
     assert split_names(" sasrec, hybrid,,sasrec ") == ["sasrec", "hybrid"]
     assert split_names(" , ") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "dataset=demo", "--run", ""),
+        ("report", "--run= "),
+        ("recommend", "--config", ""),
+        ("evaluate", "--candidates", "c.csv", "--scores", ""),
+        ("update", ""),
+        ("pull", "file:///somewhere", ""),
+        ("push", "", "file:///somewhere"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(invoke, arguments, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    if "--config" not in arguments:
+        assert "The path is empty. Give a path" in result.stderr
+    assert not list(tmp_path.iterdir())

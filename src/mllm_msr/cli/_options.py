@@ -11,7 +11,22 @@ from typer.core import TyperCommand
 # Sections that are only read by commands for a finished run.
 _ONLINE_SECTIONS: Final = ("retrieve", "serve")
 
-RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder.")]
+
+def parse_path(text: str | Path) -> Path:
+    """Return the path in an option or argument.
+
+    Raises:
+        typer.BadParameter: It is blank, as an unset variable of the shell is; `Path` would turn it
+            into the current folder.
+    """
+    if not str(text).strip():
+        raise typer.BadParameter("The path is empty. Give a path, or '.' for the current folder.")
+    return Path(text)
+
+
+RunOption = Annotated[
+    Path, typer.Option("--run", metavar="DIR", help="Run folder.", parser=parse_path)
+]
 ExecutorOption = Annotated[
     str | None,
     typer.Option("--executor", metavar="NAME", help="Short for executor.name=NAME: local or ray."),
@@ -25,7 +40,8 @@ PresetOption = Annotated[
     typer.Option("--preset", help="Preset to start from; see `mllm-msr list presets`."),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file with settings.", parser=parse_path),
 ]
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")

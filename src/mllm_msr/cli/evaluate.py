@@ -17,6 +17,7 @@ from mllm_msr.cli._options import (
     Overrides,
     PresetOption,
     RunOption,
+    parse_path,
     settings_help,
 )
 from mllm_msr.cli._output import emit, metrics_table
@@ -28,15 +29,24 @@ def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Candidates of an external experiment.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Candidates of an external experiment.", parser=parse_path
+        ),
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Scores of these candidates; repeatable."),
+        typer.Option(
+            metavar="FILE", help="Scores of these candidates; repeatable.", parser=parse_path
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write their metrics to; default: stdout."),
+        typer.Option(
+            metavar="FILE",
+            help="File to write their metrics to; default: stdout.",
+            parser=parse_path,
+        ),
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from mllm_msr.cli._app import app
-from mllm_msr.cli._options import AddressArgument, JsonOption
+from mllm_msr.cli._options import AddressArgument, JsonOption, parse_path
 from mllm_msr.cli._output import emit
 
 
 @app.command("push")
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Local folder to copy.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Local folder to copy.", parser=parse_path)
+    ],
     address: AddressArgument,
     as_json: JsonOption = False,
 ) -> None:

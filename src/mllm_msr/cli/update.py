@@ -9,14 +9,17 @@ import typer
 
 from mllm_msr.cli._app import app
 from mllm_msr.cli._open_run import open_pipeline
-from mllm_msr.cli._options import JsonOption, RunOption
+from mllm_msr.cli._options import JsonOption, RunOption, parse_path
 from mllm_msr.cli._output import emit
 
 
 @app.command("update")
 def command(
     interactions: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A later export of the run's interactions.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A later export of the run's interactions.", parser=parse_path
+        ),
     ],
     run: RunOption = Path("runs/run"),
     as_json: JsonOption = False,
