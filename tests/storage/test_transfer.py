@@ -126,3 +126,23 @@ def test_only_the_owner_can_read_a_pulled_run(tmp_path: Path) -> None:
     transfer.pull((tmp_path / "storage").as_uri(), tmp_path / "back" / "run")
     for path in (tmp_path / "back", *(tmp_path / "back").rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_run_in_use_is_not_replaced(run: Path, address: str) -> None:
+    transfer.push_folder(run, address)
+    with RunFolder.open(run) as opened:
+        with pytest.raises(RunLockedError, match="in use by process"):
+            transfer.pull(address, run)
+        assert list(opened.stages) == ["first"]
+    assert transfer.pull(address, run) == 3
+
+
+def test_the_log_of_a_replaced_database_is_removed(run: Path, address: str, tmp_path: Path) -> None:
+    transfer.push_folder(run, address)
+    with RunFolder.open(run) as opened:
+        opened.cache.put_many({"key": "later", "late": "response"})
+        log = (run / "cache/responses.sqlite-wal").read_bytes()
+    (run / "cache/responses.sqlite-wal").write_bytes(log)  # as a killed process leaves it
+    transfer.pull(address, run)
+    with RunFolder.open(run) as opened:
+        assert opened.cache.get_many(["key", "late"]) == {"key": "response"}

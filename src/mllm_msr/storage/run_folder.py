@@ -38,6 +38,15 @@ from mllm_msr.storage.uri import require_local
 logger = logging.getLogger(__name__)
 
 
+def run_lock(folder: Path) -> ProcessLock:
+    """Return the lock that a process holds while it writes to a run folder."""
+    return ProcessLock(
+        folder / layout.LOCK,
+        subject=f"The run folder {folder}",
+        fix="Wait until it ends, stop it, or use another run folder.",
+    )
+
+
 @final
 class RunFolder:
     """A run on disk. Open it with `RunFolder.open`, usually in a `with` statement.
@@ -81,11 +90,7 @@ class RunFolder:
                 require_run(path)
             manifest.load(folder)
             return cls(folder, lock=None, is_worker=worker)
-        lock = ProcessLock(
-            folder / layout.LOCK,
-            subject=f"The run folder {folder}",
-            fix="Wait until it ends, stop it, or use another run folder.",
-        )
+        lock = run_lock(folder)
         lock.acquire()
         try:
             manifest.load(folder)

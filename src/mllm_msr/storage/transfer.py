@@ -1,6 +1,6 @@
 """Copying folders from and to object storage (`mllm-msr pull` and `mllm-msr push`).
 
-A run folder is locked while it is pushed. The manifest is deleted first and copied last, so that
+A run folder is locked while it is copied. The manifest is deleted first and copied last, so that
 an interrupted copy contains no finished stages, and a pulled run resumes where it stopped. The
 storage is accessed through Arrow's file systems.
 """
@@ -19,7 +19,8 @@ from mllm_msr.errors import DataError, UsageError
 from mllm_msr.storage import atomic
 from mllm_msr.storage.layout import DOWNLOADS, MANIFEST, RESPONSE_CACHE
 from mllm_msr.storage.response_cache import copy_responses
-from mllm_msr.storage.run_folder import RunFolder
+from mllm_msr.storage.run_folder import RunFolder, run_lock
+from mllm_msr.storage.run_lookup import is_run
 
 
 def pull(address: str, folder: Path) -> int:
@@ -36,6 +37,7 @@ def pull(address: str, folder: Path) -> int:
         DataError: There are no files, they cannot be read, or a name leads outside the folder.
         UsageError: Arrow does not support the kind of storage.
         RunFolderError: The disk is full or the folder is not writable.
+        RunLockedError: Another process has the run folder open for writing.
     """
     storage, root = _open_storage(address)
     with _wrap_storage_errors(address):
@@ -52,16 +54,30 @@ def pull(address: str, folder: Path) -> int:
             files[name] = found.path
     if not files:
         raise DataError(f"There are no files below {address}. Check the address.")
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in _manifest_last(files):
-        with atomic.replace_file(folder / name) as temporary, _wrap_storage_errors(address):
-            fs.copy_files(
-                files[name],
-                str(temporary),
-                source_filesystem=storage,
-                destination_filesystem=fs.LocalFileSystem(),
-            )
+    with contextlib.ExitStack() as stack:
+        if MANIFEST in files or is_run(folder):
+            lock = run_lock(folder.absolute())
+            lock.acquire()
+            stack.callback(lock.release)
+        with atomic.wrap_os_errors(folder / MANIFEST):
+            (folder / MANIFEST).unlink(missing_ok=True)
+        for name in _manifest_last(files):
+            _pull_file(storage, files[name], folder / name, address)
     return len(files)
+
+
+def _pull_file(storage: Any, source: str, path: Path, address: str) -> None:
+    with atomic.replace_file(path) as temporary, _wrap_storage_errors(address):
+        if path.suffix == ".sqlite":
+            # The log of the replaced database would damage the new one.
+            for log in ("-wal", "-shm"):
+                path.with_name(f"{path.name}{log}").unlink(missing_ok=True)
+        fs.copy_files(
+            source,
+            str(temporary),
+            source_filesystem=storage,
+            destination_filesystem=fs.LocalFileSystem(),
+        )
 
 
 def push_folder(folder: Path, address: str) -> int:
