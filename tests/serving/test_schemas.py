@@ -40,6 +40,13 @@ def test_ids_have_a_length_and_no_control_characters(user_id: str) -> None:
         schemas.UserListRequest(user_id=user_id)
 
 
+@pytest.mark.parametrize("user_id", [" ", " u1", "u1\u2003"])
+def test_ids_have_no_white_space_around_them(user_id: str) -> None:
+    with pytest.raises(ValidationError, match="begins or ends with white space"):
+        schemas.UserListRequest(user_id=user_id)
+    assert schemas.UserListRequest(user_id="u 1").user_id == "u 1"
+
+
 def test_image_is_decoded_from_base64() -> None:
     item = schemas.NewItem(item_id="i", title="T", image="aW1hZ2U=")  # type: ignore[arg-type]
     assert item.image == b"image"

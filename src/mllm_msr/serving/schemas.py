@@ -60,8 +60,19 @@ def _decode_image(value: object) -> bytes:
         ) from error
 
 
-# No control characters: ids do not need them, and databases reject some of them.
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+def _check_id(text: str) -> str:
+    if text != text.strip():
+        raise ValueError("the id begins or ends with white space. Remove it")
+    return text
+
+
+# No control characters: ids do not need them, and databases reject some of them. No white space
+# around ids, which the ids of datasets lose as well: " u1" would be another user than "u1".
+Id = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    AfterValidator(_check_id),
+]
 Title = Annotated[
     str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
