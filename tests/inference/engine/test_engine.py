@@ -21,7 +21,7 @@ from tiny_checkpoints import FAMILIES, VISION_FAMILIES
 Load = Callable[[str], LoadedCheckpoint]
 
 # A family without prefix sharing: each forward pass is one batch.
-PLAIN = "smolvlm"
+PLAIN = "mllama"
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,8 @@ class TestBatches:
         engine._renderer.images = ImageCache(loaded.processor, max_bytes=100_000)
 
         def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-            prepared.append(kwargs["images"])
+            if not isinstance(kwargs["images"][0], list):  # one prompt
+                prepared.append(kwargs["images"])
             return original(self, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:

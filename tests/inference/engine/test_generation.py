@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from mllm_msr.inference.engine.engine import Engine
-from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
+from mllm_msr.inference.engine.generation import DecodingBatch
 from mllm_msr.inference.engine.prompt_lookup import PromptLookup
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.models.prefix_support import why_not_continuous
 from mllm_msr.types import Completion, ImagePart, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
@@ -40,7 +41,7 @@ def many(n: int, *, images: Sequence[Path] = ()) -> list[Prompt]:
 def reference(loaded: LoadedCheckpoint, prompts: Sequence[Prompt]) -> dict[int, Completion]:
     """Generate with the loop of Transformers, one prompt at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mllm_msr.inference.engine.engine.can_batch_continuously", lambda _: False)
+        patch.setattr("mllm_msr.inference.engine.engine.why_not_continuous", lambda _: "reference")
         return dict(Engine(loaded, batch_size=1).generate(prompts))
 
 
@@ -67,7 +68,7 @@ def test_the_row_of_a_finished_sequence_is_reused(tiny_checkpoint: Checkpoint) -
         if kwargs["input_ids"] is not None and kwargs["input_ids"].shape[1] == 1:
             rows.append(len(kwargs["input_ids"]))
 
-    loaded.model.get_decoder().register_forward_pre_hook(record, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(record, with_kwargs=True)
     completions = dict(Engine(loaded, batch_size=4, speculative_tokens=0).generate(prompts))
     n_tokens = [completions[n].output_tokens for n in range(21)]
     assert n_tokens == [40, *[4] * 20]
@@ -95,7 +96,7 @@ def test_out_of_memory_reduces_the_batch(tiny_checkpoint: Checkpoint) -> None:
         if rows[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    loaded.model.get_decoder().register_forward_pre_hook(small, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(small, with_kwargs=True)
     assert dict(Engine(loaded, batch_size=8).generate(prompts)) == expected
     assert max(rows) > 3
     assert rows[-1] <= 3
@@ -112,7 +113,7 @@ def test_a_failing_sequence_does_not_fail_its_batch(tiny_checkpoint: Checkpoint)
         if positions is not None and bool((positions == failing).any()):
             raise RuntimeError("the kernel says no\nand more")
 
-    loaded.model.get_decoder().register_forward_pre_hook(fail, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(fail, with_kwargs=True)
     completions = dict(Engine(loaded, batch_size=4).generate(prompts))
     failed = [index for index, completion in completions.items() if completion.error]
     assert sorted(completions) == list(range(7))
@@ -131,7 +132,7 @@ def test_the_batch_is_limited_in_tokens(tiny_checkpoint: Checkpoint) -> None:
     def record(_: Any, args: Any, kwargs: Any) -> None:
         rows.append(len(kwargs["input_ids"]))
 
-    loaded.model.get_decoder().register_forward_pre_hook(record, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(record, with_kwargs=True)
     prompts = [ask("Film.", new=9)] * 6
     n_tokens = next(Engine(loaded).generate(prompts))[1].prompt_tokens + 9
     rows.clear()
@@ -149,7 +150,7 @@ def test_repeated_answers_take_fewer_steps(tiny_checkpoint: Checkpoint) -> None:
     engine = Engine(loaded, speculative_tokens=3)
     prompt = ask("Film.", new=33)
     [(_, first)] = engine.generate([prompt])
-    loaded.model.get_decoder().register_forward_pre_hook(record, with_kwargs=True)
+    loaded.model.register_forward_pre_hook(record, with_kwargs=True)
     assert list(engine.generate([prompt])) == [(0, first)]
     assert first.output_tokens == 33
     assert widths[0] == first.prompt_tokens
@@ -173,7 +174,7 @@ def test_draft_tokens_do_not_exceed_the_limit(tiny_checkpoint: Checkpoint) -> No
 @pytest.mark.parametrize("n_drafts", [0, 3])
 def test_selected_rows_keep_their_states(n_drafts: int, tiny_checkpoint: Checkpoint) -> None:
     loaded = load_model(str(tiny_checkpoint("llama")), device="cpu")
-    assert can_batch_continuously(loaded.model)
+    assert not why_not_continuous(loaded.model)
     batch = DecodingBatch(loaded.model, PromptLookup(n_drafts))
     ids = torch.tensor([[5, 6, 7], [8, 9, 0], [11, 12, 13]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])
@@ -181,6 +182,7 @@ def test_selected_rows_keep_their_states(n_drafts: int, tiny_checkpoint: Checkpo
         [[5, 6, 7], [8, 9], [11, 12, 13]],
         {"input_ids": ids, "attention_mask": mask},
         mask.sum(dim=1) - 1,
+        torch.zeros(3, dtype=torch.long),
     )
     batch.decode()
     batch.select([1, 2])

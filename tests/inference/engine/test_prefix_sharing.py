@@ -22,6 +22,7 @@ from mllm_msr.inference.engine.prefix_sharing import (
 )
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.models.states import States
 from mllm_msr.types import ChoiceScores, ImagePart, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
@@ -209,16 +210,18 @@ class TestPrefixStates:
         a, b, c = (prefix_key(rendered([n])) for n in range(3))
 
         def give(batch: Sequence[Any]) -> list[float]:
-            def prefill(rows: Sequence[int]) -> transformers.DynamicCache:
+            def prefill(rows: Sequence[int]) -> States:
                 computed.append([batch[row] for row in rows])
                 values = torch.tensor([float(batch[row][1][0]) for row in rows])
                 keys = values.reshape(-1, 1, 1, 1).expand(-1, 2, 3, 4)
-                return transformers.DynamicCache([(keys, -keys)])
+                return States([(keys, -keys)], values)
 
-            layer = states.for_rows(batch, prefill).layers[0]
-            assert layer.keys.shape == (len(batch), 2, 3, 4)
-            assert torch.equal(layer.values, -layer.keys)
-            return layer.keys[:, 0, 0, 0].tolist()
+            found = states.for_rows(batch, prefill)
+            ((keys, values),) = found.layers
+            assert keys.shape == (len(batch), 2, 3, 4)
+            assert torch.equal(values, -keys)
+            assert torch.equal(found.offsets, keys[:, 0, 0, 0])
+            return found.offsets.tolist()
 
         assert give([b, a, b]) == [1.0, 0.0, 1.0]
         assert give([a, c, a]) == [0.0, 2.0, 0.0]

@@ -20,10 +20,9 @@ from typing import Any, Final, Literal, TypeVar
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache
 
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MllmMsrError
-from mllm_msr.inference.engine.generation import DecodingBatch, can_batch_continuously
+from mllm_msr.inference.engine.generation import DecodingBatch
 from mllm_msr.inference.engine.logits import float32_choices, logits_at
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
 from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
@@ -40,7 +39,8 @@ from mllm_msr.inference.engine.scheduling import (
 )
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
-from mllm_msr.models.prefix_support import can_share_prefixes
+from mllm_msr.models.prefix_support import can_share_prefixes, why_not_continuous
+from mllm_msr.models.states import StateReader, States
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
@@ -85,9 +85,12 @@ class Engine:
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
         self._shares_prefixes = can_share_prefixes(loaded.model.config)
-        self._batches_continuously = self._shares_prefixes and can_batch_continuously(loaded.model)
+        self._batches_continuously = not why_not_continuous(loaded.model)
+        self._reader = StateReader(loaded.model)
         self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
-        self._cache = PrefixCache(prefix_cache_bytes if self._shares_prefixes else 0)
+        self._cache = PrefixCache(
+            prefix_cache_bytes if self._shares_prefixes else 0, can_cut=self._reader.can_cut
+        )
         self._states = PrefixStates(self._cache)
         self._drafts = PromptLookup(speculative_tokens)
         tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
@@ -232,8 +235,9 @@ class Engine:
                 running += admitted
                 if admitted:
                     shared = len(admitted) > 1 and admitted[0].n_shared > 0
-                    inputs, last = (self._suffix_inputs if shared else self._full_inputs)(admitted)
-                    batch.prefill([r.rendered.input_ids for r in admitted], inputs, last)
+                    read = self._suffix_inputs if shared else self._full_inputs
+                    inputs, last, offsets = read(admitted)
+                    batch.prefill([r.rendered.input_ids for r in admitted], inputs, last, offsets)
                 else:
                     batch.decode()
             except _PROMPT_ERRORS as error:
@@ -296,17 +300,18 @@ class Engine:
         )  # [batch, choices]
         # A single prompt, as after a failed batch, runs in full, independently of other prompts.
         shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
-        inputs, last = (self._suffix_inputs if shared else self._full_inputs)(batch)
-        if store := not shared and self._cache.max_bytes > 0:
-            inputs["past_key_values"] = DynamicCache()
+        inputs, last, offsets = (self._suffix_inputs if shared else self._full_inputs)(batch)
+        if store := not shared and self._cache.max_bytes > 0 and self._cache.can_cut:
+            inputs["past_key_values"] = self._reader.new_cache()
         with logits_at(self._model, last), float32_choices(self._model, ids):
             output = self._model(**inputs, use_cache=store)
         logits = output.logits  # [batch, 1, vocabulary]
         if store:
+            states = self._reader.read(inputs["past_key_values"], offsets)
             for row, request in enumerate(batch):
-                states = inputs["past_key_values"].layers
-                layers = [(layer.keys[row], layer.values[row]) for layer in states]
-                self._cache.put(request.rendered.images, request.rendered.input_ids, layers)
+                self._cache.put(
+                    request.rendered.images, request.rendered.input_ids, states.row(row)
+                )
         first_ids = logits[:, 0].argmax(dim=-1).tolist()
         log_probs = logits[:, 0].float().log_softmax(dim=-1).gather(1, ids)  # [batch, choices]
         scores = []
@@ -335,31 +340,37 @@ class Engine:
             for name, tensor in inputs.items()
         }
 
-    def _full_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor]:
-        """Return the inputs of whole prompts and the position of their last tokens [batch]."""
+    def _full_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Return the inputs of whole prompts, and of each its last index and position offset."""
         # With padding on the right, every kind of model uses the positions of the prompt alone.
         inputs = self._inputs([request.rendered for request in batch], "right")
-        return inputs, inputs["attention_mask"].sum(dim=1) - 1
+        offsets = self._reader.offsets(inputs)
+        return inputs, inputs["attention_mask"].sum(dim=1) - 1, offsets
 
-    def _suffix_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor]:
-        """Return the inputs of the suffixes after shared prefixes, whose states are computed."""
+    def _suffix_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Return the same for the suffixes after shared prefixes, whose states are computed."""
         n_shared = batch[0].n_shared
         prefixes, suffixes = zip(*(split_prefix(r.rendered, n_shared) for r in batch), strict=True)
 
-        def prefill(rows: Sequence[int]) -> DynamicCache:
-            cache = DynamicCache()
+        def prefill(rows: Sequence[int]) -> States:
+            cache = self._reader.new_cache()
             inputs = self._inputs([prefixes[row] for row in rows], "right")
             last = inputs["attention_mask"].sum(dim=1) - 1
             with logits_at(self._model, last):
                 self._model(**inputs, past_key_values=cache, use_cache=True)
-            return cache
+            return self._reader.read(cache, self._reader.offsets(inputs))
 
         states = self._states.for_rows([prefix_key(prefix) for prefix in prefixes], prefill)
         inputs = self._inputs(suffixes, "right")
         mask = inputs["attention_mask"]
+        if self._reader.sets_positions:
+            starts = (n_shared + states.offsets).unsqueeze(1)
+            indices = torch.arange(mask.shape[1], device=mask.device)
+            inputs["position_ids"] = starts + indices  # [batch, suffix length]
         prefix_mask = mask.new_ones(len(batch), n_shared)
         inputs["attention_mask"] = torch.cat([prefix_mask, mask], dim=1)  # [batch, total length]
-        return {**inputs, "past_key_values": states}, mask.sum(dim=1) - 1
+        inputs["past_key_values"] = self._reader.cache(states)
+        return inputs, mask.sum(dim=1) - 1, states.offsets
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -17,32 +17,20 @@ from transformers import DynamicCache
 
 from mllm_msr.inference.engine.logits import logits_at
 from mllm_msr.inference.engine.prompt_lookup import MAX_NGRAM, PromptLookup
+from mllm_msr.models.prefix_support import prefix_support
 
 # Pads rows that have fewer draft tokens than others. No token has this id.
 _NO_TOKEN: Final = -1
 
 # Number of positions by which the key-value cache grows.
 _GROWTH: Final = 64
-_ATTENTION: Final = frozenset({"eager", "sdpa"})
-
-
-def can_batch_continuously(model: Any) -> bool:
-    """Return whether sequences of different lengths can share a decoding step.
-
-    The attention implementation must accept a custom mask.
-
-    Args:
-        model: A causal language model that `models.prefix_support.can_share_prefixes` accepts.
-    """
-    attention = model.get_decoder().config._attn_implementation  # noqa: SLF001 - no public name
-    return attention in _ATTENTION
 
 
 class DecodingBatch:
     """Sequences that are being generated, with their keys and values.
 
     Args:
-        model: A causal language model that `can_batch_continuously` accepts.
+        model: A causal language model that `models.prefix_support.why_not_continuous` accepts.
         drafts: Proposes draft tokens.
 
     Attributes:
@@ -55,7 +43,9 @@ class DecodingBatch:
         self._drafts = drafts
         attention = model.get_decoder().config._attn_implementation  # noqa: SLF001
         self._cache = KeyValueCache(transpose_keys=attention == "eager")
+        self._support = prefix_support(model.config)
         self._lengths = torch.zeros(0, dtype=torch.long, device=model.device)  # [rows]
+        self._offsets = self._lengths  # between position and index [rows]
         self._prompts: list[Sequence[int]] = []
         self.generated: list[list[int]] = []
 
@@ -64,7 +54,11 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def prefill(
-        self, prompts: Sequence[Sequence[int]], inputs: dict[str, Any], last: Tensor
+        self,
+        prompts: Sequence[Sequence[int]],
+        inputs: dict[str, Any],
+        last: Tensor,
+        offsets: Tensor,
     ) -> None:
         """Add prompts to the batch and generate the first token of each.
 
@@ -73,6 +67,7 @@ class DecodingBatch:
             inputs: Arguments of the model's `forward`, padded on the right, with a cache if the
                 prefixes of the prompts have been computed.
             last: Position of each prompt's last token in `input_ids` [new rows].
+            offsets: Difference between position and index of the next token [new rows].
         """
         cache = inputs.get("past_key_values", DynamicCache())
         with logits_at(self._model, last):
@@ -80,6 +75,7 @@ class DecodingBatch:
         first = output.logits[:, 0].float().argmax(dim=-1)
         self._cache.append(cache, n_rows=len(self))
         self._lengths = torch.cat([self._lengths, inputs["attention_mask"].sum(dim=1)])
+        self._offsets = torch.cat([self._offsets, offsets])
         self._prompts += prompts
         self.generated += [[token] for token in first.tolist()]
         for prompt in prompts:
@@ -110,30 +106,42 @@ class DecodingBatch:
         """Keep these rows and remove all others."""
         index = torch.tensor(rows, dtype=torch.long, device=self._lengths.device)
         self._cache.select(index)
-        self._lengths = self._lengths[index]
+        self._lengths, self._offsets = self._lengths[index], self._offsets[index]
         self._prompts = [self._prompts[row] for row in rows]
         self.generated = [self.generated[row] for row in rows]
 
     def _next_tokens(self, tokens: Tensor) -> Tensor:
         """Return the model's next token after each of the tokens, both [rows, n]."""
-        offsets = torch.arange(tokens.shape[1], device=tokens.device)
-        positions = self._lengths.unsqueeze(1) + offsets  # [rows, n]
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        indices = self._lengths.unsqueeze(1) + steps  # [rows, n]
         length = int(self._lengths.max()) + tokens.shape[1]
-        self._cache.prepare(positions, length)
-        indices = torch.arange(length, device=tokens.device)
-        hidden = indices > positions.unsqueeze(2)  # [rows, n, length]
-        dtype = self._model.dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        mask = mask.masked_fill(hidden, torch.finfo(dtype).min)
-        states = self._model.get_decoder()(
+        self._cache.prepare(indices, length)
+        output = self._model(
             input_ids=tokens.clamp(min=0),
-            position_ids=positions,
-            attention_mask=mask.unsqueeze(1),  # [rows, 1, n, length]
+            position_ids=indices + self._offsets.unsqueeze(1),
+            attention_mask=self._masks(indices, length),
             past_key_values=self._cache,
             use_cache=True,
-        ).last_hidden_state  # [rows, n, hidden size]
-        logits: Tensor = self._model.get_output_embeddings()(states)
+        )
+        logits: Tensor = output.logits  # [rows, n, vocabulary]
         return logits.float().argmax(dim=-1)
+
+    def _masks(self, indices: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+        """Return the additive mask [rows, 1, n, length], or one for each kind of layer."""
+        distances = indices.unsqueeze(2) - torch.arange(length, device=indices.device)
+        dtype = self._model.dtype
+
+        def additive(hidden: Tensor) -> Tensor:
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            return mask.masked_fill(hidden, torch.finfo(dtype).min).unsqueeze(1)
+
+        hidden = {"full_attention": distances < 0}
+        if self._support.window:
+            outside = distances >= self._support.window
+            hidden["sliding_attention"] = hidden["full_attention"] | outside
+        if len(self._support.layer_types) == 1:
+            return additive(hidden[next(iter(self._support.layer_types))])
+        return {kind: additive(tokens) for kind, tokens in hidden.items()}
 
     def _suffix(self, row: int) -> list[int]:
         """Return the last tokens of a sequence, those of its prompt included."""

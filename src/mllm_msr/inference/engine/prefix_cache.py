@@ -1,4 +1,4 @@
-"""Key-value cache of prompt prefixes with images, reused across calls.
+"""Cache of the states of prompt prefixes with images, reused across calls.
 
 A service scores the same items for many users. The recommender's prompt begins with the item's
 image and the instruction (figure 3 of the paper), so everything except the preference and the title
@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from cachetools import LRUCache
-from torch import Tensor
 
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.prefix_support import common_prefix_length
-
-# Keys and values of each layer [heads, tokens, head size].
-Layers = Sequence[tuple[Tensor, Tensor]]
+from mllm_msr.models.states import States
 
 # Matches are rounded down to multiples of this. Otherwise preferences that happen to begin with the
 # same words would give prompts different prefix lengths and split their batch.
@@ -29,32 +26,27 @@ _BLOCK_SIZE: Final = 8
 @dataclass(frozen=True, slots=True)
 class _Entry:
     ids: tuple[int, ...]
-    layers: Layers
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-
-    def copy(self, n_tokens: int) -> _Entry:
-        """Copy the first tokens, so that the memory of the others can be freed."""
-        layers = [(k[:, :n_tokens].clone(), v[:, :n_tokens].clone()) for k, v in self.layers]
-        return _Entry(self.ids[:n_tokens], layers)
+    states: States
 
 
 class PrefixCache:
-    """Least-recently-used cache of keys and values, one entry for each sequence of images.
+    """Least-recently-used cache of states, one entry for each sequence of images.
 
     The first prompt with an image is stored completely, since it is not known where the next
-    prompt will differ. When the second prompt is read, the entry is cut to the common prefix.
+    prompt will differ. When the second prompt is read, the entry is cut to the common prefix. The
+    states of recurrent layers cannot be cut, so only prefixes that several prompts of a call share
+    are stored.
 
     Args:
-        max_bytes: Memory for keys and values, on the model's device; 0 disables the cache.
+        max_bytes: Memory for states, on the model's device; 0 disables the cache.
+        can_cut: Whether states can be cut to fewer tokens.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, can_cut: bool = True) -> None:
         self.max_bytes = max_bytes
+        self.can_cut = can_cut
         self._entries: LRUCache[tuple[Path, ...], _Entry] = LRUCache(
-            max_bytes, getsizeof=lambda entry: entry.n_bytes
+            max_bytes, getsizeof=lambda entry: entry.states.n_bytes
         )
 
     def __len__(self) -> int:
@@ -77,11 +69,13 @@ class PrefixCache:
             return 0
         # The last token is excluded, since the answer is read there.
         common = min(common_prefix_length(entry.ids, prompt.input_ids), len(prompt.input_ids) - 1)
+        if not self.can_cut:
+            return common if common == len(entry.ids) else 0
         after_images = len(prompt.input_ids) - prompt.input_ids[::-1].index(image_token_id)
         return max(common - common % _BLOCK_SIZE, after_images) if common >= after_images else 0
 
-    def get(self, images: tuple[Path, ...], ids: Sequence[int]) -> Layers | None:
-        """Return the keys and values of a prefix, or None if they are not cached.
+    def get(self, images: tuple[Path, ...], ids: Sequence[int]) -> States | None:
+        """Return the states of a prefix, one row, or None if they are not cached.
 
         An entry that is longer than the prefix is cut to it.
 
@@ -93,10 +87,13 @@ class PrefixCache:
         if entry is None or entry.ids[: len(ids)] != tuple(ids):
             return None
         if len(entry.ids) > len(ids):
-            entry = self._entries[images] = entry.copy(len(ids))
-        return entry.layers
+            if not self.can_cut:
+                return None
+            cut = entry.states.cut(len(ids))
+            entry = self._entries[images] = _Entry(entry.ids[: len(ids)], cut)
+        return entry.states
 
-    def put(self, images: tuple[Path, ...], ids: Sequence[int], layers: Layers) -> None:
+    def put(self, images: tuple[Path, ...], ids: Sequence[int], states: States) -> None:
         """Store a prefix, replacing the entry of the same images.
 
         An entry larger than the cache is not stored.
@@ -104,13 +101,14 @@ class PrefixCache:
         Args:
             images: Images of the prefix. Prefixes without images are not stored.
             ids: Token ids of the prefix.
-            layers: Keys and values of at least these tokens; they are copied.
+            states: One row, the states of these tokens; keys and values may be of more tokens.
+                They are copied.
         """
         if not images or not self.max_bytes:
             return
-        entry = _Entry(tuple(ids), layers).copy(len(ids))
-        if entry.n_bytes <= self.max_bytes:
-            self._entries[images] = entry
+        kept = states.cut(len(ids)) if self.can_cut else states.copy()
+        if kept.n_bytes <= self.max_bytes:
+            self._entries[images] = _Entry(tuple(ids), kept)
 
     def clear(self) -> None:
         """Remove all entries."""

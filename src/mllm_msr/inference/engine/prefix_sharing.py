@@ -2,8 +2,8 @@
 
 The recommender's prompt begins with the candidate's image and the instruction (figure 3 of the
 paper), so the prompts of all users for one item share about half of their tokens. The engine groups
-prompts by prefix, computes the keys and values of each prefix once, and runs the suffix of every
-prompt on top of them. The result is exact, not an approximation.
+prompts by prefix, computes the states of each prefix once, and runs the suffix of every prompt on
+top of them. The result is exact, not an approximation.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
-from torch import Tensor
-from transformers import DynamicCache
-
-from mllm_msr.inference.engine.prefix_cache import Layers, PrefixCache
+from mllm_msr.inference.engine.prefix_cache import PrefixCache
 from mllm_msr.models.inputs import Rendered
 from mllm_msr.models.prefix_support import common_prefix_length
+from mllm_msr.models.states import States
 
 # Images and token ids of a prefix. Prefixes with equal keys are identical.
 PrefixKey = tuple[tuple[Path, ...], tuple[int, ...]]
@@ -67,7 +64,7 @@ def split_prefix(prompt: Rendered, n_shared: int) -> tuple[Rendered, Rendered]:
 
 
 class PrefixStates:
-    """Keys and values of the prefixes of the previous batch.
+    """States of the prefixes of the previous batch.
 
     Args:
         cache: Cache across calls. New prefixes are added to it.
@@ -76,47 +73,46 @@ class PrefixStates:
     def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
         self._rows: dict[PrefixKey, int] = {}
-        self._layers: list[tuple[Tensor, Tensor]] = []  # [prefixes, heads, shared, head size]
+        self._states: States | None = None  # one row for each prefix
 
     def clear(self) -> None:
         """Free the memory."""
-        self._rows, self._layers = {}, []
+        self._rows, self._states = {}, None
 
     def for_rows(
-        self, prefixes: Sequence[PrefixKey], prefill: Callable[[Sequence[int]], DynamicCache]
-    ) -> DynamicCache:
-        """Return the keys and values of a batch's prefixes, computing those that are missing.
+        self, prefixes: Sequence[PrefixKey], prefill: Callable[[Sequence[int]], States]
+    ) -> States:
+        """Return the states of a batch's prefixes, computing those that are missing.
 
         Args:
             prefixes: The prefix of each row, all of the same length.
             prefill: Runs the model on the prefixes of the rows with these indices.
 
         Returns:
-            A cache with one row per prefix given, which the model may extend.
+            One row for each prefix given. The tensors may belong to this object.
         """
         first_rows: dict[PrefixKey, int] = {}
         for row, prefix in enumerate(prefixes):
             first_rows.setdefault(prefix, row)
         reused = [prefix for prefix in first_rows if prefix in self._rows]
         others = {p: self._cache.get(*p) for p in first_rows if p not in self._rows}
-        cached = {prefix: layers for prefix, layers in others.items() if layers is not None}
+        cached = {prefix: states for prefix, states in others.items() if states is not None}
         missing = [prefix for prefix in others if prefix not in cached]
         parts = []
-        if reused:
-            parts.append(_select(self._layers, [self._rows[prefix] for prefix in reused]))
-        if cached:
-            parts.append(_stack(list(cached.values())))
+        if self._states is not None and reused:
+            parts.append(self._states.select([self._rows[prefix] for prefix in reused]))
+        parts += cached.values()
         if missing:
             computed = prefill([first_rows[prefix] for prefix in missing])
-            parts.append([(layer.keys, layer.values) for layer in computed.layers])
+            parts.append(computed)
             for row, prefix in enumerate(missing):
-                self._cache.put(*prefix, [(k[row], v[row]) for k, v in parts[-1]])
-        self._layers = _concatenate(parts)
+                self._cache.put(*prefix, computed.row(row))
+        self._states = States.concatenate(parts)
         self._rows = {prefix: row for row, prefix in enumerate([*reused, *cached, *missing])}
         rows = [self._rows[prefix] for prefix in prefixes]
-        if rows == list(range(len(self._rows))):  # a DynamicCache copies when it grows
-            return DynamicCache(self._layers)
-        return DynamicCache(_select(self._layers, rows))
+        if rows == list(range(len(self._rows))):
+            return self._states
+        return self._states.select(rows)
 
 
 def _groups(ordered: Sequence[Rendered]) -> list[Sequence[Rendered]]:
@@ -150,27 +146,3 @@ def _common_length(first: Rendered, second: Rendered) -> int:
     if first.images != second.images:
         return 0
     return common_prefix_length(first.input_ids, second.input_ids)
-
-
-def _select(
-    layers: Sequence[tuple[Tensor, Tensor]], rows: Sequence[int]
-) -> list[tuple[Tensor, Tensor]]:
-    return [(keys[list(rows)], values[list(rows)]) for keys, values in layers]
-
-
-def _stack(rows: Sequence[Layers]) -> list[tuple[Tensor, Tensor]]:
-    """Stack the layers of single rows into the layers of a batch."""
-    return [
-        (torch.stack([keys for keys, _ in layer]), torch.stack([values for _, values in layer]))
-        for layer in zip(*rows, strict=True)
-    ]
-
-
-def _concatenate(parts: Sequence[list[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
-    """Concatenate batches along the first axis, without a copy if there is only one."""
-    if len(parts) == 1:
-        return parts[0]
-    return [
-        (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-        for layer in zip(*parts, strict=True)
-    ]
