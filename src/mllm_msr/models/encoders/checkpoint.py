@@ -13,7 +13,8 @@ import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError
-from mllm_msr.models.loading import resolve_device
+from mllm_msr.models.loading import load_processor, resolve_device
+from mllm_msr.models.processors import reads_images
 from mllm_msr.storage.atomic import content_hash
 
 # Exceptions raised by loading a missing, damaged or unsupported checkpoint.
@@ -44,6 +45,25 @@ class EncoderCheckpoint:
             return content_hash(Path(self._source))[0]
         commit = getattr(self._config, "_commit_hash", None) or self._revision
         return f"{self._source}@{commit}"
+
+    @property
+    def reads_images(self) -> bool:
+        """Return whether the checkpoint is a decoder that may read images."""
+        return reads_images(self._config)
+
+    @property
+    def is_decoder(self) -> bool:
+        """Return whether tokens only see earlier ones, so that the last one represents a text."""
+        architectures = self._config.architectures or ()
+        return self.reads_images or any(name.endswith("ForCausalLM") for name in architectures)
+
+    def load_processor(self) -> Any:
+        """Load the processor of a checkpoint that reads images.
+
+        Raises:
+            BackendError: The files are missing or damaged.
+        """
+        return load_processor(self._source, revision=self._revision)
 
     def load(self, loader: Any, **options: Any) -> Any:
         """Load a part of the checkpoint with one of Transformers' `Auto` classes.

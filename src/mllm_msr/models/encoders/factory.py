@@ -2,8 +2,9 @@
 
     text    `hashing`       hashed TF-IDF of words and character n-grams, 128 dimensions
             `demo`          the demo model's language part; only useful for its own data
-            a checkpoint    any text encoder of Transformers, such as `bert-base-uncased`: a folder
-                            or a hub id with an optional `@revision`
+            a checkpoint    any text encoder of Transformers, such as `bert-base-uncased` or
+                            `Qwen/Qwen3-VL-Embedding-2B`: a folder or a hub id with an optional
+                            `@revision`
     image   `colors`        color and edge statistics, 157 dimensions; does not recognize objects
             `demo`          the demo model's vision part
             `vgg19:FILE`    VGG19's second dense layer, 4,096 dimensions; safetensors weights under
