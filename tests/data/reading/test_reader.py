@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import xlsxwriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -369,3 +370,22 @@ def test_the_time_is_linear(tmp_path: Path, unit: str, suffix: str) -> None:
     seconds(1000)
     # Thirty times more text, with room for noise and for constant costs.
     assert seconds(300_000) < 60 * max(seconds(10_000), 0.02)
+
+
+def test_a_first_row_that_is_no_header_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,x,1\n")
+    with pytest.raises(DataError, match=r"If these are not names of columns, move the header to"):
+        read(tmp_path / "t.csv")
+    pl.DataFrame({"Export of shop": ["a"]}).write_excel(tmp_path / "t.xlsx")
+    with pytest.raises(DataError, match=r"columns are Export of shop \(first sheet\)\. If these"):
+        read(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize("number", [12_345_678_901_234_567, 12_345_678_901_234_567_890])
+def test_ids_that_excel_has_rounded_are_an_error(tmp_path: Path, number: int) -> None:
+    with xlsxwriter.Workbook(tmp_path / "t.xlsx") as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["user", "item", "rating"])
+        sheet.write_row(1, 0, ["a", number, 1])
+    with pytest.raises(DataError, match=r"has lost digits\. Store the ids as text"):
+        read(tmp_path / "t.xlsx")
