@@ -16,7 +16,9 @@ class RetrieveSettings(Section):
         ("preference", "collaborative", "recent"), description="candidate generators"
     )
     encoder: str = Field(
-        "hashing", description="text encoder: hashing, or a Transformers model's folder or hub id"
+        "hashing",
+        description="text encoder: hashing, or a Transformers encoder's or embedding model's folder "
+        "or hub id",
     )
     collaborative: str | None = Field(
         None,
