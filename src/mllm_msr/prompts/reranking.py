@@ -1,21 +1,21 @@
 """Prompts of rerankers: an instruction, a query and a document, each a turn of its own.
 
-Rerankers such as Qwen3-Reranker and Qwen3-VL-Reranker judge whether a document suits a query. Chat
+Rerankers such as Qwen3-Reranker and Qwen3-VL-Reranker tell whether a document suits a query. Chat
 templates that know these roles print them; for all others, and for endpoints, the turns become the
 dialogue that the models were trained with.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from mllm_msr.types import Message, Prompt, TextPart
 
-_JUDGE: Final = (
-    "Judge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".'
-)
+# The turn of the system with which the models were trained.
+_SYSTEM: Final = Path(__file__).parent / "templates" / "reranker_system.txt"
 # What precedes the parts of a turn in the turn of the user.
 _LEADS: Final = {"system": "<Instruct>: ", "query": "<Query>:", "document": "\n<Document>:"}
 
@@ -36,5 +36,10 @@ def as_dialogue(prompt: Prompt) -> Prompt:
         for message in prompt.messages
         for part in (TextPart(_LEADS[message.role]), *message.parts)
     ]
-    turns = (Message("system", (TextPart(_JUDGE),)), Message("user", tuple(parts)))
+    turns = (Message("system", (TextPart(_system()),)), Message("user", tuple(parts)))
     return replace(prompt, messages=turns)
+
+
+@functools.cache
+def _system() -> str:
+    return _SYSTEM.read_text(encoding="utf-8").strip()
