@@ -44,7 +44,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ProcessorOptions:
-    """How images are prepared and the variables of a chat template; by default as the checkpoint says.
+    """How images are prepared, and variables of the chat template; by default those of the model.
 
     Attributes:
         image_side: Maximum width and height of an image before the processor, in pixels.
