@@ -124,6 +124,22 @@ def test_a_filtered_answer_is_a_failure() -> None:
     assert "content filter" in str(chat_format.parse_completion(body).error)
 
 
+def test_a_refusal_is_a_failure_with_its_text() -> None:
+    message = {"content": None, "refusal": "I can't help."}
+    completion = chat_format.parse_completion(
+        {"choices": [{"message": message, "finish_reason": "stop"}]}
+    )
+    assert completion.text == ""
+    assert completion.finish_reason == "error"
+    assert completion.error == "The model refuses to answer: I can't help."
+
+
+def test_a_generation_that_failed_may_succeed_again() -> None:
+    choice = {"message": {"content": "Half an"}, "finish_reason": "error"}
+    with pytest.raises(TransientError, match="generation failed"):
+        chat_format.parse_completion({"choices": [choice]})
+
+
 @pytest.mark.parametrize(
     "response", [{}, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {"content": 3}}]}]
 )

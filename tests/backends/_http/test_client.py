@@ -153,6 +153,22 @@ def test_the_key_is_sent_and_redacted_in_errors(monkeypatch: pytest.MonkeyPatch)
     assert "[key]" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [("sk-1/2+3", r"sk\u002d1\/2\u002B3"), ('sk-"1"', r"sk-\"1\""), ("sk-\\1", r"sk-\\1")],
+)
+def test_a_key_behind_json_escapes_is_redacted(
+    monkeypatch: pytest.MonkeyPatch, key: str, written: str
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    body = b'{"error": {"message": "wrong key %s \\ud800", "code": 400}}' % written.encode()
+    for status in (200, 400):
+        with serve(lambda _: HttpResponse(body, status=status)) as server:  # noqa: B023
+            with pytest.raises(RequestRejectedError, match=r"wrong key \[key\] \?") as caught:
+                send(server.url, FakeClock())
+            assert key not in str(caught.value)
+
+
 def test_no_authorization_header_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
     with serve(in_order(completion_response("yes"))) as server:

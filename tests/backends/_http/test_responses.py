@@ -65,6 +65,17 @@ def test_the_message_of_the_provider_behind_a_router_is_shown() -> None:
         parse({"error": error})
 
 
+def test_an_answer_that_an_error_ended_is_no_answer() -> None:
+    choices = [{"message": {"content": "Half an"}}]
+    with pytest.raises(TransientError, match="status 502: gone"):
+        parse({"error": {"message": "gone", "code": 502}, "choices": choices})
+
+
+def test_an_empty_body_is_named() -> None:
+    with pytest.raises(MalformedResponseError, match="The response is empty"):
+        parse_response(200, {}, b" ")
+
+
 @pytest.mark.parametrize("error", [None, "", {}, []])
 def test_an_empty_error_field_is_no_error(error: object) -> None:
     response = {"error": error, "choices": [{"message": {"content": "yes"}}]}

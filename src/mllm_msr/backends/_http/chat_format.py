@@ -40,6 +40,8 @@ _EXIF_ORIENTATION: Final = 0x0112
 _TOKEN_ID: Final = re.compile(r"token_id:(\d{1,12})", re.ASCII)
 # Longest token that is searched for the markup of thoughts.
 _MAX_TOKEN: Final = 100
+# Longest refusal that is shown.
+_MAX_REFUSAL: Final = 200
 # Sums of float32 probabilities may exceed 1 by rounding.
 _ROUNDING: Final = 1e-3
 
@@ -160,7 +162,13 @@ def parse_completion(response: Mapping[str, Any]) -> Completion:
     if reason == "content_filter":
         message = "The content filter of the endpoint blocked the answer."
         return Completion("", *usage, finish_reason="error", error=message)
-    text = _content_text(_require(choice.get("message"), dict, "message").get("content"))
+    if reason == "error":
+        raise request_error(None, "generation failed")
+    answer = _require(choice.get("message"), dict, "message")
+    text = _content_text(answer.get("content"))
+    if not text and isinstance(answer.get("refusal"), str):
+        error = f"The model refuses to answer: {answer['refusal'][:_MAX_REFUSAL]}"
+        return Completion("", *usage, finish_reason="error", error=error)
     finish: FinishReason = "length" if reason == "length" else "stop"
     return Completion(text.strip(), *usage, finish_reason=finish)
 
@@ -179,7 +187,7 @@ def parse_scores(response: Mapping[str, Any], scoring: Scoring) -> ChoiceScores:
         message = f"The model begins its answer with a thought ({mark}) and not with an answer."
         return ChoiceScores((), n_prompt_tokens, error=message)
     if scoring.token_ids:
-        matches = ((_TOKEN_ID.fullmatch(token), value) for token, value in _entries(response))
+        matches = ((_TOKEN_ID.fullmatch(token), value) for token, value in listed_tokens(response))
         by_id = {int(match[1]): value for match, value in matches if match}
         if missing := [i for i in scoring.token_ids if i not in by_id]:
             raise MalformedResponseError(
@@ -203,7 +211,7 @@ def listed_log_probs(
     Raises:
         MalformedResponseError: The response has another format or no log-probabilities.
     """
-    entries = _entries(response)
+    entries = listed_tokens(response)
     found = []
     for choice in choices:
         # Tokens may include the space before the answer.
@@ -211,6 +219,18 @@ def listed_log_probs(
         spaced = [value for token, value in entries if token.strip(" \u2581\u0120") == choice]
         found.append(max(exact or spaced, default=None))
     return found, min((value for _, value in entries), default=0.0)
+
+
+def listed_tokens(response: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the listed tokens that have a finite log-probability, the generated one last.
+
+    Raises:
+        MalformedResponseError: The response has another format or no log-probabilities.
+    """
+    position = _first_position(response)
+    listed = [*_require(position.get("top_logprobs"), list, "top_logprobs"), position]
+    pairs = [_log_prob(_require(entry, dict, "top_logprobs of objects")) for entry in listed]
+    return [(token, value) for token, value in pairs if value is not None]
 
 
 def thought_mark(response: Mapping[str, Any]) -> str | None:
@@ -290,14 +310,6 @@ def _first_position(response: Mapping[str, Any]) -> dict[str, Any]:
         content[0] if content else None, dict, "logprobs.content[0]"
     )
     return position
-
-
-def _entries(response: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the listed tokens that have a finite log-probability, the generated one last."""
-    position = _first_position(response)
-    listed = [*_require(position.get("top_logprobs"), list, "top_logprobs"), position]
-    pairs = [_log_prob(_require(entry, dict, "top_logprobs of objects")) for entry in listed]
-    return [(token, value) for token, value in pairs if value is not None]
 
 
 def _content_text(content: object) -> str:

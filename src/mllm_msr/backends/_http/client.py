@@ -237,8 +237,17 @@ class Endpoint:
         return text.replace(key, "[key]") if key else text
 
     def _redact_bytes(self, content: bytes) -> bytes:
-        key = self._key().encode()
-        return content.replace(key, b"[key]") if key else content
+        """Replace the API key in a body, also if the escapes of JSON hide it."""
+        key = self._key()
+        if not key:
+            return content
+        if b"\\" in content:
+            with contextlib.suppress(ValueError, RecursionError):
+                text = json.dumps(json.loads(content), ensure_ascii=False)
+                content = text.encode("utf-8", "surrogatepass")
+        for form in {key, json.dumps(key)[1:-1]}:
+            content = content.replace(form.encode(), b"[key]")
+        return content
 
 
 def parse_url(url: str) -> httpx2.URL:

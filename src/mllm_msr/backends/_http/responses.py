@@ -119,10 +119,8 @@ def parse_response(
         error = _error_object(value) if isinstance(value, dict) else None
         raise request_error(status, error or _describe_content(content), headers)
     if isinstance(value, dict):
-        is_error = value.get("object") == "error" or (
-            value.get("error") and not value.get("choices")
-        )
-        if is_error:
+        # With choices as well, the answer is what was generated until the failure.
+        if value.get("object") == "error" or value.get("error"):
             raise request_error(None, _error_object(value), headers)
         return value
     if content[:1] == b"{":
@@ -131,6 +129,8 @@ def parse_response(
         )
     if allow_text:
         return {}
+    if not content.strip():
+        raise MalformedResponseError("The response is empty")
     raise MalformedResponseError(
         f"The response is not a JSON object but {_describe_content(content)}"
     )
