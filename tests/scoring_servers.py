@@ -46,8 +46,10 @@ def render(turns: Sequence[Mapping[str, Any]], *, opens_answer: bool = True) -> 
 
 
 def encode(word: str) -> int:
-    """Return the token id of a word; those below 10 are special."""
+    """Return the token id of a word; those below 10 are special, and "w12" is 12."""
     word = word.strip(".,?")
+    if word[1:].isdigit():
+        return int(word[1:])
     return _WORDS.get(word, 40 + zlib.crc32(word.encode()) % (VOCABULARY - 40))
 
 

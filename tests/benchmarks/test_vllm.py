@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks._checkpoints import make_checkpoint
 from benchmarks._transformers_model import batched
-from benchmarks._vllm import READY, Server, serve
+from benchmarks._vllm import MODEL, READY, Server, serve
 from benchmarks._vllm_checkpoint import convert_checkpoint
 from benchmarks._workload import ITEM_TYPE, N_CANDIDATES, Workload
 from mllm_msr.backends.huggingface import HuggingFaceBackend
@@ -136,7 +137,9 @@ def test_scores_and_texts_of_the_packaged_model_are_equal(
     prompts = [example.prompt for example in workload.candidate_lists(3)]
     local = HuggingFaceBackend(str(weights_folder()), dtype="float32", device="cpu", threads=1)
     with closing(local), closing(packaged.backend(clients=16)) as remote:
-        assert remote.capabilities == local.capabilities
+        found = remote.capabilities
+        assert found.scoring == "exact, by logprob_token_ids"
+        assert replace(found, scoring="") == local.capabilities
         ours, theirs = (
             [responses[index] for index in range(len(prompts))]
             for responses in (dict(each.score(prompts, CHOICES)) for each in (local, remote))
@@ -153,6 +156,23 @@ def test_scores_and_texts_of_the_packaged_model_are_equal(
         ]
         assert preferences[0].equals(preferences[1])
         assert not any("failed" in flags for flags in summaries["flags"])
+
+
+def test_the_scoring_route_gives_the_scores_of_local_prompts(packaged: Server) -> None:
+    question = "Would this user watch a {} film about a lantern? Answer only yes or no."
+    prompts = [
+        Prompt((Message("user", (TextPart(question.format(word)),)),))
+        for word in ("calm", "loud", "quiet", "strange")
+    ]
+    local = HuggingFaceBackend(str(weights_folder()), dtype="float32", device="cpu", threads=1)
+    # Without this field, the route is the only exact method.
+    without = {"logprob_token_ids": None}
+    remote = OpenAIBackend(MODEL, url=f"{packaged.root}/v1", concurrency=4, extra=without)
+    assert remote.capabilities.scoring.startswith("exact by /generative_scoring")
+    ours, theirs = score(local, prompts), score(remote, prompts)
+    assert difference(ours, theirs) < 1e-3
+    assert [one.prompt_tokens for one in ours] == [one.prompt_tokens for one in theirs]
+    assert not any(response.upper_bound for response in theirs)
 
 
 def test_scores_are_equal_after_the_caches_are_reset(workload: Workload, packaged: Server) -> None:

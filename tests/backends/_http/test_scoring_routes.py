@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import pytest
 
-from endpoints import HttpRequest, HttpResponse, ModelServer
+from endpoints import HttpRequest, HttpResponse, ModelServer, logprobs_response
 from mllm_msr.backends._http.chat_format import Scoring
 from mllm_msr.backends._http.responses import MalformedResponseError, parse_response
 from mllm_msr.backends._http.scoring_routes import (
     ScoringRoute,
     UnscoredPromptError,
     find_disagreement,
-    parse_tokens,
     score_on_route,
+    tokenize,
 )
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.types import Message, Prompt, TextPart
@@ -87,11 +87,8 @@ def test_scores_equal_those_of_the_same_weights_run_locally(
     turns = [{"role": "user", "content": text}]
     ids = []
     for answer in ("yes", "no"):
-        fields = {"add_generation_prompt": False, "continue_final_message": True}
         answered = [*turns, {"role": "assistant", "content": answer}]
-        ids.append(
-            parse_tokens(asyncio.run(client("../tokenize", {"messages": answered, **fields})))[-1]
-        )
+        ids.append(asyncio.run(tokenize(client, answered, opens_answer=False)).tokens[-1])
     found = asyncio.run(score_on_route(client, ScoringRoute(kind, tuple(ids)), turns))
     assert found.log_probs == pytest.approx(expected.log_probs, abs=1e-4)
     assert found.prompt_tokens == expected.prompt_tokens
@@ -160,16 +157,50 @@ def test_a_route_that_ignores_adapters_disagrees() -> None:
     assert "differs by" in str(disagreement(server, "score", "tuned"))
 
 
-def test_answers_that_chat_requests_never_list_cannot_be_compared() -> None:
+def test_answers_that_chat_requests_do_not_list_must_be_below_the_listed_ones() -> None:
     server = ScoringServer("vllm")
-    route = ScoringRoute("generative_scoring", (YES, 90))
+    likely = ScoringRoute("generative_scoring", (YES, NO))
+    chat = Scoring(("maybe", "never"), n_top=20)
+    assert "of 'maybe' differs by" in str(
+        asyncio.run(find_disagreement(Client(server), likely, chat))
+    )
+    tokens = render([{"role": "user", "content": "Answer only yes or no."}])
+    values = log_probs(tokens)
+    least = min(range(len(values)), key=values.__getitem__)
+    route = ScoringRoute("generative_scoring", (YES, least))
     chat = Scoring(("yes", "maybe"), n_top=20)
-    found = asyncio.run(find_disagreement(Client(server), route, chat))
-    assert "list no log-probability of ['maybe']" in str(found)
+    assert asyncio.run(find_disagreement(Client(server), route, chat)) is None
 
 
-def test_token_ids_are_integers() -> None:
-    assert parse_tokens({"tokens": [1, 2]}) == [1, 2]
-    for tokens in (None, "12", [1.0], [True], [[1, 2]]):
-        with pytest.raises(MalformedResponseError, match="no list of tokens"):
-            parse_tokens({"tokens": tokens})
+def test_without_listed_words_nothing_can_be_compared() -> None:
+    server = ScoringServer("vllm")
+    listed = logprobs_response({"\u2581": -0.1, "<|x|>": -9.0}, n_prompt=0)
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        return listed if request.path == "/v1/chat/completions" else server(request)
+
+    route = ScoringRoute("generative_scoring", (8, 8))  # improbable, below the bound
+    found = asyncio.run(find_disagreement(Client(handle), route, CHAT))
+    assert found == "chat requests list no words to compare with"
+
+
+@pytest.mark.parametrize("tokens", [None, "12", [1.0], [True], [[1, 2]]])
+def test_token_ids_are_integers(tokens: object) -> None:
+    async def post(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        assert (route, fields["continue_final_message"]) == ("../tokenize", False)
+        return {"tokens": tokens}
+
+    with pytest.raises(MalformedResponseError, match="no list of tokens"):
+        asyncio.run(tokenize(post, [{"role": "user", "content": "a"}]))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(4096, 4096), (None, math.inf), (0, math.inf), (True, math.inf)]
+)
+def test_the_limit_of_a_server_is_optional(limit: object, expected: float) -> None:
+    async def post(route: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        assert (route, fields["return_token_strs"]) == ("../tokenize", True)
+        return {"tokens": [1, 2], "token_strs": ["<s>", "a"], "max_model_len": limit}
+
+    found = asyncio.run(tokenize(post, [{"role": "user", "content": "a"}], with_text=True))
+    assert found == ([1, 2], "<s>a", expected)

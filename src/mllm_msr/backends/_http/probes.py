@@ -30,11 +30,10 @@ from mllm_msr.backends._http.responses import (
 )
 from mllm_msr.backends._http.scoring_routes import (
     CHAT,
-    TOKENIZE,
     Post,
     ScoringRoute,
     find_disagreement,
-    parse_tokens,
+    tokenize,
 )
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.prompts.thoughts import closes_thought, opens_thought
@@ -172,9 +171,9 @@ async def opens_thoughts(post: Post) -> bool:
     If the server does not return the rendered prompt, the answer to a simple question shows it.
     """
     try:
-        _, text = await _tokenize(post, [_TURN], open_answer=True)
-        if text:
-            return opens_thought(text)
+        opened = await tokenize(post, [_TURN], with_text=True)
+        if opened.text:
+            return opens_thought(opened.text)
     except _PROBE_ERRORS:
         pass
     fields = {"messages": [_TURN], "max_tokens": _THOUGHT_TOKENS, "temperature": 0}
@@ -245,37 +244,22 @@ async def _choice_ids(
     from " yes".
     """
     try:
-        opened, text = await _tokenize(post, [_TURN], open_answer=True)
+        opened = await tokenize(post, [_TURN], with_text=True)
         wholes = [
-            await _tokenize(post, [_TURN, {"role": "assistant", "content": c}], open_answer=False)
+            await tokenize(post, [_TURN, {"role": "assistant", "content": c}], opens_answer=False)
             for c in choices
         ]
     except (RequestRejectedError, MalformedResponseError) as error:
         return (), f"the server does not tokenize ({str(error).rstrip('.')})"
-    if opens_thought(text):
-        raise _thought_error(name, text[-_EXCERPT:].strip())
+    if opens_thought(opened.text):
+        raise _thought_error(name, opened.text[-_EXCERPT:].strip())
     found = []
-    for choice, (whole, _) in zip(choices, wholes, strict=True):
-        added = whole[len(opened) :]
-        if whole[: len(opened)] != opened or len(added) != 1:
+    for choice, whole in zip(choices, wholes, strict=True):
+        added = whole.after(opened)
+        if len(added) != 1:
             raise AnswerTokenError(
                 f"The choice {choice!r} must be exactly one token after the rendered prompt, but "
                 f"its token ids are {added}. Choose other words as answers."
             )
         found.append(added[0])
     return tuple(found), ""
-
-
-async def _tokenize(
-    post: Post, turns: list[dict[str, str]], *, open_answer: bool
-) -> tuple[list[int], str]:
-    """Return the token ids of rendered turns and, if the server returns tokens, their text."""
-    fields = {
-        "messages": turns,
-        "add_generation_prompt": open_answer,
-        "continue_final_message": not open_answer,
-        "return_token_strs": True,
-    }
-    response = await post(TOKENIZE, fields)
-    words = response.get("token_strs")
-    return parse_tokens(response), "".join(map(str, words)) if isinstance(words, list) else ""

@@ -10,9 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from mllm_msr.backends._http.chat_format import Scoring, listed_log_probs, token_usage
+from mllm_msr.backends._http.chat_format import (
+    Scoring,
+    listed_log_probs,
+    listed_tokens,
+    token_usage,
+)
 from mllm_msr.backends._http.client import RetriesExhaustedError
 from mllm_msr.backends._http.responses import MalformedResponseError, RequestRejectedError
 from mllm_msr.types import ChoiceScores
@@ -22,15 +27,35 @@ from mllm_msr.types import ChoiceScores
 Post = Callable[[str, Mapping[str, object]], Awaitable[dict[str, Any]]]
 
 CHAT: Final = "chat/completions"
-TOKENIZE: Final = "../tokenize"
+_TOKENIZE: Final = "../tokenize"
 
-# Together they list both answers among the most probable tokens, if the model follows them.
-_QUESTIONS: Final = ("Answer only yes or no.", "Answer only yes.", "Answer only no.")
+_QUESTIONS: Final = ("Answer only yes or no.", "Would you watch a calm film about a lantern?")
+# Most words of which the log-probabilities are compared, besides the answers.
+_MAX_WORDS: Final = 4
 # Largest difference of log-probabilities. Requests with the same tokens differ by rounding: in
 # bfloat16 by about one unit of the last place of a logit, and usually not at all.
 _TOLERANCE: Final = 0.05
 # Sums of float32 probabilities may exceed 1 by rounding.
 _ROUNDING: Final = 1e-3
+
+
+class Rendering(NamedTuple):
+    """Turns as the server's chat template renders them.
+
+    Attributes:
+        tokens: Token ids.
+        text: Their text, if it was asked for and the server returns it, else empty.
+        limit: Most tokens of a prompt and its answer, as far as the server states it.
+    """
+
+    tokens: list[int]
+    text: str
+    limit: float
+
+    def after(self, beginning: Rendering) -> list[int]:
+        """Return the tokens after a beginning; empty if this rendering begins differently."""
+        n_tokens = len(beginning.tokens)
+        return self.tokens[n_tokens:] if self.tokens[:n_tokens] == beginning.tokens else []
 
 
 class UnscoredPromptError(Exception):
@@ -93,7 +118,9 @@ async def score_on_route(
         RequestRejectedError: The endpoint rejects a request.
         MalformedResponseError: A response has another format.
     """
-    tokens, limit = await _render(post, turns)
+    tokens, _, limit = await tokenize(post, turns)
+    if len(tokens) < 2:  # a query and an item
+        raise MalformedResponseError(f"The prompt has {len(tokens)} tokens")
     # vLLM shortens longer prompts without an error.
     if len(tokens) >= limit:
         raise UnscoredPromptError(f"The prompt has {len(tokens)} tokens, the limit is {limit}")
@@ -127,22 +154,11 @@ async def find_disagreement(post: Post, route: ScoringRoute, chat: Scoring) -> s
         route: The route.
         chat: Scoring by the most probable tokens of chat requests.
     """
-    compared: set[str] = set()
     try:
         for question in _QUESTIONS:
             turns = [{"role": "user", "content": question}]
-            scores = await score_on_route(post, route, turns)
-            response = await post(CHAT, {"messages": turns, **chat.fields()})
-            read, _ = token_usage(response)
-            if read not in (0, scores.prompt_tokens):
-                return f"chat requests have {read} tokens, {route.name} {scores.prompt_tokens}"
-            listed, least = listed_log_probs(response, chat.choices)
-            for choice, value, found in zip(chat.choices, listed, scores.log_probs, strict=True):
-                difference = found - least if value is None else abs(found - value)
-                if not difference <= _TOLERANCE:
-                    return f"its log-probability of {choice!r} differs by {difference:.2g}"
-                if value is not None:
-                    compared.add(choice)
+            if reason := await _compare(post, route, chat, turns):
+                return reason
     except (
         UnscoredPromptError,
         RequestRejectedError,
@@ -150,33 +166,86 @@ async def find_disagreement(post: Post, route: ScoringRoute, chat: Scoring) -> s
         RetriesExhaustedError,
     ) as error:
         return str(error).rstrip(".")
-    if missing := [choice for choice in chat.choices if choice not in compared]:
-        return f"chat requests list no log-probability of {missing} to compare with"
     return None
 
 
-async def _render(post: Post, turns: Sequence[Mapping[str, object]]) -> tuple[list[int], float]:
-    """Return the token ids of turns up to the answer, and the limit that the server states."""
-    response = await post(
-        TOKENIZE,
-        {"messages": turns, "add_generation_prompt": True, "continue_final_message": False},
-    )
-    tokens, limit = parse_tokens(response), response.get("max_model_len")
-    if len(tokens) < 2:  # a query and an item
-        raise MalformedResponseError(f"The prompt has {len(tokens)} tokens")
-    return tokens, limit if type(limit) is int and limit > 0 else math.inf
+async def tokenize(
+    post: Post,
+    turns: Sequence[Mapping[str, object]],
+    *,
+    opens_answer: bool = True,
+    with_text: bool = False,
+) -> Rendering:
+    """Return turns as the server renders them.
 
-
-def parse_tokens(response: Mapping[str, Any]) -> list[int]:
-    """Return the token ids in a response of `/tokenize`.
+    Args:
+        post: Sends requests to the endpoint.
+        turns: Messages of a chat request.
+        opens_answer: Whether an answer follows; otherwise the last turn is one that is continued.
+        with_text: Whether to ask for the text of the tokens.
 
     Raises:
+        RequestRejectedError: The server cannot render turns.
         MalformedResponseError: The response has another format.
     """
-    tokens = response.get("tokens")
+    fields: dict[str, object] = {
+        "messages": turns,
+        "add_generation_prompt": opens_answer,
+        "continue_final_message": not opens_answer,
+    }
+    response = await post(_TOKENIZE, fields | ({"return_token_strs": True} if with_text else {}))
+    tokens, words = response.get("tokens"), response.get("token_strs")
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         raise MalformedResponseError("The response has no list of tokens")
-    return tokens
+    text = "".join(map(str, words)) if isinstance(words, list) else ""
+    limit = response.get("max_model_len")
+    return Rendering(tokens, text, limit if type(limit) is int and limit > 0 else math.inf)
+
+
+async def _compare(
+    post: Post, route: ScoringRoute, chat: Scoring, turns: Sequence[Mapping[str, object]]
+) -> str | None:
+    """Compare the log-probabilities of the answers, and of words that a chat request lists."""
+    scores = await score_on_route(post, route, turns)  # first, since servers may lack the route
+    response = await post(CHAT, {"messages": turns, **chat.fields()})
+    n_read, _ = token_usage(response)
+    if n_read not in (0, scores.prompt_tokens):
+        return f"chat requests have {n_read} tokens, {route.name} {scores.prompt_tokens}"
+    entries = listed_tokens(response)
+    # Only an answer that is not listed has to be compared with a bound. Words are always listed.
+    listed, least = listed_log_probs(response, chat.choices)
+    pairs = [
+        (choice, found, [least if value is None else value], value is None)
+        for choice, found, value in zip(chat.choices, scores.log_probs, listed, strict=True)
+    ]
+    words = await _listed_words(post, turns, [token for token, _ in entries])
+    if not words:
+        return "chat requests list no words to compare with"
+    scores = await score_on_route(post, ScoringRoute(route.kind, tuple(words.values())), turns)
+    pairs += [
+        (word, found, [value for token, value in entries if token == word], False)
+        for word, found in zip(words, scores.log_probs, strict=True)
+    ]
+    for word, found, values, is_bound in pairs:
+        difference = min((found - value if is_bound else abs(found - value)) for value in values)
+        if not difference <= _TOLERANCE:
+            return f"its log-probability of {word!r} differs by {difference:.2g}"
+    return None
+
+
+async def _listed_words(
+    post: Post, turns: Sequence[Mapping[str, object]], listed: Sequence[str]
+) -> dict[str, int]:
+    """Return the ids of listed tokens that are words and have one id as the answer."""
+    opened = await tokenize(post, turns)
+    words = [word for word in dict.fromkeys(listed) if word.isalnum()]
+    ids: dict[str, int] = {}
+    for word in words[:_MAX_WORDS]:
+        answered = [*turns, {"role": "assistant", "content": word}]
+        added = (await tokenize(post, answered, opens_answer=False)).after(opened)
+        if len(added) == 1:
+            ids[word] = added[0]
+    return ids
 
 
 def _log(probability: object) -> float:
