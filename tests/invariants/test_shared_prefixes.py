@@ -25,7 +25,7 @@ INSTRUCTION = "You are given the image and the title of a video. Answer only yes
 FAMILIES = (
     *("aya_vision", "gemma3", "gemma4", "gemma4_bidirectional", "glm46v", "glm4v"),
     *("granite4_vision", "idefics3", "internvl", "lfm2", "llama", "llava", "llava_next"),
-    *("llava_onevision", "ovis2", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
+    *("llava_onevision", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
     *("qwen3_vl", "qwen3_vl_moe", "smollm3", "smolvlm"),
 )
 RECURRENT = {"lfm2", "qwen3_5"}

@@ -4,14 +4,14 @@ Training on answers, scoring, and prefill before generation read the model's out
 of each row. Lower layers must run at every position, since later tokens attend to earlier ones. In
 the last layer, the other positions only contribute keys and values. Skipping the rest of their
 computation saves a fifth of the work of the demo model (4 layers) and does not change the
-result. Used by `ranker.training.loss`, `ranker.training.prefix_sharing` and
-`inference.engine.logits`.
+result. Logits are computed at these positions for every model: for every token of a long prompt,
+they would be most of the cost. Used by the inference engine and by training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -76,6 +76,30 @@ def select_positions(model: nn.Module, positions: Tensor) -> Iterator[None]:
     hook = _decoder(model).layers[-1].register_forward_pre_hook(select, with_kwargs=True)
     try:
         yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """Make a model compute logits at one position per row: [batch, 1, vocabulary].
+
+    Args:
+        model: A causal language model. Its inputs are padded on the right.
+        positions: Position of each row [batch].
+    """
+    rows = torch.arange(len(positions), device=positions.device)
+    in_last_layer = can_select_positions(model)
+
+    def select(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = arguments[0]  # [batch, length or 1, hidden]
+        selected = hidden[:, 0] if in_last_layer else hidden[rows, positions]
+        return (selected.unsqueeze(1), *arguments[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        with select_positions(model, positions) if in_last_layer else nullcontext():
+            yield
     finally:
         hook.remove()
 

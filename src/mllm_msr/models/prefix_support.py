@@ -17,7 +17,7 @@ from typing import Any, Final
 TESTED_WRAPPERS: Final = frozenset(
     {
         *("aya_vision", "gemma3", "gemma4", "glm46v", "glm4v", "granite4_vision", "idefics3"),
-        *("internvl", "llava", "llava_next", "llava_onevision", "ovis2", "qwen2_5_vl", "qwen2_vl"),
+        *("internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl"),
         *("qwen3_5", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
     }
 )
@@ -33,6 +33,8 @@ _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "proportional"})
 _ATTENTION_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
 # Layers with a state of a fixed size, which can be copied but not cut to fewer tokens.
 _RECURRENT_LAYERS: Final = frozenset({"linear_attention", "conv"})
+# Models whose tokens of one image attend to each other, whatever the configuration says.
+_BIDIRECTIONAL_IMAGES: Final = frozenset({"gemma3"})
 _MASKS: Final = frozenset({"eager", "sdpa"})
 
 
@@ -44,16 +46,24 @@ class PrefixSupport:
         reason: Why prefixes cannot be shared, as the end of a sentence; empty if they can.
         layer_types: Kinds of the layers: "full_attention", "sliding_attention" or a recurrent kind.
         window: Number of tokens that layers with a sliding window attend to; 0 without such layers.
+        images_are_causal: Whether the tokens of an image attend only to earlier ones. Otherwise,
+            images must be part of the prefix: its states are complete, but the mask of tokens after
+            cached ones is causal.
     """
 
     reason: str
     layer_types: frozenset[str]
     window: int = 0
+    images_are_causal: bool = True
 
     @property
     def is_recurrent(self) -> bool:
         """Return whether some layers have a state that cannot be cut to fewer tokens."""
         return not self.layer_types.isdisjoint(_RECURRENT_LAYERS)
+
+
+# Support without restrictions, as of a decoder with full attention.
+ANY_PREFIX: Final = PrefixSupport("", frozenset({"full_attention"}))
 
 
 def prefix_support(config: Any) -> PrefixSupport:
@@ -79,7 +89,13 @@ def prefix_support(config: Any) -> PrefixSupport:
     elif rotations:
         names = ", ".join(sorted(rotations))
         reason = f"its rotary embeddings ({names}) depend on the length of the sequence"
-    return PrefixSupport(reason, kinds, window if "sliding_attention" in kinds else 0)
+    is_causal = config.model_type not in _BIDIRECTIONAL_IMAGES
+    return PrefixSupport(
+        reason=reason,
+        layer_types=kinds,
+        window=window if "sliding_attention" in kinds else 0,
+        images_are_causal=is_causal and not getattr(text, "use_bidirectional_attention", None),
+    )
 
 
 def can_share_prefixes(config: Any) -> bool:
@@ -102,10 +118,22 @@ def why_not_continuous(model: Any) -> str:
     if support.reason:
         return support.reason
     if support.is_recurrent:
-        return "its recurrent layers cannot remove the states of padding and rejected draft tokens"
+        return "its recurrent layers cannot remove the states of padding and of rejected drafts"
     if attention not in _MASKS:
         return f"attention of the kind {attention} accepts no mask for it"
     return ""
+
+
+def why_not_in_training(model: Any) -> str:
+    """Return why training cannot compute the prefixes of prompts once; empty if it can.
+
+    Args:
+        model: A causal language model of Transformers, with or without PEFT's wrapper.
+    """
+    reason = why_not_continuous(model)
+    if not reason and getattr(model, "is_gradient_checkpointing", False):
+        reason = "gradient checkpointing keeps no keys and values"
+    return reason
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:

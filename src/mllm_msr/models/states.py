@@ -87,10 +87,7 @@ class StateReader:
         self._config = config.get_text_config()
         self._is_recurrent = prefix_support(config).is_recurrent
         self._recurrent: dict[int, Any] = {}  # a layer as an example of each recurrent layer
-        self._rope_index: Any = next(
-            (found for part in model.modules() if (found := getattr(part, "get_rope_index", None))),
-            None,
-        )
+        self._rope_index = _rope_index(model)
 
     @property
     def sets_positions(self) -> bool:
@@ -113,6 +110,17 @@ class StateReader:
         ]
         return cache
 
+    def positions(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Return the positions of all tokens of a batch, or None if they are the tokens' indices.
+
+        Args:
+            inputs: Inputs of the model's `forward` for whole prompts; features are ignored.
+
+        Returns:
+            Positions in several dimensions [dimensions, batch, length].
+        """
+        return None if self._is_index(inputs) else self._rope_index(**_without_pixels(inputs))[0]
+
     def offsets(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the difference between position and index after each prompt of a batch [batch].
 
@@ -121,11 +129,14 @@ class StateReader:
                 all images of the prompt.
         """
         ids: Tensor = inputs["input_ids"]
-        if self._rope_index is None or "mm_token_type_ids" not in inputs:
+        if self._is_index(inputs):
             return ids.new_zeros(len(ids))
-        images = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
-        offsets: Tensor = self._rope_index(**images)[1][:, 0]
+        offsets: Tensor = self._rope_index(**_without_pixels(inputs))[1][:, 0]
         return offsets
+
+    def _is_index(self, inputs: Mapping[str, Any]) -> bool:
+        """Return whether the positions of all tokens are their indices, as without images."""
+        return not self.sets_positions or "mm_token_type_ids" not in inputs
 
     def read(self, cache: DynamicCache, offsets: Tensor) -> States:
         """Return the states in a cache."""
@@ -161,6 +172,22 @@ class StateReader:
                 setattr(layer, name, filled)
             cache.layers[index] = layer
         return cache
+
+
+def _without_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        name: value
+        for name, value in inputs.items()
+        if isinstance(value, Tensor) and not name.startswith("pixel_")
+    }
+
+
+def _rope_index(model: Any) -> Any:
+    """Return the function with which a model computes positions; None for tokens' indices."""
+    inner = getattr(model, "get_base_model", lambda: model)()  # without PEFT's wrapper
+    parts = (inner, getattr(inner, "model", None))
+    found = (getattr(part, "get_rope_index", None) for part in parts)
+    return next((function for function in found if function is not None), None)
 
 
 def _initialized(*states: Mapping[int, Tensor | None]) -> list[Tensor]:

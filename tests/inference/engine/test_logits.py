@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm_msr.inference.engine.logits import float32_choices, logits_at
+from mllm_msr.inference.engine.logits import float32_choices
+from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import load_model
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])

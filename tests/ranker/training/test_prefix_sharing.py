@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import load_model
+from mllm_msr.models.prefix_support import ANY_PREFIX, prefix_support
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import add_lora, image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
@@ -122,10 +125,9 @@ class TestFindByTarget:
 
 
 def prepared(
-    tiny_checkpoint: Checkpoint, examples: Any, attention: Any, **options: Any
+    folder: Path, examples: Any, attention: Any, **options: Any
 ) -> tuple[Any, Collator, VisionCache]:
-    folder = str(tiny_checkpoint("llava_next"))
-    loaded = load_model(folder, dtype="float32", device="cpu", attention=attention)
+    loaded = load_model(str(folder), dtype="float32", device="cpu", attention=attention)
     renderer = Renderer(loaded.processor, supports_images=True)
     model = add_lora(loaded.model, rank=2, alpha=4, dropout=0.0, init="gaussian")
     with torch.no_grad():
@@ -133,6 +135,52 @@ def prepared(
             if weight.requires_grad:
                 weight.normal_(std=0.1)
     return model, Collator(renderer, examples, **options), VisionCache(model, renderer)
+
+
+@dataclass
+class Step:
+    """Results of a forward and a backward pass over ten examples."""
+
+    losses: torch.Tensor
+    scores: torch.Tensor
+    gradients: dict[str, torch.Tensor]
+    n_read: int
+
+
+def learn(
+    model: Any, collator: Collator, vision: VisionCache | None, shared: SharedPrefixes | None
+) -> Step:
+    """Compute losses, gradients and scores, and count the tokens that the decoder reads."""
+    read: list[int] = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, __, given: read.append(given["inputs_embeds"][..., 0].numel()), with_kwargs=True
+    )
+    prompts = [collator.rendered(index) for index in range(10)]
+    split = shared is not None and not shared.images_in_suffix
+    shown = [prompts[row] for row in shared.rows] if shared and split else prompts
+    images = {} if vision is None else vision.inputs(shown)
+    pixels = vision is None
+    batch = collator.training_batch(range(10), pixels=pixels)
+    labels = batch.pop("labels")
+    model.zero_grad()
+    losses = example_losses(model, {**batch, **images}, labels, shared)
+    losses.sum().backward()
+    n_read = sum(read)
+    hook.remove()
+    scoring = {**collator.scoring_batch(range(10), pixels=pixels), **images}
+    with torch.no_grad():
+        scores = choice_logits(model, scoring, collator.choice_ids, shared)
+    gradients = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+    return Step(losses.detach(), scores, gradients, n_read)
+
+
+def require_equal(step: Step, whole: Step) -> None:
+    assert step.n_read < 0.9 * whole.n_read
+    assert torch.allclose(step.losses, whole.losses, atol=1e-4)
+    assert torch.allclose(step.scores, whole.scores, atol=1e-4)
+    assert step.gradients.keys() == whole.gradients.keys()
+    for name, gradient in step.gradients.items():
+        assert torch.allclose(gradient, whole.gradients[name], atol=1e-4, rtol=1e-3), name
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -146,7 +194,8 @@ def test_losses_gradients_and_scores_equal_those_of_whole_prompts(
     else:
         # The last candidate of the list has no image.
         examples = [*make_lists(3, 3), *make_lists(3, 1, shown=False)[2:]]
-    model, collator, vision = prepared(tiny_checkpoint, examples, attention, order=order)
+    folder = tiny_checkpoint("llava_next")
+    model, collator, vision = prepared(folder, examples, attention, order=order)
     assert supports_shared_prefixes(model)
     prompts = [collator.rendered(index) for index in range(10)]
     # The titles or preferences, and so the prefixes, have several lengths.
@@ -154,40 +203,61 @@ def test_losses_gradients_and_scores_equal_those_of_whole_prompts(
     prefixes = find_shared_prefixes(prompts, image_token_ids(model), targets=targets)
     assert prefixes is not None
     assert len(set(prefixes.lengths)) > 1
-    read: list[int] = []
-    model.get_decoder().register_forward_pre_hook(
-        lambda _, __, given: read.append(given["inputs_embeds"][..., 0].numel()), with_kwargs=True
+    features = None if pixels else vision
+    require_equal(
+        learn(model, collator, features, prefixes), learn(model, collator, features, None)
     )
 
-    def learn(
-        shared: SharedPrefixes | None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, int]:
-        split = shared is not None and not shared.images_in_suffix
-        shown = [prompts[row] for row in shared.rows] if shared and split else prompts
-        images = {} if pixels else vision.inputs(shown)
-        batch = collator.training_batch(range(10), pixels=bool(pixels))
-        labels = batch.pop("labels")
-        model.zero_grad()
-        read.clear()
-        losses = example_losses(model, {**batch, **images}, labels, shared)
-        losses.sum().backward()
-        n_read = sum(read)
-        scoring = {**collator.scoring_batch(range(10), pixels=bool(pixels)), **images}
-        with torch.no_grad():
-            scores = choice_logits(model, scoring, collator.choice_ids, shared)
-        gradients = {n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad}
-        return losses.detach(), gradients, scores, n_read
 
-    losses, gradients, scores, n_read = learn(prefixes)
-    whole_losses, whole_gradients, whole_scores, n_whole = learn(None)
-    assert n_read < 0.9 * n_whole
-    assert torch.allclose(losses, whole_losses, atol=1e-4)
-    assert torch.allclose(scores, whole_scores, atol=1e-4)
-    for name, gradient in gradients.items():
-        assert torch.allclose(gradient, whole_gradients[name], atol=1e-4, rtol=1e-3), name
+@pytest.mark.parametrize("order", ["item-first", "user-first"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("aya_vision", "gemma3", "gemma4", "gemma4_bidirectional", "glm46v", "glm4v"),
+        *("granite4_vision", "idefics3", "internvl", "llava", "llava_onevision"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
+    ],
+)
+def test_other_families_learn_the_same_from_shared_prefixes(
+    family: str, order: str, tiny_checkpoint: Checkpoint, make_examples: Any, make_lists: Any
+) -> None:
+    examples = make_examples(10, shown=True) if order == "item-first" else make_lists(3, 4)[:10]
+    model, collator, vision = prepared(tiny_checkpoint(family), examples, "auto", order=order)
+    assert supports_shared_prefixes(model)
+    prompts = [collator.rendered(index) for index in range(10)]
+    targets = collator.targets(range(10))
+    if prefix_support(model.config).window:  # of the tiny checkpoints, 64 tokens
+        model.config.get_text_config().sliding_window = 300
+    support = prefix_support(model.config)
+    tokens = image_token_ids(model)
+    prefixes = find_shared_prefixes(prompts, tokens, targets=targets, support=support)
+    if order == "user-first" and family in {"gemma3", "gemma4_bidirectional"}:
+        assert prefixes is None
+        return
+    assert prefixes is not None
+    require_equal(learn(model, collator, vision, prefixes), learn(model, collator, vision, None))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_prompts_longer_than_the_sliding_window_are_not_split() -> None:
+    prompts = [rendered("a", 5, 6, n) for n in range(20, 24)]
+    tokens = frozenset({PLACEHOLDER})
+    whole = find_shared_prefixes(prompts, tokens)
+    assert whole is not None
+    fits, exceeds = (dataclasses.replace(ANY_PREFIX, window=window) for window in (14, 13))
+    assert find_shared_prefixes(prompts, tokens, support=fits) == whole
+    assert find_shared_prefixes(prompts, tokens, support=exceeds) is None
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "mllama"])
 def test_other_models_are_not_supported(family: str, tiny_checkpoint: Checkpoint) -> None:
     model = load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
+    assert not supports_shared_prefixes(model)
+
+
+def test_gradient_checkpointing_does_not_support_shared_prefixes(
+    tiny_checkpoint: Checkpoint,
+) -> None:
+    model: Any = load_model(str(tiny_checkpoint("smolvlm")), dtype="float32", device="cpu").model
+    assert supports_shared_prefixes(model)
+    model.gradient_checkpointing_enable()
     assert not supports_shared_prefixes(model)

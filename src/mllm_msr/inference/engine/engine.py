@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MllmMsrError
 from mllm_msr.inference.engine.generation import DecodingBatch
-from mllm_msr.inference.engine.logits import float32_choices, logits_at
+from mllm_msr.inference.engine.logits import float32_choices
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
 from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
 from mllm_msr.inference.engine.prompt_lookup import PromptLookup
@@ -38,6 +38,7 @@ from mllm_msr.inference.engine.scheduling import (
     use_cached_prefixes,
 )
 from mllm_msr.models.inputs import Rendered, Renderer
+from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_support import can_share_prefixes, why_not_continuous
 from mllm_msr.models.states import StateReader, States

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllm_msr.inference.engine.logits import logits_at
 from mllm_msr.inference.engine.prompt_lookup import MAX_NGRAM, PromptLookup
+from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.prefix_support import prefix_support
 
 # Pads rows that have fewer draft tokens than others. No token has this id.

@@ -1,7 +1,6 @@
-"""Hooks on a model's output layer: logits at one position per row, and choices in float32.
+"""Hook on a model's output layer that computes the logits of choices in float32.
 
-Used by `inference/engine/engine.py`. Reading one answer needs the logits of a single position;
-computing them for every token of a long prompt would be most of the cost.
+Used by `inference/engine/engine.py`.
 """
 
 from __future__ import annotations
@@ -12,32 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from mllm_msr.models.last_token import can_select_positions, select_positions
-
-
-@contextlib.contextmanager
-def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
-    """Make a model compute logits at one position per row: [batch, 1, vocabulary].
-
-    Args:
-        model: A causal language model. Its inputs are padded on the right.
-        positions: Position of each row [batch].
-    """
-    rows = torch.arange(len(positions), device=positions.device)
-    in_last_layer = can_select_positions(model)
-
-    def select(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = arguments[0]  # [batch, length or 1, hidden]
-        selected = hidden[:, 0] if in_last_layer else hidden[rows, positions]
-        return (selected.unsqueeze(1), *arguments[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        with select_positions(model, positions) if in_last_layer else contextlib.nullcontext():
-            yield
-    finally:
-        hook.remove()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
+from mllm_msr.models.prefix_support import prefix_support
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
@@ -139,6 +140,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
             and strategy.supports_prefix_sharing
             and supports_shared_prefixes(model)
         )
+        self._prefix_support = prefix_support(model.config)
         self._image_token_ids = image_token_ids(model)
 
     def train_dataloader(self) -> DataLoader[MicroBatch]:
@@ -268,7 +270,9 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
             return None
         prompts = [collator.rendered(index) for index in indices]
         targets = collator.targets(indices)
-        return find_shared_prefixes(prompts, self._image_token_ids, targets=targets)
+        return find_shared_prefixes(
+            prompts, self._image_token_ids, targets=targets, support=self._prefix_support
+        )
 
     def _with_images(
         self,

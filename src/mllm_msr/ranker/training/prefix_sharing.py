@@ -20,8 +20,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mllm_msr.models.inputs import Rendered
-from mllm_msr.models.last_token import can_select_positions, select_positions
-from mllm_msr.models.prefix_support import can_share_prefixes, common_prefix_length
+from mllm_msr.models.last_token import logits_at
+from mllm_msr.models.prefix_support import (
+    ANY_PREFIX,
+    PrefixSupport,
+    common_prefix_length,
+    why_not_in_training,
+)
+from mllm_msr.models.states import StateReader
 
 # Two passes are used only if they compute at most this fraction of the tokens of one pass.
 _MAX_COST: Final = 0.9
@@ -50,7 +56,7 @@ def supports_shared_prefixes(model: nn.Module) -> bool:
     Args:
         model: Transformers model, with or without PEFT's wrapper.
     """
-    return can_select_positions(model) and can_share_prefixes(model.config)
+    return not why_not_in_training(model)
 
 
 def find_shared_prefixes(
@@ -58,6 +64,7 @@ def find_shared_prefixes(
     image_token_ids: frozenset[int],
     *,
     targets: Sequence[Hashable] | None = None,
+    support: PrefixSupport = ANY_PREFIX,
 ) -> SharedPrefixes | None:
     """Find the prefixes that prompts share, if computing them once saves work.
 
@@ -69,17 +76,21 @@ def find_shared_prefixes(
         image_token_ids: Ids of image placeholder tokens.
         targets: Target of each prompt, if prompts begin with the user: prompts of one target share
             what precedes their images. Otherwise, prompts of one image share what they begin with.
+        support: What the model allows: images after the prefix, and prefix and suffix no longer
+            than its sliding window, in which the padding between them takes room.
 
     Returns:
-        `None` if too little work is saved; and without `targets` also if a prompt does not have
-        exactly one image, or if prompts of one image differ before it.
+        `None` if too little work is saved or the model does not allow it; and without `targets`
+        also if a prompt does not have exactly one image, or if prompts of one image differ before
+        it.
     """
     keys = [prompt.images for prompt in prompts] if targets is None else list(targets)
     groups: dict[Any, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)
     one_image = all(len(prompt.images) == 1 for prompt in prompts)
-    if len(groups) == len(prompts) or (targets is None and not one_image):
+    is_allowed = one_image if targets is None else support.images_are_causal
+    if len(groups) == len(prompts) or not is_allowed:
         return None
     # The last token is never part of the prefix: the answer is predicted from it.
     limits = [len(prompt.input_ids) - 1 for prompt in prompts]
@@ -99,7 +110,9 @@ def find_shared_prefixes(
     suffix = max(sizes[row] - lengths[key] for row, key in rows_by_key)
     one_pass = len(prompts) * max(sizes)
     two_passes = len(groups) * max(lengths.values()) + len(prompts) * suffix
-    if min(lengths.values()) < 1 or two_passes > _MAX_COST * one_pass:
+    answer = max(len(prompt.answer_ids) for prompt in prompts)
+    exceeds_window = 0 < support.window < max(lengths.values()) + suffix + answer
+    if min(lengths.values()) < 1 or exceeds_window or two_passes > _MAX_COST * one_pass:
         return None
     if targets is None and any(
         not image_token_ids.isdisjoint(prompts[row].input_ids[lengths[key] :])
@@ -138,20 +151,26 @@ def prefill_shared_prefixes(
     """
     images = dict(inputs)
     ids, mask = images.pop("input_ids"), images.pop("attention_mask")
-    images, later_images = ({}, images) if prefixes.images_in_suffix else (images, {})
-    device = ids.device
+    # The inputs with one value for each token, the tokens on the last axis.
+    by_token = {"input_ids": ids}
+    positions = StateReader(model).positions(inputs)
+    if positions is not None:
+        by_token["position_ids"] = positions
+    by_token |= {name: images.pop(name) for name in inputs if name.endswith("token_type_ids")}
+    earlier, later = ({}, images) if prefixes.images_in_suffix else (images, {})
+    device, rows = ids.device, torch.tensor(prefixes.rows, device=ids.device)
     prefix_of_row = torch.tensor(prefixes.prefix_of_row, device=device)
     lengths = torch.tensor(prefixes.lengths, device=device)
-    positions = torch.arange(max(prefixes.lengths), device=device)
-    prefix_mask = (positions < lengths.unsqueeze(1)).long()  # [prefixes, longest prefix]
+    indices = torch.arange(max(prefixes.lengths), device=device)
+    prefix_mask = (indices < lengths.unsqueeze(1)).long()  # [prefixes, longest prefix]
     cache = DynamicCache()
-    with select_positions(model, lengths - 1):
+    with logits_at(model, lengths - 1):
         model(
-            input_ids=ids[list(prefixes.rows), : prefix_mask.shape[1]],
+            **{k: v.index_select(-2, rows)[..., : len(indices)] for k, v in by_token.items()},
             attention_mask=prefix_mask,
             past_key_values=cache,
             use_cache=True,
-            **images,
+            **earlier,
         )
     for layer in cache.layers:
         layer.keys, layer.values = (
@@ -159,13 +178,14 @@ def prefill_shared_prefixes(
         )
     starts, ends = lengths[prefix_of_row], mask.sum(dim=1)
     # [batch, longest suffix]
-    positions = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
-    suffix_mask = (positions < ends.unsqueeze(1)).long()
+    indices = starts.unsqueeze(1) + torch.arange(int((ends - starts).max()), device=device)
+    suffix_mask = (indices < ends.unsqueeze(1)).long()
+    found = indices.clamp(max=ids.shape[1] - 1)
     suffixes = {
-        **later_images,
-        "input_ids": ids.gather(1, positions.clamp(max=ids.shape[1] - 1)),
+        "position_ids": indices,
+        **{k: v.gather(-1, found.expand(*v.shape[:-1], -1)) for k, v in by_token.items()},
+        **later,
         "attention_mask": torch.cat([prefix_mask[prefix_of_row], suffix_mask], dim=1),
-        "position_ids": positions,
         "past_key_values": cache,
         "use_cache": True,
     }
