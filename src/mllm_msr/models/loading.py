@@ -131,9 +131,10 @@ def inspect_checkpoint(
             )
         _require_safetensors(str(adapter), "adapter_model.safetensors")
         name = f"{name}+{_folder_digest(adapter)}"
+    parts = (name, precision.removeprefix("torch."), options.fingerprint)
     return CheckpointInfo(
         supports_images=reads_images(config),
-        fingerprint=f"{name}/{precision.removeprefix('torch.')}{options.fingerprint}",
+        fingerprint="/".join(filter(None, parts)),
     )
 
 
