@@ -130,10 +130,10 @@ def why_not_in_training(model: Any) -> str:
     Args:
         model: A causal language model of Transformers, with or without PEFT's wrapper.
     """
-    reason = why_not_continuous(model)
-    if not reason and getattr(model, "is_gradient_checkpointing", False):
-        reason = "gradient checkpointing keeps no keys and values"
-    return reason
+    layers = getattr(model.get_decoder(), "layers", ())
+    if any(getattr(layer, "gradient_checkpointing", False) for layer in layers):
+        return "gradient checkpointing keeps no keys and values"
+    return why_not_continuous(model)
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
