@@ -24,11 +24,13 @@ from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model
 from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.training.checkpoint import TrainingState, load_newest, save_state
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import (
     adapted_layers,
     add_lora,
     image_token_ids,
+    load_trainable,
     save_weights,
     trainable_tensors,
 )
@@ -72,8 +74,6 @@ class Family:
         self.model: Any = self.loaded.model
         self.processor: Any = self.loaded.processor
         self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
-        self.eos = self.model.generation_config.eos_token_id
-        # Random weights rarely end an answer; without an end, all answers have the same length.
         self.n_errors = 0
 
     @functools.cached_property
@@ -124,7 +124,8 @@ class Family:
         opened = [open_image(path) for path in prompt.images]
         if not opened:
             return dict(self.tokenizer([text], **options))
-        return dict(self.processor(text=[text], images=opened, **options))
+        output = self.processor(text=[text], images=opened, **options)
+        return {k: v.float() if v.is_floating_point() else v for k, v in output.items()}
 
     @torch.inference_mode()
     def plain_scores(self, prompt: Prompt) -> torch.Tensor:
@@ -181,7 +182,7 @@ def check_scores(family: Family, prompts: Sequence[Prompt]) -> None:
     for index, prompt in enumerate(prompts):
         assert found[index].error is None
         expected = family.plain_scores(prompt)[family.choice_ids(prompt)].tolist()
-        assert found[index].log_probs == pytest.approx(expected, abs=_TOLERANCE)
+        assert found[index].log_probs == pytest.approx(expected, rel=_TOLERANCE, abs=_TOLERANCE)
 
 
 def check_texts(family: Family, prompts: Sequence[Prompt]) -> None:
@@ -240,18 +241,22 @@ def check_budget(family: Family, images: Sequence[Path]) -> None:
 
 
 def check_extreme_images(family: Family, folder: Path) -> None:
-    """Score images of extreme shapes: each has a score, or an error that names it."""
+    """Score images of extreme shapes, which are padded first, or name those that are rejected."""
     prompts = []
     for width, height in [(2100, 10), (10, 2100), (3, 1), (1, 1)]:
         path = folder / f"{width}x{height}.png"
         Image.new("RGB", (width, height), "red").save(path)
         prompts.append(ask(path, "Answer only yes or no."))
     for index, scores in family.engine.score(iter(prompts), CHOICES):
-        if scores.error is None:
-            expected = family.plain_scores(prompts[index])[family.choice_ids(prompts[index])]
-            assert scores.log_probs == pytest.approx(expected.tolist(), abs=_TOLERANCE)
-        else:
+        if scores.error is not None:
             assert prompts[index].images[0].name in scores.error
+            continue
+        try:
+            plain = family.plain_scores(prompts[index])
+        except RuntimeError:  # Mistral 3 cannot read an image of one token alone
+            continue
+        expected = plain[family.choice_ids(prompts[index])].tolist()
+        assert scores.log_probs == pytest.approx(expected, rel=_TOLERANCE, abs=_TOLERANCE)
 
 
 @dataclass
@@ -304,28 +309,30 @@ def check_training(family: Family, examples: Sequence[Example], folder: Path) ->
         if name in gradients:
             assert weight.grad is not None
             torch.testing.assert_close(gradients[name], weight.grad, atol=1e-4, rtol=1e-3)
-    _check_adapter(family, model, collator, folder)
+    _check_saved_weights(family, model, collator, folder)
     return Training(layers, cache is not None)
 
 
-def _check_adapter(family: Family, model: Any, collator: Collator, folder: Path) -> None:
-    """Take a step, save the adapter, and score with the checkpoint and the saved adapter."""
-    optimizer = torch.optim.SGD(trainable(model), lr=0.1)
-    optimizer.step()
-    model.eval()
-    rows = list(range(len(collator)))
-    with torch.inference_mode():
-        expected = choice_logits(model, collator.scoring_batch(rows), collator.choice_ids)
+def _check_saved_weights(family: Family, model: Any, collator: Collator, folder: Path) -> None:
+    """Take a step; score with the saved adapter, and with the state that training resumes from."""
+    torch.optim.SGD([w for w in model.parameters() if w.requires_grad], lr=0.1).step()
+    batch = collator.scoring_batch(range(len(collator)))
+    expected = _choice_logits(model, batch, collator)
     save_weights(model, family.processor, folder / "adapter", method="lora", step=1)
-    tuned = load_model(
-        str(family.folder), dtype="float32", device="cpu", adapter=folder / "adapter"
+    loaded = functools.partial(load_model, str(family.folder), dtype="float32", device="cpu")
+    tuned = loaded(adapter=folder / "adapter").model
+    torch.testing.assert_close(_choice_logits(tuned, batch, collator), expected, atol=1e-4, rtol=0)
+    tensors = {f"model.{name}": tensor for name, tensor in trainable_tensors(model).items()}
+    save_state(folder, TrainingState(1, tensors, {}, {}))
+    state = load_newest(folder)
+    assert state is not None
+    resumed = add_lora(loaded().model, rank=2, alpha=4, dropout=0.0)
+    load_trainable(resumed, state.part("model."))
+    torch.testing.assert_close(
+        _choice_logits(resumed, batch, collator), expected, atol=1e-6, rtol=0
     )
-    with torch.inference_mode():
-        found = choice_logits(tuned.model, collator.scoring_batch(rows), collator.choice_ids)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert trainable_tensors(model)
 
 
-def trainable(model: Any) -> list[torch.nn.Parameter]:
-    """Return the weights that a step changes."""
-    return [weight for weight in model.parameters() if weight.requires_grad]
+@torch.inference_mode()
+def _choice_logits(model: Any, batch: dict[str, Any], collator: Collator) -> torch.Tensor:
+    return choice_logits(model.eval(), batch, collator.choice_ids)

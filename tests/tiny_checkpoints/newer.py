@@ -77,7 +77,7 @@ def minicpmv4_6(folder: Path) -> None:
 def granite4_vision(folder: Path) -> None:
     """Write Granite 4 Vision: features of several vision layers in several decoder layers."""
     tokenizer = make_tokenizer(["<|im_start|>", "<image>"], bos=None, eos="<|im_end|>", pad="<pad>")
-    pinpoints = [[32, 64], [64, 32], [64, 64]]
+    pinpoints = [[16, 32], [32, 16], [32, 32]]
     config = transformers.Granite4VisionConfig(
         text_config={**TEXT, **special_ids(tokenizer), "num_hidden_layers": 4},
         vision_config={
@@ -85,7 +85,7 @@ def granite4_vision(folder: Path) -> None:
             "hidden_size": 64,
             "num_hidden_layers": 3,
             "model_type": "siglip_vision_model",
-            "image_size": 32,
+            "image_size": 16,
             "patch_size": 4,
             "vision_use_head": False,
         },
@@ -100,8 +100,8 @@ def granite4_vision(folder: Path) -> None:
     images = image_processor(
         "llava_next",
         "LlavaNextImageProcessorPil",
-        size={"height": 32, "width": 32},
-        crop_size={"height": 32, "width": 32},
+        size={"height": 16, "width": 16},
+        crop_size={"height": 16, "width": 16},
         image_grid_pinpoints=pinpoints,
     )
     processor = transformers.Granite4VisionProcessor(

@@ -164,7 +164,7 @@ class ImageCache:
         type_name = next((name for name in output if name.endswith("token_type_ids")), None)
         types = output[type_name][0].tolist() if type_name else []
         inputs = {
-            name: torch.as_tensor(value)
+            name: _as_float32(torch.as_tensor(value))
             for name, value in output.items()
             if not _is_of_tokens(name) and name not in self.text_inputs
         }
@@ -205,6 +205,11 @@ def _stack(tensors: Sequence[Tensor], axis: int) -> Tensor:
         widths = [width for gap in reversed(gaps) for width in (0, gap)]
         padded.append(torch.nn.functional.pad(tensor, widths) if any(widths) else tensor)
     return torch.cat(padded, dim=axis)
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 if it has numbers with fractions; processors may return others."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _is_of_tokens(name: str) -> bool:

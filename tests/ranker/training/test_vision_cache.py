@@ -10,6 +10,7 @@ import torch
 import tiny_checkpoints
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model
+from mllm_msr.ranker.training import vision_cache
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import add_lora, unfreeze_language
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
@@ -24,7 +25,11 @@ def parts(folder: Path, examples: Any) -> tuple[Any, Renderer, Collator]:
     return unfreeze_language(loaded.model), renderer, Collator(renderer, examples)
 
 
-@pytest.mark.parametrize("family", tiny_checkpoints.VISION_FAMILIES)
+# Models with more than one field of features, or with features that are not one tensor.
+OTHERS = ("qwen3_vl", "ovis2", "granite4_vision", "minicpmv4_6", "gemma4")
+
+
+@pytest.mark.parametrize("family", [*tiny_checkpoints.VISION_FAMILIES, *OTHERS])
 def test_cached_features_give_the_losses_of_pixels(
     tiny_checkpoint: Checkpoint, make_examples: Any, family: str
 ) -> None:
@@ -89,3 +94,52 @@ def test_trainable_vision_towers_and_text_models_are_not_supported(
     assert not VisionCache.supports(trainable)
     assert not VisionCache.supports(add_lora(loaded("llama"), rank=2, alpha=2, dropout=0.0))
     assert VisionCache.supports(add_lora(loaded("llava_next"), rank=2, alpha=2, dropout=0.0))
+
+
+class TestOpen:
+    @pytest.fixture
+    def unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Treat all families as untested."""
+        monkeypatch.setattr(vision_cache, "is_tested", lambda _: False)
+
+    @pytest.mark.usefixtures("unknown")
+    @pytest.mark.parametrize("family", ["qwen3_vl", "granite4_vision"])
+    def test_an_unknown_model_whose_features_give_the_same_logits_has_a_cache(
+        self, family: str, tiny_checkpoint: Checkpoint, make_examples: Any
+    ) -> None:
+        model, renderer, collator = parts(tiny_checkpoint(family), make_examples(2, shown=True))
+        model.train()
+        assert VisionCache.open(model, renderer, collator.with_images()) is not None
+        assert model.model.visual.training if family == "qwen3_vl" else model.training
+
+    @pytest.mark.usefixtures("unknown")
+    @pytest.mark.parametrize("problem", ["raises", "changes the logits"])
+    def test_an_unknown_model_that_does_not_read_its_features_has_none(
+        self,
+        problem: str,
+        tiny_checkpoint: Checkpoint,
+        make_examples: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        model, renderer, collator = parts(
+            tiny_checkpoint("qwen2_5_vl"), make_examples(2, shown=True)
+        )
+        encode = model.get_image_features
+
+        def wrong(*args: Any, **options: Any) -> Any:
+            if problem == "raises":
+                raise KeyError("deepstack")
+            output = encode(*args, **options)
+            output.pooler_output = tuple(-part for part in output.pooler_output)
+            return output
+
+        monkeypatch.setattr(model, "get_image_features", wrong)
+        assert VisionCache.open(model, renderer, collator.with_images()) is None
+        assert "Image features are not cached in training" in caplog.text
+
+    def test_a_model_without_images_is_not_tried(
+        self, tiny_checkpoint: Checkpoint, make_examples: Any
+    ) -> None:
+        model, renderer, collator = parts(tiny_checkpoint("llama"), make_examples(2))
+        assert VisionCache.open(model, renderer, collator.with_images()) is None

@@ -13,6 +13,7 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,14 +143,11 @@ class VisionCache:
 
     def _problem(self, row: Rendered) -> str:
         """Try the model with one prompt and return what is wrong with its features, if anything."""
-        was_training = self._model.training
-        self._model.eval()
         try:
-            error = self._difference(row)
+            with _evaluating(self._model):
+                error = self._difference(row)
         except _MODEL_ERRORS as cause:
             return str(cause).partition("\n")[0] or type(cause).__name__
-        finally:
-            self._model.train(was_training)
         return "" if error <= _TOLERANCE else f"they change the logits by {error:.3f} deviations"
 
     @torch.no_grad()
@@ -168,17 +166,30 @@ class VisionCache:
         return float((found - expected).abs().max() / expected.std().clamp(min=1e-12))
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Turn dropout off within the block."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _encode(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOutput:
     """Return the features of the images of some prompts, without the outputs of the tower."""
     device = next(model.parameters()).device
     batch = renderer.collate(rows, pad_side="right", with_answers=False)
     images = {k: v.to(device) for k, v in batch.items() if k not in _TEXT_INPUTS}
-    was_training = model.training
-    model.eval()  # some projectors have dropout, which must not be part of cached features
-    with torch.no_grad():
+    # Some projectors have dropout, which must not be part of cached features.
+    with torch.no_grad(), _evaluating(model):
         output = model.get_image_features(**images, return_dict=True)
-    model.train(was_training)
-    kept = {k: v for k, v in output.items() if k not in _TOWER_OUTPUTS}
+    unused = set(_TOWER_OUTPUTS)
+    if output.get("pooler_output") is None:
+        unused.discard("last_hidden_state")  # Llama 4 reads it instead
+    kept = {k: v for k, v in output.items() if k not in unused}
     # Models read all fields of the class as attributes; those that are left out are None.
     return type(output)(**kept)  # type: ignore[no-any-return]
 
