@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,10 +199,82 @@ class TestGroupByPrefix:
 
     def test_prefix_and_suffix_form_the_prompt(self) -> None:
         prompt = rendered([IMAGE, IMAGE, 1, 2, 3], "a")
-        prefix, suffix = split_prefix(prompt, 3)
+        prefix, suffix = split_prefix(prompt, 3, image_token_id=IMAGE)
         assert prefix.input_ids + suffix.input_ids == prompt.input_ids
         assert prefix.images == prompt.images
         assert suffix.images == ()
+
+
+class TestTextBeforeImages:
+    """Prompts that begin with the user: their images may follow the shared prefix."""
+
+    INSTRUCTION = tuple(range(100, 140))
+
+    def listed(self, user: int, item: int, *, n_own: int = 8) -> Rendered:
+        own = [200 + user] * n_own
+        return rendered([*self.INSTRUCTION, *own, IMAGE, IMAGE, 300 + item, 7], f"{item}")
+
+    def group(self, prompts: Sequence[Rendered]) -> list[tuple[int, int]]:
+        return group_by_prefix(prompts, image_token_id=IMAGE, images_may_follow=True)
+
+    def test_candidates_of_a_user_share_the_text_before_their_images(self) -> None:
+        # Half of a prompt is the instruction, which all users share; still, each is a group.
+        prompts = [self.listed(user, item) for item in range(20) for user in range(3)]
+        found = self.group(prompts)
+        assert sorted(index for index, _ in found) == list(range(60))
+        assert {shared for _, shared in found} == {48}
+        users = [index % 3 for index, _ in found]
+        assert users == [0] * 20 + [1] * 20 + [2] * 20
+
+    def test_lengths_of_small_groups_are_rounded_so_that_they_fit_into_one_batch(self) -> None:
+        prompts = [
+            self.listed(user, item, n_own=12 + user) for user in range(2) for item in range(5)
+        ]
+        assert {shared for _, shared in self.group(prompts)} == {48}
+        large = [self.listed(0, item, n_own=12) for item in range(16)]
+        assert {shared for _, shared in self.group(large)} == {52}
+
+    def test_users_with_few_candidates_share_the_instruction(self) -> None:
+        prompts = [self.listed(user, user) for user in range(6)]
+        assert {shared for _, shared in self.group(prompts)} == {32}
+
+    def test_candidates_without_an_image_are_in_the_group_of_their_user(self) -> None:
+        prompts = [self.listed(0, item) for item in range(4)]
+        prompts.append(rendered([*self.INSTRUCTION, *[200] * 8, 400, 7]))
+        assert {shared for _, shared in self.group(prompts)} == {48}
+
+    def test_prompts_of_one_image_and_user_share_both(self) -> None:
+        same = [self.listed(0, 1) for _ in range(3)]
+        assert {shared for _, shared in self.group(same)} == {51}
+
+    def test_an_image_is_not_cut(self) -> None:
+        cut = rendered([*self.INSTRUCTION, IMAGE, IMAGE, IMAGE, 7], "a", "b")
+        other = rendered([*self.INSTRUCTION, IMAGE, 5, 6, 7], "a", "b")
+        assert {shared for _, shared in self.group([cut, other])} == {32}
+
+    def test_prompts_that_begin_with_the_image_are_grouped_as_before(self) -> None:
+        prompts = [
+            rendered([1, IMAGE, IMAGE, *range(20, 60), user, 7], f"{item}")
+            for user in range(3)
+            for item in range(3)
+        ] + [rendered([1, *range(20, 60), 7]), rendered([1, *range(20, 60), 8])]
+        assert self.group(prompts) == group_by_prefix(prompts, image_token_id=IMAGE)
+
+    def test_prompt_is_split_before_its_images(self) -> None:
+        prompt = self.listed(0, 1)
+        prefix, suffix = split_prefix(prompt, 48, image_token_id=IMAGE)
+        assert prefix.input_ids + suffix.input_ids == prompt.input_ids
+        assert (prefix.images, suffix.images) == ((), prompt.images)
+        prefix, suffix = split_prefix(prompt, 50, image_token_id=IMAGE)
+        assert (prefix.images, suffix.images) == (prompt.images, ())
+
+    def test_large_windows_take_little_time(self) -> None:
+        # Each prompt shares one token more with the next one than with the one before.
+        prompts = [rendered([*range(n), 10_000 + n, 7]) for n in range(20, 1020)]
+        start = time.perf_counter()
+        found = self.group(prompts)
+        assert time.perf_counter() - start < 10
+        assert len(found) == 1000
 
 
 class TestPrefixStates:

@@ -40,7 +40,7 @@ from mllm_msr.inference.engine.scheduling import (
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import LoadedCheckpoint
-from mllm_msr.models.prefix_support import can_share_prefixes, why_not_continuous
+from mllm_msr.models.prefix_support import can_share_prefixes, prefix_support, why_not_continuous
 from mllm_msr.models.states import StateReader, States
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -87,6 +87,7 @@ class Engine:
         )
         self._shares_prefixes = can_share_prefixes(loaded.model.config)
         self._batches_continuously = not why_not_continuous(loaded.model)
+        self._images_may_follow = prefix_support(loaded.model.config).images_are_causal
         self._reader = StateReader(loaded.model)
         self._image_token_id = getattr(loaded.model.config, "image_token_id", None)
         self._cache = PrefixCache(
@@ -189,7 +190,11 @@ class Engine:
         """Return the requests of a window in the order in which they run."""
         ordered = sort_longest_first(requests)
         if self._shares_prefixes and (self._batches_continuously or not generating):
-            ordered = sort_by_prefix(ordered, image_token_id=self._image_token_id)
+            ordered = sort_by_prefix(
+                ordered,
+                image_token_id=self._image_token_id,
+                images_may_follow=self._images_may_follow and not generating,
+            )
         if self._batches_continuously and generating:
             # Generation prompts share only the instruction, so their length matters more.
             return sort_longest_prefix_first(ordered)
@@ -351,7 +356,8 @@ class Engine:
     def _suffix_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Return the same for the suffixes after shared prefixes, whose states are computed."""
         n_shared = batch[0].n_shared
-        prefixes, suffixes = zip(*(split_prefix(r.rendered, n_shared) for r in batch), strict=True)
+        split = functools.partial(split_prefix, image_token_id=self._image_token_id)
+        prefixes, suffixes = zip(*(split(r.rendered, n_shared) for r in batch), strict=True)
 
         def prefill(rows: Sequence[int]) -> States:
             cache = self._reader.new_cache()
@@ -368,6 +374,9 @@ class Engine:
             starts = (n_shared + states.offsets).unsqueeze(1)
             indices = torch.arange(mask.shape[1], device=mask.device)
             inputs["position_ids"] = starts + indices  # [batch, suffix length]
+            if any(suffix.images for suffix in suffixes):
+                whole = self._inputs([request.rendered for request in batch], "right")
+                inputs["position_ids"] = self._reader.positions(whole)[..., n_shared:]
         prefix_mask = mask.new_ones(len(batch), n_shared)
         inputs["attention_mask"] = torch.cat([prefix_mask, mask], dim=1)  # [batch, total length]
         inputs["past_key_values"] = self._reader.cache(states)

@@ -63,9 +63,15 @@ def sort_longest_first(requests: Sequence[Request]) -> list[Request]:
     return sorted(requests, key=lambda r: (r.max_new_tokens, r.max_tokens), reverse=True)
 
 
-def sort_by_prefix(requests: Sequence[Request], *, image_token_id: int | None) -> list[Request]:
+def sort_by_prefix(
+    requests: Sequence[Request], *, image_token_id: int | None, images_may_follow: bool = False
+) -> list[Request]:
     """Order requests with a common prefix consecutively, those without one last."""
-    order = group_by_prefix([r.rendered for r in requests], image_token_id=image_token_id)
+    order = group_by_prefix(
+        [r.rendered for r in requests],
+        image_token_id=image_token_id,
+        images_may_follow=images_may_follow,
+    )
     return [replace(requests[index], n_shared=n_shared) for index, n_shared in order]
 
 
