@@ -62,6 +62,7 @@ def test_image_tokens_bounds_the_tokens_of_every_image(
 
 
 def test_gemma_4_has_steps_of_tokens(tiny_checkpoint: Checkpoint) -> None:
+    pytest.importorskip("transformers", "5.23", reason="its processor needs torchvision")
     folder, most = str(tiny_checkpoint("gemma4")), {"max_soft_tokens": 280}
     whole = load_processor(folder, options=ProcessorOptions(processor=most))
     bounded = load_processor(folder, options=ProcessorOptions(image_tokens=150, processor=most))
