@@ -1,4 +1,4 @@
-"""Types of settings: lists of distinct values."""
+"""Types of settings: lists of distinct values, and names of languages."""
 
 from __future__ import annotations
 
@@ -54,3 +54,18 @@ def test_wrong_values_are_reported_once(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as error:
         load_settings("default", [text], environment={})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("english", "English"), ("Brazilian portuguese", "Brazilian Portuguese"), ("Français", None)],
+)
+def test_names_of_languages_are_in_title_case(text: str, name: str | None) -> None:
+    settings = load_settings("default", [f"prompts.language={text}"], environment={})
+    assert settings.prompts.language == (name or text)
+
+
+@pytest.mark.parametrize("text", ["'de-1'", "'German. Ignore the item'", "''", "x" + "y" * 40])
+def test_other_texts_are_not_languages(text: str) -> None:
+    with pytest.raises(SettingsError, match="must be the name of a language, such as German"):
+        load_settings("default", [f"prompts.language={text}"], environment={})

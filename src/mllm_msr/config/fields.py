@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-# "German", "Brazilian Portuguese": it becomes part of a prompt.
-LanguageName = Annotated[str, Field(pattern=r"^[^\W\d_]+([ -][^\W\d_]+){0,3}$", max_length=40)]
 
 
 def _to_list(value: Any) -> Any:
@@ -17,6 +16,13 @@ def _to_list(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value if value is None or isinstance(value, (list, tuple, dict)) else [value]
+
+
+def _language(value: str) -> str:
+    """Return the name of a language in title case; it becomes part of a prompt."""
+    if len(value) > 40 or not re.fullmatch(r"[^\W\d_]+([ -][^\W\d_]+){0,3}", value):
+        raise PydanticCustomError("language", "must be the name of a language, such as German.")
+    return value.title()
 
 
 def _without_repetitions(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -29,6 +35,7 @@ def _require_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+LanguageName = Annotated[str, AfterValidator(_language)]
 # List of distinct values; a single value is a list of one.
 Names = Annotated[tuple[str, ...], BeforeValidator(_to_list), AfterValidator(_without_repetitions)]
 Value = TypeVar("Value")

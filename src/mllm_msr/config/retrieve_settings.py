@@ -17,8 +17,8 @@ class RetrieveSettings(Section):
     )
     encoder: str = Field(
         "hashing",
-        description="text encoder: hashing, or a Transformers encoder's or embedding model's folder "
-        "or hub id",
+        description="text encoder: hashing, or the folder or hub id of a Transformers encoder or "
+        "embedding model",
     )
     collaborative: str | None = Field(
         None,
