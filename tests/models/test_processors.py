@@ -87,6 +87,9 @@ class TestMissingPackages:
     def test_only_packages_that_are_missing_are_named(self) -> None:
         error = ImportError("X requires the timm library but it was not found")
         assert find_missing_packages(error) == ["timm"]
+        outer = ImportError("Could not import module 'Gemma4Processor'.")
+        outer.__cause__ = ModuleNotFoundError("No module named 'timm'")
+        assert find_missing_packages(outer) == ["timm"]
         assert not find_missing_packages(ImportError("cannot import name 'x' from timm"))
         assert not find_missing_packages(ValueError("the size is wrong"))
 

@@ -167,7 +167,10 @@ def find_missing_packages(error: BaseException) -> Sequence[str]:
     Args:
         error: What Transformers raised while it loaded a checkpoint.
     """
-    text = str(error).lower()
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    text = "\n".join(map(str, causes)).lower()
     if not re.search(r"requires the|missing optional dependencies|no module named|to run", text):
         return ()
     words = set(re.findall(r"[a-z0-9_]+", text))

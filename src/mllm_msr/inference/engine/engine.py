@@ -41,6 +41,7 @@ from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_support import can_share_prefixes, prefix_support, why_not_continuous
+from mllm_msr.models.self_check import BatchCheck
 from mllm_msr.models.states import StateReader, States
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -52,7 +53,10 @@ logger = logging.getLogger(__name__)
 _BATCHES_PER_WINDOW: Final = 16
 
 # Exceptions that a model raises for single prompts.
-_PROMPT_ERRORS: Final = (RuntimeError, ValueError, IndexError, TypeError, MllmMsrError)
+_PROMPT_ERRORS: Final = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, MllmMsrError),
+)
 
 
 class Engine:
@@ -85,6 +89,7 @@ class Engine:
         self._renderer = Renderer(
             loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
         )
+        self._batch_check = BatchCheck(loaded.model, self._renderer)
         self._shares_prefixes = can_share_prefixes(loaded.model.config)
         self._batches_continuously = not why_not_continuous(loaded.model)
         self._images_may_follow = prefix_support(loaded.model.config).images_are_causal
@@ -163,6 +168,8 @@ class Engine:
                 else:
                     n_new = prompt.max_new_tokens if generating else 0
                     requests.append(Request(index, rendered, n_new))
+            rows = [request.rendered for request in requests]
+            self._batch_size = self._batch_check.limit(self._batch_size, rows)
             yield from run_window(deque(self._order(requests, generating=generating)))
             self._states.clear()
 
@@ -180,7 +187,7 @@ class Engine:
                 window.append((index, prompt, self._renderer.render(prompt)))
             except CapabilityError:
                 raise  # concerns the model, not this prompt
-            except (MllmMsrError, ValueError) as error:
+            except _PROMPT_ERRORS as error:
                 window.append((index, prompt, error))
             if images.n_prepared_bytes >= enough:
                 break
