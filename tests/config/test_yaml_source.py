@@ -25,3 +25,9 @@ def test_content_that_grows_or_contains_itself_is_rejected() -> None:
         parse_yaml(f"l0: &l0 [1]\n{levels}")
     with pytest.raises(yaml.YAMLError, match="contains itself"):
         parse_yaml("a: &a [*a]")
+
+
+def test_content_that_is_nested_too_deeply_is_rejected() -> None:
+    for text in ("[" * 20_000, "a: " + "{a: " * 5_000):
+        with pytest.raises(yaml.YAMLError, match="nested too deeply"):
+            parse_yaml(text)

@@ -65,6 +65,8 @@ def test_without_a_manifest_no_stage_is_finished(tmp_path: Path) -> None:
         ('{"format": 3, "stages": {"a"', "Expecting"),
         ("[]", "not a valid manifest"),
         ("{}", "KeyError: 'format'"),
+        ('{"format": 1e999, "stages": {}}', "OverflowError"),
+        ("[" * 200_000, "nested too deeply"),
         ('{"format": "two", "stages": {}}', "not a valid manifest"),
         ('{"format": 3, "stages": {}}', "the content does not match its checksum"),
         (dump({"format": 3, "stages": {"infer": {"settings": {}}}}), "'infer' lacks counts"),

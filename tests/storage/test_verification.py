@@ -105,3 +105,9 @@ def test_changed_json_is_rejected(old: str, new: str) -> None:
 def test_other_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="does not match its checksum"):
         verification.parse(text)
+
+
+def test_json_that_is_nested_too_deeply_is_not_json() -> None:
+    for read in (verification.parse, verification.load_json):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read('{"a":' * 100_000)

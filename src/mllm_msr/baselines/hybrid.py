@@ -25,6 +25,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.storage.atomic import write_text
+from mllm_msr.storage.verification import load_json
 from mllm_msr.tables import SCORES
 from mllm_msr.types import Seed
 
@@ -167,7 +168,7 @@ class Hybrid(Recommender):
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         try:
-            state = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            state = load_json((folder / _FILE).read_text(encoding="utf-8"))
             names = [str(name) for name in state["members"]]
             catalog = tuple(map(str, state["catalog"]))
             stacking = Stacking.from_json(state["stacking"])

@@ -22,6 +22,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.search_space import Range, Space
 from mllm_msr.storage.atomic import write_text
+from mllm_msr.storage.verification import load_json
 from mllm_msr.types import Seed
 
 _FILE: Final = "popularity.json"
@@ -113,7 +114,7 @@ class Popularity(Recommender):
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         try:
-            state = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            state = load_json((folder / _FILE).read_text(encoding="utf-8"))
             loaded = cls(recent_share=state["recent_share"], seed=state["seed"])
             loaded._counts = {str(item): int(count) for item, count in state["counts"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:

@@ -32,7 +32,10 @@ def parse_yaml(text: str) -> Any:
         YAMLError: The text is not valid, or has more values than settings can have.
     """
     # A subclass of the safe loader: it only creates plain data.
-    content = yaml.load(text, Loader=_Loader)  # noqa: S506
+    try:
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
     n_values = 0
 
     def copied(value: Any, depth: int) -> Any:

@@ -17,6 +17,7 @@ import polars as pl
 from mllm_msr.config.trust import has_endpoint
 from mllm_msr.errors import DamagedFileError, DataError, UnknownNameError, UsageError
 from mllm_msr.storage.atomic import replace_file, write_text
+from mllm_msr.storage.verification import load_json
 from mllm_msr.tables import ITEMS, conform
 
 _SETTINGS: Final = "model.json"
@@ -42,7 +43,7 @@ def load_items(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         UsageError: The recommender sends prompts to an endpoint.
     """
     try:
-        settings = dict(json.loads((folder / _SETTINGS).read_text(encoding="utf-8")))
+        settings = dict(load_json((folder / _SETTINGS).read_text(encoding="utf-8")))
         items = conform(pl.read_parquet(folder / _ITEMS), ITEMS, name="items")
         is_remote = "backend" in settings and has_endpoint(str(settings["backend"]))
     except (

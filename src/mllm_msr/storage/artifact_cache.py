@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from mllm_msr.errors import MllmMsrError
 from mllm_msr.interfaces import Recommender
 from mllm_msr.storage.atomic import content_hash, replace_file, sync_tree, write_text
+from mllm_msr.storage.verification import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def _is_valid(folder: Path, metadata: Path, key: str) -> bool:
     if not metadata.is_file() or not folder.is_dir():
         return False
     try:
-        stored = json.loads(metadata.read_text(encoding="utf-8"))
+        stored = load_json(metadata.read_text(encoding="utf-8"))
     except ValueError:
         return False
     return bool(stored == {"key": key, "sha256": content_hash(folder)[0]})

@@ -7,7 +7,6 @@ contains the hash of its own content, so that damage is noticed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -122,7 +121,7 @@ def load(folder: Path) -> dict[str, Entry]:
         return _parse(path.read_text(encoding="utf-8"), folder)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedFileError(
             f"{path} is not a valid manifest ({type(error).__name__}: {error}). Restore the file, "
             "or delete it to run all stages again."
@@ -200,7 +199,7 @@ def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
 
 
 def _parse(text: str, folder: Path) -> dict[str, Entry]:
-    content = json.loads(text)
+    content = verification.load_json(text)
     found = int(content["format"])
     if found != FORMAT:
         version = "an older" if found < FORMAT else "a newer"

@@ -93,10 +93,22 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: The text is not JSON, or its content has changed.
     """
-    content = json.loads(text)
+    content = load_json(text)
     if isinstance(content, dict) and content.pop(_CHECKSUM, None) == _digest(content):
         return content
     raise ValueError("the content does not match its checksum")
+
+
+def load_json(text: str) -> Any:
+    """Return the value of a JSON text from a file that may be damaged.
+
+    Raises:
+        ValueError: The text is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _digest(content: Mapping[str, Any]) -> str:

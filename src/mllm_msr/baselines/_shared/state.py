@@ -16,6 +16,7 @@ from scipy import sparse
 
 from mllm_msr.errors import DamagedFileError, TrainingError
 from mllm_msr.storage.atomic import replace_file, write_text
+from mllm_msr.storage.verification import load_json
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -66,7 +67,7 @@ def load_state(folder: Path, *, names: Sequence[str]) -> State:
         DamagedFileError: A file is missing or its content is invalid.
     """
     try:
-        content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        content = load_json((folder / _SETTINGS).read_text(encoding="utf-8"))
         arrays = load_file(folder / _ARRAYS)
         state = State(
             dict(content["settings"]),
