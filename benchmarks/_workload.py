@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.demo_model import language
 from mllm_msr.demo_model.covers import draw_cover
 from mllm_msr.demo_model.world import World, make_world
@@ -94,6 +95,12 @@ class Workload:
                 examples.append(self._example(user, int(item), preference, label=int(index == 0)))
         return examples
 
+    def one_list(self, n_candidates: int, *, order: PromptOrder) -> list[Example]:
+        """Return one user's list of candidates, as in a service, with prompts of an order."""
+        preference = self._preference(np.random.default_rng(3))
+        numbers = [number % len(self.items) for number in range(n_candidates)]
+        return [self._example(0, item, preference, label=0, order=order) for item in numbers]
+
     def training_pairs(self, n_examples: int) -> list[Example]:
         """Return interactions and as many sampled negatives for training, ordered by user."""
         rng = np.random.default_rng(2)
@@ -118,10 +125,18 @@ class Workload:
         item = self.world.items[int(rng.integers(len(self.items), size=1)[0])]
         return language.preference(item.values, item_type=ITEM_TYPE)
 
-    def _example(self, user: int, item: int, preference: str, *, label: int) -> Example:
+    def _example(
+        self,
+        user: int,
+        item: int,
+        preference: str,
+        *,
+        label: int,
+        order: PromptOrder = "item-first",
+    ) -> Example:
         row = self.items.row(item, named=True)
         candidate = Item(row["item_id"], row["title"], image=Path(row["image"]))
-        prompt = build_prompt(preference, candidate, item_type=ITEM_TYPE)
+        prompt = build_prompt(preference, candidate, item_type=ITEM_TYPE, order=order)
         return Example(
             fold=0,
             split="test",

@@ -45,6 +45,16 @@ def test_all_implementations_run_and_agree(name: str) -> None:
         assert result["share_of_equal_answers"] > 0.9
 
 
+def test_a_list_of_candidates_reads_the_user_once() -> None:
+    result = importlib.import_module("benchmarks.candidate_lists").run(
+        shapes="tiny", candidates=12, items=12, repeats=1
+    )
+    computed = result["computed_tokens"]
+    assert computed["ours"] < 0.8 * computed["whole prompts"]
+    assert result["largest_difference"] < 1e-3
+    assert result["ratios"].keys() == {"whole prompts", "item-first"}
+
+
 def test_tokens_of_a_shared_prefix_are_counted_once() -> None:
     def rendered(ids: list[int], *images: str) -> Rendered:
         return Rendered(tuple(ids), tuple(map(Path, images)), len(ids), trimmed=False)

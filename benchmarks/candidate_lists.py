@@ -1,0 +1,98 @@
+"""Scoring of one user's list of candidates, as in a service, with both orders of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks._measure import OURS, Implementation, run_in_turn
+from benchmarks._setup import CHOICES, Cost, open_setup
+from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.interfaces import Backend
+from mllm_msr.types import Prompt
+
+
+def run(
+    *,
+    shapes: str = "demo",
+    candidates: int = 100,
+    items: int = 100,
+    device: str = "cpu",
+    dtype: str = "auto",
+    threads: int = 1,
+    batch_size: int = 64,
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Compare user-first prompts, which share the user, with item-first and with whole prompts.
+
+    Args:
+        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
+            of LLaVA-v1.6-mistral, for a GPU) or "tiny".
+        candidates: Number of candidates of the user.
+        items: Number of items in the catalog; with fewer items than candidates, images repeat.
+        device: A torch device.
+        dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.
+        threads: Number of threads on a CPU.
+        batch_size: Batch size of all implementations.
+        repeats: Number of repeats; each runs all implementations alternately.
+
+    Returns:
+        Settings, `ratios` of rates, tokens that each implementation computes, and agreement of the
+        scores of user-first prompts.
+    """
+    with open_setup(
+        shapes, n_items=items, device=device, dtype=dtype, threads=threads, batch_size=batch_size
+    ) as setup:
+        loaded = setup.load()
+        _, strong = setup.baselines(loaded)
+        engine = Engine(loaded, batch_size=batch_size)
+        item_first, user_first = (
+            [example.prompt for example in setup.workload.one_list(candidates, order=order)]
+            for order in ("item-first", "user-first")
+        )
+        counts: list[int] = []
+        loaded.model.register_forward_pre_hook(
+            lambda _, __, given: counts.append(given["input_ids"].numel()), with_kwargs=True
+        )
+        work = {
+            "whole prompts": _work(strong, user_first),
+            "item-first": _work(engine, item_first),
+            OURS: _work(engine, user_first),
+        }
+        computed = {}
+        for name, score in work.items():  # also warms up
+            counts.clear()
+            score()
+            computed[name] = sum(counts)
+        cost = Cost.measure(setup, loaded)
+        return {
+            **setup.describe(),
+            "candidates": candidates,
+            "computed_tokens": computed,
+            "largest_difference": _largest_difference(strong, engine, user_first),
+            **run_in_turn(
+                {name: Implementation(score, candidates) for name, score in work.items()},
+                repeats=repeats,
+                device=setup.device,
+                dtype=setup.dtype,
+                flops=computed[OURS] * cost.token + len(set(user_first)) * cost.image,
+            ),
+        }
+
+
+def _work(backend: Backend | Engine, prompts: list[Prompt]) -> Callable[[], int]:
+    def score() -> int:
+        return sum(found.prompt_tokens for _, found in backend.score(prompts, CHOICES))
+
+    return score
+
+
+def _largest_difference(
+    one: Backend | Engine, other: Backend | Engine, prompts: list[Prompt]
+) -> float:
+    found: list[Mapping[int, Any]] = [dict(each.score(prompts, CHOICES)) for each in (one, other)]
+    return max(
+        abs(a - b)
+        for index in found[0]
+        for a, b in zip(found[0][index].log_probs, found[1][index].log_probs, strict=True)
+    )
