@@ -8,12 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 # Tests run in parallel, so several threads per test would only compete for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The time of an example depends on what else the machine does, so it must not fail a test.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

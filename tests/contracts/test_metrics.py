@@ -41,7 +41,7 @@ def test_a_metric_has_a_label_and_a_description(name):
 
 
 @pytest.mark.parametrize("name", QUALITY)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=lists_with_both_labels(max_size=6))
 def test_ties_count_with_the_mean_over_all_orders(name, rows):
     scores, labels = (list(column) for column in zip(*rows, strict=True))
@@ -54,7 +54,7 @@ def test_ties_count_with_the_mean_over_all_orders(name, rows):
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=lists_with_both_labels(max_size=9))
 def test_values_are_in_the_unit_interval(name, rows):
     scores, labels = (list(column) for column in zip(*rows, strict=True))

@@ -234,7 +234,7 @@ def test_threads_that_open_images_keep_the_warning_filters(tmp_path: Path) -> No
     assert list(warnings.filters) == before
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.data())
 def test_a_malformed_file_opens_or_is_an_image_error(data: st.DataObject) -> None:
     image_format = data.draw(st.sampled_from(images.FORMATS))

@@ -51,7 +51,7 @@ def items_by_user(candidates: pl.DataFrame, negatives: str) -> dict[str, list[st
 # Properties of every candidate table
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n_users=st.integers(5, 30),
     n_items=st.integers(12, 40),

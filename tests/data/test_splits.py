@@ -29,7 +29,7 @@ def users_with_two_items(n_users: int) -> pl.DataFrame:
     return table({f"u{number}": "ab" for number in range(n_users)})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 60), st.integers(2, 6), st.floats(0, 0.5), st.integers(0, 5))
 def test_every_user_is_a_test_user_once_and_has_a_split_in_every_fold(
     n_users: int, folds: int, validation_fraction: float, seed: int

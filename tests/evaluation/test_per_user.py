@@ -57,7 +57,7 @@ def test_hand_computed_table():
     assert [rows[user]["ties"] for user in ("first", "tied")] == [0.0, 1.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=2, max_size=9).filter(
         lambda rows: 0 < sum(label for _, label in rows) < len(rows)

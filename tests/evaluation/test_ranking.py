@@ -78,7 +78,7 @@ class World:
         return ranks, pl.concat(part.top for part in ranked).sort("user_id", "rank")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 10), st.integers(1, 40))
 def test_dense_ranking_equals_the_ranking_of_all_candidates(seed, levels, size, depth):
     world = World(levels=levels, seed=seed)

@@ -10,7 +10,7 @@ import pytest
 
 import mock_runs
 from mllm_msr import registry
-from mllm_msr.errors import SettingsError
+from mllm_msr.errors import UnknownNameError
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.recommenders import label_of, remark_of
@@ -151,16 +151,15 @@ def test_a_time_limit_is_shown_in_the_table_and_the_report(tmp_path: Path, data:
         assert result["notes"]["gru4rec"] in report
 
 
-@pytest.mark.parametrize("baseline", ["sasrec", "hybrid"])
-def test_wrong_arguments_of_baselines_stop_a_run_before_its_first_stage(
-    tmp_path: Path, data: Path, baseline: str
+def test_unknown_members_of_an_ensemble_stop_a_run_before_its_first_stage(
+    tmp_path: Path, data: Path
 ) -> None:
     settings = mock_runs.load(
-        data, f"score.baselines=[popularity, {baseline}]", "baselines.sasrec.epochs=0"
+        data, "score.baselines=[popularity, hybrid]", "baselines.hybrid.members=[item_knn, sasrek]"
     )
     with (
         Pipeline.open(tmp_path / "run", settings) as pipeline,
-        pytest.raises(SettingsError, match=r"baselines\.sasrec\.epochs must be at least 1"),
+        pytest.raises(UnknownNameError, match=r"'sasrek'. Did you mean 'sasrec'"),
     ):
         pipeline.run_all()
     assert not (tmp_path / "run" / "interactions.parquet").exists()

@@ -47,7 +47,6 @@ def test_responses_conform_to_the_schema(schema, mode: str) -> None:
         @hypothesis.given(case=cases)
         @hypothesis.settings(
             max_examples=8,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(hypothesis.HealthCheck),

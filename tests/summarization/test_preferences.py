@@ -132,7 +132,7 @@ def test_an_update_equals_a_full_run_and_costs_one_prompt(length: int) -> None:
     assert updated.equals(infer_preferences(after, SUMMARIES, MockBackend(recite)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=5), st.integers(1, 4))
 def test_no_preference_depends_on_later_items(lengths: list[int], block_size: int) -> None:
     users = {f"u{i}": " ".join("abcdefghij"[:n]) for i, n in enumerate(lengths)}

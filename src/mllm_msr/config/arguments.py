@@ -93,10 +93,16 @@ def _value_problem(declared: Any, value: Any) -> str | None:
 
 
 def _constructor_problems(plugin: type, arguments: Mapping[str, Any], section: str) -> list[str]:
-    """Return the problems that a baseline finds with its arguments, naming the settings."""
+    """Return the problems that a baseline finds with its arguments, naming the settings.
+
+    The members of an ensemble are not constructed: their own sections are checked, and some of them
+    are models of the run, whose names are known only there.
+    """
     parameters = inspect.signature(plugin).parameters
+    is_ensemble = hasattr(plugin, "default_members")
+    checked = {key: arguments[key] for key in arguments if not (is_ensemble and key == "members")}
     try:
-        plugin(**arguments)
+        plugin(**checked)
     except SettingsError as error:
         return [
             f"{section}.{problem}" if problem.split(" ")[0] in parameters else problem

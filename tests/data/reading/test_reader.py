@@ -320,9 +320,7 @@ _TABLES = st.one_of(
 )
 
 
-@settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=_TABLES,
     suffix=st.sampled_from([".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".xlsx", ".csv.gz"]),

@@ -34,7 +34,8 @@ def test_counts_of_a_fold(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(MllmRecommender, "_fine_tune", fine_tune)
     counts = train(MllmRecommender(training=TrainSettings()), data)
     assert math.isnan(counts.pop("best_auc"))
-    assert counts == {"examples": 7, "best_step": 3, "steps": 4, "samples_per_second": 3.5}
+    expected = {"examples": 7, "best_step": 3, "steps": 4, "samples_per_second": 3.5}
+    assert counts == {**expected, "without_image": 0}
 
 
 def test_zero_shot_trains_nothing(data: TrainingData) -> None:
