@@ -12,6 +12,7 @@ from PIL import Image
 
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.errors import BackendError
+from mllm_msr.models.chat_template import ChatTemplate
 from mllm_msr.models.image_inputs import ImageCache
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model, load_processor
@@ -19,6 +20,7 @@ from mllm_msr.models.processor_options import ProcessorOptions, recorded_options
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 Checkpoint = Callable[[str], Path]
+QUESTION = "Would the user watch it? Answer yes or no."
 SIZES = ((60, 40), (400, 300), (300, 400), (1000, 250))
 # Tokens of the four images without a bound, a bound, and the tokens with it.
 BOUNDS = {
@@ -32,7 +34,7 @@ BOUNDS = {
 
 
 def ask(path: Path | None = None) -> Prompt:
-    parts = (TextPart("Would the user watch it? Answer yes or no."),)
+    parts = (TextPart(QUESTION),)
     return Prompt((Message("user", (ImagePart(path), *parts) if path else parts),))
 
 
@@ -82,6 +84,39 @@ def test_models_accept_images_with_fewer_tokens(
     _, whole = next(HuggingFaceBackend(folder, device="cpu").score([ask(image)], ("yes", "no")))
     assert scores.error is None
     assert whole.prompt_tokens - scores.prompt_tokens == BOUNDS[family][0][1] - BOUNDS[family][2][1]
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen3_vl"])
+def test_scores_equal_plain_calls_with_the_same_options(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, family: str
+) -> None:
+    image = tmp_path / "photo.png"
+    Image.effect_noise((300, 400), 90).convert("RGB").save(image)
+    folder, bound = str(tiny_checkpoint(family)), BOUNDS[family][1]
+    options = ProcessorOptions(image_tokens=bound)
+    own = load_processor(folder, options=options).image_processor
+    processor = load_processor(folder)
+    processor.image_processor = type(own)(**own.to_dict())
+    model = load_model(folder, device="cpu").model
+    if "llava" in family:
+        model.config.image_grid_pinpoints = own.image_grid_pinpoints
+    text = ChatTemplate(processor).render(ask(image))
+    has_bos = text.startswith(str(processor.tokenizer.bos_token))
+    with Image.open(image) as opened:
+        inputs = processor(
+            text=[text],
+            images=[opened.convert("RGB")],
+            add_special_tokens=not has_bos,
+            return_tensors="pt",
+        )
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0, -1].log_softmax(-1)
+    ids = inputs["input_ids"][0].tolist()
+    choices = Renderer(processor, supports_images=True).choice_ids(ids, ("yes", "no"))
+    expected = [float(logits[token_id]) for token_id in choices]
+    backend = HuggingFaceBackend(folder, device="cpu", image_tokens=bound)
+    _, scores = next(backend.score([ask(image)], ("yes", "no")))
+    assert scores.log_probs == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("family", "fewest"), [("llava", 16), ("gemma3", 10), ("smolvlm", 7)])
