@@ -9,6 +9,7 @@ from typing import final
 import filelock
 
 from mllm_msr.errors import RunLockedError
+from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import PRIVATE_FILE, make_private_folder, wrap_os_errors
 
 
@@ -72,3 +73,12 @@ class ProcessLock:
             return f"process {int(self._owner.read_text(encoding='ascii'))}"
         except (OSError, ValueError):
             return "an unknown process"
+
+
+def run_lock(folder: Path) -> ProcessLock:
+    """Return the lock that a process holds while it writes to a run folder."""
+    return ProcessLock(
+        folder / layout.LOCK,
+        subject=f"The run folder {folder}",
+        fix="Wait until it ends, stop it, or use another run folder.",
+    )

@@ -30,21 +30,12 @@ import polars as pl
 
 from mllm_msr.errors import DamagedFileError, RunFolderError
 from mllm_msr.storage import atomic, layout, manifest, verification
-from mllm_msr.storage.process_lock import ProcessLock
+from mllm_msr.storage.process_lock import ProcessLock, run_lock
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.storage.run_lookup import require_run
 from mllm_msr.storage.uri import require_local
 
 logger = logging.getLogger(__name__)
-
-
-def run_lock(folder: Path) -> ProcessLock:
-    """Return the lock that a process holds while it writes to a run folder."""
-    return ProcessLock(
-        folder / layout.LOCK,
-        subject=f"The run folder {folder}",
-        fix="Wait until it ends, stop it, or use another run folder.",
-    )
 
 
 @final

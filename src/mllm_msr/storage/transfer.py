@@ -18,8 +18,9 @@ from pyarrow import fs
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.storage import atomic
 from mllm_msr.storage.layout import DOWNLOADS, MANIFEST, RESPONSE_CACHE
+from mllm_msr.storage.process_lock import run_lock
 from mllm_msr.storage.response_cache import copy_responses
-from mllm_msr.storage.run_folder import RunFolder, run_lock
+from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.storage.run_lookup import is_run
 
 
