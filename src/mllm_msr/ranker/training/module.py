@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from mllm_msr.config.settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.models.prefix_support import prefix_support
+from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
@@ -31,7 +32,6 @@ from mllm_msr.ranker.training.prefix_sharing import (
     supports_shared_prefixes,
 )
 from mllm_msr.ranker.training.sampler import StepSampler, learning_rate_factor, sort_by_group
-from mllm_msr.ranker.training.vision_cache import VisionCache
 
 
 class MicroBatch(TypedDict):

@@ -25,6 +25,7 @@ from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model
 from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
+from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.distributed.launch import temporary_process_group
 from mllm_msr.ranker.distributed.strategies import make_strategy
@@ -43,6 +44,7 @@ from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
     add_lora,
     image_token_ids,
+    learns_language_only,
     load_trainable,
     save_weights,
     swapped_weights,
@@ -56,7 +58,6 @@ from mllm_msr.ranker.training.validation import (
     auc_per_user,
     bind_metric,
 )
-from mllm_msr.ranker.training.vision_cache import VisionCache
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import make_private_folder, write_text
 
@@ -314,7 +315,8 @@ def _fit(
     )
     sampler = _step_sampler(collator, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
-    vision = VisionCache.open(model, renderer, collator.with_images())
+    caches_vision = settings.cache_vision and learns_language_only(model)
+    vision = VisionCache.open(model, renderer, collator.with_images()) if caches_vision else None
     module = FineTuningModule(
         model,
         collator,
@@ -324,7 +326,7 @@ def _fit(
             else None
         ),
         sampler=sampler,
-        vision=vision if settings.cache_vision else None,
+        vision=vision,
         settings=settings.model_copy(update={"accumulate": trainer.accumulate_grad_batches}),
         strategy=strategy,
         start=run.start,

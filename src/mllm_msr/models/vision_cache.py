@@ -1,10 +1,11 @@
-"""Cache of image features for training with a frozen vision tower.
+"""Cache of image features, for a vision tower whose weights do not change.
 
 In training, every image occurs with many users and in every epoch, and encoding it costs more than
-the language model does. Transformers models accept precomputed features in `forward`
-(`mm_encoder_outputs`); other models get the pixels every time. What the features of an image are
-differs: one tensor, a tensor for each image, or a tensor for each image and several layers. How
-features of several images are joined is therefore learned from the model itself.
+the language model does. Scoring uses the cache for models that cannot share prefixes. Transformers
+models accept precomputed features in `forward` (`mm_encoder_outputs`); other models get the pixels
+every time. What the features of an image are differs: one tensor, a tensor for each image, or a
+tensor for each image and several layers. How features of several images are joined is therefore
+learned from the model itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from transformers.utils import ModelOutput
 
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
-from mllm_msr.ranker.training.lora import learns_language_only
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class VisionCache:
     """Cache of image features by image files.
 
     Args:
-        model: Model that is trained, on its device.
+        model: A model that `supports` accepts, on its device.
         renderer: Renderer of the model.
         max_bytes: Upper bound on the memory for features.
     """
@@ -69,24 +69,27 @@ class VisionCache:
     ) -> None:
         self._model = model
         self._renderer = renderer
-        # Features of two equal prompts, unless the features of one show how to join them.
-        self._pair: ModelOutput | None = None
+        # Features of a prompt, and of it and its copy, unless one prompt shows how to join them.
+        self._pair: tuple[ModelOutput, ModelOutput] | None = None
         self._features: LRUCache[tuple[Path, ...], _Features] = LRUCache(
             max_bytes, getsizeof=lambda features: features.n_bytes
         )
 
     @staticmethod
     def supports(model: nn.Module) -> bool:
-        """Check whether a model accepts precomputed features and its vision tower is frozen."""
+        """Check whether a model accepts precomputed features."""
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         takes_features = "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
-        return (
-            takes_features and hasattr(inner, "get_image_features") and learns_language_only(model)
-        )
+        return takes_features and hasattr(inner, "get_image_features")
 
     @classmethod
     def open(
-        cls, model: nn.Module, renderer: Renderer, rows: Iterator[Rendered]
+        cls,
+        model: nn.Module,
+        renderer: Renderer,
+        rows: Iterator[Rendered],
+        *,
+        max_bytes: int = _MAX_BYTES,
     ) -> VisionCache | None:
         """Return a cache, or None if images must be encoded every time.
 
@@ -94,18 +97,19 @@ class VisionCache:
         features differ from those with pixels, features are not cached.
 
         Args:
-            model: Model that is trained, on its device.
+            model: A causal language model, on its device.
             renderer: Renderer of the model.
             rows: Prompts with images; the first one is read if the model must be tried.
+            max_bytes: Upper bound on the memory for features.
         """
         if not cls.supports(model):
             return None
-        cache = cls(model, renderer)
+        cache = cls(model, renderer, max_bytes=max_bytes)
         config: Any = model.config
         row = None if is_tested(config) else next(rows, None)
         problem = cache._problem(row) if row is not None else ""
         if problem:
-            logger.warning("Image features are not cached in training: %s.", problem)
+            logger.warning("Image features are not cached: %s.", problem)
             return None
         return cache
 
@@ -116,7 +120,8 @@ class VisionCache:
         if not features:
             return {}
         if self._pair is None and not _has_one_field(features[0], len(shown[0].images)):
-            self._pair = _encode(self._model, self._renderer, [shown[0], shown[0]])
+            both = _encode(self._model, self._renderer, [shown[0], shown[0]])
+            self._pair = features[0], both
         return {"mm_encoder_outputs": {"image": self._joined(features)}}
 
     def _image_features(self, row: Rendered) -> ModelOutput:
@@ -131,9 +136,11 @@ class VisionCache:
 
     def _joined(self, parts: Sequence[ModelOutput]) -> ModelOutput:
         """Join the features of several prompts."""
-        pair = self._pair
-        if pair is not None:
-            joined = {name: _join([part[name] for part in parts], pair[name]) for name in pair}
+        if self._pair is not None:
+            one, both = self._pair
+            joined = {
+                name: _join([part[name] for part in parts], one[name], both[name]) for name in both
+            }
         else:
             ((name, first),) = parts[0].items()
             features = [part[name] for part in parts]
@@ -180,9 +187,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _encode(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOutput:
     """Return the features of the images of some prompts, without the outputs of the tower."""
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, model.dtype
     batch = renderer.collate(rows, pad_side="right", with_answers=False)
-    images = {k: v.to(device) for k, v in batch.items() if k not in _TEXT_INPUTS}
+    images = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in batch.items()
+        if name not in _TEXT_INPUTS
+    }
     # Some projectors have dropout, which must not be part of cached features.
     with torch.no_grad(), _evaluating(model):
         output = model.get_image_features(**images, return_dict=True)
@@ -191,7 +202,7 @@ def _encode(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOu
         unused.discard("last_hidden_state")  # Llama 4 reads it instead
     kept = {k: v for k, v in output.items() if k not in unused}
     # Models read all fields of the class as attributes; those that are left out are None.
-    return type(output)(**kept)  # type: ignore[no-any-return]
+    return type(output)(**kept)
 
 
 def _has_one_field(features: ModelOutput, n_images: int) -> bool:
@@ -208,23 +219,23 @@ def _chain(parts: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
     return tuple(feature for part in parts for feature in part)
 
 
-def _join(parts: Sequence[Any], pair: Any) -> Any:
+def _join(parts: Sequence[Any], one: Any, both: Any) -> Any:
     """Join features of several prompts as the model joined those of two equal prompts.
 
     Args:
         parts: Features of each prompt.
-        pair: Features of one prompt and its copy; shows which lists and axes count images.
+        one: Features of a prompt.
+        both: Features of the same prompt and its copy; shows which lists and axes count images.
     """
-    first = parts[0]
-    if isinstance(first, Tensor):
-        per_image = first.ndim > 0 and pair.shape[0] == 2 * first.shape[0]
-        return torch.cat(list(parts)) if per_image else first
-    if isinstance(first, list | tuple):
-        if len(pair) == 2 * len(first):
+    if isinstance(one, Tensor):
+        per_image = one.ndim > 0 and both.shape[0] == 2 * one.shape[0]
+        return torch.cat(list(parts)) if per_image else parts[0]
+    if isinstance(one, list | tuple):
+        if len(both) == 2 * len(one):
             return _chain(parts)
         layers = zip(*parts, strict=True)
-        return tuple(_join(layer, own) for layer, own in zip(layers, pair, strict=True))
-    return first
+        return tuple(_join(*layer) for layer in zip(layers, one, both, strict=True))
+    return parts[0]
 
 
 def _tensors(value: Any) -> list[Tensor]:
