@@ -56,6 +56,19 @@ def test_models_are_checked_if_settings_are_given(invoke, findings: list[Finding
     assert names == ["python", "deepspeed", "model", "infer.model"]
 
 
+def test_a_model_of_this_process_is_tried_unless_the_check_is_quick(
+    invoke, findings: list[Finding], tiny_checkpoint
+) -> None:
+    settings = ["model.backend=huggingface", f"model.checkpoint={tiny_checkpoint('llama')}"]
+    done = invoke("doctor", *settings, "--json")
+    names = [finding["name"] for finding in json.loads(done.stdout)["findings"]]
+    assert names[2:5] == ["model", "model: class", "model: template"]
+    assert names[-1] == "model: training"
+    done = invoke("doctor", *settings, "--json", "--quick")
+    names = [finding["name"] for finding in json.loads(done.stdout)["findings"]]
+    assert names == ["python", "deepspeed", "model"]
+
+
 def test_findings_are_printed_as_they_arrive(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*, deep: bool) -> Iterator[Finding]:
         yield Finding("python", "ok", "3.11")

@@ -31,7 +31,7 @@ from mllm_msr.types import (
 
 if TYPE_CHECKING:
     from mllm_msr.inference.engine.engine import Engine
-    from mllm_msr.models.loading import CheckpointInfo
+    from mllm_msr.models.loading import CheckpointInfo, LoadedCheckpoint
 
 
 # Loading sets PyTorch's default dtype for the whole process, so concurrent loads would interfere.
@@ -90,6 +90,7 @@ class LocalBackend(Backend):
         self._speculative_tokens = speculative_tokens
         self._threads = threads
         self._options = options
+        self._loaded: LoadedCheckpoint | None = None
         self._engine: Engine | None = None
         self._closed = False
 
@@ -140,34 +141,46 @@ class LocalBackend(Backend):
     def close(self) -> None:
         """Free the model."""
         self._closed = True
+        self._loaded = None
         if self._engine is not None:
             self._engine.close()
+
+    def load(self) -> LoadedCheckpoint:
+        """Load the checkpoint, or return the one that is already loaded.
+
+        Raises:
+            BackendError: The checkpoint cannot be loaded, or the backend is closed.
+            MissingExtraError: A package for 4-bit weights or adapters is missing.
+        """
+        from mllm_msr.models.loading import load_model
+
+        if self._closed:
+            raise BackendError("The backend is closed. Create a new one.")
+        if self._loaded is None:
+            with _LOADING_LOCK:
+                self._loaded = load_model(
+                    self._checkpoint,
+                    revision=self._revision,
+                    dtype=self._dtype,
+                    device=self._device,
+                    adapter=self._adapter,
+                    attention=self._attention,
+                    options=self._options,
+                )
+        return self._loaded
 
     def _open_engine(self) -> Engine:
         """Return the engine; the first call loads the checkpoint."""
         import torch
 
         from mllm_msr.inference.engine.engine import Engine
-        from mllm_msr.models.loading import load_model
 
-        if self._closed:
-            raise BackendError("The backend is closed. Create a new one.")
-        if self._engine is not None:
+        if self._engine is not None and not self._closed:
             return self._engine
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        with _LOADING_LOCK:
-            loaded = load_model(
-                self._checkpoint,
-                revision=self._revision,
-                dtype=self._dtype,
-                device=self._device,
-                adapter=self._adapter,
-                attention=self._attention,
-                options=self._options,
-            )
         self._engine = Engine(
-            loaded,
+            self.load(),
             batch_size=self._batch_size,
             max_batch_tokens=self._max_batch_tokens,
             prefix_cache_bytes=self._prefix_cache_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -27,21 +28,27 @@ def command(
     preset: PresetOption = None,
     config: ConfigOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Check for packages without importing them.")
+        bool,
+        typer.Option(
+            "--quick", help="Check for packages without importing them, and models without loading."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation and the configured models.
 
-    Models are only checked if settings are given. Exits with code 1 if a check fails; a missing
-    optional dependency is not a failure.
+    Models are only checked if settings are given. Models that run in this process are loaded and
+    tried: a prompt with an image, an answer, a batch and a training step. Exits with code 1 if a
+    check fails; a missing optional dependency is not a failure.
     """
     from mllm_msr.pipeline.doctor import examine
 
     findings = []
     checks = examine(deep=not quick)
     if settings or preset or config:
-        checks = itertools.chain(checks, _check_models(settings or [], preset, config))
+        checks = itertools.chain(
+            checks, _check_models(settings or [], preset, config, deep=not quick)
+        )
     for finding in checks:  # each takes up to several seconds
         findings.append(finding)
         if not as_json:
@@ -60,13 +67,19 @@ def _format(finding: Finding) -> str:
 
 
 def _check_models(
-    overrides: Sequence[str], preset: str | None, config: Path | None
+    overrides: Sequence[str], preset: str | None, config: Path | None, *, deep: bool
 ) -> Iterator[Finding]:
     from mllm_msr.config.loading import load_settings
-    from mllm_msr.pipeline.backends import open_for_check
+    from mllm_msr.pipeline.backends import backend_class, open_for_check
     from mllm_msr.pipeline.doctor import check_backend, configured_models
 
     loaded = load_settings(preset or "default", overrides, file=config)
     for name, model in configured_models(loaded).items():
         typer.echo(f"checking {name} ({model.backend}) ...", err=True)
-        yield check_backend(name, functools.partial(open_for_check, model))
+        found = check_backend(name, functools.partial(open_for_check, model))
+        yield found
+        if deep and found.state == "ok" and backend_class(model).is_local:
+            from mllm_msr.pipeline.model_trial import try_model
+
+            with contextlib.closing(open_for_check(model)) as backend:
+                yield from try_model(name, backend)

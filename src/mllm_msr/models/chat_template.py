@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -68,6 +68,11 @@ class ChatTemplate:
         self._knows_documents = all(
             re.search(rf"""["']{role}["']""", source) for role in ("query", "document")
         )
+
+    @property
+    def switches(self) -> Mapping[str, bool]:
+        """Return the variables with which the template is asked to turn thoughts off."""
+        return self._thoughts_off
 
     def render(self, prompt: Prompt) -> str:
         """Render a prompt in the model's markup, up to the start of the answer.

@@ -207,6 +207,11 @@ class Renderer:
                 "template that closes the thought."
             )
 
+    @property
+    def template_switches(self) -> Mapping[str, bool]:
+        """Return the variables with which the chat template is asked to turn thoughts off."""
+        return self._template.switches
+
     @functools.cached_property
     def thought_ids(self) -> frozenset[int]:
         """Return the ids of all tokens that are markup of thoughts."""

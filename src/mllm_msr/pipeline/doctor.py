@@ -30,6 +30,7 @@ State = Literal["ok", "absent", "broken"]
 _OLDEST_PYTHON: Final = (3, 11)
 # The tested versions of Transformers: at least the first, below the second.
 _TRANSFORMERS: Final = ((5, 19), (6, 0))
+_NEED_TORCHVISION: Final = "LFM2-VL, Llama 4, Mistral 3 and Pixtral"
 _MIN_DISK_BYTES: Final = 2 * 2**30
 _IMPORT_TIMEOUT: Final = 120
 
@@ -117,12 +118,12 @@ def check_transformers(version: str) -> Finding:
 
 
 def check_torchvision(*, deep: bool = True) -> Finding:
-    """Check that torchvision, which this project does not need, does not break Transformers."""
+    """Check that torchvision, which few models need, does not break Transformers."""
     if importlib.util.find_spec("torchvision") is None:
-        return Finding("torchvision", "ok", "not installed, and not needed")
+        return Finding("torchvision", "ok", f"not installed, only needed for {_NEED_TORCHVISION}")
     error = _import_error("torchvision") if deep else ""
     if not error:
-        return Finding("torchvision", "ok", f"{_version('torchvision')}, not needed")
+        return Finding("torchvision", "ok", _version("torchvision") or "installed")
     detail = f"cannot be imported, which breaks image processors of Transformers: {error}"
     return Finding("torchvision", "broken", detail, "pip uninstall -y torchvision")
 
