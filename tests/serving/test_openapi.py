@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import uvicorn
+from PIL import Image
 
 import online_worlds
 from mllm_msr.recommend.run_models import RunModels
@@ -15,6 +18,17 @@ from mllm_msr.serving.server import make_app
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")
+
+
+def register_images() -> None:
+    """Generate images for fields in base64: a schema cannot say what an image is."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, "PNG")
+    image = base64.b64encode(content.getvalue()).decode()
+    schemathesis.openapi.format("base64", hypothesis.strategies.just(image))
+
+
+register_images()
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,13 @@ from mllm_msr.data.times import LAST_MS, misread_milliseconds
 
 _MAX_TEXT_BYTES: Final = 20_000  # in UTF-8; the tokens of a model depend on bytes, not characters
 
-# Numbers that are seconds between 1990 and 2100, not milliseconds.
-_SECONDS: Final = {"minimum": 631_152_000, "maximum": 4_102_444_799}
+# Numbers that are times between 1991 and 2099 in another unit: seconds, or days of Excel.
+_OTHER_UNITS: Final = {
+    "anyOf": [
+        {"minimum": 662_688_000, "maximum": 4_102_444_799},
+        {"minimum": 33_239, "maximum": 73_050},
+    ]
+}
 
 
 def _check_time(milliseconds: int) -> int:
@@ -92,7 +97,7 @@ Text = Annotated[
 Time = Annotated[
     int,
     AfterValidator(_check_time),
-    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_MS, "not": _SECONDS}),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_MS, "not": _OTHER_UNITS}),
 ]
 Image = Annotated[
     bytes,
