@@ -73,7 +73,11 @@ def test_score_is_p_yes_over_p_yes_plus_p_no() -> None:
 
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [("item-first", ["u", "v", "v", "u"]), ("user-first", ["u", "u", "v", "v"])],
+    [
+        ("item-first", ["u", "v", "v", "u"]),
+        ("user-first", ["u", "u", "v", "v"]),
+        ("reranker", ["u", "u", "v", "v"]),
+    ],
 )
 def test_the_backend_gets_prompts_that_begin_alike_together(
     order: PromptOrder, expected: list[str]

@@ -98,6 +98,14 @@ def test_an_ensemble_with_the_mllm_scores_validation_candidates(data: Path, tmp_
     assert "score/hybrid" not in [stage.stage for stage in without.stages]
 
 
+def test_orders_are_compared_unless_the_model_has_its_own(data: Path, tmp_path: Path) -> None:
+    compared = plan(data, tmp_path / "a", "plan.sample=5").orders
+    assert [cost.work for cost in compared] == ["test candidates", "a list of 50 items"]
+    report = plan(data, tmp_path / "b", "plan.sample=5", "recommend.order=reranker")
+    assert report.orders == ()
+    assert report.stages[-1].prompt_tokens > 0
+
+
 def test_rates_and_prices_give_hours_and_a_price(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
