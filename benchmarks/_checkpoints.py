@@ -7,7 +7,7 @@ generate up to the token limit. Random weights are drawn for each run and delete
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from benchmarks import _smolvlm
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UnknownNameError
 
@@ -74,7 +75,7 @@ def make_checkpoint(
     """Create a checkpoint with random weights, unless the demo model is requested.
 
     Args:
-        shapes: "demo" for the demo model, or a key of `SHAPES`.
+        shapes: "demo" for the demo model, a key of `SHAPES` or of `_smolvlm.SIZES`.
         folder: New folder for random weights.
         device: Device on which they are drawn.
         dtype: Data type of the weights.
@@ -88,25 +89,30 @@ def make_checkpoint(
     """
     if shapes == "demo":
         return str(weights_folder())
-    if shapes not in SHAPES:
-        raise UnknownNameError(
-            f"Unknown shapes {shapes!r}. Available: {', '.join(('demo', *SHAPES))}."
-        )
-    shape = SHAPES[shapes]
-    tokenizer = _tokenizer(texts, shape.vocabulary)
-    config = _config(shape, tokenizer)
+    names = ("demo", *SHAPES, *_smolvlm.SIZES)
+    if shapes not in names:
+        raise UnknownNameError(f"Unknown shapes {shapes!r}. Available: {', '.join(names)}.")
+    if shapes in SHAPES:
+        shape = SHAPES[shapes]
+        tokenizer = _tokenizer(texts, shape.vocabulary)
+        config = _config(shape, tokenizer)
+        processor = _processor(config, tokenizer)
+    else:
+        tokenizer = _tokenizer(texts, _smolvlm.VOCABULARY, _smolvlm.MARKS)
+        config = _smolvlm.make_config(shapes, tokenizer)
+        processor = _smolvlm.make_processor(tokenizer, _TEMPLATE)
     _random_model(config, device=device, dtype=getattr(torch, dtype)).save_pretrained(folder)
-    _processor(config, tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return str(folder)
 
 
-def _tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+def _tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ()) -> Any:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(_SPECIAL_TOKENS),
+        special_tokens=[*_SPECIAL_TOKENS, *marks],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -160,7 +166,7 @@ def _random_model(config: Any, *, device: str, dtype: torch.dtype) -> Any:
     """Create a model with random weights that keep hidden states from vanishing or exploding."""
     with torch.device(device):
         torch.manual_seed(0)
-        model = transformers.LlavaNextForConditionalGeneration(config).to(dtype)
+        model = transformers.AutoModelForImageTextToText.from_config(config).to(dtype)
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim > 1:

@@ -26,8 +26,8 @@ def run(
     """Compare user-first prompts, which share the user, with item-first and with whole prompts.
 
     Args:
-        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
-            of LLaVA-v1.6-mistral, for a GPU) or "tiny".
+        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
+            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m" or "tiny".
         candidates: Number of candidates of the user.
         items: Number of items in the catalog; with fewer items than candidates, images repeat.
         device: A torch device.

@@ -32,8 +32,8 @@ def run(
     """Compare implementations of preference inference.
 
     Args:
-        shapes: "demo" (the demo model), "middle" (134 million random weights), "7b" (shapes
-            of LLaVA-v1.6-mistral, for a GPU) or "tiny".
+        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
+            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m" or "tiny".
         users: Number of users of our implementation.
         items: Number of items in the catalog.
         device: A torch device.

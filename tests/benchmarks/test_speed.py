@@ -14,8 +14,13 @@ from benchmarks.__main__ import RESULTS
 from benchmarks._checkpoints import make_checkpoint
 from benchmarks._page import page
 from benchmarks._setup import unique_tokens
+from benchmarks._smolvlm import SIZES as SIZES_OF_SMOLVLM
 from mllm_msr.errors import UnknownNameError
-from mllm_msr.models.inputs import Rendered
+from mllm_msr.inference.engine.engine import Engine
+from mllm_msr.models.inputs import Rendered, Renderer
+from mllm_msr.models.loading import load_model
+from mllm_msr.models.prefix_support import can_share_prefixes
+from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
 SMALL = {"shapes": "tiny", "repeats": 1, "growth": 0}
 SIZES: dict[str, dict[str, Any]] = {
@@ -75,6 +80,32 @@ def test_the_gpu_commands_on_the_page_have_valid_options() -> None:
 
 def test_unknown_shapes_are_an_error() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"Unknown shapes 'huge'\. Available: demo, tiny, middle, 7b\."
+        UnknownNameError,
+        match=r"Unknown shapes 'huge'\. Available: demo, tiny, middle, 7b, smolvlm2-256m, smolvlm2",
     ):
         make_checkpoint("huge", Path(), device="cpu", dtype="float32", texts=())
+
+
+def test_shapes_by_model_name_have_the_sizes_of_the_model(
+    tmp_path: Path, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few layers, since the size of a layer does not depend on their number.
+    hidden, inner, _, heads, key_heads = SIZES_OF_SMOLVLM["smolvlm2-256m"]
+    monkeypatch.setitem(SIZES_OF_SMOLVLM, "smolvlm2-256m", (hidden, inner, 2, heads, key_heads))
+    texts = ["A calm film. USER yes no"]
+    folder = make_checkpoint(
+        "smolvlm2-256m", tmp_path / "model", device="cpu", dtype="bfloat16", texts=texts
+    )
+    loaded = load_model(folder, device="cpu")
+    assert can_share_prefixes(loaded.model.config)
+    sizes = [weight.numel() for weight in loaded.model.get_decoder().layers[0].parameters()]
+    # HuggingFaceTB/SmolVLM2-256M-Video-Instruct: 106 of 135 million weights in 30 layers.
+    assert round(30 * sum(sizes) / 1e6) == 106
+    renderer = Renderer(loaded.processor, supports_images=True)
+    parts = (ImagePart(images[0]), TextPart("Would the user watch it?"))
+    rendered = renderer.render(Prompt((Message("user", parts),), max_new_tokens=1))
+    assert rendered.input_ids.count(loaded.model.config.image_token_id) == 64
+    ((_, scores),) = Engine(loaded).score(
+        [Prompt((Message("user", parts),), max_new_tokens=1)], ("yes", "no")
+    )
+    assert scores.error is None

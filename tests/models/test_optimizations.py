@@ -36,10 +36,10 @@ def test_reasons_are_stated(load: Load) -> None:
         "states of padding and of rejected drafts."
     )
     assert training.startswith("Training computes every prompt as a whole: its recurrent layers")
-    scoring, *_, last = describe_optimizations(load("mllama"))
+    scoring, *_, last = describe_optimizations(load("ovis2"))
     assert scoring == (
-        "Scoring computes every prompt as a whole: no test covers the model type mllama, "
-        "mllama_text_model."
+        "Scoring computes every prompt as a whole, with cached image features: no test covers the "
+        "model type ovis2."
     )
     assert last == (
         "Scoring and training compute the last layer for all tokens: no test covers its last layer."

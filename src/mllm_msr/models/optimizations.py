@@ -6,6 +6,7 @@ from typing import Any
 
 from mllm_msr.models.last_token import can_select_positions
 from mllm_msr.models.prefix_support import prefix_support, why_not_continuous, why_not_in_training
+from mllm_msr.models.vision_cache import VisionCache
 
 
 def describe_optimizations(model: Any) -> tuple[str, ...]:
@@ -15,13 +16,16 @@ def describe_optimizations(model: Any) -> tuple[str, ...]:
         model: A loaded causal language model of Transformers.
     """
     support = prefix_support(model.config)
+    whole = "Scoring computes every prompt as a whole"
+    if support.reason and VisionCache.supports(model):
+        whole += ", with cached image features"
     window = ""
     if support.window:
         window = f", if prompts are not longer than the sliding window of {support.window} tokens"
     return (
         _sentence(
             "Scoring computes the common prefix of prompts once",
-            "Scoring computes every prompt as a whole",
+            whole,
             support.reason,
         ),
         _sentence(

@@ -232,6 +232,29 @@ def test_cached_features_train_the_same_weights(
         assert torch.allclose(tensor, found[1][name], atol=1e-5), name
 
 
+@pytest.mark.parametrize(("target", "opened"), [("language", 1), ("all-linear", 0)])
+def test_features_of_a_vision_tower_that_learns_are_not_cached(
+    target: Any,
+    opened: int,
+    tiny_checkpoint: Checkpoint,
+    make_examples: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(
+        "mllm_msr.ranker.training.trainer.VisionCache.open", lambda *given: calls.append(given)
+    )
+    train(
+        make_examples(8, shown=True),
+        [],
+        checkpoint=str(tiny_checkpoint("llava_next")),
+        output=tmp_path,
+        settings=changed(SETTINGS, max_steps=1, target=target),
+    )
+    assert len(calls) == opened
+
+
 def test_tiny_llava_overfits_sixteen_examples(
     tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
 ) -> None:
