@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks._measure import OURS, Implementation, run_in_turn
@@ -90,9 +90,9 @@ def _work(backend: Backend | Engine, prompts: list[Prompt]) -> Callable[[], int]
 def _largest_difference(
     one: Backend | Engine, other: Backend | Engine, prompts: list[Prompt]
 ) -> float:
-    found: list[Mapping[int, Any]] = [dict(each.score(prompts, CHOICES)) for each in (one, other)]
+    first, second = (dict(each.score(prompts, CHOICES)) for each in (one, other))
     return max(
         abs(a - b)
-        for index in found[0]
-        for a, b in zip(found[0][index].log_probs, found[1][index].log_probs, strict=True)
+        for index in first
+        for a, b in zip(first[index].log_probs, second[index].log_probs, strict=True)
     )

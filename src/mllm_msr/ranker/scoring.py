@@ -85,11 +85,8 @@ def score_examples(
     tokens = upper_bound = 0
     stream = iter(examples)
     while chunk := list(itertools.islice(stream, window)):
-        for example, scores in zip(
-            chunk,
-            _choice_scores(chunk, backend, choices, order=order, progress=progress),
-            strict=True,
-        ):
+        found = _choice_scores(chunk, backend, choices, order=order, progress=progress)
+        for example, scores in zip(chunk, found, strict=True):
             score, error = yes_probability(scores)
             tokens += scores.prompt_tokens
             upper_bound += scores.upper_bound

@@ -43,14 +43,14 @@ class PromptLengths:
     n_tokens: float
     n_shared: float
 
-    def n_computed(self, n_prompts: float, n_beginnings: float) -> int:
-        """Return how many tokens are computed if each shared beginning is computed once.
+    def n_computed(self, n_prompts: float, n_prefixes: float) -> int:
+        """Return how many tokens are computed if each shared prefix is computed once.
 
         Args:
             n_prompts: Number of prompts.
-            n_beginnings: Number of distinct beginnings.
+            n_prefixes: Number of distinct prefixes.
         """
-        return round(n_prompts * self.n_tokens - max(0, n_prompts - n_beginnings) * self.n_shared)
+        return round(n_prompts * self.n_tokens - max(0, n_prompts - n_prefixes) * self.n_shared)
 
 
 def shared_columns(order: PromptOrder) -> tuple[str, ...]:
@@ -75,20 +75,20 @@ def compare_orders(
     """
     costs = []
 
-    def add(work: str, n_prompts: float, n_beginnings: Mapping[PromptOrder, float]) -> None:
+    def add(work: str, n_prompts: float, n_prefixes: Mapping[PromptOrder, float]) -> None:
         first, second = (
-            lengths[order].n_computed(n_prompts, n_beginnings[order]) for order in COMPARED
+            lengths[order].n_computed(n_prompts, n_prefixes[order]) for order in COMPARED
         )
         costs.append(OrderCost(work, item_first=first, user_first=second))
 
     training = candidates.filter(split="train")
     if settings.train.enabled and not training.is_empty():
         n_examples = training.height * settings.train.epochs
-        beginnings = {
-            order: n_examples * _beginnings_per_example(training, order, settings.train)
+        prefixes = {
+            order: n_examples * _prefixes_per_example(training, order, settings.train)
             for order in lengths
         }
-        add("training, forward passes", n_examples, beginnings)
+        add("training, forward passes", n_examples, prefixes)
     test = candidates.filter(split="test")
     distinct = {order: test.select(_SHARED[order]).n_unique() for order in lengths}
     add("test candidates", test.height, distinct)
@@ -102,10 +102,8 @@ def compare_orders(
     return tuple(costs)
 
 
-def _beginnings_per_example(
-    rows: pl.DataFrame, order: PromptOrder, settings: TrainSettings
-) -> float:
-    """Return the number of distinct beginnings in the batches of training, per example."""
+def _prefixes_per_example(rows: pl.DataFrame, order: PromptOrder, settings: TrainSettings) -> float:
+    """Return the number of distinct prefixes in the batches of training, per example."""
     columns = _SHARED[order]
     groups = rows.select(pl.struct(columns).rank("dense")).to_series().to_numpy()
     size = min(settings.batch_size * settings.accumulate, rows.height)
@@ -118,9 +116,9 @@ def _beginnings_per_example(
         groups=groups.tolist(),
         whole_groups=order == "user-first",
     )
-    n_beginnings = 0
+    n_prefixes = 0
     for step in range(n_steps):
         indices = sampler.indices(step)
         for start in range(0, size, settings.batch_size):
-            n_beginnings += len(set(groups[indices[start : start + settings.batch_size]]))
-    return n_beginnings / (n_steps * size)
+            n_prefixes += len(set(groups[indices[start : start + settings.batch_size]]))
+    return n_prefixes / (n_steps * size)

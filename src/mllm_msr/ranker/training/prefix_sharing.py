@@ -96,17 +96,9 @@ def find_shared_prefixes(
     limits = [len(prompt.input_ids) - 1 for prompt in prompts]
     if targets is not None:
         limits = [_text_length(prompt.input_ids[:-1], image_token_ids) for prompt in prompts]
-    lengths: dict[Any, int] = {}
-    for key, rows in groups.items():
-        if len(rows) > 1:
-            ids = [prompts[row].input_ids for row in rows]
-            shared = common_prefix_length(min(ids), max(ids))
-            lengths[key] = min(shared, *(limits[row] for row in rows))
+    lengths = _prefix_lengths(prompts, groups, limits)
     rows_by_key = list(enumerate(keys))
     sizes = [len(prompt.input_ids) for prompt in prompts]
-    suffix = max(sizes[row] - lengths[key] for row, key in rows_by_key if key in lengths)
-    for row, key in rows_by_key:
-        lengths.setdefault(key, min(limits[row], max(1, sizes[row] - suffix)))
     suffix = max(sizes[row] - lengths[key] for row, key in rows_by_key)
     one_pass = len(prompts) * max(sizes)
     two_passes = len(groups) * max(lengths.values()) + len(prompts) * suffix
@@ -126,6 +118,29 @@ def find_shared_prefixes(
         lengths=tuple(lengths[key] for key in groups),
         images_in_suffix=targets is not None,
     )
+
+
+def _prefix_lengths(
+    prompts: Sequence[Rendered], groups: Mapping[Any, Sequence[int]], limits: Sequence[int]
+) -> dict[Any, int]:
+    """Return the length of the prefix of each group, at most the limit of each prompt.
+
+    Args:
+        prompts: Rendered prompts of a batch.
+        groups: Rows of each group; at least one group has several.
+        limits: Upper bound on the prefix of each prompt: [batch].
+    """
+    lengths: dict[Any, int] = {}
+    for key, rows in groups.items():
+        if len(rows) > 1:
+            ids = [prompts[row].input_ids for row in rows]
+            shared = common_prefix_length(min(ids), max(ids))
+            lengths[key] = min(shared, *(limits[row] for row in rows))
+    sizes = [len(prompt.input_ids) for prompt in prompts]
+    suffix = max(sizes[row] - n for key, n in lengths.items() for row in groups[key])
+    for key, (row, *_) in groups.items():
+        lengths.setdefault(key, min(limits[row], max(1, sizes[row] - suffix)))
+    return lengths
 
 
 def _text_length(ids: Sequence[int], image_token_ids: frozenset[int]) -> int:
