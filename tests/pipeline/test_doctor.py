@@ -66,9 +66,9 @@ def test_a_missing_torchvision_is_ok(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("version", "state"),
     [
-        ("5.19.0", "ok"),
+        ("5.21.0", "ok"),
         ("5.23.1", "ok"),
-        ("5.18.2", "broken"),
+        ("5.20.2", "broken"),
         ("6.0.0", "broken"),
         ("0", "broken"),
     ],

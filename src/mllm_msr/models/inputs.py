@@ -313,9 +313,9 @@ def _stack_text_inputs(
         for (row, item), value in zip(shown, values, strict=True):
             start = length - len(value) if side == "left" else 0
             end = start + len(value)
-            region = tuple(slice(size) for size in value.shape[1:])
-            whole[(row, slice(start, end), *region)] = value
-            whole[(row, slice(end, end + len(item.answer_ids)), *region)] = value[-1]
+            region = (slice(None), *(slice(size) for size in value.shape[1:]))
+            whole[row, start:end][region] = value
+            whole[row, end : end + len(item.answer_ids)][region] = value[-1]
         stacked[name] = whole
     return stacked
 

@@ -29,7 +29,7 @@ State = Literal["ok", "absent", "broken"]
 
 _OLDEST_PYTHON: Final = (3, 11)
 # The tested versions of Transformers: at least the first, below the second.
-_TRANSFORMERS: Final = ((5, 19), (6, 0))
+_TRANSFORMERS: Final = ((5, 21), (6, 0))
 _NEED_TORCHVISION: Final = "LFM2-VL, Llama 4, Mistral 3 and Pixtral"
 _MIN_DISK_BYTES: Final = 2 * 2**30
 _IMPORT_TIMEOUT: Final = 120
@@ -114,7 +114,7 @@ def check_transformers(version: str) -> Finding:
     oldest, too_new = _TRANSFORMERS
     if oldest <= numbers < too_new:
         return Finding("transformers version", "ok", version)
-    return Finding("transformers version", "broken", version, "pip install 'transformers>=5.19,<6'")
+    return Finding("transformers version", "broken", version, "pip install 'transformers>=5.21,<6'")
 
 
 def check_torchvision(*, deep: bool = True) -> Finding:
