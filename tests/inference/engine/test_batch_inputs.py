@@ -10,7 +10,8 @@ import pytest
 from mllm_msr.inference.engine import batch_inputs
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
-from mllm_msr.types import ImagePart, Message, Prompt, TextPart
+from mllm_msr.ranker.examples import build_prompt
+from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
 
 # A family that accepts features, but does not share prefixes.
 FAMILY = "ovis2"
@@ -56,6 +57,33 @@ def test_scoring_encodes_each_image_once(
     for index, score in expected.items():
         assert found[index].log_probs == pytest.approx(score.log_probs, abs=1e-5)
         assert found[index].prompt_tokens == score.prompt_tokens
+
+
+def test_images_that_follow_the_user_are_encoded_once(
+    tiny_checkpoint: Callable[[str], Path], images: Sequence[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(str(tiny_checkpoint("llava_next")), device="cpu")
+    prompts = [
+        build_prompt(
+            f"The user appears to have a preference for calm films{' on stripes' * user}.",
+            Item(f"{n}", f"title {n}", image=image),
+            item_type="video",
+            order="user-first",
+        )
+        for user in range(3)
+        for n, image in enumerate([*images[:4], None])
+    ]
+    counts = count_encoded(loaded)
+    engine = Engine(loaded, batch_size=6)
+    found = dict(engine.score(prompts, ("yes", "no")))
+    assert len(counts) == 4  # one call for each image, with its tiles
+    assert dict(engine.score(prompts, ("yes", "no"))) == found
+    assert len(counts) == 4
+
+    monkeypatch.setattr(batch_inputs.VisionCache, "supports", lambda _: False)
+    for index, score in Engine(loaded, batch_size=6).score(prompts, ("yes", "no")):
+        assert found[index].log_probs == pytest.approx(score.log_probs, abs=1e-5)
+    assert len(counts) > 4
 
 
 def test_features_are_removed_with_the_caches(

@@ -1,7 +1,7 @@
 """Inputs of a batch: whole prompts, or the suffixes after prefixes whose states are known.
 
-An image of a prefix is encoded once. Models that cannot share prefixes encode each image once, too:
-its features are cached and replace its pixels.
+An image of a prefix is encoded once. Images that follow prefixes, and those of models that cannot
+share prefixes, are encoded once, too: their features are cached and replace the pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class BatchInputs:
         reader: Reads and makes caches of the model.
         cache: Cache of prefixes across calls.
         image_token_id: Placeholder id of image tokens.
-        reuses_features: Whether image features are cached if the model accepts them.
+        reuses_features: Whether features of images in whole prompts are cached if the model accepts
+            them, as those of images that follow prefixes are.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class BatchInputs:
         self._states = PrefixStates(cache)
         self._image_token_id = image_token_id
         self._reuses_features = reuses_features
+        self._accepts_features = True
         self._features: VisionCache | None = None  # opened with the first image
 
     def clear_window(self) -> None:
@@ -86,8 +88,8 @@ class BatchInputs:
         # With padding on the right, every kind of model uses the positions of the prompt alone.
         prompts = [request.rendered for request in batch]
         inputs = self.padded(prompts, "right")
-        if features := self._image_features(prompts):
-            inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")} | features
+        if self._reuses_features:
+            inputs = self._with_features(inputs, prompts)
         offsets = self._reader.offsets(inputs)
         return inputs, inputs["attention_mask"].sum(dim=1) - 1, offsets
 
@@ -108,8 +110,10 @@ class BatchInputs:
 
         states = self._states.for_rows([prefix_key(prefix) for prefix in prefixes], prefill)
         inputs = self.padded(suffixes, "right")
+        shown = [prompt for prompt, rest in zip(prompts, suffixes, strict=True) if rest.images]
+        inputs = self._with_features(inputs, shown)
         mask, offsets = inputs["attention_mask"], states.offsets
-        if self._reader.sets_positions and any(suffix.images for suffix in suffixes):
+        if self._reader.sets_positions and shown:
             whole = self.padded(prompts, "right")
             positions = self._reader.positions(whole)
             inputs["position_ids"] = None if positions is None else positions[..., n_shared:]
@@ -122,14 +126,17 @@ class BatchInputs:
         inputs["past_key_values"] = self._reader.cache(states)
         return inputs, mask.sum(dim=1) - 1, offsets
 
-    def _image_features(self, prompts: Sequence[Rendered]) -> dict[str, Any]:
-        """Return the inputs that replace the pixels of images; empty if features are not reused."""
+    def _with_features(self, inputs: dict[str, Any], prompts: Sequence[Rendered]) -> dict[str, Any]:
+        """Replace the pixels in inputs by the features of the prompts' images, if accepted."""
         shown = [prompt for prompt in prompts if prompt.images]
-        if not self._reuses_features or not shown:
-            return {}
+        if not self._accepts_features or not shown:
+            return inputs
         if self._features is None:
             self._features = VisionCache.open(
                 self._model, self._renderer, iter(shown), max_bytes=_FEATURE_BYTES
             )
-            self._reuses_features = self._features is not None
-        return {} if self._features is None else self._features.inputs(prompts)
+            if self._features is None:
+                self._accepts_features = False
+                return inputs
+        lean = {name: value for name, value in inputs.items() if not name.startswith("pixel_")}
+        return lean | self._features.inputs(shown)
