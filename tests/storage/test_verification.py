@@ -84,6 +84,12 @@ def test_damage_is_described(tmp_path: Path) -> None:
     assert message == f"{path} cannot be read (No such file or directory)"
 
 
+def test_a_pipe_is_never_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    damage = verification.find_damage(tmp_path / "pipe", sha256="0", size=0)
+    assert damage == f"{tmp_path / 'pipe'} cannot be read (not a regular file)"
+
+
 def test_checked_json_is_read_back() -> None:
     content = {"name": "größer", "values": [1, 0.1, None, float("inf")], "nested": {"b": 1, "a": 2}}
     text = verification.dump(content)

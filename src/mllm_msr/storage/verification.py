@@ -7,8 +7,10 @@ that contains the hash of its own content, so that a changed digit is noticed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import stat
 import threading
 import time
 from collections.abc import Mapping
@@ -31,7 +33,7 @@ def known_hash(path: Path) -> tuple[str, int]:
     """Return `content_hash` of a file or folder, without reading it again if it is unchanged.
 
     Raises:
-        OSError: It does not exist or cannot be read.
+        OSError: It does not exist, cannot be read, or is neither a file nor a folder.
     """
     before = _state(path)
     with _lock:
@@ -72,6 +74,9 @@ def _state(path: Path) -> _State:
     described = []
     for file in files:
         status = file.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            # Reading a pipe would wait for another process.
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
         described.append(
             (str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import random
 import re
 import time
@@ -387,3 +388,11 @@ def test_ids_that_excel_has_rounded_are_an_error(tmp_path: Path, number: int) ->
         sheet.write_row(1, 0, ["a", number, 1])
     with pytest.raises(DataError, match=r"has lost digits\. Store the ids as text"):
         read(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.csv", "folder.csv", "pipe.jsonl"])
+def test_what_is_no_file_is_named_before_its_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match=rf"{name} (does not exist|is not a regular file)\."):
+        read_table(tmp_path / name, {})

@@ -68,6 +68,9 @@ def read_table(
         raw = open_frame(source, wanted, content=content)
     else:
         path = require_local(source)
+        if not path.is_file():
+            problem = "is not a regular file" if path.exists() else "does not exist"
+            raise DataError(f"The file {path} {problem}. Pass the path of a table of {content}.")
         suffix = _suffix(path)
         if suffix in _DELIMITED or names is not None:
             raw = open_delimited(
