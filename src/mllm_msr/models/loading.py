@@ -16,7 +16,7 @@ import time
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,21 +197,10 @@ def load_model(
     _require_safetensors(checkpoint, "*.safetensors")
     with _loading_errors(checkpoint):
         config = _config(checkpoint, revision)
-        processor = load_from_files(checkpoint, config, _source(checkpoint, revision))
-        loader = (
-            transformers.AutoModelForImageTextToText
-            if info.supports_images
-            else transformers.AutoModelForCausalLM
-        )
-        model, report = loader.from_pretrained(
-            checkpoint,
-            config=config,
-            **_source(checkpoint, revision),
-            use_safetensors=True,
-            output_loading_info=True,
-            **_model_options(dtype, device, attention),
-        )
-    _require_complete(checkpoint, report["missing_keys"])
+        source = _source(checkpoint, revision)
+        processor = load_from_files(checkpoint, config, source)
+        model_options = _model_options(dtype, device, attention)
+        model = _load_weights(checkpoint, config, {**source, **model_options})
     if dtype != "4bit":
         model = model.to(device)
     processor = configure(processor, options)
@@ -225,6 +214,20 @@ def load_model(
         supports_images=info.supports_images,
         fingerprint=info.fingerprint,
     )
+
+
+def _load_weights(checkpoint: str, config: Any, arguments: Mapping[str, Any]) -> Any:
+    """Load the model of a checkpoint; `arguments` are those of `from_pretrained`."""
+    loader = (
+        transformers.AutoModelForImageTextToText
+        if reads_images(config)
+        else transformers.AutoModelForCausalLM
+    )
+    model, report = loader.from_pretrained(
+        checkpoint, config=config, use_safetensors=True, output_loading_info=True, **arguments
+    )
+    _require_complete(checkpoint, report["missing_keys"])
+    return model
 
 
 def _config(checkpoint: str, revision: str | None) -> Any:

@@ -3,7 +3,11 @@ from __future__ import annotations
 import json
 
 from mllm_msr.config.settings import TrainSettings
-from mllm_msr.ranker.training.fingerprint import training_fingerprint
+from mllm_msr.ranker.training.fingerprint import (
+    examples_digest,
+    run_fingerprint,
+    training_fingerprint,
+)
 
 
 def test_defaults_have_an_empty_fingerprint() -> None:
@@ -32,3 +36,14 @@ def test_order_of_target_layers_does_not_matter() -> None:
     one = training_fingerprint(TrainSettings(target=("v_proj", "q_proj")))
     assert one == training_fingerprint(TrainSettings(target=("q_proj", "v_proj")))
     assert one == {"target": ["q_proj", "v_proj"]}
+
+
+def test_a_run_depends_on_its_model_its_examples_and_its_settings() -> None:
+    settings = TrainSettings(seed=1)
+    found = run_fingerprint("model@1", {"train": [], "validation": []}, settings)
+    assert found == {
+        "model": "model@1",
+        "train_examples": examples_digest([]),
+        "validation_examples": examples_digest([]),
+        "seed": 1,
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mllm_msr.config.settings import TrainSettings
@@ -31,6 +31,20 @@ def training_fingerprint(settings: TrainSettings) -> dict[str, Any]:
     if isinstance(values.get("target"), list):
         values["target"] = sorted(values["target"])
     return values
+
+
+def run_fingerprint(
+    model: str, examples: Mapping[str, Iterable[Example]], settings: TrainSettings
+) -> dict[str, Any]:
+    """Return what the weights of a training run depend on, as JSON-able values.
+
+    Args:
+        model: Fingerprint of the model before the training.
+        examples: Examples by their use ("train").
+        settings: Training settings.
+    """
+    digests = {f"{use}_examples": examples_digest(examples[use]) for use in examples}
+    return {"model": model, **digests, **training_fingerprint(settings)}
 
 
 def examples_digest(examples: Iterable[Example]) -> str:

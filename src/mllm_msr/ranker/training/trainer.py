@@ -38,7 +38,7 @@ from mllm_msr.ranker.training.checkpoint import (
     load_newest,
 )
 from mllm_msr.ranker.training.collator import Collator
-from mllm_msr.ranker.training.fingerprint import examples_digest, training_fingerprint
+from mllm_msr.ranker.training.fingerprint import run_fingerprint
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
@@ -179,12 +179,8 @@ def train(
     _check_requirements(settings, train_examples)
     metric = bind_metric(validation_examples, validation_metric)
     loaded = load_model(checkpoint, revision=revision, options=options, **_load_options(settings))
-    fingerprint = {
-        "model": loaded.fingerprint,
-        "train_examples": examples_digest(train_examples),
-        "validation_examples": examples_digest(validation_examples),
-        **training_fingerprint(settings),
-    }
+    examples = {"train": train_examples, "validation": validation_examples}
+    fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
     folder = output / layout.TRAINING
     start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
     run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), order)
