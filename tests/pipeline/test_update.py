@@ -139,7 +139,7 @@ def test_an_update_can_have_another_file_type(tmp_path: Path, data: Path, suffix
             "user_id,item_id,timestamp\nuser1,item3,5\n",
             "but 1 of 1 are, for example of user 'user1' with item 'item3'",
         ),
-        ("user_id,item_id,timestamp\nuser1,item3,1709251200000\n", r"Set data\.time_unit=ms"),
+        ("user_id,item_id,timestamp\nuser1,item3,1709251200000\n", "Convert the times"),
         ("user_id,item_id,timestamp\nuser1,,9000000\n", "no value in the column item_id"),
         ("user,item\n1,2\n", "user_id"),
     ],
