@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.models.chat_template import ChatTemplate
@@ -157,3 +160,32 @@ def test_thoughts_are_turned_off_if_the_template_can(
     assert not caplog.records
     monkeypatch.setattr(own, "chat_template", own.chat_template.replace(" is false", " is none"))
     assert ChatTemplate(own).open_thought == "<think>"
+
+
+@pytest.mark.parametrize("family", ["mllama", "mistral3"])
+def test_the_turn_of_the_system_is_kept_or_begins_that_of_the_user(
+    family: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (folder / "chat_template.jinja").read_text()
+    tokenizer.image_token = {"mllama": "<|image|>", "mistral3": "[IMG]"}[family]
+    tokenizer.tokenizer = tokenizer
+    template = ChatTemplate(tokenizer)
+    system = Message("system", (TextPart("You are calm."),))
+    user = ask(tmp_path / "x.jpg", "Describe it.").messages[0]
+    text = template.render(Prompt((system, user)))
+    assert text.index("You are calm.") < text.index("Describe it.")
+    in_own_turn = "[SYSTEM_PROMPT]You are calm.[/SYSTEM_PROMPT]" in text
+    assert in_own_turn == (family == "mistral3")
+    assert ("You are calm.\n\n" in text) == (family == "mllama")
+
+
+def test_a_template_that_drops_the_turn_of_the_system_gets_it_from_the_user(
+    processor: Any,
+) -> None:
+    own = copy.deepcopy(processor("llama"))
+    own.chat_template = "{% for m in messages if m.role == 'user' %}<u>{{ m.content }}{% endfor %}"
+    system = Message("system", (TextPart("You are calm."),))
+    text = ChatTemplate(own).render(Prompt((system, *ask("Hello.").messages)))
+    assert text == "<u>You are calm.\n\nHello."

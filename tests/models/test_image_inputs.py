@@ -82,6 +82,43 @@ class TestImageCache:
             ImageCache(Rejecting()).get((images[0],))
 
 
+class TestLayout:
+    """What the inputs of a processor depend on is found without a real image."""
+
+    def test_slices_that_are_packed_along_the_last_axis_are_stacked_there(
+        self, tiny_checkpoint: Callable[[str], Path], images: Sequence[Path]
+    ) -> None:
+        cache = ImageCache(load_processor(str(tiny_checkpoint("minicpmv4_6"))))
+        prepared = [cache.get((path,)) for path in images]
+        stacked = stack_images(prepared)["pixel_values"]
+        assert stacked.shape[0] == 1
+        assert stacked.shape[-1] == sum(each.inputs["pixel_values"].shape[-1] for each in prepared)
+
+    def test_inputs_that_depend_on_the_text_are_not_cached(
+        self, tiny_checkpoint: Callable[[str], Path], images: Sequence[Path]
+    ) -> None:
+        cache = ImageCache(load_processor(str(tiny_checkpoint("mllama"))))
+        assert cache.text_inputs == {"cross_attention_mask"}
+        prepared = cache.get((images[0],))
+        assert set(prepared.inputs) == {"pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"}
+        assert prepared.expansion is None
+
+    def test_most_processors_have_inputs_of_images_only(self, processor: Any) -> None:
+        assert ImageCache(processor).text_inputs == frozenset()
+
+    def test_pixels_are_in_float32_whatever_the_processor_returns(
+        self, processor: Any, images: Sequence[Path]
+    ) -> None:
+        class Half:
+            image_token, tokenizer = processor.image_token, processor.tokenizer
+
+            def __call__(self, **inputs: Any) -> dict[str, Any]:
+                output = dict(processor(**inputs))
+                return output | {"pixel_values": output["pixel_values"].bfloat16()}
+
+        assert ImageCache(Half()).get((images[0],)).inputs["pixel_values"].dtype == torch.float32
+
+
 class TestStackImages:
     def test_smaller_images_are_zero_padded(self) -> None:
         small = Images({"pixels": torch.ones(1, 2, 3)}, None, None, frozenset())

@@ -244,6 +244,26 @@ class TestCollate:
             len(item.input_ids) + 1 for item in batch
         ]
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_inputs_for_each_token_follow_the_padding_and_the_answer(
+        self, side: Any, processor: Any, images: Sequence[Path]
+    ) -> None:
+        own = Renderer(processor("mllama"), supports_images=True)
+        long = own.render(ask(images[0], "Describe it. " * 3), "yes")
+        short, text = own.render(ask(images[1], "Why?"), "no"), own.render(ask("Hello."), "no")
+        batch = own.collate([long, short, text], pad_side=side, with_answers=True)
+        mask = batch["cross_attention_mask"]
+        assert mask.shape[:2] == batch["input_ids"].shape
+        assert len(batch["pixel_values"]) == 3
+        assert not mask[2].any()
+        alone = short.text_inputs["cross_attention_mask"][0]
+        n_tokens = len(short.input_ids)
+        start = batch["input_ids"].shape[1] - n_tokens - 1 if side == "left" else 0
+        row = mask[1, start:, :, : alone.shape[-1]]
+        assert torch.equal(row[:n_tokens], alone)
+        assert torch.equal(row[n_tokens], alone[-1])
+        assert not row[n_tokens + 1 :].any()
+
     def test_text_without_images_has_no_image_inputs(self, renderer: Any) -> None:
         inputs = renderer("llava_next").collate(
             [renderer("llava_next").render(ask("Hello."))], pad_side="left", with_answers=False

@@ -167,10 +167,17 @@ class Renderer:
                 for item, answer in zip(batch, answers, strict=True)
             ]
             inputs["labels"] = pad(labels, fill=IGNORED_LABEL)
-        return inputs | self._image_inputs(batch, inputs["input_ids"], pad_side)
+        return inputs | self._image_inputs(
+            batch, inputs["input_ids"], pad_side, n_answers=[len(answer) for answer in answers]
+        )
 
     def _image_inputs(
-        self, batch: Sequence[Rendered], input_ids: Tensor, side: Literal["left", "right"]
+        self,
+        batch: Sequence[Rendered],
+        input_ids: Tensor,
+        side: Literal["left", "right"],
+        *,
+        n_answers: Sequence[int],
     ) -> dict[str, Tensor]:
         """Return the inputs of a batch, [batch, length], that exist only because of its images."""
         images = [self.images.get(item.images) if item.images else None for item in batch]
@@ -180,7 +187,8 @@ class Renderer:
         inputs: dict[str, Tensor] = {}
         if self.images.text_inputs:
             # Such models expect images of every prompt. Tokens never attend to the blank ones.
-            inputs = _stack_text_inputs(batch, length=input_ids.shape[1], side=side)
+            length = input_ids.shape[1]
+            inputs = _stack_text_inputs(batch, n_answers, length=length, side=side)
             shown = [shown[0].blank() if each is None else each for each in images]
         type_name = shown[0].type_name
         if type_name is not None:
@@ -298,7 +306,11 @@ class _Expanded:
 
 
 def _stack_text_inputs(
-    batch: Sequence[Rendered], *, length: int, side: Literal["left", "right"]
+    batch: Sequence[Rendered],
+    n_answers: Sequence[int],
+    *,
+    length: int,
+    side: Literal["left", "right"],
 ) -> dict[str, Tensor]:
     """Stack the further inputs of prompts: [batch, length, ...].
 
@@ -310,12 +322,12 @@ def _stack_text_inputs(
         values = [item.text_inputs[name][0] for _, item in shown]  # [tokens, ...]
         shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
         whole = values[0].new_zeros(len(batch), length, *shape)
-        for (row, item), value in zip(shown, values, strict=True):
-            start = length - len(value) if side == "left" else 0
+        for (row, _), value in zip(shown, values, strict=True):
+            start = length - len(value) - n_answers[row] if side == "left" else 0
             end = start + len(value)
             region = (slice(None), *(slice(size) for size in value.shape[1:]))
             whole[row, start:end][region] = value
-            whole[row, end : end + len(item.answer_ids)][region] = value[-1]
+            whole[row, end : end + n_answers[row]][region] = value[-1]
         stacked[name] = whole
     return stacked
 

@@ -88,10 +88,9 @@ def add_lora(
         alpha: The scale of their product is alpha / rank.
         dropout: Dropout before the matrices, in [0, 1).
         init: PEFT's default initialization (Kaiming and zero), or Gaussian (normal and zero).
-        target: "language" for the projections of attention and feed-forward layers of the language
-            model (`default_projections`); last parts of layer names ("q_proj", "v_proj") for others
-            of its layers; "all-linear" for every linear layer except the output layer, including
-            the vision tower and the projector.
+        target: "language" for the language model's `default_projections`; last parts of layer
+            names ("q_proj", "v_proj") for others of its layers; "all-linear" for every linear layer
+            except the output layer, including the vision tower and the projector.
         seed: Seed of the initial matrices.
 
     Returns:
