@@ -76,14 +76,16 @@ def test_images_that_follow_the_user_are_encoded_once(
     counts = count_encoded(loaded)
     engine = Engine(loaded, batch_size=6)
     found = dict(engine.score(prompts, ("yes", "no")))
-    assert len(counts) == 4  # one call for each image, with its tiles
+    # The images of a batch are encoded together.
+    n_tiles = sum(counts)
+    assert len(counts) < 4
     assert dict(engine.score(prompts, ("yes", "no"))) == found
-    assert len(counts) == 4
+    assert sum(counts) == n_tiles
 
     monkeypatch.setattr(batch_inputs.VisionCache, "supports", lambda _: False)
     for index, score in Engine(loaded, batch_size=6).score(prompts, ("yes", "no")):
         assert found[index].log_probs == pytest.approx(score.log_probs, abs=1e-5)
-    assert len(counts) > 4
+    assert sum(counts) == (1 + 3) * n_tiles  # once with features, and once for each user
 
 
 def test_features_are_removed_with_the_caches(

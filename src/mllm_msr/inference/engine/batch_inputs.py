@@ -139,4 +139,4 @@ class BatchInputs:
                 self._accepts_features = False
                 return inputs
         lean = {name: value for name, value in inputs.items() if not name.startswith("pixel_")}
-        return lean | self._features.inputs(shown)
+        return lean | self._features.inputs(shown, together=True)
