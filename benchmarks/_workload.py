@@ -95,11 +95,11 @@ class Workload:
                 examples.append(self._example(user, int(item), preference, label=int(index == 0)))
         return examples
 
-    def one_list(self, n_candidates: int, *, order: PromptOrder) -> list[Example]:
+    def one_list(self, user: int, n_candidates: int, *, order: PromptOrder) -> list[Example]:
         """Return one user's list of candidates, as in a service, with prompts of an order."""
-        preference = self._preference(np.random.default_rng(3))
+        preference = self._preference(np.random.default_rng([3, user]))
         numbers = [number % len(self.items) for number in range(n_candidates)]
-        return [self._example(0, item, preference, label=0, order=order) for item in numbers]
+        return [self._example(user, item, preference, label=0, order=order) for item in numbers]
 
     def training_pairs(self, n_examples: int) -> list[Example]:
         """Return interactions and as many sampled negatives for training, ordered by user."""

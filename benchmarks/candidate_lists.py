@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from benchmarks._measure import OURS, Implementation, run_in_turn
 from benchmarks._setup import CHOICES, Cost, open_setup
+from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import Prompt
+
+_N_USERS: Final = 8
 
 
 def run(
@@ -51,9 +55,13 @@ def run(
         engine, warm, with_states = (
             Engine(loaded, batch_size=batch_size, prefix_cache_bytes=size) for size in (0, 0, 2**30)
         )
+        orders: tuple[PromptOrder, PromptOrder] = ("item-first", "user-first")
         item_first, user_first = (
-            [example.prompt for example in setup.workload.one_list(candidates, order=order)]
-            for order in ("item-first", "user-first")
+            [
+                [one.prompt for one in setup.workload.one_list(user, candidates, order=order)]
+                for user in range(_N_USERS)
+            ]
+            for order in orders
         )
         counts: list[int] = []
         loaded.model.register_forward_pre_hook(
@@ -66,8 +74,8 @@ def run(
             "user-first, cached": _work(warm, user_first),
             OURS: _work(engine, user_first, before=engine.clear_caches),
         }
-        for score in work.values():
-            score()  # warms up and fills the caches
+        for score in [*work.values()] * 2:  # a second user shows what prompts have in common
+            score()
         computed = {}
         for name, score in work.items():
             counts.clear()
@@ -78,23 +86,29 @@ def run(
             **setup.describe(),
             "candidates": candidates,
             "computed_tokens": computed,
-            "largest_difference": _largest_difference(strong, engine, user_first),
+            "largest_difference": _largest_difference(strong, engine, user_first[0]),
             **run_in_turn(
                 {name: Implementation(score, candidates) for name, score in work.items()},
                 repeats=repeats,
                 device=setup.device,
                 dtype=setup.dtype,
-                flops=computed[OURS] * cost.token + len(set(user_first)) * cost.image,
+                flops=computed[OURS] * cost.token + len(set(user_first[0])) * cost.image,
             ),
         }
 
 
 def _work(
-    backend: Backend | Engine, prompts: list[Prompt], *, before: Callable[[], None] = lambda: None
+    backend: Backend | Engine,
+    lists: list[list[Prompt]],
+    *,
+    before: Callable[[], None] = lambda: None,
 ) -> Callable[[], int]:
+    """Return a function that scores the list of another user in every call."""
+    users = itertools.cycle(lists)
+
     def score() -> int:
         before()
-        return sum(found.prompt_tokens for _, found in backend.score(prompts, CHOICES))
+        return sum(found.prompt_tokens for _, found in backend.score(next(users), CHOICES))
 
     return score
 
