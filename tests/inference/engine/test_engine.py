@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mllm_msr.errors import CapabilityError
+from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.models.image_inputs import ImageCache
 from mllm_msr.models.inputs import Renderer
@@ -265,6 +267,25 @@ class TestFailures:
         completions = dict(Engine(load("llama")).generate(prompts))
         assert completions[0].error is None
         assert "limit of 10" in str(completions[1].error)
+
+
+class TestClose:
+    @pytest.mark.parametrize("family", ["qwen2_5_vl", "ovis2"])
+    def test_a_closed_engine_frees_the_model(
+        self, family: str, load: Load, images: Sequence[Path]
+    ) -> None:
+        loaded = load(family)
+        engine = Engine(loaded, prefix_cache_bytes=2**20)
+        list(engine.score([ask("Yes?", images[0]), ask("No?", images[0])], ("yes", "no")))
+        list(engine.generate([ask("Yes?", images[0]), ask("No?", images[0])]))
+        model = weakref.ref(loaded.model)
+        del loaded
+        engine.close()
+        engine.close()
+        gc.collect()
+        assert model() is None
+        with pytest.raises(BackendError, match="closed"):
+            next(engine.score([ask("Yes?")], ("yes", "no")))
 
 
 def many(n: int) -> list[Prompt]:

@@ -67,11 +67,6 @@ class BatchInputs:
         self._cache.clear()
         self._features = None
 
-    def close(self) -> None:
-        """Free the model and all caches."""
-        self.clear()
-        self._model = None
-
     def padded(
         self, prompts: Sequence[Rendered], pad_side: Literal["left", "right"]
     ) -> dict[str, Any]:

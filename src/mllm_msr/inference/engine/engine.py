@@ -148,9 +148,11 @@ class Engine:
 
     def close(self) -> None:
         """Free the model and all caches."""
-        self._model = None
+        if self._model is None:
+            return
         self.clear_caches()
-        self._inputs.close()
+        self._model = None
+        del self._batch_check, self._reader, self._inputs  # they refer to the model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
