@@ -59,7 +59,7 @@ def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:
 def test_image_cache_needs_a_backend_that_has_one(run: Path) -> None:
     assert models_of().caches_images
     assert not models_of("retrieve.prefix_cache_bytes=0").caches_images
-    assert not models_of("recommend.order=user-first").caches_images
+    assert models_of("retrieve.prefix_cache_bytes=0", "recommend.order=user-first").caches_images
     assert not load_run(run).models.caches_images  # mock backend
 
 

@@ -61,14 +61,14 @@ class RunModels:
 
     @property
     def caches_images(self) -> bool:
-        """Return whether the ranker caches the attention states of item images.
+        """Return whether the ranker caches what it computes for item images.
 
-        Prompts that begin with the user have no states of images that users could share.
+        These are attention states, or the features of images in prompts that begin with the user,
+        which have no states that users could share.
         """
-        return (
-            self._settings.recommend.order == "item-first"
-            and backend_class(self._settings.model).caches_image_prefixes
-            and self._settings.retrieve.prefix_cache_bytes > 0
+        caches_states = self._settings.retrieve.prefix_cache_bytes > 0
+        return backend_class(self._settings.model).caches_image_prefixes and (
+            caches_states or self._settings.recommend.order != "item-first"
         )
 
     def open_ranker(self, *, threads: int | None = None) -> Backend:
@@ -87,7 +87,7 @@ class RunModels:
         order = self._settings.recommend.order
         require_order_of(model.backend, model.plugin_kwargs(), order)
         optional: dict[str, int] = {}
-        if self.caches_images:
+        if order == "item-first":
             optional["prefix_cache_bytes"] = self._settings.retrieve.prefix_cache_bytes
         if threads is not None:
             optional["threads"] = threads
