@@ -142,7 +142,7 @@ class VisionCache:
         (value, *others) = output.values()
         if isinstance(value, Tensor):
             self._are_separable = value.ndim == 3 and len(value) == len(new) and not others
-            parts: Sequence[Any] = value.split(1)
+            parts: Sequence[Any] = [value[n : n + 1] for n in range(len(value))]
         else:
             self._are_separable = not others and _has_one_field(output, len(new))
             parts = [(tensor,) for tensor in value]

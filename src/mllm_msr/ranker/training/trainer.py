@@ -8,6 +8,7 @@ Details" of the paper.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -302,13 +303,8 @@ def _fit(
     settings = run.settings
     strategy = make_strategy(settings)
     trainer = _lightning_trainer(settings, strategy, run.folder)
-    collator = Collator(
-        renderer,
-        train_examples,
-        order=run.order,
-        loss=settings.loss,
-        image_token_ids=image_token_ids(model),
-    )
+    collate = functools.partial(Collator, renderer, order=run.order)
+    collator = collate(train_examples, loss=settings.loss, image_token_ids=image_token_ids(model))
     sampler = _step_sampler(collator, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
     caches_vision = settings.cache_vision and learns_language_only(model)
@@ -316,11 +312,7 @@ def _fit(
     module = FineTuningModule(
         model,
         collator,
-        validation=(
-            Collator(renderer, validation_examples, order=run.order)
-            if validation_examples
-            else None
-        ),
+        validation=collate(validation_examples) if validation_examples else None,
         sampler=sampler,
         vision=vision,
         settings=settings.model_copy(update={"accumulate": trainer.accumulate_grad_batches}),
