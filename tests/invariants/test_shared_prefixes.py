@@ -25,12 +25,14 @@ INSTRUCTION = "You are given the image and the title of a video. Answer only yes
 FAMILIES = (
     *("aya_vision", "gemma3", "gemma4", "gemma4_bidirectional", "glm46v", "glm4v"),
     *("granite4_vision", "idefics3", "internvl", "lfm2", "llama", "llava", "llava_next"),
-    *("llava_onevision", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
+    *("llava_onevision", "minicpmv4_6", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
     *("qwen3_vl", "qwen3_vl_moe", "smollm3", "smolvlm"),
 )
 # Their image processors need torchvision, which is an extra.
 NEED_TORCHVISION = ("lfm2_vl", "mistral3", "pixtral")
-RECURRENT = {"lfm2", "lfm2_vl", "qwen3_5"}
+RECURRENT = {"lfm2", "lfm2_vl", "minicpmv4_6", "qwen3_5"}
+# Linear attention is computed in chunks of tokens, which begin at other tokens after a prefix.
+ROUNDING = {"minicpmv4_6": 1e-4, "qwen3_5": 1e-4}
 # Longer than the sliding windows of the tiny checkpoints, 64 tokens.
 NEW_TOKENS = (3, 9, 24)
 
@@ -42,12 +44,21 @@ def ask(user: int, item: int, *images: Path) -> Prompt:
     return Prompt((Message("user", parts),), max_new_tokens=NEW_TOKENS[(user + item) % 3])
 
 
+def ask_user_first(user: int, image: Path) -> Prompt:
+    """Return a question that begins with the user, so that the image follows the prefix."""
+    taste = "The user appears to have a preference for calm films " * 2 + f"and user {user}."
+    parts = (TextPart(INSTRUCTION + taste), ImagePart(image), TextPart("Yes or no?"))
+    return Prompt((Message("user", parts),), max_new_tokens=5)
+
+
 def make_prompts(loaded: LoadedCheckpoint, images: Sequence[Path]) -> list[Prompt]:
-    """Return groups with no, one and two images, a prompt without a group, and one twice."""
+    """Return groups with no, one and two images, users first, one without a group, one twice."""
     shown: list[tuple[Path, ...]] = [()]
     if loaded.supports_images:
         shown += [(images[0],), (images[3],), (images[1], images[2])]
     prompts = [ask(user, item, *each) for user in range(3) for item, each in enumerate(shown)]
+    if loaded.supports_images:
+        prompts += [ask_user_first(user, image) for user in range(2) for image in images[:3]]
     alone = Prompt((Message("user", (TextPart("Well?"),)),), max_new_tokens=5)
     return [*prompts, alone, prompts[0]]
 
@@ -87,7 +98,8 @@ def test_scores_and_texts_equal_those_of_whole_prompts(
         n_tokens = 0
         found = dict(engine.score(prompts, ("yes", "no")))
         for index, score in scores.items():
-            assert found[index].log_probs == pytest.approx(score.log_probs, abs=1e-5)
+            tolerance = ROUNDING.get(family, 1e-5)
+            assert found[index].log_probs == pytest.approx(score.log_probs, abs=tolerance)
             assert found[index].prompt_tokens == score.prompt_tokens
         # Padding costs less than sharing saves.
         assert n_tokens < sum(score.prompt_tokens for score in scores.values())
@@ -114,7 +126,8 @@ def test_a_prefix_of_one_call_serves_the_next(
         assert len(lengths) == 1
         assert lengths[0] < found.prompt_tokens
         expected = whole(loaded, later)[0][0]
-        assert found.log_probs == pytest.approx(expected.log_probs, abs=1e-5)
+        tolerance = ROUNDING.get(family, 1e-5)
+        assert found.log_probs == pytest.approx(expected.log_probs, abs=tolerance)
 
 
 def test_a_mistral_model_with_a_sliding_window(

@@ -17,8 +17,8 @@ from typing import Any, Final
 TESTED_WRAPPERS: Final = frozenset(
     {
         *("aya_vision", "gemma3", "gemma4", "glm46v", "glm4v", "granite4_vision", "idefics3"),
-        *("internvl", "lfm2_vl", "llava", "llava_next", "llava_onevision", "mistral3"),
-        *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
+        *("internvl", "lfm2_vl", "llava", "llava_next", "llava_onevision", "minicpmv4_6"),
+        *("mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
     }
 )
 TESTED_DECODERS: Final = frozenset(
