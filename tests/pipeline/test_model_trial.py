@@ -34,7 +34,7 @@ def test_every_use_of_a_model_is_described(tiny_checkpoint: Checkpoint) -> None:
     assert "tokens of the answers: yes = " in found["image"].detail
     assert found["answer"].detail.startswith("24 tokens in ")
     assert found["batches"].detail == "a batch gives the results of single prompts"
-    assert "continuous batching off: its recurrent layers" in found["shared work"].detail
+    assert "static batches without prompt lookup: its rec" in found["optimizations"].detail
     assert "in_proj_qkv" in found["training"].detail
     assert "in_proj_a" not in found["training"].detail
     assert found["training"].detail.endswith("features of images cached")
@@ -44,7 +44,9 @@ def test_a_text_model_has_no_image(tiny_checkpoint: Checkpoint) -> None:
     found = findings(HuggingFaceBackend(str(tiny_checkpoint("llama")), device="cpu"))
     assert "image" not in found
     assert "images" not in found["training"].detail
-    assert found["shared work"].detail.startswith("prefix sharing on; continuous batching on")
+    assert found["optimizations"].detail.startswith(
+        "Scoring computes the common prefix of prompts once. Writing uses continuous batching"
+    )
 
 
 def test_a_model_that_cannot_be_loaded_has_one_finding(tiny_checkpoint: Checkpoint) -> None:

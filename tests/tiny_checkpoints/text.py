@@ -50,6 +50,12 @@ def llama(folder: Path) -> None:
 
 
 @text_family
+def mistral(folder: Path) -> None:
+    """Write Mistral: a sliding window in every layer."""
+    _write(folder, transformers.MistralConfig, transformers.MistralForCausalLM, sliding_window=64)
+
+
+@text_family
 def qwen2(folder: Path) -> None:
     """Write Qwen2.5."""
     _write(folder, transformers.Qwen2Config, transformers.Qwen2ForCausalLM)

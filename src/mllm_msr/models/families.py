@@ -30,6 +30,7 @@ TESTED_TYPES: Final = frozenset(
         "llava_next",
         "llava_onevision",
         "minicpmv4_6",
+        "mistral",
         "mistral3",
         "mllama",
         "ovis2",

@@ -22,7 +22,7 @@ from mllm_msr.interfaces import Backend
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
-from mllm_msr.models.prefix_support import prefix_support, why_not_continuous, why_not_in_training
+from mllm_msr.models.optimizations import describe_optimizations
 from mllm_msr.models.self_check import find_batch_problem
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.pipeline.doctor import Finding
@@ -82,7 +82,7 @@ def try_model(name: str, backend: Backend) -> Iterator[Finding]:
             "image" if loaded.supports_images else "prompt": _try_scoring,
             "answer": _try_generation,
             "batches": _try_batches,
-            "shared work": _describe_sharing,
+            "optimizations": _describe_optimizations,
             "training": _try_training,  # changes the model, so it comes last
         }
         for use, run in uses.items():
@@ -156,14 +156,8 @@ def _try_batches(trial: _Trial) -> str:
     return "a batch gives the results of single prompts"
 
 
-def _describe_sharing(trial: _Trial) -> str:
-    model = trial.loaded.model
-    reasons = {
-        "prefix sharing": prefix_support(model.config).reason,
-        "continuous batching": why_not_continuous(model),
-        "prefix sharing in training": why_not_in_training(model),
-    }
-    return "; ".join(f"{use} off: {why}" if why else f"{use} on" for use, why in reasons.items())
+def _describe_optimizations(trial: _Trial) -> str:
+    return " ".join(describe_optimizations(trial.loaded.model))
 
 
 def _try_training(trial: _Trial) -> str:
