@@ -130,10 +130,11 @@ def prepared(
     loaded = load_model(str(folder), dtype="float32", device="cpu", attention=attention)
     renderer = Renderer(loaded.processor, supports_images=True)
     model = add_lora(loaded.model, rank=2, alpha=4, dropout=0.0, init="gaussian")
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
-                weight.normal_(std=0.1)
+                weight.normal_(std=0.1, generator=generator)
     return model, Collator(renderer, examples, **options), VisionCache(model, renderer)
 
 
