@@ -138,10 +138,11 @@ def test_malformed_bodies_get_a_short_message(
         ({"user": "u0000"}, "user_id is missing. Unknown field user."),
         ([], "The body must be a JSON object, with the header Content-Type: application/json."),
         ({"user_id": "u", "history": ["item1"]}, "Unknown field user_id."),
-        (
-            {"user_id": "u", "k": "many"},
-            "k must be a valid integer, unable to parse string as an integer.",
+        *(
+            ({"user_id": "u", "k": value}, "k must be a valid integer.")
+            for value in ("many", "5", True)
         ),
+        ({"user_id": "u", "explain": 1}, "explain must be a valid boolean."),
         ({"user_id": "u", "model": "best"}, "model must be 'run' or 'zero_shot'."),
     ],
 )

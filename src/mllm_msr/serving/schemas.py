@@ -17,11 +17,13 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
     StringConstraints,
     Tag,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mllm_msr.data.times import LAST_MS, misread_milliseconds
 
@@ -34,6 +36,12 @@ _OTHER_UNITS: Final = {
         {"minimum": 33_239, "maximum": 73_050},
     ]
 }
+
+
+def _require_number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
 
 
 def _check_time(milliseconds: int) -> int:
@@ -75,14 +83,14 @@ def _check_id(text: str) -> str:
 # around ids, which the ids of datasets lose as well: " u1" would be another user than "u1".
 Id = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
     AfterValidator(_check_id),
     WithJsonSchema(
         {
             "type": "string",
             "minLength": 1,
             "maxLength": 200,
-            "pattern": r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$",
+            "pattern": r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
         }
     ),
 ]
@@ -94,8 +102,10 @@ Text = Annotated[
     StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$"),
     AfterValidator(_check_text),
 ]
+# JSON has one type of numbers, so 5.0 is an integer, but neither true nor "5" is.
+Number = Annotated[int, BeforeValidator(_require_number)]
 Time = Annotated[
-    int,
+    Number,
     AfterValidator(_check_time),
     WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_MS, "not": _OTHER_UNITS}),
 ]
@@ -156,7 +166,7 @@ class EventsResponse(_Response):
 
 
 class _ListRequest(_Request):
-    k: int = Field(10, ge=1, le=100, description="length of the list")
+    k: Number = Field(10, ge=1, le=100, description="length of the list")
     candidate_ids: (
         Annotated[list[Id], Field(min_length=1, max_length=500, fail_fast=True)] | None
     ) = Field(
@@ -164,15 +174,15 @@ class _ListRequest(_Request):
         description="items to rank instead of the full catalog; unknown ones are listed in "
         "unknown_items",
     )
-    budget: int | None = Field(
+    budget: Number | None = Field(
         None,
         ge=0,
         le=500,
         description="number of candidates that the model scores; by default retrieve.budget; 0 for "
         "retrieval only",
     )
-    exclude_seen: bool = Field(True, description="whether items of the history are excluded")
-    explain: bool = Field(True, description="whether to return matches")
+    exclude_seen: StrictBool = Field(True, description="whether items of the history are excluded")
+    explain: StrictBool = Field(True, description="whether to return matches")
     model: Literal["run", "zero_shot"] = Field(
         "run",
         description="the run's model, or the same model without fine-tuning; /v1/models lists the "
@@ -184,7 +194,9 @@ class UserListRequest(_ListRequest):
     """Request for a list for a user."""
 
     user_id: Id
-    strict: bool = Field(False, description="404 for an unknown user instead of popular items")
+    strict: StrictBool = Field(
+        False, description="404 for an unknown user instead of popular items"
+    )
 
 
 class HistoryListRequest(_ListRequest):
