@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Path, Request
 
-from mllm_msr.serving import schemas
+from mllm_msr.serving import request_types, schemas
 from mllm_msr.serving.engine import OnlineEngine
 
 # The routes use Starlette's converter `path` for ids, because an id may contain a slash.
-UserPath = Annotated[schemas.Id, Path()]
-ItemPath = Annotated[schemas.Id, Path()]
+UserPath = Annotated[request_types.Id, Path()]
+ItemPath = Annotated[request_types.Id, Path()]
 
 Responses = dict[int | str, dict[str, Any]]
 

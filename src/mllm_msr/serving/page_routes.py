@@ -15,7 +15,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from mllm_msr.errors import ImageError
-from mllm_msr.serving import schemas
+from mllm_msr.serving import request_types, schemas
 from mllm_msr.serving.dependencies import ItemPath, Responses, error_responses, get_engine
 from mllm_msr.serving.items import UnknownItemError
 from mllm_msr.serving.validation import BoundedRoute
@@ -66,7 +66,8 @@ async def find_users(
 
 @router.get("/v1/items", responses=error_responses())
 async def get_items(
-    request: Request, item_id: Annotated[list[schemas.Id], Query(min_length=1, max_length=100)]
+    request: Request,
+    item_id: Annotated[list[request_types.Id], Query(min_length=1, max_length=100)],
 ) -> schemas.ItemsResponse:
     """Return titles and summaries of items; unknown items are omitted."""
     engine = get_engine(request)
