@@ -28,7 +28,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_run(folder: Path, overrides: list[str]) -> Path:
-    """Write the settings of somebody else's run."""
+    """Write the settings of another person's run."""
     folder.mkdir()
     settings = load_settings("default", ["dataset=demo", *overrides], environment={})
     text = settings.to_yaml()

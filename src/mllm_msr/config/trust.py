@@ -1,6 +1,6 @@
 """Trust in the settings of run folders: secrets and prompts only go where the user has said.
 
-A run folder may come from somebody else. Its `config.yaml` must not decide which host receives
+A run folder may come from another person. Its `config.yaml` must not decide which host receives
 prompts or an API key, which database stores events, or which Ray cluster runs code. Such a setting
 is accepted only if the user has given the same value in this command, or in an earlier command for
 the same folder on this machine. Hashes of accepted values are kept in the user's configuration

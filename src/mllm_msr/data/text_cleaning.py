@@ -1,7 +1,7 @@
 r"""Cleaning of the titles and texts of items, the same for all sources.
 
 Files and requests contain markup, entities that were escaped several times, control characters, and
-characters that nobody sees. They cost tokens, hide instructions from readers but not from models,
+invisible characters. They cost tokens, hide instructions from readers but not from models,
 and make equal titles differ. `clean_text` is applied to every title and text that enters a run or
 the service.
 

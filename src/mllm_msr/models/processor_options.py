@@ -294,7 +294,7 @@ _TILE_COUNTS: Final = ("max_patches", "max_image_tiles", "max_slice_nums")
 
 
 def _set_template_variables(processor: Any, variables: Mapping[str, TemplateValue]) -> None:
-    """Set variables at the start of a chat template, so that whoever renders it uses them.
+    """Set variables at the start of a chat template, so that every rendering uses them.
 
     Raises:
         BackendError: The template does not have a variable.

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 # Largest difference of a logit, in standard deviations. Half precision alone causes 0.03.
 _TOLERANCES: Final = {torch.float32: 0.005, torch.float16: 0.1, torch.bfloat16: 0.2}
 
-_MODEL_ERRORS: Final = (
-    *(RuntimeError, TypeError, ValueError, AttributeError),
-    *(LookupError, AssertionError, NotImplementedError),
+# What the code of a model or a processor may raise for one prompt.
+MODEL_ERRORS: Final = (
+    *(RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError),
 )
 
 
@@ -96,7 +96,7 @@ def find_batch_problem(model: Any, renderer: Renderer, pair: tuple[Rendered, Ren
     for side in sides:
         try:
             together = _last_logits(model, renderer, pair, side)[0]
-        except _MODEL_ERRORS as error:
+        except MODEL_ERRORS as error:
             return str(error).partition("\n")[0] or type(error).__name__
         difference = float((together - alone).abs().max()) / scale
         if not difference <= _TOLERANCES.get(model.dtype, 0.2):

@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput
 
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
+from mllm_msr.models.self_check import MODEL_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,6 @@ _TEXT_INPUTS: Final = frozenset(
 )
 # Outputs of the vision tower itself, which the language model does not read.
 _TOWER_OUTPUTS: Final = frozenset({"last_hidden_state", "hidden_states", "attentions"})
-
-# What a model, whose features are unknown, may raise while they are tried.
-_MODEL_ERRORS: Final = (
-    *(RuntimeError, TypeError, ValueError, AttributeError),
-    *(LookupError, AssertionError, NotImplementedError),
-)
 
 # Largest difference of a logit with features from one with pixels, in standard deviations.
 _TOLERANCE: Final = 0.02
@@ -184,7 +179,7 @@ class VisionCache:
         try:
             with _evaluating(self._model):
                 error = self._difference(row)
-        except _MODEL_ERRORS as cause:
+        except MODEL_ERRORS as cause:
             return str(cause).partition("\n")[0] or type(cause).__name__
         return "" if error <= _TOLERANCE else f"they change the logits by {error:.3f} deviations"
 

@@ -23,7 +23,7 @@ from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.optimizations import describe_optimizations
-from mllm_msr.models.self_check import find_batch_problem
+from mllm_msr.models.self_check import MODEL_ERRORS, find_batch_problem
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.pipeline.doctor import Finding
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example, build_prompt
@@ -36,12 +36,6 @@ _IMAGE_SIZE: Final = (720, 405)  # of a video's cover
 _CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 _NEW_TOKENS: Final = 24
 _PREFERENCES: Final = ("calm films", "fast action films with much humor and surprising turns")
-
-# What a model that is tried may raise.
-_TRIAL_ERRORS: Final = (
-    *(MllmMsrError, RuntimeError, TypeError, ValueError, AttributeError),
-    *(LookupError, AssertionError, NotImplementedError),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +82,7 @@ def try_model(name: str, backend: Backend) -> Iterator[Finding]:
         for use, run in uses.items():
             try:
                 yield Finding(f"{name}: {use}", "ok", run(trial))
-            except _TRIAL_ERRORS as error:
+            except (*MODEL_ERRORS, MllmMsrError) as error:
                 text = str(error).strip().partition("\n")[0] or type(error).__name__
                 yield Finding(f"{name}: {use}", "broken", text)
 

@@ -1,7 +1,7 @@
 """Prompt templates: render the Jinja files in `templates/` to `Prompt` records.
 
 Users can replace templates by a folder of their own (`prompts.folder`). These run in Jinja's
-sandbox, because the folder may come with somebody else's run.
+sandbox, because the folder may come with another person's run.
 
 A rendered prompt consists of text and image parts; the backend adds the markup of its model later.
 Text from items and from models is untrusted data: `clean` turns it into a single line without

@@ -1,7 +1,7 @@
 """Saving and loading of recommenders that prompt a language model: settings and items.
 
 Shared by MLLM-MSR (`ranker/recommender.py`) and the baselines LLaVA zero-shot and TALLRec. A saved
-recommender may come from somebody else, and its settings must not select who receives prompts and
+recommender may come from another person, and its settings must not select who receives prompts and
 API keys: recommenders that use an endpoint are not loaded.
 """
 

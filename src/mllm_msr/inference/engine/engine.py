@@ -40,7 +40,7 @@ from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.last_token import logits_at
 from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_support import can_share_prefixes, prefix_support, why_not_continuous
-from mllm_msr.models.self_check import BatchCheck
+from mllm_msr.models.self_check import MODEL_ERRORS, BatchCheck
 from mllm_msr.models.states import StateReader
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -52,10 +52,7 @@ logger = logging.getLogger(__name__)
 _BATCHES_PER_WINDOW: Final = 16
 
 # Exceptions that a model raises for single prompts.
-_PROMPT_ERRORS: Final = (
-    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(AssertionError, MllmMsrError),
-)
+_PROMPT_ERRORS: Final = (*MODEL_ERRORS, MllmMsrError)
 
 
 class Engine:
