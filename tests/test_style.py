@@ -1,4 +1,4 @@
-"""Design tokens: both color schemes define the same colors, and text is readable on its background."""
+"""Design tokens: light and dark define the same colors, and text is readable on its background."""
 
 from __future__ import annotations
 
