@@ -34,3 +34,17 @@ def test_the_table_has_one_line_per_model_and_kind_of_negatives() -> None:
     assert "report" not in metrics_table({"metrics": metrics, "report": None})
     noted = metrics_table({"metrics": metrics, "report": None, "notes": {"sasrec": "was cut"}})
     assert noted.splitlines()[-1] == "note: sasrec: was cut"
+
+
+def test_the_main_model_is_compared_with_each_other_one() -> None:
+    record = {
+        "negatives": "uniform", "metric": "auc", "first": "popularity", "second": "mllm_msr",
+        "difference": -0.2, "low": -0.3, "high": -0.1, "n": 50, "p_holm": 0.06, "p_main": 0.04,
+    }  # fmt: skip
+    other = record | {"second": "sasrec", "p_main": None}
+    shown = metrics_table({"metrics": {}, "comparisons": [record, other]})
+    lines = [line.split() for line in shown.splitlines()]
+    row = ["popularity", "uniform", "50", "+0.200", "[+0.100,", "+0.300]", "0.0400", "0.0600"]
+    assert row in lines
+    assert not any(line[:1] == ["sasrec"] for line in lines)
+    assert "all pairs" not in metrics_table({"metrics": {}, "comparisons": [other]})

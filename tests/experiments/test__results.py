@@ -81,9 +81,11 @@ def test_the_page_shows_the_values_of_the_json_file(folder: Path) -> None:
 def test_differences_are_those_of_the_first_system_with_their_significance(folder: Path) -> None:
     page = (folder / "figure4.md").read_text()
     lines = [line for line in page.splitlines() if line.endswith("significant |")]
-    assert [line.split(" | ")[-1] for line in lines] == [
-        "not significant |", "significant |", "significant |"
-    ]  # fmt: skip
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[3] for row in cells] == ["not significant", "significant", "significant"]
+    assert [row[5] for row in cells] == ["not significant", "significant", "significant"]
+    # Three comparisons of the first system, six pairs of systems.
+    assert [float(row[4]) / float(row[2]) for row in cells[1:]] == pytest.approx([2.0] * 2, abs=0.1)
     # The first system is the best one, so all of its differences are positive.
     assert all(line.split(" | ")[1].startswith("+") for line in lines)
 

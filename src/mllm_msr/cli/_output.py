@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,7 +39,8 @@ def metrics_table(result: Mapping[str, Any]) -> str:
 
     Returns:
         Table with one line per model and kind of negatives: number of users, then mean and
-        confidence interval of each metric, "-" if the metric was not computed; then the notes.
+        confidence interval of each metric, "-" if the metric was not computed; then, if there are
+        any, the comparisons of the main model with the others, and the notes.
     """
     from mllm_msr.evaluation.metrics import summary_names
 
@@ -58,7 +59,28 @@ def metrics_table(result: Mapping[str, Any]) -> str:
                 cells += f"{interval or '-':>24}"
             lines.append(f"{model:<17}{negatives:<12}{n_users:>6}{cells}")
     lines.append("")
+    lines += _comparison_lines(result.get("comparisons", ()))
     lines += [f"note: {model}: {note}" for model, note in result.get("notes", {}).items()]
     if result.get("report"):
         lines.append(f"report: {result['report']}")
     return "\n".join(lines)
+
+
+def _comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the comparisons of the main model; without a main model, return no lines."""
+    from mllm_msr.evaluation.comparisons import MAIN
+
+    own = [record for record in comparisons if record["p_main"] is not None]
+    if not own:
+        return []
+    heading = f"{MAIN} against, {own[0]['metric']}"
+    header = f"{heading:<29}{'users':>6}{'difference':>25}{'p':>10}{'p, all pairs':>14}"
+    lines = [header]
+    for record in own:
+        sign = 1 if record["first"] == MAIN else -1
+        other = record["second" if sign == 1 else "first"]
+        low, high = sorted((sign * record["low"], sign * record["high"]))
+        difference = f"{sign * record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        tests = f"{record['p_main']:>10.4f}{record['p_holm']:>14.4f}"
+        lines.append(f"{other:<17}{record['negatives']:<12}{record['n']:>6}{difference:>25}{tests}")
+    return [*lines, "p: corrected for the comparisons of this table under the same negatives.", ""]

@@ -1,14 +1,16 @@
 """Paired comparisons of all pairs of models on their common users, with Holm's correction.
 
-Part of the third step of the evaluation. All pairs under one kind of negatives and one metric form
-one family of tests.
+Part of the third step of the evaluation. Under one kind of negatives and one metric there are two
+families of tests, each corrected on its own: the main model against each other model, which answers
+the question of the run, and all pairs of models. The main model has to be fixed before the results
+are known; the best of several models is not.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -17,12 +19,16 @@ from mllm_msr.evaluation.aggregation import by_user
 from mllm_msr.evaluation.metrics import higher_is_better
 from mllm_msr.evaluation.significance import compare, holm
 
+# The model that a run is about: the main model wherever it was evaluated.
+MAIN: Final = "mllm_msr"
+
 
 def compare_models(
     wide: Mapping[str, pl.DataFrame],
     *,
     metrics: Sequence[str],
     seed: int,
+    main: str | None = MAIN,
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> list[dict[str, Any]]:
@@ -33,13 +39,16 @@ def compare_models(
             NaN.
         metrics: Metrics to compare.
         seed: Seed of the tests.
+        main: The main model; without scores of it, there is one family only.
         n_resamples: Number of resamples of each interval.
         level: Level of the interval of the difference.
 
     Returns:
         One record per kind of negatives, metric and pair: `difference` of the means of `first` and
         `second` with its interval (`low`, `high`), shares of users for whom `first` is `better` or
-        `worse`, number of users `n`, p-value `p` and corrected p-value `p_holm`.
+        `worse`, number of users `n`, p-value `p`, the p-value corrected over
+        all pairs, `p_holm`, and the one corrected over the pairs of the main model, `p_main`, which
+        is None for other pairs.
     """
     records: list[dict[str, Any]] = []
     for kind in sorted(set().union(*(frame["negatives"].unique() for frame in wide.values()))):
@@ -76,7 +85,7 @@ def compare_models(
                         "p": float(result.p_value[column]),
                     }
                 )
-    _correct_p_values(records)
+    _correct_p_values(records, main)
     return records
 
 
@@ -95,12 +104,15 @@ def _pairs_by_common_users(
     return groups
 
 
-def _correct_p_values(records: Sequence[dict[str, Any]]) -> None:
-    """Add the corrected p-value `p_holm` to each record."""
-    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _correct_p_values(records: Sequence[dict[str, Any]], main: str | None) -> None:
+    """Add the corrected p-values `p_holm` and `p_main` to each record."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
-        families.setdefault((record["negatives"], record["metric"]), []).append(record)
-    for family in families.values():
-        corrected = holm([record["p"] for record in family])
-        for record, value in zip(family, corrected, strict=True):
-            record["p_holm"] = float(value)
+        groups.setdefault((record["negatives"], record["metric"]), []).append(record)
+        record["p_main"] = None
+    for pairs in groups.values():
+        own = [record for record in pairs if main in {record["first"], record["second"]}]
+        for name, family in (("p_holm", pairs), ("p_main", own)):
+            corrected = holm([record["p"] for record in family])
+            for record, value in zip(family, corrected, strict=True):
+                record[name] = float(value)

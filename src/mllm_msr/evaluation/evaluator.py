@@ -25,7 +25,7 @@ from mllm_msr.evaluation.aggregation import (
     seed_means,
 )
 from mllm_msr.evaluation.calibration import calibration, histogram
-from mllm_msr.evaluation.comparisons import compare_models
+from mllm_msr.evaluation.comparisons import MAIN, compare_models
 from mllm_msr.evaluation.exposure import exposure_by_run, exposure_means, exposure_names
 from mllm_msr.evaluation.metrics import KS, metric_names, summary_names
 from mllm_msr.evaluation.per_user import chance_by_kind, metrics_from_ranks, metrics_from_scores
@@ -64,8 +64,8 @@ class Evaluation:
         details: Further results as JSON values: `folds` (means per fold), `seeds` (means per
             seed, for models with several), `chance` (means of a random order), `pooled_auc`,
             `undefined` (number of lists left out), `unscored` (number of candidates that a model
-            could not score; they rank last), `comparisons` (paired, Holm-corrected within
-            each kind of negatives and metric), `calibration` and `histograms` of models with
+            could not score; they rank last), `comparisons` (paired, see
+            `comparisons.compare_models`), `calibration` and `histograms` of models with
             scores in [0, 1]. With a context, also `slices` and `exposure`
             (`{model: {metric: {mean, low, high, n}}}`, coverage without an interval).
     """
@@ -88,6 +88,7 @@ def evaluate_scores(
     *,
     ranks: Mapping[str, pl.DataFrame] | None = None,
     context: Context | None = None,
+    main: str | None = MAIN,
     ks: Sequence[int] = KS,
     seed: int = 0,
     n_resamples: int = 2000,
@@ -100,6 +101,7 @@ def evaluate_scores(
             "model@seed". The values of a user are averaged over the seeds of a model.
         ranks: `tables.RANKS` by run (full-catalog rankings), added to the run's results.
         context: Profiles for slices and exposure metrics; None leaves these out.
+        main: The model whose comparisons with each other model form a family of tests of their own.
         ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap and of the tests.
         n_resamples: Number of resamples of every interval and test.
@@ -128,7 +130,7 @@ def evaluate_scores(
         "pooled_auc": pooled_auc_by_model(runs.scores),
         "undefined": runs.n_undefined(),
         "unscored": runs.n_unscored(),
-        "comparisons": compare_models(models, metrics=compared, **resampling),
+        "comparisons": compare_models(models, metrics=compared, main=main, **resampling),
         "calibration": calibration(scores_of_models),
         "histograms": histogram(scores_of_models),
     }

@@ -6,6 +6,7 @@ kind of negatives, user and metric.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -178,17 +179,18 @@ def _comparison_table(experiment: Experiment, results: Results, kind: str) -> It
     yield ""
     yield (
         f"{first.label} against each other system in {metrics.label(metric)}: paired differences "
-        "with p-values of sign-flip tests, Holm-corrected over all pairs of this table:"
+        "with p-values of sign-flip tests, Holm-corrected over these comparisons, and over all "
+        "pairs of systems:"
     )
-    yield from ("", *_header(["against", "difference", "p", ""]))
+    yield from ("", *_header(["against", "difference", "p", "", "p, all pairs", ""]))
     for record in comparisons:
         sign = 1 if record["first"] == first.name else -1
         low, high = sorted((sign * record["low"], sign * record["high"]))
         difference = f"{sign * record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         other = labels[record["second" if sign == 1 else "first"]]
-        p = record["p_holm"]
-        verdict = "significant" if p < ALPHA else "not significant"
-        yield _line([other, difference, f"{p:.4f}", verdict])
+        tests = [(record[name], record[name] < ALPHA) for name in ("p_main", "p_holm")]
+        shown = [(f"{p:.4f}", "significant" if low else "not significant") for p, low in tests]
+        yield _line([other, difference, *itertools.chain.from_iterable(shown)])
 
 
 def _header(columns: Sequence[str]) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def run_experiment(
     for seed in used_seeds:
         with _open_seed(pipeline, seed) as run:
             scores[seed] = experiment.score(run, selected)
-    evaluation, per_user = _evaluate(scores, settings, pool_users=generated)
+    evaluation, per_user = _evaluate(scores, settings, main=selected[0].name, pool_users=generated)
     models = (entry["model"] for entry in pipeline.run.stages.values())
     results = Results(
         systems=selected,
@@ -110,13 +110,18 @@ def _open_seed(pipeline: Pipeline, seed: int) -> Iterator[Pipeline]:
 
 
 def _evaluate(
-    by_seed: Mapping[int, Mapping[str, SystemScores]], settings: Settings, *, pool_users: bool
+    by_seed: Mapping[int, Mapping[str, SystemScores]],
+    settings: Settings,
+    *,
+    main: str,
+    pool_users: bool,
 ) -> tuple[Evaluation, pl.DataFrame]:
     """Evaluate the scores of all seeds together.
 
     Args:
         by_seed: Scores by seed and system.
         settings: Settings, of which the section `evaluate` is used.
+        main: The system that is tested against each other one.
         pool_users: Whether each seed has different users. Otherwise the values of each user are
             averaged over the seeds.
 
@@ -139,6 +144,7 @@ def _evaluate(
     evaluation = evaluate_scores(
         {name: pl.concat(frames) for name, frames in scores.items()},
         ranks={name: pl.concat(frames) for name, frames in ranks.items()},
+        main=main,
         **settings.evaluate.model_dump(mode="json"),
     )
     if pool_users:

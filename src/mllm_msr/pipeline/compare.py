@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from mllm_msr import registry
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
+from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
@@ -54,7 +56,9 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
         models: Names of `known_models()`.
 
     Returns:
-        As `Pipeline.result`, with the metrics of the requested models in their order.
+        As `Pipeline.result`, with the metrics of the requested models in their order, and with
+        their `comparisons` in the headline metric, see `evaluation.comparisons.compare_models`.
+        p-values are corrected for all models with scores in the folder.
 
     Raises:
         UnknownNameError: A model does not exist, or no model is given.
@@ -96,7 +100,14 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
             # Models were added since then. Both stages are cheap and depend only on scores.
             pipeline.with_settings(pipeline.settings, force=True).run_stage(stage)
     result = pipeline.result()
-    return {**result, "metrics": {name: result["metrics"][name] for name in models}}
+    details = json.loads(pipeline.run.verified(layout.DETAILS).read_text(encoding="utf-8"))
+    comparisons = [
+        record
+        for record in details["comparisons"]
+        if record["metric"] == HEADLINE and {record["first"], record["second"]} <= set(models)
+    ]
+    metrics = {name: result["metrics"][name] for name in models}
+    return {**result, "metrics": metrics, "comparisons": comparisons}
 
 
 def recommender(settings: Settings) -> str:

@@ -223,11 +223,12 @@ def test_markdown_escapes_data(written):
 
 
 def test_differences_that_are_not_significant_are_named_so(run, tmp_path):
-    flat = [record | {"p_holm": 0.4} for record in run["details"]["comparisons"]]
+    flat = [record | {"p_holm": 0.4, "p_main": 0.3} for record in run["details"]["comparisons"]]
     changed = run | {"details": run["details"] | {"comparisons": flat}}
     files = write_report(tmp_path, **changed)
     assert "not significant" in Page(files.html.read_text(encoding="utf-8")).text
-    assert "not significant (p = 0.400)" in files.markdown.read_text(encoding="utf-8")
+    markdown = files.markdown.read_text(encoding="utf-8")
+    assert "not significant (p = 0.300; all pairs = 0.400)" in markdown
 
 
 def test_a_biased_protocol_is_marked_at_the_top(run, tmp_path):

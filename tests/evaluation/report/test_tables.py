@@ -74,14 +74,17 @@ def test_verdicts_state_the_outcome_for_the_main_model():
     record = {
         "negatives": "uniform", "metric": "auc", "first": "popularity", "second": "mllm_msr",
         "difference": -0.2, "low": -0.3, "high": -0.1, "better": 0.2, "worse": 0.7, "n": 50,
-        "p": 0.001, "p_holm": 0.06,
+        "p": 0.001, "p_holm": 0.06, "p_main": 0.04,
     }  # fmt: skip
     others = [record | {"metric": "hr@5"}, record | {"second": "my_model"}]
     (found,) = tables.verdicts([record, *others], main="mllm_msr")
     assert (found.difference, found.low, found.high) == (0.2, 0.1, 0.3)
     assert (found.better, found.worse) == (0.7, 0.2)
     assert found.other == "popularity"
-    assert found.outcome == "not significant"
+    assert (found.p, found.p_all, found.outcome) == (0.04, 0.06, "better")
+    # The best of several models was chosen by its results, so all pairs count.
+    (found,) = tables.verdicts([record | {"p_main": None}], main="mllm_msr")
+    assert (found.p, found.outcome) == (0.06, "not significant")
 
 
 @pytest.mark.parametrize(

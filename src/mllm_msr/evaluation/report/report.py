@@ -171,6 +171,8 @@ def _result_context(
     return {
         "main": main,
         "best_of": n_eligible if main != tables.MAIN and n_eligible > 1 else None,
+        # The comparisons of a main model that was chosen by its results are no family of their own.
+        "is_planned": main == tables.MAIN,
         "headline": HEADLINE,
         "tables": results,
         "tiles": _headline_tiles(results),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from mllm_msr.evaluation.comparisons import MAIN
 from mllm_msr.evaluation.metrics import (
     FULL_K,
     HEADLINE,
@@ -18,7 +19,6 @@ from mllm_msr.evaluation.metrics import (
     summary_names,
 )
 
-MAIN: Final = "mllm_msr"
 POPULARITY: Final = "popularity"
 ZERO_SHOT: Final = "zero_shot"
 RANDOM: Final = "random"
@@ -105,7 +105,9 @@ class Verdict:
         better: Share of users for whom the main model is better.
         worse: Share of users for whom the main model is worse.
         n: Number of users.
-        p: Corrected p-value.
+        p: p-value, corrected over the comparisons of the main model; over all pairs of models if
+            the main model is only the best of several.
+        p_all: p-value, corrected over all pairs of models.
     """
 
     kind: str
@@ -118,6 +120,7 @@ class Verdict:
     worse: float
     n: int
     p: float
+    p_all: float
 
     @property
     def outcome(self) -> Outcome:
@@ -308,7 +311,8 @@ def verdicts(
                 better=record["better"] if forward else record["worse"],
                 worse=record["worse"] if forward else record["better"],
                 n=record["n"],
-                p=record["p_holm"],
+                p=record["p_holm"] if record["p_main"] is None else record["p_main"],
+                p_all=record["p_holm"],
             )
         )
     order = ordered_kinds([verdict.kind for verdict in found])
