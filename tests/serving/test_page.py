@@ -183,6 +183,27 @@ def test_failed_preference_update_is_reported(opened) -> None:
     assert "the last block failed" in page.inner_text("#progress")
 
 
+def test_a_refresh_keeps_the_earlier_preference_that_is_shown(opened) -> None:
+    page = opened("user3")
+    held = []
+    page.route("**/v1/recommendations", lambda route: held.append(route), times=1)  # noqa: PLW0108
+    page.fill("#user", "user2")
+    page.click("text=Show")
+    while not held:  # the page asks for a list after it has shown the preference
+        page.wait_for_timeout(10)
+    page.click("#earlier")
+    earlier = page.inner_text("#progress")
+    with page.expect_response("**/preference"):  # the page reads the user again after the list
+        held.pop().continue_()
+    page.wait_for_selector("#list .like:enabled")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#progress") == earlier
+    page.click("#list li:first-child .like")
+    page.wait_for_selector('#status:has-text("in the list")')
+    n_items = page.locator("#history li").count()
+    assert page.inner_text("#progress") == f"after {n_items} of {n_items} items"
+
+
 def test_two_lists_are_compared(opened) -> None:
     page = opened("user5")
     assert not page.locator("#other").is_visible()

@@ -258,9 +258,11 @@ async function readUser() {
   const found = await fetchJson(`/v1/users/${idOf(user.id)}/preference`);
   await loadItems(found.history);
   if (started !== turn) return;
+  // Whoever looks at an earlier preference stays there.
+  const earlier = user.preference_history.length && !isLatest() ? Number($("step").value) : null;
   user = { ...user, history: found.history, preference_history: found.preference_history, updating: found.updating, failure: found.failure };
   $("step").max = String(Math.max(user.preference_history.length - 1, 0));
-  goTo(user.preference_history.length - 1);
+  goTo(earlier ?? user.preference_history.length - 1);
 }
 
 // Wait while a newer preference is being generated; return whether there is one.
@@ -308,6 +310,7 @@ async function like(item) {
     liked.add(item.item_id);
     before = user.preference_history.at(-1)?.preference ?? null;
     say(`Liked “${item.title}”. Updating the preference …`);
+    goTo(user.preference_history.length - 1); // shows what the like changes
     await readUser();
     const changed = await waitForUpdate();
     const n = await refreshLists({ marked: true });
