@@ -25,7 +25,7 @@ from benchmarks._measure import (
 from benchmarks._released import train_released
 from benchmarks._setup import Cost, Setup, open_setup, unique_tokens
 from benchmarks._strong import train_strong
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.checkpoint import LOG_FILE

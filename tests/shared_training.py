@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.distributed.launch import is_worker
 from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.trainer import train

@@ -16,7 +16,7 @@ import pytest
 
 from mllm_msr import tables
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.inference.engine.generation import KeyValueCache

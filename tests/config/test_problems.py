@@ -7,7 +7,7 @@ import pytest
 
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.problems import describe_errors, did_you_mean, displayed, rule
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import SettingsError
 
 

@@ -1,35 +1,16 @@
-"""Settings sections: validation of single sections outside of settings files."""
+"""All settings together; the tests of single sections are in the files of these sections."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from mllm_msr.config.loading import validate_section
-from mllm_msr.config.settings import TrainSettings
-from mllm_msr.errors import SettingsError
-
-
-def test_all_problems_of_a_section_are_reported_together() -> None:
-    with pytest.raises(SettingsError) as caught:
-        validate_section(
-            TrainSettings, {"rank": 0, "dropout": 1.0, "strategy": "magic"}, key="train"
-        )
-    assert len(caught.value.problems) == 3
-    message = str(caught.value)
-    assert "train.rank=0" in message
-    assert "train.dropout=1.0" in message
-    assert "train.strategy='magic'" in message
-    assert "'auto', 'ddp'" in message
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import Settings
 
 
-def test_fsdp_in_fp16_is_rejected() -> None:
-    with pytest.raises(SettingsError, match=r"fp16\. Set train\.precision to bf16"):
-        validate_section(TrainSettings, {"strategy": "fsdp", "precision": "fp16"}, key="train")
-    settings = validate_section(
-        TrainSettings, {"strategy": "fsdp", "precision": "bf16"}, key="train"
-    )
-    assert settings == TrainSettings(strategy="fsdp")
-
-
-def test_epochs_may_be_fractions() -> None:
-    assert TrainSettings(epochs=0.5).epochs == 0.5
+def test_settings_as_yaml_are_read_back(tmp_path: Path) -> None:
+    settings = load_settings("demo", ["train.rank=3", "evaluate.ks=2,4"], environment={})
+    file = tmp_path / "settings.yaml"
+    file.write_text(settings.to_yaml())
+    assert load_settings(None, file=file, environment={}) == settings
+    assert settings != Settings()

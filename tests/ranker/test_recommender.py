@@ -13,7 +13,7 @@ from PIL import Image
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import (
     CapabilityError,
     DamagedFileError,

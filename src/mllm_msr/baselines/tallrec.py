@@ -22,7 +22,7 @@ from mllm_msr import registry
 from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.config.loading import validate_section
-from mllm_msr.config.settings import Precision, TrainSettings
+from mllm_msr.config.train_settings import Precision, TrainSettings
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
@@ -168,6 +168,10 @@ class Tallrec(Recommender):
         return self._scorer.score(
             candidates, lambda rows: self._examples(rows, interactions, items)
         )
+
+    def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
+        """Return all targets: the titles before each of them are known."""
+        return targets
 
     def usage(self) -> dict[str, int]:
         """Return the counts of failed prompts and upper-bound scores."""

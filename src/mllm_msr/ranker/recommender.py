@@ -19,7 +19,7 @@ import polars as pl
 
 from mllm_msr import registry
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
@@ -228,6 +228,14 @@ class MllmRecommender(Recommender):
         return self._scorer.score(
             candidates, lambda rows: self._examples(rows.filter(pl.col("item_id").is_in(known)))
         )
+
+    def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
+        """Return the targets whose preference was inferred from everything before them.
+
+        At the end of a history it always is; elsewhere, only after a complete block.
+        """
+        read = self._fitted()[1].select("user_id", position="n_items")
+        return targets.join(read, on=["user_id", "position"], how="semi")
 
     def usage(self) -> dict[str, int]:
         """Return the counts of model calls, tokens and failed prompts of all scoring so far."""

@@ -9,7 +9,8 @@ import pytest
 
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import Settings, TrainSettings
+from mllm_msr.config.settings import Settings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.pipeline.cost import estimate
 from mllm_msr.pipeline.cost.prompt_orders import PromptLengths, compare_orders
 from mllm_msr.pipeline.cost.report import CostReport, OrderCost

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.pipeline.stages.train import train
 from mllm_msr.ranker.recommender import MllmRecommender

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.distributed.strategies import make_strategy
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.training.fingerprint import (
     examples_digest,
     run_fingerprint,

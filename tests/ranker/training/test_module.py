@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_processor

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.training.sampler import (
     StepPlan,
     StepSampler,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
 from mllm_msr.ranker.training import trainer as trainer_module
 from mllm_msr.ranker.training.checkpoint import load_newest

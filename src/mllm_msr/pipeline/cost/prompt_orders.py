@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import Settings, TrainSettings
+from mllm_msr.config.settings import Settings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.pipeline.cost.report import OrderCost
 from mllm_msr.ranker.training.sampler import StepSampler
 

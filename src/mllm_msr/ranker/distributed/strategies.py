@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.distributed.base import DistributedStrategy, ReplicatedStrategy
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import TrainingLoss
+from mllm_msr.config.train_settings import TrainingLoss
 from mllm_msr.errors import AnswerTokenError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example

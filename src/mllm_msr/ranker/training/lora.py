@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import LoraInit, LoraTarget, TuningMethod
+from mllm_msr.config.train_settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.models.families import lora_projections
 from mllm_msr.ranker.prompt_order import write_order

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_msr.config.settings import TrainSettings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.models.prefix_support import prefix_support
 from mllm_msr.models.vision_cache import VisionCache

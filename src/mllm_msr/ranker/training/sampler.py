@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mllm_msr.config.settings import LearningRateScheduler, TrainSettings
+from mllm_msr.config.train_settings import LearningRateScheduler, TrainSettings
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Self
 import torch
 
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.settings import Precision, TrainSettings
+from mllm_msr.config.train_settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model

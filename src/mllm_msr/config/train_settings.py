@@ -1,0 +1,95 @@
+"""Section `train` of the settings; `config/settings.py` describes all others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from mllm_msr.config.fields import Fraction, Section
+
+# Types of training settings that function signatures in `ranker` use as well.
+TuningMethod = Literal["lora", "full"]
+LoraInit = Literal["default", "gaussian"]
+LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
+LearningRateScheduler = Literal["cosine", "constant"]
+Precision = Literal["bf16", "fp16", "fp32"]
+TrainingLoss = Literal["answer", "full"]
+
+
+class TrainSettings(Section):
+    """Supervised fine-tuning of the ranker.
+
+    The only declaration of these settings: the trainer takes this object.
+    """
+
+    enabled: bool = Field(True, description="false leaves only the zero-shot recommender")
+    method: TuningMethod = Field("lora", description="adapters, or all language model weights")
+    rank: PositiveInt = Field(8, description="rank of the LoRA matrices")
+    alpha: PositiveInt = Field(16, description="LoRA scale is alpha / rank")
+    dropout: Fraction = Field(0.05, description="dropout before the LoRA matrices")
+    init: LoraInit = Field("default", description="LoRA initialization")
+    target: LoraTarget = Field(
+        "language", description="layers that get LoRA; all-linear includes the vision tower"
+    )
+    learning_rate: PositiveFloat = Field(1e-4, description="peak learning rate of AdamW")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW")
+    batch_size: PositiveInt = Field(8, description="examples per forward pass and device")
+    accumulate: PositiveInt = Field(1, description="forward passes per optimizer step and device")
+    epochs: PositiveFloat = Field(
+        3, description="passes over the training examples; fractions are allowed"
+    )
+    max_steps: PositiveInt | None = Field(None, description="upper bound on optimizer steps")
+    warmup: Fraction = Field(0.03, description="fraction of the steps used for warm-up")
+    scheduler: LearningRateScheduler = Field(
+        "cosine", description="learning rate schedule after the warm-up"
+    )
+    clip: PositiveFloat | None = Field(
+        1.0, description="maximum gradient norm; null disables clipping"
+    )
+    precision: Precision = Field(
+        "bf16", description="precision of matrix products; fp16 needs a GPU"
+    )
+    loss: TrainingLoss = Field("answer", description="loss on the answer only, or on all text")
+    max_text_tokens: PositiveInt | None = Field(
+        512, description="token budget of a prompt's text; the preference is cut to meet it"
+    )
+    validate_every: PositiveInt | None = Field(
+        None, description="optimizer steps between validations; null validates once per epoch"
+    )
+    early_stopping_patience: PositiveInt = Field(
+        3, description="validations without improvement before training stops"
+    )
+    checkpoint_every: PositiveInt = Field(
+        100, description="optimizer steps between saved training states"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations: less memory, more time"
+    )
+    cache_vision: bool = Field(
+        True, description="encode each image once, and each shared prefix once per batch"
+    )
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2"] = Field(
+        "auto", description="how several devices share the training"
+    )
+    devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
+    nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
+    tensorboard: bool = Field(False, description="write TensorBoard files as well")
+    seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
+
+    @field_validator("strategy")
+    @classmethod
+    def _require_loss_scaling(cls, strategy: str, info: ValidationInfo) -> str:
+        if strategy == "fsdp" and info.data.get("precision") == "fp16":
+            raise PydanticCustomError(
+                "fsdp_fp16", "FSDP has no loss scaling for fp16. Set train.precision to bf16."
+            )
+        return strategy
