@@ -24,6 +24,7 @@ from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.backends.openai import OpenAIBackend
+from mllm_msr.backends.smollm import SmolLMBackend
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -40,6 +41,11 @@ def _huggingface(checkpoint: Checkpoint, *, images: bool) -> Backend:
 def _demo(checkpoint: Checkpoint, *, images: bool) -> Backend:
     folder = checkpoint("qwen2_5_vl" if images else "llama")
     return DemoBackend(weights=folder, batch_size=4, device="cpu")
+
+
+def _smollm(checkpoint: Checkpoint, *, images: bool) -> Backend:
+    folder = checkpoint("llava" if images else "llama")
+    return SmolLMBackend(weights=folder, batch_size=4, device="cpu")
 
 
 def _mock(_: Checkpoint, *, images: bool) -> Backend:
@@ -79,6 +85,7 @@ FACTORIES: Final[Mapping[str, Callable[..., Backend]]] = {
     "huggingface": _huggingface,
     "openai": _openai,
     "mock": _mock,
+    "smollm": _smollm,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,7 +43,7 @@ class LocalBackend(Backend):
 
     Args:
         kind: Name of the backend, the first part of the fingerprint.
-        checkpoint: Folder, or id on the hub.
+        checkpoint: Folder, or id on the hub; or a function that returns it, called on first use.
         revision: Branch, tag or commit on the hub.
         dtype: Precision of the weights.
         device: A torch device, or "auto".
@@ -63,7 +63,7 @@ class LocalBackend(Backend):
     def __init__(
         self,
         kind: str,
-        checkpoint: str,
+        checkpoint: str | Callable[[], str],
         *,
         revision: str | None,
         dtype: Precision,
@@ -95,6 +95,11 @@ class LocalBackend(Backend):
         self._closed = False
 
     @functools.cached_property
+    def _source(self) -> str:
+        """Return the folder of the checkpoint, or its id on the hub."""
+        return self._checkpoint if isinstance(self._checkpoint, str) else self._checkpoint()
+
+    @functools.cached_property
     def checkpoint_info(self) -> CheckpointInfo:
         """Return the fingerprint and the image support of the checkpoint, read from its files.
 
@@ -104,7 +109,7 @@ class LocalBackend(Backend):
         from mllm_msr.models.loading import inspect_checkpoint
 
         return inspect_checkpoint(
-            self._checkpoint,
+            self._source,
             revision=self._revision,
             dtype=self._dtype,
             device=self._device,
@@ -159,7 +164,7 @@ class LocalBackend(Backend):
         if self._loaded is None:
             with _LOADING_LOCK:
                 self._loaded = load_model(
-                    self._checkpoint,
+                    self._source,
                     revision=self._revision,
                     dtype=self._dtype,
                     device=self._device,

@@ -22,6 +22,7 @@ from mllm_msr.demo_model.language import text, title
 from mllm_msr.demo_model.world import DEMO_SEEDS, World, make_world
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.storage.user_cache import user_cache
 from mllm_msr.tables import ITEMS, conform
 
 _MIN_ITEMS: Final = 30
@@ -69,8 +70,7 @@ class Demo(Dataset):
                 f"{_MIN_ITEMS} items and 1 user."
             )
         if path is None:
-            cache = os.environ.get("XDG_CACHE_HOME")
-            path = (Path(cache) if cache else Path.home() / ".cache") / "mllm-msr" / "demo"
+            path = user_cache() / "demo"
         self._folder = Path(path)
         self._n_items, self._n_users = n_items, n_users
         self._world_seed, self._cover_size = world_seed, cover_size

@@ -28,6 +28,7 @@ import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
+from mllm_msr.models import efficientnet_lite
 from mllm_msr.models.processor_options import (
     DEFAULT_OPTIONS,
     ProcessorOptions,
@@ -42,6 +43,8 @@ from mllm_msr.models.processors import (
     require_supported,
 )
 from mllm_msr.types import Attention, Precision
+
+del efficientnet_lite  # imported to register a type of vision tower
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +122,7 @@ def inspect_checkpoint(
     precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
     folder = Path(checkpoint)
     if folder.is_dir():
-        name = f"{folder.resolve().name}@{_folder_digest(folder)}"
+        name = f"{folder.resolve().name}@{folder_digest(folder)}"
     else:
         commit = getattr(config, "_commit_hash", None)
         name = f"{checkpoint}@{commit[:16]}" if commit else checkpoint
@@ -130,7 +133,7 @@ def inspect_checkpoint(
                 "adapter_config.json. Use the folder that fine-tuning wrote."
             )
         _require_safetensors(str(adapter), "adapter_model.safetensors")
-        name = f"{name}+{_folder_digest(adapter)}"
+        name = f"{name}+{folder_digest(adapter)}"
     parts = (name, precision.removeprefix("torch."), options.fingerprint)
     return CheckpointInfo(
         supports_images=reads_images(config),
@@ -376,7 +379,7 @@ def _loading_errors(checkpoint: str) -> Iterator[None]:
         ) from cause
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """Return the first 16 hexadecimal digits of a SHA-256 over the files of the model."""
     files = sorted({path for pattern in _DEFINING_FILES for path in folder.glob(pattern)})
     state = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)

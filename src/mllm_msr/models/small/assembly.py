@@ -1,0 +1,143 @@
+"""Assembly of the small model: a checkpoint with the structure of LLaVA in a new folder.
+
+The folder is an ordinary checkpoint of Transformers. Its only special part is the type of the
+vision tower, which `models.efficientnet_lite` registers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from mllm_msr.models.efficientnet_lite import EfficientNetLiteConfig
+from mllm_msr.models.small.language import IMAGE_TOKEN, LanguageModel, read_language_model
+from mllm_msr.models.small.sources import LANGUAGE, VISION, require_packages
+from mllm_msr.models.small.vision import read_tower
+
+# Increase it if the same packages give other weights or files.
+VERSION: Final = 1
+# The trained projector, if this package contains one.
+PROJECTOR: Final = Path(__file__).with_name("projector.safetensors")
+_SEED: Final = 0
+_DTYPE: Final = torch.bfloat16
+# EfficientNet-Lite was trained on (pixel - 127) / 128.
+_MEAN: Final = 127 / 255
+_STD: Final = 128 / 255
+
+
+def assemble(folder: Path, *, image_grid: int) -> None:
+    """Write the checkpoint.
+
+    Args:
+        folder: An empty folder.
+        image_grid: Number of rows and of columns of image tokens.
+
+    Raises:
+        BackendError: A package is not installed or contains other files than expected.
+    """
+    language_file, vision_file = require_packages()
+    language = read_language_model(language_file)
+    tower = read_tower(vision_file, token_grid=image_grid)
+    config = _llava_config(language, tower.config)
+    state: dict[str, Tensor] = {
+        **{f"model.language_model.{k}": v.to(_DTYPE) for k, v in language.state.items()},
+        # A small part of the weights, with values of many magnitudes: in full precision.
+        **{f"model.vision_tower.{k}": v for k, v in tower.state_dict().items()},
+        **{f"model.multi_modal_projector.{k}": v for k, v in _projector(config).items()},
+    }
+    with torch.device("meta"):
+        model = transformers.LlavaForConditionalGeneration(config)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    config.dtype = _DTYPE  # `save_pretrained` records that of the first weight
+    config.save_pretrained(folder)
+    _make_processor(language, tower.config).save_pretrained(folder)
+    (folder / "README.md").write_text(_readme(image_grid), encoding="utf-8")
+
+
+def has_trained_projector() -> bool:
+    """Return whether this package contains a trained projector."""
+    return PROJECTOR.is_file()
+
+
+def _llava_config(
+    language: LanguageModel, vision: EfficientNetLiteConfig
+) -> transformers.LlavaConfig:
+    return transformers.LlavaConfig(
+        vision_config=vision,
+        text_config=language.config,
+        image_token_index=language.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=vision.token_grid**2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        bos_token_id=language.tokenizer.bos_token_id,
+        eos_token_id=language.tokenizer.eos_token_id,
+        pad_token_id=language.tokenizer.pad_token_id,
+    )
+
+
+def _projector(config: transformers.LlavaConfig) -> dict[str, Tensor]:
+    """Return the weights of the projector: the packaged ones, or random ones from a fixed seed."""
+    if has_trained_projector():
+        return load_file(PROJECTOR)
+    generator = torch.Generator().manual_seed(_SEED)
+    sizes = config.vision_config.hidden_size, config.text_config.hidden_size
+    state = {}
+    for name, n_in in zip(("linear_1", "linear_2"), sizes, strict=True):
+        weight = (
+            torch.randn(sizes[1], n_in, generator=generator) * config.text_config.initializer_range
+        )
+        state |= {
+            f"{name}.weight": weight.to(_DTYPE),
+            f"{name}.bias": torch.zeros(sizes[1], dtype=_DTYPE),
+        }
+    return state
+
+
+def _make_processor(
+    language: LanguageModel, vision: EfficientNetLiteConfig
+) -> transformers.LlavaProcessor:
+    """Return the processor; images are resized without a crop, so that no part of them is lost."""
+    images = ViTImageProcessorPil(
+        size={"height": vision.image_size, "width": vision.image_size},
+        resample=3,  # bicubic
+        image_mean=[_MEAN] * 3,
+        image_std=[_STD] * 3,
+    )
+    return transformers.LlavaProcessor(
+        images,
+        language.tokenizer,
+        patch_size=vision.image_size // vision.token_grid,
+        vision_feature_select_strategy="full",
+        chat_template=language.tokenizer.chat_template,
+        image_token=IMAGE_TOKEN,
+    )
+
+
+def _readme(image_grid: int) -> str:
+    """Return a description of the checkpoint, with the licenses of its sources."""
+    projector = (
+        f"An image is {image_grid**2} tokens; their projector is a part of mllm-msr."
+        if has_trained_projector()
+        else f"An image is {image_grid**2} tokens. Their projector is not trained: its weights are "
+        "random numbers, so the model does not understand images."
+    )
+    parts = [
+        "# SmolLM2-135M-Instruct with EfficientNet-Lite0",
+        f"mllm-msr assembled this checkpoint from installed packages. {projector}",
+    ]
+    for source in (LANGUAGE, VISION):
+        parts += [
+            f"## {source.distribution} {source.version}",
+            f"{source.content}. License: {source.license}. Source: {source.url}",
+        ]
+        if source.license_text:
+            parts.append(f"```text\n{source.license_text}\n```")
+    return "\n\n".join(parts) + "\n"
