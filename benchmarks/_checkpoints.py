@@ -17,7 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from benchmarks import _smolvlm
+from benchmarks import _qwen3_vl, _smolvlm
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UnknownNameError
 
@@ -75,7 +75,8 @@ def make_checkpoint(
     """Create a checkpoint with random weights, unless the demo model is requested.
 
     Args:
-        shapes: "demo" for the demo model, a key of `SHAPES` or of `_smolvlm.SIZES`.
+        shapes: "demo" for the demo model, a key of `SHAPES`, or a model's name: a key of
+            `_smolvlm.SIZES` or `_qwen3_vl.SIZES`.
         folder: New folder for random weights.
         device: Device on which they are drawn.
         dtype: Data type of the weights.
@@ -89,7 +90,7 @@ def make_checkpoint(
     """
     if shapes == "demo":
         return str(weights_folder())
-    names = ("demo", *SHAPES, *_smolvlm.SIZES)
+    names = ("demo", *SHAPES, *_smolvlm.SIZES, *_qwen3_vl.SIZES)
     if shapes not in names:
         raise UnknownNameError(f"Unknown shapes {shapes!r}. Available: {', '.join(names)}.")
     if shapes in SHAPES:
@@ -97,6 +98,11 @@ def make_checkpoint(
         tokenizer = _tokenizer(texts, shape.vocabulary)
         config = _config(shape, tokenizer)
         processor = _processor(config, tokenizer)
+    elif shapes in _qwen3_vl.SIZES:
+        vocabulary = _qwen3_vl.SIZES[shapes].vocabulary
+        tokenizer = _tokenizer(texts, vocabulary, _qwen3_vl.MARKS, image=_qwen3_vl.IMAGE)
+        config = _qwen3_vl.make_config(shapes, tokenizer)
+        processor = _qwen3_vl.make_processor(shapes, tokenizer, _TEMPLATE)
     else:
         tokenizer = _tokenizer(texts, _smolvlm.VOCABULARY, _smolvlm.MARKS)
         config = _smolvlm.make_config(shapes, tokenizer)
@@ -106,7 +112,9 @@ def make_checkpoint(
     return str(folder)
 
 
-def _tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ()) -> Any:
+def _tokenizer(
+    texts: Iterable[str], vocabulary: int, marks: Sequence[str] = (), *, image: str = "<image>"
+) -> Any:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -122,7 +130,7 @@ def _tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ())
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image},
         chat_template=_TEMPLATE,
     )
 
@@ -166,7 +174,7 @@ def _random_model(config: Any, *, device: str, dtype: torch.dtype) -> Any:
     """Create a model with random weights that keep hidden states from vanishing or exploding."""
     with torch.device(device):
         torch.manual_seed(0)
-        model = transformers.AutoModelForImageTextToText.from_config(config).to(dtype)
+        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype)
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim > 1:

@@ -33,7 +33,8 @@ def run(
 
     Args:
         shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m" or "tiny".
+            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
+            or "qwen3-vl-tiny".
         users: Number of users of our implementation.
         items: Number of items in the catalog.
         device: A torch device.

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from PIL import Image
 
+from benchmarks import _qwen3_vl
 from benchmarks.__main__ import RESULTS
-from benchmarks._checkpoints import make_checkpoint
+from benchmarks._checkpoints import _tokenizer, make_checkpoint
 from benchmarks._page import page
 from benchmarks._setup import unique_tokens
 from benchmarks._smolvlm import SIZES as SIZES_OF_SMOLVLM
@@ -82,7 +86,7 @@ def test_the_gpu_commands_on_the_page_have_valid_options() -> None:
 def test_unknown_shapes_are_an_error() -> None:
     with pytest.raises(
         UnknownNameError,
-        match=r"Unknown shapes 'huge'\. Available: demo, tiny, middle, 7b, smolvlm2-256m, smolvlm2",
+        match=r"Unknown shapes 'huge'\. Available: demo, tiny, .*, smolvlm2-500m, qwen3-vl-2b",
     ):
         make_checkpoint("huge", Path(), device="cpu", dtype="float32", texts=())
 
@@ -110,3 +114,41 @@ def test_shapes_by_model_name_have_the_sizes_of_the_model(
         [Prompt((Message("user", parts),), max_new_tokens=1)], ("yes", "no")
     )
     assert scores.error is None
+
+
+def test_qwen3_vl_2b_has_the_sizes_of_the_model() -> None:
+    hidden, inner, layers, heads, key_heads, head_size = _qwen3_vl.SIZES["qwen3-vl-2b"].text
+    tokenizer = _tokenizer(["yes no"], 2000, _qwen3_vl.MARKS, image=_qwen3_vl.IMAGE)
+    with torch.device("meta"):
+        model = transformers.Qwen3VLForConditionalGeneration(
+            _qwen3_vl.make_config("qwen3-vl-2b", tokenizer)
+        )
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    attention = (2 * heads + 2 * key_heads) * head_size * hidden + 2 * head_size
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    decoder = sum(n for name, n in sizes.items() if name.startswith("model.language_model."))
+    # The output layer is the token embedding.
+    assert decoder == sum(sizes.values()) - sum(n for k, n in sizes.items() if "visual" in k)
+    assert decoder == layers * layer + hidden + 151_936 * hidden
+    # Qwen/Qwen3-VL-2B-Instruct: 2.13 billion weights, 0.41 billion of them in the vision tower.
+    assert round(sum(sizes.values()) / 1e9, 2) == 2.13
+    assert round((sum(sizes.values()) - decoder) / 1e9, 2) == 0.41
+
+
+def test_qwen3_vl_limits_the_tokens_of_images_and_shares_prefixes(
+    tmp_path: Path, images: Any
+) -> None:
+    folder = make_checkpoint(
+        "qwen3-vl-tiny", tmp_path / "model", device="cpu", dtype="float32", texts=["yes no"]
+    )
+    loaded = load_model(folder, device="cpu")
+    assert can_share_prefixes(loaded.model.config)
+    renderer = Renderer(loaded.processor, supports_images=True)
+    large = tmp_path / "large.png"
+    Image.linear_gradient("L").convert("RGB").resize((600, 300)).save(large)
+    counts = []
+    for path in (large, images[0]):
+        prompt = Prompt((Message("user", (ImagePart(path), TextPart("?"))),), max_new_tokens=1)
+        ids = renderer.render(prompt).input_ids
+        counts.append(ids.count(loaded.model.config.image_token_id))
+    assert counts == [10, 2]
