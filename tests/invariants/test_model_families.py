@@ -16,12 +16,15 @@ from typing import Any, Final
 
 import pytest
 import torch
+import transformers
 
 import family_checks
 import tiny_checkpoints
 from mllm_msr.errors import BackendError
 from mllm_msr.models.families import TESTED_TYPES
+from mllm_msr.models.last_token import can_select_positions
 from mllm_msr.models.loading import load_model
+from mllm_msr.models.prefix_support import prefix_support, why_not_continuous, why_not_in_training
 from mllm_msr.ranker.examples import Example, build_prompt
 from mllm_msr.types import Item
 
@@ -114,6 +117,32 @@ class TestTraining:
         found = family_checks.check_training(family, examples, tmp_path)
         layers = sorted({layer.rpartition(".")[2] for layer in found.layers})
         record(name, caches_features=found.caches_features, layers=layers)
+
+
+class TestOptimizations:
+    # They depend on configurations and classes, so torchvision is not needed.
+    @pytest.mark.parametrize(
+        "name", [n for n in tiny_checkpoints.ALL_FAMILIES if n not in REJECTED]
+    )
+    def test_the_table_says_which_work_prompts_share(
+        self, name: str, tiny_checkpoint: Callable[[str], Path]
+    ) -> None:
+        config = transformers.AutoConfig.from_pretrained(tiny_checkpoint(name))
+        architecture = getattr(transformers, config.architectures[0])
+        with torch.device("meta"):
+            model = architecture(config)
+        support = prefix_support(config)
+        record(
+            name,
+            optimizations={
+                "scoring": not support.reason,
+                "user_first": not support.reason and support.images_are_causal,
+                "writing": not why_not_continuous(model),
+                "training": not why_not_in_training(model),
+                "sliding_window": support.window > 0,
+                "last_layer": can_select_positions(model),
+            },
+        )
 
 
 def _enlarged(path: Path, folder: Path) -> Path:
