@@ -2,7 +2,8 @@
 
 vLLM expects the weight names of vision towers with a level that Transformers 5.23 omits. And vLLM's
 attention on CPUs supports only some head sizes. Heads of other sizes are padded with zeros, which
-do not change any product; the rotary embedding is applied to the original part only.
+do not change any product; the rotary embedding is applied to the original part only. SmolVLM
+becomes Idefics 3, which computes the same without the video processor that SmolVLM needs there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from mllm_msr.errors import DataError
 # Head sizes that attention on CPUs supports in vLLM 0.32.
 HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
+# Model types of SmolVLM and those of Idefics 3.
+_IDEFICS: Final = {
+    "architectures": ["Idefics3ForConditionalGeneration"],
+    "model_type": "idefics3",
+}
 _TOWER: Final = "vision_tower."
 _WEIGHTS: Final = "model.safetensors"
 
@@ -30,7 +36,8 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
     """Copy a checkpoint and convert it for vLLM's CPU build.
 
     Args:
-        checkpoint: Folder of a LLaVA or LLaVA-NeXT checkpoint with its weights in one file.
+        checkpoint: Folder of a LLaVA, LLaVA-NeXT or SmolVLM checkpoint with its weights in one
+            file.
         folder: New folder.
 
     Returns:
@@ -42,6 +49,9 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = {_tower_name(name): weight for name, weight in load_file(folder / _WEIGHTS).items()}
+    if config.get("model_type") == "smolvlm":
+        config |= _IDEFICS
+        config["vision_config"]["model_type"] = "idefics3_vision"
     text = config["text_config"]
     size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     padded = _padded_size(size)

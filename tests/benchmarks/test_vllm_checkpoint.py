@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForImageTextToText
 
 from benchmarks._vllm_checkpoint import convert_checkpoint
 from mllm_msr.errors import DataError
@@ -109,3 +112,19 @@ def test_heads_larger_than_supported_are_an_error(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a", size=300)
     with pytest.raises(DataError, match=r"heads of size 300.*at most 256"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b")
+
+
+def test_smolvlm_becomes_idefics3_and_computes_the_same(
+    tiny_checkpoint: Callable[[str], Path], processor: Callable[[str], Any], tmp_path: Path
+) -> None:
+    before = tiny_checkpoint("smolvlm")
+    after = convert_checkpoint(before, tmp_path / "converted")
+    image = Image.effect_noise((60, 40), 50).convert("RGB")
+    inputs = processor("smolvlm")(text="<image>Is it red?", images=image, return_tensors="pt")
+    expected, got = (
+        AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        for folder in (before, after)
+    )
+    assert got.config.model_type == "idefics3"
+    with torch.inference_mode():
+        torch.testing.assert_close(got(**inputs).logits, expected(**inputs).logits)
