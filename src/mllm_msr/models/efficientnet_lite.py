@@ -28,7 +28,7 @@ _LITE0: Final = (
 )
 
 
-class EfficientNetLiteConfig(PreTrainedConfig):
+class EfficientNetLiteConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of the tower; the defaults are EfficientNet-Lite0.
 
     Attributes:
@@ -102,7 +102,7 @@ class InvertedBottleneck(nn.Module):
         return output + features if self.is_residual else output
 
 
-class EfficientNetLiteModel(PreTrainedModel):
+class EfficientNetLiteModel(PreTrainedModel):  # type: ignore[misc]
     """EfficientNet-Lite without its classifier, with a square grid of image tokens.
 
     Args:

@@ -23,6 +23,7 @@ from mllm_msr import demo_model
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend
+from mllm_msr.models.small import sources
 from mllm_msr.pipeline.backends import backend_class, open_for_check
 
 State = Literal["ok", "absent", "broken"]
@@ -78,6 +79,7 @@ def examine(*, deep: bool = True) -> Iterator[Finding]:
     yield check_transformers(_version("transformers") or "0")
     yield check_torchvision(deep=deep)
     yield check_weights(demo_model.weights_folder())
+    yield check_small_model()
     yield check_disk(Path.cwd())
 
 
@@ -136,6 +138,13 @@ def check_weights(folder: Path) -> Finding:
         return Finding("demo model", "ok", str(folder))
     fix = "reinstall mllm-msr, or set another model.backend"
     return Finding("demo model", "broken", f"missing {', '.join(missing)} in {folder}", fix)
+
+
+def check_small_model() -> Finding:
+    """Check that the packages are installed from which the backend `smollm` makes its model."""
+    if missing := sources.missing_packages():
+        return Finding("smollm", "absent", f"not installed: {', '.join(missing)}", sources.INSTALL)
+    return Finding("smollm", "ok", "installed, for model.backend=smollm")
 
 
 def check_disk(folder: Path, *, min_bytes: int = _MIN_DISK_BYTES) -> Finding:

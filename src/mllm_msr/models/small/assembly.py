@@ -6,8 +6,9 @@ vision tower, which `models.efficientnet_lite` registers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import transformers
@@ -15,15 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from mllm_msr.errors import BackendError
 from mllm_msr.models.efficientnet_lite import EfficientNetLiteConfig
 from mllm_msr.models.small.language import IMAGE_TOKEN, LanguageModel, read_language_model
-from mllm_msr.models.small.sources import LANGUAGE, VISION, require_packages
+from mllm_msr.models.small.sources import LANGUAGE, PROJECTOR, VISION, verified_file
 from mllm_msr.models.small.vision import read_tower
 
 # Increase it if the same packages give other weights or files.
 VERSION: Final = 1
-# The trained projector, if this package contains one.
-PROJECTOR: Final = Path(__file__).with_name("projector.safetensors")
 _SEED: Final = 0
 _DTYPE: Final = torch.bfloat16
 # EfficientNet-Lite was trained on (pixel - 127) / 128.
@@ -41,9 +41,8 @@ def assemble(folder: Path, *, image_grid: int) -> None:
     Raises:
         BackendError: A package is not installed or contains other files than expected.
     """
-    language_file, vision_file = require_packages()
-    language = read_language_model(language_file)
-    tower = read_tower(vision_file, token_grid=image_grid)
+    language = read_language_model(verified_file(LANGUAGE))
+    tower = read_tower(verified_file(VISION), token_grid=image_grid)
     config = _llava_config(language, tower.config)
     state: dict[str, Tensor] = {
         **{f"model.language_model.{k}": v.to(_DTYPE) for k, v in language.state.items()},
@@ -54,7 +53,8 @@ def assemble(folder: Path, *, image_grid: int) -> None:
     with torch.device("meta"):
         model = transformers.LlavaForConditionalGeneration(config)
     model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
+    model.tie_weights()  # the output embeddings are the input embeddings
+    _require_complete(model, state)
     model.save_pretrained(folder)
     config.dtype = _DTYPE  # `save_pretrained` records that of the first weight
     config.save_pretrained(folder)
@@ -62,9 +62,15 @@ def assemble(folder: Path, *, image_grid: int) -> None:
     (folder / "README.md").write_text(_readme(image_grid), encoding="utf-8")
 
 
-def has_trained_projector() -> bool:
-    """Return whether this package contains a trained projector."""
-    return PROJECTOR.is_file()
+def _require_complete(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Check that all weights were read, and no others."""
+    missing = [name for name, weight in model.named_parameters() if weight.is_meta]
+    unknown = sorted(set(state) - set(model.state_dict()))
+    if missing or unknown:
+        raise BackendError(
+            f"The model smollm cannot be assembled: weights are missing ({missing[:3]}) or unknown "
+            f"({unknown[:3]}). Install another version of Transformers."
+        )
 
 
 def _llava_config(
@@ -85,11 +91,12 @@ def _llava_config(
 
 def _projector(config: transformers.LlavaConfig) -> dict[str, Tensor]:
     """Return the weights of the projector: the packaged ones, or random ones from a fixed seed."""
-    if has_trained_projector():
-        return load_file(PROJECTOR)
+    if PROJECTOR.is_file():
+        packaged: dict[str, Tensor] = load_file(PROJECTOR)
+        return packaged
     generator = torch.Generator().manual_seed(_SEED)
     sizes = config.vision_config.hidden_size, config.text_config.hidden_size
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, n_in in zip(("linear_1", "linear_2"), sizes, strict=True):
         weight = (
             torch.randn(sizes[1], n_in, generator=generator) * config.text_config.initializer_range
@@ -125,7 +132,7 @@ def _readme(image_grid: int) -> str:
     """Return a description of the checkpoint, with the licenses of its sources."""
     projector = (
         f"An image is {image_grid**2} tokens; their projector is a part of mllm-msr."
-        if has_trained_projector()
+        if PROJECTOR.is_file()
         else f"An image is {image_grid**2} tokens. Their projector is not trained: its weights are "
         "random numbers, so the model does not understand images."
     )
@@ -135,7 +142,7 @@ def _readme(image_grid: int) -> str:
     ]
     for source in (LANGUAGE, VISION):
         parts += [
-            f"## {source.distribution} {source.version}",
+            f"## {source.distribution} {source.tested_version}",
             f"{source.content}. License: {source.license}. Source: {source.url}",
         ]
         if source.license_text:

@@ -18,8 +18,8 @@ from typing import Final
 import filelock
 
 from mllm_msr.models.loading import folder_digest
-from mllm_msr.models.small.assembly import PROJECTOR, VERSION, assemble
-from mllm_msr.models.small.sources import require_packages
+from mllm_msr.models.small.assembly import VERSION, assemble
+from mllm_msr.models.small.sources import PROJECTOR, require_packages
 from mllm_msr.storage.atomic import (
     content_hash,
     make_private_folder,
@@ -72,7 +72,9 @@ def _replace(folder: Path, image_grid: int) -> None:
     if folder.exists():
         logger.warning("The model in %s is damaged. It is assembled again.", folder)
     else:
-        logger.warning("Assembling the model smollm in %s, once.", folder)
+        logger.warning("Assembling the model smollm in %s. This happens once.", folder)
+    if not PROJECTOR.is_file():
+        logger.warning("The projector of images is not trained: use the model for texts only.")
     for leftover in folder.parent.glob(f".*{_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}{_SUFFIX}")

@@ -152,7 +152,7 @@ def _make_tokenizer(
 ) -> transformers.PreTrainedTokenizerFast:
     """Build the tokenizer: each digit is one token, and texts are split into bytes as in GPT-2."""
     tokens = [IMAGE_TOKEN if token == _RESERVED_TOKEN else token for token in tokens]
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
     core = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, pairs))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

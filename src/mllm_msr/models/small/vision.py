@@ -45,7 +45,8 @@ def read_tower(path: Path, *, token_grid: int) -> EfficientNetLiteModel:
                     weights, prefix + convolution, prefix + normalization, f"blocks.{number}.{name}"
                 )
     tower.load_state_dict(state)
-    return tower.eval()
+    tower.eval()
+    return tower
 
 
 def _fold(
