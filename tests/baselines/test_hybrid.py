@@ -1,4 +1,4 @@
-"""Hybrid: weights learned on validation users, members of any kind, saving and loading."""
+"""Hybrid: weights learned on held-out targets, members of any kind, saving and loading."""
 
 from __future__ import annotations
 
@@ -48,25 +48,31 @@ def data():
     )
 
 
-def test_the_informative_member_is_selected(data):
-    model = Hybrid(members=MEMBERS).fit(data)
+@pytest.mark.parametrize("max_targets", [None, 0])
+def test_the_informative_member_has_the_larger_weight(data, max_targets):
+    model = Hybrid(members=MEMBERS, max_targets=max_targets).fit(data)
     assert model.stacking is not None
-    likelihoods = model.stacking.likelihoods
+    likelihoods, shares = model.stacking.likelihoods, model.stacking.shares()
     assert likelihoods["item_knn"] > likelihoods["popularity"]
-    assert model.stacking.selected in {"item_knn", "combined"}
+    assert shares["item_knn"] > shares["popularity"]
+    # Half of the training users, or the validation users.
+    assert model.stacking.n_targets == (N_USERS // 4 if max_targets is None else N_USERS // 2)
 
 
-def test_without_validation_users_members_have_equal_weights(data):
+def test_without_targets_members_have_equal_weights(data):
     no_validation = TrainingData(
         data.interactions,
         data.items,
         data.candidates.with_columns(split=pl.lit("train")),
         data.train_users,
     )
+    model = Hybrid(members=MEMBERS, max_targets=0).fit(no_validation)
+    assert model.stacking is not None
+    assert model.stacking.shares() == {"item_knn": 0.5, "popularity": 0.5}
+    # Held-out targets do not need validation users.
     model = Hybrid(members=MEMBERS).fit(no_validation)
     assert model.stacking is not None
-    assert model.stacking.selected == "equal"
-    assert model.stacking.weights == ((0.0, 1.0), (0.0, 1.0))
+    assert model.stacking.n_targets > 0
 
 
 def test_catalog_scores_equal_candidate_scores(data):
@@ -89,9 +95,77 @@ def test_members_given_as_recommenders_keep_their_settings(data):
 def test_fitted_members_are_not_fitted_again(data, monkeypatch):
     members = {"item_knn": ItemKnn().fit(data), "popularity": Popularity().fit(data)}
     expected = Hybrid(members=MEMBERS).fit(data).stacking
-    for kind in (ItemKnn, Popularity):
-        monkeypatch.setattr(kind, "fit", lambda self, data: pytest.fail("fitted again"))
-    assert Hybrid(members=members, refit=False).fit(data).stacking == expected
+    copies = []
+
+    def fit_copy(name, hidden):
+        copies.append(name)
+        return {"item_knn": ItemKnn, "popularity": Popularity}[name]().fit(hidden)
+
+    for name, member in members.items():
+        monkeypatch.setattr(member, "fit", lambda data, name=name: pytest.fail(f"fitted {name}"))
+    assert Hybrid(members=members, fit_copy=fit_copy).fit(data).stacking == expected
+    assert copies == list(MEMBERS)
+
+
+class Recorder(Recommender):
+    """Fake of a recommender that records what it has learned from and what it has scored."""
+
+    label = "Recorder"
+
+    def __init__(self):
+        self.seen = []
+        self.scored = []
+
+    def fit(self, data):
+        self.seen.append(data)
+        return self
+
+    def score(self, candidates, interactions):
+        self.scored.append((len(self.seen), candidates))
+        return candidates.with_columns(score=pl.lit(0.0))
+
+    def save(self, folder):
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder):
+        raise NotImplementedError
+
+
+class Reader(Recorder):
+    """Fake of a fine-tuned language model, which reads all histories."""
+
+    def complete_histories(self, targets):
+        return targets
+
+
+def test_copies_have_not_learned_from_the_targets_that_they_score(data):
+    recorder = Recorder()
+    Hybrid(members={"recorder": recorder, "item_knn": ItemKnn()}).fit(data)
+    hidden, everything = recorder.seen
+    assert everything is data
+    (_, lists), (_, unseen) = recorder.scored
+    keys = ["user_id", "position"]
+    targets = lists.filter(label=1)
+    assert targets.join(hidden.interactions, on=keys).is_empty()
+    assert targets.join(data.interactions, on=[*keys, "item_id"], how="semi").height == len(targets)
+    assert not hidden.train_users & set(targets["user_id"])
+    # Validation users stay as they are: copies select their weights on them, as members do.
+    validation = data.candidates.filter(split="validation")
+    assert hidden.candidates.filter(split="validation").equals(validation)
+    assert unseen.equals(validation)
+
+
+def test_a_member_that_learns_from_candidates_is_measured_without_a_copy():
+    data, _, _ = halves(informative=True)
+    reader, recorder = Reader(), Recorder()
+    Hybrid(members={"reader": reader, "recorder": recorder}).fit(data)
+    assert reader.seen == [data]
+    ((n_fits, lists),) = reader.scored
+    assert n_fits == 1
+    assert lists.equals(recorder.scored[0][1])
+    assert not set(lists["user_id"]) & data.train_users
+    assert not set(lists["user_id"]) & set(data.candidates.filter(split="validation")["user_id"])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +247,8 @@ def halves(*, informative: bool):
 
 def with_oracle(scores):
     members = {"item_knn": ItemKnn(), "popularity": Popularity(), "oracle": Oracle(scores)}
-    return Hybrid(members=members)
+    # The oracle only knows the candidates of the data, so there are no other targets.
+    return Hybrid(members=members, max_targets=0)
 
 
 def auc(scored):
@@ -193,7 +268,7 @@ def test_complementary_members_add_up():
     assert min(alone) > 0.6
     assert combined > max(alone) + 0.05
     assert model.stacking is not None
-    assert model.stacking.selected == "combined"
+    assert min(model.stacking.shares().values()) < 0.2 < model.stacking.shares()["oracle"]
     assert model.requires_llm
     assert model.usage() == {"misses": 3}
 

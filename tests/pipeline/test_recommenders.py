@@ -131,7 +131,10 @@ def test_members_have_the_settings_of_their_own_section_and_are_reused(
         pipeline.run_until("prepare")
         compare(pipeline, ["item_knn", "hybrid"])
         n_folds = len(pipeline.tables.folds())
-    assert fitted == [3] * n_folds  # once per fold, with the section's value
+        assert fitted == [3] * 2 * n_folds  # the model and its copy, with the section's value
+        (tmp_path / "run" / "scores" / "hybrid.parquet").unlink()
+        compare(pipeline, ["hybrid"])
+    assert fitted == [3] * 2 * n_folds  # both are in the cache of the run
 
 
 def test_a_time_limit_is_shown_in_the_table_and_the_report(tmp_path: Path, data: Path) -> None:

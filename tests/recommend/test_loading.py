@@ -134,4 +134,4 @@ def test_members_of_an_ensemble_have_the_settings_of_their_sections(
     for hidden in (8, 8, 16):  # the second start reuses the fitted ensemble
         with MllmMsr.from_run(run, overrides=[*hybrid, f"baselines.sasrec.hidden={hidden}"]):
             pass
-    assert fitted == [8, 16]
+    assert fitted == [8, 8, 16, 16]  # a copy without held-out targets, and the model

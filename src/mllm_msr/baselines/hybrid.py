@@ -1,23 +1,38 @@
-"""Hybrid: stacking of the scores of other recommenders, with weights learned on validation users.
+"""Hybrid: stacking of the scores of other recommenders, with weights learned on held-out targets.
 
-Members are recommenders, MLLM-MSR included; `_ensemble/stacking.py` learns from the validation
-candidates how to combine their scores. If one member alone does better there, it is used alone, so
-a hybrid is not significantly worse than its best member. Unknown users and items are left to the
-members.
+Members are recommenders, MLLM-MSR included. `_ensemble/held_out.py` hides the last visible
+interactions of some users; copies of the members that have not learned from them score them, and
+`_ensemble/stacking.py` learns from these scores how to combine the members. With few targets the
+weights are nearly equal. Unknown users and items are left to the members.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Self, final
+from typing import Annotated, ClassVar, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
-from mllm_msr.baselines._ensemble.stacking import Stacking, equal_stacking, fit_stacking
+from mllm_msr.baselines._ensemble.held_out import (
+    HeldOut,
+    LearnsFromCandidates,
+    hold_out,
+    validation_candidates,
+)
+from mllm_msr.baselines._ensemble.stacking import (
+    Floats,
+    Scaling,
+    Stacking,
+    equal_stacking,
+    fit_stacking,
+)
 from mllm_msr.baselines._factory import baseline_class, make
 from mllm_msr.baselines._shared.catalog import CHUNK, catalog_of, item_columns
 from mllm_msr.baselines._shared.state import damaged, unfitted
@@ -26,11 +41,18 @@ from mllm_msr.interfaces import CatalogScorer, Recommender, TrainingData
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.storage.verification import load_json
-from mllm_msr.tables import SCORES
 from mllm_msr.types import Seed
+
+logger = logging.getLogger(__name__)
 
 _FILE: Final = "hybrid.json"
 _NAME: Final = "hybrid"
+# Held-out targets at most, and negatives per target and kind; fewer if a language model scores
+# them.
+_MAX_TARGETS: Final = 2000
+_MAX_TARGETS_LLM: Final = 400
+_N_NEGATIVES: Final = 20
+_N_NEGATIVES_LLM: Final = 5
 
 
 @final
@@ -42,8 +64,12 @@ class Hybrid(Recommender):
             default arguments, or recommenders by name. In a run, members have the settings of
             their sections (`baselines.NAME`) and are reused if they are already fitted; the
             default there is `default_members` and, if the run has scored it, `mllm_msr`.
-        refit: Whether `fit` also fits the members; False if they are already fitted.
-        seed: Seed of members given by name and of the cross-validation folds.
+        max_targets: Maximum number of held-out targets; by default 2,000, or 400 with a member that
+            calls a language model. With 0, weights are learned from the validation users.
+        shrinkage: Strength of the shrinkage towards equal weights, see `stacking.fit_stacking`.
+        fit_copy: For members that are already fitted: fits a copy of a member, given its name, on
+            other data. By default, `fit` fits the members.
+        seed: Seed of members given by name, of held-out targets and of cross-validation folds.
 
     Attributes:
         stacking: Fitted combination with its weights and cross-validated likelihoods; None before
@@ -67,7 +93,9 @@ class Hybrid(Recommender):
         self,
         *,
         members: Sequence[str] | Mapping[str, Recommender] | None = None,
-        refit: bool = True,
+        max_targets: Annotated[int, Field(ge=0)] | None = None,
+        shrinkage: Annotated[float, Field(gt=0)] = 2.0,
+        fit_copy: Callable[[str, TrainingData], Recommender] | None = None,
         seed: Seed = 0,
     ) -> None:
         given = self.default_members if members is None else members
@@ -84,33 +112,73 @@ class Hybrid(Recommender):
             if isinstance(given, Mapping)
             else {name: make(name, {"seed": seed}) for name in given}
         )
-        self._refit = refit
+        self._max_targets = max_targets
+        self._shrinkage = shrinkage
+        self._fit_copy = fit_copy
         self._seed = seed
         self._catalog: tuple[str, ...] = ()
         self.requires_llm = any(member.requires_llm for member in self._members.values())
         self.stacking: Stacking | None = None
 
     def fit(self, data: TrainingData) -> Self:
-        """Fit the members and, on validation candidates, their weights.
+        """Fit the members and, on held-out targets, their weights.
 
-        Without validation candidates, all members get equal weights.
+        Without held-out targets, the targets are those of validation users. Without these, all
+        weights are equal.
         """
-        if self._refit:
+        self._catalog = catalog_of(data)
+        held_out = self._hold_out(data)
+        scores = {} if held_out is None else self._score_copies(held_out, data)
+        if self._fit_copy is None:
             for member in self._members.values():
                 member.fit(data)
-        self._catalog = catalog_of(data)
-        validation = data.candidates.filter(pl.col("split") == "validation")
-        rows = data.candidates if validation.is_empty() else validation
-        scores = {
-            name: member.score(rows, data.interactions).select(*SCORES)
-            for name, member in self._members.items()
-        }
-        self.stacking = (
-            equal_stacking(scores)
-            if validation.is_empty()
-            else fit_stacking(scores, seed=self._seed)
-        )
+        unseen = validation_candidates(data)
+        lists = unseen if held_out is None else held_out.candidates
+        rows = next((table for table in (unseen, lists) if table.height), data.candidates)
+        scalings = {}
+        for name, member in self._members.items():
+            # A member without a copy has learned from none of the lists.
+            values = _scores(member, rows if name in scores or held_out is None else lists, data)
+            scalings[name] = Scaling.of(values[~np.isnan(values)])
+            scores.setdefault(name, values)
+        self.stacking = equal_stacking(scalings)
+        if lists.height:
+            self.stacking = fit_stacking(
+                lists,
+                {name: scores[name] for name in self._members},
+                scalings=scalings,
+                shrinkage=self._shrinkage,
+                seed=self._seed,
+            )
+        shares = ", ".join(f"{n} {share:.0%}" for n, share in self.stacking.shares().items())
+        logger.info("Weights from %d targets: %s", self.stacking.n_targets, shares)
         return self
+
+    def _hold_out(self, data: TrainingData) -> HeldOut | None:
+        readers = [m for m in self._members.values() if isinstance(m, LearnsFromCandidates)]
+        default = _MAX_TARGETS_LLM if self.requires_llm else _MAX_TARGETS
+        return hold_out(
+            data,
+            readers,
+            max_targets=default if self._max_targets is None else self._max_targets,
+            n_negatives=_N_NEGATIVES_LLM if self.requires_llm else _N_NEGATIVES,
+            seed=self._seed,
+        )
+
+    def _score_copies(self, held_out: HeldOut, data: TrainingData) -> dict[str, Floats]:
+        """Fit copies of the members that learn from interactions, and score the held-out targets.
+
+        A member that `fit` fits is its own copy: fitting it again starts from scratch.
+        """
+        scores = {}
+        for name, member in self._members.items():
+            if isinstance(member, LearnsFromCandidates):
+                continue
+            fit = self._fit_copy
+            copy = member.fit(held_out.data) if fit is None else fit(name, held_out.data)
+            with contextlib.closing(copy):
+                scores[name] = _scores(copy, held_out.candidates, data)
+        return scores
 
     @property
     def catalog(self) -> Sequence[str]:
@@ -187,6 +255,12 @@ class Hybrid(Recommender):
         if self.stacking is None:
             raise unfitted(_NAME)
         return self.stacking
+
+
+def _scores(model: Recommender, candidates: pl.DataFrame, data: TrainingData) -> Floats:
+    """Return the scores of candidates, NaN where the model has none: [n_candidates]."""
+    scores: Floats = model.score(candidates, data.interactions)["score"].to_numpy()
+    return scores
 
 
 def _score_all(

@@ -93,6 +93,10 @@ class LlavaZeroShot(Recommender):
             candidates, lambda rows: title_examples(rows, interactions, items, **prompt)
         )
 
+    def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
+        """Return all targets: the titles before each of them are known."""
+        return targets
+
     def usage(self) -> dict[str, int]:
         """Return the counts of failed prompts and upper-bound scores."""
         return self._scorer.usage()

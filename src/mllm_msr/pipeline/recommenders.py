@@ -24,21 +24,12 @@ from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.ranker.examples import TEMPLATES
+from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
 _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
-# Outputs of earlier stages that MLLM-MSR reads for training and scoring.
-MLLM_INPUTS: Final = (
-    layout.INTERACTIONS,
-    layout.ITEMS,
-    layout.SPLITS,
-    layout.SUMMARIES,
-    layout.PREFERENCES,
-    layout.CANDIDATES,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +47,13 @@ class Conditions:
     inputs: tuple[str, ...]
     prompt_templates: tuple[str, ...] = ()
     model: str | None = None
+
+
+def mllm_inputs(settings: Settings) -> tuple[str, ...]:
+    """Return the outputs of earlier stages that MLLM-MSR reads for training and scoring."""
+    written = [layout.SUMMARIES] if settings.summarize.enabled else []
+    written += [layout.PREFERENCES] if settings.recommend.reads_preference else []
+    return (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, *written, layout.CANDIDATES)
 
 
 def label_of(name: str) -> str:
@@ -90,7 +88,7 @@ class Recommenders:
         self._settings = settings
         self.tables = RunTables(context.run)
         self.is_worker = context.run.is_worker
-        self._refitted: set[tuple[str, int]] = set()
+        self._refitted: set[tuple[str, str]] = set()
 
     def names(self) -> list[str]:
         """Return the names of all recommenders to score, as set in the settings."""
@@ -139,10 +137,11 @@ class Recommenders:
     def training_data(self, name: str, fold: int) -> TrainingData:
         """Return the training data of a recommender in a fold, without targets of test users."""
         if name in VARIANTS:
+            read = mllm_inputs(self._settings)
             return replace(
                 self.tables.training_data(fold),
-                preferences=self.tables.preferences(),
-                summaries=self.tables.summaries(),
+                preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
+                summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
             )
         return self.tables.training_data(fold, content=self._settings.baselines.content)
 
@@ -167,28 +166,48 @@ class Recommenders:
         if has_endpoint(str(arguments.get("backend", "demo"))):
             # Learns nothing, and `load` does not accept an endpoint from a file.
             return self.baseline(name, fold).fit(data)
+        return self._cached_fit(name, f"{fold}", data)
+
+    def _cached_fit(
+        self, name: str, part: str, data: TrainingData, **conditions: object
+    ) -> Recommender:
+        """Return a fitted baseline from the cache of the run, or fit and store it there.
+
+        Args:
+            name: Name of the baseline.
+            part: Part of the run's data that `data` is: a fold, and what is hidden in it.
+            data: Training data.
+            conditions: What `data` depends on besides the fold, see `artifact_cache.digest`.
+        """
         # With force, once: a member of an ensemble is not fitted again after it has scored itself.
-        refit = self._context.force and (name, fold) not in self._refitted
-        self._refitted.add((name, fold))
+        refit = self._context.force and (name, part) not in self._refitted
+        self._refitted.add((name, part))
+        key = digest(
+            name=name,
+            arguments=self._settings.baselines.arguments(name),
+            version=__version__,
+            fold=part,
+            data=self._data_digest(),
+            **conditions,
+        )
         return self._cache.recommender(
-            f"{name}-{fold}",
-            digest(
-                name=name,
-                arguments=arguments,
-                version=__version__,
-                fold=fold,
-                data=self._data_digest(),
-            ),
+            f"{name}-{part}",
+            key,
             baseline_class(name),
-            lambda: self.baseline(name, fold).fit(data),
+            lambda: self.baseline(name, part).fit(data),
             refit=refit,
         )
 
-    def baseline(self, name: str, fold: int) -> Recommender:
-        """Return an unfitted baseline, whose training states are stored in the run's cache."""
+    def baseline(self, name: str, part: int | str) -> Recommender:
+        """Return an unfitted baseline, whose training states are stored in the run's cache.
+
+        Args:
+            name: Name of the baseline.
+            part: Part of the run's data that it will be fitted on.
+        """
         folders = Folders(
             content=self._run.inside(layout.CONTENT_CACHE),
-            states=self._run.inside(f"{layout.BASELINE_STATES}/{self._data_digest()[:12]}-{fold}"),
+            states=self._run.inside(f"{layout.BASELINE_STATES}/{self._data_digest()[:12]}-{part}"),
         )
         return _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
 
@@ -207,7 +226,7 @@ class Recommenders:
             options=model.plugin_kwargs(),
             training=settings.train if VARIANTS[name].fine_tuned else None,
             item_type=self.item_type,
-            order=settings.recommend.order,
+            prompt=settings.recommend,
             max_text_tokens=settings.train.max_text_tokens,
             max_error_rate=settings.score.max_error_rate,
             trains=(settings.model.backend, settings.model.plugin_kwargs()),
@@ -282,16 +301,22 @@ class Recommenders:
             **changed(settings.train, "train.", include=["max_text_tokens"]),
             **changed(settings.recommend, "recommend."),
         }
-        template = TEMPLATES[settings.recommend.order]
-        return Conditions(values, (*MLLM_INPUTS, *weights), (template,), fingerprint)
+        template = template_name(settings.recommend)
+        return Conditions(values, (*mllm_inputs(settings), *weights), (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData
     ) -> Recommender:
         arguments = self._settings.baselines.arguments(name)
         fitted = {member: self.fitted(member, fold) for member in members}
-        model = _factory.make(name, {**arguments, "members": fitted, "refit": False})
-        return model.fit(data)
+
+        def fit_copy(member: str, hidden: TrainingData) -> Recommender:
+            return self._cached_fit(
+                member, f"{fold}-{name}", hidden, interactions=hidden.interactions
+            )
+
+        given = {**arguments, "members": fitted, "fit_copy": fit_copy}
+        return _factory.make(name, given).fit(data)
 
     @property
     def _cache(self) -> ArtifactCache:

@@ -1,4 +1,4 @@
-"""Stacking: useful members get weight, useless ones do not, and rows are matched by key."""
+"""Stacking: known weights are recovered, few targets give equal weights, useless members none."""
 
 from __future__ import annotations
 
@@ -12,125 +12,169 @@ from mllm_msr.baselines._ensemble.stacking import (
     Scaling,
     Stacking,
     _CandidateLists,
-    align,
     equal_stacking,
     fit_stacking,
 )
-from mllm_msr.errors import DataError
-from mllm_msr.tables import SCORES
+from mllm_msr.tables import CANDIDATES
 
 N_USERS, N_CANDIDATES = 300, 6
 
 
-def table(score, *, n_users=N_USERS):
-    """The first of each user's candidates is the positive."""
+def candidates(n_users=N_USERS):
+    """Return lists of one target for each user; the first candidate is the positive."""
     user, item = np.divmod(np.arange(n_users * N_CANDIDATES), N_CANDIDATES)
     columns = {
         "fold": 0,
+        "split": "test",
         "negatives": "uniform",
-        "user_id": [f"u{at}" for at in user],
+        "user_id": [f"u{at:04}" for at in user],
+        "position": 3,
         "item_id": [f"i{at}" for at in item],
         "label": (item == 0).astype(int),
-        "score": score,
     }
-    return pl.DataFrame(columns, schema=dict(SCORES))
+    return pl.DataFrame(columns, schema=dict(CANDIDATES))
 
 
 def noisy(strength, seed, *, n_users=N_USERS):
-    rng = np.random.default_rng(seed)
+    """Return scores: standard normal noise, plus the strength for positives."""
     label = np.tile(np.arange(N_CANDIDATES) == 0, n_users)
-    return table(strength * label + rng.normal(size=n_users * N_CANDIDATES), n_users=n_users)
+    return strength * label + np.random.default_rng(seed).normal(size=len(label))
 
 
-def stack_scores(validation, test):
-    """Return the test candidates with the combined score, and the fitted stacking."""
-    stacking = fit_stacking(validation)
-    joined = align(test)
-    score = stacking.combine({part: joined[part].to_numpy() for part in stacking.members})
-    return joined.with_columns(score=pl.Series(score)), stacking
+def fit(scores, **arguments):
+    n_users = len(next(iter(scores.values()))) // N_CANDIDATES
+    return fit_stacking(candidates(n_users), scores, **arguments)
 
 
-def hits(frame):
-    best = frame.group_by("user_id").agg(pl.col("label").sort_by("score").last())
-    return best["label"].mean()
+def hits(scores):
+    """Return the share of users whose positive has the highest score."""
+    return np.mean(np.argmax(scores.reshape(-1, N_CANDIDATES), axis=1) == 0)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 4.0])
+def test_known_optimal_weights_are_recovered_from_many_targets(ratio):
+    # With independent normal noise of equal size, the best weights are proportional to strengths.
+    strengths = np.array([ratio, 1.0]) * 0.6
+    scores = {str(at): noisy(s, at, n_users=6000) for at, s in enumerate(strengths)}
+    stacking = fit(scores)
+    first, second = (
+        sum(weights) / scaling.deviation
+        for weights, scaling in zip(stacking.weights, stacking.scalings, strict=True)
+    )
+    assert first / second == pytest.approx(ratio, rel=0.1)
+    assert stacking.n_targets == 6000
+
+
+def test_few_targets_give_nearly_equal_weights():
+    def share(n_users):
+        scores = {"good": noisy(2.0, 1, n_users=n_users), "bad": noisy(0.2, 2, n_users=n_users)}
+        return fit(scores).shares()["good"]
+
+    few, some, many = share(4), share(40), share(2000)
+    assert 0.4 < few < 0.7
+    assert few < some < many
+    assert many > 0.85
+
+
+def test_shrinkage_sets_how_equal_the_weights_are():
+    scores = {"good": noisy(2.0, 1), "bad": noisy(0.2, 2)}
+    shares = [fit(scores, shrinkage=value).shares()["good"] for value in (0.01, 10.0, 1e6)]
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_two_independent_models_are_better_together():
-    validation = {"one": noisy(1.0, 1), "two": noisy(1.0, 2)}
+    stacking = fit({"one": noisy(1.0, 1), "two": noisy(1.0, 2)})
     test = {"one": noisy(1.0, 3), "two": noisy(1.0, 4)}
-    combined, stacking = stack_scores(validation, test)
-    assert stacking.selected == "combined"
-    assert min(sum(weights) for weights in stacking.weights) > 0.3
-    assert hits(combined) > max(hits(frame) for frame in test.values()) + 0.05
+    assert hits(stacking.combine(test)) > max(hits(scores) for scores in test.values()) + 0.05
+    assert stacking.likelihoods["combined"] > stacking.likelihoods["one"]
 
 
-def test_a_noise_model_gets_a_weight_near_zero():
+def test_a_noise_model_gets_a_small_share():
+    stacking = fit({"one": noisy(1.5, 1, n_users=1000), "noise": noisy(0.0, 2, n_users=1000)})
+    assert stacking.shares()["noise"] < 0.1
+    assert stacking.likelihoods["combined"] > stacking.likelihoods["equal"]
     test = {"one": noisy(1.5, 3), "noise": noisy(0.0, 4)}
-    combined, stacking = stack_scores({"one": noisy(1.5, 1), "noise": noisy(0.0, 2)}, test)
-    assert sum(stacking.weights[1]) < 0.1 * sum(stacking.weights[0])
-    assert abs(hits(combined) - hits(test["one"])) < 0.03
-
-
-def test_few_users_suffice_to_combine_complementary_models():
-    def half(part, seed, n_users):
-        """Return scores that are informative for every second user only."""
-        known, blind = noisy(4.0, seed, n_users=n_users), noisy(0.0, seed, n_users=n_users)
-        mine = pl.col("user_id").str.slice(1).cast(pl.Int64) % 2 == part
-        return pl.concat([known.filter(mine), blind.filter(~mine)])
-
-    few = {"even": half(0, 1, 16), "odd": half(1, 2, 16)}
-    test = {"even": half(0, 3, N_USERS), "odd": half(1, 4, N_USERS)}
-    combined, stacking = stack_scores(few, test)
-    assert stacking.selected == "combined"
-    assert hits(combined) > max(hits(frame) for frame in test.values()) + 0.1
-
-
-def test_the_best_model_is_used_alone_if_the_others_are_noise():
-    scores = {"one": noisy(3.0, 1, n_users=8)} | {
-        f"noise {seed}": noisy(0.0, seed, n_users=8) for seed in range(2, 14)
-    }
-    stacking = fit_stacking(scores)
-    assert stacking.likelihoods["one"] > stacking.likelihoods["combined"]
-    assert stacking.selected == "one"
-    assert all(weights == (0.0, 0.0) for weights in stacking.weights[1:])
-    rows = {name: np.array([5.0, -5.0]) for name in scores} | {"one": np.array([1.0, 2.0])}
-    assert np.diff(stacking.combine(rows)) > 0
+    assert abs(hits(stacking.combine(test)) - hits(test["one"])) < 0.03
 
 
 def test_a_model_that_is_wrong_gets_no_negative_weight():
-    worse = noisy(2.0, 2).with_columns(pl.col("score") * -1)
-    stacking = fit_stacking({"one": noisy(1.0, 1), "wrong": worse})
+    stacking = fit({"one": noisy(1.0, 1, n_users=1000), "wrong": -noisy(2.0, 2, n_users=1000)})
     assert min(min(weights) for weights in stacking.weights) >= 0.0
     assert stacking.weights[1] == (0.0, 0.0)
+    # A model without a weight may lack scores.
+    rows = {"one": np.array([1.0, 2.0]), "wrong": np.array([np.nan, 0.0])}
+    assert np.diff(stacking.combine(rows)) > 0
 
 
 def test_units_do_not_matter():
     one, two = noisy(1.0, 1), noisy(1.0, 2)
-    plain = fit_stacking({"one": one, "two": two})
-    scaled = fit_stacking({"one": one, "two": two.with_columns(pl.col("score") * 1e6 - 3)})
+    plain = fit({"one": one, "two": two})
+    scaled = fit({"one": one, "two": two * 1e6 - 3})
     assert np.allclose(plain.weights, scaled.weights, atol=1e-3)
 
 
-def test_rows_are_matched_by_key():
-    one, two = noisy(1.0, 1), noisy(1.0, 2)
-    shuffled = two.sample(fraction=1.0, shuffle=True, seed=0)
-    assert fit_stacking({"one": one, "two": two}) == fit_stacking({"one": one, "two": shuffled})
+def test_weights_apply_to_scores_of_other_models_through_their_scalings():
+    copies = {"one": noisy(1.0, 1), "two": noisy(1.0, 2)}
+    models = {"one": noisy(1.0, 3) * 100 + 7, "two": noisy(1.0, 4)}
+    scalings = {name: Scaling.of(scores) for name, scores in models.items()}
+    stacking = fit(copies, scalings=scalings)
+    assert stacking.scalings == tuple(scalings.values())
+    assert stacking.weights == fit(copies).weights
+    assert hits(stacking.combine(models)) > hits(models["one"]) + 0.05
 
 
-def test_scores_of_different_rows_are_rejected():
-    with pytest.raises(DataError, match=r"scored 1794 rows, 1794 of which are among"):
-        align({"one": noisy(1.0, 1), "two": noisy(1.0, 2)[6:]})
-    with pytest.raises(DataError, match=r"data\.validation_fraction"):
-        fit_stacking({"one": table([], n_users=0), "two": table([], n_users=0)})
+def test_the_order_of_rows_does_not_matter():
+    rows, scores = candidates(), {"one": noisy(1.0, 1), "two": noisy(1.0, 2)}
+    order = np.random.default_rng(0).permutation(rows.height)
+    shuffled = fit_stacking(rows[order], {name: values[order] for name, values in scores.items()})
+    plain = fit_stacking(rows, scores)
+    assert np.allclose(shuffled.weights, plain.weights, atol=1e-3)
+    assert shuffled.n_targets == plain.n_targets
+
+
+def test_two_lists_of_a_target_count_as_one():
+    rows, scores = candidates(), {"one": noisy(2.0, 1), "two": noisy(0.5, 2)}
+    twice = pl.concat([rows, rows.with_columns(negatives=pl.lit("popularity"))])
+    both = fit_stacking(twice, {name: np.tile(values, 2) for name, values in scores.items()})
+    plain = fit_stacking(rows, scores)
+    assert both.n_targets == plain.n_targets == N_USERS
+    assert np.allclose(both.weights, plain.weights, rtol=0.01)
+    # Targets at other positions are further targets.
+    later = pl.concat([rows, rows.with_columns(position=pl.lit(4, pl.Int32))])
+    more = fit_stacking(later, {name: np.tile(values, 2) for name, values in scores.items()})
+    assert more.n_targets == 2 * N_USERS
+
+
+def test_lists_without_both_labels_and_rows_without_a_score_are_ignored():
+    rows, scores = candidates(), {"one": noisy(1.0, 1), "two": noisy(1.0, 2)}
+    kept = ~np.isin(rows["user_id"].to_numpy(), ["u0000", "u0001"])
+    expected = fit_stacking(rows.filter(kept), {k: v[kept] for k, v in scores.items()})
+    missing = scores | {"one": np.where(kept, scores["one"], np.nan)}
+    found = fit_stacking(rows, missing)
+    assert found.n_targets == N_USERS - 2
+    assert np.allclose(found.weights, expected.weights, rtol=0.1)
+    negative = pl.when(pl.Series(kept)).then("label").otherwise(0).cast(pl.Int8)
+    assert fit_stacking(rows.with_columns(label=negative), scores).n_targets == N_USERS - 2
+
+
+def test_without_targets_weights_are_equal():
+    scalings = {"one": Scaling.of(noisy(1.0, 1)), "two": Scaling.of(noisy(1.0, 2) * 50)}
+    stacking = equal_stacking(scalings)
+    assert stacking.shares() == {"one": 0.5, "two": 0.5}
+    assert stacking.n_targets == 0
+    rows = candidates().with_columns(label=pl.lit(0, pl.Int8))
+    unlabelled = fit_stacking(rows, {"one": noisy(1.0, 1), "two": noisy(1.0, 2)})
+    assert (unlabelled.shares(), unlabelled.n_targets) == (stacking.shares(), 0)
 
 
 def test_likelihood_and_gradient_by_hand_and_by_differences():
     features = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
-    lists = _CandidateLists(
-        features, np.array([True, False, False, True, True]), np.array([0, 2]), np.array([0, 1])
-    )
+    starts = np.array([0, 2])
+    labels = np.array([True, False, False, True, True])
+    lists = _CandidateLists(features, labels, starts, np.array([0, 1]), np.array([0, 1]))
     weights = np.array([0.7, 0.2])
-    values, gradient = lists.log_likelihood(weights, [0, 1])
+    values, gradient = lists.log_likelihood(weights)
     e = np.exp
     expected = [
         np.log(e(0.7) / (e(0.7) + 1)),
@@ -139,7 +183,7 @@ def test_likelihood_and_gradient_by_hand_and_by_differences():
     assert values == pytest.approx(expected)
     for at in (0, 1):
         step = np.eye(2)[at] * 1e-6
-        up, down = (lists.log_likelihood(weights + s, [0, 1])[0].mean() for s in (step, -step))
+        up, down = (lists.log_likelihood(weights + s)[0].sum() for s in (step, -step))
         assert gradient[at] == pytest.approx((up - down) / 2e-6, abs=1e-6)
 
 
@@ -153,32 +197,9 @@ def test_normal_scores_increase_and_average_ties():
     assert constant.features([2.0]).tolist() == [[0.0, 0.0]]
 
 
-def test_users_with_one_class_are_ignored():
-    plain = {"one": noisy(1.0, 1), "two": noisy(1.0, 2)}
-    more = {
-        name: pl.concat([frame, frame.with_columns(user_id=pl.lit("x"), label=pl.lit(0, pl.Int8))
-                         .unique(["user_id", "item_id"], maintain_order=True)])
-        for name, frame in plain.items()
-    }  # fmt: skip
-    assert np.allclose(fit_stacking(plain).weights, fit_stacking(more).weights, atol=0.02)
-
-
-def test_rows_without_a_score_do_not_change_the_others():
-    first, second = noisy(1.0, 1), noisy(1.0, 2)
-    missing = pl.col("user_id").is_in(["u0", "u1"])
-    partly = first.with_columns(score=pl.when(~missing).then("score"))
-    kept = {"a": first.filter(~missing), "b": second.filter(~missing)}
-    assert align({"a": partly, "b": second}).equals(align(kept))
-    assert np.allclose(
-        fit_stacking({"a": partly, "b": second}).weights, fit_stacking(kept).weights, rtol=0.1
-    )
-    stacking = equal_stacking({"a": partly, "b": second})
-    combined = stacking.combine({"a": partly["score"].to_numpy(), "b": second["score"].to_numpy()})
-    assert np.isnan(combined).tolist() == partly["score"].is_null().to_list()
-
-
 def test_json_round_trip():
-    stacking = fit_stacking({"one": noisy(1.0, 1), "two": noisy(1.0, 2)})
+    stacking = fit({"one": noisy(1.0, 1), "two": noisy(1.0, 2)})
     again = Stacking.from_json(json.loads(json.dumps(stacking.to_json())))
+    assert (again.weights, again.n_targets) == (stacking.weights, stacking.n_targets)
     rows = {"one": np.linspace(-2, 2, 7), "two": np.linspace(1, -1, 7)}
     assert np.array_equal(again.combine(rows), stacking.combine(rows))

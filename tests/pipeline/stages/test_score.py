@@ -15,6 +15,8 @@ import pytest
 
 import mock_runs
 import worlds
+from mllm_msr.baselines import hybrid
+from mllm_msr.baselines._ensemble.held_out import HeldOut, hold_out
 from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.config.loading import load_settings
@@ -87,18 +89,30 @@ def score(folder: Path, data: Path, *more: str) -> dict[str, dict]:
     return json.loads((folder / "manifest.json").read_text())["stages"]
 
 
-def test_the_mllm_as_a_member_scores_validation_candidates_once(
+def test_the_mllm_as_a_member_scores_held_out_targets_once(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = mock_runs.install(monkeypatch)
     run = tmp_path / "run"
+    held_out: list[HeldOut | None] = []
+    monkeypatch.setattr(
+        hybrid,
+        "hold_out",
+        lambda *args, **kw: held_out.append(hold_out(*args, **kw)) or held_out[-1],
+    )
     stages = score(run, data, *WITH_MLLM)
     conditions = stages["score/hybrid"]
     assert {"preferences", "summaries", "folds/0/adapter"} <= set(conditions["inputs"])
     assert conditions["model"] == stages["score/mllm_msr"]["model"]
-    validation = pl.read_parquet(run / "candidates.parquet").filter(pl.col("split") != "train")
+    candidates = pl.read_parquet(run / "candidates.parquet")
+    folds = [each for each in held_out if each is not None]
+    assert len(folds) == 2
+    for fold, held in enumerate(folds):
+        trained = candidates.filter(fold=fold, split="train")["user_id"]
+        assert not set(trained) & set(held.candidates["user_id"])
+    expected = candidates.filter(split="test").height + sum(h.candidates.height for h in folds)
     counts = conditions["counts"]
-    assert counts["hits"] + counts["misses"] == validation.height
+    assert counts["hits"] + counts["misses"] == expected
     # The MLLM has not ranked the full catalog, so neither does the ensemble.
     assert pl.read_parquet(run / "ranks" / "hybrid.parquet").is_empty()
     n_prompts = dict(counter.counts)
@@ -175,7 +189,8 @@ def test_members_have_the_settings_of_their_sections_and_are_reused(
         tmp_path / "run", data, *HYBRID, "score.baselines=[item_knn, hybrid]",
         "baselines.item_knn.prior=0.25",
     )  # fmt: skip
-    assert len(fitted) == 2  # once per fold, not again for the hybrid
+    # Once per fold, not again for the hybrid, which fits one copy without held-out targets.
+    assert len(fitted) == 2 * 2
     assert all(model._settings["prior"] == 0.25 for model in fitted)
 
 

@@ -1,21 +1,20 @@
-"""Stacking: combine the scores of several models with weights learned on validation users.
+"""Stacking: combine the scores of several models with weights learned on held-out targets.
 
 The scores of each model become two increasing features: the standardized score, and the normal
-score (the quantile among validation scores, mapped to a standard normal), which does not depend on
-units or outliers. Their weighted sum is fitted by maximum likelihood as a conditional logit, a
-softmax over the candidates of a user. Weights are non-negative, so a higher score of one model
-never lowers the sum. A combined score does not depend on the other rows of a call.
+score (the quantile among the scores of many candidates, mapped to a standard normal), which does
+not depend on units or outliers. Their weighted sum is fitted by maximum likelihood as a conditional
+logit, a softmax over the candidates of a target. Weights are non-negative, so a higher score of one
+model never lowers the sum, and shrunk towards equal weights: few targets give nearly equal weights,
+many targets the best ones. A combined score does not depend on the other rows of a call.
 
-Likelihoods are measured by cross-validation over validation users. If the best single model beats
-the combination by more than the standard error of their difference, it is used alone. Otherwise the
-combination is used: a useless member gets a weight near zero, whereas leaving out a useful one
-costs more, above all with few validation users.
+Likelihoods of each model alone, of equal weights and of the fitted ones are measured by
+cross-validation over users. They are for the reader; no model is selected by them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -24,15 +23,15 @@ import polars as pl
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from mllm_msr.errors import DataError
-
 Floats = npt.NDArray[np.float64]
 
-KEYS: Final = ("fold", "negatives", "user_id", "item_id")
 _N_KNOTS: Final = 201
 _N_USER_FOLDS: Final = 5
-_RIDGE: Final = 1.0
+# Keeps the weights of separable data finite.
+_RIDGE: Final = 0.05
 _MAX_WEIGHT: Final = 100.0
+# Smallest equal weight. Without it, members that only help unequally could not be told apart.
+_MIN_SCALE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +39,9 @@ class Scaling:
     """Map from the scores of one model to comparable features.
 
     Attributes:
-        mean: Mean of the validation scores.
-        deviation: Standard deviation of the validation scores; 1 if they are constant.
-        knots: Distinct quantiles of the validation scores, ascending.
+        mean: Mean of some scores of the model.
+        deviation: Standard deviation of these scores; 1 if they are constant.
+        knots: Distinct quantiles of these scores, ascending.
         levels: Normal scores at the knots.
     """
 
@@ -89,20 +88,20 @@ class Stacking:
     Attributes:
         members: Names of the models.
         scalings: One per model.
-        weights: Weights of each model's two features, non-negative; zeros for unused models.
-        likelihoods: Mean cross-validated log-likelihood per validation user, of every model alone
-            and of `combined`; empty without validation users.
-        selected: "combined", or the model that is used alone; "equal" without validation users.
+        weights: Weights of each model's two features, non-negative.
+        likelihoods: Mean cross-validated log-likelihood per target of every model alone, of `equal`
+            weights and of `combined`; empty without targets.
+        n_targets: Number of targets that the weights were fitted to; 0 for equal weights.
     """
 
     members: tuple[str, ...]
     scalings: tuple[Scaling, ...]
     weights: tuple[tuple[float, float], ...]
     likelihoods: Mapping[str, float]
-    selected: str
+    n_targets: int
 
     def combine(self, scores: Mapping[str, npt.ArrayLike]) -> Floats:
-        """Return the combined score; NaN where a member that is used has no score.
+        """Return the combined score; NaN where a member with a weight has no score.
 
         Args:
             scores: For each member the scores of the same rows, arrays of one shape; NaN for rows
@@ -113,6 +112,14 @@ class Stacking:
             if any(weights):  # An unused member may have non-finite scores.
                 total += scaling.weighted(scores[member], *weights)
         return total
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of each member in the sum of all weights."""
+        total = sum(map(sum, self.weights)) or 1.0
+        return {
+            member: sum(weights) / total
+            for member, weights in zip(self.members, self.weights, strict=True)
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the combination as JSON values."""
@@ -130,103 +137,52 @@ class Stacking:
             scalings=tuple(Scaling(**scaling) for scaling in state["scalings"]),
             weights=tuple((float(linear), float(normal)) for linear, normal in state["weights"]),
             likelihoods=dict(state["likelihoods"]),
-            selected=str(state["selected"]),
+            n_targets=int(state["n_targets"]),
         )
 
 
-def fit_stacking(scores: Mapping[str, pl.DataFrame], *, seed: int = 0) -> Stacking:
-    """Learn how to combine models from their scores of validation candidates.
+def fit_stacking(
+    candidates: pl.DataFrame,
+    scores: Mapping[str, npt.ArrayLike],
+    *,
+    scalings: Mapping[str, Scaling] | None = None,
+    shrinkage: float = 2.0,
+    seed: int = 0,
+) -> Stacking:
+    """Learn how to combine models from their scores of the candidates of held-out targets.
 
     Args:
-        scores: For each model a frame with the columns of `tables.SCORES`, the same rows in any
-            order. Users without a positive or without a negative are ignored, and so are rows that
-            a model could not score.
+        candidates: `tables.CANDIDATES`. Targets without a positive or without a negative are
+            ignored, and so are rows that a model could not score.
+        scores: For each model the scores of these rows, NaN where it has none.
+        scalings: Scalings of the models whose scores will be combined; by default, the models that
+            gave `scores`.
+        shrinkage: Strength of the shrinkage towards equal weights: one over twice the variance that
+            the ratio of a weight to the equal one has before any target is seen.
         seed: Seed of the assignment of users to cross-validation folds.
-
-    Raises:
-        DataError: The models have not scored the same rows, or there are no rows.
     """
     members = tuple(scores)
-    joined = align(scores)
-    scalings = tuple(Scaling.of(joined[member].to_numpy()) for member in members)
-    features = np.concatenate(
-        [scaling.features(joined[name]) for name, scaling in zip(members, scalings, strict=True)],
-        axis=1,
-    )
-    lists = _CandidateLists.of(joined, features)
-    n_users = int(lists.user.max(initial=-1)) + 1
-    folds = (np.random.default_rng(seed).permutation(n_users) % _N_USER_FOLDS)[lists.user]
-    likelihoods = {
-        member: _cross_validated(lists, [2 * at, 2 * at + 1], folds)
-        for at, member in enumerate(members)
-    }
-    all_columns = list(range(features.shape[1]))
-    combined = _cross_validated(lists, all_columns, folds)
-    best = max(members, key=lambda member: float(likelihoods[member].mean()))
-    gain = combined - likelihoods[best]
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0
-    combines = float(gain.mean()) > -error
-    at = members.index(best)
-    used = all_columns if combines else [2 * at, 2 * at + 1]
-    weights = np.zeros(len(all_columns))
-    weights[used] = _maximize_likelihood(lists, used)
-    means = {member: float(values.mean()) for member, values in likelihoods.items()}
+    columns = {member: np.asarray(scores[member], dtype=np.float64) for member in members}
+    own = {member: Scaling.of(values[~np.isnan(values)]) for member, values in columns.items()}
+    features = np.concatenate([own[member].features(columns[member]) for member in members], axis=1)
+    lists = _CandidateLists.of(candidates, features)
+    likelihoods, weights = {}, np.ones(features.shape[1])
+    if len(lists.starts):
+        weights = lists.fit_weights(shrinkage=shrinkage)
+        likelihoods = _likelihoods(lists, members, shrinkage=shrinkage, seed=seed)
     return Stacking(
         members=members,
-        scalings=scalings,
+        scalings=tuple((scalings or own)[member] for member in members),
         weights=tuple((float(a), float(b)) for a, b in weights.reshape(-1, 2)),
-        likelihoods=means | {"combined": float(combined.mean())},
-        selected="combined" if combines else best,
+        likelihoods=likelihoods,
+        n_targets=lists.n_targets,
     )
 
 
-def equal_stacking(scores: Mapping[str, pl.DataFrame]) -> Stacking:
-    """Return a combination with equal weights of normal scores, for data without validation users.
-
-    Args:
-        scores: For each model the scores of the same candidates; its scaling is fitted to them.
-    """
-    return Stacking(
-        members=tuple(scores),
-        scalings=tuple(
-            Scaling.of(frame["score"].drop_nulls().to_numpy()) for frame in scores.values()
-        ),
-        weights=tuple((0.0, 1.0) for _ in scores),
-        likelihoods={},
-        selected="equal",
-    )
-
-
-def align(scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Join scores by key.
-
-    Args:
-        scores: For each model a frame with the columns of `tables.SCORES`.
-
-    Returns:
-        Columns `fold`, `negatives`, `user_id`, `item_id`, `label` and one per model, sorted by key,
-        without rows that a model could not score.
-
-    Raises:
-        DataError: The models have not scored the same rows, or there are no rows.
-    """
-    first, *others = scores
-    joined = scores[first].select(*KEYS, "label", pl.col("score").alias(first))
-    for member in others:
-        rows = scores[member].select(*KEYS, pl.col("score").alias(member))
-        joined = joined.join(rows, on=KEYS, how="inner")
-        if not joined.height == rows.height == scores[first].height:
-            raise DataError(
-                f"{member!r} scored {rows.height} rows, {joined.height} of which are among the "
-                f"{scores[first].height} rows of {first!r}. Score all members on the same "
-                "candidates."
-            )
-    if joined.is_empty():
-        raise DataError(
-            "There are no scores of validation candidates. Prepare the data with "
-            "data.validation_fraction above 0."
-        )
-    return joined.drop_nulls(list(scores)).sort(KEYS)
+def equal_stacking(scalings: Mapping[str, Scaling]) -> Stacking:
+    """Return a combination with equal weights, for data without targets to learn from."""
+    weights = ((1.0, 1.0),) * len(scalings)
+    return Stacking(tuple(scalings), tuple(scalings.values()), weights, {}, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,72 +194,114 @@ class _CandidateLists:
         positive: [n_rows].
         starts: First row of each list: [n_lists].
         user: Index of the user of each list: [n_lists].
+        target: Index of the target of each list: [n_lists]. The lists of a target differ in their
+            negatives, and count together as one.
     """
 
     features: Floats
     positive: npt.NDArray[np.bool_]
     starts: npt.NDArray[np.int64]
     user: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, joined: pl.DataFrame, features: Floats) -> Self:
-        """Collect the lists that have both labels from the result of `align`."""
-        lists = ("fold", "negatives", "user_id")
+    def of(cls, candidates: pl.DataFrame, features: Floats) -> Self:
+        """Collect the lists that have both labels among the rows without a missing feature."""
+        lists = ["user_id", "position", "fold", "negatives"]
+        rows = candidates.select(*lists, "label", row=pl.int_range(pl.len())).sort(lists)
+        scored = pl.Series(~np.isnan(features).any(axis=1))
+        rows = rows.filter(scored.gather(rows["row"]))
         label = pl.col("label")
-        both = label.max().over(lists) > label.min().over(lists)
-        useful = joined.select(both).to_series().to_numpy()
-        rows = joined.filter(useful)
-        number = rows.select(pl.struct(lists).rle_id()).to_series().to_numpy()
-        starts = np.flatnonzero(np.diff(number.astype(np.int64), prepend=-1))
-        user = rows["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
-        return cls(features[useful], rows["label"].to_numpy() == 1, starts, user[starts])
+        rows = rows.filter(label.max().over(lists) > label.min().over(lists))
+        number, target, user = (
+            rows.select(pl.struct(lists[:n]).rle_id()).to_series().to_numpy().astype(np.int64)
+            for n in (4, 2, 1)
+        )
+        starts = np.flatnonzero(np.diff(number, prepend=-1))
+        kept = features[rows["row"].to_numpy()]
+        return cls(kept, rows["label"].to_numpy() == 1, starts, user[starts], target[starts])
+
+    @property
+    def n_targets(self) -> int:
+        """Return the number of targets."""
+        return len(np.unique(self.target))
+
+    def weights(self) -> Floats:
+        """Return the weight of each list, which sum to one for each target: [n_lists]."""
+        _, target, n_lists = np.unique(self.target, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / n_lists[target])
 
     def select(self, lists: npt.NDArray[np.bool_]) -> _CandidateLists:
         """Return some of the lists."""
         lengths = np.diff(np.append(self.starts, len(self.positive)))
         rows = np.repeat(lists, lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[lists])])[:-1].astype(np.int64)
-        return _CandidateLists(self.features[rows], self.positive[rows], starts, self.user[lists])
+        return _CandidateLists(
+            self.features[rows], self.positive[rows], starts, self.user[lists], self.target[lists]
+        )
 
-    def log_likelihood(self, weights: Floats, used: Sequence[int]) -> tuple[Floats, Floats]:
-        """Return the log-likelihood of each list, and the gradient of their mean."""
-        features = self.features[:, used]
+    def combine(self, matrix: Floats) -> _CandidateLists:
+        """Return the lists with combinations of their features: matrix [n_features, n_new]."""
+        return replace(self, features=self.features @ matrix)
+
+    def log_likelihood(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Return the log-likelihood of each list, and the gradient of their weighted sum."""
         lengths = np.diff(np.append(self.starts, len(self.positive)))
-        total = features @ weights
+        total = self.features @ weights
         exps = np.exp(total - np.repeat(np.maximum.reduceat(total, self.starts), lengths))
         hits = np.where(self.positive, exps, 0.0)
         sums, hit_sums = (np.add.reduceat(values, self.starts) for values in (exps, hits))
         hit_sums = np.maximum(hit_sums, np.finfo(np.float64).tiny)
         residuals = hits / np.repeat(hit_sums, lengths) - exps / np.repeat(sums, lengths)
-        return np.log(hit_sums / sums), residuals @ features / len(self.starts)
+        residuals *= np.repeat(self.weights(), lengths)
+        return np.log(hit_sums / sums), residuals @ self.features
+
+    def fit_weights(self, *, shrinkage: float) -> Floats:
+        """Return the non-negative weights of the features, shrunk towards equal ones."""
+        n_features = self.features.shape[1]
+        scale = max(
+            _MIN_SCALE, float(self.combine(np.ones((n_features, 1))).maximize_likelihood(0.0)[0])
+        )
+        return scale * self.combine(scale * np.eye(n_features)).maximize_likelihood(shrinkage)
+
+    def maximize_likelihood(self, shrinkage: float) -> Floats:
+        """Maximize the likelihood minus `shrinkage` times the squared deviations from the mean."""
+        list_weights = self.weights()
+
+        def loss(weights: Floats) -> tuple[float, Floats]:
+            values, gradient = self.log_likelihood(weights)
+            deviations = weights - weights.mean()
+            penalty = shrinkage * deviations @ deviations + _RIDGE * weights @ weights
+            slope = 2 * shrinkage * deviations + 2 * _RIDGE * weights
+            return float(penalty - list_weights @ values), slope - gradient
+
+        n_features = self.features.shape[1]
+        bounds = [(0.0, _MAX_WEIGHT)] * n_features
+        start = np.ones(n_features)
+        result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        weights: Floats = result.x
+        return weights
 
 
-def _cross_validated(
-    lists: _CandidateLists, used: Sequence[int], folds: npt.NDArray[np.int64]
-) -> Floats:
-    """Return the mean log-likelihood of each user, with weights fitted on the other folds."""
-    likelihoods = np.zeros(len(folds))
-    for fold in np.unique(folds):
-        weights = _maximize_likelihood(lists.select(folds != fold), used)
-        held_out = lists.select(folds == fold)
-        likelihoods[folds == fold] = held_out.log_likelihood(weights, used)[0]
-    sums, counts = np.bincount(lists.user, likelihoods), np.bincount(lists.user)
-    means: Floats = sums[counts > 0] / counts[counts > 0]
-    return means
-
-
-def _maximize_likelihood(lists: _CandidateLists, used: Sequence[int]) -> Floats:
-    """Return the non-negative maximum-likelihood weights with a small ridge; equal without rows."""
-    start = np.full(len(used), 0.5)
-    if not len(lists.starts):
-        return start
-    ridge = _RIDGE / len(lists.starts)
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        values, gradient = lists.log_likelihood(weights, used)
-        return float(ridge * weights @ weights - values.mean()), 2 * ridge * weights - gradient
-
-    bounds = [(0.0, _MAX_WEIGHT)] * len(used)
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    weights: Floats = result.x
-    return weights
+def _likelihoods(
+    lists: _CandidateLists, members: Sequence[str], *, shrinkage: float, seed: int
+) -> dict[str, float]:
+    """Return the mean log-likelihood per target, with weights fitted on users of other folds."""
+    n_users = int(lists.user.max()) + 1
+    folds = (np.random.default_rng(seed).permutation(n_users) % _N_USER_FOLDS)[lists.user]
+    if len(np.unique(folds)) < 2:
+        return {}
+    n_features = lists.features.shape[1]
+    matrices = {
+        name: np.eye(n_features)[:, [2 * at, 2 * at + 1]] for at, name in enumerate(members)
+    }
+    matrices |= {"equal": np.ones((n_features, 1)), "combined": np.eye(n_features)}
+    found = {}
+    for name, matrix in matrices.items():
+        part, total = lists.combine(matrix), 0.0
+        for fold in np.unique(folds):
+            weights = part.select(folds != fold).fit_weights(shrinkage=shrinkage)
+            held_out = part.select(folds == fold)
+            total += float(held_out.weights() @ held_out.log_likelihood(weights)[0])
+        found[name] = total / lists.n_targets
+    return found
