@@ -89,7 +89,7 @@ def _padded_size(size: int) -> int:
 
 def _pad_attention(name: str, weight: Tensor, *, size: int, padded: int) -> Tensor:
     """Append zeros to each head of the decoder's attention; return other weights unchanged."""
-    if name.startswith(_TOWER) or ".self_attn." not in name:
+    if "vision" in name or ".self_attn." not in name:
         return weight
     layer, kind = name.split(".")[-2:]
     if layer == "o_proj":
