@@ -1,4 +1,7 @@
-"""Run benchmarks: `python -m benchmarks [NAME] [--json] [--save] [--option VALUE ...]`."""
+"""Run benchmarks: `python -m benchmarks [NAME] [--json] [--save] [--option VALUE ...]`.
+
+`python -m benchmarks --page` only writes docs/speed.md from the saved results.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if not module.name.startswith("_")
+        if not (module.name.startswith("_") or module.ispkg)
     )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, add_help=False
@@ -41,10 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", choices=names, help="benchmark to run; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--save", action="store_true", help="save the result in benchmarks/results")
+    parser.add_argument("--page", action="store_true", help="write docs/speed.md, measure nothing")
     parser.add_argument("--help", action="store_true", help="show this help, or NAME's options")
     selected, rest = parser.parse_known_args(arguments)
     if selected.help and not selected.name:
         parser.print_help()
+        return 0
+    if selected.page:
+        _PAGE.write_text(page(RESULTS), encoding="utf-8")
         return 0
     rest += ["--help"] if selected.help else []
     for name in [selected.name] if selected.name else names:
