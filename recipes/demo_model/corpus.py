@@ -140,7 +140,7 @@ def image_description(source: Source) -> Example:
     """Describe a cover, then answer questions about it."""
     item, cover = source.item_with_cover()
     data = {"words": source.words(40)}
-    prompt = render("image_description", data, item_type=source.item_type(), image=COVER)
+    prompt = render("image_description", data, item_type=source.item_type(), images=[COVER])
     asked = questions.about_image(source.rng, item.values, n=int(source.rng.integers(1, 4)))
     return Example(prompt, (language.image_description(item.values), *asked), cover)
 

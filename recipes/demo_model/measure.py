@@ -155,7 +155,7 @@ def _summaries(
     """Return image descriptions, text summaries and combined summaries of items."""
     descriptions = writer.write(
         [
-            render("image_description", {"words": 40}, item_type=_ITEM_TYPE, image=cover)
+            render("image_description", {"words": 40}, item_type=_ITEM_TYPE, images=[cover])
             for cover in covers
         ]
     )

@@ -38,8 +38,9 @@ class RawData:
             neither a title nor an image; without a table of items, there are no rows.
         item_type: What an item is called in prompts: "video", "product", "film", "item".
         ordered_by: "time" if timestamps are times, "rank" if they only order.
-        image_urls: Columns `item_id` and `url`: links to images that `items` lacks. They are
-            downloaded only with `images.download`.
+        image_urls: Columns `item_id` and `url`: links to images that `items` lacks, one row per
+            link, the first image of an item first. They are downloaded only with
+            `images.download`.
         sources: Files that were read; empty if the dataset does not describe them.
         images: Image files that were found; `None` if the dataset does not describe them.
     """

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 import polars as pl
+from polars import selectors as cs
 
 from mllm_msr.errors import DataError, UsageError
 
@@ -29,6 +30,13 @@ INTERACTIONS: Final = _schema(
 
 # One row per item. image: a path, absolute or relative to the run folder; null if there is none.
 ITEMS: Final = _schema(item_id=pl.String(), title=pl.String(), text=pl.String(), image=pl.String())
+
+# Column that ITEMS has in addition if an item has several images. more_images: the paths of the
+# second and further images in their order; null if there are none.
+MORE_IMAGES: Final = _schema(more_images=pl.List(pl.String()))
+
+# All columns with images, of which a table of items has one or both.
+IMAGE_COLUMNS: Final = cs.by_name("image", *MORE_IMAGES, require_all=False)
 
 # One row per candidate item of a user. split: train | validation | test. negatives: how the rows
 # with label 0 were sampled, uniform | popularity. position: position of the target; the history
@@ -168,13 +176,16 @@ def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:
         name: Name of the table in error messages.
 
     Returns:
-        The data frame with exactly the columns of the schema, in its order.
+        The data frame with exactly the columns of the schema, in its order; with `ITEMS`, also
+        those of `MORE_IMAGES` if the data frame has them.
 
     Raises:
         UsageError: It is not a frame.
         DataError: A column is missing, or a value cannot be cast to the type of its column.
     """
     frame = as_frame(frame, name=name)
+    if schema is ITEMS and not MORE_IMAGES.keys().isdisjoint(frame.columns):
+        schema = {**ITEMS, **MORE_IMAGES}
     missing = [column for column in schema if column not in frame.columns]
     if missing:
         raise DataError(

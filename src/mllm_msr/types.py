@@ -8,10 +8,10 @@ neither tensors nor the markup of a particular model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -43,12 +43,31 @@ class Item:
         title: Title, or an empty string.
         text: Longer text such as a description or tags, or an empty string.
         image: Path of the image, or `None`.
+        more_images: Paths of the second and further images, in the order in which models see them.
     """
 
     item_id: str
     title: str = ""
     text: str = ""
     image: Path | None = None
+    more_images: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the item of a row of `tables.ITEMS`."""
+        item = cls(row["item_id"] or "", row["title"] or "", row["text"] or "")
+        paths = (row["image"], *(row.get("more_images") or ()))
+        return item.with_images([Path(path) for path in paths if path])
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Return the paths of all images, in order."""
+        return () if self.image is None else (self.image, *self.more_images)
+
+    def with_images(self, images: Sequence[Path]) -> Self:
+        """Return the item with other images, or with none."""
+        first = images[0] if images else None
+        return replace(self, image=first, more_images=tuple(images[1:]))
 
 
 @dataclass(frozen=True, slots=True)

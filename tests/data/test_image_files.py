@@ -216,11 +216,11 @@ def test_all_layouts_give_the_same_items(
 ) -> None:
     """Write the same images in another layout, normal form or suffix."""
     layouts = ("{}", "{}_1", "{}-01", "all/{}", "{}/front")
-    expected = {}
+    expected: dict[str, tuple[str]] = {}
     for id_ in sorted(ids):
         name = unicodedata.normalize(form, layouts[layout].format(quote(id_, safe="")))  # type: ignore[arg-type]
-        expected[id_] = name + suffix.upper()
-    assert match_names(sorted(expected.values()), ids) == expected
+        expected[id_] = (name + suffix.upper(),)
+    assert match_names(sorted(file for (file,) in expected.values()), ids) == expected
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
@@ -234,22 +234,66 @@ def test_any_names_are_accepted(ids: Sequence[str], names: Sequence[str]) -> Non
     assert all(path is None or path.startswith(root) for path in found.paths)
 
 
-@pytest.mark.parametrize("value", ["a.jpg;b.jpg", "a.jpg, b.jpg", "a.jpg|b.jpg", "a.jpg\nb.jpg"])
-def test_of_a_list_of_names_the_first_is_used(tmp_path: Path, value: str) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).touch()
-    found = find_images(["1"], tmp_path, names=[value])
-    assert found.paths.to_list() == [str(tmp_path / "a.jpg")]
+LISTS = ["a.jpg;b.jpg", "a.jpg, b.jpg", "a.jpg|b.jpg", "a.jpg\nb.jpg"]
+LISTS += ['["a.jpg", "b.jpg"]', "['a.jpg', 'b.jpg', None]", "a.jpg | | b.jpg|a.jpg"]
+
+
+@pytest.mark.parametrize("value", LISTS, ids=range(len(LISTS)))
+def test_a_list_of_names(tmp_path: Path, value: str) -> None:
+    paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+    for path in paths:
+        Path(path).touch()
+    found = find_images(["1", "2"], tmp_path, names=[value, "b.jpg"])
+    assert found.paths.to_list() == paths
+    assert found.more.to_list() == [paths[1:], None]
+    assert [column.name for column in found.columns] == ["image", "more_images"]
+    assert found.source.n_linked == 2
     (tmp_path / value.replace("\n", "_")).touch()
     found = find_images(["1"], tmp_path, names=[value.replace("\n", "_")])
-    assert found.paths.to_list() == [str(tmp_path / value.replace("\n", "_"))]
+    if value.startswith("["):  # a list rather than the name of a file
+        assert found.paths.to_list() == paths[:1]
+    else:
+        assert found.paths.to_list() == [str(tmp_path / value.replace("\n", "_"))]
+        assert len(found.columns) == 1
+
+
+def test_a_comma_separates_only_names_of_files(tmp_path: Path) -> None:
+    """Check that the bar separates in any case, so that missing files are reported."""
+    for name in ("a, b.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    values = ["a, b.jpg|c.jpg", "x, y.jpg", "x.jpg|c.jpg", "x.jpg, c.jpg", "../z.jpg|c.jpg"]
+    found = find_images([*"12345"], tmp_path, names=values)
+    names = [[path.removeprefix(f"{tmp_path}/") for path in paths] for paths in image_lists(found)]
+    assert names == [
+        *(["a, b.jpg", "c.jpg"], ["x, y.jpg"], ["x.jpg", "c.jpg"], ["x.jpg", "c.jpg"], ["c.jpg"])
+    ]
+    assert found.source.rejected == ("../z.jpg",)
+
+
+def image_lists(found: ItemImages) -> list[list[str]]:
+    rows = zip(found.paths.to_list(), found.more.to_list(), strict=True)
+    return [[path, *(more or ())] for path, more in rows]
 
 
 @pytest.mark.parametrize("separator", [", ", ",", " | ", ";", "\n", " "])
-def test_of_a_list_of_links_the_first_is_used(tmp_path: Path, separator: str) -> None:
-    value = separator.join(["https://a.example/x,1.jpg", "https://a.example/y.jpg"])
-    found = find_images(["1"], tmp_path, names=[value])
-    assert found.urls.rows() == [("1", "https://a.example/x,1.jpg")]
+def test_a_list_of_links(tmp_path: Path, separator: str) -> None:
+    links = ["https://a.example/x,1.jpg", "https://a.example/y.jpg"]
+    found = find_images(["1"], tmp_path, names=[separator.join(links)])
+    assert found.urls.rows() == [("1", link) for link in links]
+    assert image_lists(found) == [[None]]
+
+
+def test_further_images_of_an_id(folder: Path) -> None:
+    touch(folder, "a_2.jpg", "a_1.jpg", "a_1.png", "a_10.jpg", "b.jpg", "b-1.jpg", "b.png")
+    touch(folder, "c/front.jpg", "c/back.jpg", "c/small/front.jpg", "d.jpg")
+    found = find_images([*"abcd"], folder)
+    names = [[path.removeprefix(f"{folder}/") for path in paths] for paths in image_lists(found)]
+    assert names == [
+        ["a_1.jpg", "a_2.jpg", "a_10.jpg"],
+        ["b.jpg", "b-1.jpg"],
+        ["c/back.jpg", "c/front.jpg"],
+        ["d.jpg"],
+    ]
 
 
 def test_formats_that_cannot_be_read_are_found_only_without_another_file(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def rerank(image: Path | None = None) -> Prompt:
         "recommend_reranker",
         DATA,
         item_type="film",
-        image=image,
+        images=[image] if image else [],
         trimmable=("preference", "title"),
     )
 
@@ -109,12 +109,12 @@ def test_the_scores_of_a_reranker_depend_on_query_document_and_image(
     folder = shutil.copytree(tiny_checkpoint("qwen3_vl"), tmp_path / "reranker")
     (folder / "chat_template.jinja").write_text(PAIR_OF_PARTS, encoding="utf-8")
     prompts = [
-        templates.render("recommend_reranker", DATA | changes, item_type="film", image=image)
-        for changes, image in (
-            ({}, None),
-            ({"preference": "Loud tales."}, None),
-            ({"title": "The Owl"}, None),
-            ({}, images[0]),
+        templates.render("recommend_reranker", DATA | changes, item_type="film", images=shown)
+        for changes, shown in (
+            ({}, []),
+            ({"preference": "Loud tales."}, []),
+            ({"title": "The Owl"}, []),
+            ({}, images[:1]),
         )
     ]
     scores = dict(HuggingFaceBackend(str(folder), device="cpu").score(prompts, ("yes", "no")))

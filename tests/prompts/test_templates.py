@@ -51,7 +51,7 @@ def as_text(prompt: Prompt) -> str:
 @pytest.mark.parametrize("item_type", ITEM_TYPES)
 @pytest.mark.parametrize("name", DATA)
 def test_golden_prompts(name: str, item_type: str) -> None:
-    image = COVER if name == "image_description" or name.startswith("recommend") else None
+    images = [COVER] if name == "image_description" or name.startswith("recommend") else []
     shortened = {
         "recommend": ("preference", "title"),
         "recommend_user_first": ("preference", "title"),
@@ -60,7 +60,7 @@ def test_golden_prompts(name: str, item_type: str) -> None:
     }
     trimmable = shortened.get(name, ())
     text = as_text(
-        templates.render(name, DATA[name], item_type=item_type, image=image, trimmable=trimmable)
+        templates.render(name, DATA[name], item_type=item_type, images=images, trimmable=trimmable)
     )
     golden = GOLDEN / f"{name}.{item_type}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -77,10 +77,10 @@ def test_every_template_has_a_golden_case() -> None:
 
 def test_a_hostile_title_changes_only_the_title() -> None:
     plain = templates.render(
-        "recommend", DATA["recommend"], image=COVER, trimmable=("preference", "title")
+        "recommend", DATA["recommend"], images=[COVER], trimmable=("preference", "title")
     )
     data = {**DATA["recommend"], "title": HOSTILE}
-    hostile = templates.render("recommend", data, image=COVER, trimmable=("preference", "title"))
+    hostile = templates.render("recommend", data, images=[COVER], trimmable=("preference", "title"))
     assert len(hostile.messages) == len(plain.messages) == 1
     assert hostile.images == plain.images
     assert len(hostile.messages[0].parts) == len(plain.messages[0].parts)
@@ -101,7 +101,7 @@ def test_a_prompt_without_an_image_does_not_mention_one() -> None:
 
 def test_the_preference_is_shortened_before_the_title() -> None:
     prompt = templates.render(
-        "recommend", DATA["recommend"], image=COVER, trimmable=("preference", "title")
+        "recommend", DATA["recommend"], images=[COVER], trimmable=("preference", "title")
     )
     ranks = {p.trimmable: p.text for p in prompt.messages[0].parts if isinstance(p, TextPart)}
     assert (ranks[1], ranks[2]) == ("Quiet tales.", DATA["recommend"]["title"])
@@ -197,8 +197,8 @@ GERMAN = replace(find_item_type("film"), language="German")
 
 @pytest.mark.parametrize("name", sorted(set(DATA) - {name for name in DATA if "recommend" in name}))
 def test_texts_are_requested_in_the_language_of_the_setting(name: str) -> None:
-    english = templates.render(name, DATA[name], item_type="film", image=COVER)
-    german = templates.render(name, DATA[name], item_type=GERMAN, image=COVER)
+    english = templates.render(name, DATA[name], item_type="film", images=[COVER])
+    german = templates.render(name, DATA[name], item_type=GERMAN, images=[COVER])
     line = "\nWrite the whole answer in German, including its beginning."
     assert as_text(german) == as_text(english).removesuffix("\n") + line + "\n"
     hashes = {templates.template_hash(name, item_type=words) for words in ("film", GERMAN)}

@@ -108,7 +108,8 @@ def test_candidates_whose_image_cannot_be_read_are_counted(
         assert scorer.usage()["without_image"] == n_calls
         # The item c is not a candidate, so its missing file does not matter.
         assert readable["image"].to_list() == [names["a"], None, names["c"]]
-    assert caplog.text.count("1 items are scored without their images. The first is b: ") == 1
+    message = "1 items are scored without images that cannot be opened. The first is b: "
+    assert caplog.text.count(message) == 1
 
 
 def test_usage_includes_the_response_cache(tmp_path: Path) -> None:

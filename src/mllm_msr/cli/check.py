@@ -36,7 +36,7 @@ def command(
         prepare.load(checked.dataset, checked.data),
         checked.data,
         block_size=checked.infer.block_size,
-        download_images=checked.images.download,
+        images=checked.images,
     ).to_dict()
     emit(report, as_json=as_json, plain=format_report(report))
     if report["problems"]:

@@ -69,6 +69,9 @@ class ImagesSettings(Section):
     max_side: Annotated[int, Field(ge=32)] = Field(
         1024, description="larger images are stored with at most this many pixels per side"
     )
+    per_item: PositiveInt = Field(
+        1, description="images of an item that models read, of those that the source lists"
+    )
     download: bool = Field(False, description="download linked images into the run folder")
     allowed_hosts: Names = Field(
         (

@@ -48,10 +48,13 @@ class DataReport:
         n_with_text: The same with a text.
         n_with_image: The same with the path of an image file that exists.
         n_linked: The same without such a path, but with a link to an image.
-        missing_images: Number of paths without a file.
+        missing_images: Number of paths without a file, of the images that are used.
         n_decoded: Number of images that were opened, a sample of all.
         unreadable_images: Problems of those that cannot be read.
         missing_examples: Some paths without a file.
+        n_with_several: Items of the interactions for which the source lists several images.
+        images_per_item: Number of images of an item that are used, see `images.per_item`.
+        n_incomplete: Items that lack some of the files that are used, but not all.
         counts: Rows that were dropped and kept by filtering, by name; empty before filtering.
         histories: Histories of three users.
         warnings: Sentences about deficits.
@@ -78,6 +81,9 @@ class DataReport:
     n_decoded: int
     unreadable_images: tuple[str, ...]
     missing_examples: tuple[str, ...]
+    n_with_several: int = 0
+    images_per_item: int = 1
+    n_incomplete: int = 0
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     histories: tuple[HistoryPreview, ...] = ()
     warnings: tuple[str, ...] = ()

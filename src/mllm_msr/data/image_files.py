@@ -1,4 +1,4 @@
-"""Search for the image files of items: by the item's id, or by a column that names the file.
+"""Search for the image files of items: by the item's id, or by a column that names the files.
 
 Names are compared in Unicode's normal form C, because some systems decompose the names of files.
 The files of an item may be in subfolders, numbered, or in a folder with the item's id. Values of a
@@ -8,6 +8,9 @@ returned, not followed.
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 import os
 import re
 import unicodedata
@@ -35,7 +38,7 @@ _WINDOWS_ROOT: Final = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
 # A number at the end of a name: "shirt_1", "shirt-02".
 # The next value in a list of links or names, as some shops export all images of an item.
 _NEXT_LINK: Final = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
-_NEXT_NAME: Final = re.compile(r"\s*[,;|\n]")
+_NEXT_NAME: Final = re.compile(r"[,;\n]")  # names of files may contain these
 _NUMBERED: Final = re.compile(r"(.+)[_-][0-9]{1,2}", re.DOTALL)
 
 
@@ -44,15 +47,22 @@ class ItemImages:
     """Images of the rows of a table of items.
 
     Attributes:
-        paths: Path of the image of each row, null if there is none. A file that the table names
-            but that does not exist keeps its path, so that it is reported as missing.
-        urls: Columns `item_id` and `url`: values of the column that are links.
+        paths: Path of the first image of each row, null if there is none. A file that the table
+            names but that does not exist keeps its path, so that it is reported as missing.
+        more: Paths of the further images of each row, null if there are none.
+        urls: Columns `item_id` and `url`: values of the column that are links, in their order.
         source: What was found.
     """
 
     paths: pl.Series
+    more: pl.Series
     urls: pl.DataFrame
     source: SourceImages
+
+    @property
+    def columns(self) -> list[pl.Series]:
+        """Return the columns of a table of items that contain images."""
+        return [self.paths, self.more] if self.more.count() else [self.paths]
 
 
 def find_images(
@@ -68,33 +78,32 @@ def find_images(
         ids: Id of each row.
         folder: Folder with image files, which need not exist.
         names: Value of the image column of each row: a path relative to `folder` or `root`, an
-            absolute path in one of them, or a link. Rows without a value are found by their id.
+            absolute path in one of them, or a link. Several of these are separated by "|", or are
+            the text of a list in JSON. Rows without a value are found by their id.
         root: Another folder with image files, such as that of the dataset.
     """
     files = _list_files(folder)
     by_id = match_names(files, [id_ for id_ in ids if id_ is not None])
     search = _ColumnSearch(files, folder, root)
-    paths: list[str | None] = []
+    paths: list[list[str]] = []
     urls: list[tuple[str, str]] = []
     rejected: list[str] = []
     for id_, value in zip(ids, names or [None] * len(ids), strict=True):
-        name = (value or "").strip()
-        found = by_id.get(id_ or "")
-        path = search.prefix + found if found else None
-        if _WEB.match(name):
-            name = _NEXT_LINK.split(name, maxsplit=1)[0]
-            # A link without a scheme has that of the page that contains it.
-            urls.append((id_ or "", f"https:{name}" if name.startswith("//") else name))
-        elif name:
-            named = search.find(name)
-            if named is None:
+        named: dict[str, None] = {}
+        for name in search.split((value or "").strip()):
+            if _WEB.match(name):
+                # A link without a scheme has that of the page that contains it.
+                urls.append((id_ or "", f"https:{name}" if name.startswith("//") else name))
+            elif found := search.find(name):
+                named[found] = None
+            else:
                 rejected.append(name)
-            path = named or path
-        paths.append(path)
-    used = {path.removeprefix(search.prefix) for path in paths if path}
+        paths.append([*named] or [search.prefix + file for file in by_id.get(id_ or "", ())])
+    used = {path.removeprefix(search.prefix) for one in paths for path in one}
     unlinked = [file for file in files if file not in used]
     return ItemImages(
-        pl.Series("image", paths, pl.String),
+        pl.Series("image", [one[0] if one else None for one in paths], pl.String),
+        pl.Series("more_images", [one[1:] or None for one in paths], pl.List(pl.String)),
         pl.DataFrame(urls, {"item_id": pl.String, "url": pl.String}, orient="row"),
         SourceImages(
             folder=folder,
@@ -107,8 +116,8 @@ def find_images(
     )
 
 
-def match_names(files: Iterable[str], ids: Iterable[str]) -> dict[str, str]:
-    """Find the file of each item by its name.
+def match_names(files: Iterable[str], ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Find the files of each item by their names.
 
     For an item with the id `shirt`, these files are found, in this order:
 
@@ -119,19 +128,22 @@ def match_names(files: Iterable[str], ids: Iterable[str]) -> dict[str, str]:
     3. `NAME/shirt.jpg`: the file in any subfolder. Or `shirt/NAME.jpg`: the first file in a
        subfolder with the item's id. The one that finds more items is preferred.
 
+    Further images are the files with other numbers, or the other files in the item's subfolder.
+
     Args:
         files: Paths relative to the folder of images, with "/", in the order of preference.
         ids: Ids of the items.
 
     Returns:
-        Items with a file.
+        The files of the items that have some, in order; of files that differ only in their suffix,
+        the first one.
     """
     id_keys = {id_: _key(id_) for id_ in ids}
     wanted = set(id_keys.values())
     exact: dict[str, str] = {}
-    numbered: dict[str, str] = {}
+    numbered: defaultdict[str, dict[str, str]] = defaultdict(dict)  # files by name
     nested: defaultdict[str, list[str]] = defaultdict(list)
-    in_folder: dict[str, str] = {}
+    in_folder: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for file in files:
         stem = _key(os.path.splitext(file)[0])  # noqa: PTH122 -- 10 times faster
         parent, _, name = stem.rpartition("/")
@@ -141,20 +153,23 @@ def match_names(files: Iterable[str], ids: Iterable[str]) -> dict[str, str]:
             if parent:
                 nested[key].append(file)
             if key not in wanted and (match := _NUMBERED.fullmatch(key)):
-                numbered.setdefault(match[1], file)
+                numbered[match[1]].setdefault(name, file)
         for key in {*_spellings(parent), *_spellings(parent.rpartition("/")[2])} - {""}:
-            in_folder.setdefault(key, file)
+            in_folder[key].setdefault(name, file)
     # Files with the same name in several folders are probably those of several items.
-    unique = {key: found[0] for key, found in nested.items() if len(found) == 1}
-    first = {key: found[0] for key, found in nested.items()}
+    unique = {key: found for key, found in nested.items() if len(found) == 1}
+    first = {key: found[:1] for key, found in nested.items()}
     n_unique, n_in_folder = len(wanted & unique.keys()), len(wanted & in_folder.keys())
     nested_first = n_unique >= n_in_folder
-    layouts = (unique, in_folder) if nested_first else (in_folder, unique)
-    matched: dict[str, str] = {}
-    for layout in (exact, numbered, *layouts, first):
+    folders = {key: list(found.values()) for key, found in in_folder.items()}
+    numbers = {key: list(found.values()) for key, found in numbered.items()}
+    whole = {key: [file, *numbers.get(key, ())] for key, file in exact.items()}
+    layouts = (unique, folders) if nested_first else (folders, unique)
+    matched: dict[str, tuple[str, ...]] = {}
+    for layout in (whole, numbers, *layouts, first):
         for key in wanted - matched.keys():
             if key in layout:
-                matched[key] = layout[key]
+                matched[key] = tuple(layout[key])
     return {id_: matched[key] for id_, key in id_keys.items() if key in matched}
 
 
@@ -189,9 +204,30 @@ class _ColumnSearch:
         """Return the path of a file, also of one that does not exist; `None` if it is not allowed.
 
         A path is allowed if it is in one of the folders. The path is checked as it is written:
-        links of the file system are followed. Of a list of names, the first one is used.
+        links of the file system are followed.
         """
-        if _SCHEME.match(name) or _WINDOWS_ROOT.match(name) or "\0" in name:
+        found = self._find_file(name)
+        if found is None and _is_path(name):
+            return next(iter(self._in_folders(name.replace("\\", "/"))), None)
+        return found
+
+    def split(self, value: str) -> list[str]:
+        """Return the names and links in a value of the column; names may contain separators."""
+        listed = _as_list(value)
+        if listed is not None:
+            return [name for name in map(str.strip, listed) if name]
+        if _WEB.match(value):
+            return _NEXT_LINK.split(value)
+        if not value or self._find_file(value):
+            return [value] if value else []
+        if "|" in value:
+            return [name for part in value.split("|") for name in self.split(part.strip())]
+        parts = [part for part in map(str.strip, _NEXT_NAME.split(value)) if part]
+        return parts if any(map(self._find_file, parts)) else [value]
+
+    def _find_file(self, name: str) -> str | None:
+        """Return the path of the file that a name stands for, if it exists and is allowed."""
+        if not _is_path(name):
             return None
         # A backslash separates folders on some systems and belongs to the name on others.
         candidates = self._in_folders(name.replace("\\", "/"))
@@ -201,12 +237,8 @@ class _ColumnSearch:
         for path in candidates:
             key = _key(path.removeprefix(self.prefix)).casefold()
             if key in self._by_path:
-                return self.prefix + self._by_path[key]
-        first = _NEXT_NAME.split(name, maxsplit=1)[0]
-        found = self.find(first) if first != name else None
-        if found and os.path.isfile(found):  # noqa: PTH113
-            return found
-        return candidates[0] if candidates else None
+                return f"{self.prefix}{self._by_path[key]}"
+        return None
 
     def _in_folders(self, name: str) -> list[str]:
         """Return the paths that a name stands for and that are in one of the folders."""
@@ -219,6 +251,23 @@ class _ColumnSearch:
             if relative != ".." and not relative.startswith("../"):
                 paths.append(f"{folder}/{relative}")
         return paths
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name is a path of this system."""
+    return not (_SCHEME.match(name) or _WINDOWS_ROOT.match(name) or "\0" in name)
+
+
+def _as_list(value: str) -> list[str] | None:
+    """Return the elements of the text of a list, in JSON or as Python writes it; else `None`."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            parsed = parse(value)
+            if isinstance(parsed, list):
+                return [str(element) for element in parsed if element is not None]
+    return None
 
 
 def _list_files(folder: Path) -> list[str]:

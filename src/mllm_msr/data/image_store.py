@@ -24,6 +24,7 @@ import polars as pl
 
 from mllm_msr.config.settings import ImagesSettings
 from mllm_msr.data import images
+from mllm_msr.data.image_columns import image_lists, with_images
 from mllm_msr.errors import DamagedFileError, ImageError
 from mllm_msr.storage import atomic, layout
 from mllm_msr.storage.image_names import NAME_PATTERN, image_name
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _MAX_WARNINGS: Final = 5
 _THREADS: Final = 4
 _JPEG_QUALITY: Final = 95
+_STORED: Final = f"^{layout.IMAGES}/{NAME_PATTERN}$"
 _LOSSY: Final = frozenset({"JPEG", "WEBP", "AVIF"})  # sources that are encoded as JPEG again
 
 
@@ -57,7 +59,7 @@ def allowed_folders(items: pl.DataFrame, folders: Iterable[Path | str | None]) -
     """
     chosen = [Path(folder) for folder in folders if folder is not None]
     if not chosen:
-        parents = {Path(path).parent for path in items["image"].drop_nulls()}
+        parents = {Path(path).parent for path in image_lists(items).explode().drop_nulls()}
         return sorted({parent.resolve() for parent in parents})
     linked = (
         path
@@ -90,30 +92,41 @@ def store_images(
 
     Returns:
         The items with usable values of `image`: relative to the run folder if the image was copied,
-        the real path with `images.store=false`, and null if the image is missing or unreadable; and
-        the counts `images_missing`, `images_unreadable` (items), `images_reduced`, `images_stored`
-        (files) and `image_bytes`.
+        the real path with `images.store=false`, and null if the image is missing or unreadable; of
+        several images, the usable ones remain. And the counts `images_missing`,
+        `images_unreadable` (items without an image), `images_incomplete` (items that lack some of
+        their images, if there are any), `images_reduced`, `images_stored` (files) and
+        `image_bytes`.
 
     Raises:
         RunFolderError: The disk is full, or the folder is not writable.
     """
     store = _Store(run_folder, settings, allowed)
-    sources = items["image"].drop_nulls().unique(maintain_order=True).to_list()
+    images_of_items = image_lists(items)
+    sources = images_of_items.explode().drop_nulls().unique(maintain_order=True).to_list()
     with ThreadPoolExecutor(_THREADS) as pool:
         results = dict(zip(sources, pool.map(store.add, sources), strict=True))
-    failed = {"missing": 0, "unreadable": 0}
-    for item_id, source in items.select("item_id", "image").drop_nulls("image").iter_rows():
-        found = results[source]
-        if found.status != "ok":
+    failed = {"missing": 0, "unreadable": 0, "incomplete": 0}
+    names: list[list[str]] = []
+    for item_id, paths in zip(items["item_id"], images_of_items.to_list(), strict=True):
+        found = [results[path] for path in paths]
+        # Equal images have the same name.
+        good = list(dict.fromkeys(one.image for one in found if one.image is not None))
+        problems = [one for one in found if one.image is None]
+        names.append(good)
+        if problems:
             if sum(failed.values()) < _MAX_WARNINGS:
-                logger.warning("Item %s is used without its image: %s", item_id, found.reason)
-            failed[found.status] += 1
-    names = [None if source is None else results[source].image for source in items["image"]]
+                what = "one of its images" if good else "its image"
+                reason = problems[0].reason
+                logger.warning("Item %s is used without %s: %s", item_id, what, reason)
+            failed["incomplete" if good else problems[0].status] += 1
+    if not failed["incomplete"]:
+        del failed["incomplete"]  # as in runs with one image per item
     stored = {found.image: found.n_bytes for found in results.values() if found.n_bytes}
     for path in (run_folder / layout.IMAGES).glob("sha256-*"):
         if path.is_file() and f"{layout.IMAGES}/{path.name}" not in stored:
             path.unlink()
-    return items.with_columns(image=pl.Series(names, dtype=pl.String)), {
+    return with_images(items, pl.Series(names, dtype=pl.List(pl.String))), {
         **{f"images_{status}": n for status, n in failed.items()},
         "images_reduced": sum(found.is_reduced for found in results.values()),
         "images_stored": len(stored),
@@ -137,9 +150,9 @@ def resolve_images(
     Raises:
         DamagedFileError: A path leads elsewhere. The message names the first.
     """
-    image = pl.col("image")
-    is_stored = image.str.contains(f"^{layout.IMAGES}/{NAME_PATTERN}$")
-    outside = items.filter(~is_stored)["image"].unique().to_list()
+    paths = image_lists(items)
+    each = paths.explode().drop_nulls().unique(maintain_order=True)
+    outside = each.filter(~each.str.contains(_STORED)).to_list()
     for path in outside:
         if ".." in Path(path).parts or not any(Path(path).is_relative_to(one) for one in allowed):
             raise DamagedFileError(
@@ -148,12 +161,9 @@ def resolve_images(
                 "run again with --force."
             )
     moved = [path for path in outside if os.path.realpath(path) != path]
-    return items.with_columns(
-        image=pl.when(is_stored)
-        .then(pl.lit(f"{run_folder}/") + image)
-        .when(~image.is_in(moved))
-        .then(image)
-    )
+    one = pl.element()
+    absolute = pl.when(one.str.contains(_STORED)).then(pl.lit(f"{run_folder}/") + one)
+    return with_images(items, paths.list.eval(absolute.when(~one.is_in(moved)).then(one)))
 
 
 def drop_unreadable_images(
@@ -166,18 +176,22 @@ def drop_unreadable_images(
         item_ids: Items whose images are checked.
 
     Returns:
-        The items with null for images that cannot be opened, and the problems by item id.
+        The items without the images that cannot be opened, and the first problem by item id.
     """
     wanted = items.filter(pl.col("item_id").is_in(item_ids.unique().implode()))
-    problems = {}
-    for item_id, path in wanted.select("item_id", "image").drop_nulls("image").iter_rows():
-        found = images.image_status(Path(path))
-        if found.status != "ok":
-            problems[item_id] = found.reason
+    problems: dict[str, str] = {}
+    unreadable: list[str] = []
+    for item_id, paths in zip(wanted["item_id"], image_lists(wanted).to_list(), strict=True):
+        for path in paths:
+            found = images.image_status(Path(path))
+            if found.status != "ok":
+                problems.setdefault(item_id, found.reason)
+                unreadable.append(path)
     if not problems:
         return items, problems
-    is_readable = ~pl.col("item_id").is_in(list(problems))
-    return items.with_columns(image=pl.when(is_readable).then("image")), problems
+    one = pl.element()
+    readable = image_lists(items).list.eval(pl.when(~one.is_in(unreadable)).then(one))
+    return with_images(items, readable), problems
 
 
 class _Store:

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.data.data_report import DataReport, HistoryPreview
+from mllm_msr.data.image_columns import image_lists
 from mllm_msr.data.images import image_status
 from mllm_msr.data.preprocessing import match_items
 from mllm_msr.data.source_findings import (
@@ -33,7 +34,9 @@ _N_EXAMPLES: Final = 3
 _N_TITLES: Final = 5  # per history in the preview
 
 
-def describe_source(raw: RawData, *, download_images: bool = False) -> DataReport:
+def describe_source(
+    raw: RawData, *, download_images: bool = False, images_per_item: int = 1
+) -> DataReport:
     """Describe the content of a dataset before filtering.
 
     Reads all interactions once, checks that image files exist, and opens a sample of them.
@@ -41,6 +44,7 @@ def describe_source(raw: RawData, *, download_images: bool = False) -> DataRepor
     Args:
         raw: Content of the dataset.
         download_images: Whether linked images will be downloaded, so that they do not lack.
+        images_per_item: Number of images of an item that are used and checked.
 
     Raises:
         DataError: A column or value of the interactions cannot be read, or an item has several
@@ -55,13 +59,20 @@ def describe_source(raw: RawData, *, download_images: bool = False) -> DataRepor
         "item_id": _first(per_item["item_id"]),
         "catalog_id": _first(raw.items["item_id"]),
     }
-    paths = items["image"].drop_nulls()
+    listed = image_lists(items)
+    used = listed.list.head(images_per_item)
+    paths = used.explode().drop_nulls()
     missing = [path for path in paths if not Path(path).is_file()]
+    n_existing = used.list.set_difference(missing).list.len()
     unreadable, n_decoded = _decode_sample(sorted(set(paths) - set(missing)))
-    without_image = items.filter(pl.col("image").is_null() | pl.col("image").is_in(missing))
+    without_image = items.filter(n_existing == 0)
+    n_listed = listed.list.len()
     n_linked = 0
     if raw.image_urls is not None:
-        n_linked = without_image.join(raw.image_urls, on="item_id", how="semi").height
+        linked = without_image.join(raw.image_urls, on="item_id", how="semi")
+        n_linked = linked.height
+        links = raw.image_urls.join(linked, on="item_id", how="semi")["item_id"]
+        n_listed = pl.concat([n_listed, links.value_counts()["count"]])
     report = DataReport(
         files=raw.sources,
         images=raw.images,
@@ -79,6 +90,9 @@ def describe_source(raw: RawData, *, download_images: bool = False) -> DataRepor
         n_with_text=items.height - item_counts["items_without_text"],
         n_with_image=items.height - without_image.height,
         n_linked=n_linked,
+        n_with_several=int((n_listed > 1).sum()),
+        images_per_item=images_per_item,
+        n_incomplete=int(((n_existing > 0) & (n_existing < used.list.len())).sum()),
         missing_images=len(missing),
         n_decoded=n_decoded,
         unreadable_images=tuple(unreadable),

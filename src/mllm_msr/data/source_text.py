@@ -137,6 +137,11 @@ def _date(milliseconds: int) -> str:
 def _images(report: Mapping[str, Any]) -> str:
     """Return the finding about images."""
     parts = [f"{_share(report['n_with_image'], report['n_items'])} of the items"]
+    # Earlier versions did not count them.
+    if several := report.get("n_with_several"):
+        n_used = report["images_per_item"]
+        limit = f"up to {n_used} are used" if n_used > 1 else "the first one is used"
+        parts.append(f"{several:,} items with several images, of which {limit} (images.per_item)")
     found = report["images"]
     if found and not found["n_files"]:
         parts.append(f"no image files in {found['folder']}")
@@ -152,6 +157,8 @@ def _images(report: Mapping[str, Any]) -> str:
             f"{report['missing_images']:,} paths without a file, such as "
             f"{report['missing_examples'][0]}"
         )
+    if report.get("n_incomplete"):
+        parts.append(f"{report['n_incomplete']:,} items that lack some of their images")
     if report["n_linked"]:
         parts.append(f"{report['n_linked']:,} items with a link only")
     if report["n_decoded"]:

@@ -80,7 +80,7 @@ class AmazonReviews(Dataset):
         return RawData(
             interactions=interactions.frame,
             sources=(interactions.source, source),
-            items=to_items(products.with_columns(images.paths), metadata),
+            items=to_items(products.with_columns(images.columns), metadata),
             item_type="product",
             images=images.source,
             image_urls=products.select("item_id", "url").filter(pl.col("url") != ""),

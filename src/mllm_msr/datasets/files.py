@@ -49,7 +49,8 @@ class Files(Dataset):
             setting differs from the default.
         text_column: Longer text, in the items.
         image_column: Image, in the items: a path relative to `images_folder` or `path` (other
-            paths are not used), or a link, which is downloaded only with `images.download`.
+            paths are not used), or a link, which is downloaded only with `images.download`; or
+            several of them, in a list or separated by "|", see `images.per_item`.
         separator: Character between the columns of text files, such as ";", "tab" or "space";
             detected by default.
         encoding: Encoding of text files, such as "latin-1"; UTF-8 and UTF-16 are detected.
@@ -159,7 +160,13 @@ class Files(Dataset):
         path = require_table(folder, self.items_file, "items")
         texts = {_TITLE: self.title_column, _TEXT: self.text_column, _IMAGE: self.image_column}
         columns = {"item_id": Column(self.item_column, "id", setting="data.item_column")} | {
-            name: Column(column, "text", required=column != name, setting=f"data.{name}_column")
+            name: Column(
+                column,
+                "text",
+                required=column != name,
+                lists=name == _IMAGE,
+                setting=f"data.{name}_column",
+            )
             for name, column in texts.items()
         }
         table = read_table(path, columns, options=self.options, content="items")
@@ -170,4 +177,4 @@ class Files(Dataset):
             names=items["image"].to_list(),
             root=folder,
         )
-        return to_items(items.with_columns(images.paths), path), images, table.description
+        return to_items(items.with_columns(images.columns), path), images, table.description

@@ -63,7 +63,7 @@ class MicroLens(Dataset):
                 break
         return RawData(
             interactions=interactions.frame,
-            items=to_items(items.with_columns(covers.paths), titles),
+            items=to_items(items.with_columns(covers.columns), titles),
             item_type="video",
             ordered_by="rank" if pairs.suffix == ".tsv" else "time",
             sources=(interactions.source, table.description),

@@ -69,7 +69,7 @@ class MovieLens(Dataset):
         interactions = self._read_ratings(ratings, self.options)
         return RawData(
             interactions=interactions.frame,
-            items=to_items(films.with_columns(images.paths), movies),
+            items=to_items(films.with_columns(images.columns), movies),
             item_type="film",
             sources=(interactions.source, source),
             images=images.source,

@@ -158,7 +158,7 @@ def render(
     data: Mapping[str, object],
     *,
     item_type: str | ItemType = "item",
-    image: Path | None = None,
+    images: Sequence[Path] = (),
     trimmable: Sequence[str] = (),
     max_new_tokens: int = 128,
     max_text_tokens: int | None = None,
@@ -169,7 +169,7 @@ def render(
         name: Name of the template, without ".jinja".
         data: Variables of the template. Strings, and strings in lists, are cleaned.
         item_type: Word for an item, see `item_types.find_item_type`.
-        image: Image for the variable `image` of the template.
+        images: Images for the variable `image` of the template, which stands for all of them.
         trimmable: Names of the variables that may be shortened to meet a token budget, in the
             order in which they are shortened.
         max_new_tokens: Maximum length of the answer in tokens.
@@ -193,13 +193,13 @@ def render(
             choose=words.choose,
             chose=words.chose,
             language=words.language,
-            image=_IMAGE if image is not None else "",
+            image=_IMAGE if images else "",
             **{f"{role}_turn": f"{_TURN}{role}{_TURN}" for role in _ROLES},
         )
     except jinja2.TemplateError as error:
         raise SettingsError([f"The template {name}.jinja cannot be rendered: {error}."]) from error
     return Prompt(
-        messages=tuple(_split_messages(text, image)),
+        messages=tuple(_split_messages(text, images)),
         max_new_tokens=max_new_tokens,
         max_text_tokens=max_text_tokens,
     )
@@ -292,21 +292,21 @@ def _clean_value(value: object) -> object:
     return value
 
 
-def _split_messages(text: str, image: Path | None) -> Iterator[Message]:
+def _split_messages(text: str, images: Sequence[Path]) -> Iterator[Message]:
     """Split rendered text at the markers of turns; text without any is a turn of the user."""
     first, *marked = re.split(f"{_TURN}(.*?){_TURN}", text)
     turns = [*zip(marked[::2], marked[1::2], strict=True)] if marked else [("user", first)]
     for role, content in turns:
-        yield Message(cast("Role", role), tuple(_split_parts(content.strip(), image)))
+        yield Message(cast("Role", role), tuple(_split_parts(content.strip(), images)))
 
 
-def _split_parts(text: str, image: Path | None) -> list[Part]:
+def _split_parts(text: str, images: Sequence[Path]) -> list[Part]:
     """Split rendered text at the markers of images and trimmable variables."""
     pieces = re.split(f"({_IMAGE}\n?|{_TRIM_START}.*?{_TRIM_END})", text)
     parts: list[Part] = []
     for piece in pieces:
-        if piece.startswith(_IMAGE) and image is not None:
-            parts.append(ImagePart(image))
+        if piece.startswith(_IMAGE):
+            parts += map(ImagePart, images)
         elif piece.startswith(_TRIM_START):
             parts.append(TextPart(piece[2:-1], trimmable=int(piece[1])))
         elif piece:

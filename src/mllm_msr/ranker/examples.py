@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -22,7 +21,7 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import render
-from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, as_frame, conform
+from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, PREFERENCES, as_frame, conform
 from mllm_msr.types import Item, Prompt
 
 POSITIVE_ANSWER: Final = "yes"
@@ -86,10 +85,10 @@ def build_prompt(
         preference: Preference of the user; `NEUTRAL_PREFERENCE` if blank.
         item: Candidate. Its id and its text are not part of the prompt, as in the paper.
         item_type: Word for an item in the prompt, such as "movie".
-        order: Whether the prompt begins with the candidate's image or with the preference.
+        order: Whether the prompt begins with the candidate's images or with the preference.
         max_text_tokens: Upper bound on the text tokens; the preference is trimmed first, then the
             title.
-        use_images: Show the image of the item if it has one.
+        use_images: Show the images of the item if it has some.
 
     Returns:
         A prompt that asks for one new token, the answer.
@@ -98,7 +97,7 @@ def build_prompt(
         TEMPLATES[order],
         {"preference": preference.strip() or NEUTRAL_PREFERENCE, "title": item.title},
         item_type=item_type,
-        image=item.image if use_images else None,
+        images=item.images if use_images else (),
         trimmable=("preference", "title"),
         max_new_tokens=1,
         max_text_tokens=max_text_tokens,
@@ -135,12 +134,7 @@ def build_examples(
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
     catalog = {
-        row["item_id"]: Item(
-            row["item_id"],
-            row["title"] or "",
-            row["text"] or "",
-            Path(row["image"]) if row["image"] else None,
-        )
+        row["item_id"]: Item.from_row(row)
         for row in conform(items, ITEMS, name="items").iter_rows(named=True)
     }
     unknown = rows.filter(~pl.col("item_id").is_in(list(catalog)))
@@ -179,9 +173,8 @@ def hide_unused_images(items: pl.DataFrame, summaries: pl.DataFrame | None) -> p
     if summaries is None:
         return items
     unused = summaries.filter(pl.col("image_status") == "unused")["item_id"]
-    return items.with_columns(
-        pl.when(~pl.col("item_id").is_in(unused.implode())).then("image").alias("image")
-    )
+    is_used = ~pl.col("item_id").is_in(unused.implode())
+    return items.with_columns(pl.when(is_used).then(IMAGE_COLUMNS))
 
 
 class _PreferenceHistories:

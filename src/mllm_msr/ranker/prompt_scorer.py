@@ -64,7 +64,8 @@ class PromptScorer:
     def readable_items(self, items: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         """Return items without the images of candidates that cannot be opened.
 
-        These candidates are scored from their title; `usage` counts them as `without_image`.
+        Candidates without an image are scored from their title, others from the images that they
+        keep; `usage` counts both as `without_image`.
 
         Args:
             items: `tables.ITEMS` with absolute image paths.
@@ -74,7 +75,7 @@ class PromptScorer:
         new = [item_id for item_id in problems if item_id not in self._unreadable]
         if new:
             logger.warning(
-                "%d items are scored without their images. The first is %s: %s",
+                "%d items are scored without images that cannot be opened. The first is %s: %s",
                 len(new),
                 new[0],
                 problems[new[0]],

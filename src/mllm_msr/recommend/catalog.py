@@ -6,9 +6,7 @@ explain items with it, and the service adds new items.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -87,15 +85,14 @@ class ItemCatalog:
         return iter(self._items)
 
     def item(self, item_id: str) -> Item:
-        """Return the record of an item, without an image if the image cannot be opened now."""
+        """Return the record of an item, without the images that cannot be opened now."""
         item = self._items[item_id]
-        if item.image is None or image_status(item.image).status == "ok":
-            return item
-        return dataclasses.replace(item, image=None)
+        good = [path for path in item.images if image_status(path).status == "ok"]
+        return item if len(good) == len(item.images) else item.with_images(good)
 
     def lacks_image(self, item_id: str) -> bool:
-        """Return whether prompts lack an item's image because it cannot be opened now."""
-        missing = self.item(item_id).image is not self._items[item_id].image
+        """Return whether prompts lack an image of an item because it cannot be opened now."""
+        missing = self.item(item_id) is not self._items[item_id]
         return missing and item_id not in self._text_only
 
     def summary(self, item_id: str) -> str:
@@ -115,6 +112,7 @@ class ItemCatalog:
             "title": item.title,
             "text": item.text,
             "image": str(item.image) if item.image else None,
+            "more_images": [str(path) for path in item.more_images],
             **summaries.row(0, named=True),
         }
         self.index.add([item.item_id], self.encoder.encode([_summary_text(row)]))
@@ -125,11 +123,11 @@ class ItemCatalog:
     def prompt(self, preference: str, item_id: str) -> Prompt:
         """Build the ranker's prompt for an item, given a user's preference.
 
-        It contains the item's image if the run's summaries describe images.
+        It contains the item's images if the run's summaries describe images.
         """
         item = self.item(item_id)
         if item_id in self._text_only:
-            item = dataclasses.replace(item, image=None)
+            item = item.with_images(())
         return build_prompt(
             preference,
             item,
@@ -143,14 +141,13 @@ class ItemCatalog:
         return self._explainer.matches(preference, self._summaries[item_id])
 
     def _store(self, row: Mapping[str, Any]) -> None:
-        item_id, image = row["item_id"], row["image"]
-        path = Path(image) if image else None
+        item_id = row["item_id"]
         self._summaries[item_id] = _summary_text(row)
         if row["image_status"] == "unused":
             self._text_only.add(item_id)
         else:
             self._text_only.discard(item_id)
-        self._items[item_id] = Item(item_id, row["title"] or "", row["text"] or "", path)
+        self._items[item_id] = Item.from_row(row)
 
 
 def _summary_text(row: Mapping[str, Any]) -> str:

@@ -53,8 +53,8 @@ class RecommendationList:
         fallback_reason: Why the model scored no candidates; `None` if it scored some, or if only
             retrieval was requested.
         model_calls: Number of candidates that the model scored.
-        without_image: Number of these whose image cannot be opened, so that the model read only
-            their title.
+        without_image: Number of these with an image that cannot be opened, so that the model read
+            only their title and, if there are some, their other images.
     """
 
     items: tuple[Recommendation, ...]

@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import polars as pl
 
@@ -113,16 +112,25 @@ class _Draft:
     flags: list[str] = field(default_factory=list)
 
     @classmethod
-    def make(cls, row: dict[str, str | None], modalities: Sequence[Modality]) -> Self:
-        """Create the draft for a row of `tables.ITEMS` and check its image."""
-        image = Path(row["image"]) if row["image"] else None
-        item = Item(row["item_id"] or "", row["title"] or "", row["text"] or "", image)
+    def make(cls, row: dict[str, Any], modalities: Sequence[Modality]) -> Self:
+        """Create the draft for a row of `tables.ITEMS` and check its images."""
+        item = Item.from_row(row)
         if "image" not in modalities:
             return cls(item, "unused")
-        found = image_status(image)
-        if found.status == "unreadable":
-            logger.warning("summarizing item %s without its image: %s", item.item_id, found.reason)
-        return cls(item, found.status)
+        found = [image_status(path) for path in item.images or (None,)]
+        problems = [one for one in found if one.status != "ok"]
+        good = [path for path, one in zip(item.images, found, strict=False) if one.status == "ok"]
+        for one in problems:
+            if good or one.status == "unreadable":
+                logger.warning(
+                    "summarizing item %s without %s: %s",
+                    item.item_id,
+                    "one of its images" if good else "its image",
+                    one.reason,
+                )
+        status = "ok" if good else problems[0].status
+        flags = ["image_incomplete"] if good and problems else []
+        return cls(item.with_images(good), status, flags=flags)
 
     @property
     def has_text(self) -> bool:
@@ -218,7 +226,7 @@ def _render_part(
             "image_description",
             {"words": max_words},
             item_type=item_type,
-            image=item.image,
+            images=item.images,
             max_new_tokens=max_new_tokens,
         )
     return templates.render(

@@ -47,7 +47,7 @@ def test_pipeline_prompts_equal_the_rendered_templates():
         n for n in ("video", "film", "product", "item") if n in prompt_text(example.prompt)
     )
     limit = int(prompt_text(example.prompt).split("at most ")[1].split()[0])
-    expected = render("image_description", {"words": limit}, item_type=item_type, image=COVER)
+    expected = render("image_description", {"words": limit}, item_type=item_type, images=[COVER])
     assert example.prompt == expected
 
 

@@ -24,6 +24,7 @@ from mllm_msr.models.encoders.base import ImageEncoder, Vectors
 from mllm_msr.models.encoders.factory import open_image_encoder, open_text_encoder
 from mllm_msr.storage.artifact_cache import ArtifactCache
 from mllm_msr.tables import ITEMS, conform
+from mllm_msr.types import Item
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class ContentVectors:
     Attributes:
         item_ids: Item ids, in the order of the items table.
         text: Shape [n_items, d_text]; zero rows for items without text.
-        image: Shape [n_items, d_image]; zero rows for items without a readable image.
+        image: Shape [n_items, d_image]; the mean over the readable images of an item, zero rows
+            for items without one.
     """
 
     item_ids: tuple[str, ...]
@@ -53,10 +55,11 @@ def content_vectors(
     image_encoder: str = "colors",
     cache: Path | None = None,
 ) -> ContentVectors:
-    """Encode the texts (title and text) and the image of each item.
+    """Encode the texts (title and text) and the images of each item.
 
-    To encode other texts, such as summaries, pass them in the column `text`. Items whose image
-    cannot be opened get a zero row, like items without an image; a warning states their number.
+    To encode other texts, such as summaries, pass them in the column `text`. Images that cannot be
+    opened are left out; items without a readable image get a zero row. A warning states the number
+    of items whose images cannot be opened.
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
@@ -92,15 +95,10 @@ def _text_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors
 
 def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors:
     encoder = open_image_encoder(name)
-    paths = [Path(path) if path else None for path in items["image"]]
-    hashes = []
-    for path in paths:
-        try:
-            hashes.append("" if path is None else content_hash(path))
-        except ImageError:
-            hashes.append("unreadable")
-    vectors = _cached(cache, encoder.fingerprint, hashes, lambda: _encode_images(encoder, paths))
-    has_path = np.array([path is not None for path in paths], dtype=bool)
+    images = [Item.from_row(row).images for row in items.iter_rows(named=True)]
+    hashes = [",".join(map(_hash, paths)) for paths in images]
+    vectors = _cached(cache, encoder.fingerprint, hashes, lambda: _encode_images(encoder, images))
+    has_path = np.array([bool(paths) for paths in images], dtype=bool)
     n_unreadable = int((has_path & ~vectors.any(axis=1)).sum())
     if n_unreadable:
         logger.warning(
@@ -109,22 +107,43 @@ def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vector
     return vectors
 
 
-def _encode_images(encoder: ImageEncoder, paths: Sequence[Path | None]) -> Vectors:
-    readable = [False] * len(paths)
+def _hash(path: Path) -> str:
+    try:
+        return content_hash(path)
+    except ImageError:
+        return "unreadable"
+
+
+def _encode_images(encoder: ImageEncoder, images: Sequence[Sequence[Path]]) -> Vectors:
+    """Return the mean vector of the readable images of each item."""
     parts: list[Vectors] = []
-    for start in range(0, len(paths), _IMAGE_BATCH):
-        images = []
-        for index, path in enumerate(paths[start : start + _IMAGE_BATCH], start):
-            if path is None:
-                continue
-            try:
-                images.append(open_image(path, max_side=encoder.max_side))
-                readable[index] = True
-            except ImageError as error:
-                logger.debug("Using a zero vector: %s", error)
-        if images:
-            parts.append(encoder.encode(images))
-    return _with_zero_rows(np.concatenate(parts) if parts else None, readable)
+    n_readable = [0] * len(images)
+    for start in range(0, len(images), _IMAGE_BATCH):
+        opened = []
+        for row, paths in enumerate(images[start : start + _IMAGE_BATCH], start):
+            for path in paths:
+                try:
+                    opened.append(open_image(path, max_side=encoder.max_side))
+                    n_readable[row] += 1
+                except ImageError as error:
+                    logger.debug("Leaving out an image: %s", error)
+        batches = (opened[i : i + _IMAGE_BATCH] for i in range(0, len(opened), _IMAGE_BATCH))
+        parts += map(encoder.encode, batches)
+    means = _means(np.concatenate(parts), [n for n in n_readable if n]) if parts else None
+    return _with_zero_rows(means, [n > 0 for n in n_readable])
+
+
+def _means(vectors: Vectors, counts: Sequence[int]) -> Vectors:
+    """Return the mean of the vectors of each item, [n_items, d_image].
+
+    Args:
+        vectors: Shape [n_images, d_image], those of one item in a row.
+        counts: Number of images of each item, at least 1.
+    """
+    n_images = np.array(counts)
+    sums = np.add.reduceat(vectors, np.cumsum(n_images) - n_images, axis=0)
+    means: Vectors = (sums / n_images[:, None]).astype(np.float32)
+    return means
 
 
 def _with_zero_rows(vectors: Vectors | None, present: Sequence[bool]) -> Vectors:

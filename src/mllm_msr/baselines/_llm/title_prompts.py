@@ -16,7 +16,7 @@ from mllm_msr.baselines._shared.catalog import histories
 from mllm_msr.prompts.templates import clean, render
 from mllm_msr.ranker.examples import Example
 from mllm_msr.tables import CANDIDATES, ITEMS, conform
-from mllm_msr.types import Prompt
+from mllm_msr.types import Item, Prompt
 
 # History in the prompt if no title is known.
 NO_HISTORY: Final = "nothing yet"
@@ -29,7 +29,7 @@ def titles_prompt(
     title: str,
     *,
     item_type: str,
-    image: Path | None = None,
+    images: Sequence[Path] = (),
     max_text_tokens: int | None = None,
 ) -> Prompt:
     """Return the question whether an item comes next after items with these titles.
@@ -38,7 +38,7 @@ def titles_prompt(
         history: Titles, the latest first, so that truncation drops the oldest; may be empty.
         title: Title of the candidate.
         item_type: Word for an item in the prompt, such as "movie".
-        image: Image of the candidate.
+        images: Images of the candidate.
         max_text_tokens: Upper bound on the text tokens; the history is trimmed first, then the
             title.
     """
@@ -47,7 +47,7 @@ def titles_prompt(
         "recommend_titles",
         {"history": joined or NO_HISTORY, "title": title},
         item_type=item_type,
-        image=image,
+        images=images,
         trimmable=("history", "title"),
         max_new_tokens=1,
         max_text_tokens=max_text_tokens,
@@ -72,24 +72,24 @@ def title_examples(
         items: `tables.ITEMS` with absolute image paths.
         item_type: As for `titles_prompt`.
         n_last: Number of latest titles of a history that are shown.
-        use_images: Whether the candidate's image is shown.
+        use_images: Whether the candidate's images are shown.
         max_text_tokens: As for `titles_prompt`.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
     known = {
-        row["item_id"]: (row["title"] or "", row["image"] if use_images else None)
+        row["item_id"]: Item.from_row(row)
         for row in conform(items, ITEMS, name="items").iter_rows(named=True)
     }
     titles = _titles_by_user(rows, interactions, items, n_last=n_last)
     for row in rows.iter_rows(named=True):
         if row["item_id"] not in known:
             continue
-        title, image = known[row["item_id"]]
+        item = known[row["item_id"]]
         prompt = titles_prompt(
             titles.get((row["user_id"], row["position"]), []),
-            title,
+            item.title,
             item_type=item_type,
-            image=Path(image) if image else None,
+            images=item.images if use_images else (),
             max_text_tokens=max_text_tokens,
         )
         yield Example(**row, prompt=prompt)

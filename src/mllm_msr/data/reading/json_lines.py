@@ -76,6 +76,7 @@ def open_json_lines(
     unclear = [
         pl.col(column.source).str.contains(_NOT_AN_ID if column.kind == "id" else _NESTED)
         for column in columns
+        if not column.lists
     ]
     return dataclasses.replace(
         raw, frame=frame, invalid=pl.any_horizontal(unclear), repair=read_slowly
@@ -105,7 +106,7 @@ def _read_rows(
     file: TextFile, columns: Sequence[Column], wanted: Collection[str], bad_rows: BadRows
 ) -> Iterator[tuple[int | str | None, ...]]:
     """Yield the line number and the wanted values of each object, and report bad lines."""
-    kinds = {column.source: column.kind for column in columns}
+    by_source = {column.source: column for column in columns}
     with wrap_file_errors(file.path), file.text() as text:
         for number, line in enumerate(text, start=1):
             if not line.strip():
@@ -120,7 +121,10 @@ def _read_rows(
             values: list[str | None] = []
             for name in wanted:
                 value = row.get(name)
-                problem = _problem(value, is_id=kinds[name] == "id")
+                column = by_source[name]
+                if column.lists and isinstance(value, list):
+                    value = json.dumps(value, ensure_ascii=False)
+                problem = _problem(value, is_id=column.kind == "id")
                 if problem:
                     bad_rows.add(
                         f"{name} is {problem}",

@@ -77,6 +77,8 @@ class Column:
         required: Whether the file must have the column. Without an optional column, the result
             is null in every row, also for kinds that must have a value.
         nullable: Whether values may be missing, although `kind` requires them.
+        lists: Only for "text". Whether a value may be a list of texts; the result is then the text
+            of a JSON list.
         setting: Setting that names the column, for error messages ("data.user_column").
         convert: Only for "value". Takes an expression and its type and returns another expression,
             null where the value is invalid. Texts are stripped, and null instead of blank.
@@ -90,6 +92,7 @@ class Column:
     kind: Kind
     required: bool = True
     nullable: bool = False
+    lists: bool = False
     setting: str | None = None
     convert: Callable[[pl.Expr, pl.DataType], pl.Expr] | None = None
     expected: str | Callable[[object], str] = "a value"

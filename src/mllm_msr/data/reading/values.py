@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import polars as pl
@@ -70,6 +71,8 @@ def convert(
     if column.kind == "text" and isinstance(dtype, _STRINGS):
         text = pl.col(column.source).cast(pl.String)
         return text if is_stripped else pl.when(text != "").then(text)
+    if column.lists and _is_list_of_texts(dtype):
+        return pl.col(column.source).map_elements(_as_json, pl.String)
     value = stored(
         column.source,
         dtype,
@@ -84,6 +87,14 @@ def convert(
         _require_text(column, dtype, file)
         return _as_text(value, dtype, fractions=column.kind == "text")
     return _as_number(column, value, dtype, file)
+
+
+def _is_list_of_texts(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array) and dtype.inner in {*_STRINGS, pl.Null}
+
+
+def _as_json(texts: pl.Series) -> str:
+    return json.dumps(texts.to_list(), ensure_ascii=False)
 
 
 def type_of(column: Column) -> pl.DataType:

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -303,10 +302,9 @@ class _CostEstimator:
         step = max(1, len(texts) // max(1, rows.height))
         spread = itertools.cycle(texts[::step] or ("",))
         for row, text in zip(items.iter_rows(named=True), spread, strict=False):
-            image = Path(row["image"]) if row["image"] else None
             yield build_prompt(
                 text,
-                item or Item(row["item_id"], row["title"] or "", row["text"] or "", image),
+                item or Item.from_row(row),
                 item_type=self._item_type,
                 order=order,
                 max_text_tokens=self._settings.train.max_text_tokens,

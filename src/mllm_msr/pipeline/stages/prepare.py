@@ -15,6 +15,7 @@ import polars as pl
 from mllm_msr import registry
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data.data_report import DataReport
+from mllm_msr.data.image_columns import image_lists, limit_images, with_images
 from mllm_msr.data.image_download import fetch_images
 from mllm_msr.data.image_store import allowed_folders, store_images
 from mllm_msr.data.negative_sampling import draw_candidates
@@ -92,14 +93,14 @@ def prepare(
         DataError: A value of the data cannot be used, the data make a run useless, such as item
             ids that match nothing, or they are too small for the settings.
     """
-    report = describe_source(raw, download_images=images.download)
+    report = describe_source(raw, download_images=images.download, images_per_item=images.per_item)
     report.require_usable()
     interactions, counts = _filter(raw, settings)
     report = with_filtering(report, interactions, counts, raw.items)
     for warning in report.warnings:
         logger.warning("%s", warning)
     interactions, splits, candidates = _split(interactions, settings, block_size)
-    items, item_counts = match_items(interactions, raw.items)
+    items, item_counts = match_items(interactions, limit_images(raw.items, images.per_item))
     if images.download and raw.image_urls is not None:
         items, download_counts = _download(
             items, raw.image_urls, images, run_folder / layout.DOWNLOADS
@@ -114,7 +115,11 @@ def prepare(
 
 
 def check(
-    raw: RawData, settings: DataSettings, *, block_size: int, download_images: bool = False
+    raw: RawData,
+    settings: DataSettings,
+    *,
+    block_size: int,
+    images: ImagesSettings | None = None,
 ) -> DataReport:
     """Report what `prepare` would understand of raw data, without its results.
 
@@ -122,12 +127,13 @@ def check(
         raw: Content of the dataset.
         settings: The section `data`.
         block_size: Items per block of the stage "infer".
-        download_images: Whether linked images will be downloaded.
+        images: Whether images will be downloaded, and how many of each item are used.
 
     Raises:
         DataError: The interactions cannot be read.
     """
-    report = describe_source(raw, download_images=download_images)
+    images = images or ImagesSettings()
+    report = describe_source(raw, download_images=images.download, images_per_item=images.per_item)
     if not report.n_interactions:
         return report
     try:
@@ -186,15 +192,23 @@ def _download(
     items: pl.DataFrame, urls: pl.DataFrame, settings: ImagesSettings, folder: Path
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Download the images of items without an image, and count the results."""
-    wanted = urls.join(items.filter(pl.col("image").is_null()), on="item_id", how="semi")
+    absent = items.filter(pl.col("image").is_null())
+    wanted = urls.join(absent, on="item_id", how="semi", maintain_order="left")
+    wanted = wanted.group_by("item_id", maintain_order=True).head(settings.per_item)
     fetched = fetch_images(
         wanted, folder, **settings.model_dump(include={"allowed_hosts", "max_bytes", "concurrency"})
     )
     failed = fetched.filter(pl.col("status") != "ok")
     for row in failed.head(_MAX_WARNINGS).iter_rows(named=True):
         logger.warning("Item %s has no image: %s", row["item_id"], row["reason"])
-    downloaded = fetched.select("item_id", downloaded="image")
-    joined = items.join(downloaded, on="item_id", how="left", maintain_order="left")
-    filled = joined.with_columns(pl.coalesce("image", "downloaded").alias("image"))
+    good = (
+        fetched.drop_nulls("image")
+        .group_by("item_id", maintain_order=True)
+        .agg(pl.col("image").unique(maintain_order=True))
+    )
+    downloaded = items.select("item_id").join(good, on="item_id", how="left", maintain_order="left")
+    found = (
+        pl.when(items["image"].is_null()).then(downloaded["image"]).otherwise(image_lists(items))
+    )
     counts = {f"download_{status}": n for status, n in fetched["status"].value_counts().iter_rows()}
-    return filled.select(items.columns), counts
+    return with_images(items, items.select(found).to_series()), counts

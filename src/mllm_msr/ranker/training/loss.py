@@ -2,7 +2,7 @@
 
 Both compute logits only at the positions that are used, and in float32: with bfloat16 logits near
 20, many candidates of a user would tie exactly. If `models/last_token.py` supports the model, the
-last decoder layer runs only at these positions, too. Prefixes that prompts of one image share are
+last decoder layer runs only at these positions, too. Prefixes that prompts of one item share are
 computed once (`prefix_sharing.py`).
 """
 

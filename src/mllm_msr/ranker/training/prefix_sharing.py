@@ -1,7 +1,7 @@
 """Prefix sharing in training: the common prefix of prompts is computed once.
 
 The ranker's prompt begins with the candidate's image, the instruction and the title (Figure 3 of
-the paper), which is three quarters of a prompt of the demo model. Examples of one image are
+the paper), which is three quarters of a prompt of the demo model. Examples of one item are
 adjacent in a step (`sampler.py`): the model computes their prefix once, the suffix of each prompt
 attends to its keys and values, and the gradients of all suffixes flow back through it together.
 With `recommend.order=user-first`, the candidates of a target share the instruction and the
@@ -75,21 +75,20 @@ def find_shared_prefixes(
         prompts: Rendered prompts of a batch.
         image_token_ids: Ids of image placeholder tokens.
         targets: Target of each prompt, if prompts begin with the user: prompts of one target share
-            what precedes their images. Otherwise, prompts of one image share what they begin with.
+            what precedes their images. Otherwise, prompts of the same images share what they begin
+            with.
         support: What the model allows: images after the prefix, and prefix and suffix no longer
             than its sliding window, in which the padding between them takes room.
 
     Returns:
         `None` if too little work is saved or the model does not allow it; and without `targets`
-        also if a prompt does not have exactly one image, or if prompts of one image differ before
-        it.
+        also if a prompt has no image, or if prompts of the same images differ before them.
     """
     keys = [prompt.images for prompt in prompts] if targets is None else list(targets)
     groups: dict[Any, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)
-    one_image = all(len(prompt.images) == 1 for prompt in prompts)
-    is_allowed = one_image if targets is None else support.images_are_causal
+    is_allowed = support.images_are_causal if targets is not None else all(keys)
     if len(groups) == len(prompts) or not is_allowed:
         return None
     # The last token is never part of the prefix: the answer is predicted from it.
