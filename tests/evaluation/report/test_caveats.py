@@ -28,10 +28,11 @@ TABLES = tables_of(
 )
 
 
-def text_of(config=None, *, tables=TABLES, undefined=None, unscored=None, **changes):
+def text_of(config=None, *, tables=TABLES, source_coverage=None, **details):
     labels = {"mllm_msr": "MLLM-MSR"}
-    counts = {"undefined": undefined or {}, "unscored": unscored or {}}
-    return "\n".join(caveats(config or {}, tables=tables, labels=labels, **counts, **changes))
+    stages = {"summarize": {"counts": {"source_coverage": source_coverage}}}
+    found = caveats(config or {}, tables=tables, details=details, manifest=stages, labels=labels)
+    return "\n".join(found)
 
 
 def test_the_protocol_the_data_and_the_folds_are_named():

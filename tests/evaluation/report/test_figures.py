@@ -25,15 +25,21 @@ def figures(**details):
     return build_figures(METRICS, {"chance": CHANCE} | details, main="mllm_msr", labels=LABELS)
 
 
-def test_summary_metrics_are_drawn_for_samples_and_for_the_full_catalog():
-    assert [figure.title for figure in figures()] == [
-        "AUC",
-        "HR@5",
-        "NDCG@5",
-        "HR@10, full catalog",
-        "NDCG@10, full catalog",
-        "HR@k by cut-off",
-    ]
+def test_one_kind_of_negatives_has_no_figure_beside_its_table():
+    assert [figure.title for figure in figures()] == ["HR@k by cut-off"]
+
+
+def test_several_kinds_of_negatives_are_compared():
+    both = {
+        name: {"uniform": entry(mean), "popularity": entry(mean - 0.1), "full": entry(0.1)}
+        for name, mean in (("mllm_msr", 0.8), ("popularity", 0.5))
+    }
+    found = build_figures(both, {"chance": CHANCE}, main="mllm_msr", labels=LABELS)
+    assert [figure.title for figure in found] == ["AUC by kind of negatives", "HR@k by cut-off"]
+    assert "MLLM-MSR, popularity: AUC 0.700" in found[0].svg
+    assert "full" not in found[0].svg
+    alone = build_figures({"mllm_msr": both["mllm_msr"]}, {}, main="mllm_msr", labels=LABELS)
+    assert alone == []
 
 
 def test_models_are_shown_by_label_or_name():

@@ -23,7 +23,11 @@ def intervals(chance):
 FIGURES = {
     "intervals": lambda: intervals(chance=[0.5]),
     "curves": lambda: plots.curves(
-        {"Ours": [0.2, 0.5]}, ks=[1, 5], main="Ours", chance=[0.05, 0.24]
+        {"Ours": [0.2, 0.5], "Theirs": [0.1, 0.4]},
+        ks=[1, 5],
+        main="Ours",
+        chance=[0.05, 0.24],
+        label="share of users",
     ),
     "histogram": lambda: plots.score_histogram({"positives": [0, 1.0], "negatives": [0.5, 0.5]}),
     "reliability": lambda: plots.reliability_diagram(
@@ -62,3 +66,30 @@ def test_chance_is_drawn_as_a_line():
     with_line = intervals(chance=[0.5])
     without = intervals(chance=[])
     assert with_line.count("stroke-dasharray") == without.count("stroke-dasharray") + 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_mark_shows_its_values_on_hover(name):
+    root = ElementTree.fromstring(FIGURES[name]())
+    marks = root.findall(".//g[@class='hover']")
+    assert marks
+    assert all(re.search(r"\d", mark.findtext("title", "")) for mark in marks)
+
+
+def test_intervals_show_model_kind_and_values_on_hover():
+    svg = intervals(chance=[])
+    assert "<title>Ours, uniform: AUC 0.800 (0.700 to 0.900)</title>" in svg
+    assert "<title>&lt;b&gt;$x_1$&lt;/b&gt;, uniform" in svg
+
+
+def test_ids_are_unique_on_a_page_with_all_figures():
+    page = "".join(figure() for figure in FIGURES.values())
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) > 3
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
+
+
+def test_series_differ_in_the_shape_of_their_marks():
+    svg = FIGURES["curves"]()
+    shapes = set(re.findall(r'<path id="[^"]*" d="([^"]*)"', svg))
+    assert len(shapes) >= 3  # a circle, a diamond, and the marks of the axes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,6 +25,9 @@ Reason = Literal["random", "median", "worst"]
 
 _MAX_PREFERENCE_CHARS: Final = 1200
 _N_TOP: Final = 3
+# Values of the headline metric (AUC): that of random order, and of the first fifth of a list.
+_CHANCE: Final = 0.5
+_TOP: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,17 @@ class TextSpan:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceStep:
-    """The preference after one block of the history.
+    """The preference after one block of the history, and after blocks that did not change it.
 
     Attributes:
         n_items: Number of interactions that the preference was inferred from.
         spans: The text, split where it changed.
+        unchanged_after: Numbers of interactions after which the text was still the same.
     """
 
     n_items: int
     spans: tuple[TextSpan, ...]
+    unchanged_after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,8 @@ class CaseStudy:
         model: Name of the model whose ranking is shown.
         negatives: Kind of the other candidates.
         value: The user's value of the headline metric under that model.
+        n_same: Number of users with the same value, this one included.
+        n_users: Number of users with a value.
         n_earlier: Interactions before the first one shown.
         history: The latest interactions before the target, oldest first.
         preference_history: The preference after each block; empty for models without one.
@@ -126,12 +133,21 @@ class CaseStudy:
     model: str
     negatives: str
     value: float
+    n_same: int
+    n_users: int
     n_earlier: int
     history: tuple[ShownItem, ...]
     preference_history: tuple[PreferenceStep, ...]
     ranking: tuple[RankedItem, ...]
     target_rank: str
     model_rankings: tuple[ModelRanking, ...] = ()
+
+    @property
+    def standing(self) -> Literal["top", "middle", "below chance"]:
+        """Return where the true next item ranks: in the first fifth, above chance, or below."""
+        if self.value < _CHANCE:
+            return "below chance"
+        return "top" if self.value >= _TOP else "middle"
 
 
 def build_case_studies(
@@ -158,8 +174,8 @@ def build_case_studies(
         all_scores: `tables.SCORES` of all models by name, in the order to show them.
         model: Name of the model of `scores`.
         negatives: Kind of candidate list to show.
-        users: Maximum number of case studies, each of a user with a defined metric. If there are
-            several, the last two are the median and the worst user.
+        users: Maximum number of case studies. If there are several, the last two are of the
+            median and the worst user.
         seed: Seed of the random selection.
         root: Folder that relative image paths refer to.
         max_history: Maximum number of interactions to show per user.
@@ -170,9 +186,8 @@ def build_case_studies(
     shown = scores.filter(pl.col("negatives") == negatives)
     per_user = metrics_from_scores(shown, model=model, ks=())
     selected = _select_users(per_user, n_users=users, seed=seed)
-    user_ids = [user_id for user_id, *_ in selected]
-    candidates = _candidates_of(user_ids, all_scores or {}, negatives=negatives)
-    catalog = _shown_items(items, root)
+    candidates = _candidates_of([row[0] for row in selected], all_scores or {}, negatives=negatives)
+    catalog, values = _shown_items(items, root), per_user[HEADLINE].drop_nans()
     case_studies = []
     for user_id, fold, value, reason in selected:
         ranked = _ranked(shown, user_id, fold)
@@ -184,6 +199,8 @@ def build_case_studies(
                 model=model,
                 negatives=negatives,
                 value=value,
+                n_same=int((values == value).sum()),
+                n_users=values.len(),
                 n_earlier=max(0, len(past) - max_history),
                 history=tuple(_item(catalog, item) for item in past[-max_history:]),
                 preference_history=_preference_history(preferences, user_id, n_items=len(past)),
@@ -302,12 +319,17 @@ def _preference_history(
     if preferences is None:
         return ()
     rows = preferences.filter((pl.col("user_id") == user_id) & (pl.col("n_items") <= n_items))
-    steps, before = [], ""
+    steps: list[PreferenceStep] = []
+    before = None
     for n_used, preference in (
         rows.sort("n_items", "block").select("n_items", "preference").iter_rows()
     ):
         text = (preference or "")[:_MAX_PREFERENCE_CHARS]
-        steps.append(PreferenceStep(n_used, changed_spans(before, text)))
+        if text == before:
+            unchanged = (*steps[-1].unchanged_after, n_used)
+            steps[-1] = replace(steps[-1], unchanged_after=unchanged)
+        else:
+            steps.append(PreferenceStep(n_used, changed_spans(before or "", text)))
         before = text
     return tuple(steps)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 from mllm_msr import registry
+from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY, ResultTable
 from mllm_msr.interfaces import Backend, Dataset
 
@@ -18,24 +18,21 @@ def caveats(
     config: Mapping[str, Any],
     *,
     tables: Sequence[ResultTable],
-    undefined: Mapping[str, int],
-    unscored: Mapping[str, int],
+    details: Mapping[str, Any],
+    manifest: Mapping[str, Any],
     labels: Mapping[str, str],
-    source_coverage: float | None = None,
-    time_limits: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return the caveats that apply to a run, the most important ones first.
 
     Args:
         config: The run's settings.
         tables: The result tables.
-        undefined: Number of lists left out, by model.
-        unscored: Number of candidates without a score, by model.
+        details: `Evaluation.details`.
+        manifest: Finished stages by name, with `counts`.
         labels: Labels by model name.
-        source_coverage: Share of the words of the text summaries that occur in the items' texts.
-        time_limits: Notes about models whose training a time limit ended, by model.
     """
-    notes = _data_caveats(config, source_coverage)
+    summary_counts = manifest.get("summarize", {}).get("counts", {})
+    notes = _data_caveats(config, summary_counts.get("source_coverage"))
     if any(table.kind != "full" for table in tables):
         notes.append(
             "Metrics on sampled candidates can rank models differently from metrics on the full "
@@ -57,15 +54,17 @@ def caveats(
     notes += [
         f"{labels.get(model, model)}: {count} lists without a positive or without a negative were "
         "left out."
-        for model, count in undefined.items()
+        for model, count in details.get("undefined", {}).items()
         if count
     ]
     notes += [
         f"{labels.get(model, model)} could not score {count} candidates, which rank last."
-        for model, count in unscored.items()
+        for model, count in details.get("unscored", {}).items()
         if count
     ]
-    notes += [f"{labels.get(model, model)}: {note}." for model, note in time_limits.items()]
+    notes += [
+        f"{labels.get(model, model)}: {note}." for model, note in time_limit_notes(manifest).items()
+    ]
     evaluated = {
         row.model for table in tables for row in table.rows if any(c.mean for c in row.cells)
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mllm_msr.evaluation import metrics as metric_registry
-from mllm_msr.evaluation.metrics import FULL_K, summary_names
+from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.evaluation.report import plots
 from mllm_msr.evaluation.report.comparison import ordered_models
 from mllm_msr.evaluation.report.tables import (
@@ -56,17 +56,7 @@ def build_figures(
     chance = details.get("chance", {})
     all_kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
     sampled = [kind for kind in all_kinds if kind != "full"]
-    full = [name for name in summary_names(FULL_K) if name not in summary_names()]
-    panels = [*((name, sampled) for name in summary_names()), *((name, ["full"]) for name in full)]
-    figures = [
-        figure
-        for metric, kinds in panels
-        if (
-            figure := _intervals(
-                metrics, chance, metric=metric, kinds=kinds, main=main, names=names
-            )
-        )
-    ]
+    figures = _intervals(metrics, chance, kinds=sampled, main=main, names=names)
     kind = next((kind for kind in sampled if kind in metrics.get(main, {})), None)
     if kind is None:
         return figures
@@ -92,35 +82,37 @@ def _intervals(
     metrics: Mapping[str, Any],
     chance: Mapping[str, Mapping[str, float]],
     *,
-    metric: str,
     kinds: Sequence[str],
     main: str,
     names: Mapping[str, str],
-) -> Figure | None:
-    """Draw one metric of all models for some kinds of negatives, the best model on top."""
-    models = dict.fromkeys(
-        model for kind in kinds for model in ordered_models(metrics, kind, metric=metric)
-    )
-    if not models:
-        return None
+) -> list[Figure]:
+    """Draw the headline metric of all models, the best on top, unless the tables already do.
+
+    The tables draw the intervals of one kind of negatives; this figure compares several kinds.
+    """
+    models = dict.fromkeys(model for kind in kinds for model in ordered_models(metrics, kind))
+    if len(kinds) < 2 or len(models) < 2:
+        return []
     rows = {
         names[model]: {
-            kind: (entry[metric]["mean"], entry[metric]["low"], entry[metric]["high"])
+            kind: (entry[HEADLINE]["mean"], entry[HEADLINE]["low"], entry[HEADLINE]["high"])
             for kind, entry in metrics[model].items()
-            if kind in kinds and metric in entry
+            if kind in kinds and HEADLINE in entry
         }
         for model in models
     }
-    title = metric_registry.label(metric)
+    title = metric_registry.label(HEADLINE)
     svg = plots.intervals(
         rows,
         label=title,
         kinds=[kind for kind in kinds if any(kind in row for row in rows.values())],
-        chance=sorted({chance[kind][metric] for kind in kinds if metric in chance.get(kind, {})}),
+        chance=sorted(
+            {chance[kind][HEADLINE] for kind in kinds if HEADLINE in chance.get(kind, {})}
+        ),
         main=names[main],
     )
-    title += ", full catalog" if list(kinds) == ["full"] else ""
-    return Figure(title, svg, "Mean over users and 95% interval. Dashed: random order.")
+    note = "Mean over users and 95% interval for each kind of negatives. Dashed: random order."
+    return [Figure(f"{title} by kind of negatives", svg, note)]
 
 
 def _curve(
@@ -148,6 +140,7 @@ def _curve(
         return None
     others = [model for model in lines if model not in {main, POPULARITY}]
     others.sort(key=lambda model: best_first(lines[model][0], by_k[ks[0]]))
+    label = metric_registry.label(f"{_CURVE}@k")
     svg = plots.curves(
         {
             names[model]: lines[model]
@@ -157,6 +150,10 @@ def _curve(
         ks=ks,
         main=names[main],
         chance=[chance[by_k[k]] for k in ks],
+        label="share of users",
     )
-    label = metric_registry.label(f"{_CURVE}@k")
-    return Figure(f"{label} by cut-off", svg, f"{label}, {kind_title(kind).lower()}.")
+    note = (
+        f"Share of users whose true next item is among the first k candidates ({label}), "
+        f"{kind_title(kind).lower()}."
+    )
+    return Figure(f"{label} by cut-off", svg, note)

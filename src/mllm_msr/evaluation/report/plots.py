@@ -1,11 +1,13 @@
 """Plots of the report as inline SVG that follows the light or dark theme of the page.
 
 Matplotlib draws with placeholder colors, which are then replaced by variables of the style sheet.
-Text is embedded as text, so that a plot takes only a few kilobytes.
+Text is embedded as text, so that a plot takes only a few kilobytes. Series differ in color and in
+the shape of their marks. Each mark has a `<title>`, which browsers show on hover.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +34,9 @@ _VARIABLES: Final = {
 }
 _STYLE: Final = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "mllm-msr",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 9.0,
+    "font.size": 10.0,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
@@ -51,6 +52,11 @@ _STYLE: Final = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
+
+_COLORS: Final = (ACCENT, OTHER, THIRD, MUTED)
+_MARKS: Final = ("o", "D", "s", "^")
+_DASHES: Final = ("-", "--", "-.", ":")
+_HOVER: Final = "hover:"  # begins the id of an element that gets a title
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -68,7 +74,7 @@ def intervals(
     Args:
         rows: `{model label: {negatives: (mean, low, high)}}`, top row first.
         label: Label of the axis.
-        kinds: Kinds of negatives, in the order of their colors.
+        kinds: Kinds of negatives, in the order of their colors and marks.
         chance: Values of a random order, drawn as dashed lines.
         main: Label of the row to highlight.
     """
@@ -77,15 +83,16 @@ def intervals(
         spread = 0.0 if len(kinds) == 1 else 0.28
         for index, kind in enumerate(kinds):
             offset = (index - (len(kinds) - 1) / 2) * spread
-            color = (ACCENT, OTHER, THIRD)[index % 3]
-            for position, row in enumerate(rows.values()):
+            color, mark = _COLORS[index % 4], _MARKS[index % 4]
+            for position, (model, row) in enumerate(rows.items()):
                 if kind not in row:
                     continue
                 mean, low, high = row[kind]
                 y = position + offset
                 axes.plot([low, high], [y, y], color=color, linewidth=1.6, alpha=0.55)
-                axes.plot([mean], [y], color=color, marker="o", markersize=4.5, linestyle="")
-            axes.plot([], [], color=color, marker="o", markersize=4.5, linestyle="", label=kind)
+                words = f"{model}, {kind}: {label} {mean:.3f} ({low:.3f} to {high:.3f})"
+                _mark(axes, mean, y, color=color, mark=mark, words=words)
+            axes.plot([], [], color=color, marker=mark, markersize=5, linestyle="", label=kind)
         for value in chance:
             axes.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
         axes.set_yticks(range(len(rows)), list(rows))
@@ -101,33 +108,42 @@ def intervals(
 
 
 def curves(
-    lines: Mapping[str, Sequence[float]], *, ks: Sequence[int], main: str, chance: Sequence[float]
+    lines: Mapping[str, Sequence[float]],
+    *,
+    ks: Sequence[int],
+    main: str,
+    chance: Sequence[float],
+    label: str,
 ) -> str:
-    """Draw the hit rate over k for several models.
+    """Draw a metric over k for several models.
 
     Args:
-        lines: `{model label: hit rate at each of ks}`.
+        lines: `{model label: value at each of ks}`.
         ks: Cut-offs.
         main: Label of the line to highlight.
         chance: Value of a random order at each of `ks`.
+        label: Label of the axis of values.
     """
 
     def draw(axes: Axes) -> None:
-        others = iter((OTHER, THIRD, MUTED))
-        for name, values in lines.items():
-            color = ACCENT if name == main else next(others, MUTED)
+        for index, (name, values) in enumerate(lines.items()):
+            color, mark = _COLORS[index % 4], _MARKS[index % 4]
             width = 2.2 if name == main else 1.4
-            axes.plot(
-                ks, values, color=color, linewidth=width, marker="o", markersize=3, label=name
-            )
+            style = _DASHES[index % 4]
+            axes.plot(ks, values, color=color, linewidth=width, linestyle=style)
+            for k, value in zip(ks, values, strict=True):
+                words = f"{name}, k = {k}: {value:.3f}"
+                _mark(axes, k, value, color=color, mark=mark, words=words)
+            axes.plot([], [], color=color, linestyle=style, marker=mark, markersize=4.5, label=name)
         axes.plot(ks, chance, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), label="random")
         axes.set_xticks(ks)
         axes.set_ylim(0.0, 1.02)
         axes.set_xlabel("k")
+        axes.set_ylabel(label)
         axes.grid(visible=True, axis="y")
         _legend_above(axes)
 
-    return _svg(draw, height=2.9, alt="Hit rate over k")
+    return _svg(draw, height=3.0, alt=f"{label} over k")
 
 
 def score_histogram(shares: Mapping[str, Sequence[float]]) -> str:
@@ -138,17 +154,32 @@ def score_histogram(shares: Mapping[str, Sequence[float]]) -> str:
     """
 
     def draw(axes: Axes) -> None:
-        for name, color in (("negatives", OTHER), ("positives", ACCENT)):
+        names = {"negatives": "other candidates", "positives": "true next items"}
+        for (name, words), color, style in zip(
+            names.items(), (OTHER, ACCENT), ("--", "-"), strict=True
+        ):
             values = list(shares[name])
             edges = [edge / len(values) for edge in range(len(values) + 1)]
             axes.stairs(values, edges, color=color, fill=True, alpha=0.22)
-            axes.stairs(values, edges, color=color, linewidth=1.4, label=name)
+            axes.stairs(values, edges, color=color, linewidth=1.4, linestyle=style, label=words)
+        # Invisible bars of full height, which show the values of their bin on hover.
+        positives, negatives = list(shares["positives"]), list(shares["negatives"])
+        top = max((*positives, *negatives), default=0.0) or 1.0
+        for bin_, (first, second) in enumerate(zip(positives, negatives, strict=True)):
+            low, high = bin_ / len(positives), (bin_ + 1) / len(positives)
+            words = (
+                f"P(yes) {low:.2f} to {high:.2f}: {first:.1%} of the true next items, "
+                f"{second:.1%} of the others"
+            )
+            axes.axvspan(low, high, alpha=0.0, linewidth=0, gid=_HOVER + words)
         axes.set_xlim(0.0, 1.0)
+        axes.set_ylim(0.0, 1.05 * top)
         axes.set_xlabel("P(yes)")
-        axes.set_yticks([])
+        axes.set_ylabel("share of candidates")
+        axes.grid(visible=True, axis="y")
         _legend_above(axes)
 
-    return _svg(draw, height=2.7, alt="Scores of true next items and of negatives")
+    return _svg(draw, height=2.9, alt="Scores of true next items and of other candidates")
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
@@ -164,14 +195,31 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
         x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
         axes.plot(x, y, color=ACCENT, linewidth=1.4)
-        axes.scatter(x, y, color=ACCENT, s=[12 + 220 * b["weight"] for b in bins], alpha=0.8)
+        for record in bins:
+            words = (
+                f"predicted {record['predicted']:.3f}, observed {record['observed']:.3f}, "
+                f"{record['weight']:.1%} of the scores"
+            )
+            size = (12 + 220 * record["weight"]) ** 0.5
+            at = (record["predicted"], record["observed"])
+            _mark(axes, *at, color=ACCENT, mark="o", words=words, size=size)
         axes.set_xlim(0.0, 1.0)
         axes.set_ylim(0.0, 1.02)
         axes.set_xlabel("predicted P(yes)")
-        axes.set_ylabel("share of positives")
+        axes.set_ylabel("share of true next items")
         axes.grid(visible=True)
 
-    return _svg(draw, height=2.7, alt="Reliability of probabilities")
+    return _svg(draw, height=2.9, alt="Reliability of probabilities")
+
+
+def _mark(
+    axes: Axes, x: float, y: float, *, color: str, mark: str, words: str, size: float = 5.0
+) -> None:
+    """Draw one mark that shows `words` on hover."""
+    axes.plot(
+        [x], [y], color=color, marker=mark, markersize=size, linestyle="", gid=_HOVER + words,
+        clip_on=False,
+    )  # fmt: skip
 
 
 def _legend_above(axes: Axes) -> None:
@@ -181,9 +229,10 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
-    """Draw on one pair of axes, five inches wide, and return SVG that can be embedded in a page."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.0, height), layout="constrained")
+    """Draw on one pair of axes and return SVG that can be embedded in a page."""
+    # The description is unique in a report, so that the ids of elements are unique as well.
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": alt}):
+        figure = Figure(figsize=(4.7, height), layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -191,10 +240,12 @@ def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    hover = re.compile(rf'<g id="{_HOVER}([^"]*)"([^>]*)>')
+    text = hover.sub(r'<g class="hover"\2><title>\1</title>', text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
     opening = re.search(r'viewBox="[^"]*"', text)
     box = opening.group(0) if opening else ""
-    text = re.sub(r"^<svg[^>]*>", f'<svg {box} role="img" aria-label="{alt}">', text)
+    text = re.sub(r"^<svg[^>]*>", f'<svg {box} role="img" aria-label="{html.escape(alt)}">', text)
     text = text.replace("xlink:href", "href")
     for placeholder, variable in _VARIABLES.items():
         text = text.replace(placeholder, variable)

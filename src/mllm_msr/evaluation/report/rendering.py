@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from mllm_msr.data.images import thumbnail_data_url
 from mllm_msr.errors import ImageError
 from mllm_msr.evaluation import metrics
 from mllm_msr.evaluation.metrics import HEADLINE
+from mllm_msr.evaluation.report.run_status import warning_words
 from mllm_msr.evaluation.report.tables import POOLED, RANDOM, kind_title
 
 
@@ -44,6 +46,9 @@ def environment(labels: Mapping[str, str]) -> jinja2.Environment:
         "label": lambda model: names.get(model, model),
         "metric": lambda name: metric_labels.get(name) or metrics.label(name),
         "kind_title": kind_title,
+        "stage": lambda stage: _stage_words(stage, names),
+        "warning_words": warning_words,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
         "cell": _markdown_cell,
     }
     return result
@@ -53,6 +58,16 @@ def source(name: str) -> str | None:
     """Return the text of a file in `templates/`, or None if there is none."""
     resource = files("mllm_msr.evaluation.report") / "templates" / name
     return resource.read_text(encoding="utf-8") if resource.is_file() else None
+
+
+def style_sheet() -> str:
+    """Return the style sheet of the page: the tokens that it shares with the web page, and its own.
+
+    The rules for printing come last, so that they take precedence.
+    """
+    tokens = files("mllm_msr") / "_style" / "tokens.css"
+    own = (source(name) or "" for name in ("report.css", "case_study.css", "print.css"))
+    return "\n".join([tokens.read_text(encoding="utf-8"), *own])
 
 
 def duration(seconds: float) -> str:
@@ -67,6 +82,14 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _stage_words(stage: str, labels: Mapping[str, str]) -> str:
+    """Return a stage with the label of its model ("score/sasrec" -> "score SASRec")."""
+    name, _, run = stage.partition("/")
+    model, _, seed = run.partition("@")
+    words = [name, labels.get(model, model), f"seed {seed}" if seed else ""]
+    return " ".join(filter(None, words))
 
 
 def _thumbnail(path: Path | None, size: int) -> str:

@@ -18,12 +18,15 @@ import yaml
 
 from mllm_msr.data.source_text import report_rows
 from mllm_msr.evaluation import metrics as metric_registry
+from mllm_msr.evaluation.comparisons import MAIN
 from mllm_msr.evaluation.metrics import FULL_K, HEADLINE
 from mllm_msr.evaluation.report import comparison, paper_results, run_status, tables
 from mllm_msr.evaluation.report.case_studies import CaseStudy
 from mllm_msr.evaluation.report.caveats import caveats
 from mllm_msr.evaluation.report.figures import build_figures
-from mllm_msr.evaluation.report.rendering import environment, source
+from mllm_msr.evaluation.report.provenance import Provenance
+from mllm_msr.evaluation.report.rendering import environment, source, style_sheet
+from mllm_msr.evaluation.report.summary import build_tiles
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.storage.layout import REPORT_HTML, REPORT_MARKDOWN
 
@@ -34,21 +37,6 @@ class ReportFiles:
 
     html: Path
     markdown: Path
-
-
-@dataclass(frozen=True, slots=True)
-class HeadlineTile:
-    """Headline metric of the main model under one kind of negatives.
-
-    Attributes:
-        title: Title of the kind of negatives.
-        row: Row of the main model; its first cell is the headline metric.
-        references: Values of random order, popularity and zero-shot, by model name.
-    """
-
-    title: str
-    row: tables.Row
-    references: Mapping[str, float]
 
 
 def write_report(
@@ -65,6 +53,8 @@ def write_report(
     preferences: pl.DataFrame | None = None,
     data: Mapping[str, Any] | None = None,
     show_paper_results: bool = True,
+    ranked_by: Mapping[str, str] | None = None,
+    provenance: Provenance | None = None,
 ) -> ReportFiles:
     """Write `report.html` and `report.md`.
 
@@ -72,18 +62,18 @@ def write_report(
         folder: Existing folder to write to.
         metrics: `Evaluation.summary`, the content of `metrics.json`.
         details: `Evaluation.details`; missing parts are left out of the report.
-        manifest: Finished stages by name, each with `seconds` and `counts`, and `model` for
-            stages that call a model.
+        manifest: Finished stages by name, with `seconds`, `counts` and `model`.
         config: The run's settings, nested as in `config.yaml`.
-        labels: Labels by model name ("sasrec": "SASRec"). Other models, such as external scores,
-            are shown by their name. Include the popularity baseline, which has a row even if it
-            was not evaluated.
+        labels: Labels by model name ("sasrec": "SASRec"), also of the popularity baseline, which
+            always has a row. Other models, such as external scores, are shown by their name.
         remarks: Short notes by model name, shown below the label.
         case_studies: Users to show in detail.
         summaries: `tables.SUMMARIES`, for the warnings about images and texts.
         preferences: `tables.PREFERENCES`, for the warnings about texts.
         data: What was understood of the dataset, `DataReport.to_dict`.
         show_paper_results: Whether to print the results of the paper.
+        ranked_by: Setting by model name that enables the ranking of the full catalog.
+        provenance: Version, time, machine, command and changed settings.
 
     Returns:
         The two paths.
@@ -91,23 +81,19 @@ def write_report(
     labels = labels or {}
     context = {
         **_run_context(manifest, config),
-        **_result_context(metrics, details, labels=labels, remarks=remarks or {}),
+        **_origin_context(manifest, provenance or Provenance()),
+        **_result_context(metrics, details, labels, remarks or {}, ranked_by or {}),
+        **_data_context(data),
         "case_studies": case_studies,
         "costs": run_status.costs(manifest),
-        **_data_context(data),
         "warnings": run_status.warning_counts(summaries, preferences),
         "paper_results": paper_results.TABLE_3 if show_paper_results else {},
         "paper_metrics": paper_results.METRICS,
         "paper_caveats": paper_results.CAVEATS,
     }
+    results = context["tables"]
     context["caveats"] = caveats(
-        config,
-        tables=context["tables"],
-        undefined=details.get("undefined", {}),
-        unscored=details.get("unscored", {}),
-        labels=labels,
-        source_coverage=manifest.get("summarize", {}).get("counts", {}).get("source_coverage"),
-        time_limits=run_status.time_limit_notes(manifest),
+        config, tables=results, details=details, manifest=manifest, labels=labels
     )
     return _render(folder, context, labels)
 
@@ -121,6 +107,23 @@ def _render(folder: Path, context: Mapping[str, Any], labels: Mapping[str, str])
     text = templates.get_template("report.md.jinja").render(context)
     write_text(written.markdown, text.strip() + "\n")
     return written
+
+
+def _origin_context(manifest: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
+    """Return the template variables that state where the report comes from."""
+    model = next((entry["model"] for entry in manifest.values() if entry.get("model")), "")
+    packages = ", ".join(f"{name} {number}" for name, number in provenance.packages.items())
+    facts = {
+        "mllm-msr": provenance.version,
+        "Written": provenance.created,
+        "Machine": provenance.machine,
+        "Packages": packages,
+        "Model": model,
+    }
+    return {
+        "provenance": provenance,
+        "facts": [(name, value) for name, value in facts.items() if value],
+    }
 
 
 def _data_context(data: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -137,13 +140,13 @@ def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         counts |= entry.get("counts", {})
     script = source("report.js") or ""
     return {
-        "dataset": config.get("dataset", "unknown data"),
+        "dataset": _dataset_title(config),
         "preset": config.get("preset", ""),
         "protocol": config.get("data", {}).get("protocol", ""),
         "counts": counts,
-        "model": next((e["model"] for e in manifest.values() if e.get("model")), None),
+        "model_name": _model_name(config.get("model", {})),
         "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
-        "css": source("report.css"),
+        "css": style_sheet(),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -152,9 +155,9 @@ def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict
 def _result_context(
     metrics: Mapping[str, Any],
     details: Mapping[str, Any],
-    *,
     labels: Mapping[str, str],
     remarks: Mapping[str, str],
+    ranked_by: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the template variables that contain results."""
     main = tables.main_model(metrics)
@@ -165,22 +168,23 @@ def _result_context(
         for model, kinds in details.get("seeds", {}).items()
     }
     results = tables.result_tables(
-        metrics, chance=chance, main=main, remarks=remarks, n_seeds=n_seeds
+        metrics, chance=chance, main=main, remarks=remarks, n_seeds=n_seeds, ranked_by=ranked_by
     )
+    verdicts = tables.verdicts(comparisons, main=main)
     folds = details.get("folds", {}).get(main, {})
     return {
         "main": main,
-        "best_of": n_eligible if main != tables.MAIN and n_eligible > 1 else None,
+        "best_of": n_eligible if main != MAIN and n_eligible > 1 else None,
         # The comparisons of a main model that was chosen by its results are no family of their own.
-        "is_planned": main == tables.MAIN,
+        "is_planned": main == MAIN,
         "headline": HEADLINE,
         "tables": results,
-        "tiles": _headline_tiles(results),
+        "tiles": build_tiles(results, verdicts, labels=labels),
         "all_cut_offs": tables.all_cut_offs(
             metrics, chance=chance, main=main, pooled=details.get("pooled_auc", {})
         ),
         "descriptions": metric_registry.descriptions(),
-        "verdicts": tables.verdicts(comparisons, main=main),
+        "verdicts": verdicts,
         "matrices": comparison.matrices(metrics, comparisons),
         "slices": comparison.slice_panels(metrics, details.get("slices", {}), main=main),
         "exposure": comparison.exposure_rows(details.get("exposure", {}), main=main),
@@ -195,21 +199,16 @@ def _result_context(
     }
 
 
-def _headline_tiles(results: Sequence[tables.ResultTable]) -> list[HeadlineTile]:
-    """Return a tile for each table that has a row of the main model."""
-    found = []
-    for table in results:
-        main = next((row for row in table.rows if row.role == "main"), None)
-        if main is None or not main.cells:
-            continue
-        references = {
-            row.model: row.cells[0].mean
-            for row in table.rows
-            if row.role in {"popularity", "random"} or row.model == tables.ZERO_SHOT
-        }
-        values = {model: value for model, value in references.items() if value is not None}
-        found.append(HeadlineTile(table.title, main, values))
-    return found
+def _dataset_title(config: Mapping[str, Any]) -> str:
+    """Return the name of the dataset, for own files the name of their folder."""
+    name = str(config.get("dataset", "unknown data"))
+    folder = config.get("data", {}).get("path") if name == "files" else None
+    return Path(str(folder)).name or name if folder else name
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    """Return the model of the run without its version: its checkpoint, or its backend."""
+    return Path(str(model.get("checkpoint") or model.get("backend") or "")).name
 
 
 def _plain(value: object) -> object:

@@ -13,6 +13,17 @@ from mllm_msr.evaluation.aggregation import model_of
 # Count of the stage "score": folds in which a time limit ended the training of a baseline.
 TIME_LIMITED: Final = "stopped_by_time_limit"
 
+# Steps that begin the warnings of summaries, and warnings whose name is not a description.
+_STEPS: Final = {"text": "text summary", "image": "image summary", "fusion": "combined summary"}
+_WARNINGS: Final = {
+    "cut": "truncated",
+    "garbage": "noise",
+    "language": "another language",
+    "nothing_to_read": "item without text and image",
+    "retried": "second or third attempt used",
+    "failed": "no usable answer",
+}
+
 _MODEL_COUNTS: Final = ("prompt_tokens", "output_tokens", "hits", "misses")
 
 
@@ -118,3 +129,14 @@ def warning_counts(
         rows.append((name, "no warning", none, none / frame.height))
         rows += [(name, flag, count, count / frame.height) for flag, count in counts.iter_rows()]
     return rows
+
+
+def warning_words(warning: str) -> str:
+    """Return a warning or the status of an image in words.
+
+    >>> warning_words("fusion_repetition_loop"), warning_words("retried"), warning_words("ok")
+    ('combined summary: repetition loop', 'second or third attempt used', 'ok')
+    """
+    step, _, rest = warning.partition("_")
+    prefix, name = (f"{_STEPS[step]}: ", rest) if step in _STEPS and rest else ("", warning)
+    return prefix + _WARNINGS.get(name, name.replace("_", " "))

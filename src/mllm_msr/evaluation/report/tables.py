@@ -6,8 +6,9 @@ None. Models are identified by their names; the templates show their labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from mllm_msr.evaluation.comparisons import MAIN
@@ -81,6 +82,7 @@ class ResultTable:
         metrics: Names of the columns.
         rows: Models, the best first, then the value of a random order.
         n_users: Largest number of users of a row.
+        not_ranked: Models without a result of this kind, by the setting that would rank them.
     """
 
     kind: str
@@ -89,6 +91,26 @@ class ResultTable:
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     n_users: int
+    not_ranked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def expected(self) -> Row | None:
+        """Return the row of random order, if its values are known."""
+        return next((row for row in self.rows if row.role == "random"), None)
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """Return the ends of an axis, multiples of 0.05, that shows the first column's intervals.
+
+        None if fewer than two models have a result to compare.
+        """
+        cells = [row.cells[0] for row in self.rows if row.cells]
+        shown = [cell for cell in cells if cell.mean is not None]
+        if sum(cell.low is not None for cell in shown) < 2:
+            return None
+        ends = [end for c in shown for end in (c.mean, c.low, c.high) if end is not None]
+        first, last = math.floor(20 * min(ends)), math.ceil(20 * max(ends))
+        return first / 20, max(last, first + 1) / 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +224,13 @@ def result_tables(
     remarks: Mapping[str, str] | None = None,
     shown: Sequence[str] | None = None,
     n_seeds: Mapping[str, int] | None = None,
+    ranked_by: Mapping[str, str] | None = None,
 ) -> list[ResultTable]:
     """Build one table per kind of negatives, with the best model first and random order last.
 
-    Popularity always has a row, even if it was not evaluated.
+    Popularity always has a row, even if it was not evaluated. In the table of the full catalog, so
+    does every model that only has results on samples. The best mean of a column is only marked if
+    it is better than random order.
 
     Args:
         metrics: `{model: {negatives: {metric: {mean, low, high, n}}}}`.
@@ -214,42 +239,75 @@ def result_tables(
         remarks: Notes by model name.
         shown: Metrics to show, in this order; by default those of the summary.
         n_seeds: Number of seeds of the models with several.
+        ranked_by: Setting by model that enables the ranking of the full catalog.
     """
     tables = []
     for kind in ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind})):
         entries = {model: by_kind[kind] for model, by_kind in metrics.items() if kind in by_kind}
         wanted = shown or (summary_names(FULL_K) if kind == "full" else summary_names())
         columns = tuple(name for name in wanted if any(name in entry for entry in entries.values()))
-        first = columns[0] if columns else HEADLINE
-        means = {model: entry.get(first, {"mean": 0.0})["mean"] for model, entry in entries.items()}
-        best = {
-            name: best_value([e[name]["mean"] for e in entries.values() if name in e], name)
-            for name in columns
-        }
-        rows = []
-        for model in sorted(entries, key=lambda name: best_first(means[name], first)):
-            seeds = (n_seeds or {}).get(model, 1)
-            notes = [(remarks or {}).get(model), f"mean of {seeds} seeds" if seeds > 1 else None]
-            rows.append(
-                Row(
-                    model,
-                    ", ".join(filter(None, notes)),
-                    role_of(model, main),
-                    tuple(cell(entries[model].get(name), best[name]) for name in columns),
-                    entries[model].get(TIES, {}).get("mean"),
-                )
+        first, by_chance = columns[0] if columns else HEADLINE, chance.get(kind, {})
+        rows = [
+            Row(
+                model,
+                _remark(model, remarks or {}, n_seeds or {}),
+                role_of(model, main),
+                cells,
+                entries[model].get(TIES, {}).get("mean"),
             )
-        if POPULARITY not in entries:
-            blank = tuple(Cell(None) for _ in columns)
+            for model, cells in _cells(entries, columns, chance=by_chance).items()
+        ]
+        blank = tuple(Cell(None) for _ in columns)
+        absent = [model for model in metrics if kind == "full" and model not in entries]
+        rows += [Row(model, "not ranked", role_of(model, main), blank) for model in absent]
+        if POPULARITY not in {row.model for row in rows}:
             rows.append(Row(POPULARITY, "not evaluated", "popularity", blank))
-        if kind in chance:
-            expected = tuple(Cell(chance[kind].get(name)) for name in columns)
+        if by_chance:
+            expected = tuple(Cell(by_chance.get(name)) for name in columns)
             rows.append(Row(RANDOM, "expected value", "random", expected))
         title, note = _KINDS.get(kind, (kind, ""))
-        counts = [entry[first]["n"] for entry in entries.values() if first in entry]
-        n_users = int(max(counts, default=0))
-        tables.append(ResultTable(kind, title, note, columns, tuple(rows), n_users))
+        n_users = max(
+            (int(entry[first]["n"]) for entry in entries.values() if first in entry), default=0
+        )
+        not_ranked = _by_setting(absent, ranked_by or {})
+        tables.append(ResultTable(kind, title, note, columns, tuple(rows), n_users, not_ranked))
     return tables
+
+
+def _remark(model: str, remarks: Mapping[str, str], n_seeds: Mapping[str, int]) -> str:
+    seeds = n_seeds.get(model, 1)
+    return ", ".join(
+        filter(None, [remarks.get(model), f"mean of {seeds} seeds" if seeds > 1 else None])
+    )
+
+
+def _cells(
+    entries: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    chance: Mapping[str, float],
+) -> dict[str, tuple[Cell, ...]]:
+    """Return the cells of each model, the best model by the first column first."""
+    best = {}
+    for name in columns:
+        value = best_value([e[name]["mean"] for e in entries.values() if name in e], name)
+        if name not in chance or best_first(value, name) < best_first(chance[name], name):
+            best[name] = value
+    first = columns[0] if columns else HEADLINE
+    means = {model: entry.get(first, {"mean": 0.0})["mean"] for model, entry in entries.items()}
+    return {
+        model: tuple(cell(entries[model].get(name), best.get(name)) for name in columns)
+        for model in sorted(entries, key=lambda model: best_first(means[model], first))
+    }
+
+
+def _by_setting(models: Sequence[str], ranked_by: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Group models by the setting that would rank them; models without one are left out."""
+    settings = {model: ranked_by.get(model, "") for model in models}
+    return {
+        setting: tuple(model for model in models if settings[model] == setting)
+        for setting in dict.fromkeys(filter(None, settings.values()))
+    }
 
 
 def all_cut_offs(

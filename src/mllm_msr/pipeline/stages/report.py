@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
+from mllm_msr import __version__, registry
+from mllm_msr.baselines._factory import baseline_class
+from mllm_msr.config.changes import as_arguments, changed_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.aggregation import model_of, runs_by_model
 from mllm_msr.evaluation.report.case_studies import build_case_studies
 from mllm_msr.evaluation.report.comparison import ordered_models
+from mllm_msr.evaluation.report.provenance import (
+    Provenance,
+    describe_machine,
+    describe_packages,
+    describe_time,
+)
 from mllm_msr.evaluation.report.report import write_report
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY
 from mllm_msr.pipeline.recommenders import label_of, remark_of
+from mllm_msr.ranker.recommender import VARIANTS
 from mllm_msr.storage import layout
 from mllm_msr.storage.artifact_cache import digest
 
@@ -65,7 +76,7 @@ def report(
 
     Args:
         folder: Folder of `report.html` and `report.md`.
-        settings: All settings, which the report lists; the section `report` is used.
+        settings: All settings, which the report lists.
         metrics: Content of `metrics.json`.
         details: Content of `details.json`.
         manifest: The finished stages, for counts and costs.
@@ -74,7 +85,7 @@ def report(
         items: `tables.ITEMS` with absolute image paths.
         summaries: `tables.SUMMARIES`, if the run has them.
         preferences: `tables.PREFERENCES`, if the run has them.
-        data: What was understood of the dataset, see `RunTables.data_report`.
+        data: See `RunTables.data_report`.
     """
     shown = main_model(list(scores))
     # Case studies use the first seed of a model with several seeds.
@@ -90,7 +101,7 @@ def report(
         users=settings.report.case_studies,
         seed=settings.report.seed,
     )
-    models, notes = [*metrics, POPULARITY], time_limit_notes(manifest)
+    models, limits = [*metrics, POPULARITY], time_limit_notes(manifest)
     write_report(
         folder,
         metrics=metrics,
@@ -98,11 +109,40 @@ def report(
         manifest=manifest,
         config=settings.model_dump(mode="json"),
         labels={model: label_of(model) for model in models},
-        remarks={
-            model: "; ".join(filter(None, [remark_of(model), notes.get(model)])) for model in models
-        },
+        remarks={model: "; ".join(_remarks(model, limits)) for model in models},
         case_studies=case_studies,
         summaries=summaries,
         preferences=preferences,
         data=data,
+        ranked_by={model: _ranking_setting(model) for model in metrics},
+        provenance=_provenance(folder, settings),
+    )
+
+
+def _remarks(model: str, limits: Mapping[str, str]) -> list[str]:
+    """Return the notes about a model: its own, and that a time limit ended its training."""
+    return [note for note in (remark_of(model), limits.get(model)) if note]
+
+
+def _ranking_setting(model: str) -> str:
+    """Return the setting that enables the ranking of the full catalog by a model."""
+    known = model in VARIANTS or model in registry.names("baselines")
+    if not known:
+        return ""
+    calls_llm = model in VARIANTS or baseline_class(model).requires_llm
+    return "score.full_users_mllm" if calls_llm else "score.full_users"
+
+
+def _provenance(folder: Path, settings: Settings) -> Provenance:
+    """Return the origin of a report that is written now."""
+    changes = changed_settings(settings)
+    arguments = [f"--preset {settings.preset}", *as_arguments(changes)]
+    return Provenance(
+        version=__version__,
+        created=describe_time(),
+        machine=describe_machine(),
+        packages=describe_packages(),
+        command=" ".join(["mllm-msr run --run", shlex.quote(folder.name), *arguments]),
+        run=shlex.quote(folder.name),
+        changes=changes,
     )
