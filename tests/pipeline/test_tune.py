@@ -14,7 +14,7 @@ from mllm_msr import registry
 from mllm_msr.baselines.transitions import Transitions
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, StaleStageError, TrainingError, UsageError
-from mllm_msr.models.encoders.hashing import HashingEncoder
+from mllm_msr.models.encoders.text.hashing import HashingEncoder
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.tune import TuningResult, tune
 

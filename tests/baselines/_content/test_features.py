@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mllm_msr.baselines._content.features import content_vectors
-from mllm_msr.models.encoders.colors import ColorEncoder
-from mllm_msr.models.encoders.hashing import HashingEncoder
+from mllm_msr.models.encoders.image.colors import ColorEncoder
+from mllm_msr.models.encoders.text.hashing import HashingEncoder
 from mllm_msr.tables import ITEMS
 
 

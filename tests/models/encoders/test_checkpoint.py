@@ -30,5 +30,5 @@ def test_a_missing_folder_is_reported_immediately():
 
 def test_an_error_names_the_encoder_the_reason_and_the_alternatives():
     message = str(unusable_encoder("x", OSError("It is broken.\nDetails follow.")))
-    assert message.startswith("Cannot load the encoder 'x': It is broken. Available: hashing")
+    assert message.startswith("Cannot load the encoder 'x': It is broken. Available for texts: ")
     assert "KeyError" in str(unusable_encoder("x", KeyError()))

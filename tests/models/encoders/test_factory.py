@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from mllm_msr.errors import BackendError
-from mllm_msr.models.encoders.colors import ColorEncoder
-from mllm_msr.models.encoders.demo import DemoImageEncoder, DemoTextEncoder
+from mllm_msr.models.encoders import base, text
 from mllm_msr.models.encoders.factory import (
     open_image_encoder,
     open_retrieval_encoder,
     open_text_encoder,
 )
-from mllm_msr.models.encoders.hashing import HashingEncoder
+from mllm_msr.models.encoders.image.colors import ColorEncoder
+from mllm_msr.models.encoders.image.demo import DemoImageEncoder
+from mllm_msr.models.encoders.image.vgg19 import Vgg19Encoder
 from mllm_msr.models.encoders.lsa import LsaEncoder
+from mllm_msr.models.encoders.text.demo import DemoTextEncoder
+from mllm_msr.models.encoders.text.hashing import HashingEncoder
 from mllm_msr.models.encoders.transformers_image import TransformersImageEncoder
 from mllm_msr.models.encoders.transformers_text import TransformersTextEncoder
-from mllm_msr.models.encoders.vgg19 import Vgg19Encoder
 
 CORPUS = ["river boats", "boats at dawn"]
 
@@ -47,9 +49,28 @@ def test_vectors_for_retrieval_have_unit_length(bert):
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vgg19:absent.safetensors", "./no-such-folder"])
-def test_errors_for_unknown_encoders_list_the_known_ones(name):
-    with pytest.raises(BackendError, match=r"Cannot load the encoder .* Available: hashing"):
+def test_a_new_file_is_a_new_encoder(tmp_path, monkeypatch):
+    code = "class Mine:\n    def encode(self, texts):\n        return len(texts)\n"
+    (tmp_path / "my_own.py").write_text(code)
+    monkeypatch.setattr(text, "__path__", [*text.__path__, str(tmp_path)])
+    monkeypatch.setattr(base, "__file__", str(tmp_path / "base.py"))
+    (tmp_path / "text").symlink_to(tmp_path)
+    assert "my-own" in base.encoder_names("text")
+    assert open_text_encoder("my-own").encode(["a", "b"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("vgg19:absent.safetensors", "does not exist"),
+        ("vgg19", "takes an argument, as in vgg19:FILE"),
+        ("colors:red", "takes no argument"),
+        ("./no-such-folder", ""),
+    ],
+)
+def test_errors_for_unknown_encoders_list_the_known_ones(name, problem):
+    known = r"Available for texts: demo, hashing, minilm; for images: colors, demo, efficient"
+    with pytest.raises(BackendError, match=f"Cannot load the encoder .*{problem}.* {known}"):
         open_image_encoder(name)
     with pytest.raises(BackendError, match=r"no-such-folder.*hashing"):
         open_retrieval_encoder("./no-such-folder", CORPUS)

@@ -21,7 +21,7 @@ from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import SettingsError, StaleStageError
-from mllm_msr.models.encoders.hashing import HashingEncoder
+from mllm_msr.models.encoders.text.hashing import HashingEncoder
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import Pipeline
 

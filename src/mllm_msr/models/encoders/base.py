@@ -1,15 +1,18 @@
-"""Interfaces of text and image encoders, and normalization of their vectors."""
+"""Interfaces and names of text and image encoders, and normalization of their vectors."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 Vectors = npt.NDArray[np.float32]
+Modality = Literal["text", "image"]
 
 _NEGLIGIBLE: Final = 1e-6
 
@@ -49,6 +52,12 @@ class ImageEncoder(Protocol):
         Returns:
             Shape [n_images, d_image].
         """
+
+
+def encoder_names(modality: Modality) -> list[str]:
+    """Return the names of all encoders that are not checkpoints, in alphabetical order."""
+    modules = pkgutil.iter_modules([str(Path(__file__).with_name(modality))])
+    return sorted(module.name.replace("_", "-") for module in modules)
 
 
 def unit_rows(vectors: Vectors) -> Vectors:

@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError
+from mllm_msr.models.encoders.base import encoder_names
 from mllm_msr.models.loading import load_processor, resolve_device
 from mllm_msr.models.processors import reads_images
 from mllm_msr.storage.atomic import content_hash
@@ -95,8 +96,9 @@ class EncoderCheckpoint:
 def unusable_encoder(name: str, cause: Exception | str) -> BackendError:
     """Build the error for an encoder that cannot be loaded."""
     reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+    texts, images = (", ".join(encoder_names(modality)) for modality in ("text", "image"))
     return BackendError(
-        f"Cannot load the encoder {name!r}: {reason}. Available: hashing (texts), colors (images), "
-        "demo, none, vgg19:FILE (images), or a Transformers checkpoint (a folder or a hub id) with "
+        f"Cannot load the encoder {name!r}: {reason}. Available for texts: {texts}; for images: "
+        f"{images}; for both: none, or a Transformers checkpoint (a folder or a hub id) with "
         "safetensors weights."
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mllm_msr.errors import BackendError
-from mllm_msr.models.encoders.vgg19 import Vgg19Encoder, vgg19_layers
+from mllm_msr.models.encoders.image.vgg19 import Vgg19Encoder, vgg19_layers
 
 
 def narrow_layers():
@@ -23,7 +23,7 @@ def narrow_layers():
 
 
 def test_weights_are_read_by_their_public_names(tmp_path, monkeypatch):
-    monkeypatch.setattr("mllm_msr.models.encoders.vgg19.vgg19_layers", narrow_layers)
+    monkeypatch.setattr("mllm_msr.models.encoders.image.vgg19.vgg19_layers", narrow_layers)
     state = dict(narrow_layers().state_dict())
     save_file({**state, "classifier.6.bias": torch.zeros(3)}, tmp_path / "vgg.safetensors")
     encoder = Vgg19Encoder(tmp_path / "vgg.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from mllm_msr.models.encoders.colors import ColorEncoder
+from mllm_msr.models.encoders.image.colors import ColorEncoder
 
 
 def cosine(a, b):

@@ -41,7 +41,8 @@ class Vgg19Encoder:
 
     max_side: Final = 512
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path | str) -> None:
+        weights = Path(weights)
         if not weights.is_file():
             raise unusable_encoder(f"vgg19:{weights}", "the file does not exist")
         self._weights = weights

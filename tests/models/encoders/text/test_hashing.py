@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mllm_msr.models.encoders.hashing import HashingEncoder, hashed_tf_idf, truncated_svd
+from mllm_msr.models.encoders.text.hashing import HashingEncoder, hashed_tf_idf, truncated_svd
 
 TEXTS = ["river boats at dawn", "boats on the river", "snowy peaks", "snow on a peak", "日本語"]
 

@@ -1,0 +1,1 @@
+"""Image encoders, one file each: the name of the file is the name of the encoder."""

@@ -1,0 +1,1 @@
+"""Text encoders, one file each: the name of the file is the name of the encoder."""
