@@ -52,9 +52,9 @@ def assemble(folder: Path, *, image_grid: int) -> None:
     }
     with torch.device("meta"):
         model = transformers.LlavaForConditionalGeneration(config)
+    _require_same_shapes(model, state)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()  # the output embeddings are the input embeddings
-    _require_complete(model, state)
     model.save_pretrained(folder)
     config.dtype = _DTYPE  # `save_pretrained` records that of the first weight
     config.save_pretrained(folder)
@@ -62,14 +62,16 @@ def assemble(folder: Path, *, image_grid: int) -> None:
     (folder / "README.md").write_text(_readme(image_grid), encoding="utf-8")
 
 
-def _require_complete(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Check that all weights were read, and no others."""
-    missing = [name for name, weight in model.named_parameters() if weight.is_meta]
-    unknown = sorted(set(state) - set(model.state_dict()))
-    if missing or unknown:
+def _require_same_shapes(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Check that weights are those of a model, by name and shape."""
+    expected = {name: weight.shape for name, weight in model.state_dict().items()}
+    del expected["lm_head.weight"]  # the input embeddings
+    found = {name: weight.shape for name, weight in state.items()}
+    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if wrong:
         raise BackendError(
-            f"The model smollm cannot be assembled: weights are missing ({missing[:3]}) or unknown "
-            f"({unknown[:3]}). Install another version of Transformers."
+            f"The model smollm cannot be assembled: {len(wrong)} weights, such as {wrong[0]}, do "
+            "not fit its configuration. Reinstall mllm-msr and the packages of the weights."
         )
 
 
