@@ -91,6 +91,15 @@ def test_missing_files_of_the_packaged_model_are_named(tmp_path: Path) -> None:
     assert doctor.check_weights(tmp_path).state == "ok"
 
 
+def test_missing_packages_of_the_small_model_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_msr.models.small.sources.missing_packages", list)
+    assert doctor.check_small_model().state == "ok"
+    monkeypatch.setattr("mllm_msr.models.small.sources.missing_packages", lambda: ["gguf"])
+    found = doctor.check_small_model()
+    assert (found.state, found.detail) == ("absent", "not installed: gguf")
+    assert found.fix.startswith("pip install 'mllm-msr[small]' && pip install --no-deps")
+
+
 def test_a_full_disk_is_broken(tmp_path: Path) -> None:
     assert doctor.check_disk(tmp_path, min_bytes=2**60).state == "broken"
     assert doctor.check_disk(tmp_path, min_bytes=1).state == "ok"
