@@ -17,7 +17,7 @@ import polars as pl
 
 from mllm_msr.evaluation.aggregation import by_user
 from mllm_msr.evaluation.metrics import higher_is_better
-from mllm_msr.evaluation.significance import compare, holm
+from mllm_msr.evaluation.significance import Comparison, compare, holm
 
 # The model that a run is about: the main model wherever it was evaluated.
 MAIN: Final = "mllm_msr"
@@ -67,26 +67,26 @@ def compare_models(
             ]
             result = compare(*sides, seed=seed, n_resamples=n_resamples, level=level)
             for column, ((first, second), metric) in enumerate(itertools.product(pairs, metrics)):
-                better, worse = float(result.better[column]), float(result.worse[column])
-                if not higher_is_better(metric):
-                    better, worse = worse, better
-                records.append(
-                    {
-                        "negatives": kind,
-                        "metric": metric,
-                        "first": first,
-                        "second": second,
-                        "difference": float(result.difference[column]),
-                        "low": float(result.low[column]),
-                        "high": float(result.high[column]),
-                        "better": better,
-                        "worse": worse,
-                        "n": result.n_users,
-                        "p": float(result.p_value[column]),
-                    }
-                )
+                named = {"negatives": kind, "metric": metric, "first": first, "second": second}
+                records.append(named | _record(result, column, metric))
     _correct_p_values(records, main)
     return records
+
+
+def _record(result: Comparison, column: int, metric: str) -> dict[str, Any]:
+    """Return one column of a comparison as JSON values."""
+    better, worse = float(result.better[column]), float(result.worse[column])
+    if not higher_is_better(metric):
+        better, worse = worse, better
+    return {
+        "difference": float(result.difference[column]),
+        "low": float(result.low[column]),
+        "high": float(result.high[column]),
+        "better": better,
+        "worse": worse,
+        "n": result.n_users,
+        "p": float(result.p_value[column]),
+    }
 
 
 def _pairs_by_common_users(

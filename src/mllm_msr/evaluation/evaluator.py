@@ -101,7 +101,7 @@ def evaluate_scores(
             "model@seed". The values of a user are averaged over the seeds of a model.
         ranks: `tables.RANKS` by run (full-catalog rankings), added to the run's results.
         context: Profiles for slices and exposure metrics; None leaves these out.
-        main: The model whose comparisons with each other model form a family of tests of their own.
+        main: The model whose comparisons with each other model are a family of tests.
         ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap and of the tests.
         n_resamples: Number of resamples of every interval and test.
@@ -117,8 +117,7 @@ def evaluate_scores(
             f"The scores are of type {type(scores).__name__}. Pass a mapping from the name of each "
             'model to its table, such as {"my_model": table}.'
         )
-    ks = tuple(dict.fromkeys(ks))
-    runs = _ScoredRuns.evaluate(scores, ranks or {}, ks=ks)
+    runs = _ScoredRuns.evaluate(scores, ranks or {}, ks=(ks := tuple(dict.fromkeys(ks))))
     names, models, scores_of_models = metric_names(ks), runs.models(), runs.scores_of_models()
     resampling: _Resampling = {"seed": seed, "n_resamples": n_resamples, "level": level}
     compared = [name for name in summary_names() if name in names]

@@ -100,14 +100,18 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
             # Models were added since then. Both stages are cheap and depend only on scores.
             pipeline.with_settings(pipeline.settings, force=True).run_stage(stage)
     result = pipeline.result()
-    details = json.loads(pipeline.run.verified(layout.DETAILS).read_text(encoding="utf-8"))
-    comparisons = [
+    metrics = {name: result["metrics"][name] for name in models}
+    return {**result, "metrics": metrics, "comparisons": _comparisons(pipeline.run, models)}
+
+
+def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the comparisons of models by the headline metric."""
+    details = json.loads(run.verified(layout.DETAILS).read_text(encoding="utf-8"))
+    return [
         record
         for record in details["comparisons"]
         if record["metric"] == HEADLINE and {record["first"], record["second"]} <= set(models)
     ]
-    metrics = {name: result["metrics"][name] for name in models}
-    return {**result, "metrics": metrics, "comparisons": comparisons}
 
 
 def recommender(settings: Settings) -> str:

@@ -30,7 +30,7 @@ _N_USER_FOLDS: Final = 5
 # Keeps the weights of separable data finite.
 _RIDGE: Final = 0.05
 _MAX_WEIGHT: Final = 100.0
-# Smallest equal weight. Without it, members that only help unequally could not be told apart.
+# Smallest equal weight. Below it, members that only help with unequal weights would get none.
 _MIN_SCALE: Final = 0.2
 
 
