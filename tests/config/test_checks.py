@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config.checks import check_plugins, check_prompts
+from mllm_msr.config.checks import check_plugins, check_prompts, check_stages
 from mllm_msr.config.settings import Settings
 
 
@@ -38,3 +38,20 @@ def test_problems_with_words_and_templates_are_returned(tmp_path: Path) -> None:
     word, folder = check_prompts(settings)
     assert word.startswith("item_type is '{}'. Use a word")
     assert "has no templates" in folder
+
+
+def test_skipped_stages_must_not_be_needed() -> None:
+    def problems(**sections: dict[str, object]) -> list[str]:
+        return check_stages(Settings.model_validate(sections))
+
+    off = {"enabled": False}
+    history = {"reads": "history"}
+    assert problems() == []
+    assert problems(infer=off, recommend=history) == []
+    assert problems(infer=off, summarize=off, recommend=history) == []
+    (problem,) = problems(infer=off)
+    assert "recommend.reads='preference' needs preferences. Set recommend.reads=history" in problem
+    (problem,) = problems(summarize=off, recommend=history)
+    assert "Set infer.enabled=False, or summarize.enabled=true" in problem
+    (problem,) = problems(infer=off, summarize=off, recommend={**history, "item_text": "summary"})
+    assert "Set another recommend.item_text" in problem

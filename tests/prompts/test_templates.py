@@ -29,6 +29,24 @@ DATA = {
     "recommend": {"preference": "Quiet tales.", "title": "The Lantern"},
     "recommend_user_first": {"preference": "Quiet tales.", "title": "The Lantern"},
     "recommend_reranker": {"preference": "Quiet tales.", "title": "The Lantern"},
+    "recommend_history": {
+        "preference": "Quiet tales.",
+        "history": "Dusk; Dawn",
+        "title": "The Lantern",
+        "text": "A light on a hill.",
+    },
+    "recommend_history_user_first": {
+        "preference": None,
+        "history": "Dusk; Dawn",
+        "title": "The Lantern",
+        "text": None,
+    },
+    "recommend_history_reranker": {
+        "preference": "Quiet tales.",
+        "history": "Dusk; Dawn",
+        "title": "The Lantern",
+        "text": None,
+    },
     "recommend_titles": {"history": "Dusk; Dawn", "title": "The Lantern"},
 }
 
@@ -56,6 +74,9 @@ def test_golden_prompts(name: str, item_type: str) -> None:
         "recommend": ("preference", "title"),
         "recommend_user_first": ("preference", "title"),
         "recommend_reranker": ("preference", "title"),
+        "recommend_history": ("text", "preference", "history", "title"),
+        "recommend_history_user_first": ("history", "title"),
+        "recommend_history_reranker": ("preference", "history", "title"),
         "recommend_titles": ("history", "title"),
     }
     trimmable = shortened.get(name, ())
@@ -68,6 +89,17 @@ def test_golden_prompts(name: str, item_type: str) -> None:
     assert text == golden.read_text(encoding="utf-8"), (
         "run with UPDATE_GOLDEN=1 and review the change"
     )
+
+
+@pytest.mark.parametrize("name", ["image_description", "recommend", "recommend_user_first"])
+def test_several_images_take_the_place_of_one(name: str) -> None:
+    covers = [COVER, Path("back.png"), Path("side.png")]
+    one, several = (templates.render(name, DATA[name], images=shown) for shown in ([COVER], covers))
+    assert list(several.images) == covers
+    parts = list(one.messages[0].parts)
+    at = parts.index(ImagePart(COVER))
+    expected = [*parts[:at], *map(ImagePart, covers), *parts[at + 1 :]]
+    assert list(several.messages[0].parts) == expected
 
 
 def test_every_template_has_a_golden_case() -> None:

@@ -6,18 +6,19 @@ import polars as pl
 import pytest
 
 from mllm_msr.backends.mock import prompt_text
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ITEM_TYPES
 from mllm_msr.ranker.examples import (
-    NEUTRAL_PREFERENCE,
     TEMPLATES,
     Example,
     build_examples,
     build_prompt,
     hide_unused_images,
+    template_name,
 )
-from mllm_msr.tables import CANDIDATES, ITEMS, PREFERENCES, SUMMARIES
+from mllm_msr.ranker.user_inputs import NEUTRAL_PREFERENCE, UserInput
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES, SUMMARIES
 from mllm_msr.types import Item, TextPart
 
 
@@ -106,7 +107,7 @@ def test_images_are_shown_if_available() -> None:
     assert prompt_text(shown.prompt).startswith("You are given the picture and the title")
     assert without.prompt.images == ()
     assert prompt_text(without.prompt).startswith("You are given the title")
-    (off, _) = build(rows, use_images=False)
+    (off, _) = build(rows, settings=RecommendSettings(use_images=False))
     assert off.prompt.images == ()
 
 
@@ -162,7 +163,7 @@ def test_user_first_prompts_of_a_user_are_equal_up_to_the_candidate() -> None:
 @pytest.mark.parametrize("order", TEMPLATES)
 def test_examples_have_the_prompts_of_the_order(order: PromptOrder) -> None:
     rows = candidates(("user-1", 7, "item-2", 1))
-    (example,) = build_examples(rows, PREFERENCE_HISTORY, TITLES, item_type="video", order=order)
+    (example,) = build(rows, settings=RecommendSettings(order=order))
     item = Item("item-2", "Calm rivers")
     assert example.prompt == build_prompt("after six", item, item_type="video", order=order)
 
@@ -185,3 +186,66 @@ def test_images_are_hidden_if_summaries_were_made_from_text_alone() -> None:
     )
     assert hide_unused_images(table, summaries)["image"].to_list() == [None, "b.jpg", "c.jpg"]
     assert hide_unused_images(table, None).equals(table)
+
+
+INTERACTIONS_BEFORE = pl.DataFrame(
+    [("user-1", item, 0, n) for n, item in enumerate(["item-1", "item-2", "item-1"])],
+    schema=dict(INTERACTIONS),
+    orient="row",
+)
+
+
+@pytest.mark.parametrize("order", TEMPLATES)
+def test_history_replaces_the_preference(order: PromptOrder) -> None:
+    settings = RecommendSettings(order=order, reads="history")
+    rows = candidates(("user-1", 2, "item-1", 1), ("user-1", 0, "item-2", 0))
+    known, new = build_examples(
+        rows, None, TITLES, item_type="video", settings=settings, interactions=INTERACTIONS_BEFORE
+    )
+    text = prompt_text(known.prompt)
+    assert "The user watched, the latest first: " in text
+    assert "Calm rivers; Golden lanterns" in text
+    assert NEUTRAL_PREFERENCE not in text
+    assert "nothing yet" in prompt_text(new.prompt)
+    user = UserInput(history=("Calm rivers", "Golden lanterns"))
+    item = Item("item-1", "Golden lanterns", image=Path("covers/1.jpg"))
+    assert known.prompt == build_prompt(user, item, item_type="video", order=order)
+
+
+def test_preference_and_history_are_both_read() -> None:
+    (example,) = build(
+        candidates(("user-1", 3, "item-2", 1)),
+        settings=RecommendSettings(reads="both", history_items=2),
+        interactions=INTERACTIONS_BEFORE,
+    )
+    text = prompt_text(example.prompt)
+    assert "after three" in text
+    assert '"Golden lanterns; Calm rivers"' in text
+
+
+def test_candidates_are_described_by_their_text_or_summary() -> None:
+    rows = candidates(("user-1", 7, "item-1", 1))
+    summaries = pl.DataFrame(
+        [("item-1", "", None, "A tale of lanterns.", "ok", "")],
+        schema=dict(SUMMARIES),
+        orient="row",
+    )
+    texts = {}
+    for kind in ("none", "text", "summary"):
+        settings = RecommendSettings(item_text=kind, item_words=4)
+        (example,) = build(rows, settings=settings, summaries=summaries)
+        texts[kind] = prompt_text(example.prompt)
+        assert template_name(settings) == ("recommend" if kind == "none" else "recommend_history")
+    assert '"a text that is"' in texts["text"]  # cut to four words
+    assert '"A tale of lanterns."' in texts["summary"]
+    assert "tale" not in texts["none"]
+    with pytest.raises(DataError, match="needs summaries"):
+        build(rows, settings=RecommendSettings(item_text="summary"))
+
+
+def test_text_is_trimmed_before_everything_else() -> None:
+    user = UserInput("calm", ("A", "B"))
+    prompt = build_prompt(user, Item("i", "Title"), item_type="video", text="About it.")
+    parts = [part for part in prompt.messages[0].parts if isinstance(part, TextPart)]
+    trimmable = {part.trimmable: part.text for part in parts if part.trimmable}
+    assert trimmable == {1: "About it.", 2: "calm", 3: "A; B", 4: "Title"}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import (
     CapabilityError,
@@ -139,7 +139,8 @@ def test_fine_tuning_learns_and_saves_its_weights(
     settings = TrainSettings(
         epochs=12, batch_size=8, learning_rate=1e-2, dropout=0.0, precision="fp32", warmup=0.0
     )
-    model = MllmRecommender(training=settings, order=order, output=tmp_path / "run").fit(training)
+    prompt = RecommendSettings(order=order)
+    model = MllmRecommender(training=settings, prompt=prompt, output=tmp_path / "run").fit(training)
     test = candidates(*((user, 3, item) for user in users[:2] for item in ("a", "c")))
     scored = model.score(test, training.interactions)
     first, second = scored.partition_by("user_id", maintain_order=True)
@@ -154,14 +155,19 @@ def test_fine_tuning_learns_and_saves_its_weights(
     assert loaded.score(test, training.interactions).equals(scored)
     other: PromptOrder = "item-first" if order == "user-first" else "user-first"
     with pytest.raises(SettingsError, match=f"were fine-tuned with {order}"):
-        MllmRecommender(order=other).attach(training, weights=model.weights)
+        MllmRecommender(prompt=RecommendSettings(order=other)).attach(
+            training, weights=model.weights
+        )
     with pytest.raises(SettingsError, match=f"were fine-tuned with {order}"):
-        MllmRecommender(options={"adapter": model.weights}, order=other).fit(training)
+        MllmRecommender(
+            options={"adapter": model.weights}, prompt=RecommendSettings(order=other)
+        ).fit(training)
 
 
 def test_prompts_begin_with_the_user_if_set(data: TrainingData) -> None:
     backend = MockBackend(scores=(0.8, 0.2))
-    model = MllmRecommender(open_backend=lambda _: backend, order="user-first").fit(data)
+    prompt = RecommendSettings(order="user-first")
+    model = MllmRecommender(open_backend=lambda _: backend, prompt=prompt).fit(data)
     rows = candidates(("u1", 6, "a"), ("u1", 4, "a"), ("u1", 6, "c"), ("u1", 4, "c"))
     model.score(rows, data.interactions)
     texts = [prompt_text(prompt) for prompt in backend.history]

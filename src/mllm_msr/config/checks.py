@@ -24,6 +24,28 @@ def check_prompts(settings: Settings) -> list[str]:
     return problems
 
 
+def check_stages(settings: Settings) -> list[str]:
+    """Return the problems with stages that are skipped although a later stage needs them."""
+    problems: list[str] = []
+    if not settings.infer.enabled and settings.recommend.reads_preference:
+        problems.append(
+            f"infer.enabled=False: recommend.reads={settings.recommend.reads!r} needs preferences. "
+            "Set recommend.reads=history, or infer.enabled=true."
+        )
+    readers = {
+        "infer.enabled=False": settings.infer.enabled,
+        "another recommend.item_text": settings.recommend.item_text == "summary",
+        "another baselines.content": settings.baselines.content == "image_summary",
+    }
+    needed = [change for change, reads in readers.items() if reads]
+    if not settings.summarize.enabled and needed:
+        problems.append(
+            f"summarize.enabled=False: other settings need summaries. Set {' and '.join(needed)}, "
+            "or summarize.enabled=true."
+        )
+    return problems
+
+
 def check_plugins(settings: Settings) -> list[str]:
     """Return the problems with plugin names and with the arguments of plugin constructors."""
     problems = argument_problems(

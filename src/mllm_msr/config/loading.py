@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from mllm_msr import registry
 from mllm_msr.config.arguments import declared_type
-from mllm_msr.config.checks import check_plugins, check_prompts
+from mllm_msr.config.checks import check_plugins, check_prompts, check_stages
 from mllm_msr.config.model_presets import model_preset_names, read_model_preset
 from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
@@ -365,6 +365,7 @@ def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
         known = [*Settings.model_fields, *(setting.key for setting in reference())]
         raise SettingsError([*problems, *describe_errors(error, Settings, "", known)]) from None
     problems = [*problems, *check_plugins(settings), *check_prompts(settings)]
+    problems += check_stages(settings)
     known = [*preset_names(), *model_preset_names()]
     if settings.preset not in known:
         problems.append(str(registry.unknown_name_error("preset", settings.preset, known)))

@@ -128,6 +128,7 @@ class ExecutorSettings(Section):
 class SummarizeSettings(Section):
     """Summarization of items."""
 
+    enabled: bool = Field(True, description="false skips the stage, if nothing reads summaries")
     modalities: Some[Literal["text", "image"]] = Field(
         ("text", "image"), description="modalities of an item that are summarized"
     )
@@ -142,10 +143,15 @@ class SummarizeSettings(Section):
     )
     model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `summarization.items.summarize`."""
+        return self.model_dump(exclude={"enabled", "model", "scope"})
+
 
 class InferSettings(Section):
     """Inference of preferences."""
 
+    enabled: bool = Field(True, description="false skips the stage, if nothing reads preferences")
     method: Literal["recurrent", "direct"] = Field(
         "recurrent", description="block by block, or the whole history in one prompt"
     )
@@ -156,6 +162,10 @@ class InferSettings(Section):
     words: PositiveInt = Field(80, description="length limit of preferences, in words")
     use_images: bool = Field(True, description="false reads text summaries only")
     model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `summarization.preferences.infer_preferences`."""
+        return self.model_dump(exclude={"enabled", "model"})
 
 
 class ScoreSettings(Section):

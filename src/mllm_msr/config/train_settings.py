@@ -18,6 +18,7 @@ from mllm_msr.config.fields import Fraction, Section
 
 # Types of training settings that function signatures in `ranker` use as well.
 TuningMethod = Literal["lora", "full"]
+TrainingObjective = Literal["pointwise", "listwise"]
 LoraInit = Literal["default", "gaussian"]
 LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
 LearningRateScheduler = Literal["cosine", "constant"]
@@ -40,9 +41,39 @@ class TrainSettings(Section):
     target: LoraTarget = Field(
         "language", description="layers that get LoRA; all-linear includes the vision tower"
     )
+    objective: TrainingObjective = Field(
+        "pointwise",
+        description="cross-entropy of yes and no (the paper); or softmax over the candidates of a "
+        "target, plus a share of the former",
+    )
+    pointwise_share: Annotated[float, Field(ge=0)] = Field(
+        0.2,
+        description="weight of the cross-entropy of yes and no in the listwise objective, so that "
+        "P(yes) keeps its meaning",
+    )
+    negatives_per_positive: PositiveInt | None = Field(
+        None,
+        description="negatives per target, drawn anew for training; null uses the candidates of "
+        "the stage prepare (data.train_negatives)",
+    )
+    popularity_negatives: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="share of these negatives that are drawn in proportion to popularity; the "
+        "others are uniform",
+    )
+    targets_per_user: PositiveInt | None = Field(
+        None,
+        description="targets per training user, spread over the history; null uses all of "
+        "data.train_targets",
+    )
+    max_targets: PositiveInt | None = Field(
+        None, description="size of a random sample of the training targets"
+    )
     learning_rate: PositiveFloat = Field(1e-4, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW")
-    batch_size: PositiveInt = Field(8, description="examples per forward pass and device")
+    batch_size: PositiveInt = Field(
+        8, description="examples (listwise: targets) per forward pass and device"
+    )
     accumulate: PositiveInt = Field(1, description="forward passes per optimizer step and device")
     epochs: PositiveFloat = Field(
         3, description="passes over the training examples; fractions are allowed"
@@ -84,6 +115,17 @@ class TrainSettings(Section):
     nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
     seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
+
+    @field_validator("loss")
+    @classmethod
+    def _require_pointwise(cls, loss: str, info: ValidationInfo) -> str:
+        if loss == "full" and info.data.get("objective") == "listwise":
+            raise PydanticCustomError(
+                "listwise_full",
+                "The listwise objective compares answers. Set train.loss=answer or "
+                "train.objective=pointwise.",
+            )
+        return loss
 
     @field_validator("strategy")
     @classmethod

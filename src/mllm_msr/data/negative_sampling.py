@@ -84,7 +84,7 @@ def draw_candidates(
     _check_settings(negatives, n_negatives, train_negatives, train_targets, block_size)
     interactions = as_frame(interactions, name="interactions")
     splits = as_frame(splits, name="splits")
-    sampler = _Sampler.from_sequences(encode_interactions(interactions), seed=seed)
+    sampler = NegativeSampler.from_sequences(encode_interactions(interactions), seed=seed)
     plans = {
         "train": _SplitPlan(train_targets, ("uniform",), train_negatives, None),
         "validation": _SplitPlan("last", negatives, n_negatives, max_validation_users),
@@ -115,7 +115,7 @@ class _SplitPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sampler:
+class NegativeSampler:
     """Sampler of items that are not in a user's history.
 
     Attributes:
@@ -132,14 +132,22 @@ class _Sampler:
     hashes: Hashes
 
     @classmethod
-    def from_sequences(cls, sequences: UserSequences, *, seed: int) -> _Sampler:
-        """Return a sampler for all users of the interactions."""
+    def from_sequences(
+        cls, sequences: UserSequences, *, seed: int, purpose: str = "negatives"
+    ) -> NegativeSampler:
+        """Return a sampler for all users of the interactions.
+
+        Args:
+            sequences: The interactions.
+            seed: Seed of all draws.
+            purpose: Samplers with different purposes draw independently.
+        """
         user_codes = sequences.user_codes
         return cls(
             sequences=sequences,
             user_codes=user_codes,
             pairs=np.sort(user_codes * len(sequences.items) + sequences.item_columns),
-            hashes=hash_ids(sequences.users, seed, purpose="negatives"),
+            hashes=hash_ids(sequences.users, seed, purpose=purpose),
         )
 
     def draw(
@@ -259,7 +267,7 @@ def _first_in_row(items: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _fold_tables(
-    sampler: _Sampler,
+    sampler: NegativeSampler,
     codes: npt.NDArray[np.integer],
     plans: Mapping[str, _SplitPlan],
     *,

@@ -24,21 +24,12 @@ from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.ranker.examples import TEMPLATES
+from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
 _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
-# Outputs of earlier stages that MLLM-MSR reads for training and scoring.
-MLLM_INPUTS: Final = (
-    layout.INTERACTIONS,
-    layout.ITEMS,
-    layout.SPLITS,
-    layout.SUMMARIES,
-    layout.PREFERENCES,
-    layout.CANDIDATES,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +47,13 @@ class Conditions:
     inputs: tuple[str, ...]
     prompt_templates: tuple[str, ...] = ()
     model: str | None = None
+
+
+def mllm_inputs(settings: Settings) -> tuple[str, ...]:
+    """Return the outputs of earlier stages that MLLM-MSR reads for training and scoring."""
+    written = [layout.SUMMARIES] if settings.summarize.enabled else []
+    written += [layout.PREFERENCES] if settings.recommend.reads_preference else []
+    return (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, *written, layout.CANDIDATES)
 
 
 def label_of(name: str) -> str:
@@ -139,10 +137,11 @@ class Recommenders:
     def training_data(self, name: str, fold: int) -> TrainingData:
         """Return the training data of a recommender in a fold, without targets of test users."""
         if name in VARIANTS:
+            read = mllm_inputs(self._settings)
             return replace(
                 self.tables.training_data(fold),
-                preferences=self.tables.preferences(),
-                summaries=self.tables.summaries(),
+                preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
+                summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
             )
         return self.tables.training_data(fold, content=self._settings.baselines.content)
 
@@ -227,7 +226,7 @@ class Recommenders:
             options=model.plugin_kwargs(),
             training=settings.train if VARIANTS[name].fine_tuned else None,
             item_type=self.item_type,
-            order=settings.recommend.order,
+            prompt=settings.recommend,
             max_text_tokens=settings.train.max_text_tokens,
             max_error_rate=settings.score.max_error_rate,
             trains=(settings.model.backend, settings.model.plugin_kwargs()),
@@ -302,8 +301,8 @@ class Recommenders:
             **changed(settings.train, "train.", include=["max_text_tokens"]),
             **changed(settings.recommend, "recommend."),
         }
-        template = TEMPLATES[settings.recommend.order]
-        return Conditions(values, (*MLLM_INPUTS, *weights), (template,), fingerprint)
+        template = template_name(settings.recommend)
+        return Conditions(values, (*mllm_inputs(settings), *weights), (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

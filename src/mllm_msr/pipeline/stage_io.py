@@ -21,7 +21,7 @@ from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
-from mllm_msr.pipeline.recommenders import MLLM_INPUTS, Recommenders
+from mllm_msr.pipeline.recommenders import Recommenders, mllm_inputs
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages import evaluate as evaluate_stage
 from mllm_msr.pipeline.stages import infer as infer_stage
@@ -36,7 +36,7 @@ from mllm_msr.ranker.distributed.launch import (
     process_group,
     require_launcher,
 )
-from mllm_msr.ranker.examples import TEMPLATES
+from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.storage import layout
@@ -92,8 +92,10 @@ def prepare(context: RunContext, settings: Settings) -> None:
 
 
 def summarize(context: RunContext, settings: Settings) -> None:
-    """Summarize the run's items."""
+    """Summarize the run's items if `summarize.enabled` is set."""
     section = settings.summarize
+    if not section.enabled:
+        return
     tables = RunTables(context.run)
     conditions = changed(section, exclude=NOT_RECORDED["summarize"])
     if section.scope == "read":
@@ -124,8 +126,10 @@ def summarize(context: RunContext, settings: Settings) -> None:
 
 
 def infer(context: RunContext, settings: Settings) -> None:
-    """Infer the preferences of the run's users."""
+    """Infer the preferences of the run's users if `infer.enabled` is set."""
     section = settings.infer
+    if not section.enabled:
+        return
     tables = RunTables(context.run)
     every_block = settings.data.train_targets != "last"
     conditions = changed(section, exclude=NOT_RECORDED["infer"])
@@ -194,8 +198,8 @@ def _train_folds(
                 **training_fingerprint(settings.train),
                 **changed(settings.recommend, "recommend."),
             },
-            inputs=MLLM_INPUTS,
-            prompt_templates=[TEMPLATES[settings.recommend.order]],
+            inputs=mllm_inputs(settings),
+            prompt_templates=[template_name(settings.recommend)],
             item_type=recommenders.item_type,
             model=fingerprint,
         ) as stage:

@@ -1,15 +1,14 @@
 """Examples: prompts of the MLLM ranker (Figure 3) for training, scoring and serving.
 
-A candidate row becomes an `Example`: the preference of the user before the target, the title and
-image of the candidate, and the question whether the user interacts with it next. The prompt begins
-with the candidate, as in the paper, or with the user (`recommend.order`): prompts share the work on
-what they begin with. Examples contain no tensors and no model-specific markup. Section "Tuning MLLM
-based Recommender" of the paper.
+A candidate row becomes an `Example`: what the ranker reads about the user before the target
+(`user_inputs.py`), the title and image of the candidate, and the question whether the user
+interacts with it next. The prompt begins with the candidate, as in the paper, or with the user
+(`recommend.order`): prompts share the work on what they begin with. Examples contain no tensors and
+no model-specific markup. Section "Tuning MLLM based Recommender" of the paper.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,17 +16,18 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.prompts.templates import render
-from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, PREFERENCES, as_frame, conform
+from mllm_msr.prompts.templates import calibrate, render
+from mllm_msr.ranker.user_inputs import UserInput, UserInputs
+from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, conform
 from mllm_msr.types import Item, Prompt
 
 POSITIVE_ANSWER: Final = "yes"
 NEGATIVE_ANSWER: Final = "no"
 
-# Template of the prompt for each order.
+# Template of the paper's prompt for each order, and of the prompts with other inputs.
 TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
     {
         "item-first": "recommend",
@@ -35,9 +35,15 @@ TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
         "reranker": "recommend_reranker",
     }
 )
+HISTORY_TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
+    {
+        "item-first": "recommend_history",
+        "user-first": "recommend_history_user_first",
+        "reranker": "recommend_history_reranker",
+    }
+)
 
-# Preference in the prompt of users for whom none was inferred before the target.
-NEUTRAL_PREFERENCE: Final = "The user has not shown a preference yet."
+_DEFAULTS: Final = RecommendSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,67 +76,103 @@ class Example:
         return POSITIVE_ANSWER if self.label == 1 else NEGATIVE_ANSWER
 
 
+def template_name(settings: RecommendSettings) -> str:
+    """Return the name of the template of the ranker's prompts."""
+    is_papers = settings.reads == "preference" and settings.item_text == "none"
+    return (TEMPLATES if is_papers else HISTORY_TEMPLATES)[settings.order]
+
+
 def build_prompt(
-    preference: str,
+    user: str | UserInput,
     item: Item,
     *,
     item_type: str | ItemType,
     order: PromptOrder = "item-first",
+    text: str | None = None,
     max_text_tokens: int | None = None,
     use_images: bool = True,
 ) -> Prompt:
-    """Build the question whether a user with this preference interacts with an item next.
+    """Build the question whether a user interacts with an item next.
 
     Args:
-        preference: Preference of the user; `NEUTRAL_PREFERENCE` if blank.
+        user: What is known about the user; a text is a written preference. A neutral sentence
+            replaces a blank preference.
         item: Candidate. Its id and its text are not part of the prompt, as in the paper.
         item_type: Word for an item in the prompt, such as "movie".
-        order: Whether the prompt begins with the candidate's images or with the preference.
-        max_text_tokens: Upper bound on the text tokens; the preference is trimmed first, then the
-            title.
+        order: Whether the prompt begins with the candidate's images or with the user.
+        text: Text about the candidate beside its title; None if the model does not read any.
+        max_text_tokens: Upper bound on the text tokens. `text` is trimmed first, then the
+            preference, the history and the title.
         use_images: Show the images of the item if it has some.
 
     Returns:
         A prompt that asks for one new token, the answer.
     """
+    if isinstance(user, str):
+        user = UserInput(user)
+    data: dict[str, str | None] = {**user.variables(), "title": item.title}
+    templates = TEMPLATES
+    if user.history is None and text is None:
+        del data["history"]
+    else:
+        templates = HISTORY_TEMPLATES
+        data["text"] = text or None
+    trimmable = ("text", "preference", "history", "title")
     return render(
-        TEMPLATES[order],
-        {"preference": preference.strip() or NEUTRAL_PREFERENCE, "title": item.title},
+        templates[order],
+        data,
         item_type=item_type,
         images=item.images if use_images else (),
-        trimmable=("preference", "title"),
+        trimmable=[name for name in trimmable if data.get(name) is not None],
         max_new_tokens=1,
         max_text_tokens=max_text_tokens,
     )
 
 
+def item_text(item: Item, summary: str, settings: RecommendSettings) -> str | None:
+    """Return what prompts say about a candidate beside its title; None for nothing.
+
+    Args:
+        item: The candidate.
+        summary: Its summary; may be blank.
+        settings: The section `recommend`.
+    """
+    if settings.item_text == "none":
+        return None
+    text = item.text if settings.item_text == "text" else summary
+    return calibrate(text, settings.item_words)[0]
+
+
 def build_examples(
     candidates: pl.DataFrame,
-    preferences: pl.DataFrame,
+    preferences: pl.DataFrame | None,
     items: pl.DataFrame,
     *,
     item_type: str | ItemType,
-    order: PromptOrder = "item-first",
+    settings: RecommendSettings = _DEFAULTS,
+    interactions: pl.DataFrame | None = None,
+    summaries: pl.DataFrame | None = None,
     max_text_tokens: int | None = None,
-    use_images: bool = True,
 ) -> Iterator[Example]:
     """Build examples of candidate rows lazily, in the order of the rows.
 
     A row gets the latest preference of its user that was inferred from interactions before the
-    row's position; without one, `NEUTRAL_PREFERENCE`.
+    row's position, and the titles of the latest items before it, as `settings.reads` says.
 
     Args:
         candidates: `tables.CANDIDATES`.
-        preferences: `tables.PREFERENCES`: all preferences of each user, in any order.
+        preferences: `tables.PREFERENCES`: all preferences of each user, in any order. None if the
+            prompts do not contain them.
         items: `tables.ITEMS` with image paths that can be opened; items without an image get the
             text-only prompt.
         item_type: Word for an item in the prompts, such as "movie".
-        order: Whether the prompts begin with the candidate's image or with the preference.
+        settings: Content of the prompts.
+        interactions: `tables.INTERACTIONS`, if the prompts contain titles of the history.
+        summaries: `tables.SUMMARIES`, if the prompts contain the candidate's summary.
         max_text_tokens: Upper bound on the text tokens of each prompt.
-        use_images: Show images.
 
     Raises:
-        DataError: A column is missing, or a candidate is not among the items.
+        DataError: A table or a column is missing, or a candidate is not among the items.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
     catalog = {
@@ -143,17 +185,28 @@ def build_examples(
             f"{unknown.height} candidates are not in the items table, such as "
             f"{unknown['item_id'][0]!r}. Add them to the items, or prepare the candidates again."
         )
-    histories = _PreferenceHistories(as_frame(preferences, name="preferences"))
+    if settings.item_text == "summary" and summaries is None:
+        raise DataError("recommend.item_text=summary needs summaries. Run the stage 'summarize'.")
+    written = {}
+    if summaries is not None:
+        written = dict(summaries.select("item_id", "summary").iter_rows())
+    users = UserInputs(
+        settings,
+        preferences=preferences,
+        interactions=interactions,
+        titles={item.item_id: item.title for item in catalog.values()},
+    )
     return (
         Example(
             **row,
             prompt=build_prompt(
-                histories.before(row["user_id"], row["position"]),
-                catalog[row["item_id"]],
+                users.before(row["user_id"], row["position"]),
+                item := catalog[row["item_id"]],
                 item_type=item_type,
-                order=order,
+                order=settings.order,
+                text=item_text(item, written.get(item.item_id) or "", settings),
                 max_text_tokens=max_text_tokens,
-                use_images=use_images,
+                use_images=settings.use_images,
             ),
         )
         for row in rows.iter_rows(named=True)
@@ -175,22 +228,3 @@ def hide_unused_images(items: pl.DataFrame, summaries: pl.DataFrame | None) -> p
     unused = summaries.filter(pl.col("image_status") == "unused")["item_id"]
     is_used = ~pl.col("item_id").is_in(unused.implode())
     return items.with_columns(pl.when(is_used).then(IMAGE_COLUMNS))
-
-
-class _PreferenceHistories:
-    """Preferences of each user, with the number of interactions that each was inferred from."""
-
-    def __init__(self, preferences: pl.DataFrame) -> None:
-        table = conform(preferences, PREFERENCES, name="preferences").sort(
-            "user_id", "n_items", "block"
-        )
-        self._n_items: dict[str, list[int]] = {}
-        self._texts: dict[str, list[str]] = {}
-        for user, n_items, text in table.select("user_id", "n_items", "preference").iter_rows():
-            self._n_items.setdefault(user, []).append(n_items)
-            self._texts.setdefault(user, []).append(text or "")
-
-    def before(self, user_id: str, position: int) -> str:
-        """Return the latest preference inferred from at most `position` interactions, or ""."""
-        index = bisect.bisect_right(self._n_items.get(user_id, []), position)
-        return self._texts[user_id][index - 1] if index else ""

@@ -1,4 +1,4 @@
-"""MLLM-MSR as a `Recommender`: P(yes) from the written preference, the title and the image.
+"""MLLM-MSR as a `Recommender`: P(yes) from the user's preference, and an item's title and image.
 
 Equation (1) and section "Tuning MLLM based Recommender" of the paper. `fit` fine-tunes the model
 on the training candidates; zero-shot is the same recommender without fine-tuning. The direct and
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
 import polars as pl
 
 from mllm_msr import registry
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
@@ -28,8 +28,9 @@ from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
 from mllm_msr.ranker.prompt_order import require_order, require_order_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
+from mllm_msr.ranker.training_candidates import select_candidates
 from mllm_msr.storage.atomic import replace_file, sync_tree
-from mllm_msr.tables import PREFERENCES, conform
+from mllm_msr.tables import PREFERENCES, SUMMARIES, conform
 
 if TYPE_CHECKING:
     from mllm_msr.ranker.training.trainer import TrainingProgress, TrainingSummary
@@ -38,7 +39,9 @@ MLLM_MSR: Final = "mllm_msr"
 ZERO_SHOT: Final = "zero_shot"
 
 _PREFERENCES: Final = "preferences.parquet"
+_SUMMARIES: Final = "summaries.parquet"
 _WEIGHTS: Final = "weights"
+_DEFAULT_PROMPT: Final = RecommendSettings()
 
 # Opens the backend that answers the prompts, with fine-tuned weights or (None) without.
 BackendOpener = Callable[[Path | None], Backend]
@@ -106,8 +109,7 @@ class MllmRecommender(Recommender):
         options: Constructor arguments of the backend, such as `checkpoint`.
         training: How `fit` fine-tunes; None scores zero-shot.
         item_type: Word for an item in the prompts, such as "movie".
-        order: Whether the prompts begin with the candidate's image or with the preference; the same
-            for fine-tuning and scoring.
+        prompt: Order and content of the prompts, the same for fine-tuning and scoring.
         max_text_tokens: Upper bound on the text tokens of a prompt; the preference is trimmed
             first, then the title.
         max_error_rate: Fraction of prompts in [0, 1] that may fail in scoring.
@@ -137,7 +139,7 @@ class MllmRecommender(Recommender):
         options: Mapping[str, Any] | None = None,
         training: TrainSettings | None = None,
         item_type: str | ItemType = "item",
-        order: PromptOrder = "item-first",
+        prompt: RecommendSettings = _DEFAULT_PROMPT,
         max_text_tokens: int | None = None,
         max_error_rate: float = 0.01,
         trains: tuple[str, Mapping[str, Any]] | None = None,
@@ -152,11 +154,12 @@ class MllmRecommender(Recommender):
             "backend": backend,
             "options": dict(options or {}),
             "item_type": str(item_type),
-            "order": order,
+            "prompt": prompt.model_dump(mode="json"),
             "max_text_tokens": max_text_tokens,
             "max_error_rate": max_error_rate,
         }
         self._item_type = find_item_type(item_type)
+        self._prompt = prompt
         self._training = training
         self._trains = trains or (backend, dict(options or {}))
         self._output = output
@@ -166,12 +169,13 @@ class MllmRecommender(Recommender):
         opener = open_backend or self._default_backend
         self._scorer = PromptScorer(
             lambda: opener(self.weights),
-            order=order,
+            order=prompt.order,
             max_error_rate=max_error_rate,
             progress=scoring_progress,
         )
         self._items: pl.DataFrame | None = None
         self._preferences: pl.DataFrame | None = None
+        self._summaries: pl.DataFrame | None = None
         # Holds the weights of `fit` if there is no `output`; deleted together with this object.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.weights: Path | None = None
@@ -203,30 +207,31 @@ class MllmRecommender(Recommender):
             DataError: `data` has no preferences.
             SettingsError: The weights were fine-tuned with prompts of another order.
         """
-        if data.preferences is None:
+        if data.preferences is None and self._prompt.reads_preference:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
         settings = self._settings
-        require_order_of(settings["backend"], settings["options"], settings["order"])
+        require_order_of(settings["backend"], settings["options"], self._prompt.order)
         if weights is not None:
-            require_order(weights, settings["order"])
+            require_order(weights, self._prompt.order)
         self.close()
         self._items = hide_unused_images(data.items, data.summaries)
         self._preferences, self.weights = data.preferences, weights
+        self._summaries = data.summaries if self._prompt.item_text == "summary" else None
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
         """Return P(yes) of every candidate, in [0, 1], or null.
 
-        The history of a candidate is the preference inferred before its position, so
-        `interactions` is not read.
+        The history of a candidate is the preference inferred before its position, and the titles
+        of the latest `interactions` before it, as the prompt's settings say.
 
         Raises:
             BackendError: The model fails, or more prompts failed than `max_error_rate` allows.
         """
-        del interactions
-        known = self._fitted()[0]["item_id"].implode()
+        known = self._fitted()["item_id"].implode()
         return self._scorer.score(
-            candidates, lambda rows: self._examples(rows.filter(pl.col("item_id").is_in(known)))
+            candidates,
+            lambda rows: self._examples(rows.filter(pl.col("item_id").is_in(known)), interactions),
         )
 
     def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
@@ -234,7 +239,9 @@ class MllmRecommender(Recommender):
 
         At the end of a history it always is; elsewhere, only after a complete block.
         """
-        read = self._fitted()[1].select("user_id", position="n_items")
+        if not self._prompt.reads_preference or self._preferences is None:
+            return targets
+        read = self._preferences.select("user_id", position="n_items")
         return targets.join(read, on=["user_id", "position"], how="semi")
 
     def usage(self) -> dict[str, int]:
@@ -246,14 +253,17 @@ class MllmRecommender(Recommender):
         self._scorer.close()
 
     def save(self, folder: Path) -> None:
-        """Write settings, items, preferences and weights; images stay where they are."""
-        items, preferences = self._fitted()
+        """Write settings, items, texts and weights; images stay where they are."""
+        items = self._fitted()
         training = None if self._training is None else self._training.model_dump(mode="json")
         if self.weights is not None:
             shutil.copytree(self.weights, folder / _WEIGHTS, dirs_exist_ok=True)
             sync_tree(folder / _WEIGHTS)
-        with replace_file(folder / _PREFERENCES) as temporary:
-            preferences.write_parquet(temporary)
+        texts = {_PREFERENCES: self._preferences, _SUMMARIES: self._summaries}
+        for name, table in texts.items():
+            if table is not None:
+                with replace_file(folder / name) as temporary:
+                    table.write_parquet(temporary)
         own = {"training": training, "templates": dict(self._item_type.templates)}
         save_items(folder, {**self._settings, **own}, items)
 
@@ -266,14 +276,20 @@ class MllmRecommender(Recommender):
             training = settings.pop("training")
             words = find_item_type(settings.pop("item_type"))
             templates = tuple(dict(settings.pop("templates")).items())
+            prompt = RecommendSettings.model_validate(settings.pop("prompt"))
             loaded = cls(
                 **settings,
+                prompt=prompt,
                 item_type=replace(words, templates=templates),
                 training=None if training is None else TrainSettings.model_validate(training),
             )
-            preferences = conform(
-                pl.read_parquet(folder / _PREFERENCES), PREFERENCES, name="preferences"
-            )
+            preferences = summaries = None
+            if prompt.reads_preference:
+                preferences = pl.read_parquet(folder / _PREFERENCES)
+                preferences = conform(preferences, PREFERENCES, name="preferences")
+            if prompt.item_text == "summary":
+                summaries = pl.read_parquet(folder / _SUMMARIES)
+                summaries = conform(summaries, SUMMARIES, name="summaries")
         except (
             OSError, KeyError, TypeError, ValueError, DataError, SettingsError,
             pl.exceptions.PolarsError,
@@ -281,7 +297,7 @@ class MllmRecommender(Recommender):
             raise damaged_model(folder, cause) from cause
         if training is not None and not weights.is_dir():
             raise damaged_model(folder, f"no folder {_WEIGHTS}")
-        loaded._items, loaded._preferences = items, preferences
+        loaded._items, loaded._preferences, loaded._summaries = items, preferences, summaries
         loaded.weights = weights if training is not None else None
         return loaded
 
@@ -301,16 +317,20 @@ class MllmRecommender(Recommender):
         if self._output is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mllm-msr-")
         uniform = pl.col("negatives") == "uniform"
-        training_rows = self._with_preference(data.candidates.filter(pl.col("split") == "train"))
+        training_rows = select_candidates(
+            self._with_input(data.candidates.filter(pl.col("split") == "train")),
+            data.interactions,
+            self._training,
+        )
         validation_rows = data.candidates.filter((pl.col("split") == "validation") & uniform)
         self.n_examples = training_rows.height
         self.training_summary = train(
-            list(self._examples(training_rows)),
-            list(self._examples(validation_rows)),
+            list(self._examples(training_rows, data.interactions)),
+            list(self._examples(validation_rows, data.interactions)),
             checkpoint=checkpoint,
             output=self._output or Path(cast("Any", self._temporary).name),
             settings=self._training,
-            order=self._settings["order"],
+            order=self._prompt.order,
             revision=options.get("revision"),
             options=(prepared := ProcessorOptions.from_arguments(options)),
             resume=self._resume,
@@ -321,24 +341,30 @@ class MllmRecommender(Recommender):
             prepared.save(self.training_summary.weights)
         return self.training_summary.weights
 
-    def _with_preference(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows whose user has a preference before the target.
+    def _with_input(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows before whose target something is known about the user.
 
         With `infer.max_items`, the early part of a long history has no preference.
         """
-        _, preferences = self._fitted()
-        first = preferences.group_by("user_id").agg(first=pl.col("n_items").min())
+        if self._prompt.reads_history:
+            return rows.filter(pl.col("position") > 0)
+        assert self._preferences is not None
+        first = self._preferences.group_by("user_id").agg(first=pl.col("n_items").min())
         known = rows.join(first, on="user_id", how="left", maintain_order="left")
         return known.filter(pl.col("position") >= pl.col("first")).select(rows.columns)
 
-    def _examples(self, candidates: pl.DataFrame) -> Iterator[Example]:
-        items, preferences = self._fitted()
+    def _examples(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> Iterator[Example]:
+        items = self._fitted()
+        if self._prompt.use_images:
+            items = self._scorer.readable_items(items, candidates)
         return build_examples(
             candidates,
-            preferences,
-            self._scorer.readable_items(items, candidates),
+            self._preferences,
+            items,
             item_type=self._item_type,
-            order=self._settings["order"],
+            settings=self._prompt,
+            interactions=interactions,
+            summaries=self._summaries,
             max_text_tokens=self._settings["max_text_tokens"],
         )
 
@@ -350,7 +376,8 @@ class MllmRecommender(Recommender):
             options = kind.with_adapter(options, weights, self._training.method)
         return kind(**options)
 
-    def _fitted(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        if self._items is None or self._preferences is None:
+    def _fitted(self) -> pl.DataFrame:
+        """Return the catalog."""
+        if self._items is None:
             raise TrainingError("MLLM-MSR is not fitted. Call fit or load first.")
-        return self._items, self._preferences
+        return self._items

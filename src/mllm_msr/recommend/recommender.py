@@ -209,7 +209,7 @@ class MllmMsr:
             backend,
             item_type=self.catalog.item_type,
             previous=preferences,
-            **self.settings.infer.model_dump(exclude={"model"}),
+            **self.settings.infer.arguments(),
         )
 
     def _recommend(

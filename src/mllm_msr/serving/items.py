@@ -156,7 +156,7 @@ class NewItems:
             frame,
             self._backend,
             item_type=self._model.catalog.item_type,
-            **self._model.settings.summarize.model_dump(exclude={"model", "scope"}),
+            **self._model.settings.summarize.arguments(),
         )
         return {**summaries.row(0, named=True), **record, "image": png, "digest": digest}
 

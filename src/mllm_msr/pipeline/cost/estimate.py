@@ -337,7 +337,7 @@ class _CostEstimator:
         )
 
     def _summarize_items(self, items: pl.DataFrame, backend: Backend) -> pl.DataFrame:
-        options = self._settings.summarize.model_dump(exclude={"model", "scope"})
+        options = self._settings.summarize.arguments()
         return item_summaries.summarize(items, backend, item_type=self._item_type, **options)
 
     def _infer_preferences(self, histories: pl.DataFrame, backend: Backend) -> pl.DataFrame:
@@ -353,7 +353,7 @@ class _CostEstimator:
             backend,
             item_type=self._item_type,
             every_block=self._settings.data.train_targets != "last",
-            **self._settings.infer.model_dump(exclude={"model"}),
+            **self._settings.infer.arguments(),
         )
 
     def _open(self, model: ModelSettings | None) -> contextlib.closing[CachedBackend]:

@@ -51,7 +51,7 @@ def infer(
         every_block=every_block,
         progress=progress,
         previous=previous,
-        **settings.model_dump(exclude={"model"}),
+        **settings.arguments(),
     )
     counts = {
         "users": preferences["user_id"].n_unique(),

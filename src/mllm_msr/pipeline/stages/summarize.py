@@ -52,7 +52,7 @@ def summarize_items(
     Returns:
         `tables.SUMMARIES`, and counts of images, flags and mean source coverage.
     """
-    options = settings.model_dump(exclude={"model", "scope"})
+    options = settings.arguments()
     summaries = summarize(items, backend, item_type=item_type, progress=progress, **options)
     images = summaries["image_status"].value_counts()
     flags = summaries["flags"].str.split(",").explode().value_counts()

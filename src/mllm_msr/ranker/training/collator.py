@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.train_settings import TrainingLoss
-from mllm_msr.errors import AnswerTokenError
+from mllm_msr.errors import AnswerTokenError, DataError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
 from mllm_msr.types import TextPart
@@ -89,6 +89,29 @@ class Collator:
             return None
         examples = (self._examples[index] for index in indices)
         return [(example.user_id, example.position) for example in examples]
+
+    def lists(self) -> list[list[int]]:
+        """Return the examples of each target, the candidates of which are compared.
+
+        Raises:
+            DataError: A target does not have exactly one positive and at least one negative.
+        """
+        lists: dict[tuple[str, int], list[int]] = {}
+        for index, example in enumerate(self._examples):
+            lists.setdefault((example.user_id, example.position), []).append(index)
+        for (user, position), indices in lists.items():
+            n_positives = sum(self._examples[index].label for index in indices)
+            if n_positives != 1 or len(indices) < 2:
+                raise DataError(
+                    f"The target of user {user!r} at position {position} has {n_positives} "
+                    f"positives and {len(indices) - n_positives} negatives. The listwise objective "
+                    "needs one positive and at least one negative per target."
+                )
+        return list(lists.values())
+
+    def labels(self, indices: Iterable[int]) -> Tensor:
+        """Return the labels of some examples, float32: [n]."""
+        return torch.tensor([float(self._examples[index].label) for index in indices])
 
     def rendered(self, index: int) -> Rendered:
         """Render one example with its answer, or return it from the cache.

@@ -54,6 +54,36 @@ def example_losses(
     return losses.new_zeros(len(labels)).index_add(0, rows, losses) / n_labeled
 
 
+def list_losses(
+    differences: Tensor, labels: Tensor, sizes: Sequence[int], *, pointwise_share: float
+) -> Tensor:
+    """Return the loss of each target: how well its positive stands out among its candidates.
+
+    The loss is the negative log-softmax of the positive over the candidates, plus a share of the
+    mean cross-entropy of yes and no. The former depends only on differences between candidates; the
+    latter keeps P(yes) = sigmoid(difference) a probability.
+
+    Args:
+        differences: Logit of yes minus logit of no of each candidate: [candidates].
+        labels: 1 for the positive of a target, else 0: [candidates].
+        sizes: Number of candidates of each target, whose rows are together.
+        pointwise_share: Weight of the cross-entropy of yes and no.
+
+    Returns:
+        Losses in nats: [targets].
+    """
+    pointwise = nn.functional.binary_cross_entropy_with_logits(
+        differences, labels, reduction="none"
+    )
+    parts = (torch.split(each, list(sizes)) for each in (differences, labels, pointwise))
+    return torch.stack(
+        [
+            nn.functional.cross_entropy(own, positive.argmax()) + pointwise_share * binary.mean()
+            for own, positive, binary in zip(*parts, strict=True)
+        ]
+    )
+
+
 def choice_logits(
     model: nn.Module,
     inputs: Mapping[str, Any],

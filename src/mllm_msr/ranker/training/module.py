@@ -8,6 +8,7 @@ because a run that is killed at any time must resume to the same result.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -25,7 +26,7 @@ from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import image_token_ids
-from mllm_msr.ranker.training.loss import choice_logits, example_losses
+from mllm_msr.ranker.training.loss import choice_logits, example_losses, list_losses
 from mllm_msr.ranker.training.prefix_sharing import (
     SharedPrefixes,
     find_shared_prefixes,
@@ -37,7 +38,9 @@ from mllm_msr.ranker.training.sampler import StepSampler, learning_rate_factor, 
 class MicroBatch(TypedDict):
     """Batch of one forward pass.
 
-    `step` is its optimizer step and `part` its index among the forward passes of the step.
+    `step` is its optimizer step and `part` its index among the forward passes of the step. With the
+    listwise objective, `sizes` has the number of candidates of each target, and `labels` has one
+    value per candidate; otherwise `labels` has one per token.
     """
 
     step: int
@@ -45,6 +48,7 @@ class MicroBatch(TypedDict):
     indices: list[int]
     inputs: dict[str, Tensor]
     labels: Tensor
+    sizes: list[int]
 
 
 class MicroBatches(Dataset[MicroBatch]):
@@ -52,7 +56,8 @@ class MicroBatches(Dataset[MicroBatch]):
 
     Args:
         collator: Renders and stacks the training examples.
-        sampler: Examples of each optimizer step.
+        sampler: Examples, or lists, of each optimizer step.
+        lists: Examples of each list; None if the sampler draws single examples.
         first_step: First optimizer step that is not done yet.
         accumulate: Forward passes per optimizer step and process.
         rank: Rank of the process.
@@ -64,6 +69,7 @@ class MicroBatches(Dataset[MicroBatch]):
         self,
         collator: Collator,
         sampler: StepSampler,
+        lists: Sequence[Sequence[int]] | None = None,
         *,
         first_step: int,
         accumulate: int,
@@ -73,6 +79,7 @@ class MicroBatches(Dataset[MicroBatch]):
     ) -> None:
         self._collator = collator
         self._sampler = sampler
+        self._lists = lists
         self._first_step = first_step
         self._accumulate = accumulate
         self._rank = rank
@@ -88,10 +95,19 @@ class MicroBatches(Dataset[MicroBatch]):
         examples = self._sampler.indices(step)
         size = len(examples) // (self._accumulate * self._n_ranks)
         start = (part * self._n_ranks + self._rank) * size
-        indices = examples[start : start + size].tolist()
-        inputs = self._collator.training_batch(indices, pixels=self._pixels)
-        labels = inputs.pop("labels")
-        return MicroBatch(step=step, part=part, indices=indices, inputs=inputs, labels=labels)
+        drawn = examples[start : start + size].tolist()
+        if self._lists is None:
+            indices, sizes = drawn, []
+            inputs = self._collator.training_batch(indices, pixels=self._pixels)
+            labels = inputs.pop("labels")
+        else:
+            lists = [self._lists[index] for index in drawn]
+            indices, sizes = [*itertools.chain(*lists)], [len(one) for one in lists]
+            inputs = self._collator.scoring_batch(indices, pixels=self._pixels)
+            labels = self._collator.labels(indices)
+        return MicroBatch(
+            step=step, part=part, indices=indices, inputs=inputs, labels=labels, sizes=sizes
+        )
 
 
 class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
@@ -100,8 +116,9 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
     Args:
         model: Model with its trainable weights, see `lora.py`.
         collator: Renders and stacks the training examples.
+        lists: Examples of each target for the listwise objective, else None.
         validation: Collator of the validation examples, `None` without any.
-        sampler: Examples of each optimizer step.
+        sampler: Examples, or targets, of each optimizer step.
         vision: Cache of image features; `None` to encode images every time.
         settings: Training settings, such as learning rate and accumulation.
         strategy: Distribution over processes.
@@ -112,6 +129,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         self,
         model: torch.nn.Module,
         collator: Collator,
+        lists: Sequence[Sequence[int]] | None = None,
         *,
         validation: Collator | None,
         sampler: StepSampler,
@@ -128,6 +146,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         self._losses: list[float] = []
         self._gradient_norm = 0.0
         self._collator = collator
+        self._lists = lists
         self._validation = validation
         self._vision = vision
         self._settings = settings
@@ -148,6 +167,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         batches = MicroBatches(
             self._collator,
             self.sampler,
+            self._lists,
             first_step=self._first_step,
             accumulate=self.accumulate,
             rank=self.global_rank,
@@ -209,7 +229,7 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         torch.manual_seed((self._settings.seed << 32) + index + self.global_rank)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
-        """Return the mean loss of the batch's examples.
+        """Return the mean loss of the batch's examples or targets.
 
         Raises:
             NonFiniteLossError: The loss is NaN or infinite.
@@ -220,7 +240,13 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         if self._settings.loss == "answer":
             prefixes = self._shared_prefixes(self._collator, indices)
         inputs = self._with_images(batch["inputs"], self._collator, indices, prefixes)
-        loss = example_losses(self.model, inputs, batch["labels"], prefixes).mean()
+        if self._lists is None:
+            loss = example_losses(self.model, inputs, batch["labels"], prefixes).mean()
+        else:
+            logits = choice_logits(self.model, inputs, self._collator.choice_ids, prefixes)
+            differences, share = logits[:, 0] - logits[:, 1], self._settings.pointwise_share
+            labels, sizes = batch["labels"], batch["sizes"]
+            loss = list_losses(differences, labels, sizes, pointwise_share=share).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _non_finite(f"The loss is {value}", step=batch["step"])

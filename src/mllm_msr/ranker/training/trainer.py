@@ -305,13 +305,15 @@ def _fit(
     trainer = _lightning_trainer(settings, strategy, run.folder)
     collate = functools.partial(Collator, renderer, order=run.order)
     collator = collate(train_examples, loss=settings.loss, image_token_ids=image_token_ids(model))
-    sampler = _step_sampler(collator, settings, trainer)
+    lists = collator.lists() if settings.objective == "listwise" else None
+    sampler = _step_sampler(collator, lists, settings, trainer)
     run.progress.examples_per_step = sampler.examples_per_step
     caches_vision = settings.cache_vision and learns_language_only(model)
     vision = VisionCache.open(model, renderer, collator.with_images()) if caches_vision else None
     module = FineTuningModule(
         model,
         collator,
+        lists,
         validation=collate(validation_examples) if validation_examples else None,
         sampler=sampler,
         vision=vision,
@@ -330,7 +332,7 @@ def _fit(
             validate_every=settings.validate_every or steps_per_epoch,
             checkpoint_every=settings.checkpoint_every,
             early_stopping_patience=settings.early_stopping_patience,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size * max(map(len, lists or [[0]])),
             advance=advance,
         )
         trainer.callbacks.append(callback)
@@ -339,17 +341,27 @@ def _fit(
     return bool(trainer.is_global_zero)
 
 
-def _step_sampler(collator: Collator, settings: TrainSettings, trainer: Any) -> StepSampler:
-    """Return the examples of all steps, and make the trainer accumulate batches accordingly."""
-    plan = plan_steps(len(collator), settings, n_devices=trainer.world_size)
+def _step_sampler(
+    collator: Collator,
+    lists: Sequence[Sequence[int]] | None,
+    settings: TrainSettings,
+    trainer: Any,
+) -> StepSampler:
+    """Return the examples or lists of all steps, and make the trainer accumulate accordingly."""
+    lengths, groups = collator.lengths(), None
+    if lists is None:
+        groups = collator.prefix_groups()
+    else:
+        lengths = [max(lengths[index] for index in one) for one in lists]
+    plan = plan_steps(len(lengths), settings, n_devices=trainer.world_size)
     trainer.accumulate_grad_batches = plan.accumulate
     return StepSampler(
-        collator.lengths(),
+        lengths,
         plan.examples_per_step,
         n_steps=plan.n_steps,
         seed=settings.seed,
-        groups=collator.prefix_groups(),
-        whole_groups=collator.order != "item-first",
+        groups=groups,
+        whole_groups=lists is None and collator.order != "item-first",
     )
 
 
