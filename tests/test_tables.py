@@ -52,3 +52,14 @@ def test_tables_of_polars_and_pandas_are_frames(convert) -> None:
 def test_other_objects_are_no_tables(table: object) -> None:
     with pytest.raises(UsageError, match=r"The table 'items' is of type \w+\. Pass a frame"):
         tables.as_frame(table, name="items")
+
+
+def test_items_may_have_a_column_of_further_images() -> None:
+    frame = pl.DataFrame({name: ["a"] for name in tables.ITEMS})
+    assert tables.conform(frame, tables.ITEMS, name="items").columns == [*tables.ITEMS]
+    several = frame.with_columns(more_images=pl.Series([["b", "c"]]), other=1)
+    found = tables.conform(several, tables.ITEMS, name="items")
+    assert dict(found.schema) == {**tables.ITEMS, **tables.MORE_IMAGES}
+    assert found.to_pandas()["more_images"].tolist()[0].tolist() == ["b", "c"]
+    with pytest.raises(DataError, match="more_images List"):
+        tables.conform(frame.with_columns(more_images=1.5), tables.ITEMS, name="items")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.types import ChoiceScores, Completion, ImagePart, Message, Prompt, TextPart
+from mllm_msr.types import ChoiceScores, Completion, ImagePart, Item, Message, Prompt, TextPart
 
 PROMPT = Prompt(
     (
@@ -36,3 +36,15 @@ def test_records_are_frozen_and_can_be_written_as_json(record: object) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(record), default=str))
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, dataclasses.fields(record)[0].name, "changed")
+
+
+def test_items_of_rows_with_and_without_several_images() -> None:
+    row = {"item_id": "i", "title": None, "text": "A text.", "image": "a.png"}
+    item = Item.from_row(row)
+    assert item == Item("i", "", "A text.", Path("a.png"))
+    assert item.images == (Path("a.png"),)
+    item = Item.from_row(row | {"more_images": ["b.png", "c.png"]})
+    assert item.images == (Path("a.png"), Path("b.png"), Path("c.png"))
+    assert item.with_images(item.images[1:]).image == Path("b.png")
+    assert item.with_images(()) == Item.from_row(row | {"image": None, "more_images": None})
+    assert Item("i").images == ()

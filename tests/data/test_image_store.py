@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mllm_msr.config.settings import ImagesSettings
+from mllm_msr.data.image_columns import image_lists, with_images
 from mllm_msr.data.image_store import (
     allowed_folders,
     drop_unreadable_images,
@@ -235,3 +236,48 @@ def test_only_images_of_the_given_items_are_checked(shop: Path) -> None:
     assert readable["image"].to_list() == [str(shop / "a.png"), None, str(shop / "other.png"), None]
     assert list(problems) == ["i1"]
     assert "No such file" in problems["i1"]
+
+
+def test_of_several_images_the_usable_ones_are_stored(
+    run: Path, shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [draw(shop / name) for name in ("a.png", "bc.png", "def.png")]
+    (shop / "copy.png").write_bytes(good[0].read_bytes())
+    (shop / "broken.png").write_bytes(b"no image")
+    listed = [
+        [good[0], good[1]],
+        [shop / "absent.png", good[2], shop / "broken.png", good[0]],
+        [shop / "broken.png", shop / "absent.png"],
+        [good[0], shop / "copy.png"],
+        [],
+    ]
+    table = with_images(
+        items(*[None] * 5), pl.Series([[str(path) for path in paths] for paths in listed])
+    )
+    result, counts = store_images(table, run, ImagesSettings(), allowed=[shop])
+    names = [f"images/sha256-{hashlib.sha256(p.read_bytes()).hexdigest()}.png" for p in good]
+    expected = [[names[0], names[1]], [names[2], names[0]], [], [names[0]], []]
+    assert image_lists(result).to_list() == expected
+    assert (counts["images_stored"], counts["images_incomplete"]) == (3, 1)
+    assert (counts["images_missing"], counts["images_unreadable"]) == (0, 1)
+    assert "Item i1 is used without one of its images: " in caplog.text
+    assert sorted(path.name for path in (run / "images").iterdir()) == sorted(
+        name.removeprefix("images/") for name in names
+    )
+    resolved = resolve_images(result, run)
+    assert image_lists(resolved)[1].to_list() == [f"{run}/{names[2]}", f"{run}/{names[0]}"]
+    (run / names[2]).write_bytes(b"damaged")
+    readable, problems = drop_unreadable_images(resolved, pl.Series(["i0", "i1"]))
+    assert image_lists(readable).to_list()[:2] == [
+        [f"{run}/{n}" for n in names[:2]],
+        [f"{run}/{names[0]}"],
+    ]
+    assert list(problems) == ["i1"]
+
+
+def test_further_images_outside_the_run_and_the_dataset_are_rejected(run: Path, shop: Path) -> None:
+    path = str(draw(shop / "a.png"))
+    table = with_images(items(path), pl.Series([[path, "/etc/hostname"]]))
+    with pytest.raises(DamagedFileError, match="the image '/etc/hostname'"):
+        resolve_images(table, run, allowed=[str(shop)])
+    assert allowed_folders(table, [None]) == [Path("/etc"), shop]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +10,7 @@ import pytest
 
 from mllm_msr.data.preprocessing import prepare_interactions
 from mllm_msr.data.source_report import describe_source, with_filtering
+from mllm_msr.data.source_text import report_rows
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
 from mllm_msr.tables import ITEMS
@@ -47,3 +49,29 @@ def test_values_of_a_wrong_type_are_an_error() -> None:
     rows = pl.LazyFrame({"user_id": ["u"], "item_id": ["v"], "timestamp": ["yesterday"]})
     with pytest.raises(DataError, match="timestamp"):
         describe_source(RawData(rows, pl.DataFrame(schema=dict(ITEMS))))
+
+
+def test_items_with_several_images(tmp_path: Path) -> None:
+    good, absent = image(tmp_path / "a.png"), str(tmp_path / "absent.png")
+    data = raw(["v1", "v2", "v3"], images={"v1": good, "v2": absent, "v3": good})
+    several = data.items.with_columns(more_images=pl.Series([[absent, good], [good], None]))
+    data = dataclasses.replace(data, items=several)
+    report = describe_source(data)
+    assert (report.n_with_several, report.n_with_image, report.n_incomplete) == (2, 2, 0)
+    assert (report.missing_images, report.n_decoded) == (1, 1)
+    row = dict(report_rows(report.to_dict()))["images"]
+    assert "2 items with several images, of which the first one is used (images.per_item)" in row
+    report = describe_source(data, images_per_item=3)
+    assert (report.n_with_several, report.n_with_image, report.n_incomplete) == (2, 3, 2)
+    assert report.missing_images == 2
+    row = dict(report_rows(report.to_dict()))["images"]
+    assert "2 items with several images, of which up to 3 are used (images.per_item)" in row
+    assert "2 items that lack some of their images" in row
+
+
+def test_items_with_several_links() -> None:
+    links = pl.DataFrame(
+        {"item_id": ["v1", "v1", "v2"], "url": ["https://i/1", "https://i/2", "x"]}
+    )
+    report = describe_source(raw(["v1", "v2"], image_urls=links), download_images=True)
+    assert (report.n_linked, report.n_with_several) == (2, 1)

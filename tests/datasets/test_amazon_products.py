@@ -18,16 +18,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "meta_Baby.jsonl"
 
 
-def url(path: Path, **fields: object) -> str:
-    """Return the link of a product with these fields."""
+def urls(path: Path, **fields: object) -> list[str]:
+    """Return the links of a product with these fields."""
     path.write_text(json.dumps({"parent_asin": "B1"} | fields))
     products, _ = read_products(path, on_bad_rows="error")
-    link: str = products["url"].item()
-    return link
+    (links,) = products["urls"].to_list()
+    return links
+
+
+def url(path: Path, **fields: object) -> str:
+    """Return the first link, empty if there is none."""
+    return next(iter(urls(path, **fields)), "")
 
 
 def image(variant: str, **sizes: str | None) -> dict[str, str | None]:
     return {"variant": variant, **sizes}
+
+
+def test_all_images_are_listed_once_and_the_main_image_first(path: Path) -> None:
+    shown = [image("PT01", hi_res="https://i/1.jpg"), image("MAIN", large="https://i/0.jpg")]
+    shown += [image("PT02", thumb="http://i/2.jpg"), image("PT03"), shown[0]]
+    assert urls(path, images=shown) == [f"https://i/{number}.jpg" for number in range(3)]
+    # The older fields contain the same images in several sizes.
+    older = {"imageURLHighRes": ["https://i/a.jpg", "https://i/b.jpg"], "imUrl": "https://i/c.jpg"}
+    assert urls(path, images=[], **older) == ["https://i/a.jpg", "https://i/b.jpg"]
+    assert urls(path, images=shown, **older) == urls(path, images=shown)
 
 
 def test_the_main_image_of_a_list_of_images(path: Path) -> None:
@@ -72,7 +87,7 @@ def test_texts_are_cleaned_sentences(path: Path) -> None:
     }
     path.write_text(json.dumps(product))
     products, source = read_products(path, on_bad_rows="error")
-    assert products.rows() == [("B1", "Tom & Jerry", "Jump. 8 < 9 bits.", "")]
+    assert products.rows() == [("B1", "Tom & Jerry", "Jump. 8 < 9 bits.", [])]
     assert source.columns == {
         "item_id": "asin",
         "title": "title",
@@ -142,7 +157,7 @@ def test_hostile_texts_stay_in_linear_time(path: Path, text: str) -> None:
     path.write_text(json.dumps({"asin": "B1", "title": text, "description": [text]}))
     begin = time.process_time()
     products, _ = read_products(path, on_bad_rows="error")
-    assert products.row(0) == ("B1", text, f"{text}.", "")
+    assert products.row(0) == ("B1", text, f"{text}.", [])
     assert time.process_time() - begin < 5
 
 

@@ -63,7 +63,8 @@ def test_release_2018(tmp_path: Path) -> None:
     raw = data.load()
     assert raw.interactions.collect()["item_id"].to_list() == ["B1"]
     assert raw.items["text"].to_list() == ["Jump. Two players. 8 < 9 bits."]
-    assert data.load().image_urls["url"].to_list() == ["https://i/a.jpg"]
+    links = [("B1", "https://i/a.jpg"), ("B1", "https://i/b.jpg")]
+    assert data.load().image_urls.rows() == links
 
 
 def test_release_2023(tmp_path: Path) -> None:

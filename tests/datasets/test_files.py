@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,51 @@ def test_errors_in_new_interactions_suggest_no_settings(folder: Path) -> None:
             Files(path=folder).read_interactions(file)
         assert "Set data." not in str(error.value)
         assert "set data." not in str(error.value)
+
+
+def write_lists(path: Path, lists: list[list[str]]) -> None:
+    """Write items with lists of images in the format of the file's suffix."""
+    frame = pl.DataFrame({"item_id": ["1", "2"], "title": ["One", "Two"], "image": lists})
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.write_ndjson(path)
+    else:
+        joined = "json" if path.stem.endswith("json") else "|"
+        texts = [json.dumps(one) if joined == "json" else joined.join(one) for one in lists]
+        frame.with_columns(image=pl.Series(texts)).write_csv(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["items.csv", "items_json.csv", "items.tsv", "items.jsonl", "items.parquet"]
+)
+def test_a_column_lists_images(folder: Path, name: str) -> None:
+    (folder / "items.csv").unlink()
+    (folder / "images").mkdir()
+    for image in ("a, b.png", "c.png"):
+        (folder / "images" / image).touch()
+    write_lists(folder / name, [["a, b.png", "c.png"], ["c.png"]])
+    raw = Files(path=folder, items_file=name).load()
+    paths = [str(folder / "images" / image) for image in ("a, b.png", "c.png")]
+    assert raw.items["image"].to_list() == paths
+    assert raw.items["more_images"].to_list() == [paths[1:], None]
+    assert raw.images is not None
+    assert raw.images.n_linked == 2
+
+
+def test_other_lists_are_an_error(folder: Path) -> None:
+    frame = pl.DataFrame({"item_id": ["1"], "image": [[{"url": "a.png"}]]})
+    (folder / "items.csv").unlink()
+    frame.write_parquet(folder / "items.parquet")
+    with pytest.raises(DataError, match=r"column image .* type List\(Struct"):
+        Files(path=folder).load()
+
+
+def test_rows_of_an_item_may_not_differ_in_their_further_images(folder: Path) -> None:
+    for image in ("a.png", "b.png", "c.png"):
+        (folder / image).touch()
+    (folder / "items.csv").write_text("item_id,image\n1,a.png|b.png\n1,a.png|b.png\n")
+    assert Files(path=folder).load().items.height == 1
+    (folder / "items.csv").write_text("item_id,image\n1,a.png|b.png\n1,a.png|c.png\n")
+    with pytest.raises(DataError, match="whose rows differ in more_images"):
+        Files(path=folder).load()

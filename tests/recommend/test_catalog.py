@@ -139,3 +139,26 @@ def test_unreadable_image_of_an_added_item_is_left_out(catalog: ItemCatalog) -> 
     item = Item("new", "New", "", Path("new.png"))
     catalog.add(item, summaries(("new", "new", "unreadable")))
     assert catalog.item("new").image is None
+
+
+def test_prompts_show_all_images_that_can_be_opened(boat: Path) -> None:
+    side = boat.with_name("side.png")
+    Image.new("RGB", (8, 8), "red").save(side)
+    lost = str(boat.with_name("lost.png"))
+    items = pl.DataFrame(
+        [
+            ("boat", "The boat", "", str(boat), [str(side)]),
+            ("song", "A song", "", lost, [str(side)]),
+            ("lamp", "A lamp", "", str(boat), [str(side)]),
+        ],
+        schema={**tables.ITEMS, **tables.MORE_IMAGES},
+        orient="row",
+    )
+    table = summaries(*((name, "calm", "ok") for name in ("boat", "song")), ("lamp", "", "unused"))
+    options = {"encoder": "hashing", "item_type": "item", "max_text_tokens": None}
+    catalog = ItemCatalog(items, table, **options)  # type: ignore[arg-type]
+    assert [catalog.prompt("calm", name).images for name in catalog] == [(boat, side), (side,), ()]
+    assert [name for name in catalog if catalog.lacks_image(name)] == ["song"]
+    new = Item("new", "Two boats", "", side, (boat,))
+    catalog.add(new, summaries(("new", "boats", "ok")))
+    assert catalog.item("new") == new

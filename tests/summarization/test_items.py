@@ -174,3 +174,38 @@ def test_a_fallback_is_short_in_scripts_without_spaces() -> None:
     )
     row = summarize(frame, MockBackend([""]), text_words=10).row(0, named=True)
     assert row["text_summary"] == "\U00020000" * 160
+
+
+def test_a_prompt_shows_all_images_that_can_be_opened(
+    items: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, other = tmp_path / "good.png", tmp_path / "other.png"
+    Image.new("RGB", (8, 8), "blue").save(other)
+    more = {
+        "both": [other],
+        "image only": [tmp_path / "none.jpg", other],
+        "broken image": [good],
+        "lost image": [tmp_path / "broken.jpg"],
+    }
+    paths = [[str(path) for path in more.get(item_id, ())] or None for item_id in items["item_id"]]
+    shown: list[tuple[Path, ...]] = []
+
+    def describe(prompt: Prompt) -> str:
+        shown.extend([prompt.images] if prompt.images else [])
+        return answer(prompt)
+
+    several = items.with_columns(more_images=pl.Series(paths, dtype=pl.List(pl.String)))
+    frame = summarize(several, MockBackend(describe), item_type="film")
+    assert sorted(shown) == sorted([(good, other), (good, other), (good,)])
+    found = {row[0]: row[1:] for row in frame.select("item_id", "image_status", "flags").rows()}
+    assert found == {
+        "both": ("ok", ""),
+        "text only": ("missing", ""),
+        "image only": ("ok", "image_incomplete"),
+        "broken image": ("ok", "image_incomplete"),
+        "lost image": ("missing", ""),
+        "nothing": ("missing", "nothing_to_read"),
+    }
+    assert "summarizing item broken image without one of its images: " in caplog.text
+    assert "summarizing item lost image without its image: " in caplog.text
+    assert n_prompts(several) == n_prompts(items)

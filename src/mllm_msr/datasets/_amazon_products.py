@@ -24,7 +24,10 @@ from mllm_msr.datasets._items import join_sentences
 from mllm_msr.types import SourceFile
 
 _MAX_LINE: Final = 32 * 2**20  # bytes
-_SCHEMA: Final = dict.fromkeys(("item_id", "title", "text", "url"), pl.String())
+_SCHEMA: Final = {
+    **dict.fromkeys(("item_id", "title", "text"), pl.String()),
+    "urls": pl.List(pl.String()),
+}
 _ID_FIELDS: Final = ("parent_asin", "asin")
 _TEXT_FIELDS: Final = ("description", "feature", "features")
 _SIZES: Final = ("hi_res", "large", "thumb")
@@ -43,14 +46,14 @@ def read_products(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, 
             it out.
 
     Returns:
-        Columns `item_id`, `title`, `text` and `url` (empty if there is no image), and how the file
-        was read.
+        Columns `item_id`, `title`, `text` and `urls` (links to images, the main image first), and
+        how the file was read.
 
     Raises:
         DataError: The file is damaged, or a line is bad.
     """
     bad_rows = BadRows(path.name, on_bad_rows)
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, str, str, list[str]]] = []
     names: dict[str, None] = {}
     for number, product in read_objects(path, bad_rows):
         names.update(dict.fromkeys(map(str, product)))
@@ -59,7 +62,7 @@ def read_products(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, 
             bad_rows.add("no product id", f"Line {number} of {path.name} has no {_ID_FIELDS[0]}.")
             continue
         title = _as_text(product.get("title"))
-        rows.append((item_id, clean_text(title), _text(product), _image_url(product)))
+        rows.append((item_id, clean_text(title), _text(product), _image_urls(product)))
     bad_rows.report()
     table = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
     products = table.unique("item_id", keep="first", maintain_order=True)
@@ -157,8 +160,8 @@ def _text(product: Mapping[str, Any]) -> str:
     return join_sentences(parts)
 
 
-def _image_url(product: Mapping[str, Any]) -> str:
-    """Return the link of the main image in its largest version, empty if there is none.
+def _image_urls(product: Mapping[str, Any]) -> list[str]:
+    """Return the distinct links of the images in their largest versions, the main image first.
 
     The main image is the one of the variant MAIN, or else the first.
     """
@@ -170,17 +173,14 @@ def _image_url(product: Mapping[str, Any]) -> str:
             {name: values[i] for name, values in lists.items() if i < len(values)}
             for i in range(n_images)
         ]
-    links: list[str] = []
-    for image in _as_list(images):
-        if not isinstance(image, dict):
-            continue
-        link = next(filter(None, (_link(image.get(size)) for size in _SIZES)), "")
-        if link and image.get("variant") == "MAIN":
-            return link
-        links.append(link)
+    found = [image for image in _as_list(images) if isinstance(image, dict)]
+    found.sort(key=lambda image: image.get("variant") != "MAIN")
+    links = [next(filter(None, (_link(image.get(size)) for size in _SIZES)), "") for image in found]
+    # The older fields contain the same images in several sizes.
     for field in _OLD_IMAGE_FIELDS:
-        links += [_link(value) for value in _as_list(product.get(field))]
-    return next(filter(None, links), "")
+        if not any(links):
+            links = [_link(value) for value in _as_list(product.get(field))]
+    return [link for link in dict.fromkeys(links) if link]
 
 
 def _link(value: object) -> str:

@@ -83,7 +83,7 @@ class AmazonReviews(Dataset):
             items=to_items(products.with_columns(images.columns), metadata),
             item_type="product",
             images=images.source,
-            image_urls=products.select("item_id", "url").filter(pl.col("url") != ""),
+            image_urls=products.select("item_id", url="urls").explode("url").drop_nulls("url"),
         )
 
     def read_interactions(self, file: Path) -> pl.LazyFrame:

@@ -97,3 +97,18 @@ def test_damaged_vectors_are_computed_again(items, tmp_path, caplog, damage):
         second = content_vectors(items, cache=tmp_path / "cache")
     assert np.array_equal(first.image, second.image)
     assert "computing it again" in caplog.text
+
+
+def test_several_images_of_an_item_are_averaged(items, tmp_path, caplog):
+    several = items.with_columns(
+        more_images=pl.Series(
+            [None, None, None, None, [str(tmp_path / "c.png"), str(tmp_path / "a.png")]]
+        )
+    )
+    alone, found = content_vectors(items), content_vectors(several, cache=tmp_path / "cache")
+    assert np.array_equal(found.image[:4], alone.image[:4])
+    # The first image of the last item cannot be read.
+    assert np.allclose(found.image[4], (alone.image[0] + alone.image[2]) / 2, atol=1e-6)
+    assert "1 of 4 images cannot be read" in caplog.text
+    swapped = several.with_columns(more_images=pl.col("more_images").list.slice(0, 1))
+    assert np.allclose(content_vectors(swapped, cache=tmp_path / "cache").image[4], alone.image[2])

@@ -72,3 +72,9 @@ def test_unknown_items_get_no_example(items, interactions):
     rows = candidates(("u", 1, "unknown"), ("u", 1, "b"))
     found = list(title_examples(rows, interactions, items, **OPTIONS))
     assert [example.item_id for example in found] == ["b"]
+
+
+def test_all_images_of_an_item_are_shown(items, interactions):
+    several = items.with_columns(more_images=pl.Series([None, ["/images/c.png"], None, None]))
+    (found,) = title_examples(candidates(("u", 1, "b")), interactions, several, **OPTIONS)
+    assert found.prompt.images == (Path("/images/b.png"), Path("/images/c.png"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mllm_msr.config.settings import DataSettings, ImagesSettings
 from mllm_msr.data import image_download
+from mllm_msr.data.image_columns import image_lists, with_images
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import RawData
 from mllm_msr.pipeline.stages import prepare as stage
@@ -37,7 +39,7 @@ def raw() -> RawData:
 
 
 def prepared(
-    raw: RawData, folder: Path, *, download: bool = False, **data: object
+    raw: RawData, folder: Path, *, download: bool = False, per_item: int = 1, **data: object
 ) -> stage.Prepared:
     settings = DataSettings.model_validate(
         {
@@ -48,7 +50,7 @@ def prepared(
             **data,
         }
     )
-    images = ImagesSettings(download=download)
+    images = ImagesSettings(download=download, per_item=per_item)
     return stage.prepare(raw, settings, block_size=3, images=images, run_folder=folder)
 
 
@@ -94,6 +96,54 @@ def test_images_are_downloaded_only_on_request(
     assert (found.counts["download_ok"], found.counts["download_failed"]) == (1, 1)
     assert "Item i1 has no image: status 404" in caplog.text
     assert image_download.fetch_images is not fetch
+
+
+def test_the_first_images_of_an_item_are_kept(raw: RawData, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8 + number, 8), "red").save(path)
+    listed = [[str(path) for path in paths], [str(tmp_path / "absent.png"), str(paths[0])]]
+    lists = pl.Series([*listed, *[[]] * (N_ITEMS - 2)], dtype=pl.List(pl.String))
+    several = dataclasses.replace(raw, items=with_images(raw.items, lists))
+    one = prepared(several, tmp_path / "one")
+    assert one.items.columns == raw.items.columns
+    assert one.items["image"].null_count() == N_ITEMS - 1
+    assert "images_incomplete" not in one.counts
+    assert (one.report.n_with_several, one.report.images_per_item) == (2, 1)
+    two = prepared(several, tmp_path / "two", per_item=2)
+    kept = dict(zip(two.items["item_id"], image_lists(two.items).to_list(), strict=True))
+    assert [len(kept[f"i{number}"]) for number in range(3)] == [2, 1, 0]
+    assert kept["i0"][0] == one.items.filter(item_id="i0")["image"].item() == kept["i1"][0]
+    assert (two.counts["images_stored"], two.counts["images_incomplete"]) == (2, 1)
+
+
+def test_several_images_are_downloaded(
+    raw: RawData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(urls: pl.DataFrame, folder: Path, **_: object) -> pl.DataFrame:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for number, (item_id, url) in enumerate(urls.rows()):
+            path = folder / f"{url.rpartition('/')[2]}.png"
+            Image.new("RGB", (8 + number, 8), "red").save(path)
+            lost = url.endswith("lost")
+            rows.append((item_id, None if lost else str(path), "missing" if lost else "ok", ""))
+        return pl.DataFrame(rows, schema=["item_id", "image", "status", "reason"], orient="row")
+
+    monkeypatch.setattr(stage, "fetch_images", fetch)
+    links = [("i0", "a"), ("i1", "lost"), ("i0", "b"), ("i1", "c"), ("i0", "d"), ("i1", "c")]
+    urls = pl.DataFrame(
+        [(item_id, f"https://i/{name}") for item_id, name in links],
+        schema=["item_id", "url"],
+        orient="row",
+    )
+    found = prepared(dataclasses.replace(raw, image_urls=urls), tmp_path, download=True, per_item=2)
+    kept = dict(zip(found.items["item_id"], image_lists(found.items).to_list(), strict=True))
+    assert [len(kept[f"i{number}"]) for number in range(3)] == [2, 1, 0]
+    assert (found.counts["download_ok"], found.counts["download_missing"]) == (3, 1)
+    downloads = tmp_path / "cache" / "downloads"
+    stored = [(tmp_path / path).read_bytes() for path in kept["i0"]]
+    assert stored == [(downloads / name).read_bytes() for name in ("a.png", "b.png")]
 
 
 def test_ids_that_match_nothing_stop_the_stage(raw: RawData, tmp_path: Path) -> None:
