@@ -26,7 +26,7 @@ FAMILIES = (
     *("aya_vision", "gemma3", "gemma4", "gemma4_bidirectional", "glm46v", "glm4v"),
     *("granite4_vision", "idefics3", "internvl", "lfm2", "llama", "llava", "llava_next"),
     *("llava_onevision", "minicpmv4_6", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_5"),
-    *("qwen3_vl", "qwen3_vl_moe", "smollm3", "smolvlm"),
+    *("qwen3_vl", "qwen3_vl_moe", "smollm3", "smolvlm", "llava_efficientnet"),
 )
 # Their image processors need torchvision, which is an extra.
 NEED_TORCHVISION = ("lfm2_vl", "mistral3", "pixtral")

@@ -30,7 +30,7 @@ SHARING = (
         "llava",
     ),
     *("llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"),
-    *("minicpmv4_6", "qwen3_vl_moe", "smolvlm"),
+    *("minicpmv4_6", "qwen3_vl_moe", "smolvlm", "llava_efficientnet"),
 )
 # Their image processors need torchvision, which is an extra.
 NEED_TORCHVISION = ("lfm2_vl", "mistral3")
