@@ -11,7 +11,7 @@ import worlds
 from mllm_msr.backends import mock
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
-from mllm_msr.ranker.prompt_order import write_order
+from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.recommender import MllmRecommender
 
 
@@ -84,7 +84,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> PromptCounter:
         folder = self._output / "adapter"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights").write_text(f"seed {self._training.seed}")
-        write_order(folder, self._settings["order"])
+        write_prompt_record(folder, self._prompt)
         return folder
 
     monkeypatch.setattr(kind, "__init__", init)

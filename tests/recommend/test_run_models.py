@@ -9,8 +9,9 @@ import pytest
 
 import online_worlds
 from mllm_msr.config.loading import load_settings
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import RunFolderError, SettingsError
-from mllm_msr.ranker.prompt_order import write_order
+from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.storage.run_folder import RunFolder
@@ -37,7 +38,7 @@ def test_adapter_is_not_applied_to_another_base_model(run: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_weights_of_another_order_are_rejected(enabled: str, tmp_path: Path) -> None:
-    write_order(tmp_path, "user-first")
+    write_prompt_record(tmp_path, RecommendSettings(order="user-first"))
 
     def models(*overrides: str) -> RunModels:
         given = [f"train.enabled={enabled}", *overrides]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -51,3 +51,7 @@ class RecommendSettings(Section):
     def reads_history(self) -> bool:
         """Return whether prompts contain the titles of the latest items."""
         return self.reads != "preference"
+
+
+# The paper's prompt.
+DEFAULT_PROMPT: Final = RecommendSettings()

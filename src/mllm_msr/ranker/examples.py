@@ -16,7 +16,7 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, PromptOrder, RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import calibrate, render
@@ -42,8 +42,6 @@ HISTORY_TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
         "reranker": "recommend_history_reranker",
     }
 )
-
-_DEFAULTS: Final = RecommendSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +147,7 @@ def build_examples(
     items: pl.DataFrame,
     *,
     item_type: str | ItemType,
-    settings: RecommendSettings = _DEFAULTS,
+    settings: RecommendSettings = DEFAULT_PROMPT,
     interactions: pl.DataFrame | None = None,
     summaries: pl.DataFrame | None = None,
     max_text_tokens: int | None = None,

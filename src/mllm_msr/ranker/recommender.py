@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast, final
 import polars as pl
 
 from mllm_msr import registry
-from mllm_msr.config.recommend_settings import RecommendSettings
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
-from mllm_msr.ranker.prompt_order import require_order, require_order_of
+from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
 from mllm_msr.ranker.training_candidates import select_candidates
@@ -41,8 +41,6 @@ ZERO_SHOT: Final = "zero_shot"
 _PREFERENCES: Final = "preferences.parquet"
 _SUMMARIES: Final = "summaries.parquet"
 _WEIGHTS: Final = "weights"
-_DEFAULT_PROMPT: Final = RecommendSettings()
-
 # Opens the backend that answers the prompts, with fine-tuned weights or (None) without.
 BackendOpener = Callable[[Path | None], Backend]
 
@@ -139,7 +137,7 @@ class MllmRecommender(Recommender):
         options: Mapping[str, Any] | None = None,
         training: TrainSettings | None = None,
         item_type: str | ItemType = "item",
-        prompt: RecommendSettings = _DEFAULT_PROMPT,
+        prompt: RecommendSettings = DEFAULT_PROMPT,
         max_text_tokens: int | None = None,
         max_error_rate: float = 0.01,
         trains: tuple[str, Mapping[str, Any]] | None = None,
@@ -205,14 +203,14 @@ class MllmRecommender(Recommender):
 
         Raises:
             DataError: `data` has no preferences.
-            SettingsError: The weights were fine-tuned with prompts of another order.
+            SettingsError: The weights were fine-tuned with other prompts.
         """
         if data.preferences is None and self._prompt.reads_preference:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
         settings = self._settings
-        require_order_of(settings["backend"], settings["options"], self._prompt.order)
+        require_prompt_of(settings["backend"], settings["options"], self._prompt)
         if weights is not None:
-            require_order(weights, self._prompt.order)
+            require_prompt(weights, self._prompt)
         self.close()
         self._items = hide_unused_images(data.items, data.summaries)
         self._preferences, self.weights = data.preferences, weights
@@ -330,7 +328,7 @@ class MllmRecommender(Recommender):
             checkpoint=checkpoint,
             output=self._output or Path(cast("Any", self._temporary).name),
             settings=self._training,
-            order=self._prompt.order,
+            prompt=self._prompt,
             revision=options.get("revision"),
             options=(prepared := ProcessorOptions.from_arguments(options)),
             resume=self._resume,

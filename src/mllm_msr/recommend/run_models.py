@@ -15,7 +15,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_backend
-from mllm_msr.ranker.prompt_order import require_order, require_order_of
+from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 
 
 @final
@@ -81,13 +81,13 @@ class RunModels:
             RunFolderError: The weights were fine-tuned from another model than that in the
                 settings, or have not been trained.
             DamagedFileError: The weights are not what the training has written.
-            SettingsError: The weights were fine-tuned with prompts of another order.
+            SettingsError: The weights were fine-tuned with other prompts.
         """
         model = self._settings.model
-        order = self._settings.recommend.order
-        require_order_of(model.backend, model.plugin_kwargs(), order)
+        prompt = self._settings.recommend
+        require_prompt_of(model.backend, model.plugin_kwargs(), prompt)
         optional: dict[str, int] = {}
-        if order == "item-first":
+        if prompt.order == "item-first":
             optional["prefix_cache_bytes"] = self._settings.retrieve.prefix_cache_bytes
         if threads is not None:
             optional["threads"] = threads
@@ -100,7 +100,7 @@ class RunModels:
                     f"select {base.fingerprint}. Restore the old model, or rerun with --force."
                 )
         weights = self._weights()
-        require_order(weights, order)
+        require_prompt(weights, prompt)
         return open_backend(model, weights, self._settings.train.method, optional=optional)
 
     def open_preference_model(self) -> Backend:

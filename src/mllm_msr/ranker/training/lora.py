@@ -18,11 +18,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import LoraInit, LoraTarget, TuningMethod
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.models.families import lora_projections
-from mllm_msr.ranker.prompt_order import write_order
+from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
 
@@ -234,7 +234,7 @@ def save_weights(
     folder: Path,
     *,
     method: TuningMethod,
-    order: PromptOrder = "item-first",
+    prompt: RecommendSettings = DEFAULT_PROMPT,
     step: int,
 ) -> None:
     """Write the trained weights: an adapter in PEFT's format, or a complete Hugging Face folder.
@@ -244,7 +244,7 @@ def save_weights(
         processor: Processor of the model; saved with full weights, so that the folder is complete.
         folder: Folder to write; replaced as a whole.
         method: "lora" or "full".
-        order: What the prompts of the training began with.
+        prompt: Order and content of the prompts of the training.
         step: Optimizer step of the weights, for error messages.
 
     Raises:
@@ -255,6 +255,6 @@ def save_weights(
     saver: Any = model
     with replace_folder(folder) as draft:
         saver.save_pretrained(draft)
-        write_order(draft, order)
+        write_prompt_record(draft, prompt)
         if method == "full":
             processor.save_pretrained(draft)

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, Self
 
 import torch
 
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
@@ -73,7 +73,6 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
     "fp32": "float32",
 }
 _SUMMARY: Final = "summary.json"
-
 # Shows progress. Called with the number of optimizer steps and the number already done, it returns
 # a context manager whose value is called with 1 after each further step.
 TrainingProgress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
@@ -132,7 +131,7 @@ class _Run:
     fingerprint: Mapping[str, Any]
     start: TrainingState | None
     progress: Progress
-    order: PromptOrder
+    prompt: RecommendSettings
 
 
 @temporary_process_group()
@@ -143,7 +142,7 @@ def train(
     checkpoint: str,
     output: Path,
     settings: TrainSettings,
-    order: PromptOrder = "item-first",
+    prompt: RecommendSettings = DEFAULT_PROMPT,
     revision: str | None = None,
     options: ProcessorOptions = DEFAULT_OPTIONS,
     validation_metric: ValidationMetric = auc_per_user,
@@ -161,7 +160,7 @@ def train(
         output: Folder for the weights (`adapter/` or `model/`) and for states, log and summary
             (`training/`).
         settings: Training settings.
-        order: What the prompts of the examples begin with; recorded in the folder of the weights.
+        prompt: Order and content of the prompts; recorded in the folder of the weights.
         revision: Branch, tag or commit on the hub.
         options: How images are prepared, and variables of the chat template.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
@@ -184,7 +183,7 @@ def train(
     fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
     folder = output / layout.TRAINING
     start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
-    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), order)
+    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), prompt)
     model = _make_trainable(loaded.model, settings, start)
     is_rank_zero = not is_worker
     if not run.progress.stopped_because:
@@ -303,7 +302,7 @@ def _fit(
     settings = run.settings
     strategy = make_strategy(settings)
     trainer = _lightning_trainer(settings, strategy, run.folder)
-    collate = functools.partial(Collator, renderer, order=run.order)
+    collate = functools.partial(Collator, renderer, order=run.prompt.order)
     collator = collate(train_examples, loss=settings.loss, image_token_ids=image_token_ids(model))
     lists = collator.lists() if settings.objective == "listwise" else None
     sampler = _step_sampler(collator, lists, settings, trainer)
@@ -393,7 +392,7 @@ def _save_result(
             processor,
             summary.weights,
             method=run.settings.method,
-            order=run.order,
+            prompt=run.prompt,
             step=summary.best_step,
         )
     values = {**asdict(summary), "weights": summary.weights.name}
