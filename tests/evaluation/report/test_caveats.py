@@ -58,8 +58,11 @@ def test_candidates_without_a_score_are_counted():
 
 def test_ties_and_lists_without_a_value_are_named():
     text = text_of(undefined={"mllm_msr": 3, "my_model": 0})
-    assert "my_model, uniform negatives: for 30% of the users the true item has the same" in text
-    assert "popularity, uniform" not in text
+    assert (
+        "Uniform negatives: the true item has the same score as another candidate for my_model "
+        "(30% of the users)."
+    ) in text
+    assert "popularity (" not in text
     assert "MLLM-MSR: 3 lists without a positive" in text
     assert "my_model: 0" not in text
     assert "Popularity was not evaluated" not in text

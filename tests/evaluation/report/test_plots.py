@@ -93,3 +93,12 @@ def test_series_differ_in_the_shape_of_their_marks():
     svg = FIGURES["curves"]()
     shapes = set(re.findall(r'<path id="[^"]*" d="([^"]*)"', svg))
     assert len(shapes) >= 3  # a circle, a diamond, and the marks of the axes
+
+
+def test_long_names_are_shortened_but_complete_on_hover():
+    name = "a-model-with-a-very-long-name"
+    svg = plots.intervals(
+        {name: {"uniform": (0.5, 0.4, 0.6)}}, label="AUC", kinds=["uniform"], chance=[], main=name
+    )
+    assert f"<title>{name}, uniform" in svg
+    assert ">a-model-with-a-ve…</text>" in svg

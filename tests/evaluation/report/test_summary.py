@@ -40,7 +40,7 @@ def test_a_better_baseline_is_named_and_shown_first():
     assert tile.sentences == (
         "MLLM-MSR ranks 2nd of 4 models (AUC 0.853).",
         "Item-kNN, the best model, is 0.042 ahead (not significant, p = 0.134).",
-        "It is 0.042 ahead of Zero-shot (p = 0.013).",
+        "MLLM-MSR is 0.042 ahead of Zero-shot (p = 0.013).",
     )
     assert [bar.model for bar in tile.bars] == ["item_knn", "mllm_msr", "zero_shot", "random"]
     assert tile.row.model == "mllm_msr"
@@ -67,7 +67,7 @@ def test_a_main_model_below_the_top_three_is_shown_as_well():
 def test_an_interval_at_random_order_is_stated():
     (tile,) = tiles({"mllm_msr": 0.51, "sasrec": 0.4})
     assert tile.sentences[-1] == (
-        "Its interval includes the value of random order or lies below it."
+        "The interval of MLLM-MSR includes the value of random order or lies below it."
     )
 
 

@@ -43,14 +43,7 @@ def caveats(
         notes.append(
             f"One of the tables has only {smallest} test users, so its intervals are wide."
         )
-    notes += [
-        f"{labels.get(row.model, row.model)}, {table.title.lower()}: for {row.ties:.0%} of the "
-        "users the true item has the same score as another candidate. Ties count with their "
-        "expected value under random order."
-        for table in tables
-        for row in table.rows
-        if row.role != "popularity" and (row.ties or 0.0) > _MANY_TIES
-    ]
+    notes += _tie_caveats(tables, labels)
     notes += [
         f"{labels.get(model, model)}: {count} lists without a positive or without a negative were "
         "left out."
@@ -72,6 +65,23 @@ def caveats(
         notes.append(
             "Popularity was not evaluated. Without this baseline, results are hard to interpret."
         )
+    return notes
+
+
+def _tie_caveats(tables: Sequence[ResultTable], labels: Mapping[str, str]) -> list[str]:
+    """Return a caveat for each table in which some models give many users tied scores."""
+    notes = []
+    for table in tables:
+        tied = [
+            f"{labels.get(row.model, row.model)} ({row.ties:.0%} of the users)"
+            for row in table.rows
+            if row.role != "popularity" and (row.ties or 0.0) > _MANY_TIES
+        ]
+        if tied:
+            notes.append(
+                f"{table.title}: the true item has the same score as another candidate for "
+                f"{', '.join(tied)}. Ties count with their expected value under random order."
+            )
     return notes
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from mllm_msr.evaluation.metrics import FULL_K, HEADLINE, SECONDARY
@@ -160,14 +161,16 @@ def slice_panels(
     slices: Mapping[str, Any],
     *,
     main: str,
+    chance: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     shown: Sequence[str] = PANELS,
 ) -> list[SlicePanel]:
-    """Build tables of means per slice.
+    """Build tables of means per slice. The best mean is marked if it is better than random order.
 
     Args:
         metrics: `Evaluation.summary`; defines the order of the models.
         slices: `details["slices"]`.
         main: The model to highlight.
+        chance: `{negatives: {metric: value}}` of a random order.
         shown: Metrics to show.
     """
     kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
@@ -176,7 +179,13 @@ def slice_panels(
         for kind in kinds:
             for metric in shown:
                 panel = _slice_panel(
-                    metrics, slices[by], by=by, kind=kind, metric=metric, main=main
+                    metrics,
+                    slices[by],
+                    by=by,
+                    kind=kind,
+                    metric=metric,
+                    main=main,
+                    chance=chance.get(kind, {}).get(metric),
                 )
                 if panel.columns:
                     panels.append(panel)
@@ -191,6 +200,7 @@ def _slice_panel(
     kind: str,
     metric: str,
     main: str,
+    chance: float | None,
 ) -> SlicePanel:
     models = ordered_models(metrics, kind, metric=metric)
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -202,11 +212,13 @@ def _slice_panel(
         name: best_value([mean["mean"] for mean in means.values()], metric)
         for name, means in found.items()
     }
+    if chance is not None:
+        best = {n: v for n, v in best.items() if best_first(v, metric) < best_first(chance, metric)}
     rows = tuple(
         SliceRow(
             model,
             role_of(model, main),
-            tuple(cell(means.get(model), best[name]) for name, means in found.items()),
+            tuple(cell(means.get(model), best.get(name)) for name, means in found.items()),
         )
         for model in models
     )

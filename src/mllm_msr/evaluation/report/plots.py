@@ -95,7 +95,7 @@ def intervals(
             axes.plot([], [], color=color, marker=mark, markersize=5, linestyle="", label=kind)
         for value in chance:
             axes.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_yticks(range(len(rows)), [_shortened(name) for name in rows])
         for tick, name in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if name == main else "normal")
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -222,9 +222,19 @@ def _mark(
     )  # fmt: skip
 
 
+def _shortened(name: str, length: int = 18) -> str:
+    """Shorten a label, so that the axes keep their space; titles on hover have it in full."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
 def _legend_above(axes: Axes) -> None:
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.4, columnspacing=1.4
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=3,
+        handlelength=1.8,
+        columnspacing=1.0,
+        handletextpad=0.5,
     )
 
 
@@ -232,7 +242,7 @@ def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
     """Draw on one pair of axes and return SVG that can be embedded in a page."""
     # The description is unique in a report, so that the ids of elements are unique as well.
     with mpl.rc_context(_STYLE | {"svg.hashsalt": alt}):
-        figure = Figure(figsize=(4.7, height), layout="constrained")
+        figure = Figure(figsize=(4.1, height), layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -85,8 +85,10 @@ def duration(seconds: float) -> str:
 
 
 def _stage_words(stage: str, labels: Mapping[str, str]) -> str:
-    """Return a stage with the label of its model ("score/sasrec" -> "score SASRec")."""
+    """Return a stage with the label of its model or its fold ("score SASRec", "train fold 0")."""
     name, _, run = stage.partition("/")
+    if run.isdecimal():
+        return f"{name} fold {run}"
     model, _, seed = run.partition("@")
     words = [name, labels.get(model, model), f"seed {seed}" if seed else ""]
     return " ".join(filter(None, words))

@@ -186,7 +186,9 @@ def _result_context(
         "descriptions": metric_registry.descriptions(),
         "verdicts": verdicts,
         "matrices": comparison.matrices(metrics, comparisons),
-        "slices": comparison.slice_panels(metrics, details.get("slices", {}), main=main),
+        "slices": comparison.slice_panels(
+            metrics, details.get("slices", {}), main=main, chance=chance
+        ),
         "exposure": comparison.exposure_rows(details.get("exposure", {}), main=main),
         "exposure_k": FULL_K,
         "calibration": comparison.calibration_rows(details.get("calibration", {}), main=main),

@@ -125,15 +125,18 @@ def _sentences(
     compared = [*others[:1], *(row for row in others[1:] if row.model == ZERO_SHOT)]
     for row in compared:
         role = "the best model" if row is best else "the next best" if row is others[0] else ""
-        found += _gap(against.get(row.model), other=name(row), role=role)
+        subject = "It" if len(found) == 1 else name(main)
+        found += _gap(against.get(row.model), subject=subject, other=name(row), role=role)
     if chance is not None and chance.cells and (expected := chance.cells[0].mean) is not None:
         limit = main.cells[0].low if main.cells[0].low is not None else main.cells[0].mean
         if limit is not None and limit <= expected:
-            found.append("Its interval includes the value of random order or lies below it.")
+            found.append(
+                f"The interval of {name(main)} includes the value of random order or lies below it."
+            )
     return found
 
 
-def _gap(verdict: Verdict | None, *, other: str, role: str) -> list[str]:
+def _gap(verdict: Verdict | None, *, subject: str, other: str, role: str) -> list[str]:
     """Return a sentence about the difference between the main model and another one."""
     if verdict is None:
         return []
@@ -144,9 +147,10 @@ def _gap(verdict: Verdict | None, *, other: str, role: str) -> list[str]:
     if verdict.difference == 0:
         return [f"{other} is equally good."]
     if ahead:
-        return [f"It is {size} ahead of {', '.join(filter(None, [other, role]))} ({significance})."]
-    subject = f"{other}, {role}," if role else other
-    return [f"{subject} is {size} ahead ({significance})."]
+        other = ", ".join(filter(None, [other, role]))
+        return [f"{subject} is {size} ahead of {other} ({significance})."]
+    other = f"{other}, {role}," if role else other
+    return [f"{other} is {size} ahead ({significance})."]
 
 
 def _ordinal(rank: int) -> str:
