@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics_cover_all_models_and_negatives(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == {"zero_shot", "mllm_msr", "popularity"}
+    assert set(metrics) == {"zero_shot", "mllm_msr", "popularity", "item_knn", "sasrec"}
     for model in ("zero_shot", "mllm_msr"):
         assert {"uniform", "popularity"} <= set(metrics[model])
     assert {"auc", "hr@5", "mrr@5", "ndcg@5"} <= set(metrics["mllm_msr"]["uniform"])
