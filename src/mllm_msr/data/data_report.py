@@ -54,7 +54,8 @@ class DataReport:
         missing_examples: Some paths without a file.
         n_with_several: Items of the interactions for which the source lists several images.
         images_per_item: Number of images of an item that are used, see `images.per_item`.
-        n_incomplete: Items that lack some of the files that are used, but not all.
+        n_incomplete: Items that lack some of these images, but not all: whose files do not exist,
+            and after `prepare` those that cannot be opened or downloaded as well.
         counts: Rows that were dropped and kept by filtering, by name; empty before filtering.
         histories: Histories of three users.
         warnings: Sentences about deficits.

@@ -115,6 +115,10 @@ def test_the_first_images_of_an_item_are_kept(raw: RawData, tmp_path: Path) -> N
     assert [len(kept[f"i{number}"]) for number in range(3)] == [2, 1, 0]
     assert kept["i0"][0] == one.items.filter(item_id="i0")["image"].item() == kept["i1"][0]
     assert (two.counts["images_stored"], two.counts["images_incomplete"]) == (2, 1)
+    paths[1].write_bytes(b"damaged")
+    damaged = prepared(several, tmp_path / "damaged", per_item=2)
+    assert image_lists(damaged.items.filter(item_id="i0")).to_list() == [kept["i0"][:1]]
+    assert damaged.report.n_incomplete == damaged.counts["images_incomplete"] == 2
 
 
 def test_several_images_are_downloaded(

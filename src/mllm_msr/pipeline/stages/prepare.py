@@ -6,7 +6,7 @@ Section "Experimental Setup" of the paper.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -109,6 +109,7 @@ def prepare(
     found_in = None if raw.images is None else raw.images.folder
     allowed = allowed_folders(items, [settings.plugin_kwargs().get("path"), found_in])
     items, image_counts = store_images(items, run_folder, images, allowed=allowed)
+    report = replace(report, n_incomplete=image_counts.get("images_incomplete", 0))
     outside = [] if images.store else [str(folder) for folder in allowed]
     counts = {**counts, **item_counts, **image_counts, "candidates": candidates.height}
     return Prepared(interactions, items, splits, candidates, outside, counts, report)
