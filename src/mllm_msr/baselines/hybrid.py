@@ -21,6 +21,10 @@ import polars as pl
 from pydantic import Field
 
 from mllm_msr.baselines._ensemble.held_out import (
+    MAX_TARGETS,
+    MAX_TARGETS_LLM,
+    N_NEGATIVES,
+    N_NEGATIVES_LLM,
     HeldOut,
     LearnsFromCandidates,
     hold_out,
@@ -47,12 +51,6 @@ logger = logging.getLogger(__name__)
 
 _FILE: Final = "hybrid.json"
 _NAME: Final = "hybrid"
-# Held-out targets at most, and negatives per target and kind; fewer if a language model scores
-# them.
-_MAX_TARGETS: Final = 2000
-_MAX_TARGETS_LLM: Final = 400
-_N_NEGATIVES: Final = 20
-_N_NEGATIVES_LLM: Final = 5
 
 
 @final
@@ -156,12 +154,12 @@ class Hybrid(Recommender):
 
     def _hold_out(self, data: TrainingData) -> HeldOut | None:
         readers = [m for m in self._members.values() if isinstance(m, LearnsFromCandidates)]
-        default = _MAX_TARGETS_LLM if self.requires_llm else _MAX_TARGETS
+        default = MAX_TARGETS_LLM if self.requires_llm else MAX_TARGETS
         return hold_out(
             data,
             readers,
             max_targets=default if self._max_targets is None else self._max_targets,
-            n_negatives=_N_NEGATIVES_LLM if self.requires_llm else _N_NEGATIVES,
+            n_negatives=N_NEGATIVES_LLM if self.requires_llm else N_NEGATIVES,
             seed=self._seed,
         )
 

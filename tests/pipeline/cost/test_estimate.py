@@ -86,14 +86,20 @@ def test_training_is_counted_by_epochs_and_has_no_price(data: Path, tmp_path: Pa
     assert [s.stage for s in one.stages][-2:] == ["score/zero_shot", "score/mllm_msr"]
 
 
-def test_an_ensemble_with_the_mllm_scores_validation_candidates(data: Path, tmp_path: Path) -> None:
+def test_an_ensemble_with_the_mllm_scores_held_out_targets(data: Path, tmp_path: Path) -> None:
     options = ("score.baselines=[hybrid]", "plan.sample=20")
     members = "baselines.hybrid.members=[zero_shot, item_knn]"
     report = plan(data, tmp_path / "run", *options, members)
     cost = next(stage for stage in report.stages if stage.stage == "score/hybrid")
     candidates = pl.read_parquet(tmp_path / "run" / "candidates.parquet")
-    assert cost.calls + cost.cached_calls == candidates.filter(split="validation").height > 0
+    # One target of each test user, and five negatives of each kind.
+    n_users = candidates.filter(split="test").select("fold", "user_id").n_unique()
+    assert cost.calls == n_users * (1 + 2 * 5) > 0
     assert cost.prompt_tokens > 0
+    last = plan(data, tmp_path / "last", *options, members, "data.train_targets=last")
+    cost = next(stage for stage in last.stages if stage.stage == "score/hybrid")
+    candidates = pl.read_parquet(tmp_path / "last" / "candidates.parquet")
+    assert cost.calls + cost.cached_calls == candidates.filter(split="validation").height > 0
     without = plan(data, tmp_path / "run", *options, "baselines.hybrid.members=[item_knn]")
     assert "score/hybrid" not in [stage.stage for stage in without.stages]
 

@@ -24,6 +24,12 @@ from mllm_msr.data._hashing import hash_ids
 from mllm_msr.data.negative_sampling import Negatives, draw_candidates
 from mllm_msr.interfaces import TrainingData
 
+# Held-out targets at most, and negatives per target and kind; fewer if a language model scores
+# them.
+MAX_TARGETS: Final = 2000
+MAX_TARGETS_LLM: Final = 400
+N_NEGATIVES: Final = 20
+N_NEGATIVES_LLM: Final = 5
 # Hide at most this share of a user's interactions, except that one target may always be hidden.
 _MAX_SHARE: Final = 0.2
 _MAX_PER_USER: Final = 5

@@ -16,6 +16,7 @@ from typing import Final
 
 import polars as pl
 
+from mllm_msr.baselines._ensemble.held_out import MAX_TARGETS_LLM, N_NEGATIVES_LLM
 from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import ModelSettings, Settings
@@ -207,10 +208,18 @@ class _CostEstimator:
         return self._ranking_cost(f"score/{name}", "test", n_extra=n_users * self._catalog.height)
 
     def _score_members(self, names: Sequence[str]) -> Iterator[StageCost]:
-        """Yield the cost of ensembles, whose MLLM members score validation candidates as well.
+        """Yield the cost of ensembles, whose MLLM members score held-out targets as well.
 
-        Test candidates cost nothing, because the members have already scored them.
+        Test candidates cost nothing, because the members have already scored them. There is about
+        one target for each test user; without preferences at earlier positions, weights come from
+        validation users.
         """
+        n_calls, split = None, "validation"
+        if self._settings.data.train_targets != "last":
+            n_users = self._candidates.filter(split="test").select("fold", "user_id").n_unique()
+            n_targets = min(MAX_TARGETS_LLM * len(self._tables.folds()), n_users)
+            n_calls = n_targets * (1 + N_NEGATIVES_LLM * len(self._settings.data.negatives))
+            split = "test"
         counted: set[str] = set()
         for baseline in self._settings.score.baselines:
             if getattr(baseline_class(baseline), "default_members", None) is None:
@@ -219,20 +228,26 @@ class _CostEstimator:
             members = {MLLM_MSR} if given is None else set(given)
             for name in names:
                 if name in members - counted:
-                    yield self._ranking_cost(f"score/{baseline}", "validation")
+                    yield self._ranking_cost(f"score/{baseline}", split, n_calls=n_calls)
             counted |= members
 
-    def _ranking_cost(self, stage: str, split: str, *, n_extra: int = 0) -> StageCost:
-        """Return the cost of scoring all candidates of a split and `n_extra` further rows."""
+    def _ranking_cost(
+        self, stage: str, split: str, *, n_extra: int = 0, n_calls: int | None = None
+    ) -> StageCost:
+        """Return the cost of scoring a split and `n_extra` further rows, or `n_calls` such rows."""
         model = self._settings.score.model
         rows = self._prompt_rows(split)
-        n_calls = rows.height + n_extra
+        n_cached = self._candidates.filter(split=split).height - rows.height
+        if n_calls is None:
+            n_calls = rows.height + n_extra
+        else:
+            n_cached = 0
         calls, n_shared = self._sample_calls(rows, model, order := self._settings.recommend.order)
         cost = self._cost(stage, model, calls, scale=n_calls / max(1, len(calls)))
         return replace(
             cost,
             calls=n_calls,
-            cached_calls=self._candidates.filter(split=split).height - rows.height,
+            cached_calls=n_cached,
             shared_tokens=round(
                 n_shared * max(0, n_calls - rows.select(shared_columns(order)).n_unique())
             ),
