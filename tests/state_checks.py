@@ -16,6 +16,7 @@ PREFERENCE_HISTORY = pl.DataFrame(
 )
 ITEM = {
     "item_id": "new", "title": "T", "text": "", "image": b"png", "digest": "d",
+    "more_images": [b"second", b"third"],
     "text_summary": None, "image_summary": "red", "summary": "T red", "image_status": "ok",
     "flags": "",
 }  # fmt: skip

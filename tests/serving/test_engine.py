@@ -42,7 +42,7 @@ def test_item_added_while_events_wait_does_not_change_their_status(
 
     async def main() -> None:
         engine = start()
-        adding = asyncio.create_task(engine.add_item(Item("late", "Thing 7"), None))
+        adding = asyncio.create_task(engine.add_item(Item("late", "Thing 7")))
         await until(engine._database_lock.locked)
         events = [("1", "u", "late", None), ("2", "u", "item1", None)]
         sending = asyncio.create_task(engine.add_events(events))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mllm_msr.errors import ImageError, RunFolderError
-from mllm_msr.serving.image_uploads import store_image, thumbnail, to_png
+from mllm_msr.serving.image_uploads import store_images, thumbnail, to_png
 
 
 def encoded(size: tuple[int, int], **options: object) -> bytes:
@@ -81,22 +81,21 @@ def test_image_is_stored_under_its_hash_and_replaced_if_damaged(
 ) -> None:
     png = encoded((10, 10), format="PNG")
     folder = tmp_path / "images"
-    assert store_image(folder, "abc", None) is None
-    path = store_image(folder, "abc", png)
+    assert store_images(folder, "abc", []) == []
+    (path,) = store_images(folder, "abc", [png])
     assert path == folder / "abc.png"
     path.write_bytes(png[:-1])
-    assert store_image(folder, "abc", png) == path
+    assert store_images(folder, "abc", [png]) == [path]
     assert path.read_bytes() == png
     written = path.stat().st_mtime_ns
-    store_image(folder, "abc", png)
+    store_images(folder, "abc", [png])
     assert path.stat().st_mtime_ns == written
     assert list(folder.iterdir()) == [path]
 
 
 def test_images_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     png = encoded((10, 10), format="PNG")
-    path = store_image(tmp_path, "abc", png[:-1])
-    assert path is not None
+    (path,) = store_images(tmp_path, "abc", [png[:-1]])
     seen = []
     write_bytes = Path.write_bytes
 
@@ -106,7 +105,7 @@ def test_images_are_written_atomically(tmp_path: Path, monkeypatch: pytest.Monke
         return written + write_bytes(self, content)
 
     monkeypatch.setattr(Path, "write_bytes", write_in_two_parts)
-    store_image(tmp_path, "abc", png)
+    store_images(tmp_path, "abc", [png])
     assert seen == [png[:-1]]
     assert path.read_bytes() == png
 
@@ -114,4 +113,4 @@ def test_images_are_written_atomically(tmp_path: Path, monkeypatch: pytest.Monke
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RunFolderError, match=r"Cannot write .*file.*Check the folder"):
-        store_image(tmp_path / "file" / "images", "abc", b"png")
+        store_images(tmp_path / "file" / "images", "abc", [b"png"])

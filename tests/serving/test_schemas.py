@@ -49,4 +49,8 @@ def test_ids_have_no_white_space_around_them(user_id: str) -> None:
 
 def test_image_is_decoded_from_base64() -> None:
     item = schemas.NewItem(item_id="i", title="T", image="aW1hZ2U=")  # type: ignore[arg-type]
-    assert item.image == b"image"
+    assert item.image == (b"image",)
+    item = schemas.NewItem(item_id="i", title="T", image=["aW1hZ2U=", "aQ=="])  # type: ignore[arg-type]
+    assert item.image == (b"image", b"i")
+    for absent in ({}, {"image": None}, {"image": []}):
+        assert schemas.NewItem(item_id="i", title="T", **absent).image == ()  # type: ignore[arg-type]

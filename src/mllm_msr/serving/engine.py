@@ -385,6 +385,8 @@ class OnlineEngine:
         convert = functools.partial(thumbnail, path, max_pixels=self._settings.max_pixels)
         return await asyncio.get_running_loop().run_in_executor(self._image_thread, convert)
 
-    async def add_item(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
+    async def add_item(
+        self, item: Item, images: Sequence[bytes] = ()
+    ) -> tuple[dict[str, Any], bool]:
         """Add an item, see `NewItems.add`."""
-        return await self._items.add(item, image)
+        return await self._items.add(item, images)

@@ -7,6 +7,7 @@ few kilobytes can have millions of pixels.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,25 +41,26 @@ def to_png(content: bytes, item_id: str, *, max_pixels: int) -> bytes:
     return buffer.getvalue()
 
 
-def store_image(folder: Path, digest: str, png: bytes | None) -> Path | None:
-    """Write an image for the model unless it already exists; return its path.
+def store_images(folder: Path, digest: str, pngs: Sequence[bytes]) -> list[Path]:
+    """Write the images of an item for the model unless they already exist; return their paths.
 
     Args:
         folder: Folder of the images.
         digest: Hash of the item, used as file name, so that clients cannot choose the name.
-        png: The image; `None` returns `None`.
+        pngs: The images.
 
     Raises:
         RunFolderError: The disk is full, or the folder cannot be written.
     """
-    if png is None:
-        return None
-    path = folder / f"{digest}.png"
-    if not path.is_file() or path.stat().st_size != len(png):
-        # Write atomically: a request with the same content may be reading the file.
-        with replace_file(path) as temporary:
-            temporary.write_bytes(png)
-    return path
+    paths = []
+    for number, png in enumerate(pngs, start=1):
+        path = folder / (f"{digest}.png" if number == 1 else f"{digest}-{number}.png")
+        if not path.is_file() or path.stat().st_size != len(png):
+            # Write atomically: a request with the same content may be reading the file.
+            with replace_file(path) as temporary:
+                temporary.write_bytes(png)
+        paths.append(path)
+    return paths
 
 
 def thumbnail(path: Path, *, max_pixels: int) -> bytes:

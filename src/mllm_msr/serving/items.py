@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, final
@@ -20,12 +20,13 @@ from typing import Any, Final, final
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.data.image_columns import with_images
 from mllm_msr.data.text_cleaning import clean_text
 from mllm_msr.errors import DataError, RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.candidate_cache import CandidateCache
-from mllm_msr.serving.image_uploads import store_image, to_png
+from mllm_msr.serving.image_uploads import store_images, to_png
 from mllm_msr.serving.state import ServiceState
 from mllm_msr.summarization.items import summarize
 from mllm_msr.types import Item
@@ -98,12 +99,12 @@ class NewItems:
             with contextlib.suppress(RunFolderError):  # logged
                 self._add_to_catalog(row)
 
-    async def add(self, item: Item, image: bytes | None) -> tuple[dict[str, Any], bool]:
+    async def add(self, item: Item, images: Sequence[bytes] = ()) -> tuple[dict[str, Any], bool]:
         """Summarize a new item, store it and add it to the catalog.
 
         Args:
             item: Id, title and text. Title and text are cleaned like those of a dataset.
-            image: Content of an image file, if there is one.
+            images: Contents of image files; the first `images.per_item` are used.
 
         Returns:
             The row of the item in the database, and whether it is new; False if the same item was
@@ -123,18 +124,19 @@ class NewItems:
                 "a title with letters."
             )
         loop = asyncio.get_running_loop()
-        digest = await loop.run_in_executor(None, _digest, item, image)
+        digest = await loop.run_in_executor(None, _digest, item, images)
         row = await asyncio.to_thread(self._state.item, item.item_id)
         is_new = row is None
         if row is None:
             if item.item_id in self._model.catalog:
                 raise _item_exists(item.item_id)
-            png = None
-            if image:
-                convert = functools.partial(to_png, max_pixels=self._max_pixels)
-                png = await loop.run_in_executor(self._image_thread, convert, image, item.item_id)
+            convert = functools.partial(to_png, max_pixels=self._max_pixels)
+            pngs = [
+                await loop.run_in_executor(self._image_thread, convert, image, item.item_id)
+                for image in images[: self._model.settings.images.per_item]
+            ]
             summarized = await loop.run_in_executor(
-                self._threads, self._summarize, item, png, digest
+                self._threads, self._summarize, item, pngs, digest
             )
             async with self._database_lock:
                 is_new = await asyncio.to_thread(self._state.add_item, summarized)
@@ -146,19 +148,19 @@ class NewItems:
         await asyncio.to_thread(self._add_to_catalog, row)
         return dict(row), is_new
 
-    def _summarize(self, item: Item, png: bytes | None, digest: str) -> dict[str, Any]:
-        path = store_image(self._images, digest, png)
+    def _summarize(self, item: Item, pngs: Sequence[bytes], digest: str) -> dict[str, Any]:
+        paths = [str(path) for path in store_images(self._images, digest, pngs)]
         record = {"item_id": item.item_id, "title": item.title, "text": item.text}
-        frame = pl.DataFrame(
-            [{**record, "image": str(path) if path else None}], schema=dict(tables.ITEMS)
-        )
+        frame = with_images(pl.DataFrame([record]), pl.Series([paths], dtype=pl.List(pl.String)))
         summaries = summarize(
             frame,
             self._backend,
             item_type=self._model.catalog.item_type,
             **self._model.settings.summarize.arguments(),
         )
-        return {**summaries.row(0, named=True), **record, "image": png, "digest": digest}
+        first, *more = pngs or (None,)
+        row = {**summaries.row(0, named=True), **record}
+        return {**row, "image": first, "more_images": more, "digest": digest}
 
     def _add_to_catalog(self, row: Mapping[str, Any]) -> None:
         """Add a stored item to the catalog unless the catalog already contains it."""
@@ -167,8 +169,9 @@ class NewItems:
             with self._candidates.catalog_lock:
                 if row["item_id"] in catalog:
                     return
-                image = store_image(self._images, row["digest"], row["image"])
-                item = Item(row["item_id"], row["title"], row["text"], image)
+                pngs = [row["image"], *row["more_images"]] if row["image"] else []
+                images = store_images(self._images, row["digest"], pngs)
+                item = Item(row["item_id"], row["title"], row["text"]).with_images(images)
                 summary = {name: row[name] for name in tables.SUMMARIES}
                 catalog.add(item, pl.DataFrame([summary], schema=dict(tables.SUMMARIES)))
         except Exception as error:
@@ -181,10 +184,12 @@ class NewItems:
             ) from error
 
 
-def _digest(item: Item, image: bytes | None) -> str:
+def _digest(item: Item, images: Sequence[bytes]) -> str:
     """Return the hash of the content of an item."""
     digest = hashlib.sha256(repr((item.title, item.text)).encode("utf-8", "surrogatepass"))
-    digest.update(b"" if image is None else image)
+    for number, image in enumerate(images):
+        # The first image is hashed as it was when an item had only one.
+        digest.update(hashlib.sha256(image).digest() if number else image)
     return digest.hexdigest()
 
 

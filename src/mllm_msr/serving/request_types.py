@@ -6,7 +6,13 @@ import base64
 import binascii
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from mllm_msr.data.times import LAST_MS, misread_milliseconds
@@ -57,6 +63,12 @@ def _decode_image(value: object) -> bytes:
         ) from error
 
 
+def _decode_images(value: object) -> tuple[bytes, ...]:
+    if value is None:
+        return ()
+    return tuple(map(_decode_image, value)) if isinstance(value, list) else (_decode_image(value),)
+
+
 def _check_id(text: str) -> str:
     if text != text.strip():
         raise ValueError("the id begins or ends with white space. Remove it")
@@ -93,8 +105,11 @@ Time = Annotated[
     AfterValidator(_check_time),
     WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_MS, "not": _OTHER_UNITS}),
 ]
-Image = Annotated[
-    bytes,
-    BeforeValidator(_decode_image),
-    WithJsonSchema({"type": "string", "format": "base64", "minLength": 1}),
+_IMAGE_SCHEMA: Final[dict[str, JsonValue]] = {"type": "string", "format": "base64", "minLength": 1}
+Images = Annotated[
+    tuple[bytes, ...],
+    BeforeValidator(_decode_images),
+    WithJsonSchema(
+        {"anyOf": [_IMAGE_SCHEMA, {"type": "array", "items": _IMAGE_SCHEMA}, {"type": "null"}]}
+    ),
 ]

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from mllm_msr.serving.request_types import Id, Image, Number, Text, Time, Title
+from mllm_msr.serving.request_types import Id, Images, Number, Text, Time, Title
 
 
 class _Request(BaseModel):
@@ -238,8 +238,10 @@ class NewItem(_Request):
     item_id: Id
     title: Title
     text: Text = ""
-    image: Image | None = Field(
-        None, description="JPEG, PNG, WebP or GIF in base64; of an animation, the first frame"
+    image: Images = Field(
+        (),
+        description="JPEG, PNG, WebP or GIF in base64; of an animation, the first frame. "
+        "Of a list, the first images.per_item images are used",
     )
 
 

@@ -88,6 +88,14 @@ _ITEMS: Final = sql.Table(
     sql.Column("image_status", sql.Text, nullable=False),
     sql.Column("flags", sql.Text, nullable=False),
 )
+# Second and further images of items, which few have.
+_MORE_IMAGES: Final = sql.Table(
+    "more_images",
+    _METADATA,
+    sql.Column("item_id", sql.Text, primary_key=True),
+    sql.Column("position", sql.Integer, primary_key=True),
+    sql.Column("image", sql.LargeBinary, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,30 +257,49 @@ class ServiceState:
         """Store a new item; an item that is already stored does not change.
 
         Args:
-            item: Columns of the items table; `image` is the content of a PNG file or `None`.
+            item: Columns of the items table; `image` is the content of a PNG file or `None`, and
+                `more_images` a list of the contents of further files.
 
         Returns:
             Whether the item was new.
         """
-        insert = self._database.insert(_ITEMS).values(dict(item))
+        row = dict(item)
+        more = [
+            {"item_id": row["item_id"], "position": position, "image": image}
+            for position, image in enumerate(row.pop("more_images"))
+        ]
+        insert = self._database.insert(_ITEMS).values(row)
         unless_stored = insert.on_conflict_do_nothing(index_elements=["item_id"])
         with self._database.begin() as connection:
             result = connection.execute(unless_stored.returning(_ITEMS.c.item_id))
-            return result.first() is not None
+            is_new = result.first() is not None
+            if is_new and more:
+                connection.execute(_MORE_IMAGES.insert(), more)
+            return is_new
 
     def items(self) -> Iterator[Mapping[str, Any]]:
         """Yield all stored items, sorted by id."""
         with self._database.connect() as connection:
+            several = set(connection.execute(sql.select(_MORE_IMAGES.c.item_id)).scalars())
             streaming = connection.execution_options(yield_per=_ITEMS_PER_FETCH)
             rows = streaming.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
-            yield from (dict(row) for row in rows.mappings())
+            for row in rows.mappings():
+                found = row["item_id"] in several
+                yield {**row, "more_images": self._more_images(row["item_id"]) if found else []}
 
     def item(self, item_id: str) -> Mapping[str, Any] | None:
         """Return a stored item; `None` if it is not stored."""
         query = sql.select(_ITEMS).where(_ITEMS.c.item_id == item_id)
         with self._database.connect() as connection:
             row = connection.execute(query).mappings().first()
-            return dict(row) if row is not None else None
+        if row is None:
+            return None
+        return {**row, "more_images": self._more_images(item_id)}
+
+    def _more_images(self, item_id: str) -> list[bytes]:
+        query = sql.select(_MORE_IMAGES.c.image).where(_MORE_IMAGES.c.item_id == item_id)
+        with self._database.connect() as connection:
+            return list(connection.execute(query.order_by(_MORE_IMAGES.c.position)).scalars())
 
     def check(self) -> None:
         """Check that events can be stored; the result is valid for a second.
