@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 
 TOKENS = (files("mllm_msr") / "_style" / "tokens.css").read_text(encoding="utf-8")
-LIGHT_TEXT, DARK_TEXT = TOKENS.split("@media (prefers-color-scheme: dark)")
+LIGHT_TEXT, DARK_TEXT = TOKENS.split("@media screen and (prefers-color-scheme: dark)")
 SURFACES = ("paper", "card", "accent-soft", "second-soft", "warn-soft")
 
 # WCAG 2.2, success criterion 1.4.3: contrast of text.

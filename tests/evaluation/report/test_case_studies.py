@@ -145,3 +145,30 @@ def test_changed_spans():
         TextSpan("c", is_new=False),
     )
     assert changed_spans("a b", "") == ()
+
+
+def test_repeated_preferences_are_collapsed(tables):
+    texts = ["likes calm films", "likes calm films", "likes loud films", "likes loud films"]
+    rows = [("u00", block, block, text, False, "") for block, text in enumerate(texts)]
+    preferences = pl.DataFrame(rows, schema=dict(PREFERENCES), orient="row")
+    case_study = next(
+        s for s in build(tables, users=11, preferences=preferences) if s.user_id == "u00"
+    )
+    steps = case_study.preference_history
+    assert [(step.n_items, step.unchanged_after) for step in steps] == [(0, (1,)), (2, (3,))]
+    assert [span.text for span in steps[1].spans if span.is_new] == ["loud"]
+
+
+def test_a_case_study_states_how_many_users_have_the_same_value(tables):
+    case_study = build(tables, users=1)[0]
+    assert (case_study.n_same, case_study.n_users) == (1, 11)
+    flat = tables["scores"].with_columns(score=pl.lit(0.5))
+    case_study = build(tables, scores=flat, users=1)[0]
+    assert (case_study.value, case_study.n_same, case_study.n_users) == (0.5, 11, 11)
+
+
+def test_the_standing_of_a_target_is_honest(tables):
+    standings = {s.user_id: s.standing for s in build(tables, users=11)}
+    assert standings["u00"] == "top"
+    assert standings["u03"] == "middle"
+    assert standings["u10"] == "below chance"

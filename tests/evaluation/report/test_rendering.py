@@ -6,7 +6,7 @@ import jinja2
 import pytest
 from PIL import Image
 
-from mllm_msr.evaluation.report.rendering import duration, environment, source
+from mllm_msr.evaluation.report.rendering import duration, environment, source, style_sheet
 
 
 def rendered(text, **values):
@@ -66,3 +66,21 @@ def test_templates_are_found_and_undefined_variables_are_errors():
     assert source("absent.css") is None
     with pytest.raises(jinja2.UndefinedError):
         rendered("{{ absent }}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("prepare", "prepare"),
+        ("train/0", "train fold 0"),
+        ("score/sasrec", "score SASRec"),
+        ("score/sasrec@2", "score SASRec seed 2"),
+    ],
+)
+def test_stages_are_shown_with_their_model_or_fold(stage, words):
+    assert rendered("{{ stage | stage }}", stage=stage) == words
+
+
+def test_the_style_sheet_begins_with_the_shared_tokens_and_ends_with_the_rules_for_paper():
+    css = style_sheet()
+    assert css.index("--accent:") < css.index(".case-study") < css.index("@page")

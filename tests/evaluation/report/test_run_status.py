@@ -5,7 +5,12 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from mllm_msr.evaluation.report.run_status import costs, time_limit_notes, warning_counts
+from mllm_msr.evaluation.report.run_status import (
+    costs,
+    time_limit_notes,
+    warning_counts,
+    warning_words,
+)
 from mllm_msr.tables import PREFERENCES, SUMMARIES
 
 
@@ -51,3 +56,17 @@ def test_models_that_a_time_limit_stopped_have_a_note():
     notes = time_limit_notes(stages)
     assert set(notes) == {"sasrec"}
     assert "max_minutes) 3 times" in notes["sasrec"]
+
+
+@pytest.mark.parametrize(
+    ("warning", "words"),
+    [
+        ("image_refusal", "image summary: refusal"),
+        ("fusion_failed", "combined summary: no usable answer"),
+        ("text_", "text "),
+        ("unexpected_opening", "unexpected opening"),
+        ("missing", "missing"),
+    ],
+)
+def test_warnings_are_shown_in_words(warning, words):
+    assert warning_words(warning) == words

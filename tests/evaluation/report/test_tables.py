@@ -125,3 +125,35 @@ def test_the_direction_of_a_metric_decides_what_is_better():
     assert tables.outcome(-0.1, 0.01, metric="ties") == "better"
     assert tables.best_value([0.1, 0.4], "ties") == 0.1
     assert sorted([0.4, 0.1], key=lambda value: tables.best_first(value, "ties")) == [0.1, 0.4]
+
+
+def test_only_values_above_random_order_are_marked_as_the_best():
+    chance = {"uniform": {"auc": 0.5, "hr@5": 0.45}}
+    table = tables.result_tables(METRICS, chance=chance, main="mllm_msr")[0]
+    assert [cell.best for cell in table.rows[0].cells] == [True, False]
+    assert not any(cell.best for row in table.rows[1:] for cell in row.cells)
+
+
+def test_models_without_a_full_ranking_have_a_row_and_the_setting_that_ranks_them():
+    metrics = {
+        "mllm_msr": {"uniform": entry(0.8)},
+        "zero_shot": {"uniform": entry(0.7)},
+        "mine": {"uniform": entry(0.6)},
+        "popularity": {"uniform": entry(0.5), "full": entry(0.6)},
+    }
+    setting = {"mllm_msr": "score.full_users_mllm", "zero_shot": "score.full_users_mllm"}
+    sampled, full = tables.result_tables(metrics, chance={}, main="mllm_msr", ranked_by=setting)
+    assert sampled.not_ranked == {}
+    assert [(row.model, row.remark) for row in full.rows] == [
+        ("popularity", ""), ("mllm_msr", "not ranked"), ("zero_shot", "not ranked"),
+        ("mine", "not ranked"),
+    ]  # fmt: skip
+    assert full.rows[1].role == "main"
+    assert full.not_ranked == {"score.full_users_mllm": ("mllm_msr", "zero_shot")}
+
+
+def test_the_axis_of_the_intervals_has_round_ends():
+    table = tables.result_tables(METRICS, chance=CHANCE, main="mllm_msr")[0]
+    assert table.scale == (0.5, 0.85)
+    alone = {"mllm_msr": {"uniform": entry(0.8)}}
+    assert tables.result_tables(alone, chance=CHANCE, main="mllm_msr")[0].scale is None

@@ -72,6 +72,12 @@ function rows(table) {
     );
 }
 
+// Whether each column has numbers, which are aligned to the right.
+function numeric(body) {
+  const widest = body.reduce((one, other) => (other.length > one.length ? other : one), []);
+  return widest.map((_, column) => column > 0 && body.some((row) => row[column]?.number));
+}
+
 const shown = ({ main, range }) => (range ? `${main} (${range})` : main);
 
 const formats = {
@@ -83,8 +89,8 @@ const formats = {
     const [head, ...body] = rows(table);
     if (!table.tHead) body.unshift(head);
     const names = table.tHead ? head.map(cell) : head.map(() => "");
-    const align = (body[0] ?? []).map((one, column) => (column && one.number ? "---:" : "---"));
-    return [names, align, ...body.map((row) => row.map(cell))].map((row) => `| ${row.join(" | ")} |\n`).join("");
+    const rule = numeric(body).map((right) => (right ? "---:" : "---"));
+    return [names, rule, ...body.map((row) => row.map(cell))].map((row) => `| ${row.join(" | ")} |\n`).join("");
   },
   LaTeX(table) {
     const escaped = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$", "–": "--", "▲": "$\\uparrow$", "▼": "$\\downarrow$", "·": "" };
@@ -93,7 +99,7 @@ const formats = {
       return one.best ? `\\textbf{${text}}` : text;
     };
     const all = rows(table);
-    const columns = (all.at(-1) ?? []).map((one, column) => (column && one.number ? "r" : "l")).join("");
+    const columns = numeric(all).map((right) => (right ? "r" : "l")).join("");
     const lines = all.map((row) => `${row.map(cell).join(" & ")} \\\\`);
     if (table.tHead) lines.splice(1, 0, "\\midrule");
     return [`% ${table.dataset.name}; needs the package booktabs`, `\\begin{tabular}{${columns}}`, "\\toprule", ...lines, "\\bottomrule", "\\end{tabular}", ""].join("\n");
@@ -102,7 +108,7 @@ const formats = {
     const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const all = rows(table);
     // A column with intervals becomes three columns.
-    const wide = (all.at(-1) ?? []).map((_, column) => all.some((row) => row[column]?.low !== undefined));
+    const wide = (all[0] ?? []).map((_, column) => all.some((row) => row[column]?.low !== undefined));
     const cells = (one, column) => {
       const text = one.raw ?? (one.main === "–" ? "" : one.main);
       if (!wide[column]) return [text];
