@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,29 @@ def test_transformers_saves_and_loads_it(
     assert loaded.config.stages == tower.config.stages
     assert loaded.config.token_grid == 2
     assert torch.equal(loaded(pixels).last_hidden_state, tower(pixels).last_hidden_state)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_it_works_with_every_attention_of_the_language_model(
+    attention: str, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        tiny_checkpoint("llava_efficientnet"), attn_implementation=attention
+    )
+    assert model.get_decoder().config._attn_implementation == attention
+
+
+def test_the_language_model_can_be_trained_with_gradient_checkpointing(
+    tiny_checkpoint: Callable[[str], Path],
+) -> None:
+    folder = tiny_checkpoint("llava_efficientnet")
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder).train()
+    model.gradient_checkpointing_enable()
+    ids = torch.tensor([[model.config.image_token_index] * 4 + [8, 9, 10]])
+    model(input_ids=ids, pixel_values=torch.zeros(1, 3, 36, 36), labels=ids).loss.backward()
+    layer = model.get_decoder().layers[0]
+    assert layer.gradient_checkpointing
+    assert layer.self_attn.q_proj.weight.grad.abs().sum() > 0
 
 
 def test_the_defaults_are_lite0() -> None:

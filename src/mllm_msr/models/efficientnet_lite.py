@@ -113,6 +113,11 @@ class EfficientNetLiteModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    # It has no attention, so that it works with every implementation of the language model's.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)
