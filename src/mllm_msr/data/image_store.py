@@ -120,14 +120,12 @@ def store_images(
                 reason = problems[0].reason
                 logger.warning("Item %s is used without %s: %s", item_id, what, reason)
             failed["incomplete" if good else problems[0].status] += 1
-    if not failed["incomplete"]:
-        del failed["incomplete"]  # as in runs with one image per item
     stored = {found.image: found.n_bytes for found in results.values() if found.n_bytes}
     for path in (run_folder / layout.IMAGES).glob("sha256-*"):
         if path.is_file() and f"{layout.IMAGES}/{path.name}" not in stored:
             path.unlink()
     return with_images(items, pl.Series(names, dtype=pl.List(pl.String))), {
-        **{f"images_{status}": n for status, n in failed.items()},
+        **{f"images_{status}": n for status, n in failed.items() if n or status != "incomplete"},
         "images_reduced": sum(found.is_reduced for found in results.values()),
         "images_stored": len(stored),
         "image_bytes": sum(stored.values()),

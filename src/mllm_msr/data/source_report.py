@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -59,20 +59,6 @@ def describe_source(
         "item_id": _first(per_item["item_id"]),
         "catalog_id": _first(raw.items["item_id"]),
     }
-    listed = image_lists(items)
-    used = listed.list.head(images_per_item)
-    paths = used.explode().drop_nulls()
-    missing = [path for path in paths if not Path(path).is_file()]
-    n_existing = used.list.set_difference(missing).list.len()
-    unreadable, n_decoded = _decode_sample(sorted(set(paths) - set(missing)))
-    without_image = items.filter(n_existing == 0)
-    n_listed = listed.list.len()
-    n_linked = 0
-    if raw.image_urls is not None:
-        linked = without_image.join(raw.image_urls, on="item_id", how="semi")
-        n_linked = linked.height
-        links = raw.image_urls.join(linked, on="item_id", how="semi")["item_id"]
-        n_listed = pl.concat([n_listed, links.value_counts()["count"]])
     report = DataReport(
         files=raw.sources,
         images=raw.images,
@@ -88,15 +74,7 @@ def describe_source(
         n_items_known=items.height - item_counts["items_unknown"],
         n_with_title=items.height - item_counts["items_without_title"],
         n_with_text=items.height - item_counts["items_without_text"],
-        n_with_image=items.height - without_image.height,
-        n_linked=n_linked,
-        n_with_several=int((n_listed > 1).sum()),
-        images_per_item=images_per_item,
-        n_incomplete=int(((n_existing > 0) & (n_existing < used.list.len())).sum()),
-        missing_images=len(missing),
-        n_decoded=n_decoded,
-        unreadable_images=tuple(unreadable),
-        missing_examples=tuple(missing[:_N_EXAMPLES]),
+        **_describe_images(items, raw.image_urls, images_per_item),
     )
     unknown = per_item.join(raw.items, on="item_id", how="anti")["item_id"].sort()
     known = raw.items["item_id"]
@@ -155,6 +133,40 @@ def _read_interactions(
             "Fix the rows or columns of the source."
         ) from cause
     return counted.sort("item_id"), total.row(0)
+
+
+def _describe_images(
+    items: pl.DataFrame, urls: pl.DataFrame | None, n_images: int
+) -> dict[str, Any]:
+    """Return the fields of the report about the images of items.
+
+    Args:
+        items: `tables.ITEMS`.
+        urls: Links to images, see `RawData`.
+        n_images: Number of images of an item that are used.
+    """
+    listed = image_lists(items)
+    used = listed.list.head(n_images)
+    paths = used.explode().drop_nulls()
+    missing = [path for path in paths if not Path(path).is_file()]
+    unreadable, n_decoded = _decode_sample(sorted(set(paths) - set(missing)))
+    n_existing, n_listed = used.list.set_difference(missing).list.len(), listed.list.len()
+    n_linked = 0
+    if urls is not None:
+        links = urls.join(items.filter(n_existing == 0), on="item_id", how="semi")
+        n_links = links["item_id"].value_counts()["count"]
+        n_linked, n_listed = len(n_links), pl.concat([n_listed, n_links])
+    return {
+        "n_with_image": int((n_existing > 0).sum()),
+        "n_linked": n_linked,
+        "n_with_several": int((n_listed > 1).sum()),
+        "images_per_item": n_images,
+        "n_incomplete": int(((n_existing > 0) & (n_existing < used.list.n_unique())).sum()),
+        "missing_images": len(missing),
+        "n_decoded": n_decoded,
+        "unreadable_images": tuple(unreadable),
+        "missing_examples": tuple(missing[:_N_EXAMPLES]),
+    }
 
 
 def _first(ids: pl.Series) -> str | None:
