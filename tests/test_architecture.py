@@ -22,6 +22,7 @@ LAZY_IMPORTS = {
     "mllm_msr.inference.engine.engine",
     "mllm_msr.models.inputs",
     "mllm_msr.models.loading",
+    "mllm_msr.models.small.cache",
     "mllm_msr.ranker.distributed.deepspeed",
     "mllm_msr.ranker.distributed.fsdp",
     "mllm_msr.ranker.training.callback",
