@@ -110,5 +110,5 @@ def test_a_metric_of_another_package_reaches_tables_comparisons_and_report(tmp_p
     header = next(line for line in text.splitlines() if line.startswith("| model | AUC"))
     assert "| Worst |" in header
     good = next(line for line in text.splitlines() if line.startswith("| good |"))
-    assert f"**{value:.3f}**" in good
+    assert f"| {value:.3f} (" in good  # not bold: random order has the same value
     assert np.isfinite(value)
