@@ -9,6 +9,7 @@ begin with an underscore are not plugins.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib
@@ -100,6 +101,26 @@ def find(kind: Kind, name: str) -> type:
             f"defines {len(found)}."
         )
     return found[0]
+
+
+def describe(kind: Kind, name: str) -> str:
+    """Return what a plugin is, in one line, without importing built-in plugins.
+
+    Args:
+        kind: "datasets", "backends", "baselines" or "metrics".
+        name: One of `names(kind)`.
+
+    Returns:
+        First line of the docstring of the plugin's module, or of the class for plugins of other
+        packages; empty without one.
+    """
+    path = Path(__file__).parent.joinpath(*_KINDS[kind].package.split("."), f"{name}.py")
+    external = any(point.name == name for point in _external_plugins(kind))
+    if external or not path.is_file():
+        text = inspect.getdoc(find(kind, name))
+    else:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return (text or "").partition("\n")[0]
 
 
 def _external_plugins(kind: Kind) -> tuple[EntryPoint, ...]:

@@ -25,7 +25,7 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def run_all() -> None:
             seen.append((run, preset))
 
-        yield SimpleNamespace(run_all=run_all, result=lambda: {"metrics": {}, "report": None})
+        yield SimpleNamespace(run_all=run_all)
         seen.append("closed")
 
     def serve_run(run: Path, **options: Any) -> None:
@@ -33,18 +33,19 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(demo, "open_pipeline", open_pipeline)
     monkeypatch.setattr(demo, "serve_run", serve_run)
+    monkeypatch.setattr(demo, "emit_results", lambda *_, **__: seen.append("results"))
     return seen
 
 
 def test_it_runs_the_preset_demo(invoke, actions: list[Any]) -> None:
     assert invoke("demo", "--run", "folder").exit_code == 0
-    assert actions == [(Path("folder"), "demo"), "closed"]
+    assert actions == [(Path("folder"), "demo"), "results", "closed"]
 
 
 def test_serving_starts_after_the_folder_is_closed(invoke, actions: list[Any]) -> None:
     assert invoke("demo", "--run", "folder", "--serve", "--port", 7).exit_code == 0
     options = {"host": "127.0.0.1", "port": 7, "overrides": ["serve.update=event"]}
-    assert actions == [(Path("folder"), "demo"), "closed", options]
+    assert actions == [(Path("folder"), "demo"), "results", "closed", options]
 
 
 def test_a_missing_package_is_reported_before_the_run_starts(

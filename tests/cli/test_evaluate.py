@@ -21,9 +21,13 @@ def test_external_tables_are_evaluated(invoke, finished: Path, tmp_path: Path) -
     tables += ["--scores", finished / "scores/popularity.parquet"]
     done = invoke("evaluate", *tables, "--out", tmp_path / "metrics.json")
     assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Uniform negatives, 12 users"
+    assert lines[2].startswith("Popularity")
+    assert lines[-1] == f"All metrics: {tmp_path / 'metrics.json'}"
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert "uniform" in found["popularity"]
-    assert json.loads(invoke("evaluate", *tables).stdout) == found
+    assert json.loads(invoke("evaluate", *tables, "--json").stdout) == found
 
 
 @pytest.mark.parametrize("option", ["--candidates", "--scores"])
@@ -54,7 +58,7 @@ def test_files_of_the_same_name_are_named_after_their_folders(
         write_scores(tmp_path / "B/other.csv", 0.0),
     ]
     options = [option for file in files for option in ("--scores", file)]
-    found = json.loads(invoke("evaluate", "--candidates", candidates, *options).stdout)
+    found = json.loads(invoke("evaluate", "--candidates", candidates, *options, "--json").stdout)
     assert {name: cells["external"]["auc"]["mean"] for name, cells in found.items()} == {
         "A/scores": 1.0,
         "B/scores": 0.0,

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from mllm_msr.errors import UsageError
+from mllm_msr.cli.list import KINDS
+from mllm_msr.errors import UnknownNameError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -18,11 +19,15 @@ from mllm_msr.errors import UsageError
         ("metrics", "ndcg"),
         ("presets", "paper"),
         ("experiments", "figure4"),
+        ("stages", "summarize"),
+        ("settings", "retrieve"),
     ],
 )
 def test_names_are_listed(invoke, kind: str, name: str) -> None:
     assert name in json.loads(invoke("list", kind, "--json").stdout)[kind]
-    assert name in invoke("list", kind).stdout.splitlines()
+    rows = [line.split(maxsplit=1) for line in invoke("list", kind).stdout.splitlines()]
+    (meaning,) = [row[1] for row in rows if row[0] == name]
+    assert len(meaning.split()) > 2
 
 
 def test_models_are_listed_with_their_facts_in_80_columns(invoke) -> None:
@@ -37,6 +42,50 @@ def test_models_are_listed_with_their_facts_in_80_columns(invoke) -> None:
     assert (found["license"], found["vllm"]) == (None, None)
 
 
-def test_the_error_about_an_unknown_kind_lists_all_kinds(fail) -> None:
-    with pytest.raises(UsageError, match=r"Unknown kind 'runs'\. Available: .*models"):
-        fail("list", "runs")
+def test_without_an_argument_the_kinds_are_listed(invoke) -> None:
+    lines = invoke("list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(KINDS)
+    assert json.loads(invoke("list", "--json").stdout) == {"kinds": list(KINDS)}
+    for kind in KINDS:
+        assert invoke("list", kind).exit_code == 0
+
+
+def test_the_settings_of_a_group_have_type_default_and_meaning(invoke) -> None:
+    lines = invoke("list", "settings", "train").stdout.splitlines()
+    assert lines[0].split() == ["setting", "default", "meaning"]
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("train.rank "))
+    assert row.split()[1:4] == ["8", "rank", "of"]
+    found = json.loads(invoke("list", "settings", "train", "--json").stdout)["settings"]
+    assert {each["key"].partition(".")[0] for each in found} == {"train"}
+
+
+def test_settings_without_a_section_are_in_the_general_group(invoke) -> None:
+    found = json.loads(invoke("list", "settings", "general", "--json").stdout)["settings"]
+    assert [each["key"] for each in found] == ["preset", "dataset", "item_type"]
+
+
+def test_the_values_of_a_preset_can_be_listed(invoke) -> None:
+    lines = invoke("list", "settings", "train", "--preset", "demo").stdout.splitlines()
+    assert lines[0].split() == ["setting", "value", "meaning"]
+    row = next(line for line in lines if line.startswith("train.rank "))
+    assert row.split()[1] == "16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modles"], "Unknown kind 'modles'. Did you mean 'models'? Available: datasets,"),
+        (["settings", "trian"], "Unknown group 'trian'. Did you mean 'train'?"),
+        (["settings", "train", "--preset", "dmo"], "Unknown preset 'dmo'. Did you mean 'demo'?"),
+    ],
+)
+def test_a_misspelled_name_gets_a_suggestion(fail, arguments: list[str], message: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        fail("list", *arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_only_settings_have_groups(fail) -> None:
+    with pytest.raises(UsageError, match="only for settings"):
+        fail("list", "models", "train")

@@ -1,12 +1,10 @@
-"""Opening of run folders: precedence of settings, and progress bars without a terminal."""
+"""Opening of run folders: precedence of settings, and the log of the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from mllm_msr.cli._open_run import open_pipeline, show_progress
+from mllm_msr.cli._open_run import open_pipeline
 
 
 def test_settings_come_from_the_folder_unless_a_preset_is_given(
@@ -40,7 +38,12 @@ def test_a_settings_file_takes_precedence_over_the_folder(
         assert (pipeline.settings.preset, pipeline.settings.train.rank) == ("default", 2)
 
 
-def test_there_is_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with show_progress("infer", 3) as advance:
-        advance(3)
-    assert capsys.readouterr() == ("", "")
+def test_commands_append_to_the_log_of_the_run(settings: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for force in (False, False, True):
+        with open_pipeline(run, None, None, settings, force=force, creates=True) as pipeline:
+            pipeline.run_stage("prepare")
+    messages = [line.split(" ", 3)[3] for line in (run / "run.log").read_text().splitlines()]
+    messages = [message for message in messages if message.startswith("prepare")]
+    kinds = [" ".join(message.split()[1:3]) for message in messages]
+    assert kinds == ["started", "done in", "is already", "started", "done in"]

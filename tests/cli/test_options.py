@@ -8,28 +8,39 @@ from mllm_msr.cli._options import split_names, with_executor
 
 
 @pytest.mark.parametrize(
-    ("command", "sections"),
-    [("infer", {"model", "executor", "infer"}), ("serve", {"retrieve", "serve"})],
+    ("command", "groups"),
+    [
+        ("infer", "In the groups model, executor, infer."),
+        ("check", "In the groups general, data, images."),
+        ("evaluate", "In the group evaluate."),
+    ],
 )
-def test_help_lists_the_settings_that_a_command_reads(invoke, command, sections) -> None:
+def test_help_names_the_groups_of_the_settings(invoke, command: str, groups: str) -> None:
     text = invoke(command, "--help").stdout
-    _, _, listed = text.partition("Settings (key=value, with their defaults):")
-    keys = [line.split("=")[0].strip() for line in listed.splitlines() if line[:3].strip()]
-    assert {key.rpartition(".")[0] for key in keys} == sections
+    assert groups in text
+    assert "mllm-msr list settings GROUP\n" in text
 
 
-def test_the_help_of_run_lists_all_settings_of_the_pipeline(invoke) -> None:
-    text = invoke("run", "--help").stdout
-    for setting in ("dataset=demo", "images.download=false", "train.rank=8", "plan.pilot=0"):
-        assert setting in text
-    assert "serve.state" not in text
+def test_the_help_of_run_names_all_groups_of_the_pipeline(invoke) -> None:
+    text = " ".join(invoke("run", "--help").stdout.split())
+    assert "In the groups general, data, images, prompts, model, executor, summarize," in text
+    assert "retrieve" not in text
+    assert "serve" not in text
 
 
 def test_the_help_of_demo_lists_the_values_of_its_preset(invoke) -> None:
-    text = invoke("demo", "--help").stdout
-    for setting in ("data.run_folds=[0]", "train.rank=16", "evaluate.n_resamples=2000"):
-        assert setting in text
-    assert "train.rank=8" not in text
+    text = " ".join(invoke("demo", "--help").stdout.split())
+    assert "data.run_folds=[0] default: null" in text
+    assert "train.rank=16 default: 8" in text
+    assert "evaluate" not in text.partition("differ from the defaults")[2]
+    assert "list settings GROUP --preset demo" in text
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "compare", "experiment", "recommend"])
+def test_help_fits_a_terminal(invoke, command: str) -> None:
+    lines = invoke(command, "--help").stdout.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_executor_option_changes_a_setting() -> None:

@@ -22,8 +22,10 @@ def test_the_text_contains_preference_ranks_and_titles(invoke, finished: Path) -
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == "The user appears to have a preference for things."
-    assert lines[-1].split()[0] == "2"
-    assert "Thing" in lines[-1]
+    assert lines[2].split() == ["match", "item", "title", "matches"]
+    assert [line.split()[0] for line in lines[3:5]] == ["1", "2"]
+    assert "Thing" in lines[4]
+    assert "not the chance that the item comes next" in " ".join(lines[-2:])
 
 
 def test_items_of_a_history_may_be_separated_by_spaces(invoke, finished: Path) -> None:

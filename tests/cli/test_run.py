@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mllm_msr.evaluation.metrics import summary_names
-
 
 def test_it_prints_the_metrics_and_the_path_of_the_report(invoke, finished: Path) -> None:
     done = invoke("run", "--run", finished)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["model", "negatives", "users", *summary_names()]
-    assert {line.split()[0] for line in lines[1:5]} == {"zero_shot", "popularity"}
-    assert lines[-1] == f"report: {finished / 'report.html'}"
+    assert lines[0] == "Uniform negatives, 12 users"
+    assert {line.split()[0] for line in lines[2:4]} == {"Zero-shot", "Popularity"}
+    assert f"Report  {finished / 'report.html'}" in lines
 
 
 def test_json_contains_the_metrics(invoke, finished: Path) -> None:
@@ -28,3 +26,10 @@ def test_it_shows_what_was_understood_of_the_data_on_stderr(invoke, finished: Pa
     done = invoke("run", "--run", finished)
     assert "time span" in done.stderr
     assert "time span" not in done.stdout
+
+
+def test_quiet_prints_only_the_results(invoke, finished: Path) -> None:
+    done = invoke("run", "--run", finished, "--quiet")
+    assert done.stderr == ""
+    assert done.stdout.startswith("Uniform negatives")
+    assert invoke("--quiet", "run", "--run", finished).stderr == ""

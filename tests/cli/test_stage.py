@@ -1,4 +1,4 @@
-"""Commands that run one stage and print its counts."""
+"""Commands that run one stage and print what it did."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ def test_a_stage_prints_its_counts_from_the_manifest(invoke, finished: Path) -> 
     counts = json.loads(invoke("score", "--run", finished, "--json").stdout)
     assert set(counts) == {"score/zero_shot", "score/popularity"}
     assert counts["score/popularity"]["outputs"]
-    plain = invoke("score", "--run", finished).stdout
-    assert [line.split(":")[0] for line in plain.splitlines()] == list(counts)
+
+
+def test_a_stage_says_what_it_did_and_what_is_next(invoke, finished: Path) -> None:
+    *sentences, step = invoke("score", "--run", finished).stdout.splitlines()
+    assert sentences[0].startswith("Scored 264 candidates with zero_shot; 30 model calls, 234 from")
+    assert sentences[1].startswith("Scored 264 candidates with popularity")
+    assert step == f"Next    mllm-msr evaluate --run {finished}"
 
 
 @pytest.mark.parametrize("stage", ["summarize", "infer", "score", "report"])

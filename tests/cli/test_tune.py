@@ -19,10 +19,11 @@ def test_the_best_settings_can_be_used_as_a_settings_file(
     done = invoke(*search)
     assert done.exit_code == 0, done.output
     best = run / "tuning" / "best.yaml"
-    first, last = done.stdout.splitlines()
-    assert first.startswith("transitions")
-    assert "after 2 trials" in first
-    assert last == f"best settings: {best}"
+    header, row, _, path, step = done.stdout.splitlines()
+    assert header.split() == ["model", "metric", "best", "defaults", "trials"]
+    assert (row.split()[0], row.split()[-1]) == ("transitions", "2")
+    assert path == f"Best settings  {best}"
+    assert step.endswith(f"compare --models transitions --run {run} --config {best}")
     found = json.loads(invoke(*search, "--json").stdout)
     assert (found["best"], found["models"][0]["trials"]) == (str(best), 2)
     assert invoke("list", "baselines").exit_code == 0

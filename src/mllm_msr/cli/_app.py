@@ -7,59 +7,162 @@ Commands print results to stdout; progress and messages go to stderr. Exit codes
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import shlex
 import signal
 import sys
 import warnings
-from typing import Annotated, Final, NoReturn
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from mllm_msr.cli._logging import configure
 from mllm_msr.errors import MllmMsrError, UsageError
 from mllm_msr.models import cpu_runtime
 from mllm_msr.ranker.distributed.launch import is_worker, launched_by_torchrun
 
+# The commands by group, in the order of `mllm-msr --help`; others are listed with the tools.
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "Start": ("demo", "check", "plan", "run", "status"),
+        "Stages": ("prepare", "summarize", "infer", "train", "score", "evaluate", "report"),
+        "Compare": ("compare", "tune", "experiment"),
+        "Use": ("recommend", "serve", "update"),
+        "Tools": ("list", "doctor", "pull", "push", "help"),
+    }
+)
+MAX_SUMMARY: Final = 50  # characters
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+# Commands that have nothing to resume.
+_NOT_RESUMED: Final = ("check", "doctor", "help", "list", "recommend", "serve", "status")
+
+# Under torchrun, every process runs the command. Only these commands coordinate the processes.
+DISTRIBUTED_COMMANDS: Final = ("train", "run")
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show more messages.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")]
+
+
+class GroupedCommands(TyperGroup):
+    """Command line whose help lists the commands by group."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of each group with their summaries."""
+        rest = list(self.commands)
+        sections = {group: [each for each in names if each in rest] for group, names in
+                    GROUPS.items()}  # fmt: skip
+        grouped = {name for names in sections.values() for name in names}
+        sections["Tools"] += [name for name in rest if name not in grouped]
+        width = max(map(len, rest))
+        for group, names in sections.items():
+            with formatter.section(group):
+                # Equal widths align the summaries of all groups.
+                formatter.write_dl(
+                    [(f"{name:<{width}}", self._summary(ctx, name)) for name in names]
+                )
+
+    def _summary(self, ctx: Any, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(limit=MAX_SUMMARY + 1)
+
+
 app = typer.Typer(
     name="mllm-msr",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=GroupedCommands,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
-# Commands that have nothing to resume.
-_NOT_RESUMED: Final = ("check", "doctor", "list", "recommend", "serve")
+def register(
+    name: str,
+    summary: str,
+    *,
+    cls: type[TyperCommand] = TyperCommand,
+    help: str | None = None,  # noqa: A002 - the name in Typer
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a command with the options `--verbose` and `--quiet`.
 
-# Under torchrun, every process runs the command. Only these commands coordinate the processes.
-DISTRIBUTED_COMMANDS: Final = ("train", "run")
+    Args:
+        name: Name of the command.
+        summary: What the command does, in at most `MAX_SUMMARY` characters, for the list of
+            commands.
+        cls: Class of the command.
+        help: Help text; by default the docstring of the function.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = {"verbose": VerboseOption, "quiet": QuietOption}
+
+        @functools.wraps(function)
+        def command(*, verbose: bool, quiet: bool, **arguments: Any) -> None:
+            if verbose or quiet:
+                configure(verbose=verbose, quiet=quiet)
+            function(**arguments)
+
+        parameters = [
+            *(each.replace(kind=kind) for each in signature.parameters.values()),
+            *(
+                inspect.Parameter(option, kind, default=False, annotation=annotation)
+                for option, annotation in added.items()
+            ),
+        ]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command(name, cls=cls, help=help, short_help=summary)(command)
+        return function
+
+    return decorate
+
+
+def _print_version(*, value: bool) -> None:
+    if value:
+        from mllm_msr import __version__
+
+        typer.echo(f"mllm-msr {__version__}")
+        raise typer.Exit
 
 
 @app.callback(help="Multimodal sequential recommendation with multimodal large language models.")
-def configure(
+def start(
     context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more messages.")] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
-    """Configure logging and reject commands that cannot run under torchrun.
+    """Configure messages and reject commands that cannot run under torchrun.
 
     Raises:
         UsageError: torchrun started a command that does not support it.
     """
+    del version
     command = context.invoked_subcommand
+    if command is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
     if launched_by_torchrun(os.environ) and command not in DISTRIBUTED_COMMANDS:
         raise UsageError(
             f"The command {command!r} does not support torchrun. Run it without torchrun; only "
             f"{' and '.join(DISTRIBUTED_COMMANDS)} can be started with it."
         )
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    configure(verbose=verbose, quiet=quiet)
 
 
 def main() -> None:
@@ -77,9 +180,8 @@ def main() -> None:
     # Users can do nothing about deprecations inside Transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     cpu_runtime.set_defaults()
-    if not sys.stderr.isatty():
-        # Transformers draws its progress bars even without a terminal.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Bars of other packages would break those of `_progress.py`.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         _run_command()
     except SystemExit:
@@ -116,7 +218,7 @@ def _say_stopped(signum: int) -> None:
     if is_worker(os.environ):
         return
     name = signal.Signals(signum).name
-    if any(argument in _NOT_RESUMED for argument in sys.argv[1:2]):
+    if any(argument in _NOT_RESUMED for argument in sys.argv[1:]):
         typer.echo(f"mllm-msr: Stopped by {name}.", err=True)
         return
     command = shlex.join(["mllm-msr", *sys.argv[1:]])

@@ -1,11 +1,15 @@
-"""Opening of run folders with the settings from the command line, and progress bars."""
+"""Opening of run folders with the settings from the command line, progress and `run.log`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mllm_msr.cli._logging import is_quiet, log_to
+from mllm_msr.cli._progress import ProgressReporter
 
 if TYPE_CHECKING:
     from mllm_msr.pipeline.pipeline import Pipeline
@@ -41,10 +45,15 @@ def open_pipeline(
     """
     from mllm_msr.config.run_settings import load_run_settings
     from mllm_msr.pipeline.pipeline import Pipeline
+    from mllm_msr.storage.layout import LOG
 
     settings = load_run_settings(run, overrides or (), preset=preset, file=config)
     _require_run(run, preset, config, overrides or [], creates=creates)
-    with Pipeline.open(run, settings, force=force, progress=show_progress) as pipeline:
+    with (
+        ProgressReporter(bars=sys.stderr.isatty() and not is_quiet()) as progress,
+        Pipeline.open(run, settings, force=force, progress=progress) as pipeline,
+        contextlib.nullcontext() if pipeline.run.is_worker else log_to(run / LOG),
+    ):
         yield pipeline
 
 
@@ -72,39 +81,3 @@ def _require_run(
             f"{run / CONFIG} is missing, so the settings of the run are unknown. Restore it, or "
             "repeat the command with the settings of the run (dataset=..., --preset or --config)."
         )
-
-
-@contextlib.contextmanager
-def show_progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with speed and remaining time on stderr if it is a terminal.
-
-    Args:
-        name: Name of the task.
-        total: Number of steps; None if unknown.
-
-    Yields:
-        Function to call with the number of steps that have finished since the last call.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda n: progress.advance(task, n)

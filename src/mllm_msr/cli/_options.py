@@ -1,14 +1,15 @@
-"""Options that several commands share, and the list of settings in a command's help."""
+"""Options that several commands share, and the settings in the help of a command."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
-# Sections that are only read by commands for a finished run.
+# Groups that are only read by commands for a finished run.
 _ONLINE_SECTIONS: Final = ("retrieve", "serve")
 
 
@@ -60,32 +61,43 @@ def settings_help(*sections: str, preset: str | None = None) -> type[TyperComman
     The settings are only loaded when the help is shown.
 
     Args:
-        *sections: Sections to list, for example "data"; "" means settings without a section.
-            By default, all sections of the offline pipeline.
-        preset: Preset that the command starts from, whose values are listed; None lists the
-            defaults.
+        *sections: Groups of settings ("data"); by default, all of the offline pipeline.
+        preset: Preset that the command starts from; its values that differ from the defaults are
+            listed, except those of baselines.
     """
 
     class CommandWithSettings(TyperCommand):
-        """Command whose help lists settings and their defaults."""
+        """Command whose help names the groups of its settings."""
 
         def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-            """Write the settings below the options."""
-            from mllm_msr.config.loading import load_settings
-            from mllm_msr.config.reference import reference
+            """Write the groups, and the values of the preset, below the options."""
+            from mllm_msr.config.reference import GENERAL, groups
 
-            settings = None if preset is None else load_settings(preset, environment={})
-            rows = []
-            for key, _, default, description in reference(settings):
-                section = key.rpartition(".")[0]
-                listed = section in sections if sections else section not in _ONLINE_SECTIONS
-                if listed:
-                    rows.append((f"{key}={default}", description))
-            source = "defaults" if preset is None else f"values in the preset {preset}"
-            with formatter.section(f"Settings (key=value, with their {source})"):
-                formatter.write_dl(rows)
+            read = sections or tuple(each for each in groups() if each not in _ONLINE_SECTIONS)
+            with formatter.section("Settings (KEY=VALUE)"):
+                names = ", ".join(name or GENERAL for name in read)
+                formatter.write_text(
+                    f"In the groups {names}." if len(read) > 1 else f"In the group {names}."
+                )
+                option = "" if preset is None else f" --preset {preset}"
+                formatter.write_text(f"List them with: mllm-msr list settings GROUP{option}")
+            if preset is None:
+                return
+            with formatter.section(f"Values of the preset {preset} that differ from the defaults"):
+                formatter.write_dl(list(_preset_values(preset)))
 
     return CommandWithSettings
+
+
+def _preset_values(preset: str) -> Iterator[tuple[str, str]]:
+    """Yield (key=value, default) of the settings that a preset changes, without baselines."""
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.config.reference import reference
+
+    values = reference(load_settings(preset, environment={}))
+    for value, default in zip(values, reference(), strict=True):
+        if value.default != default.default and not value.key.startswith(("baselines.", "preset")):
+            yield f"{value.key}={value.default}", f"default: {default.default}"
 
 
 def with_executor(settings: list[str] | None, name: str | None) -> list[str] | None:

@@ -1,26 +1,79 @@
-"""Output of the commands: one JSON object with `--json`, else readable text."""
+"""Output of the commands: one JSON object with `--json`, else readable text and tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from mllm_msr.pipeline.pipeline import Pipeline
 
 
-def emit(values: Mapping[str, Any], *, as_json: bool, plain: str | None = None) -> None:
-    """Print values as JSON, as the text `plain`, or, without either, as lines `key: value`."""
+def emit(values: Mapping[str, Any], *, as_json: bool, plain: RenderableType | None = None) -> None:
+    """Print values as JSON, as the text `plain`, or, without either, as lines `key: value`.
+
+    Args:
+        values: JSON values.
+        as_json: Whether to print JSON.
+        plain: Text, or a renderable of Rich, which is fitted to the width of the terminal.
+    """
     if as_json:
         typer.echo(json.dumps(values, indent=2, default=str))
-    elif plain is not None:
+    elif isinstance(plain, str):
         typer.echo(plain)
+    elif plain is not None:
+        print_fitted(plain)
     else:
         for key, value in values.items():
             typer.echo(f"{key}: {value}")
+
+
+def print_fitted(content: RenderableType) -> None:
+    """Print a renderable to stdout, fitted to the width of the terminal, or else 80 columns."""
+    from rich.console import Console
+
+    # Texts come from data and models, so nothing in them is markup.
+    console = Console(markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(content, crop=False)
+    lines = captured.get().splitlines()
+    typer.echo("\n".join(line.rstrip() for line in lines))
+
+
+def unbroken(lines: Sequence[str]) -> RenderableType:
+    """Return lines that keep their length, because paths and commands are copied."""
+    from rich.console import Group
+    from rich.text import Text
+
+    # Printing joins texts, and forgets how each one wraps, unless they are in a group.
+    return Group(Text("\n".join(lines), no_wrap=True, overflow="ignore"))
+
+
+def make_table(*columns: str, left: Collection[int] = (0,), wrap: Collection[int] = (0,)) -> Table:
+    """Return an empty table without borders.
+
+    Args:
+        columns: Headings.
+        left: Columns that are aligned to the left; the others are aligned to the right.
+        wrap: Columns that break into lines if the table is too wide.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for at, heading in enumerate(columns):
+        table.add_column(
+            heading,
+            justify="left" if at in left else "right",
+            no_wrap=at not in wrap,
+            overflow="fold",
+        )
+    return table
 
 
 def data_text(pipeline: Pipeline) -> str:
@@ -29,58 +82,3 @@ def data_text(pipeline: Pipeline) -> str:
 
     report = pipeline.tables.data_report()
     return "This run has no report about its data." if report is None else format_report(report)
-
-
-def metrics_table(result: Mapping[str, Any]) -> str:
-    """Format the main metrics of a run as a text table, followed by the path of its report.
-
-    Args:
-        result: Return value of `Pipeline.result`.
-
-    Returns:
-        Table with one line per model and kind of negatives: number of users, then mean and
-        confidence interval of each metric, "-" if the metric was not computed; then, if there are
-        any, the comparisons of the main model with the others, and the notes.
-    """
-    from mllm_msr.evaluation.metrics import summary_names
-
-    names = summary_names()
-    header = "".join(f"{name:>24}" for name in names)
-    lines = [f"{'model':<17}{'negatives':<12}{'users':>6}{header}"]
-    for model, by_negatives in result["metrics"].items():
-        for negatives, values in by_negatives.items():
-            n_users = max((values[name]["n"] for name in names if name in values), default=0)
-            cells = ""
-            for name in names:
-                value = values.get(name)
-                interval = (
-                    value and f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-                )
-                cells += f"{interval or '-':>24}"
-            lines.append(f"{model:<17}{negatives:<12}{n_users:>6}{cells}")
-    lines.append("")
-    lines += _comparison_lines(result.get("comparisons", ()))
-    lines += [f"note: {model}: {note}" for model, note in result.get("notes", {}).items()]
-    if result.get("report"):
-        lines.append(f"report: {result['report']}")
-    return "\n".join(lines)
-
-
-def _comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format the comparisons of the main model; without a main model, return no lines."""
-    from mllm_msr.evaluation.comparisons import MAIN
-
-    own = [record for record in comparisons if record["p_main"] is not None]
-    if not own:
-        return []
-    heading = f"{MAIN} against, {own[0]['metric']}"
-    header = f"{heading:<29}{'users':>6}{'difference':>25}{'p':>10}{'p, all pairs':>14}"
-    lines = [header]
-    for record in own:
-        sign = 1 if record["first"] == MAIN else -1
-        other = record["second" if sign == 1 else "first"]
-        low, high = sorted((sign * record["low"], sign * record["high"]))
-        difference = f"{sign * record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        tests = f"{record['p_main']:>10.4f}{record['p_holm']:>14.4f}"
-        lines.append(f"{other:<17}{record['negatives']:<12}{record['n']:>6}{difference:>25}{tests}")
-    return [*lines, "p: corrected for the comparisons of this table under the same negatives.", ""]

@@ -1,4 +1,4 @@
-"""Commands that run one stage of the pipeline and print its counts."""
+"""Commands that run one stage of the pipeline and print what it did."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -20,6 +20,7 @@ from mllm_msr.cli._options import (
     with_executor,
 )
 from mllm_msr.cli._output import emit
+from mllm_msr.cli._stage_text import stage_text
 
 if TYPE_CHECKING:
     from mllm_msr.pipeline.pipeline import Pipeline
@@ -30,15 +31,17 @@ def add_stage_command(
     summary: str,
     *,
     sections: tuple[str, ...],
-    describe: Callable[[Pipeline], str] | None = None,
+    help: str | None = None,  # noqa: A002 - the name in Typer
+    describe: Callable[[Pipeline, str], str] | None = None,
 ) -> None:
     """Register a command that runs one stage of the pipeline.
 
     Args:
         name: Name of the stage and of the command.
-        summary: Help text of the command.
-        sections: Sections of the settings that the help lists.
-        describe: Returns the text to print instead of the counts.
+        summary: What the stage does, for the list of commands.
+        sections: Groups of settings that it reads.
+        help: Help text of the command; by default the summary.
+        describe: Returns the text to print; by default sentences about the counts.
     """
 
     def command(
@@ -56,7 +59,8 @@ def add_stage_command(
         ) as pipeline:
             pipeline.run_stage(name)
             counts = pipeline.counts(name)
-            plain = None if as_json or describe is None else describe(pipeline)
+            plain = "" if as_json else (describe or stage_text)(pipeline, name)
         emit(counts, as_json=as_json, plain=plain)
 
-    app.command(name, cls=settings_help(*sections), help=summary)(command)
+    text = f"{help or summary}."
+    register(name, summary, cls=settings_help(*sections), help=text)(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import (
     ConfigOption,
     JsonOption,
@@ -15,7 +15,9 @@ from mllm_msr.cli._options import (
 from mllm_msr.cli._output import emit
 
 
-@app.command("check", cls=settings_help("", "data", "images"))
+@register(
+    "check", "Check the files of a dataset, without a run", cls=settings_help("", "data", "images")
+)
 def command(
     settings: Overrides = None,
     preset: PresetOption = None,

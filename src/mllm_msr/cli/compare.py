@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -19,10 +19,11 @@ from mllm_msr.cli._options import (
     settings_help,
     split_names,
 )
-from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.cli._output import emit
+from mllm_msr.cli._results import run_results
 
 
-@app.command("compare", cls=settings_help())
+@register("compare", "Evaluate several models on the same candidates", cls=settings_help())
 def command(
     settings: Overrides = None,
     models: Annotated[
@@ -41,7 +42,8 @@ def command(
 ) -> None:
     """Train, score and evaluate models on the same candidates.
 
-    The candidates are those of the run folder. Models with finished scores are skipped, so the
+    The candidates are those of the run folder. The tables show all models of the run, the JSON
+    output those that are given. Models with finished scores are skipped, so the
     same command resumes an interrupted comparison.
     """
     from mllm_msr.pipeline.compare import compare
@@ -49,4 +51,5 @@ def command(
     with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
         baselines = pipeline.settings.score.baselines
         result = compare(pipeline, baselines if models is None else split_names(models))
-    emit(result, as_json=as_json, plain=metrics_table(result))
+        plain = "" if as_json else run_results(pipeline)
+    emit(result, as_json=as_json, plain=plain)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ForceOption,
@@ -17,11 +17,11 @@ from mllm_msr.cli._options import (
     RunOption,
     settings_help,
 )
-from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.cli._results import emit_results
 from mllm_msr.cli._serve import require_serving, serve_run
 
 
-@app.command("demo", cls=settings_help(preset="demo"))
+@register("demo", "Run everything on generated data, in minutes", cls=settings_help(preset="demo"))
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/demo"),
@@ -37,8 +37,7 @@ def command(
         require_serving()
     with open_pipeline(run, "demo", None, settings, force=force, creates=True) as pipeline:
         pipeline.run_all()
-        result = pipeline.result()
-    emit(result, as_json=as_json, plain=metrics_table(result))
+        emit_results(pipeline, as_json=as_json)
     if serve:
         # With an update after every event, a single like visibly changes the preference.
         serve_run(run, host="127.0.0.1", port=port, overrides=["serve.update=event"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,17 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import ConfigOption, JsonOption, Overrides, PresetOption
 from mllm_msr.cli._output import emit
 
 if TYPE_CHECKING:
     from mllm_msr.pipeline.doctor import Finding
 
+_WIDTH: Final = 80  # characters of a line
 _LABELS: Final = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
 
 
-@app.command("doctor")
+@register("doctor", "Check this installation and its models")
 def command(
     settings: Overrides = None,
     preset: PresetOption = None,
@@ -62,8 +64,13 @@ def command(
 
 
 def _format(finding: Finding) -> str:
-    line = f"{_LABELS[finding.state]:<8}{finding.name:<22}{finding.detail}"
-    return f"{line}\n{'':<30}-> {finding.fix}" if finding.fix else line
+    start = f"{_LABELS[finding.state]:<8}{finding.name:<27}"
+    # Paths and commands are not broken, so that they can be copied.
+    lines = textwrap.wrap(
+        finding.detail, _WIDTH - len(start), break_long_words=False, break_on_hyphens=False
+    )
+    text = f"\n{'':<{len(start)}}".join(lines)
+    return f"{start}{text}\n{'':<8}-> {finding.fix}" if finding.fix else f"{start}{text}"
 
 
 def _check_models(

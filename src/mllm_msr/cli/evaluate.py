@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -20,11 +21,17 @@ from mllm_msr.cli._options import (
     parse_path,
     settings_help,
 )
-from mllm_msr.cli._output import emit, metrics_table
+from mllm_msr.cli._output import emit, unbroken
+from mllm_msr.cli._results import emit_results, result_tables
 from mllm_msr.errors import UsageError
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-@app.command("evaluate", cls=settings_help("evaluate"))
+
+@register(
+    "evaluate", "Compute the metrics of a run or of score files", cls=settings_help("evaluate")
+)
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
@@ -44,7 +51,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to write their metrics to; default: stdout.",
+            help="File to write all their metrics to, as JSON.",
             parser=parse_path,
         ),
     ] = None,
@@ -57,8 +64,7 @@ def command(
     if candidates is None and not scores:
         with open_pipeline(run, preset, config, settings, force=force) as pipeline:
             pipeline.run_stage("evaluate")
-            result = pipeline.result()
-        emit(result, as_json=as_json, plain=metrics_table(result))
+            emit_results(pipeline, as_json=as_json)
         return
     if candidates is None or not scores:
         given = "--scores" if candidates is None else "--candidates"
@@ -71,9 +77,14 @@ def command(
 
     checked = load_settings(preset or "default", settings or (), file=config)
     metrics = evaluate_files(candidates, scores, checked)
-    text = json.dumps(metrics, indent=2)
-    if out is None:
-        typer.echo(text)
-    else:
-        out.write_text(text + "\n", encoding="utf-8")
-        emit({"metrics": str(out)}, as_json=as_json)
+    if out is not None:
+        out.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    emit(metrics, as_json=as_json, plain=_format_external(metrics, out))
+
+
+def _format_external(metrics: Mapping[str, Any], out: Path | None) -> RenderableType:
+    """Return the tables of external scores, and the path of the file with all metrics."""
+    from rich.console import Group
+
+    where = f"All metrics: {out or 'add --json, or --out FILE'}"
+    return Group(*result_tables(metrics, {}), unbroken([where]))

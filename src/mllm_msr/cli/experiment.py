@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -23,7 +23,7 @@ from mllm_msr.cli._output import emit
 from mllm_msr.errors import UsageError
 
 
-@app.command("experiment", cls=settings_help())
+@register("experiment", "Reproduce a table or figure of the paper", cls=settings_help())
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `list experiments`.")],
     settings: Overrides = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -16,13 +16,16 @@ from mllm_msr.cli._options import (
     RunOption,
     settings_help,
 )
-from mllm_msr.cli._output import emit
+from mllm_msr.cli._output import emit, make_table
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from mllm_msr.pipeline.cost.report import CostReport
 
 
-@app.command("plan", cls=settings_help())
+@register("plan", "Estimate tokens, hours, price and disk of a run", cls=settings_help())
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
@@ -50,46 +53,57 @@ def command(
     emit(report.to_dict(), as_json=as_json, plain=_format_report(report))
 
 
-def _format_report(report: CostReport) -> str:
-    columns = ("calls", "cached calls", "input tokens", "image tokens", "shared", "output tokens")
-    header = "".join(f"{name:>15}" for name in columns)
-    lines = [f"{'stage':<18}{header}{'hours':>10}{'price':>10}{'disk':>10}"]
-    for stage in report.stages:
-        counts = (
-            stage.calls,
-            stage.cached_calls,
-            stage.prompt_tokens,
-            stage.image_tokens,
-            stage.shared_tokens,
-            stage.output_tokens,
-        )
-        cells = "".join(f"{count:>15,}" for count in counts)
-        hours = "?" if stage.seconds is None else f"{stage.seconds / 3600:.3f}"
-        disk = f"{stage.disk_bytes / 2**20:>6.1f} MiB"
-        done = " done" if stage.done else ""
-        lines.append(f"{stage.stage:<18}{cells}{hours:>10}{stage.price:>10.2f}{disk}{done}")
+def _format_report(report: CostReport) -> RenderableType:
+    """Return the costs by stage, the tokens by stage, the prompt orders, and what remains."""
+    from rich.console import Group
+
+    orders: list[RenderableType] = []
     if report.orders:
-        lines += ["", f"{'tokens by order of the prompt':<40}{'item-first':>15}{'user-first':>15}"]
-    for cost in report.orders:
-        numbers = f"{cost.item_first:>15,}{cost.user_first:>15,}"
-        lines.append(f"{cost.work:<40}{numbers}   {cost.cheaper} is cheaper")
-    lines += ["", *_token_lines(report)]
-    hours = "hours unknown without a rate" if report.hours is None else f"{report.hours:.3f} hours"
-    lines += [
-        "",
-        f"remaining: {report.tokens:,} tokens, {hours}, price {report.price:.2f}",
-        f"prompt tokens counted by {report.counted_by}; output lengths from {report.lengths_by}",
-    ]
-    return "\n".join(lines)
+        orders = [_orders_table(report), ""]
+    hours = "unknown time without a rate" if report.hours is None else f"{report.hours:.3f} hours"
+    summary = (
+        f"Remaining: {report.tokens:,} tokens, {hours}, price {report.price:.2f}.\n"
+        f"Prompt tokens are counted by {report.counted_by}; output lengths come from "
+        f"{report.lengths_by}."
+    )
+    if report.hours is None:
+        summary += " For hours, add plan.pilot=20, which measures a rate."
+    return Group(_costs_table(report), "", _tokens_table(report), "", *orders, summary)
 
 
-def _token_lines(report: CostReport) -> list[str]:
-    """Return a table of the tokens of prompts and images, without images if there are none."""
-    columns = ("tokens/prompt", "longest prompt", "tokens/image", "largest image")
-    lines = [f"{'stage':<18}" + "".join(f"{name:>15}" for name in columns)]
+def _costs_table(report: CostReport) -> Table:
+    table = make_table("stage", "state", "calls", "cached", "hours", "price", "disk", left=(0, 1))
     for stage in report.stages:
-        cells = f"{stage.tokens_per_prompt:>15,}{stage.longest_prompt:>15,}"
-        if stage.images:
-            cells += f"{stage.tokens_per_image:>15,}{stage.largest_image:>15,}"
-        lines.append(f"{stage.stage:<18}{cells}")
-    return lines
+        table.add_row(
+            stage.stage,
+            "done" if stage.done else "open",
+            f"{stage.calls:,}",
+            f"{stage.cached_calls:,}",
+            "?" if stage.seconds is None else f"{stage.seconds / 3600:.3f}",
+            f"{stage.price:.2f}",
+            f"{stage.disk_bytes / 2**20:.1f} MiB",
+        )
+    return table
+
+
+def _tokens_table(report: CostReport) -> Table:
+    """Return the tokens of each stage: in all prompts, in one prompt, and in one image."""
+    table = make_table("tokens", "input", "images", "shared", "output", "per prompt", "per image")
+    for stage in report.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.prompt_tokens:,}",
+            f"{stage.image_tokens:,}",
+            f"{stage.shared_tokens:,}",
+            f"{stage.output_tokens:,}",
+            f"{stage.tokens_per_prompt:,} (max {stage.longest_prompt:,})",
+            f"{stage.tokens_per_image:,} (max {stage.largest_image:,})" if stage.images else "",
+        )
+    return table
+
+
+def _orders_table(report: CostReport) -> Table:
+    table = make_table("tokens by order of the prompt", "item-first", "user-first", "cheaper")
+    for cost in report.orders:
+        table.add_row(cost.work, f"{cost.item_first:,}", f"{cost.user_first:,}", cost.cheaper)
+    return table

@@ -7,7 +7,8 @@ from mllm_msr.cli._stage import add_stage_command
 
 add_stage_command(
     "prepare",
-    "Read, filter and split the data, sample the candidates, and print what was understood.",
+    "Read, filter and split the data",
+    help="Read, filter and split the data, sample the candidates, and print what was understood",
     sections=("", "data", "images"),
-    describe=data_text,
+    describe=lambda pipeline, _: data_text(pipeline),
 )

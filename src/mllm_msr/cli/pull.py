@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import AddressArgument, JsonOption, parse_path
 from mllm_msr.cli._output import emit
 
 
-@app.command("pull")
+@register("pull", "Copy a folder from object storage")
 def command(
     address: AddressArgument,
     folder: Annotated[
@@ -23,4 +23,6 @@ def command(
     """Copy a folder from object storage to a local folder."""
     from mllm_msr.storage.transfer import pull
 
-    emit({"folder": str(folder), "files": pull(address, folder)}, as_json=as_json)
+    n_files = pull(address, folder)
+    values = {"folder": str(folder), "files": n_files}
+    emit(values, as_json=as_json, plain=f"Copied {n_files:,} files to {folder}.")

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import AddressArgument, JsonOption, parse_path
 from mllm_msr.cli._output import emit
 
 
-@app.command("push")
+@register("push", "Copy a folder to object storage")
 def command(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Local folder to copy.", parser=parse_path)
@@ -26,4 +26,6 @@ def command(
     """
     from mllm_msr.storage.transfer import push_folder
 
-    emit({"address": address, "files": push_folder(folder, address)}, as_json=as_json)
+    n_files = push_folder(folder, address)
+    values = {"address": address, "files": n_files}
+    emit(values, as_json=as_json, plain=f"Copied {n_files:,} files to {address}.")

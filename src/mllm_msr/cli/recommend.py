@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import JsonOption, Overrides, RunOption, settings_help
-from mllm_msr.cli._output import emit
+from mllm_msr.cli._output import emit, make_table
 from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mllm_msr.recommend.lists import RecommendationList
     from mllm_msr.recommend.recommender import MllmMsr
 
 
-@app.command("recommend", cls=settings_help("retrieve"))
+_REASONS: Final[Mapping[str, str]] = {
+    "unknown_user": "the user is not in the run",
+    "no_history": "the user has no interactions",
+    "no_preference": "there is no preference for this history",
+    "model_failed": "the model failed",
+    "model_slow": "the model took too long",
+    "model_circuit_open": "the model is paused after errors",
+}
+
+
+@register("recommend", "Recommend items to a user or for a history", cls=settings_help("retrieve"))
 def command(
     settings: Overrides = None,
     user: Annotated[str | None, typer.Option("--user", help="A user of the run.")] = None,
@@ -63,17 +76,30 @@ def _split(history: str) -> list[str]:
     return [part.strip() for row in rows for part in row if part.strip()]
 
 
-def _format_list(model: MllmMsr, recommendations: RecommendationList) -> str:
-    lines = [recommendations.preference or "(no preference)", ""]
+def _format_list(model: MllmMsr, recommendations: RecommendationList) -> RenderableType:
+    """Return the preference, and a table of the items with the phrases that they match."""
+    from rich.console import Group
+    from rich.text import Text
+
+    notes = []
     if recommendations.fallback_reason is not None:
-        lines += [f"The model did not rank the items: {recommendations.fallback_reason}.", ""]
-    if recommendations.without_image:
-        n = recommendations.without_image
-        lines += [f"Ranked without their image, which cannot be opened: {n} candidates.", ""]
+        reason = _REASONS[recommendations.fallback_reason]
+        notes.append(f"The model did not rank the items: {reason}.")
+    if n := recommendations.without_image:
+        notes.append(f"Ranked without their image, which cannot be opened: {n} candidates.")
+    table = make_table("", "match", "item", "title", "matches", left=(2, 3, 4), wrap=(2, 3, 4))
     for item in recommendations.items:
-        score = "  -  " if item.score is None else f"{item.score:.3f}"
-        title = model.catalog.item(item.item_id).title
-        matches = f"  ({', '.join(item.matches)})" if item.matches else ""
-        reason = f"  [no score: {item.reason}]" if item.reason else ""
-        lines.append(f"{item.rank:>3}  {score}  {item.item_id}  {title}{matches}{reason}")
-    return "\n".join(lines)
+        reason = f"no score: {item.reason}" if item.reason else ""
+        table.add_row(
+            str(item.rank),
+            "-" if item.score is None else f"{item.score:.3f}",
+            Text(item.item_id),
+            Text(model.catalog.item(item.item_id).title),
+            Text(reason or ", ".join(item.matches)),
+        )
+    preference = Text(recommendations.preference or "(no preference)")
+    legend = (
+        "match: how strongly the model answers yes, not the chance that the item comes next. The "
+        "order also counts the candidate generators."
+    )
+    return Group(preference, "", *(Text(note + "\n") for note in notes), table, "", legend)

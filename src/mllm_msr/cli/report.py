@@ -6,6 +6,7 @@ from mllm_msr.cli._stage import add_stage_command
 
 add_stage_command(
     "report",
-    "Write report.html and report.md of an evaluated run.",
+    "Write report.html and report.md",
+    help="Write report.html and report.md of an evaluated run",
     sections=("report",),
 )

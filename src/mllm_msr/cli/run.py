@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
+from mllm_msr.cli._logging import is_quiet
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -19,10 +20,11 @@ from mllm_msr.cli._options import (
     settings_help,
     with_executor,
 )
-from mllm_msr.cli._output import data_text, emit, metrics_table
+from mllm_msr.cli._output import data_text
+from mllm_msr.cli._results import emit_results
 
 
-@app.command("run", cls=settings_help())
+@register("run", "Run every stage, from raw data to the report", cls=settings_help())
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
@@ -40,7 +42,7 @@ def command(
     with open_pipeline(run, preset, config, overrides, force=force, creates=True) as pipeline:
         if not pipeline.run.is_worker:
             pipeline.run_stage("prepare")
-            typer.echo(f"{data_text(pipeline)}\n", err=True)
+            if not is_quiet():
+                typer.echo(f"{data_text(pipeline)}\n", err=True)
         pipeline.run_all()
-        result = pipeline.result()
-    emit(result, as_json=as_json, plain=metrics_table(result))
+        emit_results(pipeline, as_json=as_json)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._options import Overrides, PortOption, RunOption, settings_help
 from mllm_msr.cli._serve import require_serving, serve_run
 
 
-@app.command("serve", cls=settings_help("retrieve", "serve"))
+@register("serve", "Serve a run over HTTP, with a web page", cls=settings_help("retrieve", "serve"))
 def command(
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),

@@ -6,6 +6,6 @@ from mllm_msr.cli._stage import add_stage_command
 
 add_stage_command(
     "summarize",
-    "Summarize every item from its text and its image.",
+    "Summarize every item from its text and image",
     sections=("model", "executor", "summarize"),
 )

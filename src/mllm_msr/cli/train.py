@@ -6,6 +6,6 @@ from mllm_msr.cli._stage import add_stage_command
 
 add_stage_command(
     "train",
-    "Fine-tune the MLLM ranker.",
+    "Fine-tune the MLLM ranker",
     sections=("model", "train"),
 )

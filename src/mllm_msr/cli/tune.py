@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -20,10 +22,16 @@ from mllm_msr.cli._options import (
     settings_help,
     split_names,
 )
-from mllm_msr.cli._output import emit
+from mllm_msr.cli._output import emit, make_table, unbroken
+from mllm_msr.cli._results import display_path
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mllm_msr.pipeline.tune import TuningResult
 
 
-@app.command("tune", cls=settings_help("data", "baselines"))
+@register("tune", "Search hyperparameters of baselines", cls=settings_help("data", "baselines"))
 def command(
     models: Annotated[
         str,
@@ -58,13 +66,24 @@ def command(
             pipeline, split_names(models), trials=trials, metric=metric, fold=fold, seed=seed
         )
     best = run / BEST_SETTINGS
-    lines = [
-        f"{tuned.model:<17}{tuned.metric} {tuned.best:.4f} after {tuned.trials} trials "
-        f"(defaults: {'failed' if tuned.default is None else f'{tuned.default:.4f}'})"
-        for tuned in results
-    ]
     emit(
         {"models": [asdict(tuned) for tuned in results], "best": str(best)},
         as_json=as_json,
-        plain="\n".join([*lines, f"best settings: {best}"]),
+        plain=_format_searches(results, best, run),
     )
+
+
+def _format_searches(results: Sequence[TuningResult], best: Path, run: Path) -> RenderableType:
+    """Return the best values and those of the defaults, and the command that uses the best."""
+    from rich.console import Group
+
+    table = make_table("model", "metric", "best", "defaults", "trials", left=(0, 1))
+    for tuned in results:
+        default = "failed" if tuned.default is None else f"{tuned.default:.4f}"
+        table.add_row(tuned.model, tuned.metric, f"{tuned.best:.4f}", default, str(tuned.trials))
+    models = ",".join(tuned.model for tuned in results)
+    folder, file = display_path(run), display_path(best)
+    command = shlex.join(
+        ["mllm-msr", "compare", "--models", models, "--run", folder, "--config", file]
+    )
+    return Group(table, "", unbroken([f"Best settings  {file}", f"Next           {command}"]))

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import app
+from mllm_msr.cli._app import register
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import JsonOption, RunOption, parse_path
 from mllm_msr.cli._output import emit
 
 
-@app.command("update")
+@register("update", "Add new interactions to a run")
 def command(
     interactions: Annotated[
         Path,

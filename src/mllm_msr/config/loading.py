@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -59,6 +60,18 @@ def preset_names() -> list[str]:
     folder = files("mllm_msr.config") / "presets"
     names = (path.name for path in folder.iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def describe_preset(name: str) -> str:
+    """Return what a preset is for: the first sentence of the comment at the top of its file.
+
+    Args:
+        name: One of `preset_names()`.
+    """
+    text = (files("mllm_msr.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    words = " ".join(line.strip("# ") for line in comment)
+    return words.partition(". ")[0].rstrip(".") + "."
 
 
 def load_settings(

@@ -6,12 +6,16 @@ import functools
 import inspect
 import operator
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from mllm_msr.config.settings import Settings
+
+
+# Group of the settings without a section, such as `dataset`.
+GENERAL: Final = "general"
 
 
 class SettingReference(NamedTuple):
@@ -54,6 +58,19 @@ def reference(settings: Settings | None = None) -> list[SettingReference]:
                 SettingReference(key, _type_name(value.annotation), text, value.description or "")
             )
     return rows
+
+
+def groups() -> dict[str, str]:
+    """Return the groups of settings and their meaning, in the order of `config/settings.py`.
+
+    Settings without a section are in the group `GENERAL`.
+    """
+    found = {GENERAL: "Preset, dataset and name of the items."}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if inspect.isclass(section) and issubclass(section, BaseModel):
+            found[name] = (inspect.getdoc(section) or "").partition("\n")[0]
+    return found
 
 
 def _type_name(annotation: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,13 +17,19 @@ from mllm_msr.prompts.templates import template_hash
 from mllm_msr.storage.run_folder import RunFolder, Stage
 
 
+logger = logging.getLogger(__name__)
+
+
 class Progress(Protocol):
     """Display of the progress of a stage, such as the progress bars of the command line."""
 
     def __call__(
         self, name: str, total: int | None
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Start a task of `total` steps; the yielded function is called with finished steps."""
+        """Start a task of `total` steps; the yielded function is called with finished steps.
+
+        A total of None is a stage, which may contain tasks with a number of steps.
+        """
 
 
 @contextlib.contextmanager
@@ -45,6 +53,7 @@ class RunContext:
     progress: Progress = silent
     force: bool = False
 
+    @contextlib.contextmanager
     def stage(
         self,
         name: str,
@@ -56,8 +65,8 @@ class RunContext:
         model: str | None = None,
         shown: Mapping[str, str] | None = None,
         derived: bool = False,
-    ) -> AbstractContextManager[Stage]:
-        """Open a stage of the run folder, see `RunFolder.stage`.
+    ) -> Iterator[Stage]:
+        """Open a stage of the run folder, see `RunFolder.stage`; log its start and its end.
 
         Args:
             name: Name of the stage.
@@ -73,7 +82,8 @@ class RunContext:
             template: template_hash(template, item_type=item_type or "item")
             for template in prompt_templates
         }
-        return self.run.stage(
+        started = time.perf_counter()
+        with self.run.stage(
             name,
             settings={**settings, "item_type": str(item_type)} if prompt_templates else settings,
             inputs=inputs,
@@ -82,7 +92,16 @@ class RunContext:
             shown=shown,
             derived=derived,
             force=self.force,
-        )
+        ) as stage:
+            if stage.finished or self.run.is_worker:
+                if not self.run.is_worker:
+                    logger.info("%s is already done", name)
+                yield stage
+                return
+            logger.info("%s started", name)
+            with self.progress(name, None):
+                yield stage
+        logger.info("%s done in %s", name, format_seconds(time.perf_counter() - started))
 
 
 def changed(
@@ -109,3 +128,18 @@ def changed(
         exclude=set(exclude),
     )
     return {f"{prefix}{name}": value for name, value in values.items()}
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> format_seconds(0.04), format_seconds(5.23), format_seconds(125), format_seconds(3720)
+    ('0.0 s', '5.2 s', '2 min 5 s', '1 h 2 min')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -18,6 +18,8 @@ METRICS: Final = "metrics.json"
 DETAILS: Final = "details.json"
 REPORT_HTML: Final = "report.html"
 REPORT_MARKDOWN: Final = "report.md"
+# Messages and progress of all commands that have worked in the run folder.
+LOG: Final = "run.log"
 
 # Lock file of the process that works in the run folder.
 LOCK: Final = ".lock"

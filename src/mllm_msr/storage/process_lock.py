@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import filelock
 
 from mllm_msr.errors import RunLockedError
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import PRIVATE_FILE, make_private_folder, wrap_os_errors
+
+
+# Suffix of the file with the id of the process that holds a lock.
+_OWNER: Final = ".pid"
 
 
 @final
@@ -29,7 +33,7 @@ class ProcessLock:
     def __init__(self, path: Path, *, subject: str, fix: str) -> None:
         self._path = path
         # A separate file, since some versions of filelock truncate the lock file on every attempt.
-        self._owner = path.with_name(f"{path.name}.pid")
+        self._owner = path.with_name(f"{path.name}{_OWNER}")
         self._subject = subject
         self._fix = fix
         # The process holds the lock, not the thread: another thread may release it.
@@ -73,6 +77,22 @@ class ProcessLock:
             return f"process {int(self._owner.read_text(encoding='ascii'))}"
         except (OSError, ValueError):
             return "an unknown process"
+
+
+def running_process(folder: Path) -> int | None:
+    """Return the id of the process of this machine that works in a run folder, or None.
+
+    Args:
+        folder: The run folder, which is only read.
+    """
+    try:
+        process = int((folder / f"{layout.LOCK}{_OWNER}").read_text(encoding="ascii"))
+        os.kill(process, 0)  # only checks that the process exists
+    except PermissionError:
+        return process  # of another user
+    except (OSError, ValueError):
+        return None
+    return process
 
 
 def run_lock(folder: Path) -> ProcessLock:

@@ -1,0 +1,124 @@
+"""Sentences about what a stage did, from the counts in the manifest."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from mllm_msr.cli._results import display_path
+
+if TYPE_CHECKING:
+    from mllm_msr.pipeline.pipeline import Pipeline
+
+Counts = Mapping[str, Any]
+
+
+def stage_text(pipeline: Pipeline, stage: str) -> str:
+    """Return sentences about a finished stage, and the next command.
+
+    Args:
+        pipeline: The run.
+        stage: Name of the stage.
+    """
+    entries = pipeline.counts(stage)
+    lines = [describe_entry(name, counts) for name, counts in entries.items()]
+    if not entries:
+        lines = [f"The stage {stage} is switched off in the settings of this run."]
+    folder = display_path(pipeline.run.folder)
+    command = next_command(stage)
+    return "\n".join([*lines, f"Next    {shlex.join(['mllm-msr', command, '--run', folder])}"])
+
+
+def next_command(stage: str) -> str:
+    """Return the command of the stage after another one; `serve` after the last."""
+    from mllm_msr.pipeline.pipeline import STAGES
+
+    names = [*STAGES, "serve"]
+    return names[names.index(stage) + 1]
+
+
+def describe_entry(name: str, counts: Counts, *, timed: bool = True) -> str:
+    """Return one sentence about an entry of the manifest.
+
+    Args:
+        name: Name of the entry ("summarize", "score/popularity").
+        counts: Its counts, with `seconds` and `outputs`.
+        timed: Whether to add its time.
+    """
+    from mllm_msr.pipeline.context import format_seconds
+
+    stage, _, part = name.partition("/")
+    done = _SENTENCES[stage](counts, part) if stage in _SENTENCES else f"Finished {name}"
+    parts = [done, *_warnings(counts), *_calls(counts)]
+    time = f" ({format_seconds(counts['seconds'])})" if timed else ""
+    return f"{'; '.join(parts)}{time}."
+
+
+def _describe_prepare(counts: Counts, _: str) -> str:
+    return (
+        f"Prepared {_n(counts, 'interactions')} interactions of {_n(counts, 'users')} users with "
+        f"{_n(counts, 'items')} items"
+    )
+
+
+def _describe_training(counts: Counts, fold: str) -> str:
+    text = f"Fine-tuned fold {fold} with {_n(counts, 'examples')} examples in "
+    text += f"{_n(counts, 'steps')} steps"
+    if counts.get("best_auc") is not None:
+        text += f", best validation AUC {counts['best_auc']:.3f} at step {_n(counts, 'best_step')}"
+    return text
+
+
+def _describe_scores(counts: Counts, model: str) -> str:
+    text = f"Scored {_n(counts, 'scores')} candidates with {model}"
+    full = counts.get("full_users", 0)
+    return f"{text}, and the full catalog for {full:,} users" if full else text
+
+
+def _describe_report(counts: Counts, _: str) -> str:
+    return f"Wrote {' and '.join(counts['outputs'])}"
+
+
+_SENTENCES: Final[Mapping[str, Callable[[Counts, str], str]]] = MappingProxyType(
+    {
+        "prepare": _describe_prepare,
+        "summarize": lambda counts, _: f"Summarized {_n(counts, 'items')} items",
+        "infer": lambda counts, _: (
+            f"Inferred {_n(counts, 'blocks')} preferences of {_n(counts, 'users')} users"
+        ),
+        "train": _describe_training,
+        "score": _describe_scores,
+        "evaluate": lambda counts, _: f"Evaluated {_n(counts, 'models')} models",
+        "report": _describe_report,
+    }
+)
+
+
+def _warnings(counts: Counts) -> Iterator[str]:
+    """Yield what the user should know about the outputs."""
+    if n := counts.get("flagged", 0):
+        yield f"{n:,} with a warning"
+    if n := counts.get("failed", 0):
+        yield f"{n:,} without a score"
+    if n := counts.get("without_image", 0):
+        yield f"{n:,} without an image"
+    if (n := counts.get("items", 0) - counts.get("image_ok", 0)) and "image_ok" in counts:
+        yield f"{n:,} without a usable image"
+    if "source_coverage" in counts:
+        yield f"source coverage {counts['source_coverage']:.1%}"
+
+
+def _calls(counts: Counts) -> Iterator[str]:
+    """Yield the model calls and tokens, if the stage called a model."""
+    if "misses" not in counts:
+        return
+    calls = f"{_n(counts, 'misses')} model calls"
+    cached = f", {_n(counts, 'hits')} from the cache" if counts.get("hits") else ""
+    yield f"{calls}{cached}"
+    yield f"{_n(counts, 'prompt_tokens')} input and {_n(counts, 'output_tokens')} output tokens"
+
+
+def _n(counts: Counts, name: str) -> str:
+    return f"{int(counts.get(name, 0)):,}"
