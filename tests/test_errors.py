@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +35,23 @@ def test_several_settings_problems_are_listed() -> None:
 
 def test_missing_extra_contains_the_install_command() -> None:
     message = str(errors.MissingExtraError("peft", "train"))
-    assert "'peft' is not installed" in message
-    assert "pip install 'mllm-msr[train]'" in message
+    assert "'peft' is not installed; it is part of mllm-msr[train]. Run: pip install" in message
+
+
+def test_the_install_command_uses_the_constraints_of_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(errors.__file__).parents[2]
+    monkeypatch.chdir(root)
+    assert errors.install_command("train") == "pip install -c constraints.txt -e '.[train]'"
+    monkeypatch.chdir(tmp_path)
+    command = shlex.split(errors.install_command("train"))
+    assert command == [
+        "pip", "install", "-c", str(root / "constraints.txt"), "-e", f"{root}[train]"
+    ]  # fmt: skip
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages/mllm_msr/errors.py"))
+    assert errors.install_command("serve") == "pip install 'mllm-msr[serve]'"
+    assert errors.install_command() == "pip install mllm-msr"
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -24,7 +24,9 @@ A message states the problem first, then the value received and how to fix it, i
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class MllmMsrError(Exception):
@@ -67,6 +69,25 @@ class UnknownNameError(UsageError):
     """A name that the registry does not know."""
 
 
+def install_command(extra: str = "") -> str:
+    """Return the command that installs this package with an extra.
+
+    Args:
+        extra: Name of the extra; "" for none.
+
+    Returns:
+        A command for the checkout that this package was installed from, with its constraints, or
+        else for the package index.
+    """
+    suffix = f"[{extra}]" if extra else ""
+    root = Path(__file__).parents[2]
+    if not (root / "constraints.txt").is_file():
+        return f"pip install {shlex.quote(f'mllm-msr{suffix}')}"
+    folder = "." if root == Path.cwd() else str(root)
+    constraints = str(Path(folder) / "constraints.txt")
+    return f"pip install -c {shlex.quote(constraints)} -e {shlex.quote(folder + suffix)}"
+
+
 class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 
@@ -77,7 +98,8 @@ class MissingExtraError(UsageError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"The package {package!r} is not installed. Run: pip install 'mllm-msr[{extra}]'"
+            f"The package {package!r} is not installed; it is part of mllm-msr[{extra}]. "
+            f"Run: {install_command(extra)}"
         )
 
 

@@ -91,7 +91,7 @@ def test_the_result_contains_the_reason_why_an_engine_cannot_start() -> None:
     found = measure(
         PROMPTS, [engine("first", (0.1,) * 4, prompt_text), Engine("ray_2", start)], repeats=1
     )
-    assert "pip install 'mllm-msr[ray]'" in found["ray_2"]["missing"]
+    assert "part of mllm-msr[ray]. Run: pip install" in found["ray_2"]["missing"]
     assert found["first"]["scores"]["failed"] == 0
 
 

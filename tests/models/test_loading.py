@@ -125,7 +125,7 @@ class TestErrors:
         importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"
     )
     def test_four_bits_without_the_package(self, tiny_checkpoint: Checkpoint) -> None:
-        with pytest.raises(MissingExtraError, match=r"pip install 'mllm-msr\[quantize\]'"):
+        with pytest.raises(MissingExtraError, match=r"is part of mllm-msr\[quantize\]. Run: pip install"):
             load_model(str(tiny_checkpoint("llama")), dtype="4bit")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from endpoints import HttpRequest, HttpResponse, error_response, serve
 from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import ModelSettings
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, install_command
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline import doctor
 from mllm_msr.pipeline.backends import open_for_check
@@ -45,8 +46,17 @@ def test_a_package_that_crashes_its_importer_is_broken(site: Path) -> None:
 
 def test_a_missing_optional_package_is_absent_and_a_missing_required_one_broken() -> None:
     found = doctor.check_package("no_such_package", extra="train")
-    assert (found.state, found.fix) == ("absent", "pip install 'mllm-msr[train]'")
+    assert (found.name, found.state) == ("no_such_package (train)", "absent")
+    assert found.fix == install_command("train")
     assert doctor.check_package("no_such_package").state == "broken"
+
+
+def test_every_extra_is_checked() -> None:
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = set(project["project"]["optional-dependencies"]) - {"dev"}
+    # These two are checked in their own way.
+    assert {*doctor._PACKAGES, "small", "torchvision"} - {""} == extras
 
 
 def test_a_broken_torchvision_is_reported_with_its_fix(site: Path) -> None:
@@ -119,7 +129,7 @@ def test_a_model_reports_its_capabilities_or_its_error() -> None:
 
 def test_the_environment_is_checked_as_a_whole() -> None:
     names = [finding.name for finding in doctor.examine(deep=False)]
-    assert {"python", "torch", "peft", "torchvision", "demo model", "disk"} <= set(names)
+    assert {"python", "torch", "peft (train)", "torchvision", "demo model", "disk"} <= set(names)
 
 
 def test_the_scoring_method_of_an_endpoint_is_reported_with_the_reason() -> None:

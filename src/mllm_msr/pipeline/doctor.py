@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from mllm_msr import demo_model
 from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.errors import BackendError, MllmMsrError
+from mllm_msr.errors import BackendError, MllmMsrError, install_command
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.small import sources
 from mllm_msr.pipeline.backends import backend_class, open_for_check
@@ -41,7 +41,18 @@ _PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "train": ("lightning", "peft", "tensorboard"),
     "deepspeed": ("deepspeed",),
     "quantize": ("bitsandbytes", "accelerate"),
+    "serve": ("faiss", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn"),
     "excel": ("fastexcel",),
+    "postgres": ("psycopg",),
+    "tune": ("optuna",),
+    "ray": ("ray",),
+}
+
+# Names in the package index that differ from the import names.
+_DISTRIBUTIONS: Final[Mapping[str, str]] = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "prometheus_client": "prometheus-client",
 }
 
 
@@ -99,15 +110,16 @@ def check_package(name: str, *, extra: str = "", deep: bool = True) -> Finding:
         extra: Extra of this project that requires it; "" for a required package.
         deep: Import it, in a separate process.
     """
-    requirement = f"mllm-msr[{extra}]" if extra else "mllm-msr"
+    label = f"{name} ({extra})" if extra else name
     if importlib.util.find_spec(name) is None:
         state: State = "absent" if extra else "broken"
-        return Finding(name, state, "not installed", f"pip install '{requirement}'")
+        return Finding(label, state, "not installed", install_command(extra))
     error = _import_error(name) if deep else ""
     if error:
-        fix = f"pip install --force-reinstall --no-deps {name}, or reinstall '{requirement}'"
-        return Finding(name, "broken", f"cannot be imported: {error}", fix)
-    return Finding(name, "ok", _version(name) or "installed")
+        distribution = _DISTRIBUTIONS.get(name, name)
+        fix = f"pip install --force-reinstall --no-deps {distribution}, or {install_command(extra)}"
+        return Finding(label, "broken", f"cannot be imported: {error}", fix)
+    return Finding(label, "ok", _version(name) or "installed")
 
 
 def check_transformers(version: str) -> Finding:
@@ -224,6 +236,6 @@ def _import_error(name: str) -> str:
 
 def _version(name: str) -> str | None:
     try:
-        return importlib.metadata.version({"PIL": "pillow"}.get(name, name))
+        return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
     except importlib.metadata.PackageNotFoundError:
         return None

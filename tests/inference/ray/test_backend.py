@@ -188,7 +188,7 @@ def test_a_missing_ray_package_raises_an_error(
 ) -> None:
     backend = RayBackend("mock", {})
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mllm-msr\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"is part of mllm-msr\[ray\]. Run: pip install"):
         list(backend.generate(prompts))
 
 
