@@ -32,6 +32,20 @@ def test_metrics_are_shown_by_label():
     assert rendered(text, names=names) == "AUC Pooled AUC NDCG@5 theirs@5 "
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("_a_", r"\_a\_"),
+        ("max_minutes", "max_minutes"),
+        ("__init__", r"\_\_init\_\_"),
+        ("*b* `c`", r"\*b\* \`c\`"),
+        ("<i>#!\\", r"\<i\>\#\!\\"),
+    ],
+)
+def test_markup_is_escaped_but_not_underscores_inside_words(value, text):
+    assert environment({}).filters["cell"](value) == text
+
+
 def test_cells_of_markdown_tables_contain_no_markup():
     assert rendered("{{ value | cell }}", value="a | b\n[c](d)") == r"a \| b \[c\](d)"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -107,6 +108,5 @@ def _thumbnail(path: Path | None, size: int) -> str:
 def _markdown_cell(value: object) -> str:
     """Escape text so that it stays in its cell of a Markdown table and contains no markup."""
     text = " ".join(str(value).split())
-    for character in "\\`*_[]<>|#!":
-        text = text.replace(character, f"\\{character}")
-    return text
+    # An underscore inside a word is no markup.
+    return re.sub(r"[\\`*\[\]<>|#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
