@@ -25,7 +25,7 @@ from mllm_msr.types import Prompt
 BUDGET = 30
 
 
-def score(prompt: Prompt, n_choices: int = 2) -> tuple[float, float]:
+def score(prompt: Prompt, n_choices: int) -> tuple[float, float]:
     """Return probabilities that depend on the text and on every pixel of the image."""
     pixels = b"".join(open_image(path).tobytes() for path in prompt.images)
     value = zlib.crc32(mock.prompt_text(prompt).encode() + pixels) % 997 / 1000
@@ -35,7 +35,9 @@ def score(prompt: Prompt, n_choices: int = 2) -> tuple[float, float]:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all models be mocks; the ranker reads the pixels of the images."""
     mock_runs.install(monkeypatch)
-    backend = mock.MockBackend(scores=score)
+    backend = mock.MockBackend()
+    # `mock_runs` replaces the scripted scores of the class.
+    monkeypatch.setattr(backend, "_probabilities", score)
     monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: backend)
     monkeypatch.setattr(backend, "close", lambda: None)
 
@@ -168,3 +170,36 @@ def test_a_damaged_image_counts_as_missing_for_every_command(
         pipeline.run_stage("prepare")
     # The source still has the image, so that preparing the run again restores it.
     assert scores(run) == before
+
+
+def test_of_several_images_the_intact_ones_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    data, run = mock_runs.world(tmp_path / "data"), tmp_path / "run"
+    for number, path in enumerate(sorted((data / "images").iterdir())):
+        second = path.with_stem(f"{path.stem}_1")
+        Image.new("RGB", (16, 16), (0, number, 255)).save(second)
+    one = scores(make_run(tmp_path / "one", data))
+    settings = mock_runs.load(data, "images.per_item=2")
+    with Pipeline.open(run, settings) as pipeline:
+        pipeline.run_until("infer")
+        assert pipeline.counts("summarize")["summarize"].get("image_incomplete") is None
+    items = pl.read_parquet(run / "items.parquet").drop_nulls("more_images")
+    both = scores(run)
+    assert {item_id for item_id in both if both[item_id] != one[item_id]} == set(items["item_id"])
+    run = run.rename(tmp_path / "moved")
+    shutil.rmtree(data / "images")
+    assert scores(run) == both
+
+    damaged, (image,) = items.select("item_id", "more_images").row(0)
+    _flip(run / image)
+    after = scores(run)
+    assert {item_id for item_id in after if after[item_id] != both[item_id]} == {damaged}
+    assert after[damaged] == one[damaged]
+    with Pipeline.open(run, settings, force=True) as pipeline:
+        pipeline.run_stage("summarize")
+        counts = pipeline.counts("summarize")["summarize"]
+        assert (counts["image_ok"], counts["image_incomplete"]) == (items.height, 1)
+    report = pl.read_parquet(run / "summaries.parquet").filter(item_id=damaged)
+    assert report.select("image_status", "flags").row(0) == ("ok", "image_incomplete")

@@ -186,6 +186,25 @@ def test_images_are_hidden_if_summaries_were_made_from_text_alone() -> None:
     )
     assert hide_unused_images(table, summaries)["image"].to_list() == [None, "b.jpg", "c.jpg"]
     assert hide_unused_images(table, None).equals(table)
+    several = table.with_columns(more_images=pl.Series([["x.jpg"], ["y.jpg"], None]))
+    hidden = hide_unused_images(several, summaries)
+    assert hidden["more_images"].to_list() == [None, ["y.jpg"], None]
+
+
+@pytest.mark.parametrize("order", TEMPLATES)
+def test_prompts_show_all_images_of_an_item(order: PromptOrder) -> None:
+    several = TITLES.with_columns(more_images=pl.Series([["back.jpg", "side.jpg"], None]))
+    rows = candidates(("user-1", 3, "item-1", 1), ("user-1", 3, "item-2", 0))
+    settings = RecommendSettings(order=order)
+    first, second = build_examples(
+        rows, PREFERENCE_HISTORY, several, item_type="video", settings=settings
+    )
+    shown = tuple(map(Path, ("covers/1.jpg", "back.jpg", "side.jpg")))
+    assert (first.prompt.images, second.prompt.images) == (shown, ())
+    (one,) = build_examples(
+        rows[:1], PREFERENCE_HISTORY, TITLES, item_type="video", settings=settings
+    )
+    assert prompt_text(first.prompt) == prompt_text(one.prompt)
 
 
 INTERACTIONS_BEFORE = pl.DataFrame(
