@@ -33,3 +33,25 @@ def test_fsdp_in_fp16_is_rejected() -> None:
 
 def test_epochs_may_be_fractions() -> None:
     assert TrainSettings(epochs=0.5).epochs == 0.5
+
+
+def test_listwise_training_compares_answers_only() -> None:
+    with pytest.raises(SettingsError, match=r"Set train\.loss=answer or train\.objective=pointw"):
+        validate_section(TrainSettings, {"objective": "listwise", "loss": "full"}, key="train")
+    assert TrainSettings(objective="listwise").loss == "answer"
+
+
+def test_settings_of_own_negatives_need_a_number_of_them() -> None:
+    with pytest.raises(SettingsError, match=r"Set train\.negatives_per_positive as well"):
+        validate_section(TrainSettings, {"popularity_negatives": 0.5}, key="train")
+    with pytest.raises(SettingsError, match="less than or equal to 1"):
+        validate_section(TrainSettings, {"popularity_negatives": 1.5}, key="train")
+    assert TrainSettings(negatives_per_positive=2, popularity_negatives=0.5)
+
+
+def test_methods_write_an_adapter_or_all_weights() -> None:
+    formats = {
+        method: TrainSettings(method=method).weight_format
+        for method in ("lora", "full", "frozen-lower-layers")
+    }
+    assert formats == {"lora": "lora", "full": "full", "frozen-lower-layers": "full"}

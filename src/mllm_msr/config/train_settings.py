@@ -17,7 +17,9 @@ from pydantic_core import PydanticCustomError
 from mllm_msr.config.fields import Fraction, Section
 
 # Types of training settings that function signatures in `ranker` use as well.
-TuningMethod = Literal["lora", "full"]
+TuningMethod = Literal["lora", "full", "frozen-lower-layers"]
+# What training writes: an adapter in PEFT's format, or all weights of the model.
+WeightFormat = Literal["lora", "full"]
 TrainingObjective = Literal["pointwise", "listwise"]
 LoraInit = Literal["default", "gaussian"]
 LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
@@ -33,7 +35,14 @@ class TrainSettings(Section):
     """
 
     enabled: bool = Field(True, description="false leaves only the zero-shot recommender")
-    method: TuningMethod = Field("lora", description="adapters, or all language model weights")
+    method: TuningMethod = Field(
+        "lora",
+        description="what is trained: adapters, all weights of the language model, or only those "
+        "of its upper layers",
+    )
+    upper_layers: PositiveInt = Field(
+        8, description="number of layers that are trained with method=frozen-lower-layers"
+    )
     rank: PositiveInt = Field(8, description="rank of the LoRA matrices")
     alpha: PositiveInt = Field(16, description="LoRA scale is alpha / rank")
     dropout: Fraction = Field(0.05, description="dropout before the LoRA matrices")
@@ -115,6 +124,22 @@ class TrainSettings(Section):
     nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
     tensorboard: bool = Field(False, description="write TensorBoard files as well")
     seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
+
+    @field_validator("popularity_negatives")
+    @classmethod
+    def _require_own_negatives(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("negatives_per_positive") is None:
+            raise PydanticCustomError(
+                "prepared_negatives",
+                "The stage prepare draws uniform negatives. Set train.negatives_per_positive as "
+                "well.",
+            )
+        return share
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """Return the format of the weights that training writes."""
+        return "lora" if self.method == "lora" else "full"
 
     @field_validator("loss")
     @classmethod

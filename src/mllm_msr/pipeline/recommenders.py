@@ -232,7 +232,7 @@ class Recommenders:
             trains=(settings.model.backend, settings.model.plugin_kwargs()),
             output=self._run.folder / self._training_folder(fold),
             open_backend=lambda weights: open_cached(
-                model, self._run.cache, settings.executor, weights, settings.train.method
+                model, self._run.cache, settings.executor, weights, settings.train.weight_format
             ),
             # With force, the folder may contain states of other settings.
             resume=not self._context.force,
@@ -274,7 +274,7 @@ class Recommenders:
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""
-        folder = {"lora": layout.ADAPTER, "full": layout.MODEL}[self._settings.train.method]
+        folder = {"lora": layout.ADAPTER, "full": layout.MODEL}[self._settings.train.weight_format]
         return f"{self._training_folder(fold)}{folder}"
 
     def _training_folder(self, fold: int) -> str:

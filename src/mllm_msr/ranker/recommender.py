@@ -371,7 +371,7 @@ class MllmRecommender(Recommender):
         options = self._settings["options"]
         if weights is not None:
             assert self._training is not None
-            options = kind.with_adapter(options, weights, self._training.method)
+            options = kind.with_adapter(options, weights, self._training.weight_format)
         return kind(**options)
 
     def _fitted(self) -> pl.DataFrame:

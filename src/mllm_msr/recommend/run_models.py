@@ -101,7 +101,7 @@ class RunModels:
                 )
         weights = self._weights()
         require_prompt(weights, prompt)
-        return open_backend(model, weights, self._settings.train.method, optional=optional)
+        return open_backend(model, weights, self._settings.train.weight_format, optional=optional)
 
     def open_preference_model(self) -> Backend:
         """Open the backend that generates preferences and summaries; the caller closes it."""

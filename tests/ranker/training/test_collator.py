@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mllm_msr.errors import AnswerTokenError
+from mllm_msr.errors import AnswerTokenError, DataError
 from mllm_msr.models.inputs import IGNORED_LABEL, Renderer
 from mllm_msr.models.loading import load_processor
 from mllm_msr.ranker.training.collator import Collator
@@ -118,3 +118,23 @@ def test_answer_that_scoring_does_not_read_is_rejected(
     made.__dict__["choice_ids"] = (no, yes)
     with pytest.raises(AnswerTokenError, match="answer 'no' would be trained as the tokens"):
         made.rendered(0)
+
+
+def test_lists_are_the_candidates_of_each_target(
+    tiny_checkpoint: Checkpoint, make_lists: Any
+) -> None:
+    examples = [
+        replace(example, label=int(number % 2 == 0))
+        for number, example in enumerate(make_lists(3, 2, shown=False))
+    ]
+    mixed = [examples[index] for index in (0, 2, 4, 1, 5, 3)]
+    made = collator(tiny_checkpoint("llama"), mixed, order="user-first")
+    assert made.lists() == [[0, 3], [1, 5], [2, 4]]
+    assert made.labels([0, 3, 1]).tolist() == [1.0, 0.0, 1.0]
+    for labels, problem in (((0, 0), "has 0 positives and 2 negatives"), ((1, 1), "2 positives")):
+        pair = [
+            replace(example, label=label)
+            for example, label in zip(examples[:2], labels, strict=True)
+        ]
+        with pytest.raises(DataError, match=problem):
+            collator(tiny_checkpoint("llama"), pair, order="user-first").lists()

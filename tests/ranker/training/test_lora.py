@@ -25,6 +25,7 @@ from mllm_msr.ranker.training.lora import (
     swapped_weights,
     trainable_tensors,
     unfreeze_language,
+    unfreeze_upper_layers,
 )
 
 Checkpoint = Callable[[str], Path]
@@ -235,3 +236,33 @@ def test_image_placeholder_ids_are_found(
     tokenizer = getattr(base.processor, "tokenizer", base.processor)
     expected = {tokenizer.convert_tokens_to_ids(placeholder)} if placeholder else set()
     assert image_token_ids(base.model) == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "llava_next", "smolvlm"])
+def test_only_upper_layers_are_trained(family: str, tiny_checkpoint: Checkpoint) -> None:
+    model = loaded(tiny_checkpoint(family)).model
+    n_layers = len(model.get_decoder().layers)
+    assert unfreeze_upper_layers(model, 1) is model
+    names = set(trainable_tensors(model))
+    prefix = f"{LANGUAGE[family]}layers."
+    layers = {name for name in names if name.startswith(prefix)}
+    assert layers
+    assert all(name.startswith(f"{prefix}{n_layers - 1}.") for name in layers)
+    others = {f"{LANGUAGE[family]}norm.weight"}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert names - layers == (others if tied else others | {"lm_head.weight"})
+    # Without embeddings that learn, no gradient reaches the lower layers.
+    output = model(input_ids=torch.tensor([[5, 9, 200, 41]]), output_hidden_states=True)
+    grads = [state.requires_grad for state in output.hidden_states]
+    assert grads[:n_layers] == [False] * n_layers
+    with pytest.raises(SettingsError, match=f"is 99, but the language model has {n_layers} layers"):
+        unfreeze_upper_layers(model, 99)
+
+
+def test_tied_embeddings_are_frozen(tiny_checkpoint: Checkpoint) -> None:
+    model = loaded(tiny_checkpoint("llama")).model
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    unfreeze_upper_layers(model, 1)
+    assert not model.get_output_embeddings().weight.requires_grad

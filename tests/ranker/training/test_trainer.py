@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
 from mllm_msr.ranker.training import trainer as trainer_module
@@ -360,3 +361,87 @@ def test_metric_gets_scores_in_the_order_of_the_examples(
         twin = prompts.index(prompt)
         assert scores[index] == pytest.approx(scores[twin], abs=1e-6)
     assert len(np.unique(np.round(scores, 6))) == len(set(prompts))
+
+
+LISTWISE = changed(
+    SETTINGS,
+    objective="listwise",
+    method="frozen-lower-layers",
+    upper_layers=1,
+    batch_size=2,
+    learning_rate=1e-3,
+    dropout=0.0,
+)
+
+
+def lists(make_lists: Any) -> list[Any]:
+    """Return eight targets with three candidates each; the second one is the positive."""
+    return [
+        replace(example, label=int(number % 3 == 1))
+        for number, example in enumerate(make_lists(8, 3, shown=False))
+    ]
+
+
+def test_lists_are_learned_and_resumed_to_the_same_full_weights(
+    tiny_checkpoint: Checkpoint, make_lists: Any, tmp_path: Path
+) -> None:
+    examples = lists(make_lists)
+    options: Any = {
+        "checkpoint": str(tiny_checkpoint("llama")),
+        "prompt": RecommendSettings(order="user-first"),
+    }
+    summary = train(examples, examples, output=tmp_path / "a", settings=LISTWISE, **options)
+    assert summary.steps == 8
+    assert summary.weights == tmp_path / "a" / "model"
+    losses = [row["loss"] for row in log_rows(tmp_path / "a") if "loss" in row]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+    class StopError(Exception):
+        pass
+
+    def stop(*_: object) -> float:
+        if (tmp_path / "b" / "training" / "state-00000002").exists():
+            raise StopError
+        return 0.5
+
+    with pytest.raises(StopError):
+        train(
+            examples,
+            examples,
+            output=tmp_path / "b",
+            settings=LISTWISE,
+            validation_metric=stop,
+            **options,
+        )
+    assert not (tmp_path / "b" / "model").exists()
+    again = train(examples, examples, output=tmp_path / "b", settings=LISTWISE, **options)
+    assert (again.best_auc, again.best_step) == (summary.best_auc, summary.best_step)
+    one, other = (load_file(tmp_path / run / "model" / "model.safetensors") for run in "ab")
+    assert same(one, other)
+    before = load_file(tiny_checkpoint("llama") / "model.safetensors")
+    changed_names = {name for name, tensor in one.items() if not torch.equal(tensor, before[name])}
+    n_layers = max(int(name.split(".")[2]) for name in one if ".layers." in name)
+    assert changed_names
+    assert all(
+        f".layers.{n_layers}." in name or name in {"model.norm.weight", "lm_head.weight"}
+        for name in changed_names
+    )
+
+
+def test_a_batch_of_lists_equals_accumulated_lists(
+    tiny_checkpoint: Checkpoint, make_lists: Any, tmp_path: Path
+) -> None:
+    found = []
+    for batch_size, accumulate in ((4, 1), (1, 4)):
+        output = tmp_path / str(batch_size)
+        train(
+            lists(make_lists),
+            [],
+            checkpoint=str(tiny_checkpoint("llama")),
+            output=output,
+            settings=changed(LISTWISE, batch_size=batch_size, accumulate=accumulate),
+            prompt=RecommendSettings(order="user-first"),
+        )
+        found.append(load_file(output / "model" / "model.safetensors"))
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], atol=1e-5), name

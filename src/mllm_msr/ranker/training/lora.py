@@ -9,7 +9,7 @@ Section "Tuning MLLM based Recommender" of the paper (LoRA, equation 2).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,15 +19,47 @@ import torch
 from torch import nn
 
 from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
-from mllm_msr.config.train_settings import LoraInit, LoraTarget, TuningMethod
+from mllm_msr.config.train_settings import LoraInit, LoraTarget, TrainSettings, WeightFormat
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.models.families import lora_projections
 from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
 
-# Folder of the trained weights by method.
-WEIGHT_FOLDERS: Final[Mapping[TuningMethod, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
+# Folder of the trained weights by format.
+WEIGHT_FOLDERS: Final[Mapping[WeightFormat, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
+
+
+def make_trainable(model: nn.Module, settings: TrainSettings) -> nn.Module:
+    """Return a model with the trainable weights of the settings, and the rest frozen.
+
+    Args:
+        model: Loaded model; changed in place.
+        settings: The section `train`.
+
+    Raises:
+        MissingExtraError: PEFT is not installed.
+        SettingsError: A setting names layers that the model does not have.
+        TrainingError: The model cannot be fine-tuned in this way.
+    """
+    if settings.method == "full":
+        model = unfreeze_language(model)
+    elif settings.method == "frozen-lower-layers":
+        model = unfreeze_upper_layers(model, settings.upper_layers)
+    else:
+        model = add_lora(
+            model,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            init=settings.init,
+            target=settings.target,
+            seed=settings.seed,
+        )
+    if settings.gradient_checkpointing:
+        enable: Any = model.gradient_checkpointing_enable
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
 
 
 def decoder_prefix(model: nn.Module) -> str:
@@ -163,7 +195,49 @@ def unfreeze_language(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
     """
-    trainable = {id(weight) for weight in _language_weights(model)}
+    return _unfreeze(model, {id(weight) for weight in _language_weights(model)})
+
+
+def unfreeze_upper_layers(model: nn.Module, n_layers: int) -> nn.Module:
+    """Make the upper layers of the language model trainable; freeze everything else.
+
+    The lower layers then need neither gradients nor stored activations. The final normalization and
+    an output layer of its own are trained as well. Embeddings are frozen, and so is an output layer
+    that shares their weights.
+
+    Args:
+        model: Loaded model.
+        n_layers: Number of layers to train.
+
+    Returns:
+        The same model.
+
+    Raises:
+        SettingsError: The language model has fewer layers.
+        TrainingError: The model does not name its language model or its layers.
+    """
+    decoder = model.get_submodule(decoder_prefix(model))
+    layers: Any = getattr(decoder, "layers", None)
+    if layers is None:
+        raise TrainingError(
+            f"{type(decoder).__name__} does not list its layers (`layers`), so its lower ones "
+            "cannot be frozen. Set train.method to lora or full."
+        )
+    if n_layers > len(layers):
+        problem = (
+            f"train.upper_layers is {n_layers}, but the language model has {len(layers)} layers. "
+            "Lower it, or set train.method=full."
+        )
+        raise SettingsError([problem])
+    embeddings = [module for module in decoder.modules() if isinstance(module, nn.Embedding)]
+    lower = layers[: len(layers) - n_layers]
+    frozen = {id(weight) for module in (*embeddings, *lower) for weight in module.parameters()}
+    trainable = {id(weight) for weight in _language_weights(model)} - frozen
+    return _unfreeze(model, trainable)
+
+
+def _unfreeze(model: nn.Module, trainable: Set[int]) -> nn.Module:
+    """Make the weights with some identities trainable, and freeze all others."""
     for weight in model.parameters():
         weight.requires_grad = id(weight) in trainable
     return model
@@ -233,17 +307,18 @@ def save_weights(
     processor: Any,
     folder: Path,
     *,
-    method: TuningMethod,
+    method: WeightFormat,
     prompt: RecommendSettings = DEFAULT_PROMPT,
     step: int,
 ) -> None:
     """Write the trained weights: an adapter in PEFT's format, or a complete Hugging Face folder.
 
     Args:
-        model: Trained model, as `add_lora` or `unfreeze_language` returned it.
+        model: Trained model, as `add_lora`, `unfreeze_language` or `unfreeze_upper_layers` returned
+            it.
         processor: Processor of the model; saved with full weights, so that the folder is complete.
         folder: Folder to write; replaced as a whole.
-        method: "lora" or "full".
+        method: Format of the weights.
         prompt: Order and content of the prompts of the training.
         step: Optimizer step of the weights, for error messages.
 

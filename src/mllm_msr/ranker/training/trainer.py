@@ -43,14 +43,13 @@ from mllm_msr.ranker.training.fingerprint import run_fingerprint
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
     WEIGHT_FOLDERS,
-    add_lora,
     image_token_ids,
     learns_language_only,
     load_trainable,
+    make_trainable,
     save_weights,
     swapped_weights,
     trainable_tensors,
-    unfreeze_language,
 )
 from mllm_msr.ranker.training.sampler import StepSampler, plan_steps
 from mllm_msr.ranker.training.validation import (
@@ -184,14 +183,18 @@ def train(
     folder = output / layout.TRAINING
     start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
     run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), prompt)
-    model = _make_trainable(loaded.model, settings, start)
+    model = make_trainable(loaded.model, settings)
+    if start is not None:
+        load_trainable(model, start.part("model."))
     is_rank_zero = not is_worker
     if not run.progress.stopped_because:
         renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
         is_rank_zero = _fit(
             model, renderer, train_examples, validation_examples, metric=metric, run=run, show=show
         )
-    summary = TrainingSummary.from_progress(run.progress, output / WEIGHT_FOLDERS[settings.method])
+    summary = TrainingSummary.from_progress(
+        run.progress, output / WEIGHT_FOLDERS[settings.weight_format]
+    )
     if is_rank_zero:
         _save_result(model, loaded.processor, run, summary)
     return summary
@@ -219,7 +222,7 @@ def _load_options(settings: TrainSettings) -> dict[str, Any]:
     """Return how to load the model: frozen weights have the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
     return {
-        "dtype": "float32" if settings.method == "full" else _DTYPES[settings.precision],
+        "dtype": "float32" if settings.weight_format == "full" else _DTYPES[settings.precision],
         "device": "cpu",
         # The backward pass of fused attention is slow on CPUs in bfloat16.
         "attention": "auto" if on_gpu or settings.precision == "fp32" else "eager",
@@ -253,30 +256,6 @@ def _wait_for_ranks() -> None:
     """Wait until rank 0 has prepared the folder, if torchrun started all ranks at once."""
     if torch.distributed.is_torchelastic_launched() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(torch.zeros(1))
-
-
-def _make_trainable(
-    model: torch.nn.Module, settings: TrainSettings, start: TrainingState | None
-) -> torch.nn.Module:
-    """Return the model with trainable weights, restored from the state, and the rest frozen."""
-    if settings.method == "full":
-        model = unfreeze_language(model)
-    else:
-        model = add_lora(
-            model,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
-            init=settings.init,
-            target=settings.target,
-            seed=settings.seed,
-        )
-    if settings.gradient_checkpointing:
-        enable: Any = model.gradient_checkpointing_enable
-        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if start is not None:
-        load_trainable(model, start.part("model."))
-    return model
 
 
 @quiet_lightning()
@@ -391,7 +370,7 @@ def _save_result(
             model,
             processor,
             summary.weights,
-            method=run.settings.method,
+            method=run.settings.weight_format,
             prompt=run.prompt,
             step=summary.best_step,
         )
