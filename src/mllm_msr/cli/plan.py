@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mllm_msr.pipeline.cost.report import CostReport
+    from mllm_msr.pipeline.cost.report import CostReport, StageCost
 
 
 @register("plan", "Estimate tokens, hours, price and disk of a run", cls=settings_help())
@@ -41,6 +41,7 @@ def command(
     """
     from mllm_msr.pipeline import doctor
     from mllm_msr.pipeline.cost import estimate
+    from mllm_msr.pipeline.cost.token_counter import TokenizerCounter
     from mllm_msr.storage.layout import INTERACTIONS
 
     with open_pipeline(run, preset, config, settings, force=force, creates=True) as pipeline:
@@ -50,6 +51,10 @@ def command(
         prepared = pipeline.run.has(INTERACTIONS)
         pipeline.run_stage("prepare", save_settings=not prepared)
         report = estimate.plan(pipeline.context, pipeline.settings)
+        if TokenizerCounter.basis in report.counted_by:
+            from mllm_msr.pipeline.cost.memory import with_memory
+
+            report = with_memory(report, pipeline.settings)
     emit(report.to_dict(), as_json=as_json, plain=_format_report(report))
 
 
@@ -72,7 +77,10 @@ def _format_report(report: CostReport) -> RenderableType:
 
 
 def _costs_table(report: CostReport) -> Table:
-    table = make_table("stage", "state", "calls", "cached", "hours", "price", "disk", left=(0, 1))
+    """Return calls, hours, price, disk and, for models in this process, memory of each stage."""
+    columns = ["stage", "state", "calls", "cached", "hours", "price", "disk"]
+    has_memory = any(stage.memory_bytes for stage in report.stages)
+    table = make_table(*columns, *(["memory"] if has_memory else []), left=(0, 1))
     for stage in report.stages:
         table.add_row(
             stage.stage,
@@ -82,8 +90,13 @@ def _costs_table(report: CostReport) -> Table:
             "?" if stage.seconds is None else f"{stage.seconds / 3600:.3f}",
             f"{stage.price:.2f}",
             f"{stage.disk_bytes / 2**20:.1f} MiB",
+            *([_memory(stage)] if has_memory else []),
         )
     return table
+
+
+def _memory(stage: StageCost) -> str:
+    return f"{stage.memory_bytes / 2**30:.1f} GiB" if stage.memory_bytes else "?"
 
 
 def _tokens_table(report: CostReport) -> Table:

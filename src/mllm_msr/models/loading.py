@@ -11,10 +11,6 @@ import functools
 import hashlib
 import importlib.util
 import logging
-import socket
-import time
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import huggingface_hub
 import torch
 import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
 from mllm_msr.models import efficientnet_lite
+from mllm_msr.models.hub import reaches_hub
 from mllm_msr.models.processor_options import (
     DEFAULT_OPTIONS,
     ProcessorOptions,
@@ -47,8 +43,6 @@ from mllm_msr.types import Attention, Precision
 del efficientnet_lite  # imported to register a type of vision tower
 
 logger = logging.getLogger(__name__)
-
-_HUB_TIMEOUT: Final = 5.0  # seconds
 
 _DTYPES: Final = {
     "bfloat16": torch.bfloat16,
@@ -116,10 +110,9 @@ def inspect_checkpoint(
         BackendError: There is no such checkpoint, adapter or device.
     """
     _require_device(resolve_device(device))
-    with _loading_errors(checkpoint):
-        config = _config(checkpoint, revision)
+    config = load_config(checkpoint, revision=revision)
     require_supported(config)
-    precision = dtype if dtype == "4bit" else str(_torch_dtype(dtype, resolve_device(device)))
+    precision = resolve_dtype(dtype, resolve_device(device))
     folder = Path(checkpoint)
     if folder.is_dir():
         name = f"{folder.resolve().name}@{folder_digest(folder)}"
@@ -134,11 +127,25 @@ def inspect_checkpoint(
             )
         _require_safetensors(str(adapter), "adapter_model.safetensors")
         name = f"{name}+{folder_digest(adapter)}"
-    parts = (name, precision.removeprefix("torch."), options.fingerprint)
+    parts = (name, precision, options.fingerprint)
     return CheckpointInfo(
         supports_images=reads_images(config),
         fingerprint="/".join(filter(None, parts)),
     )
+
+
+def load_config(checkpoint: str, *, revision: str | None = None) -> Any:
+    """Load a checkpoint's configuration.
+
+    Args:
+        checkpoint: Folder, or id on the hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        BackendError: There is no such checkpoint, or it requires remote code.
+    """
+    with _loading_errors(checkpoint):
+        return _config(checkpoint, revision)
 
 
 def load_processor(
@@ -240,27 +247,12 @@ def _config(checkpoint: str, revision: str | None) -> Any:
 def _source(checkpoint: str, revision: str | None) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that say where files may come from."""
     # Without a connection, the hub's client would retry for half a minute before it fails.
-    is_local = Path(checkpoint).is_dir() or not _reaches_hub(int(time.monotonic() // 60))
+    is_local = Path(checkpoint).is_dir() or not reaches_hub()
     return {
         "revision": revision or "main",
         "trust_remote_code": False,
         "local_files_only": is_local,
     }
-
-
-@functools.lru_cache(maxsize=1)
-def _reaches_hub(minute: int) -> bool:
-    """Return whether the hub accepts connections; tested once per minute."""
-    del minute  # only part of the cache key
-    if urllib.request.getproxies():
-        return True  # a proxy connects for the client
-    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname, port), timeout=_HUB_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
 
 
 def resolve_device(device: str | None) -> str:
@@ -278,6 +270,13 @@ def _require_device(device: str) -> None:
             f"model.device is {device!r}, but PyTorch finds {torch.cuda.device_count()} CUDA "
             "devices. Use auto or cpu, or install the build of PyTorch for this GPU."
         )
+
+
+def resolve_dtype(dtype: Precision, device: str) -> str:
+    """Return the name of the data type of weights; for "auto", that of a device."""
+    if dtype == "4bit":
+        return dtype
+    return str(_torch_dtype(dtype, device)).removeprefix("torch.")
 
 
 def _torch_dtype(dtype: Precision, device: str) -> torch.dtype:

@@ -27,6 +27,7 @@ class StageCost:
         seconds: Duration at the given or measured rate; None without a rate.
         price: Price in the currency of `plan.*_price`; 0 if the model runs locally.
         disk_bytes: Size of the cached responses.
+        memory_bytes: Peak memory of a model in this process; None if it is unknown.
         done: Whether the stage is finished, so that it has no further cost.
     """
 
@@ -44,6 +45,7 @@ class StageCost:
     seconds: float | None = None
     price: float = 0.0
     disk_bytes: int = 0
+    memory_bytes: int | None = None
     done: bool = False
 
     @property

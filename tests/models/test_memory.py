@@ -1,0 +1,82 @@
+"""Estimates of memory against the tensors of tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mllm_msr.models.loading import load_config, load_model
+from mllm_msr.models.memory import Batch, empty_model, inference_bytes, training_bytes, weight_bytes
+
+Checkpoint = Callable[[str], Path]
+LENGTH = 40
+
+
+def _saved_bytes(model: Any, batch: Batch) -> int:
+    """Return the memory of the tensors that a backward pass needs, without the weights."""
+    kept: list[torch.Tensor] = []
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    ids = torch.zeros(batch.n_rows, batch.length, dtype=torch.long)
+    model.get_input_embeddings().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum()
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in kept}
+    return sum(size for pointer, size in storages.items() if pointer not in weights)
+
+
+def test_the_batch_counts_its_rows() -> None:
+    assert Batch(120, 40).n_rows == 3
+    assert Batch(121, 40).n_rows == 4
+    assert Batch(0, 0).n_rows == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "llava_next", "qwen3_vl", "gemma3"])
+def test_weights_are_counted_without_loading_them(family: str, tiny_checkpoint: Checkpoint) -> None:
+    folder = str(tiny_checkpoint(family))
+    empty = empty_model(load_config(folder))
+    assert all(weight.is_meta for weight in empty.parameters())
+    loaded = load_model(folder, dtype="float32", device="cpu").model
+    stored = sum(weight.nbytes for weight in loaded.parameters())
+    assert weight_bytes(empty, "float32") == stored
+    assert weight_bytes(empty, "bfloat16") == stored // 2
+    # Embeddings and norms, which stay in bfloat16, are most of a tiny model.
+    assert stored // 8 < weight_bytes(empty, "4bit") < stored // 2
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3_vl", "smolvlm"])
+def test_training_keeps_about_as_much_as_estimated(
+    family: str, tiny_checkpoint: Checkpoint
+) -> None:
+    model = load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
+    small, large = Batch(4 * LENGTH, LENGTH), Batch(12 * LENGTH, LENGTH)
+    measured = _saved_bytes(model, large) - _saved_bytes(model, small)
+    fixed: dict[str, Any] = {"n_trained": 0, "checkpointing": False}
+    estimated = training_bytes(model, "float32", large, **fixed) - training_bytes(
+        model, "float32", small, **fixed
+    )
+    assert 0.8 * measured < estimated < 2.2 * measured
+
+
+def test_the_estimate_grows_with_what_takes_memory(tiny_checkpoint: Checkpoint) -> None:
+    model = empty_model(load_config(str(tiny_checkpoint("qwen3_vl"))))
+    batch = Batch(400, 100)
+
+    def trained(**changed: Any) -> int:
+        options = {"n_trained": 100, "checkpointing": False, **changed}
+        return training_bytes(model, "bfloat16", batch, **options)
+
+    assert trained(n_trained=200) == trained() + 1600
+    assert trained(checkpointing=True) < trained() < trained(fused=False)
+    scored = inference_bytes(model, "bfloat16", batch)
+    assert weight_bytes(model, "bfloat16") < scored < trained()
+    assert scored < inference_bytes(model, "bfloat16", Batch(800, 100))
+    assert inference_bytes(model, "4bit", batch) < scored
