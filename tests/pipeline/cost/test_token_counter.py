@@ -26,9 +26,13 @@ def test_tokens_are_those_of_the_model(
     folder = str(tiny_checkpoint("llava_next"))
     counter = token_counter("huggingface", {"checkpoint": folder})
     prompts = [prompt("A calm film."), prompt("What is this?", images[1])]
+    prompts += [prompt("What is this?", *images[:3])]
     scores = dict(HuggingFaceBackend(folder, device="cpu").score(prompts, ("yes", "no")))
-    text, image = (counter.count(prompt) for prompt in prompts)
-    assert (text.n_tokens, image.n_tokens) == (scores[0].prompt_tokens, scores[1].prompt_tokens)
+    text, image, several = counted = [counter.count(prompt) for prompt in prompts]
+    assert [one.n_tokens for one in counted] == [scores[n].prompt_tokens for n in range(3)]
+    assert [one.n_images for one in counted] == [0, 1, 3]
+    assert several.n_image_tokens > 2 * image.n_image_tokens
+    assert several.tokens_per_image == round(several.n_image_tokens / 3)
     assert (text.n_image_tokens, text.tokens_per_image) == (0, 0)
     assert 0 < image.n_image_tokens == image.tokens_per_image < image.n_tokens
     assert counter.basis == "the model's own tokenizer"
