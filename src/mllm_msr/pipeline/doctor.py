@@ -155,7 +155,8 @@ def check_weights(folder: Path) -> Finding:
 def check_small_model() -> Finding:
     """Check that the packages are installed from which the backend `smollm` makes its model."""
     if missing := sources.missing_packages():
-        return Finding("smollm", "absent", f"not installed: {', '.join(missing)}", sources.INSTALL)
+        detail = f"not installed: {', '.join(missing)}"
+        return Finding("smollm", "absent", detail, sources.installing_command())
     return Finding("smollm", "ok", "installed, for model.backend=smollm")
 
 

