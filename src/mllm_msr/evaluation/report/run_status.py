@@ -18,6 +18,7 @@ _STEPS: Final = {"text": "text summary", "image": "image summary", "fusion": "co
 _WARNINGS: Final = {
     "cut": "truncated",
     "garbage": "noise",
+    "incomplete": "not all images of the item can be opened",
     "language": "another language",
     "nothing_to_read": "item without text and image",
     "retried": "second or third attempt used",
