@@ -86,7 +86,7 @@ def _format_list(model: MllmMsr, recommendations: RecommendationList) -> Rendera
         reason = _REASONS[recommendations.fallback_reason]
         notes.append(f"The model did not rank the items: {reason}.")
     if n := recommendations.without_image:
-        notes.append(f"Ranked without their image, which cannot be opened: {n} candidates.")
+        notes.append(f"Ranked without an image that cannot be opened: {n} candidates.")
     table = make_table("", "match", "item", "title", "matches", left=(2, 3, 4), wrap=(2, 3, 4))
     for item in recommendations.items:
         reason = f"no score: {item.reason}" if item.reason else ""

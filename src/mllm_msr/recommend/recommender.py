@@ -241,7 +241,7 @@ class MllmMsr:
     def score(self, user_id: str, item_ids: Sequence[str]) -> list[float | None]:
         """Return P(yes) of items for a user of the run, in the order of `item_ids`.
 
-        An item whose image cannot be opened is scored from its title. An item whose prompt fails
+        An item is scored without the images that cannot be opened. An item whose prompt fails
         has no score (None); the reason is logged.
 
         Raises:

@@ -62,6 +62,7 @@ def test_models_that_a_time_limit_stopped_have_a_note():
     ("warning", "words"),
     [
         ("image_refusal", "image summary: refusal"),
+        ("image_incomplete", "image summary: not all images of the item can be opened"),
         ("fusion_failed", "combined summary: no usable answer"),
         ("text_", "text "),
         ("unexpected_opening", "unexpected opening"),
