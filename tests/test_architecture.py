@@ -15,10 +15,11 @@ import pytest
 
 from tools import measure
 
-# Modules that import torch, Transformers, Lightning or DeepSpeed. Functions may import them, so
-# that settings, data and finished runs can be read without loading these libraries.
+# Modules that import torch, Transformers, Lightning, DeepSpeed or Matplotlib. Functions may import
+# them, so that settings, data and finished runs can be read without loading these libraries.
 LAZY_IMPORTS = {
     "mllm_msr.baselines._training.loop",
+    "mllm_msr.evaluation.report.report",
     "mllm_msr.inference.engine.engine",
     "mllm_msr.models.inputs",
     "mllm_msr.models.loading",

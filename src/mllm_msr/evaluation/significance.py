@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from mllm_msr.errors import DataError
 
@@ -144,9 +144,10 @@ def compare(
         p_value = sign_flip_p_values(difference, seed=seed + 1, n_flips=n_flips)
     else:
         # The test is undefined if all differences are zero.
+        wilcoxon = scipy.stats.wilcoxon  # imported on first use, because that takes seconds
         p_value = np.array(
             [
-                float(stats.wilcoxon(column, zero_method="zsplit").pvalue) if column.any() else 1.0
+                float(wilcoxon(column, zero_method="zsplit").pvalue) if column.any() else 1.0
                 for column in difference.T
             ]
         )

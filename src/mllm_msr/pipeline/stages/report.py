@@ -22,7 +22,6 @@ from mllm_msr.evaluation.report.provenance import (
     describe_packages,
     describe_time,
 )
-from mllm_msr.evaluation.report.report import write_report
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY
 from mllm_msr.pipeline.recommenders import label_of, remark_of
@@ -87,6 +86,9 @@ def report(
         preferences: `tables.PREFERENCES`, if the run has them.
         data: See `RunTables.data_report`.
     """
+    # Imports Matplotlib, which a finished report does not need.
+    from mllm_msr.evaluation.report.report import write_report
+
     shown = main_model(list(scores))
     # Case studies use the first seed of a model with several seeds.
     runs = {model: names[0] for model, names in runs_by_model(list(scores)).items()}
