@@ -103,6 +103,9 @@ TOP: Final = _schema(
     fold=pl.Int32(), user_id=pl.String(), rank=pl.Int32(), item_id=pl.String(), score=pl.Float64()
 )
 
+# One row per fold: parameters of `ranker.calibration.Calibration`, fitted on validation users.
+CALIBRATION: Final = _schema(fold=pl.Int32(), temperature=pl.Float64(), bias=pl.Float64())
+
 # One row per test user, independent of any model. item_id: the true next item. n_history: number
 # of interactions before it. n_target: how often it occurs in the visible data of the fold.
 # percentile: its popularity, as the share of the catalog that occurs less often, ties counted
@@ -138,6 +141,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
         "scores": SCORES,
         "ranks": RANKS,
         "top": TOP,
+        "calibration": CALIBRATION,
         "target_profiles": TARGET_PROFILES,
         "metrics_per_user": METRICS_PER_USER,
     }

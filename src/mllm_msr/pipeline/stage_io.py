@@ -30,6 +30,7 @@ from mllm_msr.pipeline.stages import report as report_stage
 from mllm_msr.pipeline.stages import score as score_stage
 from mllm_msr.pipeline.stages import summarize as summarize_stage
 from mllm_msr.pipeline.stages import train as train_stage
+from mllm_msr.ranker.calibration import IDENTITY
 from mllm_msr.ranker.distributed.launch import (
     ProcessGroup,
     launched_by_torchrun,
@@ -37,12 +38,13 @@ from mllm_msr.ranker.distributed.launch import (
     require_launcher,
 )
 from mllm_msr.ranker.examples import template_name
-from mllm_msr.ranker.recommender import MLLM_MSR
+from mllm_msr.ranker.recommender import MLLM_MSR, MllmRecommender
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
+from mllm_msr.tables import CALIBRATION
 
 # Settings that do not identify a finished stage, by section: they do not change its outputs, or the
 # outputs depend on them through an input or the model's fingerprint, which are recorded as well.
@@ -261,6 +263,7 @@ def _score_model(
         tables = recommenders.tables
         interactions, item_ids = tables.interactions(), tables.items()["item_id"]
         parts: list[score_stage.Scores] = []
+        calibrations: list[tuple[int, float, float]] = []
         usage = Counter[str]()
         for fold in tables.folds():
             with contextlib.closing(recommenders.fitted(name, fold)) as model:
@@ -275,12 +278,18 @@ def _score_model(
                     seed=settings.data.seed,
                 )
                 usage.update(model.usage())
+                if isinstance(model, MllmRecommender) and model.calibration != IDENTITY:
+                    fitted = model.calibration
+                    calibrations.append((fold, fitted.temperature, fitted.bias))
             parts.append(part)
         scores = pl.concat(part.scores for part in parts)
         ranks = pl.concat(part.ranks for part in parts)
         stage.write(f"{layout.SCORES}/{name}", scores)
         stage.write(f"{layout.RANKS}/{name}", ranks)
         stage.write(f"{layout.TOP}/{name}", pl.concat(part.top for part in parts))
+        if calibrations:
+            table = pl.DataFrame(calibrations, schema=dict(CALIBRATION), orient="row")
+            stage.write(f"{layout.CALIBRATION}/{name}", table)
         stage.count(scores=scores.height, full_users=ranks.height, **usage)
 
 
@@ -289,8 +298,10 @@ def evaluate(context: RunContext, settings: Settings) -> None:
     run, tables = context.run, RunTables(context.run)
     models = tables.scored_models()
     per_model = (layout.SCORES, layout.RANKS, layout.TOP)
+    calibrated = [name for name in models if run.has(f"{layout.CALIBRATION}/{name}")]
     inputs = [
         *(f"{table}/{name}" for name in models for table in per_model),
+        *(f"{layout.CALIBRATION}/{name}" for name in calibrated),
         *(layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES),
     ]
     conditions = changed(settings.evaluate)
@@ -311,6 +322,7 @@ def evaluate(context: RunContext, settings: Settings) -> None:
             settings.evaluate,
             ranks={name: run.read(f"{layout.RANKS}/{name}") for name in models},
             context=test_users,
+            calibrations={name: run.read(f"{layout.CALIBRATION}/{name}") for name in calibrated},
         )
         stage.write(layout.TARGET_PROFILES, test_users.profiles)
         stage.write(layout.METRICS_PER_USER, evaluation.per_user)

@@ -24,6 +24,7 @@ from mllm_msr.errors import CapabilityError, DataError, SettingsError, TrainingE
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.prompts.item_types import ItemType, find_item_type
+from mllm_msr.ranker.calibration import IDENTITY, Calibration, read_calibration
 from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
 from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
@@ -241,6 +242,11 @@ class MllmRecommender(Recommender):
             return targets
         read = self._preferences.select("user_id", position="n_items")
         return targets.join(read, on=["user_id", "position"], how="semi")
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return the calibration of P(yes), which `score` does not apply."""
+        return IDENTITY if self.weights is None else read_calibration(self.weights)
 
     def usage(self) -> dict[str, int]:
         """Return the counts of model calls, tokens and failed prompts of all scoring so far."""

@@ -38,6 +38,7 @@ METRICS_PER_USER: Final = "metrics_per_user"
 SCORES: Final = "scores"
 RANKS: Final = "ranks"
 TOP: Final = "top"
+CALIBRATION: Final = "calibration"
 
 # Images of the items; the table of items refers to them by relative paths.
 IMAGES: Final = "images"

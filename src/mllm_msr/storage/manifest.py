@@ -37,6 +37,7 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
         layout.SCORES: "score",
         layout.RANKS: "score",
         layout.TOP: "score",
+        layout.CALIBRATION: "score",
         layout.TARGET_PROFILES: "evaluate",
         layout.DETAILS: "evaluate",
         layout.METRICS: "evaluate",

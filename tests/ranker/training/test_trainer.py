@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError, StaleStageError
+from mllm_msr.ranker.calibration import IDENTITY, read_calibration
 from mllm_msr.ranker.training import trainer as trainer_module
 from mllm_msr.ranker.training.checkpoint import load_newest
 from mllm_msr.ranker.training.trainer import TrainingSummary, train
@@ -393,6 +394,7 @@ def test_lists_are_learned_and_resumed_to_the_same_full_weights(
     summary = train(examples, examples, output=tmp_path / "a", settings=LISTWISE, **options)
     assert summary.steps == 8
     assert summary.weights == tmp_path / "a" / "model"
+    assert read_calibration(summary.weights) != IDENTITY
     losses = [row["loss"] for row in log_rows(tmp_path / "a") if "loss" in row]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
@@ -416,6 +418,7 @@ def test_lists_are_learned_and_resumed_to_the_same_full_weights(
     assert not (tmp_path / "b" / "model").exists()
     again = train(examples, examples, output=tmp_path / "b", settings=LISTWISE, **options)
     assert (again.best_auc, again.best_step) == (summary.best_auc, summary.best_step)
+    assert read_calibration(again.weights) == read_calibration(summary.weights)
     one, other = (load_file(tmp_path / run / "model" / "model.safetensors") for run in "ab")
     assert same(one, other)
     before = load_file(tiny_checkpoint("llama") / "model.safetensors")

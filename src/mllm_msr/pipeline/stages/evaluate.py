@@ -6,13 +6,17 @@ Section "Metrics" of the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import polars as pl
 
 from mllm_msr.config.settings import EvaluateSettings
 from mllm_msr.data.splits import visible_interactions
+from mllm_msr.evaluation.calibration import calibration
 from mllm_msr.evaluation.evaluator import Context, Evaluation, evaluate_scores
 from mllm_msr.evaluation.target_profiles import build_target_profiles, item_popularity
+from mllm_msr.ranker.calibration import IDENTITY, Calibration
 
 
 def evaluate(
@@ -21,6 +25,7 @@ def evaluate(
     *,
     ranks: Mapping[str, pl.DataFrame],
     context: Context,
+    calibrations: Mapping[str, pl.DataFrame] = MappingProxyType({}),
 ) -> Evaluation:
     """Evaluate all models with scores.
 
@@ -29,8 +34,39 @@ def evaluate(
         settings: The section `evaluate`.
         ranks: `tables.RANKS` by model.
         context: Profiles of test users and items.
+        calibrations: `tables.CALIBRATION` by model. The details have the reliability of the
+            calibrated probabilities as `calibrated`, in the form of `calibration`.
     """
-    return evaluate_scores(scores, ranks=ranks, context=context, **settings.model_dump(mode="json"))
+    options = settings.model_dump(mode="json")
+    evaluation = evaluate_scores(scores, ranks=ranks, context=context, **options)
+    if not calibrations:
+        return evaluation
+    calibrated = {
+        model: calibrate_scores(scores[model], table) for model, table in calibrations.items()
+    }
+    details = {**evaluation.details, "calibrated": calibration(calibrated)}
+    return replace(evaluation, details=details)
+
+
+def calibrate_scores(scores: pl.DataFrame, parameters: pl.DataFrame) -> pl.DataFrame:
+    """Return scores as calibrated probabilities.
+
+    Args:
+        scores: `tables.SCORES` of a model; its scores are P(yes) or null.
+        parameters: `tables.CALIBRATION`; folds without a row stay as they are.
+    """
+    fitted = {
+        fold: Calibration(temperature, bias)
+        for fold, temperature, bias in parameters.select("fold", "temperature", "bias").iter_rows()
+    }
+    parts = []
+    for (fold,), part in scores.group_by("fold", maintain_order=True):
+        values = fitted.get(fold, IDENTITY).apply(part["score"].fill_null(0.5))
+        missing = pl.col("score").is_null()
+        parts.append(
+            part.with_columns(score=pl.when(~missing).then(pl.Series(values, dtype=pl.Float64)))
+        )
+    return pl.concat(parts)
 
 
 def describe_test_users(

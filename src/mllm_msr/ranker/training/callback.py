@@ -101,10 +101,14 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         self._log_step(trainer, pl_module)
         self._advance(1)
         if self._metric is not None and (is_last or step % self._validate_every == 0):
-            value = self._metric(pl_module.validation_scores(batch_size=self._batch_size))
+            scores = pl_module.validation_scores(batch_size=self._batch_size)
+            value = self._metric(scores)
             self._log(trainer, {"step": step, "validation_auc": value})
             progress.record_validation(
-                value, pl_module.trainable_weights, patience=self._early_stopping_patience
+                value,
+                pl_module.trainable_weights,
+                patience=self._early_stopping_patience,
+                scores=scores,
             )
         if is_last:
             progress.stopped_because = "all steps done"

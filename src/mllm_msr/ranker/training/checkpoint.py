@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -79,6 +79,7 @@ class Progress:
         seconds: Time in the training loop, over all interrupted and resumed processes.
         stopped_because: Why training ended; empty while it is running.
         scaler: State of the loss scaler; empty except for fp16.
+        best_scores: P(yes) of the validation examples at `best_step`; empty for baselines.
         best_weights: Weights at `best_step`, on the CPU.
     """
 
@@ -90,6 +91,7 @@ class Progress:
     seconds: float = 0.0
     stopped_because: str = ""
     scaler: dict[str, Any] = field(default_factory=dict)
+    best_scores: list[float] = field(default_factory=list)
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -105,6 +107,7 @@ class Progress:
         get_weights: Callable[[], Mapping[str, torch.Tensor]],
         *,
         patience: int,
+        scores: Sequence[float] = (),
     ) -> None:
         """Record a validation value and decide on early stopping.
 
@@ -113,9 +116,11 @@ class Progress:
             get_weights: Returns the weights that reached it; called, and the weights copied to
                 the CPU, only if the value is the best so far.
             patience: Validations without improvement after which training stops.
+            scores: P(yes) of the validation examples, if the value was computed from them.
         """
         if self.best is None or value > self.best:
             self.best, self.best_step, self.waited = value, self.step, 0
+            self.best_scores = list(scores)
             self.best_weights = {
                 name: tensor.detach().cpu().clone() for name, tensor in get_weights().items()
             }

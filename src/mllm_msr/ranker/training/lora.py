@@ -22,6 +22,7 @@ from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import LoraInit, LoraTarget, TrainSettings, WeightFormat
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.models.families import lora_projections
+from mllm_msr.ranker.calibration import IDENTITY, Calibration, write_calibration
 from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
 from mllm_msr.storage import layout
@@ -309,6 +310,7 @@ def save_weights(
     *,
     method: WeightFormat,
     prompt: RecommendSettings = DEFAULT_PROMPT,
+    calibration: Calibration = IDENTITY,
     step: int,
 ) -> None:
     """Write the trained weights: an adapter in PEFT's format, or a complete Hugging Face folder.
@@ -320,6 +322,7 @@ def save_weights(
         folder: Folder to write; replaced as a whole.
         method: Format of the weights.
         prompt: Order and content of the prompts of the training.
+        calibration: Calibration of P(yes) with these weights.
         step: Optimizer step of the weights, for error messages.
 
     Raises:
@@ -331,5 +334,7 @@ def save_weights(
     with replace_folder(folder) as draft:
         saver.save_pretrained(draft)
         write_prompt_record(draft, prompt)
+        if calibration != IDENTITY:
+            write_calibration(draft, calibration)
         if method == "full":
             processor.save_pretrained(draft)

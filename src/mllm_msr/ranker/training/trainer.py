@@ -27,6 +27,7 @@ from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_model
 from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
 from mllm_msr.models.vision_cache import VisionCache
+from mllm_msr.ranker.calibration import IDENTITY, fit_calibration
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.distributed.launch import temporary_process_group
 from mllm_msr.ranker.distributed.strategies import make_strategy
@@ -196,7 +197,8 @@ def train(
         run.progress, output / WEIGHT_FOLDERS[settings.weight_format]
     )
     if is_rank_zero:
-        _save_result(model, loaded.processor, run, summary)
+        labels = [example.label for example in validation_examples]
+        _save_result(model, loaded.processor, run, summary, labels)
     return summary
 
 
@@ -362,9 +364,22 @@ def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, f
 
 
 def _save_result(
-    model: torch.nn.Module, processor: Any, run: _Run, summary: TrainingSummary
+    model: torch.nn.Module,
+    processor: Any,
+    run: _Run,
+    summary: TrainingSummary,
+    labels: Sequence[int],
 ) -> None:
-    """Write the best weights (the last ones without validation) and the summary."""
+    """Write the best weights (the last ones without validation), calibration and summary.
+
+    Args:
+        model: Trained model.
+        processor: Processor of the model.
+        run: The training run.
+        summary: Its result.
+        labels: Labels of the validation examples.
+    """
+    scores = run.progress.best_scores
     with swapped_weights(model, run.progress.best_weights or trainable_tensors(model)):
         save_weights(
             model,
@@ -372,6 +387,7 @@ def _save_result(
             summary.weights,
             method=run.settings.weight_format,
             prompt=run.prompt,
+            calibration=fit_calibration(labels, scores) if scores else IDENTITY,
             step=summary.best_step,
         )
     values = {**asdict(summary), "weights": summary.weights.name}

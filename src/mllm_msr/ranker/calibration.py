@@ -1,0 +1,115 @@
+"""Calibration of P(yes): temperature and bias, fitted on the lists of validation users.
+
+A model that was trained to rank may be too sure, or too often say yes. The calibrated probability
+is sigmoid(logit(P) / temperature + bias), with both parameters chosen to minimize the cross-entropy
+on validation candidates, never on test users. As in `evaluation/calibration.py`, both classes have
+the same weight: 0.7 means that 70 % of such items are positive in a set with as many positives as
+negatives, whatever the length of the list. The function increases, so no ranking changes; it is
+applied to the P(yes) that lists show. The parameters are stored in the folder of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from mllm_msr.errors import DamagedFileError
+
+_FILE: Final = "calibration.json"
+# Probabilities closer to 0 or 1 have no finite logit.
+_MIN: Final = 1e-12
+# Range of the temperature. A model whose scores are wrong gets the upper end, not a reversed order.
+_TEMPERATURES: Final = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Monotone map from P(yes) to a calibrated probability.
+
+    Attributes:
+        temperature: Divisor of the logit, positive; above 1 if the model was too sure.
+        bias: Added to the scaled logit; negative if the model said yes too often.
+    """
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def apply(self, probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities, in [0, 1] and in the same order.
+
+        >>> Calibration(temperature=2.0).apply([0.5, 0.9]).round(2).tolist()
+        [0.5, 0.75]
+        """
+        p = np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN)
+        calibrated: npt.NDArray[np.float64] = expit(logit(p) / self.temperature + self.bias)
+        return calibrated
+
+
+# Leaves probabilities as they are.
+IDENTITY: Final = Calibration()
+
+
+def fit_calibration(labels: Sequence[int], probabilities: Sequence[float]) -> Calibration:
+    """Fit temperature and bias by the cross-entropy, with both classes weighted equally.
+
+    Args:
+        labels: 0 or 1 for each validation candidate.
+        probabilities: P(yes) of each.
+
+    Returns:
+        The calibration; `IDENTITY` if the candidates do not have both labels.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    n_positives = y.sum()
+    if not 0 < n_positives < len(y):
+        return IDENTITY
+    x = logit(np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN))
+    weights = np.where(y == 1, 0.5 / n_positives, 0.5 / (len(y) - n_positives))
+
+    def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        scale, bias = parameters
+        z = scale * x + bias
+        # log(1 + exp(z)) - y z, and its derivative.
+        error = weights * (expit(z) - y)
+        value = float((weights * (np.logaddexp(0, z) - y * z)).sum())
+        return value, np.array([(error * x).sum(), error.sum()])
+
+    low, high = (1 / temperature for temperature in reversed(_TEMPERATURES))
+    found = minimize(
+        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(low, high), (None, None)]
+    )
+    scale, bias = found.x
+    return Calibration(temperature=float(1 / scale), bias=float(bias))
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write a calibration into the folder of the weights."""
+    text = json.dumps(asdict(calibration), indent=1)
+    (folder / _FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Return the calibration in a folder of weights, `IDENTITY` if it has none.
+
+    Raises:
+        DamagedFileError: The file cannot be read.
+    """
+    file = folder / _FILE
+    if not file.is_file():
+        return IDENTITY
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        found = Calibration(float(values["temperature"]), float(values["bias"]))
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise DamagedFileError(f"{file} cannot be read ({cause}). Restore the folder.") from cause
+    if not (found.temperature > 0 and np.isfinite([found.temperature, found.bias]).all()):
+        raise DamagedFileError(f"{file} has no valid temperature and bias. Restore the folder.")
+    return found
