@@ -90,15 +90,12 @@ def report(
     from mllm_msr.evaluation.report.report import write_report
 
     shown = main_model(list(scores))
-    # Case studies use the first seed of a model with several seeds.
-    runs = {model: names[0] for model, names in runs_by_model(list(scores)).items()}
-    ordered = [model for model in ordered_models(metrics, "uniform") if model in runs]
     case_studies = build_case_studies(
         interactions,
         items,
         scores=scores[shown].collect(),
         preferences=preferences,
-        all_scores={model: scores[runs[model]] for model in ordered},
+        all_scores=_first_seeds(scores, metrics),
         model=model_of(shown),
         users=settings.report.case_studies,
         seed=settings.report.seed,
@@ -119,6 +116,15 @@ def report(
         ranked_by={model: _ranking_setting(model) for model in metrics},
         provenance=_provenance(folder, settings),
     )
+
+
+def _first_seeds(
+    scores: Mapping[str, pl.LazyFrame], metrics: Mapping[str, Any]
+) -> dict[str, pl.LazyFrame]:
+    """Return the scores of each model, of the first of several seeds, the best model first."""
+    runs = {model: names[0] for model, names in runs_by_model(list(scores)).items()}
+    ordered = [model for model in ordered_models(metrics, "uniform") if model in runs]
+    return {model: scores[runs[model]] for model in ordered}
 
 
 def _remarks(model: str, limits: Mapping[str, str]) -> list[str]:
