@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from mllm_msr.models.small.language import LanguageModel, read_language_model
 from mllm_msr.models.small.sources import LANGUAGE
+
+gguf = pytest.importorskip("gguf", reason="the extra small is not installed")
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty_output>")
 MERGES = ("Ġ y", "e s", "Ġy es", "n o", "Ġ no", "1 9", "Ġ 1")
