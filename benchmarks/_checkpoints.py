@@ -109,6 +109,8 @@ def make_checkpoint(
         processor = _smolvlm.make_processor(tokenizer, _TEMPLATE)
     _random_model(config, device=device, dtype=getattr(torch, dtype)).save_pretrained(folder)
     processor.save_pretrained(folder)
+    if shapes in _qwen3_vl.SIZES:
+        _qwen3_vl.write_video_settings(folder)
     return str(folder)
 
 

@@ -71,6 +71,7 @@ other.
 distinct tokens (all layers, without attention). They are compared with the rate of large matrix
 products on the same machine, with the same data type and number of threads.
 """
+_GPU_CHECK: Final = Path(__file__).parent / "gpu_check" / "notes.md"
 _COMMANDS: Final = """\
 ## Commands
 
@@ -103,7 +104,7 @@ def page(results: Path) -> str:
         parts += [_section(name, json.loads(path.read_text(encoding="utf-8"))) for path in files]
     parts.append(families_section())
     parts.append((results.parent / "speed_notes.md").read_text(encoding="utf-8"))
-    return "\n".join([*parts, _COMMANDS])
+    return "\n".join([*parts, _COMMANDS, _GPU_CHECK.read_text(encoding="utf-8")])
 
 
 def _section(name: str, result: Mapping[str, Any]) -> str:

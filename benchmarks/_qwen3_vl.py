@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import transformers
@@ -58,8 +60,8 @@ SIZES: Final = {
         image_tokens=320,
     ),
     "qwen3-vl-tiny": Sizes(
-        text=(64, 128, 4, 4, 2, 16),
-        rotations=(4, 2, 2),
+        text=(64, 128, 4, 4, 2, 32),
+        rotations=(8, 4, 4),
         vocabulary=1024,
         tower=(32, 64, 4, 2),
         deepstack=(1, 2),
@@ -138,3 +140,20 @@ def make_processor(name: str, tokenizer: Any, template: str) -> Any:
         video_processor=VideoStub(),
         chat_template=template.replace("<image>", f"<|vision_start|>{IMAGE}<|vision_end|>"),
     )
+
+
+def write_video_settings(folder: Path) -> None:
+    """Write the settings of the video processor, which vLLM loads even if there are no videos.
+
+    Args:
+        folder: Folder of the checkpoint.
+    """
+    settings = {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "patch_size": _PATCH,
+        "temporal_patch_size": 2,
+        "merge_size": _MERGED,
+        "size": {"shortest_edge": 4096, "longest_edge": 25_165_824},
+    }
+    path = folder / "video_preprocessor_config.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")

@@ -7,6 +7,8 @@ environment `build/vllm/` from `vllm-requirements.txt` and runs this module to p
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +28,10 @@ MODEL: Final = "served"
 
 _STARTUP_SECONDS: Final = 300.0
 _MAX_LORA_RANK: Final = 16
+_PROGRAM_VARIABLE: Final = "MLLM_MSR_VLLM"
+_CPU_ARGUMENTS: Final = ("--enforce-eager",)
+# Our model is in the memory of the same GPU.
+_GPU_ARGUMENTS: Final = ("--gpu-memory-utilization", "0.4")
 _KEY_VARIABLE: Final = "MLLM_MSR_BENCHMARK_HAS_NO_KEY"
 # torchvision's compiled extension defines these operators, but does not load with PyTorch's CPU
 # build. Its Python code registers implementations of them on import; the benchmarks do not use
@@ -95,6 +101,7 @@ def serve(
     *,
     threads: int,
     dtype: str = "float32",
+    device: str = "cpu",
     clients: int = 64,
     adapters: Mapping[str, Path] | None = None,
 ) -> Iterator[Server]:
@@ -105,15 +112,15 @@ def serve(
             `_vllm_checkpoint.convert_checkpoint`.
         threads: Number of compute threads.
         dtype: Data type of the weights.
+        device: "cpu", or a GPU, for which vLLM is found by `MLLM_MSR_VLLM` or on the PATH.
         clients: Maximum number of prompts in a batch.
         adapters: Folders of adapters by their names; others can be loaded later.
 
     Raises:
-        UsageError: The environment does not exist.
+        UsageError: vLLM is not installed for the device.
         BackendError: The server does not start.
     """
-    if not READY.is_file():
-        raise UsageError(f"vLLM is not installed in {ENVIRONMENT}. Run: make vllm")
+    program = find_program(device)
     address = free_address()
     variables = {
         "HF_HUB_OFFLINE": "1",
@@ -125,7 +132,11 @@ def serve(
         "VLLM_NO_USAGE_STATS": "1",
     }
     with run_server(
-        _command(checkpoint, address, dtype=dtype, clients=clients, adapters=adapters or {}),
+        [
+            program,
+            *_arguments(checkpoint, address, dtype=dtype, clients=clients, adapters=adapters or {}),
+            *(_CPU_ARGUMENTS if device == "cpu" else _GPU_ARGUMENTS),
+        ],
         variables,
         name="vLLM's server",
         health_url=f"http://{address}/health",
@@ -134,7 +145,30 @@ def serve(
         yield Server(f"http://{address}")
 
 
-def _command(
+def find_program(device: str) -> Path:
+    """Return vLLM's program for a device.
+
+    Args:
+        device: "cpu", or a GPU, for which `MLLM_MSR_VLLM` or the PATH names the program.
+
+    Raises:
+        UsageError: vLLM is not installed for the device.
+    """
+    if device == "cpu":
+        if not READY.is_file():
+            raise UsageError(f"vLLM is not installed in {ENVIRONMENT}. Run: make vllm")
+        return ENVIRONMENT / "bin" / "vllm"
+    found = os.environ.get(_PROGRAM_VARIABLE) or shutil.which("vllm")
+    if not found or not Path(found).is_file():
+        raise UsageError(
+            f"vLLM for GPUs is not installed{f' as {found}' if found else ''}. Install it in an "
+            f"environment of its own and set {_PROGRAM_VARIABLE} to its program, such as "
+            "/opt/vllm/bin/vllm."
+        )
+    return Path(found)
+
+
+def _arguments(
     checkpoint: Path, address: str, *, dtype: str, clients: int, adapters: Mapping[str, Path]
 ) -> list[str | Path]:
     host, _, port = address.partition(":")
@@ -151,11 +185,9 @@ def _command(
     }
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     return [
-        ENVIRONMENT / "bin" / "vllm",
         "serve",
         checkpoint,
         *(str(word) for option in options.items() for word in option),
-        "--enforce-eager",
         "--enable-prefix-caching",
         "--enable-lora",
         *(["--lora-modules", *modules] if modules else []),

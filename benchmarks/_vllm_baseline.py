@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from benchmarks._measure import Implementation, ProcessTreeClock
 from benchmarks._setup import Setup
-from benchmarks._vllm import Server, serve
+from benchmarks._vllm import Server, find_program, serve
 from benchmarks._vllm_checkpoint import convert_checkpoint
 from mllm_msr.errors import UsageError
 from mllm_msr.interfaces import Backend
@@ -82,15 +82,17 @@ def start_vllm(
 
 
 def _start(setup: Setup, stack: contextlib.ExitStack) -> VllmBaseline:
-    if setup.device != "cpu":
-        raise UsageError(
-            f"The benchmarks only support vLLM on the CPU, not on {setup.device}. "
-            "Use --device cpu, or measure vLLM on a GPU separately."
-        )
+    find_program(setup.device)  # before the checkpoint is copied
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     checkpoint = convert_checkpoint(Path(setup.checkpoint), folder / "checkpoint")
     server = stack.enter_context(
-        serve(checkpoint, threads=setup.threads, dtype=setup.dtype, clients=setup.batch_size)
+        serve(
+            checkpoint,
+            threads=setup.threads,
+            dtype=setup.dtype,
+            device=setup.device,
+            clients=setup.batch_size,
+        )
     )
     baseline = VllmBaseline(server, clients=setup.batch_size)
     stack.callback(baseline.backend.close)

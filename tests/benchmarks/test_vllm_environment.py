@@ -74,15 +74,17 @@ def test_the_error_about_a_missing_environment_contains_the_command_to_create_it
 
 
 def test_a_result_contains_the_reason_why_vllm_was_not_measured(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*_: object, **__: object) -> Any:
         raise UsageError("vLLM is not installed. Run: make vllm")
 
     monkeypatch.setattr(_vllm_baseline, "convert_checkpoint", fail)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MLLM_MSR_VLLM", raising=False)
     for given, wanted, missing in (
         (make_setup(), True, "Run: make vllm"),
-        (make_setup(device="cuda"), True, "not on cuda"),
+        (make_setup(device="cuda"), True, "vLLM for GPUs is not installed."),
         (make_setup(), False, ""),
     ):
         result: dict[str, Any] = {}
@@ -128,3 +130,20 @@ def test_the_clock_includes_child_processes() -> None:
     assert clock.processor[0] > 0.1
     assert clock.elapsed[0] >= 1.0
     assert clock.seconds == min(clock.processor[0], clock.elapsed[0])
+
+
+def test_vllm_for_a_gpu_is_a_program_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MLLM_MSR_VLLM", raising=False)
+    with pytest.raises(UsageError, match=r"vLLM for GPUs is not installed\. .* set MLLM_MSR_VLLM"):
+        _vllm.find_program("cuda")
+    program = tmp_path / "vllm"
+    monkeypatch.setenv("MLLM_MSR_VLLM", str(program))
+    with pytest.raises(UsageError, match=r"not installed as .*vllm\. Install it"):
+        _vllm.find_program("cuda")
+    program.touch(mode=0o700)
+    assert _vllm.find_program("cuda") == program
+    monkeypatch.delenv("MLLM_MSR_VLLM")
+    assert _vllm.find_program("cuda") == program
