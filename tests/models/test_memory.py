@@ -59,10 +59,10 @@ def test_training_keeps_about_as_much_as_estimated(
     model = load_model(str(tiny_checkpoint(family)), dtype="float32", device="cpu").model
     small, large = Batch(4 * LENGTH, LENGTH), Batch(12 * LENGTH, LENGTH)
     measured = _saved_bytes(model, large) - _saved_bytes(model, small)
-    fixed: dict[str, Any] = {"n_trained": 0, "checkpointing": False}
-    estimated = training_bytes(model, "float32", large, **fixed) - training_bytes(
-        model, "float32", small, **fixed
-    )
+    estimates = [
+        training_bytes(model, "float32", batch, checkpointing=False) for batch in (small, large)
+    ]
+    estimated = estimates[1] - estimates[0]
     assert 0.8 * measured < estimated < 2.2 * measured
 
 
@@ -70,12 +70,13 @@ def test_the_estimate_grows_with_what_takes_memory(tiny_checkpoint: Checkpoint) 
     model = empty_model(load_config(str(tiny_checkpoint("qwen3_vl"))))
     batch = Batch(400, 100)
 
-    def trained(**changed: Any) -> int:
-        options = {"n_trained": 100, "checkpointing": False, **changed}
-        return training_bytes(model, "bfloat16", batch, **options)
+    def trained(**options: Any) -> int:
+        return training_bytes(model, "bfloat16", batch, **{"checkpointing": False, **options})
 
-    assert trained(n_trained=200) == trained() + 1600
     assert trained(checkpointing=True) < trained() < trained(fused=False)
+    before = trained()
+    embeddings = model.get_input_embeddings().requires_grad_(False).weight
+    assert trained() == before - 12 * embeddings.numel()
     scored = inference_bytes(model, "bfloat16", batch)
     assert weight_bytes(model, "bfloat16") < scored < trained()
     assert scored < inference_bytes(model, "bfloat16", Batch(800, 100))

@@ -20,8 +20,8 @@ from mllm_msr.models.processors import reads_images
 _BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Weights in NF4 and the scale of each block of 64 weights.
 _BYTES_4BIT: Final = 0.5 + 4 / 64
-# Weights, gradients and two moments of AdamW, in float32.
-_BYTES_PER_TRAINED_WEIGHT: Final = 16
+# Gradient and two moments of AdamW, in float32.
+_BYTES_PER_TRAINED_WEIGHT: Final = 12
 # Scores and probabilities of attention that is not fused, in float32 and in half precision.
 _BYTES_PER_ATTENTION: Final = 6
 
@@ -99,17 +99,15 @@ def training_bytes(
     dtype: str,
     batch: Batch,
     *,
-    n_trained: int,
     checkpointing: bool,
     fused: bool = True,
 ) -> int:
     """Return the peak memory of fine-tuning, if no prompts share a prefix.
 
     Args:
-        model: The model; its tensors may be on the device "meta".
+        model: The model, with its trainable weights; its tensors may be on the device "meta".
         dtype: "float32", "bfloat16" or "float16".
         batch: Tokens of a forward pass.
-        n_trained: Number of trained weights.
         checkpointing: Whether results within layers are computed again in the backward pass.
         fused: Whether the scores of attention are never stored.
     """
@@ -120,6 +118,7 @@ def training_bytes(
         layer += _attention_bytes(sizes, batch)
     kept = sizes.layers * (size * batch.n_tokens * sizes.hidden if checkpointing else layer)
     logits = 8 * batch.n_rows * sizes.vocabulary  # with their gradient
+    n_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     trained = n_trained * _BYTES_PER_TRAINED_WEIGHT
     # One more layer for the gradients of the results of the layer that the backward pass is at.
     return round(weight_bytes(model, dtype) + trained + kept + layer + logits)

@@ -55,7 +55,9 @@ def test_settings_that_save_memory_lower_the_estimate(
     smaller = peaks("model.batch_size=2", "train.batch_size=2")
     assert all(smaller[stage] < before[stage] for stage in before)
     assert peaks("model.max_batch_tokens=500")["infer"] < before["infer"]
-    assert peaks("train.method=full")["train/0"] > before["train/0"]
+    full = peaks("train.method=full")["train/0"]
+    upper = peaks("train.method=frozen-lower-layers", "train.upper_layers=1")["train/0"]
+    assert full > upper > before["train/0"]
     assert peaks("train.rank=16")["train/0"] > before["train/0"]
     assert peaks("model.dtype=bfloat16")["infer"] < before["infer"]
 

@@ -10,13 +10,14 @@ import inspect
 from dataclasses import replace
 from typing import Any, Final
 
-from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.errors import BackendError
+from mllm_msr.config.settings import Settings
+from mllm_msr.config.train_settings import TrainSettings
+from mllm_msr.errors import MllmMsrError
 from mllm_msr.models.loading import load_config, resolve_device, resolve_dtype
 from mllm_msr.models.memory import Batch, empty_model, inference_bytes, training_bytes
 from mllm_msr.pipeline.backends import backend_class
 from mllm_msr.pipeline.cost.report import CostReport, StageCost
-from mllm_msr.ranker.training.lora import default_projections, language_layers
+from mllm_msr.ranker.training.lora import make_trainable
 
 # Stages allow three new tokens per word of their length limit.
 _TOKENS_PER_WORD: Final = 3
@@ -34,47 +35,34 @@ def with_memory(report: CostReport, settings: Settings) -> CostReport:
         The same report. `memory_bytes` stays None for models of endpoints, and for models whose
         configuration cannot be read or has an unknown form.
     """
-    models: dict[str, Any] = {}
-    stages = (
-        replace(stage, memory_bytes=_peak(stage, settings, models)) for stage in report.stages
-    )
+    stages = (replace(stage, memory_bytes=_peak(stage, settings)) for stage in report.stages)
     return replace(report, stages=tuple(stages))
 
 
-def _peak(stage: StageCost, settings: Settings, models: dict[str, Any]) -> int | None:
+def _peak(stage: StageCost, settings: Settings) -> int | None:
     kind = stage.stage.partition("/")[0]
-    section: Any = {"summarize": settings.summarize, "infer": settings.infer}.get(kind)
-    section = section or (settings.score if kind == "score" else None)
-    used = (section.model if section is not None else None) or settings.model
+    models = {
+        "summarize": settings.summarize.model,
+        "infer": settings.infer.model,
+        "score": settings.score.model,
+    }
+    used = models.get(kind) or settings.model
+    backend = backend_class(used)
+    checkpoint = backend.trainable_checkpoint(**used.plugin_kwargs()) if backend.is_local else None
+    if checkpoint is None:
+        return None
+    parameters = inspect.signature(backend).parameters.values()
+    arguments = {one.name: one.default for one in parameters} | used.plugin_kwargs()
     try:
-        model, arguments = _open(used, models)
-        if model is None:
-            return None
+        model = empty_model(load_config(checkpoint, revision=arguments.get("revision")))
         if kind == "train":
-            return _training_peak(model, stage, settings)
+            return _training_peak(make_trainable(model, settings.train), stage, settings.train)
         return _inference_peak(model, stage, arguments, n_new=_new_tokens(kind, settings))
-    except (BackendError, AttributeError):  # sizes have other names in some configurations
+    except (MllmMsrError, AttributeError):  # sizes have other names in some configurations
         return None
 
 
-def _open(used: ModelSettings, models: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the model without weights and the arguments of its backend, with their defaults."""
-    kind = backend_class(used)
-    parameters = inspect.signature(kind).parameters.values()
-    arguments = {one.name: one.default for one in parameters} | used.plugin_kwargs()
-    checkpoint = kind.trainable_checkpoint(**used.plugin_kwargs()) if kind.is_local else None
-    if checkpoint is None:
-        return None, arguments
-    key = used.model_dump_json()
-    if key not in models:
-        config = load_config(checkpoint, revision=arguments.get("revision"))
-        models[key] = empty_model(config)
-    return models[key], arguments
-
-
-def _inference_peak(
-    model: Any, stage: StageCost, arguments: dict[str, Any], *, n_new: int
-) -> int | None:
+def _inference_peak(model: Any, stage: StageCost, arguments: dict[str, Any], *, n_new: int) -> int:
     device = resolve_device(arguments.get("device"))
     # The demo model calls its data type a precision.
     dtype = resolve_dtype(arguments.get("dtype") or arguments["precision"], device)
@@ -88,27 +76,12 @@ def _inference_peak(
     )
 
 
-def _training_peak(model: Any, stage: StageCost, settings: Settings) -> int:
-    train = settings.train
-    full = train.method == "full"
-    dtype = "float32" if full else _TRAIN_DTYPES[train.precision]
-    projections = set(default_projections(model))
-    layers = [
-        model.get_submodule(name)
-        for name in language_layers(model)
-        if name.rpartition(".")[2] in projections
-    ]
-    n_trained = (
-        sum(weight.numel() for weight in model.get_decoder().parameters())
-        if full
-        else sum(train.rank * (layer.in_features + layer.out_features) for layer in layers)
-    )
+def _training_peak(model: Any, stage: StageCost, train: TrainSettings) -> int:
     on_gpu = resolve_device("auto") != "cpu"
     return training_bytes(
         model,
-        dtype,
+        "float32" if train.weight_format == "full" else _TRAIN_DTYPES[train.precision],
         Batch(train.batch_size * stage.longest_prompt, stage.longest_prompt),
-        n_trained=n_trained,
         checkpointing=train.gradient_checkpointing,
         fused=on_gpu or train.precision == "fp32",
     )
