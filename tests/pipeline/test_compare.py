@@ -11,9 +11,9 @@ import pytest
 
 import mock_runs
 from mllm_msr.errors import DataError, SettingsError, StaleStageError, UnknownNameError
+from mllm_msr.evaluation.report import report
 from mllm_msr.pipeline.compare import ABLATIONS, compare, known_models, run_variant
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.stages import report
 from mllm_msr.ranker.recommender import Variant
 
 
