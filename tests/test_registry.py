@@ -56,6 +56,8 @@ def test_an_entry_point_of_another_package_is_listed_and_loaded(
     assert "outside" in registry.names("baselines")
     assert "outside" not in registry.names("datasets")
     assert registry.find("baselines", "outside") is Popularity
+    doc = Popularity.__doc__ or ""
+    assert registry.describe("baselines", "outside") == doc.splitlines()[0]
 
 
 def test_packages_are_scanned_once_and_again_after_an_installation(
@@ -98,3 +100,20 @@ def test_listing_names_loads_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plugin_is_described_in_one_line(kind: registry.Kind) -> None:
+    for name in registry.names(kind):
+        assert 15 < len(registry.describe(kind, name)) <= 100
+        assert registry.describe(kind, name).endswith(".")
+
+
+def test_descriptions_import_no_built_in_plugin() -> None:
+    code = (
+        "import sys\n"
+        "from mllm_msr import registry\n"
+        "assert registry.describe('baselines', 'sasrec').startswith('SASRec: ')\n"
+        "sys.exit('mllm_msr.baselines.sasrec' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

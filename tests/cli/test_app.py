@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import shlex
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 import typer.main
 
 import worlds
-from mllm_msr import cli
-from mllm_msr.errors import RunFolderError
+from mllm_msr import __version__, cli
+from mllm_msr.cli._app import GROUPS
+from mllm_msr.errors import RunFolderError, UsageError
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -60,6 +62,58 @@ def test_errors_print_a_message_and_set_the_exit_code(
     assert done.stdout == ""
 
 
+def test_a_run_without_a_terminal_logs_its_stages(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    done = call("run", *worlds.settings(data), "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    messages = [line.split(" ", 1)[1] for line in lines]
+    for stage in ("prepare", "summarize", "infer", "score/popularity", "evaluate", "report"):
+        assert f"{stage} started" in messages
+        assert any(message.startswith(f"{stage} done in ") for message in messages)
+    # Nothing else is printed: no bars or warnings of other packages.
+    rest = set(done.stderr.splitlines()) - set(lines)
+    assert not [line for line in rest if "Loading" in line or "Warning" in line or "it/s" in line]
+    log = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert " run dataset=files " in log[0]
+    assert [line.split(" ", 3)[3] for line in log if " started" in line] == [
+        message for message in messages if message.endswith(" started")
+    ]
+
+
+def test_without_arguments_the_commands_are_listed_by_group(tmp_path: Path) -> None:
+    done = call(cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line[:-1] for line in lines if line.endswith(":")] == ["Options", *GROUPS]
+    listed = [line.split()[0] for line in lines[lines.index("Start:") :] if line.startswith("  ")]
+    assert listed == [name for names in GROUPS.values() for name in names]
+
+
+def test_every_command_has_a_group_and_a_short_summary() -> None:
+    commands = typer.main.get_command(cli.app).commands
+    assert sorted(commands) == sorted(name for names in GROUPS.values() for name in names)
+    assert {name: c.short_help for name, c in commands.items() if len(c.short_help) > 50} == {}
+
+
+@pytest.mark.parametrize("name", sorted(name for names in GROUPS.values() for name in names))
+def test_every_command_can_be_quiet_and_verbose(invoke, name: str) -> None:
+    text = invoke(name, "--help").stdout
+    assert "-v, --verbose" in text
+    assert "-q, --quiet" in text
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_printed(invoke, option: str) -> None:
+    assert invoke(option).stdout == f"mllm-msr {__version__}\n"
+
+
+def test_quiet_and_verbose_exclude_each_other(fail) -> None:
+    with pytest.raises(UsageError, match="at most one"):
+        fail("list", "-q", "-v")
+
+
 def test_torchrun_can_only_start_distributed_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +153,7 @@ def test_help_imports_no_heavy_packages() -> None:
         ["recommend", "--user", "user1"],
         ["update", "new.csv"],
         ["serve"],
+        ["status"],
     ],
 )
 def test_a_mistyped_run_folder_is_never_created(

@@ -74,7 +74,7 @@ def test_each_kind_of_negatives_has_a_verdict(capsys: pytest.CaptureFixture[str]
     text = " ".join(shown(capsys, {"comparisons": [RECORD]}))
     assert "MLLM-MSR ranks 3rd of 4 models (AUC 0.700)." in text
     assert "MLLM-MSR ranks 1st of 3 models (AUC 0.650)." in text
-    assert "Not ranked: Zero-shot, MLLM-MSR, MLLM-MSR_T (text-only preferences)." in text
+    assert "Not ranked: Zero-shot, MLLM-MSR_T (text-only preferences)." in text
 
 
 def test_the_main_model_is_compared_with_each_other_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config.loading import load_settings, override, preset_names
+from mllm_msr.config.loading import describe_preset, load_settings, override, preset_names
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 
@@ -363,3 +363,11 @@ def test_a_file_can_be_named_by_text(tmp_path: Path) -> None:
     file.write_text("train: {seed: 7}\n")
     assert load_settings(None, file=str(file), environment={}).train.seed == 7
     assert load_settings(None, file=[str(file)], environment={}).train.seed == 7
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_says_what_it_is_for(name: str) -> None:
+    text = describe_preset(name)
+    assert 20 < len(text) <= 120
+    assert text.endswith(".")
+    assert "#" not in text

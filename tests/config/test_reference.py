@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mllm_msr.config.loading import load_settings
-from mllm_msr.config.reference import reference
+from mllm_msr.config.reference import GENERAL, groups, reference
 
 
 def test_every_setting_has_a_description() -> None:
@@ -36,3 +36,10 @@ def test_values_that_are_not_saved_are_not_listed() -> None:
     settings = load_settings("demo", secret, environment={})
     (state,) = (row for row in reference(settings) if row.key == "serve.state")
     assert state.default == "null"
+
+
+def test_every_setting_is_in_a_group_with_a_meaning() -> None:
+    found = groups()
+    assert {key.rpartition(".")[0] or GENERAL for key, *_ in reference()} <= set(found)
+    assert all(meaning.endswith(".") for meaning in found.values())
+    assert next(iter(found)) == GENERAL

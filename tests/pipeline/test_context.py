@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mllm_msr.config.settings import InferSettings
 from mllm_msr.errors import StaleStageError
-from mllm_msr.pipeline.context import RunContext, changed, silent
+from mllm_msr.pipeline.context import RunContext, changed, format_seconds, silent
 from mllm_msr.storage.run_folder import RunFolder
 
 
@@ -40,3 +43,48 @@ def test_force_runs_stale_stages_again(tmp_path: Path) -> None:
             pass
         with RunContext(run, silent, force=True).stage("one", {"k": 2}) as stage:
             assert not stage.finished
+
+
+def test_the_start_and_end_of_a_stage_are_logged_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown: list[str] = []
+
+    @contextmanager
+    def progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        shown.append(f"{name} {total}")
+        yield lambda _: None
+        shown.append(f"end of {name}")
+
+    with caplog.at_level(logging.INFO), RunFolder.open(tmp_path) as run:
+        context = RunContext(run, progress)
+        for _ in range(2):
+            with context.stage("one", {}):
+                pass
+        with pytest.raises(ValueError, match="broken"), context.stage("two", {}):
+            raise ValueError("broken")
+    assert shown == ["one None", "end of one", "two None"]
+    assert [message.partition(" in ")[0] for message in caplog.messages] == [
+        "one started",
+        "one done",
+        "one is already done",
+        "two started",
+    ]
+
+
+def test_a_worker_does_not_log_its_stages(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO),
+        RunFolder.open(tmp_path, worker=True) as run,
+        RunContext(run).stage("one", {}) as stage,
+    ):
+        assert not stage.finished
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (3599.6, "1 h 0 min")],
+)
+def test_durations_are_rounded_to_the_shown_unit(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mllm_msr.errors import RunFolderError, RunLockedError
-from mllm_msr.storage.process_lock import ProcessLock
+from mllm_msr.storage.process_lock import ProcessLock, run_lock, running_process
 
 
 def make_lock(folder: Path) -> ProcessLock:
@@ -68,3 +68,19 @@ def test_a_path_that_cannot_be_written_is_a_readable_error(tmp_path: Path) -> No
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match=r"Cannot write .*\.lock"):
         make_lock(tmp_path).acquire()
+
+
+def test_the_process_that_works_in_a_run_is_found_until_it_ends(tmp_path: Path) -> None:
+    assert running_process(tmp_path) is None
+    lock = run_lock(tmp_path)
+    lock.acquire()
+    assert running_process(tmp_path) == os.getpid()
+    lock.release()
+    assert running_process(tmp_path) is None
+
+
+def test_a_process_that_was_killed_is_not_found(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    (tmp_path / ".lock.pid").write_text(str(process.pid))
+    assert running_process(tmp_path) is None

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from mllm_msr.cli._completion import complete_preset, complete_setting
+
 # Groups that are only read by commands for a finished run.
 _ONLINE_SECTIONS: Final = ("retrieve", "serve")
 
@@ -38,7 +40,12 @@ ForceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", help="Preset to start from; see `mllm-msr list presets`."),
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Preset to start from; see `mllm-msr list presets`.",
+        autocompletion=complete_preset,
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
@@ -51,7 +58,10 @@ AddressArgument = Annotated[
     str, typer.Argument(metavar="ADDRESS", help="Address in object storage: s3://..., gs://...")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings to change.", autocompletion=complete_setting
+    ),
 ]
 
 

@@ -78,8 +78,8 @@ def result_tables(
         yield Text(f"{result.title}, {result.n_users:,} users", style="bold")
         yield _format_table(result, labels)
         sentences = tiles[result.title].sentences if result.title in tiles else ()
-        unranked = [labels[name] for name in metrics if name not in _ranked(result)]
-        rest = [f"Not ranked: {', '.join(unranked)}."] if len(unranked) > 1 else []
+        unranked = [labels[name] for name in metrics if name not in {*_ranked(result), main}]
+        rest = [f"Not ranked: {', '.join(unranked)}."] if unranked else []
         yield Text(" ".join([*sentences, *rest]) + "\n")
     if len({verdict.other for verdict in verdicts}) >= _MIN_PAIRS:
         yield _format_pairs(verdicts, labels, main)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mllm_msr.cli._app import register
+from mllm_msr.cli._completion import complete_models
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
@@ -32,6 +33,7 @@ def command(
             metavar="A,B,...",
             help="mllm_msr, mllm_msr_direct, mllm_msr_text_only, zero_shot, or names from "
             "`list baselines`; default: the baselines in score.baselines.",
+            autocompletion=complete_models,
         ),
     ] = None,
     run: RunOption = Path("runs/run"),

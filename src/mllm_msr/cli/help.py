@@ -6,15 +6,23 @@ from typing import Annotated
 
 import typer
 
-from mllm_msr.cli._app import register
+from mllm_msr.cli._app import GROUPS, register
 from mllm_msr.errors import UsageError
+
+
+def complete_name() -> list[str]:
+    """Return the names of all commands."""
+    return [name for names in GROUPS.values() for name in names]
 
 
 @register("help", "Show the help of a command")
 def command(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="COMMAND", help="Name of a command.")
+        str | None,
+        typer.Argument(
+            metavar="[COMMAND]", help="Name of a command.", autocompletion=complete_name
+        ),
     ] = None,
 ) -> None:
     """Show the help of a command, or the list of commands."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mllm_msr.cli._app import register
+from mllm_msr.cli._completion import complete_preset
 from mllm_msr.cli._options import JsonOption
 from mllm_msr.cli._output import emit, make_table
 from mllm_msr.errors import UsageError
@@ -48,7 +49,12 @@ def command(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="With `settings GROUP`: list the values of a preset."),
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="With `settings GROUP`: list the values of a preset.",
+            autocompletion=complete_preset,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
