@@ -60,7 +60,7 @@ class Shape:
 
 SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
     {
-        "tiny": Shape(64, 128, 2, 2, 1, 1024, (32, 64, 2, 2), 28, 7),
+        "tiny": Shape(64, 128, 2, 2, 1, 1024, (64, 128, 2, 2), 28, 7),
         # 134 million parameters, 336 tokens per image.
         "middle": Shape(768, 2048, 12, 12, 4, 8192, (512, 2048, 12, 8), 112),
         # LLaVA-v1.6-mistral-7b.

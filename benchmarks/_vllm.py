@@ -180,9 +180,11 @@ def _arguments(
         "--max-num-seqs": clients,
         "--max-lora-rank": _MAX_LORA_RANK,
         "--generation-config": "vllm",
-        # Resize images with Pillow, like this package; torchvision gives different pixels.
-        "--mm-processor-kwargs": '{"backend": "pil"}',
     }
+    # Resize images with Pillow, like this package; torchvision gives different pixels. Processors
+    # of videos reject the option.
+    if not (checkpoint / "video_preprocessor_config.json").is_file():
+        options["--mm-processor-kwargs"] = '{"backend": "pil"}'
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     return [
         "serve",
