@@ -180,3 +180,22 @@ def test_a_replaced_interaction_is_forgotten_by_the_preference(tmp_path: Path, d
         for path in (folder / "updates/1/preferences.parquet", whole / "preferences.parquet")
     )
     assert changed.equals(complete)
+
+
+def test_runs_without_preferences_get_new_interactions_only(tmp_path: Path, data: Path) -> None:
+    settings = load(
+        data, "recommend.reads=history", "infer.enabled=false", "summarize.enabled=false"
+    )
+    folder = prepare(tmp_path / "run", settings)
+    table = pl.read_csv(data / "interactions.csv")
+    user = table["user_id"][0]
+    known = set(table.filter(pl.col("user_id") == user)["item_id"])
+    item = next(one for one in sorted(set(table["item_id"])) if one not in known)
+    new = pl.DataFrame([(user, item, 10**6)], schema=table.schema, orient="row")
+    file = tmp_path / "new.csv"
+    pl.concat([table, new]).write_csv(file)
+    with Pipeline.open(folder, settings) as pipeline:
+        counts = pipeline.update(file)
+        assert counts["interactions"] == 1
+        assert pipeline.tables.current("interactions").height == table.height + 1
+        assert not (folder / "updates" / "1" / "preferences.parquet").exists()

@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from mllm_msr import tables
+from mllm_msr.config.recommend_settings import RecommendSettings
+from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.types import Item, Prompt
 
 
@@ -162,3 +165,42 @@ def test_prompts_show_all_images_that_can_be_opened(boat: Path) -> None:
     new = Item("new", "Two boats", "", side, (boat,))
     catalog.add(new, summaries(("new", "boats", "ok")))
     assert catalog.item("new") == new
+
+
+@pytest.mark.parametrize("reads", ["history", "both"])
+def test_prompts_and_explanations_name_the_latest_items(reads: str, boat: Path) -> None:
+    items = pl.DataFrame(
+        [(name, f"The {name}", f"A {color} {name}.", None) for name, color in
+         (("boat", "calm"), ("song", "loud"), ("raft", "calm"), ("lamp", "red"), ("tale", "old"))],
+        schema=dict(tables.ITEMS),
+        orient="row",
+    )  # fmt: skip
+    prompt = RecommendSettings.model_validate({"reads": reads, "history_items": 2})
+    catalog = ItemCatalog(
+        items,
+        tables.empty(tables.SUMMARIES),
+        encoder="hashing",
+        item_type="item",
+        prompt=prompt,
+        max_text_tokens=None,
+    )
+    profile = Profile("u", ("raft", "song", "unknown", "boat"), "likes calm things")
+    user = catalog.user_input(profile)
+    preference = "likes calm things" if reads == "both" else None
+    assert user == UserInput(preference, ("The boat", "The song"))
+    text = text_of(catalog.prompt(user, "raft"))
+    assert '"The boat; The song"' in text
+    assert ("likes calm things" in text) == (reads == "both")
+    # Without summaries, titles and texts are compared.
+    assert catalog.summary("raft") == "The raft. A calm raft."
+    assert catalog.matches(profile, "raft")[-1] == "The boat"
+    assert ("calm" in catalog.matches(profile, "raft")) == (reads == "both")
+
+
+def test_prompts_describe_the_item_if_set(catalog: ItemCatalog) -> None:
+    catalog.prompt_settings = RecommendSettings(item_text="summary", use_images=False)
+    prompt = catalog.prompt("likes calm boats", "boat")
+    assert '"a calm boat"' in text_of(prompt)
+    assert prompt.images == ()
+    catalog.prompt_settings = RecommendSettings(item_text="text")
+    assert '"A text."' in text_of(catalog.prompt("likes calm boats", "boat"))

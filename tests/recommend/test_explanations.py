@@ -72,3 +72,18 @@ def test_text_without_clauses_has_no_parts(text: str) -> None:
 
 def test_clauses_begin_at_whole_words_only() -> None:
     assert preference_parts("The user likes indoor androids and forests.") == ("and forests",)
+
+
+def test_similar_items_share_words_that_matter() -> None:
+    explainer = Explainer(["a film about the sea", "a film about a train", "a song"], common=0.6)
+    described = {
+        "Rails 1995": "a film about a train in 1995",
+        "Tide": "a film about the sea and a boat",
+        "Song": "a song",
+    }
+    assert explainer.similar(described, "the boat and the sea, and a train in 1995") == (
+        "Tide",  # two words
+        "Rails 1995",  # numbers do not count
+    )
+    assert explainer.similar(described, "a film") == ()  # in most summaries
+    assert explainer.similar({}, "the sea") == ()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.recommend.lists import build_list, missing_input
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
@@ -67,3 +68,19 @@ def test_each_recommendation_has_score_generators_and_matches() -> None:
 )
 def test_missing_input(profile: Profile, known: bool, reason: str | None) -> None:
     assert missing_input(profile, known_user=known) == reason
+
+
+@pytest.mark.parametrize(
+    ("reads", "profile", "reason"),
+    [
+        ("history", Profile("u", ("z",)), None),
+        ("history", Profile("u", (), "x"), "no_history"),
+        ("both", Profile("u", ("z",)), None),
+        ("preference", Profile("u", ("z",)), "no_preference"),
+    ],
+)
+def test_only_what_the_model_reads_can_be_missing(
+    reads: str, profile: Profile, reason: str | None
+) -> None:
+    prompt = RecommendSettings.model_validate({"reads": reads})
+    assert missing_input(profile, known_user=True, prompt=prompt) == reason

@@ -8,13 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import polars as pl
 import pytest
 from PIL import Image
 
 import online_worlds
+import worlds
+from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, UsageError
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.ranker.calibration import Calibration
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
@@ -218,3 +224,59 @@ def test_most_popular_items_come_first(run: Path) -> None:
         assert set(popular) == set(model.catalog)
         counts = [seen.count(item_id) for item_id in popular]
         assert counts == sorted(counts, reverse=True)
+
+
+HISTORY: Final = (
+    "recommend.reads=history",
+    "recommend.order=user-first",
+    "recommend.history_items=2",
+    "infer.enabled=false",
+    "summarize.enabled=false",
+)
+
+
+def test_a_run_without_written_texts_reads_histories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither preferences nor summaries are generated, for a run and for its recommendations."""
+    monkeypatch.setattr(MockBackend, "generate", lambda *_: pytest.fail("a model generated a text"))
+    data = worlds.write_files(tmp_path / "data")
+    overrides = [*HISTORY, "score.baselines=[]", "retrieve.collaborative=popularity"]
+    settings = load_settings("default", worlds.settings(data, *overrides), environment={})
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_all()
+        assert not {"summarize", "infer"} & set(pipeline.run.stages)
+        assert "preferences" not in pipeline.run.stages["score/zero_shot"]["inputs"]
+    shown: list[str] = []
+    probabilities = MockBackend._probabilities
+
+    def spy(backend: MockBackend, prompt: Prompt, n_choices: int) -> Any:
+        shown.append(prompt_text(prompt))
+        return probabilities(backend, prompt, n_choices)
+
+    monkeypatch.setattr(MockBackend, "_probabilities", spy)
+    with MllmMsr.from_run(tmp_path / "run") as model:
+        latest = model.users.history("user3")[-2:]
+        expected = "; ".join(f"Thing {one.removeprefix('item')}" for one in reversed(latest))
+        found = model.recommend("user3", 4, budget=3)
+        assert (found.model_calls, found.fallback_reason, found.preference) == (3, None, "")
+        assert all(f'the latest first: "{expected}"' in text for text in shown)
+        assert model.recommend("nobody", 2, budget=2).fallback_reason == "unknown_user"
+        given = model.recommend_for_history(list(latest), 2, budget=2)
+        assert given.fallback_reason is None
+        assert len(model.score("user3", ["item1", "item2"])) == 2
+        similar = {title for item in found.items for title in item.matches}
+        assert similar <= {f"Thing {one.removeprefix('item')}" for one in latest}
+
+
+def test_scores_in_lists_are_calibrated_without_another_order(
+    run: Path, backend: online_worlds.FakeBackend
+) -> None:
+    with MllmMsr.from_run(run) as model:
+        plain = model.recommend("user3", 6, budget=6)
+    with MllmMsr.from_run(run) as model:
+        model.models.calibration = Calibration(temperature=2.0, bias=-1.0)
+        found = model.recommend("user3", 6, budget=6)
+    assert [item.item_id for item in found.items] == [item.item_id for item in plain.items]
+    expected = Calibration(2.0, -1.0).apply([item.score or 0 for item in plain.items])
+    assert [item.score for item in found.items] == pytest.approx(list(expected))

@@ -119,3 +119,16 @@ def test_small_weight_ranks_behind_the_other_generators() -> None:
     }
     retriever = Retriever(generators, weights={"a": 0.5})
     assert [c.item_id for c in retriever.retrieve(Profile("u"), 2)] == ["y", "x"]
+
+
+def test_latest_items_stand_for_a_missing_preference() -> None:
+    texts = ["calm film", "loud song", "calm tale"]
+    encoder = LsaEncoder(texts)
+    index = VectorIndex(3)
+    index.add(["a", "b", "c"], encoder.encode(texts))
+    generator = PreferenceGenerator(encoder, index, n_items=1)
+    assert generator.propose(Profile("u", ("b", "a")), 2) == ["a", "c"]
+    assert generator.propose(Profile("u", ("a", "b")), 1) == ["b"]
+    assert generator.propose(Profile("u", ("a", "b"), "calm tale"), 1) == ["c"]
+    assert generator.propose(Profile("u"), 2) == []
+    assert PreferenceGenerator(encoder, index).propose(Profile("u", ("a",)), 2) == []

@@ -61,8 +61,8 @@ def test_warm_up_does_not_use_the_preference_of_a_deleted_user(
 ) -> None:
     shown: list[str] = []
 
-    async def warm_up(self: CandidateScorer, item_ids: Any, preference: str) -> None:
-        shown.append(preference)
+    async def warm_up(self: CandidateScorer, item_ids: Any, profile: Profile) -> None:
+        shown.append(profile.preference)
 
     monkeypatch.setattr(CandidateScorer, "warm_up", warm_up)
     monkeypatch.setattr(

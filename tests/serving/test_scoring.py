@@ -132,12 +132,12 @@ def test_fallback_reasons(backend: FakeBackend) -> None:
 
 
 def test_warm_up_starts_with_one_item_and_continues_in_small_batches(backend: FakeBackend) -> None:
-    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), "calm"))
+    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), user().profile))
     assert backend.batches == [1, 8, 8, 3]
 
 
 def test_every_copy_warms_up(backend: FakeBackend) -> None:
-    asyncio.run(make_scorer(backend, copies=2).warm_up(item_ids(0, 9), "calm"))
+    asyncio.run(make_scorer(backend, copies=2).warm_up(item_ids(0, 9), user().profile))
     assert backend.batches == [1, 1, 8, 8]
     assert backend.threads == {"model-0", "model-1"}
 
@@ -145,7 +145,7 @@ def test_every_copy_warms_up(backend: FakeBackend) -> None:
 def test_requests_come_before_the_warm_up(backend: FakeBackend) -> None:
     async def warm_up_and_score() -> None:
         scorer = make_scorer(backend)
-        warming_up = asyncio.create_task(scorer.warm_up(item_ids(0, 20), "calm"))
+        warming_up = asyncio.create_task(scorer.warm_up(item_ids(0, 20), user().profile))
         await asyncio.sleep(0)  # the model now reads the first item
         scores = await scorer.score(user(), item_ids(30, 35))
         assert len(scores.values) == 5
@@ -160,7 +160,7 @@ def test_requests_come_before_the_warm_up(backend: FakeBackend) -> None:
 
 def test_warm_up_stops_if_the_model_fails(backend: FakeBackend) -> None:
     backend.fails = True
-    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), "calm"))
+    asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), user().profile))
     assert backend.batches == [1]
 
 

@@ -149,9 +149,10 @@ class RunTables:
     def current_names(self) -> list[str]:
         """Return the names of all tables that `current` reads."""
         tables = (layout.INTERACTIONS, layout.PREFERENCES)
-        return [name for table in tables for name in (table, *self._updates(table))]
+        return [name for table in tables for name in (table, *self.updates(table))]
 
-    def _updates(self, name: str) -> list[str]:
+    def updates(self, name: str) -> list[str]:
+        """Return the names of a table in all updates, in their order."""
         return [f"{layout.UPDATES}/{n}/{name}" for n in range(1, self.n_updates() + 1)]
 
     def current(self, name: str) -> pl.DataFrame:
@@ -161,7 +162,7 @@ class RunTables:
             name: "interactions" or "preferences".
         """
         frame = self._run.read(name)
-        for update in self._updates(name):
+        for update in self.updates(name):
             newer = self._run.read(update)
             unchanged = frame.join(newer.select("user_id").unique(), on="user_id", how="anti")
             frame = pl.concat([unchanged, newer])

@@ -44,6 +44,8 @@ def update(context: RunContext, settings: Settings, file: Path | str) -> dict[st
     number = tables.n_updates() + 1
     conditions = changed(section, exclude=NOT_RECORDED["infer"])
     conditions["file"] = atomic.content_hash(Path(file))[0]
+    if not section.enabled:
+        return _write_interactions(context, plan, number, conditions)
     model = section.model or settings.model
     with (
         contextlib.closing(open_cached(model, context.run.cache, settings.executor)) as backend,
@@ -72,6 +74,18 @@ def update(context: RunContext, settings: Settings, file: Path | str) -> dict[st
         counts = {**plan.counts, **backend.usage()}
         stage.count(**counts)
     return counts
+
+
+def _write_interactions(
+    context: RunContext, plan: update_stage.Update, number: int, conditions: dict[str, object]
+) -> dict[str, int]:
+    """Finish an update of a run without preferences."""
+    tables = RunTables(context.run)
+    inputs = [layout.ITEMS, layout.INTERACTIONS, *tables.updates(layout.INTERACTIONS)]
+    with context.stage(f"update/{number}", conditions, inputs=inputs) as stage:
+        stage.write(f"{layout.UPDATES}/{number}/interactions", plan.histories)
+        stage.count(**plan.counts)
+    return plan.counts
 
 
 def _plan(tables: RunTables, settings: Settings, file: Path) -> update_stage.Update:

@@ -7,7 +7,7 @@ anything after it.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,19 +60,19 @@ class UserInput:
 
 
 def latest_titles(
-    history: Iterable[str], titles: Mapping[str, str], settings: RecommendSettings
+    history: Iterable[str], title: Callable[[str], str], settings: RecommendSettings
 ) -> tuple[str, ...]:
     """Return the titles of the latest items, the latest first; items without one are skipped.
 
     Args:
         history: Item ids, the latest first.
-        titles: Title of each item.
+        title: Returns the title of an item; blank if it has none.
         settings: The section `recommend`.
     """
     found: list[str] = []
     for item_id in history:
-        if title := titles.get(item_id, "").strip():
-            found.append(title)
+        if text := title(item_id).strip():
+            found.append(text)
         if len(found) == settings.history_items:
             break
     return tuple(found)
@@ -128,7 +128,9 @@ class UserInputs:
             preference = known[-1] if known else ""
         if self._items is not None:
             known = self._items.before(user_id, position)
-            history = latest_titles(reversed(known), self._titles, self._settings)
+            history = latest_titles(
+                reversed(known), lambda one: self._titles.get(one, ""), self._settings
+            )
         return UserInput(preference, history)
 
 

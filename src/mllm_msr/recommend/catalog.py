@@ -7,21 +7,28 @@ explain items with it, and the service adds new items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import polars as pl
 
 from mllm_msr import tables
-from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.data.images import image_status
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.ranker.examples import build_prompt
+from mllm_msr.prompts.templates import calibrate
+from mllm_msr.ranker.examples import build_prompt, item_text
+from mllm_msr.ranker.user_inputs import UserInput, latest_titles
 from mllm_msr.recommend.explanations import Explainer
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.vector_index import VectorIndex
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 from mllm_msr.types import Item, Prompt
+
+# Words of a title and text that stand for a missing summary.
+_SUMMARY_WORDS: Final = 60
 
 
 class ItemCatalog:
@@ -29,16 +36,17 @@ class ItemCatalog:
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
-        summaries: `tables.SUMMARIES`; items without a row use their title as summary.
+        summaries: `tables.SUMMARIES`; items without a row use their title and text as summary.
         encoder: Name of the text encoder.
         item_type: Word for an item in prompts.
-        order: What the ranker's prompt begins with.
+        prompt: Order and content of the ranker's prompts.
         max_text_tokens: Upper bound on the text tokens of the ranker's prompt.
         artifact_cache: Cache for the vectors of the summaries.
 
     Attributes:
         item_type: As given.
         summaries: As given, with the rows of added items.
+        prompt_settings: Order and content of the ranker's prompts.
         encoder: The text encoder of summaries and preferences.
         index: Vectors of the summaries.
     """
@@ -50,13 +58,13 @@ class ItemCatalog:
         *,
         encoder: str,
         item_type: str | ItemType,
-        order: PromptOrder = "item-first",
+        prompt: RecommendSettings = DEFAULT_PROMPT,
         max_text_tokens: int | None,
         artifact_cache: ArtifactCache | None = None,
     ) -> None:
         self.item_type = item_type
         self.summaries = summaries
-        self._order: PromptOrder = order
+        self.prompt_settings = prompt
         self._max_text_tokens = max_text_tokens
         self._items: dict[str, Item] = {}
         self._summaries: dict[str, str] = {}
@@ -74,6 +82,9 @@ class ItemCatalog:
         vectors = artifact_cache.array("vectors", key, lambda: self.encoder.encode(texts))
         self.index = VectorIndex(vectors.shape[1])
         self.index.add(list(self._items), vectors)
+
+    def __repr__(self) -> str:
+        return f"ItemCatalog({len(self):,} items)"
 
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._items
@@ -120,25 +131,72 @@ class ItemCatalog:
         self.summaries = pl.concat([others, summaries])
         self._store(row)
 
-    def prompt(self, preference: str, item_id: str) -> Prompt:
-        """Build the ranker's prompt for an item, given a user's preference.
+    def user_input(self, profile: Profile) -> UserInput:
+        """Return what the ranker reads about a user: the preference, titles of items, or both."""
+        prompt = self.prompt_settings
+        history: tuple[str, ...] | None = None
+        if prompt.reads_history:
+            history = latest_titles(reversed(profile.history), self.title, prompt)
+        return UserInput(profile.preference if prompt.reads_preference else None, history)
+
+    def title(self, item_id: str) -> str:
+        """Return the title of an item; empty for an unknown item or one without a title."""
+        item = self._items.get(item_id)
+        return "" if item is None else item.title
+
+    def image(self, item_id: str) -> Path | None:
+        """Return the path of the first image of an item, which may be unreadable, or None."""
+        return self._items[item_id].image
+
+    def prompt(self, user: str | UserInput, item_id: str) -> Prompt:
+        """Build the ranker's prompt for an item.
 
         It contains the item's images if the run's summaries describe images.
+
+        Args:
+            user: What is known about the user; a text is a written preference.
+            item_id: The item.
         """
         item = self.item(item_id)
         if item_id in self._text_only:
             item = item.with_images(())
         return build_prompt(
-            preference,
+            user,
             item,
             item_type=self.item_type,
-            order=self._order,
+            order=self.prompt_settings.order,
+            text=item_text(item, self._summaries[item_id], self.prompt_settings),
             max_text_tokens=self._max_text_tokens,
+            use_images=self.prompt_settings.use_images,
         )
 
-    def matches(self, preference: str, item_id: str) -> tuple[str, ...]:
-        """Return the phrases of a preference that an item matches, see `Explainer.matches`."""
-        return self._explainer.matches(preference, self._summaries[item_id])
+    def matches(self, user: str | Profile, item_id: str) -> tuple[str, ...]:
+        """Return what an item has in common with what the ranker reads about a user.
+
+        Args:
+            user: A user, or a written preference.
+            item_id: The item.
+
+        Returns:
+            Phrases of the preference, see `Explainer.matches`; and titles of the history, see
+            `Explainer.similar`, if the ranker reads it.
+        """
+        summary = self._summaries[item_id]
+        if isinstance(user, str):
+            return self._explainer.matches(user, summary)
+        found: tuple[str, ...] = ()
+        if self.prompt_settings.reads_preference:
+            found = self._explainer.matches(user.preference, summary)
+        if self.prompt_settings.reads_history:
+            latest = [
+                one for one in reversed(user.history) if one in self._items and one != item_id
+            ]
+            described = {
+                self._items[one].title: self._summaries[one]
+                for one in latest[: self.prompt_settings.history_items]
+            }
+            found += self._explainer.similar(described, summary)
+        return found
 
     def _store(self, row: Mapping[str, Any]) -> None:
         item_id = row["item_id"]
@@ -151,4 +209,8 @@ class ItemCatalog:
 
 
 def _summary_text(row: Mapping[str, Any]) -> str:
-    return row["summary"] or row["title"] or ""
+    """Return the summary of an item, or the beginning of its title and text if it has none."""
+    if row["summary"]:
+        return str(row["summary"])
+    both = ". ".join(text for text in (row["title"], row["text"]) if text)
+    return calibrate(both, _SUMMARY_WORDS)[0]

@@ -1,6 +1,7 @@
 """Explanations of recommendations: the phrases of a preference that match an item's summary.
 
-The ranker's probability states how likely an item is; the matching phrases show which part of the
+A ranker that reads the history instead is explained by the similar items in it. The ranker's
+probability states how likely an item is; the matching phrases show which part of the
 written preference it fits. They are computed from the two texts without a model call. To measure
 whether these phrases drive the model's score, `benchmarks/faithfulness.py` removes parts of the
 preference, into which `preference_parts` splits the text.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mllm_msr.summarization.faithfulness import STOP_WORDS
@@ -18,6 +19,7 @@ from mllm_msr.summarization.faithfulness import STOP_WORDS
 _WORD: Final = re.compile(r"[^\W_]+")
 _MIN_LETTERS: Final = 3
 _MAX_PHRASES: Final = 5
+_MAX_TITLES: Final = 3
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 # A clause begins with one of these words, or after a comma or semicolon.
@@ -71,6 +73,32 @@ class Explainer:
                 phrases.setdefault(text.casefold(), text)
                 phrase = []
         return tuple(phrases.values())[:_MAX_PHRASES]
+
+    def similar(self, described: Mapping[str, str], summary: str) -> tuple[str, ...]:
+        """Return the items of a history that have the most words in common with a summary.
+
+        Args:
+            described: Summaries of the items by title, the latest first.
+            summary: Summary of a candidate.
+
+        Returns:
+            At most three titles, the most similar first; items without a common word are left out.
+
+        Example:
+            >>> explainer = Explainer(["calm sea film", "loud song", "calm song"], common=0.9)
+            >>> explainer.similar({"Waves": "calm sea film", "Drums": "loud song"}, "a calm film")
+            ('Waves',)
+        """
+        wanted = self._content(summary)
+        shared = {title: len(wanted & self._content(text)) for title, text in described.items()}
+        ranked = sorted((title for title in shared if shared[title]), key=lambda one: -shared[one])
+        return tuple(ranked[:_MAX_TITLES])
+
+    def _content(self, text: str) -> set[str]:
+        """Return the stems of the words that matter in a text: no numbers or frequent words."""
+        words = (word.casefold() for word in _WORD.findall(text))
+        kept = {word for word in words if len(word) >= _MIN_LETTERS and not word.isdigit()}
+        return {_stem(word) for word in kept - STOP_WORDS} - self._ignored
 
 
 def preference_parts(preference: str) -> tuple[str, ...]:

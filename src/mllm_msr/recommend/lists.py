@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
@@ -31,7 +32,8 @@ class Recommendation:
         rank: Position in the list, from 1.
         score: P(yes) in [0, 1]; `None` if the model did not score the item.
         generators: Names of the candidate generators that proposed it.
-        matches: Phrases of the preference that match the item's summary.
+        matches: Phrases of the preference that match the item's summary, or titles of similar items
+            in the history, if the model reads it.
         reason: Why the model failed to score the item; empty otherwise.
     """
 
@@ -64,14 +66,18 @@ class RecommendationList:
     without_image: int = 0
 
 
-def missing_input(profile: Profile, *, known_user: bool) -> FallbackReason | None:
+def missing_input(
+    profile: Profile, *, known_user: bool, prompt: RecommendSettings = DEFAULT_PROMPT
+) -> FallbackReason | None:
     """Return the reason why the model cannot score candidates for a user; `None` if it can.
 
     Args:
         profile: The user.
         known_user: Whether the user is known to the run or the service.
+        prompt: What the model reads.
     """
-    if profile.preference.strip():
+    has_preference = prompt.reads_preference and profile.preference.strip()
+    if has_preference or (prompt.reads_history and profile.history):
         return None
     if profile.history:
         return "no_preference"
@@ -128,7 +134,7 @@ def build_list(
             rank,
             scores.get(item_id),
             generators[item_id],
-            catalog.matches(profile.preference, item_id),
+            catalog.matches(profile, item_id),
             failures.get(item_id, ""),
         )
         for rank, item_id in enumerate(selected, start=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mllm_msr import __version__, registry
+from mllm_msr import __version__, registry, tables
 from mllm_msr.baselines import _factory
 from mllm_msr.config.loading import Overrides
 from mllm_msr.config.run_settings import load_finished_settings
@@ -74,12 +74,17 @@ def load_run(
     if hide_targets:
         interactions, _ = visible_interactions(interactions, run.read("splits"), used_fold)
     artifact_cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
+    summaries, preferences = tables.empty(tables.SUMMARIES), tables.empty(tables.PREFERENCES)
+    if settings.summarize.enabled:
+        summaries = run_tables.summaries()
+    if settings.infer.enabled:
+        preferences = run_tables.current("preferences")
     catalog = ItemCatalog(
         run_tables.items(),
-        run_tables.summaries(),
+        summaries,
         encoder=settings.retrieve.encoder,
         item_type=recommenders.item_type,
-        order=settings.recommend.order,
+        prompt=settings.recommend,
         max_text_tokens=settings.train.max_text_tokens,
         artifact_cache=artifact_cache,
     )
@@ -107,7 +112,7 @@ def load_run(
         weights=lambda: run.verified(recommenders.weights(used_fold)),
         base_fingerprint=training["model"] if training else None,
     )
-    users = UserProfiles(interactions, run_tables.current("preferences"))
+    users = UserProfiles(interactions, preferences)
     return LoadedRun(settings, used_fold, catalog, users, retriever, models)
 
 
@@ -167,7 +172,12 @@ def make_retriever(
         return CollaborativeGenerator(baseline, sorted(set(interactions["item_id"])))
 
     factories: dict[str, Callable[[], CandidateGenerator]] = {
-        "preference": lambda: PreferenceGenerator(catalog.encoder, catalog.index),
+        "preference": lambda: PreferenceGenerator(
+            catalog.encoder,
+            catalog.index,
+            # Without written preferences, summaries are compared with those of the history.
+            n_items=0 if settings.infer.enabled else settings.recommend.history_items,
+        ),
         "collaborative": collaborative,
         "recent": lambda: RecentPopularityGenerator(
             interactions, recent_share=retrieve.recent_share

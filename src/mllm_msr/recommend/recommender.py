@@ -179,7 +179,7 @@ class MllmMsr:
         known = tuple(history)
         budget = self.settings.retrieve.budget if budget is None else budget
         preferences = tables.empty(tables.PREFERENCES)
-        if known:
+        if known and self.settings.recommend.reads_preference:
             preferences = self.update_preferences(Profile("", known), preferences)
         profile = Profile("", known, latest_preference(preferences))
         return self._recommend(profile, k, budget, exclude_seen)
@@ -197,7 +197,7 @@ class MllmMsr:
         Returns:
             `tables.PREFERENCES` of the user; the last row is the current preference.
         """
-        if n_items_read(preferences) == len(profile.history):
+        if not self.settings.infer.enabled or n_items_read(preferences) == len(profile.history):
             return preferences
         if backend is None:
             if self._preference_model is None:
@@ -221,10 +221,11 @@ class MllmMsr:
         scores: dict[str, float] = {}
         failures: dict[str, str] = {}
         if budget:
-            reason = missing_input(profile, known_user=profile.user_id in self.users)
+            known = profile.user_id in self.users
+            reason = missing_input(profile, known_user=known, prompt=self.settings.recommend)
             if reason is None and candidates:
                 item_ids = [candidate.item_id for candidate in candidates[:budget]]
-                scores, failures = self._scores(profile.preference, item_ids)
+                scores, failures = self._scores(profile, item_ids)
                 reason = None if scores else "model_failed"
         return build_list(
             self.catalog,
@@ -255,36 +256,40 @@ class MllmMsr:
         if user_id not in self.users:
             raise DataError(f"Unknown user {user_id!r}. Use the id of a user of the run.")
         profile = self._current_profile(user_id)
-        if not profile.preference.strip():
+        if self.catalog.user_input(profile).is_empty:
             raise DataError(
                 f"The user {user_id!r} has no preference, from which items are scored. Use a user "
                 "with a history, or recommend() for popular items."
             )
-        scores, _ = self._scores(profile.preference, item_ids)
+        scores, _ = self._scores(profile, item_ids)
         return [scores.get(item_id) for item_id in item_ids]
 
     def _current_profile(self, user_id: str) -> Profile:
-        """Return the profile of a user, after an update of the preference to the full history."""
+        """Return the profile of a user, after an update of the preference to the full history.
+
+        It is not updated for a model that does not read it.
+        """
         profile = self.users.profile(user_id)
-        if not profile.history:
+        if not profile.history or not self.settings.recommend.reads_preference:
             return profile
         preferences = self.update_preferences(profile, self.users.preference_history(user_id))
         self.users.set_preference_history(user_id, preferences)
         return self.users.profile(user_id)
 
     def _scores(
-        self, preference: str, item_ids: Sequence[str]
+        self, profile: Profile, item_ids: Sequence[str]
     ) -> tuple[dict[str, float], dict[str, str]]:
         """Return the scores of items, and the reasons for those that have none."""
         if self._ranker is None:
             self._ranker = self.models.open_ranker()
-        prompts = [self.catalog.prompt(preference, item_id) for item_id in item_ids]
+        user = self.catalog.user_input(profile)
+        prompts = [self.catalog.prompt(user, item_id) for item_id in item_ids]
         scores: dict[str, float] = {}
         failures: dict[str, str] = {}
         for index, answer in self._ranker.score(prompts, CHOICES):
             score, error = yes_probability(answer)
             if score is not None:
-                scores[item_ids[index]] = score
+                scores[item_ids[index]] = float(self.models.calibration.apply(score))
             else:
                 failures[item_ids[index]] = error or ""
                 logger.warning("Item %s has no score: %s", item_ids[index], error)

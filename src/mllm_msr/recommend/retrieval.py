@@ -37,17 +37,20 @@ class PreferenceGenerator:
     Args:
         encoder: Encoder of preferences, which also encoded the summaries.
         index: Vectors of the summaries.
+        n_items: Number of latest items whose summaries stand for a missing preference; 0 for none.
     """
 
-    def __init__(self, encoder: TextEncoder, index: VectorIndex) -> None:
+    def __init__(self, encoder: TextEncoder, index: VectorIndex, *, n_items: int = 0) -> None:
         self._encoder = encoder
         self._index = index
+        self._n_items = n_items
 
     def propose(self, profile: Profile, n: int) -> Sequence[str]:
         """Return the items nearest to the preference; none without a preference."""
-        if not profile.preference.strip():
-            return []
-        return self._index.nearest(self._encoder.encode([profile.preference])[0], n)
+        if profile.preference.strip():
+            return self._index.nearest(self._encoder.encode([profile.preference])[0], n)
+        latest = profile.history[-self._n_items :] if self._n_items else ()
+        return self._index.nearest(self._index.vectors(latest).sum(axis=0), n)
 
 
 @final

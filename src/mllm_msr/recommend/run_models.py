@@ -15,6 +15,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_backend
+from mllm_msr.ranker.calibration import IDENTITY, read_calibration
 from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 
 
@@ -27,6 +28,9 @@ class RunModels:
         weights: Verifies the fine-tuned weights and returns their folder; not called if
             `train.enabled` is false.
         base_fingerprint: Fingerprint of the base model of fine-tuning, if known.
+
+    Attributes:
+        calibration: Calibration of the ranker's P(yes); known once the ranker was opened.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RunModels:
         self._settings = settings
         self._weights = weights
         self._base_fingerprint = base_fingerprint
+        self.calibration = IDENTITY
 
     @property
     def fine_tuned(self) -> bool:
@@ -101,6 +106,7 @@ class RunModels:
                 )
         weights = self._weights()
         require_prompt(weights, prompt)
+        self.calibration = read_calibration(weights)
         return open_backend(model, weights, self._settings.train.weight_format, optional=optional)
 
     def open_preference_model(self) -> Backend:

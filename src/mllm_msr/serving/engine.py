@@ -135,7 +135,11 @@ class OnlineEngine:
             CandidateScorer, catalog=self.catalog, settings=self._settings, metrics=self._metrics
         )
         scorers: dict[ModelName, CandidateScorer] = {
-            "run": make_scorer(self._ranker_queue, fingerprint=ranker_fingerprint)
+            "run": make_scorer(
+                self._ranker_queue,
+                fingerprint=ranker_fingerprint,
+                calibration=self._model.models.calibration,
+            )
         }
         if self._model.models.has_zero_shot:
             scorers["zero_shot"] = make_scorer(
@@ -166,8 +170,8 @@ class OnlineEngine:
             users = list(self._model.users)
             deleted = await asyncio.to_thread(self._state.deleted_users, users)
             user_id = next((one for one in users if one not in deleted), "")
-            preference = self._model.users.profile(user_id).preference
-            warm_up = self.scorers["run"].warm_up(popular[: 1 + n_items], preference)
+            profile = self._model.users.profile(user_id)
+            warm_up = self.scorers["run"].warm_up(popular[: 1 + n_items], profile)
             self._warming_up = asyncio.create_task(warm_up)
 
     async def stop(self) -> None:

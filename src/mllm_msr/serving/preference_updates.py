@@ -145,7 +145,12 @@ class PreferenceUpdates:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _target(self, user: User) -> int:
-        """Return the number of items that the preference should be inferred from."""
+        """Return the number of items that the preference should be inferred from.
+
+        It is 0 if the run has no preferences.
+        """
+        if not self._model.settings.infer.enabled:
+            return 0
         length = len(user.profile.history)
         if self._settings.update == "event" or not user.n_items:
             return length

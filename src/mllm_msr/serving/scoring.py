@@ -17,9 +17,12 @@ from cachetools import LRUCache
 
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import DataError
+from mllm_msr.ranker.calibration import IDENTITY, Calibration
 from mllm_msr.ranker.scoring import yes_probability
+from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.lists import FallbackReason, missing_input
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import CircuitOpenError, ModelQueue, OverloadedError
@@ -68,7 +71,7 @@ class ItemScores(NamedTuple):
 
 class _ScoreKey(NamedTuple):
     user_id: str
-    preference: str
+    user: UserInput
     item_id: str
 
 
@@ -82,6 +85,7 @@ class CandidateScorer:
         catalog: Catalog that builds the prompts.
         settings: The section `serve`.
         metrics: Metrics, which count fallbacks.
+        calibration: Calibration of the model's P(yes).
 
     Attributes:
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
@@ -96,6 +100,7 @@ class CandidateScorer:
         catalog: ItemCatalog,
         settings: ServeSettings,
         metrics: Metrics,
+        calibration: Calibration = IDENTITY,
     ) -> None:
         self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
         self.n_failed = 0
@@ -103,10 +108,11 @@ class CandidateScorer:
         self._catalog = catalog
         self._settings = settings
         self._metrics = metrics
+        self._calibration = calibration
         self._cache: LRUCache[_ScoreKey, float] = LRUCache(settings.score_cache_size)
         self._n_deletions = 0
 
-    async def warm_up(self, item_ids: Sequence[str], preference: str) -> None:
+    async def warm_up(self, item_ids: Sequence[str], profile: Profile) -> None:
         """Load the model and fill its caches before requests arrive.
 
         The first item is scored alone, so that the model is ready soon; the others follow in small
@@ -115,14 +121,15 @@ class CandidateScorer:
         Args:
             item_ids: Items of the catalog; backends may cache the attention states of their
                 images.
-            preference: Preference of any user, so that the prompts are like those of requests.
+            profile: Any user, so that the prompts are like those of requests.
         """
+        user = self._catalog.user_input(profile)
         starts = range(1, len(item_ids), _WARM_UP_BATCH)
         for batch in [item_ids[:1], *(item_ids[i : i + _WARM_UP_BATCH] for i in starts)]:
             while self._queue.waiting:
                 await asyncio.sleep(_WARM_UP_PAUSE)
             try:
-                prompts = await asyncio.to_thread(self._prompts, preference, batch)
+                prompts = await asyncio.to_thread(self._prompts, user, batch)
                 for copy in range(self._queue.copies):  # each copy has its own cache
                     future = asyncio.wrap_future(self._queue.score(prompts, CHOICES, copy=copy))
                     self._valid_scores(batch, cast("list[ChoiceScores]", await future))
@@ -146,12 +153,14 @@ class CandidateScorer:
         Raises:
             OverloadedError: Too many prompts wait for the model.
         """
-        reason = missing_input(user.profile, known_user=user.known)
+        reason = missing_input(
+            user.profile, known_user=user.known, prompt=self._catalog.prompt_settings
+        )
         if reason is not None:
             self._metrics.fallback(reason)
             return ItemScores({}, fallback_reason=reason)
-        preference = user.profile.preference
-        keys = {one: _ScoreKey(user.profile.user_id, preference, one) for one in item_ids}
+        read = self._catalog.user_input(user.profile)
+        keys = {one: _ScoreKey(user.profile.user_id, read, one) for one in item_ids}
         scores = {one: self._cache[key] for one, key in keys.items() if key in self._cache}
         missing = [item_id for item_id in item_ids if item_id not in scores]
         if not missing:
@@ -159,7 +168,7 @@ class CandidateScorer:
         failed: frozenset[str] = frozenset()
         n_deletions = self._n_deletions
         try:
-            prompts = await asyncio.to_thread(self._prompts, preference, missing)
+            prompts = await asyncio.to_thread(self._prompts, read, missing)
             future = asyncio.wrap_future(
                 self._queue.score(prompts, CHOICES, lane=user.profile.user_id)
             )
@@ -187,9 +196,9 @@ class CandidateScorer:
             self._metrics.fallback(reason)
         return ItemScores(scores, failed, reason)
 
-    def _prompts(self, preference: str, item_ids: Sequence[str]) -> list[Prompt]:
+    def _prompts(self, user: UserInput, item_ids: Sequence[str]) -> list[Prompt]:
         """Build prompts, in a thread because images that were not opened before are decoded."""
-        return [self._catalog.prompt(preference, item_id) for item_id in item_ids]
+        return [self._catalog.prompt(user, item_id) for item_id in item_ids]
 
     def _valid_scores(
         self, item_ids: Sequence[str], answers: Sequence[ChoiceScores]
@@ -200,7 +209,7 @@ class CandidateScorer:
         for item_id, answer in zip(item_ids, answers, strict=True):
             score, error = yes_probability(answer)
             if score is not None and error is None:
-                scores[item_id] = score
+                scores[item_id] = float(self._calibration.apply(score))
             else:
                 failures.append((item_id, error or "unknown reason"))
         if failures:

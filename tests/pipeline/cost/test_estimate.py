@@ -155,3 +155,10 @@ def test_without_a_budget_nothing_is_estimated(
     with Pipeline.open(tmp_path / "run", load_settings("default", settings(data))) as pipeline:
         pipeline.run_stage("prepare")
         assert estimate.warnings(pipeline.context, pipeline.settings) == []
+
+
+def test_stages_that_are_skipped_cost_nothing(data: Path, tmp_path: Path) -> None:
+    skipped = ("recommend.reads=history", "infer.enabled=false", "summarize.enabled=false")
+    (stage,) = plan(data, tmp_path / "run", *skipped, "plan.pilot=2").stages
+    assert stage.stage == "score/zero_shot"
+    assert stage.prompt_tokens > 0

@@ -9,6 +9,7 @@ which give an upper bound.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Final
 
 import polars as pl
 
+from mllm_msr import tables
 from mllm_msr.baselines._ensemble.held_out import MAX_TARGETS_LLM, N_NEGATIVES_LLM
 from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.recommend_settings import PromptOrder
@@ -31,21 +33,21 @@ from mllm_msr.pipeline.cost.prompt_orders import (
     compare_orders,
     shared_columns,
 )
+from mllm_msr.pipeline.cost.ranking_prompts import RankingPrompts
 from mllm_msr.pipeline.cost.report import CostReport, OrderCost, StageCost
 from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, build_prompt
+from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
+from mllm_msr.ranker.training_candidates import select_candidates
 from mllm_msr.storage import layout
 from mllm_msr.summarization import items as item_summaries
 from mllm_msr.summarization import preferences
-from mllm_msr.types import Completion, Item, Prompt
+from mllm_msr.types import Completion
 
 _ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-# Preference or title that differs from the real ones from its first word.
-_OTHER: Final = "Something else."
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
 # Overhead of a cached response: its key (in the row and in the index), checksum and field names.
@@ -108,6 +110,11 @@ class _CostEstimator:
             self._catalog, self._histories, settings.summarize, settings.infer
         )
         self._candidates = pl.concat(self._tables.candidates(fold) for fold in self._tables.folds())
+        # Replaced by the results of the stages.
+        self._summaries, self._texts = tables.empty(tables.SUMMARIES), list[str]()
+        self._prompts = RankingPrompts(
+            settings, self._catalog, self._tables.interactions(), item_type=self._item_type
+        )
         self._counters: dict[str, TokenCounter] = {}
         self._responses: dict[str, list[Completion]] = {}
         self._rates = Rates(settings.plan.prompt_rate, settings.plan.output_rate)
@@ -118,7 +125,8 @@ class _CostEstimator:
         settings = self._settings
         if settings.plan.pilot:
             self._run_pilot(settings.plan.pilot)
-        stages = [self._summarize(), self._infer()]
+        stages = [self._summarize()] if settings.summarize.enabled else []
+        stages += [self._infer()] if settings.infer.enabled else []
         names = [ZERO_SHOT] if settings.score.zero_shot else []
         if settings.train.enabled:
             stages += [self._train(fold) for fold in self._tables.folds()]
@@ -132,25 +140,30 @@ class _CostEstimator:
         """Answer samples with the models to measure speed and the lengths of responses."""
         settings = self._settings
         generation = Throughput()
-        with self._open(settings.summarize.model) as backend:
-            counting = self._counting(settings.summarize.model, backend)
-            items = _sample(self._items, "item_id", size + 1)
-            self._summarize_items(items[:1], counting)  # loads the model before the measurement
-            with generation.measure(counting, backend):
-                self._summaries = self._summarize_items(items, counting)
-            self._responses |= counting.responses
-        with self._open(settings.infer.model) as backend:
-            counting = self._counting(settings.infer.model, backend)
-            histories = _sample(self._histories, "user_id", size)
-            with generation.measure(counting, backend):
-                texts = self._infer_preferences(histories, counting)["preference"].to_list()
-            self._responses |= counting.responses
+        if settings.summarize.enabled:
+            with self._open(settings.summarize.model) as backend:
+                counting = self._counting(settings.summarize.model, backend)
+                items = _sample(self._items, "item_id", size + 1)
+                # Loads the model before the measurement.
+                self._summarize_items(items[:1], counting)
+                with generation.measure(counting, backend):
+                    self._summaries = self._summarize_items(items, counting)
+                self._responses |= counting.responses
+        if settings.infer.enabled:
+            with self._open(settings.infer.model) as backend:
+                counting = self._counting(settings.infer.model, backend)
+                histories = _sample(self._histories, "user_id", size)
+                with generation.measure(counting, backend):
+                    inferred = self._infer_preferences(histories, counting)
+                self._texts = inferred["preference"].to_list()
+                self._responses |= counting.responses
         self._lengths_by = f"a pilot of {size} items and users"
         scoring = Throughput()
         with self._open(settings.score.model) as backend:
             counting = self._counting(settings.score.model, backend)
             rows = self._prompt_rows("test")[: 4 * size]
-            prompts = list(self._ranking_prompts(rows, texts, settings.recommend.order))
+            order = settings.recommend.order
+            prompts = list(self._prompts.build(rows, self._texts, self._summaries, order))
             list(counting.score(prompts[:1], _ANSWERS))
             with scoring.measure(counting, backend):
                 list(counting.score(prompts[1:], _ANSWERS))
@@ -193,7 +206,9 @@ class _CostEstimator:
         return self._cost("infer", settings.model, counting.calls, scale=scale)
 
     def _train(self, fold: int) -> StageCost:
-        rows = self._candidates.filter(fold=fold, split="train")
+        data = self._tables.training_data(fold)
+        rows = data.candidates.filter(pl.col("split") == "train")
+        rows = select_candidates(rows, data.interactions, self._settings.train)
         calls, _ = self._sample_calls(rows, None, self._settings.recommend.order)
         n_examples = rows.height * self._settings.train.epochs
         scale = n_examples / max(1, len(calls))
@@ -288,42 +303,15 @@ class _CostEstimator:
         """
         sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
         counting, others = self._counting(model), self._counting(model)
-        list(counting.score(self._ranking_prompts(sample, self._texts, order), _ANSWERS))
-        if order == "item-first":
-            changed = self._ranking_prompts(sample, [_OTHER], order)
-        else:
-            changed = self._ranking_prompts(sample, self._texts, order, Item("", _OTHER))
-        list(others.score(changed, _ANSWERS))
+        build = functools.partial(self._prompts.build, sample, self._texts, self._summaries)
+        list(counting.score(build(order), _ANSWERS))
+        changed = "other_user" if order == "item-first" else "other_item"
+        list(others.score(build(order, **{changed: True}), _ANSWERS))
         n_shared = 0
         for call, other in zip(counting.calls, others.calls, strict=False):
             pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
             n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         return counting.calls, n_shared / max(1, len(counting.calls))
-
-    def _ranking_prompts(
-        self,
-        rows: pl.DataFrame,
-        texts: Sequence[str],
-        order: PromptOrder,
-        item: Item | None = None,
-    ) -> Iterator[Prompt]:
-        """Yield the ranker's prompts of candidate rows, with preferences cycled from `texts`.
-
-        `item` replaces the candidates.
-        """
-        items = rows.select("item_id").join(
-            self._catalog, on="item_id", how="left", maintain_order="left"
-        )
-        step = max(1, len(texts) // max(1, rows.height))
-        spread = itertools.cycle(texts[::step] or ("",))
-        for row, text in zip(items.iter_rows(named=True), spread, strict=False):
-            yield build_prompt(
-                text,
-                item or Item.from_row(row),
-                item_type=self._item_type,
-                order=order,
-                max_text_tokens=self._settings.train.max_text_tokens,
-            )
 
     def _cost(
         self, stage: str, model: ModelSettings | None, calls: Sequence[Call], *, scale: float
