@@ -23,6 +23,8 @@ from mllm_msr.cli._output import emit
 from mllm_msr.cli._stage_text import stage_text
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mllm_msr.pipeline.pipeline import Pipeline
 
 
@@ -32,7 +34,7 @@ def add_stage_command(
     *,
     sections: tuple[str, ...],
     help: str | None = None,  # noqa: A002 - the name in Typer
-    describe: Callable[[Pipeline, str], str] | None = None,
+    describe: Callable[[Pipeline, str], RenderableType] | None = None,
 ) -> None:
     """Register a command that runs one stage of the pipeline.
 

@@ -7,28 +7,35 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from mllm_msr.cli._output import unbroken
 from mllm_msr.cli._results import display_path
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mllm_msr.pipeline.pipeline import Pipeline
 
 Counts = Mapping[str, Any]
 
 
-def stage_text(pipeline: Pipeline, stage: str) -> str:
+def stage_text(pipeline: Pipeline, stage: str) -> RenderableType:
     """Return sentences about a finished stage, and the next command.
 
     Args:
         pipeline: The run.
         stage: Name of the stage.
     """
+    from rich.console import Group
+    from rich.text import Text
+
     entries = pipeline.counts(stage)
     lines = [describe_entry(name, counts) for name, counts in entries.items()]
     if not entries:
         lines = [f"The stage {stage} is switched off in the settings of this run."]
     folder = display_path(pipeline.run.folder)
     command = next_command(stage)
-    return "\n".join([*lines, f"Next    {shlex.join(['mllm-msr', command, '--run', folder])}"])
+    step = f"Next    {shlex.join(['mllm-msr', command, '--run', folder])}"
+    return Group(*map(Text, lines), unbroken([step]))
 
 
 def next_command(stage: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,17 +18,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mllm_msr.recommend.lists import RecommendationList
-    from mllm_msr.recommend.recommender import MllmMsr
-
-
-_REASONS: Final[Mapping[str, str]] = {
-    "unknown_user": "the user is not in the run",
-    "no_history": "the user has no interactions",
-    "no_preference": "there is no preference for this history",
-    "model_failed": "the model failed",
-    "model_slow": "the model took too long",
-    "model_circuit_open": "the model is paused after errors",
-}
 
 
 @register("recommend", "Recommend items to a user or for a history", cls=settings_help("retrieve"))
@@ -66,8 +54,11 @@ def command(
             recommendations = model.recommend(user, k, budget=budget, strict=strict)
         else:
             recommendations = model.recommend_for_history(items, k, budget=budget)
-        plain = _format_list(model, recommendations)
-    emit(asdict(recommendations), as_json=as_json, plain=plain)
+        plain = _format_list(recommendations)
+    values = asdict(recommendations)
+    for item in values["items"]:
+        del item["image"]  # a path of this machine
+    emit(values, as_json=as_json, plain=plain)
 
 
 def _split(history: str) -> list[str]:
@@ -76,25 +67,19 @@ def _split(history: str) -> list[str]:
     return [part.strip() for row in rows for part in row if part.strip()]
 
 
-def _format_list(model: MllmMsr, recommendations: RecommendationList) -> RenderableType:
+def _format_list(recommendations: RecommendationList) -> RenderableType:
     """Return the preference, and a table of the items with the phrases that they match."""
     from rich.console import Group
     from rich.text import Text
 
-    notes = []
-    if recommendations.fallback_reason is not None:
-        reason = _REASONS[recommendations.fallback_reason]
-        notes.append(f"The model did not rank the items: {reason}.")
-    if n := recommendations.without_image:
-        notes.append(f"Ranked without an image that cannot be opened: {n} candidates.")
     table = make_table("", "match", "item", "title", "matches", left=(2, 3, 4), wrap=(2, 3, 4))
-    for item in recommendations.items:
+    for item in recommendations:
         reason = f"no score: {item.reason}" if item.reason else ""
         table.add_row(
             str(item.rank),
             "-" if item.score is None else f"{item.score:.3f}",
             Text(item.item_id),
-            Text(model.catalog.item(item.item_id).title),
+            Text(item.title),
             Text(reason or ", ".join(item.matches)),
         )
     preference = Text(recommendations.preference or "(no preference)")
@@ -102,4 +87,6 @@ def _format_list(model: MllmMsr, recommendations: RecommendationList) -> Rendera
         "match: how strongly the model answers yes, not the chance that the item comes next. The "
         "order also counts the candidate generators."
     )
-    return Group(preference, "", *(Text(note + "\n") for note in notes), table, "", legend)
+    return Group(
+        preference, "", *(Text(note + "\n") for note in recommendations.notes()), table, "", legend
+    )
