@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,6 +13,8 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import Prompt
+
+WHOLE: Final = "whole prompts"
 
 _N_USERS: Final = 8
 
@@ -26,6 +29,7 @@ def run(
     threads: int = 1,
     batch_size: int = 64,
     repeats: int = 3,
+    whole_candidates: int = 20,
 ) -> dict[str, Any]:
     """Compare user-first prompts, which share the user, with item-first and with whole prompts.
 
@@ -43,6 +47,8 @@ def run(
         threads: Number of threads on a CPU.
         batch_size: Batch size of all implementations.
         repeats: Number of repeats; each runs all implementations alternately.
+        whole_candidates: Number of candidates that whole prompts are measured with; they share
+            nothing, so that their rate does not depend on it.
 
     Returns:
         Settings, `ratios` of rates, tokens that each implementation computes, and agreement of the
@@ -68,28 +74,30 @@ def run(
         loaded.model.register_forward_pre_hook(
             lambda _, __, given: counts.append(given["input_ids"].numel()), with_kwargs=True
         )
+        n_whole = min(whole_candidates, candidates)
+        sizes = collections.defaultdict(lambda: candidates, {WHOLE: n_whole})
         work = {
-            "whole prompts": _work(strong, user_first),
+            WHOLE: _work(strong, [prompts[:n_whole] for prompts in user_first]),
             "item-first": _work(engine, item_first, before=engine.clear_caches),
             "item-first, cached": _work(with_states, item_first),
             "user-first, cached": _work(warm, user_first),
             OURS: _work(engine, user_first, before=engine.clear_caches),
         }
-        for score in [*work.values()] * 2:  # a second user shows what prompts have in common
-            score()
+        for score in [work["item-first, cached"], work["user-first, cached"]] * 2:
+            score()  # a second user shows what prompts have in common
         computed = {}
         for name, score in work.items():
             counts.clear()
             score()
-            computed[name] = sum(counts)
+            computed[name] = sum(counts) * candidates // sizes[name]
         cost = Cost.measure(setup, loaded)
         return {
             **setup.describe(),
             "candidates": candidates,
             "computed_tokens": computed,
-            "largest_difference": _largest_difference(strong, engine, user_first[0]),
+            "largest_difference": _largest_difference(strong, engine, user_first[0][:n_whole]),
             **run_in_turn(
-                {name: Implementation(score, candidates) for name, score in work.items()},
+                {name: Implementation(score, sizes[name]) for name, score in work.items()},
                 repeats=repeats,
                 device=setup.device,
                 dtype=setup.dtype,
