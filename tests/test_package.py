@@ -12,7 +12,11 @@ import pytest
 
 import mllm_msr
 from mllm_msr.backends.mock import MockBackend
+from mllm_msr.data.negative_sampling import draw_candidates
+from mllm_msr.data.preprocessing import prepare_interactions
+from mllm_msr.data.splits import split_users
 from mllm_msr.errors import UsageError
+from mllm_msr.ranker.examples import build_examples
 from mllm_msr.tables import ITEMS
 
 
@@ -35,7 +39,7 @@ def test_the_imports_for_type_checkers_are_the_lazy_imports() -> None:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     imported = {
-        alias.name: statement.module.removeprefix("mllm_msr.")
+        alias.name: statement.module.removeprefix("mllm_msr").removeprefix(".") or None
         for statement in block.body
         if isinstance(statement, ast.ImportFrom) and statement.module
         for alias in statement.names
@@ -64,19 +68,19 @@ def test_the_package_runs_as_a_module() -> None:
 
 
 @pytest.mark.parametrize("convert", [pl.DataFrame.lazy, pl.DataFrame.to_pandas])
-def test_public_functions_accept_lazy_frames_and_pandas(convert) -> None:
+def test_steps_of_the_method_accept_lazy_frames_and_pandas(convert) -> None:
     raw = pl.DataFrame(
         [(f"u{user}", f"i{(user + at) % 9}", at) for user in range(8) for at in range(4)],
         schema=["user_id", "item_id", "timestamp"],
         orient="row",
     )
-    interactions, _ = mllm_msr.prepare_interactions(
+    interactions, _ = prepare_interactions(
         convert(raw), min_user_interactions=1, min_item_interactions=1
     )
-    splits = mllm_msr.split_users(interactions, folds=2)
-    assert mllm_msr.split_users(convert(interactions), folds=2).equals(splits)
-    candidates = mllm_msr.draw_candidates(interactions, splits, n_negatives=2, folds=[0])
-    other = mllm_msr.draw_candidates(
+    splits = split_users(interactions, folds=2)
+    assert split_users(convert(interactions), folds=2).equals(splits)
+    candidates = draw_candidates(interactions, splits, n_negatives=2, folds=[0])
+    other = draw_candidates(
         convert(interactions),
         convert(splits),
         n_negatives=2,
@@ -94,7 +98,7 @@ def test_public_functions_accept_lazy_frames_and_pandas(convert) -> None:
         convert(interactions), convert(summaries), MockBackend(["The user likes things."])
     )
     assert preferences["user_id"].n_unique() == 8
-    examples = mllm_msr.build_examples(
+    examples = build_examples(
         convert(candidates), convert(preferences), convert(items), item_type="book"
     )
     assert len(list(examples)) == candidates.height

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 from polars import selectors as cs
@@ -168,6 +168,21 @@ def as_frame(table: object, *, name: str) -> pl.DataFrame:
     raise UsageError(
         f"The table {name!r} is of type {type(table).__name__}. Pass a frame of Polars or pandas."
     )
+
+
+def to_pandas(frame: pl.DataFrame) -> Any:
+    """Return a data frame as a pandas frame.
+
+    Raises:
+        UsageError: pandas is not installed.
+    """
+    try:
+        return frame.to_pandas()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"The package {error.name or 'pandas'} is not installed. Install it, or use "
+            "to_polars()."
+        ) from error
 
 
 def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:

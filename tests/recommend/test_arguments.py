@@ -7,7 +7,13 @@ import polars as pl
 import pytest
 
 from mllm_msr.errors import DataError, UsageError
-from mllm_msr.recommend.arguments import check_counts, check_id, check_ids, require_known
+from mllm_msr.recommend.arguments import (
+    check_counts,
+    check_id,
+    read_ids,
+    require_known,
+    require_users,
+)
 
 
 @pytest.mark.parametrize("value", [5, None, b"u", ["u"], 1.0])
@@ -22,17 +28,54 @@ def test_the_message_about_a_number_shows_the_text() -> None:
         check_id("user_id", 5)
 
 
-@pytest.mark.parametrize("values", [[], ["a"], ("a", "b"), pl.Series(["a"]), np.array(["a"])])
-def test_ids_are_any_ordered_collection(values: object) -> None:
-    check_ids("history", values)
+FRAME = pl.DataFrame({"item_id": ["b", "a", "c"], "timestamp": [2, 1, 3]})
 
 
 @pytest.mark.parametrize(
-    "values", ["a,b", b"a", {"a"}, {"a": 1}, 3, None, iter(["a"]), [1], [None]]
+    ("values", "expected"),
+    [
+        ([], []),
+        (("b", "a"), ["b", "a"]),
+        (pl.Series(["b", "a"]), ["b", "a"]),
+        (pl.Series(["b", "a"]).to_pandas(), ["b", "a"]),
+        (np.array(["b", "a"]), ["b", "a"]),
+        (FRAME, ["a", "b", "c"]),
+        (FRAME.lazy(), ["a", "b", "c"]),
+        (FRAME.to_pandas(), ["a", "b", "c"]),
+        (FRAME.select("item_id"), ["b", "a", "c"]),
+    ],
+    ids=[
+        "empty", "tuple", "polars-column", "pandas-column", "numpy", "polars", "lazy", "pandas",
+        "without-time",
+    ],
+)  # fmt: skip
+def test_ids_are_a_list_a_column_or_a_frame_in_order_of_time(
+    values: object, expected: list[str]
+) -> None:
+    assert read_ids("history", values, "item_id") == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["a,b", b"a", {"a"}, {"a": 1}, 3, None, iter(["a"]), [1], [None]],
+    ids=["text", "bytes", "set", "mapping", "number", "none", "iterator", "numbers", "nones"],
 )
 def test_other_collections_are_rejected(values: object) -> None:
     with pytest.raises(UsageError, match="history is"):
-        check_ids("history", values)
+        read_ids("history", values, "item_id")
+
+
+def test_a_frame_without_the_column_of_ids_is_rejected() -> None:
+    with pytest.raises(UsageError, match=r"without the column item_id; its columns are item\."):
+        read_ids("history", pl.DataFrame({"item": ["a"]}), "item_id")
+
+
+def test_unknown_users_are_listed_with_a_similar_id() -> None:
+    require_users(["u1"], {"u1", "u2"})
+    with pytest.raises(DataError, match=r"^Unknown user 'u11'\. Did you mean 'u1'\? Use ids"):
+        require_users(["u1", "u11"], ["u1"])
+    with pytest.raises(DataError, match=r"^Unknown users 'a', 'b'\. Use ids"):
+        require_users(["a", "b"], ["u1"])
 
 
 @pytest.mark.parametrize(("k", "budget"), [(1, None), (10, 0), (np.int64(3), np.int64(5))])

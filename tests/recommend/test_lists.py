@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mllm_msr.config.recommend_settings import RecommendSettings
-from mllm_msr.recommend.lists import build_list, missing_input
+from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
 
@@ -23,6 +23,8 @@ def fake_catalog() -> SimpleNamespace:
         index=index,
         matches=lambda preference, item_id: (item_id,),
         lacks_image=lambda item_id: item_id == "a",
+        title=lambda item_id: f"Thing <{item_id}>",
+        image=lambda item_id: None,
     )
 
 
@@ -84,3 +86,37 @@ def test_only_what_the_model_reads_can_be_missing(
 ) -> None:
     prompt = RecommendSettings.model_validate({"reads": reads})
     assert missing_input(profile, known_user=True, prompt=prompt) == reason
+
+
+def some_list(**options) -> RecommendationList:
+    return build_list(
+        fake_catalog(), Profile("u", ("z",), "likes C & d"), CANDIDATES, SCORES,
+        **{"k": 3, "diversity": 0.0, **options},
+    )  # fmt: skip
+
+
+def test_a_list_is_a_sequence_and_a_frame() -> None:
+    found = some_list()
+    assert (len(found), found[0].item_id, [item.rank for item in found]) == (3, "c", [1, 2, 3])
+    frame = found.to_polars()
+    assert frame.columns == [
+        "user_id", "rank", "item_id", "title", "score", "matches", "generators"
+    ]  # fmt: skip
+    assert frame.row(0) == ("u", 1, "c", "Thing <c>", 0.9, ["c"], ["recent"])
+    assert found.to_pandas()["title"].tolist() == ["Thing <c>", "Thing <b>", "Thing <a>"]
+    assert some_list(k=0).to_polars().schema == frame.schema
+
+
+def test_the_text_of_a_list_names_user_preference_and_items() -> None:
+    lines = repr(some_list(fallback_reason="model_slow")).splitlines()
+    assert lines[0] == "3 recommendations for 'u', not scored: model_slow"
+    assert lines[1:3] == ["likes C & d", "  1  0.900  c  Thing <c>  (c)"]
+
+
+def test_the_page_of_a_list_is_escaped_and_marks_matches() -> None:
+    page = some_list(fallback_reason="model_failed")._repr_html_()
+    assert "likes <mark>C</mark> &amp; d" in page
+    assert "Thing &lt;c&gt;" in page
+    assert "<c>" not in page
+    assert "The model did not rank the items: the model failed." in page
+    assert "1 candidates" in page  # without an image

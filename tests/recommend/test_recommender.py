@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -189,7 +190,8 @@ def test_wrong_arguments_are_errors(run: Path, backend: online_worlds.FakeBacken
     with MllmMsr.from_run(run) as model:
         for call in (
             lambda: model.recommend(5),
-            lambda: model.recommend(["user3"]),
+            lambda: model.recommend([3]),
+            lambda: model.recommend({"user3"}),
             lambda: model.recommend("user3", k=-1),
             lambda: model.recommend("user3", k=0),
             lambda: model.recommend("user3", budget=-1),
@@ -280,3 +282,47 @@ def test_scores_in_lists_are_calibrated_without_another_order(
     assert [item.item_id for item in found.items] == [item.item_id for item in plain.items]
     expected = Calibration(2.0, -1.0).apply([item.score or 0 for item in plain.items])
     assert [item.score for item in found.items] == pytest.approx(list(expected))
+
+
+def test_several_users_get_the_lists_of_each_user_with_one_call_of_the_model(
+    run: Path, backend: online_worlds.FakeBackend
+) -> None:
+    with MllmMsr.from_run(run) as model:
+        single = [model.recommend(user_id, 4, budget=3) for user_id in ("user3", "user1")]
+    inferred = []
+    with MllmMsr.from_run(run) as model:
+        infer = model._infer
+        model._infer = lambda *rest: inferred.append(rest) or infer(*rest)
+        backend.batches.clear()
+        batch = model.recommend(["user3", "nobody", "user1", "user3"], 4, budget=3)
+        assert backend.batches == [6]
+        assert len(inferred) == 1
+    assert [found.user_id for found in batch] == ["user3", "nobody", "user1"]
+    assert [batch["user3"], batch["user1"]] == single
+    assert batch["nobody"].fallback_reason == "unknown_user"
+    frame = batch.to_polars()
+    assert frame["rank"].to_list() == [1, 2, 3, 4] * 3
+    assert frame["title"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    "convert", [pl.DataFrame.lazy, pl.DataFrame.to_pandas, lambda frame: frame]
+)
+def test_users_histories_and_items_may_be_frames(
+    run: Path, backend: online_worlds.FakeBackend, convert
+) -> None:
+    users = pl.DataFrame({"user_id": ["user3", "user1"]})
+    items = pl.DataFrame({"item_id": ["item2", "item1"], "timestamp": [5, 4]})
+    with MllmMsr.from_run(run) as model:
+        batch = model.recommend(convert(users), 2, budget=2)
+        assert [found.user_id for found in batch] == ["user3", "user1"]
+        given = model.recommend_for_history(convert(items), 2, budget=2)
+        assert given == model.recommend_for_history(["item1", "item2"], 2, budget=2)
+        assert model.score("user3", convert(items)) == model.score("user3", ["item1", "item2"])
+
+
+def test_the_recommender_describes_itself(run: Path) -> None:
+    with MllmMsr.from_run(run) as model:
+        assert re.match(r"MllmMsr\(dataset 'files': \d+ users, \d+ items; model", repr(model))
+        assert repr(model.catalog) == f"ItemCatalog({len(model.catalog)} items)"
+        assert repr(model.users) == f"UserProfiles({len(model.users)} users)"

@@ -80,6 +80,7 @@ def load_settings(
     *,
     file: Path | str | Sequence[Path | str] | None = None,
     environment: Mapping[str, str] | None = None,
+    **sections: Any,
 ) -> Settings:
     """Read, merge and validate all settings.
 
@@ -90,12 +91,18 @@ def load_settings(
         file: A YAML file of settings, such as a run folder's `config.yaml`, or several files;
             later files take precedence.
         environment: Environment variables, by default those of the process.
+        **sections: Settings by their first name, `train={"seed": 1}`; they take precedence.
 
     Raises:
         SettingsError: At least one setting is wrong. The message lists every problem.
         UnknownNameError: The preset does not exist.
+
+    >>> load_settings("demo", {"train.seed": 1}, data={"n_users": 60}).data.n_users
+    60
     """
-    return _validate(*merge_sources(preset, overrides, file=file, environment=environment))
+    merged, problems = merge_sources(preset, overrides, file=file, environment=environment)
+    _apply(_as_source(sections), merged, problems)
+    return _validate(merged, problems)
 
 
 def merge_sources(

@@ -18,10 +18,11 @@ import polars as pl
 from mllm_msr import registry
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
-from mllm_msr.errors import DataError, StaleStageError, UnknownNameError
+from mllm_msr.errors import DataError, StaleStageError, UnknownNameError, UsageError
 from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.run_result import RunResult
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
@@ -45,7 +46,7 @@ def known_models() -> list[str]:
     return [*VARIANTS, *registry.names("baselines")]
 
 
-def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
+def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     """Train, score and evaluate models on the run folder's candidates.
 
     Work that earlier calls or `run` have finished is reused; the evaluation covers all models with
@@ -61,10 +62,13 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
         p-values are corrected for all models with scores in the folder.
 
     Raises:
+        UsageError: `models` is a single text.
         UnknownNameError: A model does not exist, or no model is given.
         SettingsError: An argument of a baseline is out of range.
         StaleStageError: A stage was finished with other settings.
     """
+    if isinstance(models, str):
+        raise UsageError(f"The models are {models!r}. Pass a list, for example [{models!r}].")
     if not models:
         raise UnknownNameError(f"No model is given. Available: {', '.join(known_models())}.")
     for name in models:
@@ -101,7 +105,8 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> dict[str, Any]:
             pipeline.with_settings(pipeline.settings, force=True).run_stage(stage)
     result = pipeline.result()
     metrics = {name: result["metrics"][name] for name in models}
-    return {**result, "metrics": metrics, "comparisons": _comparisons(pipeline.run, models)}
+    comparisons = _comparisons(pipeline.run, models)
+    return RunResult({**result, "metrics": metrics, "comparisons": comparisons})
 
 
 def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,17 +17,19 @@ from typing import Any, Final, Self
 
 from mllm_msr import registry
 from mllm_msr.config import trust
-from mllm_msr.config.loading import load_settings
-from mllm_msr.config.run_settings import with_checksum
+from mllm_msr.config.loading import Overrides, override
+from mllm_msr.config.run_settings import load_finished_settings, load_run_settings, with_checksum
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError, UsageError
 from mllm_msr.evaluation.aggregation import model_of
 from mllm_msr.evaluation.external_scores import evaluate_external
+from mllm_msr.evaluation.report import notebook
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.pipeline import stage_io
-from mllm_msr.pipeline.context import Progress, RunContext, silent
+from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, silent
 from mllm_msr.pipeline.cost import estimate
-from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.recommenders import Recommenders, label_of
+from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.update import update
 from mllm_msr.ranker.distributed.launch import is_worker
@@ -52,7 +54,7 @@ _STAGES_WITHOUT_BASELINES: Final = ("prepare", "summarize", "infer", "train")
 
 
 class Pipeline:
-    """Pipeline over a run folder.
+    """Pipeline over a run folder. `open` creates it; `close` or a `with` block unlocks the folder.
 
     Attributes:
         context: Run folder, and options for running its stages.
@@ -66,32 +68,71 @@ class Pipeline:
         self._saved_settings = saved.read_text(encoding="utf-8") if saved.is_file() else ""
 
     @classmethod
-    @contextlib.contextmanager
     def open(
         cls,
         folder: str | Path,
-        settings: Settings | Mapping[str, Any],
+        settings: Settings | Overrides | None = None,
         *,
         force: bool = False,
         progress: Progress = silent,
-    ) -> Iterator[Self]:
-        """Open and lock a run folder for the duration of the `with` block.
+    ) -> Self:
+        """Open and lock a run folder, until `close` is called or a `with` block ends.
 
         Args:
             folder: The run folder; created if it does not exist.
-            settings: Settings, or a mapping of those that differ from the preset `default` or
-                from the one that it names as "preset"; saved as the folder's `config.yaml`.
+            settings: Checked settings, or those to change, such as {"train.seed": 1} or
+                ["train.seed=1"]: in the saved settings of the folder, or in the preset that they
+                name as "preset", or else in the preset `default`. None opens an existing run with
+                its saved settings. Each stage saves the settings as the folder's `config.yaml`.
             force: Run stages again even if they are finished, also with other settings.
             progress: Shows progress.
 
         Raises:
             SettingsError: A setting is wrong.
+            RunFolderError: No settings are given and there is no such run.
             RunLockedError: Another process is using the folder.
         """
-        if not isinstance(settings, Settings):
-            settings = load_settings(overrides=settings)
-        with RunFolder.open(folder, worker=is_worker(os.environ)) as run:
-            yield cls(RunContext(run, progress, force), settings)
+        if settings is None:
+            settings = load_finished_settings(Path(folder))
+        elif not isinstance(settings, Settings):
+            settings = load_run_settings(Path(folder), settings)
+        run = RunFolder.open(folder, worker=is_worker(os.environ))
+        try:
+            return cls(RunContext(run, progress, force), settings)
+        except BaseException:
+            run.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the run folder. Calling it twice is harmless."""
+        self.run.close()
+
+    def __repr__(self) -> str:
+        done = ", ".join(name for name in STAGES if self.counts(name)) or "none"
+        return f"Pipeline({str(self.run.folder)!r}, preset={self.settings.preset!r}, done: {done})"
+
+    def _repr_html_(self) -> str:
+        """Return the stages and the results of the run for a notebook."""
+        rows = []
+        for name in STAGES:
+            parts = self.counts(name).values()
+            seconds = sum(part["seconds"] for part in parts)
+            rows.append((name, format_seconds(seconds) if parts else "not run"))
+        result = self.result() if self.run.has(layout.METRICS) else None
+        return notebook.render(
+            "run",
+            labels={} if result is None else {name: label_of(name) for name in result["metrics"]},
+            folder=str(self.run.folder),
+            settings=self.settings,
+            stages=rows,
+            result=result,
+        )
 
     @property
     def run(self) -> RunFolder:
@@ -116,8 +157,10 @@ class Pipeline:
         """Run every stage up to and including `last` that is not finished.
 
         Raises:
+            UnknownNameError: There is no such stage.
             SettingsError: An argument of a baseline is out of range.
         """
+        _require_stage(last)
         if not self.run.is_worker and last not in _STAGES_WITHOUT_BASELINES:
             self.recommenders.require_valid(self.settings.score.baselines)
         for name in STAGES:
@@ -141,8 +184,7 @@ class Pipeline:
             RunFolderError: An earlier stage has not been run.
             SystemExit: This process was a worker of a training run that has finished.
         """
-        if name not in STAGES:
-            raise registry.unknown_name_error("stage", name, list(STAGES))
+        _require_stage(name)
         if self.run.is_worker:
             if name == "train":
                 stage_io.train(self.context, self.settings)
@@ -157,13 +199,20 @@ class Pipeline:
             trust.remember(self.run.folder, self.settings)
             self._save_settings(with_checksum(self.settings.to_yaml()))
 
-    def with_settings(self, settings: Settings, *, force: bool | None = None) -> Pipeline:
+    def with_settings(
+        self, settings: Settings | Overrides, *, force: bool | None = None
+    ) -> Pipeline:
         """Return a pipeline for the same open run folder with other settings.
 
         Args:
-            settings: Checked settings.
+            settings: Checked settings, or those to change, such as {"train.seed": 1}.
             force: As for `open`; unchanged if None.
+
+        Raises:
+            SettingsError: A setting is wrong.
         """
+        if not isinstance(settings, Settings):
+            settings = override(self.settings, settings)
         force = self.context.force if force is None else force
         return Pipeline(RunContext(self.run, self.context.progress, force), settings)
 
@@ -191,7 +240,13 @@ class Pipeline:
             yield Pipeline(RunContext(other, self.context.progress, self.context.force), settings)
 
     def counts(self, name: str) -> dict[str, Any]:
-        """Return counts, seconds and outputs of a stage from the manifest."""
+        """Return counts, seconds and outputs of a stage from the manifest.
+
+        Raises:
+            UnknownNameError: There is no such stage.
+        """
+        if name != "update":
+            _require_stage(name)
         return {
             key: {**entry["counts"], "seconds": entry["seconds"], "outputs": [*entry["outputs"]]}
             for key, entry in self.run.stages.items()
@@ -202,16 +257,24 @@ class Pipeline:
         """Add new interactions to a finished run; see `pipeline.update.update`."""
         return update(self.context, self.settings, file)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RunResult:
         """Return the run's metrics, the path of its report, if it has one, and notes by model."""
         run = self.run
         report = run.folder / layout.REPORT_HTML if run.has(layout.REPORT_HTML) else None
-        return {
-            "run": str(run.folder),
-            "report": None if report is None else str(report),
-            "metrics": json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
-            "notes": time_limit_notes(run.stages),
-        }
+        return RunResult(
+            run=str(run.folder),
+            report=None if report is None else str(report),
+            metrics=json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
+            notes=time_limit_notes(run.stages),
+        )
+
+    def report(self) -> RunReport:
+        """Return the report of the run, which notebooks show as a page.
+
+        Raises:
+            RunFolderError: The stage `report` has not been run.
+        """
+        return RunReport(self.run.verified(layout.REPORT_HTML))
 
     @property
     def _settings_file(self) -> Path:
@@ -222,6 +285,12 @@ class Pipeline:
         if not text or (saved.is_file() and saved.read_text(encoding="utf-8") == text):
             return
         self.run.write_text(saved.name, text)
+
+
+def _require_stage(name: str) -> None:
+    """Raise an error that lists the stages if there is no stage of that name."""
+    if name not in STAGES:
+        raise registry.unknown_name_error("stage", name, list(STAGES))
 
 
 def evaluate_files(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final
 
+import polars as pl
+
+from mllm_msr import tables
 from mllm_msr.errors import DataError, UsageError
 
 _MAX_LISTED: Final = 10
@@ -24,17 +28,67 @@ def check_id(name: str, value: object) -> None:
         )
 
 
-def check_ids(name: str, values: object) -> None:
-    """Raise an error unless an argument is a sequence of ids.
+def read_ids(name: str, values: object, column: str) -> list[str]:
+    """Return the ids of an argument: of a list or column, or of a column of a frame.
+
+    Args:
+        name: Name of the argument, for messages.
+        values: Ids in order; or a frame of Polars or pandas. The rows of a frame with a column
+            `timestamp` or `position` are sorted by it.
+        column: Column of the ids in a frame.
 
     Raises:
-        UsageError: It has no order, or contains something that is no text.
+        UsageError: It has no order, or contains something that is no text, or is a frame without
+            the column.
     """
+    if isinstance(values, pl.DataFrame | pl.LazyFrame) or _is_pandas_frame(values):
+        values = _column(name, tables.as_frame(values, name=name), column)
+    if isinstance(values, numbers.Integral):
+        check_id(name, values)
     unordered = (str, bytes, Mapping, Set)
     if isinstance(values, unordered) or not isinstance(values, Collection):
-        raise UsageError(f"{name} is {_shown(values)}. Pass a list of ids, for example ['v0001'].")
-    for value in values:
+        raise UsageError(
+            f"{name} is {_shown(values)}. Pass a list of ids, for example ['v0001'], or a frame "
+            f"with the column {column}."
+        )
+    ids = list(values)
+    for value in ids:
         check_id(f"An element of {name}", value)
+    return ids
+
+
+def _is_pandas_frame(value: object) -> bool:
+    return hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns")
+
+
+def _column(name: str, frame: pl.DataFrame, column: str) -> pl.Series:
+    """Return a column of a frame in the order of time."""
+    if column not in frame.columns:
+        raise UsageError(
+            f"{name} is a frame without the column {column}; its columns are "
+            f"{', '.join(frame.columns) or 'none'}. Rename the column of the ids."
+        )
+    order = [by for by in ("timestamp", "position") if by in frame.columns]
+    return frame.sort(order, maintain_order=True)[column] if order else frame[column]
+
+
+def require_users(user_ids: Iterable[str], known: Collection[str]) -> None:
+    """Raise an error unless all users are known.
+
+    Raises:
+        DataError: Some are not; the message lists them, and an id that is close to the first.
+    """
+    unknown = [user_id for user_id in user_ids if user_id not in known]
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    subject = f"user {unknown[0]!r}"
+    if len(unknown) > 1:
+        subject = f"users {_listed(unknown)}"
+    raise DataError(
+        f"Unknown {subject}.{hint} Use ids of users of the run, which are in its interactions."
+    )
 
 
 def check_counts(*, k: object, budget: object) -> None:
@@ -60,12 +114,16 @@ def require_known(item_ids: Iterable[str], catalog: Collection[str]) -> None:
     """
     unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in catalog))
     if unknown:
-        listed = ", ".join(map(repr, unknown[:_MAX_LISTED]))
-        more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
         raise DataError(
-            f"{len(unknown)} items are not in the catalog: {listed}{more}. Correct the ids or "
+            f"{len(unknown)} items are not in the catalog: {_listed(unknown)}. Correct the ids or "
             "leave these items out."
         )
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """Return the first of some ids, for messages."""
+    more = f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else ""
+    return ", ".join(map(repr, ids[:_MAX_LISTED])) + more
 
 
 def _shown(value: object) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Final, Literal
 
+import polars as pl
+
+from mllm_msr import tables
 from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
+from mllm_msr.evaluation.report import notebook
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
@@ -22,6 +27,24 @@ FallbackReason = Literal[
     "model_circuit_open",
 ]
 
+_REASONS: Final[Mapping[FallbackReason, str]] = {
+    "unknown_user": "the user is not in the run",
+    "no_history": "the user has no interactions",
+    "no_preference": "there is no preference for this history",
+    "model_failed": "the model failed",
+    "model_slow": "the model took too long",
+    "model_circuit_open": "the model is paused after errors",
+}
+_COLUMNS: Final[tables.Schema] = {
+    "user_id": pl.String(),
+    "rank": pl.Int64(),
+    "item_id": pl.String(),
+    "title": pl.String(),
+    "score": pl.Float64(),
+    "matches": pl.List(pl.String()),
+    "generators": pl.List(pl.String()),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -35,6 +58,8 @@ class Recommendation:
         matches: Phrases of the preference that match the item's summary, or titles of similar items
             in the history, if the model reads it.
         reason: Why the model failed to score the item; empty otherwise.
+        title: Title of the item; may be empty.
+        image: Path of its first image, or None.
     """
 
     item_id: str
@@ -43,11 +68,13 @@ class Recommendation:
     generators: tuple[str, ...]
     matches: tuple[str, ...]
     reason: str = ""
+    title: str = ""
+    image: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RecommendationList:
-    """Recommendations for one user.
+    """Recommendations for one user: a sequence of items, a frame, and covers in notebooks.
 
     Attributes:
         items: The recommendations, best first.
@@ -57,6 +84,7 @@ class RecommendationList:
         model_calls: Number of candidates that the model scored.
         without_image: Number of these with an image that cannot be opened, so that the model read
             only their title and, if there are some, their other images.
+        user_id: The user; empty for an anonymous user.
     """
 
     items: tuple[Recommendation, ...]
@@ -64,6 +92,99 @@ class RecommendationList:
     fallback_reason: FallbackReason | None
     model_calls: int
     without_image: int = 0
+    user_id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Recommendation:
+        return self.items[index]
+
+    def notes(self) -> list[str]:
+        """Return sentences about candidates without a score, and scored without an image."""
+        notes = []
+        if self.fallback_reason is not None:
+            reason = _REASONS[self.fallback_reason]
+            notes.append(f"The model did not rank the items: {reason}.")
+        if self.without_image:
+            notes.append(
+                f"Ranked without an image that cannot be opened: {self.without_image} candidates."
+            )
+        return notes
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row per item, the best first.
+
+        Returns:
+            Columns user_id, rank, item_id, title, score (P(yes), null if there is none), matches
+            and generators (lists of texts).
+        """
+        return lists_frame([self])
+
+    def to_pandas(self) -> Any:
+        """Return `to_polars` as a pandas frame.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return tables.to_pandas(self.to_polars())
+
+    def __repr__(self) -> str:
+        user = repr(self.user_id) if self.user_id else "an anonymous user"
+        reason = f", not scored: {self.fallback_reason}" if self.fallback_reason else ""
+        lines = [f"{len(self)} recommendations for {user}{reason}", self.preference]
+        for item in self:
+            score = "  -  " if item.score is None else f"{item.score:.3f}"
+            matches = f"  ({', '.join(item.matches)})" if item.matches else ""
+            lines.append(f"{item.rank:>3}  {score}  {item.item_id}  {item.title}{matches}")
+        return "\n".join(filter(None, lines))
+
+    def _repr_html_(self) -> str:
+        """Return the preference and the items with their covers for a notebook."""
+        return lists_html([self])
+
+
+def lists_frame(lists: Iterable[RecommendationList]) -> pl.DataFrame:
+    """Return the rows of lists, see `RecommendationList.to_polars`."""
+    rows = [
+        (
+            found.user_id,
+            item.rank,
+            item.item_id,
+            item.title,
+            item.score,
+            list(item.matches),
+            list(item.generators),
+        )
+        for found in lists
+        for item in found
+    ]
+    return pl.DataFrame(rows, schema=dict(_COLUMNS), orient="row")
+
+
+def lists_html(lists: Sequence[RecommendationList], *, n_more: int = 0) -> str:
+    """Return lists as an HTML fragment for notebooks.
+
+    Args:
+        lists: The lists to show.
+        n_more: Number of further lists that are not shown.
+    """
+    shown = [
+        {
+            "title": f"Recommendations for {found.user_id}" if found.user_id else "Recommendations",
+            "preference": notebook.mark_phrases(
+                found.preference, (phrase for item in found for phrase in item.matches)
+            ),
+            "notes": found.notes(),
+            "recommendations": found.items,
+        }
+        for found in lists
+    ]
+    scored = any(item.score is not None for found in lists for item in found)
+    return notebook.render("lists", lists=shown, n_more=n_more, scored=scored)
 
 
 def missing_input(
@@ -136,12 +257,14 @@ def build_list(
             generators[item_id],
             catalog.matches(profile, item_id),
             failures.get(item_id, ""),
+            catalog.title(item_id),
+            catalog.image(item_id),
         )
         for rank, item_id in enumerate(selected, start=1)
     )
     without_image = sum(map(catalog.lacks_image, scores))
     return RecommendationList(
-        items, profile.preference, fallback_reason, len(scores), without_image
+        items, profile.preference, fallback_reason, len(scores), without_image, profile.user_id
     )
 
 

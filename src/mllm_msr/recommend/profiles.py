@@ -58,6 +58,12 @@ class UserProfiles:
         self._histories = {user: tuple(item_ids) for user, item_ids in grouped.iter_rows()}
         self._preferences = preferences.partition_by("user_id", as_dict=True)
 
+    def __repr__(self) -> str:
+        return f"UserProfiles({len(self):,} users)"
+
+    def __len__(self) -> int:
+        return len(self._histories)
+
     def __contains__(self, user_id: object) -> bool:
         return user_id in self._histories
 

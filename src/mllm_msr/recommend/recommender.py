@@ -19,22 +19,31 @@ raise an error. Unknown items of a given history are an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, overload
 
 import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.config.loading import Overrides
+from mllm_msr.data._frames import ArrowTable
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
 from mllm_msr.ranker.scoring import yes_probability
-from mllm_msr.recommend.arguments import check_counts, check_id, check_ids, require_known
-from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
+from mllm_msr.recommend.arguments import (
+    check_counts,
+    check_id,
+    read_ids,
+    require_known,
+    require_users,
+)
+from mllm_msr.recommend.batch import RecommendationBatch
+from mllm_msr.recommend.lists import FallbackReason, RecommendationList, build_list, missing_input
 from mllm_msr.recommend.loading import LoadedRun, load_run
 from mllm_msr.recommend.profiles import Profile
+from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 from mllm_msr.summarization.preferences import infer_preferences
 
@@ -42,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 # Answers whose probabilities define the score of an item.
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
+
+# Ids from Python code: a list, a column, or a frame.
+Ids = Iterable[str] | pl.DataFrame | pl.LazyFrame | ArrowTable
 
 
 class MllmMsr:
@@ -111,50 +123,84 @@ class MllmMsr:
                 backend.close()
         self._ranker = self._preference_model = None
 
+    def __repr__(self) -> str:
+        weights = f"fine-tuned, fold {self.fold}" if self.models.fine_tuned else "not fine-tuned"
+        return (
+            f"MllmMsr(dataset {self.settings.dataset!r}: {len(self.users):,} users, "
+            f"{len(self.catalog):,} items; model {self.settings.model.backend!r}, {weights})"
+        )
+
     def popular_items(self) -> list[str]:
         """Return all items of the catalog, sorted by descending number of interactions."""
         counts = self.users.item_counts()
         return sorted(self.catalog, key=lambda item_id: (-counts[item_id], item_id))
 
+    # A text is an iterable of texts as well.
+    @overload
+    def recommend(  # type: ignore[overload-overlap]
+        self,
+        users: str,
+        k: int = ...,
+        *,
+        budget: int | None = ...,
+        exclude_seen: bool = ...,
+        strict: bool = ...,
+    ) -> RecommendationList: ...
+
+    @overload
     def recommend(
         self,
-        user_id: str,
+        users: Ids,
+        k: int = ...,
+        *,
+        budget: int | None = ...,
+        exclude_seen: bool = ...,
+        strict: bool = ...,
+    ) -> RecommendationBatch: ...
+
+    def recommend(
+        self,
+        users: str | Ids,
         k: int = 10,
         *,
         budget: int | None = None,
         exclude_seen: bool = True,
         strict: bool = False,
-    ) -> RecommendationList:
-        """Recommend items to a user of the run.
+    ) -> RecommendationList | RecommendationBatch:
+        """Recommend items to a user of the run, or to several at once.
 
         Args:
-            user_id: The user.
-            k: Length of the list; shorter if the catalog has fewer items.
-            budget: Number of candidates that the model scores; `retrieve.budget` by default, 0 for
-                retrieval only.
+            users: The id of a user; or several as a list, a column, or a frame of Polars or pandas
+                with the column user_id. Repeated ids count once.
+            k: Length of each list; shorter if the catalog has fewer items.
+            budget: Number of candidates that the model scores per user; `retrieve.budget` by
+                default, 0 for retrieval only.
             exclude_seen: Whether items of the history are excluded.
             strict: Whether to raise an error for an unknown user.
 
+        Returns:
+            The list of one user; or the lists of several users, in their order.
+
         Raises:
             UsageError: An argument has a wrong type or value.
-            DataError: `strict` is set and the user is unknown.
+            DataError: `strict` is set and a user is unknown.
             BackendError: The model failed.
         """
-        check_id("user_id", user_id)
+        user_ids = [users] if isinstance(users, str) else read_ids("users", users, "user_id")
+        user_ids = list(dict.fromkeys(user_ids))
         check_counts(k=k, budget=budget)
-        history = self.users.history(user_id)
-        if strict and not history:
-            raise DataError(
-                f"Unknown user {user_id!r}. Use the id of a user of the run, or call it without "
-                "strict to get popular items."
-            )
+        if strict:
+            require_users(user_ids, self.users)
         budget = self.settings.retrieve.budget if budget is None else budget
-        profile = self._current_profile(user_id) if budget else self.users.profile(user_id)
-        return self._recommend(profile, k, budget, exclude_seen)
+        if budget:
+            self._update_users(user_ids)
+        profiles = [self.users.profile(user_id) for user_id in user_ids]
+        lists = self._recommend(profiles, k, budget, exclude_seen)
+        return lists[0] if isinstance(users, str) else RecommendationBatch(lists)
 
     def recommend_for_history(
         self,
-        history: Sequence[str],
+        history: Ids,
         k: int = 10,
         *,
         budget: int | None = None,
@@ -163,7 +209,8 @@ class MllmMsr:
         """Recommend items to a user who is not in the run, given their history.
 
         Args:
-            history: Item ids, oldest first.
+            history: Item ids, oldest first: a list, a column, or a frame of Polars or pandas with
+                the column item_id, and optionally timestamp.
             k: As for `recommend`.
             budget: As for `recommend`.
             exclude_seen: As for `recommend`.
@@ -173,16 +220,16 @@ class MllmMsr:
             DataError: An item is not in the catalog; the message lists all of them.
             BackendError: The model failed.
         """
-        check_ids("history", history)
+        known = tuple(read_ids("history", history, "item_id"))
         check_counts(k=k, budget=budget)
-        require_known(history, self.catalog)
-        known = tuple(history)
+        require_known(known, self.catalog)
         budget = self.settings.retrieve.budget if budget is None else budget
         preferences = tables.empty(tables.PREFERENCES)
         if known and self.settings.recommend.reads_preference:
             preferences = self.update_preferences(Profile("", known), preferences)
         profile = Profile("", known, latest_preference(preferences))
-        return self._recommend(profile, k, budget, exclude_seen)
+        (found,) = self._recommend([profile], k, budget, exclude_seen)
+        return found
 
     def update_preferences(
         self, profile: Profile, preferences: pl.DataFrame, backend: Backend | None = None
@@ -199,12 +246,18 @@ class MllmMsr:
         """
         if not self.settings.infer.enabled or n_items_read(preferences) == len(profile.history):
             return preferences
+        return self._infer(profile.history_frame(), preferences, backend)
+
+    def _infer(
+        self, histories: pl.DataFrame, preferences: pl.DataFrame, backend: Backend | None = None
+    ) -> pl.DataFrame:
+        """Infer the missing preferences of histories of one or more users."""
         if backend is None:
             if self._preference_model is None:
                 self._preference_model = self.models.open_preference_model()
             backend = self._preference_model
         return infer_preferences(
-            profile.history_frame(),
+            histories,
             self.catalog.summaries,
             backend,
             item_type=self.catalog.item_type,
@@ -213,37 +266,50 @@ class MllmMsr:
         )
 
     def _recommend(
-        self, profile: Profile, k: int, budget: int, exclude_seen: bool
-    ) -> RecommendationList:
-        """Run the steps after the profile: candidates, scores and list."""
-        candidates = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
-        reason = None
-        scores: dict[str, float] = {}
-        failures: dict[str, str] = {}
-        if budget:
-            known = profile.user_id in self.users
-            reason = missing_input(profile, known_user=known, prompt=self.settings.recommend)
-            if reason is None and candidates:
-                item_ids = [candidate.item_id for candidate in candidates[:budget]]
-                scores, failures = self._scores(profile, item_ids)
-                reason = None if scores else "model_failed"
-        return build_list(
-            self.catalog,
-            profile,
-            candidates,
-            scores,
-            k=k,
-            diversity=self.settings.retrieve.diversity,
-            order=self.settings.retrieve.order,
-            fallback_reason=reason,
-            failures=failures,
-        )
+        self, profiles: Sequence[Profile], k: int, budget: int, exclude_seen: bool
+    ) -> list[RecommendationList]:
+        """Run the steps after the profiles: candidates, scores and lists."""
+        candidates: list[list[Candidate]] = []
+        reasons: list[FallbackReason | None] = []
+        requests: list[tuple[Profile, Sequence[str]]] = []
+        for profile in profiles:
+            found = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
+            reason = None
+            if budget:
+                known = profile.user_id in self.users
+                reason = missing_input(profile, known_user=known, prompt=self.settings.recommend)
+            scored = found[:budget] if reason is None else []
+            candidates.append(found)
+            reasons.append(reason)
+            requests.append((profile, [candidate.item_id for candidate in scored]))
+        lists = []
+        answers = self._scores(requests)
+        for at, (scores, failures) in enumerate(answers):
+            profile, item_ids = requests[at]
+            lists.append(
+                build_list(
+                    self.catalog,
+                    profile,
+                    candidates[at],
+                    scores,
+                    k=k,
+                    diversity=self.settings.retrieve.diversity,
+                    order=self.settings.retrieve.order,
+                    fallback_reason="model_failed" if item_ids and not scores else reasons[at],
+                    failures=failures,
+                )
+            )
+        return lists
 
-    def score(self, user_id: str, item_ids: Sequence[str]) -> list[float | None]:
+    def score(self, user_id: str, item_ids: Ids) -> list[float | None]:
         """Return P(yes) of items for a user of the run, in the order of `item_ids`.
 
         An item is scored without the images that cannot be opened. An item whose prompt fails
         has no score (None); the reason is logged.
+
+        Args:
+            user_id: The user.
+            item_ids: Item ids: a list, a column, or a frame with the column item_id.
 
         Raises:
             UsageError: An argument has a wrong type.
@@ -251,46 +317,64 @@ class MllmMsr:
             BackendError: The model itself failed.
         """
         check_id("user_id", user_id)
-        check_ids("item_ids", item_ids)
-        require_known(item_ids, self.catalog)
-        if user_id not in self.users:
-            raise DataError(f"Unknown user {user_id!r}. Use the id of a user of the run.")
-        profile = self._current_profile(user_id)
+        wanted = read_ids("item_ids", item_ids, "item_id")
+        require_known(wanted, self.catalog)
+        require_users([user_id], self.users)
+        self._update_users([user_id])
+        profile = self.users.profile(user_id)
         if self.catalog.user_input(profile).is_empty:
             raise DataError(
                 f"The user {user_id!r} has no preference, from which items are scored. Use a user "
                 "with a history, or recommend() for popular items."
             )
-        scores, _ = self._scores(profile, item_ids)
-        return [scores.get(item_id) for item_id in item_ids]
+        ((scores, _),) = self._scores([(profile, wanted)])
+        return [scores.get(item_id) for item_id in wanted]
 
-    def _current_profile(self, user_id: str) -> Profile:
-        """Return the profile of a user, after an update of the preference to the full history.
+    def _update_users(self, user_ids: Sequence[str]) -> None:
+        """Update the preferences of users to their full histories, with one call of the model.
 
-        It is not updated for a model that does not read it.
+        They are not updated for a model that does not read them.
         """
-        profile = self.users.profile(user_id)
-        if not profile.history or not self.settings.recommend.reads_preference:
-            return profile
-        preferences = self.update_preferences(profile, self.users.preference_history(user_id))
-        self.users.set_preference_history(user_id, preferences)
-        return self.users.profile(user_id)
+        if not (self.settings.infer.enabled and self.settings.recommend.reads_preference):
+            return
+        histories, previous = [], []
+        for user_id in user_ids:
+            profile, preferences = (
+                self.users.profile(user_id),
+                self.users.preference_history(user_id),
+            )
+            if profile.history and n_items_read(preferences) != len(profile.history):
+                histories.append(profile.history_frame())
+                previous.append(preferences)
+        if not histories:
+            return
+        updated = self._infer(pl.concat(histories), pl.concat(previous))
+        for (user_id,), preferences in updated.partition_by("user_id", as_dict=True).items():
+            self.users.set_preference_history(user_id, preferences)
 
     def _scores(
-        self, profile: Profile, item_ids: Sequence[str]
-    ) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the scores of items, and the reasons for those that have none."""
+        self, requests: Sequence[tuple[Profile, Sequence[str]]]
+    ) -> list[tuple[dict[str, float], dict[str, str]]]:
+        """Return the scores of the items of each request, and the reasons for missing ones.
+
+        The prompts of all requests are one call of the ranker, which is loaded only if there are
+        some.
+        """
+        results: list[tuple[dict[str, float], dict[str, str]]] = [({}, {}) for _ in requests]
+        keys = [(at, item_id) for at, (_, item_ids) in enumerate(requests) for item_id in item_ids]
+        if not keys:
+            return results
         if self._ranker is None:
             self._ranker = self.models.open_ranker()
-        user = self.catalog.user_input(profile)
-        prompts = [self.catalog.prompt(user, item_id) for item_id in item_ids]
-        scores: dict[str, float] = {}
-        failures: dict[str, str] = {}
+        inputs = [self.catalog.user_input(profile) for profile, _ in requests]
+        prompts = (self.catalog.prompt(inputs[at], item_id) for at, item_id in keys)
         for index, answer in self._ranker.score(prompts, CHOICES):
+            at, item_id = keys[index]
+            scores, failures = results[at]
             score, error = yes_probability(answer)
             if score is not None:
-                scores[item_ids[index]] = float(self.models.calibration.apply(score))
+                scores[item_id] = float(self.models.calibration.apply(score))
             else:
-                failures[item_ids[index]] = error or ""
-                logger.warning("Item %s has no score: %s", item_ids[index], error)
-        return scores, failures
+                failures[item_id] = error or ""
+                logger.warning("Item %s has no score: %s", item_id, error)
+        return results
