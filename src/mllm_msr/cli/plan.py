@@ -34,7 +34,7 @@ def command(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate tokens, hours, price and disk space of a run.
+    """Estimate tokens, hours, price, memory and disk space of a run.
 
     Prepares the data and calls no model. With plan.pilot=N, models process N items and N users to
     measure output lengths and speed; the run reuses these responses.
