@@ -44,8 +44,19 @@ def test_a_known_distortion_is_undone(temperature: float, bias: float) -> None:
 def test_scores_that_mislead_do_not_reverse_the_ranking() -> None:
     labels, calibrated = lists(200)
     found = fit_calibration(labels.tolist(), (1 - calibrated).tolist())
-    assert found.temperature == pytest.approx(20.0)
+    assert found.temperature > 2
     assert np.all(np.diff(found.apply(np.linspace(0, 1, 50))[1:-1]) > 0)
+
+
+def test_few_users_keep_the_parameters_close_to_the_identity() -> None:
+    labels, calibrated = lists(4000)
+    distorted = expit(logit(calibrated) * 4 + 2)
+    temperatures = [
+        fit_calibration(labels[:n].tolist(), distorted[:n].tolist()).temperature
+        for n in (21, 21 * 20, 21 * 4000)
+    ]
+    assert 1 < temperatures[0] < temperatures[1] < temperatures[2]
+    assert temperatures[2] == pytest.approx(4, rel=0.08)
 
 
 def test_certain_scores_stay_finite() -> None:
