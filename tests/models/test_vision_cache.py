@@ -65,9 +65,11 @@ def test_images_encoded_together_have_the_same_features(
     batch = renderer.collate(rows, pad_side="right", with_answers=False)
     lean = {k: v for k, v in batch.items() if not k.startswith("pixel_")}
     passes: list[int] = []
-    encode = vision_cache._encode
+    encode = vision_cache.encode_images
     monkeypatch.setattr(
-        vision_cache, "_encode", lambda *given: passes.append(len(given[-1])) or encode(*given)
+        vision_cache,
+        "encode_images",
+        lambda *given: passes.append(len(given[-1])) or encode(*given),
     )
     cache = VisionCache(model, renderer)
     with torch.no_grad():

@@ -47,6 +47,7 @@ class LocalBackend(Backend):
         revision: Branch, tag or commit on the hub.
         dtype: Precision of the weights.
         device: A torch device, or "auto".
+        projector: Weights of the projector, instead of those of the checkpoint.
         adapter: Folder of a LoRA adapter.
         attention: Attention implementation.
         batch_size: Maximum number of prompts in a batch.
@@ -68,6 +69,7 @@ class LocalBackend(Backend):
         revision: str | None,
         dtype: Precision,
         device: Device,
+        projector: Path | str | None = None,
         adapter: Path | str | None,
         attention: Attention,
         batch_size: BatchSize,
@@ -82,6 +84,7 @@ class LocalBackend(Backend):
         self._revision = revision
         self._dtype: Precision = dtype
         self._device = device
+        self._projector = Path(projector) if projector is not None else None
         self._adapter = Path(adapter) if adapter is not None else None
         self._attention: Attention = attention
         self._batch_size = batch_size
@@ -113,6 +116,7 @@ class LocalBackend(Backend):
             revision=self._revision,
             dtype=self._dtype,
             device=self._device,
+            projector=self._projector,
             adapter=self._adapter,
             options=self._options,
         )
@@ -168,6 +172,7 @@ class LocalBackend(Backend):
                     revision=self._revision,
                     dtype=self._dtype,
                     device=self._device,
+                    projector=self._projector,
                     adapter=self._adapter,
                     attention=self._attention,
                     options=self._options,

@@ -28,6 +28,7 @@ class HuggingFaceBackend(LocalBackend):
         dtype: "auto", "bfloat16", "float16", "float32" or "4bit"; "auto" is bfloat16 on a GPU
             that supports it, float16 on other GPUs, and float32 on the CPU.
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
+        projector: Weights of the projector, as `mllm-msr align` writes them.
         adapter: Folder of a LoRA adapter in PEFT's format.
         batch_size: Maximum number of prompts in a batch.
         max_batch_tokens: Maximum number of tokens in a batch, including padding and new tokens.
@@ -56,6 +57,7 @@ class HuggingFaceBackend(LocalBackend):
         revision: str | None = None,
         dtype: Precision = "auto",
         device: Device = "auto",
+        projector: Path | None = None,
         adapter: Path | None = None,
         batch_size: BatchSize = 16,
         max_batch_tokens: PositiveInt = 16_384,
@@ -74,6 +76,7 @@ class HuggingFaceBackend(LocalBackend):
             revision=revision,
             dtype=dtype,
             device=device,
+            projector=projector,
             adapter=adapter,
             attention=attention,
             batch_size=batch_size,

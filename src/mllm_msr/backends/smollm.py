@@ -31,6 +31,7 @@ class SmolLMBackend(LocalBackend):
 
     Args:
         weights: Folder of fine-tuned weights to use instead of the assembled ones.
+        projector: Weights of the projector, as `mllm-msr align` writes them.
         adapter: Folder of a LoRA adapter in PEFT's format.
         image_grid: Rows and columns of the tokens of an image; 4 is 16 tokens, 7 is 49.
         dtype: "auto", "bfloat16", "float16", "float32" or "4bit"; "auto" is bfloat16 on a GPU
@@ -55,6 +56,7 @@ class SmolLMBackend(LocalBackend):
         self,
         *,
         weights: Path | None = None,
+        projector: Path | None = None,
         adapter: Path | None = None,
         image_grid: ImageGrid = _DEFAULT_GRID,
         dtype: Precision = "auto",
@@ -72,6 +74,7 @@ class SmolLMBackend(LocalBackend):
             revision=None,
             dtype=dtype,
             device=device,
+            projector=projector,
             adapter=adapter,
             attention=attention,
             batch_size=batch_size,

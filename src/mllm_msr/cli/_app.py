@@ -31,7 +31,9 @@ from mllm_msr.ranker.distributed.launch import is_worker, launched_by_torchrun
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "Start": ("demo", "check", "plan", "run", "status"),
-        "Stages": ("prepare", "summarize", "infer", "train", "score", "evaluate", "report"),
+        "Stages": (
+            *("prepare", "align", "summarize", "infer", "train", "score", "evaluate", "report"),
+        ),
         "Compare": ("compare", "tune", "experiment"),
         "Use": ("recommend", "serve", "update"),
         "Tools": ("list", "doctor", "pull", "push", "help"),

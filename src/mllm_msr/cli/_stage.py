@@ -35,6 +35,7 @@ def add_stage_command(
     sections: tuple[str, ...],
     help: str | None = None,  # noqa: A002 - the name in Typer
     describe: Callable[[Pipeline, str], RenderableType] | None = None,
+    fixed: tuple[str, ...] = (),
 ) -> None:
     """Register a command that runs one stage of the pipeline.
 
@@ -44,6 +45,7 @@ def add_stage_command(
         sections: Groups of settings that it reads.
         help: Help text of the command; by default the summary.
         describe: Returns the text to print; by default sentences about the counts.
+        fixed: Settings that the command sets itself.
     """
 
     def command(
@@ -55,7 +57,7 @@ def add_stage_command(
         force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
-        overrides = with_executor(settings, executor)
+        overrides = [*(with_executor(settings, executor) or ()), *fixed]
         with open_pipeline(
             run, preset, config, overrides, force=force, creates=name == "prepare"
         ) as pipeline:

@@ -42,7 +42,8 @@ def next_command(stage: str) -> str:
     """Return the command of the stage after another one; `serve` after the last."""
     from mllm_msr.pipeline.pipeline import STAGES
 
-    names = [*STAGES, "serve"]
+    # No stage leads to align: it is optional.
+    names = [name for name in [*STAGES, "serve"] if name == stage or name != "align"]
     return names[names.index(stage) + 1]
 
 
@@ -70,6 +71,13 @@ def _describe_prepare(counts: Counts, _: str) -> str:
     )
 
 
+def _describe_alignment(counts: Counts, _: str) -> str:
+    return (
+        f"Aligned {_n(counts, 'images')} images with their texts in {_n(counts, 'steps')} steps, "
+        f"loss {counts['first_loss']:.2f} to {counts['last_loss']:.2f}"
+    )
+
+
 def _describe_training(counts: Counts, fold: str) -> str:
     text = f"Fine-tuned fold {fold} with {_n(counts, 'examples')} examples in "
     text += f"{_n(counts, 'steps')} steps"
@@ -91,6 +99,7 @@ def _describe_report(counts: Counts, _: str) -> str:
 _SENTENCES: Final[Mapping[str, Callable[[Counts, str], str]]] = MappingProxyType(
     {
         "prepare": _describe_prepare,
+        "align": _describe_alignment,
         "summarize": lambda counts, _: f"Summarized {_n(counts, 'items')} items",
         "infer": lambda counts, _: (
             f"Inferred {_n(counts, 'blocks')} preferences of {_n(counts, 'users')} users"

@@ -17,6 +17,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from mllm_msr.config.align_settings import AlignSettings
 from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, Section, Some
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
@@ -309,6 +310,7 @@ class Settings(Section):
     prompts: PromptsSettings = PromptsSettings()
     model: ModelSettings = ModelSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    align: AlignSettings = AlignSettings()
     summarize: SummarizeSettings = SummarizeSettings()
     infer: InferSettings = InferSettings()
     recommend: RecommendSettings = RecommendSettings()

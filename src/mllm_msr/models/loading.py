@@ -7,8 +7,6 @@ optional LoRA adapter in PEFT's format.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
 import logging
 import warnings
@@ -24,6 +22,7 @@ from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
 from mllm_msr.models import efficientnet_lite
+from mllm_msr.models.digests import file_digest, folder_digest
 from mllm_msr.models.hub import reaches_hub
 from mllm_msr.models.processor_options import (
     DEFAULT_OPTIONS,
@@ -38,6 +37,7 @@ from mllm_msr.models.processors import (
     reads_images,
     require_supported,
 )
+from mllm_msr.models.projector import load_projector
 from mllm_msr.types import Attention, Precision
 
 del efficientnet_lite  # imported to register a type of vision tower
@@ -59,9 +59,6 @@ _LOADING_ERRORS: Final = (
     UserWarning,
     SafetensorError,
 )
-
-# The weights and all other files that affect a model's inputs or outputs.
-_DEFINING_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +98,7 @@ def inspect_checkpoint(
     revision: str | None = None,
     dtype: Precision = "auto",
     device: str = "auto",
+    projector: Path | None = None,
     adapter: Path | None = None,
     options: ProcessorOptions = DEFAULT_OPTIONS,
 ) -> CheckpointInfo:
@@ -119,6 +117,8 @@ def inspect_checkpoint(
     else:
         commit = getattr(config, "_commit_hash", None)
         name = f"{checkpoint}@{commit[:16]}" if commit else checkpoint
+    if projector is not None:
+        name = f"{name}+{file_digest(projector)}"
     if adapter is not None:
         if not (adapter / "adapter_config.json").is_file():
             raise BackendError(
@@ -174,6 +174,7 @@ def load_model(
     revision: str | None = None,
     dtype: Precision = "auto",
     device: str = "auto",
+    projector: Path | None = None,
     adapter: Path | None = None,
     attention: Attention = "auto",
     options: ProcessorOptions = DEFAULT_OPTIONS,
@@ -186,6 +187,7 @@ def load_model(
         dtype: Precision of the weights. "auto" is bfloat16 on a GPU that supports it, float16 on
             other GPUs, and float32 on the CPU. "4bit" is NF4 with bfloat16 arithmetic.
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
+        projector: Weights of the projector (safetensors), instead of those of the checkpoint.
         adapter: Folder of a LoRA adapter in PEFT's format.
         attention: Attention implementation; "auto" is the model's default.
         options: How images are prepared, and variables of the chat template.
@@ -200,6 +202,7 @@ def load_model(
         revision=revision,
         dtype=dtype,
         device=device,
+        projector=projector,
         adapter=adapter,
         options=options,
     )
@@ -215,6 +218,8 @@ def load_model(
         model = model.to(device)
     processor = configure(processor, options)
     _adopt_grids(model, processor)
+    if projector is not None:
+        load_projector(model, projector)
     if adapter is not None:
         _warn_of_other_options(adapter, options)
         model = _with_adapter(model, adapter, merge=dtype != "4bit")
@@ -376,21 +381,3 @@ def _loading_errors(checkpoint: str) -> Iterator[None]:
             f"Transformers cannot load the checkpoint {checkpoint!r}: {lines[0].rstrip('.')}. "
             "Check the name, the revision and the folder's files."
         ) from cause
-
-
-def folder_digest(folder: Path) -> str:
-    """Return the first 16 hexadecimal digits of a SHA-256 over the files of the model."""
-    files = sorted({path for pattern in _DEFINING_FILES for path in folder.glob(pattern)})
-    state = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return _digest(state)
-
-
-@functools.lru_cache(maxsize=32)
-def _digest(state: tuple[tuple[Path, int, int], ...]) -> str:
-    """Return the digest of files; the modification times only serve as part of the cache key."""
-    total = hashlib.sha256()
-    for path, size, _ in state:
-        total.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]

@@ -124,7 +124,7 @@ class VisionCache:
         if not features:
             return {}
         if self._pair is None and not _has_one_field(features[0], len(shown[0].images)):
-            both = _encode(self._model, self._renderer, [shown[0], shown[0]])
+            both = encode_images(self._model, self._renderer, [shown[0], shown[0]])
             self._pair = features[0], both
         return {"mm_encoder_outputs": {"image": self._joined(features)}}
 
@@ -133,7 +133,7 @@ class VisionCache:
         new = {row.images: row for row in rows if row.images not in self._features}
         if len(new) < 2 or any(len(images) != 1 for images in new):
             return
-        output = _encode(self._model, self._renderer, list(new.values()))
+        output = encode_images(self._model, self._renderer, list(new.values()))
         (value, *others) = output.values()
         if isinstance(value, Tensor):
             self._are_separable = value.ndim == 3 and len(value) == len(new) and not others
@@ -155,7 +155,7 @@ class VisionCache:
         """Return the features of a row's images, encoding them if necessary."""
         cached = self._features.get(row.images)
         if cached is None:
-            output = _encode(self._model, self._renderer, [row])
+            output = encode_images(self._model, self._renderer, [row])
             self._store(row.images, output)
             return output
         return cached.output
@@ -211,7 +211,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _encode(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOutput:
+def encode_images(model: Any, renderer: Renderer, rows: Sequence[Rendered]) -> ModelOutput:
     """Return the features of the images of some prompts, without the outputs of the tower."""
     device, dtype = next(model.parameters()).device, model.dtype
     batch = renderer.collate(rows, pad_side="right", with_answers=False)

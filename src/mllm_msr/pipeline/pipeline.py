@@ -1,8 +1,9 @@
 """The offline pipeline: prepare -> summarize -> infer -> train -> score -> evaluate -> report.
 
-Only this module defines the order of the stages. The run folder skips finished stages and rejects
-those that were finished with other settings. Model responses go through the response cache, so a
-process that is killed loses at most the batch in progress.
+Only this module defines the order of the stages; the optional stage `align` precedes `summarize`.
+The run folder skips finished stages and rejects those that were finished with other settings. Model
+responses go through the response cache, so a process that is killed loses at most the batch in
+progress.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mllm_msr.evaluation.external_scores import evaluate_external
 from mllm_msr.evaluation.report import notebook
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.pipeline import stage_io
+from mllm_msr.pipeline.alignment import align
 from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, silent
 from mllm_msr.pipeline.cost import estimate
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
     "prepare": stage_io.prepare,
+    "align": align,
     "summarize": stage_io.summarize,
     "infer": stage_io.infer,
     "train": stage_io.train,
@@ -50,7 +53,7 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
 }
 
 
-_STAGES_WITHOUT_BASELINES: Final = ("prepare", "summarize", "infer", "train")
+_STAGES_WITHOUT_BASELINES: Final = ("prepare", "align", "summarize", "infer", "train")
 
 
 class Pipeline:
@@ -236,7 +239,8 @@ class Pipeline:
         folder = self.run.inside(f"{layout.VARIANTS}/{name}")
         with RunFolder.open(folder, worker=worker) as other:
             if not worker:
-                copy_stages(other, self.run, shares)
+                # All variants of a run read images with the same projector.
+                copy_stages(other, self.run, ["align", *shares] if shares else shares)
             yield Pipeline(RunContext(other, self.context.progress, self.context.force), settings)
 
     def counts(self, name: str) -> dict[str, Any]:

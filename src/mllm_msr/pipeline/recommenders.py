@@ -20,6 +20,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.config.trust import has_endpoint
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
@@ -220,7 +221,8 @@ class Recommenders:
             is_worker: Whether this process is a rank other than 0 of a distributed training.
         """
         settings = self._settings
-        model = settings.score.model or settings.model
+        trained = aligned(settings, self._run)
+        model = settings.score.model or trained
         return MllmRecommender(
             backend=model.backend,
             options=model.plugin_kwargs(),
@@ -229,7 +231,7 @@ class Recommenders:
             prompt=settings.recommend,
             max_text_tokens=settings.train.max_text_tokens,
             max_error_rate=settings.score.max_error_rate,
-            trains=(settings.model.backend, settings.model.plugin_kwargs()),
+            trains=(trained.backend, trained.plugin_kwargs()),
             output=self._run.folder / self._training_folder(fold),
             open_backend=lambda weights: open_cached(
                 model, self._run.cache, settings.executor, weights, settings.train.weight_format
@@ -294,7 +296,7 @@ class Recommenders:
         weights: tuple[str, ...] = ()
         if VARIANTS[name].fine_tuned:
             weights = tuple(self.weights(fold) for fold in self.tables.folds())
-        model = settings.score.model or settings.model
+        model = settings.score.model or aligned(settings, self._run)
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
         values = {

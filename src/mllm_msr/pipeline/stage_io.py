@@ -19,6 +19,7 @@ import polars as pl
 
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
+from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders, mllm_inputs
@@ -191,7 +192,7 @@ def train(context: RunContext, settings: Settings) -> None:
 def _train_folds(
     context: RunContext, settings: Settings, recommenders: Recommenders, group: ProcessGroup
 ) -> None:
-    with contextlib.closing(open_backend(settings.model)) as backend:
+    with contextlib.closing(open_backend(aligned(settings, context.run))) as backend:
         fingerprint = backend.fingerprint
     for fold in recommenders.tables.folds():
         with context.stage(
@@ -365,6 +366,6 @@ def _backend(
     context: RunContext, settings: Settings, model: ModelSettings | None
 ) -> Iterator[CachedBackend]:
     """Open the model of a stage, by default the model of the run, behind the response cache."""
-    used = model or settings.model
+    used = model or aligned(settings, context.run)
     with contextlib.closing(open_cached(used, context.run.cache, settings.executor)) as backend:
         yield backend

@@ -10,6 +10,7 @@ from typing import cast
 from mllm_msr import registry
 from mllm_msr.config.settings import Settings
 from mllm_msr.interfaces import Dataset
+from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
@@ -46,7 +47,7 @@ def update(context: RunContext, settings: Settings, file: Path | str) -> dict[st
     conditions["file"] = atomic.content_hash(Path(file))[0]
     if not section.enabled:
         return _write_interactions(context, plan, number, conditions)
-    model = section.model or settings.model
+    model = section.model or aligned(settings, context.run)
     with (
         contextlib.closing(open_cached(model, context.run.cache, settings.executor)) as backend,
         context.stage(

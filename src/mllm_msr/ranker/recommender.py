@@ -336,6 +336,7 @@ class MllmRecommender(Recommender):
             settings=self._training,
             prompt=self._prompt,
             revision=options.get("revision"),
+            projector=options.get("projector"),
             options=(prepared := ProcessorOptions.from_arguments(options)),
             resume=self._resume,
             is_worker=self._is_worker,

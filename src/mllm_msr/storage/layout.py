@@ -43,6 +43,10 @@ CALIBRATION: Final = "calibration"
 # Images of the items; the table of items refers to them by relative paths.
 IMAGES: Final = "images"
 
+# Projector that was trained on the run's items, and its training states.
+ALIGNMENT: Final = "alignment"
+PROJECTOR: Final = "alignment/projector.safetensors"
+
 # Results of fine-tuning (a LoRA adapter or full weights) and its checkpoints and log. With more
 # than one fold, each fold has them in its own folder below FOLDS.
 ADAPTER: Final = "adapter"

@@ -29,6 +29,7 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
         layout.ITEMS: "prepare",
         layout.SPLITS: "prepare",
         layout.CANDIDATES: "prepare",
+        layout.ALIGNMENT: "align",
         layout.SUMMARIES: "summarize",
         layout.PREFERENCES: "infer",
         layout.ADAPTER: "train",

@@ -17,7 +17,7 @@ from typing import Final
 
 import filelock
 
-from mllm_msr.models.loading import folder_digest
+from mllm_msr.models.digests import folder_digest
 from mllm_msr.models.small.assembly import VERSION, assemble
 from mllm_msr.models.small.sources import PROJECTOR, require_packages
 from mllm_msr.storage.atomic import (

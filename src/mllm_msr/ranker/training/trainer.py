@@ -144,6 +144,7 @@ def train(
     settings: TrainSettings,
     prompt: RecommendSettings = DEFAULT_PROMPT,
     revision: str | None = None,
+    projector: Path | None = None,
     options: ProcessorOptions = DEFAULT_OPTIONS,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
@@ -162,6 +163,7 @@ def train(
         settings: Training settings.
         prompt: Order and content of the prompts; recorded in the folder of the weights.
         revision: Branch, tag or commit on the hub.
+        projector: Weights of the projector, instead of those of the checkpoint.
         options: How images are prepared, and variables of the chat template.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
         resume: Resume from the newest intact state; False trains from scratch.
@@ -178,7 +180,8 @@ def train(
     """
     _check_requirements(settings, train_examples)
     metric = bind_metric(validation_examples, validation_metric)
-    loaded = load_model(checkpoint, revision=revision, options=options, **_load_options(settings))
+    weights = {"revision": revision, "projector": projector, "options": options}
+    loaded = load_model(checkpoint, **weights, **_load_options(settings))
     examples = {"train": train_examples, "validation": validation_examples}
     fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
     folder = output / layout.TRAINING
