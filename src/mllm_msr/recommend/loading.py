@@ -19,6 +19,7 @@ from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.recommend.catalog import ItemCatalog
@@ -108,7 +109,7 @@ def load_run(
     )
     training = run.stages.get(f"train/{used_fold}")
     models = RunModels(
-        settings,
+        settings.model_copy(update={"model": aligned(settings, run)}),
         weights=lambda: run.verified(recommenders.weights(used_fold)),
         base_fingerprint=training["model"] if training else None,
     )
