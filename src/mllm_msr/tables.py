@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import polars as pl
 from polars import selectors as cs
@@ -16,6 +16,18 @@ from polars import selectors as cs
 from mllm_msr.errors import DataError, UsageError
 
 Schema = Mapping[str, pl.DataType]
+
+
+@runtime_checkable
+class ArrowTable(Protocol):
+    """Table of another library that Polars can read, such as a pandas frame."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Return the table as a stream of Arrow data."""
+
+
+# Tables that Python code may pass.
+Frame = pl.DataFrame | pl.LazyFrame | ArrowTable
 
 
 def _schema(**columns: pl.DataType) -> Schema:
@@ -163,7 +175,7 @@ def as_frame(table: object, *, name: str) -> pl.DataFrame:
         return table
     if isinstance(table, pl.LazyFrame):
         return table.collect()
-    if hasattr(table, "__arrow_c_stream__"):
+    if isinstance(table, ArrowTable):
         return pl.DataFrame(table)
     raise UsageError(
         f"The table {name!r} is of type {type(table).__name__}. Pass a frame of Polars or pandas."
@@ -185,12 +197,11 @@ def to_pandas(frame: pl.DataFrame) -> Any:
         ) from error
 
 
-def conform(frame: pl.DataFrame, schema: Schema, *, name: str) -> pl.DataFrame:
+def conform(frame: Frame, schema: Schema, *, name: str) -> pl.DataFrame:
     """Select the columns of a schema from a data frame and cast them to its types.
 
     Args:
-        frame: A data frame with at least the columns of the schema, or another table that
-            `as_frame` accepts.
+        frame: A frame of Polars or pandas with at least the columns of the schema.
         schema: One of the schemas of this module.
         name: Name of the table in error messages.
 

@@ -371,3 +371,12 @@ def test_every_preset_says_what_it_is_for(name: str) -> None:
     assert 20 < len(text) <= 120
     assert text.endswith(".")
     assert "#" not in text
+
+
+def test_settings_can_be_keywords() -> None:
+    by_keyword = load_settings(
+        "demo", {"train.seed": 1}, environment={}, train={"seed": 2}, data={"n_users": 60}
+    )
+    assert by_keyword == load_settings("demo", ["train.seed=2", "data.n_users=60"], environment={})
+    with pytest.raises(SettingsError, match="Did you mean 'train'"):
+        load_settings("demo", environment={}, trian={"seed": 2})

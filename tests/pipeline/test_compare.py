@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import mock_runs
-from mllm_msr.errors import DataError, SettingsError, StaleStageError, UnknownNameError
+from mllm_msr.errors import DataError, SettingsError, StaleStageError, UnknownNameError, UsageError
 from mllm_msr.evaluation.report import report
 from mllm_msr.pipeline.compare import ABLATIONS, compare, known_models, run_variant
 from mllm_msr.pipeline.pipeline import Pipeline
@@ -50,6 +50,11 @@ def test_baselines_alone_call_no_model(tmp_path: Path, data: Path, counter) -> N
     assert set(stages(tmp_path / "run")) == {
         "prepare", "score/popularity", "score/item_knn", "evaluate", "report",
     }  # fmt: skip
+
+
+def test_the_models_are_a_list(tmp_path: Path, data: Path, counter) -> None:
+    with pytest.raises(UsageError, match=r"The models are 'item_knn'\. Pass a list"):
+        run(tmp_path / "run", data, "item_knn")
 
 
 def test_a_later_call_adds_models_and_evaluates_all_of_them(tmp_path: Path, data: Path, counter):

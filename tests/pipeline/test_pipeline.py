@@ -253,5 +253,40 @@ def test_settings_can_be_a_mapping(tmp_path: Path) -> None:
         assert pipeline.settings.preset == "demo"
         assert pipeline.tables.interactions()["user_id"].n_unique() <= 60
     with pytest.raises(SettingsError, match=r"Did you mean 'train\.seed'"):
-        Pipeline.open(tmp_path / "other", {"train.sede": 1}).__enter__()
+        Pipeline.open(tmp_path / "other", {"train.sede": 1})
     assert not (tmp_path / "other").exists()
+
+
+def test_a_pipeline_works_without_a_with_block(tmp_path: Path, data: Path) -> None:
+    pipeline = Pipeline.open(tmp_path / "run", load(data))
+    pipeline.run_stage("prepare")
+    assert repr(pipeline) == f"Pipeline({str(tmp_path / 'run')!r}, preset='default', done: prepare)"
+    assert '<th scope="row">summarize</th><td>not run</td>' in pipeline._repr_html_()
+    with pytest.raises(RunLockedError, match=r"which is this one\. Close it first"):
+        Pipeline.open(tmp_path / "run")
+    pipeline.close()
+    pipeline.close()
+    Pipeline.open(tmp_path / "run").close()
+
+
+def test_an_existing_run_keeps_its_settings_except_those_to_change(
+    tmp_path: Path, data: Path
+) -> None:
+    with Pipeline.open(tmp_path / "run", load(data, "infer.words=33")) as pipeline:
+        pipeline.run_stage("prepare")
+        assert pipeline.with_settings({"infer.words": 9}).settings.infer.words == 9
+    with Pipeline.open(tmp_path / "run") as pipeline:
+        assert pipeline.settings.infer.words == 33
+    with Pipeline.open(tmp_path / "run", {"infer": {"block_size": 2}}) as pipeline:
+        assert (pipeline.settings.infer.words, pipeline.settings.infer.block_size) == (33, 2)
+    with pytest.raises(RunFolderError, match="no run folder"):
+        Pipeline.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_unknown_stages_are_errors_before_any_work(tmp_path: Path, data: Path) -> None:
+    with Pipeline.open(tmp_path / "run", load(data)) as pipeline:
+        for call in (pipeline.run_until, pipeline.run_stage, pipeline.counts):
+            with pytest.raises(UnknownNameError, match="Did you mean 'evaluate'"):
+                call("evalute")
+        assert not pipeline.run.stages

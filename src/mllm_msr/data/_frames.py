@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Final
 
 import polars as pl
 
@@ -11,20 +11,13 @@ from mllm_msr.data.reading.records import Column, Kind
 from mllm_msr.data.reading.rows import POLARS_ERRORS
 from mllm_msr.data.reading.values import convert
 from mllm_msr.errors import DataError, UsageError
+from mllm_msr.tables import ArrowTable, Frame
 
 _NAME: Final = "the interactions"
 _KINDS: Final[dict[str, Kind]] = {"user_id": "id", "item_id": "id", "timestamp": "integer"}
 
 
-@runtime_checkable
-class ArrowTable(Protocol):
-    """Table of another library that Polars can read, such as a pandas frame."""
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """Return the table as a stream of Arrow data."""
-
-
-def collect_interactions(raw: pl.LazyFrame | pl.DataFrame | ArrowTable) -> pl.DataFrame:
+def collect_interactions(raw: Frame) -> pl.DataFrame:
     """Read interactions with ids as categories, and check that no value is missing.
 
     Args:

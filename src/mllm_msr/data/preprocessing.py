@@ -16,19 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.data._frames import ArrowTable, collect_interactions
+from mllm_msr.data._frames import collect_interactions
 from mllm_msr.data._hashing import hash_ids
 from mllm_msr.data._id_encoding import encode_ids, sort_by_user
 from mllm_msr.data.text_cleaning import clean_items
 from mllm_msr.errors import DataError, SettingsError
-from mllm_msr.tables import INTERACTIONS, ITEMS, conform
+from mllm_msr.tables import INTERACTIONS, ITEMS, Frame, conform
 
 Duplicates = Literal["first", "last", "keep"]
 UserSample = Literal["before-filter", "after-filter"]
 
 
 def prepare_interactions(
-    raw: pl.LazyFrame | pl.DataFrame | ArrowTable,
+    raw: Frame,
     *,
     min_user_interactions: int = 5,
     min_item_interactions: int = 5,

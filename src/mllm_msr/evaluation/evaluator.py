@@ -32,7 +32,7 @@ from mllm_msr.evaluation.per_user import chance_by_kind, metrics_from_ranks, met
 from mllm_msr.evaluation.pooled_auc import pooled_auc_by_model
 from mllm_msr.evaluation.score_checks import KEYS, check_unique_rows
 from mllm_msr.evaluation.slices import slice_means
-from mllm_msr.tables import METRICS_PER_USER, SCORES, conform
+from mllm_msr.tables import METRICS_PER_USER, SCORES, Frame, conform
 
 Summary = dict[str, dict[str, Cells]]
 
@@ -84,7 +84,7 @@ class _Resampling(TypedDict):
 
 
 def evaluate_scores(
-    scores: Mapping[str, pl.DataFrame],
+    scores: Mapping[str, Frame],
     *,
     ranks: Mapping[str, pl.DataFrame] | None = None,
     context: Context | None = None,
@@ -97,8 +97,8 @@ def evaluate_scores(
     """Evaluate models on their score tables.
 
     Args:
-        scores: `tables.SCORES` by run. A run is a model, or one seed of a model if its name is
-            "model@seed". The values of a user are averaged over the seeds of a model.
+        scores: `tables.SCORES` by run, as frames of Polars or pandas. A run is a model, or one seed
+            of a model if its name is "model@seed". The values of a user are averaged over the seeds of a model.
         ranks: `tables.RANKS` by run (full-catalog rankings), added to the run's results.
         context: Profiles for slices and exposure metrics; None leaves these out.
         main: The model whose comparisons with each other model are a family of tests.
@@ -173,7 +173,7 @@ class _ScoredRuns:
     @classmethod
     def evaluate(
         cls,
-        scores: Mapping[str, pl.DataFrame],
+        scores: Mapping[str, Frame],
         ranks: Mapping[str, pl.DataFrame],
         *,
         ks: Sequence[int],

@@ -58,7 +58,7 @@ def read_ids(name: str, values: object, column: str) -> list[str]:
 
 
 def _is_pandas_frame(value: object) -> bool:
-    return hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns")
+    return isinstance(value, tables.ArrowTable) and hasattr(value, "columns")
 
 
 def _column(name: str, frame: pl.DataFrame, column: str) -> pl.Series:

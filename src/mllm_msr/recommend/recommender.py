@@ -27,7 +27,6 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.config.loading import Overrides
-from mllm_msr.data._frames import ArrowTable
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
@@ -53,7 +52,7 @@ logger = logging.getLogger(__name__)
 CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 
 # Ids from Python code: a list, a column, or a frame.
-Ids = Iterable[str] | pl.DataFrame | pl.LazyFrame | ArrowTable
+Ids = Iterable[str] | tables.Frame
 
 
 class MllmMsr:

@@ -12,7 +12,6 @@ from mllm_msr.errors import RunLockedError
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import PRIVATE_FILE, make_private_folder, wrap_os_errors
 
-
 # Suffix of the file with the id of the process that holds a lock.
 _OWNER: Final = ".pid"
 
@@ -56,9 +55,11 @@ class ProcessLock:
             try:
                 self._lock.acquire()
             except filelock.Timeout as error:
-                raise RunLockedError(
-                    f"{self._subject} is in use by {self._describe_owner()}. {self._fix}"
-                ) from error
+                owner = self._describe_owner()
+                fix = self._fix
+                if owner == f"process {os.getpid()}":
+                    owner, fix = f"{owner}, which is this one", "Close it first with close()."
+                raise RunLockedError(f"{self._subject} is in use by {owner}. {fix}") from error
             try:
                 self._owner.touch(PRIVATE_FILE)
                 self._owner.write_text(str(os.getpid()), encoding="ascii")

@@ -37,7 +37,7 @@ _FLAG_ORDER: Final = ("text", "image", "fusion", "nothing")
 
 
 def summarize(
-    items: pl.DataFrame,
+    items: tables.Frame,
     backend: Backend,
     *,
     item_type: str | ItemType = "item",

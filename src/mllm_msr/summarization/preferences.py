@@ -34,8 +34,8 @@ _TOKENS_PER_WORD: Final = 3
 
 
 def infer_preferences(
-    histories: pl.DataFrame,
-    summaries: pl.DataFrame,
+    histories: tables.Frame,
+    summaries: tables.Frame,
     backend: Backend,
     *,
     item_type: str | ItemType = "item",
