@@ -369,7 +369,7 @@ def verdicts(
                 better=record["better"] if forward else record["worse"],
                 worse=record["worse"] if forward else record["better"],
                 n=record["n"],
-                p=record["p_holm"] if record["p_main"] is None else record["p_main"],
+                p=record["p_holm"] if record.get("p_main") is None else record["p_main"],
                 p_all=record["p_holm"],
             )
         )
