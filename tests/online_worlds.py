@@ -15,16 +15,15 @@ from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
-def make_run(folder: Path) -> Path:
-    """Run the stages prepare, summarize and infer, and return the run folder."""
+def make_run(folder: Path, *, baselines: Sequence[str] = ()) -> Path:
+    """Run the stages prepare, summarize and infer, and score baselines if there are some."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
-    settings = load_settings(
-        "default",
-        worlds.settings(data, "retrieve.collaborative=popularity", "retrieve.order=model"),
-        environment={},
-    )
+    overrides = ["retrieve.collaborative=popularity", "retrieve.order=model"]
+    if baselines:
+        overrides.append(f"score.baselines=[{', '.join(baselines)}]")
+    settings = load_settings("default", worlds.settings(data, *overrides), environment={})
     with Pipeline.open(folder / "run", settings) as pipeline:
-        for name in ("prepare", "summarize", "infer"):
+        for name in ("prepare", "summarize", "infer", *(["score"] if baselines else [])):
             pipeline.run_stage(name)
     return folder / "run"
 

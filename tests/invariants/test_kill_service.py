@@ -109,7 +109,7 @@ def kill_repeatedly(run: Path, folder: Path, *, n_kills: int) -> int:
     assert [client.unexpected for client in clients] == [[]] * N_CLIENTS
     database = ServiceState(state)
     for client in clients:
-        stored = database.user(client.user).events
+        stored = database.user(client.user).history
         # At most one further request is stored, completely: its acknowledgment was lost.
         assert len(stored) - client.acknowledged in {0, 3}
         assert list(stored) == [item(n) for n in range(len(stored))]

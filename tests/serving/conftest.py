@@ -1,7 +1,8 @@
-"""Fixtures of a served run with fake models."""
+"""Fixtures of a served run with fake models, and of its page in a browser."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.server import make_app
 from mllm_msr.serving.state import ServiceState
+from page_browser import Pages, listening_with_fakes
 
 Serve = Callable[..., TestClient]
 Start = Callable[[], OnlineEngine]
@@ -24,6 +26,13 @@ Start = Callable[[], OnlineEngine]
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return online_worlds.make_run(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def scored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run with scores of two baselines."""
+    folder = tmp_path_factory.mktemp("scored")
+    return online_worlds.make_run(folder, baselines=("item_knn", "popularity"))
 
 
 @pytest.fixture
@@ -52,10 +61,10 @@ def serve(
     """Return a function that starts the application on one database and stops the previous one."""
     with ExitStack() as started:
 
-        def start(*overrides: str, key: str = "") -> TestClient:
+        def start(*overrides: str, key: str = "", folder: Path = run) -> TestClient:
             started.close()
             app = make_app(
-                run,
+                folder,
                 overrides=[f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}", *overrides],
                 environment={"MLLM_MSR_API_KEYS": key},
             )
@@ -91,3 +100,52 @@ def start(
         yield make
         ranker.gate.set()
         preference_model.gate.set()
+
+
+@pytest.fixture(scope="module")
+def event_url(scored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of a service that updates preferences after each event."""
+    state = tmp_path_factory.mktemp("page") / "state.sqlite"
+    overrides = (f"serve.state=sqlite:///{state}", "serve.update=event")
+    with listening_with_fakes(scored_run, *overrides) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def block_url(scored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of a service that updates preferences after each block."""
+    state = tmp_path_factory.mktemp("page") / "state.sqlite"
+    with listening_with_fakes(scored_run, f"serve.state=sqlite:///{state}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def pages(browser) -> Iterator[Pages]:
+    opened = Pages(browser)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def opened(pages: Pages, event_url: str):
+    """Return a function that opens the page of a user; the test fails if there are errors."""
+
+    def open_page(user: str = "", **options):
+        return pages.open(f"{event_url}/#{user}", **options)
+
+    yield open_page
+    assert pages.errors == []

@@ -332,7 +332,7 @@ def test_full_disk_acknowledges_no_events(serve: Serve, monkeypatch: pytest.Monk
 
 def test_every_route_requires_the_key(serve: Serve) -> None:
     web = serve(key="secret")
-    for route in ("/v1/users/u/preference", "/metrics", "/openapi.json"):
+    for route in ("/v1/users/u/preference", "/metrics", "/report", "/v1/run"):
         assert web.get(route).status_code == 401
         assert web.get(route, headers={"X-API-Key": "secret"}).status_code in {200, 404}
 

@@ -16,7 +16,7 @@ from mllm_msr.recommend.profiles import Profile, UserProfiles
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.scoring import CandidateScorer
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import NewEvent, ServiceState
 from mllm_msr.types import Item
 
 Start = Callable[[], OnlineEngine]
@@ -44,7 +44,7 @@ def test_item_added_while_events_wait_does_not_change_their_status(
         engine = start()
         adding = asyncio.create_task(engine.add_item(Item("late", "Thing 7")))
         await until(engine._database_lock.locked)
-        events = [("1", "u", "late", None), ("2", "u", "item1", None)]
+        events = [NewEvent("1", "u", "late"), NewEvent("2", "u", "item1")]
         sending = asyncio.create_task(engine.add_events(events))
         await asyncio.sleep(0)  # the item was looked up and is unknown; the events wait
         gate.set()
@@ -101,7 +101,7 @@ def test_anonymous_request_does_not_wait_for_updates(
 
     async def main() -> None:
         engine = start()
-        events = [(str(n), f"late{n}", "item1", None) for n in range(20)]
+        events = [NewEvent(str(n), f"late{n}", "item1") for n in range(20)]
         await engine.add_events(events)
         found = await engine.anonymous_user(["item1", "item2"])
         assert found.profile.preference.startswith("The user appears")
@@ -130,9 +130,9 @@ def test_event_is_known_even_if_its_acknowledgment_is_lost(
         with monkeypatch.context() as patch:
             patch.setattr(ServiceState, "add_events", store_and_fail)
             with pytest.raises(RunFolderError, match="connection is lost"):
-                await engine.add_events([("1", "new", "item1", None)])
+                await engine.add_events([NewEvent("1", "new", "item1")])
         assert (await engine.users.get("new")).profile.history == ("item1",)
-        assert await engine.add_events([("1", "new", "item1", None)]) == ["duplicate"]
+        assert await engine.add_events([NewEvent("1", "new", "item1")]) == ["duplicate"]
         await engine.stop()
 
     asyncio.run(main())

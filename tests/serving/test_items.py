@@ -15,6 +15,7 @@ from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.vector_index import VectorIndex
 from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.items import ItemExistsError
+from mllm_msr.serving.list_builder import ListOptions
 from mllm_msr.types import Item, Prompt
 from online_worlds import FakeBackend
 
@@ -151,8 +152,8 @@ def test_repeated_request_adds_a_stored_item_to_the_catalog(
         assert not new
         assert engine.catalog.item("late").title == "Thing 7"
         user = await engine.anonymous_user(["item1"])
-        found, _ = await engine.recommend(user, k=100, budget=0, exclude_seen=True)
-        assert "late" in {one.item_id for one in found.items}
+        built = await engine.recommend(user, ListOptions(k=100, budget=0))
+        assert "late" in {one.item_id for one in built.recommendations.items}
         await engine.stop()
 
     asyncio.run(main())

@@ -1,135 +1,20 @@
-"""Tests of the page in a real browser: content, mouse, keyboard, phones, API keys."""
+"""Tests of the page in a real browser: content, users, lists, keyboard, phones, API keys."""
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
-import online_worlds
-from mllm_msr.recommend.explanations import Explainer
-from mllm_msr.recommend.run_models import RunModels
-from mllm_msr.serving.server import make_app
-from mllm_msr.types import Completion, Prompt
+from page_browser import PHONE, listening_with_fakes, titles, wait_for_preference
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed"),
-]
-
-WIDE = {"width": 1300, "height": 900}
-PHONE = {"width": 360, "height": 740}
-
-
-def preference_model() -> online_worlds.FakeBackend:
-    """Return a backend that writes another preference each time, so that changes are visible."""
-    backend, numbers = online_worlds.FakeBackend(), itertools.count(1)
-
-    def generate(prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        for index, _ in enumerate(prompts):
-            text = f"The user appears to have a preference for mood {next(numbers)}."
-            yield index, Completion(text)
-
-    backend.generate = generate
-    return backend
-
-
-@contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """Serve the application on a real socket and yield its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def url(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunModels, "open_ranker", lambda self, **_: online_worlds.FakeBackend())
-        patch.setattr(RunModels, "open_preference_model", lambda self: preference_model())
-        patch.setattr(RunModels, "fine_tuned", True)
-        patch.setattr(Explainer, "matches", lambda *_: ("mood",))
-        state = tmp_path_factory.mktemp("page") / "state.sqlite"
-        overrides = [f"serve.state=sqlite:///{state}", "serve.update=event"]
-        app = make_app(run, overrides=overrides, environment={})
-        with listening(app) as found:
-            yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, url: str):
-    """Return a function that opens the page; fail on errors and requests to other servers."""
-    errors: list[str] = []
-    contexts = []
-
-    def open_page(user: str = "", **options):
-        context = browser.new_context(**{"viewport": WIDE, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                urlsplit(request.url).hostname == "127.0.0.1"
-                or errors.append(f"requested {request.url}")
-            ),
-        )
-        page.goto(f"{url}/#{user}")
-        page.wait_for_selector("#list .like:enabled")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
-def titles(page) -> list[str]:
-    return page.locator("#list .title").all_inner_texts()
-
-
-def wait_for_preference(page, user: str) -> None:
-    """Wait until the latest preference includes the full history."""
-    page.wait_for_selector(f'#status:has-text("{user}")')
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        n_items = page.locator("#history li").count()
-        if page.inner_text("#progress") == f"after {n_items} of {n_items} items":
-            return
-        time.sleep(0.05)
-    raise AssertionError(page.inner_text("#progress"))
+pytestmark = pytest.mark.slow
 
 
 def test_page_shows_history_preference_and_recommendations(opened) -> None:
     page = opened()
     page.fill("#user", "user3")
+    page.wait_for_selector("#users option", state="attached")
     assert page.locator("#users option").first.get_attribute("value").startswith("user")
     page.click("text=Show")
     wait_for_preference(page, "user3")
@@ -137,101 +22,159 @@ def test_page_shows_history_preference_and_recommendations(opened) -> None:
     assert page.locator("#history img").first.evaluate("image => image.naturalWidth") > 0
     assert "appears to have a preference" in page.inner_text("#preference")
     assert page.locator("#list li").count() == 8
-    shares = page.locator("#list .score span:last-child").all_inner_texts()
-    assert all(0 < float(share.removesuffix(" %")) < 100 for share in shares)
+    matches = page.locator("#list .score > span:nth-child(2)").all_inner_texts()
+    assert all(0 < float(match.removeprefix("match ")) < 1 for match in matches)
+    assert "%" not in page.inner_text("#list")
     page.hover("#list li:first-child")
     assert page.inner_text("#preference .hit") == "mood"
     latest = page.inner_text("#preference")
     page.click("#earlier")
     assert page.inner_text("#preference") != latest
     assert page.locator("#history .unread").count() > 0
+    assert "not the one shown here" in page.inner_text("#past")
     page.click("#later")
     assert page.inner_text("#preference") == latest
+    assert not page.locator("#past").is_visible()
 
 
-def test_like_changes_the_preference_and_the_list(opened) -> None:
-    page = opened("user4")
-    wait_for_preference(page, "user4")
-    before, preference = titles(page), page.inner_text("#preference")
-    n_items = page.locator("#history li").count()
-    page.click("#list li:nth-child(2) .like")
-    page.wait_for_selector('#status:has-text("in the list")')
-    assert page.locator("#history li").count() == n_items + 1
-    assert page.inner_text("#history .added .title") == before[1]
-    assert page.inner_text("#preference") != preference
-    assert page.locator("#preference .new").count() > 0
-    after = titles(page)
-    assert before[1] not in after
-    fresh = page.locator("#list li.fresh .title").all_inner_texts()
-    assert fresh == [title for title in after if title not in before]
-    assert len(fresh) == 1
-
-
-def test_failed_preference_update_is_reported(opened) -> None:
-    page = opened("user6")
-    wait_for_preference(page, "user6")
-
-    def failing(route) -> None:
-        response = route.fetch()
-        body = response.json() | {"updating": True, "failure": {"reason": "garbage", "tries": 1}}
-        body["preference_history"][-1]["flags"] = ["failed", "garbage"]
-        route.fulfill(response=response, json=body)
-
-    page.route("**/preference", failing)
-    page.click("#list li:first-child .like")
-    page.wait_for_selector('#status:has-text("not returned a usable preference")')
-    assert "the last block failed" in page.inner_text("#progress")
-
-
-def test_a_refresh_keeps_the_earlier_preference_that_is_shown(opened) -> None:
-    page = opened("user3")
-    held = []
-    page.route("**/v1/recommendations", lambda route: held.append(route), times=1)  # noqa: PLW0108
+def test_each_user_has_an_address_and_a_title(opened) -> None:
+    page = opened("user1")
     page.fill("#user", "user2")
-    page.click("text=Show")
-    while not held:  # the page asks for a list after it has shown the preference
-        page.wait_for_timeout(10)
-    page.click("#earlier")
-    earlier = page.inner_text("#progress")
-    with page.expect_response("**/preference"):  # the page reads the user again after the list
-        held.pop().continue_()
-    page.wait_for_selector("#list .like:enabled")
-    page.wait_for_timeout(100)
-    assert page.inner_text("#progress") == earlier
-    page.click("#list li:first-child .like")
-    page.wait_for_selector('#status:has-text("in the list")')
-    n_items = page.locator("#history li").count()
-    assert page.inner_text("#progress") == f"after {n_items} of {n_items} items"
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#status:text("Showing user2.")')
+    assert page.title().startswith("user2 ")
+    page.go_back()
+    page.wait_for_selector('#status:text("Showing user1.")')
+    assert (page.title().split()[0], page.input_value("#user")) == ("user1", "user1")
+    page.go_forward()
+    page.wait_for_selector('#status:text("Showing user2.")')
+    page.evaluate("location.hash = 'user3'")
+    page.wait_for_selector('#status:text("Showing user3.")')
 
 
-def test_two_lists_are_compared(opened) -> None:
+@pytest.mark.parametrize("how", ["selected", "typed"])
+def test_complete_id_shows_the_user_at_once(opened, how: str) -> None:
+    page = opened("user1")
+    page.click("#user")
+    if how == "typed":
+        page.keyboard.type("user5")
+    else:  # what a browser does when a suggestion is selected
+        page.wait_for_selector('#users option[value="user5"]', state="attached")
+        page.evaluate(
+            "() => { const input = document.querySelector('#user'); input.value = 'user5';"
+            "input.dispatchEvent(new InputEvent('input', {inputType: 'insertReplacementText'})); }"
+        )
+    page.wait_for_selector('#status:text("Showing user5.")')
+
+
+def test_unknown_id_asks_what_is_meant(pages, event_url: str) -> None:
+    page = pages.open(f"{event_url}/#user1")
+    page.fill("#user", "usre10")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#unknown[open]")
+    assert page.inner_text("#unknown-title") == "There is no user “usre10”."
+    page.click('#unknown-buttons >> text="user10"')
+    page.wait_for_selector('#status:text("Showing user10.")')
+    page.evaluate("location.hash = 'somebody'")
+    page.wait_for_selector("#unknown[open]")
+    page.keyboard.press("Escape")  # returns to the user before
+    page.wait_for_selector('#status:text("Showing user10.")')
+    page.evaluate("location.hash = 'somebody'")
+    page.click("text=Start as a new user")
+    page.wait_for_selector("#reason:visible")
+    assert page.input_value("#user") == "somebody"
+    assert "popular" in page.inner_text("#reason")
+
+
+def test_two_lists_are_compared_row_by_row(opened) -> None:
     page = opened("user5")
     assert not page.locator("#other").is_visible()
+    options = page.locator("#compare option").all_inner_texts()
+    assert options == [
+        "None", "Fine-tuned", "Zero-shot", "Item-kNN", "Popularity", "Retrieval only",
+    ]  # fmt: skip
     page.select_option("#compare", "zero_shot")
     page.wait_for_selector("#other-list li")
     assert page.inner_text("#own-name") == "Fine-tuned"
-    assert "Zero-shot" in page.inner_text("#other-name")
+    assert page.inner_text("#other-name") == "Zero-shot"
+    # Both fake models give the same scores.
+    assert page.inner_text("#difference") == "Both lists have the same items in the same order."
+    page.select_option("#compare", "item_knn")
+    page.wait_for_selector('#other-list .score:text("ranked by Item-kNN")')
+    assert "same rank" in page.inner_text("#difference")
+    tops = [
+        page.locator(f"#{name} > li").evaluate_all("rows => rows.map(row => row.offsetTop)")
+        for name in ("list", "other-list")
+    ]
+    n_rows = min(map(len, tops))
+    assert tops[0][:n_rows] == tops[1][:n_rows]
+    page.select_option("#model", "popularity")
     page.select_option("#compare", "retrieval")
-    page.wait_for_selector('#other-list .score:has-text("retrieved by")')
-    assert page.locator("#other-list .bar").count() == 0
+    page.wait_for_selector('#other-list .score:has-text("found by")')
+    assert page.inner_text("#own-name") == "Popularity"
+    assert page.locator(".bar").count() == 0
 
 
-def test_new_user_starts_with_popular_items(opened) -> None:
-    page = opened()
-    page.click("text=New user")
-    page.wait_for_selector("#reason:visible")
-    assert "popular" in page.inner_text("#reason")
-    page.click("#list li:first-child .like")
-    page.wait_for_selector('#status:has-text("in the list")')
-    assert "mood" in page.inner_text("#preference")
-    assert not page.locator("#reason").is_visible()
+def test_row_says_that_retrieval_has_moved_it(opened) -> None:
+    def fuse(route) -> None:
+        response = route.fetch()
+        body = response.json()
+        scores = (0.5, 0.9, 0.7, 0.2, 0.2, 0.1, 0.999, None)
+        for item, score in zip(body["items"], scores, strict=True):
+            item["score"] = score
+        route.fulfill(response=response, json=body)
+
+    page = opened("user8", before=lambda page: page.route("**/v1/recommendations", fuse))
+    rows = page.locator("#list > li").all_inner_texts()
+    moved = [next((line for line in row.split("\n") if "retr" in line), "") for row in rows]
+    # Equal matches have no order among themselves.
+    assert moved == ["+3 retrieval", "", "", "+1 retrieval", "", "+1 retrieval", "−6 retrieval", ""]
+    assert "match > 0.99" in rows[6]
+    assert "found by" in rows[7]
+
+
+def test_item_opens_in_a_dialog(opened) -> None:
+    page = opened("user9")
+    title = titles(page)[0]
+    page.click("#list li:first-child .title")
+    page.wait_for_selector("#item[open]")
+    assert page.inner_text("#item-title") == title
+    about = page.inner_text("#item-about")
+    assert "A thing" in about
+    assert "Rank 1 in this list." in about
+    assert "Matches these words of the preference: mood." in about
+    page.wait_for_function("!document.querySelector('#item-about').innerText.includes('Loading')")
+    page.keyboard.press("Escape")
+    assert not page.locator("#item").is_visible()
+    assert page.locator("#list li:first-child .title:focus").count() == 1
+    page.click("#history li:first-child button")
+    assert "Item 1 of" in page.inner_text("#item-about")
+    assert page.locator("#item-buttons button").count() == 0  # it is in the run
+
+
+def test_more_items_are_shown_on_request(opened) -> None:
+    page = opened("user11")
+    page.click("#more")
+    page.wait_for_selector("#list li:nth-child(16)")
+    assert page.locator("#list li").count() == 16
+
+
+def test_links_lead_to_the_reference_metrics_and_health(pages, event_url: str) -> None:
+    page = pages.open(event_url)
+    for link, text in (("API reference", "POST"), ("Metrics", "mllm_msr"), ("Health", "status")):
+        page.click(f"footer >> text={link}")
+        page.wait_for_load_state()
+        assert text in page.inner_text("body")
+        page.go_back()
+        page.wait_for_selector("#list .like")
+    assert not page.locator("#report-link").is_visible()  # this run has no report
 
 
 def test_page_can_be_used_by_keyboard(opened) -> None:
     page = opened()
 
     def tab_to(selector: str) -> None:
-        for _ in range(40):
+        for _ in range(60):
             page.keyboard.press("Tab")
             if page.locator(f"{selector}:focus").count():
                 return
@@ -259,30 +202,85 @@ def test_page_can_be_used_by_keyboard(opened) -> None:
     assert liked not in titles(page)
     assert page.locator("#list .like:focus").count() == 1
     assert page.get_attribute("#status", "aria-live") == "polite"
+    tab_to("#list .dislike")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#status:has-text("is hidden from your lists")')
+    assert page.locator("#list .dislike:focus").count() == 1
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")  # the title
+    page.wait_for_selector("#item[open]")
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_page_fits_a_phone_and_keeps_the_preference_in_view(opened, width: int) -> None:
+    page = opened("user7", viewport={**PHONE, "width": width}, reduced_motion="reduce")
+    page.select_option("#compare", "zero_shot")
+    page.wait_for_selector("#other-list li")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    box = page.locator("#now").bounding_box()
+    assert 0 <= box["y"] < 20
+    assert box["height"] < 60  # one line
+    assert page.inner_text("#now").startswith("The user appears")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_fits_a_phone_in_both_color_schemes(opened, scheme: str) -> None:
-    page = opened("user7", viewport=PHONE, color_scheme=scheme, reduced_motion="reduce")
-    page.select_option("#compare", "zero_shot")
-    page.wait_for_selector("#other-list li")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+def test_colors_follow_the_scheme(opened, scheme: str) -> None:
+    page = opened("user7", color_scheme=scheme)
     paper = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
     shades = [int(part) for part in paper.removeprefix("rgb(").removesuffix(")").split(",")]
     assert (max(shades) < 60) == (scheme == "dark")
 
 
+def test_status_covers_no_list_and_no_control(opened) -> None:
+    page = opened("user8")
+    notice = page.locator(".notice").bounding_box()
+    boxes = page.locator("#list > li, .menus select, #history, #preference").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) == 12
+    for box in boxes:
+        below = box["top"] >= notice["y"] + notice["height"]
+        above = box["bottom"] <= notice["y"]
+        beside = box["right"] <= notice["x"]
+        assert below or above or beside
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1300, 390])
+def test_page_has_no_accessibility_violations(opened, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    options = {"viewport": {"width": width, "height": 900}, "reduced_motion": "reduce"}
+    page = opened("user4", color_scheme=scheme, **options)
+    page.select_option("#compare", "item_knn")
+    page.wait_for_selector("#other-list li")
+    assert axe.run(page).violations_count == 0, axe.run(page).generate_report()
+    page.click("#list li:first-child .title")
+    page.wait_for_selector("#item[open]")
+    assert axe.run(page).violations_count == 0, axe.run(page).generate_report()
+    page.keyboard.press("Escape")
+    page.click("footer >> text=API reference")
+    page.wait_for_selector("#schemas")
+    assert axe.run(page).violations_count == 0, axe.run(page).generate_report()
+
+
 def test_page_asks_for_the_key_once_and_loads_images_with_it(
-    browser, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser, scored_run: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: online_worlds.FakeBackend())
-    monkeypatch.setattr(RunModels, "open_preference_model", lambda self: preference_model())
     state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
-    app = make_app(run, overrides=[state], environment={"MLLM_MSR_API_KEYS": "secret"})
-    with listening(app) as found, browser.new_context(viewport=WIDE) as context:
+    with (
+        listening_with_fakes(scored_run, state, key="secret") as found,
+        browser.new_context() as context,
+    ):
         page = context.new_page()
         page.goto(found)
         page.fill("#key", "secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#list .like:enabled")
         page.wait_for_selector('#history img[src^="blob:"]')
+        assert not page.locator("#ask-key").is_visible()
+        # Links cannot send the key.
+        assert not page.locator("#metrics-link").is_visible()
+        page.click("footer >> text=API reference")
+        page.wait_for_selector("#schemas")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mllm_msr.errors import RunFolderError, RunLockedError
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import NewEvent, ServiceState
 from state_checks import check_everything
 
 pytest.importorskip("psycopg")
@@ -74,13 +74,13 @@ def test_other_url_of_the_same_database_is_locked_too(url: str) -> None:
 
 def test_lost_lock_is_noticed(url: str) -> None:
     state = ServiceState(url)
-    state.add_events([("lock-1", "u", "a", None)])
+    state.add_events([NewEvent("lock-1", "u", "a")])
     with state._database.connect() as connection:
         query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         process_id = connection.exec_driver_sql(query).scalar()
         connection.exec_driver_sql(f"SELECT pg_terminate_backend({process_id})")
     with pytest.raises(RunFolderError, match="restore the connection"):
-        state.add_events([("lock-2", "u", "a", None)])
+        state.add_events([NewEvent("lock-2", "u", "a")])
     state._checked -= 2
     with pytest.raises(RunFolderError, match="restore the connection"):
         state.check()

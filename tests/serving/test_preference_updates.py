@@ -20,7 +20,7 @@ from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.preference_updates import Failure, PreferenceUpdates
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, QueuedBackend
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import NewEvent, ServiceState
 from mllm_msr.serving.users import User, UserStore
 from online_worlds import FakeBackend
 
@@ -83,7 +83,7 @@ class Service:
 
     def add_events(self, user_id: str, *item_ids: str) -> None:
         """Store events of a user, as the engine does."""
-        rows = [(secrets.token_hex(), user_id, item_id, None) for item_id in item_ids]
+        rows = [NewEvent(secrets.token_hex(), user_id, item_id) for item_id in item_ids]
         assert all(self.state.add_events(rows))
         for updates in self.started:
             updates.users.invalidate([user_id])

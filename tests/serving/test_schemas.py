@@ -25,7 +25,7 @@ def test_kind_of_list_request_depends_on_the_field() -> None:
         {},
         {"user_id": "u", "history": ["item1"]},
         {"user_id": "u", "k": 101},
-        {"user_id": "u", "model": "other"},
+        {"user_id": "u", "model": ""},
         {"history": []},
     ],
 )

@@ -18,15 +18,15 @@ import pytest
 import sqlalchemy as sql
 
 from mllm_msr.errors import RunFolderError
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import NewEvent, ServiceState
 from state_checks import PREFERENCE_HISTORY, check_everything
 
 WRITER = """
 import json, sys
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import NewEvent, ServiceState
 state = ServiceState(sys.argv[1])
 for n in range(100000):
-    new = state.add_events([(f"{n}-{m}", f"u{n % 3}", str(n), None) for m in range(2)])
+    new = state.add_events([NewEvent(f"{n}-{m}", f"u{n % 3}", str(n)) for m in range(2)])
     print(json.dumps([n, new]), flush=True)
 """
 
@@ -51,8 +51,8 @@ def test_order_does_not_depend_on_the_clock(
 ) -> None:
     for n, now in enumerate((2e9, 1.0, 3e9)):
         monkeypatch.setattr(time, "time", lambda now=now: now)
-        state.add_events([(str(n), "u", f"i{n}", None)])
-    assert state.user("u").events == ("i0", "i1", "i2")
+        state.add_events([NewEvent(str(n), "u", f"i{n}")])
+    assert state.user("u").history == ("i0", "i1", "i2")
 
 
 def test_second_service_is_rejected_with_the_process_id_of_the_first(
@@ -63,7 +63,7 @@ def test_second_service_is_rejected_with_the_process_id_of_the_first(
     assert done.returncode == 1
     assert f"is in use by process {os.getpid()}." in done.stderr
     assert "serve.state" in done.stderr
-    assert state.add_events([("1", "u", "a", None)]) == [True]
+    assert state.add_events([NewEvent("1", "u", "a")]) == [True]
     state.close()
     ServiceState(url_in(tmp_path)).close()
 
@@ -81,7 +81,7 @@ def test_killed_process_has_lost_no_acknowledged_event(tmp_path: Path) -> None:
         acknowledged += [json.loads(line) for line in process.stdout if line.endswith("]\n")]
         process.wait()
         state = ServiceState(url_in(folder))
-        stored = [item for user in ("u0", "u1", "u2") for item in state.user(user).events]
+        stored = [item for user in ("u0", "u1", "u2") for item in state.user(user).history]
         state.close()
         assert all(new == [True, True] for _, new in acknowledged)
         for n, _ in acknowledged:
@@ -99,20 +99,20 @@ def expire_check(state: ServiceState) -> None:
 
 def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     state = ServiceState(url_in(tmp_path))
-    state.add_events([("1", "u", "a", None)])
+    state.add_events([NewEvent("1", "u", "a")])
     engine = state._database.engine
     with engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     # SQLite's page limit fails like a full disk, with SQLITE_FULL.
     engine.dispose()
     sql.event.listen(engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}"))
-    many = [(f"more{n}", "u", "x" * 200, None) for n in range(500)]
+    many = [NewEvent(f"more{n}", "u", "x" * 200) for n in range(500)]
     with pytest.raises(
         RunFolderError,
         match=r"database or disk is full\. Free disk space.*acknowledged data is not lost",
     ):
         state.add_events(many)
-    assert state.user("u").events == ("a",)
+    assert state.user("u").history == ("a",)
     state.close()
     again = ServiceState(url_in(tmp_path))
     assert again.add_events(many).count(True) == 500
@@ -156,7 +156,7 @@ def test_damaged_or_unreachable_database_is_reported(tmp_path: Path) -> None:
 
 
 def test_database_is_an_sqlite_file_in_wal_mode(tmp_path: Path, state: ServiceState) -> None:
-    state.add_events([("1", "u", "a", 7)])
+    state.add_events([NewEvent("1", "u", "a", 7)])
     with sqlite3.connect(tmp_path / "state.sqlite") as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert database.execute("SELECT event_id, timestamp FROM events").fetchall() == [("1", 7)]
@@ -173,7 +173,7 @@ def test_data_of_deleted_users_is_erased_from_all_files_at_once(
         user_id = f"person-{n:02}@example.org"
         row = {"user_id": pl.lit(user_id), "preference": pl.lit(f"The user likes secret {n:02}.")}
         state.set_preference_history(user_id, PREFERENCE_HISTORY.with_columns(**row))
-        state.add_events([(f"event-of-{user_id}", user_id, "a", None)])
+        state.add_events([NewEvent(f"event-of-{user_id}", user_id, "a")])
     assert b"person-07" in content(tmp_path)
     for n in range(49):
         state.delete_user(f"person-{n:02}@example.org", in_run=n % 2 == 0)
@@ -196,7 +196,7 @@ def find_all(content: bytes, text: bytes) -> Iterator[int]:
 def test_deletion_is_reported_as_incomplete_while_another_program_reads_the_log(
     tmp_path: Path, state: ServiceState
 ) -> None:
-    state.add_events([("1", "u", "a", None)])
+    state.add_events([NewEvent("1", "u", "a")])
     with sqlite3.connect(tmp_path / "state.sqlite") as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM events").fetchall()
@@ -213,14 +213,14 @@ def test_deletion_is_reported_as_incomplete_while_another_program_reads_the_log(
 def test_event_of_a_deleted_user_that_is_sent_again_is_a_duplicate(
     tmp_path: Path, state: ServiceState
 ) -> None:
-    events = [("1", "u", "a", None), ("2", "u", "b", None)]
+    events = [NewEvent("1", "u", "a"), NewEvent("2", "u", "b")]
     assert state.add_events(events) == [True, True]
     state.delete_user("u", in_run=False)
-    assert state.add_events([*events, ("3", "u", "c", None)]) == [False, False, True]
+    assert state.add_events([*events, NewEvent("3", "u", "c")]) == [False, False, True]
     state.close()
     again = ServiceState(url_in(tmp_path))
     assert again.add_events(events) == [False, False]
-    assert again.user("u").events == ("c",)
+    assert again.user("u").history == ("c",)
     again.close()
 
 
@@ -228,23 +228,23 @@ def test_event_of_a_deleted_user_that_is_sent_again_is_a_duplicate(
 def test_moved_or_replaced_database_accepts_no_events(
     tmp_path: Path, state: ServiceState, n_others: int
 ) -> None:
-    state.add_events([("1", "u", "a", None)])
+    state.add_events([NewEvent("1", "u", "a")])
     state.check()
     for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")[: n_others + 1]:
         (tmp_path / name).rename(tmp_path / f"moved-{name}")
     with pytest.raises(RunFolderError, match=r"was moved, replaced or deleted.*restore the file"):
-        state.add_events([("2", "u", "b", None)])
+        state.add_events([NewEvent("2", "u", "b")])
     assert not (tmp_path / "state.sqlite").exists()
     (tmp_path / "state.sqlite").write_bytes(b"")  # another file at the same path
-    for call in (lambda: state.add_events([("2", "u", "b", None)]), state.check):
+    for call in (lambda: state.add_events([NewEvent("2", "u", "b")]), state.check):
         expire_check(state)
         with pytest.raises(RunFolderError, match="was moved, replaced or deleted"):
             call()
     (tmp_path / "state.sqlite").unlink()
     for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")[: n_others + 1]:
         (tmp_path / f"moved-{name}").rename(tmp_path / name)
-    assert state.add_events([("2", "u", "b", None)]) == [True]
-    assert state.user("u").events == ("a", "b")
+    assert state.add_events([NewEvent("2", "u", "b")]) == [True]
+    assert state.user("u").history == ("a", "b")
 
 
 def test_database_moved_during_a_transaction_acknowledges_nothing(
@@ -257,20 +257,20 @@ def test_database_moved_during_a_transaction_acknowledges_nothing(
 
     sql.event.listen(state._database.engine, "commit", move)
     with pytest.raises(RunFolderError, match="was moved"):
-        state.add_events([("1", "u", "a", None)])
+        state.add_events([NewEvent("1", "u", "a")])
 
 
 def test_deleted_write_ahead_log_is_noticed(tmp_path: Path, state: ServiceState) -> None:
     (tmp_path / "state.sqlite-wal").unlink()
     with pytest.raises(RunFolderError, match=r"state\.sqlite-wal of the service's database was"):
-        state.add_events([("1", "u", "a", None)])
+        state.add_events([NewEvent("1", "u", "a")])
 
 
 def test_damaged_table_of_events_is_noticed_by_the_check(
     tmp_path: Path, state: ServiceState
 ) -> None:
     for n in range(20):
-        state.add_events([(f"{n}-{m}", "u", "x" * 100, None) for m in range(100)])
+        state.add_events([NewEvent(f"{n}-{m}", "u", "x" * 100) for m in range(100)])
     state.check()
     state._database.erase_deleted()
     with sqlite3.connect(tmp_path / "state.sqlite") as database:

@@ -13,7 +13,7 @@ import pytest
 from mllm_msr import tables
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.serving.state import ServiceState, UserState
+from mllm_msr.serving.state import NewEvent, ServiceState, UserState
 from mllm_msr.serving.users import User, UserStore
 from state_checks import PREFERENCE_HISTORY
 
@@ -44,8 +44,8 @@ class Service:
 
     def add_event(self, users: UserStore, user_id: str, item_id: str) -> None:
         """Store an event, as the engine does."""
-        number = len(self.state.user(user_id).events)
-        assert self.state.add_events([(f"{user_id}-{number}", user_id, item_id, None)]) == [True]
+        number = len(self.state.user(user_id).history)
+        assert self.state.add_events([NewEvent(f"{user_id}-{number}", user_id, item_id)]) == [True]
         users.invalidate([user_id])
         users.add_to_index([user_id])
 

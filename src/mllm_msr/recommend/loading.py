@@ -6,7 +6,8 @@ the collaborative candidate generator are cached in the run folder for the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mllm_msr.data.splits import visible_interactions
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
-from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import UserProfiles
 from mllm_msr.recommend.retrieval import (
@@ -38,6 +39,21 @@ from mllm_msr.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredBaseline:
+    """Baseline that the run has scored and that calls no language model.
+
+    Attributes:
+        label: Its label in tables.
+        version: Twelve hexadecimal digits that identify its scores.
+        fitted: Function that loads it from the run's cache, or fits it again if it is not there.
+    """
+
+    label: str
+    version: str
+    fitted: Callable[[], Recommender]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedRun:
     """Parts of a run that recommendation uses.
 
@@ -48,6 +64,7 @@ class LoadedRun:
         users: Profiles of the run's users.
         retriever: The candidate generators.
         models: Factory of the ranker and the preference model.
+        baselines: The scored baselines by name.
     """
 
     settings: Settings
@@ -56,6 +73,7 @@ class LoadedRun:
     users: UserProfiles
     retriever: Retriever
     models: RunModels
+    baselines: Mapping[str, ScoredBaseline]
 
 
 def load_run(
@@ -114,7 +132,25 @@ def load_run(
         base_fingerprint=training["model"] if training else None,
     )
     users = UserProfiles(interactions, preferences)
-    return LoadedRun(settings, used_fold, catalog, users, retriever, models)
+    baselines = _scored_baselines(run, recommenders, used_fold)
+    return LoadedRun(settings, used_fold, catalog, users, retriever, models, baselines)
+
+
+def _scored_baselines(
+    run: RunFolder, recommenders: Recommenders, fold: int
+) -> dict[str, ScoredBaseline]:
+    """Return the baselines with scores in the run, without ensembles and those that call an LLM."""
+    baselines: dict[str, ScoredBaseline] = {}
+    for name in registry.names("baselines"):
+        scores = manifest.find(run.stages, f"{layout.SCORES}/{name}")
+        if scores is None or recommenders.requires_llm(name) or recommenders.members(name):
+            continue
+        baselines[name] = ScoredBaseline(
+            label=label_of(name),
+            version=scores.sha256[:12],
+            fitted=functools.partial(recommenders.fitted, name, fold),
+        )
+    return baselines
 
 
 def make_baseline(

@@ -70,6 +70,7 @@ class MllmMsr:
         users: Profiles of the run's users.
         retriever: The candidate generators.
         models: Factory of the ranker and the preference model.
+        baselines: The scored baselines of the run by name.
     """
 
     def __init__(self, run: LoadedRun) -> None:
@@ -79,6 +80,7 @@ class MllmMsr:
         self.users = run.users
         self.retriever = run.retriever
         self.models = run.models
+        self.baselines = run.baselines
         self._ranker: Backend | None = None
         self._preference_model: Backend | None = None
 

@@ -11,20 +11,20 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
-import polars as pl
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from mllm_msr import __version__
 from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderError
-from mllm_msr.serving import page_routes, schemas
-from mllm_msr.serving.dependencies import UserPath, error_responses, get_engine
-from mllm_msr.serving.engine import OnlineEngine, UnknownHistoryError
+from mllm_msr.serving import page_routes, schemas, user_routes
+from mllm_msr.serving.dependencies import error_responses, get_engine
+from mllm_msr.serving.engine import OnlineEngine, UnknownEventError, UnknownHistoryError
 from mllm_msr.serving.items import InvalidItemError, ItemExistsError, UnknownItemError
+from mllm_msr.serving.list_builder import RUN, ListOptions
 from mllm_msr.serving.prometheus import Metrics, MetricsMiddleware
 from mllm_msr.serving.request_queue import OverloadedError
 from mllm_msr.serving.scoring import ModelNotServedError
@@ -37,6 +37,7 @@ _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (UnknownUserError, 404),
     (UnknownItemError, 404),
     (UnknownHistoryError, 404),
+    (UnknownEventError, 404),
     (ModelNotServedError, 404),
     (ItemExistsError, 409),
     (InvalidItemError, 422),
@@ -49,6 +50,8 @@ _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
 
 _MAX_LARGE_BODIES: Final = 4  # that are in memory at the same time
 
+_TAGS: Final = ("Recommendations", "Users", "Items", "Service")  # order of the API reference
+
 _NEW_ITEM_PATH: Final = "/v1/items"
 
 router = APIRouter(route_class=BoundedRoute)
@@ -57,6 +60,7 @@ router = APIRouter(route_class=BoundedRoute)
 def create_app(
     make_engine: Callable[[], OnlineEngine],
     *,
+    run: Path,
     keys: ApiKeys,
     metrics: Metrics,
     max_body: int,
@@ -66,6 +70,7 @@ def create_app(
 
     Args:
         make_engine: Called in the event loop when the server starts.
+        run: The run folder, whose report `/report` returns.
         keys: Accepted API keys.
         metrics: Metrics that `/metrics` returns.
         max_body: Maximum size of a request body, in bytes.
@@ -89,9 +94,12 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # the page of FastAPI loads files from a CDN
         redoc_url=None,
+        openapi_tags=[{"name": name} for name in _TAGS],
     )
+    app.state.run = run
     app.state.metrics = metrics
     app.include_router(router)
+    app.include_router(user_routes.router)
     app.include_router(page_routes.router)
     app.exception_handler(MllmMsrError)(handle_package_error)
     app.exception_handler(RequestValidationError)(handle_invalid_request)
@@ -108,73 +116,31 @@ def create_app(
     return app
 
 
-@router.post("/v1/events", status_code=202, responses=error_responses())
-async def add_events(body: schemas.EventsRequest, request: Request) -> schemas.EventsResponse:
-    """Add interactions of users with items. Acknowledged events survive a crash."""
-    rows = [(e.event_id, e.user_id, e.item_id, e.timestamp) for e in body.events]
-    statuses = await get_engine(request).add_events(rows)
-    return schemas.EventsResponse.model_validate(
-        {
-            "events": [
-                {"event_id": row[0], "status": status}
-                for row, status in zip(rows, statuses, strict=True)
-            ]
-        }
-    )
-
-
-@router.get("/v1/users/{user_id:path}/preference", responses=error_responses(404))
-async def get_preference(user_id: UserPath, request: Request) -> schemas.PreferenceResponse:
-    """Return the preference of a user and its history."""
-    engine = get_engine(request)
-    user = await engine.users.get(user_id)
-    if not user.known:
-        raise _unknown_user(user_id)
-    rows = user.preference_history.sort("block").select(
-        "block", "n_items", "preference", flags=pl.col("flags").str.extract_all("[^,]+")
-    )
-    failure = engine.updates.failure(user_id)
-    return schemas.PreferenceResponse(
-        user_id=user_id,
-        preference=user.profile.preference,
-        n_items=user.n_items,
-        history=list(user.profile.history),
-        preference_history=[schemas.PreferenceRow(**row) for row in rows.iter_rows(named=True)],
-        updating=engine.updates.is_running(user_id),
-        failure=schemas.UpdateFailure(**asdict(failure)) if failure else None,
-    )
-
-
-# Also 404: the path matches no route if the id contains a line break.
-@router.delete("/v1/users/{user_id:path}", responses=error_responses(404))
-async def delete_user(user_id: UserPath, request: Request) -> schemas.DeletedResponse:
-    """Delete the events, preferences and cached scores of a user. The user may be unknown."""
-    events, preferences = await get_engine(request).delete_user(user_id)
-    return schemas.DeletedResponse(user_id=user_id, events=events, preferences=preferences)
-
-
-@router.post("/v1/recommendations", responses=error_responses(404, 429))
+@router.post("/v1/recommendations", tags=["Recommendations"], responses=error_responses(404, 429))
 async def recommend(body: schemas.ListRequest, request: Request) -> schemas.ListResponse:
     """Recommend items of the full catalog, or rank given items."""
     engine = get_engine(request)
     if isinstance(body, schemas.UserListRequest):
         user = await engine.users.get(body.user_id)
         if body.strict and not user.known:
-            raise _unknown_user(body.user_id)
+            raise UnknownUserError.of(body.user_id)
     else:
         user = await engine.anonymous_user(body.history)
-    recommendations, scores = await engine.recommend(
+    built = await engine.recommend(
         user,
-        k=body.k,
-        budget=body.budget,
-        exclude_seen=body.exclude_seen,
-        candidate_ids=body.candidate_ids,
-        model=body.model,
+        ListOptions(
+            k=body.k,
+            budget=body.budget,
+            exclude_seen=body.exclude_seen,
+            candidate_ids=body.candidate_ids,
+            model=body.model,
+        ),
     )
+    recommendations = built.recommendations
     items = await engine.items([one.item_id for one in recommendations.items])
     return schemas.ListResponse(
         recommendation_id=str(uuid.uuid4()),
-        model_version=engine.scorer(body.model).version,
+        model_version=built.version,
         fallback_reason=recommendations.fallback_reason,
         preference=recommendations.preference,
         items=[
@@ -182,7 +148,7 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
                 item_id=one.item_id,
                 rank=one.rank,
                 score=one.score,
-                reason=scores.reason(one.item_id, otherwise="beyond_budget"),
+                reason=built.scores.reason(one.item_id, otherwise=built.unscored),
                 title=item.title,
                 generators=list(one.generators),
                 matches=list(one.matches) if body.explain else None,
@@ -194,13 +160,13 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
     )
 
 
-@router.post("/v1/scores", responses=error_responses(429))
+@router.post("/v1/scores", tags=["Recommendations"], responses=error_responses(429))
 async def score(body: schemas.ScoresRequest, request: Request) -> schemas.ScoresResponse:
     """Return P(yes) of the given items for a user."""
     engine = get_engine(request)
     scores = await engine.score(body.user_id, body.item_ids)
     return schemas.ScoresResponse(
-        model_version=engine.scorer("run").version,
+        model_version=engine.lists.scorer(RUN).version,
         fallback_reason=scores.fallback_reason,
         scores=[
             schemas.ItemScore(
@@ -213,7 +179,15 @@ async def score(body: schemas.ScoresRequest, request: Request) -> schemas.Scores
     )
 
 
-@router.post(_NEW_ITEM_PATH, status_code=201, responses=error_responses(409))
+@router.post(
+    _NEW_ITEM_PATH,
+    tags=["Items"],
+    status_code=201,
+    responses={
+        200: {"model": schemas.ItemResponse, "description": "The item was added before"},
+        **error_responses(409),
+    },
+)
 async def add_item(
     body: schemas.NewItem, request: Request, response: Response
 ) -> schemas.ItemResponse:
@@ -227,13 +201,15 @@ async def add_item(
     )
 
 
-@router.get("/healthz")
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", tags=["Service"])
 async def get_health() -> schemas.Health:
     """Return 200 while the process is alive."""
     return schemas.Health(status="ok")
 
 
-@router.get("/readyz", responses=error_responses())
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", tags=["Service"], responses=error_responses())
 async def get_readiness(request: Request) -> schemas.Readiness:
     """Return whether the model scores requests; 503 if events cannot be stored."""
     engine = get_engine(request)
@@ -247,7 +223,7 @@ async def get_readiness(request: Request) -> schemas.Readiness:
     )
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", tags=["Service"], response_class=Response)
 async def get_metrics(request: Request) -> Response:
     """Return the metrics in the text format of Prometheus."""
     metrics: Metrics = request.app.state.metrics
@@ -270,7 +246,7 @@ async def handle_http_error(request: Request, error: HTTPException) -> Response:
     """Return the response for an error of the framework, such as a path without a route."""
     detail = str(error.detail)
     if error.status_code in {404, 405}:
-        detail = f"There is no {request.method} {request.url.path[:200]!r}. See /openapi.json."
+        detail = f"There is no {request.method} {request.url.path[:200]!r}. See /docs."
     elif error.status_code == 400:
         detail = "The body cannot be read. Send JSON in UTF-8."
     return _error_response(error.status_code, detail, error.headers)
@@ -280,7 +256,3 @@ def _error_response(status: int, detail: str, headers: Mapping[str, str] | None 
     # Escaped as ASCII, because clients may send surrogates that cannot be encoded as UTF-8.
     body = json.dumps({"detail": detail})
     return Response(body, status, headers=headers, media_type="application/json")
-
-
-def _unknown_user(user_id: str) -> UnknownUserError:
-    return UnknownUserError(f"Unknown user {user_id!r}. Send events of this user first.")

@@ -27,6 +27,7 @@ class _Key:
     profile: Profile
     n: int
     exclude_seen: bool
+    exclude: frozenset[str]
     n_catalog_items: int
 
 
@@ -49,14 +50,26 @@ class CandidateCache:
             _MAX_CANDIDATES, getsizeof=lambda entry: len(entry[1]) + 1
         )
 
-    def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool) -> list[Candidate]:
-        """Return at most `n` candidates, best first; see `Retriever.retrieve`."""
+    def retrieve(
+        self, profile: Profile, n: int, *, exclude_seen: bool, exclude: frozenset[str] = frozenset()
+    ) -> list[Candidate]:
+        """Return at most `n` candidates, best first; see `Retriever.retrieve`.
+
+        Args:
+            profile: The user.
+            n: Maximum number of candidates.
+            exclude_seen: Whether items of the history are excluded.
+            exclude: Further items to leave out.
+        """
         with self.catalog_lock:
-            key = _Key(profile, n, exclude_seen, len(self._model.catalog))
+            key = _Key(profile, n, exclude_seen, exclude, len(self._model.catalog))
             cached = self._cache.get(profile.user_id)
             if cached is not None and cached[0] == key:
                 return cached[1]
-            candidates = self._model.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
+            found = self._model.retriever.retrieve(
+                profile, n + len(exclude), exclude_seen=exclude_seen
+            )
+            candidates = [one for one in found if one.item_id not in exclude][:n]
             if profile.user_id:  # anonymous users are not cached
                 self._cache[profile.user_id] = (key, candidates)
             return candidates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Path, Request
 
@@ -10,8 +10,10 @@ from mllm_msr.serving import request_types, schemas
 from mllm_msr.serving.engine import OnlineEngine
 
 # The routes use Starlette's converter `path` for ids, because an id may contain a slash.
-UserPath = Annotated[request_types.Id, Path()]
-ItemPath = Annotated[request_types.Id, Path()]
+USER_EXAMPLE: Final[dict[str, Any]] = {"user": {"value": "u0001"}}
+ITEM_EXAMPLE: Final[dict[str, Any]] = {"item": {"value": "v0007"}}
+UserPath = Annotated[request_types.Id, Path(openapi_examples=USER_EXAMPLE)]
+ItemPath = Annotated[request_types.Id, Path(openapi_examples=ITEM_EXAMPLE)]
 
 Responses = dict[int | str, dict[str, Any]]
 

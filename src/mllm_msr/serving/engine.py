@@ -20,23 +20,18 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError, DataError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.arguments import require_known
-from mllm_msr.recommend.lists import RecommendationList, build_list
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.serving.baseline_ranker import BaselineRanker
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.serving.image_uploads import thumbnail
 from mllm_msr.serving.items import NewItems
+from mllm_msr.serving.list_builder import RUN, ZERO_SHOT, BuiltList, ListBuilder, ListOptions
 from mllm_msr.serving.preference_updates import PreferenceUpdates
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend
-from mllm_msr.serving.scoring import (
-    CandidateScorer,
-    ItemScores,
-    ModelName,
-    ModelNotServedError,
-)
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.scoring import CandidateScorer, ItemScores
+from mllm_msr.serving.state import NewEvent, Removal, ServiceState
 from mllm_msr.serving.users import User, UserStore
 from mllm_msr.summarization.preference_history import latest_preference
 from mllm_msr.types import Item
@@ -52,6 +47,10 @@ class UnknownHistoryError(DataError):
     """A given history contains items that are not in the catalog."""
 
 
+class UnknownEventError(DataError):
+    """A user has no event of an id."""
+
+
 class OnlineEngine:
     """Engine behind the HTTP routes.
 
@@ -63,8 +62,8 @@ class OnlineEngine:
         metrics: Metrics of the service.
 
     Attributes:
-        scorers: The ranking models by name. "run" is the run's model. "zero_shot" is the same
-            model without fine-tuning; it is served if it is in memory to generate preferences.
+        settings: The run's settings.
+        lists: Builder of lists, with the ranking models.
         users: The known users.
         updates: Background updates of preferences.
         catalog: The items.
@@ -79,10 +78,9 @@ class OnlineEngine:
         images: Path,
         metrics: Metrics,
     ) -> None:
-        self._model = model
-        self._state = state
-        self._settings = settings
-        self._metrics = metrics
+        self._model, self._state = model, state
+        self._settings, self._metrics = settings, metrics
+        self.settings = model.settings
         self.catalog = model.catalog
         models = model.models
         copies = settings.copies or models.default_copies
@@ -90,7 +88,6 @@ class OnlineEngine:
         ranker, preference_model = open_ranker(), models.open_preference_model()
         self._ranker_queue = self._queue("scorer", open_ranker, copies=copies)
         self._preference_queue = self._queue("writer", lambda: preference_model)
-        self.scorers = self._make_scorers(ranker.fingerprint, preference_model.fingerprint)
         queued = functools.partial(
             QueuedBackend,
             self._preference_queue,
@@ -103,7 +100,11 @@ class OnlineEngine:
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
         # A single one, because a decoded image may need a lot of memory.
         self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+        # A single one, because baselines need not be thread-safe.
+        self._baseline_thread = ThreadPoolExecutor(1, thread_name_prefix="baseline")
         self._candidates = CandidateCache(model)
+        scorers = self._make_scorers(ranker.fingerprint, preference_model.fingerprint)
+        self.lists = ListBuilder(model, self._candidates, scorers, self._make_baselines())
         self._database_lock = asyncio.Lock()
         self._warming_up: asyncio.Task[None] | None = None
         self._items = NewItems(
@@ -130,22 +131,29 @@ class OnlineEngine:
 
     def _make_scorers(
         self, ranker_fingerprint: str, preference_fingerprint: str
-    ) -> dict[ModelName, CandidateScorer]:
+    ) -> dict[str, CandidateScorer]:
         make_scorer = functools.partial(
             CandidateScorer, catalog=self.catalog, settings=self._settings, metrics=self._metrics
         )
-        scorers: dict[ModelName, CandidateScorer] = {
-            "run": make_scorer(
+        scorers: dict[str, CandidateScorer] = {
+            RUN: make_scorer(
                 self._ranker_queue,
                 fingerprint=ranker_fingerprint,
                 calibration=self._model.models.calibration,
             )
         }
         if self._model.models.has_zero_shot:
-            scorers["zero_shot"] = make_scorer(
+            scorers[ZERO_SHOT] = make_scorer(
                 self._preference_queue, fingerprint=preference_fingerprint
             )
         return scorers
+
+    def _make_baselines(self) -> dict[str, BaselineRanker]:
+        item_ids = sorted(self._model.users.item_counts())
+        return {
+            name: BaselineRanker(name, baseline, item_ids=item_ids, thread=self._baseline_thread)
+            for name, baseline in self._model.baselines.items()
+        }
 
     def _queue(
         self, name: str, open_backend: Callable[[], Backend], *, copies: int = 1
@@ -171,7 +179,7 @@ class OnlineEngine:
             deleted = await asyncio.to_thread(self._state.deleted_users, users)
             user_id = next((one for one in users if one not in deleted), "")
             profile = self._model.users.profile(user_id)
-            warm_up = self.scorers["run"].warm_up(popular[: 1 + n_items], profile)
+            warm_up = self.lists.scorers[RUN].warm_up(popular[: 1 + n_items], profile)
             self._warming_up = asyncio.create_task(warm_up)
 
     async def stop(self) -> None:
@@ -182,7 +190,7 @@ class OnlineEngine:
         await asyncio.to_thread(self._ranker_queue.close)
         await asyncio.to_thread(self._preference_queue.close)
         self._items.close()
-        for threads in (self._threads, self._image_thread):
+        for threads in (self._threads, self._image_thread, self._baseline_thread):
             threads.shutdown(wait=False, cancel_futures=True)
         self._state.close()
 
@@ -193,10 +201,10 @@ class OnlineEngine:
             return False, "circuit open after repeated failures"
         if not self._ranker_queue.answered:
             return False, "loading"
-        n_failed = self.scorers["run"].n_failed
+        n_failed = self.lists.scorers[RUN].n_failed
         if n_failed >= _MAX_FAILED_PROMPTS:
             return False, f"the last {n_failed} prompts failed"
-        return True, self.scorers["run"].version
+        return True, self.lists.scorers[RUN].version
 
     @property
     def waiting(self) -> int:
@@ -212,19 +220,19 @@ class OnlineEngine:
         """Check that events can be stored; see `ServiceState.check`."""
         await asyncio.to_thread(self._state.check)
 
-    async def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[str]:
+    async def add_events(self, events: Sequence[NewEvent]) -> list[str]:
         """Store events and update the preferences of their users.
 
         Args:
-            events: As for `ServiceState.add_events`.
+            events: The events, in order.
 
         Returns:
             "accepted", "duplicate" or "unknown_item" for each event.
         """
         # Look up items once: an item may be added while the database is written.
-        known = [index for index, event in enumerate(events) if event[2] in self.catalog]
+        known = [index for index, event in enumerate(events) if event.item_id in self.catalog]
         async with self._database_lock:
-            user_ids = [events[index][1] for index in known]
+            user_ids = [events[index].user_id for index in known]
             try:
                 new = await asyncio.to_thread(
                     self._state.add_events, [events[index] for index in known]
@@ -240,6 +248,27 @@ class OnlineEngine:
         for user_id in dict.fromkeys(user_ids):
             self.updates.start(await self.users.get(user_id))
         return statuses
+
+    async def remove_event(self, user_id: str, event_id: str) -> Removal:
+        """Remove an event of a user, and update their preference if it was inferred from it.
+
+        Returns:
+            "removed", or "already_removed" if an event with this id has been removed before.
+
+        Raises:
+            UnknownEventError: The user has no such event.
+        """
+        result = await self.users.remove_event(user_id, event_id)
+        if result == "unknown_event":
+            raise UnknownEventError(
+                f"The user {user_id!r} has no event {event_id!r}. Use an id that the user's "
+                "preference lists in its events."
+            )
+        if result == "removed":
+            self._metrics.event(result)
+            self.updates.clear_failure(user_id)
+            self.updates.start(await self.users.get(user_id))
+        return result
 
     async def anonymous_user(self, history: Sequence[str]) -> User:
         """Return an anonymous user with an inferred preference; nothing is stored.
@@ -279,86 +308,11 @@ class OnlineEngine:
         """Return the ids that are not in the catalog, in order and without duplicates."""
         return [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self.catalog]
 
-    async def recommend(
-        self,
-        user: User,
-        *,
-        k: int,
-        budget: int | None,
-        exclude_seen: bool,
-        candidate_ids: Sequence[str] | None = None,
-        model: ModelName = "run",
-    ) -> tuple[RecommendationList, ItemScores]:
-        """Recommend items to a user; return the list and the scores of the model.
-
-        Args:
-            user: The user.
-            k: Length of the list.
-            budget: Number of candidates that the model scores; by default `retrieve.budget`, or
-                all given candidates.
-            exclude_seen: Whether items of the history are excluded.
-            candidate_ids: Candidates to rank instead of retrieved ones; unknown items are ignored.
-            model: Name of the ranking model.
-
-        Raises:
-            OverloadedError: Too many prompts wait for the model.
-            ModelNotServedError: The model is not loaded.
-        """
-        scorer = self.scorer(model)
-        settings = self._model.settings.retrieve
-        profile = user.profile
-        if profile.user_id:
+    async def recommend(self, user: User, options: ListOptions) -> BuiltList:
+        """Recommend items to a user; see `ListBuilder.build`."""
+        if user.profile.user_id:
             self.updates.start(user)
-        if candidate_ids is None:
-            budget = settings.budget if budget is None else budget
-            candidates = await asyncio.to_thread(
-                self._candidates.retrieve, profile, max(k, budget), exclude_seen=exclude_seen
-            )
-        else:
-            candidates = self._given_candidates(profile, candidate_ids, exclude_seen=exclude_seen)
-            budget = len(candidates) if budget is None else budget
-        scores = ItemScores({})
-        if budget:
-            item_ids = [candidate.item_id for candidate in candidates[:budget]]
-            scores = await scorer.score(user, item_ids)
-        recommendations = build_list(
-            self.catalog,
-            profile,
-            candidates,
-            scores.values,
-            k=k,
-            diversity=settings.diversity,
-            # The order of given candidates is not a ranking.
-            order=settings.order if candidate_ids is None else "model",
-            fallback_reason=scores.fallback_reason,
-        )
-        return recommendations, scores
-
-    def _given_candidates(
-        self, profile: Profile, item_ids: Sequence[str], *, exclude_seen: bool
-    ) -> list[Candidate]:
-        excluded = set(profile.history if exclude_seen else ())
-        known = [
-            item_id
-            for item_id in dict.fromkeys(item_ids)
-            if item_id in self.catalog and item_id not in excluded
-        ]
-        return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
-
-    def scorer(self, name: ModelName) -> CandidateScorer:
-        """Return a ranking model by name.
-
-        Raises:
-            ModelNotServedError: The model is not loaded.
-        """
-        if name == "zero_shot" and not self.fine_tuned:
-            name = "run"  # without fine-tuning, both names refer to the same model
-        if name not in self.scorers:
-            raise ModelNotServedError(
-                f"The model {name!r} is not loaded, because another model generates the "
-                "preferences. Use a model that /v1/models lists."
-            )
-        return self.scorers[name]
+        return await self.lists.build(user, options)
 
     async def score(self, user_id: str, item_ids: Sequence[str]) -> ItemScores:
         """Return P(yes) of items for a user; unknown items have no score.
@@ -368,14 +322,14 @@ class OnlineEngine:
         """
         user = await self.users.get(user_id)
         known = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self.catalog]
-        return await self.scorer("run").score(user, known)
+        return await self.lists.scorer(RUN).score(user, known)
 
     async def delete_user(self, user_id: str) -> tuple[int, int]:
         """Delete all data of a user; return the numbers of deleted events and preferences."""
         counts = await self.users.delete(user_id)
         self.updates.clear_failure(user_id)
         await asyncio.to_thread(self._candidates.delete_user, user_id)
-        for scorer in self.scorers.values():
+        for scorer in self.lists.scorers.values():
             scorer.delete_user(user_id)
         return counts
 

@@ -6,6 +6,9 @@ unusable response for a block, is retried a limited number of times with exponen
 block still has no usable response, it is skipped: it keeps the previous preference, flagged as
 failed, and the update continues with later blocks. If the model itself fails, the user's next
 request starts the update again.
+
+With `serve.update=block`, an update waits until a block of the history is complete, unless a client
+requests it earlier.
 """
 
 from __future__ import annotations
@@ -92,6 +95,7 @@ class PreferenceUpdates:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="update")
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._requested: set[str] = set()  # users whose running update includes incomplete blocks
         self._failures: LRUCache[str, Failure] = LRUCache(_MAX_FAILURES)
         self._stopping = asyncio.Event()
         self._resuming: asyncio.Task[None] | None = None
@@ -119,7 +123,33 @@ class PreferenceUpdates:
             return
         task = asyncio.create_task(self._update(user, target))
         self._tasks[user_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(user_id, None))
+
+    def start_now(self, user: User) -> bool:
+        """Start an update to the full history, even if its last block is incomplete.
+
+        A running update continues to the full history. A restart of the service does not repeat
+        the request.
+
+        Returns:
+            Whether an update is running; False if the preference is not outdated, or if the model
+            is paused after repeated failures.
+        """
+        user_id = user.profile.user_id
+        if len(user.profile.history) > user.n_items:
+            self._requested.add(user_id)
+            self.start(user)
+        if user_id not in self._tasks:
+            self._requested.discard(user_id)
+        return user_id in self._tasks
+
+    def n_missing(self, user: User) -> int:
+        """Return how many interactions are missing until the next update; 0 if one is due."""
+        if self._target(user) > user.n_items:
+            return 0
+        if self._settings.update == "event" or not user.n_items:
+            return 1
+        block_size = self._model.settings.infer.block_size
+        return block_size - len(user.profile.history) % block_size
 
     def is_running(self, user_id: str) -> bool:
         """Return whether an update of the user's preference is running."""
@@ -152,7 +182,8 @@ class PreferenceUpdates:
         if not self._model.settings.infer.enabled:
             return 0
         length = len(user.profile.history)
-        if self._settings.update == "event" or not user.n_items:
+        reads_all = self._settings.update == "event" or not user.n_items
+        if reads_all or user.profile.user_id in self._requested:
             return length
         return length - length % self._model.settings.infer.block_size
 
@@ -174,6 +205,10 @@ class PreferenceUpdates:
         except Exception as error:  # noqa: BLE001 - the next request starts the update again
             logger.warning("Updating a preference failed: %s", error)
             self._metrics.update("failed")
+        finally:
+            # In the same step as the last comparison with the target, so that no request is lost.
+            self._tasks.pop(user_id, None)
+            self._requested.discard(user_id)
 
     async def _try(self, user: User, target: int, *, n_failed: int) -> _Outcome:
         """Try to update a preference to `target` items."""

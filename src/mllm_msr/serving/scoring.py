@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, cast, final
+from typing import Final, NamedTuple, cast, final
 
 from cachetools import LRUCache
 
@@ -35,11 +35,9 @@ logger = logging.getLogger(__name__)
 _WARM_UP_BATCH: Final = 8
 _WARM_UP_PAUSE: Final = 0.05  # seconds
 
-ModelName = Literal["run", "zero_shot"]
-
 
 class ModelNotServedError(DataError):
-    """The service has not loaded a model."""
+    """The service has no model of a name."""
 
 
 class ItemScores(NamedTuple):

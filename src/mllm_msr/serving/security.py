@@ -22,11 +22,10 @@ from mllm_msr.errors import UsageError
 KEYS_VARIABLE: Final = "MLLM_MSR_API_KEYS"
 KEY_HEADER: Final = "X-API-Key"
 
-# Paths without a key: probes of an orchestrator, and the files of the page, which then asks for the
-# key. None of them reveals data of users.
-_PUBLIC_PATHS: Final = frozenset({
-    "/healthz", "/readyz", "/", "/page/page.css", "/page/page.js", "/page/icon.svg",
-})  # fmt: skip
+# Paths without a key: probes of an orchestrator, the files of the page, which then asks for the
+# key, and the API reference. None of them reveals data of users.
+_PUBLIC_PATHS: Final = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
+_PUBLIC_FOLDER: Final = "/page/"
 
 _HEADERS: Final = {
     # The page loads images that require a key as blobs.
@@ -173,7 +172,9 @@ class SecurityMiddleware:
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if not self._keys and not _is_loopback(name.lower()):
             return 421, "Without an API key, the service is available only on localhost."
-        if scope["path"] not in _PUBLIC_PATHS and not self._keys.accepts(headers.get(KEY_HEADER)):
+        path = scope["path"]
+        is_public = path in _PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDER)
+        if not is_public and not self._keys.accepts(headers.get(KEY_HEADER)):
             return 401, f"The header {KEY_HEADER} must contain a valid API key."
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():

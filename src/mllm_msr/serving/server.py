@@ -65,6 +65,7 @@ def make_app(
 
     app = create_app(
         make_engine,
+        run=run,
         keys=keys,
         metrics=metrics,
         max_body=settings.max_body,

@@ -6,9 +6,12 @@ acknowledged after its transaction is on disk, so that a process killed at any t
 acknowledged event. Events are ordered by arrival with numbers from the database, independently of
 clocks.
 
-A deleted user leaves keyed hashes of their id and of the ids of their events, but no data: the run
-folder's data of the user must stay unused, and an event that a client sends again must stay a
-duplicate.
+An event is an interaction, which is part of the user's history, or a dislike, which only keeps the
+item out of lists. Removing an event also removes the preferences that were inferred from it.
+
+A removed event leaves a keyed hash of its id, so that it stays a duplicate if a client sends it
+again. A deleted user leaves these hashes and one of their id, but no data: the run folder's data of
+the user must stay unused.
 """
 
 from __future__ import annotations
@@ -20,82 +23,57 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import polars as pl
 import sqlalchemy as sql
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.serving.database import Database, parse_url
+from mllm_msr.serving.state_tables import (
+    DELETED,
+    EVENTS,
+    ITEMS,
+    LAST_CHECK,
+    MORE_IMAGES,
+    STORED_PREFERENCES,
+    create_tables,
+)
 from mllm_msr.tables import PREFERENCES
 
 _CHECK_SECONDS: Final = 1.0  # for which the result of a check is valid
 
 _ITEMS_PER_FETCH: Final = 100  # rows contain images
 
-_METADATA: Final = sql.MetaData()
+EventType = Literal["interaction", "dislike"]
+Removal = Literal["removed", "already_removed", "unknown_event"]
 
-_EVENTS: Final = sql.Table(
-    "events",
-    _METADATA,
-    sql.Column("sequence", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True),
-    sql.Column("event_id", sql.Text, nullable=False, unique=True),
-    sql.Column("user_id", sql.Text, nullable=False, index=True),
-    sql.Column("item_id", sql.Text, nullable=False),
-    sql.Column("timestamp", sql.BigInteger),
-    sql.Column("received", sql.BigInteger, nullable=False),
-    sqlite_autoincrement=True,  # numbers are never reused, even after deletions
-)
-_PREFERENCES: Final = sql.Table(
-    "preferences",
-    _METADATA,
-    sql.Column("user_id", sql.Text, primary_key=True),
-    sql.Column("block", sql.Integer, primary_key=True),
-    sql.Column("n_items", sql.Integer, nullable=False),
-    sql.Column("preference", sql.Text, nullable=False),
-    sql.Column("final", sql.Boolean, nullable=False),
-    sql.Column("flags", sql.Text, nullable=False),
-)
-# Keyed hashes of deleted users of the run folder, and of the events of deleted users.
-_DELETED: Final = sql.Table(
-    "deleted", _METADATA, sql.Column("digest", sql.LargeBinary, primary_key=True)
-)
-# One row: the key of these hashes.
-_HASH_KEY: Final = sql.Table(
-    "hash_key",
-    _METADATA,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("key", sql.LargeBinary, nullable=False),
-)
-# One row, which `check` writes.
-_LAST_CHECK: Final = sql.Table(
-    "last_check",
-    _METADATA,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("time", sql.BigInteger, nullable=False),
-)
-_ITEMS: Final = sql.Table(
-    "items",
-    _METADATA,
-    sql.Column("item_id", sql.Text, primary_key=True),
-    sql.Column("title", sql.Text, nullable=False),
-    sql.Column("text", sql.Text, nullable=False),
-    sql.Column("image", sql.LargeBinary),
-    sql.Column("digest", sql.Text, nullable=False),
-    sql.Column("text_summary", sql.Text),
-    sql.Column("image_summary", sql.Text),
-    sql.Column("summary", sql.Text, nullable=False),
-    sql.Column("image_status", sql.Text, nullable=False),
-    sql.Column("flags", sql.Text, nullable=False),
-)
-# Second and further images of items, which few have.
-_MORE_IMAGES: Final = sql.Table(
-    "more_images",
-    _METADATA,
-    sql.Column("item_id", sql.Text, primary_key=True),
-    sql.Column("position", sql.Integer, primary_key=True),
-    sql.Column("image", sql.LargeBinary, nullable=False),
-)
+
+class NewEvent(NamedTuple):
+    """Event to store.
+
+    Attributes:
+        event_id: Id chosen by the client, unique over all users.
+        user_id: The user.
+        item_id: The item.
+        timestamp: The client's time in milliseconds, if it sent one.
+        type: What the user did.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    timestamp: int | None = None
+    type: EventType = "interaction"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """Event of a user in the database."""
+
+    event_id: str
+    item_id: str
+    type: EventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +81,19 @@ class UserState:
     """Data of a user in the database, in addition to the run folder.
 
     Attributes:
-        events: Ids of the items of the user's events, in the order of arrival.
+        events: The user's events, in the order of arrival.
         preference_history: `tables.PREFERENCES` inferred by the service, or an empty table.
         deleted: Whether the history and preferences in the run folder must be ignored.
     """
 
-    events: tuple[str, ...]
+    events: tuple[StoredEvent, ...]
     preference_history: pl.DataFrame
     deleted: bool
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Return the items that the user has interacted with, in the order of arrival."""
+        return tuple(event.item_id for event in self.events if event.type == "interaction")
 
 
 class ServiceState:
@@ -135,7 +118,7 @@ class ServiceState:
         self._checked = -_CHECK_SECONDS
         self._problem: str | None = None
         try:
-            self._hash_key = self._create_tables()
+            self._hash_key = create_tables(self._database)
             self.check()
         except BaseException:
             self.close()
@@ -145,33 +128,31 @@ class ServiceState:
         """Close the database and release its lock. Calling it twice is harmless."""
         self._database.close()
 
-    def add_events(self, events: Sequence[tuple[str, str, str, int | None]]) -> list[bool]:
+    def add_events(self, events: Sequence[NewEvent]) -> list[bool]:
         """Store events; they are on disk when this method returns.
 
         Args:
-            events: Event id, user id, item id and the client's time (milliseconds or `None`) of
-                each event, in order.
+            events: The events, in order.
 
         Returns:
             Whether each event is new; only the first of several events with the same id is stored,
-            and none with the id of an event of a deleted user.
+            and none with the id of a removed event or of an event of a deleted user.
 
         Raises:
             RunFolderError: The disk is full or the database cannot be reached. The events must be
                 sent again.
         """
         received = int(time.time() * 1000)
-        names = ("event_id", "user_id", "item_id", "timestamp")
-        digests = [self._digest("event", event[0]) for event in events]
+        digests = [self._digest("event", event.event_id) for event in events]
         with self._database.begin() as connection:
             deleted = self._deleted(connection, digests)
             return [
                 digest not in deleted
                 and connection.execute(
-                    self._database.insert(_EVENTS)
-                    .values(dict(zip(names, event, strict=True)) | {"received": received})
+                    self._database.insert(EVENTS)
+                    .values(event._asdict() | {"received": received})
                     .on_conflict_do_nothing(index_elements=["event_id"])
-                    .returning(_EVENTS.c.sequence)
+                    .returning(EVENTS.c.sequence)
                 ).first()
                 is not None
                 for event, digest in zip(events, digests, strict=True)
@@ -183,25 +164,26 @@ class ServiceState:
         Raises:
             RunFolderError: The database cannot be read.
         """
-        events = sql.select(_EVENTS.c.item_id).where(_EVENTS.c.user_id == user_id)
-        preferences = sql.select(_PREFERENCES).where(_PREFERENCES.c.user_id == user_id)
+        columns = (EVENTS.c.event_id, EVENTS.c.item_id, EVENTS.c.type)
+        events = sql.select(*columns).where(EVENTS.c.user_id == user_id)
+        preferences = sql.select(STORED_PREFERENCES).where(STORED_PREFERENCES.c.user_id == user_id)
         with self._database.connect() as connection:
-            item_ids = connection.execute(events.order_by(_EVENTS.c.sequence)).scalars().all()
-            rows = connection.execute(preferences.order_by(_PREFERENCES.c.block)).all()
+            stored = connection.execute(events.order_by(EVENTS.c.sequence)).all()
+            rows = connection.execute(preferences.order_by(STORED_PREFERENCES.c.block)).all()
             deleted = bool(self._deleted(connection, [self._digest("user", user_id)]))
         table = pl.DataFrame([tuple(row) for row in rows], schema=dict(PREFERENCES), orient="row")
-        return UserState(tuple(item_ids), table, deleted)
+        return UserState(tuple(StoredEvent(*row) for row in stored), table, deleted)
 
     def users_with_events(self) -> list[str]:
         """Return the ids of all users with events, sorted."""
-        query = sql.select(_EVENTS.c.user_id).distinct().order_by(_EVENTS.c.user_id)
+        query = sql.select(EVENTS.c.user_id).distinct().order_by(EVENTS.c.user_id)
         with self._database.connect() as connection:
             return list(connection.execute(query).scalars())
 
     def deleted_users(self, user_ids: Iterable[str]) -> set[str]:
         """Return which of these users of the run folder have been deleted."""
         with self._database.connect() as connection:
-            deleted = set(connection.execute(sql.select(_DELETED.c.digest)).scalars())
+            deleted = set(connection.execute(sql.select(DELETED.c.digest)).scalars())
         return {one for one in user_ids if deleted and self._digest("user", one) in deleted}
 
     def set_preference_history(self, user_id: str, preference_history: pl.DataFrame) -> None:
@@ -216,9 +198,65 @@ class ServiceState:
                 remains.
         """
         with self._database.begin() as connection:
-            connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
+            connection.execute(
+                STORED_PREFERENCES.delete().where(STORED_PREFERENCES.c.user_id == user_id)
+            )
             if preference_history.height:
-                connection.execute(_PREFERENCES.insert(), preference_history.to_dicts())
+                connection.execute(STORED_PREFERENCES.insert(), preference_history.to_dicts())
+
+    def remove_event(
+        self, user_id: str, event_id: str, *, n_run_items: int, n_run_read: int
+    ) -> Removal:
+        """Remove an event, and the preferences that were inferred from it, in one transaction.
+
+        Args:
+            user_id: The user of the event.
+            event_id: The event.
+            n_run_items: Length of the user's history in the run folder.
+            n_run_read: Number of items that the latest preference in the run folder was inferred
+                from. If the remaining preferences are older, they are removed as well, because the
+                run's are used if there are none in the database.
+
+        Returns:
+            "unknown_event" if the user has no such event. It was "already_removed" if an event
+            with this id has been removed before.
+
+        Raises:
+            RunFolderError: The database cannot be written; nothing was removed.
+        """
+        own = EVENTS.c.user_id == user_id
+        digest = self._digest("event", event_id)
+        with self._database.begin() as connection:
+            query = sql.select(EVENTS.c.sequence, EVENTS.c.type)
+            event = connection.execute(query.where(own, EVENTS.c.event_id == event_id)).first()
+            if event is None:
+                was_removed = self._deleted(connection, [digest])
+                return "already_removed" if was_removed else "unknown_event"
+            self._record_deleted(connection, [digest])
+            connection.execute(EVENTS.delete().where(EVENTS.c.sequence == event.sequence))
+            if event.type == "interaction":
+                earlier = sql.and_(
+                    own, EVENTS.c.type == "interaction", EVENTS.c.sequence < event.sequence
+                )
+                position = connection.execute(
+                    sql.select(sql.func.count()).select_from(EVENTS).where(earlier)
+                ).scalar_one()
+                if self._deleted(connection, [self._digest("user", user_id)]):
+                    n_run_items = n_run_read = 0
+                self._remove_preferences(
+                    connection, user_id, n_kept=n_run_items + position, n_run_read=n_run_read
+                )
+        return "removed"
+
+    def _remove_preferences(
+        self, connection: sql.Connection, user_id: str, *, n_kept: int, n_run_read: int
+    ) -> None:
+        """Remove the preferences that were inferred from more than `n_kept` items."""
+        own, n_items = STORED_PREFERENCES.c.user_id == user_id, STORED_PREFERENCES.c.n_items
+        if connection.execute(STORED_PREFERENCES.delete().where(own, n_items > n_kept)).rowcount:
+            latest = connection.execute(sql.select(sql.func.max(n_items)).where(own)).scalar()
+            if (latest or 0) < n_run_read:
+                connection.execute(STORED_PREFERENCES.delete().where(own))
 
     def delete_user(self, user_id: str, *, in_run: bool) -> tuple[int, int]:
         """Delete a user.
@@ -234,20 +272,16 @@ class ServiceState:
             RunFolderError: The database cannot be written, or the deletion is not complete; it
                 must be requested again.
         """
-        own_events = _EVENTS.c.user_id == user_id
+        own_events = EVENTS.c.user_id == user_id
         with self._database.begin() as connection:
-            ids = connection.execute(sql.select(_EVENTS.c.event_id).where(own_events)).scalars()
+            ids = connection.execute(sql.select(EVENTS.c.event_id).where(own_events)).scalars()
             digests = [self._digest("event", event_id) for event_id in ids]
             if in_run:
                 digests.append(self._digest("user", user_id))
-            if digests:
-                record = self._database.insert(_DELETED).on_conflict_do_nothing(
-                    index_elements=["digest"]
-                )
-                connection.execute(record, [{"digest": digest} for digest in digests])
-            events = connection.execute(_EVENTS.delete().where(own_events))
+            self._record_deleted(connection, digests)
+            events = connection.execute(EVENTS.delete().where(own_events))
             preferences = connection.execute(
-                _PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id)
+                STORED_PREFERENCES.delete().where(STORED_PREFERENCES.c.user_id == user_id)
             )
             counts = events.rowcount, preferences.rowcount
         self._database.erase_deleted()
@@ -268,28 +302,28 @@ class ServiceState:
             {"item_id": row["item_id"], "position": position, "image": image}
             for position, image in enumerate(row.pop("more_images"))
         ]
-        insert = self._database.insert(_ITEMS).values(row)
+        insert = self._database.insert(ITEMS).values(row)
         unless_stored = insert.on_conflict_do_nothing(index_elements=["item_id"])
         with self._database.begin() as connection:
-            result = connection.execute(unless_stored.returning(_ITEMS.c.item_id))
+            result = connection.execute(unless_stored.returning(ITEMS.c.item_id))
             is_new = result.first() is not None
             if is_new and more:
-                connection.execute(_MORE_IMAGES.insert(), more)
+                connection.execute(MORE_IMAGES.insert(), more)
             return is_new
 
     def items(self) -> Iterator[Mapping[str, Any]]:
         """Yield all stored items, sorted by id."""
         with self._database.connect() as connection:
-            several = set(connection.execute(sql.select(_MORE_IMAGES.c.item_id)).scalars())
+            several = set(connection.execute(sql.select(MORE_IMAGES.c.item_id)).scalars())
             streaming = connection.execution_options(yield_per=_ITEMS_PER_FETCH)
-            rows = streaming.execute(sql.select(_ITEMS).order_by(_ITEMS.c.item_id))
+            rows = streaming.execute(sql.select(ITEMS).order_by(ITEMS.c.item_id))
             for row in rows.mappings():
                 found = row["item_id"] in several
                 yield {**row, "more_images": self._more_images(row["item_id"]) if found else []}
 
     def item(self, item_id: str) -> Mapping[str, Any] | None:
         """Return a stored item; `None` if it is not stored."""
-        query = sql.select(_ITEMS).where(_ITEMS.c.item_id == item_id)
+        query = sql.select(ITEMS).where(ITEMS.c.item_id == item_id)
         with self._database.connect() as connection:
             row = connection.execute(query).mappings().first()
         if row is None:
@@ -297,9 +331,9 @@ class ServiceState:
         return {**row, "more_images": self._more_images(item_id)}
 
     def _more_images(self, item_id: str) -> list[bytes]:
-        query = sql.select(_MORE_IMAGES.c.image).where(_MORE_IMAGES.c.item_id == item_id)
+        query = sql.select(MORE_IMAGES.c.image).where(MORE_IMAGES.c.item_id == item_id)
         with self._database.connect() as connection:
-            return list(connection.execute(query.order_by(_MORE_IMAGES.c.position)).scalars())
+            return list(connection.execute(query.order_by(MORE_IMAGES.c.position)).scalars())
 
     def check(self) -> None:
         """Check that events can be stored; the result is valid for a second.
@@ -318,37 +352,29 @@ class ServiceState:
             if self._problem is not None:
                 raise RunFolderError(self._problem)
 
-    def _create_tables(self) -> bytes:
-        """Create the missing tables, and return the key of the hashes."""
-        with self._database.begin() as connection:
-            tables = sql.inspect(connection).get_table_names()
-            if _EVENTS.name in tables and _HASH_KEY.name not in tables:
-                raise RunFolderError(
-                    "An older version of mllm-msr wrote the service's database. Set serve.state "
-                    "to another database."
-                )
-            _METADATA.create_all(connection)
-            new = self._database.insert(_HASH_KEY).values(id=1, key=secrets.token_bytes(32))
-            connection.execute(new.on_conflict_do_nothing(index_elements=["id"]))
-            key: bytes = connection.execute(sql.select(_HASH_KEY.c.key)).scalar_one()
-            return key
-
     def _write_check(self) -> None:
         now = int(time.time() * 1000)
-        row = self._database.insert(_LAST_CHECK).values(id=1, time=now)
+        row = self._database.insert(LAST_CHECK).values(id=1, time=now)
         event = {"event_id": secrets.token_hex(), "user_id": "", "item_id": "", "received": now}
         with self._database.begin() as connection:
             connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"time": now}))
             # The table of events may be damaged although others are not.
             with connection.begin_nested() as savepoint:
-                connection.execute(self._database.insert(_EVENTS).values(event))
+                connection.execute(self._database.insert(EVENTS).values(event))
                 savepoint.rollback()
 
     def _digest(self, kind: Literal["user", "event"], text: str) -> bytes:
         content = text.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(content, key=self._hash_key, person=kind.encode()).digest()
 
+    def _record_deleted(self, connection: sql.Connection, digests: Sequence[bytes]) -> None:
+        """Record the hashes of deleted users or events."""
+        if digests:
+            insert = self._database.insert(DELETED)
+            unless_recorded = insert.on_conflict_do_nothing(index_elements=["digest"])
+            connection.execute(unless_recorded, [{"digest": digest} for digest in digests])
+
     def _deleted(self, connection: sql.Connection, digests: Sequence[bytes]) -> set[bytes]:
         """Return which of these hashes of users or events are those of deleted ones."""
-        query = sql.select(_DELETED.c.digest).where(_DELETED.c.digest.in_(digests))
+        query = sql.select(DELETED.c.digest).where(DELETED.c.digest.in_(digests))
         return set(connection.execute(query).scalars())

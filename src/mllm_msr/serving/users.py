@@ -1,7 +1,7 @@
 """Users of the service: histories and preferences from the run folder and the service's database.
 
-The history of a user is the history in the run folder followed by the events in the database. Their
-preferences are those in the database or, if there are none yet, those in the run folder.
+The history of a user is the history in the run folder followed by the interactions in the database.
+Their preferences are those in the database or, if there are none yet, those in the run folder.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Self, final
 
 import polars as pl
 from cachetools import LRUCache
 
 from mllm_msr.errors import DataError
 from mllm_msr.recommend.profiles import Profile, UserProfiles
-from mllm_msr.serving.state import ServiceState
+from mllm_msr.serving.state import Removal, ServiceState, StoredEvent
 from mllm_msr.serving.user_index import UserIndex
 from mllm_msr.summarization.preference_history import latest_preference, n_items_read
 
@@ -25,6 +25,11 @@ _MAX_CACHED_USERS: Final = 2000  # about 10 kB each
 
 class UnknownUserError(DataError):
     """A user is known neither to the run nor to the service."""
+
+    @classmethod
+    def of(cls, user_id: str) -> Self:
+        """Return the error for an id."""
+        return cls(f"Unknown user {user_id!r}. Send events of this user first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +40,24 @@ class User:
         profile: History and latest preference.
         preference_history: `tables.PREFERENCES` of the user.
         known: Whether the user is known to the run or the service.
+        events: The user's events in the database, in the order of arrival.
     """
 
     profile: Profile
     preference_history: pl.DataFrame
     known: bool
+    events: tuple[StoredEvent, ...] = ()
 
     @property
     def n_items(self) -> int:
         """Return the number of items that the latest preference was inferred from."""
         return n_items_read(self.preference_history)
+
+    @property
+    def dislikes(self) -> frozenset[str]:
+        """Return the items whose latest event is a dislike; lists do not contain them."""
+        latest = {event.item_id: event.type for event in self.events}
+        return frozenset(item_id for item_id, kind in latest.items() if kind == "dislike")
 
 
 @final
@@ -76,13 +89,14 @@ class UserStore:
             return cached
         n_changes = self._n_changes
         state = await asyncio.to_thread(self._state.user, user_id)
-        history, preferences = state.events, state.preference_history
+        history, preferences = state.history, state.preference_history
         if not state.deleted:
             history = self._run_users.history(user_id) + history
             if preferences.is_empty():
                 preferences = self._run_users.preference_history(user_id)
         profile = Profile(user_id, history, latest_preference(preferences))
-        user = User(profile, preferences, known=bool(history))
+        known = bool(history or state.events)
+        user = User(profile, preferences, known=known, events=state.events)
         if n_changes == self._n_changes:  # otherwise the user may have been read before a change
             self._cache[user_id] = user
         return user
@@ -97,10 +111,19 @@ class UserStore:
         Returns:
             The first matching ids in sorted order, and the total number of matching ids.
         """
+        index = await self._user_index()
+        return await asyncio.to_thread(index.find, contains, limit=limit)
+
+    async def similar(self, user_id: str) -> list[str]:
+        """Return the known users with the most similar ids; see `UserIndex.similar`."""
+        index = await self._user_index()
+        return await asyncio.to_thread(index.similar, user_id)
+
+    async def _user_index(self) -> UserIndex:
         async with self._database_lock:  # no user is added or deleted while the index is built
             if self._index is None:
                 self._index = await asyncio.to_thread(self._build_index)
-        return await asyncio.to_thread(self._index.find, contains, limit=limit)
+            return self._index
 
     def _build_index(self) -> UserIndex:
         with_events = set(self._state.users_with_events())
@@ -118,6 +141,23 @@ class UserStore:
         self._n_changes += 1
         for user_id in user_ids:
             self._cache.pop(user_id, None)
+
+    async def remove_event(self, user_id: str, event_id: str) -> Removal:
+        """Remove an event of a user; see `ServiceState.remove_event`."""
+        async with self._database_lock:
+            try:
+                result = await asyncio.to_thread(
+                    self._state.remove_event,
+                    user_id,
+                    event_id,
+                    n_run_items=len(self._run_users.history(user_id)),
+                    n_run_read=n_items_read(self._run_users.preference_history(user_id)),
+                )
+            finally:
+                self.invalidate([user_id])
+            if self._index is not None and not (await self.get(user_id)).known:
+                self._index.remove(user_id)
+        return result
 
     async def delete(self, user_id: str) -> tuple[int, int]:
         """Delete a user; return the numbers of deleted events and preferences."""

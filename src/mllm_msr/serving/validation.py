@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
@@ -50,7 +51,20 @@ class _BoundedRequest(Request):
 
 
 class BoundedRoute(APIRoute):
-    """Route whose JSON body has a limited number of values."""
+    """Route whose JSON body has a limited number of values, described by its docstring.
+
+    Its first sentence is the summary in `/openapi.json`.
+
+    Args:
+        path: Path of the route.
+        endpoint: Function that handles a request.
+        options: As for `APIRoute`.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        summary, _, _ = (inspect.getdoc(endpoint) or "").partition(". ")
+        options["summary"] = options.get("summary") or summary.rstrip(".")
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of a request."""

@@ -1,0 +1,191 @@
+"""Building of the lists of requests: candidates, their scores, and the list.
+
+A list is made by a language model, which scores the candidates of the retriever, or by a baseline
+of the run, which ranks the full catalog. Neither contains items that the user dislikes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
+
+from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
+from mllm_msr.recommend.rank_fusion import Candidate
+from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.serving.baseline_ranker import BaselineRanker
+from mllm_msr.serving.candidate_cache import CandidateCache
+from mllm_msr.serving.scoring import CandidateScorer, ItemScores, ModelNotServedError
+from mllm_msr.serving.users import User
+
+RUN: Final = "run"
+ZERO_SHOT: Final = "zero_shot"
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """Options of a list.
+
+    Attributes:
+        k: Length of the list.
+        budget: Number of candidates that the model scores; by default `retrieve.budget`, or all
+            given candidates. Baselines ignore it.
+        exclude_seen: Whether items of the history are excluded.
+        candidate_ids: Candidates to rank instead of retrieved ones; unknown items are ignored.
+        model: "run", "zero_shot" or the name of a baseline.
+    """
+
+    k: int
+    budget: int | None = None
+    exclude_seen: bool = True
+    candidate_ids: Sequence[str] | None = None
+    model: str = RUN
+
+
+class BuiltList(NamedTuple):
+    """List for a request.
+
+    Attributes:
+        recommendations: The list.
+        scores: Scores of the model.
+        version: Version of the model.
+        unscored: Reason of items that were not among those to score.
+    """
+
+    recommendations: RecommendationList
+    scores: ItemScores
+    version: str
+    unscored: str
+
+
+@final
+class ListBuilder:
+    """Builder of lists, for use from the service's event loop.
+
+    Args:
+        model: The run.
+        candidates: The candidate cache.
+
+    Attributes:
+        scorers: The language models by name. "run" is the run's model. "zero_shot" is the same
+            model without fine-tuning; it is served if it is in memory to generate preferences.
+        baselines: The baselines that the run has scored, by name.
+    """
+
+    def __init__(
+        self,
+        model: MllmMsr,
+        candidates: CandidateCache,
+        scorers: Mapping[str, CandidateScorer],
+        baselines: Mapping[str, BaselineRanker],
+    ) -> None:
+        self.scorers = scorers
+        self.baselines = baselines
+        self._model = model
+        self._candidates = candidates
+
+    def scorer(self, name: str) -> CandidateScorer:
+        """Return a language model by name.
+
+        Raises:
+            ModelNotServedError: There is no such model.
+        """
+        if name == ZERO_SHOT and not self._model.models.fine_tuned:
+            name = RUN  # without fine-tuning, both names refer to the same model
+        if name not in self.scorers:
+            reason = ""
+            if name == ZERO_SHOT:
+                reason = ", because another model generates the preferences"
+            raise ModelNotServedError(
+                f"The model {name!r} is not served{reason}. Use a model that /v1/models lists."
+            )
+        return self.scorers[name]
+
+    async def build(self, user: User, options: ListOptions) -> BuiltList:
+        """Build a list for a user.
+
+        Raises:
+            OverloadedError: Too many prompts wait for the model.
+            ModelNotServedError: There is no such model.
+            BackendError: The baseline is still being loaded, or failed.
+        """
+        if options.model in self.baselines:
+            return await self._build_by_baseline(user, self.baselines[options.model], options)
+        scorer = self.scorer(options.model)
+        settings = self._model.settings.retrieve
+        budget = options.budget
+        if options.candidate_ids is None:
+            budget = settings.budget if budget is None else budget
+            candidates = await self._retrieve(user, max(options.k, budget), options)
+        else:
+            candidates = self._given(user, options)
+            budget = len(candidates) if budget is None else budget
+        scores = ItemScores({})
+        if budget:
+            item_ids = [candidate.item_id for candidate in candidates[:budget]]
+            scores = await scorer.score(user, item_ids)
+        recommendations = build_list(
+            self._model.catalog,
+            user.profile,
+            candidates,
+            scores.values,
+            k=options.k,
+            diversity=settings.diversity,
+            # The order of given candidates is not a ranking.
+            order=settings.order if options.candidate_ids is None else "model",
+            fallback_reason=scores.fallback_reason,
+        )
+        return BuiltList(recommendations, scores, scorer.version, "beyond_budget")
+
+    async def _build_by_baseline(
+        self, user: User, ranker: BaselineRanker, options: ListOptions
+    ) -> BuiltList:
+        reason = None
+        if user.profile.history:
+            excluded = self._excluded(user, options)
+            wanted = set(
+                self._model.catalog if options.candidate_ids is None else options.candidate_ids
+            )
+            candidates = [
+                candidate
+                for candidate in await ranker.rank(user.profile)
+                if candidate.item_id in wanted and candidate.item_id not in excluded
+            ]
+        else:  # recently popular items, as with the other models
+            reason = missing_input(user.profile, known_user=user.known)
+            candidates = await self._retrieve(user, options.k, options)
+        recommendations = build_list(
+            self._model.catalog,
+            user.profile,
+            candidates,
+            {},
+            k=options.k,
+            diversity=0.0,
+            fallback_reason=reason,
+        )
+        scores = ItemScores({}, fallback_reason=reason)
+        return BuiltList(recommendations, scores, ranker.version, "baseline")
+
+    async def _retrieve(self, user: User, n: int, options: ListOptions) -> list[Candidate]:
+        return await asyncio.to_thread(
+            self._candidates.retrieve,
+            user.profile,
+            n,
+            exclude_seen=options.exclude_seen,
+            exclude=user.dislikes,
+        )
+
+    def _given(self, user: User, options: ListOptions) -> list[Candidate]:
+        excluded = self._excluded(user, options)
+        known = [
+            item_id
+            for item_id in dict.fromkeys(options.candidate_ids or ())
+            if item_id in self._model.catalog and item_id not in excluded
+        ]
+        return [Candidate(one, 1.0 / rank, ("given",)) for rank, one in enumerate(known, start=1)]
+
+    @staticmethod
+    def _excluded(user: User, options: ListOptions) -> set[str]:
+        seen = user.profile.history if options.exclude_seen else ()
+        return {*seen, *user.dislikes}
