@@ -197,7 +197,7 @@ def untyped_functions() -> list[Place]:
 
 
 def undocumented() -> list[Place]:
-    """Return public modules, classes and functions without a docstring."""
+    """Return public modules, classes and functions without a docstring, overloads left out."""
     found = []
     for path in sources():
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -210,7 +210,8 @@ def undocumented() -> list[Place]:
             if not node.name.startswith("_") and ast.get_docstring(node) is None
         ]
         for function, public in functions(path):
-            if public and ast.get_docstring(function) is None:
+            overload = any(ast.unparse(each) == "overload" for each in function.decorator_list)
+            if public and not overload and ast.get_docstring(function) is None:
                 found.append(Place(_name(path), function.lineno, function.name, "function"))
     return found
 

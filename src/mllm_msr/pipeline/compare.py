@@ -49,8 +49,7 @@ def known_models() -> list[str]:
 def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     """Train, score and evaluate models on the run folder's candidates.
 
-    Work that earlier calls or `run` have finished is reused; the evaluation covers all models with
-    scores in the folder.
+    Finished work is reused; the evaluation covers all models with scores in the folder.
 
     Args:
         pipeline: The run.

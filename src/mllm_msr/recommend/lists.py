@@ -235,7 +235,6 @@ def build_list(
     others = [candidate for candidate in candidates if candidate.item_id not in scores]
     relevance = _relevance(candidates, scores, order)
 
-    # Selection.
     selected: list[str] = []
     for group in (scored, others):
         item_ids = [candidate.item_id for candidate in group]
@@ -247,7 +246,6 @@ def build_list(
             diversity=diversity,
         )
 
-    # Explanation.
     generators = {candidate.item_id: candidate.generators for candidate in candidates}
     items = tuple(
         Recommendation(
