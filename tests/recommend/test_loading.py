@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import online_worlds
+from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.sasrec import SasRec
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.run_settings import with_checksum
@@ -135,3 +137,26 @@ def test_members_of_an_ensemble_have_the_settings_of_their_sections(
         with MllmMsr.from_run(run, overrides=[*hybrid, f"baselines.sasrec.hidden={hidden}"]):
             pass
     assert fitted == [8, 8, 16, 16]  # a copy without held-out targets, and the model
+
+
+def test_scored_baselines_are_loaded_as_they_were_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_run(online_worlds.make_run(tmp_path / "unscored")).baselines == {}
+    run = online_worlds.make_run(tmp_path, baselines=("popularity", "hybrid", "item_knn"))
+    # Fitting again would not find this method.
+    monkeypatch.setattr(ItemKnn, "fit", None)
+    loaded = load_run(run)
+    baselines = loaded.baselines
+    assert list(baselines) == ["item_knn", "popularity"]  # no ensembles
+    assert [one.label for one in baselines.values()] == ["Item-kNN", "Popularity"]
+    assert len({one.version for one in baselines.values()}) == 2
+    with RunFolder.open(run, read_only=True) as folder:
+        test = folder.read("candidates").filter(split="test", fold=loaded.fold)
+    scores = baselines["item_knn"].fitted().score(test.head(20), _interactions(run))
+    assert scores["score"].is_not_null().all()
+
+
+def _interactions(run: Path) -> pl.DataFrame:
+    with RunFolder.open(run, read_only=True) as folder:
+        return folder.read("interactions")

@@ -97,3 +97,13 @@ def test_number_of_cached_candidates_is_limited(
     for user_id in ("user1", "user2", "user1", "user3", "user1", "user2"):
         cache.retrieve(model.users.profile(user_id), 5, exclude_seen=True)
     assert [profile.user_id for profile in retrieved] == ["user1", "user2", "user3", "user2"]
+
+
+def test_excluded_items_are_left_out_and_replaced(model: MllmMsr) -> None:
+    cache, profile = CandidateCache(model), model.users.profile("user3")
+    best = [one.item_id for one in cache.retrieve(profile, 6, exclude_seen=True)]
+    exclude = frozenset(best[1:3])
+    found = cache.retrieve(profile, 4, exclude_seen=True, exclude=exclude)
+    assert [one.item_id for one in found] == [best[0], *best[3:6]]
+    again = [one.item_id for one in cache.retrieve(profile, 6, exclude_seen=True)]
+    assert again == best

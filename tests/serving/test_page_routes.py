@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -24,17 +26,55 @@ def test_page_loads_nothing_from_other_servers(serve: Serve) -> None:
     web = serve(key="secret")
     page = web.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    for path in ("/page/page.css", "/page/page.js", "/page/icon.svg"):
-        assert f'"{path}"' in page.text
-        assert web.get(path).status_code == 200
     assert "://" not in page.text
     assert "<script>" not in page.text
     assert "style=" not in page.text
     policy = page.headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "object-src 'none'" in policy
+    # All files that the page and its modules name are served without a key.
+    named, loaded = set(re.findall(r'"(/page/[^"]+)"', page.text)), set()
+    while missing := named - loaded:
+        for path in missing:
+            answer = web.get(path)
+            assert answer.status_code == 200, path
+            loaded.add(path)
+            if path.endswith(".js"):
+                named |= set(re.findall(r'from "([^"]+)"', answer.text))
+    assert loaded >= {"/page/tokens.css", "/page/page.css", "/page/page.js", "/page/lists.js"}
     assert web.get("/page/../app.py").status_code in {401, 404}
-    assert web.get("/page/index.html", headers={"X-API-Key": "secret"}).status_code == 404
+    for name in ("index.html", "docs.html.jinja", "nothing.js"):
+        assert web.get(f"/page/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/docs", "/healthz", "/readyz"])
+def test_head_has_the_headers_of_get(serve: Serve, path: str) -> None:
+    web = serve()
+    head, get = web.head(path), web.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_report_is_opened_without_access_to_the_service(serve: Serve, scored_run: Path) -> None:
+    web = serve(folder=scored_run)
+    assert web.get("/report").status_code == 404
+    assert web.get("/v1/run").json()["report"] is False
+    (scored_run / "report.html").write_text("<title>Report</title>")
+    try:
+        answer = web.get("/report")
+        assert answer.text == "<title>Report</title>"
+        policy = answer.headers["content-security-policy"]
+        assert "sandbox allow-scripts" in policy
+        assert "allow-same-origin" not in policy
+        assert web.get("/v1/run").json()["report"] is True
+    finally:
+        (scored_run / "report.html").unlink()
+
+
+def test_run_is_described(serve: Serve) -> None:
+    found = serve("serve.update=event").get("/v1/run").json()
+    assert (found["name"], found["dataset"], found["model"]) == ("run", "files", "mock")
+    assert (found["items"], found["update"]) == (30, "event")
 
 
 def test_users_are_found_by_part_of_their_id(serve: Serve) -> None:
@@ -62,6 +102,9 @@ def test_items_are_returned_in_the_order_of_the_request(serve: Serve) -> None:
         ("item3", "Thing 3", False), ("item2", "Thing 2", True),
     ]  # fmt: skip
     assert found[1]["summary"] == "A thing that is a plain square."
+    assert [one["text"] for one in found] == [None, None]
+    found = web.get("/v1/items", params={**body, "text": True}).json()["items"]
+    assert found[0]["text"] == web.app.state.engine.catalog.item("item3").text
     many = {"item_id": [str(n) for n in range(101)]}
     assert web.get("/v1/items", params=many).status_code == 422
     assert web.get("/v1/items").status_code == 422

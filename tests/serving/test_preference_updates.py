@@ -390,3 +390,61 @@ def test_shutdown_waits_for_updates_within_its_timeout(service: Service) -> None
     service.run(blocked, shutdown_timeout=0.05)
     assert time.monotonic() - started < 10
     assert service.state.user("new").preference_history["n_items"].to_list() == [1]
+
+
+def test_requested_update_includes_incomplete_blocks(service: Service) -> None:
+    async def work(updates: Updates) -> None:
+        service.add_events("new", "item1")
+        await updates.start("new")
+        await updates.finished("new")
+        service.add_events("new", "item2")
+        user = await updates.get("new")
+        await updates.start("new")
+        assert not updates.updates.is_running("new")
+        assert updates.updates.n_missing(user) == 1
+        assert updates.updates.start_now(user)
+        assert updates.updates.n_missing(user) == 0
+        await updates.finished("new")
+        user = await updates.get("new")
+        assert (user.n_items, updates.updates.n_missing(user)) == (2, 1)
+        assert not updates.updates.start_now(user)
+        # A request holds for one update.
+        service.add_events("new", "item3", "item4")
+        await updates.start("new")
+        await updates.finished("new")
+        assert (await updates.get("new")).n_items == 3
+
+    service.run(work, update="block")
+
+
+def test_update_that_is_requested_while_one_runs_is_not_lost(service: Service) -> None:
+    async def work(updates: Updates) -> None:
+        service.add_events("new", "item1", "item2", "item3", "item4")
+        service.backend.gate.clear()
+        user = await updates.get("new")
+        updates.updates.start(user)
+        await until(lambda: service.backend.batches)
+        service.add_events("new", "item5")
+        assert updates.updates.start_now(await updates.get("new"))
+        service.backend.gate.set()
+        await updates.finished("new")
+        assert (await updates.get("new")).n_items == 5
+
+    service.run(work, update="block")
+
+
+def test_update_of_a_removed_event_is_dropped(service: Service) -> None:
+    async def work(updates: Updates) -> None:
+        service.add_events("new", "item1", "item2")
+        event_id = (await updates.get("new")).events[0].event_id
+        service.backend.gate.clear()
+        await updates.start("new")
+        await until(lambda: service.backend.batches)
+        assert await updates.users.remove_event("new", event_id) == "removed"
+        service.backend.gate.set()
+        await updates.finished("new")
+        user = await updates.get("new")
+        assert (user.profile.history, user.n_items) == (("item2",), 1)
+
+    service.run(work)
+    assert service.n_updates("dropped") == 1

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from mllm_msr import tables
+from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.settings import ServeSettings
+from mllm_msr.ranker.calibration import IDENTITY, Calibration
+from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue
@@ -20,8 +23,16 @@ from mllm_msr.serving.users import User
 from mllm_msr.types import Message, Prompt, TextPart
 from online_worlds import FakeBackend
 
+
+def prompt(user: object, item_id: str) -> Prompt:
+    del user
+    return Prompt((Message("user", (TextPart(f'Thing {item_id}"'),)),))
+
+
 CATALOG: Any = SimpleNamespace(
-    prompt=lambda preference, item_id: Prompt((Message("user", (TextPart(f'Thing {item_id}"'),)),))
+    prompt=prompt,
+    prompt_settings=DEFAULT_PROMPT,
+    user_input=lambda profile: UserInput(profile.preference),
 )
 
 
@@ -32,14 +43,22 @@ def backend() -> Iterator[FakeBackend]:
     fake.gate.set()
 
 
-def make_scorer(backend: FakeBackend, *, copies: int = 1, **settings: Any) -> CandidateScorer:
+def make_scorer(
+    backend: FakeBackend,
+    *,
+    copies: int = 1,
+    catalog: Any = CATALOG,
+    calibration: Calibration = IDENTITY,
+    **settings: Any,
+) -> CandidateScorer:
     queue = ModelQueue(lambda: backend, copies=copies)
     return CandidateScorer(
         queue,
         fingerprint=backend.fingerprint,
-        catalog=CATALOG,
+        catalog=catalog,
         settings=ServeSettings(**settings),
         metrics=Metrics(),
+        calibration=calibration,
     )
 
 
@@ -61,6 +80,34 @@ def test_scores_are_cached_per_item_and_preference(backend: FakeBackend) -> None
     assert backend.batches == [2, 1]
     asyncio.run(scorer.score(user("loud"), ["1"]))
     assert backend.batches == [2, 1, 1]
+
+
+def test_scores_depend_on_the_history_if_the_model_reads_it(backend: FakeBackend) -> None:
+    catalog = SimpleNamespace(
+        prompt=prompt,
+        prompt_settings=RecommendSettings(reads="history"),
+        user_input=lambda profile: UserInput(history=profile.history),
+    )
+    scorer = make_scorer(backend, catalog=catalog)
+    for preference in ("", "calm"):
+        scores = asyncio.run(scorer.score(user(preference), ["1"]))
+        assert scores.fallback_reason is None
+    longer = User(Profile("u", ("z", "y")), tables.empty(tables.PREFERENCES), known=True)
+    asyncio.run(scorer.score(longer, ["1"]))
+    assert backend.batches == [1, 1]
+    new = User(Profile("u"), tables.empty(tables.PREFERENCES), known=True)
+    assert asyncio.run(scorer.score(new, ["1"])).fallback_reason == "no_history"
+
+
+def test_scores_are_calibrated_in_the_same_order(backend: FakeBackend) -> None:
+    calibration = Calibration(temperature=2.0, bias=-1.0)
+    plain = asyncio.run(make_scorer(backend).score(user(), item_ids(0, 5))).values
+    found = asyncio.run(
+        make_scorer(backend, calibration=calibration).score(user(), item_ids(0, 5))
+    ).values
+    assert sorted(found, key=found.__getitem__) == sorted(plain, key=plain.__getitem__)
+    assert list(found.values()) == pytest.approx(list(calibration.apply(list(plain.values()))))
+    assert found != plain
 
 
 def test_all_scores_of_a_deleted_user_are_dropped(backend: FakeBackend) -> None:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from mllm_msr.serving import user_index
 from mllm_msr.serving.user_index import UserIndex
 
 
@@ -40,3 +41,19 @@ def test_index_equals_a_sorted_set_after_random_changes() -> None:
     assert index.find("", limit=100) == (sorted(expected), len(expected))
     with_one = sorted(user_id for user_id in expected if "1" in user_id)
     assert index.find("1", limit=100) == (with_one, len(with_one))
+
+
+def test_similar_ids_begin_like_the_text() -> None:
+    index = UserIndex(f"u{n:04}" for n in range(400))
+    assert index.similar("u003x") == ["u0030", "u0031", "u0032"]
+    assert index.similar("U0030 ", limit=1) == ["u0030"]
+    assert index.similar("somebody@example.org") == []
+    assert UserIndex([]).similar("u") == []
+
+
+def test_search_for_similar_ids_compares_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_index, "_N_COMPARED", 10)
+    index = UserIndex(f"u{n:04}" for n in range(400))
+    assert index.similar("u0200x", limit=1) == ["u0200"]
+    assert index.similar("u0000", limit=1) == ["u0000"]
+    assert index.similar("x399", limit=1) == ["u0399"]

@@ -13,7 +13,7 @@ import pytest
 from mllm_msr import tables
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.serving.state import NewEvent, ServiceState, UserState
+from mllm_msr.serving.state import NewEvent, ServiceState, StoredEvent, UserState
 from mllm_msr.serving.users import User, UserStore
 from state_checks import PREFERENCE_HISTORY
 
@@ -174,3 +174,41 @@ def test_index_is_built_once_and_follows_new_and_deleted_users(
 
 async def _assert_not_found(users: UserStore, user_id: str) -> None:
     assert await users.find(user_id, limit=5) == ([], 0)
+
+
+def test_item_is_disliked_if_its_latest_event_is_a_dislike() -> None:
+    kinds = [("a", "dislike"), ("b", "interaction"), ("a", "interaction"), ("b", "dislike")]
+    events = tuple(StoredEvent(str(n), item_id, kind) for n, (item_id, kind) in enumerate(kinds))
+    user = User(Profile("u"), PREFERENCE_HISTORY, known=True, events=events)
+    assert user.dislikes == {"b"}
+
+
+def test_removed_event_restores_the_preference_of_the_run(service: Service) -> None:
+    async def work(users: UserStore) -> None:
+        before = await users.get("user3")
+        n_run = len(before.profile.history)
+        service.add_event(users, "user3", "item1")
+        rows = [("user3", n, n_items, f"text {n_items}", True, "") for n, n_items in enumerate(
+            (3, n_run + 1)
+        )]  # fmt: skip
+        history = pl.DataFrame(rows, schema=dict(tables.PREFERENCES), orient="row")
+        service.state.set_preference_history("user3", history)
+        users.invalidate(["user3"])
+        assert (await users.get("user3")).n_items == n_run + 1
+        assert await users.remove_event("user3", "user3-0") == "removed"
+        after = await users.get("user3")
+        assert after.profile == before.profile
+        assert after.preference_history.equals(before.preference_history)
+        assert await users.remove_event("user3", "user3-0") == "already_removed"
+        assert await users.remove_event("user3", "other") == "unknown_event"
+
+    service.run(work)
+
+
+def test_user_with_only_a_dislike_is_known(service: Service) -> None:
+    async def work(users: UserStore) -> None:
+        service.state.add_events([NewEvent("1", "shy", "item1", type="dislike")])
+        user = await users.get("shy")
+        assert (user.known, user.profile.history, user.dislikes) == (True, (), {"item1"})
+
+    service.run(work)

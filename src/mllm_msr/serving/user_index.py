@@ -90,7 +90,13 @@ class UserIndex:
         folded = {one.casefold(): one for one in near}
         wanted = user_id.casefold()
         matches = difflib.get_close_matches(wanted, folded, n=10 * limit)
-        matches.sort(key=lambda match: -_common_length(match, wanted))
+        ratio = difflib.SequenceMatcher(b=wanted)
+
+        def order(match: str) -> tuple[int, float, str]:
+            ratio.set_seq1(match)
+            return -_common_length(match, wanted), -ratio.ratio(), match
+
+        matches.sort(key=order)
         return [folded[match] for match in matches[:limit]]
 
 
