@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks.gpu_check._step import Check, CheckFailedError, Record, require
+from mllm_msr.config.loading import load_settings
+from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.storage import layout
 
 # Largest difference of probabilities and losses between a resumed and an uninterrupted run. Sums on
@@ -60,30 +62,32 @@ def _run(check: Check, record: Record, name: str, settings: Sequence[str]) -> No
     folder, reference = (check.output / f"run-{name}-{kind}" for kind in ("killed", "whole"))
     for old in (folder, reference):
         shutil.rmtree(old, ignore_errors=True)
-    command = _command(check, settings)
-    n_steps, state = _run_until_killed([*command, "--run", str(folder)], folder)
+    overrides = [*_small_run(check), *settings]
+    command = [sys.executable, "-m", "mllm_msr", "run", "--preset", "demo", *overrides]
+    command += ["--run", str(folder)]
+    n_steps, state = _run_until_killed(command, folder)
     record.add(killed_after_state=state)
     shutil.copytree(folder, reference, symlinks=True)
     shutil.rmtree(reference / layout.TRAINING)
-    for run in (folder, reference):
-        start = time.monotonic()
-        _finish([*command, "--run", str(run)])
-        record.add(**{f"seconds_{run.name}": round(time.monotonic() - start, 1)})
+    start = time.monotonic()
+    _finish(command)
+    record.add(seconds_resumed=round(time.monotonic() - start, 1))
+    with Pipeline.open(reference, load_settings("demo", overrides)) as pipeline:
+        pipeline.run_until("score")
     log = (folder / layout.LOG).read_text(encoding="utf-8")
     require(_RESUMED in log, f"The killed run trained again from the start, after {n_steps} steps.")
     _compare(check, record, folder, reference)
 
 
-def _command(check: Check, settings: Sequence[str]) -> list[str]:
-    n_users, n_items, n_steps = (24, 40, 6) if check.is_small else (60, 80, 24)
+def _small_run(check: Check) -> list[str]:
+    """Return the settings of a run of the demo's data with few users, items and steps."""
+    n_users, n_items, n_steps = (16, 30, 6) if check.is_small else (60, 80, 24)
     return [
-        *(sys.executable, "-m", "mllm_msr", "run", "--preset", "demo"),
         f"data.path={check.output / 'demo-covers'}",
         *(f"data.n_users={n_users}", f"data.n_items={n_items}", "data.n_negatives=5"),
         *("train.rank=4", "train.batch_size=8", f"train.max_steps={n_steps}", "train.epochs=50"),
         *("train.checkpoint_every=2", "train.validate_every=1000", "report.case_studies=0"),
         *("score.baselines=[popularity]", "score.full_users=0"),
-        *settings,
     ]
 
 
