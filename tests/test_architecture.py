@@ -24,6 +24,8 @@ LAZY_IMPORTS = {
     "mllm_msr.models.inputs",
     "mllm_msr.models.loading",
     "mllm_msr.models.small.cache",
+    "mllm_msr.ranker.alignment.examples",
+    "mllm_msr.ranker.alignment.trainer",
     "mllm_msr.ranker.distributed.deepspeed",
     "mllm_msr.ranker.distributed.fsdp",
     "mllm_msr.ranker.training.callback",

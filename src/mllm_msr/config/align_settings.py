@@ -20,6 +20,11 @@ class AlignSettings(Section):
     )
     learning_rate: PositiveFloat = Field(1e-3, description="peak learning rate of AdamW")
     batch_size: PositiveInt = Field(8, description="examples per optimizer step")
+    word_epochs: NonNegativeInt = Field(
+        20,
+        description="passes over the images that bring image tokens near the words of the answers, "
+        "before the language model is used",
+    )
     epochs: PositiveFloat = Field(2, description="passes over the examples; fractions are allowed")
     max_steps: PositiveInt | None = Field(None, description="upper bound on optimizer steps")
     max_answer_tokens: PositiveInt = Field(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -147,6 +148,8 @@ class EfficientNetLiteModel(PreTrainedModel):  # type: ignore[misc]
         Returns:
             Shape [batch, hidden, height / 32, width / 32], in [0, 6].
         """
+        # Nearly twice as fast on CPUs in bfloat16, because most convolutions are depthwise.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = functional.relu6(self.stem(pixel_values))
         for block in self.blocks:
             features = block(features)

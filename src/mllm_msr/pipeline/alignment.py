@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.errors import CapabilityError
+from mllm_msr.errors import CapabilityError, SettingsError
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.pipeline.backends import backend_class, open_backend
 from mllm_msr.pipeline.context import RunContext, changed
@@ -26,9 +26,20 @@ _TEMPLATES = ("image_description",)
 
 
 def align(context: RunContext, settings: Settings) -> None:
-    """Train the projector on images and texts of the items if `align.enabled` is set."""
+    """Train the projector on images and texts of the items if `align.enabled` is set.
+
+    Raises:
+        SettingsError: The recommender is scored with another model.
+        CapabilityError: The backend has no weights in this process.
+    """
     if not settings.align.enabled:
         return
+    if settings.score.model is not None:
+        problem = (
+            "align.enabled=true cannot be combined with score.model, which would read images with "
+            "another projector than the fine-tuned model. Remove one of them."
+        )
+        raise SettingsError([problem])
     tables = RunTables(context.run)
     with contextlib.closing(open_backend(settings.model)) as backend:
         fingerprint = backend.fingerprint

@@ -73,7 +73,7 @@ def project(projector: nn.Module, features: NDArray[np.float16], *, like: Tensor
         like: A tensor with the data type and the device of the language model.
     """
     weight = next(projector.parameters())
-    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(weight.device, weight.dtype)
+    inputs = torch.from_numpy(np.array(features)).to(weight.device, weight.dtype)
     tokens = projector(inputs).to(like.device, like.dtype)  # [batch, tokens, hidden]
     output = BaseModelOutputWithPooling(pooler_output=list(tokens))
     return {"mm_encoder_outputs": {"image": output}}

@@ -1,9 +1,9 @@
 """Training of the projector: images to texts, with a frozen vision tower and language model.
 
-This is the first stage of LLaVA (Liu et al. 2023). It shares the checkpoint format, the order of
-the data and the loss with fine-tuning, but not its Lightning module: one device is enough for a
-projector, and the vision tower never runs in the loop. A killed run resumes from its last state, to
-the same weights as an uninterrupted run.
+This is the first stage of LLaVA (Liu et al. 2023), which starts from the words of the answers here
+(`words.py`). It shares the checkpoint format, the order of the data and the loss with fine-tuning,
+but not its Lightning module: one device is enough for a projector, and the vision tower never runs
+in the loop. A killed run resumes from its last state, to the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
 from mllm_msr.models.projector import find_projector
 from mllm_msr.ranker.alignment.examples import AlignmentExample, examples_digest, render_examples
 from mllm_msr.ranker.alignment.features import project, write_features
+from mllm_msr.ranker.alignment.words import fit_words
 from mllm_msr.ranker.training.checkpoint import (
     Progress,
     TrainingState,
@@ -142,7 +144,7 @@ class _Alignment:
         self._model = loaded.model.requires_grad_(False)
         self._renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
         end_id = _end_id(self._model, self._renderer.tokenizer)
-        self._rows = render_examples(
+        self._rows: Sequence[Rendered] = render_examples(
             examples, self._renderer, end_id=end_id, max_tokens=settings.max_answer_tokens
         )
         self._folder = folder
@@ -187,6 +189,8 @@ class _Alignment:
         start = load_matching(self._folder / _STATES, self._fingerprint)
         progress = Progress.from_state(start)
         losses = _restore(projector, optimizer, start)
+        if start is None:
+            self._fit_words(projector)
         began = time.monotonic() - progress.seconds
         with show(n_steps, progress.step) as advance:
             while progress.step < n_steps:
@@ -210,6 +214,20 @@ class _Alignment:
             first_loss=float(np.mean(losses[:_AVERAGED])),
             last_loss=float(np.mean(losses[-_AVERAGED:])),
             seconds=progress.seconds,
+        )
+
+    def _fit_words(self, projector: nn.Module) -> None:
+        """Bring the outputs of the projector near the embeddings of the answers' words."""
+        words: list[Counter[int]] = [Counter() for _ in self._image_rows]
+        for row in self._rows:
+            words[self._image_rows[row.images[0]]].update(row.answer_ids)
+        fit_words(
+            projector,
+            self._features,
+            words,
+            self._model.get_input_embeddings().weight,
+            epochs=self._settings.word_epochs,
+            seed=self._settings.seed,
         )
 
     def _step(self, projector: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> float:

@@ -1,0 +1,146 @@
+"""Train the projector of the small model on drawn pictures, measure it and export it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from mllm_msr.backends.smollm import SmolLMBackend
+from mllm_msr.config.align_settings import AlignSettings
+from mllm_msr.models.small.cache import small_checkpoint
+from mllm_msr.models.small.sources import PROJECTOR
+from mllm_msr.ranker.alignment.examples import AlignmentExample
+from mllm_msr.ranker.alignment.trainer import PROJECTOR_FILE, align
+from recipes.small_model.captions import description_prompt, make_example
+from recipes.small_model.drawings import Picture, draw_picture
+
+logger = logging.getLogger(__name__)
+
+_SEED: Final = 0
+_GRID: Final = 4
+# Held-out pictures have numbers of their own.
+_HELD_OUT: Final = 1_000_000
+_PERMUTATIONS: Final = 200
+
+
+def main() -> None:
+    """Run the recipe; `--help` describes the options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of all files")
+    parser.add_argument("--pictures", type=int, default=2000, help="pictures to train on")
+    parser.add_argument("--steps", type=int, default=500, help="optimizer steps")
+    parser.add_argument("--held-out", type=int, default=200, help="pictures to measure with")
+    parser.add_argument("--export", action="store_true", help="copy the result into the package")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    images = options.output / "pictures"
+    images.mkdir(parents=True, exist_ok=True)
+    folder = options.output / "alignment"
+    if not (folder / PROJECTOR_FILE).exists():
+        examples = [_example(images, number) for number in range(options.pictures)]
+        settings = AlignSettings(max_steps=options.steps, checkpoint_every=20, seed=_SEED)
+        checkpoint = str(small_checkpoint(_GRID))
+        summary = align(
+            examples,
+            checkpoint=checkpoint,
+            folder=folder,
+            settings=settings,
+            projector=_initial_projector(options.output / "initial.safetensors"),
+            show=_show,
+            show_images=_show,
+        )
+        logger.info("%s", summary)
+    shown = [_picture(images, _HELD_OUT + number) for number in range(options.held_out)]
+    result = measure(folder / PROJECTOR_FILE, shown)
+    logger.info("%s", result)
+    (options.output / "measured.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if options.export:
+        shutil.copyfile(folder / PROJECTOR_FILE, PROJECTOR)
+
+
+def measure(projector: Path, pictures: Sequence[tuple[Path, Picture]]) -> dict[str, float]:
+    """Return how often descriptions of pictures name the right subject and color.
+
+    Args:
+        projector: Weights of the projector.
+        pictures: Pictures that were not trained on.
+
+    Returns:
+        For subject and main color, the share of descriptions that contain the word, and the same
+        if the descriptions are assigned to other pictures.
+    """
+    backend = SmolLMBackend(projector=projector, dtype="bfloat16", attention="eager")
+    with contextlib.closing(backend):
+        prompts = [description_prompt(path, "item") for path, _ in pictures]
+        answers = {index: done.text.lower() for index, done in backend.generate(prompts)}
+    for index in range(min(10, len(pictures))):
+        logger.info("%r: %r", pictures[index][1].subject, answers[index])
+    rng = np.random.default_rng(_SEED)
+    orders = [np.arange(len(pictures))]
+    orders += [rng.permutation(len(pictures)) for _ in range(_PERMUTATIONS)]
+    words = {
+        "subject": [picture.key for _, picture in pictures],
+        "color": [picture.colors[0] for _, picture in pictures],
+    }
+    result: dict[str, float] = {}
+    for name, right in words.items():
+        hits = [
+            np.mean([word in answers[int(m)] for word, m in zip(right, order, strict=True)])
+            for order in orders
+        ]
+        result |= {name: float(hits[0]), f"{name}_chance": float(np.mean(hits[1:]))}
+    return result
+
+
+def _initial_projector(file: Path) -> Path:
+    """Write random weights, so that the result does not depend on a packaged projector."""
+    generator = torch.Generator().manual_seed(_SEED)
+    state: dict[str, torch.Tensor] = {}
+    for name, n_in in (("linear_1", 1280), ("linear_2", 576)):
+        weight = 0.02 * torch.randn(576, n_in, generator=generator)
+        state |= {f"{name}.weight": weight, f"{name}.bias": torch.zeros(576)}
+    save_file(state, file)
+    return file
+
+
+def _example(folder: Path, number: int) -> AlignmentExample:
+    path, picture = _picture(folder, number)
+    return make_example(path, picture, np.random.default_rng([_SEED, 1, number]))
+
+
+def _picture(folder: Path, number: int) -> tuple[Path, Picture]:
+    """Draw the picture of a number and save it."""
+    image, picture = draw_picture(np.random.default_rng([_SEED, number]))
+    path = folder / f"{number}.png"
+    if not path.exists():
+        image.save(path)
+    return path, picture
+
+
+@contextlib.contextmanager
+def _show(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
+    """Print the step now and then."""
+    done = n_done
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if done % 4 == 0:
+            logger.info("%d of %d", done, n_steps)
+
+    yield advance
+
+
+if __name__ == "__main__":
+    main()
