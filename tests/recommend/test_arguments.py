@@ -74,6 +74,8 @@ def test_unknown_users_are_listed_with_a_similar_id() -> None:
     require_users(["u1"], {"u1", "u2"})
     with pytest.raises(DataError, match=r"^Unknown user 'u11'\. Did you mean 'u1'\? Use ids"):
         require_users(["u1", "u11"], ["u1"])
+    with pytest.raises(DataError, match=r"Did you mean 'u0010'\?"):
+        require_users(["u001x"], ["u0301", "u0010", "u9901"])
     with pytest.raises(DataError, match=r"^Unknown users 'a', 'b'\. Use ids"):
         require_users(["a", "b"], ["u1"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final
 
@@ -81,8 +82,11 @@ def require_users(user_ids: Iterable[str], known: Collection[str]) -> None:
     unknown = [user_id for user_id in user_ids if user_id not in known]
     if not unknown:
         return
-    close = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    # Ids are often numbered, so that many are equally close; the beginning then matters most.
+    close = difflib.get_close_matches(unknown[0], known, n=100)
+    shared = {each: os.path.commonprefix([each, unknown[0]]) for each in close}  # noqa: RUF071
+    best = max(close, key=lambda each: len(shared[each]), default=None)
+    hint = f" Did you mean {best!r}?" if best else ""
     subject = f"user {unknown[0]!r}"
     if len(unknown) > 1:
         subject = f"users {_listed(unknown)}"
