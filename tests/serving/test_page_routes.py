@@ -75,6 +75,28 @@ def test_run_is_described(serve: Serve) -> None:
     found = serve("serve.update=event").get("/v1/run").json()
     assert (found["name"], found["dataset"], found["model"]) == ("run", "files", "mock")
     assert (found["items"], found["update"]) == (30, "event")
+    assert (found["preferences"], found["history_items"]) == (True, 0)
+
+
+def test_service_of_a_run_that_reads_histories_writes_no_preferences(
+    serve: Serve,
+    ranker: FakeBackend,
+    preference_model: FakeBackend,
+) -> None:
+    web = serve("recommend.reads=history", "recommend.history_items=3", "infer.enabled=false")
+    run = web.get("/v1/run").json()
+    assert (run["preferences"], run["history_items"]) == (False, 3)
+    event = {"event_id": "1", "user_id": "user1", "item_id": "item1"}
+    for user in ("user1", "newcomer"):
+        web.post("/v1/events", json={"events": [{**event, "event_id": user, "user_id": user}]})
+        found = web.post("/v1/recommendations", json={"user_id": user, "k": 3}).json()
+        assert (found["fallback_reason"], found["preference"]) == (None, "")
+        assert all(item["score"] is not None for item in found["items"])
+    given = {"history": ["item1", "item2"], "k": 2}
+    assert web.post("/v1/recommendations", json=given).json()["fallback_reason"] is None
+    assert not web.post("/v1/users/user1/preference").json()["updating"]
+    assert ranker.batches
+    assert preference_model.batches == []
 
 
 def test_users_are_found_by_part_of_their_id(serve: Serve) -> None:

@@ -122,6 +122,8 @@ async def get_run(request: Request) -> schemas.RunResponse:
         version=engine.lists.scorer(RUN).version,
         items=len(engine.catalog),
         update=settings.serve.update,
+        preferences=settings.infer.enabled,
+        history_items=settings.recommend.history_items if settings.recommend.reads_history else 0,
         report=await asyncio.to_thread(_report_path(request).is_file),
     )
 

@@ -349,6 +349,10 @@ class RunResponse(_Response):
     update: Literal["block", "event"] = Field(
         description="when preferences are updated: after a block of interactions, or after each"
     )
+    preferences: bool = Field(
+        description="whether the run has written preferences; otherwise the model reads histories"
+    )
+    history_items: int = Field(description="latest items of a history that the model reads, or 0")
     report: bool = Field(description="whether /report has the run's report")
 
 

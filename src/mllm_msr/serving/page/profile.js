@@ -1,7 +1,7 @@
 // The history of the user, the preference with its history, and the progress to the next update.
 
 import { $, button, cover, element, skeleton, titleOf } from "/page/elements.js";
-import { isLatest, latestPreference, state, step } from "/page/state.js";
+import { isLatest, latestPreference, noPreference, state, step } from "/page/state.js";
 import { newWords, phraseWords, words } from "/page/words.js";
 
 let openItem = () => {}; // shows an item in a dialog
@@ -61,7 +61,7 @@ export function drawPreference(phrases = []) {
     if (hits.has(index)) return element("mark", { className: isNew ? "hit new" : "hit" }, word);
     return isNew ? element("ins", { className: "new" }, word) : word;
   });
-  $("preference").replaceChildren(...(spans.length ? spans : [element("span", { className: "quiet" }, "There is no preference yet.")]));
+  $("preference").replaceChildren(...(spans.length ? spans : [element("span", { className: "quiet" }, noPreference())]));
 }
 
 function drawSteps() {
@@ -87,6 +87,7 @@ export function drawNext() {
     text = `The model has not returned a usable preference yet and is retried (failed attempts: ${user.failure.tries}).`;
   } else if (user.updating) text = "Updating the preference …";
   else if (!user.history.length) text = "Like an item to start.";
+  else if (!state.run?.preferences) text = "Each like changes the lists at once.";
   else if (unread > 0) {
     text = user.next_update
       ? `${unread} of ${unread + user.next_update} new items until the preference is updated.`
@@ -94,9 +95,9 @@ export function drawNext() {
   }
   $("next").hidden = !text;
   $("next-text").textContent = text;
-  $("update-now").hidden = user.updating || unread <= 0;
+  $("update-now").hidden = user.updating || unread <= 0 || !state.run?.preferences;
   const bar = $("next-bar");
-  bar.hidden = user.updating || unread <= 0 || !user.next_update;
+  bar.hidden = user.updating || unread <= 0 || !user.next_update || !state.run?.preferences;
   bar.max = unread + user.next_update;
   bar.value = unread;
 }
@@ -106,7 +107,7 @@ export function drawUser() {
   drawPreference();
   drawSteps();
   drawNext();
-  $("now").textContent = latestPreference() ?? "There is no preference yet.";
+  $("now").textContent = latestPreference() ?? noPreference();
 }
 
 export function goTo(at) {
