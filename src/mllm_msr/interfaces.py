@@ -167,14 +167,17 @@ class Backend(ABC):
         )
 
     @classmethod
-    def caveat(cls, source_coverage: float | None) -> str | None:
+    def caveat(
+        cls, source_coverage: float | None, *, has_own_projector: bool = False
+    ) -> str | None:
         """Return what reports must say about results with this backend, or None.
 
         Args:
             source_coverage: Share of the words of the text summaries that occur in the items'
                 texts; None if the run has no summaries.
+            has_own_projector: Whether the run uses another projector than that of the checkpoint.
         """
-        del source_coverage
+        del source_coverage, has_own_projector
         return None
 
     @classmethod

@@ -80,5 +80,6 @@ def test_results_with_an_untrained_projector_have_a_caveat(
 ) -> None:
     monkeypatch.setattr(smollm, "PROJECTOR", tmp_path / "projector.safetensors")
     assert "does not understand images" in str(SmolLMBackend.caveat(None))
+    assert SmolLMBackend.caveat(None, has_own_projector=True) is None
     (tmp_path / "projector.safetensors").touch()
     assert SmolLMBackend.caveat(None) is None

@@ -96,8 +96,11 @@ class DemoBackend(LocalBackend):
         return {**model_kwargs, "weights": adapter}
 
     @classmethod
-    def caveat(cls, source_coverage: float | None) -> str | None:
+    def caveat(
+        cls, source_coverage: float | None, *, has_own_projector: bool = False
+    ) -> str | None:
         """Return a warning for data that the demo model was not trained on, or None."""
+        del has_own_projector
         if source_coverage is None or source_coverage >= _MIN_SOURCE_COVERAGE:
             return None
         return (

@@ -104,14 +104,17 @@ class SmolLMBackend(LocalBackend):
         return {**model_kwargs, "weights": adapter}
 
     @classmethod
-    def caveat(cls, source_coverage: float | None) -> str | None:
+    def caveat(
+        cls, source_coverage: float | None, *, has_own_projector: bool = False
+    ) -> str | None:
         """Return that images mean nothing to the model, if its projector is not trained."""
         del source_coverage
-        if PROJECTOR.is_file():
+        if has_own_projector or PROJECTOR.is_file():
             return None
         return (
             "The projector between this model's vision tower and language model is not trained, so "
-            "the model does not understand images. Results only show what it learns from texts."
+            "the model does not understand images. Results only show what it learns from texts. "
+            "Set align.enabled=true to train the projector on the images and texts of the items."
         )
 
 

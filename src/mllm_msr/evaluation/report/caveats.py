@@ -92,7 +92,9 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
     backend, dataset = config.get("model", {}).get("backend"), config.get("dataset")
     if backend in registry.names("backends"):
         kind = cast("type[Backend]", registry.find("backends", backend))
-        notes += [note] if (note := kind.caveat(source_coverage)) else []
+        projector = config.get("align", {}).get("enabled") or config["model"].get("projector")
+        note = kind.caveat(source_coverage, has_own_projector=bool(projector))
+        notes += [note] if note else []
     if data.get("protocol") == "released-code":
         notes.append(
             "BIASED PROTOCOL. This run uses the protocol of the released code: it selects items by "

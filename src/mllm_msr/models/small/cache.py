@@ -74,7 +74,10 @@ def _replace(folder: Path, image_grid: int) -> None:
     else:
         logger.warning("Assembling the model smollm in %s. This happens once.", folder)
     if not PROJECTOR.is_file():
-        logger.warning("The projector of images is not trained: use the model for texts only.")
+        logger.warning(
+            "The projector of images is not trained. Set align.enabled=true to train it on the "
+            "items, or use the model for texts only."
+        )
     for leftover in folder.parent.glob(f".*{_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}{_SUFFIX}")
