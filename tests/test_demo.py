@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 
 from mllm_msr.config.loading import load_settings
 from mllm_msr.pipeline.pipeline import Pipeline
+from test_readme import ROOT, python_blocks
 
 SMALL = [
     "data.n_users=24",
@@ -76,3 +78,21 @@ def test_the_report_is_self_contained_and_has_case_studies(folder: Path) -> None
     assert 'src="http' not in page
     assert page.count("true next item") >= 2
     assert (folder / "report.md").read_text().count("|") > 20
+
+
+@pytest.mark.parametrize("page", ["python.md", "quickstart.md"])
+def test_python_examples_of_the_documentation_run(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    page: str,
+) -> None:
+    shutil.copytree(folder, tmp_path / "runs/demo")
+    monkeypatch.chdir(tmp_path)
+    defined: dict[str, object] = {}
+    for block in python_blocks(ROOT / "docs" / page):
+        exec(block, defined)
+        assert capsys.readouterr().out or "print" not in block
+    if page == "python.md":
+        assert (tmp_path / "runs/shop/interactions.parquet").is_file()

@@ -89,6 +89,20 @@ def test_python_examples_of_the_readme_run(number: int, tmp_path: Path) -> None:
     assert done.stdout
 
 
+@pytest.mark.slow
+def test_python_examples_are_typed(tmp_path: Path) -> None:
+    for page in (ROOT / "README.md", ROOT / "docs/quickstart.md", ROOT / "docs/python.md"):
+        code = "\n".join(python_blocks(page))
+        (tmp_path / f"{page.stem.lower()}_example.py").write_text(code, encoding="utf-8")
+    (tmp_path / "typo_example.py").write_text("import mllm_msr\n\nmllm_msr.Pipelin\n")
+    files = sorted(map(str, tmp_path.glob("*_example.py")))
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert 'typo_example.py:3: error: Module has no attribute "Pipelin"' in errors[0]
+
+
 @for_each_page
 def test_links_work(page: Path) -> None:
     for link in re.findall(r"\]\(([^):]+)\)", without_blocks(page)):
