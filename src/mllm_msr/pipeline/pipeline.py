@@ -126,7 +126,9 @@ class Pipeline:
         for name in STAGES:
             parts = self.counts(name).values()
             seconds = sum(part["seconds"] for part in parts)
-            rows.append((name, format_seconds(seconds) if parts else "not run"))
+            enabled = getattr(getattr(self.settings, name, None), "enabled", True)
+            missing = "not run" if enabled else "off"
+            rows.append((name, format_seconds(seconds) if parts else missing))
         result = self.result() if self.run.has(layout.METRICS) else None
         return notebook.render(
             "run",
