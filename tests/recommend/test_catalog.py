@@ -175,7 +175,7 @@ def test_prompts_and_explanations_name_the_latest_items(reads: str, boat: Path) 
         schema=dict(tables.ITEMS),
         orient="row",
     )  # fmt: skip
-    prompt = RecommendSettings.model_validate({"reads": reads, "history_items": 2})
+    prompt = RecommendSettings.model_validate({"reads": reads, "history_items": 3})
     catalog = ItemCatalog(
         items,
         tables.empty(tables.SUMMARIES),

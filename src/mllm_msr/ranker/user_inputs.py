@@ -7,6 +7,7 @@ anything after it.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -69,13 +70,8 @@ def latest_titles(
         title: Returns the title of an item; blank if it has none.
         settings: The section `recommend`.
     """
-    found: list[str] = []
-    for item_id in history:
-        if text := title(item_id).strip():
-            found.append(text)
-        if len(found) == settings.history_items:
-            break
-    return tuple(found)
+    latest = itertools.islice(history, settings.history_items)
+    return tuple(text for item_id in latest if (text := title(item_id).strip()))
 
 
 class UserInputs:

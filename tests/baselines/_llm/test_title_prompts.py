@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from mllm_msr.backends.mock import prompt_text
-from mllm_msr.baselines._llm.title_prompts import NO_HISTORY, title_examples, titles_prompt
+from mllm_msr.baselines._llm.title_prompts import title_examples, titles_prompt
+from mllm_msr.ranker.user_inputs import NO_HISTORY
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
 
 ITEM_ROWS = [

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
-from mllm_msr.baselines._shared.catalog import histories
-from mllm_msr.prompts.templates import clean, render
+from mllm_msr.config.recommend_settings import RecommendSettings
+from mllm_msr.prompts.templates import render
 from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.user_inputs import UserInput, UserInputs
 from mllm_msr.tables import CANDIDATES, ITEMS, conform
 from mllm_msr.types import Item, Prompt
-
-# History in the prompt if no title is known.
-NO_HISTORY: Final = "nothing yet"
-
-_MAX_TITLE: Final = 120
 
 
 def titles_prompt(
@@ -42,10 +37,10 @@ def titles_prompt(
         max_text_tokens: Upper bound on the text tokens; the history is trimmed first, then the
             title.
     """
-    joined = "; ".join(clean(one, max_chars=_MAX_TITLE) for one in history)
+    shown = UserInput(history=tuple(history)).variables()["history"]
     return render(
         "recommend_titles",
-        {"history": joined or NO_HISTORY, "title": title},
+        {"history": shown, "title": title},
         item_type=item_type,
         images=images,
         trimmable=("history", "title"),
@@ -80,33 +75,21 @@ def title_examples(
         row["item_id"]: Item.from_row(row)
         for row in conform(items, ITEMS, name="items").iter_rows(named=True)
     }
-    titles = _titles_by_user(rows, interactions, items, n_last=n_last)
+    users = UserInputs(
+        RecommendSettings(reads="history", history_items=n_last),
+        preferences=None,
+        interactions=interactions,
+        titles={item.item_id: item.title for item in known.values()},
+    )
     for row in rows.iter_rows(named=True):
         if row["item_id"] not in known:
             continue
         item = known[row["item_id"]]
         prompt = titles_prompt(
-            titles.get((row["user_id"], row["position"]), []),
+            users.before(row["user_id"], row["position"]).history or (),
             item.title,
             item_type=item_type,
             images=item.images if use_images else (),
             max_text_tokens=max_text_tokens,
         )
         yield Example(**row, prompt=prompt)
-
-
-def _titles_by_user(
-    rows: pl.DataFrame, interactions: pl.DataFrame, items: pl.DataFrame, *, n_last: int
-) -> dict[tuple[str, int], list[str]]:
-    """Return titles by user and position, the latest first; items without a title are skipped."""
-    users = rows.select("user_id", "position").unique(maintain_order=True)
-    titled = items.select("item_id", "title").filter(pl.col("title").str.strip_chars() != "")
-    seen = (
-        histories(users, interactions, n_last=n_last)
-        .join(titled, on="item_id")
-        .sort("row", "age")
-        .group_by("row", maintain_order=True)
-        .agg("title")
-    )
-    keys = users.rows()
-    return {keys[row]: titles for row, titles in seen.iter_rows()}
