@@ -25,7 +25,9 @@ class AlignSettings(Section):
         description="passes over the images that bring image tokens near the words of the answers, "
         "before the language model is used",
     )
-    epochs: PositiveFloat = Field(2.0, description="passes over the examples; fractions are allowed")
+    epochs: PositiveFloat = Field(
+        2.0, description="passes over the examples; fractions are allowed"
+    )
     max_steps: PositiveInt | None = Field(None, description="upper bound on optimizer steps")
     max_answer_tokens: PositiveInt = Field(
         48, description="length at which title and text of an item are cut, in tokens"

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from mllm_msr.config.settings import Settings
 
-
 # Group of the settings without a section, such as `dataset`.
 GENERAL: Final = "general"
 

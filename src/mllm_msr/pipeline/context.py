@@ -16,7 +16,6 @@ from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import template_hash
 from mllm_msr.storage.run_folder import RunFolder, Stage
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -67,7 +67,7 @@ def fit_words(
             # The language model expects vectors as long as embeddings.
             loss = loss + (tokens.norm(dim=-1) / size.to(device) - 1).square().mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
 
 

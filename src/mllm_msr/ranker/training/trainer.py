@@ -180,7 +180,7 @@ def train(
     """
     _check_requirements(settings, train_examples)
     metric = bind_metric(validation_examples, validation_metric)
-    weights = {"revision": revision, "projector": projector, "options": options}
+    weights: dict[str, Any] = {"revision": revision, "projector": projector, "options": options}
     loaded = load_model(checkpoint, **weights, **_load_options(settings))
     examples = {"train": train_examples, "validation": validation_examples}
     fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
