@@ -1,4 +1,4 @@
-"""Recipe of the packaged projector of the small model (`src/mllm_msr/models/small`).
+"""Recipe of a projector for the small model, packaged in `src/mllm_msr/models/small` once exported.
 
 Run it from the repository root, after `make small`:
 
@@ -8,9 +8,9 @@ Run it from the repository root, after `make small`:
 It draws all images itself and writes their captions, so the projector depends on no data of other
 people. A killed run resumes.
 
-- `drawings`: random pictures, with what they show.
-- `captions`: prompts and answers about a picture.
-- `train`: the training, and accuracies on held-out pictures.
+- `drawings`: random scenes, with what they show.
+- `captions`: prompts and answers about a scene.
+- `train`: the training, and accuracies on held-out scenes.
 
 Changing the order of random draws or a text requires a new projector.
 """

@@ -1,4 +1,4 @@
-"""Random pictures that Pillow draws, with what they show.
+"""Random scenes that Pillow draws, with what they show.
 
 There are four kinds: covers of the demo's world (an object on a pattern), geometric shapes that can
 be counted, landscapes at a time of day, and groups of people.
@@ -45,8 +45,8 @@ _SKIES: Final[dict[str, tuple[Color, Color]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What a picture shows.
+class Scene:
+    """What a scene shows.
 
     Attributes:
         kind: "cover", "shapes", "landscape" or "people".
@@ -54,7 +54,7 @@ class Picture:
         setting: The background as a noun phrase ("a striped background").
         key: The word that names the subject in an answer ("boat").
         colors: Names of the main colors, the most important first.
-        is_dark: Whether the picture is dark.
+        is_dark: Whether the scene is dark.
     """
 
     kind: str
@@ -65,11 +65,11 @@ class Picture:
     is_dark: bool
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[Image.Image, Picture]:
-    """Draw a random picture.
+def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
+    """Draw a random scene.
 
     Args:
-        rng: Random generator; the same state gives the same picture.
+        rng: Random generator; the same state gives the same scene.
 
     Returns:
         An RGB image of `SIZE` x `SIZE` pixels, and what it shows.
@@ -78,7 +78,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[Image.Image, Picture]:
     draw = {"cover": _cover, "shapes": _shapes, "landscape": _landscape, "people": _people}
     image, subject, setting, key, colors = draw[str(kind)](rng)
     is_dark = float(np.asarray(image.convert("L")).mean()) < 100
-    return image, Picture(str(kind), subject, setting, key, colors, is_dark)
+    return image, Scene(str(kind), subject, setting, key, colors, is_dark)
 
 
 Drawn = tuple[Image.Image, str, str, str, tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""Train the projector of the small model on drawn pictures, measure it and export it."""
+"""Train the projector of the small model on drawn scenes, measure it and export it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mllm_msr.models.small.sources import PROJECTOR
 from mllm_msr.ranker.alignment.examples import AlignmentExample
 from mllm_msr.ranker.alignment.trainer import PROJECTOR_FILE, align
 from recipes.small_model.captions import description_prompt, make_example
-from recipes.small_model.drawings import Picture, draw_picture
+from recipes.small_model.drawings import Scene, draw_scene
 
 logger = logging.getLogger(__name__)
 
 _SEED: Final = 0
 _GRID: Final = 4
-# Held-out pictures have numbers of their own.
+# Held-out scenes have numbers of their own.
 _HELD_OUT: Final = 1_000_000
 _PERMUTATIONS: Final = 200
 
@@ -37,18 +37,18 @@ def main() -> None:
     """Run the recipe; `--help` describes the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of all files")
-    parser.add_argument("--pictures", type=int, default=2000, help="pictures to train on")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes to train on")
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps")
-    parser.add_argument("--held-out", type=int, default=200, help="pictures to measure with")
+    parser.add_argument("--held-out", type=int, default=200, help="scenes to measure with")
     parser.add_argument("--export", action="store_true", help="copy the result into the package")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    images = options.output / "pictures"
+    images = options.output / "scenes"
     images.mkdir(parents=True, exist_ok=True)
     folder = options.output / "alignment"
     if not (folder / PROJECTOR_FILE).exists():
-        examples = [_example(images, number) for number in range(options.pictures)]
+        examples = [_example(images, number) for number in range(options.scenes)]
         settings = AlignSettings(max_steps=options.steps, checkpoint_every=20, seed=_SEED)
         checkpoint = str(small_checkpoint(_GRID))
         summary = align(
@@ -61,7 +61,7 @@ def main() -> None:
             show_images=_show,
         )
         logger.info("%s", summary)
-    shown = [_picture(images, _HELD_OUT + number) for number in range(options.held_out)]
+    shown = [_scene(images, _HELD_OUT + number) for number in range(options.held_out)]
     result = measure(folder / PROJECTOR_FILE, shown)
     logger.info("%s", result)
     (options.output / "measured.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -69,29 +69,29 @@ def main() -> None:
         shutil.copyfile(folder / PROJECTOR_FILE, PROJECTOR)
 
 
-def measure(projector: Path, pictures: Sequence[tuple[Path, Picture]]) -> dict[str, float]:
-    """Return how often descriptions of pictures name the right subject and color.
+def measure(projector: Path, scenes: Sequence[tuple[Path, Scene]]) -> dict[str, float]:
+    """Return how often descriptions of scenes name the right subject and color.
 
     Args:
         projector: Weights of the projector.
-        pictures: Pictures that were not trained on.
+        scenes: Scenes that were not trained on.
 
     Returns:
         For subject and main color, the share of descriptions that contain the word, and the same
-        if the descriptions are assigned to other pictures.
+        if the descriptions are assigned to other scenes.
     """
     backend = SmolLMBackend(projector=projector, dtype="bfloat16", attention="eager")
     with contextlib.closing(backend):
-        prompts = [description_prompt(path, "item") for path, _ in pictures]
+        prompts = [description_prompt(path, "item") for path, _ in scenes]
         answers = {index: done.text.lower() for index, done in backend.generate(prompts)}
-    for index in range(min(10, len(pictures))):
-        logger.info("%r: %r", pictures[index][1].subject, answers[index])
+    for index in range(min(10, len(scenes))):
+        logger.info("%r: %r", scenes[index][1].subject, answers[index])
     rng = np.random.default_rng(_SEED)
-    orders = [np.arange(len(pictures))]
-    orders += [rng.permutation(len(pictures)) for _ in range(_PERMUTATIONS)]
+    orders = [np.arange(len(scenes))]
+    orders += [rng.permutation(len(scenes)) for _ in range(_PERMUTATIONS)]
     words = {
-        "subject": [picture.key for _, picture in pictures],
-        "color": [picture.colors[0] for _, picture in pictures],
+        "subject": [scene.key for _, scene in scenes],
+        "color": [scene.colors[0] for _, scene in scenes],
     }
     result: dict[str, float] = {}
     for name, right in words.items():
@@ -115,17 +115,17 @@ def _initial_projector(file: Path) -> Path:
 
 
 def _example(folder: Path, number: int) -> AlignmentExample:
-    path, picture = _picture(folder, number)
-    return make_example(path, picture, np.random.default_rng([_SEED, 1, number]))
+    path, scene = _scene(folder, number)
+    return make_example(path, scene, np.random.default_rng([_SEED, 1, number]))
 
 
-def _picture(folder: Path, number: int) -> tuple[Path, Picture]:
-    """Draw the picture of a number and save it."""
-    image, picture = draw_picture(np.random.default_rng([_SEED, number]))
+def _scene(folder: Path, number: int) -> tuple[Path, Scene]:
+    """Draw the scene of a number and save it."""
+    image, scene = draw_scene(np.random.default_rng([_SEED, number]))
     path = folder / f"{number}.png"
     if not path.exists():
         image.save(path)
-    return path, picture
+    return path, scene
 
 
 @contextlib.contextmanager
