@@ -204,6 +204,15 @@ def test_template_variables_reach_the_template(tiny_checkpoint: Checkpoint, valu
     assert text.endswith("<think>\n" if value else "<think>\n\n</think>\n\n")
 
 
+@pytest.mark.parametrize("name", ["add_generation_prompt", "messages"])
+def test_template_variables_of_the_package_are_rejected(
+    tiny_checkpoint: Checkpoint, name: str
+) -> None:
+    options = ProcessorOptions(template={name: False})
+    with pytest.raises(BackendError, match=f"model.template.{name} is set by the package"):
+        load_processor(str(tiny_checkpoint("qwen3_5")), options=options)
+
+
 def test_unknown_template_variables_are_rejected(tiny_checkpoint: Checkpoint) -> None:
     options = ProcessorOptions(template={"thinking_budget": 5})
     with pytest.raises(BackendError, match=r"no variable 'thinking_budget'. Remove model.template"):

@@ -174,6 +174,14 @@ def test_own_templates_replace_those_of_the_package(folder: Path) -> None:
     assert templates.template_hash("fusion", item_type=own) == templates.template_hash("fusion")
 
 
+def test_the_mark_at_the_start_of_files_from_windows_is_no_text(folder: Path) -> None:
+    path = folder / "recommend.jinja"
+    plain = templates.read_templates(folder)
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert templates.read_templates(folder) == plain
+
+
 @pytest.mark.parametrize(
     ("name", "source", "problem"),
     [
@@ -184,7 +192,7 @@ def test_own_templates_replace_those_of_the_package(folder: Path) -> None:
             "{{ words }}{{ title }}{{ text }}{{ price }}",
             "text_summary.jinja has unknown variables price",
         ),
-        ("recommend", "{{ title }} {% if %}", "line 1 of recommend.jinja is not valid"),
+        ("recommend", "{{ title }} {% if %}", r"line 1 .*is not valid: .*[^.]\.$"),
         ("poem", "{{ title }}", r"poem.jinja replaces no template. Available: fusion"),
         ("recommend_titles", "{{ title }}", "recommend_titles.jinja replaces no template"),
     ],
@@ -217,7 +225,9 @@ def test_a_folder_without_templates_is_rejected(tmp_path: Path) -> None:
 def test_own_templates_run_in_a_sandbox(folder: Path, before: str, problem: str) -> None:
     source = f"{before}{{{{ title }}}}{{{{ image }}}}{{{{ preference }}}}"
     (folder / "recommend.jinja").write_text(source)
-    with pytest.raises(SettingsError, match=f"recommend.jinja cannot be rendered: .*{problem}"):
+    with pytest.raises(
+        SettingsError, match=rf"recommend.jinja cannot be rendered: .*{problem}(.*[^.])?\.$"
+    ):
         templates.read_templates(folder)
     own = replace(find_item_type("film"), templates=(("fusion", "{{ missing }}"),))
     with pytest.raises(SettingsError, match=r"fusion\.jinja cannot be rendered"):

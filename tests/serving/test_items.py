@@ -112,6 +112,9 @@ def test_several_images_of_an_item_are_described_and_restored(
         engine._model.settings = engine._model.settings.model_copy(update=read)
         row, _ = await engine.add_item(Item("shown", "Thing 7"), contents)
         assert shown == [2]
+        twice, _ = await engine.add_item(Item("same", "Thing 8"), contents[:1] * 2)
+        assert shown == [2, 1]
+        assert twice["more_images"] == []
         await engine.stop()
         for path in (tmp_path / "images").iterdir():
             path.unlink()

@@ -27,6 +27,8 @@ _ARGUMENTS: Final = ("image_side", "image_tokens", "processor", "template")
 _NOT_OPTIONS: Final = frozenset(
     {"return_tensors", "data_format", "input_data_format", "device", "disable_grouping"}
 )
+# Variables of every chat template that the package sets itself, with the turns of a prompt.
+_NOT_VARIABLES: Final = frozenset({"messages", "add_generation_prompt"})
 # Attributes of a processor that are its parts, or belong to its tokenizer.
 _NO_OPTION: Final = re.compile(r"^_|_processor$|_extractor$|_template$|tokenizer|_token$|_ids?$")
 # Width and height of images with which the number of tokens is measured, in pixels.
@@ -297,8 +299,12 @@ def _set_template_variables(processor: Any, variables: Mapping[str, TemplateValu
     """Set variables at the start of a chat template, so that every rendering uses them.
 
     Raises:
-        BackendError: The template does not have a variable.
+        BackendError: The template does not have a variable, or it is set by the package.
     """
+    if reserved := sorted(_NOT_VARIABLES & variables.keys()):
+        raise BackendError(
+            f"model.template.{reserved[0]} is set by the package for each prompt. Remove it."
+        )
     owner = processor
     if not getattr(processor, "chat_template", None):
         owner = getattr(processor, "tokenizer", processor)

@@ -127,7 +127,8 @@ def read_templates(folder: Path) -> tuple[tuple[str, str], ...]:
     """
     try:
         sources = {
-            path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))
+            path.stem: path.read_text(encoding="utf-8-sig")
+            for path in sorted(folder.glob("*.jinja"))
         }
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"prompts.folder: cannot read {folder}: {error}."]) from error
@@ -269,7 +270,8 @@ def _template_problems(sources: Mapping[str, str]) -> list[str]:
         try:
             found = _variables(source)
         except jinja2.TemplateSyntaxError as error:
-            problems.append(f"line {error.lineno} of {name}.jinja is not valid: {error.message}.")
+            message = str(error.message).rstrip(".")
+            problems.append(f"line {error.lineno} of {name}.jinja is not valid: {message}.")
             continue
         wanted = _variables(_packaged_source(name, "")) - _WORDS
         if missing := sorted(wanted - found):
@@ -280,7 +282,8 @@ def _template_problems(sources: Mapping[str, str]) -> list[str]:
         try:
             _compile(source).render({variable: _SAMPLES.get(variable, "") for variable in found})
         except Exception as error:  # noqa: BLE001 - a template can raise anything
-            problems.append(f"{name}.jinja cannot be rendered: {error}.")
+            message = str(error).rstrip(".")
+            problems.append(f"{name}.jinja cannot be rendered: {message}.")
     return problems
 
 

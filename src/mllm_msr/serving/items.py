@@ -133,7 +133,8 @@ class NewItems:
             convert = functools.partial(to_png, max_pixels=self._max_pixels)
             pngs = [
                 await loop.run_in_executor(self._image_thread, convert, image, item.item_id)
-                for image in images[: self._model.settings.images.per_item]
+                # Equal images are shown once, as in a run.
+                for image in dict.fromkeys(images[: self._model.settings.images.per_item])
             ]
             summarized = await loop.run_in_executor(
                 self._threads, self._summarize, item, pngs, digest
