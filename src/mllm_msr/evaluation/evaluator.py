@@ -98,8 +98,7 @@ def evaluate_scores(
 
     Args:
         scores: `tables.SCORES` by run, as frames of Polars or pandas. A run is a model, or one seed
-            of a model if its name is "model@seed". The values of a user are averaged over the seeds
-            of a model.
+            of it if its name is "model@seed"; a user's values are averaged over the seeds.
         ranks: `tables.RANKS` by run (full-catalog rankings), added to the run's results.
         context: Profiles for slices and exposure metrics; None leaves these out.
         main: The model whose comparisons with each other model are a family of tests.

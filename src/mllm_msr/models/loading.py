@@ -212,8 +212,7 @@ def load_model(
         config = _config(checkpoint, revision)
         source = _source(checkpoint, revision)
         processor = load_from_files(checkpoint, config, source)
-        model_options = _model_options(dtype, device, attention)
-        model = _load_weights(checkpoint, config, {**source, **model_options})
+        model = _load_weights(checkpoint, config, source | _model_options(dtype, device, attention))
     if dtype != "4bit":
         model = model.to(device)
     processor = configure(processor, options)

@@ -173,16 +173,7 @@ def build_examples(
         DataError: A table or a column is missing, or a candidate is not among the items.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
-    catalog = {
-        row["item_id"]: Item.from_row(row)
-        for row in conform(items, ITEMS, name="items").iter_rows(named=True)
-    }
-    unknown = rows.filter(~pl.col("item_id").is_in(list(catalog)))
-    if unknown.height:
-        raise DataError(
-            f"{unknown.height} candidates are not in the items table, such as "
-            f"{unknown['item_id'][0]!r}. Add them to the items, or prepare the candidates again."
-        )
+    catalog = _items_of(rows, items)
     if settings.item_text == "summary" and summaries is None:
         raise DataError("recommend.item_text=summary needs summaries. Run the stage 'summarize'.")
     written = {}
@@ -209,6 +200,21 @@ def build_examples(
         )
         for row in rows.iter_rows(named=True)
     )
+
+
+def _items_of(candidates: pl.DataFrame, items: pl.DataFrame) -> dict[str, Item]:
+    """Return all items by id; check that the candidates are among them."""
+    catalog = {
+        row["item_id"]: Item.from_row(row)
+        for row in conform(items, ITEMS, name="items").iter_rows(named=True)
+    }
+    unknown = candidates.filter(~pl.col("item_id").is_in(list(catalog)))
+    if unknown.height:
+        raise DataError(
+            f"{unknown.height} candidates are not in the items table, such as "
+            f"{unknown['item_id'][0]!r}. Add them to the items, or prepare the candidates again."
+        )
+    return catalog
 
 
 def hide_unused_images(items: pl.DataFrame, summaries: pl.DataFrame | None) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import polars as pl
 
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.data._hashing import hash_ids, mix, to_unit_interval
-from mllm_msr.data._id_encoding import encode_interactions
+from mllm_msr.data._id_encoding import UserSequences, encode_interactions
 from mllm_msr.data.negative_sampling import NegativeSampler
 from mllm_msr.tables import CANDIDATES, conform
 
@@ -112,16 +112,7 @@ def draw_training_candidates(
     keys = targets.select("user_id", pl.col("position").cast(known.schema["position"]))
     found = known.join(keys, on=["user_id", "position"], how="semi", maintain_order="left")
     rows = found["row"].to_numpy().astype(np.int64)
-    counts = np.bincount(sequences.item_columns, minlength=len(sequences.items))
-    kinds = {"uniform": None, "popularity": counts}
-    drawn: dict[str, npt.NDArray[np.int32]] = {}
-    for kind, weights in kinds.items():
-        sampler = NegativeSampler.from_sequences(
-            sequences, seed=seed, purpose=f"training negatives {kind}"
-        )
-        items = sampler.draw(rows, n_negatives=n_negatives, weights=weights)
-        is_negative = items != sequences.item_columns[rows, None]
-        drawn[kind] = items[is_negative].reshape(-1, n_negatives)
+    drawn = _draw_kinds(sequences, rows, n_negatives=n_negatives, seed=seed)
     # Stochastic rounding, so that the share also holds for a single negative per target.
     streams = mix(
         hash_ids(sequences.users, seed, purpose="training negatives")[sequences.user_codes[rows]],
@@ -142,6 +133,22 @@ def draw_training_candidates(
         }
     ).with_columns(fold=pl.lit(fold), split=pl.lit("train"), negatives=pl.lit(MIXED))
     return conform(table, CANDIDATES, name="candidates")
+
+
+def _draw_kinds(
+    sequences: UserSequences, rows: npt.NDArray[np.int64], *, n_negatives: int, seed: int
+) -> dict[str, npt.NDArray[np.int32]]:
+    """Return negatives of each kind for some rows: [rows, negatives]."""
+    counts = np.bincount(sequences.item_columns, minlength=len(sequences.items))
+    drawn: dict[str, npt.NDArray[np.int32]] = {}
+    for kind, weights in {"uniform": None, "popularity": counts}.items():
+        sampler = NegativeSampler.from_sequences(
+            sequences, seed=seed, purpose=f"training negatives {kind}"
+        )
+        items = sampler.draw(rows, n_negatives=n_negatives, weights=weights)
+        is_negative = items != sequences.item_columns[rows, None]
+        drawn[kind] = items[is_negative].reshape(-1, n_negatives)
+    return drawn
 
 
 def _merge(

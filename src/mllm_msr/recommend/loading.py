@@ -201,10 +201,7 @@ def make_retriever(
             inputs=inputs_digest,
         )
         baseline = artifact_cache.recommender(
-            f"collaborative-{name}",
-            key,
-            _factory.baseline_class(name),
-            lambda: fit_baseline(name),
+            f"collaborative-{name}", key, _factory.baseline_class(name), lambda: fit_baseline(name)
         )
         return CollaborativeGenerator(baseline, sorted(set(interactions["item_id"])))
 

@@ -29,6 +29,7 @@ from mllm_msr.storage.atomic import (
     sync,
     sync_tree,
     wrap_os_errors,
+    write_text,
 )
 
 # Log of the ranker's training, one JSON object per line, in the folder of the states.
@@ -262,6 +263,45 @@ def replace_folder(path: Path) -> Iterator[Path]:
         finally:
             for leftover in (draft, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def find_start(
+    folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, is_worker: bool
+) -> TrainingState | None:
+    """Return the state to resume from, the same on all ranks; rank 0 truncates the log to it.
+
+    Args:
+        folder: Folder of the states; rank 0 creates it.
+        fingerprint: What the state must have been saved with, see `load_matching`.
+        resume: False deletes all states.
+        is_worker: Whether this process is a rank other than 0 of a distributed training.
+
+    Raises:
+        StaleStageError: The newest intact state has another fingerprint.
+    """
+    if is_worker:
+        _wait_for_ranks()
+        return load_newest(folder)
+    if not resume and folder.exists():
+        shutil.rmtree(folder)
+    make_private_folder(folder)
+    state = load_matching(folder, fingerprint)
+    log = folder / LOG_FILE
+    if state is None:
+        log.unlink(missing_ok=True)
+    else:
+        rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        # A killed process may have left an incomplete last line.
+        rows = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
+        write_text(log, "".join(f"{row}\n" for row in rows))
+    _wait_for_ranks()
+    return state
+
+
+def _wait_for_ranks() -> None:
+    """Wait until rank 0 has prepared the folder, if torchrun started all ranks at once."""
+    if torch.distributed.is_torchelastic_launched() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(torch.zeros(1))
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import Precision, TrainSettings
 from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
-from mllm_msr.models.loading import load_model
+from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.calibration import IDENTITY, fit_calibration
@@ -33,11 +32,9 @@ from mllm_msr.ranker.distributed.launch import temporary_process_group
 from mllm_msr.ranker.distributed.strategies import make_strategy
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.training.checkpoint import (
-    LOG_FILE,
     Progress,
     TrainingState,
-    load_matching,
-    load_newest,
+    find_start,
 )
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.fingerprint import run_fingerprint
@@ -60,7 +57,7 @@ from mllm_msr.ranker.training.validation import (
     bind_metric,
 )
 from mllm_msr.storage import layout
-from mllm_msr.storage.atomic import make_private_folder, write_text
+from mllm_msr.storage.atomic import write_text
 
 _LIGHTNING_PRECISION: Final[dict[Precision, str]] = {
     "bf16": "bf16-mixed",
@@ -185,16 +182,39 @@ def train(
     examples = {"train": train_examples, "validation": validation_examples}
     fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
     folder = output / layout.TRAINING
-    start = _find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
+    start = find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
     run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), prompt)
-    model = make_trainable(loaded.model, settings)
+    return _train_loaded(
+        loaded, examples, output, metric=metric, run=run, is_worker=is_worker, show=show
+    )
+
+
+def _train_loaded(
+    loaded: LoadedCheckpoint,
+    examples: Mapping[str, Sequence[Example]],
+    output: Path,
+    *,
+    metric: ScoreMetric | None,
+    run: _Run,
+    is_worker: bool,
+    show: TrainingProgress,
+) -> TrainingSummary:
+    """Train the rest of a run, and write the weights and the summary."""
+    model, settings, start = make_trainable(loaded.model, run.settings), run.settings, run.start
+    validation_examples = examples["validation"]
     if start is not None:
         load_trainable(model, start.part("model."))
     is_rank_zero = not is_worker
     if not run.progress.stopped_because:
         renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
         is_rank_zero = _fit(
-            model, renderer, train_examples, validation_examples, metric=metric, run=run, show=show
+            model,
+            renderer,
+            examples["train"],
+            validation_examples,
+            metric=metric,
+            run=run,
+            show=show,
         )
     summary = TrainingSummary.from_progress(
         run.progress, output / WEIGHT_FOLDERS[settings.weight_format]
@@ -232,35 +252,6 @@ def _load_options(settings: TrainSettings) -> dict[str, Any]:
         # The backward pass of fused attention is slow on CPUs in bfloat16.
         "attention": "auto" if on_gpu or settings.precision == "fp32" else "eager",
     }
-
-
-def _find_start(
-    folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, is_worker: bool
-) -> TrainingState | None:
-    """Return the state to resume from, the same on all ranks; rank 0 truncates the log to it."""
-    if is_worker:
-        _wait_for_ranks()
-        return load_newest(folder)
-    if not resume and folder.exists():
-        shutil.rmtree(folder)
-    make_private_folder(folder)
-    state = load_matching(folder, fingerprint)
-    log = folder / LOG_FILE
-    if state is None:
-        log.unlink(missing_ok=True)
-    else:
-        rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        # A killed process may have left an incomplete last line.
-        rows = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= state.step]
-        write_text(log, "".join(f"{row}\n" for row in rows))
-    _wait_for_ranks()
-    return state
-
-
-def _wait_for_ranks() -> None:
-    """Wait until rank 0 has prepared the folder, if torchrun started all ranks at once."""
-    if torch.distributed.is_torchelastic_launched() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(torch.zeros(1))
 
 
 @quiet_lightning()
