@@ -49,7 +49,7 @@ class Task:
 
         >>> task = Task("infer", 1518, n_done=480, started=0.0)
         >>> task.describe(12.0)
-        'infer 480/1518 32% 40/s ETA 00:26'
+        'infer 480/1518 31% 40/s ETA 00:26'
         """
         if self.total is None:
             return f"{self.name} running for {clock(now - self.started)}"
