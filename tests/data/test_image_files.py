@@ -283,6 +283,16 @@ def test_a_list_of_links(tmp_path: Path, separator: str) -> None:
     assert image_lists(found) == [[None]]
 
 
+def test_files_after_a_link(tmp_path: Path) -> None:
+    touch(tmp_path, "f.jpg")
+    values = ["https://h/a.jpg|f.jpg", "https://h/a.jpg, https://h/b.jpg | f.jpg", "https://h/a|b"]
+    found = find_images([*"123"], tmp_path, names=values)
+    links = [("1", "a.jpg"), ("2", "a.jpg"), ("2", "b.jpg"), ("3", "a|b")]
+    assert found.urls.rows() == [(item, f"https://h/{name}") for item, name in links]
+    file = str(tmp_path / "f.jpg")
+    assert image_lists(found) == [[file], [file], [None]]
+
+
 def test_further_images_of_an_id(folder: Path) -> None:
     touch(folder, "a_2.jpg", "a_1.jpg", "a_1.png", "a_10.jpg", "b.jpg", "b-1.jpg", "b.png")
     touch(folder, "c/front.jpg", "c/back.jpg", "c/small/front.jpg", "d.jpg")

@@ -217,7 +217,11 @@ class _ColumnSearch:
         if listed is not None:
             return [name for name in map(str.strip, listed) if name]
         if _WEB.match(value):
-            return _NEXT_LINK.split(value)
+            links = _NEXT_LINK.split(value)
+            # A link may contain "|", so only what exists is a file after it.
+            link, *names = map(str.strip, links[-1].split("|"))
+            found = names and all(map(self._find_file, names))
+            return [*links[:-1], link, *names] if found else links
         if not value or self._find_file(value):
             return [value] if value else []
         if "|" in value:
