@@ -178,7 +178,7 @@ const like = (item) => change(item, newEvent(item, "interaction"), {
       const n = await refreshLists({ marked: true });
       if (n === null) return;
       const list = n === 1 ? "1 item in the list is new" : `${n} items in the list are new`;
-      const effect = !updated ? "" : changed ? " The preference has changed;" : " The preference includes it, and its text is unchanged;";
+      const effect = !updated ? "" : changed ? " The preference has changed;" : " The preference keeps its text;";
       say(`Liked “${item.title}”.${effect} ${list}.`, () => undo(event, item));
     });
   },
