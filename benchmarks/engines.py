@@ -198,7 +198,7 @@ def _last_block_prompts(
     previous = tables.preferences().join(lengths, on="user_id", maintain_order="left")
     previous = previous.filter(pl.col("n_items") < pl.col("length")).drop("length")
     recorder = MockBackend((_ACCEPTED_ANSWER,))
-    arguments = settings.model_dump(exclude={"model"})
+    arguments = settings.model_dump(exclude={"enabled", "model"})
     infer_preferences(
         histories,
         tables.summaries(),

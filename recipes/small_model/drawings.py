@@ -50,8 +50,8 @@ class Scene:
 
     Attributes:
         kind: "cover", "shapes", "landscape" or "people".
-        subject: The main thing as a noun phrase ("a red boat").
-        setting: The background as a noun phrase ("a striped background").
+        subject: The main thing, such as "a red boat".
+        setting: The background, such as "a striped background".
         key: The word that names the subject in an answer ("boat").
         colors: Names of the main colors, the most important first.
         is_dark: Whether the scene is dark.

@@ -83,7 +83,9 @@ def test_the_share_depends_on_whether_the_model_uses_the_cited_clause(
     folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, share: float
 ) -> None:
     monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: OneWordBackend(word))
-    monkeypatch.setattr(ItemCatalog, "matches", lambda self, part, _: ("calm",) * ("calm" in part))
+    monkeypatch.setattr(
+        ItemCatalog, "matches", lambda self, user, _: ("calm",) * ("calm" in str(user))
+    )
     found = run(folder=str(folder), users=3, k=2, budget=2)
     assert found["n_users"] == 3
     assert found["share"] == share

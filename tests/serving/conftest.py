@@ -119,7 +119,8 @@ def block_url(scored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield url
 
 
-@pytest.fixture(scope="session")
+# Per module: the loop of an open browser would be in the way of other modules' event loops.
+@pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = shutil.which("chromium")

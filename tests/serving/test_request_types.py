@@ -17,7 +17,8 @@ from mllm_msr.serving import request_types
         (request_types.Time, 1_700_000_000_000, 1_700_000_000_000),
         (request_types.Id, "a b", "a b"),
         (request_types.Title, "Amélie", "Amélie"),
-        (request_types.Image, "aGVs\nbG8=", b"hello"),
+        (request_types.Images, "aGVs\nbG8=", (b"hello",)),
+        (request_types.Images, ["aGVs\nbG8=", "YQ=="], (b"hello", b"a")),
     ],
 )
 def test_valid_values_are_accepted(kind: Any, value: object, accepted: object) -> None:
@@ -33,8 +34,8 @@ def test_valid_values_are_accepted(kind: Any, value: object, accepted: object) -
         (request_types.Id, "a\x85", "pattern"),
         (request_types.Text, "é" * 10_000 + "\0", "at most 10000|pattern"),
         (request_types.Text, "\U0001f600" * 9_000, "36,000 bytes in UTF-8; the limit is 20,000"),
-        (request_types.Image, "", "empty"),
-        (request_types.Image, "!", "base64"),
+        (request_types.Images, "", "empty"),
+        (request_types.Images, ["YQ==", "!"], "base64"),
     ],
 )
 def test_other_values_are_rejected(kind: Any, value: object, message: str) -> None:
