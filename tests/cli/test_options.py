@@ -23,7 +23,9 @@ def test_help_names_the_groups_of_the_settings(invoke, command: str, groups: str
 
 def test_the_help_of_run_names_all_groups_of_the_pipeline(invoke) -> None:
     text = " ".join(invoke("run", "--help").stdout.split())
-    assert "In the groups general, data, images, prompts, model, executor, summarize," in text
+    assert (
+        "In the groups general, data, images, prompts, model, executor, align, summarize," in text
+    )
     assert "retrieve" not in text
     assert "serve" not in text
 

@@ -131,7 +131,8 @@ def test_force_fits_baselines_again(
     settings = mock_runs.load(
         data, "score.zero_shot=false", "score.baselines=[item_knn, hybrid]", members
     )
-    for force, n_fits in ((False, 2), (False, 2), (True, 4)):
+    # In each of two folds, the hybrid also fits a copy of its ItemKnn on other data.
+    for force, n_fits in ((False, 4), (False, 4), (True, 8)):
         with Pipeline.open(tmp_path / "run", settings, force=force) as pipeline:
             pipeline.run_until("prepare")
             pipeline.run_stage("score")
