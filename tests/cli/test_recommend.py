@@ -41,6 +41,12 @@ def test_unknown_items_of_a_history_are_named(fail, finished: Path) -> None:
         fail("recommend", "--history", "item1,nope,item01", "--run", finished)
 
 
+def test_a_mistyped_user_is_pointed_out(invoke, finished: Path) -> None:
+    done = invoke("recommend", "--user", "usr3", "-k", 2, "--run", finished)
+    assert done.exit_code == 0, done.output
+    assert "Unknown user 'usr3'. Did you mean 'user3'?" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "given"),
     [([], "neither is given"), (["--user", "u", "--history", "i"], "both are given")],

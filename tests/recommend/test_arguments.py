@@ -107,5 +107,9 @@ def test_unknown_items_are_listed_once_and_not_without_end() -> None:
     require_known(["a", "b"], {"a", "b", "c"})
     with pytest.raises(DataError, match=r"^2 items are not in the catalog: 'x', 'y'\. Correct"):
         require_known(["x", "a", "y", "x"], {"a"})
+    with pytest.raises(
+        DataError, match=r"^1 item is .*: 'item01'\. Did you mean 'item0'\? Correct"
+    ):
+        require_known(["item01"], ["item0", "item7"])
     with pytest.raises(DataError, match=r"'9' and 90 more\."):
         require_known([str(n) for n in range(100)], set())

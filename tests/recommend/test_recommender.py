@@ -73,10 +73,13 @@ def test_preference_is_updated_to_the_full_history(
 
 
 def test_new_users_get_popular_items_and_the_reason(
-    run: Path, backend: online_worlds.FakeBackend
+    run: Path, backend: online_worlds.FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     with MllmMsr.from_run(run) as model:
         new = model.recommend("unknown", 4)
+        assert caplog.messages == [
+            "Unknown user 'unknown'. Unknown users get recently popular items."
+        ]
         assert (new.fallback_reason, new.model_calls, new.preference) == ("unknown_user", 0, "")
         assert [item.generators for item in new.items] == [("recent",)] * 4
         assert model.recommend_for_history([], 4).fallback_reason == "no_history"
@@ -92,7 +95,7 @@ def test_unknown_items_are_an_error_that_lists_them(
         known = model.recommend_for_history(("item1", "item2"), 3, budget=3)
         with pytest.raises(DataError, match=r"2 items are not in the catalog: '\?', ' item2'\."):
             model.recommend_for_history(["item1", "?", " item2", "?"], 3, budget=3)
-        with pytest.raises(DataError, match=r"1 items are not in the catalog: 'nope'"):
+        with pytest.raises(DataError, match=r"1 item is not in the catalog: 'nope'"):
             model.score("user3", ["item1", "nope"])
     assert known.preference.startswith("The user appears to have a preference")
     assert known.fallback_reason is None

@@ -38,6 +38,6 @@ def test_similar_runs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_is_created(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"no run folder at .*Check the path of --run"):
+    with pytest.raises(RunFolderError, match=r"no run folder at .*Check the path\. "):
         require_run(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())

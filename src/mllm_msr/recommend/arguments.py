@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final
 
@@ -12,8 +10,11 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.errors import DataError, UsageError
+from mllm_msr.recommend.similar_ids import similar_ids
 
 _MAX_LISTED: Final = 10
+# Sorting more ids to suggest one would delay the message.
+_MAX_SORTED: Final = 200_000
 
 
 def check_id(name: str, value: object) -> None:
@@ -77,22 +78,31 @@ def require_users(user_ids: Iterable[str], known: Collection[str]) -> None:
     """Raise an error unless all users are known.
 
     Raises:
-        DataError: Some are not; the message lists them, and an id that is close to the first.
+        DataError: Some are not; the message lists them, and an id that is similar to the first.
     """
-    unknown = [user_id for user_id in user_ids if user_id not in known]
+    problem = describe_unknown_users(user_ids, known)
+    if problem:
+        raise DataError(f"{problem} Use ids of users of the run, which are in its interactions.")
+
+
+def describe_unknown_users(user_ids: Iterable[str], known: Collection[str]) -> str:
+    """Return sentences that list unknown users and suggest a similar id; empty if all are known.
+
+    Example:
+        >>> describe_unknown_users(["u11"], ["u1", "x2"])
+        "Unknown user 'u11'. Did you mean 'u1'?"
+    """
+    unknown = list(dict.fromkeys(user_id for user_id in user_ids if user_id not in known))
     if not unknown:
-        return
-    # Ids are often numbered, so that many are equally close; the beginning then matters most.
-    close = difflib.get_close_matches(unknown[0], known, n=100)
-    shared = {each: os.path.commonprefix([each, unknown[0]]) for each in close}  # noqa: RUF071
-    best = max(close, key=lambda each: len(shared[each]), default=None)
-    hint = f" Did you mean {best!r}?" if best else ""
-    subject = f"user {unknown[0]!r}"
-    if len(unknown) > 1:
-        subject = f"users {_listed(unknown)}"
-    raise DataError(
-        f"Unknown {subject}.{hint} Use ids of users of the run, which are in its interactions."
-    )
+        return ""
+    plural = "s" if len(unknown) > 1 else ""
+    return f"Unknown user{plural} {_listed(unknown)}.{_suggestion(unknown[0], known)}"
+
+
+def _suggestion(unknown: str, known: Collection[str]) -> str:
+    """Return a question that names the most similar known id; empty if there is none."""
+    close = similar_ids(unknown, sorted(known), limit=1) if len(known) <= _MAX_SORTED else []
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_counts(*, k: object, budget: object) -> None:
@@ -114,13 +124,14 @@ def require_known(item_ids: Iterable[str], catalog: Collection[str]) -> None:
     """Raise an error unless all items are in the catalog.
 
     Raises:
-        DataError: Some are not; the message lists them.
+        DataError: Some are not; the message lists them, and an id that is similar to the first.
     """
     unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in catalog))
     if unknown:
+        subject = "1 item is" if len(unknown) == 1 else f"{len(unknown)} items are"
         raise DataError(
-            f"{len(unknown)} items are not in the catalog: {_listed(unknown)}. Correct the ids or "
-            "leave these items out."
+            f"{subject} not in the catalog: {_listed(unknown)}.{_suggestion(unknown[0], catalog)} "
+            "Correct the ids or leave these items out."
         )
 
 

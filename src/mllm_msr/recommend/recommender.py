@@ -34,6 +34,7 @@ from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.arguments import (
     check_counts,
     check_id,
+    describe_unknown_users,
     read_ids,
     require_known,
     require_users,
@@ -192,6 +193,8 @@ class MllmMsr:
         check_counts(k=k, budget=budget)
         if strict:
             require_users(user_ids, self.users)
+        elif problem := describe_unknown_users(user_ids, self.users):
+            logger.warning("%s Unknown users get recently popular items.", problem)
         budget = self.settings.retrieve.budget if budget is None else budget
         if budget:
             self._update_users(user_ids)

@@ -7,13 +7,11 @@ Only one service uses a database, so the index remains complete without further 
 from __future__ import annotations
 
 import bisect
-import difflib
-import itertools
 import threading
 from collections.abc import Iterable
-from typing import Final, final
+from typing import final
 
-_N_COMPARED: Final = 2_000  # ids that are compared in a search for similar ones
+from mllm_msr.recommend.similar_ids import similar_ids
 
 
 @final
@@ -70,37 +68,6 @@ class UserIndex:
             return [self._ids[index] for index in matching[:limit]], len(matching)
 
     def similar(self, user_id: str, *, limit: int = 3) -> list[str]:
-        """Return the ids that are most similar to a text, those with the same beginning first.
-
-        Only the ids next to it in sorted order are compared, so that the search takes milliseconds
-        whatever the number of users.
-
-        Args:
-            user_id: The text.
-            limit: Maximum number of ids to return.
-
-        Example:
-            >>> UserIndex(["user1", "user2", "zoe"]).similar("usre1", limit=1)
-            ['user1']
-        """
+        """Return the most similar known ids, see `similar_ids`."""
         with self._lock:
-            middle = bisect.bisect_left(self._ids, user_id)
-            start = max(0, min(middle - _N_COMPARED // 2, len(self._ids) - _N_COMPARED))
-            near = self._ids[start : start + _N_COMPARED]
-        folded = {one.casefold(): one for one in near}
-        wanted = user_id.casefold()
-        matches = difflib.get_close_matches(wanted, folded, n=10 * limit)
-        ratio = difflib.SequenceMatcher(b=wanted)
-
-        def order(match: str) -> tuple[int, float, str]:
-            ratio.set_seq1(match)
-            return -_common_length(match, wanted), -ratio.ratio(), match
-
-        matches.sort(key=order)
-        return [folded[match] for match in matches[:limit]]
-
-
-def _common_length(first: str, second: str) -> int:
-    """Return the length of the common beginning of two texts."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            return similar_ids(user_id, self._ids, limit=limit)

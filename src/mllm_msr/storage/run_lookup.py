@@ -22,7 +22,7 @@ def require_run(path: Path | str) -> Path:
     runs = [each for each in _folders(folder.parent) if is_run(each)]
     close = difflib.get_close_matches(folder.name, [each.name for each in runs], n=3)
     names = " or ".join(str(Path(path).parent / name) for name in close)
-    hint = f"Did you mean {names}?" if close else "Check the path of --run."
+    hint = f"Did you mean {names}?" if close else "Check the path."
     problem = f"There is no run folder at {path}."
     if folder.is_dir():
         problem = f"The folder {path} does not contain a run."

@@ -1,0 +1,48 @@
+"""Search for ids that are similar to an unknown one, for messages and the page of the service."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+_N_COMPARED: Final = 2_000
+
+
+def similar_ids(wanted: str, ids: Sequence[str], *, limit: int = 3) -> list[str]:
+    """Return the ids that are most similar to a text, those with the same beginning first.
+
+    Ids are often numbered, so that many are equally similar; the beginning then matters most. Only
+    the ids next to the text in sorted order are compared, so that the search takes milliseconds
+    whatever the number of ids.
+
+    Args:
+        wanted: The text.
+        ids: Ids, sorted.
+        limit: Maximum number of ids to return.
+
+    Example:
+        >>> similar_ids("usre1", ["user1", "user2", "zoe"], limit=1)
+        ['user1']
+    """
+    middle = bisect.bisect_left(ids, wanted)
+    start = max(0, min(middle - _N_COMPARED // 2, len(ids) - _N_COMPARED))
+    folded = {one.casefold(): one for one in ids[start : start + _N_COMPARED]}
+    text = wanted.casefold()
+    matches = difflib.get_close_matches(text, folded, n=10 * limit)
+    ratio = difflib.SequenceMatcher(b=text)
+
+    def order(match: str) -> tuple[int, float, str]:
+        ratio.set_seq1(match)
+        return -_common_length(match, text), -ratio.ratio(), match
+
+    matches.sort(key=order)
+    return [folded[match] for match in matches[:limit]]
+
+
+def _common_length(first: str, second: str) -> int:
+    """Return the length of the common beginning of two texts."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
