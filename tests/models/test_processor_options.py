@@ -219,6 +219,27 @@ def test_unknown_template_variables_are_rejected(tiny_checkpoint: Checkpoint) ->
         load_processor(str(tiny_checkpoint("qwen3_5")), options=options)
 
 
+@pytest.mark.parametrize("name", ["if", "content", "raise_exception"])
+def test_words_of_a_template_are_no_variables(tiny_checkpoint: Checkpoint, name: str) -> None:
+    options = ProcessorOptions(template={name: True})
+    with pytest.raises(BackendError, match=f"no variable {name!r}.*Available: .*enable_thinking"):
+        load_processor(str(tiny_checkpoint("qwen3_5")), options=options)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("smolvlm", {"image_seq_len": 9}), ("llava", {"patch_size": 28})],
+)
+def test_options_that_contradict_the_weights_are_rejected(
+    tiny_checkpoint: Checkpoint, family: str, options: dict[str, int]
+) -> None:
+    (name,) = options
+    with pytest.raises(BackendError, match=rf"does not fit model.processor.{name}=.*Remove"):
+        load_model(
+            str(tiny_checkpoint(family)), device="cpu", options=ProcessorOptions(processor=options)
+        )
+
+
 def test_options_identify_answers(tiny_checkpoint: Checkpoint) -> None:
     folder = str(tiny_checkpoint("smolvlm"))
     plain = HuggingFaceBackend(folder).fingerprint

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import jinja2
+import jinja2.meta
 from PIL import Image
 
 from mllm_msr.errors import BackendError
@@ -29,6 +31,9 @@ _NOT_OPTIONS: Final = frozenset(
 )
 # Variables of every chat template that the package sets itself, with the turns of a prompt.
 _NOT_VARIABLES: Final = frozenset({"messages", "add_generation_prompt"})
+# Functions and a tag that Transformers adds to Jinja.
+_TEMPLATE_FUNCTIONS: Final = frozenset({"raise_exception", "strftime_now"})
+_GENERATION_TAG: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 # Attributes of a processor that are its parts, or belong to its tokenizer.
 _NO_OPTION: Final = re.compile(r"^_|_processor$|_extractor$|_template$|tokenizer|_token$|_ids?$")
 # Width and height of images with which the number of tokens is measured, in pixels.
@@ -310,13 +315,23 @@ def _set_template_variables(processor: Any, variables: Mapping[str, TemplateValu
         owner = getattr(processor, "tokenizer", processor)
     for name, value in variables.items():
         template = owner.chat_template
-        if not (
-            isinstance(template, str)
-            and name.isidentifier()
-            and re.search(rf"\b{name}\b", template)
-        ):
+        known = _template_variables(template) if isinstance(template, str) else set()
+        if name not in known:
+            available = f" Available: {', '.join(sorted(known))}." if known else ""
             raise BackendError(
                 f"The checkpoint's chat template has no variable {name!r}. Remove "
-                f"model.template.{name}."
+                f"model.template.{name}.{available}"
             )
         owner.chat_template = f"{{%- set {name} = {json.dumps(value)} -%}}{template}"
+
+
+def _template_variables(template: str) -> set[str]:
+    """Return the variables that a chat template reads and that users may set."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # noqa: S701
+    try:
+        names = jinja2.meta.find_undeclared_variables(
+            environment.parse(_GENERATION_TAG.sub("", template))
+        )
+    except jinja2.TemplateError:  # rendering reports what is wrong
+        return set()
+    return names - _NOT_VARIABLES - _TEMPLATE_FUNCTIONS - environment.globals.keys()
