@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import torch
 import transformers
-from PIL import Image
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
@@ -39,6 +38,7 @@ from mllm_msr.models.processors import (
     require_supported,
 )
 from mllm_msr.models.projector import load_projector
+from mllm_msr.models.self_check import require_fitting_images
 from mllm_msr.types import Attention, Precision
 
 del efficientnet_lite  # imported to register a type of vision tower
@@ -219,7 +219,7 @@ def load_model(
     processor = configure(processor, options)
     _adopt_grids(model, processor)
     if options.processor:
-        _require_fitting_images(model.eval(), processor, options)
+        require_fitting_images(model.eval(), processor, options)
     if projector is not None:
         load_projector(model, projector)
     if adapter is not None:
@@ -327,27 +327,6 @@ def _adopt_grids(model: Any, processor: Any) -> None:
     grids = getattr(getattr(processor, "image_processor", None), "image_grid_pinpoints", None)
     if grids is not None and hasattr(model.config, "image_grid_pinpoints"):
         model.config.image_grid_pinpoints = grids
-
-
-def _require_fitting_images(model: Any, processor: Any, options: ProcessorOptions) -> None:
-    """Raise `BackendError` if a model cannot read an image that its processor prepared.
-
-    Some options, such as `image_seq_len`, only repeat in the processor what the weights say.
-    """
-    image = Image.new("RGB", (64, 48))
-    inputs = processor(
-        text=[processor.image_token], images=[image], add_special_tokens=False, return_tensors="pt"
-    )
-    inputs = inputs.to(model.device, dtype=model.dtype)
-    try:
-        with torch.inference_mode():
-            model(**inputs)
-    except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        given = ", ".join(f"model.processor.{name}={v!r}" for name, v in options.processor.items())
-        raise BackendError(
-            f"The model does not fit {given}: {error}. Remove the options that the checkpoint's "
-            "weights do not allow."
-        ) from error
 
 
 def _warn_of_other_options(weights: Path, options: ProcessorOptions) -> None:

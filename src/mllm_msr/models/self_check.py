@@ -1,4 +1,4 @@
-"""Self-check of models that are not tested: batches must not change their results.
+"""Checks of loaded models: options of the processor, and batches of models that are not tested.
 
 The compatibility test covers the families in `models/families.py`. A model of another type might
 ignore the mask of padding, or mix up the images of a batch. Before its first batch, two prompts are
@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from mllm_msr.errors import BackendError
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.last_token import logits_at
+from mllm_msr.models.processor_options import ProcessorOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,35 @@ _TOLERANCES: Final = {torch.float32: 0.005, torch.float16: 0.1, torch.bfloat16: 
 MODEL_ERRORS: Final = (
     *(RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError),
 )
+
+
+def require_fitting_images(model: Any, processor: Any, options: ProcessorOptions) -> None:
+    """Check that a model can read an image that its processor prepared with some options.
+
+    Some options, such as `image_seq_len`, only repeat in the processor what the weights say.
+
+    Args:
+        model: Model in evaluation mode, on its device.
+        processor: Its processor, with the options.
+        options: The options.
+
+    Raises:
+        BackendError: The options contradict the weights.
+    """
+    image = Image.new("RGB", (64, 48))
+    inputs = processor(
+        text=[processor.image_token], images=[image], add_special_tokens=False, return_tensors="pt"
+    )
+    inputs = inputs.to(model.device, dtype=model.dtype)
+    try:
+        with torch.inference_mode():
+            model(**inputs)
+    except MODEL_ERRORS as error:
+        given = ", ".join(f"model.processor.{name}={v!r}" for name, v in options.processor.items())
+        raise BackendError(
+            f"The model does not fit {given}: {error}. Remove the options that the checkpoint's "
+            "weights do not allow."
+        ) from error
 
 
 class BatchCheck:
