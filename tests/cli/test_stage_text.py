@@ -27,8 +27,9 @@ from mllm_msr.pipeline.pipeline import STAGES
         ),
         (
             "infer",
-            {"users": 400, "blocks": 1518, "flagged": 3},
-            "Inferred 1,518 preferences of 400 users; 3 with a warning (1.5 s).",
+            {"users": 400, "blocks": 1518, "flagged": 3, "source_coverage": 0.9, "repetition": 0.2},
+            ("Inferred 1,518 preferences of 400 users; 3 with a warning; source coverage 90.0%; "
+            "repetition 20.0% (1.5 s)."),
         ),
         (
             "train/0",

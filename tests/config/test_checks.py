@@ -40,6 +40,15 @@ def test_problems_with_words_and_templates_are_returned(tmp_path: Path) -> None:
     assert "has no templates" in folder
 
 
+def test_worked_examples_are_english() -> None:
+    def problems(**prompts: str) -> list[str]:
+        return check_prompts(Settings.model_validate({"prompts": prompts}))
+
+    assert problems(style="few_shot") == problems(language="German") == []
+    (problem,) = problems(style="few_shot", language="german")
+    assert "prompts.language=German: the worked examples are in English" in problem
+
+
 def test_skipped_stages_must_not_be_needed() -> None:
     def problems(**sections: dict[str, object]) -> list[str]:
         return check_stages(Settings.model_validate(sections))

@@ -84,6 +84,8 @@ def test_templates_and_language_are_those_of_the_settings(
     words = tables.item_type(Settings(prompts=prompts))
     assert (words.language, [name for name, _ in words.templates]) == ("German", ["fusion"])
     assert tables.item_type(Settings()).language == "English"
+    examples = tables.item_type(Settings(prompts=PromptsSettings(style="few_shot")))
+    assert (examples.style, tables.item_type(Settings()).style) == ("few_shot", "plain")
 
 
 def test_the_item_type_is_the_setting_or_the_data_sets_own(tables: RunTables) -> None:

@@ -1,4 +1,4 @@
-"""Source coverage of summaries, against values computed by hand."""
+"""Source coverage and repetition of texts, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 from mllm_msr.summarization import faithfulness
-from mllm_msr.summarization.faithfulness import source_coverage
+from mllm_msr.summarization.faithfulness import mean_measures, repetition, source_coverage
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,26 @@ def test_share_of_content_words_in_the_source(
     summary: str, source: str, share: float | None
 ) -> None:
     assert source_coverage(summary, source) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", 0.0),
+        ("one two three", 0.0),
+        ("Red lantern! red Lantern red lantern red", 3 / 5),
+        ("a red lantern, a red lantern", 1 / 4),
+    ],
+)
+def test_share_of_word_triples_that_occur_again(text: str, share: float) -> None:
+    assert repetition(text) == pytest.approx(share)
+
+
+def test_means_over_texts_leave_out_what_is_undefined() -> None:
+    pairs = [("A calm film", "calm"), ("It is a film", "x"), ("a b c a b c", "")]
+    assert mean_measures(pairs) == {"source_coverage": 0.5, "repetition": 0.0833}
+    assert mean_measures([("It is a film", "x")]) == {"repetition": 0.0}
+    assert mean_measures([]) == {}
 
 
 def test_docstring_examples() -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Counts = Mapping[str, Any]
 
+# Phrases such as "a preference for" may occur twice in good texts.
+_MIN_REPETITION: Final = 0.05
+
 
 def stage_text(pipeline: Pipeline, stage: str) -> RenderableType:
     """Return sentences about a finished stage, and the next command.
@@ -124,6 +127,8 @@ def _warnings(counts: Counts) -> Iterator[str]:
         yield f"{n:,} without a usable image"
     if "source_coverage" in counts:
         yield f"source coverage {counts['source_coverage']:.1%}"
+    if (share := counts.get("repetition", 0.0)) >= _MIN_REPETITION:
+        yield f"repetition {share:.1%}"
 
 
 def _calls(counts: Counts) -> Iterator[str]:

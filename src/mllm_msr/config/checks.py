@@ -5,12 +5,12 @@ from __future__ import annotations
 from mllm_msr.config.arguments import argument_problems
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
-from mllm_msr.prompts.item_types import find_item_type
+from mllm_msr.prompts.item_types import ENGLISH, find_item_type
 from mllm_msr.prompts.templates import read_templates
 
 
 def check_prompts(settings: Settings) -> list[str]:
-    """Return the problems with the words and the templates of the prompts."""
+    """Return the problems with the words, the templates and the style of the prompts."""
     problems: list[str] = []
     try:
         find_item_type(settings.item_type or "item")
@@ -21,6 +21,11 @@ def check_prompts(settings: Settings) -> list[str]:
             read_templates(settings.prompts.folder)
     except SettingsError as error:
         problems += error.problems
+    if settings.prompts.style == "few_shot" and settings.prompts.language != ENGLISH:
+        problems.append(
+            f"prompts.style=few_shot with prompts.language={settings.prompts.language}: the worked "
+            "examples are in English. Set prompts.style=plain."
+        )
     return problems
 
 

@@ -22,6 +22,7 @@ from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, S
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 from mllm_msr.config.train_settings import TrainSettings
+from mllm_msr.prompts.item_types import PromptStyle
 
 
 class DataSettings(OpenSection):
@@ -97,6 +98,11 @@ class PromptsSettings(Section):
     )
     language: LanguageName = Field(
         "English", description="language of the texts that models write, by its English name"
+    )
+    style: PromptStyle = Field(
+        "plain",
+        description="few_shot shows two worked examples before each prompt for a text summary, a "
+        "combined summary or a preference; English only",
     )
 
 

@@ -67,7 +67,7 @@ class RunTables:
         return self._run.scan(layout.CANDIDATES).filter(rows).collect()
 
     def item_type(self, settings: Settings) -> ItemType:
-        """Return the words for an item, and the templates and language of the prompts.
+        """Return the words for an item, and templates, language and style of the prompts.
 
         Args:
             settings: The run's settings; without `item_type`, the word is that of the dataset.
@@ -78,7 +78,7 @@ class RunTables:
         words = find_item_type(settings.item_type or str(self._about()["item_type"]))
         prompts = settings.prompts
         templates = read_templates(prompts.folder) if prompts.folder is not None else ()
-        return replace(words, templates=templates, language=prompts.language)
+        return replace(words, templates=templates, language=prompts.language, style=prompts.style)
 
     def data_report(self) -> dict[str, Any] | None:
         """Return what was understood of the dataset, see `data.data_report.DataReport`.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from mllm_msr.errors import UsageError
+
+PromptStyle = Literal["plain", "few_shot"]
 
 ENGLISH: Final = "English"
 _CHOOSE: Final = ("choose", "chose")
@@ -21,7 +23,7 @@ _WORD: Final = re.compile(r"[^\W\d_](?:[\w '’-]{0,38}\w)?")
 
 @dataclass(frozen=True, slots=True)
 class ItemType:
-    """Words for a type of item in prompts, and the templates and language of the prompts.
+    """Words for a type of item in prompts, and templates, language and style of the prompts.
 
     Attributes:
         singular: One item.
@@ -31,6 +33,7 @@ class ItemType:
         templates: Names and sources of templates that replace those of the package, see
             `templates.read_templates`.
         language: Language of the answers, by its English name.
+        style: Whether `templates.render` shows worked examples before a prompt.
     """
 
     singular: str
@@ -39,6 +42,7 @@ class ItemType:
     chose: str = _CHOOSE[1]
     templates: tuple[tuple[str, str], ...] = ()
     language: str = ENGLISH
+    style: PromptStyle = "plain"
 
     def __str__(self) -> str:
         """Return the text from which `find_item_type` makes these words."""

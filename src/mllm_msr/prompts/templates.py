@@ -15,6 +15,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -23,6 +24,7 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mllm_msr.errors import SettingsError, UnknownNameError
+from mllm_msr.prompts.few_shot import worked_examples
 from mllm_msr.prompts.item_types import ENGLISH, ItemType, find_item_type
 from mllm_msr.types import ImagePart, Message, Part, Prompt, Role, TextPart
 
@@ -142,7 +144,7 @@ def read_templates(folder: Path) -> tuple[tuple[str, str], ...]:
 
 
 def template_hash(name: str, *, item_type: str | ItemType = "item") -> str:
-    """Return the hexadecimal SHA-256 of the template, and language, that an item type uses.
+    """Return the hexadecimal SHA-256 of the template, language and examples of an item type.
 
     Raises:
         UnknownNameError: There is no template of this name.
@@ -151,6 +153,8 @@ def template_hash(name: str, *, item_type: str | ItemType = "item") -> str:
     source = _template_source(name, words)
     if words.language != ENGLISH and "language" in _variables(source):
         source += words.language
+    if words.style == "few_shot" and (examples := worked_examples(name)):
+        source += str(examples)
     return hashlib.sha256(source.encode()).hexdigest()
 
 
@@ -165,6 +169,8 @@ def render(
     max_text_tokens: int | None = None,
 ) -> Prompt:
     """Render a template to a prompt with one turn, or with those that it begins itself.
+
+    With the style "few_shot", worked examples come first, as turns of the user and the assistant.
 
     Args:
         name: Name of the template, without ".jinja".
@@ -200,10 +206,20 @@ def render(
     except jinja2.TemplateError as error:
         raise SettingsError([f"The template {name}.jinja cannot be rendered: {error}."]) from error
     return Prompt(
-        messages=tuple(_split_messages(text, images)),
+        messages=(*_example_turns(name, data, words), *_split_messages(text, images)),
         max_new_tokens=max_new_tokens,
         max_text_tokens=max_text_tokens,
     )
+
+
+def _example_turns(name: str, data: Mapping[str, object], words: ItemType) -> Iterator[Message]:
+    """Yield a question and its answer for each worked example, if the style has them."""
+    if words.style != "few_shot":
+        return
+    for example in worked_examples(name):
+        theirs = replace(find_item_type(example.item_type), templates=words.templates)
+        yield from render(name, {"words": data["words"], **example.data}, item_type=theirs).messages
+        yield Message("assistant", (TextPart(example.answer),))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
+import pytest
 
 from mllm_msr.backends.mock import MockBackend, prompt_text
 from mllm_msr.config.settings import InferSettings
@@ -31,7 +32,11 @@ def test_blocks_and_words_follow_the_settings() -> None:
         HISTORIES, SUMMARIES, backend, settings, item_type="film", every_block=True
     )
     assert preferences["n_items"].to_list() == [2, 4]
-    assert counts == {"users": 1, "blocks": 2, "flagged": 0}
+    assert {name: counts[name] for name in ("users", "blocks", "flagged")} == {
+        "users": 1,
+        "blocks": 2,
+        "flagged": 0,
+    }
     texts = [prompt_text(prompt) for prompt in backend.history]
     assert all("at most 33 words" in text and "films" in text for text in texts)
     assert "text of a" in texts[0]
@@ -51,3 +56,12 @@ def test_known_blocks_are_not_inferred_again() -> None:
     )  # fmt: skip
     assert preferences.height == 2
     assert len(backend.history) == 1
+
+
+def test_final_preferences_are_compared_with_the_summaries_of_the_history() -> None:
+    # Of "colorful image of c", all content words but the first are in the summaries; "of" is none.
+    backend = MockBackend([PREFERENCE, f"{PREFERENCE[:41]} colorful image of c"])
+    settings = InferSettings(block_size=2)
+    _, counts = infer(HISTORIES, SUMMARIES, backend, settings, item_type="film", every_block=True)
+    assert counts["source_coverage"] == pytest.approx(2 / 3, abs=1e-4)
+    assert counts["repetition"] == 0.0

@@ -12,7 +12,8 @@ import polars as pl
 from mllm_msr.config.settings import InferSettings
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.summarization.preferences import infer_preferences
+from mllm_msr.summarization.faithfulness import mean_measures
+from mllm_msr.summarization.preferences import OPENING, infer_preferences
 
 TEMPLATES = ("preference_first", "preference_update")
 
@@ -27,7 +28,7 @@ def infer(
     every_block: bool,
     progress: Callable[[int], None] | None = None,
     previous: pl.DataFrame | None = None,
-) -> tuple[pl.DataFrame, dict[str, int]]:
+) -> tuple[pl.DataFrame, dict[str, float]]:
     """Infer preferences.
 
     Args:
@@ -41,7 +42,8 @@ def infer(
         previous: `tables.PREFERENCES` of shorter histories, whose full blocks are reused.
 
     Returns:
-        `tables.PREFERENCES`, and counts of users, blocks and flagged texts.
+        `tables.PREFERENCES`; counts of users, blocks and flagged texts; and the mean source
+        coverage and repetition of the final preferences.
     """
     preferences = infer_preferences(
         histories,
@@ -53,9 +55,29 @@ def infer(
         previous=previous,
         **settings.arguments(),
     )
-    counts = {
+    counts: dict[str, float] = {
         "users": preferences["user_id"].n_unique(),
         "blocks": preferences.height,
         "flagged": preferences.filter(pl.col("flags") != "").height,
     }
-    return preferences, counts
+    return preferences, counts | _measure(preferences, histories, summaries, settings)
+
+
+def _measure(
+    preferences: pl.DataFrame,
+    histories: pl.DataFrame,
+    summaries: pl.DataFrame,
+    settings: InferSettings,
+) -> dict[str, float]:
+    """Compare each user's final preference with the summaries of the whole history."""
+    column = "summary" if settings.use_images else "text_summary"
+    read = (
+        histories.join(summaries.select("item_id", column), on="item_id")
+        .group_by("user_id")
+        .agg(pl.col(column).str.join(" "))
+    )
+    final = preferences.filter("final").join(read, on="user_id").sort("user_id")
+    return mean_measures(
+        (preference.removeprefix(OPENING), source)
+        for preference, source in final.select("preference", column).iter_rows()
+    )

@@ -12,7 +12,7 @@ import polars as pl
 from mllm_msr.config.settings import InferSettings, SummarizeSettings
 from mllm_msr.interfaces import Backend
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.summarization.faithfulness import source_coverage
+from mllm_msr.summarization.faithfulness import mean_measures
 from mllm_msr.summarization.items import summarize
 from mllm_msr.summarization.preferences import items_read
 
@@ -50,7 +50,8 @@ def summarize_items(
         progress: Called with the number of prompts answered since the last call.
 
     Returns:
-        `tables.SUMMARIES`, and counts of images, flags and mean source coverage.
+        `tables.SUMMARIES`, and counts of images and flags, and mean source coverage and
+        repetition of the text summaries.
     """
     options = settings.arguments()
     summaries = summarize(items, backend, item_type=item_type, progress=progress, **options)
@@ -61,14 +62,10 @@ def summarize_items(
         **{f"image_{status}": n for status, n in images.iter_rows()},
         **{flag: n for flag, n in flags.iter_rows() if flag},
     }
-    # Mean share of the content words of a text summary that occur in the item's title and text.
     rows = summaries.join(items.select("item_id", "title", "text"), on="item_id")
     rows = rows.drop_nulls("text_summary").with_columns(pl.col("title", "text").fill_null(""))
-    shares = [
-        source_coverage(summary, f"{title} {text}")
+    measured = mean_measures(
+        (summary, f"{title} {text}")
         for summary, title, text in rows.select("text_summary", "title", "text").iter_rows()
-    ]
-    known = [share for share in shares if share is not None]
-    if known:
-        counts["source_coverage"] = round(sum(known) / len(known), 4)
-    return summaries, counts
+    )
+    return summaries, counts | measured
