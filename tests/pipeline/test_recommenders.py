@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +30,25 @@ def test_every_model_has_a_distinct_label() -> None:
     assert len(set(labels)) == len(labels)
     assert label_of("mllm_msr") == MllmRecommender.label == "MLLM-MSR"
     assert remark_of("zero_shot") == "without fine-tuning"
+
+
+def test_training_of_baselines_is_shown(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_runs.install(monkeypatch)
+    shown: list[tuple[str, int | None, list[int]]] = []
+
+    @contextlib.contextmanager
+    def progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        steps: list[int] = []
+        shown.append((name, total, steps))
+        yield steps.append
+
+    settings = mock_runs.load(data, "baselines.gru4rec.epochs=2")
+    with Pipeline.open(tmp_path / "run", settings, progress=progress) as pipeline:
+        pipeline.run_until("prepare")
+        pipeline.recommenders.fitted("gru4rec", 0)
+    assert shown[-1] == ("gru4rec epochs", 2, [0, 1, 1])
 
 
 def test_external_models_are_labeled_by_their_name() -> None:

@@ -29,6 +29,7 @@ from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.ranker.examples import Example
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.storage.atomic import sync_tree
 from mllm_msr.types import Seed, Share
 
@@ -117,6 +118,7 @@ class Tallrec(Recommender):
             {**{name: given[name] for name in _TRAINING}, "target": _TARGET},
             key="baselines.tallrec",
         )
+        self.training_progress: TrainingProgress = hide_progress
         self._scorer = PromptScorer(self._open_backend, max_error_rate=max_error_rate)
         self._items: pl.DataFrame | None = None
         self._adapter: Path | None = None
@@ -153,6 +155,7 @@ class Tallrec(Recommender):
             settings=self._training,
             revision=self._settings["options"].get("revision"),
             options=(prepared := ProcessorOptions.from_arguments(self._settings["options"])),
+            show=self.training_progress,
         )
         prepared.save(summary.weights)
         self._items, self._adapter, self._folder = data.items, summary.weights, folder

@@ -8,6 +8,7 @@ fitted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
+from mllm_msr.ranker.training.display import ShowsTraining
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
@@ -210,7 +212,11 @@ class Recommenders:
             content=self._run.inside(layout.CONTENT_CACHE),
             states=self._run.inside(f"{layout.BASELINE_STATES}/{self._data_digest()[:12]}-{part}"),
         )
-        return _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
+        made = _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
+        if isinstance(made, ShowsTraining):
+            unit = "steps" if made.requires_llm else "epochs"
+            made.training_progress = functools.partial(self._training_progress, f"{name} {unit}")
+        return made
 
     def mllm(self, name: str, fold: int, *, is_worker: bool = False) -> MllmRecommender:
         """Return unfitted MLLM-MSR or zero-shot.
@@ -240,7 +246,7 @@ class Recommenders:
             resume=not self._context.force,
             is_worker=is_worker,
             scoring_progress=lambda total: self._context.progress(name, total),
-            training_progress=lambda total, done: self._training_progress(fold, total, done),
+            training_progress=functools.partial(self._training_progress, f"train {fold}"),
         )
 
     def members(self, name: str) -> list[str]:
@@ -285,9 +291,9 @@ class Recommenders:
 
     @contextlib.contextmanager
     def _training_progress(
-        self, fold: int, total: int, done: int
+        self, task: str, total: int, done: int
     ) -> Iterator[Callable[[int], None]]:
-        with self._context.progress(f"train {fold}", total) as advance:
+        with self._context.progress(task, total) as advance:
             advance(done)
             yield advance
 

@@ -29,12 +29,13 @@ from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
 from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training_candidates import select_candidates
 from mllm_msr.storage.atomic import replace_file, sync_tree
 from mllm_msr.tables import PREFERENCES, SUMMARIES, conform
 
 if TYPE_CHECKING:
-    from mllm_msr.ranker.training.trainer import TrainingProgress, TrainingSummary
+    from mllm_msr.ranker.training.trainer import TrainingSummary
 
 MLLM_MSR: Final = "mllm_msr"
 ZERO_SHOT: Final = "zero_shot"
@@ -147,7 +148,7 @@ class MllmRecommender(Recommender):
         resume: bool = True,
         is_worker: bool = False,
         scoring_progress: ScoringProgress = no_progress,
-        training_progress: TrainingProgress | None = None,
+        training_progress: TrainingProgress = hide_progress,
     ) -> None:
         self._settings: dict[str, Any] = {
             "backend": backend,
@@ -307,7 +308,7 @@ class MllmRecommender(Recommender):
 
     def _fine_tune(self, data: TrainingData) -> Path:
         # Importing Lightning takes seconds; constructing or loading a recommender should not.
-        from mllm_msr.ranker.training.trainer import hide_progress, train  # noqa: PLC0415
+        from mllm_msr.ranker.training.trainer import train  # noqa: PLC0415
 
         assert self._training is not None
         backend, options = self._trains
@@ -340,7 +341,7 @@ class MllmRecommender(Recommender):
             options=(prepared := ProcessorOptions.from_arguments(options)),
             resume=self._resume,
             is_worker=self._is_worker,
-            show=self._training_progress or hide_progress,
+            show=self._training_progress,
         )
         if not self._is_worker:
             prepared.save(self.training_summary.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 
 import pytest
@@ -99,6 +100,33 @@ def test_last_epoch_is_always_validated():
         options=LoopOptions(epochs=5, validate_every=2),
     )
     assert len(calls) == 3
+
+
+def test_epochs_are_shown_also_those_of_a_resumed_run(tmp_path, caplog):
+    shown = []
+
+    @contextlib.contextmanager
+    def show(total, done):
+        steps = []
+        shown.append((total, done, steps))
+        yield steps.append
+
+    caplog.set_level("INFO")
+    run(network(), options=LoopOptions(epochs=4), show=show)
+
+    def die():
+        if len(shown[-1][2]) == 3:
+            raise KilledError
+        return 0.5
+
+    with pytest.raises(KilledError):
+        run(network(), validate=die, folder=tmp_path, show=show)
+    run(network(), validate=lambda: 0.3, folder=tmp_path, show=show)
+    assert shown == [(4, 0, [1] * 4), (4, 0, [1] * 3), (4, 2, [1] * 2)]
+    assert "Trained 4 epochs in " in caplog.messages[0]
+    assert caplog.messages[-1].endswith(
+        "all epochs done; kept epoch 1 with validation value 0.500."
+    )
 
 
 def test_time_limit_stops_training():

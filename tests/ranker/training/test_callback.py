@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from mllm_msr.ranker.training.callback import TrainingCallback
@@ -74,12 +75,17 @@ class Run:
         return [json.loads(line) for line in lines]
 
 
-def test_steps_are_logged_and_saved_at_whole_steps_only(tmp_path: Path) -> None:
+def test_steps_are_logged_and_saved_at_whole_steps_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     run = Run(
         tmp_path, [], n_steps=3, validate_every=1, checkpoint_every=2, early_stopping_patience=1
     )
     run.run()
     assert [row["step"] for row in run.log] == [1, 2, 3]
+    words = "step 1, loss 0.5, gradient norm 0, learning rate 0.1, seconds "
+    assert caplog.messages[0].startswith(words)
     assert [row["loss"] for row in run.log] == [0.5, 2.5, 4.5]
     assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-00000002", "state-00000003"]
     assert run.progress.stopped_because == "all steps done"

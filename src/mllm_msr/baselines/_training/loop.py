@@ -41,6 +41,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         start: Saved state that the run resumes from; `None` for a new run.
         folder: Folder of the states; `None` to save none.
         fingerprint: Fingerprint of the run, saved with every state.
+        advance: Called with 1 after each epoch.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         start: TrainingState | None,
         folder: Path | None,
         fingerprint: Mapping[str, Any],
+        advance: Callable[[int], None],
     ) -> None:
         super().__init__()
         self.network = network
@@ -66,6 +68,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self._start = start
         self._folder = folder
         self._fingerprint = fingerprint
+        self._advance = advance
         # Time spent in interrupted processes, and the start time of this one.
         self._earlier_seconds = progress.seconds
         self._started = time.monotonic()
@@ -128,6 +131,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         """Validate if due, decide whether to stop, and save a state."""
         progress, options = self._progress, self._options
         progress.step += 1
+        self._advance(1)
         last = bool(progress.stopped_because) or progress.step == options.epochs
         require_finite(dict(self.network.named_parameters()), step=progress.step)
         if self._validate is not None and (last or progress.step % options.validate_every == 0):

@@ -30,6 +30,7 @@ from mllm_msr.baselines._training.train import TrainingLog, train
 from mllm_msr.errors import SettingsError, TrainingError
 from mllm_msr.evaluation.report.run_status import TIME_LIMITED
 from mllm_msr.interfaces import Recommender
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.types import Seed
 
 F = TypeVar("F")
@@ -68,6 +69,7 @@ class NeuralBaseline(Recommender, Generic[F]):
         checkpoints: Folder of the training states, from which a killed `fit` resumes; `None`
             saves none.
         seed: Seed of weights, data order, dropout and negatives.
+        training_progress: Display of the epochs, see `ShowsTraining`.
         default_batch_size: Examples per optimizer step for tens of thousands of users.
 
     Raises:
@@ -85,6 +87,9 @@ class NeuralBaseline(Recommender, Generic[F]):
     precision: Precision = "auto"
     checkpoints: Path | None = None
     seed: Seed = 0
+    training_progress: TrainingProgress = field(
+        default_factory=lambda: hide_progress, init=False, repr=False
+    )
     _fitted: F | None = field(default=None, init=False, repr=False)
     _log: TrainingLog | None = field(default=None, init=False, repr=False)
     _is_time_limited: bool = field(default=False, init=False, repr=False)
@@ -134,6 +139,7 @@ class NeuralBaseline(Recommender, Generic[F]):
             options=self._loop_options(),
             folder=self.checkpoints,
             fingerprint={"settings": settings, "data": data},
+            show=self.training_progress,
         )
         self._is_time_limited = self._log.is_time_limited
 

@@ -28,6 +28,7 @@ from mllm_msr.baselines._training.options import (
 )
 from mllm_msr.errors import MissingExtraError
 from mllm_msr.ranker.training.checkpoint import Progress, load_matching
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 
 _LIGHTNING_PRECISION: Final = {"bf16": "bf16-mixed", "fp32": "32-true"}
@@ -61,7 +62,15 @@ class TrainingLog:
 
     def write(self) -> None:
         """Write the log to the logger of this module, with a warning about a time limit."""
-        logger.info("%s", self)
+        best = "" if self.best_value is None else f" with validation value {self.best_value:.3f}"
+        logger.info(
+            "Trained %d epochs in %.1f s: %s; kept epoch %d%s.",
+            self.epochs,
+            self.seconds,
+            self.stopped_because,
+            self.best_epoch,
+            best,
+        )
         if self.is_time_limited:
             logger.warning(
                 "Training stopped after %d epochs at its %s (max_minutes), so its result depends "
@@ -99,6 +108,7 @@ def train(
     options: LoopOptions,
     folder: Path | None = None,
     fingerprint: Mapping[str, Any] | None = None,
+    show: TrainingProgress = hide_progress,
 ) -> TrainingLog:
     """Train a network in place and load the weights with the best validation metric.
 
@@ -113,6 +123,7 @@ def train(
         folder: Folder for a state after each epoch; a killed run with the same folder resumes
             from it. `None` saves nothing.
         fingerprint: Further settings and data hashes that the weights depend on, as JSON values.
+        show: Shows the epochs that are done; early stopping may end training before the last one.
 
     Raises:
         MissingExtraError: Lightning is not installed.
@@ -130,19 +141,21 @@ def train(
     if start is not None:
         network.load_state_dict(start.part("model."))
     if not progress.stopped_because:
-        module = TrainingModule(
-            network,
-            epoch_batches,
-            loss=loss,
-            validate=validate,
-            options=options,
-            progress=progress,
-            start=start,
-            folder=folder,
-            fingerprint=fingerprint,
-        )
-        with seeded(options.seed), quiet_lightning():
-            _lightning_trainer(options).fit(module)
+        with show(options.epochs, progress.step) as advance:
+            module = TrainingModule(
+                network,
+                epoch_batches,
+                loss=loss,
+                validate=validate,
+                options=options,
+                progress=progress,
+                start=start,
+                folder=folder,
+                fingerprint=fingerprint,
+                advance=advance,
+            )
+            with seeded(options.seed), quiet_lightning():
+                _lightning_trainer(options).fit(module)
     network.cpu()
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)

@@ -38,9 +38,9 @@ from mllm_msr.ranker.training.checkpoint import (
     require_finite,
     save_state,
 )
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.loss import example_losses
 from mllm_msr.ranker.training.sampler import StepSampler, learning_rate_factor
-from mllm_msr.ranker.training.trainer import TrainingProgress, hide_progress
 from mllm_msr.storage.atomic import make_private_folder
 
 PROJECTOR_FILE: Final = "projector.safetensors"

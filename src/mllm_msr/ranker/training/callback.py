@@ -143,7 +143,8 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
     def _log(self, trainer: Any, row: Mapping[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        logger.info("%s", row)
+        values = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items()]
+        logger.info("%s", ", ".join(values))
         log = self._folder / LOG_FILE
         with wrap_os_errors(log):
             create_private_file(log)

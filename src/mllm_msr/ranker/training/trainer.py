@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +36,7 @@ from mllm_msr.ranker.training.checkpoint import (
     find_start,
 )
 from mllm_msr.ranker.training.collator import Collator
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.fingerprint import run_fingerprint
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
@@ -70,16 +70,6 @@ _DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
     "fp32": "float32",
 }
 _SUMMARY: Final = "summary.json"
-# Shows progress. Called with the number of optimizer steps and the number already done, it returns
-# a context manager whose value is called with 1 after each further step.
-TrainingProgress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextmanager
-def hide_progress(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
-    """Show nothing: the default `TrainingProgress`."""
-    del n_steps, n_done
-    yield lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
