@@ -27,7 +27,7 @@ _DIFFERENCES: Final = {
 _TARGETS: Final[Mapping[tuple[str, str, str], Mapping[str, float]]] = {
     ("scoring", "cpu", "smolvlm2-256m"): {"strong": 5, "vllm": 1.5},
     ("scoring", "cuda", "qwen3-vl-2b"): {"strong": 3, "vllm": 1},
-    ("candidate_lists", "cpu", "smolvlm2-256m"): {"whole prompts": 5},
+    ("candidate_lists", "cpu", "smolvlm2-256m"): {"whole prompts": 5, "vllm": 1},
     ("preferences", "cpu", "smolvlm2-256m"): {"strong": 1.2, "vllm": 1},
     ("summaries", "cpu", "smolvlm2-256m"): {"strong": 1.2, "vllm": 1},
     ("training", "cpu", "smolvlm2-256m"): {"strong": 3},
@@ -68,7 +68,7 @@ are fewer: its processes run in parallel on two cores, where ours has one, and b
 other.
 
 "Operations" are the floating-point operations per second of vision tower and decoder for all
-distinct tokens (all layers, without attention). They are compared with the rate of large matrix
+distinct tokens (all layers, without the attention of the decoder). They are compared with the rate of large matrix
 products on the same machine, with the same data type and number of threads.
 """
 _GPU_CHECK: Final = Path(__file__).parent / "gpu_check" / "notes.md"

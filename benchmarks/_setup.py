@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._checkpoints import make_checkpoint
 from benchmarks._released import Released
@@ -21,6 +22,7 @@ from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
+from mllm_msr.models.vision_cache import encode_images
 from mllm_msr.types import Attention, Precision
 
 Dtype = Literal["float32", "bfloat16"]
@@ -134,7 +136,7 @@ def open_setup(
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Floating-point operations of a model, without attention.
+    """Floating-point operations of a model, without the decoder's attention.
 
     Attributes:
         token: Operations of the decoder per input token.
@@ -150,14 +152,15 @@ class Cost:
 
     @classmethod
     def measure(cls, setup: Setup, loaded: LoadedCheckpoint) -> Cost:
-        """Count the operations: two per weight and token, or image token for the vision tower."""
+        """Count the operations: two per weight of the decoder, and those of a tower's products."""
         model = loaded.model
         renderer = Renderer(loaded.processor, supports_images=True)
         rendered = renderer.render(setup.workload.training_pairs(1)[0].prompt)
-        n_tokens = rendered.input_ids.count(model.config.image_token_id)
+        with FlopCounterMode(display=False) as tower:
+            encode_images(model, renderer, [rendered])
         decoder, output = _linear_weights(model.get_decoder()), model.lm_head.weight.numel()
-        tower = _linear_weights(model) - decoder - output
-        return cls(2.0 * decoder, 2.0 * output, 2.0 * tower * n_tokens, n_tokens)
+        n_tokens = rendered.input_ids.count(model.config.image_token_id)
+        return cls(2.0 * decoder, 2.0 * output, float(tower.get_total_flops()), n_tokens)
 
 
 def _linear_weights(module: torch.nn.Module) -> int:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from benchmarks._measure import OURS, Implementation, run_in_turn
 from benchmarks._setup import CHOICES, Cost, open_setup
+from benchmarks._vllm_baseline import NAME as VLLM
+from benchmarks._vllm_baseline import start_vllm
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.interfaces import Backend
@@ -30,6 +32,7 @@ def run(
     batch_size: int = 64,
     repeats: int = 3,
     whole_candidates: int = 20,
+    vllm: int = 1,
 ) -> dict[str, Any]:
     """Compare user-first prompts, which share the user, with item-first and with whole prompts.
 
@@ -49,6 +52,7 @@ def run(
         repeats: Number of repeats; each runs all implementations alternately.
         whole_candidates: Number of candidates that whole prompts are measured with; they share
             nothing, so that their rate does not depend on it.
+        vllm: 1 to also measure vLLM's server if `make vllm` has installed it, 0 to omit it.
 
     Returns:
         Settings, `ratios` of rates, tokens that each implementation computes, and agreement of the
@@ -91,19 +95,27 @@ def run(
             score()
             computed[name] = sum(counts) * candidates // sizes[name]
         cost = Cost.measure(setup, loaded)
-        return {
+        result: dict[str, Any] = {
             **setup.describe(),
             "candidates": candidates,
             "computed_tokens": computed,
             "largest_difference": _largest_difference(strong, engine, user_first[0][:n_whole]),
-            **run_in_turn(
-                {name: Implementation(score, sizes[name]) for name, score in work.items()},
+        }
+        implementations = {name: Implementation(score, sizes[name]) for name, score in work.items()}
+        with start_vllm(setup, result, wanted=bool(vllm)) as baseline:
+            if baseline is not None:
+                score = _work(baseline.backend, user_first)
+                implementations[VLLM] = baseline.implementation(score, candidates)
+            result |= run_in_turn(
+                implementations,
                 repeats=repeats,
                 device=setup.device,
                 dtype=setup.dtype,
                 flops=computed[OURS] * cost.token + len(set(user_first[0])) * cost.image,
-            ),
-        }
+            )
+            if baseline is not None:
+                result["vllm_seconds"] = baseline.seconds()
+        return result
 
 
 def _work(
