@@ -97,10 +97,11 @@ def make_run(folder):
     )
     counts = {"users": 12, "items": 40, "interactions": 72}
     manifest = {
-        "prepare": {"seconds": 0.5, "counts": counts},
+        "prepare": {"seconds": 0.5, "counts": counts, "hardware": "Zen 9, 8 cores, no GPU used"},
         "infer": {
             "seconds": 75.0,
             "model": EVIL,
+            "hardware": f"Zen 9, 8 cores, {EVIL}",
             "counts": {"hits": 1, "misses": 3, "prompt_tokens": 4321},
         },
     }

@@ -79,6 +79,7 @@ def test_the_manifest_records_conditions_counts_and_outputs(tmp_path: Path) -> N
             stage.count(prompt_tokens=5)
     entry = json.loads((tmp_path / "manifest.json").read_text())["stages"]["summarize"]
     assert entry.pop("seconds") >= 0
+    assert "cores" in entry.pop("hardware")
     items = tmp_path / "items.parquet"
     assert entry == {
         "settings": {"sizes": [1, 2], "item_type": "film"},

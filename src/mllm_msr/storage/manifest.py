@@ -77,7 +77,17 @@ class Conditions(TypedDict):
     model: str | None
 
 
-class Entry(Conditions):
+class Environment(TypedDict, total=False):
+    """Where a stage was run; informative only, so that it may be absent.
+
+    Attributes:
+        hardware: See `hardware.describe_hardware`.
+    """
+
+    hardware: str
+
+
+class Entry(Conditions, Environment):
     """A finished stage.
 
     Attributes:
@@ -211,8 +221,9 @@ def _parse(text: str, folder: Path) -> dict[str, Entry]:
             "read this one with the version that wrote it."
         )
     stages: dict[str, Entry] = verification.parse(text)["stages"]
+    required = get_type_hints(Entry).keys() - get_type_hints(Environment).keys()
     for name, entry in stages.items():
-        absent = get_type_hints(Entry).keys() - entry.keys()
+        absent = required - entry.keys()
         if absent:
             raise ValueError(f"stage {name!r} lacks {', '.join(sorted(absent))}")
     return stages

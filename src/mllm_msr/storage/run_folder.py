@@ -30,6 +30,7 @@ import polars as pl
 
 from mllm_msr.errors import DamagedFileError, RunFolderError
 from mllm_msr.storage import atomic, layout, manifest, verification
+from mllm_msr.storage.hardware import describe_hardware
 from mllm_msr.storage.process_lock import ProcessLock, run_lock
 from mllm_msr.storage.response_cache import ResponseCache
 from mllm_msr.storage.run_lookup import require_run
@@ -373,6 +374,7 @@ class Stage:
             counts=dict(self._counts),
             seconds=round(seconds, 3),
             outputs=dict(self._outputs),
+            hardware=describe_hardware(),
         )
 
     def _output_path(self, name: str) -> Path:

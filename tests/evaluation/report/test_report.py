@@ -159,13 +159,13 @@ def test_reports_of_the_same_run_differ_only_in_their_origin(run, written, tmp_p
     for before, after in ((written.html, again.html), (written.markdown, again.markdown)):
         pairs = zip(before.read_text().splitlines(), after.read_text().splitlines(), strict=True)
         changed = [old for old, new in pairs if old != new]
-        assert len(changed) == 1 or all(re.match("- (Written|Machine): ", row) for row in changed)
+        assert len(changed) == 1 or all(re.match("- (Written|System): ", row) for row in changed)
         assert "2024-05-06 07:08 UTC" in "".join(changed)
 
 
 def test_the_origin_of_the_report_is_stated(page, written):
     markdown = written.markdown.read_text(encoding="utf-8")
-    for words in ("1.2.3", "2024-05-06 07:08 UTC", "Linux, 8 cores", "torch 9.9"):
+    for words in ("1.2.3", "2024-05-06 07:08 UTC", "Linux, 8 cores", "torch 9.9", "Zen 9, 8 cores"):
         assert words in page.text
         assert words in markdown
     assert "mllm-msr run --run shop" in page.text

@@ -7,6 +7,7 @@ import pytest
 
 from mllm_msr.evaluation.report.run_status import (
     costs,
+    hardware,
     time_limit_notes,
     warning_counts,
     warning_words,
@@ -21,6 +22,14 @@ def test_costs_distinguish_model_calls_from_cached_responses():
     assert summarize.output_tokens is None
     assert summarize.details == (("items", 7),)
     assert (prepare.calls, prepare.cached, prepare.seconds) == (None, None, 0.0)
+
+
+def test_stages_are_grouped_by_hardware():
+    gpu, cpu = {"hardware": "H200"}, {"hardware": "Zen 9"}
+    assert hardware({"prepare": cpu, "old": {}, "train/0": gpu, "report": cpu}) == {
+        "Zen 9": ["prepare", "report"],
+        "H200": ["train/0"],
+    }
 
 
 def test_images_and_warnings_are_counted():

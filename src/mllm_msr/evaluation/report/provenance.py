@@ -25,8 +25,8 @@ class Provenance:
     Attributes:
         version: Version of this package.
         created: Time of the report, ISO 8601 in UTC; empty if unknown.
-        machine: Operating system, processor type and number of cores. The name of the machine is
-            left out, because reports are shared.
+        machine: Operating system and version of Python. The name of the machine is left out,
+            because reports are shared.
         packages: Versions of other packages by name.
         command: Command that repeats the run; empty if unknown.
         run: Name of the run folder, used in commands that the report suggests.
@@ -43,9 +43,8 @@ class Provenance:
 
 
 def describe_machine() -> str:
-    """Return the operating system, processor type, cores and Python version of this machine."""
-    system = f"{platform.system()} {platform.machine()}"
-    return f"{system}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    """Return the operating system, the architecture and the version of Python."""
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
 def describe_packages() -> dict[str, str]:

@@ -113,16 +113,19 @@ def _origin_context(manifest: Mapping[str, Any], provenance: Provenance) -> dict
     """Return the template variables that state where the report comes from."""
     model = next((entry["model"] for entry in manifest.values() if entry.get("model")), "")
     packages = ", ".join(f"{name} {number}" for name, number in provenance.packages.items())
+    hardware = run_status.hardware(manifest)
     facts = {
         "mllm-msr": provenance.version,
         "Written": provenance.created,
-        "Machine": provenance.machine,
+        "System": provenance.machine,
+        "Hardware": "; ".join(hardware),
         "Packages": packages,
         "Model": model,
     }
     return {
         "provenance": provenance,
         "facts": [(name, value) for name, value in facts.items() if value],
+        "hardware": hardware,
     }
 
 

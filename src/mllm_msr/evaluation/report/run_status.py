@@ -82,6 +82,19 @@ def costs(stages: Mapping[str, Any]) -> list[Cost]:
     return found
 
 
+def hardware(stages: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the stages that each kind of hardware ran, in the order of the manifest.
+
+    Args:
+        stages: Entries of the manifest by stage; those without a record are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for stage, entry in stages.items():
+        if "hardware" in entry:
+            found.setdefault(entry["hardware"], []).append(stage)
+    return found
+
+
 def time_limit_notes(stages: Mapping[str, Any]) -> dict[str, str]:
     """Return a note for each model whose training a time limit ended, by the model's name.
 
