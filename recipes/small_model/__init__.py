@@ -10,7 +10,10 @@ people. A killed run resumes.
 
 - `drawings`: random scenes, with what they show.
 - `captions`: prompts and answers about a scene.
-- `train`: the training, and accuracies on held-out scenes.
+- `train`: the training, and a measurement on held-out scenes.
+- `naming`: how often descriptions name what an image shows.
+- `posters`: the same on film posters of MovieLens, without and with `mllm-msr align`. They are only
+  measured with: no part of them enters the projector.
 
 Changing the order of random draws or a text requires a new projector.
 """

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mllm_msr.backends.smollm import SmolLMBackend
 from mllm_msr.config.align_settings import AlignSettings
 from mllm_msr.models.small.cache import small_checkpoint
 from mllm_msr.models.small.sources import PROJECTOR
 from mllm_msr.ranker.alignment.examples import AlignmentExample
 from mllm_msr.ranker.alignment.trainer import PROJECTOR_FILE, align
-from recipes.small_model.captions import description_prompt, make_example
+from recipes.small_model.captions import make_example
 from recipes.small_model.drawings import Scene, draw_scene
+from recipes.small_model.naming import naming_rates, write_descriptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ _SEED: Final = 0
 _GRID: Final = 4
 # Held-out scenes have numbers of their own.
 _HELD_OUT: Final = 1_000_000
-_PERMUTATIONS: Final = 200
 
 
 def main() -> None:
@@ -69,37 +68,30 @@ def main() -> None:
         shutil.copyfile(folder / PROJECTOR_FILE, PROJECTOR)
 
 
-def measure(projector: Path, scenes: Sequence[tuple[Path, Scene]]) -> dict[str, float]:
-    """Return how often descriptions of scenes name the right subject and color.
+def measure(projector: Path, scenes: Sequence[tuple[Path, Scene]]) -> dict[str, dict[str, float]]:
+    """Return how often descriptions of scenes name the right subject and main color.
 
     Args:
         projector: Weights of the projector.
         scenes: Scenes that were not trained on.
 
     Returns:
-        For subject and main color, the share of descriptions that contain the word, and the same
-        if the descriptions are assigned to other scenes.
+        `naming_rates` by kind of word, and of the subject by kind of scene.
     """
-    backend = SmolLMBackend(projector=projector, dtype="bfloat16", attention="eager")
-    with contextlib.closing(backend):
-        prompts = [description_prompt(path, "item") for path, _ in scenes]
-        answers = {index: done.text.lower() for index, done in backend.generate(prompts)}
-    for index in range(min(10, len(scenes))):
-        logger.info("%r: %r", scenes[index][1].subject, answers[index])
-    rng = np.random.default_rng(_SEED)
-    orders = [np.arange(len(scenes))]
-    orders += [rng.permutation(len(scenes)) for _ in range(_PERMUTATIONS)]
-    words = {
-        "subject": [scene.key for _, scene in scenes],
-        "color": [scene.colors[0] for _, scene in scenes],
+    images = [path for path, _ in scenes]
+    answers = write_descriptions(images, projector=projector, item_type="item")
+    for (_, scene), answer in zip(scenes[:10], answers, strict=False):
+        logger.info("%r: %r", scene.subject, answer)
+    shown = [scene for _, scene in scenes]
+    result = {
+        "subject": naming_rates(answers, [{scene.key} for scene in shown]),
+        "color": naming_rates(answers, [{scene.colors[0]} for scene in shown]),
     }
-    result: dict[str, float] = {}
-    for name, right in words.items():
-        hits = [
-            np.mean([word in answers[int(m)] for word, m in zip(right, order, strict=True)])
-            for order in orders
-        ]
-        result |= {name: float(hits[0]), f"{name}_chance": float(np.mean(hits[1:]))}
+    for kind in sorted({scene.kind for scene in shown}):
+        rows = [n for n, scene in enumerate(shown) if scene.kind == kind]
+        result[f"subject of {kind}"] = naming_rates(
+            [answers[n] for n in rows], [{shown[n].key} for n in rows]
+        )
     return result
 
 
