@@ -37,6 +37,7 @@ from mllm_msr.models.processors import (
     reads_images,
     require_supported,
 )
+from mllm_msr.models.progress_bars import hide_bars
 from mllm_msr.models.projector import load_projector
 from mllm_msr.models.self_check import require_fitting_images
 from mllm_msr.types import Attention, Precision
@@ -240,9 +241,10 @@ def _load_weights(checkpoint: str, config: Any, arguments: Mapping[str, Any]) ->
         if reads_images(config)
         else transformers.AutoModelForCausalLM
     )
-    model, report = loader.from_pretrained(
-        checkpoint, config=config, use_safetensors=True, output_loading_info=True, **arguments
-    )
+    with hide_bars(checkpoint):
+        model, report = loader.from_pretrained(
+            checkpoint, config=config, use_safetensors=True, output_loading_info=True, **arguments
+        )
     _require_complete(checkpoint, report["missing_keys"])
     return model
 

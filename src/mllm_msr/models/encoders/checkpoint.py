@@ -16,6 +16,7 @@ from mllm_msr.errors import BackendError
 from mllm_msr.models.encoders.base import encoder_names
 from mllm_msr.models.loading import load_processor, resolve_device
 from mllm_msr.models.processors import reads_images
+from mllm_msr.models.progress_bars import hide_bars
 from mllm_msr.storage.atomic import content_hash
 
 # Exceptions raised by loading a missing, damaged or unsupported checkpoint.
@@ -73,9 +74,10 @@ class EncoderCheckpoint:
             BackendError: The part is missing or damaged.
         """
         try:
-            return loader.from_pretrained(
-                self._source, revision=self._revision, trust_remote_code=False, **options
-            )
+            with hide_bars(self._source):
+                return loader.from_pretrained(
+                    self._source, revision=self._revision, trust_remote_code=False, **options
+                )
         except LOADING_ERRORS as cause:
             raise unusable_encoder(self._name, cause) from cause
 
