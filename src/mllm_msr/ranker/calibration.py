@@ -19,8 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import expit, logit
+import scipy  # loads its modules on first use
 
 from mllm_msr.errors import DamagedFileError
 
@@ -51,7 +50,9 @@ class Calibration:
         [0.5, 0.75]
         """
         p = np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN)
-        calibrated: npt.NDArray[np.float64] = expit(logit(p) / self.temperature + self.bias)
+        calibrated: npt.NDArray[np.float64] = scipy.special.expit(
+            scipy.special.logit(p) / self.temperature + self.bias
+        )
         return calibrated
 
 
@@ -76,20 +77,20 @@ def fit_calibration(labels: Sequence[int], probabilities: Sequence[float]) -> Ca
     n_positives = y.sum()
     if not 0 < n_positives < len(y):
         return IDENTITY
-    x = logit(np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN))
+    x = scipy.special.logit(np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN))
     weights = np.where(y == 1, 1.0, n_positives / (len(y) - n_positives))
 
     def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         scale, bias = np.exp(parameters[0]), parameters[1]
         z = scale * x + bias
         # log(1 + exp(z)) - y z, and its derivative.
-        error = weights * (expit(z) - y)
+        error = weights * (scipy.special.expit(z) - y)
         value = (weights * (np.logaddexp(0, z) - y * z)).sum()
         value += (parameters**2).sum() / (2 * _PRIOR**2)
         slope = np.array([scale * (error * x).sum(), error.sum()]) + parameters / _PRIOR**2
         return float(value), slope
 
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B")
+    found = scipy.optimize.minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B")
     return Calibration(temperature=float(np.exp(-found.x[0])), bias=float(found.x[1]))
 
 
