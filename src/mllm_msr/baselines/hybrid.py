@@ -23,8 +23,6 @@ from pydantic import Field
 from mllm_msr.baselines._ensemble.held_out import (
     MAX_TARGETS,
     MAX_TARGETS_LLM,
-    N_NEGATIVES,
-    N_NEGATIVES_LLM,
     HeldOut,
     LearnsFromCandidates,
     hold_out,
@@ -62,8 +60,10 @@ class Hybrid(Recommender):
             default arguments, or recommenders by name. In a run, members have the settings of
             their sections (`baselines.NAME`) and are reused if they are already fitted; the
             default there is `default_members` and, if the run has scored it, `mllm_msr`.
-        max_targets: Maximum number of held-out targets; by default 2,000, or 400 with a member that
-            calls a language model. With 0, weights are learned from the validation users.
+        max_targets: Maximum number of held-out targets. With 0, weights are learned from the
+            validation users.
+        max_llm_targets: Maximum number of these targets that a member scores that calls a language
+            model. The weights of the other members are learned from all targets first.
         shrinkage: Strength of the shrinkage towards equal weights, see `stacking.fit_stacking`.
         fit_copy: For members that are already fitted: fits a copy of a member, given its name, on
             other data. By default, `fit` fits the members.
@@ -91,7 +91,8 @@ class Hybrid(Recommender):
         self,
         *,
         members: Sequence[str] | Mapping[str, Recommender] | None = None,
-        max_targets: Annotated[int, Field(ge=0)] | None = None,
+        max_targets: Annotated[int, Field(ge=0)] = MAX_TARGETS,
+        max_llm_targets: Annotated[int, Field(ge=0)] = MAX_TARGETS_LLM,
         shrinkage: Annotated[float, Field(gt=0)] = 2.0,
         fit_copy: Callable[[str, TrainingData], Recommender] | None = None,
         seed: Seed = 0,
@@ -111,6 +112,7 @@ class Hybrid(Recommender):
             else {name: make(name, {"seed": seed}) for name in given}
         )
         self._max_targets = max_targets
+        self._max_llm_targets = max_llm_targets
         self._shrinkage = shrinkage
         self._fit_copy = fit_copy
         self._seed = seed
@@ -132,6 +134,12 @@ class Hybrid(Recommender):
                 member.fit(data)
         unseen = validation_candidates(data)
         lists = unseen if held_out is None else held_out.candidates
+        prior = None
+        if held_out is not None and len(scores) < len(self._members):
+            if scores:
+                prior = fit_stacking(lists, scores, shrinkage=self._shrinkage, seed=self._seed)
+            scores = _select(scores, lists, held_out.read)
+            lists = held_out.read
         rows = next((table for table in (unseen, lists) if table.height), data.candidates)
         scalings = {}
         for name, member in self._members.items():
@@ -145,6 +153,7 @@ class Hybrid(Recommender):
                 lists,
                 {name: scores[name] for name in self._members},
                 scalings=scalings,
+                prior=prior,
                 shrinkage=self._shrinkage,
                 seed=self._seed,
             )
@@ -154,12 +163,11 @@ class Hybrid(Recommender):
 
     def _hold_out(self, data: TrainingData) -> HeldOut | None:
         readers = [m for m in self._members.values() if isinstance(m, LearnsFromCandidates)]
-        default = MAX_TARGETS_LLM if self.requires_llm else MAX_TARGETS
         return hold_out(
             data,
             readers,
-            max_targets=default if self._max_targets is None else self._max_targets,
-            n_negatives=N_NEGATIVES_LLM if self.requires_llm else N_NEGATIVES,
+            max_targets=self._max_targets,
+            max_read=self._max_llm_targets,
             seed=self._seed,
         )
 
@@ -259,6 +267,18 @@ def _scores(model: Recommender, candidates: pl.DataFrame, data: TrainingData) ->
     """Return the scores of candidates, NaN where the model has none: [n_candidates]."""
     scores: Floats = model.score(candidates, data.interactions)["score"].to_numpy()
     return scores
+
+
+def _select(
+    scores: Mapping[str, Floats], candidates: pl.DataFrame, selected: pl.DataFrame
+) -> dict[str, Floats]:
+    """Return the scores of some of the candidates, in their order."""
+    keys = ["user_id", "position", "fold", "negatives", "item_id"]
+    table = candidates.select(*keys).with_columns(
+        **{name: values for name, values in scores.items()}
+    )
+    joined = selected.select(keys).join(table, on=keys, how="left", maintain_order="left")
+    return {name: joined[name].to_numpy() for name in scores}
 
 
 def _score_all(

@@ -101,12 +101,25 @@ class Blocks:
 
 def test_readers_are_measured_at_targets_outside_the_training_fold_that_they_can_read():
     data = make_data()
-    held = hold_out(data, [Blocks()], max_targets=100, n_negatives=5)
-    targets = targets_of(held)
-    assert targets.select(KEYS).rows() == [(f"e{at}", 6) for at in range(4)]
+    held = hold_out(data, [Blocks()], max_targets=100, n_negatives=5, n_read_negatives=2)
+    read = held.read.filter(label=1)
+    assert read.select(KEYS).sort(KEYS).rows() == [(f"e{at}", 6) for at in range(4)]
+    assert held.read.filter(label=0).group_by(KEYS).len()["len"].to_list() == [2] * 4
+    assert held.read.join(held.candidates, on=held.read.columns, how="anti").is_empty()
     hidden = held.data.interactions.filter(pl.col("user_id").str.starts_with("e"))
     assert hidden["position"].max() == 5
-    assert held.data.train_users == data.train_users
+    # The other members are measured at the last interactions of training users as well.
+    inside = targets_of(held).filter(pl.col("user_id").str.starts_with("t"))
+    assert inside.height == 8
+    assert inside["position"].min() == N_STEPS - 2
+
+
+def test_readers_may_have_fewer_targets():
+    few = hold_out(make_data(), [Blocks()], max_read=3)
+    assert few.read["user_id"].n_unique() == 3
+    assert hold_out(make_data(), max_read=3).read.is_empty()
+    assert hold_out(make_data(), [Blocks()], max_read=0) is None
+    assert hold_out(make_data(n_test=0), [Blocks()]) is None
 
 
 def test_long_histories_have_several_targets():

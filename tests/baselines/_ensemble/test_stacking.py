@@ -83,6 +83,21 @@ def test_shrinkage_sets_how_equal_the_weights_are():
     assert shares[2] == pytest.approx(0.5, abs=1e-3)
 
 
+def test_with_a_prior_few_targets_keep_the_weights_of_many():
+    def some(n_users):
+        return {"good": noisy(1.5, 1, n_users=n_users), "bad": noisy(0.1, 2, n_users=n_users)}
+
+    prior = fit(some(3000))
+    few = some(20) | {"slow": noisy(1.5, 3, n_users=20)}
+    plain, informed = fit(few).shares(), fit(few, prior=prior).shares()
+    assert prior.shares()["bad"] < 0.1
+    assert informed["bad"] < 0.1 < plain["bad"]
+    # The model that the prior lacks starts with the mean weight of the others.
+    assert 0.25 < informed["slow"] < 0.6
+    equal = fit(few, prior=equal_stacking(dict.fromkeys(["good", "bad"], prior.scalings[0])))
+    assert equal.weights == fit(few).weights
+
+
 def test_two_independent_models_are_better_together():
     stacking = fit({"one": noisy(1.0, 1), "two": noisy(1.0, 2)})
     test = {"one": noisy(1.0, 3), "two": noisy(1.0, 4)}

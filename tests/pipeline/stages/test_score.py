@@ -109,8 +109,8 @@ def test_the_mllm_as_a_member_scores_held_out_targets_once(
     assert len(folds) == 2
     for fold, held in enumerate(folds):
         trained = candidates.filter(fold=fold, split="train")["user_id"]
-        assert not set(trained) & set(held.candidates["user_id"])
-    expected = candidates.filter(split="test").height + sum(h.candidates.height for h in folds)
+        assert not set(trained) & set(held.read["user_id"])
+    expected = candidates.filter(split="test").height + sum(h.read.height for h in folds)
     counts = conditions["counts"]
     assert counts["hits"] + counts["misses"] == expected
     # The MLLM has not ranked the full catalog, so neither does the ensemble.

@@ -7,7 +7,7 @@ them among sampled negatives. This is the protocol of the test, a few interactio
 
 A copy of a fine-tuned language model is too expensive, and not needed: it learns only from the
 candidates of training users, so the earlier interactions of all other users are new to it
-(`LearnsFromCandidates`).
+(`LearnsFromCandidates`). Because its calls are slow, it scores only some of these targets.
 
 Validation users are left out, because members select their weights on them.
 """
@@ -24,8 +24,8 @@ from mllm_msr.data._hashing import hash_ids
 from mllm_msr.data.negative_sampling import Negatives, draw_candidates
 from mllm_msr.interfaces import TrainingData
 
-# Held-out targets at most, and negatives per target and kind; fewer if a language model scores
-# them.
+# Held-out targets at most, and negatives per target and kind; and how many of them a language model
+# scores.
 MAX_TARGETS: Final = 2000
 MAX_TARGETS_LLM: Final = 400
 N_NEGATIVES: Final = 20
@@ -61,36 +61,44 @@ class HeldOut:
     Attributes:
         data: The training data without the targets and everything after them.
         candidates: `tables.CANDIDATES` of the targets.
+        read: Those candidates that language models score: of targets outside the training fold
+            before which they read the whole history. Empty without such models.
     """
 
     data: TrainingData
     candidates: pl.DataFrame
+    read: pl.DataFrame
 
 
 def hold_out(
     data: TrainingData,
     readers: Sequence[LearnsFromCandidates] = (),
     *,
-    max_targets: int,
-    n_negatives: int,
+    max_targets: int = MAX_TARGETS,
+    max_read: int = MAX_TARGETS_LLM,
+    n_negatives: int = N_NEGATIVES,
+    n_read_negatives: int = N_NEGATIVES_LLM,
     seed: int = 0,
 ) -> HeldOut | None:
     """Hide some visible interactions and sample negatives for them.
 
     Args:
         data: Training data of the ensemble.
-        readers: Members that are not fitted again. With any, targets are those of users outside the
-            training fold, where all of these members read the whole history.
+        readers: Members that are not fitted again. All of them read the whole history before the
+            targets of users outside the training fold.
         max_targets: Maximum number of targets. Users get a second one, and so on up to five, if
             there are fewer users.
+        max_read: Maximum number of the targets that readers score.
         n_negatives: Negatives per target and kind, fewer if the catalog is small.
+        n_read_negatives: The same for readers, at most as many.
         seed: Seed of the selection of users and of the negatives.
 
     Returns:
-        None if there is no such target.
+        None if there is no such target, or none for the readers.
     """
     targets = _select(data, readers, max_targets=max_targets, seed=seed)
-    if targets.is_empty():
+    outside = targets.filter(~pl.col("user_id").is_in(list(data.train_users)))
+    if targets.is_empty() or (readers and (outside.is_empty() or not max_read)):
         return None
     first = targets.group_by("user_id").agg(first=pl.col("position").min())
     hidden = pl.col("position") >= pl.col("first").fill_null(2**31 - 1)
@@ -104,14 +112,15 @@ def hold_out(
     n_new = kept["item_id"].n_unique() - longest
     if n_new < 1:
         return None
-    lists = list(_draw(data, targets, kept, n_negatives=min(n_negatives, n_new), seed=seed))
+    lists = pl.concat(_draw(data, targets, kept, n_negatives=min(n_negatives, n_new), seed=seed))
+    read = _thin(lists, outside.head(max_read if readers else 0), n_read_negatives, seed=seed)
     held = replace(
         data,
         interactions=kept,
         candidates=candidates,
         train_users=data.train_users - frozenset(targets["user_id"]),
     )
-    return HeldOut(held, pl.concat(lists))
+    return HeldOut(held, lists, read)
 
 
 def validation_candidates(data: TrainingData) -> pl.DataFrame:
@@ -131,17 +140,20 @@ def _select(
     is_training = pl.col("user_id").is_in(list(data.train_users))
     table = table.filter(~pl.col("user_id").is_in(list(validating)))
     outside, training = table.filter(~is_training), table.filter(is_training).sort("order")
-    if not readers:
-        outside = pl.concat([outside, training.head(int(training.height * _TRAINING_SHARE))])
+    training = training.head(int(training.height * _TRAINING_SHARE))
     visible = data.interactions.with_columns(n_visible=pl.len().over("user_id"))
-    targets = visible.join(outside, on="user_id").filter(pl.col("position") > 0)
+    targets = visible.join(pl.concat([outside, training]), on="user_id").filter(
+        pl.col("position") > 0
+    )
     found = targets.select(
         "user_id", "position", "order", n_hidden=pl.col("n_visible") - pl.col("position"),
         n_visible="n_visible",
     )  # fmt: skip
     for reader in readers:
         known = reader.complete_histories(found.select("user_id", "position"))
-        found = found.join(known, on=["user_id", "position"], how="semi")
+        inside = found.join(training, on="user_id", how="semi")
+        read = found.join(outside, on="user_id", how="semi")
+        found = pl.concat([inside, read.join(known, on=["user_id", "position"], how="semi")])
     number = pl.col("position").rank("ordinal", descending=True).over("user_id")
     # A target hides itself and everything after it.
     n_hidden, n_visible = pl.col("n_hidden"), pl.col("n_visible")
@@ -149,6 +161,21 @@ def _select(
     allowed |= (number <= _MAX_PER_USER) & (n_hidden <= n_visible * _MAX_SHARE)
     ranked = found.with_columns(number=number).filter(allowed).sort("number", "order")
     return ranked.head(max_targets).select("user_id", "position", "number")
+
+
+def _thin(
+    candidates: pl.DataFrame, targets: pl.DataFrame, n_negatives: int, *, seed: int
+) -> pl.DataFrame:
+    """Return the candidates of some targets, with fewer negatives of each kind."""
+    rows = candidates.join(targets, on=["user_id", "position"], how="semi")
+    order = hash_ids(rows["item_id"], seed, purpose="stacking-negatives")
+    lists = ["user_id", "position", "negatives", "label"]
+    number = pl.col("order").rank("ordinal").over(lists)
+    return (
+        rows.with_columns(order=pl.Series(order, dtype=pl.UInt64))
+        .filter((pl.col("label") == 1) | (number <= n_negatives))
+        .drop("order")
+    )
 
 
 def _draw(

@@ -5,7 +5,8 @@ score (the quantile among the scores of many candidates, mapped to a standard no
 not depend on units or outliers. Their weighted sum is fitted by maximum likelihood as a conditional
 logit, a softmax over the candidates of a target. Weights are non-negative, so a higher score of one
 model never lowers the sum, and shrunk towards equal weights: few targets give nearly equal weights,
-many targets the best ones. A combined score does not depend on the other rows of a call.
+many targets the best ones. Where some models score fewer targets than the others, the weights of
+the others are learned first, and all are shrunk towards these. A combined score does not depend on the other rows of a call.
 
 Likelihoods of each model alone, of equal weights and of the fitted ones are measured by
 cross-validation over users. They are for the reader; no model is selected by them.
@@ -146,6 +147,7 @@ def fit_stacking(
     scores: Mapping[str, npt.ArrayLike],
     *,
     scalings: Mapping[str, Scaling] | None = None,
+    prior: Stacking | None = None,
     shrinkage: float = 2.0,
     seed: int = 0,
 ) -> Stacking:
@@ -157,15 +159,18 @@ def fit_stacking(
         scores: For each model the scores of these rows, NaN where it has none.
         scalings: Scalings of the models whose scores will be combined; by default, the models that
             gave `scores`.
-        shrinkage: Strength of the shrinkage towards equal weights: one over twice the variance that
-            the ratio of a weight to the equal one has before any target is seen.
+        prior: Weights of some of the models, learned from more targets. Weights are shrunk towards
+            these instead of equal ones; a model that it lacks has the mean of its weights.
+        shrinkage: Strength of the shrinkage: one over twice the variance that the ratio of a weight
+            to the one it is shrunk towards has before any target is seen.
         seed: Seed of the assignment of users to cross-validation folds.
     """
     members = tuple(scores)
     columns = {member: np.asarray(scores[member], dtype=np.float64) for member in members}
     own = {member: Scaling.of(values[~np.isnan(values)]) for member, values in columns.items()}
     features = np.concatenate([own[member].features(columns[member]) for member in members], axis=1)
-    lists = _CandidateLists.of(candidates, features)
+    center = _center(members, prior)
+    lists = _CandidateLists.of(candidates, features * center)
     likelihoods, weights = {}, np.ones(features.shape[1])
     if len(lists.starts):
         weights = lists.fit_weights(shrinkage=shrinkage)
@@ -173,7 +178,7 @@ def fit_stacking(
     return Stacking(
         members=members,
         scalings=tuple((scalings or own)[member] for member in members),
-        weights=tuple((float(a), float(b)) for a, b in weights.reshape(-1, 2)),
+        weights=tuple((float(a), float(b)) for a, b in (weights * center).reshape(-1, 2)),
         likelihoods=likelihoods,
         n_targets=lists.n_targets,
     )
@@ -183,6 +188,16 @@ def equal_stacking(scalings: Mapping[str, Scaling]) -> Stacking:
     """Return a combination with equal weights, for data without targets to learn from."""
     weights = ((1.0, 1.0),) * len(scalings)
     return Stacking(tuple(scalings), tuple(scalings.values()), weights, {}, 0)
+
+
+def _center(members: Sequence[str], prior: Stacking | None) -> Floats:
+    """Return the weights of all features towards which weights are shrunk, with a mean of one."""
+    if prior is None:
+        return np.ones(2 * len(members))
+    known = dict(zip(prior.members, prior.weights, strict=True))
+    mean = float(np.mean(prior.weights)) or 1.0
+    center = np.concatenate([known.get(member, (mean, mean)) for member in members]) / mean
+    return np.asarray(center)
 
 
 @dataclass(frozen=True, slots=True)

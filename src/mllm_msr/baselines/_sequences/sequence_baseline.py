@@ -75,6 +75,8 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
         SettingsError: A value is out of range.
     """
 
+    has_vectors = True
+
     loss: LossName = "softmax"
     n_negatives: int = 1024
     negative_power: float = 0.75
@@ -156,6 +158,18 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
     ) -> Iterator[tuple[pl.DataFrame, Floats]]:
         """Score all items, a chunk of users at a time; see `interfaces.CatalogScorer`."""
         return self._require_fitted().catalog_scores(users, interactions)
+
+    def user_states(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> Floats:
+        """Return states of users; see `ranker.collaborative.VectorModel`."""
+        return self._require_fitted().states(targets, interactions)
+
+    def item_table(self) -> tuple[Sequence[str], Floats, Floats]:
+        """Return ids, vectors and numbers of interactions of all items with interactions."""
+        fitted = self._require_fitted()
+        rows = slice(1, fitted.n_warm + 1)
+        with torch.no_grad():
+            vectors = fitted.network.table()[rows].cpu().numpy()
+        return fitted.codes.item_ids[: fitted.n_warm], vectors, fitted.counts[rows].numpy()
 
     def save(self, folder: Path) -> None:
         """Write settings and items as JSON, weights as safetensors."""

@@ -108,6 +108,13 @@ class SequenceModel:
         return scores.double().numpy()
 
     @torch.no_grad()
+    def states(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """Return the state before each target; zero if no item of the history is known: [n, d]."""
+        histories = histories_before(targets, interactions, self.codes).latest(self.max_length)
+        states: npt.NDArray[np.float32] = self._encode(histories)[0].numpy()
+        return states
+
+    @torch.no_grad()
     def catalog_scores(
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
