@@ -274,9 +274,7 @@ def _select(
 ) -> dict[str, Floats]:
     """Return the scores of some of the candidates, in their order."""
     keys = ["user_id", "position", "fold", "negatives", "item_id"]
-    table = candidates.select(*keys).with_columns(
-        **{name: values for name, values in scores.items()}
-    )
+    table = candidates.select(*keys).with_columns(**scores)
     joined = selected.select(keys).join(table, on=keys, how="left", maintain_order="left")
     return {name: joined[name].to_numpy() for name in scores}
 

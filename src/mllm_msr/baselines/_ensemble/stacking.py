@@ -6,7 +6,8 @@ not depend on units or outliers. Their weighted sum is fitted by maximum likelih
 logit, a softmax over the candidates of a target. Weights are non-negative, so a higher score of one
 model never lowers the sum, and shrunk towards equal weights: few targets give nearly equal weights,
 many targets the best ones. Where some models score fewer targets than the others, the weights of
-the others are learned first, and all are shrunk towards these. A combined score does not depend on the other rows of a call.
+the others are learned first, and all are shrunk towards these. A combined score does not depend on
+the other rows of a call.
 
 Likelihoods of each model alone, of equal weights and of the fitted ones are measured by
 cross-validation over users. They are for the reader; no model is selected by them.
