@@ -60,7 +60,7 @@ AddressArgument = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings to change.", autocompletion=complete_setting
+        metavar="KEY=VALUE", help="Settings to change.", autocompletion=complete_setting
     ),
 ]
 

@@ -21,7 +21,7 @@ def command(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[COMMAND]", help="Name of a command.", autocompletion=complete_name
+            metavar="COMMAND", help="Name of a command.", autocompletion=complete_name
         ),
     ] = None,
 ) -> None:

@@ -37,7 +37,7 @@ def command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KIND]",
+            metavar="KIND",
             help="datasets, backends, models, baselines, metrics, presets, experiments, stages or "
             "settings.",
             autocompletion=lambda: list(KINDS.items()),
@@ -45,7 +45,7 @@ def command(
     ] = None,
     group: Annotated[
         str | None,
-        typer.Argument(metavar="[GROUP]", help="Group of settings to list, such as train."),
+        typer.Argument(metavar="GROUP", help="Group of settings to list, such as train."),
     ] = None,
     preset: Annotated[
         str | None,

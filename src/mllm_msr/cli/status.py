@@ -47,7 +47,7 @@ class StageStatus:
 def command(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN]", help="Run folder; default: runs/run.", parser=parse_path),
+        typer.Argument(metavar="RUN", help="Run folder; default: runs/run.", parser=parse_path),
     ] = None,
     option: Annotated[
         Path | None,
