@@ -11,6 +11,7 @@ from mllm_msr.config.model_presets import model_facts, model_preset_names, read_
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 SUPPORTED = {
+    "smollm2": ("135m",),
     "smolvlm2": ("256m", "500m", "2.2b"),
     "qwen3-vl": ("2b", "4b", "8b"),
     "qwen3.5": ("0.8b", "2b", "4b", "9b"),
@@ -34,11 +35,16 @@ def test_a_model_preset_loads_and_names_its_model(name: str) -> None:
     facts = model_facts(name)
     assert facts.parameters.upper() == name.rpartition("-")[2].upper()
     settings = load_settings(None, {"model.preset": name}, environment={})
-    assert settings.model.backend == "huggingface"
-    assert settings.model.plugin_kwargs()["checkpoint"] == facts.checkpoint
-    assert facts.checkpoint.count("/") == 1
+    assert settings.model.plugin_kwargs().get("checkpoint") == facts.checkpoint
+    if facts.checkpoint is None:
+        assert settings.model.backend == "smollm"
+    else:
+        assert settings.model.backend == "huggingface"
+        assert facts.checkpoint.count("/") == 1
     assert settings.train.method == "lora"
-    assert set(read_model_preset(name)) <= {"model", "train", "recommend", "summarize", "infer"}
+    assert set(read_model_preset(name)) <= {
+        *("model", "train", "recommend", "summarize", "infer", "align", "prompts")
+    }
     # As a preset of the run, it gives the same settings.
     whole = load_settings(name, environment={})
     assert whole.preset == name

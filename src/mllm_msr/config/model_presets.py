@@ -21,7 +21,7 @@ class ModelFacts:
 
     Attributes:
         name: Name of the preset.
-        checkpoint: Id on the Hugging Face hub.
+        checkpoint: Id on the Hugging Face hub; None if its backend brings the model.
         parameters: Number of parameters, as the publisher states it ("2B").
         license: License of the weights, as an SPDX identifier if it has one.
         context: Maximum number of tokens of a prompt.
@@ -30,7 +30,7 @@ class ModelFacts:
     """
 
     name: str
-    checkpoint: str
+    checkpoint: str | None
     parameters: str
     license: str | None
     context: int | None
@@ -63,7 +63,7 @@ def model_facts(name: str) -> ModelFacts:
         UnknownNameError: There is no such preset.
     """
     content = _read(name)
-    return ModelFacts(name=name, checkpoint=content["model"]["checkpoint"], **content["about"])
+    return ModelFacts(name=name, checkpoint=content["model"].get("checkpoint"), **content["about"])
 
 
 def _read(name: str) -> dict[str, Any]:
