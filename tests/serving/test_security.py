@@ -146,3 +146,9 @@ def test_every_response_has_security_headers() -> None:
         for answer in (web.get("/healthz"), web.get("/")):
             assert answer.headers["content-security-policy"].startswith("default-src 'self'")
             assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_key_may_be_a_bearer_token() -> None:
+    with client("secret", base_url="http://shop.example") as web:
+        for value, status in (("Bearer secret", 200), ("bearer guess", 401), ("secret", 401)):
+            assert web.get("/v1/users", headers={"Authorization": value}).status_code == status

@@ -160,12 +160,24 @@ class ItemCatalog:
         item = self.item(item_id)
         if item_id in self._text_only:
             item = item.with_images(())
+        return self._build_prompt(user, item, self._summaries[item_id])
+
+    def prompt_for(self, user: str | UserInput, item: Item) -> Prompt:
+        """Build the ranker's prompt for an item that is not in the catalog.
+
+        Args:
+            user: As for `prompt`.
+            item: The item; its title and text stand for a summary.
+        """
+        return self._build_prompt(user, item, _first_words(item.title, item.text))
+
+    def _build_prompt(self, user: str | UserInput, item: Item, summary: str) -> Prompt:
         return build_prompt(
             user,
             item,
             item_type=self.item_type,
             order=self.prompt_settings.order,
-            text=item_text(item, self._summaries[item_id], self.prompt_settings),
+            text=item_text(item, summary, self.prompt_settings),
             max_text_tokens=self._max_text_tokens,
             use_images=self.prompt_settings.use_images,
         )
@@ -210,7 +222,9 @@ class ItemCatalog:
 
 def _summary_text(row: Mapping[str, Any]) -> str:
     """Return the summary of an item, or the beginning of its title and text if it has none."""
-    if row["summary"]:
-        return str(row["summary"])
-    both = ". ".join(text for text in (row["title"], row["text"]) if text)
-    return calibrate(both, _SUMMARY_WORDS)[0]
+    return str(row["summary"]) if row["summary"] else _first_words(row["title"], row["text"])
+
+
+def _first_words(title: str | None, text: str | None) -> str:
+    """Return the beginning of a title and text, which stands for a missing summary."""
+    return calibrate(". ".join(one for one in (title, text) if one), _SUMMARY_WORDS)[0]

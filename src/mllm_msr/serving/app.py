@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from mllm_msr import __version__
 from mllm_msr.errors import BackendError, ImageError, MllmMsrError, RunFolderError
-from mllm_msr.serving import page_routes, schemas, user_routes
+from mllm_msr.serving import page_routes, rerank_routes, schemas, user_routes
 from mllm_msr.serving.dependencies import error_responses, get_engine
 from mllm_msr.serving.engine import OnlineEngine, UnknownEventError, UnknownHistoryError
 from mllm_msr.serving.items import InvalidItemError, ItemExistsError, UnknownItemError
@@ -41,6 +41,7 @@ _STATUS: Final[tuple[tuple[type[MllmMsrError], int], ...]] = (
     (ModelNotServedError, 404),
     (ItemExistsError, 409),
     (InvalidItemError, 422),
+    (rerank_routes.UnscorableQueryError, 422),
     (ImageError, 422),
     (OverloadedError, 429),
     (BackendError, 503),
@@ -99,6 +100,7 @@ def create_app(
     app.state.run = run
     app.state.metrics = metrics
     app.include_router(router)
+    app.include_router(rerank_routes.router)
     app.include_router(user_routes.router)
     app.include_router(page_routes.router)
     app.exception_handler(MllmMsrError)(handle_package_error)

@@ -41,6 +41,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             {"item_id": "v0008", "score": 0.79, "reason": None},
         ],
     },
+    "RerankRequest": {"query": "u0001", "documents": ["v0007", "Calm cooking"], "top_n": 1},
+    "RerankResponse": {
+        "id": "0b5c0b5e-5f0e-4d43-a8a4-5b3a9c1c9b55",
+        "model": "run",
+        "model_version": "02e3c4ceed03",
+        "results": [
+            {
+                "index": 0,
+                "relevance_score": 0.79,
+                "document": {"text": "Festive cooking", "item_id": "v0007"},
+            }
+        ],
+        "unscored": [],
+    },
     "PreferenceResponse": {
         "user_id": "u0001",
         "preference": _PREFERENCE,

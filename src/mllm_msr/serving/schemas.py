@@ -29,7 +29,9 @@ def _add_example(schema: dict[str, Any], model: type[BaseModel]) -> None:
         schema["examples"] = [EXAMPLES[model.__name__]]
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
+    """Body of a request; unknown fields are rejected."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_add_example)
 
     @model_validator(mode="before")
@@ -44,11 +46,13 @@ class _Request(BaseModel):
         return body
 
 
-class _Response(BaseModel):
+class ResponseBody(BaseModel):
+    """Body of a response."""
+
     model_config = ConfigDict(frozen=True, json_schema_extra=_add_example)
 
 
-class Event(_Request):
+class Event(RequestBody):
     """Interaction of a user with an item, or a dislike."""
 
     event_id: Id = Field(description="set by the client; a repeated id has no effect")
@@ -63,33 +67,33 @@ class Event(_Request):
     )
 
 
-class EventsRequest(_Request):
+class EventsRequest(RequestBody):
     """Events in chronological order."""
 
     events: Annotated[list[Event], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
-class EventStatus(_Response):
+class EventStatus(ResponseBody):
     """Result of one event."""
 
     event_id: str
     status: Literal["accepted", "duplicate", "unknown_item"]
 
 
-class EventsResponse(_Response):
+class EventsResponse(ResponseBody):
     """One status per event, in the order of the request."""
 
     events: list[EventStatus]
 
 
-class RemovedEvent(_Response):
+class RemovedEvent(ResponseBody):
     """Result of the removal of an event."""
 
     event_id: str
     status: Literal["removed", "already_removed"]
 
 
-class _ListRequest(_Request):
+class _ListRequest(RequestBody):
     k: Number = Field(10, ge=1, le=100, description="length of the list")
     candidate_ids: (
         Annotated[list[Id], Field(min_length=1, max_length=500, fail_fast=True)] | None
@@ -147,7 +151,7 @@ ListRequest = Annotated[
 ]
 
 
-class RecommendedItem(_Response):
+class RecommendedItem(ResponseBody):
     """One item of a list."""
 
     item_id: str
@@ -164,7 +168,7 @@ class RecommendedItem(_Response):
     )
 
 
-class ListResponse(_Response):
+class ListResponse(ResponseBody):
     """A list of recommendations."""
 
     recommendation_id: str
@@ -182,14 +186,14 @@ class ListResponse(_Response):
     unknown_items: list[str] = Field(description="ids of candidate_ids that are not in the catalog")
 
 
-class ScoresRequest(_Request):
+class ScoresRequest(RequestBody):
     """Request for scores of given items."""
 
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=500, fail_fast=True)]
 
 
-class ItemScore(_Response):
+class ItemScore(ResponseBody):
     """Score of one item."""
 
     item_id: str
@@ -199,7 +203,7 @@ class ItemScore(_Response):
     )
 
 
-class ScoresResponse(_Response):
+class ScoresResponse(ResponseBody):
     """Scores in the order of the request."""
 
     model_version: str
@@ -207,7 +211,7 @@ class ScoresResponse(_Response):
     scores: list[ItemScore]
 
 
-class PreferenceRow(_Response):
+class PreferenceRow(ResponseBody):
     """Preference after one block of the history."""
 
     block: int
@@ -219,7 +223,7 @@ class PreferenceRow(_Response):
     )
 
 
-class UpdateFailure(_Response):
+class UpdateFailure(ResponseBody):
     """Reason why a newer preference could not be generated so far."""
 
     reason: str = Field(
@@ -229,7 +233,7 @@ class UpdateFailure(_Response):
     tries: int = Field(description="number of failed attempts")
 
 
-class StoredEvent(_Response):
+class StoredEvent(ResponseBody):
     """Event of a user in the service's database."""
 
     event_id: str
@@ -237,7 +241,7 @@ class StoredEvent(_Response):
     type: EventType
 
 
-class PreferenceResponse(_Response):
+class PreferenceResponse(ResponseBody):
     """Preference of a user and its history."""
 
     user_id: str
@@ -259,7 +263,7 @@ class PreferenceResponse(_Response):
     generated: Literal[True] = True
 
 
-class UpdateResponse(_Response):
+class UpdateResponse(ResponseBody):
     """Result of a requested update."""
 
     user_id: str
@@ -269,7 +273,7 @@ class UpdateResponse(_Response):
     )
 
 
-class DeletedResponse(_Response):
+class DeletedResponse(ResponseBody):
     """Numbers of deleted rows."""
 
     user_id: str
@@ -277,7 +281,7 @@ class DeletedResponse(_Response):
     preferences: int
 
 
-class NewItem(_Request):
+class NewItem(RequestBody):
     """Item that is not in the catalog yet."""
 
     item_id: Id
@@ -290,7 +294,7 @@ class NewItem(_Request):
     )
 
 
-class ItemResponse(_Response):
+class ItemResponse(ResponseBody):
     """Summary of an added item."""
 
     item_id: str
@@ -298,7 +302,7 @@ class ItemResponse(_Response):
     image_status: str
 
 
-class ListedItem(_Response):
+class ListedItem(ResponseBody):
     """Item of the catalog."""
 
     item_id: str
@@ -308,13 +312,13 @@ class ListedItem(_Response):
     text: str | None = Field(None, description="text of the item, if it was requested")
 
 
-class ItemsResponse(_Response):
+class ItemsResponse(ResponseBody):
     """Known items of a request, in the order of the request, without duplicates."""
 
     items: list[ListedItem]
 
 
-class UsersResponse(_Response):
+class UsersResponse(ResponseBody):
     """First matching user ids in sorted order."""
 
     users: list[str]
@@ -322,7 +326,7 @@ class UsersResponse(_Response):
     similar: list[str] = Field(description="the most similar ids, if no id contains the text")
 
 
-class ServedModel(_Response):
+class ServedModel(ResponseBody):
     """Ranking model."""
 
     name: str
@@ -332,13 +336,13 @@ class ServedModel(_Response):
     scores: bool = Field(description="whether it returns P(yes); baselines only rank")
 
 
-class ModelsResponse(_Response):
+class ModelsResponse(ResponseBody):
     """Ranking models of the service."""
 
     models: list[ServedModel]
 
 
-class RunResponse(_Response):
+class RunResponse(ResponseBody):
     """The served run."""
 
     name: str = Field(description="name of the run folder")
@@ -356,13 +360,13 @@ class RunResponse(_Response):
     report: bool = Field(description="whether /report has the run's report")
 
 
-class Health(_Response):
+class Health(ResponseBody):
     """State of the process."""
 
     status: Literal["ok"]
 
 
-class Readiness(_Response):
+class Readiness(ResponseBody):
     """State of the service."""
 
     status: Literal["ready", "fallback"] = Field(
@@ -373,7 +377,7 @@ class Readiness(_Response):
     waiting: int = Field(description="number of prompts that wait for the model")
 
 
-class Problem(_Response):
+class Problem(ResponseBody):
     """Error message with the problem and the fix."""
 
     detail: str

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, cast, final
 
 from cachetools import LRUCache
@@ -27,13 +28,15 @@ from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import CircuitOpenError, ModelQueue, OverloadedError
 from mllm_msr.serving.users import User
-from mllm_msr.types import ChoiceScores, Prompt
+from mllm_msr.types import ChoiceScores, Item, Prompt
 
 logger = logging.getLogger(__name__)
 
 # Items per batch during the warm-up; a request may have to wait for one batch.
 _WARM_UP_BATCH: Final = 8
 _WARM_UP_PAUSE: Final = 0.05  # seconds
+
+_MAX_LOGGED: Final = 200  # characters of an item's id or text
 
 
 class ModelNotServedError(DataError):
@@ -68,9 +71,11 @@ class ItemScores(NamedTuple):
 
 
 class _ScoreKey(NamedTuple):
+    """Key of a cached score; texts of clients are hashed, so that their length is bounded."""
+
     user_id: str
-    user: UserInput
-    item_id: str
+    user: bytes  # digest of what the model reads about the user
+    item: str | bytes  # id of an item of the catalog, or digest of another item
 
 
 @final
@@ -141,12 +146,19 @@ class CandidateScorer:
         for key in [key for key in self._cache if key.user_id == user_id]:
             del self._cache[key]
 
-    async def score(self, user: User, item_ids: Sequence[str]) -> ItemScores:
+    async def score(
+        self,
+        user: User,
+        item_ids: Sequence[str],
+        *,
+        given: Mapping[str, Item] = MappingProxyType({}),
+    ) -> ItemScores:
         """Return P(yes) of items for a user.
 
         Args:
             user: The user.
-            item_ids: Distinct items of the catalog.
+            item_ids: Distinct items of the catalog, and keys of `given`.
+            given: Items that are not in the catalog.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -158,7 +170,13 @@ class CandidateScorer:
             self._metrics.fallback(reason)
             return ItemScores({}, fallback_reason=reason)
         read = self._catalog.user_input(user.profile)
-        keys = {one: _ScoreKey(user.profile.user_id, read, one) for one in item_ids}
+        read_digest = _digest(read)
+        keys = {
+            one: _ScoreKey(
+                user.profile.user_id, read_digest, _digest(given[one]) if one in given else one
+            )
+            for one in item_ids
+        }
         scores = {one: self._cache[key] for one, key in keys.items() if key in self._cache}
         missing = [item_id for item_id in item_ids if item_id not in scores]
         if not missing:
@@ -166,7 +184,7 @@ class CandidateScorer:
         failed: frozenset[str] = frozenset()
         n_deletions = self._n_deletions
         try:
-            prompts = await asyncio.to_thread(self._prompts, read, missing)
+            prompts = await asyncio.to_thread(self._prompts, read, missing, given)
             future = asyncio.wrap_future(
                 self._queue.score(prompts, CHOICES, lane=user.profile.user_id)
             )
@@ -194,9 +212,19 @@ class CandidateScorer:
             self._metrics.fallback(reason)
         return ItemScores(scores, failed, reason)
 
-    def _prompts(self, user: UserInput, item_ids: Sequence[str]) -> list[Prompt]:
+    def _prompts(
+        self,
+        user: UserInput,
+        item_ids: Sequence[str],
+        given: Mapping[str, Item] = MappingProxyType({}),
+    ) -> list[Prompt]:
         """Build prompts, in a thread because images that were not opened before are decoded."""
-        return [self._catalog.prompt(user, item_id) for item_id in item_ids]
+        return [
+            self._catalog.prompt_for(user, given[item_id])
+            if item_id in given
+            else self._catalog.prompt(user, item_id)
+            for item_id in item_ids
+        ]
 
     def _valid_scores(
         self, item_ids: Sequence[str], answers: Sequence[ChoiceScores]
@@ -209,7 +237,7 @@ class CandidateScorer:
             if score is not None and error is None:
                 scores[item_id] = float(self._calibration.apply(score))
             else:
-                failures.append((item_id, error or "unknown reason"))
+                failures.append((item_id[:_MAX_LOGGED], error or "unknown reason"))
         if failures:
             logger.warning(
                 "%d of %d items have no score, such as %s: %s",
@@ -219,3 +247,8 @@ class CandidateScorer:
             )
         self.n_failed = 0 if scores else self.n_failed + len(answers)
         return scores
+
+
+def _digest(content: UserInput | Item) -> bytes:
+    """Return a hash of a record."""
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()

@@ -174,7 +174,7 @@ class SecurityMiddleware:
             return 421, "Without an API key, the service is available only on localhost."
         path = scope["path"]
         is_public = path in _PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDER)
-        if not is_public and not self._keys.accepts(headers.get(KEY_HEADER)):
+        if not is_public and not self._keys.accepts(_sent_key(headers)):
             return 401, f"The header {KEY_HEADER} must contain a valid API key."
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
@@ -184,6 +184,12 @@ class SecurityMiddleware:
         if len(length) > _MAX_DIGITS or int(length) > limit:
             return _too_large(limit)
         return None
+
+
+def _sent_key(headers: Headers) -> str | None:
+    """Return the key of a request; clients of other APIs send it as a bearer token."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return headers.get(KEY_HEADER, token.strip() if scheme.lower() == "bearer" else None)
 
 
 def _too_large(limit: int) -> _Rejection:
