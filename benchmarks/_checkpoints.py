@@ -1,4 +1,4 @@
-"""Checkpoints of the speed benchmarks: the demo model, and models with random weights.
+"""Checkpoints of the speed benchmarks: two real small models, and models with random weights.
 
 The values of the weights affect speed only through the length of the answers: random models always
 generate up to the token limit. Random weights are drawn for each run and deleted afterwards.
@@ -18,8 +18,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks import _qwen3_vl, _smolvlm
+from mllm_msr.backends.smollm import SmolLMBackend
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import UnknownNameError
+
+PRETRAINED: Final = "smollm"
 
 _SPECIAL_TOKENS: Final = ("<pad>", "<s>", "</s>", "<image>")
 _TEMPLATE: Final = (
@@ -72,11 +75,11 @@ SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
 def make_checkpoint(
     shapes: str, folder: Path, *, device: str, dtype: str, texts: Iterable[str]
 ) -> str:
-    """Create a checkpoint with random weights, unless the demo model is requested.
+    """Create a checkpoint with random weights, unless a real model is requested.
 
     Args:
-        shapes: "demo" for the demo model, a key of `SHAPES`, or a model's name: a key of
-            `_smolvlm.SIZES` or `_qwen3_vl.SIZES`.
+        shapes: "demo" for the demo model, "smollm" for the pretrained model of the extra `small`, a
+            key of `SHAPES`, or a model's name: a key of `_smolvlm.SIZES` or `_qwen3_vl.SIZES`.
         folder: New folder for random weights.
         device: Device on which they are drawn.
         dtype: Data type of the weights.
@@ -87,10 +90,13 @@ def make_checkpoint(
 
     Raises:
         UnknownNameError: `shapes` is unknown.
+        BackendError: A package of the pretrained model is missing.
     """
     if shapes == "demo":
         return str(weights_folder())
-    names = ("demo", *SHAPES, *_smolvlm.SIZES, *_qwen3_vl.SIZES)
+    if shapes == PRETRAINED:
+        return SmolLMBackend.trainable_checkpoint()
+    names = ("demo", PRETRAINED, *SHAPES, *_smolvlm.SIZES, *_qwen3_vl.SIZES)
     if shapes not in names:
         raise UnknownNameError(f"Unknown shapes {shapes!r}. Available: {', '.join(names)}.")
     if shapes in SHAPES:

@@ -17,11 +17,11 @@ _INTRODUCTION: Final = """\
 ## Models for which the figures hold
 
 Each figure was measured with the model in its heading: `demo`, `middle` and `7b` belong to the
-family `llava_next`, `smolvlm2-256m` and `smolvlm2-500m` to `smolvlm`, and `qwen3-vl-2b` to
-`qwen3_vl`. The size of a speedup depends on the sizes of the model, and on how many prompts share
-an image or a user. The optimizations behind it apply to the
-[tested families](models.md#compatibility) of this table. The others encode each image once where
-its features can be cached, and are otherwise as fast as strong.
+family `llava_next`, `smolvlm2-256m` and `smolvlm2-500m` to `smolvlm`, `smollm` to
+`llava_efficientnet`, and `qwen3-vl-2b` to `qwen3_vl`. The size of a speedup depends on the sizes of
+the model, and on how many prompts share an image or a user. The optimizations behind it apply to
+the [tested families](models.md#compatibility) of this table. The others encode each image once
+where its features can be cached, and are otherwise as fast as strong.
 """
 
 Facts = Mapping[str, Any]

@@ -55,7 +55,8 @@ Up to four implementations do the same work with the same checkpoint, alternatel
 
 The model `demo` is the demo model with 8.4 million parameters. The model `middle` has 134
 million random parameters. Models named after a checkpoint, such as `smolvlm2-256m`, have its sizes
-and random weights.
+and random weights. `smollm` is the [pretrained model](models.md#a-small-model-from-pip) with
+SmolLM2-135M; vLLM serves its language model only, for preferences.
 
 For the list of one user, all implementations score the same candidates with prompts that begin with
 the user (`recommend.order=user-first`), except those named item-first. "Whole prompts" is the
@@ -68,8 +69,8 @@ are fewer: its processes run in parallel on two cores, where ours has one, and b
 other.
 
 "Operations" are the floating-point operations per second of vision tower and decoder for all
-distinct tokens (all layers, without the attention of the decoder). They are compared with the rate of large matrix
-products on the same machine, with the same data type and number of threads.
+distinct tokens (all layers, without the attention of the decoder). They are compared with the rate
+of large matrix products on the same machine, with the same data type and number of threads.
 """
 _GPU_CHECK: Final = Path(__file__).parent / "gpu_check" / "notes.md"
 _COMMANDS: Final = """\

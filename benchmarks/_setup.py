@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._checkpoints import make_checkpoint
+from benchmarks._checkpoints import PRETRAINED, make_checkpoint
 from benchmarks._released import Released
 from benchmarks._strong import Strong
 from benchmarks._workload import Workload
@@ -85,12 +85,13 @@ class Setup:
         if self.shapes == "demo":
             precision: Dtype = "bfloat16" if self.dtype == "bfloat16" else "float32"
             return DemoBackend(precision=precision, **options)
+        if self.shapes != PRETRAINED:
+            # Random weights repeat their output, so drafts would be accepted too often.
+            options["speculative_tokens"] = 0
         return HuggingFaceBackend(
             self.checkpoint,
             dtype=self.dtype,
             attention=self.attention,
-            # Random weights repeat their output, so drafts would be accepted too often.
-            speculative_tokens=0,
             **options,
         )
 
@@ -112,7 +113,7 @@ def open_setup(
     """Create covers and weights in a temporary folder, and yield the setup.
 
     Args:
-        shapes: "demo" for the demo model, or a key of `SHAPES`.
+        shapes: Name of a model, see `make_checkpoint`.
         n_items: Number of items in the catalog.
         device: Device of the models.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.

@@ -4,6 +4,7 @@ vLLM expects the weight names of vision towers with a level that Transformers 5.
 attention on CPUs supports only some head sizes. Heads of other sizes are padded with zeros, which
 do not change any product; the rotary embedding is applied to the original part only. SmolVLM
 becomes Idefics 3, which computes the same without the video processor that SmolVLM needs there.
+Of a model with a vision tower of this package, only the language model is served.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mllm_msr.errors import DataError
+from mllm_msr.models.efficientnet_lite import EfficientNetLiteConfig
 
 # Head sizes that attention on CPUs supports in vLLM 0.32.
 HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
@@ -29,6 +31,7 @@ _IDEFICS: Final = {
     "model_type": "idefics3",
 }
 _TOWER: Final = "vision_tower."
+_LANGUAGE: Final = "language_model."
 _WEIGHTS: Final = "model.safetensors"
 
 
@@ -52,7 +55,9 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
     if config.get("model_type") == "smolvlm":
         config |= _IDEFICS
         config["vision_config"]["model_type"] = "idefics3_vision"
-    text = config["text_config"]
+    if config.get("vision_config", {}).get("model_type") == EfficientNetLiteConfig.model_type:
+        config, weights = _language_model(config, weights)
+    text = config.get("text_config", config)
     size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     padded = _padded_size(size)
     if padded != size:
@@ -66,6 +71,19 @@ def convert_checkpoint(checkpoint: Path, folder: Path) -> Path:
     save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
+
+
+def _language_model(
+    config: dict[str, Any], weights: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the configuration and the weights of a multimodal model's language model."""
+    text = config["text_config"] | {"architectures": ["LlamaForCausalLM"]}
+    kept = {
+        name.removeprefix(_LANGUAGE): weight
+        for name, weight in weights.items()
+        if name.startswith(_LANGUAGE)
+    }
+    return text, kept
 
 
 def _tower_name(name: str) -> str:

@@ -40,9 +40,9 @@ def run(
     states of images (item-first) or their features (user-first) are in memory.
 
     Args:
-        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
-            or "qwen3-vl-tiny".
+        shapes: "demo" (the demo model), "smollm" (the pretrained model of the extra `small`), or
+            random weights: "middle" (134 million), "7b" (shapes of LLaVA-v1.6-mistral, for a GPU),
+            "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny" or "qwen3-vl-tiny".
         candidates: Number of candidates of the user.
         items: Number of items in the catalog; with fewer items than candidates, images repeat.
         device: A torch device.

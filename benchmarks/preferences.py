@@ -32,9 +32,9 @@ def run(
     """Compare implementations of preference inference.
 
     Args:
-        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
-            or "qwen3-vl-tiny".
+        shapes: "demo" (the demo model), "smollm" (the pretrained model of the extra `small`), or
+            random weights: "middle" (134 million), "7b" (shapes of LLaVA-v1.6-mistral, for a GPU),
+            "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny" or "qwen3-vl-tiny".
         users: Number of users of our implementation.
         items: Number of items in the catalog.
         device: A torch device.

@@ -44,9 +44,9 @@ def run(
     """Compare implementations of scoring.
 
     Args:
-        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
-            or "qwen3-vl-tiny".
+        shapes: "demo" (the demo model), "smollm" (the pretrained model of the extra `small`), or
+            random weights: "middle" (134 million), "7b" (shapes of LLaVA-v1.6-mistral, for a GPU),
+            "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny" or "qwen3-vl-tiny".
         users: Number of users with 21 candidates each; our implementation scores all of them.
         items: Number of items in the catalog; with more pairs per item, more can be shared.
         device: A torch device.

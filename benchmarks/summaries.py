@@ -31,9 +31,9 @@ def run(
     """Compare implementations of item summarization.
 
     Args:
-        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
-            or "qwen3-vl-tiny".
+        shapes: "demo" (the demo model), "smollm" (the pretrained model of the extra `small`), or
+            random weights: "middle" (134 million), "7b" (shapes of LLaVA-v1.6-mistral, for a GPU),
+            "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny" or "qwen3-vl-tiny".
         items: Number of items of our implementation, with three prompts each.
         device: A torch device.
         dtype: "float32", "bfloat16", or "auto" for float32 on a CPU and bfloat16 elsewhere.

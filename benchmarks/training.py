@@ -56,9 +56,9 @@ def run(
     """Compare implementations of fine-tuning.
 
     Args:
-        shapes: "demo" (the demo model), or random weights: "middle" (134 million), "7b" (shapes of
-            LLaVA-v1.6-mistral, for a GPU), "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny"
-            or "qwen3-vl-tiny".
+        shapes: "demo" (the demo model), "smollm" (the pretrained model of the extra `small`), or
+            random weights: "middle" (134 million), "7b" (shapes of LLaVA-v1.6-mistral, for a GPU),
+            "smolvlm2-256m", "smolvlm2-500m", "qwen3-vl-2b", "tiny" or "qwen3-vl-tiny".
         samples: Number of examples of our implementation, which trains for one epoch.
         items: Number of items in the catalog; each image occurs samples / items times.
         device: A torch device; our trainer uses a GPU if there is one.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from benchmarks import _vllm_checkpoint
 from benchmarks._vllm_checkpoint import convert_checkpoint
@@ -134,3 +134,16 @@ def test_smolvlm_becomes_idefics3_and_computes_the_same(
     assert got.config.model_type == "idefics3"
     with torch.inference_mode():
         torch.testing.assert_close(got(**inputs).logits, expected(**inputs).logits)
+
+
+def test_the_language_model_of_a_tower_of_this_package_computes_the_same(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    before = tiny_checkpoint("llava_efficientnet")
+    after = convert_checkpoint(Path(before), tmp_path / "converted")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    text = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32).eval()
+    whole = AutoModelForImageTextToText.from_pretrained(before, dtype=torch.float32).eval()
+    assert text.config.model_type == "llama"
+    with torch.inference_mode():
+        torch.testing.assert_close(text(ids).logits, whole(input_ids=ids).logits)
