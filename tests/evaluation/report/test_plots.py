@@ -31,7 +31,10 @@ FIGURES = {
     ),
     "histogram": lambda: plots.score_histogram({"positives": [0, 1.0], "negatives": [0.5, 0.5]}),
     "reliability": lambda: plots.reliability_diagram(
-        [{"predicted": 0.1, "observed": 0.2, "weight": 0.5}]
+        {
+            "as scored": [{"predicted": 0.1, "observed": 0.2, "weight": 0.5}],
+            "calibrated": [{"predicted": 0.2, "observed": 0.2, "weight": 0.5}],
+        }
     ),
 }
 

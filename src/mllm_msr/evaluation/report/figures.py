@@ -66,16 +66,29 @@ def build_figures(
     if shares:
         note = f"{names[main]}, {kind_title(kind).lower()}. Each histogram sums to one."
         figures.append(Figure("Scores", plots.score_histogram(shares), note))
-    reliability = details.get("calibration", {}).get(main, {}).get(kind)
-    if reliability and reliability["bins"]:
-        note = (
-            f"{names[main]}, {kind_title(kind).lower()}. Share of positives over P(yes), both "
-            "classes weighted equally as in training; the diagonal is perfect calibration. "
-            f"Expected calibration error: {reliability['ece']:.3f}."
-        )
-        svg = plots.reliability_diagram(reliability["bins"])
-        figures.append(Figure("Reliability", svg, note))
+    figures += _reliability(details, main=main, kind=kind, name=names[main])
     return figures
+
+
+def _reliability(details: Mapping[str, Any], *, main: str, kind: str, name: str) -> list[Figure]:
+    """Draw the reliability of P(yes) as scored and, if it was fitted, after calibration."""
+    found = {
+        label: reliability
+        for label, part in (("as scored", "calibration"), ("calibrated", "calibrated"))
+        if (reliability := details.get(part, {}).get(main, {}).get(kind)) and reliability["bins"]
+    }
+    if not found:
+        return []
+    errors = ", ".join(f"{value['ece']:.3f} {label}" for label, value in found.items())
+    note = (
+        f"{name}, {kind_title(kind).lower()}. Share of positives over P(yes), both classes weighted "
+        "equally as in training; the diagonal is perfect calibration. Expected calibration error: "
+        f"{errors}."
+    )
+    if "calibrated" in found:
+        note += " Calibration was fitted on validation users; lists show calibrated values."
+    svg = plots.reliability_diagram({label: value["bins"] for label, value in found.items()})
+    return [Figure("Reliability", svg, note)]
 
 
 def _intervals(

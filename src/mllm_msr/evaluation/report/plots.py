@@ -182,32 +182,37 @@ def score_histogram(shares: Mapping[str, Sequence[float]]) -> str:
     return _svg(draw, height=2.9, alt="Scores of true next items and of other candidates")
 
 
-def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
+def reliability_diagram(series: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Draw the observed share of positives over the predicted probability.
 
     Points on the diagonal are perfectly calibrated.
 
     Args:
-        bins: Records with `predicted`, `observed` and `weight`.
+        series: By label, records with `predicted`, `observed` and `weight`.
     """
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-        x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
-        axes.plot(x, y, color=ACCENT, linewidth=1.4)
-        for record in bins:
-            words = (
-                f"predicted {record['predicted']:.3f}, observed {record['observed']:.3f}, "
-                f"{record['weight']:.1%} of the scores"
-            )
-            size = (12 + 220 * record["weight"]) ** 0.5
-            at = (record["predicted"], record["observed"])
-            _mark(axes, *at, color=ACCENT, mark="o", words=words, size=size)
+        for index, (name, bins) in enumerate(series.items()):
+            color, mark, style = _COLORS[index], _MARKS[index], _DASHES[index]
+            x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
+            axes.plot(x, y, color=color, linewidth=1.4, linestyle=style)
+            axes.plot([], [], color=color, linestyle=style, marker=mark, markersize=5, label=name)
+            for record in bins:
+                words = (
+                    f"{name}: predicted {record['predicted']:.3f}, observed "
+                    f"{record['observed']:.3f}, {record['weight']:.1%} of the scores"
+                )
+                size = (12 + 220 * record["weight"]) ** 0.5
+                at = (record["predicted"], record["observed"])
+                _mark(axes, *at, color=color, mark=mark, words=words, size=size)
         axes.set_xlim(0.0, 1.0)
         axes.set_ylim(0.0, 1.02)
         axes.set_xlabel("predicted P(yes)")
         axes.set_ylabel("share of true next items")
         axes.grid(visible=True)
+        if len(series) > 1:
+            _legend_above(axes)
 
     return _svg(draw, height=2.9, alt="Reliability of probabilities")
 
