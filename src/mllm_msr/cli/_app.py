@@ -35,7 +35,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("prepare", "align", "summarize", "infer", "train", "score", "evaluate", "report"),
         ),
         "Compare": ("compare", "tune", "experiment"),
-        "Use": ("recommend", "serve", "update"),
+        "Use": ("recommend", "serve", "mcp", "update"),
         "Tools": ("list", "doctor", "pull", "push", "help"),
     }
 )
@@ -44,7 +44,7 @@ MAX_SUMMARY: Final = 50  # characters
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 # Commands that have nothing to resume.
-_NOT_RESUMED: Final = ("check", "doctor", "help", "list", "recommend", "serve", "status")
+_NOT_RESUMED: Final = ("check", "doctor", "help", "list", "mcp", "recommend", "serve", "status")
 
 # Under torchrun, every process runs the command. Only these commands coordinate the processes.
 DISTRIBUTED_COMMANDS: Final = ("train", "run")

@@ -118,10 +118,18 @@ def create_app(
     return app
 
 
-@router.post("/v1/recommendations", tags=["Recommendations"], responses=error_responses(404, 429))
-async def recommend(body: schemas.ListRequest, request: Request) -> schemas.ListResponse:
-    """Recommend items of the full catalog, or rank given items."""
-    engine = get_engine(request)
+async def recommend_list(
+    engine: OnlineEngine, body: schemas.UserListRequest | schemas.HistoryListRequest
+) -> schemas.ListResponse:
+    """Build the response to a request for a list, for the route and the MCP server.
+
+    Raises:
+        UnknownUserError: The user is unknown and the request is strict.
+        UnknownHistoryError: An item of the history is not in the catalog.
+        OverloadedError: Too many prompts wait for the model.
+        ModelNotServedError: There is no such model.
+        BackendError: The baseline is still being loaded, or failed.
+    """
     if isinstance(body, schemas.UserListRequest):
         user = await engine.users.get(body.user_id)
         if body.strict and not user.known:
@@ -160,6 +168,12 @@ async def recommend(body: schemas.ListRequest, request: Request) -> schemas.List
         without_image=recommendations.without_image,
         unknown_items=engine.unknown_items(body.candidate_ids or ()),
     )
+
+
+@router.post("/v1/recommendations", tags=["Recommendations"], responses=error_responses(404, 429))
+async def recommend(body: schemas.ListRequest, request: Request) -> schemas.ListResponse:
+    """Recommend items of the full catalog, or rank given items."""
+    return await recommend_list(get_engine(request), body)
 
 
 @router.post("/v1/scores", tags=["Recommendations"], responses=error_responses(429))

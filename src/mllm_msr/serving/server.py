@@ -28,6 +28,42 @@ from mllm_msr.storage import layout
 _MAX_CONNECTIONS: Final = 512
 
 
+def prepare_engine(
+    run: Path, *, overrides: Sequence[str] = (), metrics: Metrics
+) -> tuple[ServeSettings, Callable[[], OnlineEngine]]:
+    """Load a run and open the service's database.
+
+    Args:
+        run: As for `make_app`.
+        overrides: As for `make_app`.
+        metrics: Receives the counts of the engine.
+
+    Returns:
+        The section `serve`, and a function that makes the engine once, in an event loop. It closes
+        the database if this fails.
+
+    Raises:
+        RunFolderError: As for `make_app`.
+        RunLockedError: As for `make_app`.
+        SettingsError: As for `make_app`.
+    """
+    model = MllmMsr.from_run(run, overrides=overrides)
+    settings = model.settings.serve
+    folder = run.absolute() / layout.SERVICE
+    state = ServiceState(folder / "state.sqlite" if settings.state is None else settings.state)
+
+    def make_engine() -> OnlineEngine:
+        try:
+            return OnlineEngine(
+                model, state, settings=settings, images=folder / layout.IMAGES, metrics=metrics
+            )
+        except BaseException:
+            state.close()
+            raise
+
+    return settings, make_engine
+
+
 def make_app(
     run: Path, *, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> FastAPI:
@@ -48,21 +84,8 @@ def make_app(
         SettingsError: A setting is invalid.
     """
     keys = ApiKeys.from_environment(os.environ if environment is None else environment)
-    model = MllmMsr.from_run(run, overrides=overrides)
-    settings = model.settings.serve
-    folder = run.absolute() / layout.SERVICE
-    state = ServiceState(folder / "state.sqlite" if settings.state is None else settings.state)
     metrics = Metrics()
-
-    def make_engine() -> OnlineEngine:
-        try:
-            return OnlineEngine(
-                model, state, settings=settings, images=folder / layout.IMAGES, metrics=metrics
-            )
-        except BaseException:
-            state.close()
-            raise
-
+    settings, make_engine = prepare_engine(run, overrides=overrides, metrics=metrics)
     app = create_app(
         make_engine,
         run=run,
