@@ -81,9 +81,9 @@ def _reliability(details: Mapping[str, Any], *, main: str, kind: str, name: str)
         return []
     errors = ", ".join(f"{value['ece']:.3f} {label}" for label, value in found.items())
     note = (
-        f"{name}, {kind_title(kind).lower()}. Share of positives over P(yes), both classes weighted "
-        "equally as in training; the diagonal is perfect calibration. Expected calibration error: "
-        f"{errors}."
+        f"{name}, {kind_title(kind).lower()}. Share of positives over P(yes), both classes "
+        "weighted equally as in training; the diagonal is perfect calibration. Expected "
+        f"calibration error: {errors}."
     )
     if "calibrated" in found:
         note += " Calibration was fitted on validation users; lists show calibrated values."
