@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Material for MkDocs otherwise prints a note about the future of MkDocs with each build.
+export NO_MKDOCS_2_WARNING ?= 1
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
@@ -40,6 +42,7 @@ check: .venv/.ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --doctest-modules src --ignore=src/mllm_msr/ranker/distributed/deepspeed.py
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
 # vLLM's build for CPUs in an environment of its own: the benchmarks find it there.
 vllm: build/vllm/ready
@@ -47,9 +50,11 @@ vllm: build/vllm/ready
 bench: .venv/.ready-dev
 	$(BIN)/python -m benchmarks --save
 
+# The generated pages, and the site in build/site. To read it: python3 -m http.server -d build/site
 docs: .venv/.ready-dev
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m benchmarks --page
+	$(BIN)/mkdocs build --strict --quiet
 
 # Makes the packaged model anew from nothing: hours on two cores, minutes on a GPU.
 demo-model: .venv/.ready-dev

@@ -1,4 +1,6 @@
-"""Generate docs/settings.md, docs/commands.md and the table in docs/models.md, or check them.
+"""Generate the reference pages in docs/ and the table in docs/models.md, or check them.
+
+The pages are settings.md, commands.md, http.md and tables.md.
 
 python docs/generate.py            write the files
 python docs/generate.py --check    exit with code 1 if a file is out of date
@@ -7,16 +9,25 @@ python docs/generate.py --check    exit with code 1 if a file is out of date
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer.main
 from typer.testing import CliRunner
 
+from mllm_msr import tables
 from mllm_msr.cli import app
+from mllm_msr.cli._app import GROUPS
 from mllm_msr.config.loading import preset_names
-from mllm_msr.config.reference import reference
+from mllm_msr.config.reference import GENERAL, groups, reference
+from mllm_msr.serving.api_reference import Field, Operation, describe_api
+from mllm_msr.serving.app import create_app
+from mllm_msr.serving.prometheus import Metrics
+from mllm_msr.serving.security import ApiKeys
 
 DOCS = Path(__file__).parent
 FAMILIES = DOCS.parent / "tests" / "golden" / "model_families.json"
@@ -25,11 +36,13 @@ TABLE_END = "<!-- End of the generated table. -->"
 
 
 def settings_page() -> str:
-    """Return the page of all settings: type, default and description of each."""
+    """Return the page of all settings by group: type, default and description of each."""
+    meanings = groups()
     lines = [
         "# Settings",
         "",
-        "Generated from `config/settings.py` by `make docs`.",
+        "Generated from `config/settings.py` by `make docs`. `mllm-msr list settings GROUP` prints",
+        "the same for one group.",
         "",
         "A setting is `key=value` on the command line, YAML in a file (`--config FILE`), and an",
         "environment variable such as `MLLM_MSR__TRAIN__SEED=1`. Later sources win: preset, file,",
@@ -38,30 +51,144 @@ def settings_page() -> str:
         "",
         f"Presets: {', '.join(f'`{name}`' for name in preset_names())}.",
         "",
-        "| setting | type | default | description |",
-        "|---|---|---|---|",
+        "Arguments of [datasets](own-data.md), [backends](models.md#backends) and",
+        "[baselines](reproduce.md#baselines) are settings too: `data.path`, `model.checkpoint`,",
+        "`baselines.sasrec.epochs`.",
+        "",
+        "| group | settings |",
+        "|---|---|",
+        *(f"| [`{name}`](#{name}) | {meaning} |" for name, meaning in meanings.items()),
     ]
+    current = ""
     for setting in reference():
+        section, _, key = setting.key.partition(".")
+        group = section if key else GENERAL
+        if group != current:
+            current = group
+            lines += ["", f"## {group}", "", meanings[group], ""]
+            lines += ["| setting | type | default | description |", "|---|---|---|---|"]
         cells = (
-            f"`{setting.key}`",
+            f'<a id="{setting.key}" href="#{setting.key}">`{setting.key}`</a>',
             f"`{setting.type}`",
             f"`{setting.default}`",
             setting.description,
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    """Return a row of a table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def commands_page() -> str:
     """Return the page with the help of every command."""
     runner = CliRunner()
     terminal = {"COLUMNS": "100", "TERM": "dumb"}
-    names = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    program = typer.main.get_command(app)
+    commands = program.commands  # type: ignore[attr-defined]
     lines = ["# Commands", "", "Generated from the command line by `make docs`.", ""]
-    for name in names:
+    lines += ["| group | command | purpose |", "|---|---|---|"]
+    grouped = {name: group for group, names in GROUPS.items() for name in names}
+    for name in sorted(commands, key=[*grouped, *sorted(set(commands) - set(grouped))].index):
+        purpose = commands[name].get_short_help_str()
+        lines.append(_row(grouped.get(name, "Tools"), f"[`{name}`](#mllm-msr-{name})", purpose))
+    lines.append("")
+    for name in sorted(commands):
         shown = runner.invoke(app, [name, "--help"], env=terminal, prog_name="mllm-msr")
         lines += [f"## `mllm-msr {name}`", "", "```text", shown.output.strip(), "```", ""]
     return "\n".join(lines)
+
+
+def http_page() -> str:
+    """Return the page of the HTTP requests and the objects that they send and return."""
+    # The engine is only made when a server starts.
+    service = create_app(
+        lambda: None,  # type: ignore[arg-type, return-value]
+        run=Path(),
+        keys=ApiKeys(),
+        metrics=Metrics(),
+        max_body=0,
+        max_item_body=0,
+    )
+    api = describe_api(service.openapi(), url="http://127.0.0.1:8000")
+    lines = [
+        "# HTTP API",
+        "",
+        "Generated from the OpenAPI schema of the service by `make docs`. A running service shows",
+        "the same at `/docs`, and the schema at `/openapi.json`. [Serving](serving.md) explains",
+        "the requests.",
+        "",
+        "| request | purpose |",
+        "|---|---|",
+    ]
+    operations = [one for group in api.groups.values() for one in group]
+    lines += [
+        _row(f"[`{one.method} {one.path}`](#{_anchor(one)})", one.summary) for one in operations
+    ]
+    for heading, operations in api.groups.items():
+        lines += ["", f"## {heading}"]
+        for one in operations:
+            lines += _operation(one)
+    lines += ["", "## Objects"]
+    for name, (text, fields) in api.schemas.items():
+        lines += ["", f"### {name}", "", *([text, ""] if text else []), *_fields(fields)]
+    return "\n".join(lines) + "\n"
+
+
+def _anchor(operation: Operation) -> str:
+    """Return the anchor of the heading of a request, as GitHub and the site compute it."""
+    title = f"{operation.method} {operation.path}".lower()
+    return re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
+
+
+def _operation(one: Operation) -> list[str]:
+    """Return the section of a request."""
+    lines = ["", f"### `{one.method} {one.path}`", "", f"{one.summary}. {one.description}".strip()]
+    if one.parameters:
+        lines += ["", *_fields(one.parameters)]
+    sent = " or ".join(f"[`{name}`](#{name.lower()})" for name in one.bodies)
+    returned = f" [`{one.response}`](#{one.response.lower()})" if one.response else ""
+    errors = ", ".join(f"{status} {name}" for status, name in one.errors)
+    lines += ["", *([f"- Body: {sent}"] if sent else [])]
+    lines += [f"- Response: {', '.join(map(str, one.statuses))}{returned}"]
+    lines += [f"- Errors: {errors}"] if errors else []
+    lines += ["", "```sh", one.curl, "```"]
+    if one.example:
+        lines += ["", "```json", one.example, "```"]
+    return lines
+
+
+def _fields(fields: Sequence[Field]) -> list[str]:
+    """Return the table of parameters or of the fields of an object."""
+    lines = ["| field | type | default | description |", "|---|---|---|---|"]
+    for field in fields:
+        kind = "".join(f"[{text}](#{link.lower()})" if link else text for text, link in field.kind)
+        default = "required" if field.required else f"`{field.default}`" if field.default else ""
+        lines.append(_row(f"`{field.name}`", kind, default, field.description))
+    return lines
+
+
+def tables_page() -> str:
+    """Return the page of the tables of a run: columns, types and the comments in `tables.py`."""
+    source = inspect.getsource(tables)
+    comments = {
+        name: " ".join(line.removeprefix("#").strip() for line in text.splitlines())
+        for text, name in re.findall(r"((?:^#.*\n)+)^(\w+): Final", source, re.MULTILINE)
+    }
+    lines = [
+        "# Tables",
+        "",
+        "Generated from `tables.py` by `make docs`. The tables of a run are Parquet files with",
+        "these columns ([run folder](run-folder.md)); Python code can read and pass them as",
+        "frames. Identifiers are strings in every table.",
+    ]
+    for name, schema in tables.SCHEMAS.items():
+        lines += ["", f"## {name}", "", comments[name.upper()], ""]
+        lines += ["| column | type |", "|---|---|"]
+        lines += [_row(f"`{column}`", f"`{kind}`") for column, kind in schema.items()]
+    return "\n".join(lines) + "\n"
 
 
 def models_page(page: str) -> str:
@@ -97,8 +224,14 @@ def main() -> int:
     check = parser.parse_args().check
     stale = 0
     models = models_page((DOCS / "models.md").read_text(encoding="utf-8"))
-    pages = [("settings.md", settings_page()), ("commands.md", commands_page())]
-    for name, text in [*pages, ("models.md", models)]:
+    pages = {
+        "settings.md": settings_page(),
+        "commands.md": commands_page(),
+        "http.md": http_page(),
+        "tables.md": tables_page(),
+        "models.md": models,
+    }
+    for name, text in pages.items():
         path = DOCS / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

@@ -13,6 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Settings of the run that `demo_run` returns.
+SMALL_DEMO = (
+    "data.n_users=24",
+    "data.n_items=40",
+    "data.n_negatives=5",
+    "train.method=lora",
+    "train.rank=4",
+    "train.max_steps=4",
+    "train.batch_size=8",
+    "train.validate_every=2",
+    "report.case_studies=2",
+)
+
 # Tests run in parallel, so several threads per test would only compete for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -26,6 +39,28 @@ def config_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keep records about trusted runs out of the user's own configuration folder."""
     folder = tmp_path_factory.mktemp("config")
     os.environ["XDG_CONFIG_HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small finished run of the preset `demo`, which tests must not change.
+
+    All processes of the test run share it.
+    """
+    from filelock import FileLock
+
+    from mllm_msr.config.loading import load_settings
+    from mllm_msr.pipeline.pipeline import Pipeline
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "demo" / "run"
+    overrides = [*SMALL_DEMO, f"data.path={folder.parent / 'covers'}"]
+    settings = load_settings("demo", overrides, environment={})
+    with FileLock(root / "demo.lock"), Pipeline.open(folder, settings) as pipeline:
+        pipeline.run_all()
     return folder
 
 

@@ -37,12 +37,7 @@ LAZY_IMPORTS = {
 # A replaced term that is the name of an element of HTML.
 ELEMENT_OF_HTML = ("src/mllm_msr/data/text_cleaning.py", "picture")
 
-PROSE = [
-    measure.ROOT / "README.md",
-    measure.ROOT / "CONTRIBUTING.md",
-    measure.ROOT / "CHANGELOG.md",
-    *sorted((measure.ROOT / "docs").glob("*.md")),
-]
+PROSE = sorted(measure.ROOT.glob("*.md"))
 
 
 def assert_none(places: Iterable[object]) -> None:
@@ -132,12 +127,12 @@ def test_modules_of_the_package_are_imported_at_the_top_of_a_file() -> None:
     assert_none(found)
 
 
-@pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "docs", "root"])
+@pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "docs", "examples", "root"])
 def test_replaced_terms_are_not_used(folder: str) -> None:
     if folder == "root":
         paths = PROSE
     else:
-        suffixes = {".py", ".md", ".jinja", ".yaml", ".js", ".html", ".css"}
+        suffixes = {".py", ".md", ".ipynb", ".jinja", ".yaml", ".js", ".html", ".css", ".svg"}
         root: Path = measure.ROOT / folder
         paths = [p for p in sorted(root.rglob("*")) if p.suffix in suffixes]
         # Prompts and training questions of the demo model must not change.

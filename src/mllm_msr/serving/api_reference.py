@@ -78,6 +78,37 @@ class Operation:
     errors: tuple[tuple[int, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The content of the API reference.
+
+    Attributes:
+        groups: The operations by the heading under which they are listed.
+        schemas: Description and fields of each object that requests send or return, by name.
+    """
+
+    groups: dict[str, list[Operation]]
+    schemas: dict[str, tuple[str, list[Field]]]
+
+
+def describe_api(schema: Mapping[str, Any], *, url: str) -> Api:
+    """Return the content of the API reference.
+
+    Args:
+        schema: The OpenAPI schema.
+        url: URL of the service in the examples.
+    """
+    groups: dict[str, list[Operation]] = {tag["name"]: [] for tag in schema["tags"]}
+    for operation in _operations(schema, url.rstrip("/")):
+        groups[operation.group].append(operation)
+    schemas = {
+        name: (one.get("description", ""), [_field(*field) for field in _properties(one)])
+        for name, one in sorted(schema["components"]["schemas"].items())
+        if "properties" in one and "ValidationError" not in name
+    }
+    return Api(groups, schemas)
+
+
 def render_reference(schema: Mapping[str, Any], *, url: str) -> str:
     """Return the API reference as HTML.
 
@@ -85,17 +116,8 @@ def render_reference(schema: Mapping[str, Any], *, url: str) -> str:
         schema: The OpenAPI schema.
         url: URL of the service in the examples.
     """
-    schemas = schema["components"]["schemas"]
-    groups: dict[str, list[Operation]] = {tag["name"]: [] for tag in schema["tags"]}
-    for operation in _operations(schema, url.rstrip("/")):
-        groups[operation.group].append(operation)
-    used = {
-        name: (text, [_field(*field) for field in _properties(one)])
-        for name, one in sorted(schemas.items())
-        if "properties" in one and "ValidationError" not in name
-        for text in [one.get("description", "")]
-    }
-    page: str = _template().render(info=schema["info"], groups=groups, schemas=used)
+    api = describe_api(schema, url=url)
+    page: str = _template().render(info=schema["info"], groups=api.groups, schemas=api.schemas)
     return page
 
 

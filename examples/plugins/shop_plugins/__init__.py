@@ -1,0 +1,1 @@
+"""Plugins for MLLM-MSR: its entry points in `pyproject.toml` name the classes."""
