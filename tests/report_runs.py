@@ -57,8 +57,11 @@ def context(users):
     )
 
 
-def make_run(folder):
-    """Return the arguments of `write_report` for a run with two models and missing images."""
+def make_run(folder, *, n_more=0):
+    """Return the arguments of `write_report` for a run with missing images.
+
+    The run has two models and `n_more` others.
+    """
     Image.new("RGB", (40, 40), (200, 30, 30)).save(folder / "cover.png")
     (folder / "broken.png").write_bytes(b"<html>")
     rng = np.random.default_rng(0)
@@ -78,7 +81,11 @@ def make_run(folder):
         name: table.with_columns(
             score=pl.Series(scale * (rng.random(table.height) + table["label"].to_numpy()) / 2)
         )
-        for name, scale in (("mllm_msr", 1.0), ("popularity", 9.0))
+        for name, scale in {
+            "mllm_msr": 1.0,
+            "popularity": 9.0,
+            **{f"other_model_{at}": 1.0 for at in range(n_more)},
+        }.items()
     }
     preferences = [(u, b, 3 + b, f"likes {EVIL} {b}", b == 2, "") for u in users for b in range(3)]
     tables = {

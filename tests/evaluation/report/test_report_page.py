@@ -10,6 +10,9 @@ import shutil
 
 import pytest
 
+import report_runs
+from mllm_msr.evaluation.report.report import write_report
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = [
@@ -201,6 +204,22 @@ def test_paper_has_light_colors_all_panels_and_few_pages(open_report, scheme):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator(".case-study:visible").count() == 3
     assert not page.get_by_role("button", name="Copy command").is_visible()
+
+
+def test_many_models_take_few_pages_too(browser, tmp_path):
+    files = write_report(tmp_path, **report_runs.make_run(tmp_path, n_more=15))
+    page = browser.new_page(viewport=WIDE)
+    page.goto(files.html.as_uri())
+    assert page.locator(".verdict li").first.inner_text().count("of 17 models") == 1
+    paper = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) <= 10
+    page.emulate_media(media="print")
+    # One metric is enough on paper, and the page says so.
+    shown = page.locator("[data-panel=matrix]:visible, [data-panel=slices]:visible")
+    metrics = shown.evaluate_all("all => all.map((panel) => panel.dataset.metric)")
+    assert set(metrics) == {"auc"}
+    assert page.get_by_text("On paper, only AUC is shown.").first.is_visible()
+    page.close()
 
 
 def test_printing_opens_the_parts_that_belong_on_paper_and_closes_them_again(open_report):

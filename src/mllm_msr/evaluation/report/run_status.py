@@ -85,14 +85,16 @@ def costs(stages: Mapping[str, Any]) -> list[Cost]:
 def hardware(stages: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the stages that each kind of hardware ran, in the order of the manifest.
 
+    The parts of a stage, such as its folds, are not told apart.
+
     Args:
         stages: Entries of the manifest by stage; those without a record are left out.
     """
     found: dict[str, list[str]] = {}
     for stage, entry in stages.items():
         if "hardware" in entry:
-            found.setdefault(entry["hardware"], []).append(stage)
-    return found
+            found.setdefault(entry["hardware"], []).append(stage.partition("/")[0])
+    return {kind: list(dict.fromkeys(names)) for kind, names in found.items()}
 
 
 def time_limit_notes(stages: Mapping[str, Any]) -> dict[str, str]:
