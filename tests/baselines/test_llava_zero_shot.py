@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import polars as pl
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from PIL import Image
 from mllm_msr.baselines.llava_zero_shot import LlavaZeroShot
 from mllm_msr.errors import DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import TrainingData
+from mllm_msr.ranker.prompt_scorer import ShowsScoring
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, empty
 
 
@@ -33,6 +36,21 @@ def test_the_history_and_the_candidate_reach_the_model(data):
     script = {'first: "Dawn"\nThe title of the film: "Dusk"': (0.3, 0.1), "Dawn": (0.1, 0.1)}
     model = LlavaZeroShot(backend="mock", options={"scores": script}, item_type="film").fit(data)
     assert scores(model, data) == pytest.approx([0.5, 0.75])
+
+
+def test_answered_prompts_are_shown(data):
+    shown = []
+
+    @contextlib.contextmanager
+    def progress(total):
+        yield lambda n: shown.append((n, total))
+
+    model = LlavaZeroShot(backend="mock", options={"scores": {"title": (0.1, 0.3)}}).fit(data)
+    assert isinstance(model, ShowsScoring)
+    model.show_scoring(progress)
+    scores(model, data)
+    assert sum(n for n, _ in shown) == 2
+    assert {total for _, total in shown} == {2}
 
 
 def test_the_demo_model_answers(data):

@@ -19,7 +19,7 @@ from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
-from mllm_msr.ranker.prompt_scorer import PromptScorer
+from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.types import Seed, Share
 
@@ -71,7 +71,10 @@ class LlavaZeroShot(Recommender):
             "seed": seed,
         }
         kind = cast("type[Backend]", registry.find("backends", backend))
-        self._scorer = PromptScorer(lambda: kind(**options), max_error_rate=max_error_rate)
+        self._scorer = PromptScorer(
+            lambda: kind(**options),
+            max_error_rate=max_error_rate,
+        )
         self._items: pl.DataFrame | None = None
 
     def fit(self, data: TrainingData) -> Self:
@@ -96,6 +99,10 @@ class LlavaZeroShot(Recommender):
     def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
         """Return all targets: the titles before each of them are known."""
         return targets
+
+    def show_scoring(self, progress: ScoringProgress) -> None:
+        """Show the prompts that `score` has answered."""
+        self._scorer.progress = progress
 
     def usage(self) -> dict[str, int]:
         """Return the counts of failed prompts and upper-bound scores."""

@@ -27,7 +27,7 @@ from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.ranker.examples import Example
-from mllm_msr.ranker.prompt_scorer import PromptScorer
+from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.storage.atomic import sync_tree
@@ -119,7 +119,10 @@ class Tallrec(Recommender):
             key="baselines.tallrec",
         )
         self.training_progress: TrainingProgress = hide_progress
-        self._scorer = PromptScorer(self._open_backend, max_error_rate=max_error_rate)
+        self._scorer = PromptScorer(
+            self._open_backend,
+            max_error_rate=max_error_rate,
+        )
         self._items: pl.DataFrame | None = None
         self._adapter: Path | None = None
         # Holds the adapter of `fit`; deleted together with this object.
@@ -175,6 +178,10 @@ class Tallrec(Recommender):
     def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
         """Return all targets: the titles before each of them are known."""
         return targets
+
+    def show_scoring(self, progress: ScoringProgress) -> None:
+        """Show the prompts that `score` has answered."""
+        self._scorer.progress = progress
 
     def usage(self) -> dict[str, int]:
         """Return the counts of failed prompts and upper-bound scores."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import polars as pl
 
@@ -34,6 +34,14 @@ def no_progress(total: int) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
+@runtime_checkable
+class ShowsScoring(Protocol):
+    """A recommender whose `score` can show its progress; optional for baselines with prompts."""
+
+    def show_scoring(self, progress: ScoringProgress) -> None:
+        """Show the progress of each following call of `score`."""
+
+
 @final
 class PromptScorer:
     """Scorer of candidates with a backend that is opened on first use.
@@ -43,6 +51,9 @@ class PromptScorer:
         order: What the prompts begin with, see `score_examples`.
         max_error_rate: Fraction of prompts in [0, 1] that may fail; these have no score.
         progress: Shows progress; called with the number of prompts of each call of `score`.
+
+    Attributes:
+        progress: As given; may be replaced.
     """
 
     def __init__(
@@ -56,7 +67,7 @@ class PromptScorer:
         self._open_backend = open_backend
         self._order: PromptOrder = order
         self._max_error_rate = max_error_rate
-        self._progress = progress
+        self.progress = progress
         self._backend: Backend | None = None
         self._usage = {"failed": 0, "upper_bound": 0, "without_image": 0}
         self._unreadable: set[str] = set()
@@ -114,7 +125,7 @@ class PromptScorer:
         )
         if self._backend is None:
             self._backend = self._open_backend()
-        with self._progress(rows.height) as advance:
+        with self.progress(rows.height) as advance:
             scored, counts = score_examples(
                 examples(rows),
                 self._backend,
