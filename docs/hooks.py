@@ -27,9 +27,13 @@ PAGES: Final = {
     "CODE_OF_CONDUCT.md": "conduct.md",
     "examples/README.md": "examples.md",
 }
+# Icon of the page of the service.
+_ICON: Final = ROOT / "src" / "mllm_msr" / "serving" / "page" / "icon.svg"
 _SOURCES: Final = {uri: source for source, uri in PAGES.items()}
 
 _LINK: Final = re.compile(r"\]\(([^()\s:#]+)(#[^()\s]*)?\)")
+# A code span with an escaped "|": GitHub needs the backslash in tables, Python-Markdown shows it.
+_PIPE: Final = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
 _BLOCK: Final = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -40,13 +44,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if uri == "examples.md":
             text += "".join(map(_example, sorted((ROOT / "examples").rglob("*"))))
         files.append(File.generated(config, uri, content=text))
+    files.append(File.generated(config, "icon.svg", abs_src_path=str(_ICON)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Translate the links of a page, outside of code blocks."""
+    """Translate a page for the site, outside of code blocks."""
     del config, files
     uri = page.file.src_uri
+    if uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # it has one page only
     folder = posixpath.dirname(_SOURCES.get(uri, f"docs/{uri}"))
 
     def translate(link: re.Match[str]) -> str:
@@ -54,8 +61,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found, anchor = _place(target, link[2] or "")
         return f"]({posixpath.relpath(found, posixpath.dirname(uri) or '.')}{anchor})"
 
+    def convert(text: str) -> str:
+        return _LINK.sub(translate, _PIPE.sub(lambda code: code[0].replace(r"\|", "|"), text))
+
     parts = _BLOCK.split(markdown)
-    return "".join(one if one.startswith("```") else _LINK.sub(translate, one) for one in parts)
+    return "".join(one if one.startswith("```") else convert(one) for one in parts)
 
 
 def _place(target: str, anchor: str) -> tuple[str, str]:
