@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -74,7 +75,7 @@ def draw_cover(path: Path, color: str, *, number: int) -> None:
     cover.save(path)
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[object]]) -> None:
     """Write a table with a header."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

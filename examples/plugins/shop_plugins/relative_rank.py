@@ -21,4 +21,5 @@ class RelativeRank(Metric):
         first = lists.positives_before == 0  # the tie group with the first positive
         # Expected rank of the first of p positives among n equal scores: (n + 1) / (p + 1).
         within = (lists.size[first] + 1) / (lists.positives[first] + 1)
-        return (lists.n_before[first] + within) / (lists.n_positives + lists.n_negatives)
+        values: Floats = (lists.n_before[first] + within) / (lists.n_positives + lists.n_negatives)
+        return values
