@@ -21,7 +21,8 @@ FinishReason = Literal["stop", "length", "error"]
 
 # How a checkpoint is loaded.
 Precision = Literal["auto", "bfloat16", "float16", "float32", "4bit"]
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+# "blocked" is `models/cpu_attention.py`.
+Attention = Literal["auto", "blocked", "eager", "sdpa", "flash_attention_2"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d{1,3})?)$")]
 
 # Ranges of constructor arguments of plugins, which are checked when settings are loaded.
@@ -32,6 +33,10 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 
 # Value of a variable of a chat template.
 TemplateValue = bool | int | float | str
+
+# Vector of a collaborative model, and what a soft token of a prompt stands for.
+Vector = tuple[float, ...]
+VectorKind = Literal["user", "item", "match"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,21 @@ class ImagePart:
     path: Path
 
 
-Part = TextPart | ImagePart
+@dataclass(frozen=True, slots=True)
+class VectorPart:
+    """Vectors of a collaborative model, which a trained projector turns into one token.
+
+    Attributes:
+        kind: "user" (the state of a user), "item" (a candidate) or "match" (both).
+        vectors: The vectors of the user, the item, or both in this order; empty if the
+            collaborative model does not know them.
+    """
+
+    kind: VectorKind
+    vectors: tuple[Vector, ...] = ()
+
+
+Part = TextPart | ImagePart | VectorPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +124,7 @@ class Message:
 
     Attributes:
         role: Author of the turn.
-        parts: Texts and images, in the order in which the model reads them.
+        parts: Texts, images and vectors, in the order in which the model reads them.
     """
 
     role: Role
@@ -135,6 +154,16 @@ class Prompt:
             for message in self.messages
             for part in message.parts
             if isinstance(part, ImagePart)
+        )
+
+    @property
+    def vectors(self) -> tuple[VectorPart, ...]:
+        """Return the vectors of a collaborative model, in the order of the prompt."""
+        return tuple(
+            part
+            for message in self.messages
+            for part in message.parts
+            if isinstance(part, VectorPart)
         )
 
 

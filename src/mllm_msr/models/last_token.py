@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 
-_ATTENTION: Final = frozenset({"eager", "sdpa"})
+_ATTENTION: Final = frozenset({"blocked", "eager", "sdpa"})
 
 
 def can_select_positions(model: nn.Module) -> bool:

@@ -21,7 +21,7 @@ import transformers
 from safetensors import SafetensorError
 
 from mllm_msr.errors import BackendError, MissingExtraError
-from mllm_msr.models import efficientnet_lite
+from mllm_msr.models import cpu_attention, efficientnet_lite
 from mllm_msr.models.digests import file_digest, folder_digest
 from mllm_msr.models.hub import reaches_hub
 from mllm_msr.models.processor_options import (
@@ -42,7 +42,8 @@ from mllm_msr.models.projector import load_projector
 from mllm_msr.models.self_check import require_fitting_images
 from mllm_msr.types import Attention, Precision
 
-del efficientnet_lite  # imported to register a type of vision tower
+# Imported to register an implementation of attention and a type of vision tower.
+del cpu_attention, efficientnet_lite
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,8 @@ def load_model(
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         projector: Weights of the projector (safetensors), instead of those of the checkpoint.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        attention: Attention implementation; "auto" is the model's default.
+        attention: Attention implementation; "auto" is "blocked" for bfloat16 on the CPU, and
+            otherwise the model's default.
         options: How images are prepared, and variables of the chat template.
 
     Raises:
@@ -297,9 +299,13 @@ def _torch_dtype(dtype: Precision, device: str) -> torch.dtype:
 
 
 def _model_options(dtype: Precision, device: str, attention: Attention) -> dict[str, Any]:
-    options = {} if attention == "auto" else {"attn_implementation": attention}
     if dtype != "4bit":
-        return {**options, "dtype": _torch_dtype(dtype, device)}
+        torch_dtype = _torch_dtype(dtype, device)
+        if attention == "auto" and torch_dtype == torch.bfloat16 and device == "cpu":
+            attention = "blocked"
+        options = {} if attention == "auto" else {"attn_implementation": attention}
+        return {**options, "dtype": torch_dtype}
+    options = {} if attention == "auto" else {"attn_implementation": attention}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", "quantize")
     quantization = transformers.BitsAndBytesConfig(

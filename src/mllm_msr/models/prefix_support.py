@@ -35,7 +35,7 @@ _ATTENTION_LAYERS: Final = frozenset({"full_attention", "sliding_attention"})
 _RECURRENT_LAYERS: Final = frozenset({"linear_attention", "conv"})
 # Models whose tokens of one image attend to each other, whatever the configuration says.
 _BIDIRECTIONAL_IMAGES: Final = frozenset({"gemma3"})
-_MASKS: Final = frozenset({"eager", "sdpa"})
+_MASKS: Final = frozenset({"blocked", "eager", "sdpa"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class DecodingBatch:
         self._model = model
         self._drafts = drafts
         attention = model.get_decoder().config._attn_implementation  # noqa: SLF001
-        self._cache = KeyValueCache(transpose_keys=attention == "eager")
+        self._cache = KeyValueCache(transpose_keys=attention in {"eager", "blocked"})
         self._support = prefix_support(model.config)
         self._lengths = torch.zeros(0, dtype=torch.long, device=model.device)  # [rows]
         self._offsets = self._lengths  # between position and index [rows]

@@ -120,8 +120,6 @@ def align(
         projector=projector,
         options=options,
         dtype="auto" if torch.cuda.is_available() else "bfloat16",
-        # The backward pass of fused attention is slow on CPUs in bfloat16.
-        attention="auto" if torch.cuda.is_available() else "eager",
     )
     run = _Alignment(loaded, examples, folder, settings)
     run.open_features(show_images)
