@@ -134,7 +134,10 @@ def curves(
             for k, value in zip(ks, values, strict=True):
                 words = f"{name}, k = {k}: {value:.3f}"
                 _mark(axes, k, value, color=color, mark=mark, words=words)
-            axes.plot([], [], color=color, linestyle=style, marker=mark, markersize=4.5, label=name)
+            axes.plot(
+                [], [], color=color, linestyle=style, marker=mark, markersize=4.5,
+                label=_shortened(name),
+            )  # fmt: skip
         axes.plot(ks, chance, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), label="random")
         axes.set_xticks(ks)
         axes.set_ylim(0.0, 1.02)
@@ -233,10 +236,13 @@ def _shortened(name: str, length: int = 18) -> str:
 
 
 def _legend_above(axes: Axes) -> None:
+    """Draw the legend above the axes, in as many columns as its longest label leaves space for."""
+    _, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
-        ncols=3,
+        ncols=3 if longest < 12 else 2,
         handlelength=1.8,
         columnspacing=1.0,
         handletextpad=0.5,
