@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
+from transformers.models.llama.modeling_llama import repeat_kv
 
 # Name of the implementation, see `types.Attention`.
 NAME: Final = "blocked"
@@ -54,9 +55,8 @@ def attend(  # noqa: PLR0917 - the signature that Transformers calls
     """
     del kwargs
     batch, n_heads, n_queries, size = query.shape
-    n_repeats = n_heads // key.shape[1]
-    if n_repeats > 1:
-        key, value = (each.repeat_interleave(n_repeats, dim=1) for each in (key, value))
+    if n_heads > key.shape[1]:
+        key, value = (repeat_kv(each, n_heads // key.shape[1]) for each in (key, value))
 
     def attend_to(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
         scores = torch.matmul(q, k.transpose(-1, -2)) * (scaling or size**-0.5)
