@@ -128,10 +128,12 @@ class Backend(ABC):
         is_local: Whether prompts are answered in this process, at no price per token.
         caches_image_prefixes: Whether the constructor takes `prefix_cache_bytes`: memory for the
             attention states of prompts that begin with the same images.
+        reads_vectors: Whether prompts may contain vectors, with weights trained for them.
     """
 
     is_local: ClassVar[bool] = False
     caches_image_prefixes: ClassVar[bool] = False
+    reads_vectors: ClassVar[bool] = False
 
     @classmethod
     def trainable_checkpoint(cls, **model_kwargs: Any) -> str | None:
@@ -296,11 +298,13 @@ class Recommender(ABC):
         remark: Note below the tables in which the model appears; may be empty.
         requires_llm: Whether each score costs a call of a language model. Such a recommender
             ranks the full catalog for a sample of users only.
+        has_vectors: Whether it is a `ranker.collaborative.VectorModel`.
     """
 
     label: ClassVar[str]
     remark: ClassVar[str] = ""
     requires_llm: bool = False
+    has_vectors: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Self:

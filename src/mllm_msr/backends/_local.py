@@ -60,6 +60,7 @@ class LocalBackend(Backend):
 
     is_local = True
     caches_image_prefixes = True
+    reads_vectors = True
 
     def __init__(
         self,

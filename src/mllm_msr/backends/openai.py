@@ -230,10 +230,11 @@ class OpenAIBackend(Backend):
     ) -> Iterator[tuple[int, _Result]]:
         # Twice the number of concurrent requests, so that the next prompts are already prepared.
         yield from self._open_loop().map_unordered(
-            map(self._check_images, prompts), function, max_concurrent=2 * self._concurrency
+            map(self._check, prompts), function, max_concurrent=2 * self._concurrency
         )
 
-    def _check_images(self, prompt: Prompt) -> Prompt:
+    def _check(self, prompt: Prompt) -> Prompt:
+        chat_format.require_no_vectors(prompt)
         if prompt.images and not self._supports_images():
             raise CapabilityError(
                 f"{self.fingerprint} rejects images ({self._image_refusal}), but the prompt has "

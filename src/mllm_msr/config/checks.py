@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from mllm_msr import registry
 from mllm_msr.config.arguments import argument_problems
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
+from mllm_msr.interfaces import Backend, Recommender
 from mllm_msr.prompts.item_types import ENGLISH, find_item_type
 from mllm_msr.prompts.templates import read_templates
 
@@ -48,7 +52,54 @@ def check_stages(settings: Settings) -> list[str]:
             f"summarize.enabled=False: other settings need summaries. Set {' and '.join(needed)}, "
             "or summarize.enabled=true."
         )
-    return problems
+    return problems + check_vectors(settings)
+
+
+def check_vectors(settings: Settings) -> list[str]:
+    """Return the problems with `recommend.collaborative`."""
+    name = settings.recommend.collaborative
+    if name == "none":
+        return []
+    problems = [baseline_problem(name)]
+    if not settings.train.enabled:
+        problems.append(
+            f"recommend.collaborative={name!r} needs a trained ranker. Set train.enabled=true, or "
+            "recommend.collaborative=none."
+        )
+    models = filter(None, (settings.model, settings.score.model))
+    problems += [backend_problem(name, model.backend) for model in models]
+    return list(filter(None, problems))
+
+
+def baseline_problem(name: str) -> str:
+    """Return why a baseline cannot be `recommend.collaborative`; empty if it can."""
+    if name in registry.names("baselines"):
+        kind = cast("type[Recommender]", registry.find("baselines", name))
+        if kind.has_vectors:
+            return ""
+    return (
+        f"recommend.collaborative={name!r} must be none, or a baseline with vectors of users and "
+        "items, such as sasrec or gru4rec."
+    )
+
+
+def backend_problem(name: str, backend: str) -> str:
+    """Return why a backend cannot read the vectors of a baseline; empty if it can.
+
+    Args:
+        name: Name of the baseline.
+        backend: Name of the backend; unknown names are reported elsewhere.
+    """
+    if backend not in registry.names("backends"):
+        return ""
+    kind = cast("type[Backend]", registry.find("backends", backend))
+    if kind.reads_vectors:
+        return ""
+    return (
+        f"recommend.collaborative={name!r}: the backend {backend!r} cannot read vectors of users "
+        "and items. Use a model in this process (demo, smollm, huggingface), or set "
+        "recommend.collaborative=none."
+    )
 
 
 def check_plugins(settings: Settings) -> list[str]:

@@ -41,11 +41,26 @@ class RecommendSettings(Section):
         30, description="length limit of the candidate's text or summary, in words"
     )
     use_images: bool = Field(True, description="show the candidate's images to the model")
+    collaborative: str = Field(
+        "none",
+        description="baseline whose vectors of user and candidate the prompt contains as soft "
+        "tokens, such as sasrec; it is fitted without the targets of the training",
+    )
+    collaborative_min_interactions: PositiveInt = Field(
+        5,
+        description="items with fewer interactions have no vector but a learned embedding, with "
+        "collaborative",
+    )
 
     @property
     def reads_preference(self) -> bool:
         """Return whether prompts contain the written preference."""
         return self.reads != "history"
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Return whether prompts contain vectors of a collaborative model."""
+        return self.collaborative != "none"
 
     @property
     def reads_history(self) -> bool:

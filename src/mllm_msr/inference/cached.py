@@ -25,7 +25,7 @@ from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.prompts.thoughts import remove_thoughts
 from mllm_msr.storage.response_cache import ResponseCache
-from mllm_msr.types import ChoiceScores, Completion, Part, Prompt, TextPart
+from mllm_msr.types import ChoiceScores, Completion, ImagePart, Part, Prompt, TextPart
 
 # Part of every key. Increase it if the records or the key change, to invalidate old responses.
 _FORMAT: Final = 2
@@ -191,10 +191,12 @@ class CachedBackend(Backend):
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
-    def _key_of_part(self, part: Part) -> dict[str, str | int]:
+    def _key_of_part(self, part: Part) -> dict[str, object]:
         if isinstance(part, TextPart):
             return {"text": part.text, "trimmable": part.trimmable}
-        return {"image": self._image_hash(part.path)}
+        if isinstance(part, ImagePart):
+            return {"image": self._image_hash(part.path)}
+        return {part.kind: part.vectors}
 
     def _image_hash(self, path: Path) -> str:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,11 +19,17 @@ import jinja2
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.prompts.reranking import as_dialogue, is_reranking
 from mllm_msr.prompts.thoughts import opens_thought
-from mllm_msr.types import ImagePart, Prompt, TextPart
+from mllm_msr.types import ImagePart, Part, Prompt, TextPart
 
 # Text of a turn that no template contains.
 _PROBE: Final = "Zm9vYmFy"
+# Stands for a vector until special tokens in the text are escaped. Texts never contain it.
+_VECTOR: Final = "\ue004"
 _PRINTED_PART: Final = re.compile(rf"""["']text["']\s*:\s*["']{_PROBE}""")
+# Attributes of processors that name tokens of images and videos.
+_PRINTED_TOKENS: Final = (
+    *("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token"),
+)
 # Variables that make templates of hybrid models (Qwen, GLM, DeepSeek) close the thought in advance.
 _THOUGHT_VARIABLES: Final = ("enable_thinking", "thinking")
 # What Jinja and the expressions in a template raise.
@@ -110,9 +116,8 @@ class ChatTemplate:
                 if is_image:
                     content.extend({"type": "image"} for _ in parts)
                     continue
-                pieces = [part.text for part in parts if isinstance(part, TextPart)]
                 # Adjacent parts are joined first: a special token may span their border.
-                texts.append(self.escape_markup("".join(pieces)))
+                texts.append(self._escape_text(parts))
                 content.append({"type": "text", "text": texts[-1]})
             has_text_first = any(
                 first["type"] == "text" and then["type"] == "image"
@@ -136,6 +141,45 @@ class ChatTemplate:
                 "images (summarize.modalities=[text])."
             )
         return rendered
+
+    def _escape_text(self, parts: Iterable[Part]) -> str:
+        """Return adjacent texts and vectors as one text, in which only vectors are special."""
+        pieces = [
+            part.text.replace(_VECTOR, "") if isinstance(part, TextPart) else _VECTOR
+            for part in parts
+            if not isinstance(part, ImagePart)
+        ]
+        text = self.escape_markup("".join(pieces))
+        return text.replace(_VECTOR, self.vector_token) if _VECTOR in text else text
+
+    @functools.cached_property
+    def vector_token(self) -> str:
+        """Return a special token that can stand for a vector, because the template never prints it.
+
+        Raises:
+            CapabilityError: The tokenizer has no such token.
+        """
+        role = "query" if self._knows_documents else "user"
+        turn = {"role": role, "content": [{"type": "text", "text": _PROBE}]}
+        printed = self._apply([turn], open_answer=True)
+        used = {str(getattr(self._owner, name, None)) for name in _PRINTED_TOKENS}
+        used |= {str(self.tokenizer.bos_token), str(self.tokenizer.eos_token)}
+        special = [self.tokenizer.pad_token, self.tokenizer.unk_token]
+        added = self.tokenizer.added_tokens_decoder.values()
+        special += [token.content for token in added if token.special]
+        for token in filter(None, special):
+            is_free = token not in printed and token not in used
+            if is_free and len(self.tokenizer(token, add_special_tokens=False)["input_ids"]) == 1:
+                return str(token)
+        raise CapabilityError(
+            "The checkpoint's tokenizer has no special token that its chat template does not use, "
+            "so prompts cannot contain vectors. Set recommend.collaborative=none."
+        )
+
+    @functools.cached_property
+    def vector_token_id(self) -> int:
+        """Return the id of `vector_token`."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.vector_token))
 
     def escape_markup(self, text: str) -> str:
         """Insert a space into each special token in a text, so that it loses its meaning."""
@@ -262,7 +306,7 @@ def _markup_pattern(processor: Any, tokenizer: Any) -> re.Pattern[str]:
         # Added words and white space are ordinary vocabulary; only markup has brackets or bars.
         if token.special or re.search(r"[<>\[\]{}|]", token.content):
             marks.add(token.content)
-    for name in ("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token"):
+    for name in _PRINTED_TOKENS:
         marks.add(str(getattr(processor, name, None) or ""))
     alternatives = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, alternatives)) or r"(?!)", re.IGNORECASE)

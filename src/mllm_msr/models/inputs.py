@@ -24,9 +24,10 @@ from mllm_msr.errors import CapabilityError, ImageError, PromptTooLongError
 from mllm_msr.models.answer_tokens import AnswerTokens
 from mllm_msr.models.chat_template import ChatTemplate
 from mllm_msr.models.image_inputs import PROCESSOR_ERRORS, ImageCache, stack_images
+from mllm_msr.models.vector_tokens import FIRST_ID, VectorProjector, soft_token_id
 from mllm_msr.prompts import truncation
 from mllm_msr.prompts.thoughts import is_mark
-from mllm_msr.types import Prompt
+from mllm_msr.types import Prompt, VectorPart
 
 IGNORED_LABEL: Final = -100
 
@@ -36,13 +37,15 @@ class Rendered:
     """A prompt as token ids and image files.
 
     Attributes:
-        input_ids: Token ids; the placeholder of each image is expanded to its final tokens.
+        input_ids: Token ids; the placeholder of each image is expanded to its final tokens. Those
+            of vectors are above all others, see `models/vector_tokens.py`.
         images: Files of the images, in the order of their placeholders.
         n_text_tokens: Number of tokens of text and markup, without image tokens.
         trimmed: Whether a trimmable part was truncated.
         answer_ids: Token ids of the answer, if one was given; not part of `input_ids`.
         text_inputs: Further inputs of the model with one value for each token [1, length, ...],
             such as the images that each token attends to.
+        vectors: Vectors that `input_ids` may refer to.
     """
 
     input_ids: tuple[int, ...]
@@ -51,6 +54,7 @@ class Rendered:
     trimmed: bool
     answer_ids: tuple[int, ...] = ()
     text_inputs: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    vectors: tuple[VectorPart, ...] = ()
 
 
 class Renderer:
@@ -61,6 +65,7 @@ class Renderer:
         supports_images: Whether prompts may contain images.
         max_tokens: Maximum sequence length of the model, in tokens, including images and the
             prompt's `max_new_tokens`. None for no limit other than the prompt's own.
+        projector: Projector of the model for vectors in prompts, if it has one.
 
     Attributes:
         tokenizer: The checkpoint's tokenizer.
@@ -71,7 +76,12 @@ class Renderer:
     """
 
     def __init__(
-        self, processor: Any, *, supports_images: bool, max_tokens: int | None = None
+        self,
+        processor: Any,
+        *,
+        supports_images: bool,
+        max_tokens: int | None = None,
+        projector: VectorProjector | None = None,
     ) -> None:
         self._template = ChatTemplate(processor)
         self._answers = AnswerTokens(self._template)
@@ -80,6 +90,7 @@ class Renderer:
         self._processor = processor
         self._supports_images = supports_images
         self._max_tokens = max_tokens
+        self._projector = projector
         # The same text is tokenized once to count its tokens and once to expand it.
         self._ids = functools.lru_cache(maxsize=8)(self._template.tokenize)
 
@@ -91,7 +102,8 @@ class Renderer:
             answer: Target text without an end-of-turn token.
 
         Raises:
-            CapabilityError: The prompt contains an image and the model does not support images.
+            CapabilityError: The prompt contains an image or a vector, which the model does not
+                support.
             ImageError: An image cannot be opened.
             PromptTooLongError: Truncating the trimmable parts does not meet the budget.
             AnswerTokenError: The first characters of the answer merge with the prompt's end.
@@ -106,7 +118,7 @@ class Renderer:
             expanded = self._expand(text, prompt.images)
         ids = expanded.ids
         return Rendered(
-            input_ids=tuple(ids),
+            input_ids=self._with_vectors(ids, prompt.vectors),
             images=prompt.images,
             n_text_tokens=n_text_tokens,
             trimmed=trimmed,
@@ -114,14 +126,21 @@ class Renderer:
                 self._answers.answer_ids(ids, answer, text=expanded.source) if answer else ()
             ),
             text_inputs=expanded.text_inputs,
+            vectors=prompt.vectors,
         )
 
     def check(self, prompt: Prompt) -> None:
-        """Raise `CapabilityError` if a prompt has images and the model does not support them."""
+        """Raise `CapabilityError` if a prompt has images or vectors that the model cannot read."""
         if prompt.images and not self._supports_images:
             raise CapabilityError(
                 f"A text-only model received a prompt with the image {prompt.images[0].name}. "
                 "Use a multimodal checkpoint or prompts without images."
+            )
+        if self._projector is None and prompt.vectors:
+            raise CapabilityError(
+                "A model without a projector for vectors received a prompt with vectors of users "
+                "and items. Load the weights that were fine-tuned with recommend.collaborative, or "
+                "set recommend.collaborative=none."
             )
 
     def choice_ids(self, prompt_ids: Sequence[int], choices: Sequence[str]) -> tuple[int, ...]:
@@ -134,6 +153,9 @@ class Renderer:
         Raises:
             AnswerTokenError: A choice is not a single token there, or two choices share a token.
         """
+        if any(number >= FIRST_ID for number in prompt_ids):
+            mark = self._template.vector_token_id
+            prompt_ids = [mark if number >= FIRST_ID else number for number in prompt_ids]
         return self._answers.choice_ids(prompt_ids, choices)
 
     def collate(
@@ -154,6 +176,8 @@ class Renderer:
             `input_ids` and `attention_mask` [batch, length], int64, and the model's own inputs
             for the images, concatenated over the batch.
         """
+        if self._projector is not None:
+            self._projector.hold(part for item in batch for part in item.vectors)
         answers = [item.answer_ids if with_answers else () for item in batch]
         rows = [item.input_ids + answer for item, answer in zip(batch, answers, strict=True)]
         pad = functools.partial(_pad, length=max(map(len, rows)), side=pad_side)
@@ -280,6 +304,24 @@ class Renderer:
         output = self._call(text, images)
         found = {name: output[name] for name in self.images.text_inputs if name in output}
         return _Expanded(output["input_ids"][0].tolist(), None, found)
+
+    def _with_vectors(self, ids: Sequence[int], vectors: Sequence[VectorPart]) -> tuple[int, ...]:
+        """Replace the placeholders of vectors by the ids of their tokens.
+
+        Raises:
+            CapabilityError: The model's template prints the token that stands for vectors.
+        """
+        if not vectors:
+            return tuple(ids)
+        mark = self._template.vector_token_id
+        if ids.count(mark) != len(vectors):
+            raise CapabilityError(
+                f"The prompt has {ids.count(mark)} tokens {self._template.vector_token} for "
+                f"{len(vectors)} vectors, so the chat template prints this token itself. Use "
+                "another chat template, or recommend.collaborative=none."
+            )
+        remaining = map(soft_token_id, vectors)
+        return tuple(next(remaining) if number == mark else number for number in ids)
 
     def _call(self, text: str, images: tuple[Path, ...]) -> Mapping[str, Any]:
         opened = [open_image(path) for path in images]

@@ -40,6 +40,7 @@ from mllm_msr.models.processors import (
 from mllm_msr.models.progress_bars import hide_bars
 from mllm_msr.models.projector import load_projector
 from mllm_msr.models.self_check import require_fitting_images
+from mllm_msr.models.vector_tokens import load_vector_projector
 from mllm_msr.types import Attention, Precision
 
 # Imported to register an implementation of attention and a type of vision tower.
@@ -228,6 +229,7 @@ def load_model(
     if adapter is not None:
         _warn_of_other_options(adapter, options)
         model = _with_adapter(model, adapter, merge=dtype != "4bit")
+    load_vector_projector(model, adapter or Path(checkpoint))
     return LoadedCheckpoint(
         model=model.eval(),
         processor=processor,

@@ -242,12 +242,21 @@ class Recommenders:
             open_backend=lambda weights: open_cached(
                 model, self._run.cache, settings.executor, weights, settings.train.weight_format
             ),
+            fit_baseline=lambda baseline, data: self._fit_without_targets(baseline, fold, data),
             # With force, the folder may contain states of other settings.
             resume=not self._context.force,
             is_worker=is_worker,
             scoring_progress=lambda total: self._context.progress(name, total),
             training_progress=functools.partial(self._training_progress, f"train {fold}"),
         )
+
+    def _fit_without_targets(self, name: str, fold: int, data: TrainingData) -> Recommender:
+        """Return a baseline that is fitted on the interactions of `data`."""
+        content = self.tables.training_data(fold, content=self._settings.baselines.content)
+        data = replace(data, items=content.items)
+        # The rows depend on the ranker's targets, and states of other rows must not be resumed.
+        part = f"{fold}-collaborative-{digest(rows=data.interactions)[:8]}"
+        return self._cached_fit(name, part, data, interactions=data.interactions)
 
     def members(self, name: str) -> list[str]:
         """Return the members of an ensemble; an empty list for other recommenders."""
@@ -279,6 +288,13 @@ class Recommenders:
                 self.require_valid(members)
             else:
                 _factory.make(name, self._settings.baselines.arguments(name))
+
+    def vector_settings(self) -> dict[str, object]:
+        """Return the settings of the baseline whose vectors the prompts contain, if they do."""
+        recommend = self._settings.recommend
+        if not recommend.reads_vectors:
+            return {}
+        return dict(self.conditions(recommend.collaborative).settings)
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""

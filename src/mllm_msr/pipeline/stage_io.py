@@ -200,6 +200,7 @@ def _train_folds(
             {
                 **training_fingerprint(settings.train),
                 **changed(settings.recommend, "recommend."),
+                **recommenders.vector_settings(),
             },
             inputs=mllm_inputs(settings),
             prompt_templates=[template_name(settings.recommend)],

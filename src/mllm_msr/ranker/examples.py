@@ -9,23 +9,27 @@ no model-specific markup. Section "Tuning MLLM based Recommender" of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, PromptOrder, RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import calibrate, render
+from mllm_msr.ranker.collaborative import CollaborativeVectors, hide_item, insert_vectors
 from mllm_msr.ranker.user_inputs import UserInput, UserInputs
 from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, conform
 from mllm_msr.types import Item, Prompt
 
 POSITIVE_ANSWER: Final = "yes"
 NEGATIVE_ANSWER: Final = "no"
+
+_HIDDEN_SHARE: Final = 0.1
 
 # Template of the paper's prompt for each order, and of the prompts with other inputs.
 TEMPLATES: Final[Mapping[PromptOrder, str]] = MappingProxyType(
@@ -89,6 +93,7 @@ def build_prompt(
     text: str | None = None,
     max_text_tokens: int | None = None,
     use_images: bool = True,
+    vectors: CollaborativeVectors | None = None,
 ) -> Prompt:
     """Build the question whether a user interacts with an item next.
 
@@ -102,6 +107,7 @@ def build_prompt(
         max_text_tokens: Upper bound on the text tokens. `text` is trimmed first, then the
             preference, the history and the title.
         use_images: Show the images of the item if it has some.
+        vectors: Vectors of the item, if `user` has a state.
 
     Returns:
         A prompt that asks for one new token, the answer.
@@ -115,15 +121,25 @@ def build_prompt(
     else:
         templates = HISTORY_TEMPLATES
         data["text"] = text or None
-    trimmable = ("text", "preference", "history", "title")
-    return render(
+    cut_first = ("text", "preference", "history", "title")
+    trimmable = [name for name in cut_first if data.get(name) is not None]
+    prompt = render(
         templates[order],
         data,
         item_type=item_type,
         images=item.images if use_images else (),
-        trimmable=[name for name in trimmable if data.get(name) is not None],
+        trimmable=trimmable,
         max_new_tokens=1,
         max_text_tokens=max_text_tokens,
+    )
+    if vectors is None or user.state is None:
+        return prompt
+    known = "preference" if user.history is None else "history"
+    return insert_vectors(
+        prompt,
+        vectors.parts(user.state, item.item_id),
+        after_user=trimmable.index(known) + 1,
+        after_item=trimmable.index("title") + 1,
     )
 
 
@@ -150,6 +166,7 @@ def build_examples(
     settings: RecommendSettings = DEFAULT_PROMPT,
     interactions: pl.DataFrame | None = None,
     summaries: pl.DataFrame | None = None,
+    vectors: CollaborativeVectors | None = None,
     max_text_tokens: int | None = None,
 ) -> Iterator[Example]:
     """Build examples of candidate rows lazily, in the order of the rows.
@@ -165,8 +182,9 @@ def build_examples(
             text-only prompt.
         item_type: Word for an item in the prompts, such as "movie".
         settings: Content of the prompts.
-        interactions: `tables.INTERACTIONS`, if the prompts contain titles of the history.
+        interactions: `tables.INTERACTIONS`, if the prompts contain a history or vectors.
         summaries: `tables.SUMMARIES`, if the prompts contain the candidate's summary.
+        vectors: Vectors of users and items, if the prompts contain them.
         max_text_tokens: Upper bound on the text tokens of each prompt.
 
     Raises:
@@ -174,16 +192,14 @@ def build_examples(
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
     catalog = _items_of(rows, items)
-    if settings.item_text == "summary" and summaries is None:
-        raise DataError("recommend.item_text=summary needs summaries. Run the stage 'summarize'.")
-    written = {}
-    if summaries is not None:
-        written = dict(summaries.select("item_id", "summary").iter_rows())
+    written = _written(summaries, settings)
     users = UserInputs(
         settings,
         preferences=preferences,
         interactions=interactions,
         titles={item.item_id: item.title for item in catalog.values()},
+        vectors=vectors,
+        targets=rows,
     )
     return (
         Example(
@@ -196,10 +212,37 @@ def build_examples(
                 text=item_text(item, written.get(item.item_id) or "", settings),
                 max_text_tokens=max_text_tokens,
                 use_images=settings.use_images,
+                vectors=vectors,
             ),
         )
         for row in rows.iter_rows(named=True)
     )
+
+
+def hide_some_items(examples: Iterable[Example], *, seed: int) -> list[Example]:
+    """Return training examples, a tenth of them without the vectors of their candidate.
+
+    The ranker then learns what to do with items that the collaborative model does not know, also
+    from data in which they are rare.
+    """
+    generator = np.random.default_rng(seed)
+    return [
+        replace(example, prompt=hide_item(example.prompt))
+        if example.prompt.vectors and generator.random() < _HIDDEN_SHARE
+        else example
+        for example in examples
+    ]
+
+
+def _written(summaries: pl.DataFrame | None, settings: RecommendSettings) -> dict[str, str | None]:
+    """Return the summaries by item; check that there are some if the prompts contain them."""
+    if summaries is None:
+        if settings.item_text == "summary":
+            raise DataError(
+                "recommend.item_text=summary needs summaries. Run the stage 'summarize'."
+            )
+        return {}
+    return dict(summaries.select("item_id", "summary").iter_rows())
 
 
 def _items_of(candidates: pl.DataFrame, items: pl.DataFrame) -> dict[str, Item]:

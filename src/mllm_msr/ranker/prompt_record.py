@@ -20,7 +20,7 @@ from mllm_msr.interfaces import Backend
 
 _FILE: Final = "prompt.json"
 # Settings that must be those of the fine-tuning; lengths of texts and histories may differ.
-_CHECKED: Final = ("order", "reads", "item_text")
+_CHECKED: Final = ("order", "reads", "item_text", "collaborative")
 
 
 def write_prompt_record(folder: Path, settings: RecommendSettings) -> None:

@@ -25,12 +25,18 @@ from mllm_msr.interfaces import Backend, Recommender, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.ranker.calibration import IDENTITY, Calibration, read_calibration
-from mllm_msr.ranker.examples import Example, build_examples, hide_unused_images
+from mllm_msr.ranker.collaborative import (
+    CollaborativeVectors,
+    fit_vectors,
+    load_vectors,
+    require_vectors,
+)
+from mllm_msr.ranker.examples import Example, build_examples, hide_some_items, hide_unused_images
 from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress, no_progress
 from mllm_msr.ranker.saved_recommender import damaged_model, load_items, save_items
 from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
-from mllm_msr.ranker.training_candidates import select_candidates
+from mllm_msr.ranker.training_candidates import select_candidates, with_input
 from mllm_msr.storage.atomic import replace_file, sync_tree
 from mllm_msr.tables import PREFERENCES, SUMMARIES, conform
 
@@ -118,6 +124,8 @@ class MllmRecommender(Recommender):
             training run resumes; a temporary folder if None.
         open_backend: Opens the scoring backend, for example behind a response cache; by default
             `backend` is constructed with `options`.
+        fit_baseline: Fits the baseline of `prompt.collaborative`; by default, it is constructed
+            with its default arguments.
         resume: Whether `fit` resumes from the newest training state in `output`.
         is_worker: Whether this process is a rank other than 0 of a distributed training.
         scoring_progress: Shows the progress of `score`.
@@ -145,6 +153,7 @@ class MllmRecommender(Recommender):
         trains: tuple[str, Mapping[str, Any]] | None = None,
         output: Path | None = None,
         open_backend: BackendOpener | None = None,
+        fit_baseline: Callable[[str, TrainingData], Recommender] | None = None,
         resume: bool = True,
         is_worker: bool = False,
         scoring_progress: ScoringProgress = no_progress,
@@ -165,6 +174,7 @@ class MllmRecommender(Recommender):
         self._output = output
         self._resume = resume
         self._is_worker = is_worker
+        self._fit_baseline = fit_baseline
         self._training_progress = training_progress
         opener = open_backend or self._default_backend
         self._scorer = PromptScorer(
@@ -176,6 +186,7 @@ class MllmRecommender(Recommender):
         self._items: pl.DataFrame | None = None
         self._preferences: pl.DataFrame | None = None
         self._summaries: pl.DataFrame | None = None
+        self._vectors: CollaborativeVectors | None = None
         # Holds the weights of `fit` if there is no `output`; deleted together with this object.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.weights: Path | None = None
@@ -206,14 +217,18 @@ class MllmRecommender(Recommender):
         Raises:
             DataError: `data` has no preferences.
             SettingsError: The weights were fine-tuned with other prompts.
+            CapabilityError: The backend cannot read the vectors of `prompt.collaborative`.
         """
         if data.preferences is None and self._prompt.reads_preference:
             raise DataError("MLLM-MSR needs preferences. Run the stage 'infer' first.")
         settings = self._settings
         require_prompt_of(settings["backend"], settings["options"], self._prompt)
+        if self._training is not None:
+            require_vectors(settings["backend"], self._prompt)
         if weights is not None:
             require_prompt(weights, self._prompt)
         self.close()
+        self._vectors = load_vectors(weights or settings["options"].get("adapter"), self._prompt)
         self._items = hide_unused_images(data.items, data.summaries)
         self._preferences, self.weights = data.preferences, weights
         self._summaries = data.summaries if self._prompt.item_text == "summary" else None
@@ -237,8 +252,11 @@ class MllmRecommender(Recommender):
     def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
         """Return the targets whose preference was inferred from everything before them.
 
-        At the end of a history it always is; elsewhere, only after a complete block.
+        At the end of a history it always is; elsewhere, only after a complete block. There are none
+        with collaborative vectors, whose baseline has learned from the visible interactions.
         """
+        if self._vectors is not None:
+            return targets.clear()
         if not self._prompt.reads_preference or self._preferences is None:
             return targets
         read = self._preferences.select("user_id", position="n_items")
@@ -304,6 +322,7 @@ class MllmRecommender(Recommender):
             raise damaged_model(folder, f"no folder {_WEIGHTS}")
         loaded._items, loaded._preferences, loaded._summaries = items, preferences, summaries
         loaded.weights = weights if training is not None else None
+        loaded._vectors = load_vectors(loaded.weights, prompt)
         return loaded
 
     def _fine_tune(self, data: TrainingData) -> Path:
@@ -322,15 +341,15 @@ class MllmRecommender(Recommender):
         if self._output is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mllm-msr-")
         uniform = pl.col("negatives") == "uniform"
-        training_rows = select_candidates(
-            self._with_input(data.candidates.filter(pl.col("split") == "train")),
-            data.interactions,
-            self._training,
-        )
+        training_rows = data.candidates.filter(pl.col("split") == "train")
+        training_rows = with_input(training_rows, self._prompt, self._preferences)
+        training_rows = select_candidates(training_rows, data.interactions, self._training)
         validation_rows = data.candidates.filter((pl.col("split") == "validation") & uniform)
         self.n_examples = training_rows.height
+        self._vectors = fit_vectors(self._prompt, data, training_rows, fit=self._fit_baseline)
+        examples = self._examples(training_rows, data.interactions)
         self.training_summary = train(
-            list(self._examples(training_rows, data.interactions)),
+            hide_some_items(examples, seed=self._training.seed),
             list(self._examples(validation_rows, data.interactions)),
             checkpoint=checkpoint,
             output=self._output or Path(cast("Any", self._temporary).name),
@@ -339,25 +358,16 @@ class MllmRecommender(Recommender):
             revision=options.get("revision"),
             projector=options.get("projector"),
             options=(prepared := ProcessorOptions.from_arguments(options)),
+            n_dims=None if self._vectors is None else self._vectors.n_dims,
             resume=self._resume,
             is_worker=self._is_worker,
             show=self._training_progress,
         )
         if not self._is_worker:
             prepared.save(self.training_summary.weights)
+            if self._vectors is not None:
+                self._vectors.save(self.training_summary.weights)
         return self.training_summary.weights
-
-    def _with_input(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows before whose target something is known about the user.
-
-        With `infer.max_items`, the early part of a long history has no preference.
-        """
-        if self._prompt.reads_history:
-            return rows.filter(pl.col("position") > 0)
-        assert self._preferences is not None
-        first = self._preferences.group_by("user_id").agg(first=pl.col("n_items").min())
-        known = rows.join(first, on="user_id", how="left", maintain_order="left")
-        return known.filter(pl.col("position") >= pl.col("first")).select(rows.columns)
 
     def _examples(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> Iterator[Example]:
         items = self._fitted()
@@ -371,6 +381,7 @@ class MllmRecommender(Recommender):
             settings=self._prompt,
             interactions=interactions,
             summaries=self._summaries,
+            vectors=self._vectors,
             max_text_tokens=self._settings["max_text_tokens"],
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.data._hashing import hash_ids, mix, to_unit_interval
 from mllm_msr.data._id_encoding import UserSequences, encode_interactions
@@ -53,6 +54,25 @@ def select_candidates(
         popularity=settings.popularity_negatives,
         seed=settings.seed,
     )
+
+
+def with_input(
+    rows: pl.DataFrame, settings: RecommendSettings, preferences: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Return the rows before whose target something is known about the user.
+
+    With `infer.max_items`, the early part of a long history has no preference.
+
+    Args:
+        rows: Rows of `tables.CANDIDATES`.
+        settings: The section `recommend`.
+        preferences: `tables.PREFERENCES`, if the prompts contain them.
+    """
+    if settings.reads_history or preferences is None:
+        return rows.filter(pl.col("position") > 0)
+    first = preferences.group_by("user_id").agg(first=pl.col("n_items").min())
+    known = rows.join(first, on="user_id", how="left", maintain_order="left")
+    return known.filter(pl.col("position") >= pl.col("first")).select(rows.columns)
 
 
 def select_targets(targets: pl.DataFrame, settings: TrainSettings) -> pl.DataFrame:

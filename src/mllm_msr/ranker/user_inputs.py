@@ -17,7 +17,9 @@ import polars as pl
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.templates import clean
+from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.tables import INTERACTIONS, PREFERENCES, conform
+from mllm_msr.types import Vector
 
 # Preference in the prompt of users for whom none was inferred before the target.
 NEUTRAL_PREFERENCE: Final = "The user has not shown a preference yet."
@@ -36,10 +38,13 @@ class UserInput:
         preference: The written preference, which may be blank; None if the ranker does not read it.
         history: Titles of the latest items, the latest first; None if the ranker does not read
             them.
+        state: Vector of the user in a collaborative model, empty if it is unknown; None if the
+            ranker does not read it.
     """
 
     preference: str | None = None
     history: tuple[str, ...] | None = None
+    state: Vector | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -82,6 +87,8 @@ class UserInputs:
         preferences: `tables.PREFERENCES`, all preferences of each user, in any order.
         interactions: `tables.INTERACTIONS`.
         titles: Title of each item.
+        vectors: Vectors of users, if the ranker reads them.
+        targets: Columns `user_id` and `position` of the targets; read with `vectors` only.
 
     Raises:
         DataError: A table that the ranker reads is missing.
@@ -94,8 +101,15 @@ class UserInputs:
         preferences: pl.DataFrame | None,
         interactions: pl.DataFrame | None,
         titles: Mapping[str, str],
+        vectors: CollaborativeVectors | None = None,
+        targets: pl.DataFrame | None = None,
     ) -> None:
         self._settings = settings
+        self._states: Mapping[tuple[str, int], Vector] = {}
+        if vectors is not None:
+            if interactions is None or targets is None:
+                raise DataError("recommend.collaborative needs the interactions. Pass them.")
+            self._states = vectors.states(targets, interactions)
         self._titles = titles
         self._preferences: _Histories | None = None
         self._items: _Histories | None = None
@@ -127,7 +141,7 @@ class UserInputs:
             history = latest_titles(
                 reversed(known), lambda one: self._titles.get(one, ""), self._settings
             )
-        return UserInput(preference, history)
+        return UserInput(preference, history, self._states.get((user_id, position)))
 
 
 class _Histories:

@@ -19,6 +19,7 @@ from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import calibrate
+from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.ranker.examples import build_prompt, item_text
 from mllm_msr.ranker.user_inputs import UserInput, latest_titles
 from mllm_msr.recommend.explanations import Explainer
@@ -41,6 +42,7 @@ class ItemCatalog:
         item_type: Word for an item in prompts.
         prompt: Order and content of the ranker's prompts.
         max_text_tokens: Upper bound on the text tokens of the ranker's prompt.
+        vectors: Vectors of users and items, if the ranker's prompts contain them.
         artifact_cache: Cache for the vectors of the summaries.
 
     Attributes:
@@ -60,12 +62,14 @@ class ItemCatalog:
         item_type: str | ItemType,
         prompt: RecommendSettings = DEFAULT_PROMPT,
         max_text_tokens: int | None,
+        vectors: CollaborativeVectors | None = None,
         artifact_cache: ArtifactCache | None = None,
     ) -> None:
         self.item_type = item_type
         self.summaries = summaries
         self.prompt_settings = prompt
         self._max_text_tokens = max_text_tokens
+        self._vectors = vectors
         self._items: dict[str, Item] = {}
         self._summaries: dict[str, str] = {}
         self._text_only: set[str] = set()
@@ -79,9 +83,9 @@ class ItemCatalog:
         )
         self._explainer = Explainer(texts)
         key = digest(encoder=self.encoder.fingerprint, texts=texts)
-        vectors = artifact_cache.array("vectors", key, lambda: self.encoder.encode(texts))
-        self.index = VectorIndex(vectors.shape[1])
-        self.index.add(list(self._items), vectors)
+        encoded = artifact_cache.array("vectors", key, lambda: self.encoder.encode(texts))
+        self.index = VectorIndex(encoded.shape[1])
+        self.index.add(list(self._items), encoded)
 
     def __repr__(self) -> str:
         return f"ItemCatalog({len(self):,} items)"
@@ -132,12 +136,14 @@ class ItemCatalog:
         self._store(row)
 
     def user_input(self, profile: Profile) -> UserInput:
-        """Return what the ranker reads about a user: the preference, titles of items, or both."""
+        """Return what the ranker reads about a user: preference, titles of items, and vector."""
         prompt = self.prompt_settings
         history: tuple[str, ...] | None = None
         if prompt.reads_history:
             history = latest_titles(reversed(profile.history), self.title, prompt)
-        return UserInput(profile.preference if prompt.reads_preference else None, history)
+        preference = profile.preference if prompt.reads_preference else None
+        state = None if self._vectors is None else self._vectors.state(profile.history)
+        return UserInput(preference, history, state)
 
     def title(self, item_id: str) -> str:
         """Return the title of an item; empty for an unknown item or one without a title."""
@@ -180,6 +186,7 @@ class ItemCatalog:
             text=item_text(item, summary, self.prompt_settings),
             max_text_tokens=self._max_text_tokens,
             use_images=self.prompt_settings.use_images,
+            vectors=self._vectors,
         )
 
     def matches(self, user: str | Profile, item_id: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
+from mllm_msr.ranker.collaborative import load_vectors
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import UserProfiles
 from mllm_msr.recommend.retrieval import (
@@ -98,6 +99,9 @@ def load_run(
         summaries = run_tables.summaries()
     if settings.infer.enabled:
         preferences = run_tables.current("preferences")
+    vectors = None
+    if settings.recommend.reads_vectors:
+        vectors = load_vectors(run.verified(recommenders.weights(used_fold)), settings.recommend)
     catalog = ItemCatalog(
         run_tables.items(),
         summaries,
@@ -105,6 +109,7 @@ def load_run(
         item_type=recommenders.item_type,
         prompt=settings.recommend,
         max_text_tokens=settings.train.max_text_tokens,
+        vectors=vectors,
         artifact_cache=artifact_cache,
     )
 

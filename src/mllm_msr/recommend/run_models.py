@@ -16,6 +16,7 @@ from mllm_msr.errors import RunFolderError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_backend
 from mllm_msr.ranker.calibration import IDENTITY, read_calibration
+from mllm_msr.ranker.collaborative import require_vectors
 from mllm_msr.ranker.prompt_record import require_prompt, require_prompt_of
 
 
@@ -87,10 +88,12 @@ class RunModels:
                 settings, or have not been trained.
             DamagedFileError: The weights are not what the training has written.
             SettingsError: The weights were fine-tuned with other prompts.
+            CapabilityError: The backend cannot read the vectors of the prompts.
         """
         model = self._settings.model
         prompt = self._settings.recommend
         require_prompt_of(model.backend, model.plugin_kwargs(), prompt)
+        require_vectors(model.backend, prompt)
         optional: dict[str, int] = {}
         if prompt.order == "item-first":
             optional["prefix_cache_bytes"] = self._settings.retrieve.prefix_cache_bytes

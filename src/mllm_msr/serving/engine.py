@@ -144,7 +144,7 @@ class OnlineEngine:
         }
         if self._model.models.has_zero_shot:
             scorers[ZERO_SHOT] = make_scorer(
-                self._preference_queue, fingerprint=preference_fingerprint
+                self._preference_queue, fingerprint=preference_fingerprint, reads_vectors=False
             )
         return scorers
 

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast, final
 
@@ -89,6 +90,7 @@ class CandidateScorer:
         settings: The section `serve`.
         metrics: Metrics, which count fallbacks.
         calibration: Calibration of the model's P(yes).
+        reads_vectors: Whether the prompts contain the vectors that the run was fine-tuned with.
 
     Attributes:
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
@@ -104,6 +106,7 @@ class CandidateScorer:
         settings: ServeSettings,
         metrics: Metrics,
         calibration: Calibration = IDENTITY,
+        reads_vectors: bool = True,
     ) -> None:
         self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
         self.n_failed = 0
@@ -112,6 +115,7 @@ class CandidateScorer:
         self._settings = settings
         self._metrics = metrics
         self._calibration = calibration
+        self._reads_vectors = reads_vectors
         self._cache: LRUCache[_ScoreKey, float] = LRUCache(settings.score_cache_size)
         self._n_deletions = 0
 
@@ -126,7 +130,7 @@ class CandidateScorer:
                 images.
             profile: Any user, so that the prompts are like those of requests.
         """
-        user = self._catalog.user_input(profile)
+        user = await self._user_input(profile)
         starts = range(1, len(item_ids), _WARM_UP_BATCH)
         for batch in [item_ids[:1], *(item_ids[i : i + _WARM_UP_BATCH] for i in starts)]:
             while self._queue.waiting:
@@ -169,7 +173,7 @@ class CandidateScorer:
         if reason is not None:
             self._metrics.fallback(reason)
             return ItemScores({}, fallback_reason=reason)
-        read = self._catalog.user_input(user.profile)
+        read = await self._user_input(user.profile)
         read_digest = _digest(read)
         keys = {
             one: _ScoreKey(
@@ -211,6 +215,11 @@ class CandidateScorer:
         if reason is not None:
             self._metrics.fallback(reason)
         return ItemScores(scores, failed, reason)
+
+    async def _user_input(self, profile: Profile) -> UserInput:
+        """Return what the model reads about a user, in a thread because vectors are computed."""
+        user = await asyncio.to_thread(self._catalog.user_input, profile)
+        return user if self._reads_vectors else replace(user, state=None)
 
     def _prompts(
         self,

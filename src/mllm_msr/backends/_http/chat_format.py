@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from mllm_msr.backends._http.responses import MalformedResponseError, request_error
 from mllm_msr.data.images import decode_image, read_header, read_image
-from mllm_msr.errors import PromptTooLongError
+from mllm_msr.errors import CapabilityError, PromptTooLongError
 from mllm_msr.prompts import truncation
 from mllm_msr.prompts.reranking import as_dialogue, is_reranking
 from mllm_msr.prompts.thoughts import is_mark, remove_thoughts
@@ -68,6 +68,15 @@ class Scoring:
             ids = list(self.token_ids)
             return fields | {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
         return fields | {"top_logprobs": self.n_top}
+
+
+def require_no_vectors(prompt: Prompt) -> None:
+    """Raise `CapabilityError` if a prompt has vectors, which no endpoint accepts."""
+    if prompt.vectors:
+        raise CapabilityError(
+            "An endpoint cannot read vectors of users and items. Score with a model in this "
+            "process (demo, smollm, huggingface), or set recommend.collaborative=none."
+        )
 
 
 def messages(prompt: Prompt) -> list[dict[str, object]]:

@@ -42,6 +42,7 @@ from mllm_msr.models.loading import LoadedCheckpoint
 from mllm_msr.models.prefix_support import can_share_prefixes, prefix_support, why_not_continuous
 from mllm_msr.models.self_check import MODEL_ERRORS, BatchCheck
 from mllm_msr.models.states import StateReader
+from mllm_msr.models.vector_tokens import find_vector_projector
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 _Result = TypeVar("_Result", Completion, ChoiceScores)
@@ -83,7 +84,10 @@ class Engine:
         self._max_batch_tokens = max_batch_tokens
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         self._renderer = Renderer(
-            loaded.processor, supports_images=loaded.supports_images, max_tokens=limit
+            loaded.processor,
+            supports_images=loaded.supports_images,
+            max_tokens=limit,
+            projector=find_vector_projector(loaded.model),
         )
         self._batch_check = BatchCheck(loaded.model, self._renderer)
         self._shares_prefixes = can_share_prefixes(loaded.model.config)

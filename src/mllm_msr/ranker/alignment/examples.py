@@ -17,6 +17,7 @@ from mllm_msr.data.images import image_status
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.prompts import templates
 from mllm_msr.prompts.item_types import ItemType, find_item_type
+from mllm_msr.ranker.training.fingerprint import part_content
 from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
 
 
@@ -88,6 +89,6 @@ def examples_digest(examples: Iterable[AlignmentExample]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         parts = [part for message in example.prompt.messages for part in message.parts]
-        shown = [part.text if isinstance(part, TextPart) else part.path.name for part in parts]
+        shown = [part_content(part) for part in parts]
         digest.update(json.dumps([shown, example.answer]).encode())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.train_settings import TrainingLoss
 from mllm_msr.errors import AnswerTokenError, DataError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
+from mllm_msr.models.vector_tokens import FIRST_ID
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
 from mllm_msr.types import TextPart
 
@@ -33,7 +34,7 @@ class Collator:
         examples: Examples that batches refer to by index.
         order: What the prompts begin with.
         loss: "answer" labels the answer alone. "full" labels every text token of prompt and
-            answer, as equation (2) of the paper; image tokens and padding are never labeled.
+            answer, as equation (2) of the paper, but never image tokens, vectors and padding.
         image_token_ids: Ids of image placeholder tokens.
 
     Attributes:
@@ -169,7 +170,7 @@ class Collator:
         if self._loss == "full":
             input_ids = batch["input_ids"]
             is_image = torch.isin(input_ids, self._image_token_ids)
-            is_text = batch["attention_mask"].bool() & ~is_image
+            is_text = batch["attention_mask"].bool() & ~is_image & (input_ids < FIRST_ID)
             batch["labels"] = torch.where(is_text, input_ids, IGNORED_LABEL)
         return batch
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.examples import Example
-from mllm_msr.types import TextPart
+from mllm_msr.types import ImagePart, Part, TextPart
 
 # Settings that change the speed or the files of a training run, but not the weights.
 _NO_EFFECT: Final = frozenset(
@@ -52,6 +52,13 @@ def examples_digest(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         parts = [part for message in example.prompt.messages for part in message.parts]
-        shown = [part.text if isinstance(part, TextPart) else part.path.name for part in parts]
+        shown = [part_content(part) for part in parts]
         digest.update(json.dumps([example.label, example.prompt.max_text_tokens, shown]).encode())
     return digest.hexdigest()
+
+
+def part_content(part: Part) -> object:
+    """Return what identifies a part of a prompt, as a JSON-able value."""
+    if isinstance(part, TextPart):
+        return part.text
+    return part.path.name if isinstance(part, ImagePart) else [part.kind, part.vectors]

@@ -22,6 +22,11 @@ from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.config.train_settings import LoraInit, LoraTarget, TrainSettings, WeightFormat
 from mllm_msr.errors import MissingExtraError, SettingsError, TrainingError
 from mllm_msr.models.families import lora_projections
+from mllm_msr.models.vector_tokens import (
+    add_vector_projector,
+    save_vector_projector,
+    without_vector_projector,
+)
 from mllm_msr.ranker.calibration import IDENTITY, Calibration, write_calibration
 from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
@@ -31,12 +36,15 @@ from mllm_msr.storage import layout
 WEIGHT_FOLDERS: Final[Mapping[WeightFormat, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
 
 
-def make_trainable(model: nn.Module, settings: TrainSettings) -> nn.Module:
+def make_trainable(
+    model: nn.Module, settings: TrainSettings, *, n_dims: int | None = None
+) -> nn.Module:
     """Return a model with the trainable weights of the settings, and the rest frozen.
 
     Args:
         model: Loaded model; changed in place.
         settings: The section `train`.
+        n_dims: Size of the vectors of users, for which the model gets a projector to train.
 
     Raises:
         MissingExtraError: PEFT is not installed.
@@ -57,6 +65,8 @@ def make_trainable(model: nn.Module, settings: TrainSettings) -> nn.Module:
             target=settings.target,
             seed=settings.seed,
         )
+    if n_dims is not None:
+        add_vector_projector(model, n_dims=n_dims, seed=settings.seed)
     if settings.gradient_checkpointing:
         enable: Any = model.gradient_checkpointing_enable
         enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -332,7 +342,9 @@ def save_weights(
     require_finite(trainable_tensors(model), step=step)
     saver: Any = model
     with replace_folder(folder) as draft:
-        saver.save_pretrained(draft)
+        with without_vector_projector(model):
+            saver.save_pretrained(draft)
+        save_vector_projector(model, draft)
         write_prompt_record(draft, prompt)
         if calibration != IDENTITY:
             write_calibration(draft, calibration)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 import lightning
 import torch
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import NonFiniteLossError
 from mllm_msr.models.prefix_support import prefix_support
+from mllm_msr.models.vector_tokens import find_vector_projector
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
@@ -33,6 +34,9 @@ from mllm_msr.ranker.training.prefix_sharing import (
     supports_shared_prefixes,
 )
 from mllm_msr.ranker.training.sampler import StepSampler, learning_rate_factor, sort_by_group
+
+# Lowest learning rate of the projector for vectors, which begins at random.
+_PROJECTOR_RATE: Final = 1e-3
 
 
 class MicroBatch(TypedDict):
@@ -185,8 +189,15 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         """Create AdamW and a learning rate that is a function of the step alone."""
         settings = self._settings
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": weights}]
+        projector = find_vector_projector(self.model)
+        if projector is not None:
+            own = set(projector.parameters())
+            groups[0]["params"] = [weight for weight in weights if weight not in own]
+            rate = max(_PROJECTOR_RATE, settings.learning_rate)
+            groups.append({"params": list(projector.parameters()), "lr": rate})
         optimizer = torch.optim.AdamW(
-            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,

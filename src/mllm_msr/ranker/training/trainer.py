@@ -24,6 +24,7 @@ from mllm_msr.errors import DataError, MissingExtraError, SettingsError
 from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.models.processor_options import DEFAULT_OPTIONS, ProcessorOptions
+from mllm_msr.models.vector_tokens import find_vector_projector
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.calibration import IDENTITY, fit_calibration
 from mllm_msr.ranker.distributed.base import DistributedStrategy
@@ -119,6 +120,7 @@ class _Run:
     start: TrainingState | None
     progress: Progress
     prompt: RecommendSettings
+    n_dims: int | None
 
 
 @temporary_process_group()
@@ -133,6 +135,7 @@ def train(
     revision: str | None = None,
     projector: Path | None = None,
     options: ProcessorOptions = DEFAULT_OPTIONS,
+    n_dims: int | None = None,
     validation_metric: ValidationMetric = auc_per_user,
     resume: bool = True,
     is_worker: bool = False,
@@ -152,6 +155,7 @@ def train(
         revision: Branch, tag or commit on the hub.
         projector: Weights of the projector, instead of those of the checkpoint.
         options: How images are prepared, and variables of the chat template.
+        n_dims: Size of the vectors of users, if the prompts contain vectors.
         validation_metric: Metric of labels, P(yes) and users, higher is better.
         resume: Resume from the newest intact state; False trains from scratch.
         is_worker: Whether this process is a rank other than 0 of a distributed training.
@@ -173,7 +177,7 @@ def train(
     fingerprint = run_fingerprint(loaded.fingerprint, examples, settings)
     folder = output / layout.TRAINING
     start = find_start(folder, fingerprint, resume=resume, is_worker=is_worker)
-    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), prompt)
+    run = _Run(settings, folder, fingerprint, start, Progress.from_state(start), prompt, n_dims)
     return _train_loaded(
         loaded, examples, output, metric=metric, run=run, is_worker=is_worker, show=show
     )
@@ -190,13 +194,18 @@ def _train_loaded(
     show: TrainingProgress,
 ) -> TrainingSummary:
     """Train the rest of a run, and write the weights and the summary."""
-    model, settings, start = make_trainable(loaded.model, run.settings), run.settings, run.start
+    settings, start = run.settings, run.start
+    model = make_trainable(loaded.model, settings, n_dims=run.n_dims)
     validation_examples = examples["validation"]
     if start is not None:
         load_trainable(model, start.part("model."))
     is_rank_zero = not is_worker
     if not run.progress.stopped_because:
-        renderer = Renderer(loaded.processor, supports_images=loaded.supports_images)
+        renderer = Renderer(
+            loaded.processor,
+            supports_images=loaded.supports_images,
+            projector=find_vector_projector(model),
+        )
         is_rank_zero = _fit(
             model,
             renderer,
