@@ -38,6 +38,19 @@ def test_missing_extra_contains_the_install_command() -> None:
     assert "'peft' is not installed; it is part of mllm-msr[train]. Run: pip install" in message
 
 
+def test_a_missing_package_of_an_extra_is_reported_with_the_extra() -> None:
+    def fail(name: str) -> None:
+        with errors.convert_missing_extras():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.raises(errors.MissingExtraError, match=r"part of mllm-msr\[models\]"):
+        fail("torch")
+    # A part of an installed package, and packages that no extra has.
+    for other in ("torch.no_such_module", "no_such_package"):
+        with pytest.raises(ModuleNotFoundError):
+            fail(other)
+
+
 def test_the_install_command_uses_the_constraints_of_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

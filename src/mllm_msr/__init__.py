@@ -72,7 +72,9 @@ if not TYPE_CHECKING:  # type checkers would accept every name
         """Import a public name on first use."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{__name__}.{_MODULES[name] or name}")
+        errors = importlib.import_module(f"{__name__}.errors")
+        with errors.convert_missing_extras():
+            module = importlib.import_module(f"{__name__}.{_MODULES[name] or name}")
         return getattr(module, name) if _MODULES[name] else module
 
 

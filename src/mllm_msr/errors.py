@@ -24,9 +24,37 @@ A message states the problem first, then the value received and how to fix it, i
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+# Import names of the packages that each extra adds. An extra that includes others is after them.
+EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "baselines": ("scipy",),
+        "report": ("matplotlib",),
+        "models": ("torch", "transformers", "peft"),
+        "train": ("lightning", "tensorboard"),
+        "deepspeed": ("deepspeed",),
+        "quantize": ("bitsandbytes", "accelerate"),
+        "serve": ("faiss", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn"),
+        "excel": ("fastexcel",),
+        "postgres": ("psycopg",),
+        "tune": ("optuna",),
+        "ray": ("ray",),
+        "mcp": ("mcp",),
+        "otel": (
+            *("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+            "opentelemetry.instrumentation.fastapi",
+        ),
+        "wandb": ("wandb",),
+        "mlflow": ("mlflow",),
+        "trackio": ("trackio",),
+    }
+)
 
 
 class MllmMsrError(Exception):
@@ -101,6 +129,22 @@ class MissingExtraError(UsageError):
             f"The package {package!r} is not installed; it is part of mllm-msr[{extra}]. "
             f"Run: {install_command(extra)}"
         )
+
+
+@contextlib.contextmanager
+def convert_missing_extras() -> Iterator[None]:
+    """Convert imports that fail because an extra is not installed; use it as `with` block.
+
+    Raises:
+        MissingExtraError: A package of `EXTRAS` is not installed. Other failures are not changed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        for extra, packages in EXTRAS.items():
+            if error.name in packages:
+                raise MissingExtraError(error.name, extra) from error
+        raise
 
 
 class DataError(MllmMsrError):

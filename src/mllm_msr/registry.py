@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from mllm_msr.errors import UnknownNameError
+from mllm_msr.errors import UnknownNameError, convert_missing_extras
 
 Kind = Literal["datasets", "backends", "baselines", "metrics"]
 
@@ -75,6 +75,7 @@ def find(kind: Kind, name: str) -> type:
 
     Raises:
         UnknownNameError: No plugin of this kind has the name. The message lists all names.
+        MissingExtraError: The plugin needs an extra that is not installed.
         TypeError: The plugin's module does not define exactly one class of its kind.
     """
     plugins, known = _KINDS[kind], names(kind)
@@ -86,7 +87,8 @@ def find(kind: Kind, name: str) -> type:
             return external
     base_module, base_name = plugins.base
     base: type = getattr(importlib.import_module(f"mllm_msr.{base_module}"), base_name)
-    module = importlib.import_module(f"mllm_msr.{plugins.package}.{name}")
+    with convert_missing_extras():
+        module = importlib.import_module(f"mllm_msr.{plugins.package}.{name}")
     found = [
         member
         for member in vars(module).values()

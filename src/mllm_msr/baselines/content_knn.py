@@ -18,7 +18,7 @@ import polars as pl
 
 from mllm_msr.baselines._content.features import content_vectors
 from mllm_msr.baselines._shared.array_baseline import ArrayBaseline
-from mllm_msr.baselines._shared.catalog import history_matrix, in_chunks
+from mllm_msr.baselines._shared.sparse_matrices import history_matrix, in_chunks
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders.base import Vectors

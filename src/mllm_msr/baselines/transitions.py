@@ -18,13 +18,15 @@ import polars as pl
 from scipy import sparse
 
 from mllm_msr.baselines._shared.array_baseline import ArrayBaseline
-from mllm_msr.baselines._shared.catalog import (
-    catalog_of,
+from mllm_msr.baselines._shared.catalog import catalog_of, item_columns
+from mllm_msr.baselines._shared.sparse_matrices import (
     history_matrix,
     in_chunks,
-    item_columns,
+    pack_matrix,
+    packed_names,
+    unpack_matrix,
 )
-from mllm_msr.baselines._shared.state import State, pack_matrix, packed_names, unpack_matrix
+from mllm_msr.baselines._shared.state import State
 from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.search_space import Range, Space

@@ -13,9 +13,8 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, convert_missing_extras
 
 Floats = npt.NDArray[np.float64]
 Test = Literal["permutation", "wilcoxon"]
@@ -124,13 +123,15 @@ def compare(
         second: Values of the same users under the other model, in the same order.
         seed: Seed of the resampling.
         test: "permutation" flips the sign of each user's difference at random, "wilcoxon" is the
-            signed-rank test (zeros split, normal approximation for many users).
+            signed-rank test (zeros split, normal approximation for many users), which needs the
+            extra `baselines`.
         n_resamples: Number of resamples for the interval.
         n_flips: Number of sign flips; p-values are at least 1 / (n_flips + 1).
         level: Level of the interval of the difference.
 
     Raises:
         DataError: There are no users, a value is not finite, or the shapes differ.
+        MissingExtraError: SciPy is not installed, which `test="wilcoxon"` needs.
     """
     first, second = _finite_table(first), _finite_table(second)
     if first.shape != second.shape:
@@ -144,7 +145,8 @@ def compare(
         p_value = sign_flip_p_values(difference, seed=seed + 1, n_flips=n_flips)
     else:
         # The test is undefined if all differences are zero.
-        wilcoxon = scipy.stats.wilcoxon  # imported on first use, because that takes seconds
+        with convert_missing_extras():
+            from scipy.stats import wilcoxon  # noqa: PLC0415 - an extra, and takes seconds
         p_value = np.array(
             [
                 float(wilcoxon(column, zero_method="zsplit").pvalue) if column.any() else 1.0

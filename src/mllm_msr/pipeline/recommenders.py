@@ -19,7 +19,7 @@ from mllm_msr.baselines import _factory
 from mllm_msr.baselines._factory import Folders, baseline_class
 from mllm_msr.config.settings import Settings
 from mllm_msr.config.trust import has_endpoint
-from mllm_msr.errors import SettingsError
+from mllm_msr.errors import MissingExtraError, SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
@@ -27,7 +27,7 @@ from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import template_name
-from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
+from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender, Variant
 from mllm_msr.ranker.training.display import ShowsTraining
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
@@ -60,17 +60,30 @@ def mllm_inputs(settings: Settings) -> tuple[str, ...]:
 
 
 def label_of(name: str) -> str:
-    """Return the label of a recommender in tables; unknown models are shown by their name."""
-    if name in VARIANTS:
-        return VARIANTS[name].label
-    return baseline_class(name).label if name in registry.names("baselines") else name
+    """Return the label of a recommender in tables; its name if it is unknown or not installed."""
+    found = _described(name)
+    return name if found is None else found.label
 
 
 def remark_of(name: str) -> str:
     """Return the note that tables show below the label of a recommender; may be empty."""
+    found = _described(name)
+    return "" if found is None else found.remark
+
+
+def _described(name: str) -> Variant | type[Recommender] | None:
+    """Return what has the label and the remark of a recommender, None if there is none.
+
+    A run can be evaluated without the extra that one of its baselines needs.
+    """
     if name in VARIANTS:
-        return VARIANTS[name].remark
-    return baseline_class(name).remark if name in registry.names("baselines") else ""
+        return VARIANTS[name]
+    if name not in registry.names("baselines"):
+        return None
+    try:
+        return baseline_class(name)
+    except MissingExtraError:
+        return None
 
 
 class Recommenders:

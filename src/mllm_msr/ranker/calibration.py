@@ -19,7 +19,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # loads its modules on first use
 
 from mllm_msr.errors import DamagedFileError
 
@@ -49,10 +48,10 @@ class Calibration:
         >>> Calibration(temperature=2.0).apply([0.5, 0.9]).round(2).tolist()
         [0.5, 0.75]
         """
+        from scipy.special import expit, logit  # noqa: PLC0415 - an extra
+
         p = np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN)
-        calibrated: npt.NDArray[np.float64] = scipy.special.expit(
-            scipy.special.logit(p) / self.temperature + self.bias
-        )
+        calibrated: npt.NDArray[np.float64] = expit(logit(p) / self.temperature + self.bias)
         return calibrated
 
 
@@ -73,6 +72,8 @@ def fit_calibration(labels: Sequence[int], probabilities: Sequence[float]) -> Ca
     Returns:
         The calibration; `IDENTITY` if the candidates do not have both labels.
     """
+    import scipy  # noqa: PLC0415 - an extra
+
     y = np.asarray(labels, dtype=np.float64)
     n_positives = y.sum()
     if not 0 < n_positives < len(y):

@@ -1,4 +1,4 @@
-"""Histories before a target, decayed weights, and candidates looked up in catalog scores."""
+"""Histories before a target, and candidates looked up in catalog scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import polars as pl
 import pytest
 
 from mllm_msr.baselines._shared.catalog import (
-    CHUNK,
     catalog_of,
     distinct_targets,
     histories,
-    history_matrix,
-    interaction_matrix,
     item_columns,
     score_candidates,
 )
@@ -53,16 +50,6 @@ def test_n_last_keeps_the_latest_items(interactions):
     assert sorted(found["item_id"]) == ["y", "z"]
 
 
-def test_weights_decay_with_age_and_add_up_for_repeated_items(interactions):
-    found = history_matrix(targets(("a", 3), ("b", 2)), interactions, ["y", "x"], decay=0.5)
-    assert found.toarray().tolist() == [[0.5, 0.25], [1.5, 0.0]]
-
-
-def test_repeated_interactions_count_once_in_the_interaction_matrix(interactions):
-    found = interaction_matrix(interactions, ["x", "y", "z"])
-    assert found.toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
-
-
 def test_item_columns_are_indices_of_the_catalog():
     assert item_columns(pl.Series(["y", "strange", "x"]), ["x", "y"]).tolist() == [1, -1, 0]
 
@@ -88,15 +75,3 @@ def test_candidates_find_their_rows_and_columns_across_chunks(interactions):
     )
     found = score_candidates(Grid(), candidates, interactions, unknown=-1.0)
     assert found["score"].to_list() == [2.0, 10.0, 21.0, 0.0, -1.0, 12.0]
-
-
-def test_more_targets_than_a_chunk_keep_their_histories():
-    n = CHUNK + 3
-    interactions = pl.DataFrame(
-        {
-            "user_id": [f"u{at}" for at in range(n)],
-            "item_id": ["x", "y"] * (n // 2) + ["x"] * (n % 2),
-        }
-    ).with_columns(timestamp=pl.lit(0), position=pl.lit(0))
-    found = history_matrix(targets(*((f"u{at}", 1) for at in range(n))), interactions, ["x", "y"])
-    assert found.toarray()[:, 0].tolist() == [1.0 - at % 2 for at in range(n - 1)] + [1.0]

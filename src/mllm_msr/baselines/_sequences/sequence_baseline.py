@@ -29,9 +29,11 @@ from mllm_msr.baselines._shared.catalog import catalog_of
 from mllm_msr.baselines._shared.state import State, damaged, load_state, save_state
 from mllm_msr.baselines._training.checks import too_small
 from mllm_msr.baselines._training.histories import (
+    Histories,
     HistoryBatch,
     ItemCodes,
     TrainingBatches,
+    UserTexts,
     user_histories,
 )
 from mllm_msr.baselines._training.neural_baseline import (
@@ -94,6 +96,31 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
             content: Content by modality, [n_codes, d_modality]; empty for a model without content.
         """
 
+    def user_texts(self, data: TrainingData) -> UserTexts | None:  # noqa: ARG002 - a network without texts
+        """Return the texts about users that the network reads, None if it reads none."""
+        return None
+
+    def training_spec(
+        self,
+        fitted: SequenceModel,
+        windows: Histories,
+        data: TrainingData,  # noqa: ARG002 - for networks that learn from more than histories
+    ) -> TrainingSpec:
+        """Return batches and loss of the training.
+
+        Args:
+            fitted: Model with the network to train.
+            windows: Histories of at least two items.
+            data: The training data.
+        """
+        batch_size = self.effective_batch_size(len(windows))
+        return TrainingSpec(
+            lambda epoch: TrainingBatches.shuffled(
+                windows, batch_size=batch_size, seed=self.seed, epoch=epoch
+            ),
+            self._batch_loss(fitted.network, fitted.counts[: fitted.n_warm + 1]),
+        )
+
     def family_problems(self) -> list[str]:
         """Return one sentence for each shared setting that is out of range."""
         found = too_small(self, "n_negatives", "max_length")
@@ -109,7 +136,8 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
         warm = ItemCodes.from_ids(data.interactions["item_id"])
         n_warm = len(warm.item_ids)
         codes = self._all_codes(warm, catalog)
-        _, histories = user_histories(data.interactions, codes)
+        texts = self.user_texts(data)
+        _, histories = user_histories(data.interactions, codes, texts)
         require_two_interactions(histories)
         windows = histories.windows(self.max_length + 1)
         counts = torch.from_numpy(
@@ -127,16 +155,11 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
             catalog=catalog,
             counts=counts,
             max_length=self.max_length,
+            texts=texts,
         )
-        batch_size = self.effective_batch_size(len(windows))
-        spec = TrainingSpec(
-            lambda epoch: TrainingBatches.shuffled(
-                windows, batch_size=batch_size, seed=self.seed, epoch=epoch
-            ),
-            self._batch_loss(network, counts[: n_warm + 1]),
-        )
+        spec = self.training_spec(fitted, windows, data)
         digest = hashlib.sha256(windows.items.tobytes() + windows.starts.tobytes())
-        digest.update(json.dumps(codes.item_ids).encode())
+        digest.update(json.dumps(codes.item_ids).encode() + spec.data)
         validate = self._validation(fitted, data)
         self._train(network, spec, validate=validate, data=digest.hexdigest())
         self._fitted = fitted

@@ -22,6 +22,7 @@ from mllm_msr.baselines._training.histories import (
     Histories,
     HistoryBatch,
     ItemCodes,
+    UserTexts,
     histories_before,
     scoring_batches,
 )
@@ -72,6 +73,7 @@ class SequenceModel:
         catalog: All items of the training data.
         counts: Number of interactions of each code, [n_codes], on the CPU.
         max_length: Number of latest items of a history that are used.
+        texts: Texts about the users, for networks that read them.
     """
 
     network: SequenceNetwork
@@ -80,12 +82,18 @@ class SequenceModel:
     catalog: tuple[str, ...]
     counts: Tensor
     max_length: int
+    texts: UserTexts | None = None
+
+    def histories(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> Histories:
+        """Return the history before each target; the columns are those of `histories_before`."""
+        found = histories_before(targets, interactions, self.codes, self.texts)
+        return found.latest(self.max_length)
 
     def pairs(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> CandidatePairs:
         """Encode candidates; the arguments are those of `Recommender.score`."""
         targets, rows = distinct_targets(candidates)
         return CandidatePairs(
-            histories_before(targets, interactions, self.codes).latest(self.max_length),
+            self.histories(targets, interactions),
             torch.from_numpy(rows),
             torch.from_numpy(self.codes.encode(candidates["item_id"])),
         )
@@ -110,7 +118,7 @@ class SequenceModel:
     @torch.no_grad()
     def states(self, targets: pl.DataFrame, interactions: pl.DataFrame) -> npt.NDArray[np.float32]:
         """Return the state before each target; zero if no item of the history is known: [n, d]."""
-        histories = histories_before(targets, interactions, self.codes).latest(self.max_length)
+        histories = self.histories(targets, interactions)
         states: npt.NDArray[np.float32] = self._encode(histories)[0].numpy()
         return states
 
@@ -119,7 +127,7 @@ class SequenceModel:
         self, users: pl.DataFrame, interactions: pl.DataFrame
     ) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.float32]]]:
         """Yield the scores of all items, a chunk of users at a time; see `CatalogScorer`."""
-        histories = histories_before(users, interactions, self.codes).latest(self.max_length)
+        histories = self.histories(users, interactions)
         states, has_state = self._encode(histories)
         columns = torch.from_numpy(self.codes.encode(pl.Series(self.catalog, dtype=pl.String)))
         items = self.network.table().cpu()[columns]

@@ -1,4 +1,4 @@
-"""Items as columns, histories as sparse rows, and candidate scores from catalog scores.
+"""Items as columns, histories before a target, and candidate scores from catalog scores.
 
 A model that scores the whole catalog for a chunk of users needs no separate method for candidates:
 they are looked up in those scores. Full ranking and candidate tables therefore always agree, and
@@ -7,13 +7,12 @@ the score of a candidate cannot depend on the other candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse
 
 from mllm_msr.interfaces import CatalogScorer, TrainingData
 
@@ -89,58 +88,6 @@ def histories(
     age = pl.col("at").rank("ordinal", descending=True).over("row").cast(pl.Int64) - 1
     aged = earlier.select("row", "item_id", age.alias("age"))
     return aged if n_last is None else aged.filter(pl.col("age") < n_last)
-
-
-def history_matrix(
-    users: pl.DataFrame,
-    interactions: pl.DataFrame,
-    catalog: Sequence[str],
-    *,
-    decay: float = 1.0,
-    n_last: int | None = None,
-) -> sparse.csr_array:
-    """Build weighted rows of histories; items outside the catalog are skipped.
-
-    Args:
-        users: Columns `user_id` and `position`, one row per target.
-        interactions: `tables.INTERACTIONS`.
-        catalog: Distinct item ids.
-        decay: Factor from the weight of an item to that of the item before it, in (0, 1].
-        n_last: As for `histories`.
-
-    Returns:
-        Shape [n_targets, n_items]; the latest item has weight 1.
-    """
-    earlier = histories(users, interactions, n_last=n_last)
-    columns = item_columns(earlier["item_id"], catalog)
-    known = columns >= 0
-    weights = np.power(decay, earlier["age"].to_numpy()[known], dtype=np.float32)
-    return sparse.csr_array(
-        (weights, (earlier["row"].to_numpy()[known], columns[known])),
-        shape=(users.height, len(catalog)),
-    )
-
-
-def in_chunks(
-    users: pl.DataFrame, rows: sparse.csr_array
-) -> Iterator[tuple[pl.DataFrame, sparse.csr_array]]:
-    """Yield targets and their rows in chunks whose dense catalog scores fit into memory."""
-    for start in range(0, users.height, CHUNK):
-        yield users.slice(start, CHUNK), rows[start : start + CHUNK]
-
-
-def interaction_matrix(interactions: pl.DataFrame, catalog: Sequence[str]) -> sparse.csr_array:
-    """Build the binary user-item matrix.
-
-    Returns:
-        Shape [n_users, n_items]; repeated interactions count once.
-    """
-    pairs = interactions.select("user_id", "item_id").unique()
-    users = pairs["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
-    items = item_columns(pairs["item_id"], catalog)
-    ones = np.ones(pairs.height, dtype=np.float32)
-    n_users = int(users.max(initial=-1)) + 1
-    return sparse.csr_array((ones, (users, items)), shape=(n_users, len(catalog)))
 
 
 def score_candidates(

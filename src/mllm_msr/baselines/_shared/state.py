@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy import sparse
 
 from mllm_msr.errors import DamagedFileError, TrainingError
 from mllm_msr.storage.atomic import replace_file, write_text
@@ -22,7 +21,6 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 _SETTINGS: Final = "model.json"
 _ARRAYS: Final = "model.safetensors"
-_PARTS: Final = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +78,6 @@ def load_state(folder: Path, *, names: Sequence[str]) -> State:
     if missing := [name for name in names if name not in arrays]:
         raise damaged(folder, f"{_ARRAYS} lacks {', '.join(missing)}")
     return state
-
-
-def pack_matrix(name: str, matrix: sparse.csr_array) -> dict[str, npt.NDArray[Any]]:
-    """Return a sparse matrix as named arrays."""
-    return {f"{name}.{part}": getattr(matrix, part) for part in _PARTS}
-
-
-def packed_names(name: str) -> list[str]:
-    """Return the names of the arrays that `pack_matrix` returns."""
-    return [f"{name}.{part}" for part in _PARTS]
-
-
-def unpack_matrix(name: str, state: State) -> sparse.csr_array:
-    """Rebuild a packed sparse matrix of shape [n_items, n_items].
-
-    Raises:
-        ValueError: The arrays do not fit the catalog.
-    """
-    n_items = len(state.catalog)
-    parts = tuple(state.arrays[part] for part in packed_names(name))
-    return sparse.csr_array(parts, shape=(n_items, n_items))
 
 
 def damaged(folder: Path, cause: str) -> DamagedFileError:

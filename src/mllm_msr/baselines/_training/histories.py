@@ -61,10 +61,13 @@ class Histories:
     Attributes:
         items: Codes: [n_tokens].
         starts: Boundaries: [n_histories + 1]; history h is items[starts[h]:starts[h + 1]].
+        texts: Row of the user's text that is known after each item, see `UserTexts`: [n_tokens];
+            `None` if there are no texts.
     """
 
     items: Codes
     starts: Codes
+    texts: Codes | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -111,17 +114,52 @@ class Histories:
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        return Histories(self.items[np.repeat(begins, lengths) + within], starts)
+        tokens = np.repeat(begins, lengths) + within
+        texts = None if self.texts is None else self.texts[tokens]
+        return Histories(self.items[tokens], starts, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class UserTexts:
+    """Texts about users, such as written preferences, and the position from which each is known.
+
+    Attributes:
+        rows: Columns `user_id` and `position`. A target at this position or a later one may read
+            the text. Text i has row i + 1; row 0 stands for no text.
+    """
+
+    rows: pl.DataFrame
+
+    def after(self, interactions: pl.DataFrame) -> Codes:
+        """Return the row of the latest text that is known after each interaction, 0 for none.
+
+        Args:
+            interactions: Columns `user_id` and `position`.
+        """
+        known = self.rows.select(
+            "user_id", pl.col("position").cast(pl.Int64), text=pl.int_range(1, pl.len() + 1)
+        )
+        targets = interactions.select("user_id", pl.col("position").cast(pl.Int64) + 1)
+        found = (
+            targets.with_row_index("key")
+            .sort("position")
+            .join_asof(
+                known.sort("position"), on="position", by="user_id", check_sortedness=False
+            )
+            .sort("key")
+        )
+        return found["text"].fill_null(0).to_numpy().astype(np.int64)
 
 
 def user_histories(
-    interactions: pl.DataFrame, codes: ItemCodes
+    interactions: pl.DataFrame, codes: ItemCodes, texts: UserTexts | None = None
 ) -> tuple[tuple[str, ...], Histories]:
     """Return the full history of each user, in the order of positions.
 
     Args:
         interactions: `tables.INTERACTIONS`, rows in any order.
         codes: Codes of the items; rows of unknown items are dropped.
+        texts: Texts about the users.
 
     Returns:
         Sorted user ids, and one history for each.
@@ -129,10 +167,15 @@ def user_histories(
     rows = interactions.select("user_id", "item_id", "position").sort("user_id", "position")
     users = rows["user_id"].unique(maintain_order=True)
     keys = pl.DataFrame({"user_id": users, "position": np.iinfo(np.int32).max})
-    return tuple(users), histories_before(keys, rows, codes)
+    return tuple(users), histories_before(keys, rows, codes, texts)
 
 
-def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: ItemCodes) -> Histories:
+def histories_before(
+    keys: pl.DataFrame,
+    interactions: pl.DataFrame,
+    codes: ItemCodes,
+    texts: UserTexts | None = None,
+) -> Histories:
     """Return the history of each user before a position.
 
     Args:
@@ -140,6 +183,7 @@ def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: Item
             equal or different positions, and may be unknown.
         interactions: `tables.INTERACTIONS`, rows in any order.
         codes: Codes of the items; rows of unknown items are dropped.
+        texts: Texts about the users.
 
     Returns:
         One history per row of `keys`, in the same order; empty if nothing precedes the position.
@@ -172,7 +216,11 @@ def histories_before(keys: pl.DataFrame, interactions: pl.DataFrame, codes: Item
         .select(pl.col("end", "length").fill_null(0))
     )
     lengths = found["length"].to_numpy()
-    whole = Histories(rows["code"].to_numpy(), np.array([0, rows.height]))
+    whole = Histories(
+        rows["code"].to_numpy(),
+        np.array([0, rows.height]),
+        None if texts is None else texts.after(rows),
+    )
     return whole.slices(found["end"].to_numpy() - lengths, lengths)
 
 
@@ -186,6 +234,8 @@ class HistoryBatch:
         targets: The item that followed each token: [n_tokens]; `None` for scoring.
         positions: Position of each token in its history, 0 is the oldest: [n_tokens].
         lengths: Tokens per history, descending: [n_histories], on the CPU.
+        texts: Row of the user's text that is known after each token: [n_tokens]; `None` if there
+            are no texts.
     """
 
     rows: Tensor
@@ -193,6 +243,7 @@ class HistoryBatch:
     targets: Tensor | None
     positions: Tensor
     lengths: Tensor
+    texts: Tensor | None = None
 
     @property
     def n_histories(self) -> int:
@@ -235,6 +286,7 @@ class HistoryBatch:
             targets=None if self.targets is None else self.targets.to(device),
             positions=self.positions.to(device),
             lengths=self.lengths,
+            texts=None if self.texts is None else self.texts.to(device),
         )
 
 
@@ -262,6 +314,7 @@ def batch_of(histories: Histories, rows: Codes, *, shifted: bool = False) -> His
             np.arange(len(inputs.items)) - inputs.starts[:-1].repeat(inputs.lengths)
         ),
         lengths=torch.from_numpy(inputs.lengths),
+        texts=None if inputs.texts is None else torch.from_numpy(inputs.texts),
     )
 
 

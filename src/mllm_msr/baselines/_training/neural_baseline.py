@@ -46,10 +46,12 @@ class TrainingSpec:
     Attributes:
         batches: Returns the batches of an epoch, counted from 0; depends only on the epoch.
         loss: Returns the mean loss of a batch.
+        data: What the weights depend on besides settings and histories, as bytes.
     """
 
     batches: Callable[[int], Sequence[Any]]
     loss: Callable[[Any], Tensor]
+    data: bytes = b""
 
 
 @dataclass(kw_only=True, eq=False)
