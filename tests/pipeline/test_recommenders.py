@@ -44,11 +44,18 @@ def test_training_of_baselines_is_shown(
         shown.append((name, total, steps))
         yield steps.append
 
-    settings = mock_runs.load(data, "baselines.gru4rec.epochs=2")
+    settings = mock_runs.load(
+        data, "baselines.gru4rec.epochs=2", "baselines.llava_zero_shot.backend=mock"
+    )
     with Pipeline.open(tmp_path / "run", settings, progress=progress) as pipeline:
         pipeline.run_until("prepare")
         pipeline.recommenders.fitted("gru4rec", 0)
-    assert shown[-1] == ("gru4rec epochs", 2, [0, 1, 1])
+        assert shown[-1] == ("gru4rec epochs", 2, [0, 1, 1])
+        test = pipeline.tables.candidates(0, "test")
+        with contextlib.closing(pipeline.recommenders.fitted("llava_zero_shot", 0)) as model:
+            model.score(test, pipeline.tables.interactions())
+    assert shown[-1][:2] == ("llava_zero_shot", test.height)
+    assert sum(shown[-1][2]) == test.height
 
 
 def test_external_models_are_labeled_by_their_name() -> None:

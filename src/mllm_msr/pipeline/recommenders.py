@@ -27,6 +27,7 @@ from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import template_name
+from mllm_msr.ranker.prompt_scorer import ShowsScoring
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender, Variant
 from mllm_msr.ranker.training.display import ShowsTraining
 from mllm_msr.storage import layout, manifest
@@ -181,8 +182,12 @@ class Recommenders:
         arguments = self._settings.baselines.arguments(name)
         if has_endpoint(str(arguments.get("backend", "demo"))):
             # Learns nothing, and `load` does not accept an endpoint from a file.
-            return self.baseline(name, fold).fit(data)
-        return self._cached_fit(name, f"{fold}", data)
+            model = self.baseline(name, fold).fit(data)
+        else:
+            model = self._cached_fit(name, f"{fold}", data)
+        if isinstance(model, ShowsScoring):
+            model.show_scoring(functools.partial(self._context.progress, name))
+        return model
 
     def _cached_fit(
         self, name: str, part: str, data: TrainingData, **conditions: object
