@@ -270,8 +270,9 @@ class TrainingData:
         items: `tables.ITEMS`, the whole catalog.
         candidates: This fold's rows of `tables.CANDIDATES` with split train or validation.
         train_users: Users whose last interaction is visible as well (the training fold).
-        preferences: `tables.PREFERENCES`, for recommenders that read written preferences.
-        summaries: `tables.SUMMARIES`, for recommenders that read them.
+        preferences: `tables.PREFERENCES`, for recommenders that read them, as the following.
+        summaries: `tables.SUMMARIES`.
+        teacher: `tables.TEACHER`.
     """
 
     interactions: pl.DataFrame
@@ -280,13 +281,13 @@ class TrainingData:
     train_users: frozenset[str]
     preferences: pl.DataFrame | None = None
     summaries: pl.DataFrame | None = None
+    teacher: pl.DataFrame | None = None
 
 
 class Recommender(ABC):
     """A model that scores candidate items for users.
 
-    MLLM-MSR, zero-shot and every baseline implement this one interface, so that the evaluation
-    treats them alike.
+    MLLM-MSR, zero-shot and every baseline implement it, so that the evaluation treats them alike.
 
     The constructor of a baseline takes flat, typed keyword arguments, which are the
     `baselines.NAME.*` settings. One of them is `seed: int = 0`, even if the baseline is
@@ -299,12 +300,14 @@ class Recommender(ABC):
         requires_llm: Whether each score costs a call of a language model. Such a recommender
             ranks the full catalog for a sample of users only.
         has_vectors: Whether it is a `ranker.collaborative.VectorModel`.
+        reads_mllm: Whether a baseline reads summaries, preferences and teacher scores.
     """
 
     label: ClassVar[str]
     remark: ClassVar[str] = ""
     requires_llm: bool = False
     has_vectors: ClassVar[bool] = False
+    reads_mllm: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Self:

@@ -118,6 +118,12 @@ TOP: Final = _schema(
 # One row per fold: parameters of `ranker.calibration.Calibration`, fitted on validation users.
 CALIBRATION: Final = _schema(fold=pl.Int32(), temperature=pl.Float64(), bias=pl.Float64())
 
+# Teacher scores of the student, one row per training user, position and item that is new to the user.
+# score: calibrated P(yes), null if the teacher could not score the item.
+TEACHER: Final = _schema(
+    user_id=pl.String(), position=pl.Int32(), item_id=pl.String(), score=pl.Float64()
+)
+
 # One row per test user, independent of any model. item_id: the true next item. n_history: number
 # of interactions before it. n_target: how often it occurs in the visible data of the fold.
 # percentile: its popularity, as the share of the catalog that occurs less often, ties counted
@@ -154,6 +160,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = MappingProxyType(
         "ranks": RANKS,
         "top": TOP,
         "calibration": CALIBRATION,
+        "teacher": TEACHER,
         "target_profiles": TARGET_PROFILES,
         "metrics_per_user": METRICS_PER_USER,
     }

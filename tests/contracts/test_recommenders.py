@@ -76,6 +76,15 @@ DECLARED = {
             "learning_rate": 0.01,
         }
     ),
+    "student": Declaration(
+        settings={
+            "image_encoder": "none",
+            "hidden": 16,
+            "epochs": 30,
+            "batch_size": 16,
+            "learning_rate": 0.01,
+        }
+    ),
     "gru4rec_f": Declaration(
         settings={
             "image_encoder": "none",

@@ -32,7 +32,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "Start": ("demo", "check", "plan", "run", "status"),
         "Stages": (
-            *("prepare", "align", "summarize", "infer", "train", "score", "evaluate", "report"),
+            *("prepare", "align", "summarize", "infer", "train"),
+            *("distill", "score", "evaluate", "report"),
         ),
         "Compare": ("compare", "tune", "experiment"),
         "Use": ("recommend", "serve", "mcp", "update"),

@@ -37,7 +37,7 @@ def stage_text(pipeline: Pipeline, stage: str) -> RenderableType:
         lines = [f"The stage {stage} is switched off in the settings of this run."]
     folder = display_path(pipeline.run.folder)
     command = next_command(stage)
-    step = f"Next    {shlex.join(['mllm-msr', command, '--run', folder])}"
+    step = f"Next    {shlex.join(['mllm-msr', *command.split(), '--run', folder])}"
     return Group(*map(Text, lines), unbroken([step]))
 
 
@@ -45,8 +45,10 @@ def next_command(stage: str) -> str:
     """Return the command of the stage after another one; `serve` after the last."""
     from mllm_msr.pipeline.pipeline import STAGES
 
-    # No stage leads to align: it is optional.
-    names = [name for name in [*STAGES, "serve"] if name == stage or name != "align"]
+    if stage == "distill":
+        return "compare --models student"
+    # No stage leads to these two: they are optional.
+    names = [name for name in [*STAGES, "serve"] if name not in {"align", "distill"} - {stage}]
     return names[names.index(stage) + 1]
 
 
@@ -89,6 +91,13 @@ def _describe_training(counts: Counts, fold: str) -> str:
     return text
 
 
+def _describe_distillation(counts: Counts, fold: str) -> str:
+    return (
+        f"Scored {_n(counts, 'pairs')} pairs of {_n(counts, 'users')} training users of fold "
+        f"{fold} with the MLLM for the student"
+    )
+
+
 def _describe_scores(counts: Counts, model: str) -> str:
     text = f"Scored {_n(counts, 'scores')} candidates with {model}"
     full = counts.get("full_users", 0)
@@ -108,6 +117,7 @@ _SENTENCES: Final[Mapping[str, Callable[[Counts, str], str]]] = MappingProxyType
             f"Inferred {_n(counts, 'blocks')} preferences of {_n(counts, 'users')} users"
         ),
         "train": _describe_training,
+        "distill": _describe_distillation,
         "score": _describe_scores,
         "evaluate": lambda counts, _: f"Evaluated {_n(counts, 'models')} models",
         "report": _describe_report,

@@ -121,9 +121,9 @@ def _expected_parts(stage: str, settings: Settings, models: Sequence[str]) -> li
     section = getattr(settings, stage, None)
     if getattr(section, "enabled", True) is False:
         return []
-    if stage == "train":
+    if stage in {"train", "distill"}:
         folds = settings.data.run_folds or range(settings.data.folds)
-        return [f"train/{fold}" for fold in folds]
+        return [f"{stage}/{fold}" for fold in folds]
     return [f"score/{name}" for name in models] if stage == "score" else [stage]
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 from mllm_msr.config.align_settings import AlignSettings
 from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, Section, Some
 from mllm_msr.config.recommend_settings import RecommendSettings
+from mllm_msr.config.distill_settings import DistillSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.prompts.item_types import PromptStyle
@@ -332,3 +333,4 @@ class Settings(Section):
     def to_yaml(self) -> str:
         """Return all settings as YAML that `load_settings` can read."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    distill: DistillSettings = DistillSettings()

@@ -1,6 +1,6 @@
 """The offline pipeline: prepare -> summarize -> infer -> train -> score -> evaluate -> report.
 
-Only this module defines the order of the stages; the optional stage `align` precedes `summarize`.
+Only this module defines the order of the stages; `align` and `distill` are optional.
 The run folder skips finished stages and rejects those that were finished with other settings. Model
 responses go through the response cache, so a process that is killed loses at most the batch in
 progress.
@@ -30,6 +30,7 @@ from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.alignment import align
 from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, silent
 from mllm_msr.pipeline.cost import estimate
+from mllm_msr.pipeline.distillation import distill
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
@@ -50,6 +51,7 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
     "score": stage_io.score,
     "evaluate": stage_io.evaluate,
     "report": stage_io.report,
+    "distill": distill,
 }
 
 

@@ -33,6 +33,8 @@ from mllm_msr.ranker.training.display import ShowsTraining
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
+STUDENT: Final = "student"
+
 _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
 
 
@@ -140,6 +142,7 @@ class Recommenders:
         if baselines.content != "all":
             settings["content"] = baselines.content
             inputs += [layout.SUMMARIES] if baselines.content == "image_summary" else []
+        inputs += [table for table in self._read_tables(name) if table not in inputs]
         found = Conditions(settings, tuple(inputs))
         for member in members:
             own = self.conditions(member)
@@ -160,7 +163,25 @@ class Recommenders:
                 preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
                 summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
             )
-        return self.tables.training_data(fold, content=self._settings.baselines.content)
+        data = self.tables.training_data(fold, content=self._settings.baselines.content)
+        read = self._read_tables(name)
+        return replace(
+            data,
+            summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
+            preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
+            teacher=self._run.read(table)
+            if (table := f"{layout.TEACHER}/{fold}") in read
+            else None,
+        )
+
+    def _read_tables(self, name: str) -> list[str]:
+        """Return the outputs of a language model that a baseline, or a member of it, reads."""
+        names = [name, *self.members(name)]
+        if not any(baseline_class(each).reads_mllm for each in names if each not in VARIANTS):
+            return []
+        written = [each for each in (layout.SUMMARIES, layout.PREFERENCES) if self._run.has(each)]
+        folds = self.tables.folds() if self._settings.distill.enabled else []
+        return [*written, *(f"{layout.TEACHER}/{fold}" for fold in folds)]
 
     def fitted(self, name: str, fold: int) -> Recommender:
         """Return a recommender that is fitted on a fold; the caller closes it.
@@ -209,6 +230,7 @@ class Recommenders:
             version=__version__,
             fold=part,
             data=self._data_digest(),
+            **self._read_hashes(name, has_teacher=data.teacher is not None),
             **conditions,
         )
         return self._cache.recommender(
@@ -359,6 +381,11 @@ class Recommenders:
 
         given = {**arguments, "members": fitted, "fit_copy": fit_copy}
         return _factory.make(name, given).fit(data)
+
+    def _read_hashes(self, name: str, *, has_teacher: bool) -> dict[str, object]:
+        """Return the hashes of the tables of `_read_tables`, those of a teacher if there is one."""
+        read = [table for table in self._read_tables(name) if has_teacher or "/" not in table]
+        return {table: manifest.require(self._run.stages, table).sha256 for table in read}
 
     @property
     def _cache(self) -> ArtifactCache:

@@ -34,6 +34,9 @@ PREFERENCES: Final = "preferences"
 TARGET_PROFILES: Final = "target_profiles"
 METRICS_PER_USER: Final = "metrics_per_user"
 
+# Folder with one table per fold: teacher scores of the student.
+TEACHER: Final = "teacher"
+
 # Folders with one table per model.
 SCORES: Final = "scores"
 RANKS: Final = "ranks"

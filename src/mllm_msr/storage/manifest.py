@@ -35,6 +35,7 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
         layout.ADAPTER: "train",
         layout.MODEL: "train",
         layout.FOLDS: "train",
+        layout.TEACHER: "distill",
         layout.SCORES: "score",
         layout.RANKS: "score",
         layout.TOP: "score",

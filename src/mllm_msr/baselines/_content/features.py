@@ -20,7 +20,7 @@ import polars as pl
 
 from mllm_msr.data.images import content_hash, open_image
 from mllm_msr.errors import ImageError
-from mllm_msr.models.encoders.base import ImageEncoder, Vectors
+from mllm_msr.models.encoders.base import ImageEncoder, TextEncoder, Vectors
 from mllm_msr.models.encoders.factory import open_image_encoder, open_text_encoder
 from mllm_msr.storage.artifact_cache import ArtifactCache
 from mllm_msr.tables import ITEMS, conform
@@ -80,17 +80,34 @@ def content_vectors(
     )
 
 
-def _text_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors:
-    encoder = open_text_encoder(name)
+def item_texts(items: pl.DataFrame) -> list[str]:
+    """Return title and text of each item of `tables.ITEMS`; "" if it has neither."""
     joined = pl.concat_str("title", "text", separator="\n", ignore_nulls=True).str.strip_chars()
-    texts = items.select(joined.fill_null("").alias("text"))["text"].to_list()
+    return items.select(joined.fill_null("").alias("text"))["text"].to_list()
+
+
+def encode_texts(
+    texts: Sequence[str], encoder: TextEncoder, *, cache: Path | None = None, space: str = ""
+) -> Vectors:
+    """Encode texts; empty ones get a zero row.
+
+    Args:
+        texts: Any texts.
+        encoder: Text encoder.
+        cache: Folder for computed vectors; None disables caching.
+        space: What the vectors depend on besides the fingerprint of the encoder and the texts.
+    """
 
     def encode() -> Vectors:
         present = [text for text in texts if text]
         encoded = encoder.encode(present) if present else None
         return _with_zero_rows(encoded, [bool(text) for text in texts])
 
-    return _cached(cache, encoder.fingerprint, texts, encode)
+    return _cached(cache, f"{encoder.fingerprint}{space}", texts, encode)
+
+
+def _text_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors:
+    return encode_texts(item_texts(items), open_text_encoder(name), cache=cache)
 
 
 def _image_vectors(items: pl.DataFrame, name: str, cache: Path | None) -> Vectors:

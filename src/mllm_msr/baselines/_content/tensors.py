@@ -97,17 +97,28 @@ def fill_cold_embeddings(ids: Tensor, has_interactions: Tensor) -> None:
         ids[~has_interactions] = ids[has_interactions].mean(0)
 
 
-def standardize(vectors: Vectors) -> Vectors:
+def standardize(vectors: Vectors, columns: Vectors | None = None) -> Vectors:
     """Standardize the columns over the non-zero rows, and scale rows to a length of about one.
 
     Args:
         vectors: Shape [n_items, d]; zero rows mark a missing modality and stay zero.
+        columns: Mean and deviation of the columns; by default those of `vectors`.
     """
+    mean, deviation = column_scales(vectors) if columns is None else columns
     scaled = np.zeros_like(vectors)
     present = vectors.any(axis=1)
-    if present.any():
-        rows = vectors[present]
-        deviation = rows.std(axis=0)
-        centered = (rows - rows.mean(axis=0)) / np.where(deviation > 1e-6, deviation, 1.0)
-        scaled[present] = centered / np.sqrt(vectors.shape[1])
+    scaled[present] = (vectors[present] - mean) / deviation / np.sqrt(vectors.shape[1])
     return scaled
+
+
+def column_scales(vectors: Vectors) -> Vectors:
+    """Return mean and standard deviation of each column over the non-zero rows: [2, d].
+
+    Constant columns have the deviation 1.
+    """
+    rows = vectors[vectors.any(axis=1)]
+    if not len(rows):
+        return np.stack([np.zeros(vectors.shape[1]), np.ones(vectors.shape[1])]).astype(np.float32)
+    deviation = rows.std(axis=0)
+    scales: Vectors = np.stack([rows.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)])
+    return scales

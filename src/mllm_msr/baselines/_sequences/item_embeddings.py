@@ -155,6 +155,16 @@ class ContentEmbedding(ItemEmbedding):
         """Compute the content embeddings of all items, [n_codes, n_modalities * size]."""
         return cast("Tensor", self(self.codes()))
 
+    def append(self, content: Mapping[str, Tensor]) -> None:
+        """Add items with the next codes.
+
+        Args:
+            content: Vectors of each modality, [n_new, d_modality].
+        """
+        for name in self._names:
+            vectors = self.get_buffer(name)
+            self.register_buffer(name, torch.cat([vectors, content[name].to(vectors)]))
+
 
 def content_in_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the content vectors in a saved state dict, by modality.

@@ -143,9 +143,7 @@ class UserTexts:
         found = (
             targets.with_row_index("key")
             .sort("position")
-            .join_asof(
-                known.sort("position"), on="position", by="user_id", check_sortedness=False
-            )
+            .join_asof(known.sort("position"), on="position", by="user_id", check_sortedness=False)
             .sort("key")
         )
         return found["text"].fill_null(0).to_numpy().astype(np.int64)

@@ -1,0 +1,1 @@
+"""Distillation of the MLLM into the student: pairs for the teacher, its lists, and the loss."""

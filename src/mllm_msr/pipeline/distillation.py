@@ -1,0 +1,94 @@
+"""Stage "distill" (optional): let the MLLM score items for training users, and fit the student.
+
+A student without teacher scores selects the pairs that it is unsure about, the MLLM scores them,
+and the student is fitted again with these scores (`baselines/student.py`). Only training users and
+items that are new to them are scored, so no target of a validation or test user is among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import cast
+
+import polars as pl
+
+from mllm_msr.baselines._distillation.selection import unsure_pairs
+from mllm_msr.config.loading import override
+from mllm_msr.config.settings import Settings
+from mllm_msr.interfaces import CatalogScorer, TrainingData
+from mllm_msr.pipeline.context import RunContext, changed
+from mllm_msr.pipeline.recommenders import STUDENT, Recommenders
+from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT, MllmRecommender
+from mllm_msr.ranker.training_candidates import with_input
+from mllm_msr.storage import layout
+from mllm_msr.storage.run_folder import Stage
+from mllm_msr.tables import TEACHER, conform
+
+
+def distill(context: RunContext, settings: Settings) -> None:
+    """Compute teacher scores and fit the student in every fold if `distill.enabled` is set.
+
+    Raises:
+        RunFolderError: The MLLM has no preferences or weights yet.
+    """
+    if not settings.distill.enabled:
+        return
+    recommenders = Recommenders(context, settings)
+    # The student that selects the pairs has no teacher.
+    alone = ["distill.enabled=false", f"baselines.{STUDENT}.distillation=0"]
+    first = Recommenders(context, override(settings, alone))
+    name = MLLM_MSR if settings.train.enabled else ZERO_SHOT
+    student, teacher = first.conditions(STUDENT), recommenders.conditions(name)
+    for fold in recommenders.tables.folds():
+        with context.stage(
+            f"distill/{fold}",
+            {
+                **student.settings,
+                **teacher.settings,
+                **changed(settings.distill, "distill.", exclude=["enabled"]),
+            },
+            inputs=[*dict.fromkeys([*student.inputs, *teacher.inputs])],
+            prompt_templates=teacher.prompt_templates,
+            item_type=recommenders.item_type,
+            model=teacher.model,
+        ) as stage:
+            if not stage.finished:
+                selected = _select(first, fold, settings)
+                with contextlib.closing(recommenders.fitted(name, fold)) as model:
+                    data = recommenders.training_data(name, fold)
+                    _score(stage, cast("MllmRecommender", model), fold, selected, data)
+        with contextlib.closing(recommenders.fitted(STUDENT, fold)):
+            pass  # stored in the cache of the run
+
+
+def _select(first: Recommenders, fold: int, settings: Settings) -> pl.DataFrame:
+    """Return the pairs to score: `user_id`, `position` and `item_id`."""
+    data = first.training_data(STUDENT, fold)
+    is_target = (pl.col("split") == "train") & (pl.col("label") == 1)
+    preferences = data.preferences if settings.recommend.reads_preference else None
+    targets = with_input(data.candidates.filter(is_target), settings.recommend, preferences)
+    with contextlib.closing(first.fitted(STUDENT, fold)) as student:
+        return unsure_pairs(
+            cast("CatalogScorer", student),
+            targets,
+            data.interactions,
+            list_size=settings.distill.list_size,
+            budget=settings.distill.budget,
+        )
+
+
+def _score(
+    stage: Stage, model: MllmRecommender, fold: int, pairs: pl.DataFrame, data: TrainingData
+) -> None:
+    """Write the calibrated scores of the teacher."""
+    scored = model.score(pairs, data.interactions)
+    present = scored["score"].is_not_null()
+    calibrated = model.calibration.apply(scored["score"].fill_null(0.5).to_numpy())
+    table = scored.with_columns(score=pl.Series(calibrated).set(~present, None))
+    stage.write(f"{layout.TEACHER}/{fold}", conform(table, TEACHER, name="teacher"))
+    stage.count(
+        pairs=table.height,
+        lists=table.select("user_id", "position").n_unique(),
+        users=table["user_id"].n_unique(),
+        **model.usage(),
+    )

@@ -1,0 +1,160 @@
+"""Tests of the stage `distill`: what the teacher scores, and what the student learns from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mock_runs
+import worlds
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import Settings
+from mllm_msr.errors import RunFolderError, StaleStageError
+from mllm_msr.pipeline.compare import compare
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.storage import layout
+
+TEACHER = f"{layout.TEACHER}/0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.write_files(tmp_path_factory.mktemp("data"), n_users=24, n_items=16)
+
+
+def load(data: Path, *more: str) -> Settings:
+    few = [
+        "data.run_folds=[0]",
+        "score.zero_shot=false",
+        "score.baselines=[popularity]",
+        "baselines.student.epochs=2",
+        "baselines.student.hidden=8",
+        "distill.enabled=true",
+        "distill.list_size=3",
+        "distill.budget=30",
+    ]
+    return load_settings(
+        "default", mock_runs.overrides(data, "train.enabled=true", *few, *more), environment={}
+    )
+
+
+def run_distill(folder: Path, settings: Settings) -> pl.DataFrame:
+    with Pipeline.open(folder, settings) as pipeline:
+        pipeline.run_until("distill")
+        return pipeline.run.read(TEACHER)
+
+
+def test_only_training_users_and_items_that_are_new_to_them_are_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        pipeline.run_until("distill")
+        tables = RunTables(pipeline.run)
+        table = pipeline.run.read(TEACHER)
+        train_users = tables.training_data(0).train_users
+        (counts,) = pipeline.counts("distill").values()
+        others = pipeline.run.read(layout.CANDIDATES).filter(pl.col("split") != "train")
+    assert table.height == counts["pairs"] == 30
+    assert counts["lists"] == 10
+    assert table["score"].is_between(0, 1).all()
+    assert set(table["user_id"]) <= train_users
+    assert others.join(table, on="user_id", how="semi").is_empty()
+    known = tables.interactions().select("user_id", "item_id")
+    assert table.join(known, on=["user_id", "item_id"], how="semi").is_empty()
+
+
+def test_the_targets_of_test_users_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    table = run_distill(tmp_path / "run", load(data))
+    splits = pl.read_parquet(tmp_path / "run/splits.parquet")
+    test_users = splits.filter((pl.col("fold") == 0) & (pl.col("split") == "test"))["user_id"]
+    rows = pl.read_csv(data / "interactions.csv")
+    last = pl.col("timestamp") == pl.col("timestamp").max().over("user_id")
+    hidden = last & pl.col("user_id").is_in(test_users.implode())
+    # Another item that is new to the user.
+    own = rows.group_by("user_id").agg(own="item_id")
+    new = [
+        next(f"item{i}" for i in range(16) if f"item{i}" not in items)
+        for items in rows.join(own, on="user_id", maintain_order="left")["own"].to_list()
+    ]
+    changed = rows.with_columns(item_id=pl.when(hidden).then(pl.Series(new)).otherwise("item_id"))
+    other = tmp_path / "other"
+    worlds.write_files(other, n_users=24, n_items=16)
+    changed.write_csv(other / "interactions.csv")
+    assert changed.filter(hidden)["item_id"].to_list() != rows.filter(hidden)["item_id"].to_list()
+    assert run_distill(tmp_path / "second", load(other)).equals(table)
+
+
+def test_the_student_is_evaluated_beside_other_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        caplog.set_level(logging.INFO, logger="mllm_msr")
+        pipeline.run_until("distill")
+        assert "learns from 10 lists of the teacher" in caplog.text
+        caplog.clear()
+        result = compare(pipeline, ["student", "popularity"])
+        assert "lists of the teacher" not in caplog.text  # the stage has stored the student
+        stages = pipeline.run.stages
+    assert set(result["metrics"]) == {"student", "popularity"}
+    read = {layout.SUMMARIES, layout.PREFERENCES, TEACHER}
+    assert read <= set(stages["score/student"]["inputs"])
+    assert not read & set(stages["score/popularity"]["inputs"])
+
+
+def test_without_teacher_scores_the_student_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock_runs.install(monkeypatch)
+    settings = load(data, "distill.enabled=false")
+    with Pipeline.open(tmp_path, settings) as pipeline:
+        compare(pipeline, ["student"])
+        assert "no teacher scores, so the student learns from interactions only" in caplog.text
+        assert pipeline.counts("distill") == {}
+        enabled = pipeline.with_settings({"distill.enabled": True})
+        with pytest.raises(RunFolderError, match="Run the stage 'distill' first"):
+            compare(enabled, ["student"])
+
+
+def test_an_interrupted_stage_asks_no_prompt_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    counter = mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path / "run", load(data)) as pipeline:
+        pipeline.run_until("train")
+        before = sum(counter.counts.values())
+        counter.stop_at = before + 12
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run_stage("distill")
+        counter.stop_at = None
+        assert not pipeline.run.has(TEACHER)
+        pipeline.run_stage("distill")
+        table = pipeline.run.read(TEACHER)
+        n_prompts = sum(counter.counts.values()) - before
+    assert n_prompts <= table.height + 1  # the prompt that was interrupted
+    assert run_distill(tmp_path / "uninterrupted", load(data)).equals(table)
+
+
+def test_other_settings_of_the_student_or_the_stage_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        pipeline.run_until("distill")
+        for change in ({"distill.budget": 60}, {"baselines.student.epochs": 3}):
+            with pytest.raises(StaleStageError, match=next(iter(change)).split(".")[-1]):
+                pipeline.with_settings(change).run_stage("distill")
+        more = pipeline.with_settings({"distill.budget": 60}, force=True)
+        more.run_stage("distill")
+        assert pipeline.run.read(TEACHER).height == 60
+    entry = json.loads((tmp_path / "manifest.json").read_text())["stages"]["distill/0"]
+    assert entry["counts"]["hits"] > 0  # prompts of the first call come from the cache
