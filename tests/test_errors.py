@@ -51,6 +51,13 @@ def test_a_missing_package_of_an_extra_is_reported_with_the_extra() -> None:
             fail(other)
 
 
+def test_a_required_extra_is_installed_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors.require_extra("baselines")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(errors.MissingExtraError, match=r"'scipy' .* mllm-msr\[baselines\]"):
+        errors.require_extra("baselines")
+
+
 def test_the_install_command_uses_the_constraints_of_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ A message states the problem first, then the value received and how to fix it, i
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,6 +130,20 @@ class MissingExtraError(UsageError):
             f"The package {package!r} is not installed; it is part of mllm-msr[{extra}]. "
             f"Run: {install_command(extra)}"
         )
+
+
+def require_extra(extra: str) -> None:
+    """Check that an extra is installed, before work that would need it in the end.
+
+    Args:
+        extra: A name in `EXTRAS`.
+
+    Raises:
+        MissingExtraError: One of its packages is not installed.
+    """
+    for package in EXTRAS[extra]:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)
 
 
 @contextlib.contextmanager

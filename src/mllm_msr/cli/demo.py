@@ -19,6 +19,7 @@ from mllm_msr.cli._options import (
 )
 from mllm_msr.cli._results import emit_results
 from mllm_msr.cli._serve import require_serving, serve_run
+from mllm_msr.errors import require_extra
 
 
 @register("demo", "Run everything on generated data, in minutes", cls=settings_help(preset="demo"))
@@ -33,6 +34,7 @@ def command(
     port: PortOption = 8000,
 ) -> None:
     """Run the pipeline on generated data with the demo model."""
+    require_extra("train")
     if serve:
         require_serving()
     with open_pipeline(run, "demo", None, settings, force=force, creates=True) as pipeline:

@@ -320,7 +320,7 @@ def _model_options(dtype: Precision, device: str, attention: Attention) -> dict[
 
 def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("peft", "train")
+        raise MissingExtraError("peft", "models")
     import peft  # noqa: PLC0415 - an extra, and slow to import
 
     with _loading_errors(str(adapter)), warnings.catch_warnings():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mllm_msr.evaluation.report.figures import build_figures
 
 
@@ -57,6 +59,12 @@ def test_score_histograms_and_reliability_need_probabilities():
     )
     assert [figure.title for figure in found[-2:]] == ["Scores", "Reliability"]
     assert "Expected calibration error: 0.100" in found[-1].note
+
+
+def test_without_matplotlib_there_are_no_figures_but_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert figures() == []
+    assert re.search(r"no figures, because .* mllm-msr\[report\]. Run: pip install", caplog.text)
 
 
 def test_without_results_there_are_no_figures():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mllm_msr.errors import install_command
 from mllm_msr.evaluation import metrics as metric_registry
 from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.evaluation.report import plots
@@ -16,6 +19,8 @@ from mllm_msr.evaluation.report.tables import (
     kind_title,
     ordered_kinds,
 )
+
+logger = logging.getLogger(__name__)
 
 # Metric that is plotted over the cut-offs.
 _CURVE: Final = "hr"
@@ -44,7 +49,7 @@ def build_figures(
     main: str,
     labels: Mapping[str, str],
 ) -> list[Figure]:
-    """Draw all figures for which the run has data.
+    """Draw all figures for which the run has data; none, with a warning, without Matplotlib.
 
     Args:
         metrics: `Evaluation.summary`.
@@ -52,6 +57,13 @@ def build_figures(
         main: The main model.
         labels: Labels by model name; models without one are shown by their name.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning(
+            "The report has no figures, because Matplotlib is not installed; it is part of "
+            "mllm-msr[report]. Run: %s, and the stage `report` again with --force.",
+            install_command("report"),
+        )
+        return []
     names = {model: labels.get(model, model) for model in (*metrics, POPULARITY, main)}
     chance = details.get("chance", {})
     all_kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))

@@ -11,11 +11,10 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK: Final = "#010101"
 MUTED: Final = "#020202"
@@ -251,6 +250,9 @@ def _legend_above(axes: Axes) -> None:
 
 def _svg(draw: Callable[[Axes], Any], *, height: float, alt: str) -> str:
     """Draw on one pair of axes and return SVG that can be embedded in a page."""
+    import matplotlib as mpl  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
     # The description is unique in a report, so that the ids of elements are unique as well.
     with mpl.rc_context(_STYLE | {"svg.hashsalt": alt}):
         figure = Figure(figsize=(4.1, height), layout="constrained")

@@ -86,7 +86,7 @@ def report(
         preferences: `tables.PREFERENCES`, if the run has them.
         data: See `RunTables.data_report`.
     """
-    # Imports Matplotlib, which a finished report does not need.
+    # Imports what a finished report does not need.
     from mllm_msr.evaluation.report.report import write_report
 
     shown = main_model(list(scores))
