@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import sys
 import time
@@ -14,11 +16,14 @@ from endpoints import HttpRequest, HttpResponse, error_response, serve
 from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import ModelSettings
-from mllm_msr.errors import BackendError, install_command
+from mllm_msr.errors import EXTRAS, BackendError, MissingExtraError, install_command
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline import doctor
 from mllm_msr.pipeline.backends import open_for_check
 from scoring_servers import ScoringServer
+
+# The adapter of a model behind an endpoint is trained in this process.
+ENDPOINT = ["model.backend=openai", "model.url=http://127.0.0.1/v1", "model.checkpoint=a/b"]
 
 
 @pytest.fixture
@@ -54,9 +59,14 @@ def test_a_missing_optional_package_is_absent_and_a_missing_required_one_broken(
 def test_every_extra_is_checked() -> None:
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    extras = set(project["project"]["optional-dependencies"]) - {"dev"}
-    # These two are checked in their own way.
-    assert {*doctor._PACKAGES, "small", "torchvision"} - {""} == extras
+    extras = project["project"]["optional-dependencies"]
+    # `small` and `torchvision` are checked in their own way; three extras have no use of their own.
+    assert {*EXTRAS, "small", "torchvision", "all", "docs", "dev"} == set(extras)
+    for extra, names in EXTRAS.items():
+        declared = {re.split(r"[\[<>=;]", requirement)[0] for requirement in extras[extra]}
+        required = {doctor._DISTRIBUTIONS.get(name, name) for name in names}
+        required = {"mlflow-skinny" if name == "mlflow" else name for name in required}
+        assert declared - {"mllm-msr"} == required
 
 
 def test_a_broken_torchvision_is_reported_with_its_fix(site: Path) -> None:
@@ -129,7 +139,8 @@ def test_a_model_reports_its_capabilities_or_its_error() -> None:
 
 def test_the_environment_is_checked_as_a_whole() -> None:
     names = [finding.name for finding in doctor.examine(deep=False)]
-    assert {"python", "torch", "peft (train)", "torchvision", "demo model", "disk"} <= set(names)
+    assert {"python", "polars", "torch (models)", "lightning (train)", "disk"} <= set(names)
+    assert {"torchvision", "transformers version", "demo model"} <= set(names)
 
 
 def test_the_scoring_method_of_an_endpoint_is_reported_with_the_reason() -> None:
@@ -182,6 +193,27 @@ def test_an_endpoint_that_does_not_answer_is_reported_within_seconds() -> None:
     ):
         doctor.require_available(settings)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trains", "extra"),
+    [
+        ([], True, "train"),
+        ([], False, "models"),
+        (["train.enabled=false"], True, "models"),
+        (ENDPOINT, True, "train"),
+        (ENDPOINT, False, None),
+        (["model.backend=mock"], True, None),
+    ],
+)
+def test_a_run_needs_the_extras_of_its_models_and_its_training(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], trains: bool, extra: str | None
+) -> None:
+    settings = load_settings("default", overrides, environment={})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    expected = pytest.raises(MissingExtraError, match=rf"mllm-msr\[{extra}\]")
+    with expected if extra else contextlib.nullcontext():
+        doctor.require_extras(settings, trains=trains)
 
 
 def test_models_of_this_process_are_not_checked_before_an_estimate() -> None:

@@ -14,14 +14,14 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from mllm_msr import demo_model
 from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.errors import BackendError, MllmMsrError, install_command
+from mllm_msr.errors import EXTRAS, BackendError, MllmMsrError, install_command, require_extra
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.small import sources
 from mllm_msr.pipeline.backends import backend_class, open_for_check
@@ -35,23 +35,16 @@ _NEED_TORCHVISION: Final = "LFM2-VL, Llama 4, Mistral 3 and Pixtral"
 _MIN_DISK_BYTES: Final = 2 * 2**30
 _IMPORT_TIMEOUT: Final = 120
 
-# Import names by the extra that requires them; "" is the package itself.
-_PACKAGES: Final[Mapping[str, Sequence[str]]] = {
-    "": ("torch", "transformers", "polars", "pyarrow", "PIL", "httpx2", "safetensors"),
-    "train": ("lightning", "peft", "tensorboard"),
-    "deepspeed": ("deepspeed",),
-    "quantize": ("bitsandbytes", "accelerate"),
-    "serve": ("faiss", "fastapi", "prometheus_client", "sqlalchemy", "uvicorn"),
-    "excel": ("fastexcel",),
-    "postgres": ("psycopg",),
-    "tune": ("optuna",),
-    "ray": ("ray",),
-}
+# Import names of required packages, in which a broken build or an old version is not unusual.
+_REQUIRED: Final = ("polars", "pyarrow", "PIL", "httpx2", "safetensors")
 
 # Names in the package index that differ from the import names.
 _DISTRIBUTIONS: Final[Mapping[str, str]] = {
     "PIL": "pillow",
     "faiss": "faiss-cpu",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.instrumentation.fastapi": "opentelemetry-instrumentation-fastapi",
+    "opentelemetry.sdk": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
 }
 
@@ -84,10 +77,11 @@ def examine(*, deep: bool = True) -> Iterator[Finding]:
         Findings, as soon as they are available.
     """
     yield check_python(sys.version_info[:2])
-    for extra, names in _PACKAGES.items():
+    for extra, names in {"": _REQUIRED, **EXTRAS}.items():
         for name in names:
             yield check_package(name, extra=extra, deep=deep)
-    yield check_transformers(_version("transformers") or "0")
+    if version := _version("transformers"):
+        yield check_transformers(version)
     yield check_torchvision(deep=deep)
     yield check_weights(demo_model.weights_folder())
     yield check_small_model()
@@ -111,7 +105,7 @@ def check_package(name: str, *, extra: str = "", deep: bool = True) -> Finding:
         deep: Import it, in a separate process.
     """
     label = f"{name} ({extra})" if extra else name
-    if importlib.util.find_spec(name) is None:
+    if not _is_installed(name):
         state: State = "absent" if extra else "broken"
         return Finding(label, state, "not installed", install_command(extra))
     error = _import_error(name) if deep else ""
@@ -120,6 +114,13 @@ def check_package(name: str, *, extra: str = "", deep: bool = True) -> Finding:
         fix = f"pip install --force-reinstall --no-deps {distribution}, or {install_command(extra)}"
         return Finding(label, "broken", f"cannot be imported: {error}", fix)
     return Finding(label, "ok", _version(name) or "installed")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package that contains it
+        return False
 
 
 def check_transformers(version: str) -> Finding:
@@ -178,6 +179,27 @@ def configured_models(settings: Settings) -> dict[str, ModelSettings]:
         "score.model": settings.score.model,
     }
     return {name: model for name, model in models.items() if model is not None}
+
+
+def require_extras(settings: Settings, *, trains: bool) -> None:
+    """Check before a run that the extras are installed that its models and its training need.
+
+    Args:
+        settings: Settings of the run.
+        trains: Whether the stage "train" will run, if it is enabled.
+
+    Raises:
+        MissingExtraError: A package is not installed.
+    """
+    has_weights = [
+        backend_class(model)
+        for model in configured_models(settings).values()
+        if backend_class(model).trainable_checkpoint(**model.plugin_kwargs()) is not None
+    ]
+    if has_weights and trains and settings.train.enabled:
+        require_extra("train")  # it includes `models`
+    if any(kind.is_local for kind in has_weights):
+        require_extra("models")
 
 
 def require_available(settings: Settings) -> None:
