@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mllm_msr.cli._logging import configure
-from mllm_msr.errors import MllmMsrError, UsageError
+from mllm_msr.errors import MllmMsrError, UsageError, convert_missing_extras
 from mllm_msr.models import cpu_runtime
 from mllm_msr.ranker.distributed.launch import is_worker, launched_by_torchrun
 
@@ -201,7 +201,8 @@ def _run_command() -> None:
         SystemExit: With the exit code of the command.
     """
     try:
-        app()
+        with convert_missing_extras():
+            app()
     except MllmMsrError as error:
         typer.echo(f"mllm-msr: {error}", err=True)
         raise SystemExit(error.exit_code) from None

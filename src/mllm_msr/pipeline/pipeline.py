@@ -21,7 +21,7 @@ from mllm_msr.config import trust
 from mllm_msr.config.loading import Overrides, override
 from mllm_msr.config.run_settings import load_finished_settings, load_run_settings, with_checksum
 from mllm_msr.config.settings import Settings
-from mllm_msr.errors import StaleStageError, UsageError
+from mllm_msr.errors import StaleStageError, UsageError, convert_missing_extras
 from mllm_msr.evaluation.aggregation import model_of
 from mllm_msr.evaluation.external_scores import evaluate_external
 from mllm_msr.evaluation.report import notebook
@@ -31,6 +31,7 @@ from mllm_msr.pipeline.alignment import align
 from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, silent
 from mllm_msr.pipeline.cost import estimate
 from mllm_msr.pipeline.distillation import distill
+from mllm_msr.pipeline.doctor import require_extras
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
@@ -166,14 +167,15 @@ class Pipeline:
         Raises:
             UnknownNameError: There is no such stage.
             SettingsError: An argument of a baseline is out of range.
+            MissingExtraError: A package that the models or the training need is not installed.
         """
         _require_stage(last)
+        stages = list(STAGES)[: list(STAGES).index(last) + 1]
+        require_extras(self.settings, trains="train" in stages)
         if not self.run.is_worker and last not in _STAGES_WITHOUT_BASELINES:
             self.recommenders.require_valid(self.settings.score.baselines)
-        for name in STAGES:
+        for name in stages:
             self.run_stage(name)
-            if name == last:
-                return
             if name == "prepare" and not self.run.is_worker:
                 for warning in estimate.warnings(self.context, self.settings):
                     logger.warning("%s", warning)
@@ -197,7 +199,8 @@ class Pipeline:
                 stage_io.train(self.context, self.settings)
             return
         try:
-            STAGES[name](self.context, self.settings)
+            with convert_missing_extras():
+                STAGES[name](self.context, self.settings)
         except StaleStageError:
             # The folder keeps the settings of its finished stages.
             self._save_settings(self._saved_settings)
