@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_lists_and_service_give_the_scores_of_the_evaluation(folder: Path, tmp_p
 
 
 @pytest.mark.slow
+def test_an_adapter_of_another_run_brings_its_vectors(folder: Path, tmp_path: Path) -> None:
+    adapter = shutil.copytree(folder / "adapter", tmp_path / "adapter")
+    overrides = ["train.enabled=false", f"model.adapter={adapter}"]
+    with (
+        MllmMsr.from_run(folder, hide_targets=True) as trained,
+        MllmMsr.from_run(folder, overrides=overrides, hide_targets=True) as given,
+    ):
+        user = next(iter(trained.users))
+        item_ids = trained.popular_items()[:6]
+        assert given.score(user, item_ids) == pytest.approx(trained.score(user, item_ids), abs=1e-4)
+
+
+@pytest.mark.slow
 def test_finished_stages_are_reused_and_other_baselines_are_noticed(folder: Path) -> None:
     with Pipeline.open(folder) as run:
         counts = run.counts("train")
@@ -127,7 +141,9 @@ def test_a_saved_recommender_gives_the_same_scores(folder: Path, tmp_path: Path)
             assert model.complete_histories(rows).is_empty()
             model.save(tmp_path / "saved")
     with closing(MllmRecommender.load(tmp_path / "saved")) as loaded:
-        assert loaded.score(rows, data.interactions)["score"].equals(expected)
+        found = loaded.score(rows, data.interactions)["score"].to_list()
+    # The expected scores come from the response cache, computed in other batches.
+    assert found == pytest.approx(expected.to_list(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

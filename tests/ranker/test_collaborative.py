@@ -27,7 +27,7 @@ from mllm_msr.ranker.collaborative import (
 from mllm_msr.ranker.examples import build_examples, build_prompt, hide_some_items
 from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
-from mllm_msr.types import Item, Prompt, TextPart, VectorPart
+from mllm_msr.types import Item, Prompt, TextPart
 
 N_USERS, N_ITEMS, LENGTH = 24, 20, 9
 SETTINGS = RecommendSettings(
@@ -305,5 +305,10 @@ def test_a_hidden_item_keeps_the_user(vectors: CollaborativeVectors) -> None:
         "match": (),
     }
     assert described(hidden) == described(prompt)
-    plain = VectorPart("user")
-    assert plain.vectors == ()
+
+
+def test_prompts_without_a_title_are_rejected(vectors: CollaborativeVectors) -> None:
+    prompt = build_prompt("likes owls", Item("i3", "Owl"), item_type="film")
+    parts = vectors.parts((), "i3")
+    with pytest.raises(SettingsError, match="no place for the vector of the item"):
+        insert_vectors(prompt, parts, after_user=1, after_item=3)

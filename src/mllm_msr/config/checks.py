@@ -61,10 +61,10 @@ def check_vectors(settings: Settings) -> list[str]:
     if name == "none":
         return []
     problems = [baseline_problem(name)]
-    if not settings.train.enabled:
+    if not settings.train.enabled and settings.model.plugin_kwargs().get("adapter") is None:
         problems.append(
-            f"recommend.collaborative={name!r} needs a trained ranker. Set train.enabled=true, or "
-            "recommend.collaborative=none."
+            f"recommend.collaborative={name!r} needs a trained ranker. Set train.enabled=true or "
+            "model.adapter, or recommend.collaborative=none."
         )
     models = filter(None, (settings.model, settings.score.model))
     problems += [backend_problem(name, model.backend) for model in models]

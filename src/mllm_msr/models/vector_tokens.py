@@ -174,12 +174,12 @@ def attach_vector_projector(model: Any, projector: VectorProjector) -> None:
         return (ids.masked_fill(ids >= FIRST_ID, 0), *arguments[1:])
 
     def store_and_hide(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        asked.append(arguments[0])
+        asked[:] = arguments[:1]  # also after a forward pass that failed
         return hide(_, arguments)
 
     def insert(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del arguments
-        ids = asked.pop()
+        (ids,) = asked
         is_soft = ids >= FIRST_ID  # [batch, length]
         if not bool(is_soft.any()):
             return output

@@ -270,6 +270,9 @@ def insert_vectors(
         parts: The tokens of the user, the item and their match.
         after_user: `TextPart.trimmable` of the text that the token of the user follows.
         after_item: `TextPart.trimmable` of the text that the token of the item follows.
+
+    Raises:
+        SettingsError: The prompt lacks one of these texts.
     """
     user, item, match = parts
     waiting = {after_user: user, after_item: item}
@@ -283,6 +286,14 @@ def insert_vectors(
                 if not waiting:
                     extended.append(match)
         messages.append(Message(message.role, tuple(extended)))
+    if waiting:
+        kinds = " and ".join(part.kind for part in waiting.values())
+        problem = (
+            f"The prompt has no place for the vector of the {kinds}, because its template leaves "
+            "out a text. Correct the template in prompts.folder, or set "
+            "recommend.collaborative=none."
+        )
+        raise SettingsError([problem])
     return replace(prompt, messages=tuple(messages))
 
 

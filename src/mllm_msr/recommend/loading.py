@@ -23,7 +23,7 @@ from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
-from mllm_msr.ranker.collaborative import load_vectors
+from mllm_msr.ranker.collaborative import CollaborativeVectors, load_vectors
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.profiles import UserProfiles
 from mllm_msr.recommend.retrieval import (
@@ -99,9 +99,6 @@ def load_run(
         summaries = run_tables.summaries()
     if settings.infer.enabled:
         preferences = run_tables.current("preferences")
-    vectors = None
-    if settings.recommend.reads_vectors:
-        vectors = load_vectors(run.verified(recommenders.weights(used_fold)), settings.recommend)
     catalog = ItemCatalog(
         run_tables.items(),
         summaries,
@@ -109,7 +106,7 @@ def load_run(
         item_type=recommenders.item_type,
         prompt=settings.recommend,
         max_text_tokens=settings.train.max_text_tokens,
-        vectors=vectors,
+        vectors=_vectors(run, settings, recommenders.weights(used_fold)),
         artifact_cache=artifact_cache,
     )
 
@@ -139,6 +136,20 @@ def load_run(
     users = UserProfiles(interactions, preferences)
     baselines = _scored_baselines(run, recommenders, used_fold)
     return LoadedRun(settings, used_fold, catalog, users, retriever, models, baselines)
+
+
+def _vectors(run: RunFolder, settings: Settings, weights: str) -> CollaborativeVectors | None:
+    """Return the vectors that the ranker's prompts contain, if they do.
+
+    Args:
+        run: The run.
+        settings: Its settings.
+        weights: Path of the fine-tuned weights inside the run folder.
+    """
+    adapter = settings.model.plugin_kwargs().get("adapter")
+    if settings.recommend.reads_vectors and settings.train.enabled:
+        adapter = run.verified(weights)
+    return load_vectors(adapter, settings.recommend)
 
 
 def _scored_baselines(
