@@ -11,6 +11,7 @@ import online_worlds
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import RunFolderError, SettingsError
+from mllm_msr.ranker.calibration import Calibration, write_calibration
 from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.run_models import RunModels
@@ -49,6 +50,13 @@ def test_weights_of_another_order_are_rejected(enabled: str, tmp_path: Path) -> 
     models("recommend.order=user-first").open_ranker().close()
     with pytest.raises(SettingsError, match=r"Set recommend\.order=user-first, or fine-tune again"):
         models().open_ranker()
+
+
+def test_exported_adapter_has_its_calibration(tmp_path: Path) -> None:
+    write_calibration(tmp_path, Calibration(temperature=2.0, bias=0.5))
+    models = models_of("train.enabled=false", f"model.adapter={tmp_path}")
+    models.open_ranker().close()
+    assert models.calibration == Calibration(temperature=2.0, bias=0.5)
 
 
 def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:

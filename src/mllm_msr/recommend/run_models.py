@@ -100,6 +100,8 @@ class RunModels:
         if threads is not None:
             optional["threads"] = threads
         if not self.fine_tuned:
+            if adapter := model.plugin_kwargs().get("adapter"):
+                self.calibration = read_calibration(Path(adapter))
             return open_backend(model, optional=optional)
         with contextlib.closing(open_backend(model)) as base:
             if self._base_fingerprint not in (None, base.fingerprint):
