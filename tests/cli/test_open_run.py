@@ -33,7 +33,7 @@ def test_a_settings_file_takes_precedence_over_the_folder(
     with open_pipeline(run, None, file, None, force=False) as pipeline:
         assert pipeline.settings.train.rank == 2
         assert pipeline.settings.dataset == "files"
-    new = ["dataset=files", "data.path=data"]
+    new = ["dataset=files", "data.path=data", "model.backend=demo"]
     with open_pipeline(tmp_path / "new", None, file, new, force=False, creates=True) as pipeline:
         assert (pipeline.settings.preset, pipeline.settings.train.rank) == ("default", 2)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _NAMES: Final = frozenset({"backend", "checkpoint", "preset"})
-_SETTINGS: Final = ("model.backend=smollm",)
+_PRESET: Final = "smollm2-135m"
 _SMALL: Final = (
     "No model is named, so this run uses smollm, a pretrained model with 135 million parameters "
-    "that runs on a CPU. A larger model on a GPU would describe images and preferences more "
-    "reliably: see 'mllm-msr list models'."
+    f"that runs on a CPU (model.preset={_PRESET}). A larger model on a GPU would describe images "
+    "and preferences more reliably: see 'mllm-msr list models'."
 )
 _DEMO: Final = (
     "No model is named, so this run uses the demo model, which only knows its synthetic world: it "
@@ -19,21 +19,23 @@ _DEMO: Final = (
 )
 
 
-def choose_model(given: Mapping[str, Any]) -> tuple[list[str], str]:
+def choose_model(given: Mapping[str, Any]) -> tuple[str | None, str]:
     """Select the small pretrained model for `dataset=files` if it is installed.
 
     Args:
         given: Nested settings of all sources, without defaults.
 
     Returns:
-        Settings as `key=value`, and a message for the user. Both are empty if the settings name a
-        model or another dataset; without the packages of the small model, only the settings are.
+        The preset of the small model, and a message for the user. Without the packages of the
+        model, there is only a message; there is none if the settings name a model, another preset
+        or another dataset.
     """
     from mllm_msr.models.small.sources import installing_command, missing_packages
 
     model = given.get("model")
-    if given.get("dataset") != "files" or (isinstance(model, Mapping) and _NAMES & set(model)):
-        return [], ""
+    names_model = isinstance(model, Mapping) and not _NAMES.isdisjoint(model)
+    if given.get("dataset") != "files" or given.get("preset") != "default" or names_model:
+        return None, ""
     if missing_packages():
-        return [], _DEMO.format(command=installing_command())
-    return [*_SETTINGS], _SMALL
+        return None, _DEMO.format(command=installing_command())
+    return _PRESET, _SMALL

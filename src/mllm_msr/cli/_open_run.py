@@ -53,10 +53,10 @@ def open_pipeline(
     from mllm_msr.pipeline.pipeline import Pipeline
     from mllm_msr.storage.layout import LOG
 
-    chosen, message = _choose_model(run, preset, config, overrides or []) if creates else ([], "")
-    overrides = [*chosen, *(overrides or ())]
-    settings = load_run_settings(run, overrides, preset=preset, file=config)
-    _require_run(run, preset, config, overrides, creates=creates)
+    chosen, message = _choose_model(run, preset, config, overrides or []) if creates else (None, "")
+    preset = chosen or preset
+    settings = load_run_settings(run, overrides or (), preset=preset, file=config)
+    _require_run(run, preset, config, overrides or [], creates=creates)
     with (
         ProgressReporter(bars=sys.stderr.isatty() and not is_quiet()) as progress,
         Pipeline.open(run, settings, force=force, progress=progress) as pipeline,
@@ -69,13 +69,13 @@ def open_pipeline(
 
 def _choose_model(
     run: Path, preset: str | None, config: Path | None, overrides: list[str]
-) -> tuple[list[str], str]:
-    """Return the settings and the message of `choose_model` for a run without saved settings."""
+) -> tuple[str | None, str]:
+    """Return the preset and the message of `choose_model` for a run without saved settings."""
     from mllm_msr.config.loading import merge_sources
     from mllm_msr.storage.layout import CONFIG
 
     if (run / CONFIG).exists() and preset is None:
-        return [], ""
+        return None, ""
     given, _ = merge_sources(preset or "default", overrides, file=config)
     return choose_model(given)
 
