@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.text import Text
 
-from mllm_msr.cli._output import emit, make_table, print_fitted, unbroken
+from mllm_msr.cli._output import emit, make_table, print_fitted, tell, unbroken
 
 
 def test_values_are_printed_as_json_text_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +28,23 @@ def test_paths_and_commands_are_not_broken(
     lines = ["Next  mllm-msr serve --run a-folder-with-a-long-name", "Report  x"]
     print_fitted(unbroken(lines))
     assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "expected"),
+    [(True, "There is no run at\na-folder-with-a-long-name. Check\nit.\n"), (False, None)],
+)
+def test_messages_are_broken_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+    expected: str | None,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "32")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    text = "There is no run at a-folder-with-a-long-name. Check it."
+    tell(text)
+    assert capsys.readouterr().err == (expected or f"{text}\n")
 
 
 def test_a_table_is_fitted_to_the_terminal(

@@ -45,6 +45,7 @@ def test_a_mistyped_user_is_pointed_out(invoke, finished: Path) -> None:
     done = invoke("recommend", "--user", "usr3", "-k", 2, "--run", finished)
     assert done.exit_code == 0, done.output
     assert "Unknown user 'usr3'. Did you mean 'user3'?" in done.stderr
+    assert "not the chance" not in done.stdout  # no item has a score
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def test_a_finished_run_has_times_and_the_next_command(invoke, run: Path) -> Non
     assert invoke("status", "--run", run).stdout == done.stdout
 
 
+def test_models_that_are_not_scored_are_suggested_for_a_comparison(invoke, run: Path) -> None:
+    command = "Next    mllm-msr compare --models"
+    assert f"{command} item_knn,sasrec --run {run}" in invoke("status", run).stdout
+    stages = manifest.load(run)
+    stages["score/item_knn"] = stages["score/popularity"]
+    manifest.save(run, stages)
+    assert f"{command} sasrec,content_knn --run {run}" in invoke("status", run).stdout
+
+
 def test_a_stage_that_is_switched_off_is_not_missing(invoke, run: Path) -> None:
     assert states(invoke, run)["train"] == "off"
 

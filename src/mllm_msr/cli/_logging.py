@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
 
-import typer
-
+from mllm_msr.cli._output import tell
 from mllm_msr.errors import MllmMsrError, UsageError
 
 # Loggers of the lines that show the progress of a run; stages are those of `pipeline/context.py`.
@@ -53,7 +52,7 @@ class MessageHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message; progress bars redirect stderr, so it is looked up for each."""
         with contextlib.suppress(OSError):  # stderr is closed
-            typer.echo(self.format(record), err=True)
+            tell(self.format(record))
 
 
 @final

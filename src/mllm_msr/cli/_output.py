@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,18 @@ def emit(values: Mapping[str, Any], *, as_json: bool, plain: RenderableType | No
     else:
         for key, value in values.items():
             typer.echo(f"{key}: {value}")
+
+
+def tell(text: str) -> None:
+    """Print a message to stderr; on a terminal, its lines are broken between words."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = (
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            for line in text.splitlines()
+        )
+        text = "\n".join(lines)
+    typer.echo(text, err=True)
 
 
 def print_fitted(content: RenderableType) -> None:

@@ -83,10 +83,10 @@ def _format_list(recommendations: RecommendationList) -> RenderableType:
             Text(reason or ", ".join(item.matches)),
         )
     preference = Text(recommendations.preference or "(no preference)")
+    notes = [Text(note + "\n") for note in recommendations.notes()]
     legend = (
-        "match: how strongly the model answers yes, not the chance that the item comes next. The "
+        "\nmatch: how strongly the model answers yes, not the chance that the item comes next. The "
         "order also counts the candidate generators."
     )
-    return Group(
-        preference, "", *(Text(note + "\n") for note in recommendations.notes()), table, "", legend
-    )
+    scored = any(item.score is not None for item in recommendations)
+    return Group(preference, "", *notes, table, *([legend] if scored else []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mllm_msr.config.settings import Settings
 
+# Baselines that are trained in seconds to minutes, in the order in which they are suggested.
+_COMPARED: Final = ("item_knn", "sasrec", "content_knn", "gru4rec")
 _STATES: Final = {"done": "done", "off": "off", "partly": "partly done", "open": "-"}
 
 
@@ -69,11 +71,13 @@ def command(
     settings = load_finished_settings(folder)
     with RunFolder.open(folder, read_only=True) as opened:
         recommenders = Pipeline(RunContext(opened), settings).recommenders
-        stages = list_stages(opened.stages, settings, models=recommenders.names())
+        entries = opened.stages
+        stages = list_stages(entries, settings, models=recommenders.names())
         process = running_process(opened.folder)
         last = last_line(opened.folder) if process is not None else None
     shown = display_path(folder)
-    steps = next_commands(stages, shown)
+    scored = {name.removeprefix("score/") for name in entries if name.startswith("score/")}
+    steps = next_commands(stages, shown, scored=scored)
     values = {
         "run": str(folder.absolute()),
         "stages": [asdict(stage) for stage in stages],
@@ -127,10 +131,19 @@ def _expected_parts(stage: str, settings: Settings, models: Sequence[str]) -> li
     return [f"score/{name}" for name in models] if stage == "score" else [stage]
 
 
-def next_commands(stages: Sequence[StageStatus], run: str) -> list[str]:
-    """Return the commands that continue a run, or use a finished one."""
-    unfinished = [stage.stage for stage in stages if stage.state in {"open", "partly"}]
-    commands = [["run"]] if unfinished else [["serve"], ["compare", "--models", "item_knn,sasrec"]]
+def next_commands(stages: Sequence[StageStatus], run: str, *, scored: Collection[str]) -> list[str]:
+    """Return the commands that continue a run, or use a finished one.
+
+    Args:
+        stages: The stages of the run.
+        run: Path of the run, for the commands.
+        scored: Models with scores; the others are suggested for a comparison.
+    """
+    commands = [["serve"]]
+    if any(stage.state in {"open", "partly"} for stage in stages):
+        commands = [["run"]]
+    elif others := [name for name in _COMPARED if name not in scored]:
+        commands.append(["compare", "--models", ",".join(others[:2])])
     return [shlex.join(["mllm-msr", *words, "--run", run]) for words in commands]
 
 

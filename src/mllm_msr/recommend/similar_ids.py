@@ -31,7 +31,7 @@ def similar_ids(wanted: str, ids: Sequence[str], *, limit: int = 3) -> list[str]
     start = max(0, min(middle - _N_COMPARED // 2, len(ids) - _N_COMPARED))
     folded = {one.casefold(): one for one in ids[start : start + _N_COMPARED]}
     text = wanted.casefold()
-    matches = difflib.get_close_matches(text, folded, n=10 * limit)
+    matches = difflib.get_close_matches(text, folded, n=_N_COMPARED)
     ratio = difflib.SequenceMatcher(b=text)
 
     def order(match: str) -> tuple[int, float, str]:
