@@ -31,6 +31,7 @@ LAZY_IMPORTS = {
     "mllm_msr.ranker.training.callback",
     "mllm_msr.ranker.training.lora_linear",
     "mllm_msr.ranker.training.module",
+    "mllm_msr.ranker.training.trackio_logger",
     "mllm_msr.ranker.training.trainer",
 }
 

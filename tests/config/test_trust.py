@@ -61,6 +61,7 @@ def make_run(folder: Path, overrides: list[str]) -> Path:
             ],
         ),
         (["executor.name=ray", "executor.address=ray://h:1"], ["executor.address=ray://h:1"]),
+        (["train.loggers=[csv, wandb]"], ["train.loggers=", "wandb"]),
         (["serve.state=postgresql://h/events"], ["serve.state=postgresql://h/events"]),
         (
             ["images.download=true", "images.allowed_hosts=[h.example]"],

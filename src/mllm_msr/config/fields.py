@@ -36,9 +36,12 @@ def _require_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 LanguageName = Annotated[str, AfterValidator(_language)]
-# List of distinct values; a single value is a list of one.
-Names = Annotated[tuple[str, ...], BeforeValidator(_to_list), AfterValidator(_without_repetitions)]
 Value = TypeVar("Value")
+# List of distinct values; a single value is a list of one.
+Distinct = Annotated[
+    tuple[Value, ...], BeforeValidator(_to_list), AfterValidator(_without_repetitions)
+]
+Names = Distinct[str]
 # The same with at least one value.
 Some = Annotated[
     tuple[Value, ...],

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mllm_msr.config.fields import Fraction, Section
+from mllm_msr.config.fields import Distinct, Fraction, Section
 
 # Types of training settings that function signatures in `ranker` use as well.
 TuningMethod = Literal["lora", "full", "frozen-lower-layers"]
@@ -26,6 +26,7 @@ LoraTarget = Literal["language", "all-linear"] | tuple[str, ...]
 LearningRateScheduler = Literal["cosine", "constant"]
 Precision = Literal["bf16", "fp16", "fp32"]
 TrainingLoss = Literal["answer", "full"]
+TrackerName = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio"]
 
 
 class TrainSettings(Section):
@@ -122,7 +123,9 @@ class TrainSettings(Section):
     )
     devices: PositiveInt | Literal["auto"] = Field("auto", description="devices per machine")
     nodes: PositiveInt = Field(1, description="machines; several are started by torchrun")
-    tensorboard: bool = Field(False, description="write TensorBoard files as well")
+    loggers: Distinct[TrackerName] = Field(
+        (), description="trackers that also get the metrics of the training and of finished stages"
+    )
     seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
 
     @field_validator("popularity_negatives")

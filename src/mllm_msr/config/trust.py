@@ -92,6 +92,9 @@ def _sensitive(settings: Settings, environment: Mapping[str, str] | None) -> dic
         found["executor.address"] = settings.executor.address
     if settings.serve.state is not None:
         found["serve.state"] = settings.serve.state
+    remote = sorted({"wandb", "mlflow", "trackio"}.intersection(settings.train.loggers))
+    if remote:  # they send metrics with the user's own keys
+        found["train.loggers"] = list(settings.train.loggers)
     hosts = settings.images.allowed_hosts
     if settings.images.download and hosts != ImagesSettings().allowed_hosts:
         found["images.allowed_hosts"] = list(hosts)

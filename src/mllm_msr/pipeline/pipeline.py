@@ -35,8 +35,10 @@ from mllm_msr.pipeline.doctor import require_extras
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.tracking import track_stages
 from mllm_msr.pipeline.update import update
 from mllm_msr.ranker.distributed.launch import is_worker
+from mllm_msr.ranker.training.trackers import require_trackers
 from mllm_msr.storage import layout
 from mllm_msr.storage.fork import copy_stages
 from mllm_msr.storage.run_folder import RunFolder
@@ -190,6 +192,8 @@ class Pipeline:
         Raises:
             UnknownNameError: There is no such stage.
             StaleStageError: The stage was finished with other settings or inputs.
+            MissingExtraError: A package that the stage or a tracker in `train.loggers` needs is not
+                installed.
             RunFolderError: An earlier stage has not been run.
             SystemExit: This process was a worker of a training run that has finished.
         """
@@ -198,6 +202,8 @@ class Pipeline:
             if name == "train":
                 stage_io.train(self.context, self.settings)
             return
+        require_trackers(self.settings.train.loggers)
+        before = dict(self.run.stages)
         try:
             with convert_missing_extras():
                 STAGES[name](self.context, self.settings)
@@ -208,6 +214,7 @@ class Pipeline:
         if save_settings:
             trust.remember(self.run.folder, self.settings)
             self._save_settings(with_checksum(self.settings.to_yaml()))
+        track_stages(self.run, self.settings, before)
 
     def with_settings(
         self, settings: Settings | Overrides, *, force: bool | None = None

@@ -55,6 +55,8 @@ PROJECTOR: Final = "alignment/projector.safetensors"
 ADAPTER: Final = "adapter"
 MODEL: Final = "model"
 TRAINING: Final = "training"
+# Files of the trackers in `train.loggers`.
+TRACKING: Final = "tracking"
 FOLDS: Final = "folds"
 
 # Tables that `mllm-msr update` writes, one numbered folder per update.

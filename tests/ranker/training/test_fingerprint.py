@@ -21,7 +21,7 @@ def test_settings_without_effect_on_the_weights_are_left_out() -> None:
         checkpoint_every=7,
         cache_vision=False,
         gradient_checkpointing=True,
-        tensorboard=True,
+        loggers=("csv",),
     )
     assert training_fingerprint(settings) == {}
 

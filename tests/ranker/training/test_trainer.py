@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -313,11 +314,17 @@ def test_without_validation_the_last_weights_are_kept(
         [],
         checkpoint=str(tiny_checkpoint("llama")),
         output=tmp_path,
-        settings=changed(SETTINGS, max_steps=2, tensorboard=True, gradient_checkpointing=True),
+        settings=changed(
+            SETTINGS, max_steps=2, loggers=("tensorboard", "csv"), gradient_checkpointing=True
+        ),
     )
     assert (summary.best_auc, summary.best_step, summary.steps) == (None, 2, 2)
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
-    assert list((tmp_path / "training" / "tensorboard").rglob("events.*"))
+    assert list((tmp_path / "tracking" / "tensorboard").rglob("events.*"))
+    (file,) = (tmp_path / "tracking" / "csv").rglob("metrics.csv")
+    rows = pl.read_csv(file)
+    assert rows["step"].to_list() == [1, 2]
+    assert rows["train/loss"].is_finite().all()
 
 
 def test_unusable_arguments_are_rejected(

@@ -150,6 +150,6 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
             create_private_file(log)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        if trainer.logger is not None:
-            values = {name: value for name, value in row.items() if name != "step"}
-            trainer.logger.log_metrics(values, step=int(row["step"]))
+        tracked = {f"train/{name}": value for name, value in row.items() if name != "step"}
+        for tracker in trainer.loggers:
+            tracker.log_metrics(tracked, step=int(row["step"]))

@@ -17,7 +17,7 @@ from mllm_msr.types import ImagePart, Part, TextPart
 
 # Settings that change the speed or the files of a training run, but not the weights.
 _NO_EFFECT: Final = frozenset(
-    {"enabled", "checkpoint_every", "gradient_checkpointing", "cache_vision", "tensorboard"}
+    {"enabled", "checkpoint_every", "gradient_checkpointing", "cache_vision", "loggers"}
 )
 
 

@@ -51,6 +51,7 @@ from mllm_msr.ranker.training.lora import (
     trainable_tensors,
 )
 from mllm_msr.ranker.training.sampler import StepSampler, plan_steps
+from mllm_msr.ranker.training.trackers import make_trackers, require_trackers
 from mllm_msr.ranker.training.validation import (
     ScoreMetric,
     ValidationMetric,
@@ -164,7 +165,7 @@ def train(
     Raises:
         DataError: There are no training examples, or no validation user has both labels.
         SettingsError: A setting cannot be used on this machine.
-        MissingExtraError: Lightning, PEFT, TensorBoard or DeepSpeed is not installed.
+        MissingExtraError: Lightning, DeepSpeed or the package of a tracker is not installed.
         StaleStageError: The saved state has other settings, another model or other examples.
         AnswerTokenError: "yes" or "no" is not a single token.
         NonFiniteLossError: The loss became NaN or infinite; the last state is intact.
@@ -226,13 +227,12 @@ def _train_loaded(
 
 def _check_requirements(settings: TrainSettings, train_examples: Sequence[Example]) -> None:
     extras = {"lightning": "train"}
-    if settings.tensorboard:
-        extras["tensorboard"] = "train"
     if settings.strategy.startswith("deepspeed"):
         extras["deepspeed"] = "deepspeed"
     for package, extra in extras.items():
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)
+    require_trackers(settings.loggers)
     if not train_examples:
         raise DataError(
             "There are no training examples. Every training user should have candidates with "
@@ -340,7 +340,6 @@ def _step_sampler(
 
 def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, folder: Path) -> Any:
     import lightning  # noqa: PLC0415 - takes seconds
-    from lightning.pytorch.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return lightning.Trainer(
         accelerator="auto",
@@ -350,7 +349,7 @@ def _lightning_trainer(settings: TrainSettings, strategy: DistributedStrategy, f
         precision=_LIGHTNING_PRECISION[settings.precision],
         max_epochs=1,
         gradient_clip_val=settings.clip,
-        logger=TensorBoardLogger(folder, name="tensorboard") if settings.tensorboard else False,
+        logger=make_trackers(settings.loggers, folder.parent, run=folder.parent.name),
         default_root_dir=folder,
         **QUIET_TRAINER,
     )
