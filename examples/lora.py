@@ -50,9 +50,8 @@ def main() -> None:
         print(json.dumps(pipeline.counts("train"), indent=2))
     adapter = Path(arguments.run) / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    print(f"rank {config['r']}, layers {sorted(config['target_modules'])[:4]}")
     with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
-        print(f"{len(weights.keys())} matrices in {adapter}")
+        print(f"{adapter}: rank {config['r']}, {len(weights.keys())} matrices")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def main() -> None:
     }
     with Pipeline.open(arguments.run, settings) as pipeline:
         pipeline.run_all()
-        print(pipeline.result())
+        table = pipeline.result().to_polars().filter(metric="auc")
+        print(table.select("label", "mean", "low", "high").sort("mean", descending=True))
     with MllmMsr.from_run(arguments.run) as model:
         print(model.recommend(next(iter(model.users)), 5))
 

@@ -44,7 +44,8 @@ def main() -> None:
     }
     with Pipeline.open(arguments.run, settings) as pipeline:
         pipeline.run_all()  # resumes if it was stopped, and skips what is finished
-        print(pipeline.result())
+        table = pipeline.result().to_polars().filter(metric="auc")
+        print(table.select("label", "mean", "low", "high").sort("mean", descending=True))
         print(pipeline.report().path)
     with MllmMsr.from_run(arguments.run) as model:
         user = next(iter(model.users))

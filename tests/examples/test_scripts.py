@@ -7,16 +7,17 @@ import runpy
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from mllm_msr import registry
 from mllm_msr.errors import BackendError, DamagedFileError
-from mllm_msr.evaluation.metrics import Metric
+from mllm_msr.evaluation import metrics
 from mllm_msr.evaluation.ranked_lists import RankedLists
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.serving.server import make_app
@@ -63,12 +64,12 @@ def demo(demo_run: Path, tmp_path: Path) -> Path:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small shop."""
     folder = tmp_path_factory.mktemp("shop")
-    written: Path = load(EXAMPLES / "write_shop.py").write_shop(folder, n_users=20, n_books=40)
+    written: Path = load(EXAMPLES / "write_shop.py").write_shop(folder, n_users=40, n_books=40)
     return written
 
 
 @pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make the plugins importable, with the entry points of their `pyproject.toml`."""
     project = tomllib.loads((PLUGINS / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     metadata = tmp_path / "site" / "shop_plugins-1.0.dist-info"
@@ -80,6 +81,10 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(metadata.parent)
     monkeypatch.syspath_prepend(PLUGINS)
+    # A process looks for metrics once.
+    metrics._classes.cache_clear()
+    yield
+    metrics._classes.cache_clear()
 
 
 def test_the_shop_depends_on_the_seed_only(run: Run, tmp_path: Path) -> None:
@@ -121,14 +126,15 @@ def test_own_backend(run: Run, shop: Path, tmp_path: Path) -> None:
 def test_the_own_backend_follows_the_contract(tmp_path: Path) -> None:
     backend = registry.find("backends", "words")(n_words=3)
 
-    def prompt(text: str) -> Prompt:
-        parts = (TextPart(text), ImagePart(tmp_path / "absent.png"))
+    def prompt(text: str, *images: Path) -> Prompt:
+        parts = (TextPart(text), *map(ImagePart, images))
         return Prompt((Message("user", parts),))
 
-    asked = [prompt('"calm sea" and "the calm harbor"'), prompt("no quotes")]
+    Image.new("RGB", (4, 4), "#2a6f97").save(tmp_path / "cover.png")
+    asked = [prompt('"calm sea" and "the calm harbor"'), prompt("", tmp_path / "cover.png")]
     answers = dict(backend.generate(asked))
     assert answers[0].text == "calm sea harbor"
-    assert answers[1].text == ""
+    assert answers[1].text == "blue"
     likes = [prompt(f'likes "calm sea", the title: "{title}"') for title in ("The Sea", "Bread")]
     (_, near), (_, far) = backend.score(likes, ["yes", "no"])
     assert near.log_probs[0] > far.log_probs[0]
@@ -165,7 +171,7 @@ def test_the_baseline_counts_pairs_and_can_be_loaded(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_the_metric_counts_ties_by_their_expected_value() -> None:
     metric = registry.find("metrics", "relative_rank")()
-    assert isinstance(metric, Metric)
+    assert isinstance(metric, metrics.Metric)
     rows = [(0, 1, 0.5), (0, 0, 0.9), (0, 0, 0.1), (0, 0, 0.2)]  # rank 2 of 4
     rows += [(1, 1, 0.5), (1, 0, 0.5), (1, 0, 0.5), (1, 0, 0.5)]  # ranks 1 to 4 are equally likely
     _, lists = RankedLists.from_scores(pl.DataFrame(rows, ["list", "label", "score"], orient="row"))
@@ -207,7 +213,8 @@ def test_lora(run: Run, shop: Path, tmp_path: Path, tiny_checkpoint) -> None:
     checkpoint = tiny_checkpoint("smolvlm")
     arguments = ("--data", shop, "--checkpoint", checkpoint, "--steps", 2, "--rank", 2)
     printed = run("lora.py", *arguments, "--batch", 2)
-    assert "rank 2, layers ['down_proj', 'gate_proj'" in printed
+    assert "adapter: rank 2, 28 matrices" in printed
+    assert '"steps": 2' in printed
     assert (tmp_path / "runs/lora/adapter/adapter_model.safetensors").is_file()
 
 

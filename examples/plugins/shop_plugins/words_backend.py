@@ -6,8 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar, final
 
+from PIL import Image
 from pydantic import PositiveInt
 
 from mllm_msr.errors import BackendError
@@ -15,12 +17,15 @@ from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
 
 OPENING = "The user appears to have a preference for"
+COLORS = {"blue": (40, 90, 170), "green": (70, 130, 80), "red": (180, 60, 50), "gray": (120,) * 3}
 COMMON = frozenset(("a", "an", "and", "in", "its", "of", "the", "this", "with"))
 
 
 @final
 class WordsBackend(Backend):
     """Backend that repeats frequent words and answers yes if texts share words.
+
+    Of an image, it knows the color.
 
     The arguments of the constructor are the settings `model.*`; their types are checked.
 
@@ -41,14 +46,15 @@ class WordsBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what the backend can do; images are accepted, and not looked at."""
+        """Return what the backend can do."""
         return Capabilities(images=True, choices=True, adapters=False)
 
     def generate(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Answer each prompt with the most frequent words of the texts that it quotes."""
+        """Answer with the most frequent words of the quoted texts, and the color of the image."""
         for index, prompt in enumerate(self._open(prompts)):
             text = _text(prompt)
             counts = Counter(word for quote in _quotes(text) for word in _words(quote))
+            counts += Counter(map(_color, prompt.images))
             answer = " ".join(word for word, _ in counts.most_common(self._n_words))
             if OPENING in text:
                 answer = f"{OPENING} {answer or 'nothing in particular'}."
@@ -79,6 +85,13 @@ class WordsBackend(Backend):
 def _text(prompt: Prompt) -> str:
     parts = [part for message in prompt.messages for part in message.parts]
     return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def _color(path: Path) -> str:
+    with Image.open(path) as image:
+        color = image.convert("RGB").resize((1, 1)).tobytes()
+    distances = {name: math.dist(color, known) for name, known in COLORS.items()}
+    return min(distances, key=distances.__getitem__)
 
 
 def _quotes(text: str) -> list[str]:
