@@ -29,7 +29,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_every_module_registers_the_command_of_its_name() -> None:
     modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
     commands = set(typer.main.get_command(cli.app).commands)
-    assert commands == {name for name in modules if not name.startswith("_")}
+    assert commands == {name.replace("_", "-") for name in modules if not name.startswith("_")}
 
 
 def test_a_run_prints_its_results_to_stdout_and_what_it_read_to_stderr(tmp_path: Path) -> None:

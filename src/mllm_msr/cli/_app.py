@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mllm_msr.cli._logging import configure
+from mllm_msr.config import tracing
 from mllm_msr.errors import MllmMsrError, UsageError, convert_missing_extras
 from mllm_msr.models import cpu_runtime
 from mllm_msr.ranker.distributed.launch import is_worker, launched_by_torchrun
@@ -36,8 +37,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("distill", "score", "evaluate", "report"),
         ),
         "Compare": ("compare", "tune", "experiment"),
-        "Use": ("recommend", "serve", "mcp", "update"),
-        "Tools": ("list", "doctor", "pull", "push", "help"),
+        "Use": ("recommend", "serve", "mcp", "ab-report", "update"),
+        "Tools": ("list", "doctor", "pull", "push", "export", "help"),
     }
 )
 MAX_SUMMARY: Final = 50  # characters
@@ -45,7 +46,10 @@ MAX_SUMMARY: Final = 50  # characters
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 # Commands that have nothing to resume.
-_NOT_RESUMED: Final = ("check", "doctor", "help", "list", "mcp", "recommend", "serve", "status")
+_NOT_RESUMED: Final = (
+    *("ab-report", "check", "doctor", "export", "help", "list", "mcp"),
+    *("recommend", "serve", "status"),
+)
 
 # Under torchrun, every process runs the command. Only these commands coordinate the processes.
 DISTRIBUTED_COMMANDS: Final = ("train", "run")
@@ -183,6 +187,7 @@ def main() -> None:
     # Users can do nothing about deprecations inside Transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     cpu_runtime.set_defaults()
+    tracing.configure(os.environ)
     # Bars of other packages would break those of `_progress.py`.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

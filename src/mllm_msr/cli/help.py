@@ -20,9 +20,7 @@ def command(
     context: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="COMMAND", help="Name of a command.", autocompletion=complete_name
-        ),
+        typer.Argument(metavar="COMMAND", help="Name of a command.", autocompletion=complete_name),
     ] = None,
 ) -> None:
     """Show the help of a command, or the list of commands."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, final
 
+from mllm_msr.config import tracing
 from mllm_msr.data import images
 from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
@@ -143,7 +144,7 @@ class CachedBackend(Backend):
                     waiting.setdefault(key, []).append(index)
                     missing.setdefault(key, prompt)
             if missing:
-                for key, response in self._compute(missing, compute):
+                for key, response in self._compute(missing, compute, method=kind[0]):
                     self._hits += len(waiting[key]) - 1
                     for index in waiting[key]:
                         yield index, response
@@ -152,10 +153,13 @@ class CachedBackend(Backend):
         self,
         missing: dict[str, Prompt],
         compute: Callable[[Sequence[Prompt]], Iterator[tuple[int, _Response]]],
+        *,
+        method: str,
     ) -> Iterator[tuple[str, _Response]]:
         keys = list(missing)
         unanswered = set(keys)
-        with _Writer(self._cache) as writer:
+        call = tracing.model_call(method, model=self.fingerprint, prompts=len(keys))
+        with call, _Writer(self._cache) as writer:
             for position, response in compute(list(missing.values())):
                 key = keys[position]
                 unanswered.discard(key)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
+from mllm_msr.config import tracing
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import template_hash
 from mllm_msr.storage.run_folder import RunFolder, Stage
@@ -98,7 +99,7 @@ class RunContext:
                 yield stage
                 return
             logger.info("%s started", name)
-            with self.progress(name, None):
+            with tracing.step(f"stage {name}"), self.progress(name, None):
                 yield stage
         logger.info("%s done in %s", name, format_seconds(time.perf_counter() - started))
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
+from mllm_msr.config import tracing
 from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
 from mllm_msr.recommend.rank_fusion import Candidate
 from mllm_msr.recommend.recommender import MllmMsr
@@ -117,14 +118,16 @@ class ListBuilder:
         budget = options.budget
         if options.candidate_ids is None:
             budget = settings.budget if budget is None else budget
-            candidates = await self._retrieve(user, max(options.k, budget), options)
+            with tracing.step("retrieve"):
+                candidates = await self._retrieve(user, max(options.k, budget), options)
         else:
             candidates = self._given(user, options)
             budget = len(candidates) if budget is None else budget
         scores = ItemScores({})
         if budget:
             item_ids = [candidate.item_id for candidate in candidates[:budget]]
-            scores = await scorer.score(user, item_ids)
+            with tracing.step("score", candidates=len(item_ids)):
+                scores = await scorer.score(user, item_ids)
         recommendations = build_list(
             self._model.catalog,
             user.profile,

@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
+from mllm_msr.config import tracing
 from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
@@ -57,6 +58,7 @@ class _Job:
         lane: Name of the lane.
         start: Tokens that each lane has got when it is this job's turn.
         future: Future of the results, one per prompt.
+        caller: Span of the request.
     """
 
     method: _Method
@@ -66,6 +68,7 @@ class _Job:
     lane: str = ""
     start: float = 0.0
     future: Future[_Results] = field(default_factory=Future)
+    caller: Any = field(default_factory=tracing.current)
 
     @functools.cached_property
     def n_tokens(self) -> int:
@@ -284,11 +287,13 @@ class ModelQueue:
         prompts = [prompt for job in batch for prompt in job.prompts]
         self._on_batch(len(prompts))
         answers: Iterable[tuple[int, ChoiceScores]] | Iterable[tuple[int, Completion]]
-        if batch[0].method == "score":
-            answers = backend.score(prompts, batch[0].choices)
-        else:
-            answers = backend.generate(prompts)
-        by_index: dict[int, ChoiceScores | Completion] = dict(answers)
+        callers = [job.caller for job in batch]
+        with tracing.model_call(batch[0].method, callers=callers, prompts=len(prompts)):
+            if batch[0].method == "score":
+                answers = backend.score(prompts, batch[0].choices)
+            else:
+                answers = backend.generate(prompts)
+            by_index: dict[int, ChoiceScores | Completion] = dict(answers)
         return [by_index[index] for index in range(len(prompts))]
 
     def _record(self, *, failed: bool) -> None:

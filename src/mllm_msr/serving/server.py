@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mllm_msr.config import tracing
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import UsageError
 from mllm_msr.recommend.recommender import MllmMsr
@@ -95,6 +96,7 @@ def make_app(
         max_item_body=settings.max_item_body,
     )
     app.state.settings = settings
+    tracing.instrument(app)
     return app
 
 
