@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -15,7 +15,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mllm_msr.config.align_settings import AlignSettings
 from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, Section, Some
@@ -24,6 +26,12 @@ from mllm_msr.config.distill_settings import DistillSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.prompts.item_types import PromptStyle
+
+
+# Name that clients of the service and its metrics use.
+ServedName = Annotated[str, Field(pattern=r"^[\w.-]{1,40}$")]
+# Models of the service that are not further runs.
+OWN_MODELS: Final = frozenset({"run", "zero_shot"})
 
 
 class DataSettings(OpenSection):
@@ -223,6 +231,16 @@ class ReportSettings(Section):
     seed: NonNegativeInt = Field(0, description="seed for choosing these users")
 
 
+class VariantSettings(Section):
+    """Variant of an A/B test: how a list is made."""
+
+    model: str = Field("run", description="ranking model, one of /v1/models")
+    budget: NonNegativeInt | None = Field(
+        None, description="candidates that the model scores; null uses `retrieve.budget`"
+    )
+    share: PositiveFloat = Field(1.0, description="weight in the assignment of users")
+
+
 class ServeSettings(Section):
     """HTTP service."""
 
@@ -274,6 +292,28 @@ class ServeSettings(Section):
     shutdown_timeout: PositiveFloat = Field(
         20.0, description="seconds that a shutdown waits for open requests"
     )
+    models: dict[ServedName, Path] = Field(
+        {}, description="run folders whose ranking models are served as well, by name"
+    )
+    experiment: ServedName | None = Field(
+        None, description="name of a running A/B test; null for none"
+    )
+    variants: dict[ServedName, VariantSettings] = Field(
+        {},
+        description="variants of the test by name, each with `model`, `budget` and `share`; users "
+        "are assigned by a hash",
+    )
+
+    @model_validator(mode="after")
+    def _require_variants(self) -> Self:
+        if self.experiment is not None and len(self.variants) < 2:
+            raise PydanticCustomError(
+                "variants", "An experiment needs at least two serve.variants."
+            )
+        if taken := OWN_MODELS.intersection(self.models):
+            problem = f"The name {min(taken)} in serve.models is taken. Choose another one."
+            raise PydanticCustomError("models", problem)
+        return self
 
 
 class PlanSettings(Section):

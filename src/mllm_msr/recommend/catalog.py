@@ -6,6 +6,7 @@ explain items with it, and the service adds new items.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -176,6 +177,18 @@ class ItemCatalog:
             item: The item; its title and text stand for a summary.
         """
         return self._build_prompt(user, item, _first_words(item.title, item.text))
+
+    def with_prompts_of(self, other: ItemCatalog) -> ItemCatalog:
+        """Return the same items, also those that are added later, with the prompts of a catalog.
+
+        Args:
+            other: Catalog of another run, whose ranker reads the prompts.
+        """
+        view = copy.copy(self)
+        view.prompt_settings = other.prompt_settings
+        view._max_text_tokens = other._max_text_tokens  # noqa: SLF001 - of the same class
+        view._vectors = other._vectors  # noqa: SLF001
+        return view
 
     def _build_prompt(self, user: str | UserInput, item: Item, summary: str) -> Prompt:
         return build_prompt(

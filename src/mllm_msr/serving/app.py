@@ -136,17 +136,23 @@ async def recommend_list(
             raise UnknownUserError.of(body.user_id)
     else:
         user = await engine.anonymous_user(body.history)
-    built = await engine.recommend(
-        user,
-        ListOptions(
-            k=body.k,
-            budget=body.budget,
-            exclude_seen=body.exclude_seen,
-            candidate_ids=body.candidate_ids,
-            model=body.model,
-        ),
+    options = ListOptions(
+        k=body.k,
+        budget=body.budget,
+        exclude_seen=body.exclude_seen,
+        candidate_ids=body.candidate_ids,
+        model=body.model,
     )
+    variant, user_id = None, user.profile.user_id
+    # A request that selects what a variant decides is not part of an A/B test.
+    is_tested = user_id and not {"model", "budget"} & body.model_fields_set
+    if engine.ab_test is not None and is_tested:
+        variant, options = engine.ab_test.apply(user_id, options)
+    built = await engine.recommend(user, options)
     recommendations = built.recommendations
+    if engine.ab_test is not None and variant is not None:
+        shown = [one.item_id for one in recommendations.items]
+        await engine.ab_test.record_exposure(user_id, variant, shown)
     items = await engine.items([one.item_id for one in recommendations.items])
     return schemas.ListResponse(
         recommendation_id=str(uuid.uuid4()),
@@ -167,6 +173,7 @@ async def recommend_list(
         ],
         without_image=recommendations.without_image,
         unknown_items=engine.unknown_items(body.candidate_ids or ()),
+        variant=variant,
     )
 
 

@@ -8,8 +8,10 @@ preference: it uses the latest one while an update runs in the background.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any, Final
 
 from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
-from mllm_msr.errors import BackendError, DataError
+from mllm_msr.errors import BackendError, DataError, SettingsError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.arguments import require_known
+from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import MllmMsr
+from mllm_msr.serving.ab_test import AbTest
 from mllm_msr.serving.baseline_ranker import BaselineRanker
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.serving.image_uploads import thumbnail
@@ -66,7 +70,9 @@ class OnlineEngine:
         lists: Builder of lists, with the ranking models.
         users: The known users.
         updates: Background updates of preferences.
+        ab_test: The running A/B test, if there is one.
         catalog: The items.
+        fine_tuned_models: Names of the fine-tuned ones among the language models.
     """
 
     def __init__(
@@ -102,10 +108,15 @@ class OnlineEngine:
         self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
         # A single one, because baselines need not be thread-safe.
         self._baseline_thread = ThreadPoolExecutor(1, thread_name_prefix="baseline")
+        self._other_queues: list[ModelQueue] = []  # of `serve.models`
+        self.fine_tuned_models = {RUN} if models.fine_tuned else set()
         self._candidates = CandidateCache(model)
         scorers = self._make_scorers(ranker.fingerprint, preference_model.fingerprint)
         self.lists = ListBuilder(model, self._candidates, scorers, self._make_baselines())
         self._database_lock = asyncio.Lock()
+        self.ab_test = AbTest.from_settings(
+            settings, log=state.exposures, metrics=metrics, database_lock=self._database_lock
+        )
         self._warming_up: asyncio.Task[None] | None = None
         self._items = NewItems(
             model,
@@ -145,6 +156,22 @@ class OnlineEngine:
         if self._model.models.has_zero_shot:
             scorers[ZERO_SHOT] = make_scorer(
                 self._preference_queue, fingerprint=preference_fingerprint, reads_vectors=False
+            )
+        for name, path in self._settings.models.items():
+            if name in self._model.baselines:
+                raise SettingsError([f"serve.models.{name} is the name of a baseline. Change it."])
+            other = load_run(path)
+            with contextlib.closing(other.models.open_ranker()) as ranker:
+                fingerprint = ranker.fingerprint
+            if other.models.fine_tuned:
+                self.fine_tuned_models.add(name)
+            label = re.sub(r"\W", "_", name)  # of metrics
+            self._other_queues.append(self._queue(f"model_{label}", other.models.open_ranker))
+            scorers[name] = make_scorer(
+                self._other_queues[-1],
+                fingerprint=fingerprint,
+                catalog=self.catalog.with_prompts_of(other.catalog),
+                calibration=other.models.calibration,
             )
         return scorers
 
@@ -187,8 +214,8 @@ class OnlineEngine:
         if self._warming_up is not None:
             self._warming_up.cancel()
         await self.updates.stop()
-        await asyncio.to_thread(self._ranker_queue.close)
-        await asyncio.to_thread(self._preference_queue.close)
+        for queue in (self._ranker_queue, self._preference_queue, *self._other_queues):
+            await asyncio.to_thread(queue.close)
         self._items.close()
         for threads in (self._threads, self._image_thread, self._baseline_thread):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -214,7 +241,7 @@ class OnlineEngine:
     @property
     def fine_tuned(self) -> bool:
         """Return whether the run's model is fine-tuned."""
-        return self._model.models.fine_tuned
+        return RUN in self.fine_tuned_models
 
     async def check(self) -> None:
         """Check that events can be stored; see `ServiceState.check`."""
@@ -245,6 +272,11 @@ class OnlineEngine:
             statuses[index] = "accepted" if is_new else "duplicate"
         for status in statuses:
             self._metrics.event(status)
+        if self.ab_test is not None:
+            accepted = zip(events, statuses, strict=True)
+            await self.ab_test.record_outcomes(
+                [event for event, status in accepted if status == "accepted"]
+            )
         for user_id in dict.fromkeys(user_ids):
             self.updates.start(await self.users.get(user_id))
         return statuses

@@ -161,9 +161,9 @@ async def get_models(request: Request) -> schemas.ModelsResponse:
     models = [
         schemas.ServedModel(
             name=name,
-            label=labels[name],
+            label=labels.get(name, name),
             version=scorer.version,
-            fine_tuned=engine.fine_tuned and name == RUN,
+            fine_tuned=name in engine.fine_tuned_models,
             scores=True,
         )
         for name, scorer in engine.lists.scorers.items()

@@ -38,6 +38,16 @@ class Metrics:
             "reason",
         )
 
+        self._exposures = self._counter(
+            "experiment_exposures", "Lists of an A/B test.", "experiment", "variant"
+        )
+        self._outcomes = self._counter(
+            "experiment_outcomes",
+            "Interactions with items that an A/B test has shown before.",
+            "experiment",
+            "variant",
+        )
+
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"mllm_msr_{name}", description, labels, registry=self._registry)
 
@@ -78,6 +88,14 @@ class Metrics:
     def failed_update(self, reason: str) -> None:
         """Count a failed attempt of a preference update."""
         self._failed_updates.labels(reason).inc()
+
+    def exposure(self, experiment: str, variant: str) -> None:
+        """Count a list of an A/B test."""
+        self._exposures.labels(experiment, variant).inc()
+
+    def outcome(self, experiment: str, variant: str) -> None:
+        """Count an interaction with an item that an A/B test has shown."""
+        self._outcomes.labels(experiment, variant).inc()
 
     def watch_queue(self, model: str, waiting: Callable[[], int]) -> None:
         """Add a gauge of the number of prompts that wait for a model."""

@@ -31,6 +31,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         ],
         "without_image": 0,
         "unknown_items": [],
+        "variant": None,
     },
     "ScoresRequest": {"user_id": "u0001", "item_ids": ["v0007", "v0008"]},
     "ScoresResponse": {

@@ -184,6 +184,7 @@ class ListResponse(ResponseBody):
         "without it"
     )
     unknown_items: list[str] = Field(description="ids of candidate_ids that are not in the catalog")
+    variant: str | None = Field(description="variant of the running A/B test, if there is one")
 
 
 class ScoresRequest(RequestBody):

@@ -30,6 +30,7 @@ import sqlalchemy as sql
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.serving.database import Database, parse_url
+from mllm_msr.serving.exposures import ExposureLog, delete_exposures
 from mllm_msr.serving.state_tables import (
     DELETED,
     EVENTS,
@@ -102,6 +103,9 @@ class ServiceState:
     Args:
         url: Path of an SQLite file, or a URL, "sqlite:///PATH" or "postgresql+psycopg://...".
 
+    Attributes:
+        exposures: Log of the items that A/B tests have shown.
+
     Raises:
         SettingsError: The URL is invalid or not supported.
         RunLockedError: Another service uses the database; the message names its process.
@@ -114,6 +118,7 @@ class ServiceState:
             if isinstance(url, str)
             else sql.URL.create("sqlite", database=str(url))  # any character may be in a path
         )
+        self.exposures = ExposureLog(self._database)
         self._check_lock = threading.Lock()
         self._checked = -_CHECK_SECONDS
         self._problem: str | None = None
@@ -283,6 +288,7 @@ class ServiceState:
             preferences = connection.execute(
                 STORED_PREFERENCES.delete().where(STORED_PREFERENCES.c.user_id == user_id)
             )
+            delete_exposures(connection, user_id)
             counts = events.rowcount, preferences.rowcount
         self._database.erase_deleted()
         return counts

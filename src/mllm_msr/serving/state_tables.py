@@ -37,6 +37,16 @@ STORED_PREFERENCES: Final = sql.Table(
     sql.Column("final", sql.Boolean, nullable=False),
     sql.Column("flags", sql.Text, nullable=False),
 )
+# Items that A/B tests have shown to users, with the first time in milliseconds.
+EXPOSURES: Final = sql.Table(
+    "exposures",
+    _METADATA,
+    sql.Column("experiment", sql.Text, primary_key=True),
+    sql.Column("user_id", sql.Text, primary_key=True, index=True),
+    sql.Column("item_id", sql.Text, primary_key=True),
+    sql.Column("variant", sql.Text, nullable=False),
+    sql.Column("shown", sql.BigInteger, nullable=False),
+)
 # Keyed hashes of deleted users of the run folder, of their events, and of removed events.
 DELETED: Final = sql.Table(
     "deleted", _METADATA, sql.Column("digest", sql.LargeBinary, primary_key=True)
