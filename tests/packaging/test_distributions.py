@@ -137,6 +137,7 @@ def test_the_commands_of_the_wheel_run_outside_the_checkout(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     out = run_command(installed, tmp_path, "demo", "--run", "demo", "--json", *SMALL)
     assert "mllm_msr" in json.loads(out)["metrics"]
