@@ -193,8 +193,7 @@ def load_model(
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         projector: Weights of the projector (safetensors), instead of those of the checkpoint.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        attention: Attention implementation; "auto" is "blocked" for bfloat16 on the CPU, and
-            otherwise the model's default.
+        attention: Attention implementation; "auto" is "blocked" for bfloat16 on the CPU.
         options: How images are prepared, and variables of the chat template.
 
     Raises:
@@ -218,17 +217,14 @@ def load_model(
         source = _source(checkpoint, revision)
         processor = load_from_files(checkpoint, config, source)
         model = _load_weights(checkpoint, config, source | _model_options(dtype, device, attention))
-    if dtype != "4bit":
-        model = model.to(device)
+    model = model if dtype == "4bit" else model.to(device)
     processor = configure(processor, options)
     _adopt_grids(model, processor)
     if options.processor:
         require_fitting_images(model.eval(), processor, options)
     if projector is not None:
         load_projector(model, projector)
-    if adapter is not None:
-        _warn_of_other_options(adapter, options)
-        model = _with_adapter(model, adapter, merge=dtype != "4bit")
+    model = _with_adapter(model, adapter, options, merge=dtype != "4bit")
     load_vector_projector(model, adapter or Path(checkpoint))
     return LoadedCheckpoint(
         model=model.eval(),
@@ -318,7 +314,12 @@ def _model_options(dtype: Precision, device: str, attention: Attention) -> dict[
     return {**options, "quantization_config": quantization, "device_map": {"": device}}
 
 
-def _with_adapter(model: Any, adapter: Path, *, merge: bool) -> Any:
+def _with_adapter(
+    model: Any, adapter: Path | None, options: ProcessorOptions, *, merge: bool
+) -> Any:
+    if adapter is None:
+        return model
+    _warn_of_other_options(adapter, options)
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError("peft", "models")
     import peft  # noqa: PLC0415 - an extra, and slow to import
