@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -22,13 +23,14 @@ HIDDEN = sorted(
     {name.partition(".")[0] for names in EXTRAS.values() for name in names}
     | {"tokenizers", "torchvision", "gguf", "pandas"}
 )
-PROGRAM = f"""
+MODELS = ("torch", "transformers", "peft", "lightning")
+PROGRAM = """
 import importlib.machinery, sys
 
 class WithoutExtras(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in {HIDDEN}:
+        if name.partition(".")[0] in HIDDEN:
             return None
         return super().find_spec(name, path, target)
 
@@ -37,9 +39,11 @@ sys.meta_path[place] = WithoutExtras
 """
 
 
-def run_python(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *arguments: str, folder: Path, hidden: Sequence[str] = HIDDEN
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM + code, *arguments],
+        [sys.executable, "-c", f"HIDDEN = {list(hidden)}\n{PROGRAM}{code}", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -158,3 +162,18 @@ for access in (lambda: mllm_msr.MllmMsr, lambda: mllm_msr.registry.find("baselin
     first, second = done.stdout.splitlines()
     assert "mllm-msr[baselines]" in first
     assert "mllm-msr[models]" in second
+
+
+def test_the_service_and_endpoints_need_no_torch(folder: Path) -> None:
+    code = """
+import mllm_msr.recommend.recommender, mllm_msr.serving.server, mllm_msr.serving.mcp_server
+from mllm_msr import registry
+for kind, names in {
+    "backends": ["openai", "mock"],
+    "baselines": ["content_knn", "hybrid", "item_knn", "popularity", "transitions"],
+}.items():
+    for name in names:
+        registry.find(kind, name)
+"""
+    done = run_python(code, folder=folder, hidden=MODELS)
+    assert done.returncode == 0, done.stderr
