@@ -1,7 +1,8 @@
 """Full-catalog ranking for all users: seconds, peak memory, size of all scores.
 
 The scorer is as cheap as possible (products of random user and item vectors, in chunks), so that
-the ranking dominates. Scoring alone is measured as well.
+the ranking dominates. Scoring alone is measured as well. With `--model student`, the scorer is the
+student with random weights, which encodes histories and written preferences.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 
+from mllm_msr.baselines._sequences.sequence_model import SequenceModel
+from mllm_msr.baselines._training.histories import ItemCodes, UserTexts
+from mllm_msr.baselines.student import Student
 from mllm_msr.evaluation.ranking import rank_catalog
 from mllm_msr.tables import CANDIDATES, INTERACTIONS
 
@@ -29,6 +34,7 @@ def run(
     history: int = 9,
     factors: int = 64,
     chunk: int = 1024,
+    model: str = "",
     repeats: int = 3,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -39,7 +45,8 @@ def run(
         items: Number of items in the catalog.
         history: Number of interactions per user, which are excluded from the ranking.
         factors: Length of the vectors.
-        chunk: Number of users that the scorer scores at a time.
+        chunk: Number of users that the scorer scores at a time; the student has its own number.
+        model: "student", or empty for products of random vectors.
         repeats: Number of measurements; the median is returned.
         seed: Seed of the data.
 
@@ -56,7 +63,12 @@ def run(
     catalog = [f"i{number:07}" for number in rng.permutation(items)]
     interactions, targets = _make_histories(users, catalog, length=history, rng=rng)
 
+    student = _make_student(catalog, interactions, factors, rng) if model == "student" else None
+
     def chunks() -> Iterator[tuple[pl.DataFrame, Vectors]]:
+        if student is not None:
+            yield from student.catalog_scores(targets, interactions)
+            return
         for start in range(0, users, chunk):
             yield targets.slice(start, chunk), user_vectors[start : start + chunk] @ item_vectors.T
 
@@ -72,6 +84,7 @@ def run(
     alone = np.median([_time(score) for _ in range(repeats)], axis=0).round(2)
     return {
         "cores": os.cpu_count(),
+        "model": model or "random vectors",
         "users": users,
         "items": items,
         "seconds": float(together[0]),
@@ -82,6 +95,30 @@ def run(
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "scores_gb": round(4 * users * items / 1e9, 2),
     }
+
+
+def _make_student(
+    catalog: list[str], interactions: pl.DataFrame, size: int, rng: np.random.Generator
+) -> SequenceModel:
+    """Return a student with random weights, content vectors and one preference per user."""
+    vectors = {
+        name: torch.from_numpy(rng.normal(size=(len(catalog) + 1, width)).astype(np.float32))
+        for name, width in (("text", 128), ("image", 157))
+    }
+    users = interactions.select("user_id").unique(maintain_order=True)
+    texts = rng.normal(size=(users.height + 1, 128)).astype(np.float32)
+    network = Student(hidden=size).build_network(
+        len(catalog), {**vectors, "preference": torch.from_numpy(texts)}
+    )
+    return SequenceModel(
+        network.eval(),
+        ItemCodes(tuple(catalog)),
+        n_warm=len(catalog),
+        catalog=tuple(catalog),
+        counts=torch.ones(len(catalog) + 1),
+        max_length=50,
+        texts=UserTexts(users.with_columns(position=pl.lit(3, pl.Int32))),
+    )
 
 
 def _time(work: Callable[[], None]) -> tuple[float, float]:

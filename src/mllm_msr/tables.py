@@ -118,7 +118,7 @@ TOP: Final = _schema(
 # One row per fold: parameters of `ranker.calibration.Calibration`, fitted on validation users.
 CALIBRATION: Final = _schema(fold=pl.Int32(), temperature=pl.Float64(), bias=pl.Float64())
 
-# Teacher scores of the student, one row per training user, position and item that is new to the user.
+# One row per training user, position and new item: what the student learns from the MLLM.
 # score: calibrated P(yes), null if the teacher could not score the item.
 TEACHER: Final = _schema(
     user_id=pl.String(), position=pl.Int32(), item_id=pl.String(), score=pl.Float64()

@@ -15,8 +15,10 @@ from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError, StaleStageError
 from mllm_msr.pipeline.compare import compare
+from mllm_msr.pipeline.cost.estimate import plan
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.tune import tune
 from mllm_msr.storage import layout
 
 TEACHER = f"{layout.TEACHER}/0"
@@ -144,17 +146,40 @@ def test_an_interrupted_stage_asks_no_prompt_twice(
     assert run_distill(tmp_path / "uninterrupted", load(data)).equals(table)
 
 
+def test_the_plan_contains_the_calls_of_the_stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        pipeline.run_stage("prepare")
+        report = plan(pipeline.context, pipeline.settings)
+    (stage,) = [stage for stage in report.stages if stage.stage == "distill/0"]
+    assert stage.calls == 30
+
+
+def test_a_search_reads_the_scores_of_the_teacher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        pipeline.run_until("distill")
+        caplog.set_level(logging.INFO, logger="mllm_msr")
+        (found,) = tune(pipeline, ["student"], trials=1)
+    assert "learns from 10 lists of the teacher" in caplog.text
+    assert found.model == "student"
+
+
 def test_other_settings_of_the_student_or_the_stage_are_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
 ) -> None:
     mock_runs.install(monkeypatch)
     with Pipeline.open(tmp_path, load(data)) as pipeline:
         pipeline.run_until("distill")
-        for change in ({"distill.budget": 60}, {"baselines.student.epochs": 3}):
+        for change in ({"distill.budget": 42}, {"baselines.student.epochs": 3}):
             with pytest.raises(StaleStageError, match=next(iter(change)).split(".")[-1]):
                 pipeline.with_settings(change).run_stage("distill")
-        more = pipeline.with_settings({"distill.budget": 60}, force=True)
+        more = pipeline.with_settings({"distill.budget": 42}, force=True)
         more.run_stage("distill")
-        assert pipeline.run.read(TEACHER).height == 60
+        assert pipeline.run.read(TEACHER).height == 42
     entry = json.loads((tmp_path / "manifest.json").read_text())["stages"]["distill/0"]
     assert entry["counts"]["hits"] > 0  # prompts of the first call come from the cache

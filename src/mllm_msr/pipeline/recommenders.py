@@ -33,8 +33,6 @@ from mllm_msr.ranker.training.display import ShowsTraining
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 
-STUDENT: Final = "student"
-
 _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
 
 
@@ -164,14 +162,12 @@ class Recommenders:
                 summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
             )
         data = self.tables.training_data(fold, content=self._settings.baselines.content)
-        read = self._read_tables(name)
+        read, teacher = self._read_tables(name), f"{layout.TEACHER}/{fold}"
         return replace(
             data,
             summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
             preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
-            teacher=self._run.read(table)
-            if (table := f"{layout.TEACHER}/{fold}") in read
-            else None,
+            teacher=self._run.read(teacher) if teacher in read else None,
         )
 
     def _read_tables(self, name: str) -> list[str]:
@@ -179,7 +175,8 @@ class Recommenders:
         names = [name, *self.members(name)]
         if not any(baseline_class(each).reads_mllm for each in names if each not in VARIANTS):
             return []
-        written = [each for each in (layout.SUMMARIES, layout.PREFERENCES) if self._run.has(each)]
+        texts = [layout.SUMMARIES] if self._settings.baselines.content == "all" else []
+        written = [each for each in (*texts, layout.PREFERENCES) if self._run.has(each)]
         folds = self.tables.folds() if self._settings.distill.enabled else []
         return [*written, *(f"{layout.TEACHER}/{fold}" for fold in folds)]
 
@@ -221,23 +218,25 @@ class Recommenders:
             data: Training data.
             conditions: What `data` depends on besides the fold, see `artifact_cache.digest`.
         """
-        # With force, once: a member of an ensemble is not fitted again after it has scored itself.
+        # With force, once: a member of an ensemble is not fitted again after it has scored.
         refit = self._context.force and (name, part) not in self._refitted
         self._refitted.add((name, part))
+        read = self._read_hashes(name, has_teacher=data.teacher is not None)
         key = digest(
             name=name,
             arguments=self._settings.baselines.arguments(name),
             version=__version__,
             fold=part,
             data=self._data_digest(),
-            **self._read_hashes(name, has_teacher=data.teacher is not None),
+            **read,
             **conditions,
         )
+        states = f"{part}-{digest(**read)[:8]}" if read else part
         return self._cache.recommender(
             f"{name}-{part}",
             key,
             baseline_class(name),
-            lambda: self.baseline(name, part).fit(data),
+            lambda: self.baseline(name, states).fit(data),
             refit=refit,
         )
 

@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 _BEST: Final = "best.yaml"
 BEST_SETTINGS: Final = f"{layout.TUNING}/{_BEST}"
 
-_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, layout.CANDIDATES)
 # Attributes of studies and trials in Optuna's database.
 _CONDITIONS: Final = "conditions"
 _ERROR: Final = "error"
@@ -128,20 +127,22 @@ def tune(
     spaces = {name: _search_space(name, fixed[name]) for name in models}
     pipeline.run_stage("prepare")
     fold = pipeline.tables.folds()[0] if fold is None else fold
-    data = pipeline.tables.training_data(fold, content=settings.baselines.content)
-    if data.candidates.filter(split="validation").is_empty():
+    if pipeline.tables.candidates(fold, "validation").is_empty():
         raise DataError(
             f"Fold {fold} has no validation users to evaluate trials on. Prepare the run with a "
             "larger data.validation_fraction, or search in another fold."
         )
-    inputs = {name: manifest.require(pipeline.run.stages, name).sha256 for name in _INPUTS}
+    recommenders, stages = pipeline.recommenders, pipeline.run.stages
     folders = _factory.Folders(pipeline.run.inside(layout.CONTENT_CACHE))
     folder = pipeline.run.inside(layout.TUNING)
     results = []
     for name in models:
+        data = recommenders.training_data(name, fold)
         search = _Search(
             name, spaces[name], fixed[name], data, folders, metric=metric, fold=fold, seed=seed
         )
+        read = recommenders.conditions(name).inputs
+        inputs = {table: manifest.require(stages, table).sha256 for table in read}
         with pipeline.context.progress(f"tune {name}", trials) as advance:
             results.append(search.run(folder, inputs, trials, advance))
         _write_results(folder, results)

@@ -63,18 +63,18 @@ def unsure_pairs(
 
 def _contributions(
     scores: npt.NDArray[np.float32], interacted: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.float32]:
     """Return the contribution of each item to the entropy, -1 for items of the user.
 
     Args:
         scores: Shape [n_targets, n_items].
         interacted: Items that the user has interacted with, [n_targets, n_items].
     """
-    logits = np.where(interacted, -np.inf, scores.astype(np.float64))
+    logits = np.where(interacted, np.float32(-np.inf), scores)
     best = logits.max(axis=1, keepdims=True)
     logits -= np.where(np.isfinite(best), best, 0.0)
     weights = np.exp(logits)
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+    total = np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-30))
     surprise = np.log(total) - np.where(interacted, 0.0, logits)
     return np.where(interacted, -1.0, weights / total * surprise)
 

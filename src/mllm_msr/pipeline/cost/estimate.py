@@ -131,6 +131,8 @@ class _CostEstimator:
         if settings.train.enabled:
             stages += [self._train(fold) for fold in self._tables.folds()]
             names.append(MLLM_MSR)
+        if settings.distill.enabled:
+            stages += [self._distill(fold) for fold in self._tables.folds()]
         stages += [self._score(name) for name in names]
         stages += self._score_members(names)
         basis = sorted({counter.basis for counter in self._counters.values()})
@@ -216,6 +218,12 @@ class _CostEstimator:
         seconds = self._rates.seconds(_TRAINING_PASSES * cost.prompt_tokens, 0)
         # Training has no price per token and caches no responses.
         return replace(cost, price=0.0, disk_bytes=0, output_tokens=0, seconds=seconds)
+
+    def _distill(self, fold: int) -> StageCost:
+        section = self._settings.distill
+        n_targets = self._candidates.filter(fold=fold, split="train", label=1).height
+        n_pairs = min(section.budget, n_targets * section.list_size)
+        return self._ranking_cost(f"distill/{fold}", "train", n_calls=n_pairs)
 
     def _score(self, name: str) -> StageCost:
         """Return the cost of scoring test candidates and full rankings with an MLLM."""
