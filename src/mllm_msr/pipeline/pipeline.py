@@ -51,10 +51,10 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
     "summarize": stage_io.summarize,
     "infer": stage_io.infer,
     "train": stage_io.train,
+    "distill": distill,
     "score": stage_io.score,
     "evaluate": stage_io.evaluate,
     "report": stage_io.report,
-    "distill": distill,
 }
 
 
