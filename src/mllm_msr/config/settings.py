@@ -20,13 +20,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mllm_msr.config.align_settings import AlignSettings
+from mllm_msr.config.distill_settings import DistillSettings
 from mllm_msr.config.fields import Fraction, LanguageName, Names, OpenSection, Section, Some
 from mllm_msr.config.recommend_settings import RecommendSettings
-from mllm_msr.config.distill_settings import DistillSettings
 from mllm_msr.config.retrieve_settings import RetrieveSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.prompts.item_types import PromptStyle
-
 
 # Name that clients of the service and its metrics use.
 ServedName = Annotated[str, Field(pattern=r"^[\w.-]{1,40}$")]
@@ -362,6 +361,7 @@ class Settings(Section):
     infer: InferSettings = InferSettings()
     recommend: RecommendSettings = RecommendSettings()
     train: TrainSettings = TrainSettings()
+    distill: DistillSettings = DistillSettings()
     score: ScoreSettings = ScoreSettings()
     baselines: BaselinesSettings = BaselinesSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -373,4 +373,3 @@ class Settings(Section):
     def to_yaml(self) -> str:
         """Return all settings as YAML that `load_settings` can read."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-    distill: DistillSettings = DistillSettings()
