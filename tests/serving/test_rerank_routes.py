@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,17 @@ def test_example_of_the_guide_runs(url: str) -> None:
     defined: dict[str, Any] = {"cohere": cohere}
     exec(block, defined)
     assert defined["found"].results[0].index == 0
+
+
+def test_request_of_the_guide_has_the_shown_response(serve: Serve) -> None:
+    page = Path(__file__).parents[2] / "docs" / "integrations.md"
+    match = re.search(
+        r"/v1/rerank .*?-d '(.*?)'\n```\n\n```json\n(.*?)```", page.read_text(), re.DOTALL
+    )
+    assert match
+    body = json.loads(match[1].replace("u0001", "user1").replace("v0007", "item7"))
+    found, shown = rerank(serve(), **body), json.loads(match[2])
+    assert found.keys() == shown.keys()
+    documents = [{one["document"]["text"]: set(one["document"])} for one in shown["results"]]
+    assert documents == [{"Calm cooking": {"text"}}, {"Festive cooking": {"text", "item_id"}}]
+    assert [set(one) for one in found["results"]] == [set(one) for one in shown["results"]]

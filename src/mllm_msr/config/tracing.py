@@ -2,7 +2,8 @@
 
 Off by default. They are exported if the standard variable `OTEL_EXPORTER_OTLP_ENDPOINT` is set and
 the extra `otel` is installed, or if the program that imports this package configures a provider of
-OpenTelemetry itself. Spans contain no texts, ids of users or ids of items.
+OpenTelemetry itself. Spans contain no texts and no ids of users or items, except for the messages
+of errors and the paths of requests.
 """
 
 from __future__ import annotations

@@ -86,8 +86,7 @@ class OnlineEngine:
     ) -> None:
         self._model, self._state = model, state
         self._settings, self._metrics = settings, metrics
-        self.settings = model.settings
-        self.catalog = model.catalog
+        self.settings, self.catalog = model.settings, model.catalog
         models = model.models
         copies = settings.copies or models.default_copies
         open_ranker = functools.partial(models.open_ranker, threads=1 if copies > 1 else None)
@@ -104,9 +103,8 @@ class OnlineEngine:
         self._history_backend = queued(lane="histories")
         # Separate from the threads of updates, so that requests do not wait for updates.
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="answer")
-        # A single one, because a decoded image may need a lot of memory.
+        # Single ones: a decoded image may need much memory, and baselines need not be thread-safe.
         self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
-        # A single one, because baselines need not be thread-safe.
         self._baseline_thread = ThreadPoolExecutor(1, thread_name_prefix="baseline")
         self._other_queues: list[ModelQueue] = []  # of `serve.models`
         self.fine_tuned_models = {RUN} if models.fine_tuned else set()
@@ -114,9 +112,7 @@ class OnlineEngine:
         scorers = self._make_scorers(ranker.fingerprint, preference_model.fingerprint)
         self.lists = ListBuilder(model, self._candidates, scorers, self._make_baselines())
         self._database_lock = asyncio.Lock()
-        self.ab_test = AbTest.from_settings(
-            settings, log=state.exposures, metrics=metrics, database_lock=self._database_lock
-        )
+        self.ab_test = self._make_ab_test()
         self._warming_up: asyncio.Task[None] | None = None
         self._items = NewItems(
             model,
@@ -174,6 +170,14 @@ class OnlineEngine:
                 calibration=other.models.calibration,
             )
         return scorers
+
+    def _make_ab_test(self) -> AbTest | None:
+        return AbTest.from_settings(
+            self._settings,
+            log=self._state.exposures,
+            metrics=self._metrics,
+            database_lock=self._database_lock,
+        )
 
     def _make_baselines(self) -> dict[str, BaselineRanker]:
         item_ids = sorted(self._model.users.item_counts())

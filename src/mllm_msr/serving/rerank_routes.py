@@ -72,7 +72,7 @@ _Document = Annotated[
 class RerankRequest(RequestBody):
     """Request to order documents for a user, a history or a preference."""
 
-    model: Id = Field(RUN, description="run, or zero_shot (the same model without fine-tuning)")
+    model: Id = Field(RUN, description="ranking model with P(yes), one of /v1/models")
     query: Annotated[Text, StringConstraints(min_length=1, pattern=r"\S")] = Field(
         description="id of a user, or a written preference of several words; user:ID, "
         "history:ID,ID,... (oldest first) and preference:TEXT say what it is"
@@ -160,13 +160,14 @@ def read_query(query: str) -> Query:
     responses=error_responses(404, 429),
     response_model_exclude_none=True,
     summary="The same as /v1/rerank, at the path of version 2 of Cohere's client",
+    description="See POST /v1/rerank.",
 )
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
     """Order documents by P(yes), in the form of Cohere and Jina."""
     engine = get_engine(request)
     if body.model in engine.lists.baselines:
         raise ModelNotServedError(
-            f"The baseline {body.model!r} returns no P(yes). Use the model 'run' or 'zero_shot'."
+            f"The baseline {body.model!r} returns no P(yes). Use another model of /v1/models."
         )
     scorer = engine.lists.scorer(body.model)
     user = await _find_user(engine, read_query(body.query))

@@ -174,13 +174,7 @@ class CandidateScorer:
             self._metrics.fallback(reason)
             return ItemScores({}, fallback_reason=reason)
         read = await self._user_input(user.profile)
-        read_digest = _digest(read)
-        keys = {
-            one: _ScoreKey(
-                user.profile.user_id, read_digest, _digest(given[one]) if one in given else one
-            )
-            for one in item_ids
-        }
+        keys = _score_keys(user.profile.user_id, read, item_ids, given)
         scores = {one: self._cache[key] for one, key in keys.items() if key in self._cache}
         missing = [item_id for item_id in item_ids if item_id not in scores]
         if not missing:
@@ -256,6 +250,17 @@ class CandidateScorer:
             )
         self.n_failed = 0 if scores else self.n_failed + len(answers)
         return scores
+
+
+def _score_keys(
+    user_id: str, read: UserInput, item_ids: Sequence[str], given: Mapping[str, Item]
+) -> dict[str, _ScoreKey]:
+    """Return the keys of the scores of items, which may be `given`."""
+    user = _digest(read)
+    return {
+        one: _ScoreKey(user_id, user, _digest(given[one]) if one in given else one)
+        for one in item_ids
+    }
 
 
 def _digest(content: UserInput | Item) -> bytes:
