@@ -86,8 +86,10 @@ def test_card_has_the_results_and_their_limits(export: AdapterExport, run: Path)
     metrics = json.loads((run / "metrics.json").read_text())
     auc = metrics["mllm_msr"]["uniform"]["auc"]
     assert f"{auc['mean']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in card.text
-    for words in ("| users | 12 |", "rank 16", "## Prompt", "TITLE OF THE LATEST ITEM", '"TITLE"', "[image]",
-                  "so its intervals are wide", "names no license"):  # fmt: skip
+    for words in (
+        *("| users | 12 |", "rank 16", "## Prompt", "TITLE OF THE LATEST ITEM", '"TITLE"'),
+        *("[image]", "so its intervals are wide", "names no license"),
+    ):
         assert words in card.text, words
     assert "\n\n\n\n" not in card.text
 
@@ -164,6 +166,8 @@ def test_shared_settings_have_no_paths_and_addresses(tmp_path: Path) -> None:
         ({"model": {"url": "http://evil"}}, "sets 'url' in model"),
         ({"infer": {"model": {"key_variable": "SECRET"}}}, "sets 'key_variable' in infer"),
         ({"prompts": {"folder": "/etc"}}, "sets 'folder' in prompts"),
+        ({"images": {"allowed_hosts": ["evil"]}}, "sets 'allowed_hosts' in images"),
+        ({"train": {"loggers": ["wandb"]}}, "sets 'loggers' in train"),
         ([], "other sections"),
     ],
 )

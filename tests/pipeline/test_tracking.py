@@ -66,7 +66,7 @@ def test_failing_tracker_does_not_undo_a_stage(
     with Pipeline.open(tmp_path / "run", settings) as pipeline:
         pipeline.run_stage("prepare")
         assert "prepare" in pipeline.run.stages
-    assert "CSVLogger did not accept the metrics: no route to host" in caplog.text
+    assert "The tracker csv did not accept the metrics: no route to host" in caplog.text
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import huggingface_hub
@@ -45,9 +46,16 @@ _PROJECTOR: Final = "projector.safetensors"
 _TEMPLATES: Final = "templates"
 # Arguments of backends that are files of this machine, or say where prompts and keys are sent.
 _LOCAL: Final = ("adapter", "projector", "weights", "url", "key_variable")
-# What the settings of an export may contain; they come from other people.
+# What the settings of an export may contain, because they come from other people.
 _SECTIONS: Final = frozenset(
     {"item_type", "images", "prompts", "model", "summarize", "infer", "recommend", "train"}
+)
+_KEYS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "images": frozenset({"per_item"}),
+        "prompts": frozenset({"language", "style"}),
+        "train": frozenset({"enabled", "max_text_tokens"}),
+    }
 )
 
 
@@ -247,16 +255,15 @@ def _require_harmless(settings: object, folder: Path) -> None:
     if not isinstance(settings, dict) or not set(settings) <= _SECTIONS:
         raise DamagedFileError(f"{folder / SETTINGS} has other sections than an export has.")
     for name, section in settings.items():
-        models = [section, section.get("model")] if isinstance(section, dict) else []
-        for values in models:
-            found = [
-                key for key in (*_LOCAL, "folder") if isinstance(values, dict) and key in values
-            ]
-            if found:
-                raise DamagedFileError(
-                    f"{folder / SETTINGS} sets {found[0]!r} in {name}, which an export does not. "
-                    "Remove it, and give it in your own settings if you need it."
-                )
+        values = section if isinstance(section, dict) else {}
+        found = set(values) - _KEYS.get(name, frozenset(values))
+        for model in (values, values.get("model")):
+            found |= set(_LOCAL).intersection(model or ())
+        if found:
+            raise DamagedFileError(
+                f"{folder / SETTINGS} sets {min(found)!r} in {name}, which an export does not. "
+                "Remove it, and give it in your own settings if you need it."
+            )
 
 
 def _download(repository: str) -> Path:

@@ -20,15 +20,12 @@ logger = logging.getLogger(__name__)
 def track_stages(run: RunFolder, settings: Settings, before: Mapping[str, Entry]) -> None:
     """Write the counts, seconds and metrics of the stages that have finished.
 
-    A tracker that cannot be reached is only logged, because the stage is finished.
+    A tracker that fails is only logged, because the stage is finished.
 
     Args:
         run: The run folder.
         settings: The run's settings.
         before: The stages that were finished before.
-
-    Raises:
-        MissingExtraError: The package of a tracker is not installed.
     """
     names = settings.train.loggers
     new = {name: entry for name, entry in run.stages.items() if before.get(name) != entry}
@@ -38,13 +35,14 @@ def track_stages(run: RunFolder, settings: Settings, before: Mapping[str, Entry]
     if "evaluate" in new:
         metrics = json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8"))
         values |= metric_values(metrics)
-    for tracker in make_trackers(names, run.folder, run=run.folder.name):
+    for name in names:
         try:
+            (tracker,) = make_trackers([name], run.folder, run=run.folder.name)
             tracker.log_metrics(values)
             tracker.save()
             tracker.finalize("success")
         except Exception as error:  # noqa: BLE001 - trackers raise errors of their own
-            logger.warning("%s did not accept the metrics: %s", type(tracker).__name__, error)
+            logger.warning("The tracker %s did not accept the metrics: %s", name, error)
 
 
 def stage_values(stages: Mapping[str, Entry]) -> Iterator[tuple[str, float]]:
