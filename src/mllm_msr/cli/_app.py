@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mllm_msr.cli._logging import configure
+from mllm_msr.cli._output import tell
 from mllm_msr.config import tracing
 from mllm_msr.errors import MllmMsrError, UsageError, convert_missing_extras
 from mllm_msr.models import cpu_runtime
@@ -209,7 +210,7 @@ def _run_command() -> None:
         with convert_missing_extras():
             app()
     except MllmMsrError as error:
-        typer.echo(f"mllm-msr: {error}", err=True)
+        tell(f"mllm-msr: {error}")
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         from mllm_msr.storage.atomic import describe_system_error
@@ -218,7 +219,7 @@ def _run_command() -> None:
         if problem is None:
             raise
         logging.getLogger(__name__).info("The command failed.", exc_info=True)
-        typer.echo(f"mllm-msr: {problem}", err=True)
+        tell(f"mllm-msr: {problem}")
         raise SystemExit(1) from None
 
 
@@ -231,6 +232,5 @@ def _say_stopped(signum: int) -> None:
         typer.echo(f"mllm-msr: Stopped by {name}.", err=True)
         return
     command = shlex.join(["mllm-msr", *sys.argv[1:]])
-    typer.echo(
-        f"mllm-msr: Interrupted by {name}. Finished work is kept. Resume with: {command}", err=True
-    )
+    tell(f"mllm-msr: Interrupted by {name}. Finished work is kept. Resume with:")
+    typer.echo(f"  {command}", err=True)  # in one line, so that it can be copied
