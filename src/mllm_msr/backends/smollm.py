@@ -15,7 +15,6 @@ from typing import Any, Final, Literal, final
 from pydantic import NonNegativeInt, PositiveInt
 
 from mllm_msr.backends._local import LocalBackend
-from mllm_msr.models.small.sources import PROJECTOR
 from mllm_msr.types import Attention, BatchSize, Device, Precision, Threads
 
 ImageGrid = Literal[4, 5, 6, 7]
@@ -107,14 +106,14 @@ class SmolLMBackend(LocalBackend):
     def caveat(
         cls, source_coverage: float | None, *, has_own_projector: bool = False
     ) -> str | None:
-        """Return that images mean nothing to the model, if its projector is not trained."""
+        """Return that the packaged projector knows drawn images only."""
         del source_coverage
-        if has_own_projector or PROJECTOR.is_file():
+        if has_own_projector:
             return None
         return (
-            "The projector between this model's vision tower and language model is not trained, so "
-            "the model does not understand images. Results only show what it learns from texts. "
-            "Set align.enabled=true to train the projector on the images and texts of the items."
+            "The projector between this model's vision tower and language model was trained on "
+            "drawn scenes, so descriptions of photographs are unreliable. Set align.enabled=true "
+            "to train it on the images and texts of the items."
         )
 
 

@@ -24,7 +24,6 @@ from mllm_msr.models.small.vision import read_tower
 
 # Increase it if the same packages give other weights or files.
 VERSION: Final = 1
-_SEED: Final = 0
 _DTYPE: Final = torch.bfloat16
 # EfficientNet-Lite was trained on (pixel - 127) / 128.
 _MEAN: Final = 127 / 255
@@ -48,7 +47,7 @@ def assemble(folder: Path, *, image_grid: int) -> None:
         **{f"model.language_model.{k}": v.to(_DTYPE) for k, v in language.state.items()},
         # A small part of the weights, with values of many magnitudes: in full precision.
         **{f"model.vision_tower.{k}": v for k, v in tower.state_dict().items()},
-        **{f"model.multi_modal_projector.{k}": v for k, v in _projector(config).items()},
+        **{f"model.multi_modal_projector.{k}": v for k, v in load_file(PROJECTOR).items()},
     }
     with torch.device("meta"):
         model = transformers.LlavaForConditionalGeneration(config)
@@ -91,25 +90,6 @@ def _llava_config(
     )
 
 
-def _projector(config: transformers.LlavaConfig) -> dict[str, Tensor]:
-    """Return the weights of the projector: the packaged ones, or random ones from a fixed seed."""
-    if PROJECTOR.is_file():
-        packaged: dict[str, Tensor] = load_file(PROJECTOR)
-        return packaged
-    generator = torch.Generator().manual_seed(_SEED)
-    sizes = config.vision_config.hidden_size, config.text_config.hidden_size
-    state: dict[str, Tensor] = {}
-    for name, n_in in zip(("linear_1", "linear_2"), sizes, strict=True):
-        weight = (
-            torch.randn(sizes[1], n_in, generator=generator) * config.text_config.initializer_range
-        )
-        state |= {
-            f"{name}.weight": weight.to(_DTYPE),
-            f"{name}.bias": torch.zeros(sizes[1], dtype=_DTYPE),
-        }
-    return state
-
-
 def _make_processor(
     language: LanguageModel, vision: EfficientNetLiteConfig
 ) -> transformers.LlavaProcessor:
@@ -132,15 +112,10 @@ def _make_processor(
 
 def _readme(image_grid: int) -> str:
     """Return a description of the checkpoint, with the licenses of its sources."""
-    projector = (
-        f"An image is {image_grid**2} tokens; their projector is a part of mllm-msr."
-        if PROJECTOR.is_file()
-        else f"An image is {image_grid**2} tokens. Their projector is not trained: its weights are "
-        "random numbers, so the model does not understand images."
-    )
     parts = [
         "# SmolLM2-135M-Instruct with EfficientNet-Lite0",
-        f"mllm-msr assembled this checkpoint from installed packages. {projector}",
+        "mllm-msr assembled this checkpoint from installed packages.",
+        f"An image is {image_grid**2} tokens; their projector is a part of mllm-msr.",
     ]
     for source in (LANGUAGE, VISION):
         parts += [

@@ -57,7 +57,7 @@ def small_checkpoint(image_grid: int) -> Path:
 
 def checkpoint_path(image_grid: int) -> Path:
     """Return where the checkpoint is in the user's cache, whether or not it exists."""
-    projector = content_hash(PROJECTOR)[0][:8] if PROJECTOR.is_file() else "random"
+    projector = content_hash(PROJECTOR)[0][:8]
     return user_cache() / "smollm" / f"smollm-{image_grid**2}-v{VERSION}-{projector}"
 
 
@@ -73,11 +73,6 @@ def _replace(folder: Path, image_grid: int) -> None:
         logger.warning("The model in %s is damaged. It is assembled again.", folder)
     else:
         logger.warning("Assembling the model smollm in %s. This happens once.", folder)
-    if not PROJECTOR.is_file():
-        logger.warning(
-            "The projector of images is not trained. Set align.enabled=true to train it on the "
-            "items, or use the model for texts only."
-        )
     for leftover in folder.parent.glob(f".*{_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}{_SUFFIX}")

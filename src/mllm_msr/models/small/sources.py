@@ -16,7 +16,7 @@ from typing import Final
 from mllm_msr.errors import BackendError, install_command
 from mllm_msr.storage.atomic import content_hash
 
-# The trained projector from image features to tokens, if this package contains one.
+# The projector from image features to tokens, made by `recipes/small_model`.
 PROJECTOR: Final = Path(__file__).with_name("projector.safetensors")
 
 
