@@ -99,7 +99,8 @@ def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
         *("py.typed", "_style/tokens.css", "config/presets/demo.yaml"),
         *("config/presets/models/qwen3-vl-2b.yaml", "demo_model/weights/model.safetensors"),
         *("evaluation/report/templates/report.html.jinja", "prompts/templates/recommend.jinja"),
-        *("prompts/templates/few_shot.yaml", "serving/page/index.html", "serving/page/page.js"),
+        *("models/small/projector.safetensors", "prompts/templates/few_shot.yaml"),
+        *("serving/page/index.html", "serving/page/page.js"),
     ):
         assert f"mllm_msr/{name}" in source
 
