@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mllm_msr import errors
-from mllm_msr.errors import MissingExtraError
+from mllm_msr.errors import MissingExtraError, UsageError
 from mllm_msr.ranker.training.trackers import make_trackers, require_trackers
 
 
@@ -67,14 +67,23 @@ def test_run_of_wandb_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_run_of_mlflow_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     log(tmp_path, {"train/loss": 0.5}, "mlflow", step=1)
     log(tmp_path, {"mllm_msr/uniform/auc": 0.75}, "mlflow")
-    client = mlflow.tracking.MlflowClient(f"file:{tmp_path / 'tracking' / 'mlruns'}")
+    client = mlflow.tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("mllm-msr")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics == {"train/loss": 0.5, "mllm_msr/uniform/auc": 0.75}
     assert run.info.status == "FINISHED"
+
+
+def test_mlflow_needs_the_address_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "EXTRAS", {**errors.EXTRAS, "mlflow": ()})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    require_trackers(("mlflow",))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UsageError, match=r"mlflow needs MLFLOW_TRACKING_URI\. Set it to"):
+        require_trackers(("mlflow",))
 
 
 def test_missing_package_is_named_with_the_command_for_pip(

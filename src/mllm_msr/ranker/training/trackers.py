@@ -16,12 +16,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from mllm_msr.config.train_settings import TrackerName
-from mllm_msr.errors import require_extra
+from mllm_msr.errors import UsageError, require_extra
 from mllm_msr.storage import layout
 from mllm_msr.storage.atomic import write_text
 
 _PROJECT: Final = "mllm-msr"
 _RUNS: Final = "runs.json"
+_MLFLOW_URI: Final = "MLFLOW_TRACKING_URI"
 # Extra of each tracker.
 _EXTRAS: Final[Mapping[TrackerName, str]] = MappingProxyType(
     {
@@ -35,14 +36,20 @@ _EXTRAS: Final[Mapping[TrackerName, str]] = MappingProxyType(
 
 
 def require_trackers(names: Sequence[TrackerName]) -> None:
-    """Check that the packages of trackers are installed.
+    """Check that trackers can be used: their packages, and the server of MLflow.
 
     Raises:
         MissingExtraError: A package is not installed; the message has the command for pip.
+        UsageError: The environment names no server of MLflow.
     """
     for name in names:
         for extra in ("train", _EXTRAS[name]):
             require_extra(extra)
+    if "mlflow" in names and not os.environ.get(_MLFLOW_URI):
+        raise UsageError(
+            f"The tracker mlflow needs {_MLFLOW_URI}. Set it to the address of the server, such as "
+            "http://127.0.0.1:5000, or to a database, such as sqlite:///mlflow.db."
+        )
 
 
 def make_trackers(names: Sequence[TrackerName], folder: Path, *, run: str) -> list[Any]:
@@ -55,6 +62,7 @@ def make_trackers(names: Sequence[TrackerName], folder: Path, *, run: str) -> li
 
     Raises:
         MissingExtraError: A package is not installed.
+        UsageError: The environment names no server of MLflow.
     """
     require_trackers(names)
     if not names:
@@ -107,11 +115,11 @@ def _wandb(folder: Path, run: str, run_id: str | None) -> Any:
 def _mlflow(folder: Path, run: str, run_id: str | None) -> Any:
     from lightning.pytorch.loggers import MLFlowLogger  # noqa: PLC0415 - takes seconds
 
+    del folder
     return MLFlowLogger(
         os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         run_name=run,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
-        save_dir=str(folder / "mlruns"),
+        tracking_uri=os.environ[_MLFLOW_URI],
         run_id=run_id,
     )
 
