@@ -152,6 +152,19 @@ def test_item_opens_in_a_dialog(opened) -> None:
     assert page.locator("#item-buttons button").count() == 0  # it is in the run
 
 
+def test_focus_returns_to_the_item_if_its_list_was_drawn_again(opened) -> None:
+    page = opened("user5")
+    page.focus("#list li:nth-child(2) .title")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#item[open]")
+    page.evaluate(
+        "() => { const row = document.querySelector('#list li:nth-child(2)');"
+        "row.replaceWith(row.cloneNode(true)); }"
+    )
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#list li:nth-child(2) .title:focus")
+
+
 def test_more_items_are_shown_on_request(opened) -> None:
     page = opened("user11")
     page.click("#more")

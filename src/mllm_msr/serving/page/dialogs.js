@@ -21,12 +21,22 @@ export async function openItem(id, listed = null, at = null) {
   $("item-about").replaceChildren(...sections);
   $("item-buttons").replaceChildren(...buttons(id, listed, at));
   dialog.showModal();
+  dialog.addEventListener("close", () => keepFocus(id), { once: true });
   try {
     const found = await fetchJson(`/v1/items?item_id=${idOf(id)}&text=true`);
     text.textContent = found.items[0]?.text || "The item has no text besides its title.";
   } catch (error) {
     text.textContent = `The text cannot be loaded. ${error.message}`;
   }
+}
+
+// The row that opened the dialog is gone if the list was drawn again in the meantime. The focus then
+// stays in the closed dialog, or is lost.
+function keepFocus(id) {
+  const { activeElement } = document;
+  if (activeElement !== document.body && !$("item").contains(activeElement)) return;
+  const row = document.querySelector(`#lists [data-item="${CSS.escape(id)}"] .title`);
+  (row ?? $("list")).focus({ preventScroll: true });
 }
 
 function reasons(item) {
