@@ -325,6 +325,8 @@ def _with_adapter(
     import peft  # noqa: PLC0415 - an extra, and slow to import
 
     with _loading_errors(str(adapter)), warnings.catch_warnings():
+        # PEFT reads an attribute that Transformers has renamed.
+        warnings.filterwarnings("ignore", category=FutureWarning)
         # If an adapter does not fit the model, PEFT only warns and continues without it.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         adapted = peft.PeftModel.from_pretrained(model, str(adapter))
