@@ -86,4 +86,7 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[obje
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    print(f"Wrote {write_shop(parser.parse_args().folder)}")
+    parser.add_argument("--users", type=int, default=80)
+    parser.add_argument("--books", type=int, default=60)
+    given = parser.parse_args()
+    print(f"Wrote {write_shop(given.folder, n_users=given.users, n_books=given.books)}")

@@ -14,18 +14,24 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
+# The small pretrained model takes minutes.
+SHORTER = {
+    'backend = "smollm"': 'backend = "demo"',
+    '"train.max_targets": 64': '"train.max_targets": 4, "data.n_negatives": 5',
+    "write_shop.py $folder": "write_shop.py $folder --users 30 --books 40",
+}
+
 
 def execute(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Execute a notebook in a folder and return the outputs of its cells as text and HTML."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        # The small pretrained model takes minutes.
-        cell.source = cell.source.replace('backend = "smollm"', 'backend = "demo"')
-        cell.source = cell.source.replace('"train.max_targets": 64', '"train.max_targets": 4')
+        for long, short in SHORTER.items():
+            cell.source = cell.source.replace(long, short)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(folder / ".jupyter"))
-    client = NotebookClient(notebook, timeout=200, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3")
     client.execute(cwd=str(folder))
     return [
         "".join(_texts(output)) for cell in notebook.cells for output in cell.get("outputs", [])
@@ -46,6 +52,7 @@ def test_notebooks_are_stored_without_outputs_and_valid(path: Path) -> None:
     assert path.stat().st_size < 20_000
 
 
+@pytest.mark.timeout(900)
 def test_demo_tour(demo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(demo_run, tmp_path / "runs/demo")
     outputs = execute(EXAMPLES / "demo_tour.ipynb", tmp_path, monkeypatch)
@@ -56,6 +63,7 @@ def test_demo_tour(demo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "report.html" in shown
 
 
+@pytest.mark.timeout(900)
 def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     shown = "\n".join(execute(EXAMPLES / "own_data.ipynb", tmp_path, monkeypatch))
