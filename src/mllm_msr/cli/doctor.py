@@ -64,7 +64,7 @@ def command(
 
 
 def _format(finding: Finding) -> str:
-    start = f"{_LABELS[finding.state]:<8}{finding.name:<27}"
+    start = f"{_LABELS[finding.state]:<8}{finding.name:<26} "
     # Paths and commands are not broken, so that they can be copied.
     lines = textwrap.wrap(
         finding.detail, _WIDTH - len(start), break_long_words=False, break_on_hyphens=False

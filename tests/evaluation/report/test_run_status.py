@@ -7,6 +7,7 @@ import pytest
 
 from mllm_msr.evaluation.report.run_status import (
     costs,
+    count_words,
     hardware,
     time_limit_notes,
     warning_counts,
@@ -28,6 +29,12 @@ def test_stages_are_grouped_by_hardware():
     gpu, cpu = {"hardware": "H200"}, {"hardware": "Zen 9"}
     stages = {"prepare": cpu, "old": {}, "train/0": gpu, "train/1": gpu, "report": cpu}
     assert hardware(stages) == {"Zen 9": ["prepare", "report"], "H200": ["train"]}
+
+
+def test_counts_of_warnings_are_in_words():
+    assert count_words("fusion_repetition_loop") == "combined summary: repetition loop"
+    assert count_words("text_retried") == "text summary: second or third attempt used"
+    assert count_words("images_stored") == "images stored"
 
 
 def test_images_and_warnings_are_counted():

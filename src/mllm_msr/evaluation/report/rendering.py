@@ -14,7 +14,7 @@ from mllm_msr.data.images import thumbnail_data_url
 from mllm_msr.errors import ImageError
 from mllm_msr.evaluation import metrics
 from mllm_msr.evaluation.metrics import HEADLINE
-from mllm_msr.evaluation.report.run_status import warning_words
+from mllm_msr.evaluation.report.run_status import count_words, warning_words
 from mllm_msr.evaluation.report.tables import POOLED, RANDOM, kind_title
 
 
@@ -49,6 +49,7 @@ def environment(labels: Mapping[str, str]) -> jinja2.Environment:
         "kind_title": kind_title,
         "stage": lambda stage: _stage_words(stage, names),
         "warning_words": warning_words,
+        "count_words": count_words,
         "json": lambda value: json.dumps(value, ensure_ascii=False),
         "cell": _markdown_cell,
     }

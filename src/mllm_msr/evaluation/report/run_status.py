@@ -147,6 +147,16 @@ def warning_counts(
     return rows
 
 
+def count_words(name: str) -> str:
+    """Return the name of a count in words; texts with a warning are counted by its name.
+
+    >>> count_words("fusion_failed"), count_words("image_ok")
+    ('combined summary: no usable answer', 'image ok')
+    """
+    # Counts of images begin like the warnings of image summaries.
+    return warning_words(name) if name.startswith(("fusion_", "text_")) else name.replace("_", " ")
+
+
 def warning_words(warning: str) -> str:
     """Return a warning or the status of an image in words.
 
