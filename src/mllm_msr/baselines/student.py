@@ -312,7 +312,8 @@ class StudentNetwork(SequenceNetwork):
         if self.training and self._dropout:
             rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self._dropout, 0)
         known = (rows > 0)[:, None]
-        return states + known * self.preference_weight * self.user_content(rows)
+        read: Tensor = known * self.preference_weight * self.user_content(rows)
+        return states + read
 
     def table(self) -> Tensor:
         """Return the item embeddings, [n_codes, d]."""
