@@ -34,6 +34,7 @@ FIRST_ID: Final = 2**60
 _NAME: Final = "vector_projector"
 _KINDS: Final[tuple[VectorKind, ...]] = ("user", "item", "match")
 _HIDDEN: Final = 256
+_SCORE_WEIGHT: Final = 4.0
 # Vectors that prompts may refer to. A batch has far fewer.
 _MAX_PARTS: Final = 2**17
 # Tokens from which the scale of embeddings is measured.
@@ -44,7 +45,7 @@ class VectorProjector(nn.Module):
     """Projector from the vectors of users and items to token embeddings.
 
     Each kind of token has a network with one hidden layer, and a learned embedding for users and
-    items without a vector. The network of a match also gets the products of both vectors.
+    items without a vector. The network of a match gets the products of both vectors and their sum.
 
     Args:
         n_dims: Size d of the vector of a user. That of an item has one number more.
@@ -118,7 +119,8 @@ class VectorProjector(nn.Module):
             return part.vectors[0]
         user, item = part.vectors
         products = [a * b for a, b in zip(user, item, strict=False)]
-        return [*products, sum(products) / math.sqrt(self.n_dims)]
+        # The score in standard deviations, about as large as all products together.
+        return [*products, _SCORE_WEIGHT * sum(products) / math.sqrt(self.n_dims)]
 
 
 def soft_token_id(part: VectorPart) -> int:
