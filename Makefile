@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Material for MkDocs otherwise prints a note about the future of MkDocs with each build.
 export NO_MKDOCS_2_WARNING ?= 1
 # What can be tested without torch and the packages of the service.
-LOWEST_TESTS := tests/packaging/test_light_core.py tests/data tests/datasets tests/prompts tests/summarization tests/storage tests/config tests/evaluation
+LOWEST_TESTS := tests/packaging/test_light_core.py tests/data tests/datasets tests/prompts
 # Threads that wait for each other soon sleep instead of spinning: tests share the cores.
 export GOMP_SPINCOUNT ?= 2000
 
