@@ -154,15 +154,13 @@ class Recommenders:
 
     def training_data(self, name: str, fold: int) -> TrainingData:
         """Return the training data of a recommender in a fold, without targets of test users."""
+        teacher = f"{layout.TEACHER}/{fold}"
         if name in VARIANTS:
-            read = mllm_inputs(self._settings)
-            return replace(
-                self.tables.training_data(fold),
-                preferences=self.tables.preferences() if layout.PREFERENCES in read else None,
-                summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
-            )
-        data = self.tables.training_data(fold, content=self._settings.baselines.content)
-        read, teacher = self._read_tables(name), f"{layout.TEACHER}/{fold}"
+            data = self.tables.training_data(fold)
+            read = list(mllm_inputs(self._settings))
+        else:
+            data = self.tables.training_data(fold, content=self._settings.baselines.content)
+            read = self._read_tables(name)
         return replace(
             data,
             summaries=self.tables.summaries() if layout.SUMMARIES in read else None,

@@ -9,6 +9,7 @@ limit, a check for NaN, and exact resumption after a crash.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,21 +142,13 @@ def train(
     if start is not None:
         network.load_state_dict(start.part("model."))
     if not progress.stopped_because:
-        with show(options.epochs, progress.step) as advance:
-            module = TrainingModule(
-                network,
-                epoch_batches,
-                loss=loss,
-                validate=validate,
-                options=options,
-                progress=progress,
-                start=start,
-                folder=folder,
-                fingerprint=fingerprint,
-                advance=advance,
-            )
-            with seeded(options.seed), quiet_lightning():
-                _lightning_trainer(options).fit(module)
+        module = functools.partial(
+            TrainingModule, network, epoch_batches, loss=loss, validate=validate, options=options,
+            progress=progress, start=start, folder=folder, fingerprint=fingerprint,
+        )  # fmt: skip
+        shown = show(options.epochs, progress.step)
+        with shown as advance, seeded(options.seed), quiet_lightning():
+            _lightning_trainer(options).fit(module(advance=advance))
     network.cpu()
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)

@@ -85,7 +85,7 @@ def costs(stages: Mapping[str, Any]) -> list[Cost]:
 def hardware(stages: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the stages that each kind of hardware ran, in the order of the manifest.
 
-    The parts of a stage, such as its folds, are not told apart.
+    The parts of a stage, such as its folds, count as one.
 
     Args:
         stages: Entries of the manifest by stage; those without a record are left out.
