@@ -36,7 +36,7 @@ def assign(experiment: str, user_id: str, shares: Mapping[str, float]) -> str:
 
     Example:
         >>> assign("budget", "u0001", {"small": 1.0, "large": 1.0})
-        'small'
+        'large'
     """
     text = f"{experiment}\0{user_id}".encode("utf-8", "surrogatepass")
     number = int.from_bytes(hashlib.sha256(text).digest()[: _BITS // 8], "big")
