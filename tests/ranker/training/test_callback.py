@@ -25,7 +25,7 @@ class Run:
         self.trainer: Any = SimpleNamespace(
             is_global_zero=True,
             should_stop=False,
-            logger=None,
+            loggers=[],
             strategy=SimpleNamespace(barrier=lambda: None),
             precision_plugin=SimpleNamespace(state_dict=dict),
         )
