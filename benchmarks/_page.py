@@ -28,7 +28,7 @@ _TARGETS: Final[Mapping[tuple[str, str, str], Mapping[str, float]]] = {
     ("scoring", "cpu", "smolvlm2-256m"): {"strong": 5, "vllm": 1.5},
     ("scoring", "cuda", "qwen3-vl-2b"): {"strong": 3, "vllm": 1},
     ("candidate_lists", "cpu", "smolvlm2-256m"): {"whole prompts": 5, "vllm": 1},
-    ("preferences", "cpu", "smolvlm2-256m"): {"strong": 1.2, "vllm": 1},
+    ("preferences", "cpu", "smollm"): {"strong": 1.2, "vllm": 1},
     ("summaries", "cpu", "smolvlm2-256m"): {"strong": 1.2, "vllm": 1},
     ("training", "cpu", "smolvlm2-256m"): {"strong": 3},
 }
