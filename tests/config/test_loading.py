@@ -199,7 +199,7 @@ def test_the_documented_presets_exist() -> None:
 @pytest.mark.parametrize("name", ["movielens", "microlens"])
 def test_presets_configure_the_baselines_that_they_score(name: str) -> None:
     settings = load_settings(name, ["data.path=x"], environment={})
-    # TALLRec takes hours on these datasets, and the student needs scores of a fine-tuned model first
+    # TALLRec takes hours on these datasets, and the student needs scores of a fine-tuned model
     # (`mllm-msr distill`), so both are configured but not scored by default.
     scored = {*settings.score.baselines, "student", "tallrec"}
     assert {*settings.baselines.plugin_kwargs()} <= scored
