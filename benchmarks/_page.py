@@ -82,6 +82,16 @@ make bench                                   # all benchmarks, with the demo mod
 python -m benchmarks scoring --save          # one of scoring, preferences, summaries, training
 python -m benchmarks scoring --shapes middle --users 4 --items 21 --released-pairs 6 \\
     --strong-pairs 32 --batch-size 16 --repeats 3 --growth 4 --save
+python -m benchmarks scoring --shapes smolvlm2-256m --dtype bfloat16 --users 8 --items 24 \\
+    --repeats 3 --strong-pairs 12 --released-pairs 2 --growth 0 --save
+python -m benchmarks candidate_lists --shapes smolvlm2-256m --dtype bfloat16 --repeats 1 \\
+    --whole-candidates 6 --vllm 0 --save
+python -m benchmarks training --shapes smolvlm2-256m --dtype bfloat16 --samples 48 --items 8 \\
+    --released-samples 1 --strong-samples 8 --repeats 3 --growth 0 --save
+python -m benchmarks summaries --shapes smolvlm2-256m --dtype bfloat16 --items 6 --new-tokens 24 \\
+    --released-items 1 --strong-items 6 --repeats 3 --growth 0 --save
+python -m benchmarks preferences --shapes smollm --dtype bfloat16 --users 32 --items 24 \\
+    --released-users 2 --strong-users 32 --repeats 3 --growth 0 --save
 # On a GPU, with the shapes of LLaVA-v1.6-mistral-7b and random weights:
 python -m benchmarks scoring --device cuda --shapes 7b --batch-size 32 --save
 python -m benchmarks training --device cuda --shapes 7b --batch-size 4 --samples 64 --save
