@@ -382,3 +382,12 @@ def test_settings_can_be_keywords() -> None:
     assert by_keyword == load_settings("demo", ["train.seed=2", "data.n_users=60"], environment={})
     with pytest.raises(SettingsError, match="Did you mean 'train'"):
         load_settings("demo", environment={}, trian={"seed": 2})
+
+
+@pytest.mark.parametrize(("former", "loggers"), [(True, ("tensorboard",)), (False, ())])
+def test_settings_that_an_earlier_version_saved_are_read(
+    tmp_path: Path, former: bool, loggers: tuple[str, ...]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"train: {{tensorboard: {str(former).lower()}}}\n")
+    assert load_settings(None, file=file, environment={}).train.loggers == loggers

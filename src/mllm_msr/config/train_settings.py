@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -11,6 +11,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -127,6 +128,17 @@ class TrainSettings(Section):
         (), description="trackers that also get the metrics of the training and of finished stages"
     )
     seed: NonNegativeInt = Field(0, description="seed of LoRA weights, data order and dropout")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_name(cls, values: Any) -> Any:
+        """Read `tensorboard`, which runs of earlier versions saved, as one of the loggers."""
+        if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
+            return values
+        values = dict(values)
+        if values.pop("tensorboard"):
+            values["loggers"] = [*values.get("loggers", ()), "tensorboard"]
+        return values
 
     @field_validator("popularity_negatives")
     @classmethod
