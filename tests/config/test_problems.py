@@ -29,6 +29,28 @@ def test_alternatives_are_joined_without_repetition() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("serve.variants.a=0", "serve.variants.a=0: must be a mapping"),
+        ("serve.variants.a.share=0", "serve.variants.a.share=0: must be greater than 0."),
+        ("serve.variants.a.size=0", "Unknown setting 'serve.variants.a.size'."),
+        ("serve.variants=[1]", "serve.variants=[1]: must be a mapping."),
+        ("serve.models.new=1", "serve.models.new=1: must be a path."),
+        ("serve.models.a b=x", "serve.models.a b='a b': must be a text that matches '^"),
+        ("serve.variants.a b.share=1", "serve.variants.a b='a b': must be a text that"),
+        ("infer.model=3", "infer.model=3: must be a mapping"),
+        ("train.loggers=[csv, x]", "train.loggers='x': must be 'tensorboard'"),
+    ],
+)
+def test_values_in_mappings_and_lists_have_the_name_of_the_setting(
+    setting: str, words: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(overrides=[setting], environment={})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "value", ["[hunter2]", "{a: hunter2}", '"hunter2', "postgresql://u:hunter2: x@host/db"]
 )
 def test_values_that_may_contain_a_password_are_hidden(value: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel
@@ -45,17 +46,29 @@ def describe_errors(
 
 def _setting_name(schema: type[BaseModel], location: Sequence[str | int]) -> str:
     """Return the setting at a location in the schema, without list indices and union members."""
-    model: type[BaseModel] | None = schema
+    kinds: list[Any] = [schema]
     names: list[str] = []
     for part in location:
-        if model is None:
+        if not kinds or part == "[key]":  # pydantic's mark of an invalid key
             break
+        container = kinds[0]
+        if get_origin(container) is dict:
+            kinds = list(_containers(get_args(container)[1]))
+        else:
+            field = container.model_fields.get(str(part))
+            kinds = [] if field is None else list(_containers(field.annotation))
         names.append(str(part))
-        field = model.model_fields.get(str(part))
-        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        sections = [k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)]
-        model = sections[0] if sections else None
     return ".".join(names)
+
+
+def _containers(annotation: Any) -> Iterator[Any]:
+    """Yield the sections and the mappings among the members of a type."""
+    is_section = inspect.isclass(annotation) and issubclass(annotation, BaseModel)
+    if is_section or get_origin(annotation) is dict:
+        yield annotation
+    elif get_origin(annotation) in {Annotated, Union, UnionType}:
+        for member in get_args(annotation):
+            yield from _containers(member)
 
 
 def rule(messages: Iterable[str]) -> str:
@@ -66,9 +79,11 @@ def rule(messages: Iterable[str]) -> str:
     """
     start, choices = "Input should be ", []
     for message in messages:
-        if not message.startswith(start):
-            return message  # from a validator in `config/settings.py`
-        choice = re.split(r", (?:unable|got)", message.removeprefix(start))[0]
+        text = re.sub("^Input is not a valid path.*", f"{start}a path", message)
+        text = text.replace("String should match pattern", f"{start}a text that matches")
+        if not text.startswith(start):
+            return text  # from a validator in `config/settings.py`
+        choice = re.split(r", (?:unable|got)", text.removeprefix(start))[0]
         choice = re.sub("a valid dictionary.*", "a mapping", choice)
         choice = choice.replace("a valid tuple", "a list").replace("a valid integer", "an integer")
         choices.append(choice.replace("a valid ", "a "))
