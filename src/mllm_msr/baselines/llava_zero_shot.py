@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Final, Self, cast, final
 import polars as pl
 
 from mllm_msr import registry
+from mllm_msr.baselines._llm.prompted import PromptedRecommender
 from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Backend, Recommender, TrainingData
-from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress
+from mllm_msr.interfaces import Backend, TrainingData
+from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.types import Seed, Share
 
@@ -28,7 +29,7 @@ _PROMPT: Final = ("item_type", "n_last", "use_images")
 
 
 @final
-class LlavaZeroShot(Recommender):
+class LlavaZeroShot(PromptedRecommender):
     """Recommender that prompts a multimodal model without fine-tuning.
 
     Args:
@@ -45,7 +46,6 @@ class LlavaZeroShot(Recommender):
     """
 
     label: ClassVar[str] = "LLaVA zero-shot"
-    requires_llm = True
 
     def __init__(
         self,
@@ -95,22 +95,6 @@ class LlavaZeroShot(Recommender):
         return self._scorer.score(
             candidates, lambda rows: title_examples(rows, interactions, items, **prompt)
         )
-
-    def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
-        """Return all targets: the titles before each of them are known."""
-        return targets
-
-    def show_scoring(self, progress: ScoringProgress) -> None:
-        """Show the prompts that `score` has answered."""
-        self._scorer.progress = progress
-
-    def usage(self) -> dict[str, int]:
-        """Return the counts of failed prompts and upper-bound scores."""
-        return self._scorer.usage()
-
-    def close(self) -> None:
-        """Close the backend; `score` opens it again."""
-        self._scorer.close()
 
     def save(self, folder: Path) -> None:
         """Write settings and items; images stay where they are."""

@@ -19,15 +19,16 @@ import polars as pl
 from pydantic import PositiveInt
 
 from mllm_msr import registry
+from mllm_msr.baselines._llm.prompted import PromptedRecommender
 from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.config.loading import validate_section
 from mllm_msr.config.train_settings import Precision, TrainSettings
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Backend, Recommender, TrainingData
+from mllm_msr.interfaces import Backend, TrainingData
 from mllm_msr.models.processor_options import ProcessorOptions
 from mllm_msr.ranker.examples import Example
-from mllm_msr.ranker.prompt_scorer import PromptScorer, ScoringProgress
+from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.storage.atomic import sync_tree
@@ -44,7 +45,7 @@ _PROMPT: Final = ("item_type", "n_last", "max_text_tokens")
 
 
 @final
-class Tallrec(Recommender):
+class Tallrec(PromptedRecommender):
     """Recommender with a fine-tuned, text-only language model.
 
     Args:
@@ -72,7 +73,6 @@ class Tallrec(Recommender):
     """
 
     label: ClassVar[str] = "TALLRec"
-    requires_llm = True
 
     def __init__(
         self,
@@ -174,22 +174,6 @@ class Tallrec(Recommender):
         return self._scorer.score(
             candidates, lambda rows: self._examples(rows, interactions, items)
         )
-
-    def complete_histories(self, targets: pl.DataFrame) -> pl.DataFrame:
-        """Return all targets: the titles before each of them are known."""
-        return targets
-
-    def show_scoring(self, progress: ScoringProgress) -> None:
-        """Show the prompts that `score` has answered."""
-        self._scorer.progress = progress
-
-    def usage(self) -> dict[str, int]:
-        """Return the counts of failed prompts and upper-bound scores."""
-        return self._scorer.usage()
-
-    def close(self) -> None:
-        """Close the backend; `score` opens it again."""
-        self._scorer.close()
 
     def save(self, folder: Path) -> None:
         """Write settings, items and the adapter in PEFT's format."""
