@@ -1,16 +1,18 @@
-"""Faithfulness of explanations: do the cited parts of a preference affect the score more?
+"""Faithfulness of explanations: do the cited parts of a user's input affect the score more?
 
-For recommendations to test users, the item is scored again without each part of the preference (a
-sentence or, in a preference of one sentence, a clause). A part is cited if the explanation finds a
-phrase of it in the item's summary. A faithful explanation cites the parts whose removal lowers
-P(yes) most.
+For recommendations to test users, the item is scored again without each part of what the ranker
+reads about the user. A part of a written preference is a sentence or, in a preference of one
+sentence, a clause; it is cited if the explanation finds a phrase of it in the item's summary. For a
+ranker that reads only the history, a part is an item of it, which is removed from the titles and,
+with collaborative tokens, from the user's vector; it is cited if its title is among the matches. A
+faithful explanation cites the parts whose removal lowers P(yes) most.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +24,10 @@ from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import BackendError, DataError
 from mllm_msr.evaluation.significance import bootstrap_interval
 from mllm_msr.ranker.scoring import yes_probability
+from mllm_msr.ranker.user_inputs import UserInput
+from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.explanations import preference_parts, without_part
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import CHOICES, MllmMsr
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.types import Prompt
@@ -30,11 +35,11 @@ from mllm_msr.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Scores of a recommendation whose explanation cites some parts of the preference.
+    """Scores of a recommendation whose explanation cites some parts of the user's input.
 
     Attributes:
         user_id: The user.
-        full: P(yes) with the full preference.
+        full: P(yes) with the full input.
         cited: P(yes) without each of the cited parts.
         others: P(yes) without each of the other parts.
     """
@@ -59,12 +64,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class _Recommended:
-    """A recommended item, and the parts of the preference that its explanation cites."""
+    """A recommended item, the inputs without each part, and which of the parts are cited."""
 
     user_id: str
     item_id: str
-    preference: str
-    parts: tuple[str, ...]
+    full: UserInput
+    reduced: tuple[UserInput, ...]
     is_cited: tuple[bool, ...]
 
 
@@ -93,7 +98,9 @@ def run(
             one for user_id in user_ids for one in _recommend(model, user_id, k=k, budget=budget)
         ]
         cases = list(_score_without_parts(model, recommended))
+        reads = model.catalog.prompt_settings.reads
     settings = {"users": users, "k": k, "budget": budget, "seed": seed, "load_before": load}
+    settings["reads"] = reads
     return {**settings, **measure(cases, seed=seed)}
 
 
@@ -115,8 +122,8 @@ def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dic
     """
     if not cases:
         raise DataError(
-            "No recommendation cites some but not all parts of a preference. Use more users, or a "
-            "run whose preferences have several parts."
+            "No recommendation cites some but not all parts of what the ranker reads about a user. "
+            "Use more users, or a run whose preferences or histories have several parts."
         )
     by_user: dict[str, list[float]] = {}
     for case in cases:
@@ -141,21 +148,47 @@ def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dic
 
 
 def _recommend(model: MllmMsr, user_id: str, *, k: int, budget: int) -> Iterator[_Recommended]:
-    """Yield recommendations to a user that cite some but not all parts of the preference."""
+    """Yield recommendations to a user that cite some but not all parts of the user's input."""
     found = model.recommend(user_id, k, budget=budget)
-    parts = preference_parts(found.preference)
+    profile, catalog = model.users.profile(user_id), model.catalog
+    full, parts = catalog.user_input(profile), _inputs_without_parts(catalog, profile)
     for item in found.items:
-        is_cited = tuple(bool(model.catalog.matches(part, item.item_id)) for part in parts)
+        if catalog.prompt_settings.reads_preference:
+            is_cited = tuple(bool(catalog.matches(part, item.item_id)) for part, _ in parts)
+        else:
+            is_cited = tuple(part in item.matches for part, _ in parts)
         if any(is_cited) and not all(is_cited):
-            yield _Recommended(user_id, item.item_id, found.preference, parts, is_cited)
+            reduced = tuple(one for _, one in parts)
+            yield _Recommended(user_id, item.item_id, full, reduced, is_cited)
+
+
+def _inputs_without_parts(catalog: ItemCatalog, profile: Profile) -> list[tuple[str, UserInput]]:
+    """Return each part of what the ranker reads about a user, and the input without it.
+
+    A removed item of the history is replaced by the next older one, for all items alike.
+    """
+    prompt, full = catalog.prompt_settings, catalog.user_input(profile)
+    if prompt.reads_preference:
+        text = profile.preference
+        return [
+            (part, replace(full, preference=without_part(text, part)))
+            for part in preference_parts(text)
+        ]
+    latest = dict.fromkeys(reversed(profile.history[-prompt.history_items :]))
+    return [
+        (title, catalog.user_input(replace(profile, history=history)))
+        for item_id in latest
+        if (title := catalog.title(item_id))
+        and (history := tuple(one for one in profile.history if one != item_id))
+    ]
 
 
 def _score_without_parts(model: MllmMsr, recommended: Sequence[_Recommended]) -> Iterator[Case]:
-    """Score each item with the full preference and without each of its parts."""
+    """Score each item with the full input and without each of its parts."""
     prompts: list[Prompt] = []
     for one in recommended:
-        texts = [one.preference, *(without_part(one.preference, part) for part in one.parts)]
-        prompts += [model.catalog.prompt(text, one.item_id) for text in texts]
+        inputs = (one.full, *one.reduced)
+        prompts += [model.catalog.prompt(user, one.item_id) for user in inputs]
     backend = model.models.open_ranker()
     try:
         scored = dict(backend.score(prompts, CHOICES))

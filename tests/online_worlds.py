@@ -15,10 +15,10 @@ from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 
-def make_run(folder: Path, *, baselines: Sequence[str] = ()) -> Path:
+def make_run(folder: Path, *more: str, baselines: Sequence[str] = ()) -> Path:
     """Run the stages prepare, summarize and infer, and score baselines if there are some."""
     data = worlds.write_files(folder / "data", n_users=12, n_items=30)
-    overrides = ["retrieve.collaborative=popularity", "retrieve.order=model"]
+    overrides = ["retrieve.collaborative=popularity", "retrieve.order=model", *more]
     if baselines:
         overrides.append(f"score.baselines=[{', '.join(baselines)}]")
     settings = load_settings("default", worlds.settings(data, *overrides), environment={})

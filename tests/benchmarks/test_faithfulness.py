@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.faithfulness import Case, measure, run
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -89,3 +91,36 @@ def test_the_share_depends_on_whether_the_model_uses_the_cited_clause(
     found = run(folder=str(folder), users=3, k=2, budget=2)
     assert found["n_users"] == 3
     assert found["share"] == share
+
+
+class HighestNumberBackend(OneWordBackend):
+    """Backend whose P(yes) grows with the highest number in the titles of a history."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def score(
+        self, prompts: Iterable[Prompt], choices: Sequence[str]
+    ) -> Iterator[tuple[int, ChoiceScores]]:
+        for index, prompt in enumerate(prompts):
+            text = "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
+            (titles,) = re.findall(r"(?:Thing \d+; )+Thing \d+", text)
+            yield index, ChoiceScores((-1.0, -0.01 * max(map(int, re.findall(r"\d+", titles)))))
+
+
+@pytest.mark.parametrize(("cites", "is_faithful"), [(max, True), (min, False)])
+def test_titles_of_the_history_are_the_parts_of_a_ranker_that_reads_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cites: Callable[[Iterable[int]], int],
+    is_faithful: bool,
+) -> None:
+    def cited(self: ItemCatalog, profile: Profile, _: str) -> tuple[str, ...]:
+        return (f"Thing {cites(int(one.removeprefix('item')) for one in profile.history)}",)
+
+    folder = online_worlds.make_run(tmp_path, "recommend.reads=history")
+    monkeypatch.setattr(RunModels, "open_ranker", lambda self, **_: HighestNumberBackend())
+    monkeypatch.setattr(ItemCatalog, "matches", cited)
+    found = run(folder=str(folder), users=3, k=2, budget=2)
+    assert (found["n_users"], found["reads"]) == (3, "history")
+    assert found["share"] == 1.0 if is_faithful else found["share"] < 0.5
