@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,23 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[], str]]:
+    """Return a function that creates a database of a PostgreSQL server and returns its URL."""
+    import postgres_server
+
+    pytest.importorskip("psycopg")
+    programs = postgres_server.find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgres_server.postgres(programs) as create:
+        yield create
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that builds the tiny checkpoint of a family once and returns its folder."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
     import tiny_checkpoints
 
     root = tmp_path_factory.mktemp("checkpoints")

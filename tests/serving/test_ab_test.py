@@ -76,8 +76,16 @@ def test_requests_that_choose_the_model_are_not_tested(serve: Serve) -> None:
     assert ask(serve(), "user1")["variant"] is None  # without a test
 
 
-def test_outcomes_are_interactions_with_shown_items(serve: Serve, tmp_path: Path) -> None:
-    web = serve(*TEST)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.sqlite'}"
+    return str(request.getfixturevalue("new_database")())
+
+
+def test_outcomes_are_interactions_with_shown_items(serve: Serve, database: str) -> None:
+    web = serve(*TEST, f"serve.state={database}")
     lists = {user: ask(web, user) for user in USERS}
     liked = USERS[0]
     variant = lists[liked]["variant"]
@@ -88,7 +96,7 @@ def test_outcomes_are_interactions_with_shown_items(serve: Serve, tmp_path: Path
     interact(web, "2", liked, others[0])
     interact(web, "3", "somebody", shown[0])
     assert counts(web, "outcomes") == {variant: 1}
-    report = ab_report(f"sqlite:///{tmp_path / 'state.sqlite'}")  # while the service is running
+    report = ab_report(database)  # while the service is running
     assert report.experiment == "budget"
     assert {name: one.users for name, one in report.variants.items()} == Counter(
         one["variant"] for one in lists.values()
@@ -96,8 +104,12 @@ def test_outcomes_are_interactions_with_shown_items(serve: Serve, tmp_path: Path
     assert {name: one.converted for name, one in report.variants.items()} == {
         name: int(name == variant) for name in SHARES
     }
+    # A repeated list keeps the time at which its items were shown first.
+    assert ask(web, liked)["variant"] == variant
+    again = ab_report(database, experiment="budget").variants[variant]
+    assert (again.users, again.converted) == (report.variants[variant].users, 1)
     web.delete(f"/v1/users/{liked}")
-    assert ab_report(f"sqlite:///{tmp_path / 'state.sqlite'}").variants[variant].converted == 0
+    assert ab_report(database).variants[variant].converted == 0
 
 
 def test_list_is_returned_if_it_cannot_be_recorded(

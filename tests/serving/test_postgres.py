@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,39 +13,10 @@ from mllm_msr.errors import RunFolderError, RunLockedError
 from mllm_msr.serving.state import NewEvent, ServiceState
 from state_checks import check_everything
 
-pytest.importorskip("psycopg")
-
-
-def programs() -> Path | None:
-    """Return the folder of the server's programs, which is not on the path on Debian."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
-
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    folder = programs()
-    if folder is None:
-        pytest.skip("no PostgreSQL server is installed")
-    # The server refuses to run as root.
-    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory() as name:
-        data = Path(name)
-        if user:
-            shutil.chown(data, "postgres", "postgres")
-
-        def call(*command: str) -> None:
-            subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=data, **user)
-
-        call(str(folder / "initdb"), "-D", f"{data}/db", "-A", "trust", "-U", "tester", "--no-sync")
-        options = f"-k {data} -c listen_addresses='' -c fsync=off"
-        control = (str(folder / "pg_ctl"), "-D", f"{data}/db", "-w", "-l", f"{data}/log")
-        call(*control, "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://tester@/postgres?host={data}"
-        finally:
-            call(*control, "-m", "immediate", "stop")
+def url(new_database: Callable[[], str]) -> str:
+    return new_database()
 
 
 def test_postgres(url: str) -> None:
