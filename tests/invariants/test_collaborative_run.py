@@ -15,6 +15,7 @@ from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import SettingsError, StaleStageError
 from mllm_msr.models.vector_tokens import FILE
+from mllm_msr.pipeline.adapter_export import export_adapter
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.ranker.recommender import MLLM_MSR, MllmRecommender
@@ -113,6 +114,17 @@ def test_an_adapter_of_another_run_brings_its_vectors(folder: Path, tmp_path: Pa
         user = next(iter(trained.users))
         item_ids = trained.popular_items()[:6]
         assert given.score(user, item_ids) == pytest.approx(trained.score(user, item_ids), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_card_of_an_export_says_which_programs_cannot_serve_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    export = export_adapter(folder, tmp_path / "adapter")
+    assert {FILE, "collaborative/collaborative.json"} <= set(export.files)
+    card = " ".join((export.folder / "README.md").read_text(encoding="utf-8").split())
+    assert "servers such as vLLM and SGLang cannot serve this adapter" in card
+    assert "They only fit the catalog of the run" in card
 
 
 @pytest.mark.slow

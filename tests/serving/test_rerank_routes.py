@@ -1,16 +1,19 @@
-"""Tests for reranking with Cohere's clients over HTTP, and for the readings of queries."""
+"""Tests for reranking with the requests of Cohere's clients and of Gorse, and for queries."""
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cohere
+import httpx2
 import pytest
 from cohere.core import ApiError
+from jinja2 import Template
 from starlette.testclient import TestClient
 
 from mllm_msr.serving.rerank_routes import Query, UnscorableQueryError, read_query
@@ -68,6 +71,55 @@ def test_first_version_of_the_client_gets_the_documents(url: str) -> None:
     )
     shown = [(one.index, one.document.text) for one in found.results if one.document]
     assert shown == [(1, "Thing 9"), (0, "Thing 5")]
+
+
+def ask_like_gorse(url: str, token: str, *, query: str, documents: list[str]) -> dict[str, float]:
+    """Send the request of Gorse 0.5.9 (`common/reranker`, `logics/chat.go`) and read the response.
+
+    Returns:
+        Score by item, in the order of the response, as Gorse sorts its list.
+    """
+    body = json.dumps({"model": "run", "query": query, "documents": documents})
+    # Go escapes these characters in JSON and leaves out top_n, which is 0. It trims headers.
+    for character in "<>&":
+        body = body.replace(character, f"\\u{ord(character):04x}")
+    headers = {"Authorization": f"Bearer {token}".strip(), "Content-Type": "application/json"}
+    answer = httpx2.post(url, content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return {documents[one["index"]]: one["relevance_score"] for one in answer.json()["results"]}
+
+
+def test_gorse_gets_a_list_with_the_templates_of_the_guide(url: str) -> None:
+    page = Path(__file__).parents[2] / "docs" / "integrations.md"
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ranker = tomllib.loads(blocks[0])["recommend"]["ranker"]
+    history = tomllib.loads(blocks[1])["query_template"]
+    address = ranker["reranker_api"]["url"].replace("http://127.0.0.1:8000", url)
+    # The values that Gorse gives its templates, which are those of Jinja.
+    given = {
+        "user": {"UserId": "user3"},
+        "feedback": [{"ItemId": "item2"}, {"ItemId": "item1"}],  # the latest first
+    }
+    items = [
+        Template(ranker["document_template"]).render(item={"ItemId": f"item{number}"})
+        for number in (3, 20, 13, 8)
+    ]
+    for template, query in (
+        (ranker["query_template"], "user:user3"),
+        (history, "history:item1,item2,"),
+    ):
+        assert Template(template).render(given) == query
+        found = ask_like_gorse(address, "secret", query=query, documents=items)
+        assert list(found) == ["item20", "item8", "item3"]  # the model fails for item 13
+    calm = "Thing 5\n<b>Calm</b> & quiet"
+    texts = ask_like_gorse(address, "secret", query=LIKES, documents=[calm, "Thing 7"])
+    assert list(texts) == ["Thing 7", calm]
+
+
+def test_gorse_without_a_token_uses_a_service_without_keys(run: Path, tmp_path: Path) -> None:
+    with listening_with_fakes(run, f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}") as url:
+        found = ask_like_gorse(f"{url}/v1/rerank", "", query="user:user3", documents=["item3"])
+    assert list(found) == ["item3"]
 
 
 def test_errors_reach_the_client(client: cohere.ClientV2, url: str) -> None:
