@@ -64,6 +64,9 @@ def test_the_install_command_uses_the_constraints_of_a_checkout(
     root = Path(errors.__file__).parents[2]
     monkeypatch.chdir(root)
     assert errors.install_command("train") == "pip install -c constraints.txt -e '.[train]'"
+    # Trackers that need older packages than the constraints have.
+    assert errors.install_command("trackio") == "pip install -e '.[trackio]'"
+    assert errors.install_command("mlflow") == "pip install -e '.[mlflow]'"
     monkeypatch.chdir(tmp_path)
     command = shlex.split(errors.install_command("train"))
     assert command == [

@@ -98,6 +98,10 @@ class UnknownNameError(UsageError):
     """A name that the registry does not know."""
 
 
+# Extras whose packages need older versions than `constraints.txt` has: of cachetools and of Pillow.
+_WITHOUT_CONSTRAINTS: Final = frozenset({"mlflow", "trackio"})
+
+
 def install_command(extra: str = "") -> str:
     """Return the command that installs this package with an extra.
 
@@ -105,16 +109,17 @@ def install_command(extra: str = "") -> str:
         extra: Name of the extra; "" for none.
 
     Returns:
-        A command for the checkout that this package was installed from, with its constraints, or
-        else for the package index.
+        A command for the checkout that this package was installed from, with its constraints where
+        they allow the extra, or else for the package index.
     """
     suffix = f"[{extra}]" if extra else ""
     root = Path(__file__).parents[2]
     if not (root / "constraints.txt").is_file():
         return f"pip install {shlex.quote(f'mllm-msr{suffix}')}"
     folder = "." if root == Path.cwd() else str(root)
-    constraints = str(Path(folder) / "constraints.txt")
-    return f"pip install -c {shlex.quote(constraints)} -e {shlex.quote(folder + suffix)}"
+    constraints = shlex.quote(str(Path(folder) / "constraints.txt"))
+    option = "" if extra in _WITHOUT_CONSTRAINTS else f"-c {constraints} "
+    return f"pip install {option}-e {shlex.quote(folder + suffix)}"
 
 
 class MissingExtraError(UsageError):
