@@ -100,7 +100,7 @@ clean:
 
 build/lowest/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv --clear build/lowest
-	build/lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[baselines,report,excel]' hypothesis pytest pytest-timeout scikit-learn xlsxwriter
+	build/lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[baselines,report,excel]' hypothesis pandas pytest pytest-timeout scikit-learn xlsxwriter
 	touch $@
 
 build/vllm/ready: benchmarks/vllm-requirements.txt | .venv/.ready

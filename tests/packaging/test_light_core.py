@@ -165,6 +165,8 @@ for access in (lambda: mllm_msr.MllmMsr, lambda: mllm_msr.registry.find("baselin
 
 
 def test_the_service_and_endpoints_need_no_torch(folder: Path) -> None:
+    for package in (*EXTRAS["serve"], *EXTRAS["mcp"]):
+        pytest.importorskip(package)
     code = """
 import mllm_msr.recommend.recommender, mllm_msr.serving.server, mllm_msr.serving.mcp_server
 from mllm_msr import registry
