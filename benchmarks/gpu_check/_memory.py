@@ -34,7 +34,7 @@ def measure_memory(check: Check, record: Record) -> None:
     """Measure the peak memory of scoring, writing and training with the random model."""
     prompts = [one.prompt for one in check.workload().candidate_lists(3)]
     estimates = _estimate(check, prompts)
-    record.add(estimated_gb=estimates, measured_gb={}, of="growth of resident memory")
+    record.add(estimated_gb=estimates, measured_gb={}, of="resident memory of the process")
     if check.device != "cpu":
         record.add(of="tensors on the GPU")
     work: dict[str, Callable[[], Any]] = {
@@ -47,7 +47,7 @@ def measure_memory(check: Check, record: Record) -> None:
         measured[name] = _peak_of(check, run)
         record.add(measured_gb=measured)
     if check.device == "cpu":
-        return  # resident memory contains more than tensors
+        return  # the process contains what other checks have left
     for name, peak in measured.items():
         require(
             peak <= _FACTOR * estimates[name],
@@ -82,17 +82,15 @@ def _estimate(check: Check, prompts: Sequence[Prompt]) -> dict[str, float]:
 
 
 def _peak_of(check: Check, run: Callable[[], Any]) -> float:
-    """Return the peak of memory while a function runs, in GB; on a CPU without what was before."""
+    """Return the peak of memory while a function runs, in GB; on a CPU that of the process."""
     gc.collect()
     check.free_gpu()
-    before = 0.0
     if check.device == "cpu":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-        before = peak_gb("cpu")
     else:
         torch.cuda.reset_peak_memory_stats()
     run()
-    return round(peak_gb(check.device) - before, 4)
+    return round(peak_gb(check.device), 4)
 
 
 def _use(check: Check, work: Callable[[HuggingFaceBackend], Any]) -> None:

@@ -81,3 +81,36 @@ def test_the_estimate_grows_with_what_takes_memory(tiny_checkpoint: Checkpoint) 
     assert weight_bytes(model, "bfloat16") < scored < trained()
     assert scored < inference_bytes(model, "bfloat16", Batch(800, 100))
     assert inference_bytes(model, "4bit", batch) < scored
+
+
+def test_frozen_lower_layers_keep_no_results(tiny_checkpoint: Checkpoint) -> None:
+    model = empty_model(load_config(str(tiny_checkpoint("llama"))))
+    batch = Batch(4000, 1000)
+
+    def trained(**options: Any) -> int:
+        return training_bytes(model, "float32", batch, checkpointing=False, **options)
+
+    everything = trained()
+    last = model.config.num_hidden_layers - 1
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(f".layers.{last}." in name)
+    upper = trained()
+    n_trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    # One of two layers, beside the one that the backward pass is at.
+    assert last == 1
+    assert upper < 0.7 * everything
+    # Copies of the trained weights: the best ones so far, and those in half precision.
+    assert trained(keeps_best=True) == upper + 4 * n_trained
+    assert trained(mixed=True) < upper  # their results are smaller
+
+
+def test_results_under_autocast_take_two_to_four_bytes(tiny_checkpoint: Checkpoint) -> None:
+    model = load_model(str(tiny_checkpoint("llama")), dtype="float32", device="cpu").model
+    small, large = Batch(4 * LENGTH, LENGTH), Batch(12 * LENGTH, LENGTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = _saved_bytes(model, large) - _saved_bytes(model, small)
+    estimates = [
+        training_bytes(model, "float32", batch, checkpointing=False, mixed=True)
+        for batch in (small, large)
+    ]
+    assert 0.8 * measured < estimates[1] - estimates[0] < 2.2 * measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -84,6 +85,48 @@ def test_training_is_counted_by_epochs_and_has_no_price(data: Path, tmp_path: Pa
     assert first.seconds == pytest.approx(3 * first.prompt_tokens / 100)
     assert first.price == 0.0
     assert [s.stage for s in one.stages][-2:] == ["score/zero_shot", "score/mllm_msr"]
+
+
+def test_training_that_shares_prefixes_computes_fewer_tokens(data: Path, tmp_path: Path) -> None:
+    options = ("train.enabled=true", "plan.sample=20", "data.run_folds=[0]")
+    lists = ("train.objective=listwise", "recommend.order=user-first")
+    shared = {}
+    for name, more in {"lists": lists, "apart": (*lists, "train.cache_vision=false")}.items():
+        report = plan(data, tmp_path / name, *options, *more)
+        stage = next(stage for stage in report.stages if stage.stage == "train/0")
+        shared[name] = stage.shared_tokens / stage.prompt_tokens
+    assert shared["apart"] == 0
+    # One of two prompts of a target computes the prefix.
+    assert 0.1 < shared["lists"] < 0.5
+
+
+def test_alignment_is_counted_by_examples_and_epochs(
+    data: Path, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    options = [
+        *(each for each in settings(data) if not each.startswith("model.")),
+        "model.backend=huggingface",
+        f"model.checkpoint={tiny_checkpoint('llava_efficientnet')}",
+        "align.enabled=true",
+        "align.epochs=3",
+        "plan.prompt_rate=100",
+        "plan.sample=100",
+    ]
+    with Pipeline.open(tmp_path / "run", load_settings("default", options)) as pipeline:
+        pipeline.run_stage("prepare")
+        report = estimate.plan(pipeline.context, pipeline.settings)
+    stage = report.stages[0]
+    assert stage.stage == "align"
+    n_images = pl.read_parquet(tmp_path / "run" / "items.parquet")["image"].count()
+    # Two examples of each item with an image, which has a title and a text.
+    assert stage.calls == stage.images == 3 * 2 * n_images > 0
+    assert stage.image_tokens > 0
+    assert stage.price == stage.disk_bytes == stage.output_tokens == 0
+    # Three passes over prompts and answers.
+    assert stage.seconds is not None
+    assert stage.seconds > 3 * stage.prompt_tokens / 100
+    others = sum(s.prompt_tokens + s.output_tokens for s in report.stages[1:])
+    assert report.tokens == others
 
 
 def test_an_ensemble_with_the_mllm_scores_held_out_targets(data: Path, tmp_path: Path) -> None:

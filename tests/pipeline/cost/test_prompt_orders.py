@@ -12,7 +12,11 @@ from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import Settings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.pipeline.cost import estimate
-from mllm_msr.pipeline.cost.prompt_orders import PromptLengths, compare_orders
+from mllm_msr.pipeline.cost.prompt_orders import (
+    PromptLengths,
+    compare_orders,
+    prefixes_per_example,
+)
 from mllm_msr.pipeline.cost.report import CostReport, OrderCost
 from mllm_msr.pipeline.pipeline import Pipeline
 from worlds import settings, write_files
@@ -38,6 +42,16 @@ def test_each_shared_beginning_is_computed_once() -> None:
     assert PromptLengths(100, 60).n_computed(10, 4) == 10 * 100 - 6 * 60
     assert PromptLengths(100, 60).n_computed(10, 0) == 10 * 40
     assert PromptLengths(100, 60).n_computed(3, 4) == 300
+
+
+def test_the_candidates_of_a_listwise_target_share_one_prefix() -> None:
+    rows = candidates("train", 4, ["a", "b", "c"])
+    train = TrainSettings(objective="listwise", batch_size=2)
+    assert prefixes_per_example(rows, "user-first", train) == pytest.approx(1 / 3)
+    assert prefixes_per_example(rows, "item-first", train) == 1
+    # One example for each batch shares nothing.
+    assert prefixes_per_example(rows, "user-first", TrainSettings(batch_size=1)) == 1
+    assert prefixes_per_example(rows.clear(), "user-first", train) == 1
 
 
 def test_items_are_shared_by_many_users_and_users_by_long_lists() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -22,19 +21,22 @@ from mllm_msr.baselines._ensemble.held_out import MAX_TARGETS_LLM, N_NEGATIVES_L
 from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.data._hashing import hash_ids
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.backends import backend_class, open_cached
 from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.cost.alignment_calls import alignment_calls
 from mllm_msr.pipeline.cost.prompt_orders import (
     COMPARED,
     PromptLengths,
     compare_orders,
+    mean_shared_tokens,
+    prefixes_per_example,
     shared_columns,
 )
 from mllm_msr.pipeline.cost.ranking_prompts import RankingPrompts
 from mllm_msr.pipeline.cost.report import CostReport, OrderCost, StageCost
+from mllm_msr.pipeline.cost.samples import sample_ids
 from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
@@ -125,7 +127,8 @@ class _CostEstimator:
         settings = self._settings
         if settings.plan.pilot:
             self._run_pilot(settings.plan.pilot)
-        stages = [self._summarize()] if settings.summarize.enabled else []
+        stages = [self._align()] if settings.align.enabled else []
+        stages += [self._summarize()] if settings.summarize.enabled else []
         stages += [self._infer()] if settings.infer.enabled else []
         names = [ZERO_SHOT] if settings.score.zero_shot else []
         if settings.train.enabled:
@@ -145,7 +148,7 @@ class _CostEstimator:
         if settings.summarize.enabled:
             with self._open(settings.summarize.model) as backend:
                 counting = self._counting(settings.summarize.model, backend)
-                items = _sample(self._items, "item_id", size + 1)
+                items = sample_ids(self._items, "item_id", size + 1)
                 # Loads the model before the measurement.
                 self._summarize_items(items[:1], counting)
                 with generation.measure(counting, backend):
@@ -154,7 +157,7 @@ class _CostEstimator:
         if settings.infer.enabled:
             with self._open(settings.infer.model) as backend:
                 counting = self._counting(settings.infer.model, backend)
-                histories = _sample(self._histories, "user_id", size)
+                histories = sample_ids(self._histories, "user_id", size)
                 with generation.measure(counting, backend):
                     inferred = self._infer_preferences(histories, counting)
                 self._texts = inferred["preference"].to_list()
@@ -173,11 +176,18 @@ class _CostEstimator:
         output_rate = settings.plan.output_rate or generation.output_rate(prompt_rate)
         self._rates = Rates(prompt_rate, output_rate)
 
+    def _align(self) -> StageCost:
+        settings, items = self._settings, self._catalog
+        sample = sample_ids(items, "item_id", settings.plan.sample)
+        counter = self._counter(settings.model)
+        calls = alignment_calls(sample, counter, settings, item_type=self._item_type)
+        scale = settings.align.epochs * items.height / sample.height
+        return self._without_price(self._cost("align", None, calls, scale=scale))
+
     def _summarize(self) -> StageCost:
         settings = self._settings.summarize
-        sample = _sample(self._items, "item_id", self._settings.plan.sample)
-        counting = self._counting(settings.model)
-        self._summaries = self._summarize_items(sample, counting)
+        sample = sample_ids(self._items, "item_id", self._settings.plan.sample)
+        self._summaries = self._summarize_items(sample, counting := self._counting(settings.model))
         if self._run.has(layout.SUMMARIES):
             self._summaries = self._tables.summaries()
             self._lengths_by = "responses of this run"
@@ -189,9 +199,8 @@ class _CostEstimator:
 
     def _infer(self) -> StageCost:
         settings = self._settings.infer
-        sample = _sample(self._histories, "user_id", self._settings.plan.sample)
-        counting = self._counting(settings.model)
-        inferred = self._infer_preferences(sample, counting)
+        sample = sample_ids(self._histories, "user_id", self._settings.plan.sample)
+        inferred = self._infer_preferences(sample, counting := self._counting(settings.model))
         if self._run.has(layout.PREFERENCES):
             inferred = self._tables.preferences()
         self._texts = inferred["preference"].to_list()
@@ -211,12 +220,19 @@ class _CostEstimator:
         data = self._tables.training_data(fold)
         rows = data.candidates.filter(pl.col("split") == "train")
         rows = select_candidates(rows, data.interactions, self._settings.train)
-        calls, _ = self._sample_calls(rows, None, self._settings.recommend.order)
-        n_examples = rows.height * self._settings.train.epochs
-        scale = n_examples / max(1, len(calls))
-        cost = self._cost(f"train/{fold}", None, calls, scale=scale)
-        seconds = self._rates.seconds(_TRAINING_PASSES * cost.prompt_tokens, 0)
-        # Training has no price per token and caches no responses.
+        order, train = self._settings.recommend.order, self._settings.train
+        calls, n_shared = self._sample_calls(rows, None, order)
+        scale = (n_examples := rows.height * train.epochs) / max(1, len(calls))
+        cost = self._without_price(self._cost(f"train/{fold}", None, calls, scale=scale))
+        shares = train.cache_vision and train.loss == "answer"
+        share = 1 - prefixes_per_example(rows, order, train) if shares else 0
+        return replace(cost, shared_tokens=round(n_shared * n_examples * share))
+
+    def _without_price(self, cost: StageCost) -> StageCost:
+        """Return the cost of a training: no price per token, and no cached responses."""
+        seconds = self._rates.seconds(
+            _TRAINING_PASSES * (cost.prompt_tokens + cost.output_tokens), 0
+        )
         return replace(cost, price=0.0, disk_bytes=0, output_tokens=0, seconds=seconds)
 
     def _distill(self, fold: int) -> StageCost:
@@ -315,11 +331,7 @@ class _CostEstimator:
         list(counting.score(build(order), _ANSWERS))
         changed = "other_user" if order == "item-first" else "other_item"
         list(others.score(build(order, **{changed: True}), _ANSWERS))
-        n_shared = 0
-        for call, other in zip(counting.calls, others.calls, strict=False):
-            pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
-            n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        return counting.calls, n_shared / max(1, len(counting.calls))
+        return counting.calls, mean_shared_tokens(counting.calls, others.calls)
 
     def _cost(
         self, stage: str, model: ModelSettings | None, calls: Sequence[Call], *, scale: float
@@ -374,21 +386,15 @@ class _CostEstimator:
     def _counting(
         self, model: ModelSettings | None, backend: Backend | None = None
     ) -> CountingBackend:
-        used = model or self._settings.model
-        key = used.model_dump_json()
-        if key not in self._counters:
-            self._counters[key] = token_counter(used.backend, used.plugin_kwargs())
         return CountingBackend(
-            self._counters[key],
+            self._counter(model or self._settings.model),
             backend=backend,
             responses=self._responses,
             language=self._item_type.language,
         )
 
-
-def _sample(frame: pl.DataFrame, column: str, size: int) -> pl.DataFrame:
-    """Return all rows of `size` users or items, selected by a hash of their ids."""
-    ids = frame[column].unique()
-    hashes = pl.Series("hash", hash_ids(ids, 0, purpose="plan"))
-    selected = pl.DataFrame({column: ids, "hash": hashes}).sort("hash", column).head(size)
-    return frame.join(selected, on=column, how="semi", maintain_order="left")
+    def _counter(self, model: ModelSettings) -> TokenCounter:
+        key = model.model_dump_json()
+        if key not in self._counters:
+            self._counters[key] = token_counter(model.backend, model.plugin_kwargs())
+        return self._counters[key]

@@ -7,7 +7,8 @@ many prompts of one item, or of one user, are computed together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,11 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.config.recommend_settings import PromptOrder
+from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET
 from mllm_msr.config.settings import Settings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.pipeline.cost.report import OrderCost
+from mllm_msr.pipeline.cost.token_counter import Call
 from mllm_msr.ranker.training.sampler import StepSampler
 
 # Columns whose equal values mean that prompts share their beginning.
@@ -59,6 +62,20 @@ def shared_columns(order: PromptOrder) -> tuple[str, ...]:
     return _SHARED[order]
 
 
+def mean_shared_tokens(calls: Sequence[Call], others: Sequence[Call]) -> float:
+    """Return how many tokens a prompt begins with that it shares with other prompts, on average.
+
+    Args:
+        calls: Prompts.
+        others: The same prompts of users, or with items, that have nothing in common with them.
+    """
+    n_shared = 0
+    for call, other in zip(calls, others, strict=False):
+        pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
+        n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return n_shared / max(1, len(calls))
+
+
 def compare_orders(
     lengths: Mapping[PromptOrder, PromptLengths],
     candidates: pl.DataFrame,
@@ -86,14 +103,15 @@ def compare_orders(
     if settings.train.enabled and not training.is_empty():
         n_examples = training.height * settings.train.epochs
         prefixes = {
-            order: n_examples * _prefixes_per_example(training, order, settings.train)
+            order: n_examples * prefixes_per_example(training, order, settings.train)
             for order in lengths
         }
         add("training, forward passes", n_examples, prefixes)
     test = candidates.filter(split="test")
     distinct = {order: test.select(_SHARED[order]).n_unique() for order in lengths}
     add("test candidates", test.height, distinct)
-    size = settings.retrieve.budget
+    budget = settings.retrieve.budget
+    size = DEFAULT_BUDGET if budget is None else budget
     if size:
         one_user: dict[PromptOrder, float] = {"item-first": size, "user-first": 1}
         add(f"a list of {size} items", size, one_user)
@@ -103,9 +121,21 @@ def compare_orders(
     return tuple(costs)
 
 
-def _prefixes_per_example(rows: pl.DataFrame, order: PromptOrder, settings: TrainSettings) -> float:
-    """Return the number of distinct prefixes in the batches of training, per example."""
+def prefixes_per_example(rows: pl.DataFrame, order: PromptOrder, settings: TrainSettings) -> float:
+    """Return the number of distinct prefixes in the batches of training, per example.
+
+    Args:
+        rows: Training candidates.
+        order: Order of the prompts.
+        settings: Training settings.
+    """
     columns = _SHARED[order]
+    if rows.is_empty():
+        return 1.0
+    if settings.objective == "listwise":
+        # A batch has whole targets, whose candidates are different items.
+        n_targets = rows.select("user_id", "position").n_unique()
+        return n_targets / rows.height if order != "item-first" else 1.0
     groups = rows.select(pl.struct(columns).rank("dense")).to_series().to_numpy()
     size = min(settings.batch_size * settings.accumulate, rows.height)
     n_steps = min(_SAMPLED_STEPS, max(1, rows.height // size))

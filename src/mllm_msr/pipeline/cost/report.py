@@ -99,7 +99,8 @@ class CostReport:
     @property
     def tokens(self) -> int:
         """Return the input and output tokens of unfinished stages, training excluded."""
-        stages = (s for s in self.stages if not s.done and not s.stage.startswith("train"))
+        trained = ("align", "train")
+        stages = (s for s in self.stages if not s.done and not s.stage.startswith(trained))
         return sum(stage.prompt_tokens + stage.output_tokens for stage in stages)
 
     @property
