@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mllm_msr.cli._output import emit
+from mllm_msr.cli.recommend import _format_list
 from mllm_msr.errors import DataError, UsageError
+from mllm_msr.recommend.lists import Recommendation, RecommendationList
 
 
 def test_a_user_gets_k_items(invoke, finished: Path) -> None:
@@ -26,6 +29,14 @@ def test_the_text_contains_preference_ranks_and_titles(invoke, finished: Path) -
     assert [line.split()[0] for line in lines[3:5]] == ["1", "2"]
     assert "Thing" in lines[4]
     assert "not the chance that the item comes next" in " ".join(lines[-2:])
+
+
+def test_a_run_without_preferences_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Recommendation("a", 1, 0.5, generators=(), matches=(), title="A title")
+    for preference, first in (("Likes things.", "Likes things."), ("", "match")):
+        found = RecommendationList((item,), preference, fallback_reason=None, model_calls=1)
+        emit({}, as_json=False, plain=_format_list(found))
+        assert capsys.readouterr().out.strip().startswith(first)
 
 
 def test_items_of_a_history_may_be_separated_by_spaces(invoke, finished: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mllm_msr.cli._output import print_fitted
 from mllm_msr.cli._results import display_path, result_tables
 from mllm_msr.evaluation.metrics import summary_names
+from mllm_msr.evaluation.report import next_steps
 
 
 def cells(value: float) -> dict[str, Any]:
@@ -94,6 +95,25 @@ def test_a_run_ends_with_the_report_and_the_next_command(invoke, finished: Path)
         f"Report  {finished / 'report.html'}",
         f"Next    mllm-msr serve --run {finished}",
     ]
+
+
+def test_advice_is_printed_before_the_report(
+    invoke, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def advise(*_: object, **given: object) -> list[str]:
+        seen.update(given)
+        return ["Use more data: " + "word " * 20]
+
+    assert "Advice" not in invoke("run", "--run", finished).stdout
+    monkeypatch.setattr(next_steps, "next_steps", advise)
+    lines = invoke("run", "--run", finished).stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("Advice  Use more"))
+    assert lines[first + 1].startswith("word")
+    assert lines[-2].startswith("Report")
+    assert seen["manifest"]["prepare"]["counts"]["users"] > 0
+    assert seen["config"]["recommend"]["collaborative"] == "none"
 
 
 def test_a_time_limit_is_noted(invoke, finished: Path, tmp_path: Path) -> None:

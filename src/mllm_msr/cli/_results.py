@@ -33,6 +33,7 @@ def emit_results(pipeline: Pipeline, *, as_json: bool) -> None:
 def run_results(pipeline: Pipeline) -> RenderableType:
     """Return the results of an evaluated run: tables, verdicts, notes, report and next step."""
     from rich.console import Group
+    from rich.text import Text
 
     from mllm_msr.storage import layout
 
@@ -44,7 +45,26 @@ def run_results(pipeline: Pipeline) -> RenderableType:
     folder = display_path(result["run"])
     step = "report" if result["report"] is None else "serve"
     lines.append(f"Next    {shlex.join(['mllm-msr', step, '--run', folder])}")
-    return Group(*result_tables(result["metrics"], details), unbroken(lines))
+    advice = [Text(f"Advice  {step}") for step in _advice(pipeline, result["metrics"], details)]
+    return Group(*result_tables(result["metrics"], details), *advice, unbroken(lines))
+
+
+def _advice(
+    pipeline: Pipeline, metrics: Mapping[str, Any], details: Mapping[str, Any]
+) -> list[str]:
+    """Return what to do if a baseline is ahead of MLLM-MSR."""
+    from mllm_msr.evaluation.report import tables
+    from mllm_msr.evaluation.report.next_steps import next_steps
+    from mllm_msr.pipeline.recommenders import label_of
+
+    main = tables.main_model(metrics)
+    return next_steps(
+        tables.result_tables(metrics, chance=details.get("chance", {}), main=main),
+        tables.verdicts(details.get("comparisons", ()), main=main),
+        config=pipeline.settings.model_dump(mode="json"),
+        manifest=pipeline.run.stages,
+        labels={model: label_of(model) for model in metrics},
+    )
 
 
 def display_path(path: Path | str) -> str:

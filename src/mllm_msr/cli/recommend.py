@@ -82,11 +82,13 @@ def _format_list(recommendations: RecommendationList) -> RenderableType:
             Text(item.title),
             Text(reason or ", ".join(item.matches)),
         )
-    preference = Text(recommendations.preference or "(no preference)")
+    # A run with recommend.reads=history infers no preference.
+    written = recommendations.preference
+    preference = [Text(written + "\n")] if written else []
     notes = [Text(note + "\n") for note in recommendations.notes()]
     legend = (
         "\nmatch: how strongly the model answers yes, not the chance that the item comes next. The "
         "order also counts the candidate generators."
     )
     scored = any(item.score is not None for item in recommendations)
-    return Group(preference, "", *notes, table, *([legend] if scored else []))
+    return Group(*preference, *notes, table, *([legend] if scored else []))

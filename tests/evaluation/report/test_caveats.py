@@ -84,3 +84,12 @@ def test_low_source_coverage_of_the_demo_model_comes_first():
 def test_other_models_and_high_coverage_have_no_such_caveat(backend, coverage):
     text = text_of({"model": {"backend": backend}}, source_coverage=coverage)
     assert "demo model" not in text
+
+
+def test_the_projector_is_a_caveat_only_if_images_are_read():
+    used = {"model": {"backend": "smollm"}}
+    assert "trained on drawn scenes" in text_of(used)
+    text_only = {"summarize": {"enabled": False}, "recommend": {"use_images": False}}
+    assert "drawn scenes" not in text_of(used | text_only)
+    assert "drawn scenes" in text_of(used | text_only | {"summarize": {"enabled": True}})
+    assert "drawn scenes" not in text_of(used | {"align": {"enabled": True}})

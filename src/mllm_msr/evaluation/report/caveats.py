@@ -93,7 +93,9 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
     if backend in registry.names("backends"):
         kind = cast("type[Backend]", registry.find("backends", backend))
         projector = config.get("align", {}).get("enabled") or config["model"].get("projector")
-        note = kind.caveat(source_coverage, has_own_projector=bool(projector))
+        # A run that reads no images does not use the checkpoint's projector either.
+        unused = not _reads_images(config)
+        note = kind.caveat(source_coverage, has_own_projector=bool(projector) or unused)
         notes += [note] if note else []
     if data.get("protocol") == "released-code":
         notes.append(
@@ -111,3 +113,10 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
             f"{n_ran} of {folds} folds were run. The users of the other folds were not tested."
         )
     return notes
+
+
+def _reads_images(config: Mapping[str, Any]) -> bool:
+    """Check whether summaries or the ranker read images."""
+    summarize, recommend = config.get("summarize", {}), config.get("recommend", {})
+    describes = summarize.get("enabled", True) and "image" in summarize.get("modalities", ["image"])
+    return bool(describes or recommend.get("use_images", True))

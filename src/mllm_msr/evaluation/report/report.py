@@ -24,6 +24,7 @@ from mllm_msr.evaluation.report import comparison, paper_results, run_status, ta
 from mllm_msr.evaluation.report.case_studies import CaseStudy
 from mllm_msr.evaluation.report.caveats import caveats
 from mllm_msr.evaluation.report.figures import build_figures
+from mllm_msr.evaluation.report.next_steps import next_steps
 from mllm_msr.evaluation.report.provenance import Provenance
 from mllm_msr.evaluation.report.rendering import environment, source, style_sheet
 from mllm_msr.evaluation.report.summary import build_tiles
@@ -95,6 +96,9 @@ def write_report(
     context["caveats"] = caveats(
         config, tables=results, details=details, manifest=manifest, labels=labels
     )
+    context["next_steps"] = next_steps(
+        results, context["verdicts"], config=config, manifest=manifest, labels=labels
+    )
     return _render(folder, context, labels)
 
 
@@ -151,6 +155,7 @@ def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
         "css": style_sheet(),
         "script": script,
+        "reads_preference": config.get("recommend", {}).get("reads") != "history",
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 

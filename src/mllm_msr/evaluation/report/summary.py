@@ -130,9 +130,7 @@ def _sentences(
     if chance is not None and chance.cells and (expected := chance.cells[0].mean) is not None:
         limit = main.cells[0].low if main.cells[0].low is not None else main.cells[0].mean
         if limit is not None and limit <= expected:
-            found.append(
-                f"The interval of {name(main)} includes the value of random order or lies below it."
-            )
+            found.append(f"{name(main)} is no better than random order ({metric} {expected:.3f}).")
     return found
 
 
