@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -75,6 +77,30 @@ def test_run_of_mlflow_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics == {"train/loss": 0.5, "mllm_msr/uniform/auc": 0.75}
     assert run.info.status == "FINISHED"
+
+
+def test_run_of_trackio_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log in two processes, as two commands do."""
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from mllm_msr.ranker.training.trackers import make_trackers
+        (tracker,) = make_trackers(["trackio"], Path(sys.argv[1]), run="shop")
+        tracker.log_metrics({"train/loss": float(sys.argv[2])}, step=int(sys.argv[3]))
+        tracker.finalize("success")
+        """
+    )
+    for values in (("0.5", "1"), ("0.25", "2")):
+        command = [sys.executable, "-c", program, str(tmp_path), *values]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        assert done.stdout == ""  # it is for results
+    with closing(sqlite3.connect(tmp_path / "trackio" / "mllm-msr.db")) as database:
+        query = "SELECT run_name, step, metrics FROM metrics ORDER BY step"
+        rows = [(run, step, json.loads(text)) for run, step, text in database.execute(query)]
+    assert rows == [("shop", 1, {"train/loss": 0.5}), ("shop", 2, {"train/loss": 0.25})]
 
 
 def test_mlflow_needs_the_address_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:

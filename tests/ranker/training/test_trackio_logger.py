@@ -20,6 +20,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[str,
     def init(
         project: str, name: str | None = None, config: Any = None, resume: str = "never"
     ) -> None:
+        sys.stdout.write("* Created new run\n")
         seen.append(
             ("init", {"project": project, "name": name, "resume": resume, "config": config})
         )
@@ -55,6 +56,13 @@ def test_run_starts_with_the_first_value_and_is_continued(calls: list[Any]) -> N
         ("log", {"metrics": {"train/loss": 0.4}, "step": 2}),
         ("finish", {}),
     ]
+
+
+def test_messages_of_trackio_are_no_results(
+    calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make().log_metrics({"train/loss": 0.5}, step=1)
+    assert capsys.readouterr() == ("", "* Created new run\n")
 
 
 def test_settings_are_the_configuration_of_the_run(calls: list[Any]) -> None:

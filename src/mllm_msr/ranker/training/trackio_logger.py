@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any, final
 
 import trackio
@@ -13,6 +15,8 @@ from lightning.pytorch.loggers import Logger
 @final
 class TrackioLogger(Logger):  # type: ignore[misc]
     """Logger that writes to a project of trackio; it is only called in the process of rank 0.
+
+    trackio prints messages, which go to stderr: the standard output is for results.
 
     Args:
         project: Name of the project.
@@ -38,7 +42,8 @@ class TrackioLogger(Logger):  # type: ignore[misc]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write values of a step."""
         self._start()
-        trackio.log(dict(metrics), step=step)
+        with redirect_stdout(sys.stderr):
+            trackio.log(dict(metrics), step=step)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Write settings, as the configuration of the run."""
@@ -48,10 +53,12 @@ class TrackioLogger(Logger):  # type: ignore[misc]
         """Finish the run."""
         del status
         if self._started:
-            trackio.finish()
+            with redirect_stdout(sys.stderr):
+                trackio.finish()
             self._started = False
 
     def _start(self, config: dict[str, Any] | None = None) -> None:
         if not self._started:
-            trackio.init(project=self._project, name=self._name, config=config, resume="allow")
+            with redirect_stdout(sys.stderr):
+                trackio.init(project=self._project, name=self._name, config=config, resume="allow")
             self._started = True
