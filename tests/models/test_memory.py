@@ -102,6 +102,8 @@ def test_frozen_lower_layers_keep_no_results(tiny_checkpoint: Checkpoint) -> Non
     # Copies of the trained weights: the best ones so far, and those in half precision.
     assert trained(keeps_best=True) == upper + 4 * n_trained
     assert trained(mixed=True) < upper  # their results are smaller
+    # Gradients of the inputs go through all layers.
+    assert everything > trained(trains_inputs=True) > 1.3 * upper
 
 
 def test_results_under_autocast_take_two_to_four_bytes(tiny_checkpoint: Checkpoint) -> None:

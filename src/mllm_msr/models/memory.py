@@ -114,6 +114,7 @@ def training_bytes(
     fused: bool = True,
     mixed: bool = False,
     keeps_best: bool = False,
+    trains_inputs: bool = False,
 ) -> int:
     """Return the peak memory of fine-tuning.
 
@@ -125,6 +126,8 @@ def training_bytes(
         fused: Whether the scores of attention are never stored.
         mixed: Whether autocast computes matrix products, and only these, in half precision.
         keeps_best: Whether a copy of the best weights so far is on the same device.
+        trains_inputs: Whether gradients reach the inputs of the first layer, as for collaborative
+            tokens.
     """
     sizes = _Sizes.of(model)
     size = _BYTES_PER_MIXED_RESULT if mixed else _BYTES[dtype]
@@ -132,7 +135,8 @@ def training_bytes(
     if not fused:
         layer += _attention_bytes(sizes, batch)
     per_layer = size * batch.n_tokens * sizes.hidden if checkpointing else layer
-    kept = (sizes.layers - _first_trained_layer(model)) * per_layer
+    first = 0 if trains_inputs else _first_trained_layer(model)
+    kept = (sizes.layers - first) * per_layer
     logits = 8 * batch.n_rows * sizes.vocabulary  # with their gradient
     n_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     per_weight = _BYTES_PER_TRAINED_WEIGHT

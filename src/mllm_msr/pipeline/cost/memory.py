@@ -26,7 +26,7 @@ _TOKENS_PER_WORD: Final = 3
 # Python with PyTorch, Transformers, Lightning and the data of a small run: measured .59 GB.
 _PROCESS_BYTES: Final = 600_000_000
 # On a CPU, freed memory stays with the process in pieces, of which not all are used again.
-_CPU_FACTOR: Final = 1.1
+_CPU_FACTOR: Final = 1.2
 _TRAIN_DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -107,6 +107,7 @@ def _training_peak(model: Any, stage: StageCost, settings: Settings, *, on_cpu: 
         fused=not on_cpu or train.precision == "fp32",
         mixed=train.precision != "fp32",
         keeps_best=on_cpu,
+        trains_inputs=settings.recommend.reads_vectors,
     )
 
 
