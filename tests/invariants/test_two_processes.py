@@ -1,4 +1,4 @@
-"""Training in two processes gives the same losses and weights as in one, in every fold."""
+"""Training in two processes, or on two hosts, gives the losses and weights of one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import worlds
 from mllm_msr.config.loading import load_settings
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.storage import manifest
+from two_hosts import two_hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -145,4 +147,34 @@ def test_two_machines_give_the_same_result_as_one_process(
     )
     assert wait(rank_0).count("Fine-tuned fold 1 ") == 1
     assert not wait(rank_1)
+    assert_equal(shared, single)
+
+
+def test_torchrun_on_two_hosts_gives_the_same_result_as_one_process(
+    common: list[str], untrained: Path, single: Path
+) -> None:
+    """Run the command of docs/scaling.md on two hosts with a network between them."""
+    shared = untrained.with_name("hosts")
+    shutil.copytree(untrained, shared)
+    two = [*common, "train.batch_size=2", "train.strategy=ddp", "train.nodes=2", "train.devices=1"]
+    with two_hosts() as hosts, ExitStack() as started:
+        processes = [
+            subprocess.Popen(
+                host.command(
+                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
+                    *("--nproc-per-node=1", f"--node-rank={rank}", "--master-port=29500"),
+                    *(f"--master-addr={hosts[0].address}", "-m", "--", "mllm_msr", "train"),
+                    *("--run", str(shared), *two),
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": host.interface},
+            )
+            for rank, host in enumerate(hosts)
+        ]
+        for process in processes:
+            started.callback(process.terminate)
+        outputs = [wait(process) for process in processes]
+    assert [output.count("Fine-tuned fold 1 ") for output in outputs] == [1, 0]
     assert_equal(shared, single)
