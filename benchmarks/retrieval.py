@@ -1,115 +1,226 @@
-"""Recommendation from the full catalog: recall of the candidate generators, quality by budget.
+"""Recommendation from the full catalog: recall of the candidate generators, quality by model calls.
 
-Measured on the test users of a finished run, with their targets hidden from all generators. The
-model scores the candidates of each user once; smaller budgets use fewer of these scores.
+Measured on users of a finished run, with their targets hidden from all generators. The model scores
+each candidate of a user once, all users together and behind the response cache of the run, so an
+interrupted benchmark resumes. Smaller budgets use fewer of these scores.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mllm_msr.data.full_ranking import sample_targets
-from mllm_msr.recommend.lists import Order, build_list
-from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Retriever
-from mllm_msr.storage.run_folder import RunFolder
+import numpy as np
+import polars as pl
 
-BUDGETS: Final = (0, 20, 50, 100, 200)
-ORDERS: Final[tuple[Order, ...]] = ("model", "fusion")
-_K: Final = 10
+from mllm_msr.cli._logging import configure
+from mllm_msr.cli._progress import ProgressReporter
+from mllm_msr.data.full_ranking import sample_targets
+from mllm_msr.errors import UsageError
+from mllm_msr.evaluation.aggregation import means_with_intervals
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.recommend.list_evaluation import (
+    BUDGETS,
+    ScoredList,
+    adaptive,
+    quality_by_budget,
+    summarize,
+)
+from mllm_msr.recommend.list_weights import ListPlan, choose_plan, fixed_weights
+from mllm_msr.recommend.rank_fusion import RANK_CONSTANT, Candidate
+from mllm_msr.recommend.user_pools import (
+    UserPool,
+    load_hidden,
+    retrieve_pools,
+    score_items,
+    targets_with_input,
+)
+
+DEPTHS: Final = (20, 50, 100, 200)
+FITTED: Final = "fitted"
+ORDERS: Final = ("model", "fusion", FITTED)
+ADAPTIVE: Final = " adaptive"
 
 
 def run(
     *,
     folder: str = "runs/demo",
     users: int = 200,
-    collaborative: str = "",
-    recent_weight: float = 0.0,
     split: str = "test",
+    folds: str = "",
+    budget: int = 100,
+    orders: str = ",".join(ORDERS),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure retrieval and ranking.
+    """Measure retrieval and lists.
 
     Args:
-        folder: A run folder that has been trained.
-        users: Maximum number of users, a seeded sample.
-        collaborative: Baseline of the collaborative generator; if empty, that of the run.
-        recent_weight: Weight of recent popularity in the rank fusion; if 0, that of the run.
-        split: "test", or "validation" to choose settings.
-        seed: Seed of the sample.
+        folder: A run folder that has been trained; with `fit-lists` for the order "fitted".
+        users: Maximum number of users per fold, a seeded sample of those with a preference or a
+            history that the model can read.
+        split: "test" or "validation".
+        folds: Folds whose users are pooled, separated by commas; by default all of the run.
+        budget: Largest number of candidates per user that the model scores.
+        orders: Orders to measure, separated by commas: model, fusion, fitted.
+        seed: Seed of the sample, of the intervals and of the tests.
 
     Returns:
-        Recall of each generator and of their fusion at 20, 50, 100 and 200 candidates; HR@10 and
-        NDCG@10 over the full catalog for each budget of model calls, with the model's ranking and
-        with its fusion with the generators' rankings; and seconds per model call.
+        Recall of each generator and of their combinations at 20, 50, 100 and 200 candidates; HR@10
+        and NDCG@10 over the full catalog by order and budget, with 95 % intervals and the p-value
+        of the difference in NDCG@10 from lists without model calls; the same with adaptive scoring,
+        and its mean number of calls; and what scoring has cost.
     """
-    with RunFolder.open(folder, read_only=True) as opened:
-        candidates = opened.read("candidates")
-    overrides = [f"retrieve.collaborative={collaborative}"] if collaborative else []
-    overrides += [f"retrieve.recent_weight={recent_weight}"] if recent_weight else []
-    with MllmMsr.from_run(folder, hide_targets=True, overrides=overrides) as model:
-        rows = candidates.filter(split=split, fold=model.fold)
-        targets = sample_targets(rows, users, seed=seed).select("user_id", "item_id").rows()
-        generators = model.retriever.generators
-        retrievers = {name: Retriever({name: each}) for name, each in generators.items()}
-        retrievers["fusion"] = model.retriever
-        recall: dict[str, dict[int, float]] = {}
-        for name, retriever in retrievers.items():
-            ranks = [_rank(retriever, model.users.profile(user), item) for user, item in targets]
-            recall[name] = {
-                n: round(sum(rank <= n for rank in ranks) / len(ranks), 4) for n in BUDGETS[1:]
-            }
-        quality: dict[str, dict[int, list[tuple[float, float]]]] = {
-            order: {budget: [] for budget in BUDGETS} for order in ORDERS
-        }
-        start = time.perf_counter()
-        for user, item in targets:
-            for order, budget, values in _evaluate(model, model.users.profile(user), item):
-                quality[order][budget].append(values)
-        seconds = time.perf_counter() - start
+    wanted = [name.strip() for name in orders.split(",") if name.strip()]
+    if unknown := set(wanted) - set(ORDERS):
+        raise UsageError(f"Unknown orders: {', '.join(sorted(unknown))}. Use {', '.join(ORDERS)}.")
+    budgets = [one for one in BUDGETS if one < budget] + [budget]
+    start = time.perf_counter()
+    configure()
+    with (
+        ProgressReporter(bars=sys.stderr.isatty()) as progress,
+        Pipeline.open(folder, progress=progress) as pipeline,
+    ):
+        used = [int(one) for one in folds.split(",")] if folds else pipeline.tables.folds()
+        parts = [
+            _measure_fold(pipeline, each, wanted, budgets, users=users, split=split, seed=seed)
+            for each in used
+        ]
+        n_items = pipeline.tables.items().height
+    recall = _pool([part.recall for part in parts])
+    quality = _pool([part.quality for part in parts])
     return {
-        "items": len(model.catalog),
-        "users": len(targets),
-        "recall": recall,
+        "items": n_items,
+        "users": recall["generator", "fusion"]["user_id"].n_unique(),
+        "split": split,
+        "folds": used,
+        "chosen_budgets": {each: part.budget for each, part in zip(used, parts, strict=True)},
+        "recall": _recall(recall, seed=seed),
         "quality": {
-            order: {budget: _mean(values) for budget, values in by_budget.items()}
-            for order, by_budget in quality.items()
+            order: summarize(
+                {size: frame for (name, size), frame in quality.items() if name == order},
+                quality[order.removesuffix(ADAPTIVE), 0],
+                seed=seed,
+            )
+            for order in dict.fromkeys(name for name, _ in quality)
         },
-        "seconds_per_call": round(seconds / (len(targets) * BUDGETS[-1]), 5),
+        "fitted_against_fusion": {
+            size: summarize({size: frame}, quality["fusion", size], seed=seed)[size]
+            for (name, size), frame in quality.items()
+            if name == FITTED and ("fusion", size) in quality
+        },
+        "usage": dict(sum((part.usage for part in parts), Counter[str]())),
+        "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _rank(retriever: Retriever, profile: Profile, item_id: str) -> float:
-    """Return the rank of an item among the candidates of the largest budget, or infinity."""
-    candidates = [candidate.item_id for candidate in retriever.retrieve(profile, BUDGETS[-1])]
-    return candidates.index(item_id) + 1 if item_id in candidates else math.inf
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Values per user of one fold.
+
+    Attributes:
+        recall: For each generator and combination, whether the target is among the candidates.
+        quality: HR@10, NDCG@10 and calls by order and budget.
+        budget: Budget of the run.
+        usage: Calls and tokens of the model.
+    """
+
+    recall: dict[tuple[str, Any], pl.DataFrame]
+    quality: dict[tuple[str, Any], pl.DataFrame]
+    budget: int
+    usage: Counter[str]
 
 
-def _evaluate(
-    model: MllmMsr, profile: Profile, item_id: str
-) -> Iterator[tuple[Order, int, tuple[float, float]]]:
-    """Yield HR@10 and NDCG@10 of one user for every order and budget."""
-    candidates = model.retriever.retrieve(profile, BUDGETS[-1])
-    item_ids = [candidate.item_id for candidate in candidates]
-    values = zip(item_ids, model.score(profile.preference, item_ids), strict=True)
-    scores = {scored: score for scored, score in values if score is not None}
-    for order, budget in itertools.product(ORDERS, BUDGETS):
-        known = {one: scores[one] for one in item_ids[:budget] if one in scores}
-        listed = build_list(
-            model.catalog, profile, candidates, known, k=_K, diversity=0.0, order=order
+def _measure_fold(
+    pipeline: Pipeline,
+    fold: int,
+    orders: Sequence[str],
+    budgets: Sequence[int],
+    *,
+    users: int,
+    split: str,
+    seed: int,
+) -> Measured:
+    """Retrieve, score and evaluate the candidates of the users of one fold."""
+    settings, recommenders = pipeline.settings, pipeline.recommenders
+    plan = choose_plan(pipeline.run, settings, fold)
+    loaded = load_hidden(pipeline.context, settings, plan, fold)
+    targets = targets_with_input(recommenders, settings, fold, split)
+    pools = retrieve_pools(pipeline.context, loaded, sample_targets(targets, users, seed=seed))
+    fixed = fixed_weights(settings.retrieve.recent_weight)
+    candidates = {"fusion": [user.pool.candidates(fixed) for user in pools]}
+    candidates["model"] = candidates["fusion"]
+    if plan.weights is not None:
+        fitted = plan.weights.generators
+        candidates[FITTED] = [user.pool.candidates(fitted) for user in pools]
+    wanted = [order for order in orders if order in candidates]
+    # Each item of a user is scored once, whatever orders need it.
+    requests = [
+        (
+            user,
+            list(
+                dict.fromkeys(
+                    one.item_id for order in wanted for one in candidates[order][at][: budgets[-1]]
+                )
+            ),
         )
-        rank = next((one.rank for one in listed.items if one.item_id == item_id), None)
-        yield order, budget, (float(rank is not None), 1 / math.log2(1 + rank) if rank else 0.0)
+        for at, user in enumerate(pools)
+    ]
+    scores, usage = score_items(recommenders, settings, fold, requests)
+    plans = {"model": ListPlan("model", 0, ""), "fusion": ListPlan("fusion", 0, ""), FITTED: plan}
+    quality: dict[tuple[str, Any], pl.DataFrame] = {}
+    for order in wanted:
+        lists = [
+            ScoredList(user.user_id, user.target, listed, found)
+            for user, listed, found in zip(pools, candidates[order], scores, strict=True)
+        ]
+        variants = {order: replace(plans[order], adaptive=False)}
+        if order == FITTED:
+            variants[order + ADAPTIVE] = adaptive(plans[order])
+        for name, used in variants.items():
+            frames = quality_by_budget(lists, [used] * len(lists), budgets)
+            quality |= {(name, size): frame for size, frame in frames.items()}
+    return Measured(_recall_by_user(pools, candidates), quality, plan.budget, Counter(usage))
 
 
-def _mean(values: list[tuple[float, float]]) -> dict[str, float]:
-    hits, gains = zip(*values, strict=True)
+def _recall_by_user(
+    pools: Sequence[UserPool], candidates: Mapping[str, Sequence[Sequence[Candidate]]]
+) -> dict[tuple[str, Any], pl.DataFrame]:
+    """Return for each generator and combination whether the target is among the candidates."""
+    ranks: dict[str, list[float]] = {}
+    for user in pools:
+        row = user.row
+        for column, name in enumerate(user.pool.names):
+            reciprocal = 0.0 if row is None else user.pool.features[row, column, 0]
+            rank = round(1 / reciprocal) - RANK_CONSTANT if reciprocal else np.inf
+            ranks.setdefault(name, []).append(rank)
+    for name in [order for order in ("fusion", FITTED) if order in candidates]:
+        for user, listed in zip(pools, candidates[name], strict=True):
+            ids = [one.item_id for one in listed]
+            found = ids.index(user.target) + 1 if user.target in ids else np.inf
+            ranks.setdefault(name, []).append(found)
+    columns = {"user_id": [user.user_id for user in pools]}
     return {
-        f"hr@{_K}": round(sum(hits) / len(hits), 4),
-        f"ndcg@{_K}": round(sum(gains) / len(gains), 4),
+        ("generator", name): pl.DataFrame(
+            columns | {str(n): np.array(values) <= n for n in DEPTHS}
+        ).with_columns(pl.exclude("user_id").cast(pl.Float64))
+        for name, values in ranks.items()
     }
+
+
+def _recall(frames: Mapping[tuple[str, Any], pl.DataFrame], *, seed: int) -> dict[str, Any]:
+    """Return mean and interval of the recall at each number of candidates."""
+    wide = {name: frame.with_columns(negatives=pl.lit("")) for (_, name), frame in frames.items()}
+    cells = means_with_intervals(wide, [str(n) for n in DEPTHS], seed=seed)
+    return {name: found[""] for name, found in cells.items()}
+
+
+def _pool(
+    parts: Sequence[Mapping[tuple[str, Any], pl.DataFrame]],
+) -> dict[tuple[str, Any], pl.DataFrame]:
+    """Return the rows of all folds by key; an order that a fold lacks is left out."""
+    keys = [key for key in parts[0] if all(key in part for part in parts)]
+    return {key: pl.concat([part[key] for part in parts]) for key in keys}

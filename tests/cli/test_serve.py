@@ -19,7 +19,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     def serve(run: Path, **options: Any) -> None:
-        options.pop("announce")("http://127.0.0.1:7")
+        options.pop("announce")("serving folder on http://127.0.0.1:7")
         seen.append((run, options))
 
     monkeypatch.setattr(server, "serve", serve)

@@ -73,7 +73,7 @@ def test_title_replaces_a_missing_summary(catalog: ItemCatalog) -> None:
     assert [catalog.summary(item_id) for item_id in catalog] == [
         "a calm boat", "a loud song", "Quiet lantern",
     ]  # fmt: skip
-    nearest = catalog.index.nearest(catalog.encoder.encode(["a quiet lantern"])[0], 1)
+    nearest = catalog.index.nearest(catalog.encoder.encode(["a quiet lantern"])[0], 1)[0]
     assert nearest == ["lamp"]
 
 
@@ -124,7 +124,7 @@ def test_added_item_is_retrieved_prompted_and_explained(catalog: ItemCatalog) ->
     assert list(catalog)[-1] == "new"
     assert "Calm lantern" in text_of(catalog.prompt("calm", "new"))
     assert catalog.matches("loves a lantern", "new") == ("lantern",)
-    assert "new" in catalog.index.nearest(catalog.encoder.encode(["calm lantern"])[0], 4)
+    assert "new" in catalog.index.nearest(catalog.encoder.encode(["calm lantern"])[0], 4)[0]
     assert catalog.summaries["item_id"].to_list() == ["boat", "song", "new"]
 
 

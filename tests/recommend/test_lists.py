@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mllm_msr.config.recommend_settings import RecommendSettings
+from mllm_msr.recommend.list_weights import ListPlan
 from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
@@ -43,7 +44,7 @@ def test_order_model_sorts_scored_candidates_by_score() -> None:
 
 def test_order_fusion_adds_the_models_ranking_to_the_relevance() -> None:
     # The relevance values are far apart; the model counts like one more candidate generator.
-    assert order_of(order="fusion") == "abcde"
+    assert order_of(plan=ListPlan("fusion", 5, "")) == "abcde"
 
 
 def test_each_recommendation_has_score_generators_and_matches() -> None:

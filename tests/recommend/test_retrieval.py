@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,7 +15,7 @@ from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.models.encoders.lsa import LsaEncoder
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import fuse
+from mllm_msr.recommend.rank_fusion import Pool, Proposals, Weight
 from mllm_msr.recommend.retrieval import (
     CollaborativeGenerator,
     PreferenceGenerator,
@@ -31,14 +32,21 @@ def interactions(*rows: tuple[str, str, int]) -> pl.DataFrame:
     return conform(frame.with_columns(position=position), INTERACTIONS, name="interactions")
 
 
+def ids(proposals: Proposals) -> list[str]:
+    assert len(proposals.item_ids) == len(proposals.scores)
+    return list(proposals.item_ids)
+
+
 WORLD = interactions(("u", "a", 1), ("u", "b", 2), ("v", "b", 3), ("w", "c", 4), ("x", "c", 5))
 
 
 def test_recent_popularity_counts_the_latest_interactions_and_skips_seen_items() -> None:
     all_items = RecentPopularityGenerator(WORLD, recent_share=1.0)
-    assert all_items.propose(Profile("n"), 3) == ["b", "c", "a"]
-    assert all_items.propose(Profile("n", ("b",)), 2) == ["c", "a"]
-    assert RecentPopularityGenerator(WORLD, recent_share=0.4).propose(Profile("n"), 3) == ["c"]
+    assert ids(all_items.propose(Profile("n"), 3)) == ["b", "c", "a"]
+    assert ids(all_items.propose(Profile("n", ("b",)), 2)) == ["c", "a"]
+    assert ids(RecentPopularityGenerator(WORLD, recent_share=0.4).propose(Profile("n"), 3)) == ["c"]
+    counts = np.exp(all_items.propose(Profile("n", ("b",)), 2).scores)
+    assert counts.tolist() == pytest.approx([2, 1])
 
 
 def test_user_without_history_or_preference_gets_popular_items_only() -> None:
@@ -91,33 +99,36 @@ def test_scoring_the_full_catalog_at_once_equals_scoring_item_by_item(
     profile = Profile("n", history)
     for items in (["c", "a", "b"], ["b", "a"]):
         at_once = CollaborativeGenerator(knn, items).propose(profile, 3)
-        assert at_once == CollaborativeGenerator(WithoutCatalogScores(knn), items).propose(
-            profile, 3
-        )
-        assert sorted(at_once) == sorted(items)
-    assert CollaborativeGenerator(knn, ["a", "b", "c"]).propose(profile, 1) == at_once[:1]
+        single = CollaborativeGenerator(WithoutCatalogScores(knn), items).propose(profile, 3)
+        assert ids(at_once) == ids(single)
+        assert at_once.scores == pytest.approx(single.scores)
+        assert sorted(ids(at_once)) == sorted(items)
+    first = CollaborativeGenerator(knn, ["a", "b", "c"]).propose(profile, 1)
+    assert ids(first) == ids(at_once)[:1]
 
 
 def test_equal_scores_are_ranked_by_id() -> None:
     data = TrainingData(WORLD, empty(ITEMS), empty(CANDIDATES), frozenset({"u", "v", "w", "x"}))
     popular = CollaborativeGenerator(Popularity().fit(data), ["c", "b", "a"])
-    assert popular.propose(Profile("n", ("a",)), 3) == ["b", "c", "a"]  # b and c: two users each
+    found = popular.propose(Profile("n", ("a",)), 3)
+    assert ids(found) == ["b", "c", "a"]  # b and c: two users each
 
 
 def test_small_weight_ranks_behind_the_other_generators() -> None:
-    rankings = {"own": [f"own{n}" for n in range(30)], "recent": ["hit", "own5"]}
-    equal = [candidate.item_id for candidate in fuse(rankings)]
+    own = Proposals([f"own{n}" for n in range(30)], np.zeros(30))
+    pool = Pool({"own": own, "recent": Proposals(["hit", "own5"], np.zeros(2))})
+    equal = [candidate.item_id for candidate in pool.candidates()]
     assert equal.index("hit") == 1
-    light = fuse(rankings, weights={"recent": 0.3})
+    light = pool.candidates({"recent": Weight(0.3)})
     found = [candidate.item_id for candidate in light]
     assert found[0] == "own5"  # proposed by both generators, however small the second weight
     assert found[-1] == "hit"
     assert set(found) == set(equal)
     generators = {
-        name: SimpleNamespace(propose=lambda _, __, x=x: [x])
+        name: SimpleNamespace(propose=lambda _, __, x=x: Proposals([x], np.ones(1)))
         for name, x in (("a", "x"), ("b", "y"))
     }
-    retriever = Retriever(generators, weights={"a": 0.5})
+    retriever = Retriever(generators, weights={"a": Weight(0.5)})
     assert [c.item_id for c in retriever.retrieve(Profile("u"), 2)] == ["y", "x"]
 
 
@@ -127,8 +138,8 @@ def test_latest_items_stand_for_a_missing_preference() -> None:
     index = VectorIndex(3)
     index.add(["a", "b", "c"], encoder.encode(texts))
     generator = PreferenceGenerator(encoder, index, n_items=1)
-    assert generator.propose(Profile("u", ("b", "a")), 2) == ["a", "c"]
-    assert generator.propose(Profile("u", ("a", "b")), 1) == ["b"]
-    assert generator.propose(Profile("u", ("a", "b"), "calm tale"), 1) == ["c"]
-    assert generator.propose(Profile("u"), 2) == []
-    assert PreferenceGenerator(encoder, index).propose(Profile("u", ("a",)), 2) == []
+    assert ids(generator.propose(Profile("u", ("b", "a")), 2)) == ["a", "c"]
+    assert ids(generator.propose(Profile("u", ("a", "b")), 1)) == ["b"]
+    assert ids(generator.propose(Profile("u", ("a", "b"), "calm tale"), 1)) == ["c"]
+    assert ids(generator.propose(Profile("u"), 2)) == []
+    assert ids(PreferenceGenerator(encoder, index).propose(Profile("u", ("a",)), 2)) == []

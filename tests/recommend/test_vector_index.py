@@ -26,7 +26,9 @@ def test_exact_search_equals_brute_force() -> None:
     index = VectorIndex(16)
     index.add(item_ids(300), vectors)
     expected = np.argsort(-(vectors @ vectors[7]))[:9]
-    assert index.nearest(vectors[7], 9) == [f"i{row}" for row in expected]
+    found, products = index.nearest(vectors[7], 9)
+    assert found == [f"i{row}" for row in expected]
+    assert products == pytest.approx((vectors @ vectors[7])[expected])
 
 
 def test_graph_finds_nearly_the_same_items_and_can_grow() -> None:
@@ -37,9 +39,12 @@ def test_graph_finds_nearly_the_same_items_and_can_grow() -> None:
         index.add(item_ids(900), vectors[:900])
         index.add(item_ids(1000), vectors)
         assert len(index) == 1000
-    shared = [len(set(graph.nearest(v, 20)) & set(exact.nearest(v, 20))) for v in vectors[850:950]]
+    shared = [
+        len(set(graph.nearest(v, 20)[0]) & set(exact.nearest(v, 20)[0])) for v in vectors[850:950]
+    ]
     assert sum(shared) / 100 > 19
-    assert graph.nearest(vectors[999], 1) == ["i999"]
+    found, products = graph.nearest(vectors[999], 1)
+    assert (found, products.tolist()) == (["i999"], pytest.approx([1.0]))
 
 
 def test_known_items_keep_their_vectors() -> None:
@@ -51,9 +56,9 @@ def test_known_items_keep_their_vectors() -> None:
 
 def test_zero_vector_and_empty_index_have_no_neighbors() -> None:
     index = VectorIndex(2)
-    assert index.nearest(np.ones(2, dtype=np.float32), 2) == []
+    assert index.nearest(np.ones(2, dtype=np.float32), 2)[0] == []
     index.add(["a"], np.array([[1, 0]], dtype=np.float32))
-    assert index.nearest(np.zeros(2, dtype=np.float32), 2) == []
+    assert index.nearest(np.zeros(2, dtype=np.float32), 2)[0] == []
 
 
 def test_failure_while_growing_leaves_the_index_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +70,6 @@ def test_failure_while_growing_leaves_the_index_unchanged(monkeypatch: pytest.Mo
         with pytest.raises(MissingExtraError, match="faiss"):
             index.add(["c"], np.array([[0.6, 0.8]], dtype=np.float32))
     assert len(index) == 2
-    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 5) == ["b", "a"]
+    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 5)[0] == ["b", "a"]
     index.add(["c"], np.array([[0.6, 0.8]], dtype=np.float32))
-    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 1) == ["c"]
+    assert index.nearest(np.array([0.6, 0.8], dtype=np.float32), 1)[0] == ["c"]

@@ -38,7 +38,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("distill", "score", "evaluate", "report"),
         ),
         "Compare": ("compare", "tune", "experiment"),
-        "Use": ("recommend", "serve", "mcp", "ab-report", "update"),
+        "Use": ("fit-lists", "recommend", "serve", "mcp", "ab-report", "update"),
         "Tools": ("list", "doctor", "pull", "push", "export", "help"),
     }
 )

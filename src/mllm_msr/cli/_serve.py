@@ -36,7 +36,7 @@ def serve_run(run: Path, *, host: str, port: int, overrides: Sequence[str]) -> N
     """
     from mllm_msr.serving.server import serve
 
-    def announce(url: str) -> None:
-        typer.echo(f"serving {run} on {url}", err=True)
+    def announce(line: str) -> None:
+        typer.echo(line, err=True)
 
     serve(run, host=host, port=port, overrides=overrides, announce=announce)

@@ -6,6 +6,7 @@ from typing import cast
 
 from mllm_msr import registry
 from mllm_msr.config.arguments import argument_problems
+from mllm_msr.config.retrieve_settings import GENERATORS
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
 from mllm_msr.interfaces import Backend, Recommender
@@ -102,6 +103,32 @@ def backend_problem(name: str, backend: str) -> str:
     )
 
 
+def check_generators(settings: Settings) -> list[str]:
+    """Return the problems with the candidate generators that are baselines."""
+    retrieve = settings.retrieve
+    names = [name for name in retrieve.generators if name not in GENERATORS]
+    if retrieve.collaborative is not None:
+        if retrieve.collaborative in names:
+            problem = (
+                f"retrieve.generators contains {retrieve.collaborative!r}, which is "
+                "retrieve.collaborative as well. Remove one of them."
+            )
+            return [problem]
+        names.append(retrieve.collaborative)
+    known = registry.names("baselines")
+    problems = []
+    for name in names:
+        if name not in known:
+            options = [*GENERATORS, *known]
+            problems.append(str(registry.unknown_name_error("generator", name, options)))
+        elif cast("type[Recommender]", registry.find("baselines", name)).requires_llm:
+            problems.append(
+                f"The baseline {name!r} calls a language model for each item, so it cannot "
+                "generate candidates. Remove it from section retrieve."
+            )
+    return problems
+
+
 def check_plugins(settings: Settings) -> list[str]:
     """Return the problems with plugin names and with the arguments of plugin constructors."""
     problems = argument_problems(
@@ -117,6 +144,7 @@ def check_plugins(settings: Settings) -> list[str]:
             problems += argument_problems("backends", model.backend, model.plugin_kwargs(), section)
     for name in settings.score.baselines:
         problems += argument_problems("baselines", name, {}, "score.baselines")
+    problems += check_generators(settings)
     for name, arguments in settings.baselines.plugin_kwargs().items():
         if isinstance(arguments, dict):
             problems += argument_problems("baselines", name, arguments, f"baselines.{name}")

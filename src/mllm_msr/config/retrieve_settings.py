@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mllm_msr.config.fields import Section, Some
 
+# Candidate generators that are not baselines; `config/checks.py` checks the others.
+GENERATORS: Final = ("preference", "collaborative", "recent")
+
+# `retrieve.budget` without fitted weights.
+DEFAULT_BUDGET: Final = 50
+
+# Order of a list; "auto" is one of the others.
+ListOrder = Literal["auto", "fitted", "fusion", "model"]
+
 
 class RetrieveSettings(Section):
     """Recommendation from the full catalog."""
 
-    generators: Some[Literal["preference", "collaborative", "recent"]] = Field(
-        ("preference", "collaborative", "recent"), description="candidate generators"
+    generators: Some[str] = Field(
+        GENERATORS,
+        description="candidate generators: preference, collaborative, recent, or names of "
+        "baselines",
     )
     encoder: str = Field(
         "hashing",
@@ -22,7 +33,7 @@ class RetrieveSettings(Section):
     )
     collaborative: str | None = Field(
         None,
-        description="baseline that generates candidates; null uses item_knn, else popularity",
+        description="baseline of the generator collaborative; null uses item_knn, else popularity",
     )
     recent_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="fraction of interactions, the latest, that count as recent"
@@ -33,10 +44,21 @@ class RetrieveSettings(Section):
         "have weight 1",
     )
     depth: PositiveInt = Field(200, description="items per candidate generator")
-    budget: NonNegativeInt = Field(50, description="candidates that the MLLM ranks per request")
-    order: Literal["fusion", "model"] = Field(
-        "fusion",
-        description="fusion combines the MLLM's ranking with the generators'; model uses it alone",
+    budget: NonNegativeInt | None = Field(
+        None,
+        description="candidates that the MLLM ranks per request; null uses the number that "
+        f"`fit-lists` has chosen, without it {DEFAULT_BUDGET}",
+    )
+    order: ListOrder = Field(
+        "auto",
+        description="fitted orders by the weights of `fit-lists`; fusion combines the MLLM's "
+        "ranking with the generators' with fixed weights; model uses it alone; auto is fitted if "
+        "the run has such weights, else fusion",
+    )
+    adaptive: bool = Field(
+        False,
+        description="stop scoring when no further candidate is likely to reach the list, with "
+        "fitted weights",
     )
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="weight of diversity in the list (MMR); 0 ranks by relevance only"

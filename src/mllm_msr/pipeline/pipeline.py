@@ -212,9 +212,13 @@ class Pipeline:
             self._save_settings(self._saved_settings)
             raise
         if save_settings:
-            trust.remember(self.run.folder, self.settings)
-            self._save_settings(with_checksum(self.settings.to_yaml()))
+            self.save_settings()
         track_stages(self.run, self.settings, before)
+
+    def save_settings(self) -> None:
+        """Save the settings as the folder's `config.yaml`."""
+        trust.remember(self.run.folder, self.settings)
+        self._save_settings(with_checksum(self.settings.to_yaml()))
 
     def with_settings(
         self, settings: Settings | Overrides, *, force: bool | None = None

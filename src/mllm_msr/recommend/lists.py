@@ -14,10 +14,10 @@ from mllm_msr import tables
 from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, RecommendSettings
 from mllm_msr.evaluation.report import notebook
 from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.list_weights import ListPlan
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate, diversify, fuse
+from mllm_msr.recommend.rank_fusion import Candidate, diversify, reciprocal_ranks
 
-Order = Literal["fusion", "model"]
 FallbackReason = Literal[
     "unknown_user",
     "no_history",
@@ -26,6 +26,9 @@ FallbackReason = Literal[
     "model_slow",
     "model_circuit_open",
 ]
+
+# Plan of a list in the order of P(yes).
+SORTED: Final = ListPlan("model", 0, "")
 
 _REASONS: Final[Mapping[FallbackReason, str]] = {
     "unknown_user": "the user is not in the run",
@@ -213,11 +216,14 @@ def build_list(
     *,
     k: int,
     diversity: float,
-    order: Order = "model",
+    plan: ListPlan = SORTED,
     fallback_reason: FallbackReason | None = None,
     failures: Mapping[str, str] = MappingProxyType({}),
 ) -> RecommendationList:
-    """Build the list: first the scored candidates, then the others by relevance.
+    """Build the list.
+
+    With fitted weights, all candidates are ordered by their value. Otherwise the scored candidates
+    come first, and then the others by relevance.
 
     Args:
         catalog: The items.
@@ -226,18 +232,14 @@ def build_list(
         scores: P(yes) of the candidates that the model scored.
         k: Length of the list.
         diversity: Weight of diversity, see `diversify`.
-        order: Order of the scored candidates: by score ("model"), or by rank fusion, with the
-            model as one more candidate generator ("fusion").
+        plan: Order of the scored candidates: by fitted weights ("fitted"), by rank fusion, with
+            the model as one more candidate generator ("fusion"), or by score ("model").
         fallback_reason: Why the model scored no candidates although scores were requested.
         failures: Reasons for the candidates that the model failed to score.
     """
-    scored = [candidate for candidate in candidates if candidate.item_id in scores]
-    others = [candidate for candidate in candidates if candidate.item_id not in scores]
-    relevance = _relevance(candidates, scores, order)
-
+    relevance = order_values(candidates, scores, plan)
     selected: list[str] = []
-    for group in (scored, others):
-        item_ids = [candidate.item_id for candidate in group]
+    for item_ids in _groups(candidates, scores, plan):
         selected += diversify(
             item_ids,
             [relevance[item_id] for item_id in item_ids],
@@ -266,16 +268,38 @@ def build_list(
     )
 
 
-def _relevance(
-    candidates: Sequence[Candidate], scores: Mapping[str, float], order: Order
+def ranking(
+    candidates: Sequence[Candidate], scores: Mapping[str, float], plan: ListPlan
+) -> list[str]:
+    """Return all candidates in the order of `build_list`, without diversity."""
+    values = order_values(candidates, scores, plan)
+    groups = _groups(candidates, scores, plan)
+    return [one for group in groups for one in sorted(group, key=lambda one: -values[one])]
+
+
+def _groups(
+    candidates: Sequence[Candidate], scores: Mapping[str, float], plan: ListPlan
+) -> list[list[str]]:
+    """Return the candidates in groups that follow each other in the list."""
+    item_ids = [candidate.item_id for candidate in candidates]
+    if plan.order == "fitted":
+        return [item_ids]
+    return [[one for one in item_ids if (one in scores) == scored] for scored in (True, False)]
+
+
+def order_values(
+    candidates: Sequence[Candidate], scores: Mapping[str, float], plan: ListPlan
 ) -> dict[str, float]:
     """Return the value by which the list is ordered, for each candidate."""
+    if plan.weights is not None:
+        values = plan.weights.values(candidates, scores)
+        return {one.item_id: float(value) for one, value in zip(candidates, values, strict=True)}
     relevance = {candidate.item_id: candidate.relevance for candidate in candidates}
-    if order == "model":
+    if plan.order == "model":
         return relevance | dict(scores)
     # Rank fusion. Equal scores keep the order of the candidates.
     scored = [candidate.item_id for candidate in candidates if candidate.item_id in scores]
     ranking = sorted(scored, key=lambda item_id: -scores[item_id])
-    for model_candidate in fuse({"model": ranking}):
-        relevance[model_candidate.item_id] += model_candidate.relevance
+    for item_id, reciprocal_rank in zip(ranking, reciprocal_ranks(len(ranking)), strict=True):
+        relevance[item_id] += float(reciprocal_rank)
     return relevance

@@ -1,14 +1,14 @@
 """Loading of a finished run for recommendation: settings, catalog, users, retriever and models.
 
 `MllmMsr.from_run` and the service load runs with it. The vectors of the catalog and the baseline of
-the collaborative candidate generator are cached in the run folder for the next start.
+the collaborative candidate generators are cached in the run folder for the next start.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -19,13 +19,16 @@ from mllm_msr.config.loading import Overrides
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
-from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.interfaces import Recommender
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
+from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.collaborative import CollaborativeVectors, load_vectors
 from mllm_msr.recommend.catalog import ItemCatalog
+from mllm_msr.recommend.list_weights import ListPlan, choose_plan, generator_baselines
 from mllm_msr.recommend.profiles import UserProfiles
+from mllm_msr.recommend.rank_fusion import Weight
 from mllm_msr.recommend.retrieval import (
     CandidateGenerator,
     CollaborativeGenerator,
@@ -64,6 +67,7 @@ class LoadedRun:
         catalog: The items.
         users: Profiles of the run's users.
         retriever: The candidate generators.
+        plan: How lists are made.
         models: Factory of the ranker and the preference model.
         baselines: The scored baselines by name.
     """
@@ -73,6 +77,7 @@ class LoadedRun:
     catalog: ItemCatalog
     users: UserProfiles
     retriever: Retriever
+    plan: ListPlan
     models: RunModels
     baselines: Mapping[str, ScoredBaseline]
 
@@ -87,12 +92,31 @@ def load_run(
     """Load a run, see `MllmMsr.from_run`."""
     settings = load_finished_settings(path, overrides)
     run = RunFolder.open(path, read_only=True)
+    fold = RunTables(run).folds()[0] if fold is None else fold
+    plan = choose_plan(run, settings, fold)
+    return load_parts(run, settings, plan, fold=fold, hide_targets=hide_targets)
+
+
+def load_parts(
+    run: RunFolder, settings: Settings, plan: ListPlan, *, fold: int, hide_targets: bool
+) -> LoadedRun:
+    """Load the parts of an open run folder.
+
+    Args:
+        run: The run.
+        settings: Its settings.
+        plan: How lists are made.
+        fold: Fold of the fine-tuned weights.
+        hide_targets: Whether to hide the targets of the fold, as in the evaluation.
+
+    Raises:
+        RunFolderError: A required stage has not been run; the message names it.
+    """
     recommenders = Recommenders(RunContext(run), settings)
     run_tables = recommenders.tables
-    used_fold = run_tables.folds()[0] if fold is None else fold
     interactions = run_tables.current("interactions")
     if hide_targets:
-        interactions, _ = visible_interactions(interactions, run.read("splits"), used_fold)
+        interactions, _ = visible_interactions(interactions, run.read("splits"), fold)
     artifact_cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
     summaries, preferences = tables.empty(tables.SUMMARIES), tables.empty(tables.PREFERENCES)
     if settings.summarize.enabled:
@@ -106,36 +130,33 @@ def load_run(
         item_type=recommenders.item_type,
         prompt=settings.recommend,
         max_text_tokens=settings.train.max_text_tokens,
-        vectors=_vectors(run, settings, recommenders.weights(used_fold)),
+        vectors=_vectors(run, settings, recommenders.weights(fold)),
         artifact_cache=artifact_cache,
     )
 
-    def fit_baseline(name: str) -> Recommender:
-        candidates = run_tables.candidates(used_fold).filter(pl.col("split") != "test")
-        users = frozenset(interactions["user_id"].unique())
-        data = TrainingData(interactions, run_tables.items(), candidates, users)
-        # The run's training states belong to other data; only content vectors are shared.
-        folders = _factory.Folders(run.inside(layout.CONTENT_CACHE))
-        return make_baseline(settings.baselines, name, folders=folders).fit(data)
+    def fitted(name: str) -> Recommender:
+        if hide_targets and not recommenders.members(name):
+            return recommenders.fitted(name, fold)  # the one that the run scores
+        return _fitted_on_everything(
+            name, recommenders, run, settings=settings, interactions=interactions, fold=fold
+        )
 
-    inputs = [manifest.require(run.stages, name).sha256 for name in ("items", "candidates")]
     retriever = make_retriever(
         settings,
         catalog,
         interactions,
-        fit_baseline=fit_baseline,
-        inputs_digest=digest(fold=used_fold, inputs=inputs),
-        artifact_cache=artifact_cache,
+        fitted=fitted,
+        weights=plan.generator_weights(settings.retrieve.recent_weight),
     )
-    training = run.stages.get(f"train/{used_fold}")
+    training = run.stages.get(f"train/{fold}")
     models = RunModels(
         settings.model_copy(update={"model": aligned(settings, run)}),
-        weights=lambda: run.verified(recommenders.weights(used_fold)),
+        weights=lambda: run.verified(recommenders.weights(fold)),
         base_fingerprint=training["model"] if training else None,
     )
     users = UserProfiles(interactions, preferences)
-    baselines = _scored_baselines(run, recommenders, used_fold)
-    return LoadedRun(settings, used_fold, catalog, users, retriever, models, baselines)
+    baselines = _scored_baselines(run, recommenders, fold)
+    return LoadedRun(settings, fold, catalog, users, retriever, plan, models, baselines)
 
 
 def _vectors(run: RunFolder, settings: Settings, weights: str) -> CollaborativeVectors | None:
@@ -169,6 +190,44 @@ def _scored_baselines(
     return baselines
 
 
+def _fitted_on_everything(
+    name: str,
+    recommenders: Recommenders,
+    run: RunFolder,
+    *,
+    settings: Settings,
+    interactions: pl.DataFrame,
+    fold: int,
+) -> Recommender:
+    """Return a baseline from the cache of the run, or fit it on `interactions` and store it."""
+    arguments = settings.baselines.arguments(name)
+    members = _factory.member_names(name, arguments)
+    # An ensemble is not made from the run's own members, which do not know all interactions.
+    inputs = (layout.ITEMS, layout.CANDIDATES) if members else recommenders.conditions(name).inputs
+    key = digest(
+        name=name,
+        arguments=arguments,
+        members={member: settings.baselines.arguments(member) for member in members},
+        version=__version__,
+        interactions=interactions,
+        fold=fold,
+        inputs={table: manifest.require(run.stages, table).sha256 for table in inputs},
+    )
+
+    def fit() -> Recommender:
+        data = replace(
+            recommenders.training_data(name, fold),
+            interactions=interactions,
+            train_users=frozenset(interactions["user_id"].unique()),
+        )
+        # The run's training states belong to other data; only content vectors are shared.
+        folders = _factory.Folders(run.inside(layout.CONTENT_CACHE))
+        return make_baseline(settings.baselines, name, folders=folders).fit(data)
+
+    cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
+    return cache.recommender(f"collaborative-{name}", key, _factory.baseline_class(name), fit)
+
+
 def make_baseline(
     settings: BaselinesSettings, name: str, *, folders: _factory.Folders
 ) -> Recommender:
@@ -185,9 +244,8 @@ def make_retriever(
     catalog: ItemCatalog,
     interactions: pl.DataFrame,
     *,
-    fit_baseline: Callable[[str], Recommender],
-    inputs_digest: str,
-    artifact_cache: ArtifactCache,
+    fitted: Callable[[str], Recommender],
+    weights: Mapping[str, Weight],
 ) -> Retriever:
     """Build the retriever of a run from its settings.
 
@@ -195,32 +253,11 @@ def make_retriever(
         settings: The run's settings.
         catalog: The items.
         interactions: `tables.INTERACTIONS` that may be used.
-        fit_baseline: Function that fits a baseline, given its name, on these interactions.
-        inputs_digest: Digest of all other inputs of `fit_baseline`.
-        artifact_cache: Cache for the fitted baseline.
+        fitted: Function that returns a baseline, given its name, fitted on these interactions.
+        weights: Weights of the generators.
     """
     retrieve = settings.retrieve
-
-    def collaborative() -> CandidateGenerator:
-        name = retrieve.collaborative
-        if name is None:
-            name = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
-        key = digest(
-            name=name,
-            arguments=settings.baselines.arguments(name),
-            members={
-                member: settings.baselines.arguments(member)
-                for member in _factory.member_names(name, settings.baselines.arguments(name))
-            },
-            version=__version__,
-            interactions=interactions,
-            inputs=inputs_digest,
-        )
-        baseline = artifact_cache.recommender(
-            f"collaborative-{name}", key, _factory.baseline_class(name), lambda: fit_baseline(name)
-        )
-        return CollaborativeGenerator(baseline, sorted(set(interactions["item_id"])))
-
+    item_ids = sorted(set(interactions["item_id"]))
     factories: dict[str, Callable[[], CandidateGenerator]] = {
         "preference": lambda: PreferenceGenerator(
             catalog.encoder,
@@ -228,13 +265,15 @@ def make_retriever(
             # Without written preferences, summaries are compared with those of the history.
             n_items=0 if settings.infer.enabled else settings.recommend.history_items,
         ),
-        "collaborative": collaborative,
         "recent": lambda: RecentPopularityGenerator(
             interactions, recent_share=retrieve.recent_share
         ),
     }
-    return Retriever(
-        {name: factories[name]() for name in retrieve.generators},
-        depth=retrieve.depth,
-        weights={"recent": retrieve.recent_weight},
-    )
+    generators: dict[str, CandidateGenerator] = {}
+    baselines = generator_baselines(settings)
+    for name in retrieve.generators:
+        if name in baselines:
+            generators[name] = CollaborativeGenerator(fitted(baselines[name]), item_ids)
+        else:
+            generators[name] = factories[name]()
+    return Retriever(generators, depth=retrieve.depth, weights=weights)

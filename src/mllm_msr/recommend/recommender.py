@@ -6,8 +6,9 @@
    is updated first, with one prompt per missing block.
 2. Candidates: generators propose items of the catalog (`recommend/retrieval.py`).
 3. Scores: the ranker scores the first `budget` candidates, equation (1) of the paper.
-4. List: the ranker's ranking is fused with the relevance of the candidates, the best k items are
-   selected, and each is explained by the phrases of the preference that it matches.
+4. List: P(yes) is combined with the relevance of the candidates (`recommend/list_weights.py`), the
+   best k items are selected, and each is explained by the phrases of the preference that it
+   matches.
 
 The service (`serving/engine.py`) has the same steps, with a queue in front of the models. The paper
 ranks only 21 given items, not the full catalog.
@@ -40,6 +41,7 @@ from mllm_msr.recommend.arguments import (
     require_users,
 )
 from mllm_msr.recommend.batch import RecommendationBatch
+from mllm_msr.recommend.list_weights import score_until_settled
 from mllm_msr.recommend.lists import FallbackReason, RecommendationList, build_list, missing_input
 from mllm_msr.recommend.loading import LoadedRun, load_run
 from mllm_msr.recommend.profiles import Profile
@@ -70,6 +72,7 @@ class MllmMsr:
         catalog: The items.
         users: Profiles of the run's users.
         retriever: The candidate generators.
+        plan: How lists are made.
         models: Factory of the ranker and the preference model.
         baselines: The scored baselines of the run by name.
     """
@@ -80,6 +83,7 @@ class MllmMsr:
         self.catalog = run.catalog
         self.users = run.users
         self.retriever = run.retriever
+        self.plan = run.plan
         self.models = run.models
         self.baselines = run.baselines
         self._ranker: Backend | None = None
@@ -175,8 +179,8 @@ class MllmMsr:
             users: The id of a user; or several as a list, a column, or a frame of Polars or pandas
                 with the column user_id. Repeated ids count once.
             k: Length of each list; shorter if the catalog has fewer items.
-            budget: Number of candidates that the model scores per user; `retrieve.budget` by
-                default, 0 for retrieval only.
+            budget: Number of candidates that the model scores per user; by default
+                `retrieve.budget`, or else what `fit-lists` has chosen; 0 for retrieval only.
             exclude_seen: Whether items of the history are excluded.
             strict: Whether to raise an error for an unknown user.
 
@@ -195,7 +199,7 @@ class MllmMsr:
             require_users(user_ids, self.users)
         elif problem := describe_unknown_users(user_ids, self.users):
             logger.warning("%s Unknown users get recently popular items.", problem)
-        budget = self.settings.retrieve.budget if budget is None else budget
+        budget = self.plan.budget if budget is None else budget
         if budget:
             self._update_users(user_ids)
         profiles = [self.users.profile(user_id) for user_id in user_ids]
@@ -227,7 +231,7 @@ class MllmMsr:
         known = tuple(read_ids("history", history, "item_id"))
         check_counts(k=k, budget=budget)
         require_known(known, self.catalog)
-        budget = self.settings.retrieve.budget if budget is None else budget
+        budget = self.plan.budget if budget is None else budget
         preferences = tables.empty(tables.PREFERENCES)
         if known and self.settings.recommend.reads_preference:
             preferences = self.update_preferences(Profile("", known), preferences)
@@ -275,21 +279,22 @@ class MllmMsr:
         """Run the steps after the profiles: candidates, scores and lists."""
         candidates: list[list[Candidate]] = []
         reasons: list[FallbackReason | None] = []
-        requests: list[tuple[Profile, Sequence[str]]] = []
+        requests: list[tuple[Profile, Sequence[Candidate]]] = []
+        n = self.plan.n_candidates(k=k, budget=budget)
         for profile in profiles:
-            found = self.retriever.retrieve(profile, max(k, budget), exclude_seen=exclude_seen)
+            found = self.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
             reason = None
             if budget:
                 known = profile.user_id in self.users
                 reason = missing_input(profile, known_user=known, prompt=self.settings.recommend)
-            scored = found[:budget] if reason is None else []
             candidates.append(found)
             reasons.append(reason)
-            requests.append((profile, [candidate.item_id for candidate in scored]))
+            requests.append((profile, found[:budget] if reason is None else []))
         lists = []
-        answers = self._scores(requests)
-        for at, (scores, failures) in enumerate(answers):
-            profile, item_ids = requests[at]
+        for at, (scores, failures) in enumerate(
+            score_until_settled(self.plan, requests, self._scores, k=k)
+        ):
+            profile, scored = requests[at]
             lists.append(
                 build_list(
                     self.catalog,
@@ -298,8 +303,8 @@ class MllmMsr:
                     scores,
                     k=k,
                     diversity=self.settings.retrieve.diversity,
-                    order=self.settings.retrieve.order,
-                    fallback_reason="model_failed" if item_ids and not scores else reasons[at],
+                    plan=self.plan,
+                    fallback_reason="model_failed" if scored and not scores else reasons[at],
                     failures=failures,
                 )
             )

@@ -1,8 +1,8 @@
 """Retrieval of candidates from the full catalog for the ranker.
 
 The paper ranks 21 given items (section "Experimental Setup"). Here several candidate generators
-propose items of the full catalog, `rank_fusion.py` combines their rankings, and items that the user
-has interacted with are excluded. `recommender.py` scores the best candidates with the ranker.
+propose items of the full catalog, `rank_fusion.py` combines their proposals, and items that the
+user has interacted with are excluded. `recommender.py` scores the best candidates with the ranker.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import polars as pl
 from mllm_msr.interfaces import CatalogScorer, Recommender
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate, fuse
+from mllm_msr.recommend.rank_fusion import Candidate, Pool, Proposals, Weight
 from mllm_msr.recommend.vector_index import VectorIndex
+
+_NOTHING: Proposals = Proposals((), np.zeros(0))
 
 
 class CandidateGenerator(Protocol):
     """Generator of candidate items for a user."""
 
-    def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """Return at most `n` item ids, best first; none if the profile lacks the required data."""
+    def propose(self, profile: Profile, n: int) -> Proposals:
+        """Return at most `n` items with scores; none if the profile lacks the required data."""
 
 
 @final
@@ -45,12 +47,14 @@ class PreferenceGenerator:
         self._index = index
         self._n_items = n_items
 
-    def propose(self, profile: Profile, n: int) -> Sequence[str]:
+    def propose(self, profile: Profile, n: int) -> Proposals:
         """Return the items nearest to the preference; none without a preference."""
         if profile.preference.strip():
-            return self._index.nearest(self._encoder.encode([profile.preference])[0], n)
-        latest = profile.history[-self._n_items :] if self._n_items else ()
-        return self._index.nearest(self._index.vectors(latest).sum(axis=0), n)
+            vector = self._encoder.encode([profile.preference])[0]
+        else:
+            latest = profile.history[-self._n_items :] if self._n_items else ()
+            vector = self._index.vectors(latest).sum(axis=0)
+        return Proposals(*self._index.nearest(vector, n))
 
 
 @final
@@ -72,10 +76,10 @@ class CollaborativeGenerator:
             self._columns = np.array([columns[item_id] for item_id in known], dtype=np.int64)
             self._items = pl.DataFrame({"item_id": known})
 
-    def propose(self, profile: Profile, n: int) -> Sequence[str]:
+    def propose(self, profile: Profile, n: int) -> Proposals:
         """Return the highest-scored items, ties by id; none without a history."""
         if not profile.history:
-            return []
+            return _NOTHING
         history = profile.history_frame()
         user = pl.DataFrame(
             {"user_id": [profile.user_id], "position": [len(profile.history)]},
@@ -89,7 +93,7 @@ class CollaborativeGenerator:
             candidates = user.join(self._items, how="cross")
             scores = self._recommender.score(candidates, history)["score"].to_numpy()
         best = np.argsort(-scores, kind="stable")[:n]
-        return self._items["item_id"].gather(best).to_list()
+        return Proposals(self._items["item_id"].gather(best).to_list(), scores[best])
 
 
 @final
@@ -108,24 +112,27 @@ class RecentPopularityGenerator:
         recent = latest_first.head(math.ceil(recent_share * latest_first.height))
         by_count = recent.group_by("item_id").len().sort("len", "item_id", descending=[True, False])
         self._item_ids: list[str] = by_count["item_id"].to_list()
+        self._scores = np.log(by_count["len"].to_numpy())
 
-    def propose(self, profile: Profile, n: int) -> Sequence[str]:
-        """Return the most popular items that are not in the history."""
+    def propose(self, profile: Profile, n: int) -> Proposals:
+        """Return the most popular items that are not in the history; scores are log counts."""
         seen = set(profile.history)
-        return [item_id for item_id in self._item_ids if item_id not in seen][:n]
+        rows = [row for row, item_id in enumerate(self._item_ids) if item_id not in seen][:n]
+        return Proposals([self._item_ids[row] for row in rows], self._scores[rows])
 
 
 class Retriever:
-    """Retriever that fuses the rankings of several candidate generators.
+    """Retriever that combines the proposals of several candidate generators.
 
     Args:
         generators: The generators by name.
         depth: Number of items requested from each generator, in addition to the length of the
             history.
-        weights: Weight of a generator in the fusion; 1 by default.
+        weights: Weights of the generators; by default only the rank counts, with weight 1.
 
     Attributes:
         generators: The generators by name.
+        weights: As given.
     """
 
     def __init__(
@@ -133,11 +140,27 @@ class Retriever:
         generators: Mapping[str, CandidateGenerator],
         *,
         depth: int = 200,
-        weights: Mapping[str, float] = MappingProxyType({}),
+        weights: Mapping[str, Weight] = MappingProxyType({}),
     ) -> None:
         self.generators = dict(generators)
+        self.weights = weights
         self._depth = depth
-        self._weights = weights
+
+    def pool(self, profile: Profile, *, n: int = 0, exclude_seen: bool = True) -> Pool:
+        """Return the proposals of all generators.
+
+        Args:
+            profile: The user.
+            n: Number of items to request from each generator, if it is above `depth`.
+            exclude_seen: Whether items of the history are excluded.
+        """
+        n_requested = max(self._depth, n) + len(profile.history)
+        proposals = {
+            name: generator.propose(profile, n_requested)
+            for name, generator in self.generators.items()
+        }
+        excluded = frozenset(profile.history if exclude_seen else ())
+        return Pool(proposals, exclude=excluded, depth=self._depth)
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool = True) -> list[Candidate]:
         """Return at most `n` candidates, best first.
@@ -147,9 +170,5 @@ class Retriever:
             n: Maximum number of candidates.
             exclude_seen: Whether items of the history are excluded.
         """
-        depth = max(self._depth, n) + len(profile.history)
-        rankings = {
-            name: generator.propose(profile, depth) for name, generator in self.generators.items()
-        }
-        excluded = frozenset(profile.history if exclude_seen else ())
-        return fuse(rankings, exclude=excluded, weights=self._weights, n=n)
+        pool = self.pool(profile, n=n, exclude_seen=exclude_seen)
+        return pool.candidates(self.weights, n)

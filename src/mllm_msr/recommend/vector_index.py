@@ -63,23 +63,26 @@ class VectorIndex:
             self._rows[item_ids[row]] = len(self._item_ids)
             self._item_ids.append(item_ids[row])
 
-    def nearest(self, vector: Vectors, n: int) -> list[str]:
-        """Return the ids of the `n` items with the largest inner product, largest first.
+    def nearest(self, vector: Vectors, n: int) -> tuple[list[str], Vectors]:
+        """Return the `n` items with the largest inner product, largest first.
 
         In exact search, ties are in the order of insertion.
 
         Args:
             vector: float32 [width]; a zero vector has no neighbors.
             n: Maximum number of items.
+
+        Returns:
+            The ids of the items, and their inner products, float32 [n_items].
         """
         if not vector.any() or n < 1 or not len(self):
-            return []
+            return [], np.zeros(0, dtype=np.float32)
         if self._graph is not None:
-            _, rows = self._graph.search(vector[None], min(n, len(self)))
-            return [self._item_ids[row] for row in rows[0] if row >= 0]
+            found, rows = (part[0] for part in self._graph.search(vector[None], min(n, len(self))))
+            return [self._item_ids[row] for row in rows[rows >= 0]], found[rows >= 0]
         products = self._vectors @ vector
         best = np.argsort(-products, kind="stable")[:n]
-        return [self._item_ids[row] for row in best]
+        return [self._item_ids[row] for row in best], products[best]
 
     def vectors(self, item_ids: Sequence[str]) -> Vectors:
         """Return item vectors, float32 [n_items, width]; zero rows for unknown items."""

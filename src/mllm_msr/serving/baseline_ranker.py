@@ -80,7 +80,7 @@ class BaselineRanker:
     def _rank(self, profile: Profile) -> Sequence[str]:
         if self._generator is None:
             self._generator = CollaborativeGenerator(self._baseline.fitted(), self._item_ids)
-        return self._generator.propose(profile, len(self._item_ids))
+        return self._generator.propose(profile, len(self._item_ids)).item_ids
 
 
 def _log_failure(ranking: asyncio.Future[Sequence[str]]) -> None:

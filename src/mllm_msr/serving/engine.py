@@ -22,6 +22,7 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError, DataError, SettingsError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.arguments import require_known
+from mllm_msr.recommend.list_weights import without_weights
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import MllmMsr
@@ -146,12 +147,17 @@ class OnlineEngine:
             RUN: make_scorer(
                 self._ranker_queue,
                 fingerprint=ranker_fingerprint,
+                plan=self._model.plan,
                 calibration=self._model.models.calibration,
             )
         }
         if self._model.models.has_zero_shot:
             scorers[ZERO_SHOT] = make_scorer(
-                self._preference_queue, fingerprint=preference_fingerprint, reads_vectors=False
+                self._preference_queue,
+                fingerprint=preference_fingerprint,
+                # The weights of the run are only valid for its own ranker.
+                plan=without_weights(self.settings),
+                reads_vectors=False,
             )
         for name, path in self._settings.models.items():
             if name in self._model.baselines:
@@ -166,6 +172,7 @@ class OnlineEngine:
             scorers[name] = make_scorer(
                 self._other_queues[-1],
                 fingerprint=fingerprint,
+                plan=other.plan,
                 catalog=self.catalog.with_prompts_of(other.catalog),
                 calibration=other.models.calibration,
             )

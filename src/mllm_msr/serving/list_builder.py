@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 from mllm_msr.config import tracing
-from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
-from mllm_msr.recommend.rank_fusion import Candidate
+from mllm_msr.recommend.list_weights import ListPlan
+from mllm_msr.recommend.lists import SORTED, RecommendationList, build_list, missing_input
+from mllm_msr.recommend.rank_fusion import Candidate, with_reciprocal_ranks
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.baseline_ranker import BaselineRanker
 from mllm_msr.serving.candidate_cache import CandidateCache
@@ -30,8 +31,8 @@ class ListOptions:
 
     Attributes:
         k: Length of the list.
-        budget: Number of candidates that the model scores; by default `retrieve.budget`, or all
-            given candidates. Baselines ignore it.
+        budget: Number of candidates that the model scores; by default that of the model's plan,
+            or all given candidates. Baselines ignore it.
         exclude_seen: Whether items of the history are excluded.
         candidate_ids: Candidates to rank instead of retrieved ones; unknown items are ignored.
         model: "run", "zero_shot" or the name of a baseline.
@@ -67,6 +68,8 @@ class ListBuilder:
     Args:
         model: The run.
         candidates: The candidate cache.
+        scorers: The language models by name.
+        baselines: The baselines that the run has scored, by name.
 
     Attributes:
         scorers: The language models by name. "run" is the run's model. "zero_shot" is the same
@@ -114,32 +117,52 @@ class ListBuilder:
         if options.model in self.baselines:
             return await self._build_by_baseline(user, self.baselines[options.model], options)
         scorer = self.scorer(options.model)
-        settings = self._model.settings.retrieve
-        budget = options.budget
+        plan, budget = scorer.plan, options.budget
         if options.candidate_ids is None:
-            budget = settings.budget if budget is None else budget
+            budget = plan.budget if budget is None else budget
             with tracing.step("retrieve"):
-                candidates = await self._retrieve(user, max(options.k, budget), options)
+                n = plan.n_candidates(k=options.k, budget=budget)
+                candidates = await self._retrieve(user, n, options)
+            if plan.weights is None and self._model.plan.weights is not None:
+                candidates = with_reciprocal_ranks(candidates)
         else:
             candidates = self._given(user, options)
             budget = len(candidates) if budget is None else budget
-        scores = ItemScores({})
-        if budget:
-            item_ids = [candidate.item_id for candidate in candidates[:budget]]
-            with tracing.step("score", candidates=len(item_ids)):
-                scores = await scorer.score(user, item_ids)
+            plan = SORTED  # the order of given candidates is not a ranking
+        scores = await self._score(scorer, plan, user, candidates[:budget], options.k)
         recommendations = build_list(
             self._model.catalog,
             user.profile,
             candidates,
             scores.values,
             k=options.k,
-            diversity=settings.diversity,
-            # The order of given candidates is not a ranking.
-            order=settings.order if options.candidate_ids is None else "model",
+            diversity=self._model.settings.retrieve.diversity,
+            plan=plan,
             fallback_reason=scores.fallback_reason,
         )
         return BuiltList(recommendations, scores, scorer.version, "beyond_budget")
+
+    @staticmethod
+    async def _score(
+        scorer: CandidateScorer,
+        plan: ListPlan,
+        user: User,
+        candidates: Sequence[Candidate],
+        k: int,
+    ) -> ItemScores:
+        """Score candidates, or only as many as the plan needs for a list of `k` items."""
+        found, size, n_read = ItemScores({}), plan.chunk(len(candidates)), 0
+        while not plan.is_settled(candidates, found.values, n_read=n_read, k=k):
+            item_ids = [one.item_id for one in candidates[n_read : n_read + size]]
+            with tracing.step("score", candidates=len(item_ids)):
+                new = await scorer.score(user, item_ids)
+            n_read += len(item_ids)
+            values = {**found.values, **new.values}
+            reason = None if values else new.fallback_reason
+            found = ItemScores(values, found.failed | new.failed, reason)
+            if new.fallback_reason is not None:
+                break
+        return found
 
     async def _build_by_baseline(
         self, user: User, ranker: BaselineRanker, options: ListOptions

@@ -165,7 +165,7 @@ def serve_stdio(run: Path, *, overrides: Sequence[str] = ()) -> None:
         RunLockedError: A service uses the database.
         SettingsError: A setting is invalid.
     """
-    _, make_engine = prepare_engine(run, overrides=overrides, metrics=Metrics())
+    _, _, make_engine = prepare_engine(run, overrides=overrides, metrics=Metrics())
 
     async def serve() -> None:
         engine = make_engine()

@@ -23,7 +23,8 @@ from mllm_msr.ranker.calibration import IDENTITY, Calibration
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.catalog import ItemCatalog
-from mllm_msr.recommend.lists import FallbackReason, missing_input
+from mllm_msr.recommend.list_weights import ListPlan
+from mllm_msr.recommend.lists import SORTED, FallbackReason, missing_input
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.serving.prometheus import Metrics
@@ -89,10 +90,12 @@ class CandidateScorer:
         catalog: Catalog that builds the prompts.
         settings: The section `serve`.
         metrics: Metrics, which count fallbacks.
+        plan: How lists are made with the model.
         calibration: Calibration of the model's P(yes).
         reads_vectors: Whether the prompts contain the vectors that the run was fine-tuned with.
 
     Attributes:
+        plan: As given.
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
         n_failed: Number of prompts that have failed since the last one that succeeded.
     """
@@ -105,11 +108,13 @@ class CandidateScorer:
         catalog: ItemCatalog,
         settings: ServeSettings,
         metrics: Metrics,
+        plan: ListPlan = SORTED,
         calibration: Calibration = IDENTITY,
         reads_vectors: bool = True,
     ) -> None:
         self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
         self.n_failed = 0
+        self.plan = plan
         self._queue = queue
         self._catalog = catalog
         self._settings = settings

@@ -31,7 +31,7 @@ _MAX_CONNECTIONS: Final = 512
 
 def prepare_engine(
     run: Path, *, overrides: Sequence[str] = (), metrics: Metrics
-) -> tuple[ServeSettings, Callable[[], OnlineEngine]]:
+) -> tuple[ServeSettings, str, Callable[[], OnlineEngine]]:
     """Load a run and open the service's database.
 
     Args:
@@ -40,8 +40,8 @@ def prepare_engine(
         metrics: Receives the counts of the engine.
 
     Returns:
-        The section `serve`, and a function that makes the engine once, in an event loop. It closes
-        the database if this fails.
+        The section `serve`; a sentence about the lists; and a function that makes the engine once,
+        in an event loop. It closes the database if this fails.
 
     Raises:
         RunFolderError: As for `make_app`.
@@ -62,7 +62,7 @@ def prepare_engine(
             state.close()
             raise
 
-    return settings, make_engine
+    return settings, str(model.plan), make_engine
 
 
 def make_app(
@@ -86,7 +86,7 @@ def make_app(
     """
     keys = ApiKeys.from_environment(os.environ if environment is None else environment)
     metrics = Metrics()
-    settings, make_engine = prepare_engine(run, overrides=overrides, metrics=metrics)
+    settings, lists, make_engine = prepare_engine(run, overrides=overrides, metrics=metrics)
     app = create_app(
         make_engine,
         run=run,
@@ -95,7 +95,7 @@ def make_app(
         max_body=settings.max_body,
         max_item_body=settings.max_item_body,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.lists = settings, lists
     tracing.instrument(app)
     return app
 
@@ -115,7 +115,8 @@ def serve(
         host: Address to listen on; addresses other than loopback require an API key.
         port: Port; 0 for any free port.
         overrides: As for `make_app`.
-        announce: Called with the URL of the service once the port is bound.
+        announce: Called with a line with the URL of the service once the port is bound, and with
+            a sentence about the lists.
 
     Raises:
         UsageError: The address is not allowed, or in use.
@@ -154,7 +155,8 @@ def serve(
         # Responses are sent in two parts; without this option, the second part waits up to 40 ms
         # for the client's acknowledgment. asyncio sets it only on sockets that it has opened.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        announce(f"http://{host}:{bound.getsockname()[1]}")
+        announce(f"serving {run} on http://{host}:{bound.getsockname()[1]}")
+        announce(app.state.lists)
         guarded.server = uvicorn.Server(config)
         guarded.server.run(sockets=[bound])
     if guarded.error is not None:

@@ -37,6 +37,10 @@ METRICS_PER_USER: Final = "metrics_per_user"
 # Folder with one table per fold: teacher scores of the student.
 TEACHER: Final = "teacher"
 
+# Stage that fits the weights of lists, and folder with its files, one per fold.
+FIT_LISTS: Final = "fit-lists"
+LISTS: Final = "lists"
+
 # Folders with one table per model.
 SCORES: Final = "scores"
 RANKS: Final = "ranks"

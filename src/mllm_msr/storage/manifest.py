@@ -36,6 +36,7 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
         layout.MODEL: "train",
         layout.FOLDS: "train",
         layout.TEACHER: "distill",
+        layout.LISTS: layout.FIT_LISTS,
         layout.SCORES: "score",
         layout.RANKS: "score",
         layout.TOP: "score",

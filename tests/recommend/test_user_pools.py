@@ -1,0 +1,53 @@
+"""Candidates of users with hidden targets, and the ranker's scores of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import list_worlds
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.recommend.list_weights import without_weights
+from mllm_msr.recommend.rank_fusion import Pool, Proposals
+from mllm_msr.recommend.user_pools import (
+    UserPool,
+    load_hidden,
+    ranker_name,
+    retrieve_pools,
+    score_items,
+    targets_with_input,
+)
+
+
+def test_the_row_of_the_target() -> None:
+    pool = Pool({"one": Proposals(["b", "a"], np.zeros(2))})
+    assert UserPool("u", 3, "b", pool).row == 1
+    assert UserPool("u", 3, "c", pool).row is None
+
+
+def test_items_of_several_users_are_scored_in_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = list_worlds.install(monkeypatch)
+    run = list_worlds.make_run(tmp_path)
+    with Pipeline.open(run) as pipeline:
+        settings, recommenders = pipeline.settings, pipeline.recommenders
+        assert ranker_name(settings) == "zero_shot"
+        targets = targets_with_input(recommenders, settings, 0, "validation")
+        assert targets.height == 12
+        assert targets["user_id"].is_sorted()
+        loaded = load_hidden(pipeline.context, settings, without_weights(settings), 0)
+        pools = retrieve_pools(pipeline.context, loaded, targets)
+        for user in pools:
+            history = loaded.users.history(user.user_id)
+            assert len(history) == user.position == 5
+            assert user.target not in history
+            assert not set(history) & set(user.pool.item_ids)
+        requests = [(user, [user.target, user.pool.item_ids[0]]) for user in pools[:3]]
+        scores, usage = score_items(recommenders, settings, 0, requests)
+    assert [found[user.target] for found, user in zip(scores, pools, strict=False)] == (
+        pytest.approx([0.99] * 3)
+    )
+    assert usage["misses"] == oracle.n_prompts
