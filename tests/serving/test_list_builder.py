@@ -9,6 +9,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+import list_worlds
+from mllm_msr.config.settings import Settings
+from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
+from mllm_msr.recommend.list_weights import without_weights
+from mllm_msr.recommend.lists import ranking
+from mllm_msr.recommend.rank_fusion import Candidate, with_reciprocal_ranks
+
 Serve = Callable[..., TestClient]
 
 
@@ -79,3 +87,48 @@ def test_unknown_models_are_rejected(web: TestClient) -> None:
     answer = web.post("/v1/recommendations", json=body)
     assert answer.status_code == 404
     assert "The model 'sasrec' is not served. Use a model that /v1/models lists." in answer.text
+
+
+def n_scored(found: Any) -> int:
+    return sum(one["score"] is not None for one in found["items"])
+
+
+def test_lists_have_the_fitted_order_and_budget(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_worlds.install(monkeypatch)
+    run = list_worlds.make_run(tmp_path / "lists")
+    with Pipeline.open(run) as pipeline:
+        fitted = fit_lists(pipeline.context, pipeline.settings, FitOptions(budget=30))[0]
+    assert fitted["budget"] == 30
+    every = ("retrieve.adaptive=false",)
+    web = serve(*every, folder=run)
+    assert web.app.state.lists == (  # type: ignore[attr-defined]
+        f"Lists have fitted weights, and the model scores 30 candidates. {fitted['reason']}"
+    )
+    assert n_scored(ask(web, k=34)) == 30
+    assert n_scored(ask(web, k=34, budget=4)) == 4
+    # The first without a score may be before the last with one.
+    scores = [one["score"] for one in ask(web, k=34, budget=15)["items"]]
+    assert None in scores[:19]
+    assert n_scored(ask(serve(folder=run), k=3)) == 3
+    web = serve(*every, "retrieve.budget=7", folder=run)
+    assert n_scored(ask(web, k=34)) == 7
+    assert n_scored(ask(serve("retrieve.order=fusion", folder=run), k=34)) == 34
+    test = (
+        "serve.experiment=calls",
+        "serve.variants.few.budget=3",
+        "serve.variants.fitted.share=2",
+    )
+    web = serve(*every, *test, folder=run)
+    found = [ask(web, k=34, user_id=f"user{n}") for n in range(8)]
+    assert {(one["variant"], n_scored(one)) for one in found} == {("few", 3), ("fitted", 30)}
+
+
+def test_models_without_weights_are_fused_with_the_fitted_candidates() -> None:
+    candidates = [Candidate(f"i{n}", 5.0 - n, ("recent",)) for n in range(4)]
+    ranked = with_reciprocal_ranks(candidates)
+    plan = without_weights(Settings())
+    scores = {"i0": 0.1, "i1": 0.2, "i2": 0.9, "i3": 0.8}
+    # i2 is the third of one ranking and the first of the other.
+    assert ranking(ranked, scores, plan)[0] == "i2"

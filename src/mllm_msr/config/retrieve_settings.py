@@ -56,7 +56,7 @@ class RetrieveSettings(Section):
         "the run has such weights, else fusion",
     )
     adaptive: bool = Field(
-        False,
+        True,
         description="stop scoring when no further candidate is likely to reach the list, with "
         "fitted weights",
     )

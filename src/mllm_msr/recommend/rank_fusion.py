@@ -144,7 +144,8 @@ class Pool:
 
 def reciprocal_ranks(n: int) -> Floats:
     """Return the reciprocal ranks of `n` items, best first."""
-    return 1.0 / np.arange(RANK_CONSTANT + 1, RANK_CONSTANT + n + 1, dtype=np.float64)
+    ranks: Floats = np.arange(1, n + 1, dtype=np.float64)
+    return 1.0 / (RANK_CONSTANT + ranks)
 
 
 def with_reciprocal_ranks(candidates: Sequence[Candidate]) -> list[Candidate]:

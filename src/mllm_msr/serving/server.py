@@ -115,8 +115,7 @@ def serve(
         host: Address to listen on; addresses other than loopback require an API key.
         port: Port; 0 for any free port.
         overrides: As for `make_app`.
-        announce: Called with a line with the URL of the service once the port is bound, and with
-            a sentence about the lists.
+        announce: Called with a line that has the URL, and one about the lists, once it listens.
 
     Raises:
         UsageError: The address is not allowed, or in use.
