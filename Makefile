@@ -28,7 +28,7 @@ small: .venv/.ready-small
 own-data: .venv/.ready-small
 	@test -n "$(DATA)" || { echo "Name your folder: make own-data DATA=shop" >&2; exit 2; }
 	$(BIN)/mllm-msr run dataset=files data.path="$(DATA)" data.run_folds=[0] \
-		score.baselines=[popularity,item_knn,sasrec] $(SETTINGS) --run "runs/$$(basename "$(DATA)")"
+		score.baselines=[popularity,item_knn,sasrec,gru4rec_f] $(SETTINGS) --run "runs/$$(basename "$(DATA)")"
 
 test: .venv/.ready-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --cov --cov-report=term:skip-covered

@@ -64,7 +64,7 @@ def test_laptop(follow: Follow, tmp_path: Path) -> None:
     assert "The " in recommended
     assert (tmp_path / "runs/shop/report.html").is_file()
     metrics = json.loads((tmp_path / "runs/shop/metrics.json").read_text())
-    assert set(metrics) == {"mllm_msr", "zero_shot", "popularity", "item_knn"}
+    assert set(metrics) == {"mllm_msr", "zero_shot", "popularity", "item_knn", "gru4rec_f"}
 
 
 def test_gpu(follow: Follow, tmp_path: Path) -> None:
