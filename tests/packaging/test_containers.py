@@ -42,7 +42,7 @@ def test_copied_files_exist_and_are_not_ignored() -> None:
         assert (ROOT / source).exists()
         assert any(fnmatch(source, pattern) for pattern in kept)
     # The package needs these to be built.
-    assert {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "src"} <= {*kept}
+    assert {"README.md", *PROJECT["license-files"], "pyproject.toml", "src"} <= {*kept}
 
 
 def test_the_image_installs_extras_that_exist_and_runs_the_command() -> None:

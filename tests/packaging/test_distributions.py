@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -109,6 +110,8 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     with tarfile.open(build(ROOT, tmp_path / "sdist", "sdist")) as archive:
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.glob("mllm_msr-*")
+    pages = {path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")}
+    assert {path for path in pages if not (source / path).is_file()} == set()
     assert contents(build(source, tmp_path / "wheel", "wheel")) == contents(wheel)
 
 
@@ -118,6 +121,17 @@ def test_the_metadata_state_versions_and_extras(metadata: Message) -> None:
     assert {*EXTRAS, "all", "small", "torchvision"} <= set(metadata.get_all("Provides-Extra", []))
     supported = [line.rpartition(" ")[2] for line in metadata.get_all("Classifier", [])]
     assert {"3.11", "3.12", "3.13"} <= set(supported)
+
+
+def test_the_description_links_to_no_files_of_the_repository(metadata: Message) -> None:
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "https://arxiv.org/abs/2408.09698" in links
+    for words in ("# MLLM-MSR", "The method comes from the paper", "## Results", "@inproceedings"):
+        assert words in text
+    assert "docs/" not in text
 
 
 @pytest.mark.slow
