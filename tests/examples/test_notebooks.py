@@ -33,9 +33,9 @@ def execute(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
         monkeypatch.setenv(name, str(folder / ".jupyter"))
     client = NotebookClient(notebook, timeout=600, kernel_name="python3")
     client.execute(cwd=str(folder))
-    return [
-        "".join(_texts(output)) for cell in notebook.cells for output in cell.get("outputs", [])
-    ]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [one.text for one in outputs if "IProgress" in one.get("text", "")]
+    return ["".join(_texts(output)) for output in outputs]
 
 
 def _texts(output) -> list[str]:
