@@ -16,7 +16,7 @@ def test_it_prints_weights_and_budget(
     invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_worlds.install(monkeypatch)
-    run = list_worlds.make_run(tmp_path)
+    run = list_worlds.make_run(tmp_path, "retrieve.order=fusion", "retrieve.budget=50")
     options = ["--run", run, "--budget", 20, "--fold", 0, "retrieve.generators=[recent]"]
     done = invoke("fit-lists", *options)
     assert done.exit_code == 0, done.output
@@ -27,7 +27,8 @@ def test_it_prints_weights_and_budget(
         "0", "10", "20"
     ]  # fmt: skip
     assert "Budget: " in done.stdout
-    assert load_finished_settings(run).retrieve.generators == ("recent",)
+    saved = load_finished_settings(run).retrieve
+    assert (saved.generators, saved.order, saved.budget) == (("recent",), "auto", None)
     again = invoke("fit-lists", *options, "--json")
     content = json.loads(again.stdout)["folds"]["0"]
     assert (content["users"], content["fold"]) == (12, 0)

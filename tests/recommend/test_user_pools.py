@@ -10,6 +10,7 @@ import pytest
 import list_worlds
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.recommend.list_weights import without_weights
+from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.rank_fusion import Pool, Proposals
 from mllm_msr.recommend.user_pools import (
     UserPool,
@@ -51,3 +52,15 @@ def test_items_of_several_users_are_scored_in_one_call(
         pytest.approx([0.99] * 3)
     )
     assert usage["misses"] == oracle.n_prompts
+
+
+def test_interactions_of_an_update_are_hidden_with_the_target(tmp_path: Path) -> None:
+    run = list_worlds.make_run(tmp_path)
+    newer = tmp_path / "newer.csv"
+    newer.write_text("user_id,item_id,timestamp\nuser1,item30,6\n")
+    with Pipeline.open(run) as pipeline:
+        pipeline.update(newer)
+        settings = pipeline.settings
+        loaded = load_hidden(pipeline.context, settings, without_weights(settings), 0)
+        assert len(load_run(run).users.history("user1")) == 7
+    assert len(loaded.users.history("user1")) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,8 @@ from mllm_msr.cli._output import emit, make_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_FITTED: Final = ("retrieve.order=auto", "retrieve.budget=null")
 
 
 @register(
@@ -51,7 +53,7 @@ def command(
 
     The weights are fitted on validation users, with their targets hidden. The number of model calls
     per list becomes the smallest one that makes these lists significantly better, or 0. `recommend`
-    and `serve` then use both (retrieve.order=auto).
+    and `serve` then use both. Sets retrieve.order=auto and retrieve.budget=null.
 
     Prompts the model up to users x budget times per fold. An interrupted command resumes.
     """

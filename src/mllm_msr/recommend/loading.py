@@ -116,13 +116,17 @@ def load_parts(
     run_tables = recommenders.tables
     interactions = run_tables.current("interactions")
     if hide_targets:
-        interactions, _ = visible_interactions(interactions, run.read("splits"), fold)
+        # Those of the run's candidates; updates have added interactions after them.
+        before = run_tables.interactions()
+        interactions, _ = visible_interactions(before, run.read("splits"), fold)
     artifact_cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
     summaries, preferences = tables.empty(tables.SUMMARIES), tables.empty(tables.PREFERENCES)
     if settings.summarize.enabled:
         summaries = run_tables.summaries()
     if settings.infer.enabled:
-        preferences = run_tables.current("preferences")
+        preferences = (
+            run_tables.preferences() if hide_targets else run_tables.current("preferences")
+        )
     catalog = ItemCatalog(
         run_tables.items(),
         summaries,
