@@ -15,7 +15,7 @@ from mllm_msr.evaluation.metrics import higher_is_better
 from mllm_msr.evaluation.report.tables import ZERO_SHOT, ResultTable, Row, Verdict
 from mllm_msr.interfaces import Backend
 
-# Runs with fewer users are told that more data help.
+# Runs with fewer users get the advice that more data help.
 _FEW_USERS: Final = 1000
 
 
