@@ -60,7 +60,9 @@ def command(
     from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
 
     options = FitOptions(users=users, budget=budget, seed=seed)
-    with open_pipeline(run, None, None, with_executor(settings, executor), force=force) as pipeline:
+    # Other settings of the run would take precedence over the fitted weights.
+    overrides = [*_FITTED, *(with_executor(settings, executor) or ())]
+    with open_pipeline(run, None, None, overrides, force=force) as pipeline:
         folds = None if fold is None else [fold]
         found = fit_lists(pipeline.context, pipeline.settings, options, folds=folds)
         # The weights belong to the candidate generators of these settings.
