@@ -144,8 +144,8 @@ class Pool:
 
 def reciprocal_ranks(n: int) -> Floats:
     """Return the reciprocal ranks of `n` items, best first."""
-    ranks: Floats = np.arange(1, n + 1, dtype=np.float64)
-    return 1.0 / (RANK_CONSTANT + ranks)
+    found: Floats = 1.0 / (RANK_CONSTANT + np.arange(1, n + 1, dtype=np.float64))
+    return found
 
 
 def with_reciprocal_ranks(candidates: Sequence[Candidate]) -> list[Candidate]:
