@@ -144,8 +144,7 @@ class Pool:
 
 def reciprocal_ranks(n: int) -> Floats:
     """Return the reciprocal ranks of `n` items, best first."""
-    found: Floats = 1.0 / (RANK_CONSTANT + np.arange(1, n + 1, dtype=np.float64))
-    return found
+    return 1.0 / (RANK_CONSTANT + np.arange(1, n + 1, dtype=np.float64))
 
 
 def with_reciprocal_ranks(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -161,8 +160,9 @@ def _standardize(scores: Floats, depth: int) -> Floats:
     first = scores[:depth]
     if not len(first):
         return scores
-    spread = first.std()
-    return np.maximum(scores - first[-1], 0.0) / (spread if spread > 0 else 1.0)
+    spread = float(first.std()) or 1.0
+    above: Floats = np.maximum(scores - first[-1], 0.0)
+    return above / spread
 
 
 def diversify(
