@@ -100,8 +100,7 @@ def run(
         cases = list(_score_without_parts(model, recommended))
         reads = model.catalog.prompt_settings.reads
     settings = {"users": users, "k": k, "budget": budget, "seed": seed, "load_before": load}
-    settings["reads"] = reads
-    return {**settings, **measure(cases, seed=seed)}
+    return {**settings, "reads": reads, **measure(cases, seed=seed)}
 
 
 def measure(cases: Sequence[Case], *, seed: int, n_resamples: int = 2000) -> dict[str, Any]:

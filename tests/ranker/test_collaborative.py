@@ -185,6 +185,25 @@ def test_the_product_of_vectors_is_the_score_in_standard_deviations(name: str) -
     assert products == pytest.approx(expected, abs=2e-3)
 
 
+class SixItems:
+    """Vector model whose item vectors have the mean zero: a, b, c and their opposites."""
+
+    def item_table(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        rows = np.array([(2, 0), (2, 1), (1, 2)], dtype=np.float32)
+        return ["a", "b", "c", "-a", "-b", "-c"], np.concatenate([rows, -rows]), np.full(6, 9.0)
+
+
+def test_similar_items_have_vectors_of_a_similar_direction() -> None:
+    found = CollaborativeVectors(
+        SixItems(),  # type: ignore[arg-type]
+        name="six",
+        min_interactions=1,
+    )
+    assert found.similar("a", ["-b", "c", "unknown", "b"]) == ["b", "c"]
+    assert found.similar("-c", ["b", "-a", "-b"]) == ["-b", "-a"]
+    assert found.similar("unknown", ["a"]) == found.similar("a", ["unknown"]) == []
+
+
 def test_saved_vectors_are_loaded(vectors: CollaborativeVectors, tmp_path: Path) -> None:
     world = data()
     vectors.save(tmp_path)

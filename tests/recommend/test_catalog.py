@@ -168,7 +168,9 @@ def test_prompts_show_all_images_that_can_be_opened(boat: Path) -> None:
 
 
 @pytest.mark.parametrize("reads", ["history", "both"])
-def test_prompts_and_explanations_name_the_latest_items(reads: str, boat: Path) -> None:
+def test_prompts_and_explanations_name_the_latest_items(
+    reads: str, boat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = pl.DataFrame(
         [(name, f"The {name}", f"A {color} {name}.", None) for name, color in
          (("boat", "calm"), ("song", "loud"), ("raft", "calm"), ("lamp", "red"), ("tale", "old"))],
@@ -195,6 +197,18 @@ def test_prompts_and_explanations_name_the_latest_items(reads: str, boat: Path) 
     assert catalog.summary("raft") == "The raft. A calm raft."
     assert catalog.matches(profile, "raft")[-1] == "The boat"
     assert ("calm" in catalog.matches(profile, "raft")) == (reads == "both")
+    # With collaborative tokens, items with similar vectors explain before those with common words.
+    read: list[list[str]] = []
+
+    class Alike:
+        def similar(self, item_id: str, others: list[str]) -> list[str]:
+            read.append(others)
+            return ["song"] if item_id == "raft" else []
+
+    monkeypatch.setattr(catalog, "_vectors", Alike())
+    assert catalog.matches(profile, "raft")[-1] == "The song"
+    assert catalog.matches(profile, "lamp") == ()
+    assert read == [["boat", "song"], ["boat", "song", "raft"]]
 
 
 def test_prompts_describe_the_item_if_set(catalog: ItemCatalog) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast, final, runtime_checkable
@@ -159,6 +159,24 @@ class CollaborativeVectors:
             VectorPart("item", (item,) if item else ()),
             VectorPart("match", (state, item) if state and item else ()),
         )
+
+    def similar(self, item_id: str, others: Iterable[str]) -> list[str]:
+        """Return the items whose vectors are similar to that of an item, the most similar first.
+
+        Args:
+            item_id: The item.
+            others: Other items. Unknown ones are left out, and those with a cosine of at most zero.
+        """
+        rows = {one: self._rows[one][: self.n_dims] for one in others if one in self._rows}
+        if item_id not in self._rows or not rows:
+            return []
+        vectors = np.array(list(rows.values()))
+        lengths = np.linalg.norm(vectors, axis=1)
+        products = vectors @ self._rows[item_id][: self.n_dims]
+        cosines = products / np.where(lengths > 0, lengths, 1.0)
+        order = np.argsort(-cosines, kind="stable")
+        ids = list(rows)
+        return [ids[at] for at in order if cosines[at] > 0]
 
     def save(self, weights: Path) -> None:
         """Write the baseline into the folder of the ranker's weights."""

@@ -23,7 +23,7 @@ from mllm_msr.prompts.templates import calibrate
 from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.ranker.examples import build_prompt, item_text
 from mllm_msr.ranker.user_inputs import UserInput, latest_titles
-from mllm_msr.recommend.explanations import Explainer
+from mllm_msr.recommend.explanations import MAX_TITLES, Explainer
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.vector_index import VectorIndex
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
@@ -210,8 +210,9 @@ class ItemCatalog:
             item_id: The item.
 
         Returns:
-            Phrases of the preference, see `Explainer.matches`; and titles of the history, see
-            `Explainer.similar`, if the ranker reads it.
+            Phrases of the preference, see `Explainer.matches`; and titles of the history, if the
+            ranker reads it. With collaborative tokens, these are the items with similar vectors,
+            which affect the score more than those with common words, see `Explainer.similar`.
         """
         summary = self._summaries[item_id]
         if isinstance(user, str):
@@ -223,11 +224,11 @@ class ItemCatalog:
             latest = [
                 one for one in reversed(user.history) if one in self._items and one != item_id
             ]
-            described = {
-                self._items[one].title: self._summaries[one]
-                for one in latest[: self.prompt_settings.history_items]
-            }
-            found += self._explainer.similar(described, summary)
+            latest = latest[: self.prompt_settings.history_items]
+            alike = [] if self._vectors is None else self._vectors.similar(item_id, latest)
+            described = {self.title(one): self._summaries[one] for one in latest}
+            titles = tuple(filter(None, map(self.title, alike)))[:MAX_TITLES]
+            found += titles or self._explainer.similar(described, summary)
         return found
 
     def _store(self, row: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Explanations of recommendations: the phrases of a preference that match an item's summary.
 
-A ranker that reads the history instead is explained by the similar items in it. The ranker's
-probability states how likely an item is; the matching phrases show which part of the
-written preference it fits. They are computed from the two texts without a model call. To measure
-whether these phrases drive the model's score, `benchmarks/faithfulness.py` removes parts of the
-preference, into which `preference_parts` splits the text.
+A ranker that reads the history instead is explained by the similar items in it; with collaborative
+tokens, by those with similar vectors (`ItemCatalog.matches`). The ranker's probability states how
+likely an item is; the matching phrases show which part of the written preference it fits. They are
+computed from the two texts without a model call. To measure whether these phrases drive the
+model's score, `benchmarks/faithfulness.py` removes parts of the preference, into which
+`preference_parts` splits the text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from mllm_msr.summarization.faithfulness import STOP_WORDS
 _WORD: Final = re.compile(r"[^\W_]+")
 _MIN_LETTERS: Final = 3
 _MAX_PHRASES: Final = 5
-_MAX_TITLES: Final = 3
+# Similar items of a history that explain a recommendation.
+MAX_TITLES: Final = 3
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 # A clause begins with one of these words, or after a comma or semicolon.
@@ -92,7 +94,7 @@ class Explainer:
         wanted = self._content(summary)
         shared = {title: len(wanted & self._content(text)) for title, text in described.items()}
         ranked = sorted((title for title in shared if shared[title]), key=lambda one: -shared[one])
-        return tuple(ranked[:_MAX_TITLES])
+        return tuple(ranked[:MAX_TITLES])
 
     def _content(self, text: str) -> set[str]:
         """Return the stems of the words that matter in a text: no numbers or frequent words."""
