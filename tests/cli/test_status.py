@@ -79,3 +79,14 @@ def test_it_changes_nothing(invoke, run: Path) -> None:
 def test_a_mistyped_folder_is_an_error(fail, run: Path) -> None:
     with pytest.raises(RunFolderError, match="Did you mean"):
         fail("status", run.with_name("rum"))
+
+
+def test_fitted_lists_are_shown_only_if_there_are_some(invoke, run: Path) -> None:
+    assert "fit-lists" not in states(invoke, run)
+    stages = manifest.load(run)
+    stages["fit-lists/0"] = stages["score/popularity"] | {"counts": {"users": 64}}
+    manifest.save(run, stages)
+    assert states(invoke, run)["fit-lists"] == "done"
+    assert "Fitted the lists of fold 0 on 64 validation users" in " ".join(
+        invoke("status", run).stdout.split()
+    )

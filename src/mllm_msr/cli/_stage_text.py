@@ -121,6 +121,9 @@ _SENTENCES: Final[Mapping[str, Callable[[Counts, str], str]]] = MappingProxyType
         "score": _describe_scores,
         "evaluate": lambda counts, _: f"Evaluated {_n(counts, 'models')} models",
         "report": _describe_report,
+        "fit-lists": lambda counts, fold: (
+            f"Fitted the lists of fold {fold} on {_n(counts, 'users')} validation users"
+        ),
     }
 )
 

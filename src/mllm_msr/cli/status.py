@@ -99,9 +99,11 @@ def list_stages(
         models: Names of the recommenders to score.
     """
     from mllm_msr.pipeline.pipeline import STAGES
+    from mllm_msr.storage.layout import FIT_LISTS
 
     found = []
-    for stage in STAGES:
+    fitted = any(name.split("/")[0] == FIT_LISTS for name in entries)
+    for stage in [*STAGES, FIT_LISTS] if fitted else STAGES:
         parts = {name: each for name, each in entries.items() if name.split("/")[0] == stage}
         expected = _expected_parts(stage, settings, models)
         missing = [name for name in expected if name not in parts]
@@ -122,8 +124,11 @@ def list_stages(
 
 def _expected_parts(stage: str, settings: Settings, models: Sequence[str]) -> list[str]:
     """Return the entries that a finished stage has in the manifest; none if it is switched off."""
+    from mllm_msr.storage.layout import FIT_LISTS
+
     section = getattr(settings, stage, None)
-    if getattr(section, "enabled", True) is False:
+    # `fit-lists` is a command of its own, which no run waits for.
+    if getattr(section, "enabled", True) is False or stage == FIT_LISTS:
         return []
     if stage in {"train", "distill"}:
         folds = settings.data.run_folds or range(settings.data.folds)
