@@ -114,19 +114,13 @@ def load_parts(
     """
     recommenders = Recommenders(RunContext(run), settings)
     run_tables = recommenders.tables
-    interactions = run_tables.current("interactions")
-    if hide_targets:
-        # Those of the run's candidates; updates have added interactions after them.
-        before = run_tables.interactions()
-        interactions, _ = visible_interactions(before, run.read("splits"), fold)
+    interactions, preferences = _visible(
+        run_tables, run, settings, hidden=fold if hide_targets else None
+    )
     artifact_cache = ArtifactCache(run.inside(layout.RETRIEVAL_CACHE))
-    summaries, preferences = tables.empty(tables.SUMMARIES), tables.empty(tables.PREFERENCES)
+    summaries = tables.empty(tables.SUMMARIES)
     if settings.summarize.enabled:
         summaries = run_tables.summaries()
-    if settings.infer.enabled:
-        preferences = (
-            run_tables.preferences() if hide_targets else run_tables.current("preferences")
-        )
     catalog = ItemCatalog(
         run_tables.items(),
         summaries,
@@ -161,6 +155,29 @@ def load_parts(
     users = UserProfiles(interactions, preferences)
     baselines = _scored_baselines(run, recommenders, fold)
     return LoadedRun(settings, fold, catalog, users, retriever, plan, models, baselines)
+
+
+def _visible(
+    run_tables: RunTables, run: RunFolder, settings: Settings, *, hidden: int | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the interactions and preferences of a run; there may be no preferences.
+
+    Args:
+        run_tables: Tables of the run.
+        run: The run.
+        settings: Its settings.
+        hidden: Fold whose targets are hidden, with all that `update` has added; None hides nothing.
+    """
+    if hidden is None:
+        interactions = run_tables.current("interactions")
+    else:
+        before = run_tables.interactions()
+        interactions, _ = visible_interactions(before, run.read("splits"), hidden)
+    if not settings.infer.enabled:
+        return interactions, tables.empty(tables.PREFERENCES)
+    return interactions, (
+        run_tables.current("preferences") if hidden is None else run_tables.preferences()
+    )
 
 
 def _vectors(run: RunFolder, settings: Settings, weights: str) -> CollaborativeVectors | None:
