@@ -75,6 +75,14 @@ def test_a_better_model_needs_no_advice():
     assert advice(alone, alone) == []
 
 
+@pytest.mark.parametrize("other", ["tallrec", "hybrid", "student", "external"])
+def test_models_that_may_need_a_language_model_are_no_advice(other):
+    ahead = STRONG | {other: 0.9}
+    assert advice(ahead, ahead) == []
+    ahead = WEAK | {other: 0.9}
+    assert "Item-kNN has a higher mean" in advice(ahead, ahead)[0]
+
+
 def test_a_model_above_random_order_is_told_apart():
     behind = WEAK | {"mllm_msr": 0.7}
     finding, *_ = advice(behind, behind, p=0.3)

@@ -1,4 +1,4 @@
-"""Advice for runs in which the fine-tuned model is no better than a model without an LLM.
+"""Advice for runs in which a baseline without a language model is ahead of the fine-tuned model.
 
 Small data and short trainings often end like this. The report and the command line then say what to
 use instead, and what would help.
@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 from mllm_msr import registry
 from mllm_msr.evaluation.comparisons import MAIN
 from mllm_msr.evaluation.metrics import higher_is_better
-from mllm_msr.evaluation.report.tables import ZERO_SHOT, ResultTable, Row, Verdict
-from mllm_msr.interfaces import Backend
+from mllm_msr.evaluation.report.tables import ResultTable, Row, Verdict
+from mllm_msr.interfaces import Backend, Recommender
 
 # Runs with fewer users get the advice that more data help.
 _FEW_USERS: Final = 1000
@@ -56,19 +56,30 @@ def next_steps(
         finding = "is significantly better and"
     sentence = (
         f"{name} is {_standing(found)} here. {other} {finding} needs no language model. To "
-        "recommend without the language model, from item-kNN and recent popularity, add --budget 0 "
+        "recommend without the language model, by the candidate generators alone, add --budget 0 "
         "to 'mllm-msr recommend'."
     )
     return [sentence, *_improvements(config, manifest)]
 
 
 def _best_baseline(table: ResultTable) -> Row | None:
-    """Return the best model of a table that is not the MLLM; rows are sorted."""
+    """Return the best baseline of a table that works without a language model; rows are sorted."""
     for row in table.rows:
-        is_baseline = row.role != "random" and row.model not in {MAIN, ZERO_SHOT}
-        if is_baseline and row.cells and row.cells[0].mean is not None:
+        if row.cells and row.cells[0].mean is not None and _needs_no_llm(row.model):
             return row
     return None
+
+
+def _needs_no_llm(model: str) -> bool:
+    """Return whether a model is a baseline that works without a language model.
+
+    That is unknown for external scores, and ensembles have MLLM-MSR as a member by default.
+    """
+    if model not in registry.names("baselines"):
+        return False
+    baseline = cast("type[Recommender]", registry.find("baselines", model))
+    is_ensemble = getattr(baseline, "default_members", None) is not None
+    return not (baseline.requires_llm or baseline.reads_mllm or is_ensemble)
 
 
 def _is_ahead(table: ResultTable, row: Row, other: Row) -> bool:
