@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config.checks import check_plugins, check_prompts, check_stages
+from mllm_msr.config.checks import check_generators, check_plugins, check_prompts, check_stages
 from mllm_msr.config.settings import Settings
 
 
@@ -64,3 +64,31 @@ def test_skipped_stages_must_not_be_needed() -> None:
     assert "Set infer.enabled=False, or summarize.enabled=true" in problem
     (problem,) = problems(infer=off, summarize=off, recommend={**history, "item_text": "summary"})
     assert "Set another recommend.item_text" in problem
+
+
+@pytest.mark.parametrize(
+    ("retrieve", "problem"),
+    [
+        ({}, ""),
+        ({"generators": ["item_knn", "recent"]}, ""),
+        ({"generators": ["collaborative", "item_knn"], "collaborative": "sasrec"}, ""),
+        # item_knn is the default of collaborative.
+        ({"generators": ["collaborative", "item_knn"]}, "contains 'item_knn' twice"),
+        (
+            {"generators": ["sasrec", "collaborative"], "collaborative": "sasrec"},
+            "contains 'sasrec' twice",
+        ),
+        ({"generators": ["recent", "item_nn"]}, "item_knn"),
+        ({"collaborative": "item_nn"}, "item_knn"),
+        ({"generators": ["tallrec"]}, "'tallrec' calls a language model for each item"),
+        ({"generators": ["hybrid"]}, "Remove mllm_msr from the members"),
+    ],
+)
+def test_candidate_generators_are_distinct_and_fast(
+    retrieve: dict[str, object], problem: str
+) -> None:
+    baselines = {"hybrid": {"members": ["sasrec", "mllm_msr"]}}
+    sections = {"retrieve": retrieve, "baselines": baselines}
+    problems = check_generators(Settings.model_validate(sections))
+    assert len(problems) == bool(problem)
+    assert problem in " ".join(problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mllm_msr.config.retrieve_settings import RetrieveSettings
+from mllm_msr.config.retrieve_settings import RetrieveSettings, generator_baselines
 from mllm_msr.config.settings import Settings
 
 
@@ -16,3 +16,11 @@ def test_it_is_a_section_of_the_settings() -> None:
 def test_shares_are_in_range(share: float) -> None:
     with pytest.raises(ValueError, match="recent_share"):
         RetrieveSettings(recent_share=share)
+
+
+def test_generators_that_are_baselines_are_found() -> None:
+    assert generator_baselines(RetrieveSettings()) == {"collaborative": "item_knn"}
+    retrieve = RetrieveSettings(
+        generators=("recent", "collaborative", "sasrec"), collaborative="gru4rec"
+    )
+    assert generator_baselines(retrieve) == {"collaborative": "gru4rec", "sasrec": "sasrec"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import list_worlds
-from mllm_msr.errors import DamagedFileError, DataError, RunFolderError, StaleStageError
+from mllm_msr.errors import DamagedFileError, DataError, RunFolderError, StaleStageError, UsageError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
 from mllm_msr.recommend.recommender import MllmMsr
@@ -126,6 +126,27 @@ def test_too_few_users_are_an_error(oracle: list_worlds.Oracle, tmp_path: Path) 
         fit(run)
     with RunFolder.open(run, read_only=True) as folder:
         assert not folder.has(FILE)
+
+
+def test_weights_depend_on_preferences_that_only_a_generator_reads(
+    oracle: list_worlds.Oracle, tmp_path: Path
+) -> None:
+    run = list_worlds.make_run(tmp_path, "summarize.enabled=true", "infer.enabled=true")
+    with Pipeline.open(run) as pipeline:
+        pipeline.run_stage("summarize")
+        pipeline.run_stage("infer")
+    fit(run, FitOptions(budget=10))
+    with RunFolder.open(run, read_only=True) as folder:
+        assert "preferences" in folder.stages["fit-lists/0"]["inputs"]
+
+
+def test_a_missing_fold_is_named(oracle: list_worlds.Oracle, tmp_path: Path) -> None:
+    run = list_worlds.make_run(tmp_path)
+    with (
+        Pipeline.open(run) as pipeline,
+        pytest.raises(UsageError, match=r"has no fold 3\. Use one of 0\."),
+    ):
+        fit_lists(pipeline.context, pipeline.settings, folds=[3])
 
 
 def test_the_file_is_documented_json(oracle: list_worlds.Oracle, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from mllm_msr.recommend.list_weights import (
     ListWeights,
     candidate_settings,
     fixed_weights,
-    generator_baselines,
     log_odds,
+    plan_beside,
     score_until_settled,
     without_weights,
 )
@@ -104,6 +104,17 @@ def test_the_plan_without_weights_has_the_settings_of_the_run() -> None:
     )
 
 
+def test_fitted_weights_of_another_run_need_fitted_candidates() -> None:
+    fixed = without_weights(Settings())
+    assert plan_beside(PLAN, PLAN, Settings()) is PLAN
+    assert plan_beside(PLAN, fixed, Settings()) is fixed
+    assert plan_beside(fixed, fixed, Settings()) is fixed
+    found = plan_beside(fixed, PLAN, Settings())
+    assert (found.order, found.budget, found.weights) == ("fusion", 50, None)
+    few = Settings.model_validate({"retrieve": {"budget": 5}})
+    assert plan_beside(fixed, PLAN, few).budget == 5
+
+
 def test_weights_belong_to_the_settings_of_the_candidates() -> None:
     settings = Settings.model_validate(
         {
@@ -111,7 +122,6 @@ def test_weights_belong_to_the_settings_of_the_candidates() -> None:
             "baselines": {"sasrec": {"hidden": 8}},
         }
     )
-    assert generator_baselines(settings) == {"collaborative": "item_knn", "sasrec": "sasrec"}
     chosen = candidate_settings(settings)
     assert chosen["baselines"]["sasrec"] == {"hidden": 8}
     assert set(chosen) == {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from mllm_msr import registry
 from mllm_msr.config.arguments import argument_problems
-from mllm_msr.config.retrieve_settings import GENERATORS
+from mllm_msr.config.retrieve_settings import GENERATORS, generator_baselines
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
 from mllm_msr.interfaces import Backend, Recommender
@@ -105,28 +106,47 @@ def backend_problem(name: str, backend: str) -> str:
 
 def check_generators(settings: Settings) -> list[str]:
     """Return the problems with the candidate generators that are baselines."""
-    retrieve = settings.retrieve
-    names = [name for name in retrieve.generators if name not in GENERATORS]
-    if retrieve.collaborative is not None:
-        if retrieve.collaborative in names:
-            problem = (
-                f"retrieve.generators contains {retrieve.collaborative!r}, which is "
-                "retrieve.collaborative as well. Remove one of them."
-            )
-            return [problem]
-        names.append(retrieve.collaborative)
+    found = generator_baselines(settings.retrieve)
+    if (collaborative := found.pop("collaborative", None)) in found:
+        problem = (
+            f"retrieve.generators contains {collaborative!r} twice, because the generator "
+            "collaborative is this baseline. Remove one of them, or set retrieve.collaborative to "
+            "another baseline."
+        )
+        return [problem]
+    names = [*found, *filter(None, [collaborative or settings.retrieve.collaborative])]
     known = registry.names("baselines")
     problems = []
     for name in names:
         if name not in known:
             options = [*GENERATORS, *known]
             problems.append(str(registry.unknown_name_error("generator", name, options)))
-        elif cast("type[Recommender]", registry.find("baselines", name)).requires_llm:
+        elif not _is_fast(name):
             problems.append(
                 f"The baseline {name!r} calls a language model for each item, so it cannot "
                 "generate candidates. Remove it from section retrieve."
             )
+        elif slow := [one for one in _members(settings, name) if not _is_fast(one)]:
+            problems.append(
+                f"baselines.{name}.members contains {slow[0]!r}, which is no baseline that scores "
+                f"without a language model, so {name} cannot generate candidates. Remove {slow[0]} "
+                f"from the members, or {name} from section retrieve."
+            )
     return problems
+
+
+def _is_fast(name: object) -> bool:
+    """Return whether a recommender is a baseline that does not call a language model."""
+    if name not in registry.names("baselines"):
+        return False
+    return not cast("type[Recommender]", registry.find("baselines", str(name))).requires_llm
+
+
+def _members(settings: Settings, name: str) -> Sequence[object]:
+    """Return the members that the settings name for an ensemble; none if they are invalid."""
+    arguments = settings.baselines.plugin_kwargs().get(name)
+    members = arguments.get("members") if isinstance(arguments, dict) else ()
+    return members if isinstance(members, list | tuple) else ()
 
 
 def check_plugins(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from mllm_msr import registry
 from mllm_msr.config.fields import Section, Some
 
 # Candidate generators that are not baselines; `config/checks.py` checks the others.
@@ -68,3 +69,15 @@ class RetrieveSettings(Section):
         description="memory for cached image prefixes of items, in bytes; for models in this "
         "process",
     )
+
+
+def generator_baselines(retrieve: RetrieveSettings) -> dict[str, str]:
+    """Return the baseline of each candidate generator that is one."""
+    found = {}
+    for name in retrieve.generators:
+        if name == "collaborative":
+            default = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
+            found[name] = retrieve.collaborative or default
+        elif name not in GENERATORS:
+            found[name] = name
+    return found

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from mllm_msr.config.retrieve_settings import generator_baselines
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.full_ranking import sample_targets
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.recommend.conditional_logit import ValidationList, fit_generators, fit_ranker
@@ -42,7 +43,6 @@ from mllm_msr.recommend.list_weights import (
     candidate_settings,
     file_name,
     fixed_weights,
-    generator_baselines,
     log_odds,
     without_weights,
 )
@@ -99,6 +99,7 @@ def fit_lists(
         The content of the file of each fold.
 
     Raises:
+        UsageError: The run does not have one of the folds.
         RunFolderError: A required stage has not been run.
         DataError: There are too few validation users.
         StaleStageError: The weights were fitted with other settings or another ranker.
@@ -108,9 +109,16 @@ def fit_lists(
     recommenders = Recommenders(context, settings)
     ranker = recommenders.conditions(ranker_name(settings))
     known = recommenders.tables.folds()
+    if unknown := sorted(set(folds or ()) - set(known)):
+        raise UsageError(
+            f"The run {context.run.folder} has no fold {unknown[0]}. Use one of "
+            f"{', '.join(map(str, known))}."
+        )
     fold_of = {recommenders.weights(fold): fold for fold in known}
     inputs = [layout.ITEMS, layout.CANDIDATES, *ranker.inputs]
-    for name in generator_baselines(settings).values():
+    if "preference" in settings.retrieve.generators and settings.infer.enabled:
+        inputs.append(layout.PREFERENCES)  # which the ranker need not read
+    for name in generator_baselines(settings.retrieve).values():
         if not recommenders.members(name):
             inputs += recommenders.conditions(name).inputs
     found = {}
@@ -243,7 +251,8 @@ def _chosen_budget(rows: Mapping[int, Mapping[str, Any]], n_users: int) -> tuple
         f"{rows[0][NDCG]['mean']:.3f} without calls (p = {row['p_value']:.3f})"
     )
     if better:
-        return budget, f"With {budget} calls, {shown}; fewer are not significantly better."
+        fewer = "" if budget == budgets[-1] else "; fewer are not significantly better"
+        return budget, f"With {budget} calls, {shown}{fewer}."
     return 0, f"No calls, because they are not significantly better: with {budget}, {shown}."
 
 

@@ -17,9 +17,8 @@ from typing import Any, Final, Literal, final
 import numpy as np
 import numpy.typing as npt
 
-from mllm_msr import registry
 from mllm_msr.baselines import _factory
-from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET, GENERATORS
+from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET, generator_baselines
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.recommend.profiles import Profile
@@ -215,6 +214,22 @@ def without_weights(settings: Settings, reason: str = "") -> ListPlan:
     return ListPlan(order, DEFAULT_BUDGET, reason or "It is the default.")
 
 
+def plan_beside(served: ListPlan, own: ListPlan, settings: Settings) -> ListPlan:
+    """Return the plan of another run's model, which scores the candidates of the served run.
+
+    The fitted weight of a model is beside the fitted values of candidates. Without those of the
+    served run, the model's ranking is fused with that of the candidates.
+
+    Args:
+        served: Plan of the served run.
+        own: Plan of the other run.
+        settings: Settings of the other run.
+    """
+    if own.weights is not None and served.weights is None:
+        return without_weights(settings, "It is the default: the candidates are not weighted.")
+    return own
+
+
 def choose_plan(run: RunFolder, settings: Settings, fold: int) -> ListPlan:
     """Return how the lists of a run are made.
 
@@ -258,23 +273,11 @@ def file_name(fold: int) -> str:
     return f"{layout.LISTS}/{fold}.json"
 
 
-def generator_baselines(settings: Settings) -> dict[str, str]:
-    """Return the baseline of each candidate generator that is one."""
-    found = {}
-    for name in settings.retrieve.generators:
-        if name == "collaborative":
-            default = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
-            found[name] = settings.retrieve.collaborative or default
-        elif name not in GENERATORS:
-            found[name] = name
-    return found
-
-
 def candidate_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that the candidates depend on, which fitted weights belong to."""
     retrieve = settings.retrieve
     chosen = retrieve.model_dump(mode="json", include=set(_RETRIEVE))
-    named = list(generator_baselines(settings).values())
+    named = list(generator_baselines(retrieve).values())
     members = [
         member
         for name in named

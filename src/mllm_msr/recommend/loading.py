@@ -16,6 +16,7 @@ import polars as pl
 from mllm_msr import __version__, registry, tables
 from mllm_msr.baselines import _factory
 from mllm_msr.config.loading import Overrides
+from mllm_msr.config.retrieve_settings import generator_baselines
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
@@ -26,7 +27,7 @@ from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.collaborative import CollaborativeVectors, load_vectors
 from mllm_msr.recommend.catalog import ItemCatalog
-from mllm_msr.recommend.list_weights import ListPlan, choose_plan, generator_baselines
+from mllm_msr.recommend.list_weights import ListPlan, choose_plan
 from mllm_msr.recommend.profiles import UserProfiles
 from mllm_msr.recommend.rank_fusion import Weight
 from mllm_msr.recommend.retrieval import (
@@ -291,7 +292,7 @@ def make_retriever(
         ),
     }
     generators: dict[str, CandidateGenerator] = {}
-    baselines = generator_baselines(settings)
+    baselines = generator_baselines(retrieve)
     for name in retrieve.generators:
         if name in baselines:
             generators[name] = CollaborativeGenerator(fitted(baselines[name]), item_ids)

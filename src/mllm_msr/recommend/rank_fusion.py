@@ -2,7 +2,7 @@
 
 `retrieval.py` collects the proposals of all generators for a user in a `Pool`. Its relevance is
 linear in the reciprocal ranks and the standardized scores of the generators. With fixed weights
-only the ranks count, which is reciprocal rank fusion; `fitting/weights.py` fits both kinds of
+only the ranks count, which is reciprocal rank fusion; `fit_lists.py` fits both kinds of
 weights.
 """
 
