@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import pytest
 from starlette.testclient import TestClient
 
 import list_worlds
+from mllm_msr import tables
 from mllm_msr.config.settings import Settings
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
-from mllm_msr.recommend.list_weights import without_weights
+from mllm_msr.recommend.list_weights import ListPlan, ListWeights, without_weights
 from mllm_msr.recommend.lists import ranking
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, with_reciprocal_ranks
+from mllm_msr.serving.list_builder import ListBuilder
+from mllm_msr.serving.scoring import CandidateScorer, ItemScores
+from mllm_msr.serving.users import User
 
 Serve = Callable[..., TestClient]
 
@@ -132,3 +138,36 @@ def test_models_without_weights_are_fused_with_the_fitted_candidates() -> None:
     scores = {"i0": 0.1, "i1": 0.2, "i2": 0.9, "i3": 0.8}
     # i2 is the third of one ranking and the first of the other.
     assert ranking(ranked, scores, plan)[0] == "i2"
+
+
+class SlowScorer(CandidateScorer):
+    """Scorer that fails from some part of a list on."""
+
+    def __init__(self, n_good: int) -> None:
+        self.n_good = n_good
+        self.deadlines: list[float | None] = []
+
+    def deadline(self) -> float:
+        return 7.0
+
+    async def score(self, user: User, item_ids: Any, **options: Any) -> ItemScores:
+        self.deadlines.append(options["deadline"])
+        if len(self.deadlines) > self.n_good:
+            return ItemScores({}, fallback_reason="model_slow")
+        return ItemScores(dict.fromkeys(item_ids, 0.5))
+
+
+@pytest.mark.parametrize("n_good", [0, 1, 3])
+def test_the_parts_of_a_list_share_a_deadline_and_a_reason(n_good: int) -> None:
+    weights = ListWeights({}, scale=1.0, slope=1.0, bound=9.0, budget=30, reason="")
+    plan = ListPlan("fitted", 30, "", weights, adaptive=True)
+    candidates = [Candidate(f"i{n}", 1.0, ("recent",)) for n in range(30)]
+    user = User(Profile("u", ("z",), "calm"), tables.empty(tables.PREFERENCES), known=True)
+    scorer = SlowScorer(n_good)
+    found = asyncio.run(ListBuilder._score(scorer, plan, user, candidates, 10))
+    assert scorer.deadlines == [7.0] * min(n_good + 1, 3)
+    assert len(found.values) == 10 * n_good
+    assert found.fallback_reason == (None if n_good else "model_slow")
+    # The last one is within the budget.
+    reasons = {0: "model_slow", 1: "scoring_failed", 3: None}
+    assert found.reason("i29", otherwise="beyond_budget") == reasons[n_good]

@@ -178,6 +178,17 @@ def test_fallback_reasons(backend: FakeBackend) -> None:
     assert reasons == ["model_slow"] * 3 + ["model_circuit_open"]
 
 
+def test_requests_of_several_parts_have_one_deadline(backend: FakeBackend) -> None:
+    async def score() -> ItemScores:
+        scorer = make_scorer(backend, model_timeout=60.0)
+        assert scorer.deadline() > asyncio.get_running_loop().time() + 50
+        deadline = asyncio.get_running_loop().time() + 0.02
+        return await scorer.score(user(), ["1"], deadline=deadline)
+
+    backend.gate.clear()
+    assert asyncio.run(score()) == ItemScores({}, fallback_reason="model_slow")
+
+
 def test_warm_up_starts_with_one_item_and_continues_in_small_batches(backend: FakeBackend) -> None:
     asyncio.run(make_scorer(backend).warm_up(item_ids(0, 20), user().profile))
     assert backend.batches == [1, 8, 8, 3]

@@ -22,7 +22,7 @@ from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError, DataError, SettingsError
 from mllm_msr.interfaces import Backend
 from mllm_msr.recommend.arguments import require_known
-from mllm_msr.recommend.list_weights import without_weights
+from mllm_msr.recommend.list_weights import plan_beside, without_weights
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import MllmMsr
@@ -172,7 +172,7 @@ class OnlineEngine:
             scorers[name] = make_scorer(
                 self._other_queues[-1],
                 fingerprint=fingerprint,
-                plan=other.plan,
+                plan=plan_beside(self._model.plan, other.plan, other.settings),
                 catalog=self.catalog.with_prompts_of(other.catalog),
                 calibration=other.models.calibration,
             )

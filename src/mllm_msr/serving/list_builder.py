@@ -152,16 +152,19 @@ class ListBuilder:
     ) -> ItemScores:
         """Score candidates, or only as many as the plan needs for a list of `k` items."""
         found, size, n_read = ItemScores({}), plan.chunk(len(candidates)), 0
+        deadline = scorer.deadline() if size < len(candidates) else None  # of all parts together
         while not plan.is_settled(candidates, found.values, n_read=n_read, k=k):
             item_ids = [one.item_id for one in candidates[n_read : n_read + size]]
             with tracing.step("score", candidates=len(item_ids)):
-                new = await scorer.score(user, item_ids)
+                new = await scorer.score(user, item_ids, deadline=deadline)
             n_read += len(item_ids)
-            values = {**found.values, **new.values}
-            reason = None if values else new.fallback_reason
-            found = ItemScores(values, found.failed | new.failed, reason)
+            values, failed = {**found.values, **new.values}, found.failed | new.failed
             if new.fallback_reason is not None:
-                break
+                if not values:
+                    return ItemScores(values, failed, new.fallback_reason)
+                unscored = frozenset(one.item_id for one in candidates) - set(values)
+                return ItemScores(values, unscored)
+            found = ItemScores(values, failed)
         return found
 
     async def _build_by_baseline(

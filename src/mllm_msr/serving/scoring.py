@@ -155,12 +155,17 @@ class CandidateScorer:
         for key in [key for key in self._cache if key.user_id == user_id]:
             del self._cache[key]
 
+    def deadline(self) -> float:
+        """Return the time of the event loop until which a request waits for the model."""
+        return asyncio.get_running_loop().time() + self._settings.model_timeout
+
     async def score(
         self,
         user: User,
         item_ids: Sequence[str],
         *,
         given: Mapping[str, Item] = MappingProxyType({}),
+        deadline: float | None = None,
     ) -> ItemScores:
         """Return P(yes) of items for a user.
 
@@ -168,6 +173,8 @@ class CandidateScorer:
             user: The user.
             item_ids: Distinct items of the catalog, and keys of `given`.
             given: Items that are not in the catalog.
+            deadline: Time of the event loop until which the model may answer, see `deadline`; by
+                default it gets `serve.model_timeout` from the moment that the prompts are built.
 
         Raises:
             OverloadedError: Too many prompts wait for the model.
@@ -191,7 +198,8 @@ class CandidateScorer:
             future = asyncio.wrap_future(
                 self._queue.score(prompts, CHOICES, lane=user.profile.user_id)
             )
-            answers = await asyncio.wait_for(future, self._settings.model_timeout)
+            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
+                answers = await future
         except OverloadedError:
             raise
         except CircuitOpenError:
