@@ -84,5 +84,5 @@ def test_a_ranker_that_does_not_help_changes_nothing(slope: float) -> None:
 
 
 def test_the_prior_decides_without_lists() -> None:
-    mean = np.array([2.0, -1.0])
-    assert fit_conditional_logit([], [], mean, np.ones(2), signed=[True, True]).tolist() == [2, -1]
+    mean = np.array([2.0, 1.0])
+    assert fit_conditional_logit([], [], mean, np.ones(2)).tolist() == [2, 1]

@@ -56,12 +56,10 @@ def fit_generators(lists: Sequence[ValidationList], fixed: Floats) -> Floats:
     prior = fixed.reshape(-1)
     mean, deviation = np.array(_SCALE[:1]), np.array(_SCALE[1:])
     scale = fit_conditional_logit(
-        [table @ prior[:, None] for table in features], targets, mean, deviation, signed=[False]
+        [table @ prior[:, None] for table in features], targets, mean, deviation
     )[0]
     deviations = np.tile([_RANK_DEVIATION * max(scale, 1.0), _SCORE_DEVIATION], len(fixed))
-    fitted = fit_conditional_logit(
-        features, targets, scale * prior, deviations, signed=[False] * len(prior)
-    )
+    fitted = fit_conditional_logit(features, targets, scale * prior, deviations)
     return fitted.reshape(fixed.shape)
 
 
@@ -95,7 +93,6 @@ def fit_ranker(
         rows,
         np.array(_RANKER_MEAN),
         np.array(_RANKER_DEVIATION),
-        signed=[False, False],
         weight=1 / len(budgets),
     )
     return float(scale), float(slope)
@@ -107,17 +104,15 @@ def fit_conditional_logit(
     mean: Floats,
     deviation: Floats,
     *,
-    signed: Sequence[bool],
     weight: float = 1.0,
 ) -> Floats:
-    """Maximize the probability of the targets times a normal prior.
+    """Maximize the probability of the targets times a normal prior, with weights of at least 0.
 
     Args:
         features: Features of the items of each list, each [n_items, n_weights].
         targets: Row of the target in each list.
-        mean: Means of the prior, [n_weights].
+        mean: Means of the prior, not negative, [n_weights].
         deviation: Standard deviations of the prior, [n_weights].
-        signed: Whether each weight may be negative.
         weight: Weight of each list.
 
     Returns:
@@ -144,7 +139,6 @@ def fit_conditional_logit(
         prior = weights - center
         return float((prior**2).sum() / 2 - likelihood), prior - slope
 
-    bounds = [(None if free else 0.0, None) for free in signed]
-    start = np.where(signed, center, np.maximum(center, 0.0))
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    bounds = [(0.0, None)] * len(center)
+    result = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(result.x * deviation, dtype=np.float64)
