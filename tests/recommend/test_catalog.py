@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,11 @@ def test_prompts_and_explanations_name_the_latest_items(
     assert catalog.summary("raft") == "The raft. A calm raft."
     assert catalog.matches(profile, "raft")[-1] == "The boat"
     assert ("calm" in catalog.matches(profile, "raft")) == (reads == "both")
+    # An item without a title explains nothing.
+    untitled = replace(catalog.item("boat"), title="")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setitem(catalog._items, "boat", untitled)
+        assert not {"", "The boat"} & set(catalog.matches(profile, "raft"))
     # With collaborative tokens, items with similar vectors explain before those with common words.
     read: list[list[str]] = []
 

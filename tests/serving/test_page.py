@@ -142,7 +142,7 @@ def test_item_opens_in_a_dialog(opened) -> None:
     about = page.inner_text("#item-about")
     assert "A thing" in about
     assert "Rank 1 in this list." in about
-    assert "Matches these words of the preference: mood." in about
+    assert "Matches in the preference or history: mood." in about
     page.wait_for_function("!document.querySelector('#item-about').innerText.includes('Loading')")
     page.keyboard.press("Escape")
     assert not page.locator("#item").is_visible()

@@ -31,7 +31,10 @@ def command(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
     budget: Annotated[
         int | None,
-        typer.Option(min=0, help="Candidates that the model ranks; default: retrieve.budget."),
+        typer.Option(
+            min=0,
+            help="Candidates that the model ranks; default: retrieve.budget, else of fit-lists.",
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option(help="Fail if the user is unknown.")] = False,
     run: RunOption = Path("runs/run"),
@@ -39,7 +42,8 @@ def command(
 ) -> None:
     """Recommend items from the full catalog.
 
-    Each item is printed with the phrases of the preference that it matches.
+    Each item is printed with what it matches: phrases of the preference, or titles of the history
+    if the model reads it.
     """
     if (user is None) == (history is None):
         given = "neither is" if user is None else "both are"

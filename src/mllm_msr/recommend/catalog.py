@@ -226,7 +226,9 @@ class ItemCatalog:
             ]
             latest = latest[: self.prompt_settings.history_items]
             alike = [] if self._vectors is None else self._vectors.similar(item_id, latest)
-            described = {self.title(one): self._summaries[one] for one in latest}
+            described = {
+                title: self._summaries[one] for one in latest if (title := self.title(one))
+            }
             titles = tuple(filter(None, map(self.title, alike)))[:MAX_TITLES]
             found += titles or self._explainer.similar(described, summary)
         return found

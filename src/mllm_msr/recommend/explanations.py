@@ -1,11 +1,10 @@
-"""Explanations of recommendations: the phrases of a preference that match an item's summary.
+"""Explanations of recommendations: what an item shares with a preference or a history.
 
-A ranker that reads the history instead is explained by the similar items in it; with collaborative
-tokens, by those with similar vectors (`ItemCatalog.matches`). The ranker's probability states how
-likely an item is; the matching phrases show which part of the written preference it fits. They are
-computed from the two texts without a model call. To measure whether these phrases drive the
-model's score, `benchmarks/faithfulness.py` removes parts of the preference, into which
-`preference_parts` splits the text.
+A ranker that reads the preference is explained by the phrases in it that match an item's summary,
+and one that reads the history by the similar items in it; with collaborative tokens, by those with
+similar vectors (`ItemCatalog.matches`). They are computed without a model call. To measure whether
+they drive the model's score, `benchmarks/faithfulness.py` removes items of the history, or parts of
+the preference, into which `preference_parts` splits the text.
 """
 
 from __future__ import annotations

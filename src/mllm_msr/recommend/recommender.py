@@ -7,8 +7,8 @@
 2. Candidates: generators propose items of the catalog (`recommend/retrieval.py`).
 3. Scores: the ranker scores the first `budget` candidates, equation (1) of the paper.
 4. List: P(yes) is combined with the relevance of the candidates (`recommend/list_weights.py`), the
-   best k items are selected, and each is explained by the phrases of the preference that it
-   matches.
+   best k items are selected, and each is explained by the phrases of the preference or the items
+   of the history that it matches.
 
 The service (`serving/engine.py`) has the same steps, with a queue in front of the models. The paper
 ranks only 21 given items, not the full catalog.

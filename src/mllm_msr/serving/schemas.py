@@ -106,8 +106,8 @@ class _ListRequest(RequestBody):
         None,
         ge=0,
         le=500,
-        description="number of candidates that the model scores; by default retrieve.budget; 0 for "
-        "retrieval only",
+        description="number of candidates that the model scores; by default retrieve.budget, or "
+        "what fit-lists has chosen; 0 for retrieval only",
     )
     exclude_seen: StrictBool = Field(True, description="whether items of the history are excluded")
     explain: StrictBool = Field(True, description="whether to return matches")
@@ -164,7 +164,8 @@ class RecommendedItem(ResponseBody):
     title: str
     generators: list[str] = Field(description="candidate generators that proposed the item")
     matches: list[str] | None = Field(
-        description="phrases of the preference that match the item's summary"
+        description="phrases of the preference that match the item's summary; titles of similar "
+        "items of the history, if the model reads it"
     )
 
 
