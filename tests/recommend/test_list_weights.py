@@ -128,3 +128,7 @@ def test_weights_belong_to_the_settings_of_the_candidates() -> None:
         "generators", "collaborative", "encoder", "recent_share", "depth", "baselines"
     }  # fmt: skip
     assert chosen["depth"] == 200
+    assert "content" not in chosen["baselines"]
+    read = {"sasrec": {"hidden": 8}, "content": "text"}
+    other = Settings.model_validate({"retrieve": settings.retrieve, "baselines": read})
+    assert candidate_settings(other)["baselines"]["content"] == "text"

@@ -81,7 +81,11 @@ def test_second_start_reuses_vectors_and_baseline(run: Path, computed: list[str]
 
 @pytest.mark.parametrize(
     ("overrides", "hide_targets"),
-    [((*SASREC, "baselines.sasrec.hidden=16"), False), (SASREC, True)],
+    [
+        ((*SASREC, "baselines.sasrec.hidden=16"), False),
+        ((*SASREC, "baselines.content=text"), False),
+        (SASREC, True),
+    ],
 )
 def test_other_settings_or_histories_fit_the_baseline_again(
     run: Path, computed: list[str], overrides: tuple[str, ...], hide_targets: bool

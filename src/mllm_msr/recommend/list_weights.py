@@ -21,6 +21,7 @@ from mllm_msr.baselines import _factory
 from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET, generator_baselines
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
+from mllm_msr.pipeline.context import changed
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, Floats, Weight
 from mllm_msr.storage import layout, manifest
@@ -283,7 +284,11 @@ def candidate_settings(settings: Settings) -> dict[str, Any]:
         for name in named
         for member in _factory.member_names(name, settings.baselines.arguments(name))
     ]
-    arguments = {name: settings.baselines.arguments(name) for name in [*named, *members]}
+    arguments: dict[str, Any] = {
+        name: settings.baselines.arguments(name) for name in [*named, *members]
+    }
+    if named:
+        arguments |= changed(settings.baselines, "", include=["content"])
     plain: dict[str, Any] = json.loads(json.dumps({**chosen, "baselines": arguments}, default=str))
     return plain
 

@@ -22,7 +22,7 @@ from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
 from mllm_msr.interfaces import Recommender
 from mllm_msr.pipeline.alignment import aligned
-from mllm_msr.pipeline.context import RunContext
+from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.collaborative import CollaborativeVectors, load_vectors
@@ -234,6 +234,7 @@ def _fitted_on_everything(
         interactions=interactions,
         fold=fold,
         inputs={table: manifest.require(run.stages, table).sha256 for table in inputs},
+        **changed(settings.baselines, "baselines.", include=["content"]),
     )
 
     def fit() -> Recommender:
