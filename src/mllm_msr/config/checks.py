@@ -114,7 +114,8 @@ def check_generators(settings: Settings) -> list[str]:
             "another baseline."
         )
         return [problem]
-    names = [*found, *filter(None, [collaborative or settings.retrieve.collaborative])]
+    # The default of collaborative is fast. To look at it would need the extra of the baselines.
+    names = [*found, *filter(None, [settings.retrieve.collaborative])]
     known = registry.names("baselines")
     problems = []
     for name in names:

@@ -109,20 +109,13 @@ def fit_lists(
     recommenders = Recommenders(context, settings)
     ranker = recommenders.conditions(ranker_name(settings))
     known = recommenders.tables.folds()
-    if unknown := sorted(set(folds or ()) - set(known)):
-        raise UsageError(
-            f"The run {context.run.folder} has no fold {unknown[0]}. Use one of "
-            f"{', '.join(map(str, known))}."
-        )
+    folds = known if folds is None else folds
+    if unknown := sorted(set(folds) - set(known)):
+        raise UsageError(f"The run has no fold {unknown[0]}. Use one of {str(known)[1:-1]}.")
     fold_of = {recommenders.weights(fold): fold for fold in known}
-    inputs = [layout.ITEMS, layout.CANDIDATES, *ranker.inputs]
-    if "preference" in settings.retrieve.generators and settings.infer.enabled:
-        inputs.append(layout.PREFERENCES)  # which the ranker need not read
-    for name in generator_baselines(settings.retrieve).values():
-        if not recommenders.members(name):
-            inputs += recommenders.conditions(name).inputs
+    inputs = [*ranker.inputs, *_generator_inputs(recommenders, settings)]
     found = {}
-    for fold in known if folds is None else folds:
+    for fold in folds:
         with context.stage(
             f"{layout.FIT_LISTS}/{fold}",
             {
@@ -144,9 +137,20 @@ def fit_lists(
                     stage, context, recommenders, settings=settings, fold=fold, options=options
                 )
                 stage.write_text(file_name(fold), json.dumps(content, indent=1) + "\n")
-        path = context.run.verified(file_name(fold))
-        found[fold] = json.loads(path.read_text(encoding="utf-8"))
+        text = context.run.verified(file_name(fold)).read_text(encoding="utf-8")
+        found[fold] = json.loads(text)
     return found
+
+
+def _generator_inputs(recommenders: Recommenders, settings: Settings) -> list[str]:
+    """Return the outputs of earlier stages that the candidate generators read."""
+    inputs = [layout.ITEMS, layout.CANDIDATES]
+    if "preference" in settings.retrieve.generators and settings.infer.enabled:
+        inputs.append(layout.PREFERENCES)  # which the ranker need not read
+    for name in generator_baselines(settings.retrieve).values():
+        if not recommenders.members(name):
+            inputs += recommenders.conditions(name).inputs
+    return inputs
 
 
 def _fit_fold(

@@ -195,11 +195,7 @@ class CandidateScorer:
         n_deletions = self._n_deletions
         try:
             prompts = await asyncio.to_thread(self._prompts, read, missing, given)
-            future = asyncio.wrap_future(
-                self._queue.score(prompts, CHOICES, lane=user.profile.user_id)
-            )
-            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
-                answers = await future
+            answers = await self._answers(prompts, user.profile.user_id, deadline)
         except OverloadedError:
             raise
         except CircuitOpenError:
@@ -211,7 +207,7 @@ class CandidateScorer:
             logger.warning("Returning a list without model scores: %s", error)
             reason = "model_failed"
         else:
-            new = self._valid_scores(missing, cast("list[ChoiceScores]", answers))
+            new = self._valid_scores(missing, answers)
             # A user may have been deleted during scoring.
             if n_deletions == self._n_deletions and self._cache.maxsize:
                 for item_id, score in new.items():
@@ -222,6 +218,14 @@ class CandidateScorer:
         if reason is not None:
             self._metrics.fallback(reason)
         return ItemScores(scores, failed, reason)
+
+    async def _answers(
+        self, prompts: Sequence[Prompt], user_id: str, deadline: float | None
+    ) -> list[ChoiceScores]:
+        """Return the model's answers; raise TimeoutError if they come after the deadline."""
+        future = asyncio.wrap_future(self._queue.score(prompts, CHOICES, lane=user_id))
+        async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
+            return cast("list[ChoiceScores]", await future)
 
     async def _user_input(self, profile: Profile) -> UserInput:
         """Return what the model reads about a user, in a thread because vectors are computed."""

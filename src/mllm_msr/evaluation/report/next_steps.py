@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from mllm_msr import registry
+from mllm_msr.errors import MissingExtraError
 from mllm_msr.evaluation.comparisons import MAIN
 from mllm_msr.evaluation.metrics import higher_is_better
 from mllm_msr.evaluation.report.tables import ResultTable, Row, Verdict
@@ -73,11 +74,15 @@ def _best_baseline(table: ResultTable) -> Row | None:
 def _needs_no_llm(model: str) -> bool:
     """Return whether a model is a baseline that works without a language model.
 
-    That is unknown for external scores, and ensembles have MLLM-MSR as a member by default.
+    That is unknown for external scores and without the extra `baselines`, and ensembles have
+    MLLM-MSR as a member by default.
     """
     if model not in registry.names("baselines"):
         return False
-    baseline = cast("type[Recommender]", registry.find("baselines", model))
+    try:
+        baseline = cast("type[Recommender]", registry.find("baselines", model))
+    except MissingExtraError:  # a run can be evaluated without the extra of its baselines
+        return False
     is_ensemble = getattr(baseline, "default_members", None) is not None
     return not (baseline.requires_llm or baseline.reads_mllm or is_ensemble)
 
