@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mllm_msr import registry
+from mllm_msr.errors import MissingExtraError
 from mllm_msr.evaluation.report.next_steps import next_steps
 from mllm_msr.evaluation.report.tables import result_tables, verdicts
 
@@ -81,6 +83,14 @@ def test_models_that_may_need_a_language_model_are_no_advice(other):
     assert advice(ahead, ahead) == []
     ahead = WEAK | {other: 0.9}
     assert "Item-kNN has a higher mean" in advice(ahead, ahead)[0]
+
+
+def test_baselines_that_are_not_installed_are_no_advice(monkeypatch):
+    def fail(group, name):
+        raise MissingExtraError("scipy", "baselines")
+
+    monkeypatch.setattr(registry, "find", fail)
+    assert advice(WEAK, WEAK) == []
 
 
 def test_a_model_above_random_order_is_told_apart():
