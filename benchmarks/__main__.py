@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import benchmarks
 from benchmarks._page import page
+from mllm_msr.cli import _logging
 from mllm_msr.models import cpu_runtime
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 2 for wrong usage.
     """
     cpu_runtime.set_defaults()
+    _logging.configure()
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)

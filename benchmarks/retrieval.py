@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from mllm_msr.cli._logging import configure
 from mllm_msr.cli._progress import ProgressReporter
 from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import UsageError
@@ -79,7 +78,6 @@ def run(
         raise UsageError(f"Unknown orders: {', '.join(sorted(unknown))}. Use {', '.join(ORDERS)}.")
     budgets = [one for one in BUDGETS if one < budget] + [budget]
     start = time.perf_counter()
-    configure()
     with (
         ProgressReporter(bars=sys.stderr.isatty()) as progress,
         Pipeline.open(folder, progress=progress) as pipeline,
