@@ -216,3 +216,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "make demo" in README
     assert "make test" in README
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_demo_is_installed_with_the_service_that_the_readme_starts() -> None:
+    commands = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo\n.venv/bin/mllm-msr demo --serve\n" in commands
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\n.venv/.ready: ")[1]
+    assert "serve" in recipe.split("'.[")[1].split("]")[0].split(",")
