@@ -39,7 +39,7 @@ def external(tmp_path, candidates, test_rows):
             "xlsx": changed.write_excel,
             "parquet": changed.write_parquet,
         }[suffix](path)
-        return evaluate_external(tmp_path / "c.parquet", path, n_resamples=50)
+        return evaluate_external(tmp_path / "c.parquet", {"scores": path}, n_resamples=50)
 
     return evaluate
 
@@ -82,7 +82,9 @@ def test_candidates_need_only_user_item_and_label(tmp_path):
         "item_id,user_id,score,fold,negatives\n"
         "a,u,0.9,3,mine\nb,u,0.1,3,mine\nb,v,0.2,3,mine\na,v,0.4,3,mine\n"
     )
-    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv", n_resamples=50).summary
+    found = evaluate_external(
+        tmp_path / "c.csv", {"scores": tmp_path / "s.csv"}, n_resamples=50
+    ).summary
     assert found["scores"]["external"]["auc"]["mean"] == 0.5
     assert found["scores"]["external"]["auc"]["n"] == 2
 
@@ -132,7 +134,9 @@ def test_ids_are_texts_in_both_tables(tmp_path):
         '{"user_id":"003","item_id":"01","score":1}\n{"user_id":"003","item_id":"1","score":0}\n'
         '{"user_id":"3","item_id":"1e5","score":1}\n{"user_id":3,"item_id":100000,"score":0.5}\n'
     )
-    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.jsonl", n_resamples=50).summary
+    found = evaluate_external(
+        tmp_path / "c.csv", {"scores": tmp_path / "s.jsonl"}, n_resamples=50
+    ).summary
     assert found["scores"]["external"]["auc"]["mean"] == 1.0
     assert found["scores"]["external"]["auc"]["n"] == 2
 
@@ -141,7 +145,9 @@ def test_whole_float_ids_match_texts(tmp_path):
     (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,101,1\nu,102,0\n")
     frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": [101.0, 102.0], "score": [2, 1]})
     frame.write_parquet(tmp_path / "s.parquet")
-    found = evaluate_external(tmp_path / "c.csv", tmp_path / "s.parquet", n_resamples=50).summary
+    found = evaluate_external(
+        tmp_path / "c.csv", {"scores": tmp_path / "s.parquet"}, n_resamples=50
+    ).summary
     assert found["scores"]["external"]["auc"]["mean"] == 1.0
 
 
@@ -158,13 +164,13 @@ def test_whole_float_ids_match_texts(tmp_path):
 def test_bad_rows_are_named(tmp_path, row, message):
     (tmp_path / "c.csv").write_text(f"user_id,item_id,label\nu,a,1\n{row}\n")
     with pytest.raises(DataError, match=message):
-        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")
+        evaluate_external(tmp_path / "c.csv", {"scores": tmp_path / "s.csv"})
 
 
 def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match=r"c\.parquet is not a valid Parquet file"):
-        evaluate_external(tmp_path / "c.parquet", tmp_path / "s.parquet")
+        evaluate_external(tmp_path / "c.parquet", {"scores": tmp_path / "s.parquet"})
 
 
 def test_candidates_that_are_repeated_are_an_error_of_their_file(tmp_path):
@@ -173,11 +179,11 @@ def test_candidates_that_are_repeated_are_an_error_of_their_file(tmp_path):
     with pytest.raises(
         DataError, match=r"2 rows of c\.csv are the same candidate .*'item_id': 'a'}"
     ):
-        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")
+        evaluate_external(tmp_path / "c.csv", {"scores": tmp_path / "s.csv"})
 
 
 def test_messages_name_only_columns_of_the_files(tmp_path):
     (tmp_path / "c.csv").write_text("user_id,item_id,label\nu,a,1\nu,b,0\n")
     (tmp_path / "s.csv").write_text("user_id,item_id,score\nu,a,0.9\n")
     with pytest.raises(DataError, match=r"such as {'user_id': 'u', 'item_id': 'b'}\. Score every"):
-        evaluate_external(tmp_path / "c.csv", tmp_path / "s.csv")
+        evaluate_external(tmp_path / "c.csv", {"scores": tmp_path / "s.csv"})

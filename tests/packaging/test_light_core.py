@@ -111,7 +111,7 @@ def test_scores_of_other_programs_are_evaluated(folder: Path) -> None:
         folder=folder,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["perfect"]["uniform"]["auc"]["mean"] == 1.0
+    assert json.loads(done.stdout)["metrics"]["perfect"]["uniform"]["auc"]["mean"] == 1.0
 
 
 def test_popularity_is_compared_and_reported_without_figures(folder: Path) -> None:

@@ -21,6 +21,7 @@ from mllm_msr.errors import (
     SettingsError,
     StaleStageError,
     UnknownNameError,
+    UsageError,
 )
 from mllm_msr.interfaces import RawData
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline, evaluate_files
@@ -157,7 +158,12 @@ def test_external_scores_are_evaluated_like_our_own(tmp_path: Path, data: Path) 
         folder / "candidates.parquet", [folder / "scores/popularity.parquet"], load(data)
     )
     own = json.loads((folder / "metrics.json").read_text())["popularity"]
-    assert found["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
+    assert found.summary["popularity"]["uniform"]["auc"] == pytest.approx(own["uniform"]["auc"])
+
+
+def test_an_evaluation_of_no_file_is_an_error(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="No score table is given"):
+        evaluate_files(tmp_path / "c.csv", [], load(data))
 
 
 def test_lists_that_are_left_out_are_a_warning(
@@ -167,7 +173,7 @@ def test_lists_that_are_left_out_are_a_warning(
     candidates.write_text("user_id,item_id,label\nu,a,1\nu,b,0\nv,a,0\nv,b,0\n")
     scores.write_text("user_id,item_id,score\nu,a,1\nu,b,0\nv,a,1\nv,b,0\n")
     found = evaluate_files(candidates, [scores], load(data))
-    assert found["s"]["external"]["auc"]["n"] == 1
+    assert found.summary["s"]["external"]["auc"]["n"] == 1
     assert "s.csv: 1 lists are left out, because they lack a positive or a negative" in caplog.text
 
 

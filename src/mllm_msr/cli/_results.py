@@ -75,21 +75,26 @@ def display_path(path: Path | str) -> str:
 
 
 def result_tables(
-    metrics: Mapping[str, Any], details: Mapping[str, Any]
+    metrics: Mapping[str, Any], details: Mapping[str, Any], *, main: str | None = None
 ) -> Iterator[RenderableType]:
-    """Yield a table with its verdict for each kind of negatives.
+    """Yield a table with its verdict for each kind of negatives, and one of the differences.
 
     Args:
         metrics: `Evaluation.summary`, the content of `metrics.json`.
         details: `Evaluation.details`; without comparisons there are no verdicts.
+        main: The model that was to be compared with each other one; all its differences are shown.
+            By default the main model of the report, and the verdicts say enough about few others.
     """
     from rich.text import Text
 
+    from mllm_msr.evaluation.comparisons import MAIN
     from mllm_msr.evaluation.report import tables
     from mllm_msr.evaluation.report.summary import build_tiles
     from mllm_msr.pipeline.recommenders import label_of
 
-    main = tables.main_model(metrics)
+    min_pairs = _MIN_PAIRS if main is None else 1
+    planned = main is not None or MAIN in metrics
+    main = tables.main_model(metrics) if main is None else main
     results = tables.result_tables(metrics, chance=details.get("chance", {}), main=main)
     verdicts = tables.verdicts(details.get("comparisons", ()), main=main)
     labels = {model: label_of(model) for model in metrics}
@@ -101,8 +106,8 @@ def result_tables(
         unranked = [labels[name] for name in metrics if name not in {*_ranked(result), main}]
         rest = [f"Not ranked: {', '.join(unranked)}."] if unranked else []
         yield Text(" ".join([*sentences, *rest]) + "\n")
-    if len({verdict.other for verdict in verdicts}) >= _MIN_PAIRS:
-        yield _format_pairs(verdicts, labels, main)
+    if len({verdict.other for verdict in verdicts}) >= min_pairs:
+        yield _format_pairs(verdicts, labels, main, planned=planned)
 
 
 def _ranked(result: ResultTable) -> set[str]:
@@ -133,10 +138,18 @@ def _format_table(result: ResultTable, labels: Mapping[str, str]) -> Table:
     return table
 
 
-def _format_pairs(verdicts: Sequence[Verdict], labels: Mapping[str, str], main: str) -> Table:
-    """Return the differences between the main model and all others, with corrected p-values."""
+def _format_pairs(
+    verdicts: Sequence[Verdict], labels: Mapping[str, str], main: str, *, planned: bool
+) -> Table:
+    """Return the differences between the main model and all others, with corrected p-values.
+
+    Args:
+        verdicts: The comparisons of the main model.
+        labels: Labels by model name.
+        main: The main model.
+        planned: Whether it was fixed before the results, so that its comparisons are a family.
+    """
     from mllm_msr.evaluation import metrics as metric_registry
-    from mllm_msr.evaluation.comparisons import MAIN
     from mllm_msr.evaluation.report.tables import kind_title
 
     metric = metric_registry.label(verdicts[0].metric)
@@ -155,7 +168,7 @@ def _format_pairs(verdicts: Sequence[Verdict], labels: Mapping[str, str], main: 
         )
     table.caption = (
         "p: corrected for the comparisons of this table under the same negatives."
-        if main == MAIN
+        if planned
         else None
     )
     table.caption_justify = "left"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,8 @@ from mllm_msr.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from mllm_msr.evaluation.evaluator import Evaluation
+
 
 @register(
     "evaluate", "Compute the metrics of a run or of score files", cls=settings_help("evaluate")
@@ -44,14 +46,24 @@ def command(
     scores: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Scores of these candidates; repeatable.", parser=parse_path
+            metavar="FILE",
+            help="Scores of these candidates by one model; repeatable.",
+            parser=parse_path,
+        ),
+    ] = None,
+    main: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the score file to compare with each other one, without its ending; "
+            "default: the first.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to write all their metrics to, as JSON.",
+            help="File to write all their metrics and differences to, as JSON.",
             parser=parse_path,
         ),
     ] = None,
@@ -60,31 +72,59 @@ def command(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate the scores of a run, or external tables of scores."""
-    if candidates is None and not scores:
-        with open_pipeline(run, preset, config, settings, force=force) as pipeline:
-            pipeline.run_stage("evaluate")
-            emit_results(pipeline, as_json=as_json)
+    """Evaluate the scores of a run, or external tables of scores.
+
+    Several score files are compared on their common users: the differences between the first (or
+    --main) and each other, with 95% intervals and p-values with Holm's correction. --json and --out
+    add the differences of all pairs and metrics.
+    """
+    if candidates is not None and scores:
+        from mllm_msr.config.loading import load_settings
+        from mllm_msr.pipeline.pipeline import evaluate_files
+
+        checked = load_settings(preset or "default", settings or (), file=config)
+        evaluation = evaluate_files(candidates, scores, checked, main=main)
+        _emit_external(evaluation, main, out, as_json=as_json)
         return
-    if candidates is None or not scores:
+    _require_no_files(candidates, scores, main)
+    with open_pipeline(run, preset, config, settings, force=force) as pipeline:
+        pipeline.run_stage("evaluate")
+        emit_results(pipeline, as_json=as_json)
+
+
+def _require_no_files(
+    candidates: Path | None, scores: Sequence[Path] | None, main: str | None
+) -> None:
+    """Raise an error if some options of external scores are given, but not all that they need."""
+    if candidates is not None or scores:
         given = "--scores" if candidates is None else "--candidates"
         raise UsageError(
             f"--candidates and --scores must be given together, but only {given} is given. "
             "Give both, or neither to evaluate a run folder."
         )
-    from mllm_msr.config.loading import load_settings
-    from mllm_msr.pipeline.pipeline import evaluate_files
+    if main is not None:
+        raise UsageError(
+            f"--main {main} names a score file, but there is none. Give --candidates and "
+            "--scores, or use `mllm-msr compare` for the models of a run."
+        )
 
-    checked = load_settings(preset or "default", settings or (), file=config)
-    metrics = evaluate_files(candidates, scores, checked)
+
+def _emit_external(
+    evaluation: Evaluation, main: str | None, out: Path | None, *, as_json: bool
+) -> None:
+    """Write the results of external scores to a file, and print them as JSON or as tables."""
+    result = {"metrics": evaluation.summary, "comparisons": evaluation.details["comparisons"]}
     if out is not None:
-        out.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    emit(metrics, as_json=as_json, plain=_format_external(metrics, out))
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plain = "" if as_json else _format_external(evaluation, main, out)
+    emit(result, as_json=as_json, plain=plain)
 
 
-def _format_external(metrics: Mapping[str, Any], out: Path | None) -> RenderableType:
+def _format_external(evaluation: Evaluation, main: str | None, out: Path | None) -> RenderableType:
     """Return the tables of external scores, and the path of the file with all metrics."""
     from rich.console import Group
 
     where = f"All metrics: {out or 'add --json, or --out FILE'}"
-    return Group(*result_tables(metrics, {}), unbroken([where]))
+    first = next(iter(evaluation.summary))
+    tables = result_tables(evaluation.summary, evaluation.details, main=main or first)
+    return Group(*tables, unbroken([where]))

@@ -30,25 +30,25 @@ _DEFAULTS: Final = {"fold": 0, "split": "test", "negatives": "external", "positi
 
 def evaluate_external(
     candidates_path: Path,
-    scores_path: Path,
+    scores_paths: Mapping[str, Path],
     *,
-    model: str = "scores",
+    main: str | None = None,
     ks: Sequence[int] = KS,
     seed: int = 0,
     n_resamples: int = 2000,
 ) -> Evaluation:
-    """Evaluate a score table from any source against test candidates, of a run or external ones.
+    """Evaluate score tables from any source against test candidates, of a run or external ones.
 
     Args:
         candidates_path: Table in any format of `data/reading/reader.py` with `user_id`, `item_id`
             and `label`, and optionally the other columns of `tables.CANDIDATES`. Without `split`,
             all rows are test candidates.
-        scores_path: Table with `user_id`, `item_id` and `score`, and optionally `fold` and
-            `negatives`; without these, a score applies to every list of the user. Rows of training
-            and validation candidates are ignored.
-        model: Name of the scores in the result.
+        scores_paths: Tables by model, with `user_id`, `item_id` and `score`, and optionally `fold`
+            and `negatives`; without these, a score applies to every list of the user. Rows of
+            training and validation candidates are ignored.
+        main: The model whose comparisons with each other model are a family of tests.
         ks: Cut-offs of the metrics.
-        seed: Seed of the bootstrap.
+        seed: Seed of the bootstrap and of the tests.
         n_resamples: Number of resamples of each interval.
 
     Raises:
@@ -56,15 +56,39 @@ def evaluate_external(
             score has no candidate. The message counts such rows and shows the first.
     """
     candidates = _read_table(candidates_path, CANDIDATES, "candidates", optional=_DEFAULTS)
-    scores = _read_table(scores_path, SCORES, "scores", optional=("fold", "negatives"))
-    # Without `fold` or `negatives` in one of the tables, the other columns identify a row.
-    unused = {"fold", "negatives"} - ({*candidates.columns} & {*scores.columns})
-    key = [name for name in ROW if name not in unused]
     absent = {name: pl.lit(_DEFAULTS[name]) for name in _DEFAULTS if name not in candidates.columns}
-    candidates = conform(candidates.with_columns(**absent), CANDIDATES, name=candidates_path.name)
+    rows = conform(candidates.with_columns(**absent), CANDIDATES, name=candidates_path.name)
+    scored = {
+        model: _score_candidates(
+            rows, path, model=model, columns=candidates.columns, file=candidates_path.name
+        )
+        for model, path in scores_paths.items()
+    }
+    return evaluate_scores(scored, main=main, ks=ks, seed=seed, n_resamples=n_resamples)
+
+
+def _score_candidates(
+    candidates: pl.DataFrame, path: Path, *, model: str, columns: Collection[str], file: str
+) -> pl.DataFrame:
+    """Return the test candidates with the scores of a file.
+
+    Args:
+        candidates: Candidates with all columns of `tables.CANDIDATES`.
+        path: The score table.
+        model: Name of its model in error messages.
+        columns: The columns that the file of the candidates has.
+        file: Name of that file in error messages.
+
+    Raises:
+        DataError: As for `evaluate_external`.
+    """
+    scores = _read_table(path, SCORES, "scores", optional=("fold", "negatives"))
+    # Without `fold` or `negatives` in one of the tables, the other columns identify a row.
+    unused = {"fold", "negatives"} - ({*columns} & {*scores.columns})
+    key = [name for name in ROW if name not in unused]
     scores = scores.select(*key, "score")
     test = candidates.filter(pl.col("split") == "test")
-    _require_distinct(test, key, candidates_path)
+    _require_distinct(test, key, file)
     others = candidates.filter(pl.col("split") != "test").join(test, on=key, how="anti")
     n_ignored = scores.join(others, on=key, how="semi").height
     if n_ignored:
@@ -74,25 +98,24 @@ def evaluate_external(
     unknown = scores.join(test, on=key, how="anti").select(key).sort(key)
     if unknown.height:
         raise DataError(
-            f"{unknown.height} rows of {scores_path.name} are not test candidates, such as "
-            f"{unknown.row(0, named=True)}. Copy {', '.join(key)} from {candidates_path.name}."
+            f"{unknown.height} rows of {path.name} are not test candidates, such as "
+            f"{unknown.row(0, named=True)}. Copy {', '.join(key)} from {file}."
         )
     missing = test.join(scores.drop_nulls("score"), on=key, how="anti").select(key).sort(key)
     if missing.height:
         raise DataError(
             f"{missing.height} of {test.height} test candidates have no score in "
-            f"{scores_path.name}, such as {missing.row(0, named=True)}. Score every candidate."
+            f"{path.name}, such as {missing.row(0, named=True)}. Score every candidate."
         )
-    joined = test.join(scores, on=key, how="inner", validate="m:1")
-    return evaluate_scores({model: joined}, ks=ks, seed=seed, n_resamples=n_resamples)
+    return test.join(scores, on=key, how="inner", validate="m:1")
 
 
-def _require_distinct(candidates: pl.DataFrame, key: Sequence[str], path: Path) -> None:
+def _require_distinct(candidates: pl.DataFrame, key: Sequence[str], file: str) -> None:
     """Raise an error if a candidate occurs several times in one list."""
     repeated = candidates.filter(candidates.select(ROW).is_duplicated()).select(key).sort(key)
     if repeated.height:
         raise DataError(
-            f"{repeated.height} rows of {path.name} are the same candidate as another row, such as "
+            f"{repeated.height} rows of {file} are the same candidate as another row, such as "
             f"{repeated.row(0, named=True)}. Keep one row per candidate."
         )
 

@@ -22,7 +22,8 @@ from mllm_msr.config.loading import Overrides, override
 from mllm_msr.config.run_settings import load_finished_settings, load_run_settings, with_checksum
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError, UsageError, convert_missing_extras
-from mllm_msr.evaluation.aggregation import model_of
+from mllm_msr.evaluation.aggregation import SEED_MARK, model_of
+from mllm_msr.evaluation.evaluator import Evaluation
 from mllm_msr.evaluation.external_scores import evaluate_external
 from mllm_msr.evaluation.report import notebook
 from mllm_msr.evaluation.report.run_status import time_limit_notes
@@ -316,9 +317,13 @@ def _require_stage(name: str) -> None:
 
 
 def evaluate_files(
-    candidates: Path | str, scores: Sequence[Path | str], settings: Settings
-) -> dict[str, Any]:
-    """Evaluate external score tables; the name of each file is the name of its model.
+    candidates: Path | str,
+    scores: Sequence[Path | str],
+    settings: Settings,
+    *,
+    main: str | None = None,
+) -> Evaluation:
+    """Evaluate and compare external score tables; each model has the name of its file.
 
     Files of the same name in different folders are named after their folder as well.
 
@@ -326,18 +331,48 @@ def evaluate_files(
         candidates: Table of candidates, in any format of `data/reading/reader.py`.
         scores: Score tables.
         settings: Settings, of which the section `evaluate` is used.
+        main: The model whose comparisons with each other model are a family of tests; by default
+            that of the first table.
 
     Returns:
-        `{model: {negatives: {metric: {mean, low, high, n}}}}`.
+        The evaluation: `summary` is `{model: {negatives: {metric: {mean, low, high, n}}}}`, and
+        `details["comparisons"]` has the paired comparisons of all models.
+
+    Raises:
+        UsageError: No score table is given, or two have the same name, even with their folder.
+        UnknownNameError: No score table has the name `main`.
+    """
+    paths = _name_models([Path(path) for path in scores])
+    if not paths:
+        raise UsageError("No score table is given. Give at least one.")
+    if main is None:
+        main = next(iter(paths))
+    elif main not in paths:
+        raise registry.unknown_name_error("model", main, list(paths))
+    evaluation = evaluate_external(
+        Path(candidates), paths, main=main, **settings.evaluate.model_dump()
+    )
+    for name, path in paths.items():
+        if n_undefined := evaluation.details["undefined"][name]:
+            logger.warning(
+                "%s: %d lists are left out, because they lack a positive or a negative.",
+                path.name,
+                n_undefined,
+            )
+    return evaluation
+
+
+def _name_models(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return score files by the name of their model.
 
     Raises:
         UsageError: Two files have the same name, even with their folder.
     """
-    paths = [Path(path) for path in scores]
     stems = [model_of(path.stem) for path in paths]
     names = [
-        stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}/{stem}"
-        for path, stem in zip(paths, stems, strict=True)
+        # Behind its mark, a name is that of a seed, whose values are averaged with other seeds.
+        stem if stems.count(stem) == 1 else f"{folder.replace(SEED_MARK, '_')}/{stem}"
+        for folder, stem in zip((path.absolute().parent.name for path in paths), stems, strict=True)
     ]
     repeated = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
     if repeated:
@@ -345,16 +380,4 @@ def evaluate_files(
             f"The score files {', '.join(repeated)} have the same name, which names their model. "
             "Rename them, so that each name occurs once."
         )
-    metrics: dict[str, Any] = {}
-    for path, name in zip(paths, names, strict=True):
-        evaluation = evaluate_external(
-            Path(candidates), path, model=name, **settings.evaluate.model_dump()
-        )
-        metrics |= evaluation.summary
-        if n_undefined := sum(evaluation.details["undefined"].values()):
-            logger.warning(
-                "%s: %d lists are left out, because they lack a positive or a negative.",
-                path.name,
-                n_undefined,
-            )
-    return metrics
+    return dict(zip(names, paths, strict=True))
