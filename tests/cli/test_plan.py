@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import list_worlds
 from mllm_msr.errors import BackendError
+from mllm_msr.recommend.recommender import MllmMsr
 
 STAGES = ["summarize", "infer", "score/zero_shot"]
 
@@ -28,6 +30,12 @@ def test_the_table_has_one_line_per_stage(invoke, settings: list[str], tmp_path:
     mean, _, longest = tokens.split("\n")[1].split()[5:8]
     assert 0 < int(mean) <= int(longest.strip(")"))
     header, *rows = orders.split("\n")
+    at = next(at for at, row in enumerate(rows) if row.startswith("Lists have"))
+    rows, sentence = rows[:at], " ".join(rows[at:])
+    assert sentence == (
+        "Lists have rank fusion with fixed weights, and the model scores 50 candidates. It is the "
+        "default: the run has no weights of fit-lists."
+    )
     assert header.split()[-3:] == ["item-first", "user-first", "cheaper"]
     assert [row.split("  ")[0] for row in rows] == ["test candidates", "a list of 50 items"]
     words = " ".join(summary.split())
@@ -68,3 +76,33 @@ def test_a_pilot_with_an_endpoint_that_is_down_fails_at_once(
     assert isinstance(done.exception, BackendError)
     assert "The model of the setting 'model' is not available" in str(done.exception)
     assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_lists_have_as_many_calls_as_the_run_has_fitted(
+    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knows: bool
+) -> None:
+    oracle = list_worlds.install(monkeypatch)
+    oracle.knows = knows
+    run = list_worlds.make_run(tmp_path, "plan.sample=5", "retrieve.order=fitted")
+    default = json.loads(invoke("plan", "--run", run, "--json").stdout)
+    assert default["lists"]["calls"] == 50
+    assert default["lists"]["reason"].endswith("the run has no weights of fit-lists.")
+
+    done = invoke("fit-lists", "--run", run, "--budget", 38)
+    assert done.exit_code == 0, done.output
+    content = json.loads((run / "lists/0.json").read_text())
+    assert bool(content["budget"]) == knows
+    with MllmMsr.from_run(run) as model:
+        plan = model.plan
+    found = json.loads(invoke("plan", "--run", run, "--json").stdout)
+    assert found["lists"] == {"calls": plan.budget, "reason": str(plan)}
+    assert plan.budget == content["budget"]
+    listed = [order["work"] for order in found["orders"] if "list" in order["work"]]
+    assert listed == ([f"a list of {plan.budget} items"] if plan.budget else [])
+    text = " ".join(invoke("plan", "--run", run).stdout.split())
+    assert str(plan) in text
+
+    changed = json.loads(invoke("plan", "--run", run, "retrieve.budget=7", "--json").stdout)
+    assert changed["lists"]["calls"] == 7
+    assert "a list of 7 items" in [order["work"] for order in changed["orders"]]

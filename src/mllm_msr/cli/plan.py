@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mllm_msr.pipeline.cost.report import CostReport, StageCost
+    from mllm_msr.pipeline.cost.report import CostReport, ListCalls, StageCost
+    from mllm_msr.pipeline.pipeline import Pipeline
 
 
 @register("plan", "Estimate tokens, hours, price and disk of a run", cls=settings_help())
@@ -37,7 +38,8 @@ def command(
     """Estimate tokens, hours, price, memory and disk space of a run.
 
     Prepares the data and calls no model. With plan.pilot=N, models process N items and N users to
-    measure output lengths and speed; the run reuses these responses.
+    measure output lengths and speed; the run reuses these responses. A recommendation list has as
+    many calls as retrieve.budget, or else as `fit-lists` has chosen.
     """
     from mllm_msr.pipeline import doctor
     from mllm_msr.pipeline.cost import estimate
@@ -50,12 +52,25 @@ def command(
         # The estimate of a prepared run must not change the settings of its later commands.
         prepared = pipeline.run.has(INTERACTIONS)
         pipeline.run_stage("prepare", save_settings=not prepared)
-        report = estimate.plan(pipeline.context, pipeline.settings)
+        report = estimate.plan(pipeline.context, pipeline.settings, lists=_list_calls(pipeline))
         if TokenizerCounter.basis in report.counted_by:
             from mllm_msr.pipeline.cost.memory import with_memory
 
             report = with_memory(report, pipeline.settings)
     emit(report.to_dict(), as_json=as_json, plain=_format_report(report))
+
+
+def _list_calls(pipeline: Pipeline) -> ListCalls:
+    """Return the calls of a list of the run, made as `recommend` and `serve` would make it."""
+    from mllm_msr.pipeline.cost.report import ListCalls
+    from mllm_msr.recommend.list_weights import choose_plan
+
+    settings = pipeline.settings
+    if settings.retrieve.order == "fitted":
+        # A run is also planned before there are weights that belong to it.
+        settings = pipeline.with_settings({"retrieve.order": "auto"}).settings
+    chosen = choose_plan(pipeline.run, settings, pipeline.tables.folds()[0])
+    return ListCalls(chosen.budget, str(chosen))
 
 
 def _format_report(report: CostReport) -> RenderableType:
@@ -64,7 +79,7 @@ def _format_report(report: CostReport) -> RenderableType:
 
     orders: list[RenderableType] = []
     if report.orders:
-        orders = [_orders_table(report), ""]
+        orders = [_orders_table(report), *([report.lists.reason] if report.lists else []), ""]
     hours = "unknown time without a rate" if report.hours is None else f"{report.hours:.3f} hours"
     summary = (
         f"Remaining: {report.tokens:,} tokens, {hours}, price {report.price:.2f}.\n"

@@ -30,7 +30,7 @@ from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.alignment import align
 from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, silent
-from mllm_msr.pipeline.cost import estimate
+from mllm_msr.pipeline.cost import budgets
 from mllm_msr.pipeline.distillation import distill
 from mllm_msr.pipeline.doctor import require_extras
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
@@ -180,7 +180,7 @@ class Pipeline:
         for name in stages:
             self.run_stage(name)
             if name == "prepare" and not self.run.is_worker:
-                for warning in estimate.warnings(self.context, self.settings):
+                for warning in budgets.warnings(self.context, self.settings):
                     logger.warning("%s", warning)
 
     def run_stage(self, name: str, *, save_settings: bool = True) -> None:

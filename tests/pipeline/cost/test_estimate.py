@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import pytest
 
 from mllm_msr.config.loading import load_settings
 from mllm_msr.pipeline.cost import estimate
-from mllm_msr.pipeline.cost.report import CostReport
+from mllm_msr.pipeline.cost.report import CostReport, ListCalls
 from mllm_msr.pipeline.cost.token_counter import token_counter
 from mllm_msr.pipeline.pipeline import Pipeline
 from worlds import settings, write_files
+
+LISTS = ListCalls(30, "retrieve.budget is set.")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def plan(data: Path, run: Path, *more: str, finished: tuple[str, ...] = ()) -> C
     with Pipeline.open(run, load_settings("default", settings(data, *more))) as pipeline:
         for stage in ("prepare", *finished):
             pipeline.run_stage(stage)
-        return estimate.plan(pipeline.context, pipeline.settings)
+        return estimate.plan(pipeline.context, pipeline.settings, lists=LISTS)
 
 
 def usage(data: Path, run: Path) -> dict[str, dict[str, int]]:
@@ -149,9 +150,9 @@ def test_an_ensemble_with_the_mllm_scores_held_out_targets(data: Path, tmp_path:
 
 def test_orders_are_compared_unless_the_model_has_its_own(data: Path, tmp_path: Path) -> None:
     compared = plan(data, tmp_path / "a", "plan.sample=5").orders
-    assert [cost.work for cost in compared] == ["test candidates", "a list of 50 items"]
+    assert [cost.work for cost in compared] == ["test candidates", "a list of 30 items"]
     report = plan(data, tmp_path / "b", "plan.sample=5", "recommend.order=reranker")
-    assert report.orders == ()
+    assert (report.orders, report.lists) == ((), LISTS)
     assert report.stages[-1].prompt_tokens > 0
 
 
@@ -174,30 +175,6 @@ def test_rates_and_prices_give_hours_and_a_price(
     assert infer.price == pytest.approx((2 * n_input + 8 * n_output) / 1e6, rel=1e-3)
     assert report.price == infer.price
     assert report.hours == pytest.approx(sum(s.seconds or 0 for s in report.stages) / 3600)
-
-
-def test_a_run_warns_if_it_exceeds_its_budget(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    budgets = ("plan.budget_tokens=10", "plan.budget_hours=1", "plan.sample=5")
-    with (
-        caplog.at_level(logging.WARNING),
-        Pipeline.open(
-            tmp_path / "run", load_settings("default", settings(data, *budgets))
-        ) as pipeline,
-    ):
-        pipeline.run_until("summarize")
-    assert "is estimated to exceed plan.budget_tokens=10" in caplog.text
-    assert "Cannot check plan.budget_hours=1 without a rate" in caplog.text
-
-
-def test_without_a_budget_nothing_is_estimated(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(estimate, "plan")
-    with Pipeline.open(tmp_path / "run", load_settings("default", settings(data))) as pipeline:
-        pipeline.run_stage("prepare")
-        assert estimate.warnings(pipeline.context, pipeline.settings) == []
 
 
 def test_stages_that_are_skipped_cost_nothing(data: Path, tmp_path: Path) -> None:

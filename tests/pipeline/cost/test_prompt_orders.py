@@ -17,7 +17,7 @@ from mllm_msr.pipeline.cost.prompt_orders import (
     compare_orders,
     prefixes_per_example,
 )
-from mllm_msr.pipeline.cost.report import CostReport, OrderCost
+from mllm_msr.pipeline.cost.report import CostReport, ListCalls, OrderCost
 from mllm_msr.pipeline.pipeline import Pipeline
 from worlds import settings, write_files
 
@@ -57,7 +57,7 @@ def test_the_candidates_of_a_listwise_target_share_one_prefix() -> None:
 def test_items_are_shared_by_many_users_and_users_by_long_lists() -> None:
     test = candidates("test", 40, ["a", "b"])
     few_items, one_list = compare_orders(
-        LENGTHS, test, Settings(train=TrainSettings(enabled=False)), caches_images=False
+        LENGTHS, test, Settings(train=TrainSettings(enabled=False)), n_list=50, caches_images=False
     )
     assert few_items == OrderCost("test candidates", 80 * 100 - 78 * 60, 80 * 100 - 40 * 30)
     assert few_items.cheaper == "item-first"
@@ -68,8 +68,15 @@ def test_items_are_shared_by_many_users_and_users_by_long_lists() -> None:
 def test_a_service_with_cached_images_may_be_cheaper_item_first() -> None:
     test = candidates("test", 2, ["a"])
     options = Settings(train=TrainSettings(enabled=False))
-    costs = compare_orders(LENGTHS, test, options, caches_images=True)
+    costs = compare_orders(LENGTHS, test, options, n_list=50, caches_images=True)
     assert costs[-1] == OrderCost("a list of 50 items, images cached", 50 * 40, 30 + 50 * 70)
+
+
+def test_a_list_without_calls_is_left_out() -> None:
+    test = candidates("test", 2, ["a"])
+    options = Settings(train=TrainSettings(enabled=False))
+    [cost] = compare_orders(LENGTHS, test, options, n_list=0, caches_images=True)
+    assert cost.work == "test candidates"
 
 
 def test_training_batches_of_users_contain_whole_targets() -> None:
@@ -81,7 +88,7 @@ def test_training_batches_of_users_contain_whole_targets() -> None:
         for user in range(64)
     )
     options = Settings(train=TrainSettings(batch_size=8, epochs=2))
-    training = compare_orders(LENGTHS, rows, options, caches_images=False)[0]
+    training = compare_orders(LENGTHS, rows, options, n_list=50, caches_images=False)[0]
     assert training.item_first == 2 * 256 * 100
     assert training.user_first == 2 * (256 * 100 - (256 - 64) * 30)
 
@@ -89,10 +96,11 @@ def test_training_batches_of_users_contain_whole_targets() -> None:
 @pytest.mark.parametrize("order", ["item-first", "user-first"])
 def test_a_plan_counts_the_prompts_of_the_run_in_both_orders(order: str, tmp_path: Path) -> None:
     data = write_files(tmp_path / "raw", n_users=40, n_items=40)
-    options = settings(data, "plan.sample=30", f"recommend.order={order}", "retrieve.budget=20")
+    options = settings(data, "plan.sample=30", f"recommend.order={order}")
     with Pipeline.open(tmp_path / "run", load_settings("default", options)) as pipeline:
         pipeline.run_stage("prepare")
-        report: CostReport = estimate.plan(pipeline.context, pipeline.settings)
+        lists = ListCalls(20, "")
+        report: CostReport = estimate.plan(pipeline.context, pipeline.settings, lists=lists)
     test, one_list = report.orders
     assert (test.work, one_list.work) == ("test candidates", "a list of 20 items")
     # The mock backend counts words. Prompts that begin with the user share the instruction, too.

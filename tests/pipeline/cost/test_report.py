@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.pipeline.cost.report import CostReport, ListCalls, StageCost
 
 STAGES = (
     StageCost("summarize", "openai", prompt_tokens=5, price=1.0, seconds=1.0, done=True),
@@ -34,3 +34,6 @@ def test_json_contains_stages_and_totals() -> None:
     assert values["remaining"] == {"tokens": 33, "price": 2.0, "hours": 3.0}
     assert values["stages"][2]["cached_calls"] == 0
     assert (values["counted_by"], values["lengths_by"]) == ("words", "a pilot")
+    assert values["lists"] is None
+    values = CostReport(STAGES, "words", "a pilot", lists=ListCalls(5, "Because.")).to_dict()
+    assert values["lists"] == {"calls": 5, "reason": "Because."}

@@ -35,7 +35,7 @@ from mllm_msr.pipeline.cost.prompt_orders import (
     shared_columns,
 )
 from mllm_msr.pipeline.cost.ranking_prompts import RankingPrompts
-from mllm_msr.pipeline.cost.report import CostReport, OrderCost, StageCost
+from mllm_msr.pipeline.cost.report import CostReport, ListCalls, OrderCost, StageCost
 from mllm_msr.pipeline.cost.samples import sample_ids
 from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
@@ -56,54 +56,28 @@ _TRAINING_PASSES: Final = 3
 _BYTES_PER_RESPONSE: Final = 300
 
 
-def plan(context: RunContext, settings: Settings) -> CostReport:
+def plan(context: RunContext, settings: Settings, *, lists: ListCalls | None = None) -> CostReport:
     """Estimate the cost of a run.
 
     Args:
         context: A run folder whose stage "prepare" is finished.
         settings: The run's settings.
+        lists: Calls of a recommendation list; None leaves lists out of the report.
 
     Raises:
         RunFolderError: The stage "prepare" is not finished.
         BackendError: The model of the pilot failed.
     """
-    return _CostEstimator(context, settings).estimate()
-
-
-def warnings(context: RunContext, settings: Settings) -> list[str]:
-    """Return one sentence for each budget of `plan.*` that the rest of the run would exceed."""
-    budgets = {
-        "price": settings.plan.budget_price,
-        "hours": settings.plan.budget_hours,
-        "tokens": settings.plan.budget_tokens,
-    }
-    if not any(budgets.values()):
-        return []
-    report = plan(context, settings)
-    estimates = {"price": report.price, "hours": report.hours, "tokens": report.tokens}
-    found = []
-    for name, budget in budgets.items():
-        estimate = estimates[name]
-        if budget is not None and estimate is None:
-            found.append(
-                f"Cannot check plan.budget_{name}={budget:g} without a rate. Set plan.prompt_rate "
-                "and plan.output_rate, or plan.pilot."
-            )
-        elif budget is not None and estimate is not None and estimate > budget:
-            found.append(
-                f"The run is estimated to exceed plan.budget_{name}={budget:g}, with "
-                f"{estimate:,.2f} (output lengths from {report.lengths_by}). Reduce the run, or "
-                "raise the budget."
-            )
-    return found
+    return _CostEstimator(context, settings, lists).estimate()
 
 
 class _CostEstimator:
     """Estimator of the cost of a run; later stages use the sampled texts of earlier ones."""
 
-    def __init__(self, context: RunContext, settings: Settings) -> None:
+    def __init__(self, context: RunContext, settings: Settings, lists: ListCalls | None) -> None:
         self._run = context.run
         self._settings = settings
+        self._lists = lists
         self._tables = RunTables(context.run)
         self._item_type = self._tables.item_type(settings)
         self._catalog = self._tables.items()
@@ -139,7 +113,8 @@ class _CostEstimator:
         stages += [self._score(name) for name in names]
         stages += self._score_members(names)
         basis = sorted({counter.basis for counter in self._counters.values()})
-        return CostReport(tuple(stages), "; ".join(basis), self._lengths_by, self._compare_orders())
+        orders = self._compare_orders()
+        return CostReport(tuple(stages), "; ".join(basis), self._lengths_by, orders, self._lists)
 
     def _run_pilot(self, size: int) -> None:
         """Answer samples with the models to measure speed and the lengths of responses."""
@@ -309,7 +284,10 @@ class _CostEstimator:
         )
         others = self._candidates.filter(pl.col("split") != "test")
         rows = pl.concat([others, test])
-        return compare_orders(lengths, rows, self._settings, caches_images=caches_images)
+        n_list = 0 if self._lists is None else self._lists.calls
+        return compare_orders(
+            lengths, rows, self._settings, n_list=n_list, caches_images=caches_images
+        )
 
     def _prompt_rows(self, split: str) -> pl.DataFrame:
         """Return the candidates of a split in random order, one row for each distinct prompt."""

@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 
 from mllm_msr.config.recommend_settings import PromptOrder
-from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET
 from mllm_msr.config.settings import Settings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.pipeline.cost.report import OrderCost
@@ -81,6 +80,7 @@ def compare_orders(
     candidates: pl.DataFrame,
     settings: Settings,
     *,
+    n_list: int,
     caches_images: bool,
 ) -> tuple[OrderCost, ...]:
     """Return the tokens to compute in each order, by kind of work.
@@ -89,6 +89,7 @@ def compare_orders(
         lengths: Mean lengths of the prompts of the compared orders.
         candidates: `tables.CANDIDATES` of all folds, without repeated test candidates.
         settings: The run's settings.
+        n_list: Candidates that the model scores for a recommendation list; 0 leaves lists out.
         caches_images: Whether a service caches the states of item images between requests.
     """
     costs = []
@@ -110,14 +111,12 @@ def compare_orders(
     test = candidates.filter(split="test")
     distinct = {order: test.select(_SHARED[order]).n_unique() for order in lengths}
     add("test candidates", test.height, distinct)
-    budget = settings.retrieve.budget
-    size = DEFAULT_BUDGET if budget is None else budget
-    if size:
-        one_user: dict[PromptOrder, float] = {"item-first": size, "user-first": 1}
-        add(f"a list of {size} items", size, one_user)
+    if n_list:
+        one_user: dict[PromptOrder, float] = {"item-first": n_list, "user-first": 1}
+        add(f"a list of {n_list} items", n_list, one_user)
         if caches_images:
             cached: dict[PromptOrder, float] = {"item-first": 0, "user-first": 1}
-            add(f"a list of {size} items, images cached", size, cached)
+            add(f"a list of {n_list} items, images cached", n_list, cached)
     return tuple(costs)
 
 

@@ -80,6 +80,19 @@ class OrderCost:
 
 
 @dataclass(frozen=True, slots=True)
+class ListCalls:
+    """Model calls of one recommendation list.
+
+    Attributes:
+        calls: Candidates that the model scores; with adaptive scoring, at most as many.
+        reason: How lists are made, and why with this number, in sentences.
+    """
+
+    calls: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CostReport:
     """Estimated cost of a run.
 
@@ -89,12 +102,14 @@ class CostReport:
         lengths_by: Source of the output lengths: "responses of this run", a pilot, or the limits
             in the settings.
         orders: Comparison of the orders of the ranker's prompt.
+        lists: Calls of the list that the comparison includes; None if it includes none.
     """
 
     stages: tuple[StageCost, ...]
     counted_by: str
     lengths_by: str
     orders: tuple[OrderCost, ...] = ()
+    lists: ListCalls | None = None
 
     @property
     def tokens(self) -> int:
