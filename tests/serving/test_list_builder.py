@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,34 @@ def test_the_parts_of_a_list_share_a_deadline_and_a_reason(n_good: int) -> None:
     # The last one is within the budget.
     reasons = {0: "model_slow", 1: "scoring_failed", 3: None}
     assert found.reason("i29", otherwise="beyond_budget") == reasons[n_good]
+
+
+def test_candidates_that_cannot_change_the_list_are_not_needed() -> None:
+    weights = ListWeights({}, scale=1.0, slope=1.0, bound=0.5, budget=30, reason="")
+    plan = ListPlan("fitted", 30, "", weights, adaptive=True)
+    candidates = [Candidate(f"i{n}", 30.0 - n, ("recent",)) for n in range(30)]
+    user = User(Profile("u", ("z",), "calm"), tables.empty(tables.PREFERENCES), known=True)
+    scorer = SlowScorer(n_good=3)
+    found = asyncio.run(ListBuilder._score(scorer, plan, user, candidates, 5))
+    assert len(scorer.deadlines) == 1
+    reasons = [found.reason(f"i{n}", otherwise="beyond_budget") for n in (9, 10, 29, 30)]
+    assert reasons == [None, "not_needed", "not_needed", "beyond_budget"]
+    # Without adaptive scoring, all are scored.
+    every = replace(plan, adaptive=False)
+    found = asyncio.run(ListBuilder._score(SlowScorer(1), every, user, candidates, 5))
+    assert not found.not_needed
+
+
+def test_items_of_a_list_say_whether_they_are_beyond_the_budget_or_not_needed(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_worlds.install(monkeypatch)
+    run = list_worlds.make_run(tmp_path / "lists")
+    with Pipeline.open(run) as pipeline:
+        fit_lists(pipeline.context, pipeline.settings, FitOptions(budget=30))
+    # Such items reach a list if it is diversified; here, scoring just stops after ten.
+    monkeypatch.setattr(ListPlan, "is_settled", lambda *_, n_read, **__: n_read >= 10)
+    found = ask(serve(folder=run), k=34, budget=20)
+    reasons = Counter(one["reason"] for one in found["items"])
+    assert reasons == {None: 10, "not_needed": 10, "beyond_budget": 14}
+    assert found["fallback_reason"] is None

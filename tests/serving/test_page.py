@@ -152,6 +152,34 @@ def test_item_opens_in_a_dialog(opened) -> None:
     assert page.locator("#item-buttons button").count() == 0  # it is in the run
 
 
+def test_dialog_says_why_the_model_was_not_asked(opened) -> None:
+    given = ["not_needed", "beyond_budget", "scoring_failed"]
+
+    def unscored(route) -> None:
+        response = route.fetch()
+        body = response.json()
+        for item, reason in zip(body["items"], given, strict=False):
+            item |= {"score": None, "reason": reason}
+        route.fulfill(response=response, json=body)
+
+    page = opened("user8", before=lambda page: page.route("**/v1/recommendations", unscored))
+    shown = {}
+    for rank, reason in enumerate([*given, "scored"], start=1):
+        page.click(f"#list > li:nth-child({rank}) .title")
+        page.wait_for_selector("#item[open]")
+        lines = page.inner_text("#item-about").splitlines()
+        shown[reason] = [line for line in lines if line.startswith("Not scored")]
+        page.keyboard.press("Escape")
+    assert shown == {
+        "not_needed": ["Not scored: no further score was likely to change the list."],
+        "beyond_budget": [
+            "Not scored: it is not among the candidates that the model was to score."
+        ],
+        "scoring_failed": [],
+        "scored": [],
+    }
+
+
 def test_focus_returns_to_the_item_if_its_list_was_drawn_again(opened) -> None:
     page = opened("user5")
     page.focus("#list li:nth-child(2) .title")

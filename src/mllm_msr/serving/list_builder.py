@@ -165,7 +165,7 @@ class ListBuilder:
                 unscored = frozenset(one.item_id for one in candidates) - set(values)
                 return ItemScores(values, unscored)
             found = ItemScores(values, failed)
-        return found
+        return found._replace(not_needed=frozenset(one.item_id for one in candidates[n_read:]))
 
     async def _build_by_baseline(
         self, user: User, ranker: BaselineRanker, options: ListOptions

@@ -158,8 +158,9 @@ class RecommendedItem(ResponseBody):
     rank: int
     score: float | None = Field(description="P(yes); null if the model did not score the item")
     reason: str | None = Field(
-        description="why there is no score: fallback_reason, scoring_failed, beyond_budget, or "
-        "baseline (its scores are no probabilities)"
+        description="why there is no score: fallback_reason, scoring_failed, beyond_budget (after "
+        "the candidates that the model scores), not_needed (no further score was likely to change "
+        "the list, see retrieve.adaptive), or baseline (its scores are no probabilities)"
     )
     title: str
     generators: list[str] = Field(description="candidate generators that proposed the item")

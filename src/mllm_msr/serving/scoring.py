@@ -52,11 +52,13 @@ class ItemScores(NamedTuple):
         values: P(yes) by item, without items that have no score.
         failed: Items whose prompt failed.
         fallback_reason: Why there are no scores at all; `None` if there are some.
+        not_needed: Items that were left out, because they could no longer change the list.
     """
 
     values: dict[str, float]
     failed: frozenset[str] = frozenset()
     fallback_reason: FallbackReason | None = None
+    not_needed: frozenset[str] = frozenset()
 
     def reason(self, item_id: str, *, otherwise: str) -> str | None:
         """Return why an item has no score; `None` if it has one.
@@ -69,6 +71,8 @@ class ItemScores(NamedTuple):
             return None
         if item_id in self.failed:
             return "scoring_failed"
+        if item_id in self.not_needed:
+            return "not_needed"
         return self.fallback_reason or otherwise
 
 

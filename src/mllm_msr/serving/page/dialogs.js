@@ -2,7 +2,7 @@
 
 import { fetchJson, idOf } from "/page/api.js";
 import { $, button, cover, element, items, titleOf } from "/page/elements.js";
-import { foundBy, matchText, movedByRetrieval, nameOf } from "/page/lists.js";
+import { foundBy, matchText, movedByRetrieval, nameOf, whyUnscored } from "/page/lists.js";
 import { state } from "/page/state.js";
 
 let actions = {}; // like, dislike and remove
@@ -47,6 +47,7 @@ function reasons(item) {
     const moved = movedByRetrieval(all).get(item.item_id);
     if (moved) list.push(`Retrieval moved it ${moved > 0 ? "up" : "down"} by ${Math.abs(moved)}, compared with the order by match alone.`);
   }
+  if (whyUnscored(item)) list.push(whyUnscored(item));
   if (item.reason === "baseline") list.push(`Ranked by ${nameOf(item.generators[0])}.`);
   else list.push(`Found by: ${foundBy(item)}.`);
   if (item.matches?.length) list.push(`Matches in the preference or history: ${item.matches.join(", ")}.`);

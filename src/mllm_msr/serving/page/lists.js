@@ -17,6 +17,11 @@ const REASONS = {
   model_slow: "The model did not respond in time. Retrieval only.",
   model_circuit_open: "The model is paused after repeated failures. Retrieval only.",
 };
+// Why the model was not asked about an item of a list that it has ranked.
+const UNSCORED = {
+  beyond_budget: "Not scored: it is not among the candidates that the model was to score.",
+  not_needed: "Not scored: no further score was likely to change the list.",
+};
 const GENERATORS = { preference: "preference text", collaborative: "similar users", recent: "trending" };
 
 let actions = {}; // like, dislike and open
@@ -24,6 +29,8 @@ let actions = {}; // like, dislike and open
 export const onAction = (given) => { actions = given; };
 
 export const foundBy = (item) => item.generators.map((name) => GENERATORS[name] ?? nameOf(name)).join(", ");
+
+export const whyUnscored = (item) => UNSCORED[item.reason] ?? "";
 
 export const nameOf = (model) => (model === RETRIEVAL ? "Retrieval only" : state.models.find((one) => one.name === model)?.label ?? model);
 
@@ -57,7 +64,7 @@ function scoreRow(item, moved) {
   if (item.score === null) {
     const failed = item.reason === "scoring_failed" ? "The model gave no score; " : "";
     const text = item.reason === "baseline" ? `ranked by ${nameOf(item.generators[0])}` : `${failed}found by ${foundBy(item)}`;
-    return element("div", { className: "score" }, text);
+    return element("div", { className: "score", title: whyUnscored(item) }, text);
   }
   const bar = element("span", { className: "bar", ariaHidden: "true" }, element("i"));
   bar.style.setProperty("--share", item.score.toFixed(4));
