@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -88,6 +90,75 @@ class WithoutCatalogScores(Recommender):
     @classmethod
     def load(cls, folder: Path) -> Self:
         raise NotImplementedError
+
+
+class PartlyScored(Recommender):
+    """Recommender of another package, which has no score of some items."""
+
+    def __init__(self, known: dict[str, float | None]) -> None:
+        self._known = known
+
+    def fit(self, data: TrainingData) -> Self:
+        raise NotImplementedError
+
+    def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+        return candidates.with_columns(
+            score=pl.Series([self._known.get(item_id) for item_id in candidates["item_id"]])
+        )
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        raise NotImplementedError
+
+
+class PartlyScoredCatalog(PartlyScored):
+    """The same with scores of the full catalog, NaN for no score."""
+
+    @property
+    def catalog(self) -> list[str]:
+        return list(self._known)
+
+    def score_catalog(
+        self, users: pl.DataFrame, interactions: pl.DataFrame
+    ) -> Iterator[tuple[pl.DataFrame, np.ndarray]]:
+        scores = [np.nan if score is None else score for score in self._known.values()]
+        yield users, np.array([scores] * users.height, dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind", [PartlyScored, PartlyScoredCatalog])
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
+def test_items_without_a_score_are_below_all_scored_ones(
+    kind: type[PartlyScored], missing: float | None
+) -> None:
+    known = {"a": missing, "b": -3.0, "c": missing, "d": -1.0, "e": -2.0}
+    generator = CollaborativeGenerator(kind(known), list(known))
+    found = generator.propose(Profile("u", ("z",)), 5)
+    assert (ids(found), found.scores.tolist()) == (["d", "e", "b"], [-1.0, -2.0, -3.0])
+    assert ids(generator.propose(Profile("u", ("z",)), 2)) == ["d", "e"]
+    # The other generator proposes all of them, so that only the scores tell them apart.
+    others = SimpleNamespace(propose=lambda *_: Proposals(list("abcde"), np.zeros(5)))
+    pool = Retriever({"own": generator, "other": others}).pool(Profile("u", ("z",)))
+    assert np.isfinite(pool.features).all()
+    for own in (Weight(1000.0, 0.0), Weight(0.0, 1.0), Weight(1.0, 1.0)):
+        candidates = pool.candidates({"own": own, "other": Weight(0.0, 0.0)})
+        assert [one.item_id for one in candidates[:2]] == ["d", "e"]
+        value = {one.item_id: one.relevance for one in candidates}
+        assert value["a"] == value["c"] == 0.0 <= value["b"]
+        assert all(("own" in one.generators) == (one.item_id in "bde") for one in candidates)
+
+
+@pytest.mark.parametrize("kind", [PartlyScored, PartlyScoredCatalog])
+def test_a_user_without_any_score_gets_the_items_of_the_other_generators(
+    kind: type[PartlyScored],
+) -> None:
+    generator = CollaborativeGenerator(kind({"a": None, "b": None}), ["a", "b"])
+    assert ids(generator.propose(Profile("u", ("z",)), 5)) == []
+    recent = RecentPopularityGenerator(WORLD, recent_share=1.0)
+    found = Retriever({"own": generator, "recent": recent}).retrieve(Profile("u", ("z",)), 3)
+    assert [one.item_id for one in found] == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize("history", [("a",), ("b", "c"), ("b", "?")])

@@ -61,6 +61,10 @@ class PreferenceGenerator:
 class CollaborativeGenerator:
     """Candidate generator: the highest-scored items of a fitted recommender.
 
+    Items without a finite score are not proposed, as they are not in the top lists of the
+    evaluation: any rank among the proposals would be a merit that nothing has measured. Beside the
+    proposals of other generators, they have the value of items that this one does not know.
+
     Args:
         recommender: Any fitted recommender.
         item_ids: Items that it may propose.
@@ -77,7 +81,7 @@ class CollaborativeGenerator:
             self._items = pl.DataFrame({"item_id": known})
 
     def propose(self, profile: Profile, n: int) -> Proposals:
-        """Return the highest-scored items, ties by id; none without a history."""
+        """Return the highest-scored items, ties by id; none without a history or a score."""
         if not profile.history:
             return _NOTHING
         history = profile.history_frame()
@@ -91,8 +95,10 @@ class CollaborativeGenerator:
             scores = rows[0, self._columns]
         else:
             candidates = user.join(self._items, how="cross")
-            scores = self._recommender.score(candidates, history)["score"].to_numpy()
-        best = np.argsort(-scores, kind="stable")[:n]
+            found = self._recommender.score(candidates, history)["score"]
+            scores = found.cast(pl.Float64).to_numpy()  # NaN for null
+        scored = np.flatnonzero(np.isfinite(scores))
+        best = scored[np.argsort(-scores[scored], kind="stable")[:n]]
         return Proposals(self._items["item_id"].gather(best).to_list(), scores[best])
 
 
