@@ -129,3 +129,21 @@ def test_unknown_models_are_rejected_with_the_known_ones() -> None:
         load_settings("smolvlm-256m", environment={})
     with pytest.raises(UnknownNameError, match="Unknown model preset 'gpt'"):
         read_model_preset("gpt")
+
+
+def test_model_of_a_stage_that_names_no_backend_has_the_settings_of_the_model() -> None:
+    changes = ["model.preset=smollm2-135m", "score.model.dtype=bfloat16"]
+    settings = load_settings("default", changes, environment={})
+    assert settings.score.model is not None
+    assert settings.score.model.backend == "smollm"
+    assert settings.score.model.plugin_kwargs() == {
+        **settings.model.plugin_kwargs(),
+        "dtype": "bfloat16",
+    }
+
+
+def test_model_of_a_stage_that_names_a_backend_has_only_its_own_settings() -> None:
+    changes = ["model.preset=llava-v1.6-mistral-7b", "score.model.backend=demo"]
+    settings = load_settings("default", changes, environment={})
+    assert settings.score.model is not None
+    assert "checkpoint" not in settings.score.model.plugin_kwargs()

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from mllm_msr import registry
 from mllm_msr.config.arguments import declared_type
 from mllm_msr.config.checks import check_plugins, check_prompts, check_stages
-from mllm_msr.config.model_presets import model_preset_names, read_model_preset
+from mllm_msr.config.model_presets import inherit_model, model_preset_names, read_model_preset
 from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import ModelSettings, Settings
@@ -256,7 +256,7 @@ def _apply(
     Args:
         source: Changes nested settings and returns the problems.
         merged: Nested settings of the earlier sources, changed in place.
-        problems: Problems so far, extended in place.
+        problems: Extended in place.
     """
     problems += _apply_model_presets(source, merged)
     preview = copy.deepcopy(merged)
@@ -380,7 +380,7 @@ def _text(source: str) -> str | None:
 def _validate(merged: Mapping[str, Any], problems: list[str]) -> Settings:
     """Return the validated settings; raise `SettingsError` with the given and all new problems."""
     try:
-        settings = Settings.model_validate(merged)
+        settings = Settings.model_validate(inherit_model(merged, _MODEL_SECTIONS))
     except pydantic.ValidationError as error:
         known = [*Settings.model_fields, *(setting.key for setting in reference())]
         raise SettingsError([*problems, *describe_errors(error, Settings, "", known)]) from None

@@ -7,6 +7,7 @@ section `model` to one stage. Settings that the same source contains take preced
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -64,6 +65,30 @@ def model_facts(name: str) -> ModelFacts:
     """
     content = _read(name)
     return ModelFacts(name=name, checkpoint=content["model"].get("checkpoint"), **content["about"])
+
+
+def inherit_model(settings: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
+    """Complete the models of stages that name no backend with the settings of `model`.
+
+    `score.model.dtype=bfloat16` alone then changes the precision of that stage, and nothing else.
+
+    Args:
+        settings: Nested settings of all sources.
+        sections: Dotted names of the sections with a model, such as "score.model"; "model" itself
+            stays as it is.
+
+    Returns:
+        The settings; the given ones are not changed.
+    """
+    found = dict(settings)
+    base = settings.get("model")
+    for section in sections:
+        stage, _, nested = section.partition(".")
+        values = found.get(stage)
+        model = values.get(nested) if isinstance(values, Mapping) else None
+        if isinstance(base, Mapping) and isinstance(model, Mapping) and "backend" not in model:
+            found[stage] = {**found[stage], nested: {**base, **model}}
+    return found
 
 
 def _read(name: str) -> dict[str, Any]:

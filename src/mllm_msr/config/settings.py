@@ -156,7 +156,11 @@ class SummarizeSettings(Section):
     scope: Literal["all", "read"] = Field(
         "all", description="all items, or only those that preference inference reads"
     )
-    model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
+    model: ModelSettings | None = Field(
+        None,
+        description="model of this stage; null uses `model`. Without a backend of its own, it has "
+        "the settings of `model` that it does not change",
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `summarization.items.summarize`."""
@@ -176,7 +180,11 @@ class InferSettings(Section):
     )
     words: PositiveInt = Field(80, description="length limit of preferences, in words")
     use_images: bool = Field(True, description="false reads text summaries only")
-    model: ModelSettings | None = Field(None, description="model of this stage; null uses `model`")
+    model: ModelSettings | None = Field(
+        None,
+        description="model of this stage; null uses `model`. Without a backend of its own, it has "
+        "the settings of `model` that it does not change",
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `summarization.preferences.infer_preferences`."""
