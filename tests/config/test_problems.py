@@ -38,6 +38,8 @@ def test_alternatives_are_joined_without_repetition() -> None:
         ("serve.models.new=1", "serve.models.new=1: must be a path."),
         ("serve.models.a b=x", "serve.models.a b='a b': must be a text that matches '^"),
         ("serve.variants.a b.share=1", "serve.variants.a b='a b': must be a text that"),
+        ("train.seed=null", "train.seed=null: must be an integer."),
+        ("infer.model=true", "infer.model=true: must be a mapping"),
         ("infer.model=3", "infer.model=3: must be a mapping"),
         ("train.loggers=[csv, x]", "train.loggers='x': must be 'tensorboard'"),
     ],

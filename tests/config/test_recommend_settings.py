@@ -18,3 +18,9 @@ def test_it_is_a_section_of_the_settings() -> None:
 def test_other_orders_are_rejected() -> None:
     with pytest.raises(SettingsError, match=r"recommend\.order"):
         load_settings("demo", ["recommend.order=image-first"])
+
+
+@pytest.mark.parametrize("value", ["null", "none", ""])
+def test_null_means_that_there_are_no_collaborative_tokens(value: str) -> None:
+    changes = ["model.preset=smollm2-135m", f"recommend.collaborative={value}"]
+    assert not load_settings(overrides=changes, environment={}).recommend.reads_vectors

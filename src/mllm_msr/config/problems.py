@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
@@ -18,7 +19,10 @@ _SECRET: Final = frozenset({"serve.state"})
 
 def displayed(key: str, value: object) -> str:
     """Return the value of a setting for messages, "***" if it may contain a password."""
-    return "***" if key in _SECRET else repr(value)
+    if key in _SECRET:
+        return "***"
+    # As users write them in YAML.
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def describe_errors(

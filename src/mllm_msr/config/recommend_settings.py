@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from mllm_msr.config.fields import Section
 
@@ -51,6 +51,11 @@ class RecommendSettings(Section):
         description="items with fewer interactions have no vector but a learned embedding, with "
         "collaborative",
     )
+
+    @field_validator("collaborative", mode="before")
+    @classmethod
+    def _read_null(cls, value: object) -> object:
+        return "none" if value is None else value
 
     @property
     def reads_preference(self) -> bool:
