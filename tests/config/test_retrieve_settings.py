@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mllm_msr.config.retrieve_settings import RetrieveSettings, generator_baselines
+from mllm_msr.config.retrieve_settings import (
+    GENERATORS,
+    RetrieveSettings,
+    generator_baselines,
+    generator_names,
+)
 from mllm_msr.config.settings import Settings
 
 
@@ -19,8 +24,19 @@ def test_shares_are_in_range(share: float) -> None:
 
 
 def test_generators_that_are_baselines_are_found() -> None:
-    assert generator_baselines(RetrieveSettings()) == {"collaborative": "item_knn"}
+    defaults = generator_baselines(RetrieveSettings(), has_student=False)
+    assert defaults == {"collaborative": "item_knn"}
     retrieve = RetrieveSettings(
         generators=("recent", "collaborative", "sasrec"), collaborative="gru4rec"
     )
-    assert generator_baselines(retrieve) == {"collaborative": "gru4rec", "sasrec": "sasrec"}
+    found = generator_baselines(retrieve, has_student=True)
+    assert found == {"collaborative": "gru4rec", "sasrec": "sasrec"}
+
+
+def test_the_student_of_a_distilled_run_is_a_generator_unless_others_are_named() -> None:
+    retrieve = RetrieveSettings()
+    assert generator_names(retrieve, has_student=False) == GENERATORS
+    assert generator_names(retrieve, has_student=True) == ("student", *GENERATORS)
+    assert generator_baselines(retrieve, has_student=True)["student"] == "student"
+    named = RetrieveSettings(generators=("recent",))
+    assert generator_names(named, has_student=True) == ("recent",)

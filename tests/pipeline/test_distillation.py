@@ -19,6 +19,7 @@ from mllm_msr.pipeline.cost.estimate import plan
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.tune import tune
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage import layout
 
 TEACHER = f"{layout.TEACHER}/0"
@@ -111,6 +112,17 @@ def test_the_student_is_evaluated_beside_other_models(
     read = {layout.SUMMARIES, layout.PREFERENCES, TEACHER}
     assert read <= set(stages["score/student"]["inputs"])
     assert not read & set(stages["score/popularity"]["inputs"])
+
+
+def test_the_student_proposes_items_for_the_lists_of_its_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    run_distill(tmp_path, load(data))
+    recommender = MllmMsr.from_run(tmp_path)
+    lists = [recommender.recommend(user, k=3) for user in ("user0", "user1")]
+    generators = {name for items in lists for item in items for name in item.generators}
+    assert "student" in generators
 
 
 def test_without_teacher_scores_the_student_says_so(

@@ -106,7 +106,7 @@ def backend_problem(name: str, backend: str) -> str:
 
 def check_generators(settings: Settings) -> list[str]:
     """Return the problems with the candidate generators that are baselines."""
-    found = generator_baselines(settings.retrieve)
+    found = generator_baselines(settings.retrieve, has_student=settings.distill.enabled)
     if (collaborative := found.pop("collaborative", None)) in found:
         problem = (
             f"retrieve.generators contains {collaborative!r} twice, because the generator "

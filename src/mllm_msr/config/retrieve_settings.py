@@ -11,6 +11,8 @@ from mllm_msr.config.fields import Section, Some
 
 # Candidate generators that are not baselines; `config/checks.py` checks the others.
 GENERATORS: Final = ("preference", "collaborative", "recent")
+# The generator that `distill` adds.
+_STUDENT: Final = "student"
 
 # `retrieve.budget` without fitted weights.
 DEFAULT_BUDGET: Final = 50
@@ -22,10 +24,10 @@ ListOrder = Literal["auto", "fitted", "fusion", "model"]
 class RetrieveSettings(Section):
     """Recommendation from the full catalog."""
 
-    generators: Some[str] = Field(
-        GENERATORS,
+    generators: Some[str] | None = Field(
+        None,
         description="candidate generators: preference, collaborative, recent, or names of "
-        "baselines",
+        "baselines; null uses the first three, and the student with distill.enabled",
     )
     encoder: str = Field(
         "hashing",
@@ -71,10 +73,22 @@ class RetrieveSettings(Section):
     )
 
 
-def generator_baselines(retrieve: RetrieveSettings) -> dict[str, str]:
-    """Return the baseline of each candidate generator that is one."""
+def generator_names(retrieve: RetrieveSettings, *, has_student: bool) -> tuple[str, ...]:
+    """Return the names of the candidate generators.
+
+    Args:
+        retrieve: The section `retrieve`.
+        has_student: Whether the run has a distilled student (`distill.enabled`).
+    """
+    if retrieve.generators is not None:
+        return retrieve.generators
+    return (_STUDENT, *GENERATORS) if has_student else GENERATORS
+
+
+def generator_baselines(retrieve: RetrieveSettings, *, has_student: bool) -> dict[str, str]:
+    """Return the baseline of each candidate generator that is one; arguments as above."""
     found = {}
-    for name in retrieve.generators:
+    for name in generator_names(retrieve, has_student=has_student):
         if name == "collaborative":
             default = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
             found[name] = retrieve.collaborative or default

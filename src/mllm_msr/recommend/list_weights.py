@@ -18,7 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mllm_msr.baselines import _factory
-from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET, generator_baselines
+from mllm_msr.config.retrieve_settings import (
+    DEFAULT_BUDGET,
+    generator_baselines,
+    generator_names,
+)
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.pipeline.context import changed
@@ -276,9 +280,10 @@ def file_name(fold: int) -> str:
 
 def candidate_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that the candidates depend on, which fitted weights belong to."""
-    retrieve = settings.retrieve
+    retrieve, has_student = settings.retrieve, settings.distill.enabled
     chosen = retrieve.model_dump(mode="json", include=set(_RETRIEVE))
-    named = list(generator_baselines(retrieve).values())
+    chosen["generators"] = generator_names(retrieve, has_student=has_student)
+    named = list(generator_baselines(retrieve, has_student=has_student).values())
     members = [
         member
         for name in named
@@ -304,7 +309,8 @@ def read_weights(run: RunFolder, fold: int) -> tuple[ListWeights, dict[str, Any]
     try:
         content = load_json(path.read_text(encoding="utf-8"))
         return _parse(content), dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+    # Infinity is no integer, and a list has no `items`.
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as cause:
         raise DamagedFileError(
             f"{path} cannot be read ({type(cause).__name__}: {cause}). Run 'mllm-msr fit-lists "
             f"--run {run.folder} --force' to fit the weights again."

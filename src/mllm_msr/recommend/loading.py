@@ -16,7 +16,7 @@ import polars as pl
 from mllm_msr import __version__, registry, tables
 from mllm_msr.baselines import _factory
 from mllm_msr.config.loading import Overrides
-from mllm_msr.config.retrieve_settings import generator_baselines
+from mllm_msr.config.retrieve_settings import generator_baselines, generator_names
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
@@ -293,8 +293,9 @@ def make_retriever(
         ),
     }
     generators: dict[str, CandidateGenerator] = {}
-    baselines = generator_baselines(retrieve)
-    for name in retrieve.generators:
+    has_student = settings.distill.enabled
+    baselines = generator_baselines(retrieve, has_student=has_student)
+    for name in generator_names(retrieve, has_student=has_student):
         if name in baselines:
             generators[name] = CollaborativeGenerator(fitted(baselines[name]), item_ids)
         else:
