@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from mllm_msr.config.settings import Settings
+from mllm_msr.errors import DamagedFileError
 from mllm_msr.recommend.list_weights import (
     ListPlan,
     ListWeights,
@@ -16,11 +21,13 @@ from mllm_msr.recommend.list_weights import (
     fixed_weights,
     log_odds,
     plan_beside,
+    read_weights,
     score_until_settled,
     without_weights,
 )
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, Weight
+from mllm_msr.storage.run_folder import RunFolder
 
 CANDIDATES = [Candidate(f"i{n}", 3.0 - n / 10, ("recent",)) for n in range(30)]
 WEIGHTS = ListWeights(
@@ -132,3 +139,56 @@ def test_weights_belong_to_the_settings_of_the_candidates() -> None:
     read = {"sasrec": {"hidden": 8}, "content": "text"}
     other = Settings.model_validate({"retrieve": settings.retrieve, "baselines": read})
     assert candidate_settings(other)["baselines"]["content"] == "text"
+
+
+VALID: Mapping[str, Any] = {
+    "format": 1,
+    "settings": {"depth": 200},
+    "generators": {"recent": {"rank": 61.0, "score": 0.5}},
+    "model": {"scale": 1.0, "slope": 0.5, "bound": 2.0},
+    "budget": 20,
+    "reason": "Chosen.",
+}
+
+
+def read(folder: Path, content: object) -> tuple[ListWeights, dict[str, Any]]:
+    """Read a file that is as it was written, so that only its content can be wrong."""
+    path = folder / "0.json"
+    path.write_text(json.dumps(content))
+    return read_weights(cast("RunFolder", SimpleNamespace(verified=lambda _: path, folder="R")), 0)
+
+
+def test_weights_are_read(tmp_path: Path) -> None:
+    weights, fitted_for = read(tmp_path, VALID)
+    assert weights.generators == {"recent": Weight(61.0, 0.5)}
+    assert (weights.slope, weights.bound, weights.budget) == (0.5, 2.0, 20)
+    assert fitted_for == {"depth": 200}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        None,
+        {},
+        {**VALID, "format": 2},
+        {**VALID, "settings": None},
+        {**VALID, "generators": []},
+        {**VALID, "generators": {"recent": 1.0}},
+        {**VALID, "generators": {"recent": {"rank": 1.0, "other": 1.0}}},
+        {**VALID, "generators": {"recent": {"rank": "high"}}},
+        {**VALID, "generators": {"recent": {"rank": math.nan}}},
+        {**VALID, "generators": {"recent": {"rank": -1.0}}},
+        {**VALID, "model": {"scale": 1.0, "slope": -0.5, "bound": 2.0}},
+        {**VALID, "model": {"scale": 1.0, "slope": 0.5, "bound": math.inf}},
+        {**VALID, "budget": math.inf},
+        {**VALID, "budget": math.nan},
+        {**VALID, "budget": -1},
+        {**VALID, "budget": None},
+    ],
+    ids=str,
+)
+def test_invalid_weights_are_rejected_with_the_fix(tmp_path: Path, content: object) -> None:
+    message = r"0\.json cannot be read \(.*\)\. Run 'mllm-msr fit-lists --run R --force' to fit"
+    with pytest.raises(DamagedFileError, match=message):
+        read(tmp_path, content)
