@@ -39,6 +39,14 @@ def test_a_run_without_preferences_prints_none(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.strip().startswith(first)
 
 
+def test_matched_titles_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    titles = ("Boats, Lots", "Ugly")
+    item = Recommendation("a", 1, 0.5, generators=(), matches=titles, title="A title")
+    found = RecommendationList((item,), "", fallback_reason=None, model_calls=1)
+    emit({}, as_json=False, plain=_format_list(found))
+    assert "“Boats, Lots”, “Ugly”" in capsys.readouterr().out
+
+
 def test_items_of_a_history_may_be_separated_by_spaces(invoke, finished: Path) -> None:
     options = ["-k", 30, "--run", finished, "--json"]
     spaced = invoke("recommend", "--history", "item1, item2 ,", *options)

@@ -9,7 +9,12 @@ import pytest
 
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.recommend.list_weights import ListPlan
-from mllm_msr.recommend.lists import RecommendationList, build_list, missing_input
+from mllm_msr.recommend.lists import (
+    Recommendation,
+    RecommendationList,
+    build_list,
+    missing_input,
+)
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate
 
@@ -111,7 +116,17 @@ def test_a_list_is_a_sequence_and_a_frame() -> None:
 def test_the_text_of_a_list_names_user_preference_and_items() -> None:
     lines = repr(some_list(fallback_reason="model_slow")).splitlines()
     assert lines[0] == "3 recommendations for 'u', not scored: model_slow"
-    assert lines[1:3] == ["likes C & d", "  1  0.900  c  Thing <c>  (c)"]
+    assert lines[1:3] == ["likes C & d", "  1  0.900  c  Thing <c>  (“c”)"]
+
+
+def test_matched_titles_with_commas_are_told_apart() -> None:
+    titles = ("The Good, the Bad", "Ugly")
+    item = Recommendation("a", 1, 0.5, generators=(), matches=titles, title="A title")
+    assert item.quoted_matches == "“The Good, the Bad”, “Ugly”"
+    found = RecommendationList((item,), "", fallback_reason=None, model_calls=1)
+    assert repr(found).endswith("A title  (“The Good, the Bad”, “Ugly”)")
+    assert "<small>“The Good, the Bad”, “Ugly”</small>" in found._repr_html_()
+    assert found.to_polars()["matches"].to_list() == [list(titles)]
 
 
 def test_the_page_of_a_list_is_escaped_and_marks_matches() -> None:

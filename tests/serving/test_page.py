@@ -142,7 +142,7 @@ def test_item_opens_in_a_dialog(opened) -> None:
     about = page.inner_text("#item-about")
     assert "A thing" in about
     assert "Rank 1 in this list." in about
-    assert "Matches in the preference or history: mood." in about
+    assert "Matches in the preference or history: “mood”." in about
     page.wait_for_function("!document.querySelector('#item-about').innerText.includes('Loading')")
     page.keyboard.press("Escape")
     assert not page.locator("#item").is_visible()
@@ -150,6 +150,22 @@ def test_item_opens_in_a_dialog(opened) -> None:
     page.click("#history li:first-child button")
     assert "Item 1 of" in page.inner_text("#item-about")
     assert page.locator("#item-buttons button").count() == 0  # it is in the run
+
+
+def test_matched_titles_with_commas_are_told_apart(opened) -> None:
+    def match(route) -> None:
+        response = route.fetch()
+        body = response.json()
+        body["items"][0]["matches"] = ["The Good, the Bad", "Ugly"]
+        route.fulfill(response=response, json=body)
+
+    page = opened("user8", before=lambda page: page.route("**/v1/recommendations", match))
+    row = page.locator("#list > li:first-child .matches b")
+    assert row.all_inner_texts() == ["The Good, the Bad", "Ugly"]
+    page.click("#list > li:first-child .title")
+    page.wait_for_selector("#item[open]")
+    about = page.inner_text("#item-about")
+    assert "Matches in the preference or history: “The Good, the Bad”, “Ugly”." in about
 
 
 def test_dialog_says_why_the_model_was_not_asked(opened) -> None:

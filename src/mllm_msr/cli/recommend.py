@@ -84,7 +84,7 @@ def _format_list(recommendations: RecommendationList) -> RenderableType:
             "-" if item.score is None else f"{item.score:.3f}",
             Text(item.item_id),
             Text(item.title),
-            Text(reason or ", ".join(item.matches)),
+            Text(reason or item.quoted_matches),
         )
     # A run with recommend.reads=history infers no preference.
     written = recommendations.preference

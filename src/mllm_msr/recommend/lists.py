@@ -74,6 +74,11 @@ class Recommendation:
     title: str = ""
     image: Path | None = None
 
+    @property
+    def quoted_matches(self) -> str:
+        """Return the matches as one text, each in quotes, because titles may contain commas."""
+        return ", ".join(f"“{match}”" for match in self.matches)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RecommendationList:
@@ -141,7 +146,7 @@ class RecommendationList:
         lines = [f"{len(self)} recommendations for {user}{reason}", self.preference]
         for item in self:
             score = "  -  " if item.score is None else f"{item.score:.3f}"
-            matches = f"  ({', '.join(item.matches)})" if item.matches else ""
+            matches = f"  ({item.quoted_matches})" if item.matches else ""
             lines.append(f"{item.rank:>3}  {score}  {item.item_id}  {item.title}{matches}")
         return "\n".join(filter(None, lines))
 

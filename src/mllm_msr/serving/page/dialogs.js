@@ -50,7 +50,7 @@ function reasons(item) {
   if (whyUnscored(item)) list.push(whyUnscored(item));
   if (item.reason === "baseline") list.push(`Ranked by ${nameOf(item.generators[0])}.`);
   else list.push(`Found by: ${foundBy(item)}.`);
-  if (item.matches?.length) list.push(`Matches in the preference or history: ${item.matches.join(", ")}.`);
+  if (item.matches?.length) list.push(`Matches in the preference or history: ${item.matches.map((one) => `“${one}”`).join(", ")}.`);
   return [element("ul", {}, ...list.map((line) => element("li", {}, line)))];
 }
 
