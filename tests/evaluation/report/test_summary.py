@@ -69,6 +69,11 @@ def test_an_interval_at_random_order_is_stated():
     assert tile.sentences[-1] == "MLLM-MSR is no better than random order (AUC 0.500)."
 
 
+def test_a_single_model_has_no_rank():
+    (tile,) = tiles({"mllm_msr": 0.7}, [])
+    assert tile.sentences == ("MLLM-MSR is the only ranked model (AUC 0.700).",)
+
+
 def test_equal_models_are_not_said_to_be_ahead():
     (tile,) = tiles({"mllm_msr": 0.7, "sasrec": 0.7}, [comparison("mllm_msr", "sasrec", 0.0, 1.0)])
     assert tile.sentences == (

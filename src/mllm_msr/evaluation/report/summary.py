@@ -120,7 +120,9 @@ def _sentences(
         < best_first(main.cells[0].mean or 0.0, table.metrics[0])
         for row in ranked
     )
-    found = [f"{name(main)} ranks {_ordinal(rank)} of {len(ranked)} models ({value(main)})."]
+    place = f"ranks {_ordinal(rank)} of {len(ranked)} models"
+    place = place if len(ranked) > 1 else "is the only ranked model"
+    found = [f"{name(main)} {place} ({value(main)})."]
     others = [row for row in ranked if row is not main]
     compared = [*others[:1], *(row for row in others[1:] if row.model == ZERO_SHOT)]
     for row in compared:
