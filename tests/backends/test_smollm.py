@@ -10,8 +10,9 @@ import pytest
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.backends.smollm import SmolLMBackend
 from mllm_msr.errors import BackendError
+from mllm_msr.models import cpu_runtime
 from mllm_msr.models.small import cache, sources
-from mllm_msr.types import Message, Prompt, TextPart
+from mllm_msr.types import Message, Precision, Prompt, TextPart
 
 PROMPTS = [
     Prompt((Message("user", (TextPart(f"Film {n}. Yes or no?"),)),), max_new_tokens=5)
@@ -44,12 +45,31 @@ def test_the_model_is_assembled_for_the_first_prompt(grids: list[int]) -> None:
 def test_answers_equal_those_of_the_huggingface_backend(
     grids: list[int], tiny_checkpoint: Callable[[str], Path]
 ) -> None:
-    small = SmolLMBackend(device="cpu")
+    small = SmolLMBackend(device="cpu", dtype="float32")
     general = HuggingFaceBackend(str(tiny_checkpoint("llava_efficientnet")), device="cpu")
     assert dict(small.generate(PROMPTS)) == dict(general.generate(PROMPTS))
     scores = dict(small.score(PROMPTS, ("yes", "no")))
     assert scores == dict(general.score(PROMPTS, ("yes", "no")))
     assert grids == [4]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_native", "expected"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ],
+)
+@pytest.mark.usefixtures("grids")
+def test_the_precision_suits_the_processor(
+    monkeypatch: pytest.MonkeyPatch, given: Precision, is_native: bool, expected: str
+) -> None:
+    monkeypatch.setattr(cpu_runtime, "has_bfloat16", lambda: is_native)
+    backend = SmolLMBackend(device="cpu", dtype=given)
+    assert expected in backend.fingerprint
+    assert str(backend.load().model.dtype) == f"torch.{expected}"
 
 
 def test_fine_tuning_starts_from_the_assembled_model_or_from_given_weights(

@@ -45,7 +45,7 @@ def _demo(checkpoint: Checkpoint, *, images: bool) -> Backend:
 
 def _smollm(checkpoint: Checkpoint, *, images: bool) -> Backend:
     folder = checkpoint("llava_efficientnet" if images else "llama")
-    return SmolLMBackend(weights=folder, batch_size=4, device="cpu")
+    return SmolLMBackend(weights=folder, batch_size=4, device="cpu", dtype="float32")
 
 
 def _mock(_: Checkpoint, *, images: bool) -> Backend:

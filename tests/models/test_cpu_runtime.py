@@ -49,3 +49,28 @@ def test_torch_caches_few_kernels() -> None:
     )
     # 1 MB; 236 MB with torch's own defaults on a processor that supports bfloat16.
     assert float(done.stdout) < 100
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_bf16": False, "avx512_f": True}, False),
+        ({}, False),
+    ],
+)
+def test_processors_with_bfloat16_are_known(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert cpu_runtime.has_bfloat16() is expected
+
+
+def test_without_the_list_of_capabilities_bfloat16_is_not_assumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not cpu_runtime.has_bfloat16()

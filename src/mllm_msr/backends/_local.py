@@ -103,6 +103,10 @@ class LocalBackend(Backend):
         """Return the folder of the checkpoint, or its id on the hub."""
         return self._checkpoint if isinstance(self._checkpoint, str) else self._checkpoint()
 
+    def _precision(self) -> Precision:
+        """Return the precision of the weights; asked for when the checkpoint is used first."""
+        return self._dtype
+
     @functools.cached_property
     def checkpoint_info(self) -> CheckpointInfo:
         """Return the fingerprint and the image support of the checkpoint, read from its files.
@@ -115,7 +119,7 @@ class LocalBackend(Backend):
         return inspect_checkpoint(
             self._source,
             revision=self._revision,
-            dtype=self._dtype,
+            dtype=self._precision(),
             device=self._device,
             projector=self._projector,
             adapter=self._adapter,
@@ -171,7 +175,7 @@ class LocalBackend(Backend):
                 self._loaded = load_model(
                     self._source,
                     revision=self._revision,
-                    dtype=self._dtype,
+                    dtype=self._precision(),
                     device=self._device,
                     projector=self._projector,
                     adapter=self._adapter,

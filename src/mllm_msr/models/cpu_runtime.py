@@ -27,6 +27,17 @@ DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def has_bfloat16() -> bool:
+    """Return whether an x86 processor has instructions for products in bfloat16.
+
+    Without them, bfloat16 is several times slower than float32. Imports torch.
+    """
+    import torch  # noqa: PLC0415 - `set_defaults` must run before
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 and newer
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def set_defaults() -> None:
     """Set every variable of `DEFAULTS` that the environment does not define."""
     for name, value in DEFAULTS.items():
