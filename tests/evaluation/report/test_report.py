@@ -73,6 +73,16 @@ def test_models_without_a_label_are_shown_by_their_name(run, tmp_path):
     assert "interaction counts" not in text
 
 
+def test_the_size_of_the_data_is_not_that_of_a_later_stage(run, tmp_path):
+    n_users = run["manifest"]["prepare"]["counts"]["users"]
+    distill = {"seconds": 1.0, "counts": {"users": n_users + 39}}
+    files = write_report(tmp_path, **run | {"manifest": {**run["manifest"], "distill/0": distill}})
+    for file in (files.html, files.markdown):
+        text = file.read_text("utf-8")
+        assert f"{n_users} users" in text
+        assert f"{n_users + 39} users" not in text
+
+
 def test_costs_and_warnings_are_shown(page):
     for words in ("1 min 15 s", "4,321", "25%", "missing", "12 users", "no image"):
         assert words in page.text

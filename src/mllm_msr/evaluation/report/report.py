@@ -142,15 +142,13 @@ def _data_context(data: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _run_context(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template variables that describe the run, and the page's style and script."""
-    counts: dict[str, float] = {}
-    for entry in manifest.values():
-        counts |= entry.get("counts", {})
     script = source("report.js") or ""
     return {
         "dataset": _dataset_title(config),
         "preset": config.get("preset", ""),
         "protocol": config.get("data", {}).get("protocol", ""),
-        "counts": counts,
+        # Later stages count users as well, such as those that `distill` has selected.
+        "counts": manifest.get("prepare", {}).get("counts", {}),
         "model_name": _model_name(config.get("model", {})),
         "settings": yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
         "css": style_sheet(),
