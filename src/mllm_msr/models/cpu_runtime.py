@@ -8,7 +8,7 @@ that are already set keep their values.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -34,7 +34,8 @@ def has_bfloat16() -> bool:
     """
     import torch  # noqa: PLC0415 - `set_defaults` must run before
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 and newer
+    found: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = found()  # empty with versions of PyTorch that lack the function
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
