@@ -21,6 +21,8 @@ from mllm_msr.evaluation.report.tables import (
 )
 
 _N_BARS: Final = 3
+# Smaller differences are rounding errors of means.
+_EQUAL: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,12 @@ def _gap(verdict: Verdict | None, *, subject: str, other: str, role: str) -> lis
     """Return a sentence about the difference between the main model and another one."""
     if verdict is None:
         return []
+    if abs(verdict.difference) < _EQUAL:
+        return [f"{other} is equally good."]
     ahead = best_first(verdict.difference, verdict.metric) < 0
     p = "p < 0.001" if verdict.p < 0.001 else f"p = {verdict.p:.3f}"
     significance = f"not significant, {p}" if verdict.outcome == "not significant" else p
     size = f"{abs(verdict.difference):.3f}"
-    if verdict.difference == 0:
-        return [f"{other} is equally good."]
     if ahead:
         other = ", ".join(filter(None, [other, role]))
         return [f"{subject} is {size} ahead of {other} ({significance})."]
