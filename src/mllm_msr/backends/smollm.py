@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, final
 from pydantic import NonNegativeInt, PositiveInt
 
 from mllm_msr.backends._local import LocalBackend
+from mllm_msr.models import cpu_runtime
 from mllm_msr.types import Attention, BatchSize, Device, Precision, Threads
 
 ImageGrid = Literal[4, 5, 6, 7]
@@ -89,10 +90,9 @@ class SmolLMBackend(LocalBackend):
 
         Weights of this model are published in bfloat16, so none of their digits are lost.
         """
-        from mllm_msr.models.cpu_runtime import has_bfloat16  # noqa: PLC0415 - imports torch
         from mllm_msr.models.loading import resolve_device  # noqa: PLC0415 - imports torch
 
-        if self._dtype == "auto" and resolve_device(self._device) == "cpu" and has_bfloat16():
+        if self._dtype == "auto" and resolve_device(self._device) == "cpu" and cpu_runtime.has_bfloat16():
             return "bfloat16"
         return self._dtype
 

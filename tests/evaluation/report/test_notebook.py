@@ -23,6 +23,7 @@ def test_the_style_applies_only_to_the_fragment() -> None:
 
 def test_covers_are_embedded(images: list[Path]) -> None:
     item = {"rank": 1, "title": "<b>", "item_id": "v1", "score": 0.5, "matches": ["x & y"]}
+    item["quoted_matches"] = "“x & y”"
     shown = [
         {
             "title": "T",
