@@ -92,7 +92,11 @@ class SmolLMBackend(LocalBackend):
         """
         from mllm_msr.models.loading import resolve_device  # noqa: PLC0415 - imports torch
 
-        if self._dtype == "auto" and resolve_device(self._device) == "cpu" and cpu_runtime.has_bfloat16():
+        if (
+            self._dtype == "auto"
+            and resolve_device(self._device) == "cpu"
+            and cpu_runtime.has_bfloat16()
+        ):
             return "bfloat16"
         return self._dtype
 
