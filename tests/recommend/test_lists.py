@@ -120,12 +120,12 @@ def test_the_text_of_a_list_names_user_preference_and_items() -> None:
 
 
 def test_matched_titles_with_commas_are_told_apart() -> None:
-    titles = ("The Good, the Bad", "Ugly")
+    titles = ("Rain, Wind and Snow", "Harbor")
     item = Recommendation("a", 1, 0.5, generators=(), matches=titles, title="A title")
-    assert item.quoted_matches == "“The Good, the Bad”, “Ugly”"
+    assert item.quoted_matches == "“Rain, Wind and Snow”, “Harbor”"
     found = RecommendationList((item,), "", fallback_reason=None, model_calls=1)
-    assert repr(found).endswith("A title  (“The Good, the Bad”, “Ugly”)")
-    assert "<small>“The Good, the Bad”, “Ugly”</small>" in found._repr_html_()
+    assert repr(found).endswith("A title  (“Rain, Wind and Snow”, “Harbor”)")
+    assert "<small>“Rain, Wind and Snow”, “Harbor”</small>" in found._repr_html_()
     assert found.to_polars()["matches"].to_list() == [list(titles)]
 
 

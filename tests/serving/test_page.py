@@ -156,16 +156,16 @@ def test_matched_titles_with_commas_are_told_apart(opened) -> None:
     def match(route) -> None:
         response = route.fetch()
         body = response.json()
-        body["items"][0]["matches"] = ["The Good, the Bad", "Ugly"]
+        body["items"][0]["matches"] = ["Rain, Wind and Snow", "Harbor"]
         route.fulfill(response=response, json=body)
 
     page = opened("user8", before=lambda page: page.route("**/v1/recommendations", match))
     row = page.locator("#list > li:first-child .matches b")
-    assert row.all_inner_texts() == ["The Good, the Bad", "Ugly"]
+    assert row.all_inner_texts() == ["Rain, Wind and Snow", "Harbor"]
     page.click("#list > li:first-child .title")
     page.wait_for_selector("#item[open]")
     about = page.inner_text("#item-about")
-    assert "Matches in the preference or history: “The Good, the Bad”, “Ugly”." in about
+    assert "Matches in the preference or history: “Rain, Wind and Snow”, “Harbor”." in about
 
 
 def test_dialog_says_why_the_model_was_not_asked(opened) -> None:
