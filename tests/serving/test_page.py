@@ -331,9 +331,17 @@ def test_page_asks_for_the_key_once_and_loads_images_with_it(
         browser.new_context() as context,
     ):
         page = context.new_page()
+        late = []
+
+        def hold(route) -> None:
+            late.append(route)
+
+        page.route("**/v1/models", hold, times=1)
         page.goto(found)
         page.fill("#key", "secret")
         page.keyboard.press("Enter")
+        page.wait_for_selector("#ask-key", state="hidden")
+        late[0].continue_()  # rejected after the key was entered
         page.wait_for_selector("#list .like:enabled")
         page.wait_for_selector('#history img[src^="blob:"]')
         assert not page.locator("#ask-key").is_visible()

@@ -24,7 +24,8 @@ export function newId() {
 }
 
 export async function request(path, { method = "GET", body } = {}) {
-  const headers = { ...(key && { "X-API-Key": key }), ...(body && { "Content-Type": "application/json" }) };
+  const sent = key;
+  const headers = { ...(sent && { "X-API-Key": sent }), ...(body && { "Content-Type": "application/json" }) };
   const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(TIMEOUT) };
   const response = await fetch(path, options).catch((error) => {
     const slow = error.name === "TimeoutError";
@@ -32,7 +33,8 @@ export async function request(path, { method = "GET", body } = {}) {
     throw new ServiceError(problem, { retryAfter: RETRY_AFTER });
   });
   if (response.status === 401) {
-    await (asking ??= askForKey().finally(() => { asking = null; }));
+    // The key may have been entered while this request was under way without it.
+    if (sent === key) await (asking ??= askForKey().finally(() => { asking = null; }));
     return request(path, { method, body });
   }
   if (!response.ok) throw await errorOf(response);
