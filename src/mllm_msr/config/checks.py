@@ -7,7 +7,7 @@ from typing import cast
 
 from mllm_msr import registry
 from mllm_msr.config.arguments import argument_problems
-from mllm_msr.config.retrieve_settings import GENERATORS, generator_baselines
+from mllm_msr.config.generators import GENERATORS, candidate_generators
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
 from mllm_msr.interfaces import Backend, Recommender
@@ -106,16 +106,19 @@ def backend_problem(name: str, backend: str) -> str:
 
 def check_generators(settings: Settings) -> list[str]:
     """Return the problems with the candidate generators that are baselines."""
-    found = generator_baselines(settings.retrieve, has_student=settings.distill.enabled)
-    if (collaborative := found.pop("collaborative", None)) in found:
+    found = candidate_generators(settings)
+    collaborative = found.pop("collaborative", None)
+    if collaborative is not None and collaborative in found.values():
         problem = (
             f"retrieve.generators contains {collaborative!r} twice, because the generator "
             "collaborative is this baseline. Remove one of them, or set retrieve.collaborative to "
             "another baseline."
         )
         return [problem]
-    # The default of collaborative is fast. To look at it would need the extra of the baselines.
-    names = [*found, *filter(None, [settings.retrieve.collaborative])]
+    # The defaults are fast. To look at them would need the extra of the baselines.
+    retrieve = settings.retrieve
+    named = [name for name in retrieve.generators or () if name not in GENERATORS]
+    names = [*named, *filter(None, [retrieve.collaborative])]
     known = registry.names("baselines")
     problems = []
     for name in names:

@@ -6,13 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from mllm_msr import registry
 from mllm_msr.config.fields import Section, Some
-
-# Candidate generators that are not baselines; `config/checks.py` checks the others.
-GENERATORS: Final = ("preference", "collaborative", "recent")
-# The generator that `distill` adds.
-_STUDENT: Final = "student"
 
 # `retrieve.budget` without fitted weights.
 DEFAULT_BUDGET: Final = 50
@@ -27,7 +21,8 @@ class RetrieveSettings(Section):
     generators: Some[str] | None = Field(
         None,
         description="candidate generators: preference, collaborative, recent, or names of "
-        "baselines; null uses the first three, and the student with distill.enabled",
+        "baselines; null uses the first three, the baseline of recommend.collaborative, and the "
+        "student with distill.enabled",
     )
     encoder: str = Field(
         "hashing",
@@ -71,27 +66,3 @@ class RetrieveSettings(Section):
         description="memory for cached image prefixes of items, in bytes; for models in this "
         "process",
     )
-
-
-def generator_names(retrieve: RetrieveSettings, *, has_student: bool) -> tuple[str, ...]:
-    """Return the names of the candidate generators.
-
-    Args:
-        retrieve: The section `retrieve`.
-        has_student: Whether the run has a distilled student (`distill.enabled`).
-    """
-    if retrieve.generators is not None:
-        return retrieve.generators
-    return (_STUDENT, *GENERATORS) if has_student else GENERATORS
-
-
-def generator_baselines(retrieve: RetrieveSettings, *, has_student: bool) -> dict[str, str]:
-    """Return the baseline of each candidate generator that is one; arguments as above."""
-    found = {}
-    for name in generator_names(retrieve, has_student=has_student):
-        if name == "collaborative":
-            default = "item_knn" if "item_knn" in registry.names("baselines") else "popularity"
-            found[name] = retrieve.collaborative or default
-        elif name not in GENERATORS:
-            found[name] = name
-    return found

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mllm_msr.config.retrieve_settings import generator_baselines, generator_names
+from mllm_msr.config.generators import candidate_generators
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError, UsageError
@@ -145,12 +145,11 @@ def fit_lists(
 def _generator_inputs(recommenders: Recommenders, settings: Settings) -> list[str]:
     """Return the outputs of earlier stages that the candidate generators read."""
     inputs = [layout.ITEMS, layout.CANDIDATES]
-    retrieve, has_student = settings.retrieve, settings.distill.enabled
-    names = generator_names(retrieve, has_student=has_student)
-    if "preference" in names and settings.infer.enabled:
+    generators = candidate_generators(settings)
+    if "preference" in generators and settings.infer.enabled:
         inputs.append(layout.PREFERENCES)  # which the ranker need not read
-    for name in generator_baselines(retrieve, has_student=has_student).values():
-        if not recommenders.members(name):
+    for name in generators.values():
+        if name is not None and not recommenders.members(name):
             inputs += recommenders.conditions(name).inputs
     return inputs
 

@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mllm_msr.baselines import _factory
-from mllm_msr.config.retrieve_settings import (
-    DEFAULT_BUDGET,
-    generator_baselines,
-    generator_names,
-)
+from mllm_msr.config.generators import candidate_generators
+from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.pipeline.context import changed
@@ -280,10 +277,10 @@ def file_name(fold: int) -> str:
 
 def candidate_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that the candidates depend on, which fitted weights belong to."""
-    retrieve, has_student = settings.retrieve, settings.distill.enabled
-    chosen = retrieve.model_dump(mode="json", include=set(_RETRIEVE))
-    chosen["generators"] = generator_names(retrieve, has_student=has_student)
-    named = list(generator_baselines(retrieve, has_student=has_student).values())
+    generators = candidate_generators(settings)
+    chosen = settings.retrieve.model_dump(mode="json", include=set(_RETRIEVE))
+    chosen["generators"] = list(generators)
+    named = [name for name in generators.values() if name is not None]
     members = [
         member
         for name in named

@@ -15,8 +15,8 @@ import polars as pl
 
 from mllm_msr import __version__, registry, tables
 from mllm_msr.baselines import _factory
+from mllm_msr.config.generators import candidate_generators
 from mllm_msr.config.loading import Overrides
-from mllm_msr.config.retrieve_settings import generator_baselines, generator_names
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
@@ -293,11 +293,9 @@ def make_retriever(
         ),
     }
     generators: dict[str, CandidateGenerator] = {}
-    has_student = settings.distill.enabled
-    baselines = generator_baselines(retrieve, has_student=has_student)
-    for name in generator_names(retrieve, has_student=has_student):
-        if name in baselines:
-            generators[name] = CollaborativeGenerator(fitted(baselines[name]), item_ids)
-        else:
+    for name, baseline in candidate_generators(settings).items():
+        if baseline is None:
             generators[name] = factories[name]()
+        else:
+            generators[name] = CollaborativeGenerator(fitted(baseline), item_ids)
     return Retriever(generators, depth=retrieve.depth, weights=weights)
