@@ -58,6 +58,7 @@ def test_a_model_that_knows_the_targets_gets_calls(
         assert (model.plan.order, model.plan.budget) == ("fitted", found["budget"])
         listed = model.recommend("user0", 5)
         assert 0 < listed.model_calls <= found["budget"]
+        assert model.plan.adaptive
         assert listed[0].item_id == "item6"
         with pytest.raises(StaleStageError, match=r"retrieve\.generators changed after"):
             MllmMsr.from_run(
@@ -71,8 +72,10 @@ def test_a_model_that_knows_the_targets_gets_calls(
     ]:
         with MllmMsr.from_run(run, overrides=overrides) as model:
             assert (model.plan.order, model.plan.budget) == (order, budget)
-    with MllmMsr.from_run(run, overrides=["retrieve.adaptive=false"]) as model:
-        assert model.recommend("user0", 5, budget=30).model_calls == 30
+    for override in ("retrieve.adaptive=false", "retrieve.diversity=0.3"):
+        with MllmMsr.from_run(run, overrides=[override]) as model:
+            assert not model.plan.adaptive
+            assert model.recommend("user0", 5, budget=30).model_calls == 30
 
     content = (run / FILE).read_text()
     (run / FILE).write_text(content.replace('"slope": ', '"slope": 1'))

@@ -56,7 +56,7 @@ class RetrieveSettings(Section):
     adaptive: bool = Field(
         True,
         description="stop scoring when no further candidate is likely to reach the list, with "
-        "fitted weights",
+        "fitted weights and without diversity",
     )
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="weight of diversity in the list (MMR); 0 ranks by relevance only"

@@ -267,7 +267,9 @@ def choose_plan(run: RunFolder, settings: Settings, fold: int) -> ListPlan:
     budget, reason = weights.budget, weights.reason
     if settings.retrieve.budget is not None:
         budget, reason = settings.retrieve.budget, "retrieve.budget is set."
-    return ListPlan("fitted", budget, reason, weights, settings.retrieve.adaptive)
+    # A diverse list may contain any candidate, so it is never settled early.
+    adaptive = settings.retrieve.adaptive and not settings.retrieve.diversity
+    return ListPlan("fitted", budget, reason, weights, adaptive)
 
 
 def file_name(fold: int) -> str:
