@@ -38,3 +38,6 @@ def test_the_same_baseline_is_used_once() -> None:
     both = settings(recommend={"collaborative": "sasrec"}, retrieve={"collaborative": "sasrec"})
     assert candidate_generators(both) == {**DEFAULT, "collaborative": "sasrec"}
     assert check_generators(both) == []
+    both = settings(distill={"enabled": True}, retrieve={"collaborative": "student"})
+    assert candidate_generators(both) == {**DEFAULT, "collaborative": "student"}
+    assert check_generators(both) == []

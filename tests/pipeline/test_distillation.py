@@ -11,14 +11,17 @@ import pytest
 
 import mock_runs
 import worlds
+from mllm_msr.baselines.student import Student
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError, StaleStageError
+from mllm_msr.interfaces import TrainingData
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.cost.estimate import plan
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.tune import tune
+from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage import layout
 
@@ -123,6 +126,52 @@ def test_the_student_proposes_items_for_the_lists_of_its_run(
     lists = [recommender.recommend(user, k=3) for user in ("user0", "user1")]
     generators = {name for items in lists for item in items for name in item.generators}
     assert "student" in generators
+
+
+def test_each_fold_has_its_own_teacher_and_student(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock_runs.install(monkeypatch)
+    settings = load(data, "data.run_folds=[0, 1]", "train.enabled=false")
+    with Pipeline.open(tmp_path, settings) as pipeline:
+        caplog.set_level(logging.INFO, logger="mllm_msr")
+        pipeline.run_until("distill")
+        for fold in (0, 1):
+            table = pipeline.run.read(f"{layout.TEACHER}/{fold}")
+            assert set(table["user_id"]) <= RunTables(pipeline.run).training_data(fold).train_users
+        assert caplog.text.count("lists of the teacher") == 2
+        caplog.clear()
+        compare(pipeline, ["student"])
+        assert "lists of the teacher" not in caplog.text  # the stage has stored both students
+
+
+def test_an_ensemble_for_lists_is_fitted_again_if_the_teacher_of_a_member_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    ensemble = [
+        "retrieve.generators=[hybrid]",
+        "baselines.hybrid.members=[student, popularity]",
+    ]
+    run_distill(tmp_path, load(data, "train.enabled=false"))
+    n_lists: list[int] = []
+    fit = Student.fit
+
+    def recorded(self: Student, data: TrainingData) -> Student:
+        assert data.teacher is not None
+        n_lists.append(data.teacher.height)
+        return fit(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "fit", recorded)
+        for _ in range(2):  # the second start reuses the fitted ensemble
+            load_run(tmp_path, overrides=ensemble)
+    assert n_lists == [30, 30]  # a copy without held-out targets, and the member
+    with Pipeline.open(tmp_path, {"distill.budget": 42}, force=True) as pipeline:
+        pipeline.run_stage("distill")
+    monkeypatch.setattr(Student, "fit", recorded)
+    load_run(tmp_path, overrides=ensemble)
+    assert n_lists == [30, 30, 42, 42]
 
 
 def test_without_teacher_scores_the_student_says_so(

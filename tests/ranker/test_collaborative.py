@@ -12,6 +12,7 @@ import pytest
 
 from mllm_msr.baselines.gru4rec import Gru4Rec
 from mllm_msr.baselines.sasrec import SasRec
+from mllm_msr.baselines.student import Student
 from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings, UserReading
 from mllm_msr.errors import CapabilityError, DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
@@ -25,8 +26,10 @@ from mllm_msr.ranker.collaborative import (
     require_vectors,
 )
 from mllm_msr.ranker.examples import build_examples, build_prompt, hide_some_items
+from mllm_msr.ranker.prompt_record import write_prompt_record
+from mllm_msr.ranker.recommender import MllmRecommender
 from mllm_msr.ranker.user_inputs import UserInput
-from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS
+from mllm_msr.tables import CANDIDATES, INTERACTIONS, ITEMS, PREFERENCES
 from mllm_msr.types import Item, Prompt, TextPart
 
 N_USERS, N_ITEMS, LENGTH = 24, 20, 9
@@ -140,6 +143,26 @@ def test_a_state_reads_only_the_history_before_its_position(vectors: Collaborati
     assert whole["u5", 4] == vectors.state(history)
 
 
+def test_states_of_a_student_are_those_of_the_history_alone() -> None:
+    """Written preferences are inferred from the targets, and are unknown to `state`."""
+    rows = [
+        (f"u{user}", block, 3 * block + 3, f"likes films {user} {block}", True, "")
+        for user in range(N_USERS)
+        for block in range(2)
+    ]
+    world = replace(data(), preferences=pl.DataFrame(rows, schema=dict(PREFERENCES), orient="row"))
+
+    def fit(_: str, given: TrainingData) -> Recommender:
+        return Student(hidden=8, epochs=2, max_length=8, image_encoder="none").fit(given)
+
+    settings = SETTINGS.model_copy(update={"collaborative": "student"})
+    found = fit_vectors(settings, world, world.candidates, fit=fit)
+    assert found is not None
+    for (user, position), state in found.states(world.candidates, world.interactions).items():
+        history = world.interactions.filter(pl.col("position") < position, user_id=user)
+        assert state == pytest.approx(found.state(history["item_id"].to_list()), abs=2e-4)
+
+
 def test_users_and_items_that_are_hardly_known_have_no_vector(
     vectors: CollaborativeVectors,
 ) -> None:
@@ -218,6 +241,20 @@ def test_saved_vectors_are_loaded(vectors: CollaborativeVectors, tmp_path: Path)
     (tmp_path / "collaborative" / "collaborative.json").unlink()
     with pytest.raises(DamagedFileError, match="fine-tune again"):
         load_vectors(tmp_path, SETTINGS)
+
+
+def test_a_saved_recommender_with_an_adapter_has_its_vectors(
+    vectors: CollaborativeVectors, tmp_path: Path
+) -> None:
+    world, adapter = data(), tmp_path / "adapter"
+    vectors.save(adapter)
+    write_prompt_record(adapter, SETTINGS)
+    options = {"adapter": str(adapter)}
+    model = MllmRecommender(backend="mock", options=options, prompt=SETTINGS).fit(world)
+    targets = candidates(world.interactions)
+    assert model.complete_histories(targets).is_empty()  # the baseline has learned from them
+    model.save(tmp_path / "saved")
+    assert MllmRecommender.load(tmp_path / "saved").complete_histories(targets).is_empty()
 
 
 def test_too_few_interactions_are_an_error() -> None:

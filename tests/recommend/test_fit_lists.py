@@ -143,6 +143,25 @@ def test_weights_depend_on_preferences_that_only_a_generator_reads(
         assert "preferences" in folder.stages["fit-lists/0"]["inputs"]
 
 
+def test_weights_depend_on_the_teacher_of_a_generator_that_is_an_ensemble(
+    oracle: list_worlds.Oracle, tmp_path: Path
+) -> None:
+    run = list_worlds.make_run(
+        tmp_path,
+        "distill.enabled=true",
+        "distill.budget=32",
+        "baselines.student.epochs=1",
+        "baselines.student.hidden=8",
+        "baselines.hybrid.members=[student, popularity]",
+        "retrieve.generators=[hybrid, recent]",
+    )
+    with Pipeline.open(run) as pipeline:
+        pipeline.run_stage("distill")
+    fit(run, FitOptions(users=10, budget=10))
+    with RunFolder.open(run, read_only=True) as folder:
+        assert "teacher/0" in folder.stages["fit-lists/0"]["inputs"]
+
+
 def test_a_missing_fold_is_named(oracle: list_worlds.Oracle, tmp_path: Path) -> None:
     run = list_worlds.make_run(tmp_path)
     with (

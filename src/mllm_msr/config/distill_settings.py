@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from mllm_msr.config.fields import Section
 
@@ -17,5 +18,19 @@ class DistillSettings(Section):
         10_000, description="pairs of a user and an item that the MLLM scores, per fold"
     )
     list_size: Annotated[int, Field(ge=2)] = Field(
-        16, description="items per user and position, those that the student is most unsure about"
+        16,
+        validate_default=True,
+        description="items per user and position, those that the student is most unsure about",
     )
+
+    @field_validator("list_size")
+    @classmethod
+    def _require_a_list(cls, list_size: int, info: ValidationInfo) -> int:
+        if list_size > (budget := info.data.get("budget", list_size)):
+            raise PydanticCustomError(
+                "no_list",
+                "The budget of {budget} pairs is less than one list. Lower it, or raise "
+                "distill.budget.",
+                {"budget": budget},
+            )
+        return list_size

@@ -23,8 +23,8 @@ def candidate_generators(settings: Settings) -> dict[str, str | None]:
     collaborative = retrieve.collaborative or default
     names = retrieve.generators
     if names is None:
-        student = [_STUDENT] if settings.distill.enabled else []
-        own = [ranker.collaborative] if ranker.reads_vectors else []
-        names = (*student, *(name for name in own if name != collaborative), *GENERATORS)
+        own = [_STUDENT] if settings.distill.enabled else []
+        own += [ranker.collaborative] if ranker.reads_vectors else []
+        names = (*(name for name in own if name != collaborative), *GENERATORS)
     baselines = {"collaborative": collaborative, "preference": None, "recent": None}
     return {name: baselines.get(name, name) for name in names}

@@ -136,12 +136,9 @@ class Recommenders:
         settings: dict[str, object] = {f"{name}.{key}": arguments[key] for key in arguments}
         if members := self.members(name):
             settings[f"{name}.members"] = members
-        inputs = list(_BASELINE_INPUTS)
         if baselines.content != "all":
             settings["content"] = baselines.content
-            inputs += [layout.SUMMARIES] if baselines.content == "image_summary" else []
-        inputs += [table for table in self._read_tables(name) if table not in inputs]
-        found = Conditions(settings, tuple(inputs))
+        found = Conditions(settings, self.baseline_inputs(name, self.tables.folds()))
         for member in members:
             own = self.conditions(member)
             found = Conditions(
@@ -152,6 +149,15 @@ class Recommenders:
             )
         return found
 
+    def baseline_inputs(self, name: str, folds: Sequence[int]) -> tuple[str, ...]:
+        """Return the outputs of earlier stages that a baseline, or a member of it, learns from.
+
+        Those of a language model are the same in all folds, except for the scores of a teacher.
+        """
+        content = self._settings.baselines.content
+        described = [layout.SUMMARIES] if content == "image_summary" else []
+        return (*_BASELINE_INPUTS, *described, *self._read_tables(name, folds))
+
     def training_data(self, name: str, fold: int) -> TrainingData:
         """Return the training data of a recommender in a fold, without targets of test users."""
         teacher = f"{layout.TEACHER}/{fold}"
@@ -160,7 +166,7 @@ class Recommenders:
             read = list(mllm_inputs(self._settings))
         else:
             data = self.tables.training_data(fold, content=self._settings.baselines.content)
-            read = self._read_tables(name)
+            read = self._read_tables(name, [fold])
         return replace(
             data,
             summaries=self.tables.summaries() if layout.SUMMARIES in read else None,
@@ -168,15 +174,15 @@ class Recommenders:
             teacher=self._run.read(teacher) if teacher in read else None,
         )
 
-    def _read_tables(self, name: str) -> list[str]:
+    def _read_tables(self, name: str, folds: Sequence[int]) -> list[str]:
         """Return the outputs of a language model that a baseline, or a member of it, reads."""
         names = [name, *self.members(name)]
         if not any(baseline_class(each).reads_mllm for each in names if each not in VARIANTS):
             return []
         texts = [layout.SUMMARIES] if self._settings.baselines.content == "all" else []
         written = [each for each in (*texts, layout.PREFERENCES) if self._run.has(each)]
-        folds = self.tables.folds() if self._settings.distill.enabled else []
-        return [*written, *(f"{layout.TEACHER}/{fold}" for fold in folds)]
+        scored = folds if self._settings.distill.enabled else []
+        return [*written, *(f"{layout.TEACHER}/{fold}" for fold in scored)]
 
     def fitted(self, name: str, fold: int) -> Recommender:
         """Return a recommender that is fitted on a fold; the caller closes it.
@@ -200,26 +206,29 @@ class Recommenders:
             # Learns nothing, and `load` does not accept an endpoint from a file.
             model = self.baseline(name, fold).fit(data)
         else:
-            model = self._cached_fit(name, f"{fold}", data)
+            model = self._cached_fit(name, fold, data)
         if isinstance(model, ShowsScoring):
             model.show_scoring(functools.partial(self._context.progress, name))
         return model
 
     def _cached_fit(
-        self, name: str, part: str, data: TrainingData, **conditions: object
+        self, name: str, fold: int, data: TrainingData, *, hidden: str = "", **conditions: object
     ) -> Recommender:
         """Return a fitted baseline from the cache of the run, or fit and store it there.
 
         Args:
             name: Name of the baseline.
-            part: Part of the run's data that `data` is: a fold, and what is hidden in it.
+            fold: Fold of the training data.
             data: Training data.
+            hidden: Name for what is hidden in the training data of the fold; empty for nothing.
             conditions: What `data` depends on besides the fold, see `artifact_cache.digest`.
         """
+        part = f"{fold}-{hidden}" if hidden else f"{fold}"
         # With force, once: a member of an ensemble is not fitted again after it has scored.
         refit = self._context.force and (name, part) not in self._refitted
         self._refitted.add((name, part))
-        read = self._read_hashes(name, has_teacher=data.teacher is not None)
+        tables = self._read_tables(name, [fold] if data.teacher is not None else [])
+        read = {table: manifest.require(self._run.stages, table).sha256 for table in tables}
         key = digest(
             name=name,
             arguments=self._settings.baselines.arguments(name),
@@ -292,8 +301,8 @@ class Recommenders:
         content = self.tables.training_data(fold, content=self._settings.baselines.content)
         data = replace(data, items=content.items)
         # The rows depend on the ranker's targets, and states of other rows must not be resumed.
-        part = f"{fold}-collaborative-{digest(rows=data.interactions)[:8]}"
-        return self._cached_fit(name, part, data, interactions=data.interactions)
+        hidden = f"collaborative-{digest(rows=data.interactions)[:8]}"
+        return self._cached_fit(name, fold, data, hidden=hidden, interactions=data.interactions)
 
     def members(self, name: str) -> list[str]:
         """Return the members of an ensemble; an empty list for other recommenders."""
@@ -373,16 +382,11 @@ class Recommenders:
 
         def fit_copy(member: str, hidden: TrainingData) -> Recommender:
             return self._cached_fit(
-                member, f"{fold}-{name}", hidden, interactions=hidden.interactions
+                member, fold, hidden, hidden=name, interactions=hidden.interactions
             )
 
         given = {**arguments, "members": fitted, "fit_copy": fit_copy}
         return _factory.make(name, given).fit(data)
-
-    def _read_hashes(self, name: str, *, has_teacher: bool) -> dict[str, object]:
-        """Return the hashes of the tables of `_read_tables`, those of a teacher if there is one."""
-        read = [table for table in self._read_tables(name) if has_teacher or "/" not in table]
-        return {table: manifest.require(self._run.stages, table).sha256 for table in read}
 
     @property
     def _cache(self) -> ArtifactCache:

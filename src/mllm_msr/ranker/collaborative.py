@@ -248,7 +248,8 @@ def fit_vectors(
         )
     # The candidates of training users contain the targets.
     validation = data.candidates.filter(pl.col("split") == "validation")
-    without = replace(data, interactions=kept, candidates=validation)
+    # Preferences are written from the targets as well, and requests have only a history.
+    without = replace(data, interactions=kept, candidates=validation, preferences=None)
     model = kind().fit(without) if fit is None else fit(name, without)
     return CollaborativeVectors(
         model, name=name, min_interactions=settings.collaborative_min_interactions

@@ -306,6 +306,7 @@ class MllmRecommender(Recommender):
                 item_type=replace(words, templates=templates),
                 training=None if training is None else TrainSettings.model_validate(training),
             )
+            adapter = settings["options"].get("adapter")
             preferences = summaries = None
             if prompt.reads_preference:
                 preferences = pl.read_parquet(folder / _PREFERENCES)
@@ -314,7 +315,7 @@ class MllmRecommender(Recommender):
                 summaries = pl.read_parquet(folder / _SUMMARIES)
                 summaries = conform(summaries, SUMMARIES, name="summaries")
         except (
-            OSError, KeyError, TypeError, ValueError, DataError, SettingsError,
+            OSError, AttributeError, KeyError, TypeError, ValueError, DataError, SettingsError,
             pl.exceptions.PolarsError,
         ) as cause:  # fmt: skip
             raise damaged_model(folder, cause) from cause
@@ -322,7 +323,7 @@ class MllmRecommender(Recommender):
             raise damaged_model(folder, f"no folder {_WEIGHTS}")
         loaded._items, loaded._preferences, loaded._summaries = items, preferences, summaries
         loaded.weights = weights if training is not None else None
-        loaded._vectors = load_vectors(loaded.weights, prompt)
+        loaded._vectors = load_vectors(loaded.weights or adapter, prompt)
         return loaded
 
     def _fine_tune(self, data: TrainingData) -> Path:

@@ -113,9 +113,9 @@ def fit_lists(
     if unknown := sorted(set(folds) - set(known)):
         raise UsageError(f"The run has no fold {unknown[0]}. Use one of {str(known)[1:-1]}.")
     fold_of = {recommenders.weights(fold): fold for fold in known}
-    inputs = [*ranker.inputs, *_generator_inputs(recommenders, settings)]
     found = {}
     for fold in folds:
+        inputs = [*ranker.inputs, *_generator_inputs(recommenders, settings, fold)]
         with context.stage(
             f"{layout.FIT_LISTS}/{fold}",
             {
@@ -142,15 +142,15 @@ def fit_lists(
     return found
 
 
-def _generator_inputs(recommenders: Recommenders, settings: Settings) -> list[str]:
-    """Return the outputs of earlier stages that the candidate generators read."""
+def _generator_inputs(recommenders: Recommenders, settings: Settings, fold: int) -> list[str]:
+    """Return the outputs of earlier stages that the candidate generators of a fold read."""
     inputs = [layout.ITEMS, layout.CANDIDATES]
     generators = candidate_generators(settings)
     if "preference" in generators and settings.infer.enabled:
         inputs.append(layout.PREFERENCES)  # which the ranker need not read
     for name in generators.values():
-        if name is not None and not recommenders.members(name):
-            inputs += recommenders.conditions(name).inputs
+        if name is not None:
+            inputs += recommenders.baseline_inputs(name, [fold])
     return inputs
 
 

@@ -224,8 +224,6 @@ def _fitted_on_everything(
     """Return a baseline from the cache of the run, or fit it on `interactions` and store it."""
     arguments = settings.baselines.arguments(name)
     members = _factory.member_names(name, arguments)
-    # An ensemble is not made from the run's own members, which do not know all interactions.
-    inputs = (layout.ITEMS, layout.CANDIDATES) if members else recommenders.conditions(name).inputs
     key = digest(
         name=name,
         arguments=arguments,
@@ -233,7 +231,10 @@ def _fitted_on_everything(
         version=__version__,
         interactions=interactions,
         fold=fold,
-        inputs={table: manifest.require(run.stages, table).sha256 for table in inputs},
+        inputs={
+            table: manifest.require(run.stages, table).sha256
+            for table in recommenders.baseline_inputs(name, [fold])
+        },
         **changed(settings.baselines, "baselines.", include=["content"]),
     )
 
