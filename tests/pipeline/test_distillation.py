@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,8 @@ from mllm_msr.baselines.student import Student
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import RunFolderError, StaleStageError
+from mllm_msr.experiments._experiment import System, score_models
+from mllm_msr.experiments.table3 import score_all
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.cost.estimate import plan
@@ -24,6 +27,7 @@ from mllm_msr.pipeline.tune import tune
 from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage import layout
+from mllm_msr.storage.run_folder import RunFolder
 
 TEACHER = f"{layout.TEACHER}/0"
 
@@ -143,6 +147,37 @@ def test_each_fold_has_its_own_teacher_and_student(
         caplog.clear()
         compare(pipeline, ["student"])
         assert "lists of the teacher" not in caplog.text  # the stage has stored both students
+
+
+def test_variants_score_no_pairs_for_a_student_that_they_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        pipeline.run_until("distill")
+        compare(pipeline, ["mllm_msr_direct", "student"])
+        with RunFolder.open(pipeline.run.folder / "variants/mllm_msr_direct") as variant:
+            assert {"train/0", "score/mllm_msr"} <= set(variant.stages)
+            assert "distill/0" not in variant.stages
+
+
+@pytest.mark.parametrize("score", [score_all, score_models])
+def test_experiments_score_the_student_with_its_teacher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, score: Callable[..., object]
+) -> None:
+    counter = mock_runs.install(monkeypatch)
+    systems = [System(name, name, model=name) for name in ("student", "popularity")]
+    models = systems if score is score_all else [system.name for system in systems]
+    with Pipeline.open(tmp_path, load(data)) as pipeline:
+        score(pipeline, models)
+        table = pipeline.run.read(TEACHER)
+        n_prompts = counter.counts["score"]
+        (variant,) = (pipeline.run.folder / "variants").iterdir()
+        score(pipeline, models)
+    assert n_prompts == counter.counts["score"]
+    with RunFolder.open(variant) as run:
+        assert run.read(TEACHER).equals(table)
+        assert TEACHER in run.stages["score/student"]["inputs"]
 
 
 def test_an_ensemble_for_lists_is_fitted_again_if_the_teacher_of_a_member_changed(

@@ -21,6 +21,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.metrics import summary_names
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.compare import recommender, run_variant
+from mllm_msr.pipeline.distillation import requires_teacher
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
@@ -128,17 +129,17 @@ def score_models(pipeline: Pipeline, models: Sequence[str]) -> dict[str, SystemS
     if others:
         extended = override(settings, select_models([*known, *others]))
         with pipeline.fork(_MORE_MODELS, extended, shares=_SHARES) as variant:
-            if MLLM_MSR in others:
-                variant.run_stage("train")
+            variant.run_until(last_stage(extended, others))
             stage_io.score(variant.context, extended, names=others)
             found |= {name: read_scores(variant.run, name) for name in others}
     return found
 
 
 def required_models(settings: Settings, models: Sequence[str]) -> list[str]:
-    """Return recommenders, and before each ensemble its members that are MLLM recommenders.
+    """Return recommenders, each after the MLLM recommenders that it depends on.
 
-    By default an ensemble contains MLLM-MSR if the run trains it.
+    These are members of an ensemble, by default MLLM-MSR if the run trains it, and the teacher of
+    a student.
 
     Args:
         settings: Settings of the run.
@@ -150,6 +151,8 @@ def required_models(settings: Settings, models: Sequence[str]) -> list[str]:
             members = settings.baselines.arguments(name).get("members")
             if members is None and hasattr(baseline_class(name), "default_members"):
                 members = [MLLM_MSR] if settings.train.enabled else []
+            if requires_teacher(settings, [name]):
+                members = [*(members or ()), recommender(settings)]
             required += [member for member in (MLLM_MSR, ZERO_SHOT) if member in (members or ())]
         required.append(name)
     return list(dict.fromkeys(required))
@@ -176,6 +179,8 @@ def last_stage(settings: Settings, models: Sequence[str]) -> str:
         settings: Settings of the run.
         models: Names of recommenders, as returned by `required_models`.
     """
+    if requires_teacher(settings, models):
+        return "distill"
     if MLLM_MSR in models:
         return "train"
     if ZERO_SHOT in models:

@@ -21,6 +21,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError, UsageError
 from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.pipeline import stage_io
+from mllm_msr.pipeline.distillation import requires_teacher
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_result import RunResult
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
@@ -144,6 +145,8 @@ def run_variant(pipeline: Pipeline, variant: Variant) -> Iterator[Pipeline]:
             *variant.overrides,
         ],
     )
+    if not requires_teacher(settings, settings.score.baselines):
+        settings = override(settings, ["distill.enabled=false"])
     with pipeline.fork(variant.name, settings, shares=variant.shares) as other:
         other.run_until("score")
         require_same_candidates(pipeline.run, other.run)

@@ -9,23 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterable
 from typing import Final, cast
 
 import polars as pl
 
+from mllm_msr.baselines import _factory
 from mllm_msr.baselines._distillation.selection import unsure_pairs
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders
-from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT, MllmRecommender
+from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
 from mllm_msr.ranker.training_candidates import with_input
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.tables import TEACHER, conform
 
 _STUDENT: Final = "student"
+
+
+def requires_teacher(settings: Settings, names: Iterable[str]) -> bool:
+    """Return whether one of some recommenders, or a member of it, is a student with a teacher."""
+    if not settings.distill.enabled:
+        return False
+    return any(
+        _STUDENT in (name, *_factory.member_names(name, settings.baselines.arguments(name)))
+        for name in names
+        if name not in VARIANTS
+    )
 
 
 def distill(context: RunContext, settings: Settings) -> None:
