@@ -161,6 +161,12 @@ def test_a_search_with_other_conditions_cannot_resume(tmp_path: Path, data: Path
         search(tmp_path / "run", data, trials=1, seed=1)
 
 
+def test_a_search_with_other_content_cannot_resume(tmp_path: Path, data: Path):
+    search(tmp_path / "run", data)
+    with pytest.raises(StaleStageError, match=r"changes since its start: fixed settings\."):
+        search(tmp_path / "run", data, "baselines.content=text")
+
+
 def test_unknown_metrics_and_models_without_a_search_space_are_rejected(tmp_path: Path, data: Path):
     with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
         assert "hybrid" in registry.names("baselines")

@@ -41,6 +41,7 @@ from mllm_msr.errors import (
 from mllm_msr.evaluation import metrics
 from mllm_msr.evaluation.per_user import metrics_from_scores
 from mllm_msr.interfaces import TrainingData, Tunable
+from mllm_msr.pipeline.context import changed
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.search_space import Choice, Range, Space, Value
 from mllm_msr.storage import atomic, layout, manifest
@@ -141,10 +142,16 @@ def tune(
         search = _Search(
             name, spaces[name], fixed[name], data, folders, metric=metric, fold=fold, seed=seed
         )
-        read = recommenders.conditions(name).inputs
-        inputs = {table: manifest.require(stages, table).sha256 for table in read}
+        read = recommenders.baseline_inputs(name, [fold])
+        conditions = {
+            "fixed settings": {
+                **fixed[name],
+                **changed(settings.baselines, "baselines.", include=["content"]),
+            },
+            "input tables": {table: manifest.require(stages, table).sha256 for table in read},
+        }
         with pipeline.context.progress(f"tune {name}", trials) as advance:
-            results.append(search.run(folder, inputs, trials, advance))
+            results.append(search.run(folder, conditions, trials, advance))
         _write_results(folder, results)
     return results
 
@@ -165,7 +172,7 @@ class _Search:
     def run(
         self,
         folder: Path,
-        inputs: Mapping[str, str],
+        conditions: Mapping[str, object],
         trials: int,
         advance: Callable[[int], object],
     ) -> TuningResult:
@@ -173,7 +180,7 @@ class _Search:
 
         Args:
             folder: Folder of the studies.
-            inputs: Hashes of the tables that trials read.
+            conditions: What trials depend on besides the arguments of the search.
             trials: Total number of trials, including those of earlier calls.
             advance: Called with numbers of finished trials, including earlier ones.
 
@@ -182,7 +189,7 @@ class _Search:
             TrainingError: All trials failed.
         """
         with self._open_study(folder) as study:
-            self._check_conditions(study, inputs)
+            self._check_conditions(study, conditions)
             n_finished = len(_finished_trials(study))
             advance(n_finished)
             for number in range(n_finished, trials):
@@ -215,24 +222,23 @@ class _Search:
             storage.remove_session()
             optuna_logger.setLevel(level)
 
-    def _check_conditions(self, study: optuna.Study, inputs: Mapping[str, str]) -> None:
+    def _check_conditions(self, study: optuna.Study, given: Mapping[str, object]) -> None:
         """Store the conditions of the trials in a new study, or check those of an existing one."""
         conditions = {
             "search space": {key: str(values) for key, values in sorted(self.space.items())},
-            "fixed settings": dict(self.fixed),
             "metric": self.metric,
             "fold": self.fold,
             "seed": self.seed,
-            "input tables": dict(inputs),
+            **given,
         }
         known = study.user_attrs.get(_CONDITIONS)
         if known is None:
             study.set_user_attr(_CONDITIONS, conditions)
         elif known != conditions:
-            changed = [key for key in conditions if known.get(key) != conditions[key]]
+            differing = [key for key in conditions if known.get(key) != conditions[key]]
             raise StaleStageError(
                 f"The search for {self.model!r} cannot resume because of changes since its start: "
-                f"{', '.join(changed)}. Restore the old values, or delete "
+                f"{', '.join(differing)}. Restore the old values, or delete "
                 f"{layout.TUNING}/{self.model}.sqlite to start again."
             )
 
