@@ -23,7 +23,7 @@ from mllm_msr.errors import MissingExtraError, SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
-from mllm_msr.pipeline.context import RunContext, changed
+from mllm_msr.pipeline.context import RunContext, prompt_settings
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import template_name
@@ -125,7 +125,7 @@ class Recommenders:
         """Return whether a recommender, or a member of it, calls a language model."""
         if name in VARIANTS or baseline_class(name).requires_llm:
             return True
-        return any(self.requires_llm(member) for member in self.members(name))
+        return any(self.requires_llm(member) for member in self._members(name))
 
     def conditions(self, name: str) -> Conditions:
         """Return the conditions that the scores of a recommender depend on."""
@@ -305,14 +305,14 @@ class Recommenders:
         return self._cached_fit(name, fold, data, hidden=hidden, interactions=data.interactions)
 
     def members(self, name: str) -> list[str]:
-        """Return the members of an ensemble; an empty list for other recommenders."""
-        arguments = self._settings.baselines.arguments(name)
-        members = list(_factory.member_names(name, arguments))
-        if members and not arguments.get("members"):
-            scored = self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
-            return [*([MLLM_MSR] if scored else []), *members]
-        missing = [member for member in members if member in VARIANTS]
-        missing = [member for member in missing if member not in self.mllm_names()]
+        """Return the members of an ensemble; an empty list for other recommenders.
+
+        Raises:
+            SettingsError: The settings name a member that this run does not score.
+        """
+        members = self._members(name)
+        named = members if self._settings.baselines.arguments(name).get("members") else []
+        missing = [each for each in named if each in VARIANTS and each not in self.mllm_names()]
         if missing:
             problem = (
                 f"baselines.{name}.members contains {', '.join(missing)}, which this run does not "
@@ -320,6 +320,13 @@ class Recommenders:
             )
             raise SettingsError([problem])
         return members
+
+    def _members(self, name: str) -> list[str]:
+        arguments = self._settings.baselines.arguments(name)
+        members = list(_factory.member_names(name, arguments))
+        is_default = bool(members) and not arguments.get("members")
+        scored = is_default and self._run.has(f"{layout.SCORES}/{MLLM_MSR}")
+        return [*([MLLM_MSR] if scored else []), *members]
 
     def require_valid(self, names: Iterable[str]) -> None:
         """Check the arguments of baselines and of their members before any work.
@@ -367,12 +374,9 @@ class Recommenders:
         model = settings.score.model or aligned(settings, self._run)
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
-        values = {
-            **changed(settings.train, "train.", include=["max_text_tokens"]),
-            **changed(settings.recommend, "recommend."),
-        }
+        inputs = (*mllm_inputs(settings), *weights)
         template = template_name(settings.recommend)
-        return Conditions(values, (*mllm_inputs(settings), *weights), (template,), fingerprint)
+        return Conditions(prompt_settings(settings), inputs, (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

@@ -357,6 +357,7 @@ def report(context: RunContext, settings: Settings) -> None:
             summaries=tables.summaries() if run.has(layout.SUMMARIES) else None,
             preferences=tables.preferences() if run.has(layout.PREFERENCES) else None,
             data=tables.data_report(),
+            requires_llm=Recommenders(context, settings).requires_llm,
         )
         stage.register(layout.REPORT_HTML)
         stage.register(layout.REPORT_MARKDOWN)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from mllm_msr import __version__, registry
-from mllm_msr.baselines._factory import baseline_class
 from mllm_msr.config.changes import as_arguments, changed_settings
 from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.aggregation import model_of, runs_by_model
@@ -70,6 +69,7 @@ def report(
     summaries: pl.DataFrame | None,
     preferences: pl.DataFrame | None,
     data: Mapping[str, Any] | None,
+    requires_llm: Callable[[str], bool],
 ) -> None:
     """Write the report.
 
@@ -85,6 +85,7 @@ def report(
         summaries: `tables.SUMMARIES`, if the run has them.
         preferences: `tables.PREFERENCES`, if the run has them.
         data: See `RunTables.data_report`.
+        requires_llm: See `Recommenders.requires_llm`.
     """
     # Imports what a finished report does not need.
     from mllm_msr.evaluation.report.report import write_report
@@ -113,7 +114,7 @@ def report(
         summaries=summaries,
         preferences=preferences,
         data=data,
-        ranked_by={model: _ranking_setting(model) for model in metrics},
+        ranked_by={model: _ranking_setting(model, requires_llm) for model in metrics},
         provenance=_provenance(folder, settings),
     )
 
@@ -132,25 +133,26 @@ def _remarks(model: str, limits: Mapping[str, str]) -> list[str]:
     return [note for note in (remark_of(model), limits.get(model)) if note]
 
 
-def _ranking_setting(model: str) -> str:
+def _ranking_setting(model: str, requires_llm: Callable[[str], bool]) -> str:
     """Return the setting that enables the ranking of the full catalog by a model."""
-    known = model in VARIANTS or model in registry.names("baselines")
-    if not known:
+    if model not in VARIANTS and model not in registry.names("baselines"):
         return ""
-    calls_llm = model in VARIANTS or baseline_class(model).requires_llm
-    return "score.full_users_mllm" if calls_llm else "score.full_users"
+    return "score.full_users_mllm" if requires_llm(model) else "score.full_users"
 
 
 def _provenance(folder: Path, settings: Settings) -> Provenance:
     """Return the origin of a report that is written now."""
     changes = changed_settings(settings)
+    cwd = Path.cwd()
+    # As one types it, so that the commands of the report can be copied.
+    run = folder.relative_to(cwd).as_posix() if cwd in folder.parents else folder.name
     arguments = [f"--preset {settings.preset}", *as_arguments(changes)]
     return Provenance(
         version=__version__,
         created=describe_time(),
         machine=describe_machine(),
         packages=describe_packages(),
-        command=" ".join(["mllm-msr run --run", shlex.quote(folder.name), *arguments]),
-        run=shlex.quote(folder.name),
+        command=" ".join(["mllm-msr run --run", shlex.quote(run), *arguments]),
+        run=shlex.quote(run),
         changes=changes,
     )
