@@ -56,6 +56,14 @@ def test_candidates_without_a_score_are_counted():
     assert "my_model could not" not in text
 
 
+def test_few_users_are_a_caveat_of_the_run_or_of_one_table():
+    few = {"uniform": entry(0.8, n=8)}
+    assert "This run has only 8 test users" in text_of(tables=tables_of({"mllm_msr": few}))
+    mixed = few | {"full": entry(0.8, n=4)}
+    assert "One of the tables has only 4 test" in text_of(tables=tables_of({"mllm_msr": mixed}))
+    assert "test users" not in text_of()
+
+
 def test_ties_and_lists_without_a_value_are_named():
     text = text_of(undefined={"mllm_msr": 3, "my_model": 0})
     assert (

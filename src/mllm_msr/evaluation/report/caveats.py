@@ -38,11 +38,10 @@ def caveats(
             "Metrics on sampled candidates can rank models differently from metrics on the full "
             "catalog. Consider both if both are shown."
         )
-    smallest = min((table.n_users for table in tables), default=0)
-    if smallest < _FEW_USERS:
-        notes.append(
-            f"One of the tables has only {smallest} test users, so its intervals are wide."
-        )
+    sizes = {table.n_users for table in tables} or {0}
+    if min(sizes) < _FEW_USERS:
+        where = "One of the tables has" if len(sizes) > 1 else "This run has"
+        notes.append(f"{where} only {min(sizes)} test users, so intervals are wide.")
     notes += _tie_caveats(tables, labels)
     notes += [
         f"{labels.get(model, model)}: {count} lists without a positive or without a negative were "
