@@ -13,6 +13,7 @@ import list_worlds
 from mllm_msr.errors import DamagedFileError, DataError, RunFolderError, StaleStageError, UsageError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
+from mllm_msr.recommend.loading import load_run
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -141,6 +142,22 @@ def test_weights_depend_on_preferences_that_only_a_generator_reads(
     fit(run, FitOptions(budget=10))
     with RunFolder.open(run, read_only=True) as folder:
         assert "preferences" in folder.stages["fit-lists/0"]["inputs"]
+
+
+def test_weights_belong_to_the_prompts_and_the_training_of_the_ranker(
+    oracle: list_worlds.Oracle, tmp_path: Path
+) -> None:
+    run = list_worlds.make_run(tmp_path)
+    fit(run, FitOptions(users=10, budget=10))
+    for override, problem in [
+        ("recommend.history_items=1", r"recommend\.history_items changed after"),
+        ("train.max_text_tokens=100", r"train\.max_text_tokens changed after"),
+        ("train.enabled=true", "fitted before the ranker was fine-tuned"),
+    ]:
+        assert load_run(run, overrides=[override]).plan.order == "fusion"
+        with pytest.raises(StaleStageError, match=problem):
+            load_run(run, overrides=[override, "retrieve.order=fitted"])
+    assert load_run(run).plan.order == "fitted"
 
 
 def test_weights_depend_on_the_teacher_of_a_generator_that_is_an_ensemble(

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from mllm_msr.config import tracing
+from mllm_msr.config.settings import Settings
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import template_hash
 from mllm_msr.storage.run_folder import RunFolder, Stage
@@ -128,6 +129,14 @@ def changed(
         exclude=set(exclude),
     )
     return {f"{prefix}{name}": value for name, value in values.items()}
+
+
+def prompt_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that the prompts of the ranker depend on, unless they are defaults."""
+    return {
+        **changed(settings.train, "train.", include=["max_text_tokens"]),
+        **changed(settings.recommend, "recommend."),
+    }
 
 
 def format_seconds(seconds: float) -> str:

@@ -22,7 +22,8 @@ from mllm_msr.config.generators import candidate_generators
 from mllm_msr.config.retrieve_settings import DEFAULT_BUDGET
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
-from mllm_msr.pipeline.context import changed
+from mllm_msr.pipeline.context import RunContext, changed, prompt_settings
+from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, Floats, Weight
 from mllm_msr.storage import layout, manifest
@@ -347,7 +348,20 @@ def _mismatch(run: RunFolder, settings: Settings, fold: int, fitted_for: Mapping
         names = [key if key == "baselines" else f"retrieve.{key}" for key in changed]
         return f"{' and '.join(names)} changed after they were fitted"
     stages = run.stages
-    inputs = stages[f"{layout.FIT_LISTS}/{fold}"]["inputs"]
+    fitted = stages[f"{layout.FIT_LISTS}/{fold}"]
+    inputs = fitted["inputs"]
+    # A fine-tuned ranker may be served by an endpoint as one that is not fine-tuned here.
+    weights = Recommenders(RunContext(run), settings).weights(fold)
+    if settings.train.enabled and weights not in inputs:
+        return "they were fitted before the ranker was fine-tuned"
+    current = prompt_settings(settings)
+    known = {
+        name: value
+        for name, value in fitted["settings"].items()
+        if name.startswith(("train.", "recommend."))
+    }
+    if differing := [name for name in current | known if current.get(name) != known.get(name)]:
+        return f"{' and '.join(differing)} changed after they were fitted"
     for name, sha256 in inputs.items():
         output = manifest.find(stages, name)
         if output is None or output.sha256 != sha256:
