@@ -60,8 +60,9 @@ class AlignmentSummary:
         images: Number of images.
         examples: Number of examples.
         steps: Optimizer steps done.
-        first_loss: Mean loss of the first 20 steps, in nats per token.
-        last_loss: Mean loss of the last 20 steps.
+        first_loss: Mean loss of the first 20 steps, in nats per token; of the first half if there
+            are fewer than 40.
+        last_loss: The same for the last steps.
         seconds: Time in the training loop, excluding interruptions.
     """
 
@@ -205,12 +206,13 @@ class _Alignment:
         weights = {name: tensor.half() for name, tensor in projector.state_dict().items()}
         require_finite(weights, step=progress.step)
         save_file(weights, self._folder / PROJECTOR_FILE)
+        averaged = min(_AVERAGED, max(n_steps // 2, 1))
         return AlignmentSummary(
             images=len(self._features),
             examples=len(self._rows),
             steps=progress.step,
-            first_loss=float(np.mean(losses[:_AVERAGED])),
-            last_loss=float(np.mean(losses[-_AVERAGED:])),
+            first_loss=float(np.mean(losses[:averaged])),
+            last_loss=float(np.mean(losses[-averaged:])),
             seconds=progress.seconds,
         )
 
