@@ -214,7 +214,34 @@ def test_prompts_and_explanations_name_the_latest_items(
     monkeypatch.setattr(catalog, "_vectors", Alike())
     assert catalog.matches(profile, "raft")[-1] == "The song"
     assert catalog.matches(profile, "lamp") == ()
-    assert read == [["boat", "song"], ["boat", "song", "raft"]]
+    assert read == [["boat", "song"], ["boat", "song"]]  # the items that the prompt names
+
+
+def test_equal_titles_explain_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        ("new", "Sea", "A calm boat."),
+        ("old", "Sea", "A loud song."),
+        ("raft", "Raft", ""),
+        ("lamp", "Lamp", ""),
+    ]
+    items = pl.DataFrame([(*row, None) for row in rows], schema=dict(tables.ITEMS), orient="row")
+    catalog = ItemCatalog(
+        items,
+        summaries(*((name, text, "ok") for name, _, text in rows[:2]), ("raft", "calm boat", "ok")),
+        encoder="hashing",
+        item_type="item",
+        prompt=RecommendSettings(reads="history"),
+        max_text_tokens=None,
+    )
+    profile = Profile("u", ("old", "new"))
+    assert catalog.matches(profile, "raft") == ("Sea",)  # that of the latest one
+
+    class Alike:
+        def similar(self, item_id: str, others: list[str]) -> list[str]:
+            return others
+
+    monkeypatch.setattr(catalog, "_vectors", Alike())
+    assert catalog.matches(profile, "raft") == ("Sea",)
 
 
 def test_prompts_describe_the_item_if_set(catalog: ItemCatalog) -> None:

@@ -221,16 +221,19 @@ class ItemCatalog:
         if self.prompt_settings.reads_preference:
             found = self._explainer.matches(user.preference, summary)
         if self.prompt_settings.reads_history:
+            n_read = self.prompt_settings.history_items
             latest = [
-                one for one in reversed(user.history) if one in self._items and one != item_id
+                one
+                for one in user.history[: -n_read - 1 : -1]
+                if one in self._items and one != item_id
             ]
-            latest = latest[: self.prompt_settings.history_items]
             alike = [] if self._vectors is None else self._vectors.similar(item_id, latest)
-            described = {
-                title: self._summaries[one] for one in latest if (title := self.title(one))
-            }
-            titles = tuple(filter(None, map(self.title, alike)))[:MAX_TITLES]
-            found += titles or self._explainer.similar(described, summary)
+            described: dict[str, str] = {}
+            for one in latest:
+                described.setdefault(self.title(one), self._summaries[one])
+            described.pop("", None)
+            titles = [title for title in dict.fromkeys(map(self.title, alike)) if title]
+            found += tuple(titles[:MAX_TITLES]) or self._explainer.similar(described, summary)
         return found
 
     def _store(self, row: Mapping[str, Any]) -> None:
