@@ -37,6 +37,20 @@ def test_page_shows_history_preference_and_recommendations(opened) -> None:
     assert not page.locator("#past").is_visible()
 
 
+def test_page_of_a_run_without_preferences_shows_the_history_as_read(
+    pages, scored_run: Path, tmp_path: Path
+) -> None:
+    state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
+    reads = ("recommend.reads=history", "recommend.history_items=3", "infer.enabled=false")
+    with listening_with_fakes(scored_run, state, *reads) as url:
+        page = pages.open(f"{url}/#user3")
+        assert page.locator("#history li").count() > 3
+        assert page.locator("#history .unread").count() == 0
+        assert "reads the titles of the latest 3 items" in page.inner_text("#preference")
+        assert not page.locator("#generated").is_visible()
+    assert pages.errors == []
+
+
 def test_each_user_has_an_address_and_a_title(opened) -> None:
     page = opened("user1")
     page.fill("#user", "user2")

@@ -1,7 +1,7 @@
 // The history of the user, the preference with its history, and the progress to the next update.
 
 import { $, button, cover, element, skeleton, titleOf } from "/page/elements.js";
-import { isLatest, latestPreference, noPreference, state, step } from "/page/state.js";
+import { isLatest, latestPreference, noPreference, state, step, writesPreferences } from "/page/state.js";
 import { newWords, phraseWords, words } from "/page/words.js";
 
 let openItem = () => {}; // shows an item in a dialog
@@ -23,7 +23,7 @@ function drawHistory() {
   const history = pending ? [...user.history, pending] : user.history;
   $("history").replaceChildren(...history.map((id, at) => {
     const isNew = liked.has(id) || (id === pending && at === history.length - 1);
-    const states = [at >= read && "unread", at >= readBefore && at < read && "block", isNew && "added"];
+    const states = [writesPreferences() && at >= read && "unread", at >= readBefore && at < read && "block", isNew && "added"];
     const title = element("span", { className: "title" }, titleOf(id));
     const tile = button("", () => openItem(id, null, at), { title: titleOf(id) });
     tile.append(cover(id), title);
@@ -61,6 +61,7 @@ export function drawPreference(phrases = []) {
     if (hits.has(index)) return element("mark", { className: isNew ? "hit new" : "hit" }, word);
     return isNew ? element("ins", { className: "new" }, word) : word;
   });
+  $("generated").hidden = !spans.length;
   $("preference").replaceChildren(...(spans.length ? spans : [element("span", { className: "quiet" }, noPreference())]));
 }
 

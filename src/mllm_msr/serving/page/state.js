@@ -20,9 +20,11 @@ export const step = () => Number(document.getElementById("step").value);
 
 export const isLatest = () => step() >= state.user.preference_history.length - 1;
 
+export const writesPreferences = () => state.run?.preferences !== false;
+
 // What stands in place of a preference: it is not written yet, or the model reads the history.
-export const noPreference = () => (state.run?.preferences === false
-  ? `The model reads the titles of the latest ${state.run.history_items} items of the history.`
-  : "There is no preference yet.");
+export const noPreference = () => (writesPreferences()
+  ? "There is no preference yet."
+  : `The model reads the titles of the latest ${state.run.history_items} items of the history.`);
 
 export const latestPreference = () => state.user.preference_history.at(-1)?.preference ?? null;
