@@ -244,6 +244,9 @@ def test_dropping_all_rows_is_an_error(tmp_path: Path) -> None:
         DataError, match=r"^All 3 rows of t\.csv are bad\. Line 2 of t\.csv has 4 val"
     ):
         read(tmp_path / "t.csv", on_bad_rows="drop")
+    (tmp_path / "t.csv").write_text("user,item,rating\n,y,9\nb,z,many\nc,z,few\n")
+    with pytest.raises(DataError, match=r"^All 3 rows of t\.csv are bad\. .*'many'"):
+        read(tmp_path / "t.csv", on_bad_rows="drop")  # the most frequent reason
     (tmp_path / "t.csv").write_text("user,item,rating\n\n\n")
     assert read(tmp_path / "t.csv", on_bad_rows="drop").description.n_rows == 0
 

@@ -42,6 +42,9 @@ def check(
         (TEXT.encode(), None, "UTF-8"),
         (TEXT.encode("utf-8-sig"), None, "UTF-8"),
         (TEXT.encode("utf-8-sig"), "utf-8", "UTF-8"),
+        # Excel writes a table as "CSV" in Windows-1252 and another as "CSV UTF-8".
+        (TEXT.encode("utf-8-sig"), "cp1252", "UTF-8"),
+        (TEXT.encode("utf-16"), "cp1252", "UTF-16"),
         (TEXT.encode("utf-16"), None, "UTF-16"),
         (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), None, "UTF-16"),
         (TEXT.encode("utf-16-le"), None, "UTF-16-LE"),

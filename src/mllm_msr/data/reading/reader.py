@@ -117,9 +117,10 @@ def _read(
             ) from cause
         return _read(raw.repair(), columns, options, bad_rows, aggregates, content=content)
     if bad_rows.dropped and not checked.n_kept:
+        commonest = max(bad_rows.dropped, key=lambda reason: bad_rows.dropped[reason])
         raise DataError(
             f"All {checked.n_rows + n_unreadable} rows of {raw.name} are bad. "
-            f"{next(iter(bad_rows.examples.values()))} Correct the data."
+            f"{bad_rows.examples[commonest]} Correct the data."
         )
     bad_rows.report()
     used = {name: columns[name].source for name in checked.present}

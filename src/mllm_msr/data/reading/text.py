@@ -127,7 +127,7 @@ def wrap_file_errors(path: Path) -> Iterator[None]:
 
 
 def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
-    """Return the name of the codec of a text file.
+    """Return the name of the codec of a text file: that of its byte order mark, or the setting.
 
     Args:
         path: The file, for error messages.
@@ -143,6 +143,8 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
         if sample.startswith(signature):
             raise DataError(f"{path.name} is not a text file, but {problem}.")
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if sample.startswith(mark)), "")
+    if marked:
+        return marked
     if options.encoding is not None:
         name = codecs.lookup(options.encoding).name
         if name not in _UTF8 and _is_utf8(sample):
@@ -151,9 +153,7 @@ def detect_encoding(path: Path, sample: bytes, options: ReadOptions) -> str:
                 path.name,
                 options.encoding,
             )
-        return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else name
-    if marked:
-        return marked
+        return name
     n_null = sample.count(0)
     if not n_null:
         return "utf-8"
