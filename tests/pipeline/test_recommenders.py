@@ -11,11 +11,14 @@ import pytest
 
 import mock_runs
 from mllm_msr import registry
+from mllm_msr.baselines.popularity import Popularity
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.pipeline.compare import compare
+from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.recommenders import label_of, remark_of
+from mllm_msr.pipeline.recommenders import Recommenders, label_of, remark_of
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
+from mllm_msr.storage.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -193,3 +196,21 @@ def test_unknown_members_of_an_ensemble_stop_a_run_before_its_first_stage(
     ):
         pipeline.run_all()
     assert not (tmp_path / "run" / "interactions.parquet").exists()
+
+
+def test_only_rank_zero_fits_again_with_force(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[Popularity] = []
+    fit = Popularity.fit
+    monkeypatch.setattr(
+        Popularity, "fit", lambda self, data: fitted.append(self) or fit(self, data)
+    )
+    settings = mock_runs.load(data)
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("prepare")
+        for is_worker in (False, True):
+            run = RunFolder.open(tmp_path / "run", worker=True) if is_worker else pipeline.run
+            recommenders = Recommenders(RunContext(run, force=True), settings)
+            recommenders.fitted("popularity", 0)
+    assert len(fitted) == 1

@@ -16,6 +16,7 @@ from mllm_msr.config import tracing
 from mllm_msr.config.settings import Settings
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.prompts.templates import template_hash
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder, Stage
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,13 @@ def prompt_settings(settings: Settings) -> dict[str, object]:
         **changed(settings.train, "train.", include=["max_text_tokens"]),
         **changed(settings.recommend, "recommend."),
     }
+
+
+def mllm_inputs(settings: Settings) -> tuple[str, ...]:
+    """Return the outputs of earlier stages that MLLM-MSR reads for training and scoring."""
+    written = [layout.SUMMARIES] if settings.summarize.enabled else []
+    written += [layout.PREFERENCES] if settings.recommend.reads_preference else []
+    return (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, *written, layout.CANDIDATES)
 
 
 def format_seconds(seconds: float) -> str:

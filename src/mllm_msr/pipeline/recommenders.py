@@ -23,7 +23,7 @@ from mllm_msr.errors import MissingExtraError, SettingsError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
-from mllm_msr.pipeline.context import RunContext, prompt_settings
+from mllm_msr.pipeline.context import RunContext, mllm_inputs, prompt_settings
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
 from mllm_msr.ranker.examples import template_name
@@ -51,13 +51,6 @@ class Conditions:
     inputs: tuple[str, ...]
     prompt_templates: tuple[str, ...] = ()
     model: str | None = None
-
-
-def mllm_inputs(settings: Settings) -> tuple[str, ...]:
-    """Return the outputs of earlier stages that MLLM-MSR reads for training and scoring."""
-    written = [layout.SUMMARIES] if settings.summarize.enabled else []
-    written += [layout.PREFERENCES] if settings.recommend.reads_preference else []
-    return (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, *written, layout.CANDIDATES)
 
 
 def label_of(name: str) -> str:
@@ -224,8 +217,10 @@ class Recommenders:
             conditions: What `data` depends on besides the fold, see `artifact_cache.digest`.
         """
         part = f"{fold}-{hidden}" if hidden else f"{fold}"
-        # With force, once: a member of an ensemble is not fitted again after it has scored.
-        refit = self._context.force and (name, part) not in self._refitted
+        # With force, once: a member of an ensemble is not fitted again after it has scored, and a
+        # worker does not fit again what rank 0 has fitted.
+        force = self._context.force and not self.is_worker
+        refit = force and (name, part) not in self._refitted
         self._refitted.add((name, part))
         tables = self._read_tables(name, [fold] if data.teacher is not None else [])
         read = {table: manifest.require(self._run.stages, table).sha256 for table in tables}

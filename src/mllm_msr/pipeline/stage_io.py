@@ -21,8 +21,8 @@ from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_backend, open_cached
-from mllm_msr.pipeline.context import RunContext, changed
-from mllm_msr.pipeline.recommenders import Recommenders, mllm_inputs
+from mllm_msr.pipeline.context import RunContext, changed, mllm_inputs
+from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages import evaluate as evaluate_stage
 from mllm_msr.pipeline.stages import infer as infer_stage

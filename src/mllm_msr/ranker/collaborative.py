@@ -30,6 +30,7 @@ from mllm_msr.config.checks import backend_problem, baseline_problem
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import CapabilityError, DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
+from mllm_msr.ranker.distributed.launch import rank_zero_first
 from mllm_msr.storage.atomic import write_text
 from mllm_msr.storage.verification import load_json
 from mllm_msr.tables import INTERACTIONS
@@ -250,7 +251,8 @@ def fit_vectors(
     validation = data.candidates.filter(pl.col("split") == "validation")
     # Preferences are written from the targets as well, and requests have only a history.
     without = replace(data, interactions=kept, candidates=validation, preferences=None)
-    model = kind().fit(without) if fit is None else fit(name, without)
+    with rank_zero_first():
+        model = kind().fit(without) if fit is None else fit(name, without)
     return CollaborativeVectors(
         model, name=name, min_interactions=settings.collaborative_min_interactions
     )

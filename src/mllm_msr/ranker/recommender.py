@@ -341,11 +341,10 @@ class MllmRecommender(Recommender):
             )
         if self._output is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mllm-msr-")
-        uniform = pl.col("negatives") == "uniform"
         training_rows = data.candidates.filter(pl.col("split") == "train")
         training_rows = with_input(training_rows, self._prompt, self._preferences)
         training_rows = select_candidates(training_rows, data.interactions, self._training)
-        validation_rows = data.candidates.filter((pl.col("split") == "validation") & uniform)
+        validation_rows = data.candidates.filter(split="validation", negatives="uniform")
         self.n_examples = training_rows.height
         self._vectors = fit_vectors(self._prompt, data, training_rows, fit=self._fit_baseline)
         examples = self._examples(training_rows, data.interactions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,36 @@ def test_worker_skips_all_stages_but_training(tmp_path: Path) -> None:
         if name != "train":
             pipeline.run_stage(name)
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_rank_zero_finishes_first(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "import torch\n"
+        "from mllm_msr.ranker.distributed.launch import process_group, rank_zero_first\n"
+        "file = pathlib.Path(__file__).with_suffix('.txt')\n"
+        "with process_group(), rank_zero_first():\n"
+        "    if os.environ['RANK'] == '0':\n"
+        "        time.sleep(1)\n"
+        "        file.write_text('done')\n"
+        "    assert file.exists()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**os.environ, **TORCHRUN, **address, "WORLD_SIZE": "2", "RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
 
 
 def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:

@@ -150,6 +150,21 @@ def process_group() -> Iterator[ProcessGroup]:
         yield ProcessGroup(has_workers=True)
 
 
+@contextlib.contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Let rank 0 finish the block before the workers that torchrun started begin it.
+
+    They then read what it has written into the run folder, instead of writing the same files.
+    """
+    torch = _torch_with_group()
+    is_worker = torch is not None and torch.distributed.get_rank() > 0
+    if is_worker:
+        _broadcast(None)  # waits for rank 0
+    yield
+    if torch is not None and not is_worker:
+        _broadcast(None)
+
+
 def _import_group_functions() -> None:
     """Import the functions of torch that have the process group as a default argument.
 
