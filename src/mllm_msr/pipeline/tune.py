@@ -135,21 +135,16 @@ def tune(
         )
     recommenders, stages = pipeline.recommenders, pipeline.run.stages
     folders = _factory.Folders(pipeline.run.inside(layout.CONTENT_CACHE))
-    folder = pipeline.run.inside(layout.TUNING)
-    results = []
+    content = changed(settings.baselines, "baselines.", include=["content"])
+    folder, results = pipeline.run.inside(layout.TUNING), []
     for name in models:
         data = recommenders.training_data(name, fold)
         search = _Search(
             name, spaces[name], fixed[name], data, folders, metric=metric, fold=fold, seed=seed
         )
         read = recommenders.baseline_inputs(name, [fold])
-        conditions = {
-            "fixed settings": {
-                **fixed[name],
-                **changed(settings.baselines, "baselines.", include=["content"]),
-            },
-            "input tables": {table: manifest.require(stages, table).sha256 for table in read},
-        }
+        tables_read = {table: manifest.require(stages, table).sha256 for table in read}
+        conditions = {"fixed settings": {**fixed[name], **content}, "input tables": tables_read}
         with pipeline.context.progress(f"tune {name}", trials) as advance:
             results.append(search.run(folder, conditions, trials, advance))
         _write_results(folder, results)
