@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import polars as pl
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
@@ -28,6 +29,7 @@ from mllm_msr.pipeline.adapter_export import (
     shared_settings,
 )
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.storage.run_folder import RunFolder
 
 # Without generated texts, which take most of the time.
@@ -92,6 +94,34 @@ def test_card_has_the_results_and_their_limits(export: AdapterExport, run: Path)
     ):
         assert words in card.text, words
     assert "\n\n\n\n" not in card.text
+
+
+def test_vectors_of_a_student_have_no_titles(tmp_path: Path) -> None:
+    changes = {
+        "train.max_steps": 1,
+        "train.targets_per_user": 1,
+        "recommend.collaborative": "student",
+        "recommend.collaborative_min_interactions": 1,
+        "baselines.student.epochs": 1,
+        "baselines.student.hidden": 8,
+        "baselines.student.image_encoder": "none",
+    }
+    with Pipeline.open(tmp_path / "run", {**SMALL, **changes}) as pipeline:
+        for stage in ("prepare", "train"):
+            pipeline.run_stage(stage)
+        titles = pipeline.tables.items()["title"].to_list()
+    export = export_adapter(tmp_path / "run", tmp_path / "adapter")
+    corpus = "collaborative/corpus.parquet"
+    assert titles[0] in pl.read_parquet(tmp_path / "run/adapter" / corpus)["text"].str.join()[0]
+    assert pl.read_parquet(export.folder / corpus).is_empty()
+    for name in export.files:
+        content = (export.folder / name).read_bytes()
+        assert not [title for title in titles if title.encode() in content], name
+    found, expected = (
+        CollaborativeVectors.load(path).state(["v0001"])
+        for path in (export.folder, tmp_path / "run/adapter")
+    )
+    assert found == expected
 
 
 def test_another_run_scores_with_the_adapter(

@@ -31,6 +31,7 @@ from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.prompts.item_types import ItemType
+from mllm_msr.ranker.collaborative import remove_texts
 from mllm_msr.ranker.examples import build_prompt, template_name
 from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.storage import layout
@@ -108,6 +109,7 @@ def export_adapter(run: Path, folder: Path, *, fold: int | None = None) -> Adapt
     if settings.prompts.folder is not None:
         shutil.copytree(settings.prompts.folder, folder / _TEMPLATES)
     _remove_path(folder / _CONFIG, _hub_id(settings))
+    remove_texts(folder)
     shared = shared_settings(settings, str(recommenders.item_type))
     write_text(folder / SETTINGS, yaml.safe_dump(shared, sort_keys=False, allow_unicode=True))
     card = _card(opened, settings, recommenders, fold=fold, base_model=base_model, folder=folder)

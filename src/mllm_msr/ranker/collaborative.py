@@ -31,7 +31,7 @@ from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import CapabilityError, DamagedFileError, SettingsError, TrainingError
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.ranker.distributed.launch import rank_zero_first
-from mllm_msr.storage.atomic import write_text
+from mllm_msr.storage.atomic import replace_file, write_text
 from mllm_msr.storage.verification import load_json
 from mllm_msr.tables import INTERACTIONS
 from mllm_msr.types import Message, Part, Prompt, TextPart, Vector, VectorPart
@@ -42,6 +42,8 @@ Floats = npt.NDArray[np.float32]
 
 _FOLDER: Final = "collaborative"
 _FILE: Final = "collaborative.json"
+# Texts in the folder of a student, see `baselines/student.py`.
+_TEXTS: Final = "corpus.parquet"
 # Rounded, so that vectors computed in other batches are the same tokens.
 _DECIMALS: Final = 4
 # More hidden interactions than this leave too few to learn from.
@@ -265,6 +267,18 @@ def load_vectors(
     if weights is None or not settings.reads_vectors:
         return None
     return CollaborativeVectors.load(Path(weights))
+
+
+def remove_texts(weights: Path) -> None:
+    """Remove the texts of the catalog from saved vectors; they only encode further items.
+
+    Args:
+        weights: Folder of weights, which may have no vectors.
+    """
+    texts = weights / _FOLDER / _TEXTS
+    if texts.is_file():
+        with replace_file(texts) as temporary:
+            pl.read_parquet(texts).clear().write_parquet(temporary)
 
 
 def require_vectors(backend: str, settings: RecommendSettings) -> None:
