@@ -166,15 +166,16 @@ def test_an_evaluation_of_no_file_is_an_error(tmp_path: Path, data: Path) -> Non
         evaluate_files(tmp_path / "c.csv", [], load(data))
 
 
-def test_lists_that_are_left_out_are_a_warning(
+def test_lists_that_are_left_out_and_missing_scores_are_warnings(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     candidates, scores = tmp_path / "c.csv", tmp_path / "s.csv"
     candidates.write_text("user_id,item_id,label\nu,a,1\nu,b,0\nv,a,0\nv,b,0\n")
-    scores.write_text("user_id,item_id,score\nu,a,1\nu,b,0\nv,a,1\nv,b,0\n")
+    scores.write_text("user_id,item_id,score\nu,a,1\nu,b,\nv,a,1\nv,b,0\n")
     found = evaluate_files(candidates, [scores], load(data))
     assert found.summary["s"]["external"]["auc"]["n"] == 1
     assert "s.csv: 1 lists are left out, because they lack a positive or a negative" in caplog.text
+    assert "s.csv: 1 candidates without a score rank last" in caplog.text
 
 
 def test_scope_read_summarizes_only_items_that_preferences_read(tmp_path: Path, data: Path) -> None:

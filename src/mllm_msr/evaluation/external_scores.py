@@ -44,16 +44,16 @@ def evaluate_external(
             and `label`, and optionally the other columns of `tables.CANDIDATES`. Without `split`,
             all rows are test candidates.
         scores_paths: Tables by model, with `user_id`, `item_id` and `score`, and optionally `fold`
-            and `negatives`; without these, a score applies to every list of the user. Rows of
-            training and validation candidates are ignored.
+            and `negatives`; without these, a score applies to every list of the user. Candidates
+            with a null score rank last. Rows of training and validation candidates are ignored.
         main: The model whose comparisons with each other model are a family of tests.
         ks: Cut-offs of the metrics.
         seed: Seed of the bootstrap and of the tests.
         n_resamples: Number of resamples of each interval.
 
     Raises:
-        DataError: A file or column cannot be read, a test candidate has no score or several, or a
-            score has no candidate. The message counts such rows and shows the first.
+        DataError: A file or column cannot be read, a test candidate has no row or several, or a row
+            has no candidate. The message counts such rows and shows the first.
     """
     candidates = _read_table(candidates_path, CANDIDATES, "candidates", optional=_DEFAULTS)
     absent = {name: pl.lit(_DEFAULTS[name]) for name in _DEFAULTS if name not in candidates.columns}
@@ -101,11 +101,12 @@ def _score_candidates(
             f"{unknown.height} rows of {path.name} are not test candidates, such as "
             f"{unknown.row(0, named=True)}. Copy {', '.join(key)} from {file}."
         )
-    missing = test.join(scores.drop_nulls("score"), on=key, how="anti").select(key).sort(key)
+    missing = test.join(scores, on=key, how="anti").select(key).sort(key)
     if missing.height:
         raise DataError(
-            f"{missing.height} of {test.height} test candidates have no score in "
-            f"{path.name}, such as {missing.row(0, named=True)}. Score every candidate."
+            f"{missing.height} of {test.height} test candidates are not in {path.name}, such as "
+            f"{missing.row(0, named=True)}. Score every candidate; one with an empty score ranks "
+            "last."
         )
     return test.join(scores, on=key, how="inner", validate="m:1")
 
@@ -146,7 +147,7 @@ def _column(name: str, dtype: pl.DataType, *, required: bool) -> Column:
     if name == "label":
         return Column(name, "value", required=required, convert=_to_label, expected="0 or 1")
     kind: Kind = "id" if dtype == pl.String else "integer" if dtype.is_integer() else "number"
-    # A null score says that a candidate has none.
+    # A null score says that the model could not score a candidate.
     return Column(name, kind, required=required, nullable=name == "score")
 
 

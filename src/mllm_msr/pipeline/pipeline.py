@@ -359,6 +359,8 @@ def evaluate_files(
                 path.name,
                 n_undefined,
             )
+        if n_unscored := evaluation.details["unscored"][name]:
+            logger.warning("%s: %d candidates without a score rank last.", path.name, n_unscored)
     return evaluation
 
 
