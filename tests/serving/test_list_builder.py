@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -20,7 +21,8 @@ from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
 from mllm_msr.recommend.list_weights import ListPlan, ListWeights, without_weights
 from mllm_msr.recommend.lists import ranking
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate, with_reciprocal_ranks
+from mllm_msr.recommend.rank_fusion import Candidate, Proposals, with_reciprocal_ranks
+from mllm_msr.recommend.retrieval import CollaborativeGenerator
 from mllm_msr.serving.list_builder import ListBuilder
 from mllm_msr.serving.scoring import CandidateScorer, ItemScores
 from mllm_msr.serving.users import User
@@ -88,6 +90,20 @@ def test_new_user_gets_popular_items_from_every_model(web: TestClient) -> None:
     found = ask(web, user_id="new", model="item_knn")
     assert found["fallback_reason"] == "unknown_user"
     assert item_ids(found) == item_ids(ask(web, user_id="new"))
+    given = item_ids(found)[2:0:-1]
+    for model in ("item_knn", "run"):
+        assert item_ids(ask(web, user_id="new", model=model, candidate_ids=given)) == given
+
+
+def test_baseline_without_scores_says_so(web: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Proposals((), np.zeros(0))
+    monkeypatch.setattr(CollaborativeGenerator, "propose", lambda *_: nothing)
+    found = ask(web, model="item_knn")
+    assert found["fallback_reason"] == "no_scores"
+    assert item_ids(found) == item_ids(ask(web, budget=0))
+    assert {one["reason"] for one in found["items"]} == {"no_scores"}
+    given = item_ids(found)[2:0:-1]
+    assert item_ids(ask(web, model="item_knn", candidate_ids=given)) == given
 
 
 def test_unknown_models_are_rejected(web: TestClient) -> None:

@@ -25,6 +25,7 @@ FallbackReason = Literal[
     "model_failed",
     "model_slow",
     "model_circuit_open",
+    "no_scores",
 ]
 
 # Plan of a list in the order of P(yes).
@@ -37,6 +38,7 @@ _REASONS: Final[Mapping[FallbackReason, str]] = {
     "model_failed": "the model failed",
     "model_slow": "the model took too long",
     "model_circuit_open": "the model is paused after errors",
+    "no_scores": "the baseline has no scores for the history",
 }
 _COLUMNS: Final[tables.Schema] = {
     "user_id": pl.String(),

@@ -13,7 +13,13 @@ from typing import Final, NamedTuple, final
 
 from mllm_msr.config import tracing
 from mllm_msr.recommend.list_weights import ListPlan
-from mllm_msr.recommend.lists import SORTED, RecommendationList, build_list, missing_input
+from mllm_msr.recommend.lists import (
+    SORTED,
+    FallbackReason,
+    RecommendationList,
+    build_list,
+    missing_input,
+)
 from mllm_msr.recommend.rank_fusion import Candidate, with_reciprocal_ranks
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.serving.baseline_ranker import BaselineRanker
@@ -170,20 +176,26 @@ class ListBuilder:
     async def _build_by_baseline(
         self, user: User, ranker: BaselineRanker, options: ListOptions
     ) -> BuiltList:
-        reason = None
-        if user.profile.history:
+        candidates: Sequence[Candidate] = ()
+        reason: FallbackReason | None = None
+        if not user.profile.history:
+            reason = missing_input(user.profile, known_user=user.known)
+        elif ranked := await ranker.rank(user.profile):
             excluded = self._excluded(user, options)
             wanted = set(
                 self._model.catalog if options.candidate_ids is None else options.candidate_ids
             )
             candidates = [
-                candidate
-                for candidate in await ranker.rank(user.profile)
-                if candidate.item_id in wanted and candidate.item_id not in excluded
+                one for one in ranked if one.item_id in wanted and one.item_id not in excluded
             ]
-        else:  # recently popular items, as with the other models
-            reason = missing_input(user.profile, known_user=user.known)
-            candidates = await self._retrieve(user, options.k, options)
+        else:
+            reason = "no_scores"
+        if reason is not None:  # the items of other models, as if they had failed
+            candidates = (
+                await self._retrieve(user, options.k, options)
+                if options.candidate_ids is None
+                else self._given(user, options)
+            )
         recommendations = build_list(
             self._model.catalog,
             user.profile,

@@ -16,6 +16,7 @@ const REASONS = {
   model_failed: "The model failed. Retrieval only.",
   model_slow: "The model did not respond in time. Retrieval only.",
   model_circuit_open: "The model is paused after repeated failures. Retrieval only.",
+  no_scores: "The baseline does not know the items of the history. Retrieval only.",
 };
 // Why the model was not asked about an item of a list that it has ranked.
 const UNSCORED = {
