@@ -25,6 +25,7 @@ from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.tune import tune
 from mllm_msr.recommend.loading import load_run
+from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
@@ -130,6 +131,22 @@ def test_the_student_proposes_items_for_the_lists_of_its_run(
     lists = [recommender.recommend(user, k=3) for user in ("user0", "user1")]
     generators = {name for items in lists for item in items for name in item.generators}
     assert "student" in generators
+
+
+def test_the_preference_of_a_deleted_user_affects_no_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    mock_runs.install(monkeypatch)
+    run_distill(tmp_path, load(data))
+    with MllmMsr.from_run(tmp_path) as model:
+        student, history = model.retriever.generators["student"], model.users.history("user0")
+
+    def scores(profile: Profile) -> dict[str, float]:
+        return dict(zip(*student.propose(profile, 16), strict=True))
+
+    unknown = scores(Profile("", history))
+    assert scores(Profile("user0", history)) != unknown
+    assert scores(Profile("user0", history, was_deleted=True)) == unknown
 
 
 def test_each_fold_has_its_own_teacher_and_student(

@@ -87,7 +87,12 @@ def test_events_continue_the_history_of_the_run_until_the_user_is_deleted(
         assert after.profile.preference == before.profile.preference
         assert await users.delete("user3") == (1, 0)
         deleted = await users.get("user3")
-        assert (deleted.known, deleted.profile, deleted.n_items) == (False, Profile("user3"), 0)
+        gone = Profile("user3", was_deleted=True)
+        assert (deleted.known, deleted.profile, deleted.n_items) == (False, gone, 0)
+        service.state.add_events([NewEvent("new", "user3", "item2")])
+        users.invalidate(["user3"])
+        returned = await users.get("user3")
+        assert returned.profile == Profile("user3", ("item2",), was_deleted=True)
 
     service.run(work)
 

@@ -24,11 +24,13 @@ class Profile:
         user_id: The user; never part of a prompt. Empty for an anonymous user.
         history: Ids of the items that the user has interacted with, oldest first.
         preference: The latest written preference; blank if there is none.
+        was_deleted: Whether nothing that the run knows about the user may be read.
     """
 
     user_id: str
     history: tuple[str, ...] = ()
     preference: str = ""
+    was_deleted: bool = False
 
     def history_frame(self) -> pl.DataFrame:
         """Return the history as `tables.INTERACTIONS`, with the position as timestamp."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol, final
 
@@ -84,6 +85,8 @@ class CollaborativeGenerator:
         """Return the highest-scored items, ties by id; none without a history or a score."""
         if not profile.history:
             return _NOTHING
+        if profile.was_deleted:  # recommenders may have read preferences under the id
+            profile = replace(profile, user_id="")
         history = profile.history_frame()
         user = pl.DataFrame(
             {"user_id": [profile.user_id], "position": [len(profile.history)]},

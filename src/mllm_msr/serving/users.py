@@ -94,7 +94,8 @@ class UserStore:
             history = self._run_users.history(user_id) + history
             if preferences.is_empty():
                 preferences = self._run_users.preference_history(user_id)
-        profile = Profile(user_id, history, latest_preference(preferences))
+        latest = latest_preference(preferences)
+        profile = Profile(user_id, history, latest, was_deleted=state.deleted)
         known = bool(history or state.events)
         user = User(profile, preferences, known=known, events=state.events)
         if n_changes == self._n_changes:  # otherwise the user may have been read before a change
