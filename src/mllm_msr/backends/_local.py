@@ -103,7 +103,8 @@ class LocalBackend(Backend):
         """Return the folder of the checkpoint, or its id on the hub."""
         return self._checkpoint if isinstance(self._checkpoint, str) else self._checkpoint()
 
-    def _precision(self) -> Precision:
+    @property
+    def precision(self) -> Precision:
         """Return the precision of the weights; asked for when the checkpoint is used first."""
         return self._dtype
 
@@ -119,7 +120,7 @@ class LocalBackend(Backend):
         return inspect_checkpoint(
             self._source,
             revision=self._revision,
-            dtype=self._precision(),
+            dtype=self.precision,
             device=self._device,
             projector=self._projector,
             adapter=self._adapter,
@@ -175,7 +176,7 @@ class LocalBackend(Backend):
                 self._loaded = load_model(
                     self._source,
                     revision=self._revision,
-                    dtype=self._precision(),
+                    dtype=self.precision,
                     device=self._device,
                     projector=self._projector,
                     adapter=self._adapter,

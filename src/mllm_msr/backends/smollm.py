@@ -85,7 +85,8 @@ class SmolLMBackend(LocalBackend):
             threads=threads,
         )
 
-    def _precision(self) -> Precision:
+    @property
+    def precision(self) -> Precision:
         """Return bfloat16 for "auto" on CPUs that are faster with it; scoring takes half as long.
 
         Weights of this model are published in bfloat16, so none of their digits are lost.

@@ -10,6 +10,7 @@ import pytest
 from transformers import LlamaConfig
 
 from mllm_msr.config.loading import load_settings
+from mllm_msr.models import cpu_runtime
 from mllm_msr.models.loading import load_config
 from mllm_msr.models.memory import empty_model, weight_bytes
 from mllm_msr.pipeline.cost.memory import with_memory
@@ -63,6 +64,31 @@ def test_settings_that_save_memory_lower_the_estimate(
     assert full > before["train/0"] > upper
     assert peaks("train.rank=16")["train/0"] > before["train/0"]
     assert peaks("model.dtype=bfloat16")["infer"] < before["infer"]
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_models_that_are_faster_in_bfloat16_need_less_memory(
+    is_native: bool, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_runtime, "has_bfloat16", lambda: is_native)
+    model = ["model.backend=smollm", f"model.weights={tiny_checkpoint('qwen3_vl')}"]
+    report = CostReport((replace(STAGES[-1], calls=1),), "", "")
+
+    def score(*overrides: str) -> int:
+        overrides = (*model, "model.device=cpu", *overrides)
+        settings = load_settings("default", overrides, environment={})
+        return with_memory(report, settings).stages[0].memory_bytes or 0
+
+    assert 0 < score("model.dtype=bfloat16") < score("model.dtype=float32")
+    assert score() == score(f"model.dtype={'bfloat16' if is_native else 'float32'}")
+
+
+def test_the_teacher_is_the_model_that_scores(tiny_checkpoint: Checkpoint) -> None:
+    other = f"score.model={{backend: huggingface, checkpoint: {tiny_checkpoint('qwen3_vl')}}}"
+    settings = load_settings("default", ["model.backend=mock", other], environment={})
+    stages = (replace(STAGES[-1], stage="distill/0"), STAGES[-1])
+    found = with_memory(CostReport(stages, "", ""), settings).stages
+    assert found[0].memory_bytes == found[1].memory_bytes is not None
 
 
 def test_training_counts_the_candidates_of_a_target_and_shared_prefixes(

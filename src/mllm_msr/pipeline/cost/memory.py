@@ -7,16 +7,18 @@ system counts it; on a GPU, that of the tensors.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from dataclasses import replace
 from typing import Any, Final
 
+from mllm_msr.backends._local import LocalBackend
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import MllmMsrError
 from mllm_msr.models.loading import load_config, resolve_device, resolve_dtype
 from mllm_msr.models.memory import Batch, empty_model, inference_bytes, training_bytes
 from mllm_msr.models.projector import find_projector
-from mllm_msr.pipeline.backends import backend_class
+from mllm_msr.pipeline.backends import backend_class, open_backend
 from mllm_msr.pipeline.cost.report import CostReport, StageCost
 from mllm_msr.ranker.training.lora import make_trainable
 from mllm_msr.ranker.training.prefix_sharing import supports_shared_prefixes
@@ -51,6 +53,7 @@ def _peak(stage: StageCost, settings: Settings) -> int | None:
         "summarize": settings.summarize.model,
         "infer": settings.infer.model,
         "score": settings.score.model,
+        "distill": settings.score.model,
     }
     used = models.get(kind) or settings.model
     backend = backend_class(used)
@@ -64,6 +67,9 @@ def _peak(stage: StageCost, settings: Settings) -> int | None:
         if kind not in {"train", "align"}:
             device = resolve_device(arguments.get("device"))
             n_new = _new_tokens(kind, settings)
+            with contextlib.closing(open_backend(used)) as opened:
+                if isinstance(opened, LocalBackend):
+                    arguments["dtype"] = opened.precision
             peak = _inference_peak(model, stage, arguments, device=device, n_new=n_new)
         else:
             device = resolve_device("auto")
