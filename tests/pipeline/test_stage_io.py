@@ -63,6 +63,20 @@ def test_settings_of_later_stages_do_not_invalidate_earlier_ones(
         pipeline.run_stage("prepare")  # training targets follow blocks
 
 
+def test_a_later_stage_does_not_save_other_settings_of_the_data(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    with Pipeline.open(folder, mock_runs.load(data)) as pipeline:
+        pipeline.run_until("infer")
+    saved = (folder / layout.CONFIG).read_text(encoding="utf-8")
+    other = mock_runs.load(data, "data.validation_fraction=0.3")
+    with (
+        Pipeline.open(folder, other, force=True) as pipeline,
+        pytest.raises(StaleStageError, match=r"'prepare' .* validation_fraction .* is now 0\.3"),
+    ):
+        pipeline.run_stage("score")
+    assert (folder / layout.CONFIG).read_text(encoding="utf-8") == saved
+
+
 def test_score_can_be_limited_to_some_models(tmp_path: Path, data: Path) -> None:
     settings = mock_runs.load(data, "score.baselines=[popularity, item_knn]")
     with Pipeline.open(tmp_path / "run", settings) as pipeline:

@@ -132,6 +132,15 @@ def test_too_few_users_are_an_error(oracle: list_worlds.Oracle, tmp_path: Path) 
         assert not folder.has(FILE)
 
 
+def test_other_settings_of_the_data_are_an_error(
+    oracle: list_worlds.Oracle, tmp_path: Path
+) -> None:
+    with Pipeline.open(list_worlds.make_run(tmp_path)) as pipeline:
+        other = pipeline.with_settings({"data.validation_fraction": 0.2})
+        with pytest.raises(StaleStageError, match="validation_fraction"):
+            fit_lists(other.context, other.settings, OPTIONS)
+
+
 def test_weights_depend_on_preferences_that_only_a_generator_reads(
     oracle: list_worlds.Oracle, tmp_path: Path
 ) -> None:

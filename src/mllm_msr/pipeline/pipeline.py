@@ -206,6 +206,8 @@ class Pipeline:
         require_trackers(self.settings.train.loggers)
         before = dict(self.run.stages)
         try:
+            if name != "prepare":
+                stage_io.require_prepared_data(self.context, self.settings)
             with convert_missing_extras():
                 STAGES[name](self.context, self.settings)
         except StaleStageError:

@@ -41,7 +41,7 @@ from mllm_msr.ranker.distributed.launch import (
 from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR, MllmRecommender
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
-from mllm_msr.storage import layout
+from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
@@ -63,13 +63,7 @@ NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 def prepare(context: RunContext, settings: Settings) -> None:
     """Read, filter and split the data, and sample the candidates."""
-    conditions = {
-        "dataset": settings.dataset,
-        **changed(settings.data),
-        **changed(settings.images, "images.", exclude=NOT_RECORDED["images"]),
-        **changed(settings.infer, "infer.", include=["block_size"]),
-    }
-    with context.stage("prepare", conditions) as stage:
+    with context.stage("prepare", _prepare_conditions(settings)) as stage:
         if stage.finished:
             return
         raw = prepare_stage.load(settings.dataset, settings.data)
@@ -92,6 +86,29 @@ def prepare(context: RunContext, settings: Settings) -> None:
         stage.write_text(layout.DATASET, json.dumps(source, indent=2))
         stage.write_text(layout.DATA_REPORT, json.dumps(prepared.report.to_dict(), indent=2))
         stage.count(**prepared.counts)
+
+
+def require_prepared_data(context: RunContext, settings: Settings) -> None:
+    """Check that the settings are those with which the run's data were prepared, if they are.
+
+    Later stages would ignore other ones, and save them as the settings of the run.
+
+    Raises:
+        StaleStageError: They differ; the message names them.
+    """
+    if entry := context.run.stages.get("prepare"):
+        now = json.loads(json.dumps(_prepare_conditions(settings)))
+        conditions = manifest.Conditions(settings=now, inputs={}, templates={}, model=None)
+        manifest.require_unchanged("prepare", entry, conditions)
+
+
+def _prepare_conditions(settings: Settings) -> dict[str, object]:
+    return {
+        "dataset": settings.dataset,
+        **changed(settings.data),
+        **changed(settings.images, "images.", exclude=NOT_RECORDED["images"]),
+        **changed(settings.infer, "infer.", include=["block_size"]),
+    }
 
 
 def summarize(context: RunContext, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.stage_io import require_prepared_data
 from mllm_msr.recommend.conditional_logit import ValidationList, fit_generators, fit_ranker
 from mllm_msr.recommend.list_evaluation import (
     BUDGETS,
@@ -102,10 +103,11 @@ def fit_lists(
         UsageError: The run does not have one of the folds.
         RunFolderError: A required stage has not been run.
         DataError: There are too few validation users.
-        StaleStageError: The weights were fitted with other settings or another ranker.
+        StaleStageError: The weights were fitted, or the data prepared, with other settings.
         BackendError: The model fails.
     """
     options = options or FitOptions()
+    require_prepared_data(context, settings)
     recommenders = Recommenders(context, settings)
     ranker = recommenders.conditions(ranker_name(settings))
     known = recommenders.tables.folds()
@@ -120,9 +122,7 @@ def fit_lists(
             f"{layout.FIT_LISTS}/{fold}",
             {
                 **ranker.settings,
-                "users": options.users,
-                "budget": options.budget,
-                "seed": options.seed,
+                **asdict(options),
                 "candidates": candidate_settings(settings),
                 **changed(settings.retrieve, "retrieve.", include=["recent_weight"]),
             },
@@ -170,7 +170,7 @@ def _fit_fold(
         raise DataError(
             f"Fold {fold} has {targets.height} validation users with a preference or history, but "
             f"weights of lists need at least {_MIN_USERS}. Use data with more users, or a larger "
-            "data.validation_fraction."
+            "data.validation_fraction in a new run."
         )
     loaded = load_hidden(context, settings, without_weights(settings), fold)
     pools = retrieve_pools(context, loaded, targets)

@@ -87,8 +87,7 @@ def report(
         data: See `RunTables.data_report`.
         requires_llm: See `Recommenders.requires_llm`.
     """
-    # Imports what a finished report does not need.
-    from mllm_msr.evaluation.report.report import write_report
+    from mllm_msr.evaluation.report.report import write_report  # slow; not needed if finished
 
     shown = main_model(list(scores))
     case_studies = build_case_studies(
