@@ -242,6 +242,8 @@ def test_equal_titles_explain_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(catalog, "_vectors", Alike())
     assert catalog.matches(profile, "raft") == ("Sea",)
+    assert catalog.matches(profile, "lamp") == ("Sea",)
+    assert catalog.without_vectors().matches(profile, "lamp") == ()
 
 
 def test_prompts_describe_the_item_if_set(catalog: ItemCatalog) -> None:

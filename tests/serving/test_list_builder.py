@@ -17,6 +17,7 @@ import list_worlds
 from mllm_msr import tables
 from mllm_msr.config.settings import Settings
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.recommend.explanations import Explainer
 from mllm_msr.recommend.fit_lists import FitOptions, fit_lists
 from mllm_msr.recommend.list_weights import ListPlan, ListWeights, without_weights
 from mllm_msr.recommend.lists import ranking
@@ -147,6 +148,20 @@ def test_lists_have_the_fitted_order_and_budget(
     web = serve(*every, *test, folder=run)
     found = [ask(web, k=34, user_id=f"user{n}") for n in range(8)]
     assert {(one["variant"], n_scored(one)) for one in found} == {("few", 3), ("fitted", 30)}
+
+
+def test_a_list_is_explained_by_what_its_model_reads(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_worlds.install(monkeypatch)
+    monkeypatch.setattr(Explainer, "similar", lambda _, described, summary: tuple(described))
+    settings = ("retrieve.budget=3", "recommend.history_items=3")
+    run = list_worlds.make_run(tmp_path / "run", *settings)
+    other = list_worlds.make_run(tmp_path / "other", "recommend.history_items=1")
+    web = serve(f"serve.models.other={other}", folder=run)
+    for model, titles in (("run", ["Thing 26", "Thing 25", "Thing 24"]), ("other", ["Thing 26"])):
+        found = ask(web, model=model)
+        assert {tuple(one["matches"]) for one in found["items"]} == {tuple(titles)}
 
 
 def test_models_without_weights_are_fused_with_the_fitted_candidates() -> None:

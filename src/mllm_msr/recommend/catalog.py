@@ -190,6 +190,12 @@ class ItemCatalog:
         view._vectors = other._vectors  # noqa: SLF001
         return view
 
+    def without_vectors(self) -> ItemCatalog:
+        """Return the same items with prompts for a ranker that reads no collaborative tokens."""
+        view = copy.copy(self)
+        view._vectors = None  # noqa: SLF001 - of the same class
+        return view
+
     def _build_prompt(self, user: str | UserInput, item: Item, summary: str) -> Prompt:
         return build_prompt(
             user,

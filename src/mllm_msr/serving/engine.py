@@ -157,7 +157,7 @@ class OnlineEngine:
                 fingerprint=preference_fingerprint,
                 # The weights of the run are only valid for its own ranker.
                 plan=without_weights(self.settings),
-                reads_vectors=False,
+                catalog=self.catalog.without_vectors(),
             )
         for name, path in self._settings.models.items():
             if name in self._model.baselines:

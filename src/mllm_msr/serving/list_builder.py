@@ -137,7 +137,7 @@ class ListBuilder:
             plan = SORTED  # the order of given candidates is not a ranking
         scores = await self._score(scorer, plan, user, candidates[:budget], options.k)
         recommendations = build_list(
-            self._model.catalog,
+            scorer.catalog,  # explains the list by what the model reads
             user.profile,
             candidates,
             scores.values,

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast, final
 
@@ -96,9 +95,9 @@ class CandidateScorer:
         metrics: Metrics, which count fallbacks.
         plan: How lists are made with the model.
         calibration: Calibration of the model's P(yes).
-        reads_vectors: Whether the prompts contain the vectors that the run was fine-tuned with.
 
     Attributes:
+        catalog: As given.
         plan: As given.
         version: Twelve hexadecimal digits that identify weights, adapter and precision.
         n_failed: Number of prompts that have failed since the last one that succeeded.
@@ -114,17 +113,15 @@ class CandidateScorer:
         metrics: Metrics,
         plan: ListPlan = SORTED,
         calibration: Calibration = IDENTITY,
-        reads_vectors: bool = True,
     ) -> None:
         self.version = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
         self.n_failed = 0
         self.plan = plan
         self._queue = queue
-        self._catalog = catalog
+        self.catalog = catalog
         self._settings = settings
         self._metrics = metrics
         self._calibration = calibration
-        self._reads_vectors = reads_vectors
         self._cache: LRUCache[_ScoreKey, float] = LRUCache(settings.score_cache_size)
         self._n_deletions = 0
 
@@ -184,7 +181,7 @@ class CandidateScorer:
             OverloadedError: Too many prompts wait for the model.
         """
         reason = missing_input(
-            user.profile, known_user=user.known, prompt=self._catalog.prompt_settings
+            user.profile, known_user=user.known, prompt=self.catalog.prompt_settings
         )
         if reason is not None:
             self._metrics.fallback(reason)
@@ -233,8 +230,7 @@ class CandidateScorer:
 
     async def _user_input(self, profile: Profile) -> UserInput:
         """Return what the model reads about a user, in a thread because vectors are computed."""
-        user = await asyncio.to_thread(self._catalog.user_input, profile)
-        return user if self._reads_vectors else replace(user, state=None)
+        return await asyncio.to_thread(self.catalog.user_input, profile)
 
     def _prompts(
         self,
@@ -244,9 +240,9 @@ class CandidateScorer:
     ) -> list[Prompt]:
         """Build prompts, in a thread because images that were not opened before are decoded."""
         return [
-            self._catalog.prompt_for(user, given[item_id])
+            self.catalog.prompt_for(user, given[item_id])
             if item_id in given
-            else self._catalog.prompt(user, item_id)
+            else self.catalog.prompt(user, item_id)
             for item_id in item_ids
         ]
 
