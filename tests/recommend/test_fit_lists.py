@@ -122,6 +122,9 @@ def test_a_model_that_knows_nothing_gets_no_calls(
         assert (listed.model_calls, listed.fallback_reason, len(listed)) == (0, None, 5)
         assert oracle.n_prompts == n_prompts
         assert model.recommend("user0", 5, budget=2).model_calls == 2
+        assert model.recommend("new", 5).fallback_reason == "unknown_user"
+        assert model.recommend("new", 5, budget=0).fallback_reason is None
+        assert model.recommend_for_history([], 5).fallback_reason == "no_history"
 
 
 def test_too_few_users_are_an_error(oracle: list_worlds.Oracle, tmp_path: Path) -> None:

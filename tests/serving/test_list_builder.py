@@ -150,6 +150,16 @@ def test_lists_have_the_fitted_order_and_budget(
     assert {(one["variant"], n_scored(one)) for one in found} == {("few", 3), ("fitted", 30)}
 
 
+def test_new_users_get_a_reason_also_from_a_plan_without_calls(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_worlds.install(monkeypatch)
+    web = serve("retrieve.budget=0", folder=list_worlds.make_run(tmp_path / "run"))
+    assert ask(web, user_id="new")["fallback_reason"] == "unknown_user"
+    assert ask(web, user_id="new", budget=0)["fallback_reason"] is None
+    assert ask(web)["fallback_reason"] is None
+
+
 def test_a_list_is_explained_by_what_its_model_reads(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,8 +199,7 @@ class MllmMsr:
             require_users(user_ids, self.users)
         elif problem := describe_unknown_users(user_ids, self.users):
             logger.warning("%s Unknown users get recently popular items.", problem)
-        budget = self.plan.budget if budget is None else budget
-        if budget:
+        if self.plan.budget if budget is None else budget:
             self._update_users(user_ids)
         profiles = [self.users.profile(user_id) for user_id in user_ids]
         lists = self._recommend(profiles, k, budget, exclude_seen)
@@ -231,7 +230,6 @@ class MllmMsr:
         known = tuple(read_ids("history", history, "item_id"))
         check_counts(k=k, budget=budget)
         require_known(known, self.catalog)
-        budget = self.plan.budget if budget is None else budget
         preferences = tables.empty(tables.PREFERENCES)
         if known and self.settings.recommend.reads_preference:
             preferences = self.update_preferences(Profile("", known), preferences)
@@ -274,22 +272,24 @@ class MllmMsr:
         )
 
     def _recommend(
-        self, profiles: Sequence[Profile], k: int, budget: int, exclude_seen: bool
+        self, profiles: Sequence[Profile], k: int, budget: int | None, exclude_seen: bool
     ) -> list[RecommendationList]:
         """Run the steps after the profiles: candidates, scores and lists."""
+        n_scored = self.plan.budget if budget is None else budget
         candidates: list[list[Candidate]] = []
         reasons: list[FallbackReason | None] = []
         requests: list[tuple[Profile, Sequence[Candidate]]] = []
-        n = self.plan.n_candidates(k=k, budget=budget)
+        n = self.plan.n_candidates(k=k, budget=n_scored)
         for profile in profiles:
             found = self.retriever.retrieve(profile, n, exclude_seen=exclude_seen)
             reason = None
-            if budget:
+            # Also with a plan without calls, new users learn why they get popular items.
+            if n_scored or (budget is None and not profile.history):
                 known = profile.user_id in self.users
                 reason = missing_input(profile, known_user=known, prompt=self.settings.recommend)
             candidates.append(found)
             reasons.append(reason)
-            requests.append((profile, found[:budget] if reason is None else []))
+            requests.append((profile, found[:n_scored] if reason is None else []))
         lists = []
         for at, (scores, failures) in enumerate(
             score_until_settled(self.plan, requests, self._scores, k=k)

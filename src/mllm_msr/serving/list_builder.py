@@ -136,6 +136,10 @@ class ListBuilder:
             budget = len(candidates) if budget is None else budget
             plan = SORTED  # the order of given candidates is not a ranking
         scores = await self._score(scorer, plan, user, candidates[:budget], options.k)
+        if options.budget is None and not (budget or user.profile.history):
+            # Also with a plan without calls, new users learn why they get popular items.
+            reason = missing_input(user.profile, known_user=user.known)
+            scores = ItemScores({}, fallback_reason=reason)
         recommendations = build_list(
             scorer.catalog,  # explains the list by what the model reads
             user.profile,
