@@ -127,7 +127,7 @@ def test_columns_explain_what_they_expect() -> None:
     ):
         check(raw(GOOD), BadRows("t.csv", "error"), {"u": column})
     fixed = Column("u", "value", convert=column.convert, fix=lambda value: f"Replace {value}.")
-    with pytest.raises(DataError, match=r"not a value.* Replace a\. Correct the data"):
+    with pytest.raises(DataError, match=r"not a value.* Replace a\. Or correct the data"):
         check(raw(GOOD), BadRows("t.csv", "error"), {"u": fixed})
 
 

@@ -15,7 +15,7 @@ def test_a_bad_row_is_an_error_with_its_fix_and_the_setting() -> None:
     rows = BadRows("log.csv", "error")
     with pytest.raises(
         DataError,
-        match=r"^Line 3 is odd\. Even it out\. Correct the data, or set data\.on_bad_rows",
+        match=r"^Line 3 is odd\. Even it out\. Or correct the data, or set data\.on_bad_rows",
     ):
         rows.add("odd", "Line 3 is odd.", fix="Even it out.")
 

@@ -88,7 +88,8 @@ class BadRows:
         sentences = f"{example} {fix}".rstrip()
         if self.on_bad_rows == "error":
             how = ", or set data.on_bad_rows=drop to leave out such rows" * self.has_settings
-            raise DataError(f"{sentences} Correct the data{how}.")
+            correct = "Or correct" if fix else "Correct"
+            raise DataError(f"{sentences} {correct} the data{how}.")
         if reason not in self.dropped:
             self.examples[reason] = sentences
         self.dropped[reason] = self.dropped.get(reason, 0) + n_rows
