@@ -72,7 +72,9 @@ class Student(ReadsContent, SequenceBaseline):
     """Recommender with self-attention over ids and content, distilled from the MLLM.
 
     Attributes:
-        distillation: Weight of the distillation loss, at least 0; 0 learns from interactions only.
+        distillation: Weight of a scored pair relative to an interaction, at least 0; all pairs
+            together weigh at most as if there were as many as interactions. 0 learns from
+            interactions only.
         id_dropout: Probability that an item loses its id embedding in a training pass, in [0, 1).
         hidden: Size of the item embeddings and of all states, d, at least 1.
         n_blocks: Transformer blocks, at least 1.
@@ -180,10 +182,13 @@ class Student(ReadsContent, SequenceBaseline):
             )
             return replace(spec, data=preferences)
         logger.info("The student learns from %d lists of the teacher.", len(lists))
+        # A batch has lists even if they are few. With a fixed weight they would spoil what it
+        # learns from many interactions (docs/results.md, "Student").
+        weight = self.distillation * lists.share(data.interactions.height)
 
         def loss(batch: StudentBatch) -> Tensor:
             distilled = distillation_loss(fitted.network, batch.lists)
-            return spec.loss(batch.histories) + self.distillation * distilled
+            return spec.loss(batch.histories) + weight * distilled
 
         return TrainingSpec(
             lambda epoch: StudentBatches.shuffled(

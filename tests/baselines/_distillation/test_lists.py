@@ -76,6 +76,13 @@ def test_shorter_lists_are_padded(interactions):
     assert found.probabilities[1].tolist() == pytest.approx([0.5, 0.5, 0])
 
 
+def test_a_scored_pair_counts_as_much_as_an_interaction(interactions):
+    rows = [(user, 2, item, 0.5) for user, items in (("u", "abc"), ("v", "ab")) for item in items]
+    found = lists(interactions, *rows)
+    assert found.share(20) == 5 / 20
+    assert found.share(4) == 1
+
+
 def test_lists_after_a_hidden_interaction_and_without_a_history_are_left_out(interactions):
     rows = [("u", at, item, 0.5) for at in (0, 2, 3) for item in "ac"]
     found = lists(interactions, *rows)

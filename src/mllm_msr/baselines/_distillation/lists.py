@@ -91,6 +91,10 @@ class TeacherLists:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def share(self, n_interactions: int) -> float:
+        """Return the number of scored pairs divided by that of interactions, at most 1."""
+        return min(int((self.codes > 0).sum()) / n_interactions, 1.0)
+
     def digest(self) -> bytes:
         """Return a SHA-256 of everything that the loss depends on."""
         found = hashlib.sha256(self.histories.items.tobytes() + self.histories.starts.tobytes())
