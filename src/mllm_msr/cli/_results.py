@@ -161,8 +161,8 @@ def _format_pairs(
         table.add_row(
             labels.get(verdict.other, verdict.other),
             kind_title(verdict.kind).removesuffix(" negatives").lower(),
-            f"{verdict.difference:+.3f}",
-            f"{verdict.low:+.3f} {verdict.high:+.3f}",
+            f"{verdict.difference:+z.3f}",
+            f"{verdict.low:+z.3f} {verdict.high:+z.3f}",
             f"{verdict.p:.4f}",
             f"{verdict.p_all:.4f}",
         )

@@ -186,7 +186,7 @@ def _comparison_table(experiment: Experiment, results: Results, kind: str) -> It
     for record in comparisons:
         sign = 1 if record["first"] == first.name else -1
         low, high = sorted((sign * record["low"], sign * record["high"]))
-        difference = f"{sign * record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        difference = f"{sign * record['difference']:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
         other = labels[record["second" if sign == 1 else "first"]]
         tests = [(record[name], record[name] < ALPHA) for name in ("p_main", "p_holm")]
         shown = [(f"{p:.4f}", "significant" if low else "not significant") for p, low in tests]

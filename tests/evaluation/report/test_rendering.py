@@ -58,6 +58,7 @@ def test_cells_of_markdown_tables_contain_no_markup():
         ("{{ 0.12345 | count }}", "0.123"),
         ("{{ none | decimals }}", "–"),
         ("{{ -0.5 | signed }}", "−0.500"),
+        ("{{ -0.0001 | signed }}", "+0.000"),
         ("{{ 0.0001 | p_value }}", "&lt; 0.001"),
     ],
 )

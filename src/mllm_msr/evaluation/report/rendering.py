@@ -41,7 +41,7 @@ def environment(labels: Mapping[str, str]) -> jinja2.Environment:
         "thousands": lambda value: f"{value:,.0f}",
         "count": lambda value: f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}",
         "decimals": lambda value: "–" if value is None else f"{value:.3f}",
-        "signed": lambda value: f"{value:+.3f}".replace("-", "\u2212"),
+        "signed": lambda value: f"{value:+z.3f}".replace("-", "\u2212"),
         "p_value": lambda value: "< 0.001" if value < 0.001 else f"= {value:.3f}",
         "thumbnail": _thumbnail,
         "label": lambda model: names.get(model, model),
