@@ -79,6 +79,27 @@ def test_the_order_of_the_teacher_is_learned(data):
     assert second > first + 1
 
 
+def test_the_teacher_is_followed_only_if_validation_users_rank_better_with_it(data, caplog):
+    caplog.set_level(logging.INFO)
+    users = [f"u{user}" for user in range(0, 40, 2)]
+    rows = [
+        (0, "validation", "uniform", user, 5, item, label)
+        for user in users
+        for item, label in (("ship3", 1), ("ship4", 0))
+    ]
+    given = replace(data, candidates=table(rows, CANDIDATES))
+    scored = [(user, 5, item, p) for user in users for item, p in (("ship3", 0.9), ("ship4", 0.1))]
+    right = student(distillation=5.0).fit(replace(given, teacher=table(scored, TEACHER)))
+    assert "without them; the better one is kept" in caplog.text
+    first, second = scores(right, data, "ship3", "ship4")
+    assert first > second + 1
+    opposite = [(*key, 1 - p) for *key, p in scored]
+    wrong = student(distillation=5.0).fit(replace(given, teacher=table(opposite, TEACHER)))
+    alone = student(distillation=0).fit(given)
+    assert scores(wrong, data, "ship3", "ship4") == scores(alone, data, "ship3", "ship4")
+    assert wrong.training_log.best_value == alone.training_log.best_value
+
+
 def test_without_a_teacher_it_says_so_unless_asked_not_to_distill(data, caplog):
     caplog.set_level(logging.WARNING)
     student(epochs=1, distillation=0).fit(data)

@@ -64,6 +64,8 @@ logger = logging.getLogger(__name__)
 _PREFERENCE: Final = "preference"
 _CORPUS: Final = "corpus.parquet"
 _TEXTS: Final = "texts.parquet"
+# Training states of the student without a teacher, in the folder of the other one.
+_ALONE: Final = "alone"
 
 
 @final
@@ -83,7 +85,7 @@ class Student(ReadsContent, SequenceBaseline):
     """
 
     label: ClassVar[str] = "Student"
-    remark: ClassVar[str] = "distilled from the MLLM if the run has teacher scores"
+    remark: ClassVar[str] = "reads texts of the MLLM; learns from its scores if they help"
     reads_mllm: ClassVar[bool] = True
 
     distillation: float = 1.0
@@ -104,8 +106,38 @@ class Student(ReadsContent, SequenceBaseline):
         return {**SasRec.space(), "distillation": Range(0.1, 10.0, log=True)}
 
     def fit(self, data: TrainingData) -> Self:
-        """Learn from visible interactions and, if there are any, from the teacher's scores."""
-        return super().fit(replace(data, items=_with_summaries(data.items, data.summaries)))
+        """Learn from visible interactions and, if that helps, from the teacher's scores.
+
+        With a teacher, two networks are trained, with and without its scores. The one with the
+        higher AUC on validation users is kept, because a teacher that ranks worse than the
+        interactions makes a student worse. Without validation users, the first one is kept.
+        """
+        data = replace(data, items=_with_summaries(data.items, data.summaries))
+        if not self.distillation or data.teacher is None or data.teacher.is_empty():
+            return super().fit(data)
+        checkpoints = self.checkpoints and self.checkpoints / _ALONE
+        alone = replace(self, distillation=0.0, checkpoints=checkpoints)
+        alone.training_progress = self.training_progress
+        SequenceBaseline.fit(alone, data)
+        super().fit(data)
+        return self._keep_better(alone)
+
+    def _keep_better(self, alone: Self) -> Self:
+        """Take the network of a student without a teacher if it ranks at least as well."""
+        logs = self.training_log, alone.training_log
+        taught, untaught = (None if log is None else log.best_value for log in logs)
+        if taught is None or untaught is None:
+            return self
+        logger.info(
+            "The student has validation AUC %.3f with the scores of the teacher and %.3f without "
+            "them; the better one is kept.",
+            taught,
+            untaught,
+        )
+        if untaught >= taught:
+            self._fitted, self._log = alone._fitted, alone._log
+            self._is_time_limited = alone._is_time_limited
+        return self
 
     def user_texts(self, data: TrainingData) -> UserTexts | None:
         """Return the written preferences; a target reads the latest one before it."""
