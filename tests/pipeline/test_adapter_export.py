@@ -90,7 +90,7 @@ def test_card_has_the_results_and_their_limits(export: AdapterExport, run: Path)
     assert f"{auc['mean']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in card.text
     for words in (
         *("| users | 12 |", "rank 16", "## Prompt", "TITLE OF THE LATEST ITEM", '"TITLE"'),
-        *("[image]", "so its intervals are wide", "names no license"),
+        *("[image]", "so intervals are wide", "names no license"),
     ):
         assert words in card.text, words
     assert "\n\n\n\n" not in card.text
