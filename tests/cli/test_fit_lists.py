@@ -9,7 +9,8 @@ import pytest
 
 import list_worlds
 from mllm_msr.config.run_settings import load_finished_settings
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import RunFolderError, StaleStageError
+from mllm_msr.pipeline.pipeline import Pipeline
 
 
 def test_it_prints_weights_and_budget(
@@ -37,3 +38,16 @@ def test_it_prints_weights_and_budget(
 def test_a_missing_run_is_named(fail, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="There is no run folder"):
         fail("fit-lists", "--run", tmp_path / "nothing")
+
+
+def test_settings_of_finished_stages_are_not_replaced(
+    fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_worlds.install(monkeypatch)
+    run = list_worlds.make_run(tmp_path, "score.zero_shot=false", "score.baselines=[popularity]")
+    with Pipeline.open(run) as pipeline:
+        pipeline.run_stage("score")
+    before = (run / "config.yaml").read_text(encoding="utf-8")
+    with pytest.raises(StaleStageError, match=r"The stage 'score/popularity' .* full_users was"):
+        fail("fit-lists", "--run", run, "--fold", 0, "score.full_users=3")
+    assert (run / "config.yaml").read_text(encoding="utf-8") == before

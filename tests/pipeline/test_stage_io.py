@@ -14,6 +14,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.pipeline import STAGES, Pipeline
+from mllm_msr.pipeline.stage_settings import NOT_RECORDED
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -97,7 +98,7 @@ def test_every_setting_of_a_section_is_recorded_unless_it_is_listed(section: str
     """A stage that ignored a setting would be skipped although its outputs should change."""
     settings = getattr(Settings(), section)
     other = settings.model_copy(update={name: object() for name in type(settings).model_fields})
-    listed = stage_io.NOT_RECORDED.get(section, ())
+    listed = NOT_RECORDED.get(section, ())
     assert set(listed) <= set(type(settings).model_fields)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the placeholder values have the wrong type

@@ -45,10 +45,7 @@ def align(context: RunContext, settings: Settings) -> None:
         fingerprint = backend.fingerprint
     with context.stage(
         "align",
-        {
-            **settings.align.fingerprint(),
-            **changed(settings.summarize, "summarize.", include=["image_words"]),
-        },
+        align_settings(settings),
         inputs=[layout.ITEMS],
         prompt_templates=_TEMPLATES,
         item_type=tables.item_type(settings),
@@ -59,6 +56,14 @@ def align(context: RunContext, settings: Settings) -> None:
         counts = _align(context, settings, tables)
         stage.register(layout.PROJECTOR)
         stage.count(**counts)
+
+
+def align_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that identify the projector."""
+    return {
+        **settings.align.fingerprint(),
+        **changed(settings.summarize, "summarize.", include=["image_words"]),
+    }
 
 
 def aligned(settings: Settings, run: RunFolder) -> ModelSettings:

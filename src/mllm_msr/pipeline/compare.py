@@ -86,7 +86,9 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     pipeline = pipeline.with_settings(override(settings, changes))
     # Before any work, and before wrong arguments are saved with the settings.
     pipeline.recommenders.require_valid(requested)
-    pipeline.run_stage("prepare")
+    # The last two are cheap and depend only on scores.
+    derived = ("evaluate", "report")
+    pipeline.run_stage("prepare", redone=derived)
     for stage, users in _USERS.items():
         if users & needed:
             pipeline.run_stage(stage)
@@ -97,11 +99,10 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
                 copy_scores(pipeline, name, variant.run)
         else:
             stage_io.score(pipeline.context, pipeline.settings, names=[name])
-    for stage in ("evaluate", "report"):
+    for stage in derived:
         try:
             pipeline.run_stage(stage)
         except StaleStageError:
-            # Models were added since then. Both stages are cheap and depend only on scores.
             pipeline.with_settings(pipeline.settings, force=True).run_stage(stage)
     result = pipeline.result()
     metrics = {name: result["metrics"][name] for name in models}

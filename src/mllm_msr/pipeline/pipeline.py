@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -36,6 +36,7 @@ from mllm_msr.pipeline.doctor import require_extras
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stage_settings import require_kept_settings, require_prepared_data
 from mllm_msr.pipeline.tracking import track_stages
 from mllm_msr.pipeline.update import update
 from mllm_msr.ranker.distributed.launch import is_worker
@@ -183,16 +184,20 @@ class Pipeline:
                 for warning in budgets.warnings(self.context, self.settings):
                     logger.warning("%s", warning)
 
-    def run_stage(self, name: str, *, save_settings: bool = True) -> None:
+    def run_stage(
+        self, name: str, *, save_settings: bool = True, redone: Collection[str] = ()
+    ) -> None:
         """Run one stage unless it is finished.
 
         Args:
             name: Name of the stage.
             save_settings: Whether to save the settings as the folder's `config.yaml` afterwards.
+            redone: Finished stages whose settings may change, because the caller redoes them.
 
         Raises:
             UnknownNameError: There is no such stage.
-            StaleStageError: The stage was finished with other settings or inputs.
+            StaleStageError: The stage was finished with other settings or inputs, or the settings
+                change those of another finished stage.
             MissingExtraError: A package that the stage or a tracker in `train.loggers` needs is not
                 installed.
             RunFolderError: An earlier stage has not been run.
@@ -207,7 +212,9 @@ class Pipeline:
         before = dict(self.run.stages)
         try:
             if name != "prepare":
-                stage_io.require_prepared_data(self.context, self.settings)
+                require_prepared_data(self.context, self.settings)
+            if save_settings:
+                require_kept_settings(self.context, self.settings, name, redone=redone)
             with convert_missing_extras():
                 STAGES[name](self.context, self.settings)
         except StaleStageError:

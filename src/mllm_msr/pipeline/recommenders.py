@@ -66,17 +66,14 @@ def remark_of(name: str) -> str:
 
 
 def _described(name: str) -> Variant | type[Recommender] | None:
-    """Return what has the label and the remark of a recommender, None if there is none.
-
-    A run can be evaluated without the extra that one of its baselines needs.
-    """
+    """Return what has the label and the remark of a recommender, None if there is none."""
     if name in VARIANTS:
         return VARIANTS[name]
     if name not in registry.names("baselines"):
         return None
     try:
         return baseline_class(name)
-    except MissingExtraError:
+    except MissingExtraError:  # A run can be evaluated without the extras of its baselines.
         return None
 
 
@@ -124,23 +121,31 @@ class Recommenders:
         """Return the conditions that the scores of a recommender depend on."""
         if name in VARIANTS:
             return self._mllm_conditions(name)
-        baselines = self._settings.baselines
-        arguments = baselines.arguments(name)
-        settings: dict[str, object] = {f"{name}.{key}": arguments[key] for key in arguments}
-        if members := self.members(name):
-            settings[f"{name}.members"] = members
-        if baselines.content != "all":
-            settings["content"] = baselines.content
-        found = Conditions(settings, self.baseline_inputs(name, self.tables.folds()))
-        for member in members:
-            own = self.conditions(member)
-            found = Conditions(
-                settings={**found.settings, **own.settings},
+        found = Conditions(self.settings_of(name), self.baseline_inputs(name, self.tables.folds()))
+        for own in map(self.conditions, self.members(name)):
+            found = replace(
+                found,
                 inputs=tuple(dict.fromkeys([*found.inputs, *own.inputs])),
                 prompt_templates=(*found.prompt_templates, *own.prompt_templates),
                 model=found.model or own.model,
             )
         return found
+
+    def settings_of(self, name: str) -> dict[str, object]:
+        """Return the settings that the scores of a recommender depend on."""
+        if name in VARIANTS:
+            return prompt_settings(self._settings)
+        baselines = self._settings.baselines
+        settings: dict[str, object] = {
+            f"{name}.{key}": value for key, value in baselines.arguments(name).items()
+        }
+        if members := self.members(name):
+            settings[f"{name}.members"] = members
+        if baselines.content != "all":
+            settings["content"] = baselines.content
+        for member in members:
+            settings |= self.settings_of(member)
+        return settings
 
     def baseline_inputs(self, name: str, folds: Sequence[int]) -> tuple[str, ...]:
         """Return the outputs of earlier stages that a baseline, or a member of it, learns from.
@@ -188,9 +193,7 @@ class Recommenders:
         """
         data = self.training_data(name, fold)
         if name in VARIANTS:
-            weights = None
-            if VARIANTS[name].fine_tuned:
-                weights = self._run.verified(self.weights(fold))
+            weights = self._run.verified(self.weights(fold)) if VARIANTS[name].fine_tuned else None
             return self.mllm(name, fold).attach(data, weights=weights)
         if members := self.members(name):
             return self._ensemble(name, members, fold, data)
@@ -340,9 +343,7 @@ class Recommenders:
     def vector_settings(self) -> dict[str, object]:
         """Return the settings of the baseline whose vectors the prompts contain, if they do."""
         recommend = self._settings.recommend
-        if not recommend.reads_vectors:
-            return {}
-        return dict(self.conditions(recommend.collaborative).settings)
+        return self.settings_of(recommend.collaborative) if recommend.reads_vectors else {}
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""
@@ -363,15 +364,13 @@ class Recommenders:
 
     def _mllm_conditions(self, name: str) -> Conditions:
         settings = self._settings
-        weights: tuple[str, ...] = ()
-        if VARIANTS[name].fine_tuned:
-            weights = tuple(self.weights(fold) for fold in self.tables.folds())
+        folds = self.tables.folds() if VARIANTS[name].fine_tuned else []
         model = settings.score.model or aligned(settings, self._run)
         with contextlib.closing(open_backend(model)) as backend:
             fingerprint = backend.fingerprint
-        inputs = (*mllm_inputs(settings), *weights)
+        inputs = (*mllm_inputs(settings), *map(self.weights, folds))
         template = template_name(settings.recommend)
-        return Conditions(prompt_settings(settings), inputs, (template,), fingerprint)
+        return Conditions(self.settings_of(name), inputs, (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData

@@ -11,9 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -24,6 +22,13 @@ from mllm_msr.pipeline.backends import open_backend, open_cached
 from mllm_msr.pipeline.context import RunContext, changed, mllm_inputs
 from mllm_msr.pipeline.recommenders import Recommenders
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stage_settings import (
+    infer_settings,
+    prepare_settings,
+    score_settings,
+    summarize_settings,
+    train_settings,
+)
 from mllm_msr.pipeline.stages import evaluate as evaluate_stage
 from mllm_msr.pipeline.stages import infer as infer_stage
 from mllm_msr.pipeline.stages import prepare as prepare_stage
@@ -40,30 +45,16 @@ from mllm_msr.ranker.distributed.launch import (
 )
 from mllm_msr.ranker.examples import template_name
 from mllm_msr.ranker.recommender import MLLM_MSR, MllmRecommender
-from mllm_msr.ranker.training.fingerprint import training_fingerprint
-from mllm_msr.storage import layout, manifest
+from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.summarization.items import n_prompts as n_summary_prompts
 from mllm_msr.summarization.preferences import n_prompts as n_preference_prompts
 from mllm_msr.tables import CALIBRATION
 
-# Settings that do not identify a finished stage, by section: they do not change its outputs, or the
-# outputs depend on them through an input or the model's fingerprint, which are recorded as well.
-# All others identify it, so that a stage is never skipped with other settings. For `train` see
-# `ranker/training/fingerprint.py`.
-NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "images": ("allowed_hosts", "concurrency"),
-        "summarize": ("model",),
-        "infer": ("model",),
-        "score": ("zero_shot", "baselines", "max_error_rate", "model"),
-    }
-)
-
 
 def prepare(context: RunContext, settings: Settings) -> None:
     """Read, filter and split the data, and sample the candidates."""
-    with context.stage("prepare", _prepare_conditions(settings)) as stage:
+    with context.stage("prepare", prepare_settings(settings)) as stage:
         if stage.finished:
             return
         raw = prepare_stage.load(settings.dataset, settings.data)
@@ -88,43 +79,17 @@ def prepare(context: RunContext, settings: Settings) -> None:
         stage.count(**prepared.counts)
 
 
-def require_prepared_data(context: RunContext, settings: Settings) -> None:
-    """Check that the settings are those with which the run's data were prepared, if they are.
-
-    Later stages would ignore other ones, and save them as the settings of the run.
-
-    Raises:
-        StaleStageError: They differ; the message names them.
-    """
-    if entry := context.run.stages.get("prepare"):
-        now = json.loads(json.dumps(_prepare_conditions(settings)))
-        conditions = manifest.Conditions(settings=now, inputs={}, templates={}, model=None)
-        manifest.require_unchanged("prepare", entry, conditions)
-
-
-def _prepare_conditions(settings: Settings) -> dict[str, object]:
-    return {
-        "dataset": settings.dataset,
-        **changed(settings.data),
-        **changed(settings.images, "images.", exclude=NOT_RECORDED["images"]),
-        **changed(settings.infer, "infer.", include=["block_size"]),
-    }
-
-
 def summarize(context: RunContext, settings: Settings) -> None:
     """Summarize the run's items if `summarize.enabled` is set."""
     section = settings.summarize
     if not section.enabled:
         return
     tables = RunTables(context.run)
-    conditions = changed(section, exclude=NOT_RECORDED["summarize"])
-    if section.scope == "read":
-        conditions |= changed(settings.infer, "infer.", include=["block_size", "max_items"])
     with (
         _backend(context, settings, section.model) as backend,
         context.stage(
             "summarize",
-            conditions,
+            summarize_settings(settings),
             inputs=[layout.ITEMS, layout.INTERACTIONS],
             prompt_templates=summarize_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings)),
@@ -152,14 +117,11 @@ def infer(context: RunContext, settings: Settings) -> None:
         return
     tables = RunTables(context.run)
     every_block = settings.data.train_targets != "last"
-    conditions = changed(section, exclude=NOT_RECORDED["infer"])
-    if not every_block:
-        conditions["every_block"] = False
     with (
         _backend(context, settings, section.model) as backend,
         context.stage(
             "infer",
-            conditions,
+            infer_settings(settings),
             inputs=[layout.INTERACTIONS, layout.SUMMARIES],
             prompt_templates=infer_stage.TEMPLATES,
             item_type=(item_type := tables.item_type(settings)),
@@ -214,11 +176,7 @@ def _train_folds(
     for fold in recommenders.tables.folds():
         with context.stage(
             f"train/{fold}",
-            {
-                **training_fingerprint(settings.train),
-                **changed(settings.recommend, "recommend."),
-                **recommenders.vector_settings(),
-            },
+            train_settings(settings, recommenders),
             inputs=mllm_inputs(settings),
             prompt_templates=[template_name(settings.recommend)],
             item_type=recommenders.item_type,
@@ -266,12 +224,9 @@ def _score_model(
     context: RunContext, settings: Settings, recommenders: Recommenders, name: str
 ) -> None:
     conditions = recommenders.conditions(name)
-    # Only one of these two applies to a recommender.
-    unused = "full_users" if recommenders.requires_llm(name) else "full_users_mllm"
-    own = changed(settings.score, exclude=[*NOT_RECORDED["score"], unused])
     with context.stage(
         f"score/{name}",
-        {**conditions.settings, **own},
+        score_settings(settings, recommenders, name),
         inputs=conditions.inputs,
         prompt_templates=conditions.prompt_templates,
         item_type=recommenders.item_type if conditions.prompt_templates else None,

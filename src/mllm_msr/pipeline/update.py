@@ -14,7 +14,7 @@ from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_cached
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.run_tables import RunTables
-from mllm_msr.pipeline.stage_io import NOT_RECORDED
+from mllm_msr.pipeline.stage_settings import NOT_RECORDED
 from mllm_msr.pipeline.stages import infer as infer_stage
 from mllm_msr.pipeline.stages import update as update_stage
 from mllm_msr.storage import atomic, layout

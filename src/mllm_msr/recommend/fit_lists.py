@@ -27,7 +27,7 @@ from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders
-from mllm_msr.pipeline.stage_io import require_prepared_data
+from mllm_msr.pipeline.stage_settings import require_kept_settings, require_prepared_data
 from mllm_msr.recommend.conditional_logit import ValidationList, fit_generators, fit_ranker
 from mllm_msr.recommend.list_evaluation import (
     BUDGETS,
@@ -103,11 +103,13 @@ def fit_lists(
         UsageError: The run does not have one of the folds.
         RunFolderError: A required stage has not been run.
         DataError: There are too few validation users.
-        StaleStageError: The weights were fitted, or the data prepared, with other settings.
+        StaleStageError: The weights were fitted, or another stage was finished, with other
+            settings.
         BackendError: The model fails.
     """
     options = options or FitOptions()
     require_prepared_data(context, settings)
+    require_kept_settings(context, settings, layout.FIT_LISTS)
     recommenders = Recommenders(context, settings)
     ranker = recommenders.conditions(ranker_name(settings))
     known = recommenders.tables.folds()

@@ -187,13 +187,16 @@ def require(stages: Mapping[str, Entry], name: str) -> Output:
     return output
 
 
-def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
+def require_unchanged(
+    stage: str, entry: Entry, conditions: Conditions, *, redo: str = "--force"
+) -> None:
     """Raise an error if a stage was finished with other conditions.
 
     Args:
         stage: Name of the stage.
         entry: The finished stage.
         conditions: The conditions of the current call.
+        redo: What redoes the stage, for the message.
 
     Raises:
         StaleStageError: The conditions differ. The message lists each difference.
@@ -208,7 +211,7 @@ def require_unchanged(stage: str, entry: Entry, conditions: Conditions) -> None:
     if changes:
         raise StaleStageError(
             f"The stage {stage!r} was finished with other conditions: {'; '.join(changes)}. "
-            "Restore them, use another run folder, or redo the stage with --force."
+            f"Restore them, use another run folder, or redo the stage with {redo}."
         )
 
 

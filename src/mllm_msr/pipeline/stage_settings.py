@@ -1,0 +1,219 @@
+"""Settings that identify finished stages, and the check that a command keeps those of other stages.
+
+Every command saves its settings as those of the run. A setting of another stage that is finished
+would be ignored, and later commands would take it for the value that the stage was run with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from mllm_msr.config.generators import candidate_generators
+from mllm_msr.config.loading import load_settings
+from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.errors import MissingExtraError, UnknownNameError, UsageError
+from mllm_msr.pipeline.alignment import align_settings, aligned
+from mllm_msr.pipeline.backends import open_backend
+from mllm_msr.pipeline.context import RunContext, changed, prompt_settings
+from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.ranker.training.fingerprint import training_fingerprint
+from mllm_msr.storage import layout, manifest
+from mllm_msr.storage.manifest import Conditions, Entry
+
+# Settings that do not identify a finished stage, by section: they do not change its outputs, or the
+# outputs depend on them through an input or the model's fingerprint, which are recorded as well.
+# All others identify it, so that a stage is never skipped with other settings. For `train` see
+# `ranker/training/fingerprint.py`.
+NOT_RECORDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "images": ("allowed_hosts", "concurrency"),
+        "summarize": ("model",),
+        "infer": ("model",),
+        "score": ("zero_shot", "baselines", "max_error_rate", "model"),
+    }
+)
+# Settings of the section `retrieve` that fitted weights of lists do not depend on.
+_NOT_FITTED: Final = ("order", "budget", "adaptive", "diversity", "prefix_cache_bytes")
+
+Values = dict[str, object]
+
+
+def prepare_settings(settings: Settings) -> Values:
+    """Return the settings that identify the prepared data."""
+    return {
+        "dataset": settings.dataset,
+        **changed(settings.data),
+        **changed(settings.images, "images.", exclude=NOT_RECORDED["images"]),
+        **changed(settings.infer, "infer.", include=["block_size"]),
+    }
+
+
+def summarize_settings(settings: Settings) -> Values:
+    """Return the settings that identify the summaries."""
+    values = changed(settings.summarize, exclude=NOT_RECORDED["summarize"])
+    if settings.summarize.scope == "read":
+        values |= changed(settings.infer, "infer.", include=["block_size", "max_items"])
+    return values
+
+
+def infer_settings(settings: Settings) -> Values:
+    """Return the settings that identify the preferences."""
+    values = changed(settings.infer, exclude=NOT_RECORDED["infer"])
+    if settings.data.train_targets == "last":
+        values["every_block"] = False
+    return values
+
+
+def train_settings(settings: Settings, recommenders: Recommenders) -> Values:
+    """Return the settings that identify the fine-tuned weights."""
+    return {
+        **training_fingerprint(settings.train),
+        **changed(settings.recommend, "recommend."),
+        **recommenders.vector_settings(),
+    }
+
+
+def score_settings(settings: Settings, recommenders: Recommenders, name: str) -> Values:
+    """Return the settings that identify the scores of a recommender."""
+    # Only one of these two applies to a recommender.
+    unused = "full_users" if recommenders.requires_llm(name) else "full_users_mllm"
+    own = changed(settings.score, exclude=[*NOT_RECORDED["score"], unused])
+    return {**recommenders.settings_of(name), **own}
+
+
+def _distill_settings(settings: Settings, recommenders: Recommenders) -> Values:
+    student = recommenders.settings_of("student")
+    student.pop("student.distillation", None)  # of the student that learns from these scores
+    own = changed(settings.distill, "distill.", exclude=["enabled"])
+    return {**student, **prompt_settings(settings), **own}
+
+
+def _list_settings(settings: Settings, recommenders: Recommenders) -> Values:
+    values = {
+        **prompt_settings(settings),
+        **changed(settings.retrieve, "retrieve.", exclude=_NOT_FITTED),
+    }
+    for name in candidate_generators(settings).values():
+        if name is not None:
+            values |= recommenders.settings_of(name)
+    return values
+
+
+# By stage, in their order. The last argument is the part of the stage: a fold, or a recommender.
+_SETTINGS: Final[Mapping[str, Callable[[Settings, Recommenders, str], Values]]] = MappingProxyType(
+    {
+        "prepare": lambda settings, _, __: prepare_settings(settings),
+        "align": lambda settings, _, __: {
+            **align_settings(settings),
+            "align.enabled": settings.align.enabled,
+        },
+        "summarize": lambda settings, _, __: summarize_settings(settings),
+        "infer": lambda settings, _, __: infer_settings(settings),
+        "train": lambda settings, recommenders, _: train_settings(settings, recommenders),
+        "distill": lambda settings, recommenders, _: _distill_settings(settings, recommenders),
+        "score": score_settings,
+        "evaluate": lambda settings, _, __: changed(settings.evaluate),
+        "report": lambda settings, _, __: changed(settings.report),
+        layout.FIT_LISTS: lambda settings, recommenders, _: _list_settings(settings, recommenders),
+    }
+)
+
+
+def require_prepared_data(context: RunContext, settings: Settings) -> None:
+    """Check that the settings are those with which the run's data were prepared, if they are.
+
+    Raises:
+        StaleStageError: They differ; the message names them.
+    """
+    if entry := context.run.stages.get("prepare"):
+        _require_equal("prepare", entry, entry["settings"], prepare_settings(settings))
+
+
+def require_kept_settings(
+    context: RunContext, settings: Settings, stage: str, *, redone: Collection[str] = ()
+) -> None:
+    """Check that a stage does not change the saved settings of other stages that are finished.
+
+    With force, stages after it may change: they have to be redone in any case.
+
+    Args:
+        context: The run.
+        settings: Settings of the stage, which are saved after it.
+        stage: Name of the stage, which checks its own settings.
+        redone: Other stages that the same command redoes.
+
+    Raises:
+        StaleStageError: A setting of another finished stage differs; the message names it.
+    """
+    saved = _saved_settings(context)
+    if saved is None or saved.model_dump() == settings.model_dump():
+        return
+    order = [*_SETTINGS]
+    after = order[order.index(stage) + 1 :] if context.force else []
+    for name, entry in context.run.stages.items():
+        kind, _, part = name.partition("/")
+        if kind not in _SETTINGS or kind in {stage, *redone, *after}:
+            continue
+        # The scores may be of a plugin that is not installed here.
+        with contextlib.suppress(UnknownNameError, MissingExtraError):
+            old, new = (_values(context, each, kind, part, entry) for each in (saved, settings))
+            model = _fingerprint(context, saved, settings, kind, entry)
+            _require_equal(name, entry, old, new, model=model)
+
+
+def _saved_settings(context: RunContext) -> Settings | None:
+    """Return the saved settings of a run; None if there are none, or of another version."""
+    path = context.run.folder / layout.CONFIG
+    if not path.is_file():
+        return None
+    try:
+        return load_settings(None, (), file=path, environment={})
+    except UsageError:
+        return None
+
+
+def _values(context: RunContext, settings: Settings, kind: str, part: str, entry: Entry) -> Values:
+    recommenders = Recommenders(context, settings)
+    values = _SETTINGS[kind](settings, recommenders, part)
+    if entry["templates"]:
+        values["item_type"] = str(recommenders.item_type)
+    return values
+
+
+def _fingerprint(
+    context: RunContext, saved: Settings, settings: Settings, kind: str, entry: Entry
+) -> str | None:
+    """Return the fingerprint of the model that a stage would call, if it calls one."""
+    old, new = (_own_model(each, kind) or each.model for each in (saved, settings))
+    if entry["model"] is None or old.model_dump() == new.model_dump():
+        return entry["model"]  # without opening it
+    if kind != "align" and _own_model(settings, kind) is None:
+        new = aligned(settings, context.run)
+    with contextlib.closing(open_backend(new)) as backend:
+        return backend.fingerprint
+
+
+def _own_model(settings: Settings, kind: str) -> ModelSettings | None:
+    """Return the model in the settings of a stage; None if it calls the run's."""
+    if kind in {"align", "train"}:
+        return None
+    own = {"summarize": settings.summarize.model, "infer": settings.infer.model}
+    return own.get(kind, settings.score.model)
+
+
+def _require_equal(
+    name: str, entry: Entry, old: Values, new: Values, *, model: str | None = None
+) -> None:
+    was = Entry(**{**entry, "settings": old})
+    # Compare what the manifest can store: JSON turns tuples into lists.
+    now = Conditions(
+        settings=json.loads(json.dumps(new)),
+        inputs=entry["inputs"],
+        templates=entry["templates"],
+        model=entry["model"] if model is None else model,
+    )
+    manifest.require_unchanged(name, was, now, redo=f"'mllm-msr {name.partition('/')[0]} --force'")

@@ -1,0 +1,117 @@
+"""Commands keep the settings of finished stages, and may set those of stages to come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mock_runs
+import worlds
+from mllm_msr.config.run_settings import load_finished_settings
+from mllm_msr.errors import StaleStageError
+from mllm_msr.pipeline.compare import compare
+from mllm_msr.pipeline.pipeline import Pipeline
+
+OPTIONS = [
+    "train.enabled=true",
+    "score.baselines=[popularity, sasrec]",
+    "baselines.sasrec.epochs=1",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = mock_runs.load(worlds.write_files(folder / "data"), *OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        mock_runs.install(patch)
+        with Pipeline.open(folder / "run", settings) as pipeline:
+            pipeline.run_all()
+    return folder / "run"
+
+
+def saved(run: Path) -> str:
+    return (run / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage"),
+    [
+        ("data.seed=9", "prepare"),
+        ("summarize.words=9", "summarize"),
+        ("infer.words=9", "infer"),
+        ("item_type=film", "summarize"),
+        ("train.rank=99", "train/0"),
+        ("recommend.item_words=3", "train/0"),
+        ("baselines.sasrec.epochs=2", "score/sasrec"),
+        ("score.full_users=3", "score/popularity"),
+        ("evaluate.n_resamples=60", "evaluate"),
+        ("model.fingerprint=other", "summarize"),
+    ],
+)
+def test_settings_of_finished_stages_are_not_replaced(
+    setting: str, stage: str, finished: Path
+) -> None:
+    before = saved(finished)
+    fix = rf"redo the stage with 'mllm-msr {stage.partition('/')[0]} --force'"
+    for force in (False, True):
+        with (
+            Pipeline.open(finished, [setting], force=force) as pipeline,
+            pytest.raises(StaleStageError, match=rf"The stage '{stage}' was finished.*{fix}"),
+        ):
+            pipeline.run_stage("report")
+        assert saved(finished) == before
+
+
+def test_other_settings_are_saved(finished: Path) -> None:
+    # Of the service, of a stage that is not finished, and without an effect on the results.
+    changes = ["serve.max_queue=77", "distill.budget=99", "executor.batch=8", "train.loggers=[csv]"]
+    changes += ["baselines.gru4rec.epochs=1", "retrieve.depth=7"]
+    with Pipeline.open(finished, changes) as pipeline:
+        pipeline.run_stage("evaluate")
+    settings = load_finished_settings(finished)
+    assert (settings.serve.max_queue, settings.distill.budget, settings.retrieve.depth) == (
+        77,
+        99,
+        7,
+    )
+
+
+def test_a_stage_that_is_redone_may_change_those_after_it(tmp_path: Path) -> None:
+    settings = mock_runs.load(worlds.write_files(tmp_path / "data"))
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("infer")
+    changes = ["summarize.words=9", "infer.words=8"]
+    with Pipeline.open(tmp_path / "run", changes, force=True) as pipeline:
+        pipeline.run_stage("summarize")
+        pipeline.run_stage("infer")
+    assert load_finished_settings(tmp_path / "run").infer.words == 8
+
+
+def test_a_wrong_saved_value_can_be_corrected(tmp_path: Path) -> None:
+    settings = mock_runs.load(worlds.write_files(tmp_path / "data"))
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        pipeline.run_until("infer")
+        pipeline.with_settings({"infer.words": 9}).save_settings()
+    with Pipeline.open(tmp_path / "run") as pipeline, pytest.raises(StaleStageError):
+        pipeline.run_stage("infer")
+    words = settings.infer.words
+    with Pipeline.open(tmp_path / "run", {"infer.words": words}) as pipeline:
+        pipeline.run_stage("infer")
+    assert load_finished_settings(tmp_path / "run").infer.words == words
+
+
+def test_a_comparison_evaluates_again_with_other_settings(tmp_path: Path) -> None:
+    settings = mock_runs.load(
+        worlds.write_files(tmp_path / "data"),
+        "score.zero_shot=false",
+        "score.baselines=[popularity]",
+    )
+    with Pipeline.open(tmp_path / "run", settings) as pipeline:
+        for stage in ("prepare", "score", "evaluate"):
+            pipeline.run_stage(stage)
+    with Pipeline.open(tmp_path / "run", {"evaluate.n_resamples": 60}) as pipeline:
+        compare(pipeline, ["popularity"])
+        assert pipeline.run.stages["evaluate"]["settings"]["n_resamples"] == 60
