@@ -28,6 +28,13 @@ def test_it_shows_what_was_understood_of_the_data_on_stderr(invoke, finished: Pa
     assert "time span" not in done.stdout
 
 
+def test_every_stage_is_named_once(invoke, finished: Path) -> None:
+    lines = invoke("run", "--run", finished).stderr.splitlines()
+    done = [line.split()[1] for line in lines if line.endswith("is already done")]
+    assert done[0] == "prepare"
+    assert len(done) == len(set(done))
+
+
 def test_quiet_prints_only_the_results(invoke, finished: Path) -> None:
     done = invoke("run", "--run", finished, "--quiet")
     assert done.stderr == ""

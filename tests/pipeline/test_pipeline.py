@@ -297,3 +297,16 @@ def test_unknown_stages_are_errors_before_any_work(tmp_path: Path, data: Path) -
             with pytest.raises(UnknownNameError, match="Did you mean 'evaluate'"):
                 call("evalute")
         assert not pipeline.run.stages
+
+
+def test_each_stage_runs_once_and_is_reported(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    loaded = Files.load
+    monkeypatch.setattr(Files, "load", lambda self: loads.append("") or loaded(self))
+    done: list[str] = []
+    with Pipeline.open(tmp_path / "run", load(data), force=True) as pipeline:
+        pipeline.run_until("infer", done=done.append)
+    assert done == ["prepare", "align", "summarize", "infer"]
+    assert len(loads) == 1

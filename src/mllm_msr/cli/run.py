@@ -40,9 +40,10 @@ def command(
     """
     overrides = with_executor(settings, executor)
     with open_pipeline(run, preset, config, overrides, force=force, creates=True) as pipeline:
-        if not pipeline.run.is_worker:
-            pipeline.run_stage("prepare")
-            if not is_quiet():
+
+        def show_data(stage: str) -> None:
+            if stage == "prepare" and not is_quiet():
                 typer.echo(f"{data_text(pipeline)}\n", err=True)
-        pipeline.run_all()
+
+        pipeline.run_all(done=show_data)
         emit_results(pipeline, as_json=as_json)

@@ -161,12 +161,16 @@ class Pipeline:
         """Return the recommenders of the run."""
         return Recommenders(self.context, self.settings)
 
-    def run_all(self) -> None:
-        """Run every stage that is not finished."""
-        self.run_until("report")
+    def run_all(self, *, done: Callable[[str], object] | None = None) -> None:
+        """Run every stage that is not finished; see `run_until`."""
+        self.run_until("report", done=done)
 
-    def run_until(self, last: str) -> None:
+    def run_until(self, last: str, *, done: Callable[[str], object] | None = None) -> None:
         """Run every stage up to and including `last` that is not finished.
+
+        Args:
+            last: Name of a stage.
+            done: Called with the name of each stage after it, except in workers.
 
         Raises:
             UnknownNameError: There is no such stage.
@@ -180,6 +184,8 @@ class Pipeline:
             self.recommenders.require_valid(self.settings.score.baselines)
         for name in stages:
             self.run_stage(name)
+            if done is not None and not self.run.is_worker:
+                done(name)
             if name == "prepare" and not self.run.is_worker:
                 for warning in budgets.warnings(self.context, self.settings):
                     logger.warning("%s", warning)
