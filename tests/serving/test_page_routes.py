@@ -95,6 +95,8 @@ def test_service_of_a_run_that_reads_histories_writes_no_preferences(
     given = {"history": ["item1", "item2"], "k": 2}
     assert web.post("/v1/recommendations", json=given).json()["fallback_reason"] is None
     assert not web.post("/v1/users/user1/preference").json()["updating"]
+    found = web.get("/v1/users/user1/preference").json()
+    assert (found["next_update"], found["preference"], found["updating"]) == (None, "", False)
     assert ranker.batches
     assert preference_model.batches == []
 

@@ -142,8 +142,13 @@ class PreferenceUpdates:
             self._requested.discard(user_id)
         return user_id in self._tasks
 
-    def n_missing(self, user: User) -> int:
-        """Return how many interactions are missing until the next update; 0 if one is due."""
+    def n_missing(self, user: User) -> int | None:
+        """Return how many interactions are missing until the next update; 0 if one is due.
+
+        It is None if the run has no preferences.
+        """
+        if not self._model.settings.infer.enabled:
+            return None
         if self._target(user) > user.n_items:
             return 0
         if self._settings.update == "event" or not user.n_items:

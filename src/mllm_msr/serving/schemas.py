@@ -257,8 +257,9 @@ class PreferenceResponse(ResponseBody):
     )
     dislikes: list[str] = Field(description="items that lists leave out")
     updating: bool = Field(description="whether a newer preference is being generated or retried")
-    next_update: int = Field(
-        description="number of interactions until the preference is updated; 0 if one is due"
+    next_update: int | None = Field(
+        description="number of interactions until the preference is updated; 0 if one is due, null "
+        "if the run has no written preferences"
     )
     failure: UpdateFailure | None = Field(
         description="why the preference is outdated, if an update failed"
