@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import worlds
 from mllm_msr.errors import DataError, SettingsError
+from mllm_msr.models.small import sources
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_it_prints_what_was_understood(invoke, folder: Path, tmp_path: Path, mon
 
 
 def test_json_has_the_numbers(invoke, folder: Path) -> None:
-    report = json.loads(invoke("check", "--json", *arguments(folder)).stdout)
+    report = json.loads(invoke("check", "--json", *arguments(folder), "model.backend=mock").stdout)
     assert report["n_users"] == 12
     assert report["problems"] == []
     assert len(report["histories"]) == 3
@@ -64,6 +66,30 @@ def test_data_that_are_too_small_are_a_problem(invoke, folder: Path) -> None:
     assert done.exit_code == 1
     assert "filters" in done.stdout
     assert "problem: " in done.stdout
+
+
+@pytest.mark.parametrize("images", ["missing", "empty", "absent"])
+def test_images_may_lack_if_no_model_reads_them(
+    images: str, invoke, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = pl.read_csv(folder / "items.csv")
+    names = {"missing": pl.col("item_id") + ".webp", "empty": pl.lit("")}
+    if images in names:
+        items.with_columns(image=names[images]).write_csv(folder / "items.csv")
+    (folder / "images").rename(folder / "pictures")
+    small = json.loads(
+        invoke("check", "--json", *arguments(folder), "model.preset=smollm2-135m").stdout
+    )
+    assert (small["problems"], small["warnings"], small["reads_images"]) == ([], [], False)
+    # The model that a run would choose decides.
+    monkeypatch.setattr(sources, "missing_packages", list)
+    assert json.loads(invoke("check", "--json", *arguments(folder)).stdout) == small
+    reading = json.loads(invoke("check", "--json", *arguments(folder), "model.backend=mock").stdout)
+    findings = [*reading["problems"], *reading["warnings"]]
+    assert ("image paths of the items" in findings[0]) == (images == "missing")
+    assert "image" in findings[0]
+    correction = [*arguments(folder), "model.backend=mock", "data.image_column=null"]
+    assert invoke("check", *correction).exit_code == 0
 
 
 def test_missing_files_and_wrong_settings_are_errors(fail, tmp_path: Path) -> None:

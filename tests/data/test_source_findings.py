@@ -202,3 +202,28 @@ def test_ids_that_are_equal_need_no_change() -> None:
     assert suggest_id_change(pl.Series(["a", "b"]), pl.Series(["a", "B"])).startswith(
         " 1 of 1 match if compared in lower case, such as 'b' and 'B'"
     )
+
+
+def test_images_that_no_model_reads_are_no_deficit(tmp_path: Path) -> None:
+    found = SourceImages(tmp_path, 1, 0, ("other.jpg",))
+    rejected = SourceImages(tmp_path, 0, 0, n_rejected=1, rejected=("/etc/a.png",))
+    links = pl.DataFrame({"item_id": ["v1"], "url": ["https://host/a.png"]})
+    for data in (
+        raw(["v1"]),
+        raw(["v1"], images={"v1": str(tmp_path / "no.png")}),
+        with_images(raw(["v1"]), found),
+        with_images(raw(["v1"]), rejected),
+        raw(["v1"], image_urls=links),
+    ):
+        reading = describe_source(data)
+        assert any("image" in message for message in (*reading.problems, *reading.warnings))
+        report = describe_source(data, reads_images=False)
+        assert (report.problems, report.warnings) == ((), ())
+    only_images = raw(["v1"], title="", images={"v1": image(tmp_path / "v1.png")})
+    assert not describe_source(only_images).problems
+    (warning,) = [
+        each
+        for each in describe_source(only_images, reads_images=False).warnings
+        if "know nothing about the items" in each
+    ]
+    assert warning.startswith("No item has a title or a text, so")

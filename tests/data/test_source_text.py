@@ -97,3 +97,12 @@ def test_lines_fit_a_terminal_and_long_values_are_shortened() -> None:
     assert f"user {'u' * 37}... 1 items: word word" in text
     assert text.count("word") < 10
     assert text.count("A long warning") == 20
+
+
+def test_it_says_if_the_model_does_not_read_images() -> None:
+    values = report().to_dict()
+    assert "the model does not read images" not in dict(report_rows(values))["images"]
+    rows = dict(report_rows({**values, "reads_images": False}))
+    assert rows["images"].endswith("; the model does not read images")
+    del values["reads_images"]  # as of earlier versions
+    assert "does not read" not in dict(report_rows(values))["images"]

@@ -61,6 +61,18 @@ def test_images_are_found_by_item_id(folder: Path) -> None:
     assert images == [None, str(folder / "images" / "2.webp")]
 
 
+def test_a_column_that_is_null_is_not_read(folder: Path) -> None:
+    (folder / "images").mkdir()
+    (folder / "images" / "2.webp").touch()
+    (folder / "items.csv").write_text("item_id,title,text,image\n1,One,a,gone.png\n2,Two,b,x.png\n")
+    raw = Files(path=folder, image_column=None, text_column=None).load()
+    found = str(folder / "images" / "2.webp")
+    assert raw.items.rows() == [("1", "One", "", None), ("2", "Two", "", found)]
+    assert raw.sources[1].ignored == ("text", "image")
+    nothing = Files(path=folder, title_column=None, text_column=None, image_column=None).load()
+    assert nothing.items["title"].to_list() == ["", ""]
+
+
 def test_a_named_image_that_does_not_exist_keeps_its_path(folder: Path) -> None:
     """Check that it is counted as missing, unlike an item without an image."""
     (folder / "items.csv").write_text("item_id,image\n1,gone.jpg\n")

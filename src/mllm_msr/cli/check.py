@@ -29,16 +29,21 @@ def command(
     Prints what is understood: files, columns, times, ids, images, and what filtering leaves. The
     exit code is 1 if a run on these files cannot work.
     """
-    from mllm_msr.config.loading import load_settings
+    from mllm_msr.cli._model_choice import choose_model
+    from mllm_msr.config.loading import load_settings, merge_sources
     from mllm_msr.data.source_text import format_report
     from mllm_msr.pipeline.stages import prepare
 
-    checked = load_settings(preset or "default", settings or (), file=config)
+    preset = preset or "default"
+    # The model of a run decides whether missing images are a problem.
+    chosen, _ = choose_model(merge_sources(preset, settings or (), file=config)[0])
+    checked = load_settings(chosen or preset, settings or (), file=config)
     report = prepare.check(
         prepare.load(checked.dataset, checked.data),
         checked.data,
         block_size=checked.infer.block_size,
         images=checked.images,
+        reads_images=checked.reads_images,
     ).to_dict()
     emit(report, as_json=as_json, plain=format_report(report))
     if report["problems"]:

@@ -56,6 +56,7 @@ class DataReport:
         images_per_item: Number of images of an item that are used, see `images.per_item`.
         n_incomplete: Items that lack some of these images, but not all: whose files do not exist,
             and after `prepare` those that cannot be opened or downloaded as well.
+        reads_images: Whether a model reads images, so that missing ones are deficits.
         counts: Rows that were dropped and kept by filtering, by name; empty before filtering.
         histories: Histories of three users.
         warnings: Sentences about deficits.
@@ -85,6 +86,7 @@ class DataReport:
     n_with_several: int = 0
     images_per_item: int = 1
     n_incomplete: int = 0
+    reads_images: bool = True
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     histories: tuple[HistoryPreview, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -77,6 +77,7 @@ def store_images(
     settings: ImagesSettings,
     *,
     allowed: Collection[Path],
+    reads_images: bool = True,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Check the images of items and copy them into the run folder.
 
@@ -89,6 +90,7 @@ def store_images(
         run_folder: The run folder, as an absolute path.
         settings: The section `images`.
         allowed: Folders that may contain images, see `allowed_folders`.
+        reads_images: Whether a model reads images, so that missing ones are warnings.
 
     Returns:
         The items with usable values of `image`: relative to the run folder if the image was copied,
@@ -118,7 +120,8 @@ def store_images(
             if sum(failed.values()) < _MAX_WARNINGS:
                 what = "one of its images" if good else "its image"
                 reason = problems[0].reason
-                logger.warning("Item %s is used without %s: %s", item_id, what, reason)
+                level = logging.WARNING if reads_images else logging.INFO
+                logger.log(level, "Item %s is used without %s: %s", item_id, what, reason)
             failed["incomplete" if good else problems[0].status] += 1
     stored = {found.image: found.n_bytes for found in results.values() if found.n_bytes}
     for path in (run_folder / layout.IMAGES).glob("sha256-*"):

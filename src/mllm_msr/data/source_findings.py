@@ -85,28 +85,36 @@ def find_problems(report: DataReport, unknown: pl.Series, known: pl.Series) -> l
             f"items contains {report.examples['catalog_id']!r}.{hint} Write the ids in the same "
             "way in both files, or name the right column."
         )
+    if report.reads_images and (problem := _image_problem(report, known)):
+        problems.append(problem)
+    return problems
+
+
+def _image_problem(report: DataReport, known: pl.Series) -> str:
+    """Return why no item has an image although there are files or paths; empty if some have."""
     images = report.images
-    has_images = report.n_with_image + report.n_linked > 0
-    if images is not None and images.n_rejected and not has_images:
-        problems.append(_rejected_images(images))
-    elif report.missing_images and not has_images:
-        problems.append(
+    if report.n_with_image + report.n_linked:
+        return ""
+    if images is not None and images.n_rejected:
+        return _rejected_images(images)
+    if report.missing_images:
+        return (
             f"None of the {report.missing_images} image paths of the items exists, for example "
-            f"{report.missing_examples[0]}. Correct the paths, or remove the column to find images "
-            "by the ids of the items."
+            f"{report.missing_examples[0]}. Correct the paths, or set data.image_column=null to "
+            "find images by the ids of the items."
         )
-    # Only if no item has an image by another way: files of other items are no problem.
-    elif images is not None and images.n_files and not images.n_linked and not has_images:
+    # Files of other items beside images are no problem.
+    if images is not None and images.n_files and not images.n_linked:
         files = pl.Series([Path(name).stem for name in images.unlinked], dtype=pl.String)
         hint = suggest_id_change(files, known)
         example = f", such as {images.unlinked[0]!r}" if images.unlinked else ""
         item = report.examples.get("catalog_id")
-        problems.append(
+        return (
             f"None of the {images.n_files} image files in {images.folder} belongs to an item"
             f"{example}; an item id is {item!r}.{hint} Name each image after the id of its item, "
             f"for example {item}.jpg, or write the name into a column of the table of items."
         )
-    return problems
+    return ""
 
 
 def find_warnings(
@@ -129,7 +137,7 @@ def find_warnings(
     return [
         *_id_warnings(report, unknown, known),
         *_item_warnings(report, items),
-        *_image_warnings(report, download_images=download_images),
+        *(_image_warnings(report, download_images=download_images) if report.reads_images else ()),
     ]
 
 
@@ -161,10 +169,10 @@ def _item_warnings(report: DataReport, items: pl.DataFrame) -> list[str]:
             f"{_share(n, report)} have the title {shown(titles['title'][0])}. Check that the title "
             "describes the item, or remove it."
         )
-    if not report.n_with_title + report.n_with_text + report.n_with_image + report.n_linked:
-        warnings.append(
-            "No item has a title, a text or an image, so the models know nothing about the items."
-        )
+    n_images = report.n_with_image + report.n_linked if report.reads_images else 0
+    if not report.n_with_title + report.n_with_text + n_images:
+        contents = "a title, a text or an image" if report.reads_images else "a title or a text"
+        warnings.append(f"No item has {contents}, so the models know nothing about the items.")
     return warnings
 
 

@@ -35,7 +35,11 @@ _N_TITLES: Final = 5  # per history in the preview
 
 
 def describe_source(
-    raw: RawData, *, download_images: bool = False, images_per_item: int = 1
+    raw: RawData,
+    *,
+    download_images: bool = False,
+    images_per_item: int = 1,
+    reads_images: bool = True,
 ) -> DataReport:
     """Describe the content of a dataset before filtering.
 
@@ -45,6 +49,7 @@ def describe_source(
         raw: Content of the dataset.
         download_images: Whether linked images will be downloaded, so that they do not lack.
         images_per_item: Number of images of an item that are used and checked.
+        reads_images: Whether a model reads images, so that missing ones are deficits.
 
     Raises:
         DataError: A column or value of the interactions cannot be read, or an item has several
@@ -74,6 +79,7 @@ def describe_source(
         n_items_known=items.height - item_counts["items_unknown"],
         n_with_title=items.height - item_counts["items_without_title"],
         n_with_text=items.height - item_counts["items_without_text"],
+        reads_images=reads_images,
         **_describe_images(items, raw.image_urls, images_per_item),
     )
     unknown = per_item.join(raw.items, on="item_id", how="anti")["item_id"].sort()

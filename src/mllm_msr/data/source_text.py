@@ -164,6 +164,8 @@ def _images(report: Mapping[str, Any]) -> str:
     if report["n_decoded"]:
         n_readable = report["n_decoded"] - len(report["unreadable_images"])
         parts.append(f"{n_readable:,} of {report['n_decoded']:,} opened images are readable")
+    if not report.get("reads_images", True):
+        parts.append("the model does not read images")
     return "; ".join(parts)
 
 

@@ -46,11 +46,12 @@ class Files(Dataset):
         rating_column: Rating, in the interactions; `None` if ratings are not used.
         min_rating: Interactions with a lower rating are removed.
         title_column: Title, in the items. Like the next two columns, it may be missing unless its
-            setting differs from the default.
+            setting differs from the default, and is not read with `None`.
         text_column: Longer text, in the items.
         image_column: Image, in the items: a path relative to `images_folder` or `path` (other
             paths are not used), or a link, which is downloaded only with `images.download`; or
-            several of them, in a list or separated by "|", see `images.per_item`.
+            several of them, in a list or separated by "|", see `images.per_item`. Items without a
+            value have the images in `images_folder` that are named after their ids.
         separator: Character between the columns of text files, such as ";", "tab" or "space";
             detected by default.
         encoding: Encoding of text files, such as "latin-1"; UTF-8 and UTF-16 are detected.
@@ -75,9 +76,9 @@ class Files(Dataset):
         time_format: str | None = None,
         rating_column: str | None = None,
         min_rating: float = 0.0,
-        title_column: str = _TITLE,
-        text_column: str = _TEXT,
-        image_column: str = _IMAGE,
+        title_column: str | None = _TITLE,
+        text_column: str | None = _TEXT,
+        image_column: str | None = _IMAGE,
         separator: str | None = None,
         encoding: str | None = None,
         decimal_comma: bool | None = None,
@@ -168,9 +169,11 @@ class Files(Dataset):
                 setting=f"data.{name}_column",
             )
             for name, column in texts.items()
+            if column is not None
         }
         table = read_table(path, columns, options=self.options, content="items")
-        items = table.frame.collect()
+        absent = {name: pl.lit(None, pl.String) for name in texts if name not in columns}
+        items = table.frame.with_columns(**absent).collect()
         images = find_images(
             items["item_id"].to_list(),
             folder / self.images_folder,

@@ -64,6 +64,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
             block_size=settings.infer.block_size,
             images=settings.images,
             run_folder=context.run.folder,
+            reads_images=settings.reads_images,
         )
         stage.write(layout.INTERACTIONS, prepared.interactions)
         stage.write(layout.ITEMS, prepared.items)

@@ -39,7 +39,13 @@ def raw() -> RawData:
 
 
 def prepared(
-    raw: RawData, folder: Path, *, download: bool = False, per_item: int = 1, **data: object
+    raw: RawData,
+    folder: Path,
+    *,
+    download: bool = False,
+    per_item: int = 1,
+    reads_images: bool = True,
+    **data: object,
 ) -> stage.Prepared:
     settings = DataSettings.model_validate(
         {
@@ -51,7 +57,14 @@ def prepared(
         }
     )
     images = ImagesSettings(download=download, per_item=per_item)
-    return stage.prepare(raw, settings, block_size=3, images=images, run_folder=folder)
+    return stage.prepare(
+        raw,
+        settings,
+        block_size=3,
+        images=images,
+        run_folder=folder,
+        reads_images=reads_images,
+    )
 
 
 def test_tables_agree_with_each_other(raw: RawData, tmp_path: Path) -> None:
@@ -170,3 +183,16 @@ def test_check_reports_what_prepare_does(raw: RawData, tmp_path: Path) -> None:
         min_user_interactions=3, min_item_interactions=1, folds=3, n_negatives=3
     )
     assert stage.check(raw, settings, block_size=3) == prepared(raw, tmp_path).report
+
+
+def test_image_paths_without_files_stop_only_runs_that_read_images(
+    raw: RawData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = raw.items.with_columns(image=pl.lit(str(tmp_path / "gone.png")))
+    missing = dataclasses.replace(raw, items=items, image_urls=None)
+    with pytest.raises(DataError, match="None of the 10 image paths"):
+        prepared(missing, tmp_path)
+    found = prepared(missing, tmp_path, reads_images=False)
+    assert found.items["image"].null_count() == 10
+    assert found.counts["images_missing"] == 10
+    assert caplog.text == ""

@@ -79,6 +79,7 @@ def prepare(
     block_size: int,
     images: ImagesSettings,
     run_folder: Path,
+    reads_images: bool = True,
 ) -> Prepared:
     """Filter and split raw data, sample the candidates, and store the images.
 
@@ -88,12 +89,13 @@ def prepare(
         block_size: Items per block of the stage "infer"; training targets follow blocks.
         images: Whether and how images are stored and downloaded.
         run_folder: The run folder, as an absolute path; images are written to it.
+        reads_images: Whether a model reads images, see `Settings.reads_images`.
 
     Raises:
         DataError: A value of the data cannot be used, the data make a run useless, such as item
             ids that match nothing, or they are too small for the settings.
     """
-    report = describe_source(raw, download_images=images.download, images_per_item=images.per_item)
+    report = _describe(raw, images, reads_images=reads_images)
     report.require_usable()
     interactions, counts = _filter(raw, settings)
     report = with_filtering(report, interactions, counts, raw.items)
@@ -108,7 +110,9 @@ def prepare(
         item_counts |= download_counts
     found_in = None if raw.images is None else raw.images.folder
     allowed = allowed_folders(items, [settings.plugin_kwargs().get("path"), found_in])
-    items, image_counts = store_images(items, run_folder, images, allowed=allowed)
+    items, image_counts = store_images(
+        items, run_folder, images, allowed=allowed, reads_images=reads_images
+    )
     report = replace(report, n_incomplete=image_counts.get("images_incomplete", 0))
     outside = [] if images.store else [str(folder) for folder in allowed]
     counts = {**counts, **item_counts, **image_counts, "candidates": candidates.height}
@@ -121,6 +125,7 @@ def check(
     *,
     block_size: int,
     images: ImagesSettings | None = None,
+    reads_images: bool = True,
 ) -> DataReport:
     """Report what `prepare` would understand of raw data, without its results.
 
@@ -129,12 +134,12 @@ def check(
         settings: The section `data`.
         block_size: Items per block of the stage "infer".
         images: Whether images will be downloaded, and how many of each item are used.
+        reads_images: As for `prepare`.
 
     Raises:
         DataError: The interactions cannot be read.
     """
-    images = images or ImagesSettings()
-    report = describe_source(raw, download_images=images.download, images_per_item=images.per_item)
+    report = _describe(raw, images or ImagesSettings(), reads_images=reads_images)
     if not report.n_interactions:
         return report
     try:
@@ -144,6 +149,15 @@ def check(
     except DataError as error:
         report = report.with_problem(str(error))
     return report
+
+
+def _describe(raw: RawData, images: ImagesSettings, *, reads_images: bool) -> DataReport:
+    return describe_source(
+        raw,
+        download_images=images.download,
+        images_per_item=images.per_item,
+        reads_images=reads_images,
+    )
 
 
 def _filter(raw: RawData, settings: DataSettings) -> tuple[pl.DataFrame, dict[str, int]]:
