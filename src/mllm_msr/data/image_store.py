@@ -81,9 +81,8 @@ def store_images(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Check the images of items and copy them into the run folder.
 
-    Interrupted copies can be repeated: files that are already stored are kept. Images that no item
-    uses any more are removed. Downloaded images are always copied (by a link), since they belong to
-    the run.
+    Files that are already stored are kept, and images that no item uses any more are removed.
+    Downloaded images are always copied (by a link), since they belong to the run.
 
     Args:
         items: `tables.ITEMS` with absolute image paths.
@@ -96,9 +95,8 @@ def store_images(
         The items with usable values of `image`: relative to the run folder if the image was copied,
         the real path with `images.store=false`, and null if the image is missing or unreadable; of
         several images, the usable ones remain. And the counts `images_missing`,
-        `images_unreadable` (items without an image), `images_incomplete` (items that lack some of
-        their images, if there are any), `images_reduced`, `images_stored` (files) and
-        `image_bytes`.
+        `images_unreadable` (items without an image), `images_incomplete` (items that lack some
+        images, if there are any), `images_reduced`, `images_stored` (files) and `image_bytes`.
 
     Raises:
         RunFolderError: The disk is full, or the folder is not writable.
@@ -109,6 +107,7 @@ def store_images(
     with ThreadPoolExecutor(_THREADS) as pool:
         results = dict(zip(sources, pool.map(store.add, sources), strict=True))
     failed = {"missing": 0, "unreadable": 0, "incomplete": 0}
+    level = logging.WARNING if reads_images else logging.INFO
     names: list[list[str]] = []
     for item_id, paths in zip(items["item_id"], images_of_items.to_list(), strict=True):
         found = [results[path] for path in paths]
@@ -120,7 +119,6 @@ def store_images(
             if sum(failed.values()) < _MAX_WARNINGS:
                 what = "one of its images" if good else "its image"
                 reason = problems[0].reason
-                level = logging.WARNING if reads_images else logging.INFO
                 logger.log(level, "Item %s is used without %s: %s", item_id, what, reason)
             failed["incomplete" if good else problems[0].status] += 1
     stored = {found.image: found.n_bytes for found in results.values() if found.n_bytes}

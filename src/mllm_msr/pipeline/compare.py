@@ -86,8 +86,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     pipeline = pipeline.with_settings(override(settings, changes))
     # Before any work, and before wrong arguments are saved with the settings.
     pipeline.recommenders.require_valid(requested)
-    # The last two are cheap and depend only on scores.
-    derived = ("evaluate", "report")
+    derived = ("evaluate", "report")  # cheap, and depend only on scores
     pipeline.run_stage("prepare", redone=derived)
     for stage, users in _USERS.items():
         if users & needed:

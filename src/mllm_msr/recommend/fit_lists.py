@@ -103,8 +103,7 @@ def fit_lists(
         UsageError: The run does not have one of the folds.
         RunFolderError: A required stage has not been run.
         DataError: There are too few validation users.
-        StaleStageError: The weights were fitted, or another stage was finished, with other
-            settings.
+        StaleStageError: The weights, or an earlier stage, were finished with other settings.
         BackendError: The model fails.
     """
     options = options or FitOptions()
