@@ -14,7 +14,7 @@ from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.sasrec import SasRec
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.run_settings import with_checksum
-from mllm_msr.errors import RunFolderError, SettingsError
+from mllm_msr.errors import BackendError, DataError, RunFolderError, SettingsError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders import lsa
 from mllm_msr.models.encoders.base import Vectors
@@ -164,3 +164,25 @@ def test_scored_baselines_are_loaded_as_they_were_fitted(
 def _interactions(run: Path) -> pl.DataFrame:
     with RunFolder.open(run, read_only=True) as folder:
         return folder.read("interactions")
+
+
+def test_a_generator_that_cannot_be_fitted_is_left_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: ItemKnn, data: TrainingData) -> ItemKnn:
+        raise DataError("There are too few items.")
+
+    monkeypatch.setattr(ItemKnn, "fit", fail)
+    knn = ["retrieve.collaborative=item_knn"]
+    with MllmMsr.from_run(run, overrides=knn) as model:
+        assert set(model.retriever.generators) == {"preference", "recent"}
+        assert len(model.recommend("user0", 3)) == 3
+    (message,) = [each for each in caplog.messages if "candidate generator" in each]
+    assert message == (
+        "The candidate generator collaborative failed and is left out of lists: There are too few "
+        "items."
+    )
+    with pytest.raises(DataError, match="too few items"):  # an evaluation needs all of them
+        MllmMsr.from_run(run, overrides=knn, hide_targets=True)
+    with pytest.raises(BackendError, match=r"All candidate generators failed.*too few items"):
+        MllmMsr.from_run(run, overrides=["retrieve.generators=[item_knn]"])

@@ -14,6 +14,15 @@ import pytest
 
 from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.popularity import Popularity
+from mllm_msr.errors import (
+    BackendError,
+    DamagedFileError,
+    DataError,
+    MissingExtraError,
+    RunFolderError,
+    TrainingError,
+    UnknownNameError,
+)
 from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.models.encoders.lsa import LsaEncoder
 from mllm_msr.recommend.profiles import Profile
@@ -214,3 +223,66 @@ def test_latest_items_stand_for_a_missing_preference() -> None:
     assert ids(generator.propose(Profile("u", ("a", "b"), "calm tale"), 1)) == ["c"]
     assert ids(generator.propose(Profile("u"), 2)) == []
     assert ids(PreferenceGenerator(encoder, index).propose(Profile("u", ("a",)), 2)) == []
+
+
+class Failing:
+    """Candidate generator that raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def propose(self, profile: Profile, n: int) -> Proposals:
+        raise self.error
+
+
+RECENT = RecentPopularityGenerator(WORLD, recent_share=1.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("The table is too short."),
+        BackendError("The server is away."),
+        TrainingError("The loss is infinite."),
+        DamagedFileError("The file differs."),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_a_generator_that_fails_leaves_lists_to_the_others(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = Retriever({"own": Failing(error), "recent": RECENT})
+    alone = Retriever({"recent": RECENT})
+    for user in ("u", "v"):
+        assert retriever.retrieve(Profile(user), 3) == alone.retrieve(Profile(user), 3)
+    (record,) = caplog.records  # of two failures
+    message = record.getMessage()
+    assert message == f"The candidate generator own failed and is left out of lists: {error}"
+    assert (retriever.n_failures, alone.n_failures) == (2, 0)
+    with pytest.raises(type(error)):  # weights are not fitted without one
+        retriever.pool(Profile("u"))
+
+
+def test_it_is_an_error_if_all_generators_fail() -> None:
+    failing = {"one": Failing(DataError("Too short.")), "two": Failing(OSError(5, "Broken"))}
+    with pytest.raises(
+        BackendError, match=r"All candidate generators failed.* one: Too short\. two: .*Broken"
+    ):
+        Retriever(failing).retrieve(Profile("u"), 3)
+    with pytest.raises(BackendError, match=r"retrieve\.generators"):
+        Retriever({"one": failing["one"]}).retrieve(Profile("u"), 3)
+    assert Retriever({}).retrieve(Profile("u"), 3) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("wrong"),
+        RunFolderError("Run the stage 'distill' first."),
+        UnknownNameError("Unknown baseline."),
+        MissingExtraError("scipy", "baselines"),
+    ],
+)
+def test_errors_of_users_and_of_the_code_are_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        Retriever({"own": Failing(error), "recent": RECENT}).retrieve(Profile("u"), 3)

@@ -12,9 +12,9 @@ import pytest
 
 from mllm_msr import tables
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.rank_fusion import Candidate
+from mllm_msr.recommend.rank_fusion import Candidate, Proposals
 from mllm_msr.recommend.recommender import MllmMsr
-from mllm_msr.recommend.retrieval import Retriever
+from mllm_msr.recommend.retrieval import CollaborativeGenerator, Retriever
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.types import Item
 
@@ -107,3 +107,20 @@ def test_excluded_items_are_left_out_and_replaced(model: MllmMsr) -> None:
     assert [one.item_id for one in found] == [best[0], *best[3:6]]
     again = [one.item_id for one in cache.retrieve(profile, 6, exclude_seen=True)]
     assert again == best
+
+
+def test_candidates_that_lack_a_generator_are_not_kept(
+    model: MllmMsr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, profile = CandidateCache(model), model.users.profile("user3")
+    complete = model.retriever.retrieve(profile, 5)
+    with monkeypatch.context() as patch:
+
+        def fail(self: CollaborativeGenerator, profile: Profile, n: int) -> Proposals:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(CollaborativeGenerator, "propose", fail)
+        found = cache.retrieve(profile, 5, exclude_seen=True)
+        assert found
+        assert not any("collaborative" in one.generators for one in found)
+    assert cache.retrieve(profile, 5, exclude_seen=True) == complete

@@ -31,11 +31,14 @@ from mllm_msr.recommend.list_weights import ListPlan, choose_plan
 from mllm_msr.recommend.profiles import UserProfiles
 from mllm_msr.recommend.rank_fusion import Weight
 from mllm_msr.recommend.retrieval import (
+    GENERATOR_FAILURES,
     CandidateGenerator,
     CollaborativeGenerator,
     PreferenceGenerator,
     RecentPopularityGenerator,
     Retriever,
+    require_one,
+    warn_of_failure,
 )
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.storage import layout, manifest
@@ -108,10 +111,11 @@ def load_parts(
         settings: Its settings.
         plan: How lists are made.
         fold: Fold of the fine-tuned weights.
-        hide_targets: Whether to hide the targets of the fold, as in the evaluation.
+        hide_targets: Whether to hide the targets of the fold; then no generator may fail.
 
     Raises:
         RunFolderError: A required stage has not been run; the message names it.
+        BackendError: All candidate generators fail.
     """
     recommenders = Recommenders(RunContext(run), settings)
     run_tables = recommenders.tables
@@ -146,6 +150,7 @@ def load_parts(
         interactions,
         fitted=fitted,
         weights=plan.generator_weights(settings.retrieve.recent_weight),
+        requires_all=hide_targets,
     )
     training = run.stages.get(f"train/{fold}")
     models = RunModels(
@@ -270,8 +275,11 @@ def make_retriever(
     *,
     fitted: Callable[[str], Recommender],
     weights: Mapping[str, Weight],
+    requires_all: bool = False,
 ) -> Retriever:
     """Build the retriever of a run from its settings.
+
+    A candidate generator that fails is left out, with a warning.
 
     Args:
         settings: The run's settings.
@@ -279,6 +287,10 @@ def make_retriever(
         interactions: `tables.INTERACTIONS` that may be used.
         fitted: Function that returns a baseline, given its name, fitted on these interactions.
         weights: Weights of the generators.
+        requires_all: Whether the failure of a generator is an error.
+
+    Raises:
+        BackendError: All candidate generators fail.
     """
     retrieve = settings.retrieve
     item_ids = sorted(set(interactions["item_id"]))
@@ -294,9 +306,17 @@ def make_retriever(
         ),
     }
     generators: dict[str, CandidateGenerator] = {}
+    failures: dict[str, Exception] = {}
     for name, baseline in candidate_generators(settings).items():
-        if baseline is None:
-            generators[name] = factories[name]()
-        else:
-            generators[name] = CollaborativeGenerator(fitted(baseline), item_ids)
+        try:
+            if baseline is None:
+                generators[name] = factories[name]()
+            else:
+                generators[name] = CollaborativeGenerator(fitted(baseline), item_ids)
+        except GENERATOR_FAILURES as error:
+            if requires_all:
+                raise
+            failures[name] = error
+            warn_of_failure(name, error)
+    require_one(generators, failures)
     return Retriever(generators, depth=retrieve.depth, weights=weights)

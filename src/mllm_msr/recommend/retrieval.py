@@ -7,21 +7,29 @@ user has interacted with are excluded. `recommender.py` scores the best candidat
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mllm_msr.errors import BackendError, DamagedFileError, DataError, TrainingError
 from mllm_msr.interfaces import CatalogScorer, Recommender
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.recommend.profiles import Profile
 from mllm_msr.recommend.rank_fusion import Candidate, Pool, Proposals, Weight
 from mllm_msr.recommend.vector_index import VectorIndex
+
+logger = logging.getLogger(__name__)
+
+# Failures of one generator that leave lists to the others. A wrong setting, a missing package or a
+# missing stage is for the user to correct, and any other exception is a fault in the code.
+GENERATOR_FAILURES: Final = (BackendError, DamagedFileError, DataError, TrainingError, OSError)
 
 _NOTHING: Proposals = Proposals((), np.zeros(0))
 
@@ -142,6 +150,7 @@ class Retriever:
     Attributes:
         generators: The generators by name.
         weights: As given.
+        n_failures: Number of failures of generators in `retrieve`.
     """
 
     def __init__(
@@ -153,7 +162,9 @@ class Retriever:
     ) -> None:
         self.generators = dict(generators)
         self.weights = weights
+        self.n_failures = 0
         self._depth = depth
+        self._failed: set[str] = set()
 
     def pool(self, profile: Profile, *, n: int = 0, exclude_seen: bool = True) -> Pool:
         """Return the proposals of all generators.
@@ -162,22 +173,74 @@ class Retriever:
             profile: The user.
             n: Number of items to request from each generator, if it is above `depth`.
             exclude_seen: Whether items of the history are excluded.
+
+        Raises:
+            MllmMsrError: A generator fails.
         """
-        n_requested = max(self._depth, n) + len(profile.history)
+        n_requested = self._n_requested(profile, n)
         proposals = {
             name: generator.propose(profile, n_requested)
             for name, generator in self.generators.items()
         }
-        excluded = frozenset(profile.history if exclude_seen else ())
-        return Pool(proposals, exclude=excluded, depth=self._depth)
+        return self._pool(profile, proposals, exclude_seen=exclude_seen)
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool = True) -> list[Candidate]:
         """Return at most `n` candidates, best first.
+
+        A generator that fails is left out, with a warning at the first time.
 
         Args:
             profile: The user.
             n: Maximum number of candidates.
             exclude_seen: Whether items of the history are excluded.
+
+        Raises:
+            BackendError: All generators fail.
         """
-        pool = self.pool(profile, n=n, exclude_seen=exclude_seen)
+        n_requested = self._n_requested(profile, n)
+        proposals: dict[str, Proposals] = {}
+        failures: dict[str, Exception] = {}
+        for name, generator in self.generators.items():
+            try:
+                proposals[name] = generator.propose(profile, n_requested)
+            except GENERATOR_FAILURES as error:
+                failures[name] = error
+                self.n_failures += 1
+                if name not in self._failed:
+                    self._failed.add(name)
+                    warn_of_failure(name, error)
+        require_one(proposals, failures)
+        pool = self._pool(profile, proposals, exclude_seen=exclude_seen)
         return pool.candidates(self.weights, n)
+
+    def _n_requested(self, profile: Profile, n: int) -> int:
+        return max(self._depth, n) + len(profile.history)
+
+    def _pool(
+        self, profile: Profile, proposals: Mapping[str, Proposals], *, exclude_seen: bool
+    ) -> Pool:
+        excluded = frozenset(profile.history if exclude_seen else ())
+        return Pool(proposals, exclude=excluded, depth=self._depth)
+
+
+def warn_of_failure(name: str, error: Exception) -> None:
+    """Log that a candidate generator is left out, and why."""
+    logger.warning("The candidate generator %s failed and is left out of lists: %s", name, error)
+
+
+def require_one(working: Collection[str], failures: Mapping[str, Exception]) -> None:
+    """Check that a candidate generator works.
+
+    Args:
+        working: Names of the generators that work.
+        failures: Failures of the others by name.
+
+    Raises:
+        BackendError: None works, although there are some; the message has the causes.
+    """
+    if failures and not working:
+        causes = " ".join(f"{name}: {error}" for name, error in failures.items())
+        raise BackendError(
+            f"All candidate generators failed, so there are no candidates for a list. {causes} "
+            "Correct the causes, or set retrieve.generators to others, such as [recent]."
+        )

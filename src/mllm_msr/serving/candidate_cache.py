@@ -66,11 +66,12 @@ class CandidateCache:
             cached = self._cache.get(profile.user_id)
             if cached is not None and cached[0] == key:
                 return cached[1]
-            found = self._model.retriever.retrieve(
-                profile, n + len(exclude), exclude_seen=exclude_seen
-            )
+            retriever = self._model.retriever
+            n_failures = retriever.n_failures
+            found = retriever.retrieve(profile, n + len(exclude), exclude_seen=exclude_seen)
             candidates = [one for one in found if one.item_id not in exclude][:n]
-            if profile.user_id:  # anonymous users are not cached
+            # Neither anonymous users are cached, nor lists that lack a generator for the moment.
+            if profile.user_id and retriever.n_failures == n_failures:
                 self._cache[profile.user_id] = (key, candidates)
             return candidates
 
