@@ -265,6 +265,19 @@ def test_too_few_new_items_are_an_error_that_names_the_user() -> None:
         draw_candidates(interactions, splits, n_negatives=3)
 
 
+def test_the_error_names_the_largest_number_that_all_users_allow() -> None:
+    interactions = interactions_of({"u": ["a", "b"], "v": ["b", "c", "d"]})
+    splits = fixed_splits(test=["u", "v"])
+    with pytest.raises(DataError, match=r"user 'u': only 2 of 4 items .* to at most 1, or provide"):
+        draw_candidates(interactions, splits, n_negatives=3)
+    draw_candidates(interactions, splits, n_negatives=1)
+    everything = interactions_of({"u": ["a", "b", "c"], "v": ["a"]})
+    with pytest.raises(
+        DataError, match=r"only 0 of 3 items are not in their history\. Provide more"
+    ):
+        draw_candidates(everything, splits, n_negatives=1)
+
+
 # Targets of training users
 
 

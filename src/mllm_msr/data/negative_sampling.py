@@ -246,13 +246,20 @@ class NegativeSampler:
         first: npt.NDArray[np.int64] = np.argsort(times, kind="stable")[:n_negatives]
         n_new = int(np.isfinite(times).sum())
         if n_new < n_negatives:
+            fewest = self._fewest_new_items()
+            lower = "Lower data.n_negatives or data.train_negatives to at most"
+            fix = f"{lower} {fewest}, or provide more items." if fewest else "Provide more items."
             raise DataError(
                 f"Cannot draw {n_negatives} negatives for user "
                 f"{self.sequences.users[int(user)]!r}: only {n_new} of {n_items} items are not in "
-                "their history. Lower data.n_negatives or data.train_negatives, or provide more "
-                "items."
+                f"their history. {fix}"
             )
         return first
+
+    def _fewest_new_items(self) -> int:
+        """Return the smallest number of items that are new to a user."""
+        histories = np.split(self.sequences.item_columns, self.sequences.starts[1:-1])
+        return len(self.sequences.items) - max(len(np.unique(one)) for one in histories)
 
 
 def _first_in_row(items: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
