@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.errors import RunFolderError
 
 
 def test_settings_come_from_the_folder_unless_a_preset_is_given(
@@ -47,3 +50,13 @@ def test_commands_append_to_the_log_of_the_run(settings: list[str], tmp_path: Pa
     messages = [message for message in messages if message.startswith("prepare")]
     kinds = [" ".join(message.split()[1:3]) for message in messages]
     assert kinds == ["started", "done in", "is already", "started", "done in"]
+
+
+def test_a_new_run_without_a_dataset_says_how_to_name_one(tmp_path: Path) -> None:
+    for creates, fix in ((True, "name its dataset: dataset=files"), (False, "'mllm-msr run' and")):
+        with (
+            pytest.raises(RunFolderError, match=f"There is no run folder at .*{fix}"),
+            open_pipeline(tmp_path / "run", None, None, [], force=False, creates=creates),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())

@@ -98,6 +98,8 @@ def _require_run(
     given, _ = merge_sources(preset, overrides, file=config)
     if creates and "dataset" in given:
         return
+    if creates:
+        require_run(run, how="To create one, name its dataset: dataset=files data.path=FOLDER.")
     require_run(run)
     if preset is None and "dataset" not in given:
         raise RunFolderError(

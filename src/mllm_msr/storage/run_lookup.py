@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Final
 
 from mllm_msr.errors import RunFolderError
 from mllm_msr.storage import layout
 from mllm_msr.storage.uri import require_local
 
+_HOW: Final = "'mllm-msr run' and 'mllm-msr demo' create runs."
 
-def require_run(path: Path | str) -> Path:
+
+def require_run(path: Path | str, *, how: str = _HOW) -> Path:
     """Return the absolute path of an existing run folder.
+
+    Args:
+        path: The run folder.
+        how: Sentence about how runs are created, for the message.
 
     Raises:
         RunFolderError: There is no run at this path; the message names similar ones.
@@ -26,7 +33,7 @@ def require_run(path: Path | str) -> Path:
     problem = f"There is no run folder at {path}."
     if folder.is_dir():
         problem = f"The folder {path} does not contain a run."
-    raise RunFolderError(f"{problem} {hint} 'mllm-msr run' and 'mllm-msr demo' create runs.")
+    raise RunFolderError(f"{problem} {hint} {how}")
 
 
 def is_run(folder: Path) -> bool:
