@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.models import cpu_attention
+from mllm_msr.models import cpu_attention, cpu_runtime
 from mllm_msr.models.loading import load_model
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
 
@@ -86,15 +86,26 @@ def test_models_give_the_scores_of_plain_attention(
         found = dict(backend.score(prompts, ("yes", "no")))
         return [tuple(found[n].log_probs) for n in range(len(prompts))]
 
-    assert scores() == scores(attention="eager")
+    assert scores(attention="blocked") == scores(attention="eager")
 
 
 @pytest.mark.parametrize(
-    ("dtype", "expected"), [("bfloat16", "blocked"), ("float32", "sdpa"), ("auto", "sdpa")]
+    ("matrix_unit", "dtype", "expected"),
+    [
+        (False, "bfloat16", "blocked"),
+        (True, "bfloat16", "sdpa"),
+        (False, "float32", "sdpa"),
+        (False, "auto", "sdpa"),
+    ],
 )
-def test_it_is_the_default_for_bfloat16_on_a_cpu(
-    tiny_checkpoint: Callable[[str], Path], dtype: Any, expected: str
+def test_the_default_is_the_fastest_for_the_precision_and_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Callable[[str], Path],
+    matrix_unit: bool,
+    dtype: Any,
+    expected: str,
 ) -> None:
+    monkeypatch.setattr(cpu_runtime, "has_matrix_unit", lambda: matrix_unit)
     loaded = load_model(str(tiny_checkpoint("smolvlm")), device="cpu", dtype=dtype)
     config = loaded.model.config
     assert config._attn_implementation == expected

@@ -32,11 +32,20 @@ def has_bfloat16() -> bool:
 
     Without them, bfloat16 is several times slower than float32. Imports torch.
     """
+    return _has_any("avx512_bf16", "amx_bf16")
+
+
+def has_matrix_unit() -> bool:
+    """Return whether an x86 processor has a matrix unit for bfloat16 (AMX). Imports torch."""
+    return _has_any("amx_bf16")
+
+
+def _has_any(*names: str) -> bool:
     import torch  # noqa: PLC0415 - `set_defaults` must run before
 
     found: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = found()  # empty with versions of PyTorch that lack the function
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name) for name in names)
 
 
 def set_defaults() -> None:

@@ -43,8 +43,8 @@ from mllm_msr.models.self_check import require_fitting_images
 from mllm_msr.models.vector_tokens import load_vector_projector
 from mllm_msr.types import Attention, Precision
 
-# Imported to register an implementation of attention and a type of vision tower.
-del cpu_attention, efficientnet_lite
+# Imported to register a type of vision tower.
+del efficientnet_lite
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def load_model(
         device: A torch device, or "auto" for the first GPU and otherwise the CPU.
         projector: Weights of the projector (safetensors), instead of those of the checkpoint.
         adapter: Folder of a LoRA adapter in PEFT's format.
-        attention: Attention implementation; "auto" is "blocked" for bfloat16 on the CPU.
+        attention: Attention implementation; "auto" is the fastest one for bfloat16 on the CPU.
         options: How images are prepared, and variables of the chat template.
 
     Raises:
@@ -300,7 +300,7 @@ def _model_options(dtype: Precision, device: str, attention: Attention) -> dict[
     if dtype != "4bit":
         torch_dtype = _torch_dtype(dtype, device)
         if attention == "auto" and torch_dtype == torch.bfloat16 and device == "cpu":
-            attention = "blocked"
+            attention = cpu_attention.fastest()
         options = {} if attention == "auto" else {"attn_implementation": attention}
         return {**options, "dtype": torch_dtype}
     options = {} if attention == "auto" else {"attn_implementation": attention}
