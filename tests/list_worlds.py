@@ -69,7 +69,7 @@ class Oracle:
     def probabilities(self, prompt: Prompt) -> tuple[float, float]:
         """Return the probabilities of yes and no."""
         self.n_prompts += 1
-        text = mock.prompt_text(prompt)
+        text = prompt.text
         latest, item = (
             int(re.findall(rf'{words}: "Thing (\d+)', text)[0]) for words in ("first", "item")
         )

@@ -70,14 +70,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> PromptCounter:
         self._fingerprint = f"mock {self._weights}"
 
     def answer(self, prompt) -> str:
-        text = mock.prompt_text(prompt)
+        text = prompt.text
         counted.count("image" if prompt.images else "generate")
         number = zlib.crc32(text.encode()) % 1000
         return f"The user appears to have a preference for things like {number}."
 
     def probabilities(self, prompt, n_choices) -> tuple[float, float]:
         counted.count("score")
-        drawn = zlib.crc32((self._weights + mock.prompt_text(prompt)).encode()) % 997 / 1000
+        drawn = zlib.crc32((self._weights + prompt.text).encode()) % 997 / 1000
         return (drawn + 0.001, 0.999 - drawn)
 
     def fine_tune(self, data) -> Path:

@@ -25,6 +25,14 @@ def test_images_are_in_reading_order_with_repetitions() -> None:
     assert Prompt((Message("user", (TextPart("Hello"),)),)).images == ()
 
 
+def test_parts_and_texts_are_in_reading_order() -> None:
+    kinds = [type(part) for part in PROMPT.parts]
+    assert kinds == [TextPart, ImagePart, TextPart, TextPart, ImagePart, ImagePart]
+    assert PROMPT.texts == ("Be brief.", "Then", "Yes.")
+    message = Message("user", (TextPart("a"), ImagePart(Path("a.png")), TextPart("b")))
+    assert Prompt((message, message)).text == "ab\nab"
+
+
 def test_equal_prompts_have_equal_hashes() -> None:
     assert hash(dataclasses.replace(PROMPT)) == hash(PROMPT)
     assert dataclasses.replace(PROMPT, max_new_tokens=1) != PROMPT

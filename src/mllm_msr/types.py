@@ -147,24 +147,32 @@ class Prompt:
     max_text_tokens: int | None = None
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts of all messages, in the order in which the model reads them."""
+        return tuple(part for message in self.messages for part in message.parts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return all texts, in the order in which the model reads them."""
+        return tuple(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def text(self) -> str:
+        """Return the text of all messages, with one line break between messages."""
+        return "\n".join(
+            "".join(part.text for part in message.parts if isinstance(part, TextPart))
+            for message in self.messages
+        )
+
+    @property
     def images(self) -> tuple[Path, ...]:
         """Return the paths of all images, in the order in which the model reads them."""
-        return tuple(
-            part.path
-            for message in self.messages
-            for part in message.parts
-            if isinstance(part, ImagePart)
-        )
+        return tuple(part.path for part in self.parts if isinstance(part, ImagePart))
 
     @property
     def vectors(self) -> tuple[VectorPart, ...]:
         """Return the vectors of a collaborative model, in the order of the prompt."""
-        return tuple(
-            part
-            for message in self.messages
-            for part in message.parts
-            if isinstance(part, VectorPart)
-        )
+        return tuple(part for part in self.parts if isinstance(part, VectorPart))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mllm_msr.backends import mock
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.types import Message, Prompt, TextPart
 
@@ -35,7 +35,7 @@ def test_a_mapping_answers_by_text_in_the_prompt() -> None:
 
 def test_an_exception_of_a_function_fails_the_prompt() -> None:
     def answer(prompt: Prompt) -> str:
-        if "bad" in prompt_text(prompt):
+        if "bad" in prompt.text:
             raise RuntimeError("gone\nwith a trace")
         return "good"
 
@@ -85,8 +85,8 @@ def test_the_length_of_the_history_is_limited() -> None:
         list(backend.generate([ask(str(n))]))
         lengths.add(len(backend.history))
     assert max(lengths) == 4_000
-    assert prompt_text(backend.history[-1]) == "9000"
-    assert prompt_text(backend.history[-2_000]) == "7001"
+    assert backend.history[-1].text == "9000"
+    assert backend.history[-2_000].text == "7001"
 
 
 def test_a_closed_backend_raises_an_error() -> None:

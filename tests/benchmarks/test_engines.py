@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import online_worlds
 from benchmarks import _engines
 from benchmarks._engines import Engine, transformers_serve
 from benchmarks.engines import Prompts, measure, read_prompts, run
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.errors import MissingExtraError, UsageError
 from mllm_msr.interfaces import Backend
@@ -38,7 +39,7 @@ def engine(name: str, probabilities: tuple[float, ...], answer: Callable[[Prompt
     """Return an engine that scores the n-th candidate with the n-th probability of yes."""
 
     def score(prompt: Prompt) -> tuple[float, float]:
-        return (probabilities[int(prompt_text(prompt)[-1])], 0.5)
+        return (probabilities[int(prompt.text[-1])], 0.5)
 
     @contextmanager
     def start() -> Iterator[Backend]:
@@ -50,11 +51,11 @@ def engine(name: str, probabilities: tuple[float, ...], answer: Callable[[Prompt
 
 def test_engines_are_compared_with_the_first_engine() -> None:
     probabilities = (0.1, 0.2, 0.3, 0.4)
-    first = engine("first", probabilities, prompt_text)
-    same = engine("same", (0.1, 0.2, 0.3, 0.4 * 1.1), prompt_text)
+    first = engine("first", probabilities, attrgetter("text"))
+    same = engine("same", (0.1, 0.2, 0.3, 0.4 * 1.1), attrgetter("text"))
     # The order of candidates only changes between users.
-    across = engine("across", (0.2, 0.1, 0.3, 0.4), prompt_text)
-    other = engine("other", (0.3, 0.2, 0.1, 0.4), lambda p: prompt_text(p).replace("3", "three"))
+    across = engine("across", (0.2, 0.1, 0.3, 0.4), attrgetter("text"))
+    other = engine("other", (0.3, 0.2, 0.1, 0.4), lambda p: p.text.replace("3", "three"))
     found = measure(PROMPTS, [first, same, across, other], repeats=2)
     assert "equal_texts" not in found["first"]["preferences"]
     assert found["same"]["preferences"]["equal_texts"] == 1.0
@@ -73,11 +74,11 @@ def test_engines_are_compared_with_the_first_engine() -> None:
 
 def test_a_failed_prompt_is_counted_and_not_an_equal_text() -> None:
     def fails(prompt: Prompt) -> str:
-        if "2" in prompt_text(prompt):
+        if "2" in prompt.text:
             raise ValueError("no")
-        return prompt_text(prompt)
+        return prompt.text
 
-    engines = [engine("first", (0.1,) * 4, prompt_text), engine("weak", (0.1,) * 4, fails)]
+    engines = [engine("first", (0.1,) * 4, attrgetter("text")), engine("weak", (0.1,) * 4, fails)]
     found = measure(PROMPTS, engines, repeats=1)["weak"]["preferences"]
     assert (found["failed"], found["equal_texts"]) == (1, 0.75)
 
@@ -89,7 +90,9 @@ def test_the_result_contains_the_reason_why_an_engine_cannot_start() -> None:
         yield
 
     found = measure(
-        PROMPTS, [engine("first", (0.1,) * 4, prompt_text), Engine("ray_2", start)], repeats=1
+        PROMPTS,
+        [engine("first", (0.1,) * 4, attrgetter("text")), Engine("ray_2", start)],
+        repeats=1,
     )
     assert "part of mllm-msr[ray]. Run: pip install" in found["ray_2"]["missing"]
     assert found["first"]["scores"]["failed"] == 0
@@ -105,8 +108,8 @@ def test_vllm_caches_are_reset_before_every_call(monkeypatch: pytest.MonkeyPatch
     calls: list[str] = []
 
     def answer(prompt: Prompt) -> str:
-        calls.append(prompt_text(prompt))
-        return prompt_text(prompt)
+        calls.append(prompt.text)
+        return prompt.text
 
     server = SimpleNamespace(
         backend=lambda *, clients: MockBackend(answer), reset_caches=lambda: calls.append("reset")
@@ -133,7 +136,7 @@ def test_prompts_equal_those_of_the_stages(folder: Path) -> None:
     preferences = pl.read_parquet(folder / "preferences.parquet")
     known = preferences.filter(~pl.col("final"))["preference"].to_list()
     # After the first block of a user, the prompt contains the previous preference of the run.
-    later = [text for text in map(prompt_text, prompts.preferences) if "previous" in text]
+    later = [text for text in map(attrgetter("text"), prompts.preferences) if "previous" in text]
     assert later
     assert all(any(preference in text for preference in known) for text in later)
     test = pl.read_parquet(folder / "candidates.parquet").filter(split="test")

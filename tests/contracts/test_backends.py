@@ -22,7 +22,7 @@ import pytest
 from mllm_msr import registry
 from mllm_msr.backends.demo import DemoBackend
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.backends.openai import OpenAIBackend
 from mllm_msr.backends.smollm import SmolLMBackend
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
@@ -51,11 +51,11 @@ def _smollm(checkpoint: Checkpoint, *, images: bool) -> Backend:
 def _mock(_: Checkpoint, *, images: bool) -> Backend:
     def answer(prompt: Prompt) -> str:
         _require_images(prompt)
-        return f"An answer to {prompt_text(prompt)!r} and {len(prompt.images)} images"
+        return f"An answer to {prompt.text!r} and {len(prompt.images)} images"
 
     def probabilities(prompt: Prompt) -> Sequence[float]:
         _require_images(prompt)
-        return (1 / (2 + len(prompt_text(prompt))), 0.5)
+        return (1 / (2 + len(prompt.text)), 0.5)
 
     return MockBackend(answer, scores=probabilities, images=images)
 

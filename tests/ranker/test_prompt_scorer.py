@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.errors import BackendError
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.ranker.examples import Example, build_prompt
@@ -74,7 +74,7 @@ def test_the_backend_opens_on_first_use_and_after_closing() -> None:
 
 def test_failures_above_the_rate_raise_and_below_it_are_counted() -> None:
     def fail_on_a(prompt: Prompt) -> tuple[float, float]:
-        if "title a" in prompt_text(prompt):
+        if "title a" in prompt.text:
             raise RuntimeError("no memory")
         return (0.75, 0.25)
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.recommend_settings import PromptOrder, RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import (
@@ -64,7 +64,7 @@ def score_prompts(
     backend = MockBackend(scores=(0.8, 0.2))
     model = MllmRecommender(open_backend=lambda _: backend).fit(data)
     scores = model.score(candidates(*rows), data.interactions)["score"].to_list()
-    texts = [prompt_text(prompt) for prompt in backend.history]
+    texts = [prompt.text for prompt in backend.history]
     return texts, [prompt.images for prompt in backend.history], scores
 
 
@@ -170,7 +170,7 @@ def test_prompts_begin_with_the_user_if_set(data: TrainingData) -> None:
     model = MllmRecommender(open_backend=lambda _: backend, prompt=prompt).fit(data)
     rows = candidates(("u1", 6, "a"), ("u1", 4, "a"), ("u1", 6, "c"), ("u1", 4, "c"))
     model.score(rows, data.interactions)
-    texts = [prompt_text(prompt) for prompt in backend.history]
+    texts = [prompt.text for prompt in backend.history]
     assert all(text.startswith("You are given a summary of a user's preference") for text in texts)
     assert ["early" in text for text in texts] == [True, True, False, False]
 

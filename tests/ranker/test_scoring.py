@@ -6,7 +6,7 @@ from typing import final
 
 import pytest
 
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.interfaces import Backend, Capabilities
@@ -45,7 +45,7 @@ class FakeBackend(Backend):
         self, prompts: Iterable[Prompt], choices: Sequence[str]
     ) -> Iterator[tuple[int, ChoiceScores]]:
         assert tuple(choices) == ("yes", "no")
-        texts = [prompt_text(prompt) for prompt in prompts]
+        texts = [prompt.text for prompt in prompts]
         self.texts += texts
         for index in reversed(range(len(texts))):
             name = next(key for key in self.scores if f'"{key}"' in texts[index])
@@ -60,9 +60,7 @@ def logs(yes: float, no: float) -> ChoiceScores:
 
 
 def test_score_is_p_yes_over_p_yes_plus_p_no() -> None:
-    backend = MockBackend(
-        scores=lambda prompt: (0.3, 0.1) if "b" in prompt_text(prompt) else (0.1, 0.1)
-    )
+    backend = MockBackend(scores=lambda prompt: (0.3, 0.1) if "b" in prompt.text else (0.1, 0.1))
     frame, counts = score_examples([example("u", "b", 1), example("u", "x")], backend)
     assert frame.schema == SCORES
     assert frame["score"].to_list() == pytest.approx([0.75, 0.5])
@@ -86,7 +84,7 @@ def test_the_backend_gets_prompts_that_begin_alike_together(
     examples = [example(user, item) for user, item in ("ux", "vx", "vy", "uy")]
     frame, _ = score_examples(examples, backend, order=order)
     assert frame["user_id"].to_list() == ["u", "v", "v", "u"]
-    found = [prompt_text(prompt).partition(" likes it")[0][-1] for prompt in backend.history]
+    found = [prompt.text.partition(" likes it")[0][-1] for prompt in backend.history]
     assert found == expected
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import online_worlds
 import worlds
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.pipeline import Pipeline
@@ -256,7 +256,7 @@ def test_a_run_without_written_texts_reads_histories(
     probabilities = MockBackend._probabilities
 
     def spy(backend: MockBackend, prompt: Prompt, n_choices: int) -> Any:
-        shown.append(prompt_text(prompt))
+        shown.append(prompt.text)
         return probabilities(backend, prompt, n_choices)
 
     monkeypatch.setattr(MockBackend, "_probabilities", spy)

@@ -11,14 +11,14 @@ from PIL import Image
 
 from mllm_msr import tables
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.pipeline.cost.token_counter import CountingBackend, WordCounter
 from mllm_msr.summarization.items import n_prompts, summarize
 from mllm_msr.types import Prompt, TextPart
 
 
 def answer(prompt: Prompt) -> str:
-    text = prompt_text(prompt)
+    text = prompt.text
     if "Describe the picture" in text:
         return "A red lantern on a table."
     if "Join both descriptions" in text:
@@ -69,7 +69,7 @@ def test_only_required_prompts_are_sent(items: pl.DataFrame) -> None:
     backend = MockBackend(answer)
     finished: list[int] = []
     summarize(items, backend, item_type="film", progress=finished.append)
-    first_words = [prompt_text(prompt).split()[0] for prompt in backend.history]
+    first_words = [prompt.text.split()[0] for prompt in backend.history]
     assert first_words.count("Summarise") == 4
     assert first_words.count("Describe") == 2
     assert first_words.count("Join") == 1
@@ -79,7 +79,7 @@ def test_only_required_prompts_are_sent(items: pl.DataFrame) -> None:
 def test_ids_never_enter_a_prompt(items: pl.DataFrame) -> None:
     backend = MockBackend(answer)
     summarize(items.with_columns(item_id="SECRET" + pl.col("item_id")), backend)
-    assert not [p for p in backend.history if "SECRET" in prompt_text(p)]
+    assert not [p for p in backend.history if "SECRET" in p.text]
 
 
 def test_images_are_not_opened_without_the_image_modality(items: pl.DataFrame) -> None:

@@ -6,7 +6,7 @@ import doctest
 
 import pytest
 
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.prompts import templates
 from mllm_msr.summarization import output_checks
 from mllm_msr.summarization.output_checks import find_fault, generate_checked
@@ -62,7 +62,7 @@ def test_terse_clumsy_and_ordinary_answers_are_usable(text: str) -> None:
 
 
 def test_repeating_the_instructions_is_an_echo_but_repeating_the_data_is_not() -> None:
-    instructions = prompt_text(PREFERENCE).splitlines()[-1]
+    instructions = PREFERENCE.text.splitlines()[-1]
     assert find_fault(instructions, PREFERENCE) == "prompt_echo"
     long = "a calm film with a red lantern that two sisters carry through the old town at night"
     quoting = templates.render(
@@ -82,7 +82,7 @@ def test_a_prompt_with_an_unusable_answer_is_retried_with_an_instruction() -> No
     assert (found[0].n_retries, found[0].flags) == (0, ())
     assert found[1].completion.text == "A calm film."
     assert (found[1].n_retries, found[1].flags) == (1, ("retried",))
-    assert [prompt_text(prompt)[:3] for prompt in backend.history] == ["goo", "bad", "bad"]
+    assert [prompt.text[:3] for prompt in backend.history] == ["goo", "bad", "bad"]
 
 
 def test_a_prompt_is_retried_at_most_twice() -> None:
@@ -93,7 +93,7 @@ def test_a_prompt_is_retried_at_most_twice() -> None:
     assert "unusable (repetition_loop): 'rose rose" in found[0].completion.error
     assert (found[0].n_retries, found[0].flags) == (2, ("repetition_loop",))
     assert found[0].completion.text == ""
-    texts = [prompt_text(prompt) for prompt in backend.history]
+    texts = [prompt.text for prompt in backend.history]
     assert len(texts) == 7
     assert len(set(texts)) == 7
 
@@ -137,7 +137,7 @@ def test_the_language_of_the_setting_is_required_and_requested_again() -> None:
     ((_, checked),) = generate_checked(backend, [prompt], language="Russian")
     assert checked.completion.text == russian
     assert checked.flags == ("retried",)
-    assert prompt_text(backend.history[1]).endswith("Answer in plain Russian sentences, in your "
+    assert backend.history[1].text.endswith("Answer in plain Russian sentences, in your "
                                                     "own words, and then stop.")  # fmt: skip
     assert find_fault(russian) == "language"
     assert find_fault(russian, language="Russian") is None

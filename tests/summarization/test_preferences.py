@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_msr import tables
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.summarization.preferences import OPENING, infer_preferences, items_read, n_prompts
 from mllm_msr.types import Prompt
 
@@ -35,7 +35,7 @@ SUMMARIES = summaries(*"abcdefghij")
 
 def recite(prompt: Prompt) -> str:
     """Return an answer that names all items in the prompt and its previous preference."""
-    text = prompt_text(prompt)
+    text = prompt.text
     seen = [item for item in "abcdefghij" if f"of {item}" in text]
     return f"{OPENING} " + " ".join(f"all of {item}" for item in seen)
 
@@ -58,20 +58,15 @@ def test_each_block_reads_its_items_and_the_previous_preference() -> None:
         (2, 7, "abcdefg", True),
     ]
     assert preference_history(frame, "v") == [(0, 1, "j", True)]
-    second = next(
-        p for p in backend.history if "of d" in prompt_text(p) and "of g" not in prompt_text(p)
-    )
-    assert (
-        'previous preference: "The user appears to have a preference for all of a'
-        in prompt_text(second)
-    )
-    assert '1. "all of d"\n2. "all of e"\n3. "all of f"' in prompt_text(second)
+    second = next(p for p in backend.history if "of d" in p.text and "of g" not in p.text)
+    assert 'previous preference: "The user appears to have a preference for all of a' in second.text
+    assert '1. "all of d"\n2. "all of e"\n3. "all of f"' in second.text
 
 
 def test_all_users_advance_by_one_block_per_round() -> None:
     backend = MockBackend(recite)
     infer_preferences(histories(u="a b c d e", v="f g h i"), SUMMARIES, backend)
-    first = ["previous preference:" in prompt_text(p) for p in backend.history]
+    first = ["previous preference:" in p.text for p in backend.history]
     assert first == [False, False, True, True]
 
 
@@ -83,19 +78,19 @@ def test_direct_inference_reads_the_whole_history_at_once() -> None:
     assert len(backend.history) == 1
     full = infer_preferences(histories(u="a b c d e"), SUMMARIES, backend, method="direct")
     assert preference_history(full, "u") == [(0, 3, "abc", False), (1, 5, "abcde", True)]
-    assert not [p for p in backend.history if "previous preference:" in prompt_text(p)]
+    assert not [p for p in backend.history if "previous preference:" in p.text]
 
 
 def test_without_images_only_text_summaries_are_read() -> None:
     backend = MockBackend(recite)
     infer_preferences(histories(u="a b"), SUMMARIES, backend, use_images=False)
-    assert '"text of a"' in prompt_text(backend.history[0])
-    assert "all of" not in prompt_text(backend.history[0])
+    assert '"text of a"' in backend.history[0].text
+    assert "all of" not in backend.history[0].text
 
 
 def test_a_failed_block_keeps_the_previous_preference() -> None:
     def fail_on_d(prompt: Prompt) -> str:
-        if "of d" in prompt_text(prompt):
+        if "of d" in prompt.text:
             raise RuntimeError("failed")
         return recite(prompt)
 

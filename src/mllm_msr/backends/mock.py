@@ -12,7 +12,7 @@ from typing import Final, TypeVar, final
 
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 Answers = Mapping[str, str] | Callable[[Prompt], str] | Sequence[str]
 Scores = Mapping[str, Sequence[float]] | Callable[[Prompt], Sequence[float]] | Sequence[float]
@@ -42,7 +42,7 @@ class MockBackend(Backend):
             prompts, at least the latest 2,000.
 
     Example:
-        >>> from mllm_msr.types import Message
+        >>> from mllm_msr.types import Message, TextPart
         >>> backend = MockBackend({"film": "A calm film."})
         >>> prompt = Prompt((Message("user", (TextPart("Describe the film."),)),))
         >>> [(index, answer.text) for index, answer in backend.generate([prompt])]
@@ -95,7 +95,7 @@ class MockBackend(Backend):
                 index,
                 Completion(
                     text=text.strip() if output == words else " ".join(output),
-                    prompt_tokens=len(prompt_text(prompt).split()),
+                    prompt_tokens=len(prompt.text.split()),
                     output_tokens=len(output),
                     finish_reason="stop" if output == words else "length",
                 ),
@@ -126,7 +126,7 @@ class MockBackend(Backend):
             except Exception as error:  # noqa: BLE001 - a script may raise anything
                 yield index, ChoiceScores((), error=_first_line(error))
             else:
-                n_words = len(prompt_text(prompt).split())
+                n_words = len(prompt.text.split())
                 yield index, ChoiceScores(log_probs, prompt_tokens=n_words)
 
     def _record(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
@@ -165,16 +165,8 @@ class MockBackend(Backend):
         return found
 
 
-def prompt_text(prompt: Prompt) -> str:
-    """Return all text of a prompt, one line break between turns."""
-    return "\n".join(
-        "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        for message in prompt.messages
-    )
-
-
 def _lookup(script: Mapping[str, _Value], prompt: Prompt) -> _Value:
-    text = prompt_text(prompt)
+    text = prompt.text
     for key, value in script.items():
         if key in text:
             return value

@@ -339,6 +339,8 @@ def _example_prompt(settings: Settings, item_type: ItemType) -> str:
         text=None if reads.item_text == "none" else reads.item_text.upper(),
         use_images=reads.use_images,
     )
-    parts = [part for message in prompt.messages for part in message.parts]
-    texts = ["[image]" if isinstance(one, ImagePart) else getattr(one, "text", "") for one in parts]
-    return "".join(texts).strip()
+    shown = (
+        "[image]" if isinstance(part, ImagePart) else getattr(part, "text", "")
+        for part in prompt.parts
+    )
+    return "".join(shown).strip()

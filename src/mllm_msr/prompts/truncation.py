@@ -46,7 +46,6 @@ def cut(prompt: Prompt, n_words: int) -> Prompt:
 
 
 def _trimmable_parts(prompt: Prompt) -> Iterator[TextPart]:
-    for message in prompt.messages:
-        for part in message.parts:
-            if isinstance(part, TextPart) and part.trimmable:
-                yield part
+    for part in prompt.parts:
+        if isinstance(part, TextPart) and part.trimmable:
+            yield part

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, final
 from mllm_msr.config import tracing
 from mllm_msr.errors import BackendError, MllmMsrError
 from mllm_msr.interfaces import Backend, Capabilities
-from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,10 @@ class _Job:
         """Return an estimate of the tokens that the model reads and generates."""
         n_tokens = 0
         for prompt in self.prompts:
-            parts = [part for message in prompt.messages for part in message.parts]
-            texts = [part.text for part in parts if isinstance(part, TextPart)]
+            texts = prompt.texts
             n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
             n_tokens += n_bytes // _BYTES_PER_TOKEN + 1
-            n_tokens += _TOKENS_PER_IMAGE * (len(parts) - len(texts))
+            n_tokens += _TOKENS_PER_IMAGE * (len(prompt.parts) - len(texts))
             if self.method == "generate":
                 n_tokens += prompt.max_new_tokens
         return n_tokens

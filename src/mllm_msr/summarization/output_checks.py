@@ -197,13 +197,8 @@ def _repeats(units: Sequence[str], *, min_length: int) -> bool:
 
 def _is_prompt_echo(words: Sequence[str], prompt: Prompt) -> bool:
     """Return whether words repeat a prompt's instructions; repeating its quoted data is allowed."""
-    text = " ".join(
-        part.text
-        for message in prompt.messages
-        for part in message.parts
-        if isinstance(part, TextPart)
-    )
-    instructions = [word.lower() for word in _WORD.findall(_QUOTED.sub(" | ", text))]
+    text = _QUOTED.sub(" | ", " ".join(prompt.texts))
+    instructions = [word.lower() for word in _WORD.findall(text)]
     runs = {tuple(instructions[n : n + _ECHO_WORDS]) for n in range(len(instructions))}
     return any(
         tuple(words[n : n + _ECHO_WORDS]) in runs for n in range(len(words) - _ECHO_WORDS + 1)

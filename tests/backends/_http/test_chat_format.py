@@ -15,7 +15,6 @@ from endpoints import completion_response, logprobs_response
 from mllm_msr.backends._http import chat_format
 from mllm_msr.backends._http.chat_format import Scoring
 from mllm_msr.backends._http.responses import MalformedResponseError, TransientError
-from mllm_msr.backends.mock import prompt_text
 from mllm_msr.data.images import open_image
 from mllm_msr.errors import ImageError, PromptTooLongError
 from mllm_msr.types import ImagePart, Message, Prompt, TextPart
@@ -101,7 +100,7 @@ def test_a_character_of_several_bytes_counts_as_a_token() -> None:
     text = " ".join(["\U00020000" * 10] * 50)
     budgeted = Prompt((Message("user", (TextPart(text, trimmable=1),)),), max_text_tokens=100)
     fitted = chat_format.fit_budget(budgeted, characters_per_token=3.5)
-    assert 50 < len(prompt_text(fitted)) <= 100
+    assert 50 < len(fitted.text) <= 100
 
 
 def test_a_prompt_that_cannot_be_truncated_raises_an_error() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.backends.mock import prompt_text
 from mllm_msr.types import Message, Prompt, TextPart
 
 Answer = Callable[[Prompt], str]
@@ -39,7 +38,7 @@ def logged(tmp_path: Path) -> Callable[[Answer], Answer]:
     def wrap(answer: Answer) -> Answer:
         def logging_answer(prompt: Prompt) -> str:
             with log.open("a") as file:
-                file.write(f"{prompt_text(prompt)}\n")
+                file.write(f"{prompt.text}\n")
             return answer(prompt)
 
         return logging_answer

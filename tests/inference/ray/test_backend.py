@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mllm_msr.backends.huggingface import HuggingFaceBackend
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MissingExtraError
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.inference.ray.backend import RayBackend
@@ -43,12 +44,12 @@ def test_responses_equal_those_of_the_wrapped_backend(
     ray_backend: MakeRay, prompts: list[Prompt]
 ) -> None:
     def answer(prompt: Prompt) -> str:
-        if "Question 5." in prompt_text(prompt):
+        if "Question 5." in prompt.text:
             raise ValueError("no answer to this prompt")
-        return f"It is {prompt_text(prompt)}"
+        return f"It is {prompt.text}"
 
     def probabilities(prompt: Prompt) -> Sequence[float]:
-        return (1 / (2 + len(prompt_text(prompt))), 0.25)
+        return (1 / (2 + len(prompt.text)), 0.25)
 
     arguments = {"answers": answer, "scores": probabilities}
     many, one = ray_backend(arguments), MockBackend(**arguments)
@@ -97,10 +98,10 @@ def test_a_killed_worker_repeats_only_its_unfinished_prompts(
     fatal.touch()
 
     def answer(prompt: Prompt) -> str:
-        if "Question 4." in prompt_text(prompt) and fatal.exists():
+        if "Question 4." in prompt.text and fatal.exists():
             fatal.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return prompt_text(prompt)
+        return prompt.text
 
     responses = list(ray_backend({"answers": logged(answer)}).generate(prompts))
     assert sorted(index for index, _ in responses) == list(range(12))
@@ -115,9 +116,9 @@ def test_a_prompt_that_kills_every_worker_is_abandoned(
     ray_backend: MakeRay, prompts: list[Prompt]
 ) -> None:
     def answer(prompt: Prompt) -> str:
-        if "Question 7." in prompt_text(prompt):
+        if "Question 7." in prompt.text:
             os.kill(os.getpid(), signal.SIGKILL)
-        return prompt_text(prompt)
+        return prompt.text
 
     responses = dict(ray_backend({"answers": answer}).generate(prompts[6:]))
     assert responses[1].error == "3 workers died while running only this prompt."
@@ -137,7 +138,7 @@ def test_too_many_consecutive_deaths_end_the_run(
 def test_each_response_is_cached_immediately(
     ray_backend: MakeRay, prompts: list[Prompt], logged: Wrap, tmp_path: Path
 ) -> None:
-    answers = {"answers": logged(prompt_text)}
+    answers = {"answers": logged(attrgetter("text"))}
     cache = ResponseCache(tmp_path / "responses.sqlite")
     first = CachedBackend(ray_backend(answers), cache)
     interrupted = first.generate(prompts)
@@ -202,7 +203,7 @@ def test_start_waits_for_all_workers(
         if os.getpid() != driver and once.exists():
             once.unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        return prompt_text
+        return attrgetter("text")
 
     driver = os.getpid()
     backend = ray_backend({"answers": Unpickled(make_in_worker)})

@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from mllm_msr.backends.mock import prompt_text
 from mllm_msr.config.settings import Settings
 from mllm_msr.pipeline.cost.ranking_prompts import RankingPrompts
 from mllm_msr.prompts.item_types import find_item_type
@@ -32,7 +31,7 @@ def build(options: dict[str, Any], **changes: bool) -> list[str]:
     prompts = RankingPrompts(settings, CATALOG, HISTORY, item_type=find_item_type("film"))
     order = settings.recommend.order
     made = prompts.build(ROWS, ["first", "second"], SUMMARY, order, **changes)
-    return [prompt_text(prompt) for prompt in made]
+    return [prompt.text for prompt in made]
 
 
 def test_preferences_are_spread_over_the_rows() -> None:

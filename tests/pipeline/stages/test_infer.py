@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from mllm_msr.backends.mock import MockBackend, prompt_text
+from mllm_msr.backends.mock import MockBackend
 from mllm_msr.config.settings import InferSettings
 from mllm_msr.pipeline.stages.infer import infer
 from mllm_msr.tables import INTERACTIONS
@@ -37,7 +37,7 @@ def test_blocks_and_words_follow_the_settings() -> None:
         "blocks": 2,
         "flagged": 0,
     }
-    texts = [prompt_text(prompt) for prompt in backend.history]
+    texts = [prompt.text for prompt in backend.history]
     assert all("at most 33 words" in text and "films" in text for text in texts)
     assert "text of a" in texts[0]
     assert "image of" not in "".join(texts)

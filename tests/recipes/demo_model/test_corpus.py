@@ -5,7 +5,6 @@ import pytest
 
 from mllm_msr.demo_model.world import IMAGE_SLOTS, SLOTS, is_reserved, random_item
 from mllm_msr.prompts.templates import render
-from mllm_msr.types import TextPart
 from recipes.demo_model.corpus import COVER, FAMILIES, Source
 from recipes.demo_model.measure import read_values
 from recipes.demo_model.teacher import update_preference
@@ -14,10 +13,6 @@ from recipes.demo_model.teacher import update_preference
 def source(seed=0):
     rng = np.random.default_rng([1_000_000, seed])
     return Source(rng, [random_item(rng).values for _ in range(20)])
-
-
-def prompt_text(prompt):
-    return "".join(p.text for p in prompt.messages[0].parts if isinstance(p, TextPart))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,9 +26,9 @@ def test_examples_depend_on_the_seed_alone_and_end_with_an_answer(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recommendation_prompt_never_occurs(family):
     template = render("recommend", {"preference": "P", "title": "T"}, item_type="video")
-    phrases = [line for line in prompt_text(template).splitlines() if len(line) > 20]
+    phrases = [line for line in template.text.splitlines() if len(line) > 20]
     text = " ".join(
-        prompt_text(example.prompt) + " ".join(example.turns)
+        example.prompt.text + " ".join(example.turns)
         for example in (FAMILIES[family](source(seed)) for seed in range(60))
     )
     assert not any(phrase in text for phrase in phrases)
@@ -43,10 +38,8 @@ def test_the_recommendation_prompt_never_occurs(family):
 
 def test_pipeline_prompts_equal_the_rendered_templates():
     example = FAMILIES["image_description"](source())
-    item_type = next(
-        n for n in ("video", "film", "product", "item") if n in prompt_text(example.prompt)
-    )
-    limit = int(prompt_text(example.prompt).split("at most ")[1].split()[0])
+    item_type = next(n for n in ("video", "film", "product", "item") if n in example.prompt.text)
+    limit = int(example.prompt.text.split("at most ")[1].split()[0])
     expected = render("image_description", {"words": limit}, item_type=item_type, images=[COVER])
     assert example.prompt == expected
 
@@ -64,7 +57,7 @@ def test_descriptions_match_the_cover():
 def test_preferences_equal_those_of_the_teacher(family):
     for seed in range(30):
         example = FAMILIES[family](source(seed))
-        lines = prompt_text(example.prompt).splitlines()
+        lines = example.prompt.text.splitlines()
         block = [read_values(line.split('"')[1]) for line in lines if line[:1].isdigit()]
         before = [line for line in lines if line.startswith("The user's previous")]
         previous = read_values(before[0].split('"')[1]) if before else None
@@ -73,7 +66,7 @@ def test_preferences_equal_those_of_the_teacher(family):
 
 def test_training_never_contains_a_reserved_name():
     for seed in range(50):
-        title = prompt_text(FAMILIES["copying"](source(seed)).prompt).split('"')[1]
+        title = FAMILIES["copying"](source(seed)).prompt.text.split('"')[1]
         names = [w.strip(",:!?") for w in title.split()]
         names = [w for w in names if w.isalpha() and w.istitle()]
         plain = FAMILIES["text_summary"](source(seed))

@@ -289,12 +289,7 @@ def escape_markup(text: str) -> str:
 
 
 def _n_bytes(prompt: Prompt) -> int:
-    return sum(
-        len(part.text.encode("utf-8", "replace"))
-        for message in prompt.messages
-        for part in message.parts
-        if isinstance(part, TextPart)
-    )
+    return sum(len(text.encode("utf-8", "replace")) for text in prompt.texts)
 
 
 def _require(value: Any, kind: type, name: str) -> Any:

@@ -19,7 +19,7 @@ from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.models.processor_options import ProcessorOptions, configure
 from mllm_msr.prompts.item_types import ENGLISH
 from mllm_msr.summarization.languages import sample_text
-from mllm_msr.types import ChoiceScores, Completion, Prompt, TextPart
+from mllm_msr.types import ChoiceScores, Completion, Prompt
 
 # Stages allow three new tokens per word of their length limit.
 _TOKENS_PER_ALLOWED_WORD: Final = 3
@@ -248,7 +248,7 @@ class WordCounter:
 
     def count(self, prompt: Prompt) -> TokenCount:
         """Count the words of a prompt."""
-        return TokenCount(tuple(_text(prompt).split()))
+        return TokenCount(tuple(prompt.text.split()))
 
     def count_text(self, text: str) -> int:
         """Count the words of a response."""
@@ -265,7 +265,7 @@ class CharacterCounter:
 
     def count(self, prompt: Prompt) -> TokenCount:
         """Estimate the tokens of a prompt."""
-        text = _text(prompt)
+        text = prompt.text
         starts = range(0, len(text), _CHARACTERS_PER_TOKEN)
         pieces = (text[start : start + _CHARACTERS_PER_TOKEN] for start in starts)
         ids = (*[*prompt.images] * _TOKENS_PER_IMAGE, *pieces)
@@ -276,13 +276,6 @@ class CharacterCounter:
         return round(len(text) / _CHARACTERS_PER_TOKEN) + 1
 
 
-def _text(prompt: Prompt) -> str:
-    return "\n".join(
-        "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        for message in prompt.messages
-    )
-
-
 def _kind(prompt: Prompt) -> str:
     """Return a key shared by prompts of one template: length limit and first characters."""
-    return f"{prompt.max_new_tokens} {_text(prompt).strip()[:16]}"
+    return f"{prompt.max_new_tokens} {prompt.text.strip()[:16]}"

@@ -8,8 +8,6 @@ descriptions do not invent titles.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +15,7 @@ from mllm_msr.data.images import image_status
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.prompts import templates
 from mllm_msr.prompts.item_types import ItemType, find_item_type
-from mllm_msr.ranker.training.fingerprint import part_content
+from mllm_msr.ranker.training.fingerprint import prompt_content, records_digest
 from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
 
 
@@ -86,9 +84,4 @@ def render_examples(
 
 def examples_digest(examples: Iterable[AlignmentExample]) -> str:
     """Return the SHA-256 of prompts and answers in hexadecimal; images enter by file name."""
-    digest = hashlib.sha256()
-    for example in examples:
-        parts = [part for message in example.prompt.messages for part in message.parts]
-        shown = [part_content(part) for part in parts]
-        digest.update(json.dumps([shown, example.answer]).encode())
-    return digest.hexdigest()
+    return records_digest([prompt_content(example.prompt), example.answer] for example in examples)

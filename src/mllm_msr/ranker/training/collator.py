@@ -19,7 +19,6 @@ from mllm_msr.errors import AnswerTokenError, DataError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.models.vector_tokens import FIRST_ID
 from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
-from mllm_msr.types import TextPart
 
 # Rendered examples are cached up to this total number of tokens, for later epochs. They are never
 # evicted: epochs repeat all examples, so evicting the least recent one would always miss.
@@ -63,15 +62,7 @@ class Collator:
 
     def lengths(self) -> list[int]:
         """Return the number of text characters of every example, to sort by without rendering."""
-        return [
-            sum(
-                len(part.text)
-                for message in example.prompt.messages
-                for part in message.parts
-                if isinstance(part, TextPart)
-            )
-            for example in self._examples
-        ]
+        return [sum(map(len, example.prompt.texts)) for example in self._examples]
 
     def prefix_groups(self) -> list[int]:
         """Return a group number per example; prompts of a group begin in the same way.

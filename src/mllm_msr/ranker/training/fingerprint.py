@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.ranker.examples import Example
-from mllm_msr.types import ImagePart, Part, TextPart
+from mllm_msr.types import ImagePart, Part, Prompt, TextPart
 
 # Settings that change the speed or the files of a training run, but not the weights.
 _NO_EFFECT: Final = frozenset(
@@ -49,16 +49,26 @@ def run_fingerprint(
 
 def examples_digest(examples: Iterable[Example]) -> str:
     """Return the SHA-256 of prompts and labels in hexadecimal; images enter by file name."""
+    return records_digest(
+        [example.label, example.prompt.max_text_tokens, prompt_content(example.prompt)]
+        for example in examples
+    )
+
+
+def records_digest(records: Iterable[object]) -> str:
+    """Return the SHA-256 of JSON-able values in hexadecimal."""
     digest = hashlib.sha256()
-    for example in examples:
-        parts = [part for message in example.prompt.messages for part in message.parts]
-        shown = [part_content(part) for part in parts]
-        digest.update(json.dumps([example.label, example.prompt.max_text_tokens, shown]).encode())
+    for record in records:
+        digest.update(json.dumps(record).encode())
     return digest.hexdigest()
 
 
-def part_content(part: Part) -> object:
-    """Return what identifies a part of a prompt, as a JSON-able value."""
+def prompt_content(prompt: Prompt) -> list[object]:
+    """Return what identifies the parts of a prompt, as JSON-able values."""
+    return [_part_content(part) for part in prompt.parts]
+
+
+def _part_content(part: Part) -> object:
     if isinstance(part, TextPart):
         return part.text
     return part.path.name if isinstance(part, ImagePart) else [part.kind, part.vectors]
