@@ -57,7 +57,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
     folder = root / "demo" / "run"
-    overrides = [*SMALL_DEMO, f"data.path={folder.parent / 'covers'}"]
+    overrides = [*SMALL_DEMO, f"data.covers={folder.parent / 'covers'}"]
     settings = load_settings("demo", overrides, environment={})
     with FileLock(root / "demo.lock"), Pipeline.open(folder, settings) as pipeline:
         pipeline.run_all()

@@ -83,7 +83,7 @@ def _small_run(check: Check) -> list[str]:
     """Return the settings of a run of the demo's data with few users, items and steps."""
     n_users, n_items, n_steps = (16, 30, 6) if check.is_small else (60, 80, 24)
     return [
-        f"data.path={check.output / 'demo-covers'}",
+        f"data.covers={check.output / 'demo-covers'}",
         *(f"data.n_users={n_users}", f"data.n_items={n_items}", "data.n_negatives=5"),
         *("train.rank=4", "train.batch_size=8", f"train.max_steps={n_steps}", "train.epochs=50"),
         *("train.checkpoint_every=2", "train.validate_every=1000", "report.case_studies=0"),

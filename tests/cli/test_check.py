@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import worlds
-from mllm_msr.errors import DataError, SettingsError, UsageError
+from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.models.small import sources
 
 
@@ -99,8 +99,9 @@ def test_missing_files_and_wrong_settings_are_errors(fail, tmp_path: Path) -> No
         fail("check", "dataset=files", "data.pat=x")
 
 
-def test_a_path_without_a_dataset_is_an_error(fail, folder: Path) -> None:
+@pytest.mark.parametrize("command", ["check", "demo", "prepare", "run"])
+def test_a_path_without_a_dataset_is_an_error(fail, command: str, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    with pytest.raises(UsageError, match=r"data\.path=.* Add dataset=files"):
-        fail("check", f"data.path={folder}")
+    with pytest.raises(SettingsError, match=r"'data\.path' of the dataset 'demo'\. It belongs to"):
+        fail(command, f"data.path={folder}")
     assert sorted(folder.rglob("*")) == before  # no images of the generated dataset

@@ -92,6 +92,25 @@ def test_settings_name_the_argument_and_its_value(override: str, message: str) -
     assert problem.startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("data.path=shop", "amazon_reviews, files, microlens, movielens. {} dataset"),
+        ("data.user_column=customer", "files. {} dataset"),
+        ("model.url=http://host", "openai. {} model.backend"),
+        ("baselines.tallrec.options={url: http://host}", "openai. {} baselines.tallrec.backend"),
+    ],
+)
+def test_arguments_of_other_plugins_name_these(override: str, hint: str) -> None:
+    kind = "dataset" if override.startswith("data.") else "backend"
+    with pytest.raises(SettingsError) as caught:
+        load_settings("default", [override], environment={})
+    (problem,) = caught.value.problems
+    assert problem.startswith("Unknown setting ")
+    hint = hint.format("Select one of them with")
+    assert problem.endswith(f" of the {kind} 'demo'. It belongs to {hint}=NAME.")
+
+
 def test_an_address_is_checked_with_the_settings() -> None:
     (found,) = problems("backends", "openai", checkpoint="m", url="ftp://host")
     assert found.startswith("model.url='ftp://host': 'ftp://host' is not a valid endpoint address.")

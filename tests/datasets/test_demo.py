@@ -10,7 +10,7 @@ from mllm_msr.errors import DataError, UsageError
 
 
 def demo(folder, **changes):
-    return Demo(path=folder, **{"n_items": 40, "n_users": 15, "cover_size": 48, **changes})
+    return Demo(covers=folder, **{"n_items": 40, "n_users": 15, "cover_size": 48, **changes})
 
 
 def test_tables_are_complete_and_chronological(tmp_path):
@@ -73,5 +73,5 @@ def test_too_few_items_are_an_error():
 
 def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"Cannot write the demo's covers to .*Set data\.path"):
+    with pytest.raises(DataError, match=r"Cannot write the demo's covers to .*Set data\.covers"):
         demo(tmp_path / "file").load()

@@ -10,6 +10,7 @@ import pytest
 
 import mock_runs
 from mllm_msr import experiments
+from mllm_msr.config.loading import override
 from mllm_msr.experiments import _results
 from mllm_msr.experiments._runner import own_seed, run_experiment
 from mllm_msr.pipeline.pipeline import Pipeline
@@ -30,7 +31,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> mock_runs.PromptCounter:
 
 
 def run(name: str, folder: Path, data: Path, *more: str, seeds=None, systems=None) -> dict:
-    settings = mock_runs.load(data, *more)
+    settings = override(mock_runs.load(data), more)
     with Pipeline.open(folder, settings) as pipeline:
         results = run_experiment(experiments.find(name), pipeline, seeds=seeds, systems=systems)
     assert {path.name for path in results.iterdir()} == {
@@ -123,10 +124,10 @@ def test_training_seeds_are_averaged_per_user(tmp_path: Path, data: Path, counte
 def test_seeds_of_the_demo_generate_data_and_their_users_are_pooled(
     tmp_path: Path, counter
 ) -> None:
-    small = ("dataset=demo", "data.n_items=30", "data.n_users=6", "data.cover_size=32")
-    covers = tmp_path / "covers"
-    assert own_seed(mock_runs.load(covers, *small)) == 0
-    two = run("figure4", tmp_path / "run", covers, *small, seeds=[0, 2])
+    small = ["dataset=demo", "data.n_items=30", "data.n_users=6", "data.cover_size=32"]
+    small += [f"data.covers={tmp_path}"]
+    assert own_seed(override(mock_runs.load(tmp_path), small)) == 0
+    two = run("figure4", tmp_path / "run", tmp_path, *small, seeds=[0, 2])
     assert two["seeds_of"] == "data"
     # Both datasets use the same user ids for different users.
     assert two["systems"][0]["results"]["uniform"]["auc"]["n"] == 12

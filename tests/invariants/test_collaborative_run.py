@@ -47,7 +47,7 @@ OVERRIDES = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("collaborative")
-    overrides = [*OVERRIDES, f"data.path={root / 'covers'}"]
+    overrides = [*OVERRIDES, f"data.covers={root / 'covers'}"]
     with Pipeline.open(root / "run", load_settings("demo", overrides, environment={})) as run:
         run.run_until("score")
     return root / "run"

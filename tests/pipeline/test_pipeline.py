@@ -254,7 +254,7 @@ def test_settings_are_saved_only_on_request(tmp_path: Path, data: Path) -> None:
 
 
 def test_settings_can_be_a_mapping(tmp_path: Path) -> None:
-    values = {"preset": "demo", "data": {"n_users": 60, "n_items": 60, "path": str(tmp_path)}}
+    values = {"preset": "demo", "data": {"n_users": 60, "n_items": 60, "covers": str(tmp_path)}}
     with Pipeline.open(str(tmp_path / "run"), values) as pipeline:
         pipeline.run_stage("prepare")
         assert pipeline.settings.preset == "demo"

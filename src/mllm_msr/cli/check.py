@@ -32,17 +32,10 @@ def command(
     from mllm_msr.cli._model_choice import choose_model
     from mllm_msr.config.loading import load_settings, merge_sources
     from mllm_msr.data.source_text import format_report
-    from mllm_msr.errors import UsageError
     from mllm_msr.pipeline.stages import prepare
 
     preset = preset or "default"
     given, _ = merge_sources(preset, settings or (), file=config)
-    if "dataset" not in given and "path" in (given.get("data") or {}):
-        # The generated dataset would write its images there.
-        raise UsageError(
-            f"data.path={given['data']['path']} is given without a dataset. Add dataset=files for "
-            "your own files, or another name from 'mllm-msr list datasets'."
-        )
     # The model of a run decides whether missing images are a problem.
     chosen, _ = choose_model(given)
     checked = load_settings(chosen or preset, settings or (), file=config)

@@ -8,6 +8,7 @@ are constructed, which costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -20,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter
 from mllm_msr import registry
 from mllm_msr.config.problems import did_you_mean, rule
 from mllm_msr.config.settings import DataSettings, ModelSettings
-from mllm_msr.errors import SettingsError, UnknownNameError
+from mllm_msr.errors import MissingExtraError, SettingsError, UnknownNameError
 
 _STRICT: Final = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _MAX_SHOWN: Final = 100
@@ -51,7 +52,7 @@ def argument_problems(
     for key, value in arguments.items():
         full = f"{section}.{key}"
         if key not in parameters:
-            hint = did_you_mean(full, known)
+            hint = _owners(kind, key, section) or did_you_mean(full, known)
             problems.append(f"Unknown setting {full!r} of the {label}.{hint}")
         elif key == "backend" and str(value) not in registry.names("backends"):
             unknown = registry.unknown_name_error("backend", str(value), registry.names("backends"))
@@ -68,6 +69,21 @@ def argument_problems(
     if kind == "baselines" and arguments and not problems:
         problems += _constructor_problems(plugin, arguments, section)
     return problems
+
+
+def _owners(kind: registry.Kind, argument: str, section: str) -> str:
+    """Return a sentence about other plugins that take an argument; empty if there are none."""
+    if kind == "baselines":
+        return ""  # each has a section of its own
+    owners = []
+    for name in registry.names(kind):
+        with contextlib.suppress(ImportError, MissingExtraError):  # it is not installed completely
+            if argument in inspect.signature(registry.find(kind, name)).parameters:
+                owners.append(name)
+    if not owners:
+        return ""
+    setting = "dataset" if kind == "datasets" else f"{section.removesuffix('.options')}.backend"
+    return f" It belongs to {', '.join(owners)}. Select one of them with {setting}=NAME."
 
 
 def _value_problem(declared: Any, value: Any) -> str | None:

@@ -35,7 +35,7 @@ class Demo(Dataset):
     """Synthetic users, items and covers.
 
     Args:
-        path: Folder for the covers, which are drawn once; `None` uses the user's cache folder.
+        covers: Folder for the covers, which are drawn once; `None` uses the user's cache folder.
         n_items: Number of items, at least 30.
         n_users: Number of users, at least 1.
         world_seed: Seed of the generated world, 0 to 999. It is not the seed of the split.
@@ -53,7 +53,7 @@ class Demo(Dataset):
     def __init__(
         self,
         *,
-        path: Path | None = None,
+        covers: Path | None = None,
         n_items: Annotated[int, Field(ge=_MIN_ITEMS, le=1_000_000)] = 400,
         n_users: Annotated[int, Field(ge=1, le=10_000_000)] = 400,
         world_seed: Annotated[int, Field(ge=DEMO_SEEDS.start, lt=DEMO_SEEDS.stop)] = 0,
@@ -69,9 +69,7 @@ class Demo(Dataset):
                 f"data.n_items is {n_items} and data.n_users is {n_users}. Set them to at least "
                 f"{_MIN_ITEMS} items and 1 user."
             )
-        if path is None:
-            path = user_cache() / "demo"
-        self._folder = Path(path)
+        self._folder = user_cache() / "demo" if covers is None else Path(covers)
         self._n_items, self._n_users = n_items, n_users
         self._world_seed, self._cover_size = world_seed, cover_size
 
@@ -90,7 +88,7 @@ class Demo(Dataset):
         except OSError as cause:
             raise DataError(
                 f"Cannot write the demo's covers to {folder} ({type(cause).__name__}: {cause}). "
-                "Set data.path to a writable folder."
+                "Set data.covers to a writable folder."
             ) from cause
         items = pl.DataFrame(
             {

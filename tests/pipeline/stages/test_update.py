@@ -180,7 +180,7 @@ def test_other_datasets_read_their_own_form(tmp_path: Path) -> None:
     ]
     default = tmp_path / "default.csv"
     default.write_text("user_id,item_id,timestamp\nu0003,v0004,1709294400000\n")
-    demo = Demo(path=tmp_path)
+    demo = Demo(covers=tmp_path)
     assert read_new_interactions(demo, default).rows() == [("u0003", "v0004", 1709294400000)]
     default.write_text("user_id,item_id,timestamp\nu0003,v0004,1709294400\n")
     with pytest.raises(DataError, match="lie in 1970"):
