@@ -252,6 +252,16 @@ def test_a_folder_is_registered_and_verified(tmp_path: Path) -> None:
             run.verified("adapter")
 
 
+def test_a_json_file_is_verified_before_it_is_read(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path) as run:
+        with run.stage("evaluate") as stage:
+            stage.write_text("metrics.json", '{"auc": 0.5}')
+        assert run.read_json("metrics.json") == {"auc": 0.5}
+        (tmp_path / "metrics.json").write_text('{"auc": 0.9}')
+        with pytest.raises(DamagedFileError, match="not what the stage 'evaluate' wrote"):
+            run.read_json("metrics.json")
+
+
 def test_two_stages_cannot_write_the_same_output(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path) as run:
         prepare(run)

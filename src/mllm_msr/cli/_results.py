@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ def run_results(pipeline: Pipeline) -> RenderableType:
     from mllm_msr.storage import layout
 
     result = pipeline.result()
-    details = json.loads(pipeline.run.verified(layout.DETAILS).read_text(encoding="utf-8"))
+    details = pipeline.run.read_json(layout.DETAILS)
     lines = [f"Note    {model}: {note}." for model, note in result["notes"].items()]
     if result["report"] is not None:
         lines.append(f"Report  {display_path(result['report'])}")

@@ -290,10 +290,7 @@ def _card(
     metrics: dict[str, Any] = {}
     details: dict[str, Any] = {}
     if run.has(layout.METRICS):
-        metrics, details = (
-            json.loads(run.verified(name).read_text(encoding="utf-8"))
-            for name in (layout.METRICS, layout.DETAILS)
-        )
+        metrics, details = run.read_json(layout.METRICS), run.read_json(layout.DETAILS)
     stages, labels = dict(run.stages), {name: label_of(name) for name in [*metrics, POPULARITY]}
     tables = result_tables(metrics, chance=details.get("chance", {}), main=main_model(metrics))
     config = settings.model_dump(mode="json")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -111,7 +110,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
 
 def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
     """Return the comparisons of models by the headline metric."""
-    details = json.loads(run.verified(layout.DETAILS).read_text(encoding="utf-8"))
+    details = run.read_json(layout.DETAILS)
     return [
         record
         for record in details["comparisons"]

@@ -9,7 +9,6 @@ progress.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -302,7 +301,7 @@ class Pipeline:
         return RunResult(
             run=str(run.folder),
             report=None if report is None else str(report),
-            metrics=json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
+            metrics=run.read_json(layout.METRICS),
             notes=time_limit_notes(run.stages),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, cast
 
@@ -87,8 +86,7 @@ class RunTables:
         """
         if not self._run.has(layout.DATA_REPORT):
             return None
-        text = self._run.verified(layout.DATA_REPORT).read_text(encoding="utf-8")
-        return cast("dict[str, Any]", json.loads(text))
+        return cast("dict[str, Any]", self._run.read_json(layout.DATA_REPORT))
 
     def training_data(self, fold: int, *, content: str = "all") -> TrainingData:
         """Return the training data of a fold, without targets of test users.
@@ -109,8 +107,7 @@ class RunTables:
         )
 
     def _about(self) -> dict[str, Any]:
-        text = self._run.verified(layout.DATASET).read_text(encoding="utf-8")
-        return cast("dict[str, Any]", json.loads(text))
+        return cast("dict[str, Any]", self._run.read_json(layout.DATASET))
 
     def _items_with(self, content: str) -> pl.DataFrame:
         items = self.items()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from mllm_msr.config.checks import image_readers
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.inference.cached import CachedBackend
 from mllm_msr.pipeline.alignment import aligned
@@ -64,7 +65,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
             block_size=settings.infer.block_size,
             images=settings.images,
             run_folder=context.run.folder,
-            reads_images=settings.reads_images,
+            reads_images=bool(image_readers(settings)),
         )
         stage.write(layout.INTERACTIONS, prepared.interactions)
         stage.write(layout.ITEMS, prepared.items)
@@ -321,8 +322,8 @@ def report(context: RunContext, settings: Settings) -> None:
         report_stage.report(
             run.folder,
             settings,
-            metrics=json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8")),
-            details=json.loads(run.verified(layout.DETAILS).read_text(encoding="utf-8")),
+            metrics=run.read_json(layout.METRICS),
+            details=run.read_json(layout.DETAILS),
             manifest=stages,
             scores={name: run.scan(f"{layout.SCORES}/{name}") for name in models},
             interactions=tables.interactions(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -33,8 +32,7 @@ def track_stages(run: RunFolder, settings: Settings, before: Mapping[str, Entry]
         return
     values = dict(stage_values(new))
     if "evaluate" in new:
-        metrics = json.loads(run.verified(layout.METRICS).read_text(encoding="utf-8"))
-        values |= metric_values(metrics)
+        values |= metric_values(run.read_json(layout.METRICS))
     for name in names:
         try:
             (tracker,) = make_trackers([name], run.folder, run=run.folder.name)

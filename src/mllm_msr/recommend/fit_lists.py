@@ -138,8 +138,7 @@ def fit_lists(
                     stage, context, recommenders, settings=settings, fold=fold, options=options
                 )
                 stage.write_text(file_name(fold), json.dumps(content, indent=1) + "\n")
-        text = context.run.verified(file_name(fold)).read_text(encoding="utf-8")
-        found[fold] = json.loads(text)
+        found[fold] = context.run.read_json(file_name(fold))
     return found
 
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType, TracebackType
-from typing import Self, final
+from typing import Any, Self, final
 
 import polars as pl
 
@@ -210,6 +210,10 @@ class RunFolder:
     def scan(self, name: str) -> pl.LazyFrame:
         """Verify a table and read it lazily. Arguments and errors are those of `read`."""
         return pl.scan_parquet(self.verified(name), glob=False)
+
+    def read_json(self, name: str) -> Any:
+        """Verify a JSON file and return its content. Arguments and errors are those of `read`."""
+        return json.loads(self.verified(name).read_text(encoding="utf-8"))
 
     def verified(self, name: str) -> Path:
         """Verify an output and return its path.
