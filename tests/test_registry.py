@@ -25,6 +25,12 @@ def test_a_name_resolves_to_the_class_in_the_file_of_that_name() -> None:
     assert found.__module__ == "mllm_msr.baselines.popularity"
 
 
+def test_datasets_backends_and_baselines_are_found_by_kind() -> None:
+    assert registry.find_dataset("demo") is registry.find("datasets", "demo")
+    assert registry.find_backend("mock") is registry.find("backends", "mock")
+    assert registry.find_baseline("popularity") is Popularity
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_modules_with_an_underscore_are_not_listed(kind: registry.Kind) -> None:
     assert not [name for name in registry.names(kind) if name.startswith("_")]

@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from mllm_msr.errors import UnknownNameError, convert_missing_extras
+
+if TYPE_CHECKING:  # The interfaces import Polars, which names and completions do not need.
+    from mllm_msr.interfaces import Backend, Dataset, Recommender
 
 Kind = Literal["datasets", "backends", "baselines", "metrics"]
 
@@ -103,6 +106,21 @@ def find(kind: Kind, name: str) -> type:
             f"defines {len(found)}."
         )
     return found[0]
+
+
+def find_dataset(name: str) -> type[Dataset]:
+    """Return the class of a dataset; errors are those of `find`."""
+    return cast("type[Dataset]", find("datasets", name))
+
+
+def find_backend(name: str) -> type[Backend]:
+    """Return the class of a backend; errors are those of `find`."""
+    return cast("type[Backend]", find("backends", name))
+
+
+def find_baseline(name: str) -> type[Recommender]:
+    """Return the class of a baseline; errors are those of `find`."""
+    return cast("type[Recommender]", find("baselines", name))
 
 
 def describe(kind: Kind, name: str) -> str:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mllm_msr import registry
 from mllm_msr.errors import SettingsError
@@ -39,7 +39,7 @@ def baseline_class(name: str) -> type[Recommender]:
     Raises:
         UnknownNameError: There is no such baseline.
     """
-    return cast("type[Recommender]", registry.find("baselines", name))
+    return registry.find_baseline(name)
 
 
 def make(name: str, arguments: Mapping[str, Any], *, folders: Folders | None = None) -> Recommender:

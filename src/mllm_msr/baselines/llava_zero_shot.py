@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast, final
+from typing import Any, ClassVar, Final, Self, final
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from mllm_msr.baselines._llm.prompted import PromptedRecommender
 from mllm_msr.baselines._llm.title_prompts import title_examples
 from mllm_msr.baselines._shared.state import damaged, unfitted
 from mllm_msr.errors import SettingsError
-from mllm_msr.interfaces import Backend, TrainingData
+from mllm_msr.interfaces import TrainingData
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.types import Seed, Share
@@ -70,7 +70,7 @@ class LlavaZeroShot(PromptedRecommender):
             "max_error_rate": max_error_rate,
             "seed": seed,
         }
-        kind = cast("type[Backend]", registry.find("backends", backend))
+        kind = registry.find_backend(backend)
         self._scorer = PromptScorer(
             lambda: kind(**options),
             max_error_rate=max_error_rate,

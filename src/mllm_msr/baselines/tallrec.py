@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast, final
+from typing import Any, ClassVar, Final, Self, final
 
 import polars as pl
 from pydantic import PositiveInt
@@ -104,7 +104,7 @@ class Tallrec(PromptedRecommender):
             for name, value in (("n_last", n_last), ("max_examples", max_examples))
             if value is not None and value < 1
         ]
-        self._backend = cast("type[Backend]", registry.find("backends", backend))
+        self._backend = registry.find_backend(backend)
         self._checkpoint = self._backend.trainable_checkpoint(**options)
         if self._checkpoint is None:
             problems.append(

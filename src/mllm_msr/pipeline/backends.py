@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from mllm_msr import registry
 from mllm_msr.config.settings import ExecutorSettings, ModelSettings
@@ -23,7 +23,7 @@ _CHECK_LIMITS: Final[Mapping[str, Any]] = {"attempts": 1, "timeout": 5.0, "total
 
 def backend_class(model: ModelSettings) -> type[Backend]:
     """Return the class of a model's backend."""
-    return cast("type[Backend]", registry.find("backends", model.backend))
+    return registry.find_backend(model.backend)
 
 
 def backend_arguments(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import cast
 
 from mllm_msr import registry
 from mllm_msr.config.settings import Settings
-from mllm_msr.interfaces import Dataset
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_cached
 from mllm_msr.pipeline.context import RunContext, changed
@@ -91,8 +89,7 @@ def _write_interactions(
 
 def _plan(tables: RunTables, settings: Settings, file: Path) -> update_stage.Update:
     """Read the new interactions and append them to the histories."""
-    kind = registry.find("datasets", settings.dataset)
-    dataset = cast("Dataset", kind(**settings.data.plugin_kwargs()))
+    dataset = registry.find_dataset(settings.dataset)(**settings.data.plugin_kwargs())
     plan = update_stage.plan_update(
         tables.current(layout.INTERACTIONS),
         update_stage.read_new_interactions(dataset, file),

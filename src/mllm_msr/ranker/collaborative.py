@@ -354,4 +354,4 @@ def _baseline_class(name: str) -> type[Recommender]:
     """
     if problem := baseline_problem(name):
         raise SettingsError([problem])
-    return cast("type[Recommender]", registry.find("baselines", name))
+    return registry.find_baseline(name)

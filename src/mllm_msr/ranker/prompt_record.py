@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pydantic
 
 from mllm_msr import registry
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.errors import DamagedFileError, SettingsError
-from mllm_msr.interfaces import Backend
 
 _FILE: Final = "prompt.json"
 # Settings that must be those of the fine-tuning; lengths of texts and histories may differ.
@@ -80,7 +79,7 @@ def require_prompt_of(
     """
     if options.get("adapter") is not None:
         require_prompt(Path(options["adapter"]), settings)
-    kind = cast("type[Backend]", registry.find("backends", backend))
+    kind = registry.find_backend(backend)
     checkpoint = kind.trainable_checkpoint(**options)
     if checkpoint is not None and (Path(checkpoint) / _FILE).is_file():
         require_prompt(Path(checkpoint), settings)

@@ -332,7 +332,7 @@ class MllmRecommender(Recommender):
 
         assert self._training is not None
         backend, options = self._trains
-        kind = cast("type[Backend]", registry.find("backends", backend))
+        kind = registry.find_backend(backend)
         checkpoint = kind.trainable_checkpoint(**options)
         if checkpoint is None:
             raise CapabilityError(
@@ -386,7 +386,7 @@ class MllmRecommender(Recommender):
         )
 
     def _default_backend(self, weights: Path | None) -> Backend:
-        kind = cast("type[Backend]", registry.find("backends", self._settings["backend"]))
+        kind = registry.find_backend(self._settings["backend"])
         options = self._settings["options"]
         if weights is not None:
             assert self._training is not None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mllm_msr import registry
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY, ResultTable
-from mllm_msr.interfaces import Backend, Dataset
 
 _FEW_USERS: Final = 200
 _MANY_TIES: Final = 0.05
@@ -90,7 +89,7 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
     notes = []
     backend, dataset = config.get("model", {}).get("backend"), config.get("dataset")
     if backend in registry.names("backends"):
-        kind = cast("type[Backend]", registry.find("backends", backend))
+        kind = registry.find_backend(backend)
         projector = config.get("align", {}).get("enabled") or config["model"].get("projector")
         # A run that reads no images does not use the checkpoint's projector either.
         unused = not _reads_images(config)
@@ -103,7 +102,7 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
             "items. Use it to reproduce results, not to compare methods."
         )
     if dataset in registry.names("datasets"):
-        source = cast("type[Dataset]", registry.find("datasets", dataset))
+        source = registry.find_dataset(dataset)
         notes += [source.caveat] if source.caveat else []
     folds, ran = data.get("folds"), data.get("run_folds")
     n_ran = len(ran) if isinstance(ran, (list, tuple)) else ran

@@ -7,14 +7,13 @@ use instead, and what would help.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mllm_msr import registry
 from mllm_msr.errors import MissingExtraError
 from mllm_msr.evaluation.comparisons import MAIN
 from mllm_msr.evaluation.metrics import higher_is_better
 from mllm_msr.evaluation.report.tables import ResultTable, Row, Verdict
-from mllm_msr.interfaces import Backend, Recommender
 
 # Runs with fewer users get the advice that more data help.
 _FEW_USERS: Final = 1000
@@ -80,7 +79,7 @@ def _needs_no_llm(model: str) -> bool:
     if model not in registry.names("baselines"):
         return False
     try:
-        baseline = cast("type[Recommender]", registry.find("baselines", model))
+        baseline = registry.find_baseline(model)
     except MissingExtraError:  # a run can be evaluated without the extra of its baselines
         return False
     is_ensemble = getattr(baseline, "default_members", None) is not None
@@ -127,4 +126,4 @@ def _improvements(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> lis
 def _runs_here(backend: object) -> bool:
     if backend not in registry.names("backends"):
         return False
-    return cast("type[Backend]", registry.find("backends", str(backend))).is_local
+    return registry.find_backend(str(backend)).is_local

@@ -98,8 +98,7 @@ class Worker:
 
     @functools.cached_property
     def _backend(self) -> Backend:
-        backend: Backend = registry.find("backends", self._name)(**self._arguments)
-        return backend
+        return registry.find_backend(self._name)(**self._arguments)
 
     def fingerprint(self) -> str | RemoteError:
         """Construct the backend and return its fingerprint."""

@@ -61,7 +61,7 @@ class RayBackend(Backend):
         startup_timeout: float = 300.0,
     ) -> None:
         # Only provides the fingerprint and the capabilities; it receives no prompts.
-        self._local = cast("Backend", registry.find("backends", name)(**arguments))
+        self._local = registry.find_backend(name)(**arguments)
         self._name = name
         self._arguments = arguments
         self._pool_options: dict[str, Any] = {

@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast, final
+from typing import Any, Final, Protocol, final
 
 from mllm_msr import registry
 from mllm_msr.errors import BackendError, ImageError
@@ -90,7 +90,7 @@ def token_counter(backend: str, arguments: Mapping[str, Any]) -> TokenCounter:
     Raises:
         BackendError: The checkpoint does not support an option of the processor or template.
     """
-    kind = cast("type[Backend]", registry.find("backends", backend))
+    kind = registry.find_backend(backend)
     checkpoint = kind.trainable_checkpoint(**arguments)
     if checkpoint is None:
         # A local backend without weights, such as the mock backend, counts words.
