@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -24,10 +24,10 @@ from mllm_msr.models import cpu_runtime
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.loading import LoadedCheckpoint, load_model
 from mllm_msr.models.vision_cache import encode_images
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.types import Precision
 
 Dtype = Literal["float32", "bfloat16"]
-CHOICES: Final = ("yes", "no")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks._measure import OURS, Implementation, run_in_turn
-from benchmarks._setup import CHOICES, Cost, open_setup
+from benchmarks._setup import Cost, open_setup
 from benchmarks._vllm_baseline import NAME as VLLM
 from benchmarks._vllm_baseline import start_vllm
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.inference.engine.engine import Engine
 from mllm_msr.interfaces import Backend
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.types import Prompt
 
 WHOLE: Final = "whole prompts"

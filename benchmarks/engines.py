@@ -32,8 +32,7 @@ from mllm_msr.errors import DataError, UsageError
 from mllm_msr.interfaces import Backend
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.ranker.examples import build_examples
-from mllm_msr.recommend.recommender import CHOICES
+from mllm_msr.ranker.examples import CHOICES, build_examples
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.summarization.preferences import OPENING, infer_preferences

@@ -23,12 +23,13 @@ from scipy import stats
 from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import BackendError, DataError
 from mllm_msr.evaluation.significance import bootstrap_interval
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.explanations import preference_parts, without_part
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.recommender import CHOICES, MllmMsr
+from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.storage.run_folder import RunFolder
 from mllm_msr.types import Prompt
 

@@ -16,13 +16,13 @@ from benchmarks._measure import (
     run_in_turn,
     seconds_used,
 )
-from benchmarks._setup import CHOICES, Cost, Setup, open_setup, unique_tokens
+from benchmarks._setup import Cost, Setup, open_setup, unique_tokens
 from benchmarks._vllm_baseline import NAME as VLLM
 from benchmarks._vllm_baseline import start_vllm
 from benchmarks._workload import N_CANDIDATES
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.inputs import Renderer
-from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.examples import CHOICES, Example
 from mllm_msr.ranker.scoring import score_examples
 
 
@@ -133,7 +133,7 @@ def _compare(
 
 def _work(backend: Backend, examples: list[Example]) -> Callable[[], int]:
     def work() -> int:
-        _, counts = score_examples(examples, backend, choices=CHOICES)
+        _, counts = score_examples(examples, backend)
         return counts.prompt_tokens
 
     return work
@@ -157,6 +157,6 @@ def _measure_ours(setup: Setup, users: int) -> dict[str, float]:
     backend = setup.ours()
     list(backend.score([examples[0].prompt], CHOICES))  # warm-up
     start = seconds_used(setup.device)
-    score_examples(examples, backend, choices=CHOICES)
+    score_examples(examples, backend)
     seconds = seconds_used(setup.device) - start
     return {"units": len(examples), "seconds": seconds, "peak_gb": peak_gb(setup.device)}

@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from benchmarks._setup import CHOICES
 from benchmarks._workload import ITEM_TYPE, N_CANDIDATES, Workload
 from benchmarks.gpu_check._step import Check, Record, require
 from mllm_msr.backends.huggingface import HuggingFaceBackend
 from mllm_msr.demo_model import weights_folder
 from mllm_msr.interfaces import Backend
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.summarization.items import summarize
 from mllm_msr.summarization.preferences import infer_preferences
 from mllm_msr.types import Precision, Prompt

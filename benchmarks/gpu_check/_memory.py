@@ -12,7 +12,6 @@ from typing import Any, Final
 import torch
 
 from benchmarks._measure import peak_gb
-from benchmarks._setup import CHOICES
 from benchmarks.gpu_check._precision import train_adapter
 from benchmarks.gpu_check._step import Check, Record, require
 from mllm_msr.backends.huggingface import HuggingFaceBackend
@@ -21,6 +20,7 @@ from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_processor
 from mllm_msr.pipeline.cost.memory import with_memory
 from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.types import Prompt
 
 # The plan may underestimate by this factor. It overestimates prompts that share prefixes.

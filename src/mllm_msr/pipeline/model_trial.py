@@ -26,14 +26,13 @@ from mllm_msr.models.optimizations import describe_optimizations
 from mllm_msr.models.self_check import MODEL_ERRORS, find_batch_problem
 from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.pipeline.doctor import Finding
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example, build_prompt
+from mllm_msr.ranker.examples import CHOICES, Example, build_prompt
 from mllm_msr.ranker.training.collator import Collator
 from mllm_msr.ranker.training.lora import adapted_layers, add_lora
 from mllm_msr.ranker.training.loss import example_losses
 from mllm_msr.types import ImagePart, Item, Message, Prompt, TextPart
 
 _IMAGE_SIZE: Final = (720, 405)  # of a video's cover
-_CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 _NEW_TOKENS: Final = 24
 _PREFERENCES: Final = ("calm films", "fast action films with much humor and surprising turns")
 
@@ -120,14 +119,14 @@ def _try_template(trial: _Trial) -> str:
 
 def _try_scoring(trial: _Trial) -> str:
     rendered = trial.renderer.render(trial.examples[0].prompt)
-    ids = trial.renderer.choice_ids(rendered.input_ids, _CHOICES)
-    _, scores = next(iter(trial.backend.score([trial.examples[0].prompt], _CHOICES)))
+    ids = trial.renderer.choice_ids(rendered.input_ids, CHOICES)
+    _, scores = next(iter(trial.backend.score([trial.examples[0].prompt], CHOICES)))
     if scores.error:
         raise TrainingError(scores.error)
     n_image = len(rendered.input_ids) - rendered.n_text_tokens
     width, height = _IMAGE_SIZE
     image = f"{n_image} tokens for an image of {width} x {height} pixels, " if n_image else ""
-    answers = ", ".join(f"{word} = {token}" for word, token in zip(_CHOICES, ids, strict=True))
+    answers = ", ".join(f"{word} = {token}" for word, token in zip(CHOICES, ids, strict=True))
     return f"{image}{rendered.n_text_tokens} of text; tokens of the answers: {answers}"
 
 

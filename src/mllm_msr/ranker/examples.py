@@ -26,8 +26,8 @@ from mllm_msr.ranker.user_inputs import UserInput, UserInputs
 from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, conform
 from mllm_msr.types import Item, Prompt
 
-POSITIVE_ANSWER: Final = "yes"
-NEGATIVE_ANSWER: Final = "no"
+# Answers of the ranker, the positive one first. Their probabilities define the score of an item.
+CHOICES: Final = ("yes", "no")
 
 _HIDDEN_SHARE: Final = 0.1
 
@@ -75,7 +75,8 @@ class Example:
     @property
     def answer(self) -> str:
         """Return the answer that the model is trained to give."""
-        return POSITIVE_ANSWER if self.label == 1 else NEGATIVE_ANSWER
+        positive, negative = CHOICES
+        return positive if self.label == 1 else negative
 
 
 def template_name(settings: RecommendSettings) -> str:

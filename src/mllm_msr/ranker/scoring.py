@@ -17,7 +17,7 @@ import polars as pl
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.errors import BackendError, CapabilityError
 from mllm_msr.interfaces import Backend
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
+from mllm_msr.ranker.examples import CHOICES, Example
 from mllm_msr.tables import SCORES
 from mllm_msr.types import ChoiceScores
 
@@ -46,7 +46,6 @@ def score_examples(
     examples: Iterable[Example],
     backend: Backend,
     *,
-    choices: tuple[str, str] = (POSITIVE_ANSWER, NEGATIVE_ANSWER),
     order: PromptOrder = "item-first",
     max_error_rate: float = 0.0,
     window: int = 50_000,
@@ -60,7 +59,6 @@ def score_examples(
     Args:
         examples: Any number of examples; at most `window` of them are in memory at a time.
         backend: Backend that scores choices, with or without fine-tuned weights.
-        choices: Positive and negative answer, each a single token.
         order: What the prompts begin with.
         max_error_rate: Fraction of examples in [0, 1] that may fail; these have no score.
         window: Examples that are sorted together.
@@ -85,7 +83,7 @@ def score_examples(
     tokens = upper_bound = 0
     stream = iter(examples)
     while chunk := list(itertools.islice(stream, window)):
-        found = _choice_scores(chunk, backend, choices, order=order, progress=progress)
+        found = _choice_scores(chunk, backend, order=order, progress=progress)
         for example, scores in zip(chunk, found, strict=True):
             score, error = yes_probability(scores)
             tokens += scores.prompt_tokens
@@ -106,7 +104,6 @@ def score_examples(
 def _choice_scores(
     chunk: Sequence[Example],
     backend: Backend,
-    choices: tuple[str, str],
     *,
     order: PromptOrder,
     progress: Callable[[int], None] | None,
@@ -121,7 +118,7 @@ def _choice_scores(
 
     indices = sorted(range(len(chunk)), key=beginning)
     found: dict[int, ChoiceScores] = {}
-    for index, scores in backend.score((chunk[index].prompt for index in indices), choices):
+    for index, scores in backend.score((chunk[index].prompt for index in indices), CHOICES):
         found[indices[index]] = scores
         if progress is not None:
             progress(1)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Self, overload
+from typing import Self, overload
 
 import polars as pl
 
@@ -30,7 +30,7 @@ from mllm_msr import tables
 from mllm_msr.config.loading import Overrides
 from mllm_msr.errors import DataError
 from mllm_msr.interfaces import Backend
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.arguments import (
     check_counts,
@@ -51,8 +51,6 @@ from mllm_msr.summarization.preferences import infer_preferences
 
 logger = logging.getLogger(__name__)
 
-# Answers whose probabilities define the score of an item.
-CHOICES: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 
 # Ids from Python code: a list, a column, or a frame.
 Ids = Iterable[str] | tables.Frame

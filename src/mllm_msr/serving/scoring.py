@@ -19,13 +19,13 @@ from cachetools import LRUCache
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import DataError
 from mllm_msr.ranker.calibration import IDENTITY, Calibration
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.ranker.user_inputs import UserInput
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.list_weights import ListPlan
 from mllm_msr.recommend.lists import SORTED, FallbackReason, missing_input
 from mllm_msr.recommend.profiles import Profile
-from mllm_msr.recommend.recommender import CHOICES
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import CircuitOpenError, ModelQueue, OverloadedError
 from mllm_msr.serving.users import User

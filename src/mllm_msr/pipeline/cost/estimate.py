@@ -41,7 +41,7 @@ from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER
+from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 from mllm_msr.ranker.training_candidates import select_candidates
 from mllm_msr.storage import layout
@@ -49,7 +49,6 @@ from mllm_msr.summarization import items as item_summaries
 from mllm_msr.summarization import preferences
 from mllm_msr.types import Completion
 
-_ANSWERS: Final = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
 # A backward pass costs about two forward passes.
 _TRAINING_PASSES: Final = 3
 # Overhead of a cached response: its key (in the row and in the index), checksum and field names.
@@ -144,9 +143,9 @@ class _CostEstimator:
             rows = self._prompt_rows("test")[: 4 * size]
             order = settings.recommend.order
             prompts = list(self._prompts.build(rows, self._texts, self._summaries, order))
-            list(counting.score(prompts[:1], _ANSWERS))
+            list(counting.score(prompts[:1], CHOICES))
             with scoring.measure(counting, backend):
-                list(counting.score(prompts[1:], _ANSWERS))
+                list(counting.score(prompts[1:], CHOICES))
         prompt_rate = settings.plan.prompt_rate or scoring.prompt_rate()
         output_rate = settings.plan.output_rate or generation.output_rate(prompt_rate)
         self._rates = Rates(prompt_rate, output_rate)
@@ -306,9 +305,9 @@ class _CostEstimator:
         sample = rows.sample(min(rows.height, self._settings.plan.sample), seed=0)
         counting, others = self._counting(model), self._counting(model)
         build = functools.partial(self._prompts.build, sample, self._texts, self._summaries)
-        list(counting.score(build(order), _ANSWERS))
+        list(counting.score(build(order), CHOICES))
         changed = "other_user" if order == "item-first" else "other_item"
-        list(others.score(build(order, **{changed: True}), _ANSWERS))
+        list(others.score(build(order, **{changed: True}), CHOICES))
         return counting.calls, mean_shared_tokens(counting.calls, others.calls)
 
     def _cost(

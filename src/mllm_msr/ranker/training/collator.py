@@ -18,7 +18,7 @@ from mllm_msr.config.train_settings import TrainingLoss
 from mllm_msr.errors import AnswerTokenError, DataError
 from mllm_msr.models.inputs import IGNORED_LABEL, Rendered, Renderer
 from mllm_msr.models.vector_tokens import FIRST_ID
-from mllm_msr.ranker.examples import NEGATIVE_ANSWER, POSITIVE_ANSWER, Example
+from mllm_msr.ranker.examples import CHOICES, Example
 
 # Rendered examples are cached up to this total number of tokens, for later epochs. They are never
 # evicted: epochs repeat all examples, so evicting the least recent one would always miss.
@@ -143,8 +143,7 @@ class Collator:
             AnswerTokenError: An answer is not a single token after the first example's prompt.
         """
         prompt = self._renderer.render(self._examples[0].prompt)
-        choices = (POSITIVE_ANSWER, NEGATIVE_ANSWER)
-        positive, negative = self._renderer.choice_ids(prompt.input_ids, choices)
+        positive, negative = self._renderer.choice_ids(prompt.input_ids, CHOICES)
         return positive, negative
 
     def training_batch(self, indices: Sequence[int], *, pixels: bool = True) -> dict[str, Tensor]:
