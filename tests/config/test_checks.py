@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mllm_msr.config.checks import check_generators, check_plugins, check_prompts, check_stages
+from mllm_msr.config.checks import (
+    check_generators,
+    check_plugins,
+    check_prompts,
+    check_stages,
+    image_readers,
+)
+from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 
 
@@ -64,6 +71,46 @@ def test_skipped_stages_must_not_be_needed() -> None:
     assert "Set infer.enabled=False, or summarize.enabled=true" in problem
     (problem,) = problems(infer=off, summarize=off, recommend={**history, "item_text": "summary"})
     assert "Set another recommend.item_text" in problem
+
+
+def test_summaries_that_are_read_must_be_written() -> None:
+    def problems(modality: str, **sections: dict[str, object]) -> list[str]:
+        summarize = {"modalities": [modality]}
+        return check_stages(Settings.model_validate({"summarize": summarize, **sections}))
+
+    content = {"content": "image_summary"}
+    assert problems("image", baselines=content) == problems("text") == []
+    assert problems("text", infer={"use_images": False}) == []
+    (problem,) = problems("image", infer={"use_images": False})
+    assert "reads text summaries only, but summarize.modalities=[image] writes none" in problem
+    (problem,) = problems("text", baselines=content)
+    assert "descriptions of images, but summarize.modalities=[text] writes none" in problem
+
+
+SMALL = "model.preset=smollm2-135m"
+SUMMARIES = "summarize.modalities=[text, image]"
+SHOWN = "baselines.llava_zero_shot.use_images=true"
+
+
+@pytest.mark.parametrize(
+    ("changes", "readers"),
+    [
+        ([], [SUMMARIES, "recommend.use_images=true"]),
+        (["recommend.use_images=false"], [SUMMARIES]),
+        (["recommend.use_images=false", "summarize.modalities=[text]"], []),
+        ([SMALL], []),
+        ([SMALL, "recommend.use_images=true"], ["recommend.use_images=true"]),
+        ([SMALL, "baselines.content=image"], ["baselines.content=image"]),
+        ([SMALL, "align.enabled=true"], ["align.enabled=true"]),
+        ([SMALL, "score.baselines=[sasrec_f, tallrec]"], []),
+        ([SMALL, "score.baselines=[llava_zero_shot]"], [SHOWN]),
+        ([SMALL, "score.baselines=[llava_zero_shot]", "baselines.content=text"], []),
+        ([SMALL, "score.baselines=[llava_zero_shot]", SHOWN.replace("true", "false")], []),
+        ([SMALL, "score.baselines=hybrid", "baselines.hybrid.members=[llava_zero_shot]"], [SHOWN]),
+    ],
+)
+def test_settings_with_which_a_model_reads_images(changes: list[str], readers: list[str]) -> None:
+    assert image_readers(load_settings("default", changes, environment={})) == readers
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import Settings
 
@@ -16,19 +14,3 @@ def test_settings_as_yaml_are_read_back(tmp_path: Path) -> None:
     file.write_text(settings.to_yaml())
     assert load_settings(None, file=file, environment={}) == settings
     assert settings != Settings()
-
-
-@pytest.mark.parametrize(
-    ("changes", "reads"),
-    [
-        ([], True),
-        (["recommend.use_images=false"], True),  # the summaries describe images
-        (["recommend.use_images=false", "summarize.modalities=[text]"], False),
-        (["model.preset=smollm2-135m"], False),
-        (["model.preset=smollm2-135m", "recommend.use_images=true"], True),
-        (["model.preset=smollm2-135m", "baselines.content=image"], True),
-        (["model.preset=smollm2-135m", "align.enabled=true"], True),
-    ],
-)
-def test_settings_say_whether_a_model_reads_images(changes: list[str], reads: bool) -> None:
-    assert load_settings("default", changes, environment={}).reads_images is reads

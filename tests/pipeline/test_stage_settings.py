@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,60 @@ def test_a_stage_that_is_redone_may_change_those_after_it(tmp_path: Path) -> Non
         pipeline.run_stage("summarize")
         pipeline.run_stage("infer")
     assert load_finished_settings(tmp_path / "run").infer.words == 8
+
+
+TEXT_ONLY = ["summarize.modalities=[text]", "recommend.use_images=false"]
+IMAGES = {
+    "recommend.use_images=true": "recommend.use_images=true",
+    "summarize.modalities=[text,image]": r"summarize.modalities=\[text, image\]",
+    "baselines.content=image": "baselines.content=image",
+    "score.baselines=[llava_zero_shot]": "baselines.llava_zero_shot.use_images=true",
+}
+
+
+def test_images_that_nobody_missed_are_needed_later(tmp_path: Path) -> None:
+    images = worlds.write_files(tmp_path / "data") / "images"
+    images.rename(tmp_path / "elsewhere")
+    run = tmp_path / "run"
+    with Pipeline.open(run, mock_runs.load(images.parent, *TEXT_ONLY)) as pipeline:
+        pipeline.run_stage("prepare")
+    before = saved(run)
+    for change, setting in IMAGES.items():
+        for stage in ("prepare", "infer", "score"):
+            with (
+                Pipeline.open(run, [change]) as pipeline,
+                pytest.raises(
+                    StaleStageError, match=rf"No item .*which {setting} would read.*--force'"
+                ),
+            ):
+                pipeline.run_stage(stage)
+    assert saved(run) == before
+    # The fix in the message.
+    (tmp_path / "elsewhere").rename(images)
+    change = "recommend.use_images=true"
+    with Pipeline.open(run, [change], force=True) as pipeline:
+        pipeline.run_stage("prepare")
+    with Pipeline.open(run) as pipeline:
+        assert pipeline.settings.recommend.use_images
+        pipeline.run_stage("summarize")
+
+
+def test_images_that_were_stored_can_be_read_later(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    for store in ("true", "false"):
+        run = tmp_path / f"run-{store}"
+        settings = mock_runs.load(data, *TEXT_ONLY, f"images.store={store}")
+        with Pipeline.open(run, settings) as pipeline:
+            pipeline.run_stage("prepare")
+        with Pipeline.open(run, ["recommend.use_images=true"]) as pipeline:
+            pipeline.run_stage("summarize")
+
+
+def test_a_dataset_without_images_is_only_warned_of_at_the_start(tmp_path: Path) -> None:
+    data = worlds.write_files(tmp_path / "data")
+    shutil.rmtree(data / "images")
+    with Pipeline.open(tmp_path / "run", mock_runs.load(data)) as pipeline:
+        pipeline.run_until("summarize")
 
 
 def test_a_wrong_saved_value_can_be_corrected(tmp_path: Path) -> None:

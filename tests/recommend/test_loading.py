@@ -14,7 +14,13 @@ from mllm_msr.baselines.item_knn import ItemKnn
 from mllm_msr.baselines.sasrec import SasRec
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.run_settings import with_checksum
-from mllm_msr.errors import BackendError, DataError, RunFolderError, SettingsError
+from mllm_msr.errors import (
+    BackendError,
+    DataError,
+    RunFolderError,
+    SettingsError,
+    StaleStageError,
+)
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders import lsa
 from mllm_msr.models.encoders.base import Vectors
@@ -119,6 +125,20 @@ def test_missing_stages_and_invalid_settings_are_named(run: Path, tmp_path: Path
         load_run(run, overrides=["preset=demo"])
     with pytest.raises(SettingsError, match=r"retrieve\.budget"):
         load_run(run, overrides=["retrieve.budget=-1"])
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        ("data.seed=9", "prepare"),
+        ("images.max_side=99", "prepare"),
+        ("summarize.words=9", "summarize"),
+        ("infer.words=9", "infer"),
+    ],
+)
+def test_settings_of_finished_stages_are_not_ignored(run: Path, change: str, stage: str) -> None:
+    with pytest.raises(StaleStageError, match=f"The stage '{stage}' was finished with other"):
+        load_run(run, overrides=[change])
 
 
 def test_members_of_an_ensemble_have_the_settings_of_their_sections(

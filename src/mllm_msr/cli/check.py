@@ -30,6 +30,7 @@ def command(
     exit code is 1 if a run on these files cannot work.
     """
     from mllm_msr.cli._model_choice import choose_model
+    from mllm_msr.config.checks import image_readers
     from mllm_msr.config.loading import load_settings, merge_sources
     from mllm_msr.data.source_text import format_report
     from mllm_msr.pipeline.stages import prepare
@@ -44,7 +45,7 @@ def command(
         checked.data,
         block_size=checked.infer.block_size,
         images=checked.images,
-        reads_images=checked.reads_images,
+        reads_images=bool(image_readers(checked)),
     ).to_dict()
     emit(report, as_json=as_json, plain=format_report(report))
     if report["problems"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import cast
 
@@ -36,7 +37,7 @@ def check_prompts(settings: Settings) -> list[str]:
 
 
 def check_stages(settings: Settings) -> list[str]:
-    """Return the problems with stages that are skipped although a later stage needs them."""
+    """Return the problems with outputs that a stage leaves out and a later one needs."""
     problems: list[str] = []
     if not settings.infer.enabled and settings.recommend.reads_preference:
         problems.append(
@@ -54,7 +55,45 @@ def check_stages(settings: Settings) -> list[str]:
             f"summarize.enabled=False: other settings need summaries. Set {' and '.join(needed)}, "
             "or summarize.enabled=true."
         )
+    unwritten = {"text", "image"}.difference(settings.summarize.modalities)
+    if "text" in unwritten and settings.infer.enabled and not settings.infer.use_images:
+        problems.append(
+            "infer.use_images=False reads text summaries only, but summarize.modalities=[image] "
+            "writes none. Add text, or set infer.use_images=true."
+        )
+    if "image" in unwritten and settings.baselines.content == "image_summary":
+        problems.append(
+            "baselines.content='image_summary' reads descriptions of images, but "
+            "summarize.modalities=[text] writes none. Add image, or set another baselines.content."
+        )
     return problems + check_vectors(settings)
+
+
+def image_readers(settings: Settings) -> list[str]:
+    """Return the settings with which a model needs images of items; empty if none does.
+
+    Baselines with content use images as well if there are some, but also learn without them.
+    """
+    readers = {
+        "summarize.modalities=[text, image]": settings.summarize.enabled
+        and "image" in settings.summarize.modalities,
+        "recommend.use_images=true": settings.recommend.use_images,
+        "align.enabled=true": settings.align.enabled,
+        "baselines.content=image": settings.baselines.content == "image",
+    }
+    found = [setting for setting, reads in readers.items() if reads]
+    scored = settings.score.baselines if settings.baselines.content in {"all", "image"} else ()
+    names = {str(name) for one in scored for name in (one, *_members(settings, one))}
+    shown = [one for one in registry.names("baselines") if one in names]
+    shown = [one for one in shown if _shows_images(settings, one)]
+    return [*found, *(f"baselines.{name}.use_images=true" for name in shown)]
+
+
+def _shows_images(settings: Settings, name: str) -> bool:
+    """Return whether a baseline shows images to a language model."""
+    parameters = inspect.signature(registry.find("baselines", name)).parameters
+    default = parameters["use_images"].default if "use_images" in parameters else False
+    return bool(settings.baselines.arguments(name).get("use_images", default))
 
 
 def check_vectors(settings: Settings) -> list[str]:

@@ -378,13 +378,6 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     plan: PlanSettings = PlanSettings()
 
-    @property
-    def reads_images(self) -> bool:
-        """Return whether a model reads images of items; without them, it would know too little."""
-        describes = self.summarize.enabled and "image" in self.summarize.modalities
-        shows = self.recommend.use_images or self.align.enabled
-        return describes or shows or self.baselines.content == "image"
-
     def to_yaml(self) -> str:
         """Return all settings as YAML that `load_settings` can read."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

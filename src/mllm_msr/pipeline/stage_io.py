@@ -26,6 +26,7 @@ from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.pipeline.stage_settings import (
     infer_settings,
     prepare_settings,
+    require_images,
     score_settings,
     summarize_settings,
     train_settings,
@@ -57,6 +58,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
     """Read, filter and split the data, and sample the candidates."""
     with context.stage("prepare", prepare_settings(settings)) as stage:
         if stage.finished:
+            require_images(context, settings)
             return
         raw = prepare_stage.load(settings.dataset, settings.data)
         prepared = prepare_stage.prepare(

@@ -12,14 +12,16 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from mllm_msr.config.checks import image_readers
 from mllm_msr.config.generators import candidate_generators
 from mllm_msr.config.loading import load_settings
 from mllm_msr.config.settings import ModelSettings, Settings
-from mllm_msr.errors import MissingExtraError, UnknownNameError, UsageError
+from mllm_msr.errors import MissingExtraError, StaleStageError, UnknownNameError, UsageError
 from mllm_msr.pipeline.alignment import align_settings, aligned
 from mllm_msr.pipeline.backends import open_backend
 from mllm_msr.pipeline.context import RunContext, changed, prompt_settings
 from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.run_tables import RunTables
 from mllm_msr.ranker.training.fingerprint import training_fingerprint
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.manifest import Conditions, Entry
@@ -127,10 +129,60 @@ def require_prepared_data(context: RunContext, settings: Settings) -> None:
     """Check that the settings are those with which the run's data were prepared, if they are.
 
     Raises:
-        StaleStageError: They differ; the message names them.
+        StaleStageError: They differ, or a model would read images that nobody missed when the data
+            were prepared; the message names them.
     """
     if entry := context.run.stages.get("prepare"):
         _require_equal("prepare", entry, entry["settings"], prepare_settings(settings))
+        require_images(context, settings)
+
+
+def require_images(context: RunContext, settings: Settings) -> None:
+    """Check that prepared items have images if a model reads them only now.
+
+    The stage prepare reports missing images only if a model reads them.
+
+    Args:
+        context: A run with prepared data.
+        settings: The settings of the current call.
+
+    Raises:
+        StaleStageError: No item has an image; the message names the settings that need them.
+    """
+    readers, tables = image_readers(settings), RunTables(context.run)
+    if not readers or context.run.stages["prepare"]["counts"].get("images_stored"):
+        return
+    report = tables.data_report()
+    if report is None or report.get("reads_images", True) or tables.items()["image"].count():
+        return
+    raise StaleStageError(
+        f"No item of the run has an image, which {' and '.join(readers)} would read. The stage "
+        "'prepare' did not report this, because no model read images then. Undo the change, or "
+        "provide the images ('mllm-msr check' with the settings of the run shows what is found) "
+        "and repeat 'mllm-msr prepare --force' with the change."
+    )
+
+
+def require_finished_settings(context: RunContext, settings: Settings) -> None:
+    """Check that settings for using a run do not contradict the stages whose results are used.
+
+    Args:
+        context: The run.
+        settings: The saved settings of the run, with changes.
+
+    Raises:
+        StaleStageError: A setting of a finished stage differs, and would be ignored.
+    """
+    saved = _saved_settings(context)
+    if saved is None or saved.model_dump() == settings.model_dump():
+        return
+    require_prepared_data(context, settings)
+    read = ("align", "summarize", "infer", *(["train"] if settings.train.enabled else []))
+    for name, entry in context.run.stages.items():
+        kind, _, part = name.partition("/")
+        if kind in read:
+            old, new = (_values(context, each, kind, part, entry) for each in (saved, settings))
+            _require_equal(name, entry, old, new)
 
 
 def require_kept_settings(

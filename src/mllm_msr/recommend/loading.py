@@ -25,6 +25,7 @@ from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stage_settings import require_finished_settings
 from mllm_msr.ranker.collaborative import CollaborativeVectors, load_vectors
 from mllm_msr.recommend.catalog import ItemCatalog
 from mllm_msr.recommend.list_weights import ListPlan, choose_plan
@@ -96,6 +97,7 @@ def load_run(
     """Load a run, see `MllmMsr.from_run`."""
     settings = load_finished_settings(path, overrides)
     run = RunFolder.open(path, read_only=True)
+    require_finished_settings(RunContext(run), settings)
     fold = RunTables(run).folds()[0] if fold is None else fold
     plan = choose_plan(run, settings, fold)
     return load_parts(run, settings, plan, fold=fold, hide_targets=hide_targets)

@@ -89,7 +89,7 @@ def prepare(
         block_size: Items per block of the stage "infer"; training targets follow blocks.
         images: Whether and how images are stored and downloaded.
         run_folder: The run folder, as an absolute path; images are written to it.
-        reads_images: Whether a model reads images, see `Settings.reads_images`.
+        reads_images: Whether a model reads images, see `config.checks.image_readers`.
 
     Raises:
         DataError: A value of the data cannot be used, the data make a run useless, such as item
