@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.special import expit, logit
 
@@ -85,3 +86,13 @@ def test_damaged_parameters_are_reported(content: str, tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(DamagedFileError, match=r"calibration\.json"):
         read_calibration(tmp_path)
+
+
+def test_missing_scores_stay_missing() -> None:
+    scores = pl.Series("score", [0.9, None, 0.5])
+    found = Calibration(temperature=2.0).apply_to_scores(scores)
+    assert (found.name, found.dtype) == ("score", pl.Float64)
+    assert found.round(2).to_list() == [0.75, None, 0.5]
+    assert IDENTITY.apply_to_scores(pl.Series("score", [None], dtype=pl.Float64)).to_list() == [
+        None
+    ]

@@ -99,9 +99,7 @@ def _score(
 ) -> None:
     """Write the calibrated scores of the teacher."""
     scored = model.score(pairs, data.interactions)
-    present = scored["score"].is_not_null()
-    calibrated = model.calibration.apply(scored["score"].fill_null(0.5).to_numpy())
-    table = scored.with_columns(score=pl.Series(calibrated).set(~present, None))
+    table = scored.with_columns(model.calibration.apply_to_scores(scored["score"]))
     stage.write(f"{layout.TEACHER}/{fold}", conform(table, TEACHER, name="teacher"))
     stage.count(
         pairs=table.height,

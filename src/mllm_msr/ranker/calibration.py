@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from mllm_msr.errors import DamagedFileError
 
@@ -53,6 +54,10 @@ class Calibration:
         p = np.clip(np.asarray(probabilities, dtype=np.float64), _MIN, 1 - _MIN)
         calibrated: npt.NDArray[np.float64] = expit(logit(p) / self.temperature + self.bias)
         return calibrated
+
+    def apply_to_scores(self, scores: pl.Series) -> pl.Series:
+        """Return calibrated probabilities with the name of `scores`; null stays null."""
+        return pl.Series(scores.name, self.apply(scores.to_numpy()), nan_to_null=True)
 
 
 # Leaves probabilities as they are.

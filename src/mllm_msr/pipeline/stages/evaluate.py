@@ -59,14 +59,10 @@ def calibrate_scores(scores: pl.DataFrame, parameters: pl.DataFrame) -> pl.DataF
         fold: Calibration(temperature, bias)
         for fold, temperature, bias in parameters.select("fold", "temperature", "bias").iter_rows()
     }
-    parts = []
-    for (fold,), part in scores.group_by("fold", maintain_order=True):
-        values = fitted.get(fold, IDENTITY).apply(part["score"].fill_null(0.5))
-        missing = pl.col("score").is_null()
-        parts.append(
-            part.with_columns(score=pl.when(~missing).then(pl.Series(values, dtype=pl.Float64)))
-        )
-    return pl.concat(parts)
+    return pl.concat(
+        part.with_columns(fitted.get(fold, IDENTITY).apply_to_scores(part["score"]))
+        for (fold,), part in scores.group_by("fold", maintain_order=True)
+    )
 
 
 def describe_test_users(
