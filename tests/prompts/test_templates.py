@@ -305,13 +305,13 @@ def test_clean_cuts_at_a_word() -> None:
         ("", 3, ("", False)),
     ],
 )
-def test_calibrate(text: str, words: int, expected: tuple[str, bool]) -> None:
-    assert templates.calibrate(text, words) == expected
+def test_limit_words(text: str, words: int, expected: tuple[str, bool]) -> None:
+    assert templates.limit_words(text, words) == expected
 
 
 def test_text_with_few_spaces_is_limited_by_characters() -> None:
-    assert templates.calibrate("\u6620" * 500, 10) == ("\u6620" * 160, True)
-    assert templates.calibrate("\u6620" * 100, 10) == ("\u6620" * 100, False)
+    assert templates.limit_words("\u6620" * 500, 10) == ("\u6620" * 160, True)
+    assert templates.limit_words("\u6620" * 100, 10) == ("\u6620" * 100, False)
     assert templates.is_cut("a " * 1001)
     assert not templates.is_cut("a " * 1000)
 

@@ -91,7 +91,7 @@ def is_cut(text: str) -> bool:
     return len(clean(text, max_chars=2 * _MAX_CHARACTERS)) > _MAX_CHARACTERS
 
 
-def calibrate(text: str, max_words: int) -> tuple[str, bool]:
+def limit_words(text: str, max_words: int) -> tuple[str, bool]:
     """Clean a model's answer and limit its length.
 
     Args:

@@ -20,7 +20,7 @@ import polars as pl
 from mllm_msr.config.recommend_settings import DEFAULT_PROMPT, PromptOrder, RecommendSettings
 from mllm_msr.errors import DataError
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.prompts.templates import calibrate, render
+from mllm_msr.prompts.templates import limit_words, render
 from mllm_msr.ranker.collaborative import CollaborativeVectors, hide_item, insert_vectors
 from mllm_msr.ranker.user_inputs import UserInput, UserInputs
 from mllm_msr.tables import CANDIDATES, IMAGE_COLUMNS, ITEMS, conform
@@ -155,7 +155,7 @@ def item_text(item: Item, summary: str, settings: RecommendSettings) -> str | No
     if settings.item_text == "none":
         return None
     text = item.text if settings.item_text == "text" else summary
-    return calibrate(text, settings.item_words)[0]
+    return limit_words(text, settings.item_words)[0]
 
 
 def build_examples(

@@ -19,7 +19,7 @@ from mllm_msr.data.images import image_status
 from mllm_msr.models.encoders.base import TextEncoder
 from mllm_msr.models.encoders.factory import open_retrieval_encoder
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.prompts.templates import calibrate
+from mllm_msr.prompts.templates import limit_words
 from mllm_msr.ranker.collaborative import CollaborativeVectors
 from mllm_msr.ranker.examples import build_prompt, item_text
 from mllm_msr.ranker.user_inputs import UserInput, latest_titles
@@ -259,4 +259,4 @@ def _summary_text(row: Mapping[str, Any]) -> str:
 
 def _first_words(title: str | None, text: str | None) -> str:
     """Return the beginning of a title and text, which stands for a missing summary."""
-    return calibrate(". ".join(one for one in (title, text) if one), _SUMMARY_WORDS)[0]
+    return limit_words(". ".join(one for one in (title, text) if one), _SUMMARY_WORDS)[0]

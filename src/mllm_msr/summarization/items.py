@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Modality = Literal["text", "image"]
 Progress = Callable[[int], None]
 
-# The model limits answers in tokens, `templates.calibrate` in words. Names and words of scripts
+# The model limits answers in tokens, `templates.limit_words` in words. Names and words of scripts
 # that are rare in the tokenizer's training data take several tokens each.
 _TOKENS_PER_WORD: Final = 3
 
@@ -145,7 +145,7 @@ class _Draft:
     def take(self, checked: CheckedCompletion, step: str, max_words: int) -> str:
         """Return the text of an answer, empty if it failed, and add the flags of the step."""
         completion = checked.completion
-        text, cut = templates.calibrate(completion.text, max_words)
+        text, cut = templates.limit_words(completion.text, max_words)
         flags = [f"{step}_{flag}" for flag in checked.flags]
         if completion.error is not None or not text:
             self.flags += [f"{step}_failed", *flags]
@@ -171,7 +171,7 @@ class _Draft:
             self.image_summary = text or None
             return
         fallback = templates.clean(self.item.title or self.item.text)
-        self.text_summary = text or templates.calibrate(fallback, max_words)[0]
+        self.text_summary = text or templates.limit_words(fallback, max_words)[0]
 
     def finish(self, item_type: str | ItemType) -> dict[str, str | None]:
         """Return the row, with a fallback if there is no combined summary."""

@@ -253,7 +253,7 @@ def _run(
     language = find_item_type(item_type).language
     for index, checked in generate_checked(backend, prompts, language=language):
         step, completion = prompted[index], checked.completion
-        preference, cut = templates.calibrate(completion.text, words)
+        preference, cut = templates.limit_words(completion.text, words)
         if completion.error is not None or not preference:
             reason = completion.error or "empty answer"
             logger.warning(
@@ -279,5 +279,5 @@ def _fallback_row(step: _Step, item_type: str | ItemType, words: int, flags: str
     if preference is None:
         listed = "; ".join(reversed(step.summaries)) or "an unknown kind"
         plural = find_item_type(item_type).plural
-        preference = templates.calibrate(f"{OPENING} {plural} such as: {listed}", words)[0]
+        preference = templates.limit_words(f"{OPENING} {plural} such as: {listed}", words)[0]
     return _Row(step.user_id, step.block, step.n_items, preference, step.final, flags)
